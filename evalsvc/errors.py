@@ -1,0 +1,221 @@
+"""Every error that evalsvc raises on purpose.
+
+EvalsvcError
+├── InputError                       the caller can fix it
+│   ├── InvalidRequest               invalid_request        a field of a request or an option
+│   ├── InvalidSuite                 invalid_suite          a suite or a task in it
+│   ├── InvalidLayout                invalid_layout         ids overlap, exceed the table, slots missing
+│   ├── InvalidModelConfig           invalid_model_config   a model configuration
+│   ├── InvalidData                  invalid_data           a token or text file, with its line
+│   ├── UnknownName                  unknown_name           near misses and what exists are in the message
+│   ├── Conflict                     conflict               the same run, step and variant with another file
+│   └── WrongState                   wrong_state            retry what runs, cancel what is over
+├── CheckpointError                  the weights are not what was posted
+│   ├── CheckpointNotFound           checkpoint_not_found   at submission
+│   ├── CheckpointNotAllowed         checkpoint_not_allowed outside the allowed roots, unknown scheme
+│   ├── CheckpointGone               checkpoint_gone        deleted between submission and evaluation
+│   ├── CheckpointChanged            checkpoint_changed     replaced between submission and evaluation
+│   ├── NotACheckpoint               not_a_checkpoint       empty, truncated, another kind of file
+│   ├── UnsafeCheckpoint             unsafe_checkpoint      a pickle that wants to run code
+│   ├── ShardedCheckpoint            sharded_checkpoint     torch.distributed.checkpoint directory
+│   ├── CheckpointMismatch           checkpoint_mismatch    keys or shapes differ from the configuration
+│   └── UnsupportedModel             unsupported_model      mixture of experts, mamba, split tables
+├── EvaluationError                  it was tried and did not work
+│   ├── NonFinite                    non_finite             NaN or infinity in weights or logits
+│   ├── DataChanged                  data_changed           a data file changed between shards
+│   ├── OutOfMemory                  out_of_memory
+│   ├── WorkerDied                   worker_died            a shard killed its worker too often
+│   ├── DeadlineExceeded             deadline_exceeded
+│   ├── Cancelled                    cancelled
+│   └── InternalError                internal_error         a bug in evalsvc or in a plug-in
+└── ServiceError                     the machine or the service needs attention
+    ├── PortInUse                    port_in_use
+    ├── DataDirectoryUnusable        data_directory_unusable
+    ├── DatabaseUnusable             database_unusable      unreachable, or on a network file system
+    ├── SchemaVersionMismatch        schema_version_mismatch
+    ├── MissingPackage               missing_package        with the install command
+    ├── NotReady                     not_ready              the service answers, but a part of it is missing
+    └── ServiceUnreachable           service_unreachable    what the client says
+
+A message says what is wrong, what was found and what to do. `code` is stable and is what programs compare.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class EvalsvcError(Exception):
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InputError(EvalsvcError):
+    pass
+
+
+class InvalidRequest(InputError):
+    code = "invalid_request"
+
+
+class InvalidSuite(InputError):
+    code = "invalid_suite"
+
+
+class InvalidLayout(InputError):
+    code = "invalid_layout"
+
+
+class InvalidModelConfig(InputError):
+    code = "invalid_model_config"
+
+
+class InvalidData(InputError):
+    code = "invalid_data"
+
+
+class UnknownName(InputError):
+    code = "unknown_name"
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:
+        """The message for `name`, which is not one of `known`, with its near misses.
+
+        `hint` is a sentence that says how such a thing is made, for when nothing exists yet.
+        """
+        choices = sorted(known)
+        near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+        parts = [f"no {kind} is named {name!r}"]
+        if near:
+            parts.append("did you mean " + " or ".join(repr(item) for item in near) + "?")
+        if choices:
+            shown = ", ".join(choices[:20]) + (f" and {len(choices) - 20} more" if len(choices) > 20 else "")
+            parts.append(f"available: {shown}")
+        else:
+            parts.append(f"there is no {kind} yet")
+        if hint:
+            parts.append(hint)
+        return cls("; ".join(parts))
+
+
+class Conflict(InputError):
+    code = "conflict"
+
+
+class WrongState(InputError):
+    code = "wrong_state"
+
+
+class CheckpointError(EvalsvcError):
+    pass
+
+
+class CheckpointNotFound(CheckpointError):
+    code = "checkpoint_not_found"
+
+
+class CheckpointNotAllowed(CheckpointError):
+    code = "checkpoint_not_allowed"
+
+
+class CheckpointGone(CheckpointError):
+    code = "checkpoint_gone"
+
+
+class CheckpointChanged(CheckpointError):
+    code = "checkpoint_changed"
+
+
+class NotACheckpoint(CheckpointError):
+    code = "not_a_checkpoint"
+
+
+class UnsafeCheckpoint(CheckpointError):
+    code = "unsafe_checkpoint"
+
+
+class ShardedCheckpoint(CheckpointError):
+    code = "sharded_checkpoint"
+
+
+class CheckpointMismatch(CheckpointError):
+    code = "checkpoint_mismatch"
+
+
+class UnsupportedModel(CheckpointError):
+    code = "unsupported_model"
+
+
+class EvaluationError(EvalsvcError):
+    pass
+
+
+class NonFinite(EvaluationError):
+    code = "non_finite"
+
+
+class DataChanged(EvaluationError):
+    code = "data_changed"
+
+
+class OutOfMemory(EvaluationError):
+    code = "out_of_memory"
+
+
+class WorkerDied(EvaluationError):
+    code = "worker_died"
+
+
+class DeadlineExceeded(EvaluationError):
+    code = "deadline_exceeded"
+
+
+class Cancelled(EvaluationError):
+    code = "cancelled"
+
+
+class InternalError(EvaluationError):
+    code = "internal_error"
+
+
+class ServiceError(EvalsvcError):
+    pass
+
+
+class PortInUse(ServiceError):
+    code = "port_in_use"
+
+
+class DataDirectoryUnusable(ServiceError):
+    code = "data_directory_unusable"
+
+
+class DatabaseUnusable(ServiceError):
+    code = "database_unusable"
+
+
+class SchemaVersionMismatch(ServiceError):
+    code = "schema_version_mismatch"
+
+
+class MissingPackage(ServiceError):
+    code = "missing_package"
+
+
+class NotReady(ServiceError):
+    code = "not_ready"
+
+
+class ServiceUnreachable(ServiceError):
+    code = "service_unreachable"
+
+
+def leaves(root: type[EvalsvcError] = EvalsvcError) -> list[type[EvalsvcError]]:
+    """Every error class that is raised, in the order of the tree above."""
+    children = root.__subclasses__()
+    return [root] if not children else [leaf for child in children for leaf in leaves(child)]

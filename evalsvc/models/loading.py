@@ -1,0 +1,232 @@
+"""From a checkpoint on disk to a model that is ready to run, or to a message that says why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
+from evalsvc.model_config import ModelConfig, registered_models, resolve_config
+from evalsvc.models.open_lm import Transformer
+from evalsvc.models.weights import Weights, read_weights
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+INV_FREQ = ".attention.pos_embed.inv_freq"
+SHOWN = 5  # names of each kind in a message
+
+
+def load_model(
+    path: str | Path,
+    config: str | Mapping[str, Any] | ModelConfig | None = None,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    rotary_inv_freq_dtype: str = "auto",
+) -> Transformer:
+    """The model in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
+
+    `config` is a registered open_lm name, the path of a model JSON, its fields, or None to look beside the checkpoint.
+    Raises what `resolve_config` and `read_weights` raise, CheckpointMismatch where keys or shapes differ from the
+    configuration, NonFinite for NaN or infinity in the weights, and UnknownName for the dtypes.
+    """
+    if dtype not in DTYPES:
+        raise UnknownName.among("dtype", dtype, DTYPES)
+    path = Path(path)
+    weights = read_weights(path)
+    if not isinstance(config, ModelConfig):
+        config = resolve_config(config, path)
+    with torch.device("meta"):
+        model = Transformer(config, rotary_inv_freq_dtype)
+    tensors = _matched(path, config, weights, model)
+    del weights  # so that `tensors` holds the last reference to each
+    model.load_state_dict(_copied(path, tensors, DTYPES[dtype], device), strict=False, assign=True)
+    model.tie_weights()
+    return model.to(device).requires_grad_(False).eval()
+
+
+def _copied(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    """Copies off the mapped file, one tensor at a time: the training run may replace the file while the model is used.
+
+    Empties `tensors`, so that there are never two copies of all weights.
+    """
+    copies = {name: tensors.pop(name).to(device=device, dtype=dtype, copy=True) for name in list(tensors)}
+    broken = [name for name, tensor in copies.items() if not _is_finite(tensor)]
+    if broken:
+        raise NonFinite(
+            f"{path} has NaN or infinity in {len(broken)} of {len(copies)} tensors, read as {str(dtype)[6:]}: "
+            f"{_some(broken)}; the run has diverged by this step, or its values do not fit the dtype"
+        )
+    return copies
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass and no temporary, unlike isfinite: NaN and infinities come through min and max.
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
+
+
+def _matched(path: Path, config: ModelConfig, weights: Weights, model: Transformer) -> dict[str, Tensor]:
+    """The file's tensors under the model's names, each exactly once. Raises CheckpointMismatch."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    known = expected | _inv_freq_shapes(config)
+    tensors, pairs = _one_name_each(config, weights.tensors)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [name for name in found if name in known and found[name] != known[name]]
+    problems = _named("missing", (name for name in expected if name not in found))
+    problems += _named("unexpected", (name for name in found if name not in known))
+    shapes = (f"{name} {list(found[name])} instead of {list(known[name])}" for name in wrong)
+    problems += _named("wrongly shaped", shapes)
+    problems += _named("no plain floating-point tensor", (name for name in found if not _is_plain(tensors[name])))
+    # Last, since comparing reads the data, which is worth it only when all shapes are right.
+    problems = problems or _named("saved under two names with different values", _unequal(pairs))
+    if problems:
+        raise CheckpointMismatch(_mismatch(path, config, weights, problems))
+    tied = {"output.weight"} if config.weight_tying else set()
+    return {name: tensors[name] for name in expected if name not in tied}
+
+
+def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The buffers that open_lm's rotary embeddings save. Their values are not used, but their presence tells rotary
+    from the others, and their width is the only thing in a file that tells the number of heads."""
+    if config.positional_embedding_type not in ("rotary", "head_rotary"):
+        return {}
+    return {f"layers.{layer}{INV_FREQ}": (config.head_dim // 2,) for layer in range(config.n_layers)}
+
+
+def _one_name_each(
+    config: ModelConfig, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
+    """open_lm saves some tensors under two names, together or apart: `tensors` by the model's names, and those that
+    the file has under both."""
+    renamed = dict(tensors)
+    pairs = []
+    for name, other in _twins(config):
+        if name in tensors and other in tensors:
+            pairs.append((f"{name} and {other}", tensors[name], tensors[other]))
+        if other in renamed:
+            renamed.setdefault(name, renamed.pop(other))
+    if config.weight_tying and "tok_embeddings.weight" in renamed:
+        renamed["output.weight"] = renamed["tok_embeddings.weight"]
+    return renamed, pairs
+
+
+def _unequal(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> list[str]:
+    # NaN counts as equal to NaN: that it is there is said later, by its own error.
+    return [
+        names
+        for names, one, other in pairs
+        if one.shape != other.shape
+        or one.dtype != other.dtype
+        or not torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    ]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _twins(config: ModelConfig) -> Iterator[tuple[str, str]]:
+    if config.weight_tying:
+        yield "tok_embeddings.weight", "output.weight"
+    if config.ffn_type == "gelu":
+        for layer in range(config.n_layers):
+            yield f"layers.{layer}.feed_forward.0.weight", f"layers.{layer}._ff_w1.weight"
+            yield f"layers.{layer}.feed_forward.2.weight", f"layers.{layer}._ff_w2.weight"
+
+
+# what a mismatch says
+
+
+def _named(kind: str, names: Iterable[str]) -> list[str]:
+    names = list(names)
+    return [f"{len(names)} {kind}: {_some(names)}"] if names else []
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[str]) -> str:
+    given = f"hidden_dim {config.hidden_dim}, n_layers {config.n_layers}, vocab_size {config.vocab_size}"
+    parts = [f"{path} ({weights.format}) does not match the model configuration ({given})", *problems]
+    shape = _shape_of(weights.tensors)
+    if not shape:
+        parts.append("the file holds no tok_embeddings.weight [vocab_size, hidden_dim]: it is not an open_lm model")
+        return "; ".join(parts)
+    parts.append("the file holds " + ", ".join(f"{key} {value}" for key, value in shape.items()))
+    if shape["vocab_size"] != config.vocab_size:
+        relation = "smaller" if config.vocab_size < shape["vocab_size"] else "larger"
+        parts.append(f"vocab_size {config.vocab_size} is {relation} than its {shape['vocab_size']} rows: correct it")
+    parts.append(f"the nearest registered model is {_nearest(shape)}")
+    return "; ".join(parts)
+
+
+def _shape_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """hidden_dim, n_layers, vocab_size, and head_dim where it can be told; empty where nothing can."""
+    table = tensors.get("tok_embeddings.weight", tensors.get("output.weight"))
+    if table is None or table.dim() != 2:
+        return {}
+    indices = {key.split(".")[1] for key in tensors if key.startswith("layers.")}
+    shape = {"hidden_dim": table.shape[1], "n_layers": len(indices), "vocab_size": table.shape[0]}
+    buffers = [tensor for key, tensor in tensors.items() if key.endswith(INV_FREQ)]
+    return shape | ({"head_dim": 2 * buffers[0].numel()} if buffers else {})
+
+
+def _nearest(shape: Mapping[str, int]) -> str:
+    """The registered name whose shape is nearest; the vocabulary does not count, widening it is the point."""
+
+    def distance(fields: Mapping[str, int]) -> float:
+        head_dim = fields["hidden_dim"] // fields["n_heads"]
+        total = sum(abs(math.log(fields[key] / max(shape[key], 1))) for key in ("hidden_dim", "n_layers"))
+        return total + (0.1 if head_dim != shape.get("head_dim", head_dim) else 0.0)
+
+    models = registered_models()
+    name = min(models, key=lambda candidate: distance(models[candidate]))
+    fields = models[name]
+    return f"{name} (hidden_dim {fields['hidden_dim']}, n_layers {fields['n_layers']}, n_heads {fields['n_heads']})"
+
+
+# why logits are NaN
+
+
+def find_nonfinite(
+    model: Transformer,
+    ids: Tensor,  # [B, T] int64
+    *,
+    mask: Tensor | None = None,  # [B, T] bool
+    positions: Tensor | None = None,  # [B, T] int64
+) -> str:
+    """The first module, in the order of the forward pass, whose output has NaN or infinity for `ids`.
+
+    Named as in the model ("layers.2.attention"); "output" is the head; "" when everything is finite.
+    """
+    first: list[str] = []
+
+    def note(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if not first and not bool(torch.isfinite(output).all()):
+            first.append(name)
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            if _is_stage(name):
+                hooks.enter_context(module.register_forward_hook(partial(note, name)))
+        note("output", model, None, model(ids, mask=mask, positions=positions))
+    return first[0] if first else ""
+
+
+def _is_stage(name: str) -> bool:
+    """Embedding, norms and the parts of a layer: fine enough to say where, coarse enough to be known by name."""
+    if name.startswith("layers."):
+        return 2 <= len(name.split(".")) <= 3
+    return name in ("tok_embeddings", "post_embed_norm", "norm")

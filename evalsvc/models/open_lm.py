@@ -1,0 +1,401 @@
+"""open_lm's transformer for inference: its parameter names and arithmetic, without its training code.
+
+`Transformer.forward` → `hidden` (embedding, layers, final norm) → `head`. Position is an argument, and what is
+remembered between calls lives in the KVCache that the caller passes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evalsvc.errors import InternalError, InvalidData, UnknownName
+from evalsvc.model_config import ModelConfig
+from evalsvc.models.kv_cache import KVCache
+
+ROTARY_THETA = 10_000.0
+INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, broadcastable to [B, T, 2 (query, key), H, head_dim]
+
+
+class Transformer(nn.Module):
+    """A decoder-only language model with open_lm's arithmetic.
+
+    `rotary_inv_freq_dtype` tells how the model was *trained*, see `trained_inv_freq_dtype`; "auto" finds it from the
+    configuration, and the attribute of the same name holds what was found.
+    """
+
+    def __init__(self, config: ModelConfig, rotary_inv_freq_dtype: str = "auto") -> None:
+        super().__init__()
+        choices = ["auto", *INV_FREQ_DTYPES]
+        if rotary_inv_freq_dtype not in choices:
+            raise UnknownName.among("rotary_inv_freq_dtype", rotary_inv_freq_dtype, choices)
+        if rotary_inv_freq_dtype == "auto" or config.positional_embedding_type in ("llama_rotary", "none"):
+            rotary_inv_freq_dtype = trained_inv_freq_dtype(config)
+        self.config = config
+        self.rotary_inv_freq_dtype = rotary_inv_freq_dtype
+        self.positions = Positions(config, INV_FREQ_DTYPES[rotary_inv_freq_dtype])
+        self.post_embed_norm = build_norm(config, config.hidden_dim) if config.post_embed_norm else nn.Identity()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_dim)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = build_norm(config, config.hidden_dim)
+        self.output = nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Make input and output share one table where the configuration says so."""
+        if self.config.weight_tying:
+            self.output.weight = self.tok_embeddings.weight
+
+    def forward(
+        self,
+        ids: Tensor,  # [B, T] int64
+        *,
+        mask: Tensor | None = None,  # [B, S] bool, True = real; S counts cached and new tokens
+        positions: Tensor | None = None,  # [B, T] int64
+        cache: KVCache | None = None,
+    ) -> Tensor:  # [B, T, V] float32
+        """Logits of every position; see `hidden` for the arguments."""
+        hidden = self.hidden(ids, mask=mask, positions=positions, cache=cache)
+        return self.head(hidden.flatten(0, 1)).view(*ids.shape, -1)
+
+    def hidden(
+        self,
+        ids: Tensor,  # [B, T] int64
+        *,
+        mask: Tensor | None = None,  # [B, S] bool, True = real; S counts cached and new tokens
+        positions: Tensor | None = None,  # [B, T] int64
+        cache: KVCache | None = None,
+    ) -> Tensor:  # [B, T, D] in the model's dtype
+        """The output of the final norm for T new tokens, causal among themselves and after those in `cache`.
+
+        With a cache, keys and values are written at its slots from `cache.length` on, and it advances by T.
+        Without `positions` a token's position is its slot, so padding counts, as in open_lm; what is at a padded
+        position itself is meaningless but finite. Without padding, leave `mask` out: attention is then faster.
+        Raises InvalidData where llama_rotary's table ends, InternalError for shapes that do not fit each other.
+        """
+        batch, new = ids.shape
+        past = cache.length if cache is not None else 0
+        if cache is not None:
+            cache.require_room(batch, new)
+        x = self.post_embed_norm(self.tok_embeddings(ids))
+        rotation = self.positions(positions, past, new, x)
+        bias = attention_bias(mask, batch, new, past, x)
+        for layer in self.layers:
+            x = layer(x, rotation, bias, cache)
+        if cache is not None:
+            cache.advance(new)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def head(
+        self,
+        hidden: Tensor,  # [N, D]
+        rows: Tensor | slice | None = None,
+    ) -> Tensor:  # [N, V] or [N, len(rows)] float32
+        """Logits of all token ids or of `rows` only. A slice reads the table in place; an index [R] int64 copies it."""
+        weight = self.output.weight if rows is None else self.output.weight[rows]
+        return functional.linear(hidden, weight).float()
+
+    def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for `length` tokens of `batch` rows, in the model's dtype unless told otherwise."""
+        config, weight = self.config, self.tok_embeddings.weight
+        return KVCache(
+            config.n_layers,
+            batch,
+            config.n_heads,
+            length,
+            config.head_dim,
+            dtype=dtype or weight.dtype,
+            device=weight.device,
+        )
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer)
+        self.feed_forward = build_feed_forward(config)
+        self.attention_norm = build_norm(config, config.hidden_dim)
+        self.ffn_norm = build_norm(config, config.hidden_dim)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, T, D]
+        rotation: Rotation | None,
+        bias: Tensor | None,  # [B or 1, 1, T, S]
+        cache: KVCache | None,
+    ) -> Tensor:  # [B, T, D]
+        x = x + self.attention(self.attention_norm(x), rotation, bias, cache)
+        out: Tensor = x + self.feed_forward(self.ffn_norm(x))
+        return out
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width = config.attention_dim
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.interleaved = config.positional_embedding_type == "llama_rotary"
+        self.in_proj = nn.Linear(config.hidden_dim, 3 * width, bias=False)
+        self.out_proj = nn.Linear(width, config.hidden_dim, bias=False)
+        self.q_norm = build_norm(config, width) if config.qk_norm else nn.Identity()
+        self.k_norm = build_norm(config, width) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,  # [B, T, D]
+        rotation: Rotation | None,
+        bias: Tensor | None,  # [B or 1, 1, T, S]
+        cache: KVCache | None,
+    ) -> Tensor:  # [B, T, D]
+        queries, keys, values = self._project(x, rotation)
+        dtype = values.dtype
+        if cache is not None:
+            keys, values = cache.write(self.layer, keys, values)
+            queries = queries.to(keys.dtype)
+        # Several tokens and nothing before them, unmasked: the one case that SDPA's own causal flag describes. A single
+        # token sees everything before it and needs no mask; the rest comes with a bias.
+        causal = bias is None and queries.shape[2] > 1
+        bias = bias if bias is None else bias.to(queries.dtype)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
+        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2).to(dtype))
+        return projected
+
+    def _project(
+        self,
+        x: Tensor,  # [B, T, D]
+        rotation: Rotation | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # each [B, H, T, head_dim]
+        queries, keys, values = self.in_proj(x).chunk(3, dim=-1)
+        # The norms see all heads at once, before the split.
+        both = self._heads(torch.stack((self.q_norm(queries), self.k_norm(keys)), dim=2))
+        if rotation is not None:
+            both = rotate_pairs(both, rotation) if self.interleaved else rotate_halves(both, rotation)
+        # A norm may have returned float32 under autocast.
+        queries, keys = both.to(values.dtype).transpose(1, 3).unbind(2)
+        return queries, keys, self._heads(values).transpose(1, 2)
+
+    def _heads(self, x: Tensor) -> Tensor:  # [..., H·head_dim] → [..., H, head_dim]
+        return x.view(*x.shape[:-1], -1, self.head_dim)
+
+
+def attention_bias(
+    mask: Tensor | None,  # [B, S] bool
+    batch: int,
+    new: int,
+    past: int,
+    like: Tensor,
+) -> Tensor | None:  # [B or 1, 1, T, S], 0 to attend and -inf not to
+    """What is added to the scores; None where SDPA needs no mask, or its own causal one.
+
+    It depends on the shapes and on whether there is a mask, never on what is in the mask: otherwise a row's
+    arithmetic would depend on whether its neighbours are padded.
+    """
+    total = past + new
+    if mask is None and (past == 0 or new == 1):
+        return None
+    allowed = torch.ones(new, total, dtype=torch.bool, device=like.device).tril(past)[None, None]
+    if mask is not None:
+        if mask.shape != (batch, total) or mask.dtype != torch.bool:
+            found, expected = f"{list(mask.shape)} {mask.dtype}", f"{[batch, total]} torch.bool"
+            raise InternalError(f"mask is {found}, expected {expected}: one column per cached and new token")
+        allowed = allowed & mask[:, None, None, :]
+        # A padded query sees nothing and its softmax would be NaN: it attends to everything, as in open_lm.
+        allowed = allowed | ~allowed.any(-1, keepdim=True)
+    return torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
+
+
+class Positions(nn.Module):
+    """The rotation that tells attention where its tokens are; computed for the positions of each call."""
+
+    inv_freq: Tensor  # [head_dim / 2] float32
+
+    def __init__(self, config: ModelConfig, inv_freq_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.kind = config.positional_embedding_type
+        self.n_heads = config.n_heads
+        self.rows = 2 * config.seq_len  # open_lm builds llama_rotary's table once, this long
+        exponents = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
+        inv_freq = (1.0 / ROTARY_THETA**exponents).to(inv_freq_dtype).float()
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # Moves with the model, but model.bfloat16() must not round it: that is rotary_inv_freq_dtype's to say.
+        kept = self.inv_freq
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.inv_freq = kept.to(self.inv_freq.device)
+        return self
+
+    def forward(
+        self,
+        positions: Tensor | None,  # [B, T] int64
+        past: int,
+        new: int,
+        like: Tensor,
+    ) -> Rotation | None:
+        """Cosines and sines for the T new tokens; None where the model has no rotation.
+
+        Angles are computed in float32 (float64 in a float64 model) and only then rounded to the model's dtype.
+        """
+        if self.kind == "none":
+            return None
+        if self.kind == "head_rotary":
+            # open_lm's first rotary turned the heads against each other, whatever the position: no position at all.
+            # Done all the same, so that cached keys and bf16 rounding are open_lm's.
+            steps = torch.arange(self.n_heads, device=like.device)[None, None, None, :]  # [1, 1, 1, H]
+        else:
+            self._require_rows(past + new - 1 if positions is None else positions)
+            if positions is None:
+                positions = torch.arange(past, past + new, device=like.device)[None]
+            steps = positions[:, :, None, None]  # [B or 1, T, 1, 1]
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        angles = steps[..., None].to(dtype) * self.inv_freq.to(dtype)
+        if self.kind == "llama_rotary":
+            return angles.cos(), angles.sin()
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+    def _require_rows(self, last: int | Tensor) -> None:
+        if self.kind != "llama_rotary":
+            return
+        last = int(last.max()) if isinstance(last, Tensor) else last
+        if last >= self.rows:
+            raise InvalidData(
+                f"position {last} is beyond llama_rotary's {self.rows} positions (twice the model's seq_len "
+                f"{self.rows // 2}); use shorter sequences"
+            )
+
+
+def rotate_halves(
+    x: Tensor,  # [B, T, 2, H, head_dim]
+    rotation: Rotation,
+) -> Tensor:
+    """NeoX style: dimension j turns with j + head_dim/2."""
+    cos, sin = rotation[0].to(x.dtype), rotation[1].to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def rotate_pairs(
+    x: Tensor,  # [B, T, 2, H, head_dim]
+    rotation: Rotation,  # [..., head_dim / 2] float32
+) -> Tensor:
+    """Llama style: dimension 2j turns with 2j + 1, in float32 whatever the dtype of `x`."""
+    cos, sin = rotation
+    even, odd = x[..., ::2].to(cos.dtype), x[..., 1::2].to(cos.dtype)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
+def trained_inv_freq_dtype(config: ModelConfig) -> str:
+    """The dtype to which open_lm rounded the rotary frequencies while it trained this model.
+
+    open_lm builds its table from `inv_freq.to(keys.dtype)`, multiplies by float32 positions, and rounds cosines and
+    sines to the keys' dtype. Rounding the frequencies bends every angle by up to 0.4 %, which at position 1,000 is
+    whole radians: the model has learned those frequencies, and an evaluation in any dtype must use them. Rounding
+    the cosines only adds noise of the size of bf16 itself, at position 1,000 no more than at 1, so an evaluation in
+    float32 leaves that out, like the rest of the run's bf16 noise.
+
+    Keys are half precision under autocast ("amp…"), unless a q/k norm returns float32 there: all do but the lp_ ones.
+    FSDP's bf16 policies round the buffer itself. `--precision bf16` and `fp16` switch nothing on in open_lm. Without
+    a known precision nothing is rounded.
+    """
+    if config.positional_embedding_type in ("llama_rotary", "none"):
+        return "float32"
+    if config.precision == "fsdp_bf16":
+        return "bfloat16"
+    autocast = {"amp": "float16", "amp_bf16": "bfloat16", "amp_bfloat16": "bfloat16"}.get(config.precision or "")
+    keys_are_float32 = config.qk_norm and "lp_" not in config.model_norm
+    return "float32" if autocast is None or keys_are_float32 else autocast
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with or without gain and bias.
+
+    `low_precision` stays in autocast's dtype, where torch's own layer norm would return float32.
+    """
+
+    def __init__(self, width: int, eps: float, *, gain: bool, bias: bool, low_precision: bool) -> None:
+        super().__init__()
+        self.shape = (width,)
+        self.eps = eps
+        self.low_precision = low_precision
+        self.weight = nn.Parameter(torch.ones(width)) if gain else None
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
+        if not self.low_precision or not torch.is_autocast_enabled(device):
+            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+        if device != "cpu":  # open_lm asks for CUDA's autocast only, so on a CPU nothing is cast
+            dtype = torch.get_autocast_dtype(device)
+            x, weight, bias = x.to(dtype), _cast(weight, dtype), _cast(bias, dtype)
+        with torch.autocast(device, enabled=False):
+            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor.to(dtype)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+def build_norm(config: ModelConfig, width: int) -> LayerNorm | RMSNorm:
+    kind = config.model_norm
+    if kind == "rms_norm":
+        return RMSNorm(width, config.norm_eps)
+    return LayerNorm(
+        width,
+        config.norm_eps,
+        gain=kind != "no_wb_layer_norm",
+        bias=kind in ("default_layer_norm", "lp_layer_norm"),
+        low_precision="lp_" in kind,
+    )
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * inner, bias=False)
+        self.w3 = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.w12(x).chunk(2, dim=-1)
+        out: Tensor = self.w3(functional.silu(gate) * up)
+        return out
+
+
+class GemmaGeGLU(nn.Module):
+    """open_lm's version: with biases, and exact GELU where Gemma itself has the tanh approximation."""
+
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, inner)
+        self.up_proj = nn.Linear(dim, inner)
+        self.down_proj = nn.Linear(inner, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(functional.gelu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+def build_feed_forward(config: ModelConfig) -> nn.Module:
+    dim, inner = config.hidden_dim, config.ffn_dim
+    if config.ffn_type == "gelu":
+        return nn.Sequential(nn.Linear(dim, inner, bias=False), nn.GELU(), nn.Linear(inner, dim, bias=False))
+    return GemmaGeGLU(dim, inner) if config.ffn_type == "gemma_geglu" else SwiGLU(dim, inner)

@@ -1,0 +1,322 @@
+"""Reading the weights out of whatever a training run or a conversion wrote, trusting none of it.
+
+What a file is, is told by its content, never by its name. Nothing in it is executed: pickles go through
+`torch.load(weights_only=True)` with numpy's scalars as the only addition. Tensors are views of the memory-mapped file
+where the format allows, so reading costs little until they are copied.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor
+
+from evalsvc.errors import (
+    CheckpointError,
+    CheckpointMismatch,
+    CheckpointNotFound,
+    NotACheckpoint,
+    ShardedCheckpoint,
+    UnsafeCheckpoint,
+)
+
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
+MAX_INDEX = 50_000_000  # bytes
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
+FOLDER_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: a pickled number
+
+
+@dataclass(frozen=True)
+class Weights:
+    tensors: dict[str, Tensor]
+    """By open_lm's parameter names, without wrappers' prefixes; possibly views of the mapped file."""
+    step: int | None
+    """Optimiser steps, where the file says so."""
+    epoch: int | None
+    format: str
+    """What the file was found to be, such as "open_lm epoch" or "safetensors"."""
+    metadata: dict[str, Any]
+    """What else the file says: training loop's values, or safetensors' header."""
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights in `path`: a file of open_lm, a bare state dict, safetensors, or a Hugging Face folder.
+
+    Raises CheckpointNotFound, NotACheckpoint, UnsafeCheckpoint, ShardedCheckpoint, and CheckpointMismatch where two
+    keys become one without their prefixes.
+    """
+    try:
+        if path.is_dir():
+            return _read_folder(path)
+        return _read_file(path)
+    except CheckpointError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointNotFound(f"there is no checkpoint at {path}") from error
+    except OSError as error:
+        raise NotACheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_folder(folder: Path) -> Weights:
+    names = {entry.name for entry in folder.iterdir()}
+    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
+        _refuse_sharded(folder)
+    for name in FOLDER_FILES:
+        if name in names:
+            return _read_file(folder / name)
+    checkpoints = sorted(name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors")))
+    listing = f"it holds {', '.join(checkpoints[:5])}: post one of them" if checkpoints else "it holds no weights"
+    raise NotACheckpoint(f"{folder} is a folder without {' or '.join(FOLDER_FILES)}; {listing}")
+
+
+def _read_file(path: Path) -> Weights:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise NotACheckpoint(f"{path} is not a regular file; give a checkpoint file or a Hugging Face folder")
+    if found.st_size == 0:
+        raise NotACheckpoint(f"{path} is empty: was it still being written, or was the disk full?")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if path.suffix == ".distcp" and (path.parent / ".metadata").exists():
+        _refuse_sharded(path.parent)
+    return _reader(path, head)(path)
+
+
+def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
+    """The function that reads a file which begins with `head`."""
+    if head.startswith(b"PK\x03\x04"):
+        return _read_torch_zip
+    if head.startswith(b"\x80"):
+        return _read_legacy_torch
+    if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
+        return _read_safetensors
+    if head.lstrip().startswith(b"{"):
+        return _read_index
+    if not head.strip(b"\0"):
+        raise NotACheckpoint(
+            f"{path} starts with zeros: an unfinished copy, or space that was only reserved; copy again"
+        )
+    is_text = all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
+    kind = "is text" if is_text else f"starts with {head[:8].hex(' ')}"
+    raise NotACheckpoint(f"{path} {kind}; a checkpoint is a torch.save file (zip or pickle) or safetensors")
+
+
+def _refuse_sharded(folder: Path) -> NoReturn:
+    raise ShardedCheckpoint(
+        f"{folder} is a torch.distributed.checkpoint folder, spread over the ranks that wrote it; make one file of it: "
+        f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
+    )
+
+
+# torch.save
+
+
+def _read_torch_zip(path: Path) -> Weights:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise NotACheckpoint(f"{path} is cut off: its zip directory is missing; copy or write it again") from error
+    names = {entry.filename.partition("/")[2] for entry in entries}
+    if "constants.pkl" in names:
+        raise NotACheckpoint(f"{path} is a TorchScript program; save the model's state_dict() with torch.save instead")
+    if "data.pkl" not in names:
+        raise NotACheckpoint(f"{path} is a zip file that torch.save did not write (it has no data.pkl)")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise NotACheckpoint(
+            f"{path} is a compressed zip, which torch.save never writes; save it again with torch.save"
+        )
+    return _from_torch_object(path, _torch_load(path, mmap=True))
+
+
+def _read_legacy_torch(path: Path) -> Weights:
+    return _from_torch_object(path, _torch_load(path, mmap=False))
+
+
+def _torch_load(path: Path, *, mmap: bool) -> Any:
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted:
+            raise UnsafeCheckpoint(
+                f"{path} wants to run {wanted[1]} when it is opened, so it was not opened; save only tensors and plain "
+                "values: torch.save({'state_dict': model.state_dict()}, ...)"
+            ) from error
+        raise _broken_pickle(path, error) from error
+    except OSError:
+        raise
+    except Exception as error:  # a hostile or cut-off pickle makes the unpickler stumble in any way it likes
+        raise _broken_pickle(path, error) from error
+
+
+def _broken_pickle(path: Path, error: Exception) -> NotACheckpoint:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return NotACheckpoint(f"{path} is damaged or no torch.save file ({reason[:200]}); copy or write it again")
+
+
+def _numpy_scalars() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """What numpy's scalars pickle to: a training loop's learning rate or metric is often one."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds = (np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64, np.uint8, np.bool_)
+    dtypes: list[Any] = [type(np.dtype(kind)) for kind in kinds]
+    return [np.dtype, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), *dtypes]
+
+
+def _from_torch_object(path: Path, content: Any) -> Weights:
+    if not isinstance(content, Mapping):
+        raise NotACheckpoint(f"{path} holds a {type(content).__name__}; a checkpoint is a dictionary of tensors")
+    if isinstance(content.get("state_dict"), Mapping):
+        kind = "open_lm epoch" if "epoch" in content else "state_dict"
+        return _weights(path, kind, content["state_dict"], _without(content, "state_dict"))
+    if isinstance(content.get("av_model_sd"), Mapping):
+        return _weights(path, "open_lm average", content["av_model_sd"], _without(content, "av_model_sd"))
+    if "epoch" in content:
+        _refuse_companion(path, content)
+    return _weights(path, "bare state dict", content, {})
+
+
+def _without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    # Older open_lm files carry their optimizer; it is as large as the weights and nobody's metadata.
+    return {name: value for name, value in content.items() if name not in (key, "optimizer", "scaler")}
+
+
+def _refuse_companion(path: Path, content: Mapping[str, Any]) -> NoReturn:
+    """optimizer_N.pt and stats_N.pt lie beside epoch_N.pt and look like it."""
+    kind = "the optimizer state" if "optimizer" in content else "the statistics"
+    weights = path.parent / f"epoch_{content['epoch']}.pt"
+    what = f"post {weights} instead" if weights.exists() else f"post that epoch's {weights.name} instead"
+    raise NotACheckpoint(f"{path} holds {kind} of epoch {content['epoch']} and no weights; {what}")
+
+
+# safetensors
+
+
+def _read_safetensors(path: Path) -> Weights:
+    header = _safetensors_header(path)
+    metadata = header.pop("__metadata__", {})
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise NotACheckpoint(f"{path} is damaged ({str(error)[:200]}); copy or write it again") from error
+    return _weights(path, "safetensors", tensors, metadata if isinstance(metadata, dict) else {})
+
+
+def _safetensors_header(path: Path) -> dict[str, Any]:
+    """The header, checked against the file's size: safetensors itself would map it first."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_SAFETENSORS_HEADER:
+            raise NotACheckpoint(f"{path} announces a safetensors header of {length:,} bytes, which none has")
+        if 8 + length > size:
+            raise NotACheckpoint(f"{path} is cut off inside its safetensors header; copy or write it again")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError) as error:
+        raise NotACheckpoint(f"{path} has a damaged safetensors header; copy or write it again") from error
+    if end > size:
+        raise NotACheckpoint(f"{path} is cut off: its tensors end at byte {end:,}, the file at {size:,}; copy it again")
+    return dict(header)
+
+
+# several files
+
+
+def _read_index(path: Path) -> Weights:
+    """A Hugging Face index: which tensor is in which of several files, all beside it."""
+    shards = _shard_names(path)
+    tensors: dict[str, Tensor] = {}
+    for name in shards:
+        shard = path.parent / name
+        if not shard.is_file():
+            raise NotACheckpoint(f"{path} names {name}, which is missing beside it; copy all {len(shards)} files")
+        part = _read_file(shard).tensors
+        twice = sorted(tensors.keys() & part.keys())
+        if twice:
+            raise CheckpointMismatch(f"{twice[0]} is in two of the files that {path} names; the second is {name}")
+        tensors |= part
+    return Weights(tensors, step=None, epoch=None, format="sharded Hugging Face folder", metadata={})
+
+
+def _shard_names(path: Path) -> list[str]:
+    if path.stat().st_size > MAX_INDEX:
+        raise NotACheckpoint(f"{path} is JSON of more than {MAX_INDEX:,} bytes; give the checkpoint file itself")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise NotACheckpoint(f"{path} starts like JSON and is none; give a checkpoint file") from error
+    mapping = content.get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise NotACheckpoint(f"{path} is JSON without a weight_map, so no weights; give the checkpoint file beside it")
+    names = sorted({str(name) for name in mapping.values()})
+    for name in names:
+        # An index names its neighbours only: never another folder, and never another index, which could be itself.
+        if Path(name).name != name or name in ("", "..") or name.endswith(".json"):
+            raise NotACheckpoint(f"{path} names {name!r}, which is not a weights file beside it")
+    return names
+
+
+# common to all
+
+
+def _weights(path: Path, kind: str, tensors: Mapping[Any, Any], metadata: dict[str, Any]) -> Weights:
+    others = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if others or not tensors:
+        found = f"other things than tensors: {', '.join(others[:8])}" if others else "nothing"
+        raise NotACheckpoint(
+            f"{path} ({kind}) holds {found}; expected tensors by name, alone or under `state_dict` or `av_model_sd`"
+        )
+    step, epoch = _whole_number(metadata.get("step")), _whole_number(metadata.get("epoch"))
+    return Weights(strip_prefixes(tensors, path), step=step, epoch=epoch, format=kind, metadata=metadata)
+
+
+def _whole_number(value: Any) -> int | None:
+    """`value` as int; numpy's integers count, and safetensors' header knows strings only."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
+        return int(value)
+    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+
+
+def strip_prefixes(tensors: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
+    """`tensors` by names without wrappers' prefixes. Raises CheckpointMismatch where two names become one."""
+    stripped: dict[str, Tensor] = {}
+    original: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        name = _strip(str(key), PREFIXES)
+        if name in stripped:
+            raise CheckpointMismatch(
+                f"{path} holds both {original[name]} and {key}, which are one parameter without their prefixes; "
+                "save one model only"
+            )
+        stripped[name], original[name] = tensor, str(key)
+    return stripped
+
+
+def _strip(key: str, prefixes: Iterable[str]) -> str:
+    for prefix in prefixes:
+        if key.startswith(prefix):
+            return _strip(key[len(prefix) :], prefixes)
+    return key

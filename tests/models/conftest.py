@@ -1,0 +1,26 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "open_lm"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture
+def epoch_file() -> Path:
+    """A real epoch_N.pt of open_lm, with params.txt and its model JSON one folder above."""
+    return GOLDEN / "14_all_defaults_ema_optimizer_t2i_vocab" / "checkpoints" / "epoch_1.pt"

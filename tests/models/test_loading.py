@@ -1,0 +1,278 @@
+"""From a file to a model: strictness, what a mismatch says, memory, and where NaN comes from."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, NonFinite, UnknownName
+from evalsvc.model_config import ModelConfig, config_beside, resolve_config
+from evalsvc.models import Transformer, load_model
+from evalsvc.models.loading import find_nonfinite
+from evalsvc.models.weights import read_weights
+
+Change = Callable[[dict[str, Tensor]], Any]
+
+
+def config_of(case: Path) -> dict[str, Any]:
+    fields = config_beside(case / "checkpoints" / "epoch_1.pt")
+    assert fields is not None
+    return fields
+
+
+def changed(case: Path, tmp_path: Path, change: Change) -> Path:
+    """The checkpoint of `case` with `change` made to its state dict."""
+    tensors = {
+        name: tensor.clone() for name, tensor in read_weights(case / "checkpoints" / "epoch_1.pt").tensors.items()
+    }
+    change(tensors)
+    torch.save(tensors, tmp_path / "x.pt")
+    return tmp_path / "x.pt"
+
+
+def mismatch(path: Path, config: dict[str, Any]) -> str:
+    with pytest.raises(CheckpointMismatch) as caught:
+        load_model(path, config)
+    return caught.value.message
+
+
+@pytest.fixture
+def plain(golden: Path) -> Path:
+    return golden / "01_rotary_default_ln_swiglu"
+
+
+@pytest.fixture
+def gelu(golden: Path) -> Path:
+    return golden / "07_none_lp_ln_gelu"
+
+
+@pytest.fixture
+def tied(golden: Path) -> Path:
+    return golden / "11_rotary_gain_only_ln_postembed_tied_swiglu_torch"
+
+
+def test_ready_for_inference(epoch_file: Path) -> None:
+    model = load_model(str(epoch_file))
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert model.config == resolve_config(None, epoch_file)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_dtypes(epoch_file: Path, dtype: str) -> None:
+    model = load_model(epoch_file, dtype=dtype)
+    assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{dtype}"}
+    assert model(torch.zeros(1, 3, dtype=torch.int64)).dtype == torch.float32
+
+
+def test_unknown_dtype(epoch_file: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'bfloat16'"):
+        load_model(epoch_file, dtype="bfloat61")
+
+
+def test_config_in_every_form(epoch_file: Path) -> None:
+    json_file = epoch_file.parent.parent / "golden_14_all_defaults_ema_optimizer_t2i_vocab.json"
+    fields = config_of(epoch_file.parent.parent)
+    for config in (str(json_file), fields, ModelConfig(**fields), None):
+        assert load_model(epoch_file, config).config == ModelConfig(**fields)
+
+
+def test_no_configuration_anywhere(epoch_file: Path, tmp_path: Path) -> None:
+    shutil.copy(epoch_file, tmp_path)
+    with pytest.raises(InvalidModelConfig, match="none lies beside it"):
+        load_model(tmp_path / "epoch_1.pt")
+
+
+def test_the_model_does_not_need_the_file(epoch_file: Path, tmp_path: Path) -> None:
+    """Weights are copied off the mapped file: a run that writes its checkpoint again must not change the model."""
+    path = tmp_path / "epoch_1.pt"
+    shutil.copy(epoch_file, path)
+    expected = load_file(epoch_file.parent.parent / "expected.safetensors")
+    model = load_model(path, config_of(epoch_file.parent.parent))
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert (model(expected["input_ids"]) - expected["logits_full"]).abs().max() < 1e-5
+
+
+# names that may vary
+
+
+@pytest.mark.parametrize("dropped", ["_ff_w", "feed_forward."])
+def test_gelu_under_either_name(gelu: Path, tmp_path: Path, dropped: str) -> None:
+    path = changed(gelu, tmp_path, lambda t: [t.pop(name) for name in list(t) if dropped in name])
+    expected = load_file(gelu / "expected.safetensors")
+    logits = load_model(path, config_of(gelu))(expected["input_ids"])
+    assert (logits - expected["logits_full"]).abs().max() < 1e-5
+
+
+def test_gelu_under_two_names_that_differ(gelu: Path, tmp_path: Path) -> None:
+    path = changed(gelu, tmp_path, lambda t: t["layers.1._ff_w2.weight"].add_(1))
+    message = mismatch(path, config_of(gelu))
+    assert "1 saved under two names with different values: layers.1.feed_forward.2.weight and" in message
+
+
+@pytest.mark.parametrize("dropped", ["output.weight", "tok_embeddings.weight"])
+def test_tied_under_either_name(tied: Path, tmp_path: Path, dropped: str) -> None:
+    path = changed(tied, tmp_path, lambda t: t.pop(dropped))
+    expected = load_file(tied / "expected.safetensors")
+    model = load_model(path, config_of(tied))
+    assert model.output.weight is model.tok_embeddings.weight
+    assert (model(expected["input_ids"]) - expected["logits_full"]).abs().max() < 1e-5
+
+
+def test_tied_in_the_configuration_only(tied: Path, tmp_path: Path) -> None:
+    path = changed(tied, tmp_path, lambda t: t["output.weight"].add_(1))
+    assert "different values: tok_embeddings.weight and output.weight" in mismatch(path, config_of(tied))
+
+
+def test_inv_freq_is_optional_and_ignored(plain: Path, tmp_path: Path) -> None:
+    expected = load_file(plain / "expected.safetensors")
+    for change in (
+        lambda t: [t.pop(name) for name in list(t) if "inv_freq" in name],
+        lambda t: [t[name].fill_(7) for name in t if "inv_freq" in name],
+    ):
+        model = load_model(changed(plain, tmp_path, change), config_of(plain))
+        assert (model(expected["input_ids"]) - expected["logits_full"]).abs().max() < 1e-5
+
+
+# what does not fit
+
+
+def test_missing_unexpected_and_wrongly_shaped(plain: Path, tmp_path: Path) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        del tensors["norm.weight"]
+        tensors["extra.weight"] = torch.zeros(2)
+        tensors["layers.0.ffn_norm.bias"] = torch.zeros(25)
+
+    message = mismatch(changed(plain, tmp_path, change), config_of(plain))
+    assert "1 missing: norm.weight" in message
+    assert "1 unexpected: extra.weight" in message
+    assert "1 wrongly shaped: layers.0.ffn_norm.bias [25] instead of [24]" in message
+    assert "the file holds hidden_dim 24, n_layers 2, vocab_size 80, head_dim 6" in message
+
+
+def test_wrong_registered_name(golden: Path, plain: Path) -> None:
+    message = mismatch(plain / "checkpoints" / "epoch_1.pt", {**config_of(plain), "n_layers": 24, "hidden_dim": 2048})
+    assert "does not match the model configuration (hidden_dim 2048, n_layers 24, vocab_size 80)" in message
+    assert "wrongly shaped: " in message
+    assert " and " in message.split("missing: ")[1].split(";")[0], "a long list is cut"
+    assert "nearest registered model is open_lm_test_tiny" in message
+
+
+def test_nearest_name_goes_by_shapes(tmp_path: Path) -> None:
+    """The 1B shape with a widened table, posted as the 160M model."""
+    table = torch.zeros(1).expand(66832, 2048)
+    tensors = {"tok_embeddings.weight": table} | {f"layers.{i}.attention_norm.weight": table[0] for i in range(24)}
+    torch.save(tensors, tmp_path / "x.pt")
+    with pytest.raises(CheckpointMismatch, match="hidden_dim 2048, n_layers 24, vocab_size 66832") as caught:
+        load_model(tmp_path / "x.pt", "open_lm_160m")
+    assert "nearest registered model is open_lm_1b (hidden_dim 2048, n_layers 24, n_heads 16)" in caught.value.message
+    assert "vocab_size 50432 is smaller than its 66832 rows" in caught.value.message
+
+
+@pytest.mark.parametrize(("vocab_size", "relation"), [(79, "smaller"), (112, "larger")])
+def test_vocabulary_that_does_not_fit(plain: Path, vocab_size: int, relation: str) -> None:
+    message = mismatch(plain / "checkpoints" / "epoch_1.pt", {**config_of(plain), "vocab_size": vocab_size})
+    assert f"vocab_size {vocab_size} is {relation} than its 80 rows" in message
+
+
+def test_old_swiglu_names(plain: Path, tmp_path: Path) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if ".w12." in name]:
+            first, second = tensors.pop(name).chunk(2)
+            tensors[name.replace("w12", "w1")], tensors[name.replace("w12", "w2")] = first.clone(), second.clone()
+
+    message = mismatch(changed(plain, tmp_path, change), config_of(plain))
+    assert "4 unexpected: layers.0.feed_forward.w1.weight, layers.0.feed_forward.w2.weight" in message
+
+
+def test_wrong_number_of_heads(plain: Path) -> None:
+    """Only the width of inv_freq tells: all other shapes are the same, and the logits would be plausible nonsense."""
+    message = mismatch(plain / "checkpoints" / "epoch_1.pt", {**config_of(plain), "n_heads": 2})
+    assert "wrongly shaped: layers.0.attention.pos_embed.inv_freq [3] instead of [6]" in message
+
+
+@pytest.mark.parametrize("kind", ["llama_rotary", "none"])
+def test_rotary_file_read_as_another_kind(plain: Path, kind: str) -> None:
+    fields = {**config_of(plain), "positional_embedding_type": kind}
+    assert "2 unexpected: layers.0.attention.pos_embed.inv_freq" in mismatch(
+        plain / "checkpoints" / "epoch_1.pt", fields
+    )
+
+
+def test_another_kind_of_model(tmp_path: Path, plain: Path) -> None:
+    torch.save({"transformer.wte.weight": torch.zeros(4, 4)}, tmp_path / "x.pt")
+    assert "it is not an open_lm model" in mismatch(tmp_path / "x.pt", config_of(plain))
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.zeros(24, dtype=torch.int8), torch.zeros(24).to_sparse(), torch.zeros(24, device="meta")]
+)
+def test_tensors_of_another_kind(plain: Path, tmp_path: Path, odd: Tensor) -> None:
+    path = changed(plain, tmp_path, lambda t: t.update({"norm.bias": odd}))
+    assert "1 no plain floating-point tensor: norm.bias" in mismatch(path, config_of(plain))
+
+
+# NaN
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_broken_weights_are_named(plain: Path, tmp_path: Path, value: float) -> None:
+    path = changed(plain, tmp_path, lambda t: t["layers.1.attention.in_proj.weight"][3, 2].fill_(value))
+    with pytest.raises(NonFinite, match=r"in 1 of 20 tensors.*layers\.1\.attention\.in_proj\.weight"):
+        load_model(path, config_of(plain))
+
+
+def test_broken_weights_under_two_names(gelu: Path, tmp_path: Path) -> None:
+    """NaN is not equal to itself, and a diverged run must not be called a mismatch."""
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        for name in ("layers.0._ff_w1.weight", "layers.0.feed_forward.0.weight"):
+            tensors[name].fill_(float("nan"))
+
+    with pytest.raises(NonFinite, match=r"layers\.0\.feed_forward\.0\.weight"):
+        load_model(changed(gelu, tmp_path, change), config_of(gelu))
+
+
+def test_values_that_do_not_fit_the_dtype(plain: Path, tmp_path: Path) -> None:
+    path = changed(plain, tmp_path, lambda t: t["norm.weight"][0].fill_(1e5))
+    load_model(path, config_of(plain))
+    with pytest.raises(NonFinite, match=r"read as float16: norm\.weight"):
+        load_model(path, config_of(plain), dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "stage"),
+    [
+        ("tok_embeddings.weight", "tok_embeddings"),
+        ("layers.1.attention_norm.weight", "layers.1.attention_norm"),
+        ("layers.1.attention.in_proj.weight", "layers.1.attention"),
+        ("layers.0.feed_forward.w3.weight", "layers.0.feed_forward"),
+        ("norm.weight", "norm"),
+        ("output.weight", "output"),
+    ],
+)
+def test_find_nonfinite(plain: Path, parameter: str, stage: str) -> None:
+    model = load_model(plain / "checkpoints" / "epoch_1.pt")
+    ids = torch.arange(10)[None]
+    assert find_nonfinite(model, ids) == ""
+    model.get_parameter(parameter).data[:] = float("nan")
+    assert find_nonfinite(model, ids, mask=torch.ones(1, 10, dtype=torch.bool)) == stage
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_find_nonfinite_where_a_sum_overflows() -> None:
+    """Both parts of a layer are finite and their sum is not: half precision does that."""
+    fields = {"hidden_dim": 8, "n_layers": 2, "n_heads": 2, "seq_len": 8, "vocab_size": 8}
+    model = Transformer(ModelConfig(**fields, post_embed_norm=False, weight_tying=False, ffn_type="gemma_geglu"))
+    model = model.requires_grad_(False)
+    model.tok_embeddings.weight[:] = 3e38
+    model.layers[0].feed_forward.down_proj.bias[:] = 3e38
+    model.layers[0].feed_forward.down_proj.weight[:] = 0
+    assert find_nonfinite(model, torch.zeros(1, 2, dtype=torch.int64)) in ("layers.0", "layers.0.attention_norm")

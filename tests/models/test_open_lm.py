@@ -1,0 +1,402 @@
+"""The transformer against what the real open_lm computed, and against a plain second implementation."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from evalsvc.errors import InternalError, InvalidData, UnknownName
+from evalsvc.model_config import ModelConfig
+from evalsvc.models import Transformer, load_model
+from evalsvc.models.open_lm import INV_FREQ_DTYPES, Positions, trained_inv_freq_dtype
+from evalsvc.models.weights import read_weights
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "open_lm"
+CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Path:
+    return GOLDEN / request.param
+
+
+def load(case: Path, **options: Any) -> tuple[Transformer, dict[str, Tensor]]:
+    return load_model(case / "checkpoints" / "epoch_1.pt", **options), load_file(case / "expected.safetensors")
+
+
+def difference(got: Tensor, want: Tensor) -> float:
+    assert got.shape == want.shape
+    return float((got - want).abs().max())
+
+
+def test_every_golden_case_is_here() -> None:
+    assert len(CASES) == 10
+
+
+def test_full_forward(case: Path) -> None:
+    model, expected = load(case)
+    assert difference(model(expected["input_ids"]), expected["logits_full"]) < TOLERANCE
+    assert difference(model.hidden(expected["input_ids"]), expected["hidden_full"]) < TOLERANCE
+
+
+def test_prefill_and_steps_with_cache(case: Path) -> None:
+    model, expected = load(case)
+    ids = expected["input_ids"]
+    cache = model.new_cache(2, 40)
+    chunks = [model(ids[:, :7], cache=cache)] + [model(ids[:, t : t + 1], cache=cache) for t in range(7, 32)]
+    assert cache.length == 32
+    assert difference(torch.cat(chunks, 1), expected["logits_step"]) < TOLERANCE
+    assert difference(cache.keys[0, :, :, :32].transpose(1, 2), expected["cache_k_layer0"]) < TOLERANCE
+    assert difference(cache.values[0, :, :, :32].transpose(1, 2), expected["cache_v_layer0"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("side", ["leftpad", "rightpad"])
+def test_padded_batch(case: Path, side: str) -> None:
+    """Rows at padding are compared too: open_lm lets them attend to everything, and so do we."""
+    model, expected = load(case)
+    mask = expected[f"attention_mask_{side}"].bool()
+    logits = model(expected[f"input_ids_{side}"], mask=mask)
+    assert torch.isfinite(logits).all()
+    assert difference(logits, expected[f"logits_{side}"]) < TOLERANCE
+
+
+def test_padded_batch_continued(case: Path) -> None:
+    model, expected = load(case)
+    mask = expected["attention_mask_leftpad"].bool()
+    cache = model.new_cache(2, 20)
+    model(expected["input_ids_leftpad"], mask=mask, cache=cache)
+    steps = []
+    for token in expected["next_ids_leftpad"].split(1, dim=1):
+        mask = torch.cat((mask, torch.ones(2, 1, dtype=torch.bool)), 1)
+        steps.append(model(token, mask=mask, cache=cache))
+    assert difference(torch.cat(steps, 1), expected["logits_leftpad_step"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name[:2] in ("01", "03", "05", "07")])
+def test_longer_than_seq_len(name: str) -> None:
+    model, expected = load(GOLDEN / name)
+    logits = model(expected["input_ids_long"])[:, -16:]
+    assert difference(logits, expected["logits_long"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name[:2] in ("01", "02")])
+def test_bfloat16(name: str) -> None:
+    """open_lm in bf16 rounds inv_freq to it; the model loaded as one trained in bf16 computes the same."""
+    model, expected = load(GOLDEN / name, dtype="bfloat16", rotary_inv_freq_dtype="bfloat16")
+    assert difference(model(expected["input_ids"]), expected["logits_model_bf16"]) < 5e-2
+    model, _ = load(GOLDEN / name, rotary_inv_freq_dtype="bfloat16")
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(expected["input_ids"])
+    assert difference(logits, expected["logits_autocast_bf16"]) < 5e-2
+
+
+def test_averaged_weights(epoch_file: Path) -> None:
+    model = load_model(epoch_file.with_name("ema_0.9_1_1.pt"))
+    expected = load_file(epoch_file.parent.parent / "expected.safetensors")
+    assert difference(model(expected["input_ids"]), expected["logits_full_ema"]) < TOLERANCE
+    assert difference(expected["logits_full_ema"], expected["logits_full"]) > 1e-2
+
+
+def test_every_kind_of_weight_matters(case: Path) -> None:
+    """A weight that is loaded but not used, or used in the wrong place, would pass all comparisons if it were small."""
+    model, expected = load(case)
+    kinds = {".".join(part for part in name.split(".") if not part.isdigit()): name for name in model.state_dict()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for kind, name in kinds.items():
+        original = parameters[name].detach().clone()
+        noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(0))
+        parameters[name].data.add_(0.05 * noise * (original.std() + 0.1))
+        assert difference(model(expected["input_ids"]), expected["logits_full"]) > 20 * TOLERANCE, kind
+        parameters[name].data.copy_(original)
+    assert difference(model(expected["input_ids"]), expected["logits_full"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_chunked_prefill_equals_full(case: Path, padded: bool) -> None:
+    """open_lm itself cannot: its mask for a chunk has the wrong shape in a batch."""
+    model, expected = load(case)
+    ids, mask = expected["input_ids"], torch.ones(2, 32, dtype=torch.bool)
+    mask[1, :5] = not padded
+    full = model(ids, mask=mask)
+    cache = model.new_cache(2, 32)
+    bounds = [(0, 3), (3, 11), (11, 12), (12, 32)]
+    chunks = [model(ids[:, a:b], mask=mask[:, :b] if padded else None, cache=cache) for a, b in bounds]
+    real = mask[:, :, None]
+    assert difference(torch.cat(chunks, 1) * real, full * real) < TOLERANCE
+
+
+def test_restarted_positions_equal_unpadded(case: Path) -> None:
+    model, expected = load(case)
+    mask = expected["attention_mask_leftpad"].bool()
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    cache = model.new_cache(2, 16)
+    padded = model(expected["input_ids_leftpad"], mask=mask, positions=positions, cache=cache)
+    token = expected["next_ids_leftpad"][:, :1]
+    mask = torch.cat((mask, torch.ones(2, 1, dtype=torch.bool)), 1)
+    step = model(token, mask=mask, positions=positions[:, -1:] + 1, cache=cache)
+    padded = torch.cat((padded, step), 1)
+    for row in range(2):
+        start = int((~mask[row]).sum())
+        alone = model(torch.cat((expected["input_ids_leftpad"][row : row + 1, start:], token[row : row + 1]), 1))
+        assert difference(padded[row : row + 1, start:], alone) < TOLERANCE
+
+
+def test_batch_of_n_equals_batches_of_one(case: Path) -> None:
+    model, expected = load(case)
+    ids = expected["input_ids"]
+    alone = torch.cat([model(ids[row : row + 1]) for row in range(2)])
+    assert difference(model(ids), alone) < TOLERANCE
+
+
+def test_mask_without_padding_changes_nothing(case: Path) -> None:
+    model, expected = load(case)
+    ids = expected["input_ids"]
+    assert difference(model(ids, mask=torch.ones(2, 32, dtype=torch.bool)), model(ids)) < TOLERANCE
+
+
+def test_head_of_some_rows(case: Path) -> None:
+    model, expected = load(case)
+    hidden = model.hidden(expected["input_ids"]).flatten(0, 1)
+    full = model.head(hidden)
+    rows = torch.tensor([7, 0, 31])
+    assert difference(model.head(hidden, rows), full[:, rows]) < TOLERANCE
+    assert difference(model.head(hidden, slice(8, 24)), full[:, 8:24]) < TOLERANCE
+    assert model.head(hidden.to(torch.float32)).dtype == torch.float32
+
+
+# combinations that no golden case has, against a second implementation
+
+
+def norm(x: Tensor, weights: dict[str, Tensor], name: str, kind: str) -> Tensor:
+    if kind == "rms_norm":
+        x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    else:
+        x = x - x.mean(-1, keepdim=True)
+        x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    x = x * weights.get(f"{name}.weight", torch.ones(()))
+    return x + weights.get(f"{name}.bias", torch.zeros(()))
+
+
+def turn(x: Tensor, step: int, kind: str) -> Tensor:
+    """One head [head_dim] at one step, pair by pair."""
+    width = x.shape[0]
+    out = x.clone()
+    for j in range(width // 2):
+        angle = step * 10000 ** (-2 * j / width)
+        a, b = (2 * j, 2 * j + 1) if kind == "llama_rotary" else (j, j + width // 2)
+        out[a] = x[a] * math.cos(angle) - x[b] * math.sin(angle)
+        out[b] = x[b] * math.cos(angle) + x[a] * math.sin(angle)
+    return out
+
+
+def feed_forward(x: Tensor, weights: dict[str, Tensor], name: str, kind: str) -> Tensor:
+    w = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+    phi = lambda z: z * 0.5 * (1 + torch.erf(z / math.sqrt(2)))  # noqa: E731
+    if kind == "gelu":
+        return phi(x @ w["0.weight"].T) @ w["2.weight"].T
+    if kind == "gemma_geglu":
+        gated = phi(x @ w["gate_proj.weight"].T + w["gate_proj.bias"]) * (x @ w["up_proj.weight"].T + w["up_proj.bias"])
+        return gated @ w["down_proj.weight"].T + w["down_proj.bias"]
+    gate, up = (x @ w["w12.weight"].T).chunk(2, dim=-1)
+    return (gate / (1 + torch.exp(-gate)) * up) @ w["w3.weight"].T
+
+
+def attention(x: Tensor, weights: dict[str, Tensor], name: str, config: ModelConfig) -> Tensor:
+    heads, width, kind = config.n_heads, config.head_dim, config.positional_embedding_type
+    q, k, v = (x @ weights[f"{name}.in_proj.weight"].T).chunk(3, dim=-1)
+    if config.qk_norm:
+        q = norm(q, weights, f"{name}.q_norm", config.model_norm)
+        k = norm(k, weights, f"{name}.k_norm", config.model_norm)
+    q, k, v = (part.reshape(-1, heads, width) for part in (q, k, v))
+    out = torch.zeros_like(q)
+    for h in range(heads):
+        step = (lambda t, h=h: h) if kind == "head_rotary" else (lambda t: t)
+        if kind != "none":
+            q[:, h] = torch.stack([turn(row, step(t), kind) for t, row in enumerate(q[:, h])])
+            k[:, h] = torch.stack([turn(row, step(t), kind) for t, row in enumerate(k[:, h])])
+        for t in range(len(x)):
+            scores = k[: t + 1, h] @ q[t, h] / math.sqrt(width)
+            out[t, h] = torch.softmax(scores, 0) @ v[: t + 1, h]
+    return out.reshape(len(x), -1) @ weights[f"{name}.out_proj.weight"].T
+
+
+def reference_logits(ids: Tensor, weights: dict[str, Tensor], config: ModelConfig) -> Tensor:
+    x = weights["tok_embeddings.weight"][ids]
+    if config.post_embed_norm:
+        x = norm(x, weights, "post_embed_norm", config.model_norm)
+    for layer in range(config.n_layers):
+        name = f"layers.{layer}"
+        x = x + attention(
+            norm(x, weights, f"{name}.attention_norm", config.model_norm), weights, f"{name}.attention", config
+        )
+        inner = norm(x, weights, f"{name}.ffn_norm", config.model_norm)
+        x = x + feed_forward(inner, weights, f"{name}.feed_forward", config.ffn_type)
+    return norm(x, weights, "norm", config.model_norm) @ weights["output.weight"].T
+
+
+COMBINATIONS: dict[str, dict[str, Any]] = {
+    "tied + qk_norm": {"weight_tying": True, "qk_norm": True, "model_norm": "lp_layer_norm"},
+    "head_rotary + gelu": {"positional_embedding_type": "head_rotary", "ffn_type": "gelu", "model_norm": "rms_norm"},
+    "llama_rotary + gemma_geglu": {
+        "positional_embedding_type": "llama_rotary",
+        "ffn_type": "gemma_geglu",
+        "post_embed_norm": True,
+    },
+    "heads narrower than the model": {"hidden_dim": 26, "n_heads": 4, "qk_norm": True},
+}
+
+
+def small_config(**changes: Any) -> ModelConfig:
+    fields = {"hidden_dim": 24, "n_layers": 2, "n_heads": 3, "seq_len": 32, "vocab_size": 40}
+    return ModelConfig(**(fields | {"post_embed_norm": False, "weight_tying": False} | changes))
+
+
+def random_model(config: ModelConfig) -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(config).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+@pytest.mark.parametrize("changes", COMBINATIONS.values(), ids=COMBINATIONS)
+def test_combinations_against_a_plain_implementation(changes: dict[str, Any], tmp_path: Path) -> None:
+    """With DDP's prefix and the settings that are on the command line only, as a real run saves them."""
+    config = small_config(**changes)
+    source = random_model(config)
+    state = {f"module.{name}": tensor for name, tensor in source.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "epoch_3.pt")
+    flags = ("model_norm", "qk_norm", "positional_embedding_type", "ffn_type")
+    fields = config.model_dump()
+    params = ["model: mine", *(f"{flag}: {fields[flag]}" for flag in flags)]
+    (tmp_path / "params.txt").write_text("\n".join(params))
+    shape = {key: value for key, value in fields.items() if key not in (*flags, "norm_eps", "precision")}
+    (tmp_path / "mine.json").write_text(json.dumps(shape))
+    model = load_model(tmp_path / "epoch_3.pt")
+    assert model.config == config
+    ids = torch.randint(0, 40, (2, 12), generator=torch.Generator().manual_seed(1))
+    want = torch.stack([reference_logits(row, read_weights(tmp_path / "epoch_3.pt").tensors, config) for row in ids])
+    assert difference(model(ids), want) < TOLERANCE
+    cache = model.new_cache(2, 12)
+    stepped = torch.cat([model(ids[:, t : t + 1], cache=cache) for t in range(12)], 1)
+    assert difference(stepped, want) < TOLERANCE
+
+
+# positions
+
+
+def test_bf16_trap_is_reproduced_in_float32() -> None:
+    """The rounded frequencies, measured on open_lm: the cosine is off by 0.16 at position 500 and 0.43 at 1,000."""
+    config = small_config(hidden_dim=64, n_heads=1)
+    like, positions = torch.zeros(()), torch.tensor([[0, 500, 1000]])
+    exact, rounded = (Positions(config, dtype)(positions, 0, 3, like) for dtype in (torch.float32, torch.bfloat16))
+    assert exact is not None
+    assert rounded is not None
+    off = (exact[0] - rounded[0]).abs().amax(-1).flatten().tolist()
+    assert off[0] == 0
+    assert 0.1 < off[1] < off[2] < 1
+    assert rounded[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        ("float32", {}),
+        ("float32", {"precision": "fp32"}),
+        ("float32", {"precision": "bf16"}),  # open_lm has no autocast for this name
+        ("bfloat16", {"precision": "amp_bf16"}),
+        ("bfloat16", {"precision": "amp_bfloat16", "positional_embedding_type": "head_rotary"}),
+        ("float16", {"precision": "amp"}),
+        ("float32", {"precision": "amp_bf16", "qk_norm": True}),
+        ("float32", {"precision": "amp_bf16", "qk_norm": True, "model_norm": "rms_norm"}),
+        ("bfloat16", {"precision": "amp_bf16", "qk_norm": True, "model_norm": "gain_only_lp_layer_norm"}),
+        ("bfloat16", {"precision": "fsdp_bf16", "qk_norm": True}),
+        ("float32", {"precision": "amp_bf16", "positional_embedding_type": "llama_rotary"}),
+        ("float32", {"precision": "amp_bf16", "positional_embedding_type": "none"}),
+    ],
+)
+def test_training_precision_decides_the_frequencies(expected: str, changes: dict[str, Any]) -> None:
+    config = small_config(**changes)
+    assert trained_inv_freq_dtype(config) == expected
+    assert Transformer(config).rotary_inv_freq_dtype == expected
+
+
+def test_inv_freq_dtype_can_be_chosen() -> None:
+    assert Transformer(small_config(), "bfloat16").rotary_inv_freq_dtype == "bfloat16"
+    assert Transformer(small_config(precision="amp_bf16"), "float32").rotary_inv_freq_dtype == "float32"
+    with pytest.raises(UnknownName, match="did you mean 'bfloat16'"):
+        Transformer(small_config(), "bfloat")
+    assert set(INV_FREQ_DTYPES) == {"float32", "bfloat16", "float16"}
+
+
+def test_casting_the_model_does_not_round_the_frequencies() -> None:
+    """A buffer would be rounded by .bfloat16(), which is the very trap."""
+    model = Transformer(small_config()).bfloat16()
+    assert model.positions.inv_freq.dtype == torch.float32
+    assert torch.equal(model.positions.inv_freq, Transformer(small_config()).positions.inv_freq)
+    assert "positions.inv_freq" not in model.state_dict()
+
+
+def test_end_of_the_llama_table() -> None:
+    model = random_model(small_config(positional_embedding_type="llama_rotary", seq_len=8))
+    ids = torch.zeros(1, 16, dtype=torch.int64)
+    assert torch.isfinite(model(ids)).all()
+    cache = model.new_cache(1, 17)
+    model(ids, cache=cache)
+    with pytest.raises(InvalidData, match="position 16 is beyond llama_rotary's 16 positions"):
+        model(ids[:, :1], cache=cache)
+    with pytest.raises(InvalidData, match="position 99"):
+        model(ids[:, :1], positions=torch.tensor([[99]]))
+
+
+def test_float64_is_float64_throughout() -> None:
+    """Equality across batch shapes is tested in float64, so nothing on the way may fall back to float32."""
+    model = random_model(small_config(model_norm="rms_norm", qk_norm=True)).double()
+    ids = torch.randint(0, 40, (1, 20), generator=torch.Generator().manual_seed(1))
+    cache = model.new_cache(1, 20)
+    stepped = torch.cat([model.hidden(ids[:, t : t + 1], cache=cache) for t in range(20)], 1)
+    assert stepped.dtype == torch.float64
+    assert difference(stepped, model.hidden(ids)) < 1e-13
+    model = random_model(small_config(model_norm="rms_norm", qk_norm=True, positional_embedding_type="none")).double()
+    logits = model.hidden(ids)[0] @ model.output.weight.T
+    assert difference(logits, reference_logits(ids[0], model.state_dict(), model.config)) < 1e-13
+
+
+# misuse
+
+
+def test_cache_of_another_dtype() -> None:
+    model = random_model(small_config())
+    ids = torch.randint(0, 40, (2, 9), generator=torch.Generator().manual_seed(1))
+    logits = model(ids, cache=model.new_cache(2, 9, dtype=torch.bfloat16))
+    assert difference(logits, model(ids)) < 5e-2
+
+
+def test_cache_that_is_full() -> None:
+    model = random_model(small_config())
+    cache = model.new_cache(1, 4)
+    model(torch.zeros(1, 3, dtype=torch.int64), cache=cache)
+    with pytest.raises(InternalError, match="has 4 slots, 3 are filled and 2 more do not fit"):
+        model(torch.zeros(1, 2, dtype=torch.int64), cache=cache)
+    assert cache.length == 3
+
+
+def test_cache_of_another_batch() -> None:
+    model = random_model(small_config())
+    with pytest.raises(InternalError, match="made for 1 rows and got 2"):
+        model(torch.zeros(2, 3, dtype=torch.int64), cache=model.new_cache(1, 4))
+
+
+def test_mask_that_forgets_the_cache() -> None:
+    model = random_model(small_config())
+    cache = model.new_cache(1, 8)
+    model(torch.zeros(1, 3, dtype=torch.int64), cache=cache)
+    for mask in (torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 4, dtype=torch.int64)):
+        with pytest.raises(InternalError, match=r"mask is \[1, .\] torch\..*, expected \[1, 4\] torch\.bool"):
+            model(torch.zeros(1, 1, dtype=torch.int64), mask=mask, cache=cache)
