@@ -1,0 +1,53 @@
+"""The list of everything that can be named: one line a component, as `"name": "module:attribute"`.
+
+Nothing is imported until it is asked for, so listing needs neither torch nor the component's packages.
+Installed packages add to it by entry points of the groups `evalsvc.models` and `evalsvc.tasks`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from evalsvc.errors import MissingPackage, UnknownName
+
+COMPONENTS: dict[str, dict[str, str]] = {
+    "models": {
+        "open_lm": "evalsvc.models.loading:load_model",
+    },
+    "tasks": {
+        "loss": "evalsvc.tasks.loss:Loss",
+    },
+}
+
+
+def names(group: str) -> list[str]:
+    """The names of a group's components, built in and installed."""
+    return sorted(_targets(group))
+
+
+def load(group: str, name: str) -> Any:
+    """Import and return a component.
+
+    Raises:
+        UnknownName: there is none of this name; near misses are named.
+        MissingPackage: it needs a package that is not installed.
+    """
+    targets = _targets(group)
+    if name not in targets:
+        raise UnknownName.among(group.removesuffix("s"), name, targets)
+    module, _, attribute = targets[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "evalsvc":
+            raise
+        raise MissingPackage(
+            f"{group.removesuffix('s')} {name!r} needs the package {error.name!r}; run: pip install 'evalsvc[worker]'"
+        ) from None
+
+
+def _targets(group: str) -> dict[str, str]:
+    installed = {point.name: point.value for point in entry_points(group=f"evalsvc.{group}")}
+    return installed | COMPONENTS[group]

@@ -1,0 +1,211 @@
+"""Where a checkpoint is and whether it is still the one that was posted. Torch-free: weights are opened in `models`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from evalsvc.errors import (
+    CheckpointChanged,
+    CheckpointGone,
+    CheckpointNotAllowed,
+    CheckpointNotFound,
+    EvalsvcError,
+    InvalidRequest,
+)
+
+Spool = Literal["none", "link", "copy"]
+
+HASH_BLOCK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a stat tells of a file, or of all files of a folder taken together."""
+
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A checkpoint as it was posted: all that a worker needs to open it and to know that it is the same."""
+
+    path: str
+    """The file or folder to open: the posted one, or its spooled copy."""
+    identity: Identity | None = None
+    """None: whatever lies there now (a checkpoint evaluated without a service)."""
+    sha256: str | None = None
+    """The digest that the client sent or that the first worker found; None: not known yet."""
+    model: Mapping[str, Any] | None = None
+    """The model configuration inline; None: the one that lies beside the checkpoint."""
+    layout: Mapping[str, Any] | None = None
+    """The vocabulary layout inline; None: every row is text."""
+    label: str = "checkpoint"
+    """How messages name it, e.g. `run-a step 25`."""
+
+
+def local_path(uri: str) -> Path:
+    """The path that a uri names: a plain path, or `file://`.
+
+    Raises:
+        CheckpointNotAllowed: another scheme, a chained uri, or a relative path.
+    """
+    parts = urlsplit(uri)
+    if "::" in uri or (parts.scheme and parts.scheme != "file"):
+        raise CheckpointNotAllowed(
+            f"{uri}: the scheme is not allowed; give a path or a file:// uri that the service and its workers can read"
+        )
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise CheckpointNotAllowed(f"{uri}: names the host {parts.netloc!r}; only this machine's files can be read")
+    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(uri)
+    if not path.is_absolute():
+        raise CheckpointNotAllowed(f"{uri}: is a relative path; give an absolute one")
+    return path
+
+
+def locate(uri: str, roots: Sequence[Path]) -> Path:
+    """The existing file or folder that `uri` names, with links resolved.
+
+    Raises:
+        CheckpointNotAllowed: it does not lie under one of `roots`.
+        CheckpointNotFound: nothing is there, or it cannot be read.
+    """
+    path = local_path(uri)
+    try:
+        resolved = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointNotFound(f"{uri}: {_reason(error)}; post it when the file is complete") from None
+    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
+        allowed = ", ".join(str(root) for root in roots)
+        raise CheckpointNotAllowed(
+            f"{uri}: lies at {resolved}, outside the allowed folders ({allowed}); see EVALSVC_ROOTS"
+        )
+    if not os.access(resolved, os.R_OK):
+        raise CheckpointNotFound(f"{uri}: this process may not read it; change its permissions")
+    return resolved
+
+
+def identify(path: Path) -> Identity:
+    """Size and modification time of a file; of a folder, the sum and the newest over its files.
+
+    Raises:
+        CheckpointGone: nothing is there any more.
+    """
+    try:
+        stats = [entry.stat() for entry in _files(path)]
+    except OSError as error:
+        raise CheckpointGone(f"{path}: {_reason(error)}") from None
+    if not stats and not path.is_dir():
+        raise CheckpointGone(f"{path}: is neither a file nor a folder")
+    return Identity(sum(item.st_size for item in stats), max((item.st_mtime_ns for item in stats), default=0))
+
+
+def verify(reference: CheckpointRef) -> None:
+    """Raise unless the file is the one that was posted.
+
+    Raises:
+        CheckpointGone: it was deleted.
+        CheckpointChanged: its size or modification time is another.
+    """
+    if reference.identity is None:
+        return
+    try:
+        now = identify(Path(reference.path))
+    except CheckpointGone:
+        raise CheckpointGone(
+            f"{reference.label}: {reference.path} was deleted before it was evaluated; "
+            "post it again, with spool=link or spool=copy if the training loop deletes its checkpoints"
+        ) from None
+    if now != reference.identity:
+        raise CheckpointChanged(
+            f"{reference.label}: {reference.path} has {now.size} bytes and mtime {now.mtime_ns}, was posted with "
+            f"{reference.identity.size} bytes and mtime {reference.identity.mtime_ns}; post it again with replace=true"
+        )
+
+
+def hash_files(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a folder, over the names and bytes of its files in order of name."""
+    total = hashlib.sha256()
+    for file in _files(path):
+        if path.is_dir():
+            total.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as stream:
+            while block := stream.read(HASH_BLOCK):
+                total.update(block)
+    return total.hexdigest()
+
+
+def check_sha256(reference: CheckpointRef, found: str) -> None:
+    """Raise CheckpointChanged unless `found` is the digest that the reference carries, if it carries one."""
+    if reference.sha256 is not None and reference.sha256 != found:
+        raise CheckpointChanged(
+            f"{reference.label}: {reference.path} has sha256 {found}, expected {reference.sha256}; "
+            "post it again with replace=true"
+        )
+
+
+def spool_path(data_path: Path, checkpoint_id: int, path: str) -> Path:
+    """Where a spooled checkpoint lies; it keeps its name, which messages show."""
+    return data_path / "spool" / str(checkpoint_id) / Path(path).name
+
+
+def spool_link(source: Path, target: Path) -> None:
+    """Keep a checkpoint alive by hard links: instant, and it costs no space while the original exists.
+
+    Raises:
+        InvalidRequest: the spool lies on another file system.
+    """
+    try:
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=os.link)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, target)
+    except (OSError, shutil.Error) as error:
+        discard(target)
+        raise InvalidRequest(
+            f"spool=link cannot link {source} to {target} ({_reason(error)}); "
+            "links work on one file system only: use spool=copy, or move EVALSVC_DATA_DIR"
+        ) from None
+
+
+def spool_copy(source: Path, target: Path) -> None:
+    """Copy a checkpoint, keeping its modification time; complete under its name or not there at all."""
+    partial = target.with_name(target.name + ".partial")
+    discard(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, partial)
+    else:
+        shutil.copy2(source, partial)
+    partial.rename(target)
+
+
+def discard(path: Path) -> None:
+    """Delete a spooled checkpoint; nothing there is fine."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(entry for entry in path.rglob("*") if entry.is_file())
+    path.stat()
+    return [path] if path.is_file() else []
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, EvalsvcError):
+        return error.message
+    return (getattr(error, "strerror", None) or str(error)).lower()

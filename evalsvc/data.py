@@ -1,0 +1,278 @@
+"""Token data: text ids and image codes per record, from JSONL or safetensors.
+
+JSONL has one object a line, with `text_ids` (the tokenizer's ids) or `text` (a string, for which a tokenizer must be
+given), and `image_codes`; either part may be absent, other keys are ignored, blank lines are skipped.
+
+safetensors has the integer tensors `text_ids` [n, T] with, where the texts are not equally long, `text_lengths` [n]
+(what stands beyond a record's length is ignored), and `image_codes` [n, N]; either part may be absent.
+
+Ids and codes are those of tokenizer and codebook: `layout.py` says which rows of a model's table they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalsvc.checkpoints import Identity, hash_files, identify
+from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage
+
+if TYPE_CHECKING:
+    import numpy
+
+Encoder = Callable[[str], list[int]]
+
+CACHED_FILES = 4
+"""Data files that a process keeps parsed: a suite's tasks and their shards come in turns."""
+
+
+@dataclass(frozen=True)
+class Record:
+    text_ids: array[int] | None
+    """None: the record has no text, which is not the same as an empty one."""
+    image_codes: array[int] | None
+    where: str
+    """How messages name it: `line 7`, `record 7`, counted from 1."""
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """The records of a data file, in its order."""
+
+    path: str
+    records: tuple[Record, ...]
+    digest: str
+    """Over all ids and codes and nothing else: the same tokens have the same digest in every format."""
+    tokenizer_digest: str | None
+    """Of the tokenizer's file, if it was needed to make ids of text."""
+
+
+def read_tokens(path: str | Path, tokenizer: str | Path | None = None, bos: int | None = None) -> TokenData:
+    """The records of a JSONL file, or of a safetensors file if its name ends so. Parsed once per process and file.
+
+    `tokenizer` (a `tokenizer.json`) is for records that hold `text`; `bos` is put before its ids. The tokenizer's own
+    post-processor adds nothing.
+
+    Raises:
+        InvalidData: a file is missing or empty, or a record is not as described above; names file and line.
+        MissingPackage: safetensors or tokenizers is not installed.
+    """
+    path = Path(path)
+    identity = _identify(path, "data file")
+    tokenizer = None if tokenizer is None else Path(tokenizer)
+    return _read_tokens(path, identity, tokenizer, None if tokenizer is None else _stamp(tokenizer), bos)
+
+
+@lru_cache(maxsize=CACHED_FILES)
+def _read_tokens(
+    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None
+) -> TokenData:
+    # `identity` and `stamp` are there to make the cache forget a file that was written anew.
+    encoder = _LazyEncoder(path, tokenizer, bos)
+    records = tuple(_read_safetensors(path) if path.suffix == ".safetensors" else _read_jsonl(path, encoder))
+    if not records:
+        raise InvalidData(f"{path} holds no records; each is an object with `text_ids`, `text` or `image_codes`")
+    used = tokenizer if encoder.used else None
+    return TokenData(str(path), records, _digest(records), None if used is None else hash_files(used))
+
+
+def _identify(path: Path, what: str) -> Identity:
+    try:
+        identity = identify(path)
+    except CheckpointGone:
+        raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
+    if path.is_dir():
+        raise InvalidData(f"the {what} {path} is a folder; give a file")
+    return identity
+
+
+def _stamp(path: Path) -> Identity | None:
+    """None where there is no file: that is an error only if a record needs the tokenizer."""
+    try:
+        return identify(path)
+    except CheckpointGone:
+        return None
+
+
+class _LazyEncoder:
+    """The tokenizer, opened when the first text asks for it."""
+
+    def __init__(self, path: Path, tokenizer: Path | None, bos: int | None) -> None:
+        self._path = path
+        self._tokenizer = tokenizer
+        self._prefix = [] if bos is None else [bos]
+        self._encode: Encoder | None = None
+
+    @property
+    def used(self) -> bool:
+        return self._encode is not None
+
+    def __call__(self, text: str) -> list[int]:
+        if self._encode is None:
+            self._encode = self._open()
+        return self._prefix + self._encode(text)
+
+    def _open(self) -> Encoder:
+        if self._tokenizer is None:
+            raise InvalidData(
+                f"{self._path} holds `text`, but there is no tokenizer; give the task's parameter `tokenizer` "
+                "or the layout's `text.tokenizer`"
+            )
+        _identify(self._tokenizer, "tokenizer")
+        try:
+            from tokenizers import Tokenizer
+        except ModuleNotFoundError:
+            raise _missing_package("tokenizers", "text data") from None
+        try:
+            tokenizer = Tokenizer.from_file(str(self._tokenizer))
+        except Exception as error:  # the package raises nothing narrower
+            raise InvalidData(f"the tokenizer {self._tokenizer} is not a tokenizer.json: {error}") from None
+        # Not the tokenizer's own cutting and padding: every token of the data counts, and nothing else.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _missing_package(name: str, purpose: str) -> MissingPackage:
+    return MissingPackage(f"{purpose} needs the package {name!r}; run: pip install 'evalsvc[worker]'")
+
+
+def _read_jsonl(path: Path, encode: Encoder) -> Iterator[Record]:
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield _parse_line(f"{path}, line {number}", line, number, encode)
+    except OSError as error:
+        raise InvalidData(f"the data file {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def _parse_line(where: str, line: bytes, number: int, encode: Encoder) -> Record:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidData(f"{where} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InvalidData(f"{where} is {type(content).__name__}; it must be an object with `text_ids` or `image_codes`")
+    text_ids = _ids(where, "text_ids", content.get("text_ids"))
+    text = content.get("text")
+    if text is not None:
+        if text_ids is not None:
+            raise InvalidData(f"{where} has both `text` and `text_ids`; leave one out")
+        if not isinstance(text, str):
+            raise InvalidData(f"{where}: `text` is {type(text).__name__}; it must be a string")
+        text_ids = array("i", _encode(where, text, encode))
+    image_codes = _ids(where, "image_codes", content.get("image_codes"))
+    if text_ids is None and image_codes is None:
+        found = ", ".join(map(repr, content)) or "no keys"
+        raise InvalidData(f"{where} has neither `text_ids`, `text` nor `image_codes`, found {found}")
+    if not text_ids and not image_codes:
+        raise InvalidData(f"{where} is empty: it has no text id and no image code")
+    return Record(text_ids, image_codes, f"line {number}")
+
+
+def _encode(where: str, text: str, encode: Encoder) -> list[int]:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidData(f"{where}: `text` holds half of a surrogate pair, which is no character; write it as UTF-8")
+    return encode(text)
+
+
+def _ids(where: str, key: str, values: Any) -> array[int] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list):
+        raise InvalidData(f"{where}: `{key}` is {type(values).__name__}; it must be a list of whole numbers")
+    # A bool is an int to Python and to array, and would pass for the id 0 or 1.
+    wrong = [value for value in values if type(value) is not int]
+    if wrong:
+        raise InvalidData(f"{where}: `{key}` holds {json.dumps(wrong[0])[:60]}; it must hold whole numbers only")
+    try:
+        return array("i", values)
+    except OverflowError:
+        raise InvalidData(f"{where}: `{key}` holds {max(values, key=abs)}, which is no token id") from None
+
+
+_TENSORS: Mapping[str, int] = {"text_ids": 2, "text_lengths": 1, "image_codes": 2}
+
+
+def _read_safetensors(path: Path) -> Iterator[Record]:
+    tensors = _load_tensors(path)
+    text_ids, codes, lengths = tensors.get("text_ids"), tensors.get("image_codes"), tensors.get("text_lengths")
+    count = len(next(iter(tensors.values())))
+    if lengths is not None and text_ids is not None and lengths.size:
+        low, high, width = int(lengths.min()), int(lengths.max()), text_ids.shape[1]
+        if low < 0 or high > width:
+            wrong = low if low < 0 else high
+            raise InvalidData(f"{path}: `text_lengths` holds {wrong}; `text_ids` has the width {width}")
+    for index in range(count):
+        text = None if text_ids is None else text_ids[index, : None if lengths is None else int(lengths[index])]
+        record = Record(_array(text), None if codes is None else _array(codes[index]), f"record {index + 1}")
+        if not record.text_ids and not record.image_codes:
+            raise InvalidData(f"{path}, {record.where} is empty: it has no text id and no image code")
+        yield record
+
+
+def _load_tensors(path: Path) -> dict[str, numpy.ndarray[Any, Any]]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ModuleNotFoundError:
+        raise _missing_package("safetensors", "a .safetensors data file") from None
+    try:
+        tensors: dict[str, numpy.ndarray[Any, Any]] = load_file(path)
+    except (SafetensorError, OSError, TypeError, KeyError) as error:
+        raise InvalidData(f"{path} is not a safetensors file of integers: {error}") from None
+    if not {"text_ids", "image_codes"} & set(tensors):
+        raise InvalidData(f"{path} has neither `text_ids` nor `image_codes`, found {', '.join(tensors) or 'nothing'}")
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor, {other: len(value) if value.ndim else 0 for other, value in tensors.items()})
+    if "text_lengths" in tensors and "text_ids" not in tensors:
+        raise InvalidData(f"{path} has `text_lengths` without `text_ids`")
+    return tensors
+
+
+def _check_tensor(path: Path, name: str, tensor: numpy.ndarray[Any, Any], counts: Mapping[str, int]) -> None:
+    if name not in _TENSORS:
+        raise InvalidData(f"{path} has the tensor {name!r}; known are {', '.join(_TENSORS)}")
+    if tensor.dtype.kind not in "iu":
+        raise InvalidData(f"{path}: `{name}` is {tensor.dtype}; it must hold whole numbers")
+    if tensor.ndim != _TENSORS[name]:
+        raise InvalidData(
+            f"{path}: `{name}` has the shape {list(tensor.shape)}; it must have {_TENSORS[name]} dimensions"
+        )
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"`{other}` {count}" for other, count in counts.items())
+        raise InvalidData(f"{path}: the tensors have different numbers of records: {found}")
+    if tensor.size and (tensor.min() < -(2**31) or tensor.max() >= 2**31):
+        raise InvalidData(
+            f"{path}: `{name}` holds {max(int(tensor.max()), int(tensor.min()), key=abs)}, which is no token id"
+        )
+
+
+def _array(row: numpy.ndarray[Any, Any] | None) -> array[int] | None:
+    return None if row is None else array("i", row.astype("i4").tobytes())
+
+
+def _digest(records: tuple[Record, ...]) -> str:
+    total = hashlib.sha256()
+    for record in records:
+        for ids in (record.text_ids, record.image_codes):
+            # The length keeps [1], [2] apart from [1, 2], []; -1 is a part that is absent.
+            total.update((-1 if ids is None else len(ids)).to_bytes(8, "little", signed=True))
+            if ids is not None:
+                total.update(_little_endian(ids))
+    return total.hexdigest()
+
+
+def _little_endian(ids: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        ids = array("i", ids)
+        ids.byteswap()
+    return ids.tobytes()

@@ -1,0 +1,1 @@
+"""Pure numerics: no files, no models, no services."""

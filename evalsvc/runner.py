@@ -1,0 +1,324 @@
+"""Read this first: how one piece of an evaluation is done.
+
+    run_shard(request) → the task's plan, run or merge → ShardResult, an error in it if there was one
+
+The service sends every shard through `run_shard` in its worker processes, and `evalsvc run` sends them through it one
+after the other (`run_suite`): the numbers are the same, since nothing else computes them. A worker process does one
+shard at a time and keeps the last model for the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalsvc import __version__
+from evalsvc.checkpoints import CheckpointRef, check_sha256, hash_files, identify, verify
+from evalsvc.config import Settings
+from evalsvc.errors import CheckpointGone, EvalsvcError, InternalError, MissingPackage, OutOfMemory
+from evalsvc.layout import VocabularyLayout, parse_layout, text_only
+from evalsvc.model_config import ModelConfig, resolve_config
+from evalsvc.protocol import canonical_json
+from evalsvc.shard import ShardError, ShardRequest, ShardResult
+from evalsvc.suite import Suite, TaskSpec, build_task
+from evalsvc.tasks.task import Context, Task, TaskResult
+
+try:
+    import torch
+
+    from evalsvc.models.loading import load_model
+    from evalsvc.models.open_lm import Transformer
+    from evalsvc.models.weights import read_weights
+except ModuleNotFoundError as error:
+    raise MissingPackage(f"evaluating needs the package {error.name!r}; run: pip install 'evalsvc[worker]'") from None
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parent
+
+Report = Callable[[int], None]
+"""Called with the units done in this shard so far; raises Cancelled when the work is to stop."""
+
+
+def run_shard(request: ShardRequest, report: Report) -> ShardResult:
+    """Plan a task, run one of its shards, or merge them all, as `request.stage` says.
+
+    Raises nothing but KeyboardInterrupt and SystemExit: every other exception comes back as `ShardResult.error`.
+    """
+    started = time.monotonic()
+    context: RunnerContext | None = None
+    try:
+        context = RunnerContext(request.checkpoint, Settings.load(), report)
+        output = _run_stage(build_task(request.task), request, context)
+        return ShardResult(output, None, _provenance(context, started))
+    except Exception as error:
+        return ShardResult(None, _shard_error(error), _provenance(context, started))
+
+
+def _run_stage(task: Task, request: ShardRequest, context: RunnerContext) -> Any:
+    if request.stage == "plan":
+        # A file that is no checkpoint shall say so before the suite's data are looked at.
+        context.inspect_checkpoint()
+        plan = task.plan(context)
+        return {"shards": [dict(shard) for shard in plan.shards], "total": plan.total, "unit": plan.unit}
+    if request.stage == "run":
+        return task.run(context, request.shards[0])
+    return _merge_output(task.merge(context, request.shards, request.outputs))
+
+
+def _merge_output(result: TaskResult) -> dict[str, Any]:
+    return {
+        "metrics": [metric.to_json() for metric in result.metrics],
+        "protocols": {metric.protocol.id: dict(metric.protocol.content) for metric in result.metrics},
+        "items": [dict(item) for item in result.items],
+        "notes": dict(result.notes),
+    }
+
+
+class RunnerContext(Context):
+    """What a task gets from this process: its device, the checkpoint's model and layout, local files."""
+
+    def __init__(self, checkpoint: CheckpointRef, settings: Settings, report: Report) -> None:
+        self.checkpoint = checkpoint
+        self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.batch_tokens = settings.batch_tokens
+        self.report = report
+        self.dtype: str | None = None
+        self._datasets = settings.datasets_path
+        torch.set_num_threads(settings.worker_threads())
+
+    def inspect_checkpoint(self) -> None:
+        """Raise what opening the checkpoint would raise, short of reading its weights."""
+        verify(self.checkpoint)
+        with _named(self.checkpoint.label):
+            read_weights(Path(self.checkpoint.path))
+
+    def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
+        self.dtype = dtype
+        return _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype)
+
+    def layout(self) -> VocabularyLayout:
+        rows = self._config().vocab_size
+        with _named(self.checkpoint.label):
+            layout = text_only(rows) if self.checkpoint.layout is None else parse_layout(self.checkpoint.layout)
+            return layout.resolve(rows)
+
+    def dataset(self, path: str) -> str:
+        return str(self._datasets / path.removeprefix("datasets:")) if path.startswith("datasets:") else path
+
+    def _config(self) -> ModelConfig:
+        loaded = _models.loaded(self.checkpoint)
+        if loaded is not None:
+            return loaded.model.config
+        verify(self.checkpoint)
+        with _named(self.checkpoint.label):
+            return resolve_config(self.checkpoint.model, Path(self.checkpoint.path))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    source: tuple[Any, ...]
+    """Which checkpoint it is: path, identity, configuration."""
+    form: tuple[str, str, str]
+    """How it was loaded: dtype, device, rotary_inv_freq_dtype."""
+    model: Transformer
+    sha256: str
+
+
+class ModelCache:
+    """The last model that was loaded; the next one takes its place, since two may not fit."""
+
+    def __init__(self) -> None:
+        self._loaded: LoadedModel | None = None
+
+    def loaded(self, checkpoint: CheckpointRef) -> LoadedModel | None:
+        """What is there, if it is of this checkpoint."""
+        if self._loaded is None or self._loaded.source != _source(checkpoint):
+            return None
+        return self._loaded
+
+    def get(self, checkpoint: CheckpointRef, dtype: str, device: str, rotary_inv_freq_dtype: str) -> Transformer:
+        """The checkpoint's model.
+
+        Raises:
+            CheckpointGone, CheckpointChanged: it is not what was posted, or became so while it was read.
+            CheckpointError, NonFinite, InvalidModelConfig: see `load_model`.
+        """
+        form = (dtype, device, rotary_inv_freq_dtype)
+        loaded = self.loaded(checkpoint)
+        if loaded is None or loaded.form != form:
+            self._loaded = None
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            loaded = self._loaded = _load(checkpoint, form)
+        check_sha256(checkpoint, loaded.sha256)
+        return loaded.model
+
+
+_models = ModelCache()
+
+
+def _source(checkpoint: CheckpointRef) -> tuple[Any, ...]:
+    identity = checkpoint.identity or identify(Path(checkpoint.path))
+    return checkpoint.path, identity, canonical_json(checkpoint.model and dict(checkpoint.model))
+
+
+def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
+    """Load and hash at the same time; the file must be the posted one before, after and in between."""
+    verify(checkpoint)
+    source = _source(checkpoint)
+    path, (dtype, device, rotary) = Path(checkpoint.path), form
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash") as executor:
+        sha256 = executor.submit(_hash, checkpoint)
+        try:
+            with _named(checkpoint.label):
+                config = resolve_config(checkpoint.model, path)
+                model = load_model(path, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+        except Exception:
+            # What was replaced while it was read fails in many ways; that it was replaced is the thing to say.
+            _require_posted(checkpoint, sha256)
+            raise
+        _require_posted(checkpoint, sha256)
+    return LoadedModel(source, form, model, sha256.result())
+
+
+def _hash(checkpoint: CheckpointRef) -> str:
+    try:
+        return hash_files(Path(checkpoint.path))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CheckpointGone(f"{checkpoint.label}: {checkpoint.path} went away while it was read: {reason}") from None
+
+
+def _require_posted(checkpoint: CheckpointRef, sha256: Future[str]) -> None:
+    verify(checkpoint)
+    check_sha256(checkpoint, sha256.result())
+
+
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Put the checkpoint's name before the message of an error."""
+    try:
+        yield
+    except EvalsvcError as error:
+        raise type(error)(f"{label}: {error.message}") from error
+
+
+# what goes wrong, and what is recorded
+
+
+def _shard_error(error: Exception) -> ShardError:
+    if isinstance(error, EvalsvcError):
+        return ShardError(error.code, error.message)
+    reason = " ".join(str(error).split())
+    if _is_out_of_memory(error):
+        advice = "lower EVALSVC_BATCH_TOKENS, evaluate in bfloat16, or use a device with more memory"
+        log.error("out of memory", exc_info=error)
+        return ShardError(OutOfMemory.code, f"the worker ran out of memory; {advice} ({reason or 'MemoryError'})")
+    log.error("a shard failed with an unexpected error", exc_info=error)
+    where = f" at {frame}" if (frame := _innermost_frame(error)) else ""
+    return ShardError(
+        InternalError.code, f"{type(error).__name__}: {reason}{where}; the worker's log has the whole traceback"
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's allocator for the CPU raises a plain RuntimeError.
+    allocator = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return allocator or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def _innermost_frame(error: Exception) -> str:
+    entries = [(Path(entry.filename), entry.lineno) for entry in traceback.extract_tb(error.__traceback__)]
+    ours = [f"{path.relative_to(PACKAGE.parent)}:{line}" for path, line in entries if path.is_relative_to(PACKAGE)]
+    return ours[-1] if ours else ""
+
+
+def _provenance(context: RunnerContext | None, started: float) -> dict[str, Any]:
+    common = {
+        "versions": {"evalsvc": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "host": platform.node(),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if context is None:
+        return common
+    return {
+        "device": context.device,
+        "device_name": torch.cuda.get_device_name(context.device) if context.device.startswith("cuda") else None,
+        "dtype": context.dtype,
+        "batch_tokens": context.batch_tokens,
+        "threads": torch.get_num_threads(),
+        "checkpoint_sha256": _known_sha256(context.checkpoint),
+        **common,
+    }
+
+
+def _known_sha256(checkpoint: CheckpointRef) -> str | None:
+    try:
+        loaded = _models.loaded(checkpoint)
+    except EvalsvcError:  # gone since, which is for the next shard to say
+        loaded = None
+    return loaded.sha256 if loaded else checkpoint.sha256
+
+
+# evalsvc run
+
+
+def run_suite(suite: Suite, checkpoint: CheckpointRef, report: Callable[[str, int, int, str], None]) -> dict[str, Any]:
+    """Evaluate a checkpoint in this process, without a service.
+
+    `report` gets the task's name, the units done, the units in all, and what they are. A task that fails is an entry
+    of `errors`, and the others go on. The result is JSON-able, with the keys `checkpoint`, `suite`, `metrics`,
+    `protocols`, `items` (by task), `errors` (by task) and `provenance` (by task).
+    """
+    result: dict[str, Any] = {"metrics": [], "protocols": {}, "items": {}, "errors": {}, "provenance": {}}
+    sha256 = checkpoint.sha256
+    for task in suite.tasks:
+        final, shards = _run_task(task, checkpoint, report)
+        if final.error is not None:
+            result["errors"][task.name] = final.error.to_json()
+        else:
+            result["metrics"] += final.output["metrics"]
+            result["protocols"] |= final.output["protocols"]
+            result["items"][task.name] = final.output["items"]
+        notes = final.output["notes"] if final.output else {}
+        result["provenance"][task.name] = {**final.provenance, "shards": shards, "notes": notes}
+        sha256 = final.provenance.get("checkpoint_sha256") or sha256
+    return {
+        "checkpoint": {"path": checkpoint.path, "label": checkpoint.label, "sha256": sha256},
+        "suite": {"name": suite.name, "digest": suite.digest, "tasks": suite.to_json()["tasks"]},
+        **result,
+    }
+
+
+def _run_task(
+    task: TaskSpec, checkpoint: CheckpointRef, report: Callable[[str, int, int, str], None]
+) -> tuple[ShardResult, list[Mapping[str, Any]]]:
+    """The merge of one task, or the first stage that failed; and the provenance of the shards that ran."""
+    plan = run_shard(ShardRequest(task, "plan", checkpoint), lambda done: None)
+    if plan.error is not None:
+        return plan, []
+    payloads, total, unit = plan.output["shards"], plan.output["total"], plan.output["unit"]
+    outputs: list[Any] = []
+    provenance: list[Mapping[str, Any]] = []
+    before = 0
+    for payload in payloads:
+
+        def progress(done: int, before: int = before) -> None:
+            report(task.name, before + done, total, unit)
+
+        result = run_shard(ShardRequest(task, "run", checkpoint, [payload]), progress)
+        if result.error is not None:
+            return result, provenance
+        outputs.append(result.output)
+        provenance.append(result.provenance)
+        before += payload["units"]
+    return run_shard(ShardRequest(task, "merge", checkpoint, payloads, outputs), lambda done: None), provenance

@@ -1,0 +1,47 @@
+"""The messages between the coordinator and a worker: what to do, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evalsvc.checkpoints import CheckpointRef
+from evalsvc.suite import TaskSpec
+
+Stage = Literal["plan", "run", "merge"]
+
+
+@dataclass(frozen=True)
+class ShardRequest:
+    """One restartable piece of a task: cut it (plan), do a part (run), or put the parts together (merge)."""
+
+    task: TaskSpec
+    stage: Stage
+    checkpoint: CheckpointRef
+    shards: Sequence[Mapping[str, Any]] = ()
+    """The payloads of the plan: one for `run`, all of them for `merge`, none for `plan`."""
+    outputs: Sequence[Any] = ()
+    """For `merge`: the output of each shard."""
+
+
+@dataclass(frozen=True)
+class ShardError:
+    """An error as it is stored and shown."""
+
+    code: str
+    message: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"code": self.code, "message": self.message}
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a worker sends back. Everything in it is JSON-able."""
+
+    output: Any = None
+    """plan: `{"shards", "total", "unit"}`; run: the task's own; merge: `{"metrics", "protocols", "items", "notes"}`."""
+    error: ShardError | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Device, batch budget, versions, host, seconds, sha256 of the checkpoint: stored beside, never compared."""

@@ -1,0 +1,168 @@
+"""Suites: what to evaluate, as YAML or JSON, checked when they are given and identified by their content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from evalsvc import catalog
+from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
+from evalsvc.protocol import digest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Names of runs, suites and tasks, as they appear in addresses and in metrics' names."""
+
+SHIPPED_SUITES = Path(str(resources.files("evalsvc") / "suites"))
+"""The folder of the suites that come with evalsvc."""
+
+_SUITE_KEYS = ("name", "description", "tasks")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a suite, checked: `parameters` holds every parameter, defaults filled in."""
+
+    kind: str
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str
+    description: str
+    tasks: tuple[TaskSpec, ...]
+
+    @property
+    def digest(self) -> str:
+        """Identity: the digest of the tasks. Name and description do not move a number."""
+        return digest([[task.kind, task.name, dict(task.parameters)] for task in self.tasks])
+
+    def to_json(self) -> dict[str, Any]:
+        tasks = [{"kind": task.kind, "name": task.name, **task.parameters} for task in self.tasks]
+        return {"name": self.name, "description": self.description, "tasks": tasks}
+
+
+def parse_suite(content: str | bytes | Mapping[str, Any], name: str, base: Path | None = None) -> Suite:
+    """A suite from YAML, JSON or a mapping; `base` is the folder that relative data paths start from.
+
+    Raises:
+        InvalidSuite: says which key or parameter of which task is wrong, with near misses.
+        UnknownName: there is no task of this kind.
+    """
+    mapping = _read_yaml(content, name) if isinstance(content, (str, bytes)) else content
+    if not isinstance(mapping, Mapping):
+        raise InvalidSuite(f"suite {name!r} is {type(mapping).__name__}; it must be a mapping with a list `tasks`")
+    check_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
+    if not NAME.fullmatch(name):
+        raise InvalidSuite(
+            f"suite name {name!r}: use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
+        )
+    if mapping.get("name", name) != name:
+        raise InvalidSuite(
+            f"suite {name!r} calls itself {mapping['name']!r}; make the two names equal or leave `name` out"
+        )
+    tasks = mapping.get("tasks")
+    if not isinstance(tasks, list) or not tasks:
+        raise InvalidSuite(f"suite {name!r} has no list `tasks`; give at least one, e.g. `- kind: loss`")
+    specs = tuple(_parse_task(name, index, task, base) for index, task in enumerate(tasks))
+    seen: set[str] = set()
+    for spec in specs:
+        if spec.name in seen:
+            raise InvalidSuite(f"suite {name!r} has two tasks named {spec.name!r}; give one of them another `name`")
+        seen.add(spec.name)
+    return Suite(name, str(mapping.get("description", "")).strip(), specs)
+
+
+def build_task(spec: TaskSpec) -> Any:
+    """The `Task` of a checked spec."""
+    return catalog.load("tasks", spec.kind)(name=spec.name, **spec.parameters)
+
+
+def suite_files(folder: Path | None) -> dict[str, Path]:
+    """The suite files by name: the shipped ones, and those of `folder` before them.
+
+    None of them is read, so that a broken one disturbs no other.
+    """
+    if folder is not None and not folder.is_dir():
+        raise InvalidSuite(f"the suite folder {folder} does not exist; create it or change --suites (EVALSVC_SUITES)")
+    folders = (SHIPPED_SUITES, folder) if folder else (SHIPPED_SUITES,)
+    return {path.stem: path for each in folders for path in sorted(each.glob("*.yaml"))}
+
+
+def load_suite(path: Path) -> Suite:
+    """The suite in a YAML or JSON file; its name is the file's stem."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidSuite(f"the suite file {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    return parse_suite(content, path.stem, path.parent)
+
+
+def find_suite(name: str, folder: Path | None) -> Suite:
+    """A suite by name (from `folder`, else shipped) or by the path of its file.
+
+    Raises:
+        UnknownName: there is none; near misses are named.
+    """
+    if name.endswith((".yaml", ".yml", ".json")):
+        return load_suite(Path(name))
+    files = suite_files(folder)
+    if name not in files:
+        raise UnknownName.among("suite", name, files, "a path that ends in .yaml or .json works too")
+    return load_suite(files[name])
+
+
+def _parse_task(suite: str, index: int, content: Any, base: Path | None) -> TaskSpec:
+    where = f"suite {suite!r}, task {index + 1}"
+    if not isinstance(content, Mapping):
+        raise InvalidSuite(f"{where} is {content!r}; it must be a mapping with the key `kind`")
+    if "kind" not in content:
+        raise InvalidSuite(f"{where} has no `kind`; it is one of: {', '.join(catalog.names('tasks'))}")
+    kind = str(content["kind"])
+    task_class = catalog.load("tasks", kind)
+    parameters = {str(key): value for key, value in content.items() if key != "kind"}
+    name = parameters.setdefault("name", kind)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidSuite(f"{where}: the name {name!r} must be letters, digits, '.', '_' and '-', at most 128")
+    check_keys(f"{where} ({kind})", parameters, task_class.model_fields)
+    try:
+        task: BaseModel = task_class.model_validate(parameters, context={"base": base})
+    except ValidationError as error:
+        raise InvalidSuite(f"{where} ({kind}): {validation_message(error)}") from None
+    return TaskSpec(kind, name, task.model_dump(mode="json", exclude={"name"}))
+
+
+def validation_message(error: ValidationError) -> str:
+    """pydantic's findings as one line: `field: what is wrong, found …; …`."""
+    lines = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        found = "" if item["type"] in ("missing", "value_error") else f", found {item['input']!r}"
+        lines.append(f"{field}: {message[:1].lower()}{message[1:]}{found}" if field else message)
+    return "; ".join(lines)
+
+
+def check_keys(
+    where: str, mapping: Mapping[str, Any], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
+) -> None:
+    """Raise `error` for a key of `mapping` that is not one of `known`, with its near misses."""
+    for key in mapping:
+        if key not in known:
+            raise error(f"{where}: {UnknownName.among('key', str(key), known).message}")
+
+
+def _read_yaml(content: str | bytes, name: str) -> Any:
+    try:
+        return yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidSuite(f"suite {name!r} is not valid YAML: {reason}") from None

@@ -1,0 +1,184 @@
+"""Teacher-forced loss by token type: how well a checkpoint models text, image and special tokens apart.
+
+The total of an image–caption pair hides the text, of which there is one token to thirty; every loss therefore comes
+per type, over all ids and within the ids of its own type, and with the probability that leaks from text to image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from evalsvc.data import Record, TokenData, read_tokens
+from evalsvc.errors import DataChanged, InvalidData
+from evalsvc.layout import TokenSequence, VocabularyLayout
+from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+from evalsvc.protocol import Direction, MetricValue, Protocol
+from evalsvc.tasks.task import Context, DataPath, Plan, Task, TaskResult
+
+ESTIMATOR = "ratio-of-sums/1"
+"""In the protocol: how sums become metrics. Another version is another series."""
+
+TOKENS_PER_SHARD = 1 << 18
+"""Of automatic shards: seconds on a GPU, below an hour for open_lm-1b on two cores."""
+
+NATS = "nats/token"
+
+
+class Loss(Task):
+    """Negative log-likelihood of given sequences."""
+
+    kind: ClassVar[str] = "loss"
+
+    data: DataPath
+    """Sequences, one a record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file."""
+    tokenizer: DataPath | None = None
+    """The `tokenizer.json` for records that hold `text` [the layout's]."""
+    bos: int | None = Field(default=None, ge=0)
+    """Id of the tokenizer that is put before the ids of a `text`."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use the first so many sequences only."""
+    shards: int | None = Field(default=None, ge=1)
+    """Parts to cut the work into [one per 262,144 tokens]; moves no number."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and activations; logits and losses are float32 in any case."""
+    rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """To what the rotary frequencies were rounded in training [found from the run's configuration]."""
+
+    def plan(self, context: Context) -> Plan:
+        """Cut the data into contiguous ranges, every record checked against the layout.
+
+        Raises:
+            InvalidData: names the record.
+        """
+        layout = context.layout()
+        data = self._read(context, layout)
+        records = data.records[: self.limit]
+        lengths = [len(sequence.ids) for sequence in _sequences(layout, data, records)]
+        if max(lengths) < 2:
+            raise InvalidData(f"{data.path}: no sequence has two tokens, and the first of a sequence is not predicted")
+        common = {"digest": data.digest, "protocol": self._protocol(layout, data), "ids": _id_counts(layout)}
+        count = min(self.shards or math.ceil(sum(lengths) / TOKENS_PER_SHARD), len(records))
+        bounds = [len(records) * index // count for index in range(count + 1)]
+        return Plan(
+            [{"start": start, "stop": stop, "units": stop - start, **common} for start, stop in pairwise(bounds)],
+            "sequences",
+        )
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Sums per sequence, see `teacher_forcing.COLUMNS`, and how many sequences were cut to the layout's length.
+
+        Raises:
+            DataChanged: the data is not what was planned.
+            NonFinite: names the checkpoint, the record and the first part of the model that is at fault.
+        """
+        from evalsvc.tasks.teacher_forcing import sequence_sums
+
+        layout = context.layout()
+        data = self._read(context, layout)
+        if data.digest != shard["digest"]:
+            raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
+        records = data.records[shard["start"] : shard["stop"]]
+        sequences = list(_sequences(layout, data, records))
+        model = context.model(dtype=self.dtype, rotary_inv_freq_dtype=self.rotary_inv_freq_dtype)
+        names = [f"{data.path}, {record.where}" for record in records]
+        sums = sequence_sums(context, model, layout, [sequence.ids for sequence in sequences], names)
+        return {"cut": sum(sequence.cut > 0 for sequence in sequences), "sums": sums}
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """The metrics. Needs neither data nor checkpoint: either may be gone by now."""
+        names = outputs[0]["sums"]
+        sums = {name: [value for output in outputs for value in output["sums"][name]] for name in names}
+        metrics = _metrics(self.name, sums, shards[0]["ids"], Protocol(shards[0]["protocol"]))
+        notes = {
+            "sequences": len(sums["n_text"]),
+            "sequences_cut": sum(output["cut"] for output in outputs),
+            "tokens": int(sum(sum(sums[f"n_{kind}"]) for kind in ("text", "image", "special"))),
+        }
+        return TaskResult(metrics, _items(sums), notes)
+
+    def _read(self, context: Context, layout: VocabularyLayout) -> TokenData:
+        tokenizer = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
+        return read_tokens(context.dataset(self.data), tokenizer, self.bos)
+
+    def _protocol(self, layout: VocabularyLayout, data: TokenData) -> dict[str, Any]:
+        tokenized = data.tokenizer_digest is not None
+        return {
+            "task": self.kind,
+            "estimator": ESTIMATOR,
+            "data": data.digest,
+            # A limit that leaves nothing out is none.
+            "limit": None if self.limit is None or self.limit >= len(data.records) else self.limit,
+            "layout": layout.digest,
+            "dtype": self.dtype,
+            "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype,
+            **({"tokenizer": data.tokenizer_digest, "bos": self.bos} if tokenized else {}),
+        }
+
+
+def _sequences(layout: VocabularyLayout, data: TokenData, records: Sequence[Record]) -> Iterator[TokenSequence]:
+    for record in records:
+        try:
+            yield layout.sequence(record.text_ids, record.image_codes)
+        except InvalidData as error:
+            raise InvalidData(f"{data.path}, {record.where} {error.message}") from None
+
+
+def _id_counts(layout: VocabularyLayout) -> dict[str, int]:
+    """How many ids a model that knows nothing chooses from, by where it chooses."""
+    counts = {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else None}
+    return {where: count for where, count in counts.items() if count is not None}
+
+
+def _metrics(
+    task: str, sums: Mapping[str, Sequence[float]], ids: Mapping[str, int], protocol: Protocol
+) -> list[MetricValue]:
+    """Every metric that has tokens to rest on."""
+    losses = {kind: (sums[f"nll_{kind}"], sums[f"n_{kind}"], ids["all"]) for kind in ("text", "image", "special")}
+    losses["total"] = (*_total(sums), ids["all"])
+    for kind in ("text", "image"):
+        losses[f"{kind}_within"] = (sums[f"within_{kind}"], sums[f"n_{kind}"], ids.get(kind, 0))
+    metrics = []
+    for name, (totals, counts, choices) in losses.items():
+        if loss := ratio_of_sums(totals, counts):
+            pair = (loss, NATS, math.log(choices)), (perplexity(loss), "perplexity", float(choices))
+            for suffix, (ratio, unit, baseline) in zip(("", "_perplexity"), pair, strict=True):
+                metrics.append(_value(f"{task}/{name}{suffix}", ratio, unit, "lower", protocol, baseline))
+    mass = ratio_of_sums(sums["image_mass"], sums["n_text"])
+    if mass is not None and "image" in ids:
+        baseline = ids["image"] / ids["all"]
+        metrics.append(_value(f"{task}/image_mass", mass, "probability", "none", protocol, baseline))
+    return metrics
+
+
+def _total(sums: Mapping[str, Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Losses and counts of all types together, per sequence."""
+    nll = zip(sums["nll_text"], sums["nll_image"], sums["nll_special"], strict=True)
+    counts = zip(sums["n_text"], sums["n_image"], sums["n_special"], strict=True)
+    return [sum(parts) for parts in nll], [sum(parts) for parts in counts]
+
+
+def _value(
+    name: str, ratio: Ratio, unit: str, direction: Direction, protocol: Protocol, baseline: float
+) -> MetricValue:
+    return MetricValue(name, ratio.value, ratio.stderr, ratio.n, unit, direction, protocol, baseline)
+
+
+def _items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Sums and counts of each sequence; what is zero for want of such tokens is left out."""
+    items = []
+    for index in range(len(sums["n_text"])):
+        item: dict[str, Any] = {"index": index}
+        for kind in ("text", "image", "special"):
+            if count := int(sums[f"n_{kind}"][index]):
+                item |= {f"n_{kind}": count, f"nll_{kind}": sums[f"nll_{kind}"][index]}
+                if kind != "special":
+                    item[f"within_{kind}"] = sums[f"within_{kind}"][index]
+                if kind == "text":
+                    item["image_mass"] = sums["image_mass"][index]
+        items.append(item)
+    return items

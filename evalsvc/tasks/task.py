@@ -1,0 +1,109 @@
+"""What a task is: its parameters, and how it is planned, run in shards and merged.
+
+A task's module imports no torch at its top: the service reads the parameters of every task to check a suite, and it
+runs without torch. The work imports what it needs inside `run`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+from evalsvc.checkpoints import CheckpointRef
+from evalsvc.layout import VocabularyLayout
+from evalsvc.protocol import MetricValue
+
+if TYPE_CHECKING:
+    from evalsvc.models import Transformer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a task is cut."""
+
+    shards: Sequence[Mapping[str, Any]]
+    """One JSON-able payload per shard; `run` gets it back. Its key `units` says how much work the shard is."""
+    unit: str
+    """What progress counts, in the plural: `sequences`, `images`."""
+
+    @property
+    def total(self) -> int:
+        """Units of work in all shards together."""
+        return sum(int(shard["units"]) for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    metrics: Sequence[MetricValue]
+    items: Sequence[Mapping[str, Any]] = ()
+    """Results per item, JSON-able, in the order of the data; paired comparisons rest on them."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Counts that a reader should know (sequences cut to length, items skipped); part of the provenance."""
+
+
+class Context(ABC):
+    """What a task may ask for while it works. The runner implements it."""
+
+    checkpoint: CheckpointRef
+    device: str
+    batch_tokens: int
+
+    @abstractmethod
+    def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
+        """The checkpoint's model, loaded once per worker process."""
+
+    @abstractmethod
+    def layout(self) -> VocabularyLayout:
+        """The checkpoint's vocabulary layout, checked against its table."""
+
+    @abstractmethod
+    def dataset(self, path: str) -> str:
+        """The local path of a data file; resolves `datasets:NAME`."""
+
+    report: Callable[[int], None]
+    """Call with the units done in this shard so far, between steps; raises Cancelled when the work is to stop."""
+
+
+class Task(BaseModel, ABC):
+    """One part of a suite. The fields of a subclass are its parameters; every field has a docstring.
+
+    The same parameters, checkpoint and data give the same numbers whatever the shards, batches and workers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: ClassVar[str]
+
+    name: str
+    """First half of the metrics' names."""
+
+    @abstractmethod
+    def plan(self, context: Context) -> Plan:
+        """Read and check the data, cut it into shards. Needs no weights."""
+
+    @abstractmethod
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do one shard; the JSON-able output goes to `merge`."""
+
+    @abstractmethod
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """Metrics from the outputs of all shards, given in the order of the plan."""
+
+
+def _resolve_data_path(path: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("base")
+    if path.startswith(("/", "datasets:")):
+        return path
+    if base is None:
+        raise ValueError(
+            f"{path!r} is relative; give an absolute path, or datasets:NAME for the folder EVALSVC_DATASETS"
+        )
+    return str((base / path).resolve())
+
+
+DataPath = Annotated[str, AfterValidator(_resolve_data_path)]
+"""A data file in a task's parameters: an absolute path, a path relative to the suite's own file, or `datasets:NAME`."""

@@ -1,0 +1,34 @@
+import os
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference data of others, which lies beside the repository and is not part of it.
+
+    Where TESTS_REQUIRE names it, a test that needs it fails without it.
+    """
+    folder = TESTS.parents[1] / "shared"
+    if not folder.is_dir():
+        reason = "needs ../shared (reference data)"
+        if "shared" in os.environ.get("TESTS_REQUIRE", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def open_lm_case() -> Path:
+    """A run that open_lm itself wrote: 112 rows, naturally 80 text, 16 special and 16 image ids."""
+    return TESTS / "golden" / "open_lm" / "14_all_defaults_ema_optimizer_t2i_vocab"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of whoever runs the tests, or of the test before, would move results."""
+    for variable in [name for name in os.environ if name.startswith("EVALSVC_")]:
+        monkeypatch.delenv(variable)

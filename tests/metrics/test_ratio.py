@@ -1,0 +1,54 @@
+import math
+import random
+import statistics
+
+import pytest
+
+from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+
+
+def test_equal_counts_give_the_standard_error_of_the_mean() -> None:
+    means = [1.0, 2.0, 4.0, 8.0, 9.5]
+    ratio = ratio_of_sums([7 * mean for mean in means], [7] * 5)
+    assert ratio is not None
+    assert ratio.value == pytest.approx(statistics.mean(means))
+    assert ratio.stderr == pytest.approx(statistics.stdev(means) / math.sqrt(5))
+    assert ratio.n == 5
+
+
+def test_stderr_by_hand() -> None:
+    """R = 6/6, d = (-1, 1), so stderr² = 2/1 · 2/36."""
+    assert ratio_of_sums([1, 5], [2, 4]) == Ratio(1.0, math.sqrt(2 * 2) / 6, 2)
+
+
+def test_stderr_is_that_of_a_bootstrap_over_items() -> None:
+    """Counts and means depend on each other here; a mean of means or an error over tokens would be far off."""
+    draw = random.Random(1)
+    counts = [draw.randrange(5, 60) for _ in range(300)]
+    sums = [count * (2 + 0.02 * count + draw.gauss(0, 0.5)) for count in counts]
+    ratio = ratio_of_sums(sums, counts)
+    values = []
+    for _ in range(2000):
+        chosen = draw.choices(range(300), k=300)
+        values.append(sum(sums[index] for index in chosen) / sum(counts[index] for index in chosen))
+    assert ratio is not None
+    assert ratio.stderr == pytest.approx(statistics.stdev(values), rel=0.06)
+
+
+def test_items_without_tokens_do_not_count() -> None:
+    assert ratio_of_sums([1, 0, 5], [2, 0, 4]) == ratio_of_sums([1, 5], [2, 4])
+    assert ratio_of_sums([0, 0], [0, 0]) is None
+    assert ratio_of_sums([], []) is None
+
+
+def test_one_item_has_no_error() -> None:
+    assert ratio_of_sums([6], [3]) == Ratio(2.0, None, 1)
+    assert perplexity(Ratio(2.0, None, 1)) == Ratio(math.exp(2), None, 1)
+
+
+def test_perplexity() -> None:
+    assert perplexity(Ratio(2.0, 0.1, 9)) == Ratio(math.exp(2), 0.1 * math.exp(2), 9)
+
+
+def test_perplexity_of_a_lost_model_is_infinite_and_no_crash() -> None:
+    assert perplexity(Ratio(1e4, 1.0, 9)) == Ratio(math.inf, math.inf, 9)

@@ -1,0 +1,343 @@
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from evalsvc.checkpoints import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.errors import Cancelled, DataChanged, InvalidData, NonFinite
+from evalsvc.layout import parse_layout
+from evalsvc.models.loading import load_model
+from evalsvc.protocol import MetricValue
+from evalsvc.runner import RunnerContext
+from evalsvc.tasks.loss import Loss
+from evalsvc.tasks.task import TaskResult
+from evalsvc.tasks.teacher_forcing import token_batches
+
+LAYOUT: Mapping[str, Any] = {
+    "text": {"size": 80},
+    "image": {"offset": -16, "size": 16},
+    "special": {"doc": 80, "/doc": 81, "text": 82, "/text": 83, "image": 84, "/image": 85, "pad": 86},
+    "template": ["doc", "text", "TEXT", "/text", "image", "IMAGE", "/image", "/doc", "pad"],
+}
+RECORDS: list[dict[str, Any]] = [
+    {"text_ids": [5, 6, 7, 79], "image_codes": [0, 15, 3, 3]},
+    {"text_ids": [1, 2]},
+    {"image_codes": [4, 5, 6]},
+    {"text_ids": list(range(20, 40)), "image_codes": [1, 1, 2, 2, 3, 3]},
+    {"text_ids": [9], "image_codes": [7]},
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def checkpoint(open_lm_case: Path) -> CheckpointRef:
+    return CheckpointRef(str(open_lm_case / "checkpoints" / "epoch_1.pt"), layout=LAYOUT, label="run-a step 2")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write(tmp_path / "data.jsonl", RECORDS)
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def context_of(
+    checkpoint: CheckpointRef, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
+) -> RunnerContext:
+    return RunnerContext(checkpoint, Settings(device="cpu", batch_tokens=batch_tokens), report)
+
+
+def evaluate(loss: Loss, checkpoint: CheckpointRef, batch_tokens: int = 8192) -> TaskResult:
+    context = context_of(checkpoint, batch_tokens)
+    plan = loss.plan(context)
+    outputs = [json.loads(json.dumps(loss.run(context, shard))) for shard in plan.shards]
+    return loss.merge(context, plan.shards, outputs)
+
+
+def values(result: TaskResult) -> dict[str, MetricValue]:
+    return {metric.name.partition("/")[2]: metric for metric in result.metrics}
+
+
+def slow_items(checkpoint: CheckpointRef) -> list[dict[str, float]]:
+    """The definition: one sequence at a time, all logits, log_softmax in float64."""
+    model = load_model(checkpoint.path)
+    layout = parse_layout(LAYOUT).resolve(112)
+    items = []
+    for record in RECORDS:
+        ids = layout.sequence(record.get("text_ids"), record.get("image_codes")).ids
+        logits = model(torch.tensor([ids]))[0].double()
+        item: dict[str, float] = {}
+        for position, target in list(enumerate(ids))[1:]:
+            if target == 86:
+                continue
+            kind = "text" if target < 80 else "image" if target >= 96 else "special"
+            log_p = logits[position - 1].log_softmax(0)
+            item[f"n_{kind}"] = item.get(f"n_{kind}", 0) + 1
+            item[f"nll_{kind}"] = item.get(f"nll_{kind}", 0) - float(log_p[target])
+            if kind != "special":
+                block = slice(0, 80) if kind == "text" else slice(96, 112)
+                within = logits[position - 1, block].log_softmax(0)[target - block.start]
+                item[f"within_{kind}"] = item.get(f"within_{kind}", 0) - float(within)
+            if kind == "text":
+                item["image_mass"] = item.get("image_mass", 0) + float(log_p[96:].exp().sum())
+        items.append(item)
+    return items
+
+
+@pytest.mark.parametrize(("batch_tokens", "shards"), [(8192, None), (1, 1), (40, 2), (8192, 5), (70, 99)])
+def test_equals_the_definition(checkpoint: CheckpointRef, data: Path, batch_tokens: int, shards: int | None) -> None:
+    """Batches, their padding and shards move nothing, and every type is counted where it belongs."""
+    result = evaluate(Loss(name="pairs", data=str(data), shards=shards), checkpoint, batch_tokens)
+    expected = slow_items(checkpoint)
+    assert len(result.items) == len(expected)
+    for index, (item, right) in enumerate(zip(result.items, expected, strict=True)):
+        assert item == pytest.approx({"index": index, **right}, rel=1e-5)
+    found = values(result)
+    for kind in ("text", "image", "special"):
+        count = sum(item.get(f"n_{kind}", 0) for item in expected)
+        total = sum(item.get(f"nll_{kind}", 0) for item in expected)
+        assert found[kind].value == pytest.approx(total / count, rel=1e-5)
+        assert found[kind].n == sum(f"n_{kind}" in item for item in expected)
+
+
+def test_the_total_is_the_mean_weighted_by_tokens(checkpoint: CheckpointRef, data: Path) -> None:
+    """Σ n_t L_t / Σ n_t over text, image and special; the pad is in none of them."""
+    result = evaluate(Loss(name="pairs", data=str(data)), checkpoint)
+    found = values(result)
+    counts = {kind: sum(item.get(f"n_{kind}", 0) for item in result.items) for kind in ("text", "image", "special")}
+    weighted = sum(count * found[kind].value for kind, count in counts.items()) / sum(counts.values())
+    assert found["total"].value == pytest.approx(weighted, rel=1e-12)
+    assert counts == {"text": 27, "image": 14, "special": 21}
+    assert result.notes == {"sequences": 5, "sequences_cut": 0, "tokens": 62}
+
+
+def test_metrics_have_units_directions_and_what_a_model_that_knows_nothing_gets(
+    checkpoint: CheckpointRef, data: Path
+) -> None:
+    found = values(evaluate(Loss(name="pairs", data=str(data)), checkpoint))
+    choices = {"text": 112, "image": 112, "special": 112, "total": 112, "text_within": 80, "image_within": 16}
+    assert set(found) == {*choices, *(f"{name}_perplexity" for name in choices), "image_mass"}
+    for name, count in choices.items():
+        loss, perplexity = found[name], found[f"{name}_perplexity"]
+        assert (loss.unit, loss.direction, loss.baseline) == ("nats/token", "lower", math.log(count))
+        assert (perplexity.unit, perplexity.direction, perplexity.baseline) == ("perplexity", "lower", count)
+        assert perplexity.value == pytest.approx(math.exp(loss.value))
+        assert loss.stderr is not None
+        assert perplexity.stderr == pytest.approx(loss.stderr * perplexity.value)
+        assert perplexity.n == loss.n
+    mass = found["image_mass"]
+    assert (mass.unit, mass.direction, mass.baseline, mass.n) == ("probability", "none", 16 / 112, 4)
+
+
+def test_a_type_without_tokens_gives_no_metric(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", [{"text_ids": [1, 2, 3]}, {"text_ids": [4, 5]}])
+    plain = CheckpointRef(checkpoint.path)
+    found = values(evaluate(Loss(name="text", data=str(path)), plain))
+    assert set(found) == {name + suffix for name in ("text", "text_within", "total") for suffix in ("", "_perplexity")}
+    assert found["text"].value == found["text_within"].value == found["total"].value
+
+
+def test_a_map_is_a_permutation_of_the_codes(checkpoint: CheckpointRef, data: Path) -> None:
+    """Codes through a map are the mapped codes without one, within the image ids too."""
+    order = [*range(5, 16), *range(5)]
+    mapped = CheckpointRef(checkpoint.path, layout={**LAYOUT, "image": {"offset": -16, "size": 16, "map": order}})
+    codes = [
+        {**item, "image_codes": [order[code] for code in item["image_codes"]]}
+        for item in RECORDS
+        if "image_codes" in item
+    ]
+    texts = [item for item in RECORDS if "image_codes" not in item]
+    other = write(data.with_name("mapped.jsonl"), [codes[0], *texts, *codes[1:]])
+    through_map = evaluate(Loss(name="x", data=str(data)), mapped)
+    assert through_map.items == evaluate(Loss(name="x", data=str(other)), checkpoint).items
+
+
+def test_a_sequence_of_one_token_weighs_nothing(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """A sequence of one token has nothing to predict: zeros, no crash, and no weight."""
+    layout = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
+    plain = CheckpointRef(checkpoint.path, layout=layout)
+    records = [{"text_ids": [3]}, {"text_ids": [4, 5], "image_codes": [1]}, {"image_codes": [2]}]
+    result = evaluate(Loss(name="x", data=str(write(tmp_path / "data.jsonl", records))), plain)
+    assert result.items[0] == {"index": 0}
+    assert result.items[2] == {"index": 2}
+    assert [result.items[1][key] for key in ("n_text", "n_image")] == [1, 1]
+    assert values(result)["text"].n == 1
+    assert values(result)["text"].stderr is None
+
+
+def test_nothing_to_predict_is_an_error(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", [{"text_ids": [3]}])
+    with pytest.raises(InvalidData, match="no sequence has two tokens"):
+        Loss(name="x", data=str(path)).plan(context_of(CheckpointRef(checkpoint.path)))
+
+
+def test_text_cut_to_the_layouts_length_is_counted(checkpoint: CheckpointRef, data: Path) -> None:
+    short = CheckpointRef(checkpoint.path, layout={**LAYOUT, "length": 16})
+    result = evaluate(Loss(name="pairs", data=str(data)), short)
+    assert result.notes["sequences_cut"] == 1
+    assert result.items[3]["n_text"] == 16 - 7 - 6
+
+
+@pytest.mark.parametrize(
+    ("record", "fragment"),
+    [
+        ({"text_ids": [80]}, "line 6 has the text id 80; the text block has 0…79"),
+        ({"image_codes": [16]}, "line 6 has the image code 16; the codebook has 0…15"),
+    ],
+)
+def test_ids_outside_the_layout_fail_the_plan(
+    checkpoint: CheckpointRef, tmp_path: Path, record: dict[str, Any], fragment: str
+) -> None:
+    path = write(tmp_path / "data.jsonl", [*RECORDS, record])
+    with pytest.raises(InvalidData) as caught:
+        Loss(name="x", data=str(path)).plan(context_of(checkpoint))
+    assert f"{path}, {fragment}" in caught.value.message
+    assert Loss(name="x", data=str(path), limit=5).plan(context_of(checkpoint)).total == 5
+
+
+def test_shards_cover_the_data_in_order(checkpoint: CheckpointRef, data: Path) -> None:
+    plan = Loss(name="x", data=str(data), shards=3).plan(context_of(checkpoint))
+    assert [(shard["start"], shard["stop"], shard["units"]) for shard in plan.shards] == [
+        (0, 1, 1),
+        (1, 3, 2),
+        (3, 5, 2),
+    ]
+    assert plan.unit == "sequences"
+
+
+def test_changed_data_are_noticed_by_the_shard(checkpoint: CheckpointRef, data: Path) -> None:
+    loss, context = Loss(name="x", data=str(data)), context_of(checkpoint)
+    plan = loss.plan(context)
+    write(data, RECORDS[::-1])
+    with pytest.raises(DataChanged, match=r"data\.jsonl has changed since"):
+        loss.run(context, plan.shards[0])
+
+
+def protocol(loss: Loss, checkpoint: CheckpointRef) -> Any:
+    return loss.plan(context_of(checkpoint)).shards[0]["protocol"]
+
+
+def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(checkpoint: CheckpointRef, data: Path) -> None:
+    path = str(data)
+    plain = protocol(Loss(name="x", data=path), checkpoint)
+    assert protocol(Loss(name="y", data=path, shards=2, bos=3, limit=5), checkpoint) == plain
+    assert protocol(Loss(name="x", data=path, tokenizer="/none"), checkpoint) == plain, "ids need no tokenizer"
+    others = [
+        protocol(Loss(name="x", data=path, limit=4), checkpoint),
+        protocol(Loss(name="x", data=path, dtype="bfloat16"), checkpoint),
+        protocol(Loss(name="x", data=path, rotary_inv_freq_dtype="bfloat16"), checkpoint),
+        protocol(Loss(name="x", data=path), CheckpointRef(checkpoint.path, layout={**LAYOUT, "length": 30})),
+        protocol(Loss(name="x", data=str(write(data.with_name("other.jsonl"), RECORDS[:4]))), checkpoint),
+    ]
+    assert all(other != plain for other in others)
+
+
+def test_the_protocol_of_text_has_tokenizer_and_bos(checkpoint: CheckpointRef, tmp_path: Path, shared: Path) -> None:
+    tokenizer = str(shared / "golden" / "stories260k_openlm" / "tokenizer.json")
+    path = str(write(tmp_path / "data.jsonl", [{"text": "Once upon"}]))
+    config = shared / "golden" / "stories260k_openlm" / "forgetting" / "t2i_260k.json"
+    weights = config.with_name("t2i_260k_step0.pt")
+    layout = {"text": {"size": 512, "tokenizer": tokenizer}, "image": {"offset": 512, "size": 256}}
+    pictures = CheckpointRef(str(weights), model=json.loads(config.read_text()), layout=layout)
+    given = Loss(name="x", data=path, bos=1)
+    result = evaluate(given, pictures)
+    assert result.notes["tokens"] == len(Tokenizer.from_file(tokenizer).encode("Once upon").ids)
+    content = protocol(given, pictures)
+    assert content["bos"] == 1
+    assert len(content["tokenizer"]) == 64
+    assert protocol(Loss(name="x", data=path), pictures) != content
+    bare = CheckpointRef(pictures.path, model=pictures.model, layout={**layout, "text": {"size": 512}})
+    assert protocol(Loss(name="x", data=path, bos=1, tokenizer=tokenizer), bare) == content
+    with pytest.raises(InvalidData, match="there is no tokenizer"):
+        given.plan(context_of(bare))
+
+
+def test_progress_is_reported_between_batches_and_can_stop_the_work(checkpoint: CheckpointRef, data: Path) -> None:
+    done: list[int] = []
+    loss = Loss(name="x", data=str(data))
+    context = context_of(checkpoint, 1, done.append)
+    loss.run(context, loss.plan(context).shards[0])
+    assert done == [0, 1, 2, 3, 4, 5]
+
+    def stop(units: int) -> None:
+        if units == 2:
+            raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled):
+        loss.run(context_of(checkpoint, 1, stop), loss.plan(context).shards[0])
+
+
+def test_nan_names_the_checkpoint_the_record_and_the_layer(
+    checkpoint: CheckpointRef, data: Path, tmp_path: Path
+) -> None:
+    """Finite weights whose products overflow: the loader cannot see it, and a NaN mean would say nothing."""
+    content = torch.load(checkpoint.path, weights_only=True)
+    content["state_dict"]["layers.1.feed_forward.w12.weight"].fill_(3e38)
+    content["state_dict"]["layers.1.feed_forward.w3.weight"].fill_(3e38)
+    torch.save(content, tmp_path / "broken.pt")
+    shape = {"hidden_dim": 16, "n_layers": 2, "n_heads": 4, "seq_len": 64, "vocab_size": 112}
+    model = {**shape, "post_embed_norm": False, "weight_tying": False}
+    broken = CheckpointRef(str(tmp_path / "broken.pt"), model=model, layout=LAYOUT, label="run-a step 3")
+    with pytest.raises(NonFinite) as caught:
+        evaluate(Loss(name="x", data=str(data)), broken)
+    for fragment in ("run-a step 3: ", str(data), "line 4", "layers.1.feed_forward", "the run has diverged"):
+        assert fragment in caught.value.message
+
+
+def test_half_precision_is_near(checkpoint: CheckpointRef, data: Path) -> None:
+    exact = values(evaluate(Loss(name="x", data=str(data)), checkpoint))
+    rough = values(evaluate(Loss(name="x", data=str(data), dtype="bfloat16"), checkpoint))
+    assert rough["total"].value == pytest.approx(exact["total"].value, rel=0.02)
+    assert rough["total"].value != exact["total"].value
+
+
+def test_batches_hold_the_budget_with_their_padding() -> None:
+    lengths = [3, 9, 1, 4, 4, 20]
+    batches = list(token_batches(lengths, 12))
+    assert batches == [[5], [1], [3, 4, 0], [2]]
+    assert list(token_batches([], 12)) == []
+
+
+# text NLL over all ids, over text ids, image mass | pairs: text, image over all ids, over image ids, total
+GOLDEN = {
+    "t2i_260k_step0": (1.1693, 1.1693, 0.0000, 0.6857, 16.6982, 5.6136, 14.4929),
+    "t2i_260k_imgonly_step25": (7.4993, 6.9397, 0.4257, 8.1885, 5.9509, 5.3241, 6.2591),
+    "t2i_260k_imgonly_step400": (13.0095, 7.9932, 0.9911, 13.4962, 3.9804, 3.9781, 5.2910),
+    "t2i_260k_replay_step25": (1.2512, 1.2512, 0.0000, 0.7539, 6.0582, 5.3225, 5.3277),
+}
+PAIRS = ("text", "image", "image_within", "total")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(shared: Path, name: str) -> None:
+    """Real trained weights, text lost step by step, against an independent computation; at two batch budgets."""
+    folder = shared / "golden" / "stories260k_openlm" / "forgetting"
+    model = json.loads((folder / "t2i_260k.json").read_text())
+    layout = {"text": {"size": 512}, "image": {"offset": 512, "size": 256}}
+    reference = CheckpointRef(str(folder / f"{name}.pt"), model=model, layout=layout)
+    runs = []
+    for batch_tokens in (256, 8192):
+        stories = values(evaluate(Loss(name="s", data=str(folder / "heldout_stories.jsonl")), reference, batch_tokens))
+        pairs = values(evaluate(Loss(name="p", data=str(folder / "heldout_pairs.jsonl")), reference, batch_tokens))
+        assert stories["text"].n == 24
+        assert pairs["total"].n == 48
+        found = [stories[metric].value for metric in ("text", "text_within", "image_mass")]
+        runs.append([*found, *(pairs[metric].value for metric in PAIRS)])
+    assert runs[0] == pytest.approx(runs[1], rel=1e-5, abs=1e-9)
+    assert runs[1] == pytest.approx(GOLDEN[name], rel=1e-3, abs=1e-4)

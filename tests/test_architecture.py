@@ -1,0 +1,201 @@
+"""Who may import whom.
+
+The service must start without torch and the client without the service's packages, and a stage that imports another
+one cannot be replaced alone. Imports are what breaks this unseen, so they are held to a table here.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import evalsvc
+
+PACKAGE = Path(evalsvc.__file__).parent
+
+STAGES = {"models", "sampling", "decoders", "features", "metrics"}
+
+# A part is a file or a folder directly under evalsvc. What is not listed is ground floor.
+PARTS = {
+    **{stage: {"ground"} for stage in STAGES},
+    "sampling": {"ground", "models"},
+    "tasks": {"ground", *STAGES},
+    "runner": {"ground", *STAGES, "tasks"},
+    "store": {"ground"},
+    "cluster": {"ground"},
+    "spooler": {"ground", "store"},
+    "coordinator": {"ground", "store", "cluster", "spooler"},
+    "api": {"ground", "store", "cluster", "coordinator"},
+    "web": {"ground", "store", "cluster", "coordinator", "api"},
+    "client": {"ground"},
+    "doctor": {"ground", "store", "cluster", *STAGES},
+    "gate": {"ground", "client"},
+    "watch": {"ground", "client"},
+    "demo": {"ground", "client", "store", "cluster", "coordinator", "api", "runner"},
+    "cli": {"ground", "store", "cluster", "coordinator", "api", "web", "client", "doctor", "gate", "watch", "demo"},
+}
+
+LATE = {("cli", "runner"), ("doctor", "runner")}
+"""Allowed inside a function only: these commands evaluate in their own process."""
+
+
+@dataclass(frozen=True)
+class Import:
+    file: Path
+    line: int
+    target: str
+    """Dotted name below evalsvc, e.g. `tasks.loss`; empty for evalsvc itself."""
+    late: bool
+    """Inside a function: done only when it is called."""
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        importer = self.file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        return importer, self.target.partition(".")[0]
+
+
+def imports_of(file: Path) -> Iterator[Import]:
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test).endswith("TYPE_CHECKING")
+        for statement in branch.body
+        for node in ast.walk(statement)
+    }
+    late = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if node not in typing_only:
+            for name in names_of(node):
+                if name.split(".")[0] == "evalsvc":
+                    yield Import(file, node.lineno, name.partition(".")[2], node in late)
+
+
+def names_of(node: ast.AST) -> list[str]:
+    """Dotted names of modules that `node` imports; relative imports are not used here, see below."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        module = node.module or ""
+        return [f"{module}.{alias.name}" for alias in node.names] if module == "evalsvc" else [module]
+    return []
+
+
+def group_of(part: str) -> str:
+    return part if part in PARTS else "ground"
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_one_way(file: Path) -> None:
+    wrong = []
+    for item in imports_of(file):
+        importer, target = (group_of(part) for part in item.parts)
+        allowed = {*PARTS.get(importer, {"ground"}), importer}
+        if target not in allowed and not (item.late and (importer, target) in LATE):
+            wrong.append(f"{file.name}:{item.line}: {importer} must not import {target} ({item.target})")
+    assert wrong == []
+
+
+def test_the_table_has_no_circle() -> None:
+    def reachable(part: str, seen: frozenset[str]) -> None:
+        assert part not in seen, f"{part} imports itself by way of {sorted(seen)}"
+        for other in PARTS.get(part, set()):
+            reachable(other, seen | {part})
+
+    for part in PARTS:
+        reachable(part, frozenset())
+
+
+def test_the_coordinator_names_the_runner_only_as_a_string() -> None:
+    """The service process imports neither tasks nor torch; the workers import the runner."""
+    files = [PACKAGE / "coordinator.py", PACKAGE / "cluster.py", *(PACKAGE / "api").glob("*.py")]
+    for file in files:
+        if file.exists():
+            assert not [item for item in imports_of(file) if item.parts[1] in ("runner", "tasks")], file
+
+
+BLOCK = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        return None
+
+sys.meta_path.insert(0, Blocked())
+for name in {modules!r}:
+    importlib.import_module(name)
+{then}
+"""
+
+
+def run_blocked(blocked: set[str], modules: list[str], then: str = "") -> None:
+    """Import `modules` in a process where the packages `blocked` are not installed."""
+    script = BLOCK.format(blocked=blocked, modules=modules, then=then)
+    root = str(PACKAGE.parent)
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def modules_of(*parts: str) -> list[str]:
+    """The modules of files and folders under evalsvc, of those that exist."""
+    files = [file for file in FILES if file.relative_to(PACKAGE).parts[0].removesuffix(".py") in parts]
+    names = (".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files)
+    return [name.removesuffix(".__init__") for name in names]
+
+
+WORKER_PACKAGES = {"torch", "numpy", "safetensors", "tokenizers", "transformers"}
+
+CHECK_SUITES = """
+from evalsvc import catalog
+from evalsvc.layout import parse_layout
+from evalsvc.suite import load_suite, suite_files
+for task in catalog.COMPONENTS["tasks"]:
+    assert catalog.load("tasks", task).model_fields
+for path in suite_files(None).values():
+    load_suite(path)
+parse_layout("image-then-special").resolve(66_823)
+"""
+
+
+def test_the_service_starts_and_checks_suites_without_torch() -> None:
+    """It runs on machines that have no GPU and no torch; its workers are other processes."""
+    parts = ("api", "web", "cli", "client", "coordinator", "cluster", "store", "spooler", "gate", "watch", "data")
+    run_blocked(WORKER_PACKAGES, [*modules_of(*parts), "evalsvc.layout", "evalsvc.model_config"], CHECK_SUITES)
+
+
+def test_the_client_needs_none_of_the_services_packages() -> None:
+    """A training job posts its checkpoints with it, from an environment of its own."""
+    service = {"fastapi", "starlette", "sqlalchemy", "alembic", "distributed", "dask", "uvicorn", "psycopg"}
+    run_blocked({*WORKER_PACKAGES, *service}, modules_of("client"))
+
+
+def test_a_blocked_package_is_noticed() -> None:
+    """The two tests above prove nothing if the block does not work."""
+    with pytest.raises(AssertionError, match="No module named 'torch'"):
+        run_blocked({"torch"}, ["evalsvc.models"])
+
+
+def test_settings_are_read_in_one_place() -> None:
+    """Two readers of one variable drift apart, and `--help` shows only one of them."""
+    readers = {str(file.relative_to(PACKAGE)) for file in FILES if {"environ", "getenv"} & names_in(file)}
+    # cli.py hands its options on to what reads the settings; cluster.py reads CUDA's own variable.
+    assert readers <= {"config.py", "cli.py", "cluster.py"}
+
+
+def names_in(file: Path) -> set[str]:
+    return {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}

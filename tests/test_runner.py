@@ -1,0 +1,348 @@
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from evalsvc import runner
+from evalsvc.checkpoints import CheckpointRef, hash_files, identify
+from evalsvc.errors import Cancelled
+from evalsvc.runner import ModelCache, run_shard, run_suite
+from evalsvc.shard import ShardRequest, ShardResult, Stage
+from evalsvc.suite import Suite, TaskSpec, parse_suite
+from evalsvc.tasks.task import Context, Plan, Task, TaskResult
+
+MODEL = {
+    "hidden_dim": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "seq_len": 64,
+    "vocab_size": 112,
+    "post_embed_norm": False,
+    "weight_tying": False,
+}
+LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
+
+
+@pytest.fixture(autouse=True)
+def _worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process of its own, as it were: one thread, no model loaded."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+    monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
+    monkeypatch.setattr(runner, "_models", ModelCache())
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def weights(open_lm_case: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "epoch_1.pt"
+    path.write_bytes((open_lm_case / "checkpoints" / "epoch_1.pt").read_bytes())
+    return path
+
+
+@pytest.fixture
+def checkpoint(weights: Path) -> CheckpointRef:
+    return CheckpointRef(str(weights), identify(weights), model=MODEL, layout=LAYOUT, label="run-a step 2")
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    records = [{"text_ids": [1, 2, 3], "image_codes": [4, 5]}, {"text_ids": [7, 8]}, {"text_ids": [9, 9, 9]}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    tasks = [
+        {"kind": "loss", "name": "pairs", "data": "data.jsonl", "shards": 2},
+        {"kind": "loss", "name": "missing", "data": "none.jsonl"},
+        {"kind": "loss", "name": "few", "data": "data.jsonl", "limit": 2},
+    ]
+    return parse_suite({"tasks": tasks}, "small", tmp_path)
+
+
+def ignore(done: int) -> None:
+    pass
+
+
+def shard(checkpoint: CheckpointRef, suite: Suite, stage: Stage = "plan") -> ShardResult:
+    """The stage of the suite's first task, after those before it."""
+    task = suite.tasks[0]
+    if stage == "plan":
+        return run_shard(ShardRequest(task, "plan", checkpoint), ignore)
+    plan = shard(replace(checkpoint, identity=None), suite)
+    return run_shard(ShardRequest(task, stage, checkpoint, plan.output["shards"][:1]), ignore)
+
+
+def test_a_suite_is_evaluated_without_a_service(checkpoint: CheckpointRef, suite: Suite, weights: Path) -> None:
+    progress: list[tuple[str, int, int, str]] = []
+    result = run_suite(suite, checkpoint, lambda *now: progress.append(now))
+    json.dumps(result, allow_nan=False)
+    assert list(result["errors"]) == ["missing"], "a failed task must not take the others with it"
+    assert result["errors"]["missing"]["code"] == "invalid_data"
+    assert "none.jsonl does not exist" in result["errors"]["missing"]["message"]
+    names = {metric["name"] for metric in result["metrics"]}
+    assert {"pairs/text", "pairs/image_perplexity", "few/image_mass"} <= names
+    assert {metric["protocol"] for metric in result["metrics"]} == set(result["protocols"])
+    assert len(result["protocols"]) == 2
+    assert [len(result["items"][task]) for task in ("pairs", "few")] == [3, 2]
+    assert result["checkpoint"] == {"path": str(weights), "label": "run-a step 2", "sha256": hash_files(weights)}
+    assert result["suite"]["digest"] == suite.digest
+    assert len(result["provenance"]["pairs"]["shards"]) == 2
+    assert result["provenance"]["pairs"]["notes"]["sequences"] == 3
+    assert [now for now in progress if now[0] == "pairs"][-1] == ("pairs", 3, 3, "sequences")
+    assert sorted(now[1] for now in progress if now[0] == "pairs") == [now[1] for now in progress if now[0] == "pairs"]
+
+
+def test_the_model_is_loaded_once_for_all_shards(
+    checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes longer than a shard; the digest that the first shard finds must not load it again."""
+    loads = count_loads(monkeypatch)
+    first = shard(checkpoint, suite, "run")
+    assert first.error is None
+    known = replace(checkpoint, sha256=first.provenance["checkpoint_sha256"])
+    assert shard(known, suite, "run").error is None
+    assert len(loads) == 1
+    other = replace(suite.tasks[0], parameters={**suite.tasks[0].parameters, "dtype": "bfloat16"})
+    run_suite(Suite("s", "", (other,)), checkpoint, lambda *now: None)
+    assert len(loads) == 2
+
+
+def test_a_plan_loads_no_model_and_a_merge_needs_no_checkpoint(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = count_loads(monkeypatch)
+    plan = shard(checkpoint, suite)
+    assert plan.error is None
+    assert loads == []
+    payloads = plan.output["shards"]
+    outputs = [
+        run_shard(ShardRequest(suite.tasks[0], "run", checkpoint, [payload]), ignore).output for payload in payloads
+    ]
+    weights.unlink()
+    monkeypatch.setattr(runner, "_models", ModelCache())
+    merged = run_shard(ShardRequest(suite.tasks[0], "merge", checkpoint, payloads, outputs), ignore)
+    assert merged.error is None
+    assert set(merged.output) == {"metrics", "protocols", "items", "notes"}
+
+
+def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    loads: list[int] = []
+    load = runner.load_model
+    monkeypatch.setattr(runner, "load_model", lambda *given, **named: loads.append(1) or load(*given, **named))
+    return loads
+
+
+def test_provenance(checkpoint: CheckpointRef, suite: Suite, weights: Path) -> None:
+    found = shard(checkpoint, suite, "run").provenance
+    assert found["checkpoint_sha256"] == hash_files(weights)
+    assert (found["device"], found["dtype"], found["threads"], found["batch_tokens"]) == ("cpu", "float32", 1, 8192)
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["seconds"] >= 0
+    assert found["host"]
+
+
+@pytest.mark.parametrize("stage", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("harm", "code", "fragment"),
+    [
+        (lambda path: path.unlink(), "checkpoint_gone", "was deleted before it was evaluated; post it again"),
+        (lambda path: path.write_bytes(b"x" * 7), "checkpoint_changed", "has 7 bytes"),
+        (lambda path: os.utime(path, (1, 1)), "checkpoint_changed", "mtime 1000000000, was posted with"),
+    ],
+)
+def test_a_checkpoint_that_is_not_the_posted_one(
+    checkpoint: CheckpointRef,
+    suite: Suite,
+    weights: Path,
+    stage: Stage,
+    harm: Callable[[Path], None],
+    code: str,
+    fragment: str,
+) -> None:
+    requests = {"plan": ShardRequest(suite.tasks[0], "plan", checkpoint)}
+    payload = shard(checkpoint, suite).output["shards"][0]
+    requests["run"] = ShardRequest(suite.tasks[0], "run", checkpoint, [payload])
+    harm(weights)
+    error = run_shard(requests[stage], ignore).error
+    assert error is not None
+    assert error.code == code
+    assert fragment in error.message
+    assert error.message.startswith("run-a step 2: ")
+
+
+def test_a_checkpoint_replaced_while_it_is_read(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is half old and half new fails in any way or in none; that it was replaced must be said."""
+    load = runner.load_model
+    original = weights.read_bytes()
+
+    def replace_then_load(path: Path, *given: Any, **named: Any) -> Any:
+        weights.write_bytes(b"something else")
+        return load(path, *given, **named)
+
+    monkeypatch.setattr(runner, "load_model", replace_then_load)
+    error = shard(checkpoint, suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed"
+
+    def load_then_replace(path: Path, *given: Any, **named: Any) -> Any:
+        model = load(path, *given, **named)
+        os.utime(path, (1, 1))
+        return model
+
+    weights.write_bytes(original)
+    monkeypatch.setattr(runner, "load_model", load_then_replace)
+    error = shard(replace(checkpoint, identity=identify(weights)), suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed"
+
+
+def test_a_checkpoint_without_identity_that_goes_away_while_it_is_read(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(path: Path) -> str:
+        path.unlink()
+        return hash_files(path)
+
+    monkeypatch.setattr(runner, "hash_files", vanish)
+    error = shard(replace(checkpoint, identity=None), suite, "run").error
+    assert error is not None
+    assert error.code in ("checkpoint_gone", "checkpoint_not_found")
+    assert error.message.startswith("run-a step 2: ")
+
+
+def test_another_digest_than_the_posted_one(checkpoint: CheckpointRef, suite: Suite) -> None:
+    wrong = replace(checkpoint, sha256="0" * 64)
+    error = shard(wrong, suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed"
+    assert f"expected {'0' * 64}" in error.message
+    assert shard(checkpoint, suite, "run").error is None
+    error = shard(wrong, suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed", "a model that is loaded already must not hide it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "fragment"),
+    [
+        ({"model": {**MODEL, "vocab_size": 96}, "layout": None}, "checkpoint_mismatch", "vocab_size"),
+        ({"model": {**MODEL, "n_heads": 0}}, "invalid_model_config", "n_heads"),
+        ({"layout": {"text": {"size": 113}}}, "invalid_layout", "text (0…112) lies beyond the table of 112 rows"),
+        ({"layout": {"text": {"sise": 3}}}, "invalid_layout", "did you mean 'size'"),
+    ],
+)
+def test_what_was_posted_wrongly_names_the_checkpoint(
+    checkpoint: CheckpointRef, tmp_path: Path, changes: Mapping[str, Any], code: str, fragment: str
+) -> None:
+    (tmp_path / "text.jsonl").write_text('{"text_ids": [1, 2, 3]}\n')
+    suite = parse_suite({"tasks": [{"kind": "loss", "data": "text.jsonl"}]}, "text", tmp_path)
+    result = run_suite(suite, replace(checkpoint, **changes), lambda *now: None)
+    error = result["errors"]["loss"]
+    assert error["code"] == code
+    assert fragment in error["message"]
+    assert error["message"].startswith("run-a step 2: ")
+
+
+def test_a_file_that_is_no_checkpoint_fails_before_the_data(suite: Suite, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not weights")
+    missing = suite.tasks[1]
+    error = run_shard(ShardRequest(missing, "plan", CheckpointRef(str(path), label="run-a step 2")), ignore).error
+    assert error is not None
+    assert error.code == "not_a_checkpoint"
+    assert error.message.startswith("run-a step 2: ")
+
+
+def test_data_of_the_datasets_folder(
+    checkpoint: CheckpointRef, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALSVC_DATASETS", str(tmp_path))
+    named = parse_suite({"tasks": [{"kind": "loss", "data": "datasets:data.jsonl"}]}, "named")
+    assert shard(checkpoint, named).error is None
+
+
+def test_a_wrong_setting_is_a_result_too(
+    checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALSVC_THREAD", "1")
+    error = shard(checkpoint, suite).error
+    assert error is not None
+    assert error.code == "unknown_name"
+    assert "did you mean 'EVALSVC_THREADS'" in error.message
+
+
+class Faulty(Task):
+    """A task that raises what it is told to."""
+
+    kind: ClassVar[str] = "faulty"
+    error: ClassVar[BaseException]
+
+    def plan(self, context: Context) -> Plan:
+        raise self.error
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        context.dataset(7)  # type: ignore[arg-type]
+        return {}
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        return TaskResult([])
+
+
+@pytest.fixture
+def faulty(checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ShardResult]:
+    def run(error: BaseException | None, stage: Stage = "plan") -> ShardResult:
+        if error is not None:
+            monkeypatch.setattr(Faulty, "error", error, raising=False)
+        monkeypatch.setattr(runner, "build_task", lambda spec: Faulty(name="faulty"))
+        return run_shard(ShardRequest(TaskSpec("faulty", "faulty", {}), stage, checkpoint, [{}]), ignore)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "fragment"),
+    [
+        (Cancelled("stopped by you"), "cancelled", "stopped by you"),
+        (MemoryError(), "out_of_memory", "lower EVALSVC_BATCH_TOKENS"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "out_of_memory", "(CUDA out of memory. Tried to)"),
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "device with more"),
+        (
+            RuntimeError("shape '[2]' is invalid"),
+            "internal_error",
+            "RuntimeError: shape '[2]' is invalid at evalsvc/runner.py:",
+        ),
+    ],
+)
+def test_every_exception_becomes_a_result(
+    faulty: Callable[..., ShardResult], error: BaseException, code: str, fragment: str
+) -> None:
+    result = faulty(error)
+    assert result.output is None
+    assert result.error is not None
+    assert result.error.code == code
+    assert fragment in result.error.message
+    assert result.provenance["host"]
+
+
+def test_a_bug_names_the_innermost_line_and_leaves_its_trace_in_the_log(
+    faulty: Callable[..., ShardResult], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        error = faulty(None, "run").error
+    assert error is not None
+    assert error.code == "internal_error"
+    assert error.message.startswith("AttributeError: 'int' object has no attribute 'startswith' at evalsvc/runner.py:")
+    assert "Traceback" in caplog.text
+    assert "context.dataset(7)" in caplog.text
+
+
+def test_the_interrupt_key_gets_through(faulty: Callable[..., ShardResult]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        faulty(KeyboardInterrupt())
