@@ -1,0 +1,300 @@
+"""The queue: shards that wait, are being tried, and what came of them.
+
+The state of everything is derived from the shards by `advance`, so it may be called at any time: after a result, after
+a restart, after a retry. A result is stored only by the attempt that is current and running (the fence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, selectinload
+
+from evalsvc.checkpoints import CheckpointRef, Identity
+from evalsvc.errors import UnknownName, WrongState
+from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
+from evalsvc.store.history import write_values
+from evalsvc.store.submission import cancel, record_digest
+from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, Shard, Task, now
+from evalsvc.suite import TaskSpec
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A shard handed out: what to do, and the attempt that alone may store its result."""
+
+    evaluation_id: int
+    task_id: int
+    shard_id: int
+    attempt: int
+    request: ShardRequest
+
+    @property
+    def key(self) -> str:
+        return f"evaluation-{self.evaluation_id}/shard-{self.shard_id}/attempt-{self.attempt}"
+
+
+def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment | None:
+    """Hand out the next shard: highest priority, then oldest evaluation, then in order; None when nothing waits."""
+    shard = session.scalar(
+        select(Shard)
+        .join(Task)
+        .join(Evaluation)
+        .join(Checkpoint)
+        .where(
+            Shard.state == "queued",
+            Task.state.in_(("queued", "running")),
+            Checkpoint.spool_state.is_distinct_from("copying"),
+        )
+        .order_by(Evaluation.priority.desc(), Evaluation.id, Task.index, Shard.id)
+        .limit(1)
+    )
+    if shard is None:
+        return None
+    task, evaluation = shard.task, shard.task.evaluation
+    shard.attempt += 1
+    shard.state = task.state = "running"
+    session.add(Attempt(shard_id=shard.id, number=shard.attempt))
+    if evaluation.state == "queued":
+        evaluation.state = "running"
+        evaluation.started_at = evaluation.started_at or now()
+    reference = checkpoint_reference(evaluation.checkpoint, spooled)
+    return Assignment(evaluation.id, task.id, shard.id, shard.attempt, _request(task, shard, reference))
+
+
+def finish(session: Session, assignment: Assignment, result: ShardResult) -> bool:
+    """Store what an attempt brought back, with all that follows; False (and nothing stored) if it is too late."""
+    shard = _fenced(session, assignment)
+    if shard is None:
+        return False
+    task = shard.task
+    if result.error is not None:
+        cancelled = result.error.code == "cancelled"
+        _close_attempt(session, shard, "cancelled" if cancelled else "failed")
+        shard.state = "cancelled" if cancelled else "failed"
+        shard.error = result.error.to_json()
+        if not cancelled:
+            fail_task(task, result.error)
+    else:
+        _close_attempt(session, shard, "succeeded")
+        shard.state = "succeeded"
+        shard.output = result.output
+        shard.error = None
+        if shard.stage == "run":
+            shard.units = (shard.payload or {})["units"]
+        if sha256 := result.provenance.get("checkpoint_sha256"):
+            record_digest(session, task.evaluation.checkpoint_id, sha256)
+    shard.provenance = dict(result.provenance)
+    session.flush()
+    advance(session, task)
+    return True
+
+
+def give_up(
+    session: Session, assignment: Assignment, outcome: str, error: ShardError | None, max_attempts: int
+) -> bool:
+    """Put a shard whose attempt ended without a result back into the queue.
+
+    Args:
+        outcome: `lost` (the service or the scheduler went away), `worker_died` or `deadline_exceeded`.
+        error: what to fail its task with once it has been struck `max_attempts` times; None never strikes.
+    """
+    shard = _fenced(session, assignment)
+    if shard is None:
+        return False
+    _close_attempt(session, shard, outcome)
+    shard.state = "queued"
+    if error is not None:
+        shard.strikes += 1
+        if shard.strikes >= max_attempts:
+            shard.state = "failed"
+            shard.error = error.to_json()
+            fail_task(shard.task, error)
+    if shard.task.state == "cancelled":
+        shard.state = "cancelled"
+    session.flush()
+    advance(session, shard.task)
+    return True
+
+
+def requeue_running(session: Session) -> int:
+    """At the start of the service: whatever ran when the last one ended is tried again, uncharged. Returns how many."""
+    lost = session.scalars(select(Shard).where(Shard.state == "running")).all()
+    for shard in lost:
+        _close_attempt(session, shard, "lost")
+        shard.state = "cancelled" if shard.task.state == "cancelled" else "queued"
+    return len(lost)
+
+
+def advance(session: Session, task: Task) -> None:
+    """Do what the states of a task's shards call for: run shards after the plan, then a merge, then the results."""
+    if task.state in OVER:
+        _close_evaluation(task.evaluation)
+        return
+    stages: dict[str, list[Shard]] = {"plan": [], "run": [], "merge": []}
+    for shard in session.scalars(select(Shard).where(Shard.task_id == task.id).order_by(Shard.index)):
+        stages[shard.stage].append(shard)
+    plan, runs, merges = stages["plan"][0], stages["run"], stages["merge"]
+    if plan.state != "succeeded":
+        return
+    if not runs:
+        _insert_runs(session, task, plan.output)
+    elif all(shard.state == "succeeded" for shard in runs) and not merges:
+        session.add(Shard(task_id=task.id, stage="merge", index=0))
+    elif merges and merges[0].state == "succeeded":
+        _store_result(session, task, merges[0], runs)
+
+
+def fail_task(task: Task, error: ShardError) -> None:
+    """Mark a task failed by its first error. Shards that wait are no longer handed out; a retry takes them up."""
+    if task.state not in OVER:
+        task.state, task.error = "failed", error.to_json()
+
+
+def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> None:
+    """Fail what waits for a checkpoint that could not be spooled."""
+    for evaluation in session.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint_id)):
+        for task in evaluation.tasks:
+            fail_task(task, error)
+        _close_evaluation(evaluation)
+
+
+def find_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    evaluation = session.get(Evaluation, evaluation_id)
+    if evaluation is None:
+        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
+    return evaluation
+
+
+def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    """Cancel; WrongState when it is over."""
+    evaluation = find_evaluation(session, evaluation_id)
+    if evaluation.state in OVER:
+        raise WrongState(
+            f"evaluation {evaluation_id} is {evaluation.state}; only a queued or running one can be cancelled"
+        )
+    cancel(evaluation, "cancelled by request")
+    return evaluation
+
+
+def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    """Queue what failed or was cancelled anew; finished shards keep their results.
+
+    Raises:
+        WrongState: nothing of it failed or was cancelled, or its checkpoint was replaced.
+    """
+    evaluation = find_evaluation(session, evaluation_id)
+    if evaluation.state not in ("failed", "partly_failed", "cancelled"):
+        raise WrongState(
+            f"evaluation {evaluation_id} is {evaluation.state}; only what failed or was cancelled is retried"
+        )
+    if evaluation.checkpoint.replaced_at is not None:
+        raise WrongState(f"evaluation {evaluation_id} is of a checkpoint that was replaced; evaluate the new one")
+    evaluation.state, evaluation.error, evaluation.finished_at = "queued", None, None
+    for task in evaluation.tasks:
+        if task.state == "succeeded":
+            continue
+        task.state, task.error = "queued", None
+        for shard in task.shards:
+            if shard.state in ("failed", "cancelled"):
+                shard.state, shard.error, shard.strikes = "queued", None, 0
+        session.flush()
+        advance(session, task)
+    return evaluation
+
+
+def cancelled_evaluations(session: Session, evaluation_ids: Iterable[int]) -> set[int]:
+    """Which of these evaluations were cancelled, so that their running shards should stop."""
+    rows = session.scalars(
+        select(Evaluation.id).where(Evaluation.id.in_(evaluation_ids), Evaluation.state == "cancelled")
+    )
+    return set(rows)
+
+
+def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
+    path = str(spooled(checkpoint)) if checkpoint.spool_state == "ready" else checkpoint.path
+    label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
+    return CheckpointRef(
+        path=path,
+        identity=Identity(checkpoint.size, checkpoint.mtime_ns),
+        sha256=checkpoint.sha256,
+        model=checkpoint.model,
+        layout=checkpoint.layout,
+        label=label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}",
+    )
+
+
+def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest:
+    stage: Stage = shard.stage  # type: ignore[assignment]
+    spec = TaskSpec(task.kind, task.name, task.parameters)
+    if stage == "merge":
+        runs = sorted((item for item in task.shards if item.stage == "run"), key=lambda item: item.index)
+        return ShardRequest(
+            spec, stage, reference, [item.payload or {} for item in runs], [item.output for item in runs]
+        )
+    return ShardRequest(spec, stage, reference, [shard.payload] if shard.payload is not None else [])
+
+
+def _fenced(session: Session, assignment: Assignment) -> Shard | None:
+    # The update takes the row's lock, so the check holds until the transaction ends.
+    result = session.execute(
+        update(Shard)
+        .where(Shard.id == assignment.shard_id, Shard.attempt == assignment.attempt, Shard.state == "running")
+        .values(attempt=Shard.attempt)
+    )
+    if result.rowcount != 1:  # type: ignore[attr-defined]
+        return None
+    return session.scalar(
+        select(Shard)
+        .where(Shard.id == assignment.shard_id)
+        .options(selectinload(Shard.task).selectinload(Task.evaluation))
+    )
+
+
+def _close_attempt(session: Session, shard: Shard, outcome: str) -> None:
+    session.execute(
+        update(Attempt)
+        .where(Attempt.shard_id == shard.id, Attempt.number == shard.attempt)
+        .values(finished_at=now(), outcome=outcome)
+    )
+
+
+def _insert_runs(session: Session, task: Task, plan: Any) -> None:
+    task.total, task.unit = plan["total"], plan["unit"]
+    for index, payload in enumerate(plan["shards"]):
+        session.add(Shard(task_id=task.id, stage="run", index=index, payload=payload))
+
+
+def _store_result(session: Session, task: Task, merge: Shard, runs: Sequence[Shard]) -> None:
+    result = merge.output or {}
+    task.metrics, task.items, task.state = result["metrics"], result["items"], "succeeded"
+    task.provenance = {
+        **(merge.provenance or {}),
+        "shards": [shard.provenance for shard in runs],
+        "notes": result.get("notes", {}),
+    }
+    evaluation = task.evaluation
+    if evaluation.checkpoint.replaced_at is None:
+        write_values(session, evaluation, result["metrics"], result["protocols"])
+    # The task now holds what the shards' outputs were for.
+    merge.output = None
+    for shard in runs:
+        shard.output = None
+    _close_evaluation(evaluation)
+
+
+def _close_evaluation(evaluation: Evaluation) -> None:
+    states = {task.state for task in evaluation.tasks}
+    if evaluation.state in OVER or not states <= set(OVER):
+        return
+    evaluation.finished_at = now()
+    if states == {"succeeded"}:
+        evaluation.state = "succeeded"
+        return
+    failed = [task for task in evaluation.tasks if task.state == "failed"]
+    evaluation.state = "partly_failed" if "succeeded" in states else "failed"
+    evaluation.error = failed[0].error if failed else None

@@ -1,0 +1,211 @@
+"""Opening the database: connection settings, transactions, and the schema version.
+
+The service process is the only writer. Every write goes through `Store.transaction`, which commits or rolls back whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersionMismatch
+
+BUSY_TIMEOUT_MS = 10_000
+
+NETWORK_FILE_SYSTEMS = (
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "fuse.sshfs",
+    "lustre",
+    "ceph",
+    "glusterfs",
+    "9p",
+    "beegfs",
+)
+
+
+class Store:
+    """The database of one service."""
+
+    def __init__(self, url: str) -> None:
+        """Connect to `url` (an SQLAlchemy URL). Call `migrate` or `check_schema` before anything else.
+
+        Raises:
+            DatabaseUnusable: not a database URL, or SQLite on a network file system.
+            DataDirectoryUnusable: the folder of the SQLite file cannot be made.
+        """
+        self.url = url
+        self.engine = _create_engine(url)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that may write; committed at the end, rolled back on an exception."""
+        with Session(self.engine.execution_options(writes=True), expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads, on one snapshot."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    def ping(self) -> None:
+        """Raise DatabaseUnusable unless the database answers."""
+        try:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("SELECT 1")
+        except SQLAlchemyError as error:
+            raise database_unusable(self.url, error) from None
+
+    def schema_version(self) -> str | None:
+        """The migration that the database stands at; None when it is empty."""
+        try:
+            with self.engine.connect() as connection:
+                return MigrationContext.configure(connection).get_current_revision()
+        except SQLAlchemyError as error:
+            raise database_unusable(self.url, error) from None
+
+    def check_schema(self) -> None:
+        """Raise SchemaVersionMismatch unless the database stands at this program's schema version."""
+        found, expected = self.schema_version(), _head()
+        if found != expected:
+            raise SchemaVersionMismatch(
+                f"the database {_shown(self.url)} has schema version {found or 'none'}, this evalsvc needs {expected}; "
+                "back it up and start `evalsvc serve --migrate`, or start the evalsvc that made it"
+            )
+
+    def migrate(self) -> None:
+        """Bring the database to this program's schema version.
+
+        Raises:
+            SchemaVersionMismatch: it was made by a newer evalsvc.
+        """
+        found = self.schema_version()
+        if found is not None and found not in {item.revision for item in _scripts().walk_revisions()}:
+            self.check_schema()
+        command.upgrade(alembic_config(self.url), "head")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_store(url: str, migrate: bool) -> Store:
+    """The store at `url`, ready: an empty database is set up, an older one is migrated only where `migrate` is set."""
+    store = Store(url)
+    try:
+        if migrate or store.schema_version() is None:
+            store.migrate()
+        store.check_schema()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def alembic_config(url: str) -> Config:
+    """Alembic's configuration with the migrations of this installation."""
+    config = Config()
+    config.set_main_option("script_location", str(_migrations()))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
+
+
+def _migrations() -> Path:
+    # In a checkout the migrations lie at its root; in a wheel, inside the package.
+    packaged = Path(str(resources.files("evalsvc"))) / "migrations"
+    return packaged if packaged.is_dir() else packaged.parents[1] / "migrations"
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(_migrations()))
+
+
+def _head() -> str:
+    head = _scripts().get_current_head()
+    assert head is not None
+    return head
+
+
+def _create_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise DatabaseUnusable(
+            f"EVALSVC_DATABASE_URL {url!r} is no database URL; use sqlite:////folder/file.db or postgresql://USER@HOST/NAME"
+        ) from None
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    file = Path(parsed.database or "")
+    _prepare_folder(file.parent)
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN comes too late to be immediate
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    # A transaction that reads before it writes must take the lock first, or it fails when another one wrote between.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".evalsvc-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataDirectoryUnusable(
+            f"the folder {folder} cannot be written: {(error.strerror or str(error)).lower()}; "
+            "change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
+        ) from None
+    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
+        raise DatabaseUnusable(
+            f"the folder {folder} is on a network file system ({kind}), where SQLite loses data; "
+            "choose a local --data-dir, or PostgreSQL by EVALSVC_DATABASE_URL"
+        )
+
+
+def _file_system(folder: Path) -> str:
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return "unknown"
+    best = ("", "unknown")
+    for line in mounts.read_text().splitlines():
+        _device, point, kind = line.split()[:3]
+        if folder.resolve().is_relative_to(point) and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1]
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def database_unusable(url: str, error: SQLAlchemyError) -> DatabaseUnusable:
+    """The error to raise for what the database or its driver said; passwords stay out of it."""
+    cause = str(error.orig) if isinstance(error, OperationalError) else str(error)
+    return DatabaseUnusable(f"the database {_shown(url)} cannot be used: {' '.join(cause.split())}")

@@ -1,0 +1,274 @@
+"""What comes in: runs and their plans, checkpoints, evaluations, suites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from evalsvc.checkpoints import Identity, Spool
+from evalsvc.errors import Conflict, UnknownName
+from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
+from evalsvc.store.tables import Suite as SuiteRow
+from evalsvc.suite import Suite
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A checkpoint as it is posted, with its file found and its model and layout inline."""
+
+    run: str
+    step: int
+    uri: str
+    path: str
+    identity: Identity
+    variant: str = "raw"
+    sha256: str | None = None
+    model: Mapping[str, Any] | None = None
+    layout: Mapping[str, Any] | None = None
+    tokens_seen: int | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    spool: Spool = "none"
+    priority: int = 0
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Submitted:
+    checkpoint: Checkpoint
+    evaluations: Sequence[Evaluation]
+    created: bool
+    """False: this very checkpoint was there already."""
+
+
+def submit(
+    session: Session, submission: Submission, suites: Sequence[Suite] | None, find: Callable[[str], Suite]
+) -> Submitted:
+    """Enter a checkpoint and one evaluation per suite: `suites`, or where None those that the run's plan has due.
+
+    The same submission again changes nothing and gives the same rows.
+
+    Raises:
+        Conflict: the run has another file at this step and variant, and `replace` is not set.
+    """
+    run = get_or_create_run(session, submission.run)
+    checkpoint = current_checkpoint(session, run.id, submission.step, submission.variant)
+    created = False
+    if checkpoint is not None and (difference := _difference(checkpoint, submission)):
+        if not submission.replace:
+            raise Conflict(
+                f"run {run.name!r} has a checkpoint at step {submission.step}, variant {submission.variant!r}, "
+                f"with {difference}; post another variant, or replace=true to drop that checkpoint's values"
+            )
+        replace_checkpoint(session, checkpoint)
+        checkpoint = None
+    if checkpoint is None:
+        checkpoint, created = _insert(session, run, submission), True
+    if suites is None:
+        wanted, planned = [find(name) for name in due_suites(run.plan, submission.step)], True
+    else:
+        wanted, planned = list(suites), False
+    evaluations = [
+        find_evaluation(session, checkpoint.id, suite.digest)
+        or insert_evaluation(session, checkpoint, suite, submission.priority, planned)
+        for suite in wanted
+    ]
+    if planned and (run.plan or {}).get("when_behind") == "newest":
+        _skip_older(session, run.id, submission, [suite.name for suite in wanted])
+    return Submitted(checkpoint, evaluations, created)
+
+
+def due_suites(plan: Mapping[str, Any] | None, step: int) -> list[str]:
+    """The names of the suites that a plan has due at a step: multiples of `every` from `first` to `last`."""
+    return [
+        entry["suite"]
+        for entry in (plan or {}).get("suites", [])
+        if step % entry["every"] == 0
+        and step >= (entry.get("first") or 0)
+        and (entry.get("last") is None or step <= entry["last"])
+    ]
+
+
+def get_or_create_run(session: Session, name: str) -> Run:
+    run = session.scalar(select(Run).where(Run.name == name))
+    if run is None:
+        run = Run(name=name)
+        session.add(run)
+        session.flush()
+    return run
+
+
+def find_run(session: Session, name: str) -> Run:
+    """A run by name; UnknownName with near misses."""
+    run = session.scalar(select(Run).where(Run.name == name))
+    if run is None:
+        raise UnknownName.among(
+            "run", name, session.scalars(select(Run.name)), "a run begins with its first checkpoint"
+        )
+    return run
+
+
+def find_checkpoint(session: Session, checkpoint_id: int) -> Checkpoint:
+    checkpoint = session.get(Checkpoint, checkpoint_id)
+    if checkpoint is None:
+        raise UnknownName(f"there is no checkpoint {checkpoint_id}; GET /v1/runs/{{run}} lists a run's checkpoints")
+    return checkpoint
+
+
+def current_checkpoint(session: Session, run_id: int, step: int, variant: str) -> Checkpoint | None:
+    return session.scalar(
+        select(Checkpoint).where(
+            Checkpoint.run_id == run_id,
+            Checkpoint.step == step,
+            Checkpoint.variant == variant,
+            Checkpoint.replaced_at.is_(None),
+        )
+    )
+
+
+def find_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -> Evaluation | None:
+    """The newest evaluation of a checkpoint by a suite of this content."""
+    return session.scalar(
+        select(Evaluation)
+        .where(Evaluation.checkpoint_id == checkpoint_id, Evaluation.suite_digest == suite_digest)
+        .order_by(Evaluation.id.desc())
+        .limit(1)
+    )
+
+
+def evaluate(session: Session, checkpoint: Checkpoint, suite: Suite, priority: int) -> tuple[Evaluation, bool]:
+    """An evaluation that is not over, or a new one (True): asking again for what is over measures again."""
+    existing = find_evaluation(session, checkpoint.id, suite.digest)
+    if existing is not None and existing.state not in OVER:
+        return existing, False
+    return insert_evaluation(session, checkpoint, suite, priority, planned=False), True
+
+
+def insert_evaluation(
+    session: Session, checkpoint: Checkpoint, suite: Suite, priority: int, planned: bool
+) -> Evaluation:
+    evaluation = Evaluation(
+        checkpoint_id=checkpoint.id,
+        suite=suite.name,
+        suite_digest=suite.digest,
+        priority=priority,
+        planned=planned,
+        state="queued",
+        tasks=[
+            Task(
+                index=index,
+                kind=spec.kind,
+                name=spec.name,
+                parameters=dict(spec.parameters),
+                state="queued",
+                shards=[Shard(stage="plan", index=0)],
+            )
+            for index, spec in enumerate(suite.tasks)
+        ],
+    )
+    session.add(evaluation)
+    session.flush()
+    return evaluation
+
+
+def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
+    """Retire a checkpoint: its evaluations stop, its values leave the history, its record stays."""
+    checkpoint.replaced_at = now()
+    for evaluation in checkpoint.evaluations:
+        if evaluation.state not in OVER:
+            cancel(evaluation, f"checkpoint {checkpoint.id} was replaced by another file")
+        session.execute(delete(MetricValue).where(MetricValue.evaluation_id == evaluation.id))
+    session.flush()
+
+
+def cancel(evaluation: Evaluation, reason: str) -> None:
+    """Stop an evaluation: what waits is not begun; what runs is told to stop by the coordinator, its result kept."""
+    evaluation.state = "cancelled"
+    evaluation.finished_at = now()
+    evaluation.error = {"code": "cancelled", "message": reason}
+    for task in evaluation.tasks:
+        if task.state not in OVER:
+            task.state = "cancelled"
+        for shard in task.shards:
+            if shard.state == "queued":
+                shard.state = "cancelled"
+
+
+def put_suite(session: Session, suite: Suite) -> bool:
+    """Keep a suite under its name; True where the name is new. Evaluations keep the suite that they began with."""
+    row = session.get(SuiteRow, suite.name)
+    if row is None:
+        session.add(SuiteRow(name=suite.name, content=suite.to_json(), digest=suite.digest))
+        return True
+    if row.content != suite.to_json():
+        row.content, row.digest = suite.to_json(), suite.digest
+    return False
+
+
+def kept_suites(session: Session) -> dict[str, dict[str, Any]]:
+    """The content of the suites that were put, by name: one whose task is no longer installed disturbs no other."""
+    return {row.name: row.content for row in session.scalars(select(SuiteRow))}
+
+
+def record_digest(session: Session, checkpoint_id: int, sha256: str) -> None:
+    """Keep the digest that the first worker found; every later one must find the same."""
+    session.execute(
+        update(Checkpoint).where(Checkpoint.id == checkpoint_id, Checkpoint.sha256.is_(None)).values(sha256=sha256)
+    )
+
+
+def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
+    checkpoint = Checkpoint(
+        run_id=run.id,
+        run=run,
+        step=submission.step,
+        variant=submission.variant,
+        uri=submission.uri,
+        path=submission.path,
+        size=submission.identity.size,
+        mtime_ns=submission.identity.mtime_ns,
+        sha256=submission.sha256,
+        model=None if submission.model is None else dict(submission.model),
+        layout=None if submission.layout is None else dict(submission.layout),
+        tokens_seen=submission.tokens_seen,
+        tags=dict(submission.tags),
+        spool=submission.spool,
+        spool_state=None if submission.spool == "none" else "copying",
+    )
+    session.add(checkpoint)
+    session.flush()
+    return checkpoint
+
+
+def _difference(checkpoint: Checkpoint, submission: Submission) -> str | None:
+    if checkpoint.uri != submission.uri:
+        return f"the uri {checkpoint.uri}"
+    if (checkpoint.size, checkpoint.mtime_ns) != (submission.identity.size, submission.identity.mtime_ns):
+        return f"{checkpoint.size} bytes and mtime {checkpoint.mtime_ns} under the same uri"
+    if None not in (checkpoint.sha256, submission.sha256) and checkpoint.sha256 != submission.sha256:
+        return f"the sha256 {checkpoint.sha256}"
+    for name in ("model", "layout"):
+        posted = getattr(submission, name)
+        if posted is not None and dict(posted) != getattr(checkpoint, name):
+            return f"another {name}"
+    return None
+
+
+def _skip_older(session: Session, run_id: int, submission: Submission, suites: Sequence[str]) -> None:
+    older = session.scalars(
+        select(Evaluation)
+        .join(Checkpoint)
+        .where(
+            Checkpoint.run_id == run_id,
+            Checkpoint.variant == submission.variant,
+            Checkpoint.step < submission.step,
+            Evaluation.suite.in_(suites),
+            Evaluation.planned,
+            Evaluation.state == "queued",
+        )
+    )
+    for evaluation in older:
+        cancel(evaluation, f"skipped, since step {submission.step} arrived and the plan says when_behind: newest")

@@ -1,0 +1,263 @@
+"""The tables. The history (`series`, `metric_values`) is what the service exists for; the rest is how it came about.
+
+run ─< checkpoint ─< evaluation ─< task ─< shard ─< attempt
+run ─< series (run, variant, metric, protocol) ─< metric_value (keyed by step)
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+STATES = ("queued", "running", "succeeded", "partly_failed", "failed", "cancelled")
+"""States of an evaluation. Tasks and shards use the same words, without `partly_failed`."""
+
+OVER = ("succeeded", "partly_failed", "failed", "cancelled")
+
+FINITE, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY = range(4)
+"""`metric_values.kind`: the databases disagree on NaN and infinities, so what is not finite is kept apart."""
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012
+
+
+class Run(Base):
+    """A training run."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), unique=True)
+    plan: Mapped[dict[str, Any] | None]
+    """`{"suites": [{"suite", "every", "first", "last"}], "when_behind": "all" | "newest"}`."""
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    checkpoints: Mapped[list[Checkpoint]] = relationship(back_populates="run")
+
+
+class Checkpoint(Base):
+    """A run's weights at a step. A replaced one stays, for the record of its evaluations."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (
+        Index(
+            "uq_checkpoints_current",
+            "run_id",
+            "step",
+            "variant",
+            unique=True,
+            sqlite_where=text("replaced_at IS NULL"),
+            postgresql_where=text("replaced_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
+    step: Mapped[int] = mapped_column(BigInteger)
+    variant: Mapped[str] = mapped_column(String(128))
+    uri: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)
+    """The file that the uri named at submission, links resolved."""
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    """From the client, or from the first worker that read the file."""
+    model: Mapped[dict[str, Any] | None]
+    layout: Mapped[dict[str, Any] | None]
+    tokens_seen: Mapped[int | None] = mapped_column(BigInteger)
+    tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    spool: Mapped[str] = mapped_column(String(8), default="none")
+    spool_state: Mapped[str | None] = mapped_column(String(8))
+    """None | copying | ready | failed | released."""
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    replaced_at: Mapped[datetime | None]
+
+    run: Mapped[Run] = relationship(back_populates="checkpoints")
+    evaluations: Mapped[list[Evaluation]] = relationship(back_populates="checkpoint", order_by="Evaluation.id")
+
+
+class Suite(Base):
+    """A suite given by `PUT /v1/suites/{name}`; it comes before a file or a shipped one of the same name."""
+
+    __tablename__ = "suites"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    content: Mapped[dict[str, Any]]
+    digest: Mapped[str] = mapped_column(String(64))
+    updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+
+
+class Evaluation(Base):
+    """One suite on one checkpoint. It keeps the suite as it was."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    suite: Mapped[str] = mapped_column(String(128))
+    suite_digest: Mapped[str] = mapped_column(String(64))
+    planned: Mapped[bool] = mapped_column(default=False)
+    """Asked for by the run's plan, so `when_behind: newest` may drop it."""
+    priority: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(16), default="queued", index=True)
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    checkpoint: Mapped[Checkpoint] = relationship(back_populates="evaluations")
+    tasks: Mapped[list[Task]] = relationship(back_populates="evaluation", order_by="Task.index")
+
+
+class Task(Base):
+    """One task of an evaluation, with its results as they were then; the series may since hold newer ones."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (UniqueConstraint("evaluation_id", "index"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"))
+    index: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(128))
+    name: Mapped[str] = mapped_column(String(128))
+    parameters: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    total: Mapped[int | None]
+    unit: Mapped[str | None] = mapped_column(String(64))
+    metrics: Mapped[list[Any] | None]
+    items: Mapped[list[Any] | None]
+    provenance: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+
+    evaluation: Mapped[Evaluation] = relationship(back_populates="tasks")
+    shards: Mapped[list[Shard]] = relationship(back_populates="task", order_by="Shard.id")
+
+
+class Shard(Base):
+    """A restartable part of a task: its planning, a piece of its work, or its merging."""
+
+    __tablename__ = "shards"
+    __table_args__ = (UniqueConstraint("task_id", "stage", "index"), Index("ix_shards_state", "state"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
+    stage: Mapped[str] = mapped_column(String(8))
+    index: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Number of the newest attempt: the fence that keeps a late result of an older one out."""
+    strikes: Mapped[int] = mapped_column(default=0)
+    """Attempts that killed their worker or overran the deadline. A lost service or scheduler does not count."""
+    payload: Mapped[dict[str, Any] | None]
+    units: Mapped[int | None]
+    """Units of work that it did, once it succeeded."""
+    output: Mapped[Any | None] = mapped_column(Json)
+    provenance: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+
+    task: Mapped[Task] = relationship(back_populates="shards")
+    attempts: Mapped[list[Attempt]] = relationship(back_populates="shard", order_by="Attempt.number")
+
+
+class Attempt(Base):
+    """One try of a shard."""
+
+    __tablename__ = "attempts"
+
+    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None] = mapped_column(String(32))
+    """succeeded | failed | cancelled | worker_died | deadline_exceeded | lost (service or scheduler went away)."""
+
+    shard: Mapped[Shard] = relationship(back_populates="attempts")
+
+
+class Protocol(Base):
+    """The content behind a protocol's id."""
+
+    __tablename__ = "protocols"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    content: Mapped[dict[str, Any]]
+
+
+class Series(Base):
+    """What is comparable along training steps: one metric of one run and variant under one protocol."""
+
+    __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("run_id", "metric", "variant", "protocol_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    metric: Mapped[str] = mapped_column(String(256))
+    variant: Mapped[str] = mapped_column(String(128))
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
+    unit: Mapped[str] = mapped_column(String(64))
+    direction: Mapped[str] = mapped_column(String(8))
+    baseline: Mapped[float | None]
+
+
+class MetricValue(Base):
+    """The value of a series at a step. Clustered by (series, step), which is how it is read."""
+
+    __tablename__ = "metric_values"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    value: Mapped[float | None] = mapped_column(Float(53))
+    kind: Mapped[int] = mapped_column(default=FINITE)
+    stderr: Mapped[float | None] = mapped_column(Float(53))
+    n: Mapped[int]
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"), index=True)

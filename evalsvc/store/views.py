@@ -1,0 +1,200 @@
+"""Rows as the JSON documents that the service answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, defer
+
+from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task
+from evalsvc.store.tables import Protocol as ProtocolRow
+
+
+class Live(Protocol):
+    """What a task is doing right now, from the coordinator."""
+
+    @property
+    def done(self) -> int:
+        """Units done in the shards that run."""
+
+    @property
+    def per_second(self) -> float | None:
+        """Units per second, once that is known."""
+
+
+def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, Live]) -> dict[str, Any]:
+    """An evaluation with its tasks: progress, results, errors. `live` is keyed by task id."""
+    checkpoint = evaluation.checkpoint
+    # The results per item may be large, and whoever waits asks every second.
+    tasks = session.scalars(
+        select(Task).where(Task.evaluation_id == evaluation.id).order_by(Task.index).options(defer(Task.items))
+    ).all()
+    counts = _count_shards(session, [task.id for task in tasks])
+    return {
+        "id": evaluation.id,
+        "checkpoint": checkpoint.id,
+        "run": checkpoint.run.name,
+        "step": checkpoint.step,
+        "variant": checkpoint.variant,
+        "suite": {"name": evaluation.suite, "digest": evaluation.suite_digest},
+        "state": evaluation.state,
+        "priority": evaluation.priority,
+        "created_at": _time(evaluation.created_at),
+        "started_at": _time(evaluation.started_at),
+        "finished_at": _time(evaluation.finished_at),
+        "error": evaluation.error,
+        "tasks": [_task(session, task, counts[task.id], live.get(task.id)) for task in tasks],
+    }
+
+
+def checkpoint_view(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A checkpoint as it was posted, whether its file is still needed, and its evaluations."""
+    return {
+        "id": checkpoint.id,
+        "run": checkpoint.run.name,
+        "step": checkpoint.step,
+        "variant": checkpoint.variant,
+        "uri": checkpoint.uri,
+        "sha256": checkpoint.sha256,
+        "model": checkpoint.model,
+        "layout": checkpoint.layout,
+        "tokens_seen": checkpoint.tokens_seen,
+        "tags": checkpoint.tags,
+        "spool": checkpoint.spool,
+        "spool_state": checkpoint.spool_state,
+        "in_use": in_use(checkpoint),
+        "created_at": _time(checkpoint.created_at),
+        "replaced_at": _time(checkpoint.replaced_at),
+        "evaluations": [evaluation_summary(evaluation) for evaluation in checkpoint.evaluations],
+    }
+
+
+def in_use(checkpoint: Checkpoint) -> bool:
+    """Whether the posted file is still needed: an evaluation that is not over reads it, or a copy of it is made."""
+    if checkpoint.spool_state == "ready":
+        return False
+    waiting = any(evaluation.state not in OVER for evaluation in checkpoint.evaluations)
+    return waiting or checkpoint.spool_state == "copying"
+
+
+def evaluation_summary(evaluation: Evaluation) -> dict[str, Any]:
+    return {"id": evaluation.id, "suite": evaluation.suite, "state": evaluation.state}
+
+
+def run_view(session: Session, run: Run) -> dict[str, Any]:
+    """A run with its plan and its current checkpoints, in order of step, and how far their evaluations are."""
+    current = (Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+    checkpoints = session.scalars(
+        select(Checkpoint).where(*current).order_by(Checkpoint.step, Checkpoint.variant)
+    ).all()
+    evaluations: dict[int, list[dict[str, Any]]] = {checkpoint.id: [] for checkpoint in checkpoints}
+    for evaluation in session.scalars(select(Evaluation).join(Checkpoint).where(*current).order_by(Evaluation.id)):
+        evaluations[evaluation.checkpoint_id].append(evaluation_summary(evaluation))
+    return {
+        "name": run.name,
+        "created_at": _time(run.created_at),
+        "plan": plan_view(run),
+        "checkpoints": [
+            {
+                "id": checkpoint.id,
+                "step": checkpoint.step,
+                "variant": checkpoint.variant,
+                "uri": checkpoint.uri,
+                "tokens_seen": checkpoint.tokens_seen,
+                "created_at": _time(checkpoint.created_at),
+                "evaluations": evaluations[checkpoint.id],
+            }
+            for checkpoint in checkpoints
+        ],
+    }
+
+
+def plan_view(run: Run) -> dict[str, Any]:
+    """A run's plan; a run without one evaluates what is asked for and nothing else."""
+    return run.plan or {"suites": [], "when_behind": "all"}
+
+
+def runs_view(session: Session) -> list[dict[str, Any]]:
+    """Every run, by name, with how much there is of it."""
+    checkpoints = select(
+        Checkpoint.run_id, func.count().label("checkpoints"), func.max(Checkpoint.step).label("last_step")
+    ).where(Checkpoint.replaced_at.is_(None))
+    posted = checkpoints.group_by(Checkpoint.run_id).subquery()
+    values = select(Series.run_id, func.count().label("values")).join(MetricValue, MetricValue.series_id == Series.id)
+    measured = values.group_by(Series.run_id).subquery()
+    rows = session.execute(
+        select(Run.name, Run.created_at, posted.c.checkpoints, posted.c.last_step, measured.c["values"])
+        .outerjoin(posted, posted.c.run_id == Run.id)
+        .outerjoin(measured, measured.c.run_id == Run.id)
+        .order_by(Run.name)
+    )
+    return [
+        {
+            "name": name,
+            "checkpoints": count or 0,
+            "last_step": last_step,
+            "values": values or 0,
+            "created_at": _time(created_at),
+        }
+        for name, created_at, count, last_step, values in rows
+    ]
+
+
+def _task(session: Session, task: Task, shards: dict[str, int], live: Live | None) -> dict[str, Any]:
+    units = shards.pop("units")
+    return {
+        "name": task.name,
+        "kind": task.kind,
+        "state": task.state,
+        "progress": _progress(task, units, live),
+        "error": task.error,
+        "metrics": task.metrics,
+        "protocols": _protocols(session, task.metrics or []),
+        "provenance": task.provenance,
+        "shards": shards,
+    }
+
+
+def _progress(task: Task, finished: int, live: Live | None) -> dict[str, Any]:
+    """Units, never shards: `total` is None until the task is planned."""
+    running = live if task.state == "running" else None
+    done = finished + (running.done if running else 0)
+    if task.state == "succeeded" and task.total is not None:
+        done = task.total
+    speed = running.per_second if running else None
+    left = (task.total - done) / speed if speed and task.total is not None else None
+    return {"done": done, "total": task.total, "unit": task.unit, "per_second": speed, "seconds_left": left}
+
+
+def _protocols(session: Session, metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    ids = {metric["protocol"] for metric in metrics}
+    rows = session.scalars(select(ProtocolRow).where(ProtocolRow.id.in_(ids))) if ids else ()
+    return {row.id: row.content for row in rows}
+
+
+def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:
+    """Of each task: its run shards by state, all attempts at them, and the units that they finished.
+
+    Planning and merging are shards too, but not pieces of the work: they do not count here.
+    """
+    names = ("total", "succeeded", "running", "queued", "failed", "cancelled", "attempts", "units")
+    counts = {task_id: dict.fromkeys(names, 0) for task_id in task_ids}
+    rows = session.execute(
+        select(Shard.task_id, Shard.state, func.count(), func.sum(Shard.attempt), func.sum(Shard.units))
+        .where(Shard.task_id.in_(counts), Shard.stage == "run")
+        .group_by(Shard.task_id, Shard.state)
+    )
+    for task_id, state, number, attempts, units in rows:
+        count = counts[task_id]
+        count[state] = number
+        count["total"] += number
+        count["attempts"] += attempts
+        count["units"] += units or 0
+    return counts
+
+
+def _time(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat(timespec="milliseconds")

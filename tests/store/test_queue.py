@@ -1,0 +1,214 @@
+"""The queue by hand: order, the fence, strikes, cancellation, retry. A lost or doubled shard begins here."""
+
+from pathlib import Path
+
+import pytest
+from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
+from sqlalchemy import select
+
+from evalsvc.errors import UnknownName, WrongState
+from evalsvc.shard import ShardError, ShardResult
+from evalsvc.store.history import read_history
+from evalsvc.store.queue import (
+    Assignment,
+    cancel_evaluation,
+    find_evaluation,
+    give_up,
+    requeue_running,
+    retry_evaluation,
+)
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
+
+DIED = ShardError("worker_died", "it died")
+DONE = ShardResult(output={"sum": 1})
+BROKEN = ShardResult(error=ShardError("non_finite", "NaN"))
+
+
+def state(store: Store, evaluation_id: int) -> str:
+    with store.reading() as session:
+        return find_evaluation(session, evaluation_id).state
+
+
+def begin(store: Store, shards: int = 2, tasks: int = 1) -> tuple[int, list[Assignment]]:
+    """An evaluation whose first task is planned and whose run shards are handed out."""
+    [evaluation] = enter(store, submission(), suite(tasks=tasks))
+    first = next_shard(store)
+    assert first is not None
+    store_result(store, first, plan(shards))
+    return evaluation, [assignment for _ in range(shards) if (assignment := next_shard(store))]
+
+
+def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
+    evaluation, runs = begin(store)
+    assert [(item.request.stage, item.request.shards) for item in runs] == [
+        ("run", [{"index": 0, "units": 10}]),
+        ("run", [{"index": 1, "units": 10}]),
+    ]
+    for index, item in enumerate(runs):
+        store_result(store, item, ShardResult(output={"sum": index}))
+    merge = next_shard(store)
+    assert merge is not None
+    assert merge.request.stage == "merge"
+    assert merge.request.outputs == [{"sum": 0}, {"sum": 1}]
+    assert state(store, evaluation) == "running"
+    store_result(store, merge, result(metric(1.5)))
+    assert state(store, evaluation) == "succeeded"
+    with store.reading() as session:
+        assert read_history(session, "run-a")["series"][0]["value"] == [1.5]
+    assert next_shard(store) is None
+
+
+def test_higher_priority_goes_first_then_the_older(store: Store) -> None:
+    for step, priority in ((1, 0), (2, 5), (3, 5)):
+        enter(store, submission(step, priority=priority), suite())
+    steps = []
+    while assignment := next_shard(store):
+        steps.append(assignment.request.checkpoint.label)
+    assert steps == ["run 'run-a' step 2", "run 'run-a' step 3", "run 'run-a' step 1"]
+
+
+def test_a_late_result_of_an_older_attempt_is_not_stored(store: Store) -> None:
+    """A stopped worker that wakes up must not overwrite what its successor measured."""
+    _, [old, _] = begin(store)
+    with store.transaction() as session:
+        give_up(session, old, "worker_died", DIED, max_attempts=3)
+    new = next_shard(store)
+    assert new is not None
+    assert (new.shard_id, new.attempt) == (old.shard_id, old.attempt + 1)
+    assert store_result(store, old, ShardResult(output={"sum": 99})) is False
+    assert store_result(store, new, DONE) is True
+    assert store_result(store, new, DONE) is False
+
+
+def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(store: Store) -> None:
+    poisoned, [poison, innocent] = begin(store)
+    [other] = enter(store, submission(50), suite())
+    current: Assignment | None = poison
+    for _ in range(3):
+        assert current is not None
+        with store.transaction() as session:
+            give_up(session, current, "worker_died", DIED, max_attempts=3)
+        current = next_shard(store)
+    assert state(store, poisoned) == "failed"
+    assert store_result(store, innocent, DONE) is True, "the result of a shard that was running is kept"
+    assert current is not None
+    assert current.evaluation_id == other
+    with store.reading() as session:
+        assert find_evaluation(session, poisoned).error == {"code": "worker_died", "message": "it died"}
+        outcomes = session.scalars(
+            select(Attempt.outcome).where(Attempt.shard_id == poison.shard_id).order_by(Attempt.number)
+        )
+        assert outcomes.all() == ["worker_died"] * 3
+
+
+def test_a_lost_service_costs_a_shard_no_strike(store: Store) -> None:
+    begin(store)
+    for _ in range(5):
+        with store.transaction() as session:
+            assert requeue_running(session) == 2
+        while next_shard(store):
+            pass
+    with store.reading() as session:
+        shards = session.scalars(select(Shard).where(Shard.stage == "run")).all()
+        assert [(shard.state, shard.strikes, shard.attempt) for shard in shards] == [("running", 0, 6)] * 2
+
+
+def test_a_failed_task_leaves_the_others_and_the_retry_keeps_what_is_finished(store: Store) -> None:
+    evaluation, [first, second] = begin(store, tasks=2)
+    store_result(store, first, DONE)
+    store_result(store, second, BROKEN)
+    evaluate_whole(store, metric(2.0))
+    assert state(store, evaluation) == "partly_failed"
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    again = next_shard(store)
+    assert again is not None
+    assert again.shard_id == second.shard_id
+    store_result(store, again, DONE)
+    evaluate_whole(store, metric(3.0))
+    assert state(store, evaluation) == "succeeded"
+    with store.reading() as session:
+        attempts = {shard.id: shard.attempt for shard in session.scalars(select(Shard).where(Shard.stage == "run"))}
+    assert attempts[first.shard_id] == 1
+    assert attempts[second.shard_id] == 2
+
+
+def test_an_evaluation_without_a_task_that_succeeded_is_failed(store: Store) -> None:
+    evaluation, [first, _] = begin(store)
+    store_result(store, first, BROKEN)
+    assert state(store, evaluation) == "failed"
+    assert next_shard(store) is None
+
+
+def test_cancelling_keeps_what_was_finished_for_a_retry(store: Store) -> None:
+    evaluation, [first, second] = begin(store)
+    store_result(store, first, DONE)
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    assert state(store, evaluation) == "cancelled"
+    assert next_shard(store) is None
+    store_result(store, second, ShardResult(error=ShardError("cancelled", "stopped")))
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    again = next_shard(store)
+    assert again is not None
+    assert again.shard_id == second.shard_id
+    store_result(store, again, DONE)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_cancelling_during_the_last_shard_of_a_stage_can_be_retried(store: Store) -> None:
+    """The result that came after the cancellation had no successor, and the retry waited for ever."""
+    [evaluation] = enter(store, submission(), suite())
+    planning = next_shard(store)
+    assert planning is not None
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    store_result(store, planning, plan(1))
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_what_is_over_cannot_be_cancelled_and_what_succeeded_cannot_be_retried(store: Store) -> None:
+    [evaluation] = enter(store, submission(), suite())
+    with store.transaction() as session, pytest.raises(WrongState, match="is queued; only what failed"):
+        retry_evaluation(session, evaluation)
+    evaluate_whole(store, metric(1.0))
+    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only a queued or running"):
+        cancel_evaluation(session, evaluation)
+    with store.transaction() as session, pytest.raises(UnknownName, match="there is no evaluation 77"):
+        cancel_evaluation(session, 77)
+
+
+def test_what_is_still_being_spooled_is_not_handed_out(store: Store) -> None:
+    enter(store, submission(spool="copy"), suite())
+    assert next_shard(store) is None
+    with store.transaction() as session:
+        session.get_one(Checkpoint, 1).spool_state = "ready"
+    assignment = next_shard(store)
+    assert assignment is not None
+    assert Path(assignment.request.checkpoint.path) == Path("/spool/1")
+
+
+def test_the_first_worker_s_digest_is_kept_for_the_later_ones(store: Store) -> None:
+    _, [first, second] = begin(store)
+    store_result(store, first, ShardResult(output={}, provenance={"checkpoint_sha256": "a" * 64}))
+    store_result(store, second, ShardResult(output={}, provenance={"checkpoint_sha256": "b" * 64}))
+    merge = next_shard(store)
+    assert merge is not None
+    assert merge.request.checkpoint.sha256 == "a" * 64
+
+
+def test_an_evaluation_keeps_its_times(store: Store) -> None:
+    [evaluation] = enter(store, submission(), suite())
+    evaluate_whole(store, metric(1.0))
+    with store.reading() as session:
+        row = session.get_one(Evaluation, evaluation)
+        assert row.started_at is not None
+        assert row.finished_at is not None
+        assert row.created_at <= row.started_at <= row.finished_at
+        assert row.created_at.tzinfo is not None

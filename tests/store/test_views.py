@@ -1,0 +1,123 @@
+"""The documents of rows, on each database."""
+
+import json
+from typing import Any
+
+import pytest
+from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+
+from evalsvc.shard import ShardError, ShardResult
+from evalsvc.store.queue import find_evaluation
+from evalsvc.store.session import Store
+from evalsvc.store.submission import find_checkpoint, find_run
+from evalsvc.store.views import checkpoint_view, evaluation_view, in_use, run_view, runs_view
+
+
+class Speed:
+    def __init__(self, done: int, per_second: float | None) -> None:
+        self.done = done
+        self.per_second = per_second
+
+
+def view(store: Store, evaluation: int, **live: Speed) -> dict[str, Any]:
+    with store.reading() as session:
+        by_id = {int(name.removeprefix("task")): speed for name, speed in live.items()}
+        document = evaluation_view(session, find_evaluation(session, evaluation), by_id)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    return document
+
+
+def test_evaluation_that_waits(store: Store) -> None:
+    (number,) = enter(store, submission(), suite(tasks=2))
+    document = view(store, number)
+    expected = {"id": number, "run": "run-a", "step": 25, "variant": "raw", "state": "queued", "error": None}
+    assert expected.items() <= document.items()
+    assert document["suite"] == {"name": "quick", "digest": suite(tasks=2).digest}
+    assert [task["name"] for task in document["tasks"]] == ["loss-0", "loss-1"]
+    assert document["tasks"][0]["progress"]["total"] is None
+    assert document["started_at"] is None
+
+
+def test_progress_is_what_is_finished_and_what_runs(store: Store) -> None:
+    (number,) = enter(store, submission(), suite())
+    assert store_result(store, next_shard(store), plan(shards=4))  # type: ignore[arg-type]
+    assert store_result(store, next_shard(store), ShardResult(output={}))  # type: ignore[arg-type]
+    next_shard(store)
+    (task,) = view(store, number, task1=Speed(5, 2.5))["tasks"]
+    assert task["progress"] == {"done": 15, "total": 40, "unit": "sequences", "per_second": 2.5, "seconds_left": 10.0}
+    counts = {"total": 4, "succeeded": 1, "running": 1, "queued": 2, "failed": 0, "cancelled": 0, "attempts": 2}
+    assert task["shards"] == counts
+
+
+def test_speed_that_is_not_known_yet(store: Store) -> None:
+    (number,) = enter(store, submission(), suite())
+    assert store_result(store, next_shard(store), plan(shards=1))  # type: ignore[arg-type]
+    next_shard(store)
+    progress = view(store, number, task1=Speed(0, None))["tasks"][0]["progress"]
+    assert (progress["per_second"], progress["seconds_left"]) == (None, None)
+
+
+def test_results_carry_their_protocols(store: Store) -> None:
+    (number,) = enter(store, submission(), suite())
+    evaluate_whole(store, metric(1.5), metric(float("inf"), "loss/image", limit=2), shards=2)
+    document = view(store, number)
+    (task,) = document["tasks"]
+    assert [item["value"] for item in task["metrics"]] == [1.5, "Infinity"]
+    assert {content["limit"] for content in task["protocols"].values()} == {1, 2}
+    assert task["progress"]["done"] == 20
+    assert document["finished_at"] is not None
+
+
+def test_failed_shards_are_counted(store: Store) -> None:
+    (number,) = enter(store, submission(), suite())
+    assert store_result(store, next_shard(store), plan(shards=2))  # type: ignore[arg-type]
+    error = ShardError("non_finite", "step 25, layer 3")
+    assert store_result(store, next_shard(store), ShardResult(error=error))  # type: ignore[arg-type]
+    document = view(store, number)
+    assert document["error"] == document["tasks"][0]["error"] == error.to_json()
+    assert document["tasks"][0]["shards"]["failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("spool_state", "over", "expected"),
+    [
+        (None, False, True),
+        (None, True, False),
+        ("copying", True, True),
+        ("copying", False, True),
+        ("ready", False, False),
+        ("failed", True, False),
+        ("released", False, True),
+    ],
+)
+def test_in_use(store: Store, spool_state: str | None, over: bool, expected: bool) -> None:
+    """What a trainer asks before it deletes the file: a copy that is ready is read in its stead."""
+    enter(store, submission(), suite())
+    if over:
+        evaluate_whole(store, metric(1.0))
+    with store.transaction() as session:
+        checkpoint = find_checkpoint(session, 1)
+        checkpoint.spool_state = spool_state
+        assert in_use(checkpoint) is expected
+
+
+def test_checkpoint(store: Store) -> None:
+    enter(store, submission(tags={"lr": "1"}, tokens_seen=2**40), suite(), suite("other", limit=2))
+    with store.reading() as session:
+        document = checkpoint_view(find_checkpoint(session, 1))
+    assert json.loads(json.dumps(document)) == document
+    assert [item["suite"] for item in document["evaluations"]] == ["quick", "other"]
+    assert document["tokens_seen"] == 2**40
+
+
+def test_run_leaves_replaced_checkpoints_out(store: Store) -> None:
+    enter(store, submission(25), suite())
+    enter(store, submission(25, uri="/checkpoints/new.pt", replace=True), suite())
+    enter(store, submission(0), suite())
+    evaluate_whole(store, metric(1.0), metric(2.0, "loss/image"))
+    with store.reading() as session:
+        document = run_view(session, find_run(session, "run-a"))
+        (run,) = runs_view(session)
+    assert [item["step"] for item in document["checkpoints"]] == [0, 25]
+    assert document["checkpoints"][1]["uri"] == "/checkpoints/new.pt"
+    assert (run["checkpoints"], run["last_step"], run["values"]) == (2, 25, 4)

@@ -1,0 +1,82 @@
+"""The steps of an evaluation done by hand, for tests of the store without workers."""
+
+from pathlib import Path
+from typing import Any
+
+from evalsvc.checkpoints import Identity
+from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.shard import ShardResult
+from evalsvc.store.queue import Assignment, finish, take
+from evalsvc.store.session import Store
+from evalsvc.store.submission import Submission, submit
+from evalsvc.suite import Suite, TaskSpec
+
+
+def suite(name: str = "quick", limit: int = 1, tasks: int = 1) -> Suite:
+    """A suite whose identity depends on `limit`."""
+    specs = (TaskSpec("loss", f"loss-{index}", {"data": "/data.jsonl", "limit": limit}) for index in range(tasks))
+    return Suite(name, "", tuple(specs))
+
+
+def submission(step: int = 25, **fields: Any) -> Submission:
+    defaults: dict[str, Any] = {
+        "run": "run-a",
+        "step": step,
+        "uri": f"/checkpoints/epoch_{step}.pt",
+        "path": f"/checkpoints/epoch_{step}.pt",
+        "identity": Identity(size=100, mtime_ns=1),
+    }
+    return Submission(**(defaults | fields))
+
+
+def enter(store: Store, posted: Submission, *suites: Suite) -> list[int]:
+    """Submit; the ids of the evaluations."""
+    with store.transaction() as session:
+        submitted = submit(session, posted, suites, find=lambda name: suite(name))
+        return [evaluation.id for evaluation in submitted.evaluations]
+
+
+def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any) -> MetricValue:
+    defaults: dict[str, Any] = {
+        "stderr": 0.1,
+        "n": 8,
+        "unit": "nats/token",
+        "direction": "lower",
+        "protocol": Protocol({"limit": limit}),
+    }
+    return MetricValue(name, value, **(defaults | fields))
+
+
+def result(*metrics: MetricValue) -> ShardResult:
+    """What a merge brings back."""
+    return ShardResult(
+        output={
+            "metrics": [item.to_json() for item in metrics],
+            "protocols": {item.protocol.id: dict(item.protocol.content) for item in metrics},
+            "items": [],
+        },
+        provenance={"device": "cpu"},
+    )
+
+
+def plan(shards: int) -> ShardResult:
+    """What the planning of a task brings back: so many shards of 10 units."""
+    payloads = [{"index": index, "units": 10} for index in range(shards)]
+    return ShardResult(output={"shards": payloads, "total": 10 * shards, "unit": "sequences"})
+
+
+def next_shard(store: Store) -> Assignment | None:
+    with store.transaction() as session:
+        return take(session, spooled=lambda checkpoint: Path("/spool") / str(checkpoint.id))
+
+
+def store_result(store: Store, assignment: Assignment, outcome: ShardResult) -> bool:
+    with store.transaction() as session:
+        return finish(session, assignment, outcome)
+
+
+def evaluate_whole(store: Store, *metrics: MetricValue, shards: int = 1) -> None:
+    """Run everything that waits, each merge bringing back `metrics`."""
+    while assignment := next_shard(store):
+        stages = {"plan": plan(shards), "run": ShardResult(output={"sum": 1}), "merge": result(*metrics)}
+        assert store_result(store, assignment, stages[assignment.request.stage])
