@@ -1,0 +1,295 @@
+"""The queue's hands: gives shards from SQL to the cluster, one per free worker, and stores what comes back.
+
+One thread does all of it. It wakes on an outcome or on `wake`, and looks around every TICK seconds. Everything that it
+knows can be lost at any moment: what is queued, running and finished stands in the database, and a result is stored
+only by the attempt that is current there.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from evalsvc.cluster import Cluster, Outcome
+from evalsvc.config import Settings
+from evalsvc.errors import DeadlineExceeded, EvalsvcError, InternalError, WorkerDied
+from evalsvc.shard import ShardError, ShardResult
+from evalsvc.spooler import Spooler
+from evalsvc.store import queue as shards
+from evalsvc.store.queue import Assignment
+from evalsvc.store.session import Store
+
+log = logging.getLogger(__name__)
+
+RUN_SHARD = "evalsvc.runner:run_shard"
+"""What a worker runs; named, not imported: this process needs neither tasks nor torch."""
+
+TICK = 0.5
+"""Seconds between two looks at cancellations, deadlines and the cluster, when nothing happens."""
+
+LOST_AFTER = 1.0
+"""Seconds without a scheduler after which its shards are queued again; Dask itself resubmits nothing."""
+
+MAX_BACKOFF = 30.0
+
+
+@dataclass(frozen=True)
+class LiveTask:
+    """What a task is doing right now; what it has finished stands in the database."""
+
+    done: int
+    """Units done in the shards that run."""
+    per_second: float | None
+    """Units per second since this process first saw the task; None before the first."""
+
+
+@dataclass
+class _InFlight:
+    assignment: Assignment
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    cancelled_at: float | None = None
+    overran: bool = False
+
+    @property
+    def units(self) -> int:
+        request = self.assignment.request
+        return int(request.shards[0]["units"]) if request.stage == "run" else 0
+
+
+@dataclass
+class _Rate:
+    started: float = field(default_factory=time.monotonic)
+    finished: int = 0
+
+
+class Coordinator:
+    """Runs the queue of one store on one cluster. `start` and `stop` once each; the rest at any time."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self._cluster = Cluster(settings, self._note_progress, self._outcomes.put)
+        self._spooler = Spooler(store, settings, self.wake)
+        self._lock = threading.Lock()
+        self._in_flight: dict[str, _InFlight] = {}
+        self._rates: dict[int, _Rate] = {}
+        self._unstored: list[Outcome] = []
+        self._stopping = threading.Event()
+        self._disconnected_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns at once. The cluster comes up in the coordinator's own thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Hand out nothing new, give running shards `grace` seconds to finish and be stored, and go."""
+        self._stopping.set()
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Look at the queue now: something was submitted, cancelled or retried."""
+        self._outcomes.put(None)
+
+    def live(self) -> Mapping[int, LiveTask]:
+        """Progress of the tasks that run, by task id."""
+        now = time.monotonic()
+        with self._lock:
+            done: dict[int, int] = {}
+            for item in self._in_flight.values():
+                if item.assignment.request.stage == "run":
+                    done[item.assignment.task_id] = done.get(item.assignment.task_id, 0) + item.done
+            rates = {task: (rate.finished, now - rate.started) for task, rate in self._rates.items()}
+        live = {}
+        for task, units in done.items():
+            finished, seconds = rates.get(task, (0, 0.0))
+            live[task] = LiveTask(units, (finished + units) / seconds if seconds > 0 and finished + units else None)
+        return live
+
+    def workers(self) -> int:
+        """Live worker processes."""
+        return self._cluster.slots()
+
+    def _run(self) -> None:
+        if not self._retry(self._requeue_running) or not self._retry(self._cluster.start):
+            return
+        stop_by: float | None = None
+        while True:
+            self._collect()
+            try:
+                self._look_around()
+            except Exception:
+                # Nothing is lost: outcomes stay in `_unstored` until a transaction has taken them.
+                log.exception("the coordinator could not go on; trying again")
+                self._stopping.wait(1)
+            if self._stopping.is_set():
+                stop_by = stop_by or time.monotonic() + self._settings.grace
+                if not self._in_flight or time.monotonic() > stop_by:
+                    break
+        self._spooler.close()
+        self._cluster.close()
+
+    def _collect(self) -> None:
+        """Wait for something to happen, at most TICK."""
+        try:
+            outcome = self._outcomes.get(timeout=TICK)
+            while True:
+                if outcome is not None:
+                    self._unstored.append(outcome)
+                outcome = self._outcomes.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _look_around(self) -> None:
+        while self._unstored:
+            self._store_outcome(self._unstored[0])
+            del self._unstored[0]
+        self._watch_cluster()
+        self._stop_cancelled()
+        self._stop_overdue()
+        self._spooler.poll()
+        if not self._stopping.is_set():
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        for _ in range(self._cluster.slots() - len(self._in_flight)):
+            with self._store.transaction() as session:
+                assignment = shards.take(session, self._spooler.path)
+            if assignment is None:
+                return
+            with self._lock:
+                self._in_flight[assignment.key] = _InFlight(assignment)
+                if assignment.request.stage == "run":
+                    self._rates.setdefault(assignment.task_id, _Rate())
+            try:
+                self._cluster.submit(assignment.key, RUN_SHARD, assignment.request)
+            except Exception:  # the client fails in many ways while its scheduler goes away
+                log.exception("%s could not be handed out", assignment.key)
+                self._outcomes.put(Outcome(assignment.key, "lost"))
+
+    def _store_outcome(self, outcome: Outcome) -> None:
+        item = self._in_flight.get(outcome.key)
+        if item is None:
+            return
+        try:
+            with self._store.transaction() as session:
+                self._settle(session, item, outcome)
+        except (OperationalError, InterfaceError):
+            raise  # the database went away; the outcome is stored when it is back
+        except Exception as error:
+            # What a plug-in sent back cannot be stored: its shard fails, and the queue goes on.
+            log.exception("the result of %s cannot be stored", outcome.key)
+            unusable = Outcome(outcome.key, "error", f"its result cannot be stored ({type(error).__name__}: {error})")
+            with self._store.transaction() as session:
+                self._settle(session, item, unusable)
+        with self._lock:
+            del self._in_flight[outcome.key]
+            self._count(item, outcome)
+        self._cluster.release(outcome.key)
+
+    def _settle(self, session: Session, item: _InFlight, outcome: Outcome) -> None:
+        assignment, limit = item.assignment, self._settings.max_attempts
+        if outcome.kind == "result":
+            shards.finish(session, assignment, outcome.value)
+        elif outcome.kind == "error":
+            error = ShardError(InternalError.code, f"{outcome.value}; the worker's log has the details")
+            shards.finish(session, assignment, ShardResult(error=error))
+        elif item.cancelled_at is not None or outcome.kind == "lost":
+            shards.give_up(session, assignment, "lost", None, limit)
+        elif item.overran:
+            shards.give_up(session, assignment, "deadline_exceeded", self._deadline_error(), limit)
+        else:
+            shards.give_up(session, assignment, "worker_died", self._death_error(), limit)
+
+    def _count(self, item: _InFlight, outcome: Outcome) -> None:
+        task = item.assignment.task_id
+        if task in self._rates and outcome.kind == "result":
+            self._rates[task].finished += item.units
+        if not any(other.assignment.task_id == task for other in self._in_flight.values()):
+            self._rates.pop(task, None)
+
+    def _watch_cluster(self) -> None:
+        if self._cluster.connected():
+            self._disconnected_since = None
+            return
+        self._disconnected_since = self._disconnected_since or time.monotonic()
+        if time.monotonic() - self._disconnected_since < LOST_AFTER or self._stopping.is_set():
+            return
+        log.warning("the scheduler went away; its %d shards are queued again", len(self._in_flight))
+        for item in list(self._in_flight.values()):
+            self._store_outcome(Outcome(item.assignment.key, "lost"))
+        self._cluster.close()
+        self._retry(self._cluster.start)
+
+    def _stop_cancelled(self) -> None:
+        if not self._in_flight:
+            return
+        with self._store.reading() as session:
+            evaluations = {item.assignment.evaluation_id for item in self._in_flight.values()}
+            cancelled = shards.cancelled_evaluations(session, evaluations)
+        for key, item in self._in_flight.items():
+            if item.assignment.evaluation_id not in cancelled:
+                continue
+            if item.cancelled_at is None:
+                item.cancelled_at = time.monotonic()
+                self._cluster.cancel(key)
+            elif time.monotonic() - item.cancelled_at > self._settings.grace:
+                item.cancelled_at = time.monotonic()
+                self._cluster.kill(key)
+
+    def _stop_overdue(self) -> None:
+        for key, item in self._in_flight.items():
+            if not item.overran and time.monotonic() - item.started > self._settings.shard_deadline:
+                log.warning("%s ran longer than %s s and is stopped", key, self._settings.shard_deadline)
+                item.overran = True
+                self._cluster.kill(key)
+
+    def _requeue_running(self) -> None:
+        with self._store.transaction() as session:
+            lost = shards.requeue_running(session)
+        if lost:
+            log.warning("%d shards were running when the service ended; they are queued again", lost)
+
+    def _retry(self, step: Callable[[], None]) -> bool:
+        """Do a step until it works or the service stops; waits longer each time."""
+        delay = 0.5
+        while not self._stopping.is_set():
+            try:
+                step()
+            except (EvalsvcError, SQLAlchemyError, OSError) as error:
+                log.warning("%s; trying again in %.0f s", error, delay)
+                self._stopping.wait(delay)
+                delay = min(2 * delay, MAX_BACKOFF)
+            else:
+                return True
+        return False
+
+    def _note_progress(self, key: str, done: int) -> None:
+        with self._lock:
+            if item := self._in_flight.get(key):
+                item.done = done
+
+    def _death_error(self) -> ShardError:
+        return ShardError(
+            WorkerDied.code,
+            f"the worker process died while it ran this shard, {self._settings.max_attempts} times (killed, out of "
+            "memory, or crashed); look at the machine's log, lower EVALSVC_BATCH_TOKENS, then retry the evaluation",
+        )
+
+    def _deadline_error(self) -> ShardError:
+        return ShardError(
+            DeadlineExceeded.code,
+            f"the shard ran longer than {self._settings.shard_deadline:g} s, {self._settings.max_attempts} times; "
+            "raise EVALSVC_SHARD_DEADLINE or give the task more shards, then retry the evaluation",
+        )

@@ -1,0 +1,89 @@
+"""Keeping posted checkpoints alive until they are evaluated: copies are made in the background, and dropped in time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sqlalchemy import select, update
+
+from evalsvc.checkpoints import CheckpointRef, Identity, discard, spool_copy, spool_path, verify
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError
+from evalsvc.shard import ShardError
+from evalsvc.store.queue import fail_checkpoint
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Checkpoint, Evaluation
+
+log = logging.getLogger(__name__)
+
+
+class Spooler:
+    """Copies what waits for it, one checkpoint at a time, and deletes what is no longer needed."""
+
+    def __init__(self, store: Store, settings: Settings, wake: Callable[[], None]) -> None:
+        self._store = store
+        self._data_path = settings.data_path
+        self._wake = wake
+        self._copier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+        self._begun: set[int] = set()
+
+    def path(self, checkpoint: Checkpoint) -> Path:
+        """Where the spooled copy of a checkpoint lies."""
+        return spool_path(self._data_path, checkpoint.id, checkpoint.path)
+
+    def poll(self) -> None:
+        """Begin copies that were asked for (or cut off by a restart), and drop those that are done with."""
+        with self._store.reading() as session:
+            for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "copying")):
+                if checkpoint.id not in self._begun:
+                    self._begun.add(checkpoint.id)
+                    self._copier.submit(self._copy, checkpoint)
+        self._release()
+
+    def close(self) -> None:
+        """Do not begin another copy; one that runs is not waited for and begins anew after a restart."""
+        self._copier.shutdown(wait=False, cancel_futures=True)
+
+    def _copy(self, checkpoint: Checkpoint) -> None:
+        source, target = Path(checkpoint.path), self.path(checkpoint)
+        identity = Identity(checkpoint.size, checkpoint.mtime_ns)
+        error: ShardError | None = None
+        try:
+            discard(target)
+            spool_copy(source, target)
+            verify(CheckpointRef(path=str(target), identity=identity, label=f"the spooled copy of {source}"))
+            verify(CheckpointRef(path=str(source), identity=identity, label=f"checkpoint {checkpoint.id}"))
+        except EvalsvcError as failure:
+            error = ShardError(failure.code, failure.message)
+        except OSError as failure:
+            reason = (failure.strerror or str(failure)).lower()
+            error = ShardError("checkpoint_gone", f"{source} could not be copied to the spool: {reason}; post it again")
+        if error is not None:
+            discard(target)
+        with self._store.transaction() as session:
+            state = "ready" if error is None else "failed"
+            session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state=state))
+            if error is not None:
+                fail_checkpoint(session, checkpoint.id, error)
+        self._begun.discard(checkpoint.id)
+        self._wake()
+
+    def _release(self) -> None:
+        # A failed evaluation may be retried, so its checkpoint stays; one that nobody has evaluated yet, too.
+        pending = select(Evaluation.checkpoint_id).where(Evaluation.state.not_in(("succeeded", "cancelled")))
+        begun = select(Evaluation.checkpoint_id)
+        done = (
+            select(Checkpoint)
+            .where(Checkpoint.spool_state == "ready", Checkpoint.id.in_(begun))
+            .where(Checkpoint.id.not_in(pending) | Checkpoint.replaced_at.is_not(None))
+        )
+        with self._store.reading() as session:
+            checkpoints = session.scalars(done).all()
+        for checkpoint in checkpoints:
+            with self._store.transaction() as session:
+                session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state="released"))
+            discard(self.path(checkpoint).parent)
+            log.info("spooled copy of checkpoint %s released", checkpoint.id)

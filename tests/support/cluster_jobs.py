@@ -1,0 +1,25 @@
+"""What tests of the cluster run on its workers."""
+
+import os
+import signal
+import time
+from typing import Any
+
+
+def count(request: dict[str, Any], report: Any) -> dict[str, Any]:
+    for done in range(request["steps"]):
+        time.sleep(0.05)
+        report(done + 1)
+    return {"device": os.environ["EVALSVC_DEVICE"], "threads": os.environ["EVALSVC_THREADS"]}
+
+
+def die(request: dict[str, Any], report: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(request: dict[str, Any], report: Any) -> None:
+    time.sleep(600)
+
+
+def fail(request: dict[str, Any], report: Any) -> None:
+    raise ValueError("broken")

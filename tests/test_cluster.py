@@ -1,0 +1,111 @@
+"""The cluster as the coordinator sees it: outcomes, progress, cancellation, and who may connect."""
+
+import queue
+import time
+from collections.abc import Iterator
+
+import pytest
+from distributed import Client
+
+from evalsvc.cluster import Cluster, Outcome, device_list, run_worker, worker_environment
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+
+
+class Watched(Cluster):
+    """A cluster that remembers what it was told."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self.progress: list[tuple[str, int]] = []
+        super().__init__(settings, lambda key, done: self.progress.append((key, done)), self.outcomes.put)
+
+    def outcome(self) -> Outcome:
+        outcome = self.outcomes.get(timeout=20)
+        self.release(outcome.key)
+        return outcome
+
+    def wait_for_progress(self, key: str) -> None:
+        deadline = time.monotonic() + 20
+        while not any(name == key for name, _ in self.progress):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Watched]:
+    cluster = Watched(Settings(devices="cpu,cpu", threads=1))
+    cluster.start()
+    yield cluster
+    cluster.close()
+
+
+def test_a_result_comes_back_with_progress_on_the_way(cluster: Watched) -> None:
+    assert cluster.slots() == 2
+    cluster.submit("count", "cluster_jobs:count", {"steps": 12})
+    assert cluster.outcome() == Outcome("count", "result", {"device": "cpu", "threads": "1"})
+    done = [units for key, units in cluster.progress if key == "count"]
+    assert done[0] == 0
+    assert done == sorted(done)
+    assert done[-1] >= 5
+
+
+def test_an_exception_is_an_outcome(cluster: Watched) -> None:
+    cluster.submit("fail", "cluster_jobs:fail", {})
+    assert cluster.outcome() == Outcome("fail", "error", "ValueError: broken")
+    cluster.submit("missing", "no_such_module:run", {})
+    assert cluster.outcome() == Outcome("missing", "error", "ModuleNotFoundError: No module named 'no_such_module'")
+
+
+def test_a_worker_that_dies_takes_nobody_with_it_and_comes_back(cluster: Watched) -> None:
+    cluster.submit("die", "cluster_jobs:die", {})
+    cluster.submit("bystander", "cluster_jobs:count", {"steps": 10})
+    outcomes = {outcome.key: outcome.kind for outcome in (cluster.outcome(), cluster.outcome())}
+    assert outcomes == {"die": "worker_died", "bystander": "result"}
+    deadline = time.monotonic() + 10
+    while cluster.slots() < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_cancelled_call_stops_at_its_next_report(cluster: Watched) -> None:
+    cluster.submit("long", "cluster_jobs:count", {"steps": 1000})
+    cluster.wait_for_progress("long")
+    begun = time.monotonic()
+    cluster.cancel("long")
+    assert cluster.outcome() == Outcome("long", "error", "Cancelled: the evaluation was cancelled")
+    assert time.monotonic() - begun < 2
+
+
+def test_a_call_that_does_not_listen_is_killed(cluster: Watched) -> None:
+    cluster.submit("hang", "cluster_jobs:hang", {})
+    cluster.wait_for_progress("hang")
+    cluster.kill("hang")
+    assert cluster.outcome() == Outcome("hang", "worker_died")
+
+
+def test_nobody_without_the_certificate_is_let_in(cluster: Watched) -> None:
+    """The port takes pickles: whoever may connect may run code as the service."""
+    assert cluster._cluster is not None
+    address = cluster._cluster.scheduler_address
+    assert address.startswith("tls://127.0.0.1:")
+    with pytest.raises((OSError, ValueError, RuntimeError)):
+        Client(address.replace("tls://", "tcp://"), timeout=2)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
+    with pytest.raises(InvalidRequest, match="over TLS only; give --tls-ca FILE"):
+        Watched(Settings(scheduler="tls://127.0.0.1:1")).start()
+    with pytest.raises(InvalidRequest, match="must begin with tls://"):
+        run_worker(Settings(), "tcp://127.0.0.1:1")
+
+
+def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_list("cuda:0, cpu") == ["cuda:0", "cpu"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert device_list("all") == ["cuda:0", "cuda:1"]
+    assert worker_environment(Settings(), "cuda:1", 2)["CUDA_VISIBLE_DEVICES"] == "5"
+    with pytest.raises(InvalidRequest, match="the device 'cuda:2' is not there; this machine shows 2 CUDA cards"):
+        worker_environment(Settings(), "cuda:2", 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device_list("all") == ["cpu"]

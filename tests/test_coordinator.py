@@ -1,0 +1,212 @@
+"""The coordinator with real worker processes: what runs, how often, and what is kept when something dies."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from queue_steps import submission
+from sqlalchemy import select
+
+from evalsvc.checkpoints import identify
+from evalsvc.config import Settings
+from evalsvc.coordinator import Coordinator
+from evalsvc.store.history import read_history
+from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
+from evalsvc.store.session import Store, open_store
+from evalsvc.store.submission import submit
+from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, Shard
+from evalsvc.suite import Suite, parse_suite
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def coordinate(store: Store, tmp_path: Path) -> Iterator[Callable[..., Coordinator]]:
+    """Starts coordinators, which are stopped at the end of the test."""
+    started: list[Coordinator] = []
+
+    def start(**settings: Any) -> Coordinator:
+        defaults: dict[str, Any] = {"data_dir": str(tmp_path), "devices": "cpu,cpu", "grace": 1.0}
+        coordinator = Coordinator(store, Settings(**(defaults | settings)))
+        coordinator.start()
+        started.append(coordinator)
+        return coordinator
+
+    yield start
+    for coordinator in started:
+        coordinator.stop()
+
+
+@pytest.fixture
+def checkpoint_file(tmp_path: Path) -> Path:
+    """A posted file of the test's own, so that it may be changed and deleted."""
+    source = Path(__file__).parent / "golden" / "open_lm" / "01_rotary_default_ln_swiglu"
+    target = tmp_path / "run" / "checkpoints" / "epoch_1.pt"
+    target.parent.mkdir(parents=True)
+    target.write_bytes((source / "checkpoints" / "epoch_1.pt").read_bytes())
+    for name in ("params.txt", "golden_01_rotary_default_ln_swiglu.json"):
+        (tmp_path / "run" / name).write_bytes((source / name).read_bytes())
+    return target
+
+
+def steps_suite(tmp_path: Path, name: str = "steps", **parameters: Any) -> Suite:
+    log = str(tmp_path / f"{name}.log")
+    return parse_suite({"tasks": [{"kind": "steps", "log": log, **parameters}]}, name)
+
+
+def enter(store: Store, file: Path, suite: Suite, step: int = 1, **fields: Any) -> int:
+    posted = submission(step, uri=str(file), path=str(file), identity=identify(file), **fields)
+    with store.transaction() as session:
+        return submit(session, posted, [suite], find=lambda name: suite).evaluations[0].id
+
+
+def wait_until(store: Store, condition: Callable[[Any], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with store.reading() as session:
+            if condition(session):
+                return
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def wait(store: Store, evaluation: int) -> Evaluation:
+    wait_until(store, lambda session: find_evaluation(session, evaluation).state in OVER)
+    with store.reading() as session:
+        return find_evaluation(session, evaluation)
+
+
+def steps_done(tmp_path: Path, name: str = "steps") -> Counter[tuple[str, str]]:
+    """How often each (shard, step) was begun."""
+    log = tmp_path / f"{name}.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return Counter((line.split()[0], line.split()[1]) for line in lines)
+
+
+def begun(tmp_path: Path, name: str = "steps") -> bool:
+    return len(steps_done(tmp_path, name)) > 0
+
+
+def test_an_evaluation_runs_on_all_workers_with_progress(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    coordinator = coordinate()
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=8))
+    coordinator.wake()
+    seen: list[int] = []
+
+    def watch(session: Any) -> bool:
+        seen.extend(live.done for live in coordinator.live().values() if live.per_second)
+        return find_evaluation(session, evaluation).state in OVER
+
+    wait_until(store, watch)
+    assert wait(store, evaluation).state == "succeeded"
+    assert coordinator.workers() == 2
+    assert max(seen) > 0
+    assert coordinator.live() == {}
+    assert set(steps_done(tmp_path).values()) == {1}
+    processes = {line.split()[2] for line in (tmp_path / "steps.log").read_text().splitlines()}
+    assert len(processes) == 2
+    with store.reading() as session:
+        assert read_history(session, "run-a")["series"][0]["value"] == [32]
+
+
+def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_other(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    poisoned = enter(store, checkpoint_file, steps_suite(tmp_path, "poisoned", shards=3, poison=1))
+    innocent = enter(store, checkpoint_file, steps_suite(tmp_path, "innocent", shards=8))
+    coordinate()
+    assert wait(store, innocent).state == "succeeded"
+    failed = wait(store, poisoned)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert failed.error["code"] == "worker_died"
+    assert "died while it ran this shard, 3 times" in failed.error["message"]
+    assert set(steps_done(tmp_path, "innocent").values()) == {1}
+    assert steps_done(tmp_path, "poisoned")["1", "0"] == 3
+    assert steps_done(tmp_path, "poisoned")["0", "3"] == 1
+
+
+def test_what_is_cancelled_makes_room_whether_it_listens_or_not_and_can_be_retried(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    coordinator = coordinate(grace=0.5)
+    polite = enter(store, checkpoint_file, steps_suite(tmp_path, "polite", shards=1, steps=30))
+    deaf = enter(store, checkpoint_file, steps_suite(tmp_path, "deaf", shards=1, seconds=60, deaf=True))
+    other = enter(store, checkpoint_file, steps_suite(tmp_path, "other", shards=2, steps=1))
+    wait_until(store, lambda session: begun(tmp_path, "polite") and begun(tmp_path, "deaf"))
+    with store.transaction() as session:
+        cancel_evaluation(session, polite)
+        cancel_evaluation(session, deaf)
+    coordinator.wake()
+    assert wait(store, other).state == "succeeded"
+    wait_until(store, lambda session: "running" not in session.scalars(select(Shard.state)).all())
+    assert len(steps_done(tmp_path, "polite")) < 30
+    with store.transaction() as session:
+        retry_evaluation(session, polite)
+    coordinator.wake()
+    assert wait(store, polite).state == "succeeded"
+    with store.reading() as session:
+        assert find_evaluation(session, deaf).state == "cancelled"
+
+
+def test_a_shard_that_overruns_its_deadline_is_stopped_and_tried_again(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    coordinate(devices="cpu", shard_deadline=3.0, max_attempts=2)
+    slow = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, seconds=60))
+    failed = wait(store, slow)
+    assert failed.error is not None
+    assert failed.error["code"] == "deadline_exceeded"
+    assert "longer than 3 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in failed.error["message"]
+    assert steps_done(tmp_path)["0", "0"] == 2
+
+
+def test_stopping_stores_what_was_running_and_the_next_start_runs_only_the_rest(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    first = coordinate(grace=10.0)
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=6, steps=4))
+    first.wake()
+    wait_until(store, lambda session: begun(tmp_path))
+    first.stop()
+    assert 1 <= len({shard for shard, _ in steps_done(tmp_path)}) < 6
+    coordinate()
+    assert wait(store, evaluation).state == "succeeded"
+    assert set(steps_done(tmp_path).values()) == {1}
+    with store.reading() as session:
+        assert set(session.scalars(select(Attempt.outcome))) == {"succeeded"}
+
+
+def test_a_copied_checkpoint_may_be_deleted_and_its_copy_goes_when_it_is_evaluated(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    coordinator = coordinate(devices="cpu")
+    suite = steps_suite(tmp_path, shards=1, steps=8)
+    evaluation = enter(store, checkpoint_file, suite, spool="copy")
+    coordinator.wake()
+    wait_until(store, lambda session: session.get_one(Checkpoint, 1).spool_state == "ready")
+    checkpoint_file.unlink()
+    assert wait(store, evaluation).state == "succeeded"
+    wait_until(store, lambda session: session.get_one(Checkpoint, 1).spool_state == "released")
+    assert not (tmp_path / "spool" / "1").exists()
+
+
+def test_a_checkpoint_that_changes_before_it_is_copied_fails_with_the_reason(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1), spool="copy")
+    checkpoint_file.write_bytes(b"other")
+    coordinate(devices="cpu")
+    failed = wait(store, evaluation)
+    assert failed.error is not None
+    assert failed.error["code"] == "checkpoint_changed"
