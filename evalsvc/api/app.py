@@ -1,0 +1,82 @@
+"""The web application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from evalsvc import __version__
+from evalsvc.api import checkpoints, evaluations, health, runs, suites
+from evalsvc.api.errors import add_handlers
+from evalsvc.api.state import State
+from evalsvc.config import Settings
+from evalsvc.coordinator import Coordinator
+from evalsvc.store.session import Store, open_store
+from evalsvc.suite import suite_files
+
+MAX_BODY = 1_000_000
+
+MakeCoordinator = Callable[[Store, Settings], Coordinator]
+
+
+def create_app(settings: Settings, make_coordinator: MakeCoordinator = Coordinator) -> FastAPI:
+    """The service of these settings; its lifespan opens the store and runs the coordinator.
+
+    Raises:
+        InvalidSuite: the folder of the suites does not exist.
+    """
+    suite_files(settings.suites_path)
+    app = FastAPI(
+        title="evalsvc",
+        version=__version__,
+        description="Checkpoints in, metric history per training step out.",
+        lifespan=_lifespan(settings, make_coordinator),
+    )
+    for noun in (checkpoints, evaluations, runs, suites, health):
+        app.include_router(noun.router)
+    add_handlers(app)
+    app.add_middleware(BodyLimit)
+    return app
+
+
+class BodyLimit:
+    """Refuse a body of more than MAX_BODY bytes, however it is sent, having read no more than that of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = 0
+
+        async def receive_limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MAX_BODY:
+                raise HTTPException(413, f"the body is larger than {MAX_BODY:,} bytes; name a large file by its path")
+            return message
+
+        await self.app(scope, receive_limited if scope["type"] == "http" else receive, send)
+
+
+def _lifespan(
+    settings: Settings, make_coordinator: MakeCoordinator
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = await run_in_threadpool(open_store, settings.database, False)
+        coordinator = make_coordinator(store, settings)
+        coordinator.start()
+        app.state.state = State(settings, store, coordinator)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(coordinator.stop)
+            store.close()
+
+    return lifespan

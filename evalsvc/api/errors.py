@@ -1,0 +1,156 @@
+"""Every error as one JSON shape (RFC 9457): `{type, title, status, detail, code}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from evalsvc import errors
+from evalsvc.errors import EvalsvcError
+
+STATUS: dict[type[EvalsvcError], int] = {
+    errors.InvalidRequest: 422,
+    errors.InvalidSuite: 422,
+    errors.InvalidLayout: 422,
+    errors.InvalidModelConfig: 422,
+    errors.InvalidData: 422,
+    errors.UnknownName: 404,
+    errors.Conflict: 409,
+    errors.WrongState: 409,
+    errors.CheckpointNotFound: 422,
+    errors.CheckpointNotAllowed: 403,
+    errors.CheckpointGone: 410,
+    errors.CheckpointChanged: 409,
+    errors.NotACheckpoint: 422,
+    errors.UnsafeCheckpoint: 422,
+    errors.ShardedCheckpoint: 422,
+    errors.CheckpointMismatch: 422,
+    errors.UnsupportedModel: 422,
+    errors.NonFinite: 422,
+    errors.DataChanged: 409,
+    errors.OutOfMemory: 503,
+    errors.WorkerDied: 503,
+    errors.DeadlineExceeded: 504,
+    errors.Cancelled: 409,
+    errors.InternalError: 500,
+    errors.PortInUse: 503,
+    errors.DataDirectoryUnusable: 503,
+    errors.DatabaseUnusable: 503,
+    errors.SchemaVersionMismatch: 503,
+    errors.MissingPackage: 503,
+    errors.NotReady: 503,
+    errors.ServiceUnreachable: 503,
+}
+"""The status of every error; a test fails when one is missing."""
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string", "description": "The status in words."},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong, what was found, what to do."},
+        "code": {"type": "string", "description": "Stable; what programs compare."},
+    },
+    "example": {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "no suite is named 'los'; did you mean 'loss'?; available: loss",
+        "code": "unknown_name",
+    },
+}
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "description": "The caller can fix it; `detail` says how.",
+        "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}},
+    }
+}
+"""For a router's `responses`."""
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Make every error of the application a problem."""
+    app.add_exception_handler(EvalsvcError, _on_evalsvc_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    content = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    return JSONResponse(content, status, headers=headers, media_type="application/problem+json")
+
+
+def _on_evalsvc_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, EvalsvcError)
+    return problem(STATUS[type(error)], error.code, error.message)
+
+
+def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    findings = error.errors()
+    content_type = request.headers.get("content-type", "")
+    if any(item["loc"] == ("body",) for item in findings) and "json" not in content_type:
+        detail = (
+            f"the body must be JSON, found {content_type or 'no content type'}; send Content-Type: application/json"
+        )
+    else:
+        detail = "; ".join(_finding(item) for item in findings)
+    return problem(422, errors.InvalidRequest.code, detail)
+
+
+def _finding(item: Mapping[str, Any]) -> str:
+    """One finding of pydantic as `field: what is wrong, found …`."""
+    field = ".".join(str(part) for part in item["loc"][1:])
+    if item["type"] == "json_invalid":
+        return f"the body is not JSON: {item['ctx']['error'].lower()} at character {field}"
+    if item["type"] == "missing":
+        return f"{field} is missing" if field else f"the {item['loc'][0]} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{field}: {message}" if field else message
+    return f"{field or 'the body'}: {message[:1].lower()}{message[1:]}, found {_shown(item['input'])}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:120] + "…"
+
+
+def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses: an unknown path, a method, a body that is too large or cannot be read."""
+    assert isinstance(error, HTTPException)
+    code, detail = errors.InvalidRequest.code, str(error.detail)
+    if error.status_code == 404:
+        code = errors.UnknownName.code
+        detail = f"there is nothing at {request.url.path}; see {request.app.docs_url} for what there is"
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        detail = f"{request.method} is not possible at {request.url.path}; possible: {allowed}"
+    return problem(error.status_code, code, detail, error.headers)
+
+
+def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    # The framework raises it again after the answer, and the server logs the trace.
+    return problem(
+        500,
+        errors.InternalError.code,
+        f"{request.method} {request.url.path} failed by a bug in evalsvc ({type(error).__name__}); "
+        "the service's log has the details",
+    )

@@ -1,0 +1,106 @@
+"""Evaluations: how far they are, what they found, and stopping and retrying them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from evalsvc.api.document import Document, example
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.schemas import EvaluationInput, Id
+from evalsvc.api.state import CurrentState
+from evalsvc.api.suites import find_suite
+from evalsvc.errors import WrongState
+from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
+from evalsvc.store.submission import evaluate, find_checkpoint
+from evalsvc.store.views import evaluation_view
+
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
+
+_EXAMPLE = {
+    "id": 40,
+    "checkpoint": 17,
+    "run": "t2i-1b-pretrained",
+    "step": 2500,
+    "variant": "raw",
+    "suite": {"name": "loss", "digest": "4f0c…"},
+    "state": "running",
+    "priority": 0,
+    "error": None,
+    "tasks": [
+        {
+            "name": "loss",
+            "kind": "loss",
+            "state": "running",
+            "progress": {"done": 96, "total": 400, "unit": "sequences", "per_second": 12.5, "seconds_left": 24.3},
+            "error": None,
+            "metrics": None,
+            "protocols": {},
+            "provenance": None,
+            "shards": {
+                "total": 8,
+                "succeeded": 1,
+                "running": 2,
+                "queued": 5,
+                "failed": 0,
+                "cancelled": 0,
+                "attempts": 3,
+            },
+        }
+    ],
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Evaluate a posted checkpoint with a suite",
+    description="While an evaluation with this suite is not over, it is answered with 200; afterwards a new one "
+    "measures again.",
+    responses=example(201, "A new evaluation.", _EXAMPLE) | example(200, "The one that is not over.", _EXAMPLE),
+)
+def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
+    with state.writing() as session:
+        checkpoint = find_checkpoint(session, body.checkpoint)
+        if checkpoint.replaced_at is not None:
+            raise WrongState(f"checkpoint {checkpoint.id} was replaced by another file; evaluate the new one")
+        suite = find_suite(session, state.settings, body.suite)
+        evaluation, created = evaluate(session, checkpoint, suite, body.priority)
+        content = evaluation_view(session, evaluation, state.coordinator.live())
+    state.coordinator.wake()
+    return Document(content, 201 if created else 200)
+
+
+@router.get(
+    "/{evaluation_id}", summary="An evaluation", responses=example(200, "Its state, progress and results.", _EXAMPLE)
+)
+def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:
+    with state.reading() as session:
+        return Document(evaluation_view(session, find_evaluation(session, evaluation_id), state.coordinator.live()))
+
+
+@router.post(
+    "/{evaluation_id}/cancel",
+    status_code=202,
+    summary="Cancel an evaluation",
+    description="What waits is not begun, what runs is told to stop; finished shards keep their results.",
+    responses=example(202, "Cancelled; running shards stop soon.", _EXAMPLE),
+)
+def post_cancel(evaluation_id: Id, state: CurrentState) -> Document:
+    with state.writing() as session:
+        content = evaluation_view(session, cancel_evaluation(session, evaluation_id), state.coordinator.live())
+    state.coordinator.wake()
+    return Document(content, 202)
+
+
+@router.post(
+    "/{evaluation_id}/retry",
+    status_code=202,
+    summary="Try again what failed or was cancelled",
+    description="Finished shards keep their results and do not run again.",
+    responses=example(202, "Queued again.", _EXAMPLE),
+)
+def post_retry(evaluation_id: Id, state: CurrentState) -> Document:
+    with state.writing() as session:
+        content = evaluation_view(session, retry_evaluation(session, evaluation_id), state.coordinator.live())
+    state.coordinator.wake()
+    return Document(content, 202)

@@ -1,0 +1,50 @@
+"""Whether the service lives, and whether it can work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from evalsvc import __version__
+from evalsvc.api.document import Document, example
+from evalsvc.api.errors import problem
+from evalsvc.api.state import CurrentState, State
+from evalsvc.errors import EvalsvcError, NotReady
+
+router = APIRouter(tags=["health"])
+
+
+@router.get(
+    "/healthz", summary="The service answers", responses=example(200, "It does.", {"status": "ok", "version": "0.1.0"})
+)
+def healthz() -> Document:
+    return Document({"status": "ok", "version": __version__})
+
+
+@router.get(
+    "/readyz",
+    summary="The service can evaluate: database, schema and workers are there",
+    response_model=None,
+    responses=example(200, "It can.", {"status": "ok", "database": "ok", "schema": "ok", "workers": 2})
+    | example(503, "`detail` says which part is missing.", {"status": 503, "code": "not_ready", "detail": "…"}),
+)
+def readyz(state: CurrentState) -> Any:
+    missing = _missing_parts(state)
+    if missing:
+        return problem(503, NotReady.code, "not ready: " + "; ".join(missing))
+    return Document({"status": "ok", "database": "ok", "schema": "ok", "workers": state.coordinator.workers()})
+
+
+def _missing_parts(state: State) -> list[str]:
+    missing = []
+    try:
+        state.store.ping()
+        state.store.check_schema()
+    except EvalsvcError as error:
+        missing.append(error.message)
+    if not state.coordinator.workers():
+        missing.append(
+            "no live worker; one that starts takes some seconds, `evalsvc doctor` says what keeps one from starting"
+        )
+    return missing

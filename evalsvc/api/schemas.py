@@ -1,0 +1,150 @@
+"""The bodies and parameters that requests carry. Unknown fields are refused, with their near misses."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from fastapi import Path
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from evalsvc.checkpoints import Spool
+from evalsvc.errors import UnknownName
+from evalsvc.suite import NAME
+
+MAX_URI = 4096
+MAX_STEP = 2**63 - 1
+MAX_ID = 2**31 - 1
+
+
+def _check_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:160]!r} is not a name; use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+"""Of a run, a variant or a suite."""
+
+Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+
+Step = Annotated[int, Field(strict=True, ge=0, le=MAX_STEP)]
+"""Strict: 25.0, "25" and true are not steps."""
+
+Priority = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
+
+
+class Input(BaseModel):
+    """What a request carries: known fields only, and nothing that the database could not keep."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(UnknownName.among("field", str(key), cls.model_fields).message)
+        _check_storable(data)
+        return data
+
+
+class CheckpointInput(Input):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "run": "t2i-1b-pretrained",
+                    "step": 2500,
+                    "uri": "/checkpoints/t2i-1b-pretrained/checkpoints/epoch_25.pt",
+                    "layout": {"preset": "image-then-special", "text_size": 50432, "codebook_size": 16384},
+                    "tokens_seen": 2_621_440_000,
+                    "tags": {"lr": "3e-4"},
+                }
+            ]
+        }
+    )
+
+    run: Name
+    """The training run; it begins with its first checkpoint."""
+    step: Step
+    """The training step. Steps may come in any order."""
+    uri: Annotated[str, Field(min_length=1, max_length=MAX_URI)]
+    """An absolute path or file:// uri of the weights, complete before it is posted."""
+    variant: Name = "raw"
+    """Which weights of the step: `raw`, `ema_0.9999`, …"""
+    suites: list[Name] | None = None
+    """The suites to evaluate; without it, those that the run's plan has due."""
+    model: str | dict[str, Any] | None = None
+    """The open_lm model: a registered name, the path of its JSON, or its fields; without it, what lies beside the
+    weights."""
+    layout: str | dict[str, Any] | None = None
+    """The vocabulary layout: the path of its file, or its fields; without it, every id is text."""
+    tokens_seen: Step | None = None
+    """Tokens trained on so far, for histories along tokens."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """Digest of the file, where the trainer knows it; a worker checks it while it loads."""
+    spool: Spool = "none"
+    """Keep the weights until they are evaluated: `link` (at once, same file system), `copy` (in the background)."""
+    priority: Priority = 0
+    """Higher first."""
+    tags: dict[str, str] = {}
+    """Anything worth keeping, as strings."""
+    replace: bool = False
+    """Put this checkpoint in the place of another one at the same step and variant, and drop that one's values."""
+
+
+class EvaluationInput(Input):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"checkpoint": 17, "suite": "loss"}]})
+
+    checkpoint: Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
+    """The checkpoint's id."""
+    suite: Name
+    priority: Priority = 0
+    """Higher first."""
+
+
+class PlannedSuite(Input):
+    suite: Name
+    every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)]
+    """The suite is due when the step is a multiple of this."""
+    first: Step | None = None
+    """Not before this step."""
+    last: Step | None = None
+    """Not after this step."""
+
+
+class PlanInput(Input):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"suites": [{"suite": "loss", "every": 500}], "when_behind": "newest"}]}
+    )
+
+    suites: list[PlannedSuite]
+    when_behind: Literal["all", "newest"] = "all"
+    """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
+
+
+class HistoryQuery(Input):
+    name: list[str] = []
+    """A metric, `<task>/<metric>`; repeat it for several; without it, all."""
+    variant: str | None = None
+    x: Literal["step", "tokens"] = "step"
+
+
+def _check_storable(data: Any) -> None:
+    """Refuse what is legal in Python's JSON but not in a database's: NaN, NUL, halves of surrogate pairs."""
+    rest = [data]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            rest.extend(item)
+            rest.extend(item.values())
+        elif isinstance(item, list):
+            rest.extend(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"the number {item} is not allowed; leave the field out")
+        elif isinstance(item, str) and ("\0" in item or any("\ud800" <= char <= "\udfff" for char in item)):
+            raise ValueError(f"the text {item[:80]!r} has a character that cannot be stored")

@@ -1,0 +1,141 @@
+"""Suites: those that were put come before a file of the folder, and that before a shipped one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.orm import Session
+
+from evalsvc.api.document import Document, example
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.schemas import Name
+from evalsvc.api.state import CurrentState
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
+from evalsvc.store.submission import kept_suites, put_suite
+from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
+
+router = APIRouter(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
+
+Source = Literal["put", "folder", "shipped"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A suite that can be named; it is read only when it is asked for."""
+
+    source: Source
+    load: Callable[[], Suite]
+
+
+def suite_entries(session: Session, settings: Settings) -> dict[str, Entry]:
+    """Every suite, by name. None is read, so that a broken one disturbs no other."""
+    entries = {}
+    for name, path in suite_files(settings.suites_path).items():
+        source: Source = "shipped" if path.parent == SHIPPED_SUITES else "folder"
+        entries[name] = Entry(source, partial(load_suite, path))
+    for name, content in kept_suites(session).items():
+        entries[name] = Entry("put", partial(parse_suite, content, name))
+    return entries
+
+
+def find_suite(session: Session, settings: Settings, name: str) -> Suite:
+    """A suite by its name; UnknownName with near misses, InvalidSuite where it is broken."""
+    return _find_entry(session, settings, name).load()
+
+
+def _find_entry(session: Session, settings: Settings, name: str) -> Entry:
+    entries = suite_entries(session, settings)
+    if name not in entries:
+        raise UnknownName.among("suite", name, entries, "PUT /v1/suites/{name} makes one")
+    return entries[name]
+
+
+@router.get(
+    "",
+    summary="Every suite that can be named",
+    responses=example(
+        200,
+        "The suites by name. A broken one carries its error and disturbs no other.",
+        {"suites": [{"name": "loss", "source": "shipped", "description": "…", "digest": "4f0c…", "tasks": ["loss"]}]},
+    ),
+)
+def list_suites(state: CurrentState) -> Document:
+    with state.reading() as session:
+        entries = suite_entries(session, state.settings)
+        return Document({"suites": [_summary(name, entry) for name, entry in sorted(entries.items())]})
+
+
+@router.get("/{name}", summary="A suite with its tasks and all their parameters")
+def get_suite(name: Name, state: CurrentState) -> Document:
+    with state.reading() as session:
+        entry = _find_entry(session, state.settings, name)
+        suite = entry.load()
+        return Document(_view(suite, entry.source))
+
+
+async def _raw_body(request: Request) -> bytes:
+    return await request.body()
+
+
+@router.put(
+    "/{name}",
+    summary="Keep a suite under a name",
+    description="The body is the suite as YAML or JSON. Evaluations that have begun keep the suite they began with.",
+    status_code=201,
+    responses=example(
+        201, "The name is new (200: it was there).", {"name": "mine", "source": "put", "digest": "4f0c…"}
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/yaml": {"example": "tasks:\n  - kind: loss\n    data: datasets:heldout_text.jsonl\n"},
+                "application/json": {"example": {"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}},
+            },
+        }
+    },
+)
+def keep_suite(
+    name: Name, request: Request, body: Annotated[bytes, Depends(_raw_body)], state: CurrentState
+) -> Document:
+    suite = parse_suite(_content(body, name, request.headers.get("content-type", "")), name)
+    with state.writing() as session:
+        created = put_suite(session, suite)
+    return Document(_view(suite, "put"), 201 if created else 200)
+
+
+def _content(body: bytes, name: str, content_type: str) -> Any:
+    """JSON that says so or looks so is read as JSON: as YAML it would stumble over tabs."""
+    says_json = "json" in content_type
+    if says_json or body.lstrip().startswith(b"{"):
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            if says_json:
+                raise InvalidSuite(f"suite {name!r} is not valid JSON: {error}") from None
+    return body
+
+
+def _summary(name: str, entry: Entry) -> dict[str, Any]:
+    try:
+        suite = entry.load()
+    except EvalsvcError as error:
+        return {"name": name, "source": entry.source, "error": {"code": error.code, "message": error.message}}
+    tasks = [task.name for task in suite.tasks]
+    return {
+        "name": name,
+        "source": entry.source,
+        "description": suite.description,
+        "digest": suite.digest,
+        "tasks": tasks,
+    }
+
+
+def _view(suite: Suite, source: Source) -> dict[str, Any]:
+    return {**suite.to_json(), "digest": suite.digest, "source": source}

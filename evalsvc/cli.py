@@ -1,0 +1,548 @@
+"""The command line. Only what `--help` needs is imported at the top; every command imports its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from evalsvc import __version__
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, InvalidRequest
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from evalsvc.client import Client
+
+app = typer.Typer(
+    name="evalsvc",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Evaluate the checkpoints of auto-regressive text-to-image models, and keep one history of metrics per "
+    "training step.\n\nBegin with [bold]evalsvc serve[/bold]; post with [bold]evalsvc submit[/bold]; read with "
+    "[bold]evalsvc history[/bold]. Every option that is a setting can also be given as a variable "
+    "[bold]EVALSVC_…[/bold]; [bold]evalsvc doctor[/bold] lists them.",
+)
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+"""Exit codes: the evaluation failed; it could not be tried; Ctrl-C."""
+
+
+class Spool(StrEnum):
+    none = "none"
+    link = "link"
+    copy = "copy"
+
+
+class Axis(StrEnum):
+    step = "step"
+    tokens = "tokens"
+
+
+class Format(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8321")]
+Suites = Annotated[Path | None, typer.Option(help="Folder with suites of your own, one YAML file each.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of a worker.", show_default="cores / workers")]
+TlsCa = Annotated[Path | None, typer.Option(help="Certificate authority of the scheduler.")]
+TlsCert = Annotated[Path | None, typer.Option(help="Certificate for the scheduler.")]
+TlsKey = Annotated[Path | None, typer.Option(help="Private key for the scheduler.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="open_lm model: a registered name, a JSON file, or JSON.", show_default="what lies beside the checkpoint"
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="Vocabulary layout: a preset's name, a YAML or JSON file, or JSON.", show_default="all text"),
+]
+
+
+def main() -> NoReturn:
+    """The console script: every error that evalsvc raises on purpose is one line and exit code 2."""
+    try:
+        app(prog_name="evalsvc")
+    except EvalsvcError as error:
+        _complain(f"{error.message} [{error.code}]")
+        sys.exit(WRONG_USE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"evalsvc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8321")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of database, spooled checkpoints and artifacts.", show_default="~/.local/share/evalsvc"
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL.", show_default="SQLite in the data folder")
+    ] = None,
+    suites: Suites = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="One worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"),
+    ] = None,
+    threads: Threads = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="An existing Dask scheduler, tls://HOST:PORT.", show_default="a cluster of its own"),
+    ] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    migrate: Annotated[bool, typer.Option("--migrate", help="Bring an older database to this version first.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen on an address that others reach, without authentication.")
+    ] = False,
+) -> None:
+    """Run the service and its workers on this machine."""
+    settings = Settings.load(
+        host=host,
+        port=port,
+        data_dir=_text(data_dir),
+        database_url=database_url,
+        suites=_text(suites),
+        devices=devices,
+        threads=threads,
+        scheduler=scheduler,
+        tls_ca=_text(tls_ca),
+        tls_cert=_text(tls_cert),
+        tls_key=_text(tls_key),
+    )
+    from evalsvc.api.server import serve as serve_settings
+
+    def announce(url: str) -> None:
+        print(f"evalsvc listens on {url}", flush=True)
+
+    serve_settings(settings, announce, migrate=migrate, insecure=insecure)
+
+
+@app.command()
+def worker(
+    scheduler: Annotated[str, typer.Argument(help="The Dask scheduler, tls://HOST:PORT.")],
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    threads: Threads = None,
+) -> None:
+    """Run a worker process for an existing scheduler until interrupted."""
+    settings = Settings.load(
+        tls_ca=_text(tls_ca), tls_cert=_text(tls_cert), tls_key=_text(tls_key), device=device, threads=threads
+    )
+    from evalsvc.cluster import run_worker
+
+    run_worker(settings, scheduler)
+
+
+class _SubmitCommand(TyperCommand):
+    """Says what is wrong with a negative step, which would else be read as an option that does not exist."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, argument in zip(["", *args], args, strict=False):
+            if re.fullmatch(r"-\d+(\.\d+)?", argument) and not before.startswith("--"):
+                raise InvalidRequest(f"step {argument}: a step is a whole number of at least 0")
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_SubmitCommand)
+def submit(
+    run: Annotated[str, typer.Argument(help="The training run.")],
+    step: Annotated[int, typer.Argument(help="The training step.")],
+    uri: Annotated[str, typer.Argument(help="The weights: a path or a file:// uri.")],
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")
+    ] = None,
+    variant: Annotated[str, typer.Option(help="Which weights of the step, e.g. ema_0.9999.")] = "raw",
+    model: Model = None,
+    layout: Layout = None,
+    tokens_seen: Annotated[int | None, typer.Option(help="Tokens trained on so far.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The file's digest; a worker checks it.")] = None,
+    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = Spool.none,
+    priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
+    tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeat for several.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another file at this step and variant.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations and show their metrics.")] = False,
+    url: Url = None,
+) -> None:
+    """Post a checkpoint to the service and have it evaluated.
+
+    With --wait the exit code is 1 when an evaluation did not succeed.
+    """
+    from evalsvc.client import Client
+
+    with Client(Settings.load(url=url).url) as client:
+        posted = client.submit(
+            run,
+            step,
+            _absolute(uri),
+            variant=variant,
+            suites=suite or None,
+            model=_inline_model(model),
+            layout=_inline_layout(layout),
+            tokens_seen=tokens_seen,
+            sha256=sha256,
+            spool=spool.value,
+            priority=priority,
+            tags=_tags(tag or []),
+            replace=replace,
+        )
+        _show_posted(posted)
+        if wait and not _wait(client, posted["evaluations"]):
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def history(
+    run: Annotated[str, typer.Argument(help="The training run.")],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="<task>/<metric>; repeat for several.", show_default="all")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = Axis.step,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,  # noqa: A002
+    url: Url = None,
+) -> None:
+    """Show a run's metrics along its training."""
+    from evalsvc.client import Client
+
+    with Client(Settings.load(url=url).url) as client:
+        found = client.history(run, metric or [], variant=variant, x=x.value)
+    if format is Format.json:
+        print(json.dumps(found, indent=2))
+    elif format is Format.csv:
+        _write_csv(_history_rows(found))
+    else:
+        _print_history(found)
+
+
+@app.command(name="run")
+def run_here(
+    suite: Annotated[str, typer.Argument(help="A suite's name, or its YAML file.")],
+    checkpoint: Annotated[str, typer.Option(help="The weights: a path or a file:// uri.")],
+    model: Model = None,
+    layout: Layout = None,
+    output: Annotated[Path | None, typer.Option(help="Write the whole result here, as JSON.")] = None,
+    suites: Suites = None,
+    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    threads: Threads = None,
+) -> None:
+    """Evaluate a checkpoint here and now, without a service.
+
+    The exit code is 1 when a task failed.
+    """
+    if output is not None and not output.parent.is_dir():
+        raise InvalidRequest(f"--output {output}: there is no folder {output.parent}; make it first")
+    settings = Settings.load(suites=_text(suites), device=device, threads=threads)
+    result = _run_suite(settings, suite, checkpoint, model, layout)
+    if output is not None:
+        output.write_text(json.dumps(result, indent=2) + "\n")
+    _print_metrics(result["metrics"])
+    for task, error in (result.get("errors") or {}).items():
+        _complain(f"{task}: {error['message']} [{error['code']}]")
+    if result.get("errors"):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def doctor(
+    suite: Annotated[list[str] | None, typer.Argument(help="Only these suites' data.", show_default="all")] = None,
+    suites: Suites = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the database.", show_default="~/.local/share/evalsvc")
+    ] = None,
+) -> None:
+    """Show every setting, and what is missing for an evaluation.
+
+    The exit code is 1 when something that is needed is missing.
+    """
+    from evalsvc.doctor import run_checks
+
+    given: dict[str, Any] = {"suites": _text(suites), "data_dir": _text(data_dir)}
+    settings = Settings.load(**given)
+    _print_settings(settings, {name for name, value in given.items() if value is not None})
+    checks = run_checks(settings, suite or [])
+    _print_table(
+        ["check", "", "found", "do"],
+        [
+            [check.name, "ok" if check.ok else "MISSING" if check.needed else "-", check.found, check.do]
+            for check in checks
+        ],
+    )
+    if not all(check.ok or not check.needed for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def _run_suite(
+    settings: Settings, suite_name: str, checkpoint: str, model: str | None, layout: str | None
+) -> dict[str, Any]:
+    from evalsvc.checkpoints import CheckpointRef, locate
+    from evalsvc.runner import run_suite
+    from evalsvc.suite import find_suite
+
+    # The runner reads its settings where every worker process finds them.
+    os.environ.update(settings.environment())
+    suite = find_suite(suite_name, settings.suites_path)
+    path = locate(_absolute(checkpoint), [Path("/")])
+    reference = CheckpointRef(
+        path=str(path), model=_inline_model(model), layout=_inline_layout(layout), label=checkpoint
+    )
+    with _progress() as progress:
+        bars = _Bars(progress)
+
+        def report(task: str, done: int, total: int, unit: str) -> None:
+            bars.show(task, done, total, unit)
+
+        return run_suite(suite, reference, report)
+
+
+def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
+    """Wait for evaluations with a bar per task, then show what they found; whether all succeeded."""
+    with _progress() as progress:
+        bars = _Bars(progress)
+
+        def report(evaluation: Mapping[str, Any]) -> None:
+            for task in evaluation["tasks"]:
+                now = task["progress"]
+                bars.show(
+                    f"{evaluation['suite']['name']}: {task['name']}", now["done"], now["total"], now["unit"] or ""
+                )
+
+        finished = [client.wait(evaluation["id"], report=report) for evaluation in evaluations]
+    for evaluation in finished:
+        _show_finished(evaluation)
+    return all(evaluation["state"] == "succeeded" for evaluation in finished)
+
+
+def _show_posted(posted: Mapping[str, Any]) -> None:
+    checkpoint = posted["checkpoint"]
+    print(f"checkpoint {checkpoint['id']}: {checkpoint['run']} step {checkpoint['step']} {checkpoint['variant']}")
+    for evaluation in posted["evaluations"]:
+        print(f"evaluation {evaluation['id']}: {evaluation['suite']} {evaluation['state']}")
+    if not posted["evaluations"]:
+        print("no suite is due at this step by the run's plan; name one with --suite")
+
+
+def _show_finished(evaluation: Mapping[str, Any]) -> None:
+    _print_metrics([metric for task in evaluation["tasks"] for metric in task["metrics"] or []])
+    name = f"evaluation {evaluation['id']} ({evaluation['suite']['name']})"
+    failed = [task for task in evaluation["tasks"] if task["error"]]
+    for task in failed:
+        _complain(f"{name}, task {task['name']}: {task['error']['message']} [{task['error']['code']}]")
+    if evaluation["error"] and not failed:
+        _complain(f"{name}: {evaluation['error']['message']} [{evaluation['error']['code']}]")
+
+
+class _Bars:
+    """One progress bar per task, made when the task is first heard of."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._ids: dict[str, Any] = {}
+
+    def show(self, task: str, done: int, total: int | None, unit: str) -> None:
+        if task not in self._ids:
+            self._ids[task] = self._progress.add_task(task, total=None, unit=unit)
+        self._progress.update(self._ids[task], completed=done, total=total, unit=unit)
+
+
+def _progress() -> Progress:
+    """On stderr, so that stdout holds the result alone."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _print_metrics(metrics: Sequence[Mapping[str, Any]]) -> None:
+    if metrics:
+        rows = [
+            [metric["name"], _number(metric["value"]), _error_bar(metric["stderr"]), str(metric["n"]), metric["unit"]]
+            for metric in metrics
+        ]
+        _print_table(["metric", "value", "± stderr", "n", "unit"], rows)
+
+
+def _print_history(found: Mapping[str, Any]) -> None:
+    rows = [
+        [
+            row["metric"],
+            row["variant"],
+            row["protocol"],
+            str(row[found["x"]]),
+            _number(row["value"]),
+            _error_bar(row["stderr"]),
+            str(row["n"]),
+            row["unit"],
+        ]
+        for row in _history_rows(found)
+    ]
+    if rows:
+        _print_table(["metric", "variant", "protocol", found["x"], "value", "± stderr", "n", "unit"], rows)
+    else:
+        print(f"run {found['run']} has no values yet")
+    if omitted := sum(series["omitted"] for series in found["series"]):
+        print(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
+
+
+def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per value."""
+    return [
+        {
+            "metric": series["metric"],
+            "variant": series["variant"],
+            "protocol": series["protocol"],
+            found["x"]: at,
+            "value": value,
+            "stderr": stderr,
+            "n": n,
+            "unit": series["unit"],
+            "direction": series["direction"],
+        }
+        for series in found["series"]
+        for at, value, stderr, n in zip(series["x"], series["value"], series["stderr"], series["n"], strict=True)
+    ]
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    import csv
+
+    if rows:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _print_settings(settings: Settings, given: set[str]) -> None:
+    from evalsvc.config import PREFIX, setting_sources
+
+    derived = {
+        "data_dir": settings.data_path,
+        "database_url": settings.database,
+        "datasets": settings.datasets_path,
+    }
+    rows = [
+        [
+            PREFIX + name.upper(),
+            _without_password(str(derived.get(name, getattr(settings, name)))),
+            "option" if name in given else source,
+        ]
+        for name, source in setting_sources().items()
+    ]
+    _print_table(["setting", "value", "from"], rows)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE)
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    # A pipe has no width: what reads it wants whole lines.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
+
+
+def _number(value: float | str | None) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _error_bar(stderr: float | None) -> str:
+    return "" if stderr is None else f"± {stderr:.2g}"
+
+
+def _complain(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)
+
+
+def _absolute(uri: str) -> str:
+    """A relative path is meant from this folder, which the service does not know."""
+    return uri if "://" in uri or "::" in uri else str(Path(uri).expanduser().absolute())
+
+
+def _tags(pairs: Sequence[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise InvalidRequest(f"--tag {pair}: write it as KEY=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _inline_model(text: str | None) -> Any:
+    from evalsvc.model_config import read_model_spec
+
+    return _inline("--model", text, read_model_spec)
+
+
+def _inline_layout(text: str | None) -> Any:
+    from evalsvc.layout import parse_layout
+
+    return _inline("--layout", text, lambda spec, base: parse_layout(spec, base).to_json())
+
+
+def _inline(option: str, text: str | None, read: Callable[[Any, Path], dict[str, Any]]) -> Any:
+    """What a name, a file of this machine or JSON stands for, checked here: the service need not find the file."""
+    if text is None:
+        return None
+    if not text.lstrip().startswith("{"):
+        return read(text, Path.cwd())
+    try:
+        return read(json.loads(text), Path.cwd())
+    except ValueError as error:
+        raise InvalidRequest(f"{option} is not JSON: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The service's client: what the commands `submit` and `history` use, and what a notebook may use. Needs httpx only."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import httpx
+
+from evalsvc.errors import DeadlineExceeded, ServiceUnreachable, leaves
+
+DEFAULT_URL = "http://127.0.0.1:8321"
+
+OVER = ("succeeded", "partly_failed", "failed", "cancelled")
+"""States in which an evaluation stays until it is retried."""
+
+_ERRORS = {leaf.code: leaf for leaf in leaves()}
+
+
+class Client:
+    """A running service. Every method returns the service's JSON, and raises its errors as their own classes.
+
+    Raises (all methods):
+        ServiceUnreachable: nothing answers at the address, or something else does.
+    """
+
+    def __init__(
+        self, url: str = DEFAULT_URL, *, timeout: float = 30.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.url = url.rstrip("/")
+        # The service is reached directly: a proxy for the internet would take 127.0.0.1 for its own.
+        self._http = httpx.Client(timeout=timeout, transport=transport, trust_env=False)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(
+        self,
+        run: str,
+        step: int,
+        uri: str,
+        *,
+        variant: str = "raw",
+        suites: Sequence[str] | None = None,
+        model: str | Mapping[str, Any] | None = None,
+        layout: str | Mapping[str, Any] | None = None,
+        tokens_seen: int | None = None,
+        sha256: str | None = None,
+        spool: str = "none",
+        priority: int = 0,
+        tags: Mapping[str, str] | None = None,
+        replace: bool = False,
+    ) -> dict[str, Any]:
+        """Post a checkpoint: `{"checkpoint": …, "evaluations": […]}`. Posting the same again changes nothing."""
+        body = {
+            "run": run,
+            "step": step,
+            "uri": uri,
+            "variant": variant,
+            "suites": suites,
+            "model": model,
+            "layout": layout,
+            "tokens_seen": tokens_seen,
+            "sha256": sha256,
+            "spool": spool,
+            "priority": priority,
+            "tags": tags or {},
+            "replace": replace,
+        }
+        return self._ask("POST", "/v1/checkpoints", {key: value for key, value in body.items() if value is not None})
+
+    def checkpoint(self, checkpoint: int) -> dict[str, Any]:
+        """A checkpoint; `in_use` says whether its file is still needed."""
+        return self._ask("GET", f"/v1/checkpoints/{checkpoint}")
+
+    def evaluate(self, checkpoint: int, suite: str, priority: int = 0) -> dict[str, Any]:
+        """Evaluate a posted checkpoint with a suite; the evaluation."""
+        body = {"checkpoint": checkpoint, "suite": suite, "priority": priority}
+        return self._ask("POST", "/v1/evaluations", body)
+
+    def evaluation(self, evaluation: int) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/evaluations/{evaluation}")
+
+    def wait(
+        self,
+        evaluation: int,
+        *,
+        every: float = 1.0,
+        timeout: float | None = None,
+        report: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """The evaluation once it is over, whatever came of it; `report` gets it each time it is asked for.
+
+        Raises:
+            DeadlineExceeded: it was not over within `timeout` seconds.
+        """
+        begun = time.monotonic()
+        while True:
+            found = self.evaluation(evaluation)
+            if report is not None:
+                report(found)
+            if found["state"] in OVER:
+                return found
+            if timeout is not None and time.monotonic() - begun > timeout:
+                raise DeadlineExceeded(f"evaluation {evaluation} is {found['state']} after {timeout:g} s; it goes on")
+            time.sleep(every)
+
+    def cancel(self, evaluation: int) -> dict[str, Any]:
+        return self._ask("POST", f"/v1/evaluations/{evaluation}/cancel")
+
+    def retry(self, evaluation: int) -> dict[str, Any]:
+        """Queue what failed or was cancelled anew."""
+        return self._ask("POST", f"/v1/evaluations/{evaluation}/retry")
+
+    def history(
+        self, run: str, names: Sequence[str] = (), *, variant: str | None = None, x: str = "step"
+    ) -> dict[str, Any]:
+        """A run's series as columns along `x` (`step` or `tokens`); NaN and infinities are strings."""
+        query = [("x", x), *(("name", name) for name in names), *([("variant", variant)] if variant else [])]
+        return self._ask("GET", f"/v1/runs/{_part(run)}/metrics", query=query)
+
+    def runs(self) -> list[dict[str, Any]]:
+        runs: list[dict[str, Any]] = self._ask("GET", "/v1/runs")["runs"]
+        return runs
+
+    def run(self, run: str) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/runs/{_part(run)}")
+
+    def plan(self, run: str) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/runs/{_part(run)}/plan")
+
+    def put_plan(self, run: str, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """Say which suites the checkpoints of a run get: `{"suites": [{"suite", "every"}], "when_behind"}`."""
+        return self._ask("PUT", f"/v1/runs/{_part(run)}/plan", dict(plan))
+
+    def suites(self) -> list[dict[str, Any]]:
+        suites: list[dict[str, Any]] = self._ask("GET", "/v1/suites")["suites"]
+        return suites
+
+    def suite(self, suite: str) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/suites/{_part(suite)}")
+
+    def put_suite(self, suite: str, content: str | Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a suite, given as YAML text or as a mapping."""
+        path = f"/v1/suites/{_part(suite)}"
+        return self._ask("PUT", path, text=content) if isinstance(content, str) else self._ask("PUT", path, content)
+
+    def protocol(self, protocol: str) -> dict[str, Any]:
+        return self._ask("GET", f"/v1/protocols/{_part(protocol)}")
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        text: str | None = None,
+    ) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"params": list(query)} if query else {}
+        if body is not None:
+            arguments["json"] = body
+        if text is not None:
+            arguments |= {"content": text.encode(), "headers": {"Content-Type": "application/yaml"}}
+        try:
+            response = self._http.request(method, self.url + path, **arguments)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            reason = re.sub(r"\[errno -?\d+\] ", "", str(error).lower()) or type(error).__name__
+            raise ServiceUnreachable(
+                f"no evaluation service answers at {self.url} ({reason}); "
+                "start one with `evalsvc serve`, or give its address by --url (EVALSVC_URL)"
+            ) from None
+        return self._read(response)
+
+    def _read(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            content = response.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            self._stranger(response)
+        if response.is_success:
+            return content
+        error = _ERRORS.get(str(content.get("code")))
+        if error is None:
+            self._stranger(response)
+        raise error(str(content.get("detail")))
+
+    def _stranger(self, response: httpx.Response) -> NoReturn:
+        raise ServiceUnreachable(
+            f"what answers at {self.url} is no evalsvc of this version "
+            f"({response.status_code} {response.reason_phrase}); check --url (EVALSVC_URL)"
+        )
+
+
+def _part(name: str) -> str:
+    return quote(name, safe="")

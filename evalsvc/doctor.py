@@ -1,0 +1,159 @@
+"""What `evalsvc doctor` looks at, as data."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalsvc.cluster import device_list
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, UnknownName
+from evalsvc.store.session import Store
+from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, suite_files
+
+PYTHON = (3, 11)
+TORCH = (2, 10)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    found: str
+    do: str = ""
+    """What to do about it; empty where it is fine."""
+    needed: bool = True
+    """False: without it something that nobody asked for does not work, such as a shipped suite's data."""
+
+
+def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
+    """Look at everything, or of the suites only at those named.
+
+    Raises:
+        UnknownName: a named suite does not exist.
+        InvalidSuite: the folder of the suites does not exist.
+    """
+    files = _chosen_suites(settings, suites)
+    return [
+        _check_python(),
+        *_check_torch(settings),
+        _check_data_folder(settings.data_path),
+        _check_database(settings),
+        *(_check_suite(name, path, settings, needed=bool(suites)) for name, path in files.items()),
+    ]
+
+
+def _chosen_suites(settings: Settings, names: Sequence[str]) -> dict[str, Path]:
+    files = suite_files(settings.suites_path)
+    for name in names:
+        if name not in files:
+            raise UnknownName.among("suite", name, files)
+    return {name: files[name] for name in names or files}
+
+
+def _check_python() -> Check:
+    ok = sys.version_info >= PYTHON
+    return Check("python", ok, platform.python_version(), "" if ok else f"install Python {_dotted(PYTHON)} or newer")
+
+
+def _check_torch(settings: Settings) -> Iterator[Check]:
+    """torch and the devices that it sees. The service itself runs without; its workers do not."""
+    needed = not settings.scheduler
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        do = "workers on this machine need it; run: pip install 'evalsvc[worker]'"
+        yield Check("torch", False, f"not there ({error})", do, needed)
+        return
+    version: str = torch.__version__
+    ok = tuple(int(part) for part in version.split("+")[0].split(".")[:2]) >= TORCH
+    do = f"older versions open hostile checkpoints unsafely; install torch {_dotted(TORCH)} or newer"
+    yield Check("torch", ok, version, "" if ok else do, needed)
+    yield _check_devices(settings, torch)
+
+
+def _check_devices(settings: Settings, torch: Any) -> Check:
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    there = {"cpu", *cards, *(["cuda"] if cards else [])}
+    wanted = device_list(settings.devices)
+    missing = [name for name in wanted if name not in there]
+    shown = [*(f"{card} ({torch.cuda.get_device_name(card)})" for card in cards), "cpu"]
+    found = f"{', '.join(shown)}; workers would use {', '.join(wanted)}"
+    do = f"torch does not see {', '.join(missing)}; install a driver that fits it, or change EVALSVC_DEVICES"
+    return Check("devices", not missing, found, do if missing else "")
+
+
+def _check_data_folder(folder: Path) -> Check:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    ok = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    found = str(folder) + ("" if folder.exists() else " (made at the first start)")
+    do = f"{existing} cannot be written; change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
+    return Check("data folder", ok, found, "" if ok else do)
+
+
+def _check_database(settings: Settings) -> Check:
+    """Looking must not make a database, so an SQLite file that is not there is left so."""
+    file = settings.database.removeprefix("sqlite:///")
+    if settings.database.startswith("sqlite:///") and not Path(file).exists():
+        return Check("database", True, f"{file} (made at the first start)")
+    try:
+        store = Store(settings.database)
+        try:
+            version = store.schema_version()
+            if version is not None:
+                store.check_schema()
+        finally:
+            store.close()
+    except EvalsvcError as error:
+        found, _, do = error.message.partition("; ")
+        return Check("database", False, found, do or "start the database or correct EVALSVC_DATABASE_URL")
+    return Check("database", True, f"answers; schema {version or 'made at the first start'}")
+
+
+def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Check:
+    """Whether a suite can be read and its data files are there."""
+    title, needed = f"suite {name}", needed or path.parent != SHIPPED_SUITES
+    try:
+        suite = load_suite(path)
+    except EvalsvcError as error:
+        return Check(title, False, error.message, f"correct {path}", needed)
+    missing = [file for file in data_files(suite, settings) if not file.exists()]
+    if missing:
+        do = f"put {', '.join(file.name for file in missing)} there; `datasets:` is the folder EVALSVC_DATASETS"
+        return Check(title, False, "missing: " + ", ".join(map(str, missing)), do, needed)
+    return Check(title, True, f"{len(suite.tasks)} tasks, all data there")
+
+
+def data_files(suite: Suite, settings: Settings) -> list[Path]:
+    """The data files that the tasks of a suite name, each once."""
+    files = dict.fromkeys(path for task in suite.tasks for path in _paths(task.parameters, settings))
+    return list(files)
+
+
+def _paths(value: Any, settings: Settings) -> Iterator[Path]:
+    """A data file in a checked suite is an absolute path or `datasets:NAME`; nothing else looks like that."""
+    if isinstance(value, str) and value.startswith("datasets:"):
+        yield settings.datasets_path / value.removeprefix("datasets:")
+    elif isinstance(value, str) and value.startswith("/"):
+        yield Path(value)
+    elif isinstance(value, Mapping):
+        yield from _all_paths(value.values(), settings)
+    elif isinstance(value, (list, tuple)):
+        yield from _all_paths(value, settings)
+
+
+def _all_paths(values: Iterable[Any], settings: Settings) -> Iterator[Path]:
+    for value in values:
+        yield from _paths(value, settings)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

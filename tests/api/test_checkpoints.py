@@ -1,0 +1,270 @@
+"""Posting checkpoints: what is kept, what is refused, and how fast."""
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_in_process import App, refused
+
+from evalsvc.checkpoints import spool_path
+
+MODEL = {
+    "hidden_dim": 8,
+    "n_layers": 1,
+    "n_heads": 2,
+    "seq_len": 16,
+    "vocab_size": 100,
+    "post_embed_norm": False,
+    "weight_tying": False,
+}
+
+
+def test_post_answers_with_checkpoint_and_evaluations(app: App, weights: Path) -> None:
+    response = app.post(weights, suites=["loss"], tokens_seen=1000, tags={"lr": "3e-4"}, priority=2)
+    assert response.status_code == 201
+    document = response.json()
+    assert document["evaluations"] == [{"id": 1, "suite": "loss", "state": "queued"}]
+    checkpoint = document["checkpoint"]
+    assert checkpoint == app.http.get(f"/v1/checkpoints/{checkpoint['id']}").json()
+    expected = {"run": "run-a", "step": 25, "variant": "raw", "uri": str(weights), "tokens_seen": 1000}
+    assert expected.items() <= checkpoint.items()
+    assert checkpoint["tags"] == {"lr": "3e-4"}
+    assert app.coordinator.woken == 1
+
+
+def test_same_post_twice_gives_the_same_ids(app: App, weights: Path) -> None:
+    first = app.post(weights, suites=["loss", "loss"])
+    again = app.post(weights, suites=["loss", "loss"])
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+
+
+def test_same_post_twice_with_model_and_layout(app: App, weights: Path) -> None:
+    """What was kept in the database and what is parsed anew must compare equal."""
+    fields: dict[str, Any] = {
+        "model": MODEL,
+        "layout": {"text": {"size": 60}, "image": {"offset": 60, "size": 20}, "special": {"pad": 90}},
+    }
+    assert [app.post(weights, **fields).status_code for _ in range(2)] == [201, 200]
+    other = {**MODEL, "n_heads": 1}
+    refused(app.post(weights, **fields | {"model": other}), 409, "conflict", "with another model")
+
+
+def test_posts_at_once_make_one_run_and_one_checkpoint(app: App, weights: Path) -> None:
+    """A trainer's processes may all post; on PostgreSQL nothing but the lock keeps the second from failing."""
+    with ThreadPoolExecutor(6) as pool:
+        responses = list(pool.map(lambda _: app.post(weights, suites=["loss"]), range(6)))
+    assert sorted(response.status_code for response in responses) == [200] * 5 + [201]
+    assert len({json.dumps(response.json()["evaluations"]) for response in responses}) == 1
+
+
+def test_another_file_is_a_conflict_unless_it_replaces(app: App, weights: Path) -> None:
+    other = weights.with_name("other.pt")
+    other.write_bytes(b"other weights")
+    first = app.post(weights, suites=["loss"]).json()
+    refused(app.post(other, suites=["loss"]), 409, "conflict", "step 25", str(weights), "replace=true")
+    replaced = app.post(other, suites=["loss"], replace=True)
+    assert replaced.status_code == 201
+    assert replaced.json()["checkpoint"]["id"] != first["checkpoint"]["id"]
+    assert app.http.get(f"/v1/evaluations/{first['evaluations'][0]['id']}").json()["state"] == "cancelled"
+    assert app.http.get(f"/v1/checkpoints/{first['checkpoint']['id']}").json()["replaced_at"] is not None
+
+
+def test_file_that_changed_under_its_uri_is_a_conflict(app: App, weights: Path) -> None:
+    app.post(weights)
+    weights.write_bytes(b"longer weights")
+    refused(app.post(weights), 409, "conflict", "7 bytes", "under the same uri")
+
+
+def test_variants_of_a_step_are_checkpoints_of_their_own(app: App, weights: Path) -> None:
+    assert app.post(weights).status_code == 201
+    assert app.post(weights, variant="ema_0.9999").status_code == 201
+
+
+def test_plan_says_which_suites_are_due(app: App, weights: Path) -> None:
+    plan = {"suites": [{"suite": "loss", "every": 10}]}
+    assert app.http.put("/v1/runs/run-a/plan", json=plan).status_code == 200
+    assert [item["suite"] for item in app.post(weights, step=30).json()["evaluations"]] == ["loss"]
+    assert app.post(weights, step=35).json()["evaluations"] == []
+    assert app.post(weights, step=40, suites=[]).json()["evaluations"] == []
+
+
+def test_eight_gigabytes_are_not_read(app: App, tmp_path: Path) -> None:
+    """A request looks at a checkpoint by stat only."""
+    large = tmp_path / "large.pt"
+    large.touch()
+    os.truncate(large, 8 << 30)
+    app.post(large, step=1)  # what is imported or compiled at the first request is not what this measures
+    begun = time.perf_counter()
+    response = app.post(large, suites=["loss"])
+    seconds = time.perf_counter() - begun
+    assert response.status_code == 201
+    assert seconds < 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"step": -1}, "step: input should be greater than or equal to 0, found -1"),
+        ({"step": "25"}, "step: input should be a valid integer, found '25'"),
+        ({"step": "late"}, "step: input should be a valid integer, found 'late'"),
+        ({"step": 2.5}, "step: input should be a valid integer, found 2.5"),
+        ({"step": True}, "step: input should be a valid integer, found True"),
+        ({"step": None}, "step: input should be a valid integer, found None"),
+        ({"step": 2**63}, "step: input should be less than or equal to 9223372036854775807"),
+        ({"stepp": 3}, "no field is named 'stepp'; did you mean 'step'?"),
+        ({"run": "a b"}, "run: 'a b' is not a name; use letters, digits"),
+        ({"run": "../a"}, "is not a name"),
+        ({"run": "a" * 129}, "at most 128"),
+        ({"run": ""}, "is not a name"),
+        ({"variant": "ema 1"}, "variant: 'ema 1' is not a name"),
+        ({"tags": {"a": {"b": "c"}}}, "tags.a: input should be a valid string"),
+        ({"spool": "lnk"}, "spool: input should be 'none', 'link' or 'copy', found 'lnk'"),
+        ({"sha256": "abc"}, "sha256: string should match pattern"),
+        ({"uri": "/" + "a" * 4096}, "uri: string should have at most 4096 characters"),
+        ({"uri": "/weights\0.pt"}, "cannot be stored"),
+        ({"tags": {"a": "\ud800"}}, "cannot be stored"),
+        ({"model": {"norm_eps": float("nan")}}, "the number nan is not allowed"),
+        ({"priority": 10**9}, "priority: input should be less than or equal to 1000000"),
+    ],
+)
+def test_bad_field(app: App, weights: Path, fields: dict[str, Any], words: str) -> None:
+    body = json.dumps({"run": "run-a", "step": 25, "uri": str(weights)} | fields)
+    response = app.http.post("/v1/checkpoints", content=body, headers={"Content-Type": "application/json"})
+    refused(response, 422, "invalid_request", words)
+    assert app.http.get("/v1/runs").json() == {"runs": []}
+
+
+@pytest.mark.parametrize(
+    ("uri", "status", "code", "words"),
+    [
+        (
+            "{tmp}/missing.pt",
+            422,
+            "checkpoint_not_found",
+            "no such file or directory; post it when the file is complete",
+        ),
+        ("epoch_1.pt", 403, "checkpoint_not_allowed", "is a relative path; give an absolute one"),
+        ("file:epoch_1.pt", 403, "checkpoint_not_allowed", "is a relative path"),
+        ("/etc/passwd", 403, "checkpoint_not_allowed", "outside the allowed folders ({tmp}); see EVALSVC_ROOTS"),
+        ("{tmp}/../../etc/passwd", 422, "checkpoint_not_found", "no such file"),
+        ("{tmp}/escape", 403, "checkpoint_not_allowed", "lies at /etc/passwd, outside the allowed folders"),
+        (
+            "s3://bucket/epoch_1.pt",
+            403,
+            "checkpoint_not_allowed",
+            "the scheme is not allowed; give a path or a file://",
+        ),
+        ("simplecache::file://{tmp}/epoch_1.pt", 403, "checkpoint_not_allowed", "the scheme is not allowed"),
+        ("file://other-host/epoch_1.pt", 403, "checkpoint_not_allowed", "names the host 'other-host'"),
+    ],
+)
+def test_bad_uri(app: App, weights: Path, tmp_path: Path, uri: str, status: int, code: str, words: str) -> None:
+    (tmp_path / "escape").symlink_to("/etc/passwd")
+    refused(app.post(uri.format(tmp=tmp_path)), status, code, words.format(tmp=tmp_path))
+
+
+def test_file_uri_with_spaces(app: App, tmp_path: Path) -> None:
+    (tmp_path / "my run.pt").write_bytes(b"weights")
+    assert app.post(f"file://{tmp_path}/my%20run.pt").status_code == 201
+
+
+def test_unknown_suite_and_nothing_is_entered(app: App, weights: Path) -> None:
+    refused(app.post(weights, suites=["los"]), 404, "unknown_name", "no suite is named 'los'; did you mean 'loss'?")
+    assert app.http.get("/v1/runs").json() == {"runs": []}
+
+
+class TestModel:
+    def test_by_name(self, app: App, weights: Path) -> None:
+        assert app.post(weights, model="open_lm_160m").json()["checkpoint"]["model"]["hidden_dim"] == 768
+
+    def test_by_path(self, app: App, weights: Path, tmp_path: Path) -> None:
+        (tmp_path / "models").mkdir()
+        file = tmp_path / "models" / "mine.json"
+        file.write_text(json.dumps(MODEL))
+        assert app.post(weights, model=str(file)).json()["checkpoint"]["model"] == MODEL
+
+    def test_beside_the_weights(self, app: App, weights: Path) -> None:
+        weights.with_name("model.json").write_text(json.dumps(MODEL))
+        assert MODEL.items() <= app.post(weights).json()["checkpoint"]["model"].items()
+
+    def test_absent(self, app: App, weights: Path) -> None:
+        assert app.post(weights).json()["checkpoint"]["model"] is None
+
+    def test_unknown(self, app: App, weights: Path) -> None:
+        refused(app.post(weights, model="open_lm_1bb"), 404, "unknown_name", "did you mean 'open_lm_1b'")
+
+    def test_incomplete(self, app: App, weights: Path) -> None:
+        refused(app.post(weights, model={"hidden_dim": 8}), 422, "invalid_model_config", "n_layers is missing")
+
+    def test_file_outside_the_roots(self, app: App, weights: Path) -> None:
+        refused(app.post(weights, model="/etc/passwd"), 403, "checkpoint_not_allowed", "outside the allowed folders")
+
+
+class TestLayout:
+    def test_is_kept_inline(self, app: App, weights: Path) -> None:
+        layout = app.post(weights, layout={"text": {"size": 100}}, model=MODEL).json()["checkpoint"]["layout"]
+        assert layout["text"]["size"] == 100
+
+    def test_overlapping_ids(self, app: App, weights: Path) -> None:
+        layout = {"text": {"offset": 0, "size": 60}, "image": {"offset": 50, "size": 20}}
+        refused(app.post(weights, layout=layout), 422, "invalid_layout", "overlap")
+
+    def test_ids_beyond_the_table(self, app: App, weights: Path) -> None:
+        """Known at once where the model says how many rows it has."""
+        layout = {"text": {"offset": 0, "size": 60}, "image": {"offset": 60, "size": 50}}
+        refused(app.post(weights, layout=layout, model=MODEL), 422, "invalid_layout", "100")
+
+    def test_unknown_key(self, app: App, weights: Path) -> None:
+        refused(app.post(weights, layout={"txt": {"size": 60}}), 422, "invalid_layout", "did you mean 'text'?")
+
+    def test_unknown_preset(self, app: App, weights: Path) -> None:
+        refused(app.post(weights, layout="image-then"), 404, "unknown_name", "image-then-special")
+
+    def test_map_outside_the_roots(self, app: App, weights: Path) -> None:
+        layout = {"text": {"size": 60}, "image": {"map": "/etc/passwd"}}
+        refused(app.post(weights, layout=layout), 403, "checkpoint_not_allowed", "outside the allowed folders")
+
+
+class TestSpool:
+    def test_link_keeps_the_weights_when_the_trainer_deletes_them(self, app: App, weights: Path) -> None:
+        document = app.post(weights, suites=["loss"], spool="link").json()["checkpoint"]
+        assert (document["spool_state"], document["in_use"]) == ("ready", False)
+        weights.unlink()
+        assert spool_path(app.settings.data_path, document["id"], str(weights)).read_bytes() == b"weights"
+
+    def test_copy_is_left_to_the_coordinator(self, app: App, weights: Path) -> None:
+        document = app.post(weights, suites=["loss"], spool="copy").json()["checkpoint"]
+        assert (document["spool_state"], document["in_use"]) == ("copying", True)
+
+    def test_link_of_a_post_that_was_rolled_back_is_in_nobodys_way(self, app: App, weights: Path) -> None:
+        left = spool_path(app.settings.data_path, 1, str(weights))
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"of a post that never was")
+        assert app.post(weights, spool="link").status_code == 201
+        assert left.read_bytes() == b"weights"
+
+    def test_link_that_cannot_be_made(self, app: App, weights: Path) -> None:
+        (app.settings.data_path / "spool").write_bytes(b"in the way")
+        refused(app.post(weights, spool="link"), 422, "invalid_request", "spool=link cannot link", "use spool=copy")
+        assert app.http.get("/v1/runs").json() == {"runs": []}
+
+
+def test_in_use_until_the_evaluation_is_over(app: App, weights: Path) -> None:
+    assert app.post(weights, suites=["loss"]).json()["checkpoint"]["in_use"]
+    app.coordinator.work()
+    assert not app.http.get("/v1/checkpoints/1").json()["in_use"]
+
+
+@pytest.mark.parametrize("number", ["7", "2147483647"])
+def test_unknown_checkpoint(app: App, number: str) -> None:
+    refused(app.http.get(f"/v1/checkpoints/{number}"), 404, "unknown_name", f"there is no checkpoint {number}")
+
+
+@pytest.mark.parametrize("number", ["x", "-1", "99999999999"])
+def test_bad_checkpoint_id(app: App, number: str) -> None:
+    refused(app.http.get(f"/v1/checkpoints/{number}"), 422, "invalid_request", "checkpoint_id: input should be")

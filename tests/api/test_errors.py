@@ -1,0 +1,83 @@
+"""One shape for every error, wherever it comes from."""
+
+from pathlib import Path
+
+import pytest
+from app_in_process import App, refused
+
+from evalsvc.api.errors import STATUS
+from evalsvc.errors import leaves
+
+
+def test_every_error_has_a_status() -> None:
+    """An error without one would be answered as a bug of the service."""
+    assert [leaf.__name__ for leaf in leaves() if leaf not in STATUS] == []
+    assert [error.__name__ for error in STATUS if error not in leaves()] == []
+
+
+def test_unknown_path(app: App) -> None:
+    refused(app.http.get("/v2/runs"), 404, "unknown_name", "there is nothing at /v2/runs")
+
+
+def test_wrong_method(app: App) -> None:
+    response = app.http.delete("/v1/runs")
+    refused(response, 405, "invalid_request", "DELETE is not possible at /v1/runs", "possible: GET")
+    assert response.headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "words"),
+    [
+        (b'{"run": "a"', "application/json", "the body is not JSON: expecting ',' delimiter at character 11"),
+        (b"run=a&step=1", "application/x-www-form-urlencoded", "send Content-Type: application/json"),
+        (b'{"run": "a"}', None, "found no content type; send Content-Type: application/json"),
+        (b"", "application/json", "the body is missing"),
+        (b"[1]", "application/json", "the body: input should be a valid dictionary"),
+        (b"{}", "application/json", "run is missing; step is missing; uri is missing"),
+        (b"\xff\xfe", "application/json", "the body"),
+        (b"[" * 100_000, "application/json", "the body"),
+    ],
+)
+def test_body_that_is_no_request(app: App, body: bytes, content_type: str | None, words: str) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    response = app.http.post("/v1/checkpoints", content=body, headers=headers)
+    refused(response, response.status_code, "invalid_request", words)
+    assert response.status_code in (400, 422)
+
+
+def test_body_that_is_too_large(app: App) -> None:
+    for path in ("/v1/suites/large", "/v1/runs/run-a/plan"):
+        response = app.http.put(path, content=b" " * 1_000_001, headers={"Content-Type": "application/json"})
+        refused(response, 413, "invalid_request", "larger than 1,000,000 bytes")
+
+
+def test_bug_says_so_without_a_trace(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(session: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("evalsvc.api.runs.runs_view", broken)
+    detail = refused(app.http.get("/v1/runs"), 500, "internal_error", "GET /v1/runs", "RuntimeError", "log")
+    assert "secret" not in detail
+    assert "Traceback" not in detail
+
+
+def test_database_that_went_away(app: App) -> None:
+    """Not a bug of the service: 503, so that a trainer's retry is right."""
+    with app.store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE runs RENAME TO gone")
+    refused(app.http.get("/v1/runs"), 503, "database_unusable", "no such table: runs")
+
+
+def test_openapi_has_an_example_of_every_body(app: App) -> None:
+    document = app.http.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for name in ("CheckpointInput", "EvaluationInput", "PlanInput"):
+        assert schemas[name]["examples"], name
+    assert all(item.get("description") for item in schemas["CheckpointInput"]["properties"].values())
+    assert "HTTPValidationError" not in schemas
+
+
+def test_posted_example_is_valid(app: App, weights: Path) -> None:
+    """An example that does not work is worse than none."""
+    body = app.http.get("/openapi.json").json()["components"]["schemas"]["CheckpointInput"]["examples"][0]
+    assert app.http.post("/v1/checkpoints", json=body | {"uri": str(weights)}).status_code == 201

@@ -1,0 +1,142 @@
+"""Runs, plans and the history."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_in_process import App, refused
+from queue_steps import evaluate_whole, metric
+
+from evalsvc.protocol import Protocol
+
+
+def measured(app: App, weights: Path, step: int, *values: float, **fields: Any) -> None:
+    """A checkpoint at a step, evaluated with these values of loss/0, loss/1, …"""
+    assert app.post(weights, step=step, suites=["loss"], **fields).status_code == 201
+    evaluate_whole(app.store, *(metric(value, f"loss/{index}") for index, value in enumerate(values)))
+
+
+def test_history_in_columns_by_step(app: App, weights: Path) -> None:
+    for step, value in ((50, 2.0), (25, 3.0)):
+        measured(app, weights, step, value)
+    document = app.http.get("/v1/runs/run-a/metrics").json()
+    assert (document["run"], document["x"]) == ("run-a", "step")
+    assert document["names"] == [{"name": "loss/0", "unit": "nats/token", "direction": "lower"}]
+    (series,) = document["series"]
+    assert series["protocol"] == Protocol({"limit": 1}).id
+    assert (series["x"], series["value"]) == ([25, 50], [3.0, 2.0])
+    assert (series["stderr"], series["n"]) == ([0.1, 0.1], [8, 8])
+
+
+def test_history_along_tokens(app: App, weights: Path) -> None:
+    measured(app, weights, 25, 3.0, tokens_seen=1000)
+    measured(app, weights, 50, 2.0)
+    (series,) = app.http.get("/v1/runs/run-a/metrics", params={"x": "tokens"}).json()["series"]
+    assert (series["x"], series["value"], series["omitted"]) == ([1000], [3.0], 1)
+
+
+def test_history_along_tokens_of_a_run_that_never_said(app: App, weights: Path) -> None:
+    measured(app, weights, 25, 3.0)
+    response = app.http.get("/v1/runs/run-a/metrics", params={"x": "tokens"})
+    refused(response, 422, "invalid_request", "no checkpoint of run 'run-a' was posted with tokens_seen", "x=step")
+
+
+def test_numbers_that_are_none_are_strings(app: App, weights: Path) -> None:
+    """JSON has no words for them; the standard library would write some that other parsers refuse."""
+    measured(app, weights, 25, math.nan, math.inf, -math.inf)
+    response = app.http.get("/v1/runs/run-a/metrics")
+    document = json.loads(response.content, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert [series["value"] for series in document["series"]] == [["NaN"], ["Infinity"], ["-Infinity"]]
+
+
+def test_names_and_variant_choose_series(app: App, weights: Path) -> None:
+    measured(app, weights, 25, 1.0, 2.0, 3.0)
+    measured(app, weights, 25, 4.0, variant="ema")
+    query = [("name", "loss/0"), ("name", "loss/2")]
+    series = app.http.get("/v1/runs/run-a/metrics", params=query).json()["series"]
+    assert [(item["metric"], item["variant"]) for item in series] == [
+        ("loss/0", "ema"),
+        ("loss/0", "raw"),
+        ("loss/2", "raw"),
+    ]
+    series = app.http.get("/v1/runs/run-a/metrics", params={"variant": "ema"}).json()["series"]
+    assert [item["value"] for item in series] == [[4.0]]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code", "words"),
+    [
+        ("/v1/runs/run-b/metrics", 404, "unknown_name", "no run is named 'run-b'; did you mean 'run-a'?"),
+        (
+            "/v1/runs/run-a/metrics?name=los/0",
+            404,
+            "unknown_name",
+            "no metric is named 'los/0'; did you mean 'loss/0'?",
+        ),
+        ("/v1/runs/run-a/metrics?variant=row", 404, "unknown_name", "no variant is named 'row'; did you mean 'raw'?"),
+        (
+            "/v1/runs/run-a/metrics?x=time",
+            422,
+            "invalid_request",
+            "x: input should be 'step' or 'tokens', found 'time'",
+        ),
+        ("/v1/runs/run-a/metrics?names=a", 422, "invalid_request", "no field is named 'names'; did you mean 'name'?"),
+        ("/v1/runs/run%20a/metrics", 422, "invalid_request", "run: 'run a' is not a name"),
+        ("/v1/runs/run-b", 404, "unknown_name", "no run is named 'run-b'; did you mean 'run-a'?"),
+        ("/v1/runs/run-b/plan", 404, "unknown_name", "no run is named 'run-b'"),
+        ("/v1/protocols/0123456789abcdef", 404, "unknown_name", "no protocol is named '0123456789abcdef'"),
+        ("/v1/protocols/a%00b", 422, "invalid_request", "is not a name"),
+    ],
+)
+def test_bad_question(app: App, weights: Path, path: str, status: int, code: str, words: str) -> None:
+    measured(app, weights, 25, 1.0)
+    refused(app.http.get(path), status, code, words)
+
+
+def test_unknown_run_where_there_is_none_says_how_one_begins(app: App) -> None:
+    response = app.http.get("/v1/runs/run-a/metrics")
+    refused(response, 404, "unknown_name", "there is no run yet; a run begins with its first checkpoint")
+
+
+def test_runs_and_a_run(app: App, weights: Path) -> None:
+    measured(app, weights, 50, 1.0, 2.0)
+    app.post(weights, step=25, tokens_seen=10)
+    (run,) = app.http.get("/v1/runs").json()["runs"]
+    assert {"name": "run-a", "checkpoints": 2, "last_step": 50, "values": 2}.items() <= run.items()
+    document = app.http.get("/v1/runs/run-a").json()
+    assert document["plan"] == {"suites": [], "when_behind": "all"}
+    assert [(item["step"], item["tokens_seen"]) for item in document["checkpoints"]] == [(25, 10), (50, None)]
+    assert document["checkpoints"][1]["evaluations"] == [{"id": 1, "suite": "loss", "state": "succeeded"}]
+
+
+def test_protocol(app: App, weights: Path) -> None:
+    measured(app, weights, 25, 1.0)
+    assert app.http.get(f"/v1/protocols/{Protocol({'limit': 1}).id}").json() == {"limit": 1}
+
+
+class TestPlan:
+    def test_may_come_before_the_first_checkpoint(self, app: App) -> None:
+        plan = {
+            "suites": [{"suite": "loss", "every": 500, "first": 1000, "last": None}],
+            "when_behind": "newest",
+        }
+        assert app.http.put("/v1/runs/run-a/plan", json=plan).json() == plan
+        assert app.http.get("/v1/runs/run-a/plan").json() == plan
+        assert app.http.get("/v1/runs").json()["runs"][0]["checkpoints"] == 0
+
+    @pytest.mark.parametrize(
+        ("plan", "status", "code", "words"),
+        [
+            ({"suites": [{"suite": "los", "every": 5}]}, 404, "unknown_name", "did you mean 'loss'?"),
+            ({"suites": [{"suite": "loss", "every": 0}]}, 422, "invalid_request", "suites.0.every: input should be"),
+            ({"suites": [{"suite": "loss", "evry": 5}]}, 422, "invalid_request", "did you mean 'every'?"),
+            ({"suites": [{"suite": "loss"}]}, 422, "invalid_request", "suites.0.every is missing"),
+            ({"suites": [], "when_behind": "latest"}, 422, "invalid_request", "'all' or 'newest', found 'latest'"),
+            ({}, 422, "invalid_request", "suites is missing"),
+        ],
+    )
+    def test_refused(self, app: App, plan: dict[str, Any], status: int, code: str, words: str) -> None:
+        refused(app.http.put("/v1/runs/run-a/plan", json=plan), status, code, words)
+        assert app.http.get("/v1/runs").json() == {"runs": []}

@@ -1,0 +1,156 @@
+"""The web application without a port or worker processes, on a real migrated database."""
+
+import atexit
+import functools
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from queue_steps import metric, result
+
+from evalsvc.api.app import create_app
+from evalsvc.api.server import listen
+from evalsvc.config import Settings
+from evalsvc.coordinator import Coordinator, LiveTask
+from evalsvc.shard import ShardError, ShardResult
+from evalsvc.store.queue import finish, take
+from evalsvc.store.session import Store, open_store
+
+
+class InlineCoordinator(Coordinator):
+    """Does nothing by itself; `work` does what is queued, at once and in the caller's thread."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store = store
+        self.woken = 0
+        self.working = False
+        self.error: ShardError | None = None
+        self.tasks: dict[int, LiveTask] = {}
+        self.processes = 1
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def wake(self) -> None:
+        self.woken += 1
+        if self.working:
+            self.work()
+
+    def live(self) -> dict[int, LiveTask]:
+        return self.tasks
+
+    def workers(self) -> int:
+        return self.processes
+
+    def work(self) -> None:
+        """Bring every shard that waits to its end: succeeded, or failed by `error`."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        with self.store.transaction() as session:
+            assignment = take(session, lambda checkpoint: Path(checkpoint.path))
+            if assignment is None:
+                return False
+            outputs: dict[str, Any] = {
+                "plan": {"shards": [{"units": 4}, {"units": 4}], "total": 8, "unit": "sequences"},
+                "run": {},
+                "merge": result(metric(1.5), metric(float("nan"), "loss/image")).output,
+            }
+            stage = assignment.request.stage
+            failed = self.error if stage == "run" else None
+            return finish(session, assignment, ShardResult(None if failed else outputs[stage], failed, {"seconds": 1}))
+
+
+class App:
+    """The application with what stands behind it."""
+
+    def __init__(self, settings: Settings, portal: BlockingPortal) -> None:
+        self.settings = settings
+        self.app = create_app(settings, InlineCoordinator)
+        self.transport = AppTransport(self.app, portal)
+        self.http = httpx.Client(transport=self.transport, base_url="http://evalsvc")
+
+    @property
+    def store(self) -> Store:
+        return self.app.state.state.store
+
+    @property
+    def coordinator(self) -> InlineCoordinator:
+        return self.app.state.state.coordinator
+
+    def post(self, uri: Path | str, run: str = "run-a", step: int = 25, **fields: Any) -> httpx.Response:
+        return self.http.post("/v1/checkpoints", json={"run": run, "step": step, "uri": str(uri), **fields})
+
+
+class AppTransport(httpx.BaseTransport):
+    """httpx's transport for ASGI applications, for its synchronous client."""
+
+    def __init__(self, app: Any, portal: BlockingPortal) -> None:
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self._portal = portal
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._portal.call(self._answer, request)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+
+
+@contextmanager
+def app_in_process(data_dir: Path, **settings: Any) -> Iterator[App]:
+    data_dir.mkdir(exist_ok=True)
+    shutil.copy(_migrated_database(), data_dir / "evalsvc.db")
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal())
+        app = App(Settings(data_dir=str(data_dir), **settings), portal)
+        stack.enter_context(portal.wrap_async_context_manager(app.app.router.lifespan_context(app.app)))
+        yield app
+
+
+@contextmanager
+def app_on_port(data_dir: Path) -> Iterator[tuple[str, Any]]:
+    """The application on a free port: its address, and its `State`."""
+    data_dir.mkdir(exist_ok=True)
+    shutil.copy(_migrated_database(), data_dir / "evalsvc.db")
+    app = create_app(Settings(data_dir=str(data_dir)), InlineCoordinator)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.state
+        server.should_exit = True
+        thread.join()
+
+
+@functools.cache
+def _migrated_database() -> Path:
+    """Migrating takes longer than most tests, so it is done once."""
+    path = Path(tempfile.mkdtemp(prefix="evalsvc-test-")) / "evalsvc.db"
+    atexit.register(shutil.rmtree, path.parent)
+    open_store(f"sqlite:///{path}", migrate=False).close()
+    return path
+
+
+def refused(response: httpx.Response, status: int, code: str, *words: str) -> str:
+    """The detail of a problem, after checking its shape, its status, its code, and that its detail has the words."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    document = response.json()
+    assert set(document) == {"type", "title", "status", "detail", "code"}
+    assert (response.status_code, document["status"], document["code"]) == (status, status, code), document
+    for word in words:
+        assert word in document["detail"], document["detail"]
+    return document["detail"]

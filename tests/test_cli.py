@@ -1,0 +1,373 @@
+"""The command line: what it prints, where, and its exit codes."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from app_in_process import app_on_port
+from queue_steps import evaluate_whole, metric
+from sqlalchemy import delete
+
+from evalsvc.api.server import listen
+from evalsvc.cli import app, main
+from evalsvc.config import setting_help
+from evalsvc.shard import ShardError
+from evalsvc.store.session import open_store
+from evalsvc.store.tables import Base
+
+GOLDEN = Path(__file__).parent / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs the console script in this process, in an environment and folder of the test's own."""
+    for variable, _, _ in setting_help():
+        monkeypatch.setenv(variable, "")  # as good as not set, and `run` cannot leave its own behind
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["evalsvc", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main()
+        captured = capfd.readouterr()
+        code = exited.value.code
+        return Result(0 if code is None else int(code), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
+    with app_on_port(tmp_path_factory.mktemp("service")) as (url, state):
+        yield url, state
+
+
+@pytest.fixture
+def service(running: tuple[str, Any], command: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The state of a running service that does its work at once; empty, and the one that the client finds."""
+    url, state = running
+    with state.store.transaction() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(delete(table))
+    state.coordinator.working, state.coordinator.error = False, None
+    monkeypatch.setenv("EVALSVC_URL", url)
+    return state
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "epoch_1.pt"
+    path.write_bytes(b"weights")
+    return path
+
+
+class TestStart:
+    def test_help_is_quick_and_imports_little(self) -> None:
+        """Whoever asks for help does not wait for torch."""
+        heavy = {"torch", "numpy", "fastapi", "starlette", "sqlalchemy", "distributed", "dask", "pydantic", "uvicorn"}
+        code = (
+            "import sys; sys.argv = ['evalsvc', '--help']\n"
+            "from evalsvc.cli import main\n"
+            "try: main()\n"
+            f"except SystemExit: print('heavy:', sorted({heavy} & set(sys.modules)))"
+        )
+        seconds = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            seconds.append(time.perf_counter() - begun)
+        assert "heavy: []" in found.stdout
+        assert all(name in found.stdout for name in ("serve", "worker", "submit", "history", "run", "doctor"))
+        assert min(seconds) < 0.5
+
+    def test_service_needs_no_torch(self) -> None:
+        code = "import sys, evalsvc.api.server, evalsvc.api.app; print('torch' in sys.modules)"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "False"
+
+    def test_version(self, command: Command) -> None:
+        from evalsvc import __version__
+
+        assert command("--version").out == f"evalsvc {__version__}\n"
+
+    @pytest.mark.parametrize("name", ["serve", "worker", "submit", "history", "run", "doctor"])
+    def test_every_option_has_its_help(self, command: Command, name: str) -> None:
+        result = command(name, "--help")
+        assert result.code == 0
+        assert f"Usage: evalsvc {name}" in result.out
+        parameters = typer.main.get_command(app).commands[name].params  # type: ignore[attr-defined]
+        assert [item.name for item in parameters if not getattr(item, "help", None)] == []
+
+    def test_interrupt(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("evalsvc.client.Client.history", interrupted)
+        result = command("history", "run-a")
+        assert (result.code, "Traceback" in result.err) == (130, False)
+
+    def test_unknown_setting(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EVALSVC_PROT", "80")
+        result = command("doctor")
+        assert (result.code, result.out) == (2, "")
+        assert result.err.startswith("error: no setting is named 'EVALSVC_PROT'; did you mean 'EVALSVC_PORT'")
+        assert result.err.endswith("[unknown_name]\n")
+
+
+class TestServe:
+    def test_port_in_use(self, command: Command) -> None:
+        with listen("127.0.0.1", 0) as taken:
+            port = taken.getsockname()[1]
+            result = command("serve", "--port", str(port))
+        assert result.code == 2
+        assert result.err.startswith(f"error: port {port} of 127.0.0.1 is in use")
+        assert "--port (EVALSVC_PORT)" in result.err
+
+    def test_unwritable_data_dir(self, command: Command, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        result = command("serve", "--port", "0", "--data-dir", str(tmp_path / "file" / "data"))
+        assert result.code == 2
+        assert "cannot be written: not a directory; change its permissions or choose another" in result.err
+        assert "[data_directory_unusable]" in result.err
+
+    def test_database_of_another_version(self, command: Command, tmp_path: Path) -> None:
+        store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        store.close()
+        for options in ([], ["--migrate"]):
+            result = command("serve", "--port", "0", "--data-dir", str(tmp_path), *options)
+            assert result.code == 2
+            assert "has schema version 9999, this evalsvc needs" in result.err
+            assert "[schema_version_mismatch]" in result.err
+
+    def test_database_that_is_none(self, command: Command) -> None:
+        result = command("serve", "--port", "0", "--database-url", "nonsense")
+        assert (result.code, "is no database URL" in result.err) == (2, True)
+
+    def test_address_that_others_reach(self, command: Command) -> None:
+        result = command("serve", "--host", "0.0.0.0", "--port", "0")
+        assert (result.code, "no authentication yet" in result.err) == (2, True)
+
+    def test_missing_suites_folder(self, command: Command, tmp_path: Path) -> None:
+        result = command("serve", "--port", "0", "--suites", str(tmp_path / "nowhere"))
+        assert (result.code, "does not exist; create it or change --suites" in result.err) == (2, True)
+
+    def test_port_that_is_no_number(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EVALSVC_PORT", "http")
+        result = command("serve")
+        assert (result.code, "EVALSVC_PORT is 'http'; it must be a whole number" in result.err) == (2, True)
+
+
+class TestWorker:
+    def test_address_without_tls(self, command: Command) -> None:
+        result = command("worker", "tcp://127.0.0.1:8786")
+        assert (result.code, "must begin with tls://" in result.err) == (2, True)
+
+    def test_missing_certificate(self, command: Command) -> None:
+        result = command("worker", "tls://127.0.0.1:8786")
+        assert (result.code, "give --tls-ca FILE" in result.err) == (2, True)
+
+
+class TestSubmit:
+    def test_posts_and_says_what_was_entered(self, command: Command, service: Any, weights: Path) -> None:
+        result = command(
+            "submit", "run-a", "25", "epoch_1.pt", "--suite", "loss", "--tag", "lr=3e-4", "--spool", "link"
+        )
+        assert (result.code, result.err) == (0, "")
+        assert result.out == "checkpoint 1: run-a step 25 raw\nevaluation 1: loss queued\n"
+
+    def test_says_when_nothing_is_due(self, command: Command, service: Any, weights: Path) -> None:
+        assert "name one with --suite" in command("submit", "run-a", "25", str(weights)).out
+
+    def test_model_and_layout_from_files_of_this_machine(
+        self, command: Command, service: Any, weights: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "layout.yaml").write_text("text: {size: 50432}")
+        arguments = ["--suite", "loss", "--model", "open_lm_160m", "--layout", "layout.yaml"]
+        assert command("submit", "run-a", "25", str(weights), *arguments).code == 0
+        assert command("submit", "run-a", "50", str(weights), "--layout", '{"text": {"size": 9}}').code == 0
+
+    def test_wait_shows_progress_and_metrics(self, command: Command, service: Any, weights: Path) -> None:
+        service.coordinator.working = True
+        result = command("submit", "run-a", "25", str(weights), "--suite", "loss", "--wait")
+        assert result.code == 0
+        assert "loss/text" in result.out
+        assert "± 0.1" in result.out
+        assert "loss: pairs" in result.err
+        assert "8/8" in result.err
+
+    def test_wait_fails_with_the_evaluation(self, command: Command, service: Any, weights: Path) -> None:
+        service.coordinator.working, service.coordinator.error = True, ShardError("non_finite", "layer 3 gives NaN")
+        result = command("submit", "run-a", "25", str(weights), "--suite", "loss", "--wait")
+        assert result.code == 1
+        assert "error: evaluation 1 (loss), task text: layer 3 gives NaN [non_finite]" in result.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["run-a", "-5", "epoch_1.pt"], "error: step -5: a step is a whole number of at least 0 [invalid_request]"),
+            (["run-a", "late", "epoch_1.pt"], "Invalid value for 'step'"),
+            (["run-a", str(2**63), "epoch_1.pt"], "step: input should be less than or equal to 9223372036854775807"),
+            (["run a", "25", "epoch_1.pt"], "error: run: 'run a' is not a name"),
+            (["run-a", "25", "missing.pt"], "/missing.pt: no such file or directory"),
+            (["run-a", "25", "s3://bucket/a.pt"], "the scheme is not allowed"),
+            (["run-a", "25", "epoch_1.pt", "--suite", "los"], "no suite is named 'los'; did you mean 'loss'?"),
+            (["run-a", "25", "epoch_1.pt", "--tag", "lr"], "--tag lr: write it as KEY=VALUE"),
+            (["run-a", "25", "epoch_1.pt", "--model", "open_lm_1bb"], "did you mean 'open_lm_1b'"),
+            (["run-a", "25", "epoch_1.pt", "--model", "{"], "--model is not JSON"),
+            (["run-a", "25", "epoch_1.pt", "--layout", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+            (["run-a", "25", "epoch_1.pt", "--priority", "-5000000"], "priority: input should be greater"),
+        ],
+    )
+    def test_bad_argument(
+        self, command: Command, service: Any, weights: Path, arguments: list[str], words: str
+    ) -> None:
+        result = command("submit", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+        assert "Traceback" not in result.err
+
+    def test_conflict(self, command: Command, service: Any, weights: Path) -> None:
+        weights.with_name("other.pt").write_bytes(b"other")
+        command("submit", "run-a", "25", str(weights))
+        result = command("submit", "run-a", "25", "other.pt")
+        assert (result.code, "[conflict]" in result.err) == (2, True)
+        assert command("submit", "run-a", "25", "other.pt", "--replace").code == 0
+
+    def test_service_that_is_not_there(self, command: Command, weights: Path) -> None:
+        result = command("submit", "run-a", "25", str(weights), "--url", "http://127.0.0.1:9")
+        assert result.code == 2
+        assert "no evaluation service answers at http://127.0.0.1:9" in result.err
+        assert "`evalsvc serve`" in result.err
+
+
+class TestHistory:
+    @pytest.fixture
+    def measured(self, service: Any, command: Command, weights: Path) -> None:
+        for step, value in ((0, 2.5), (25, float("nan"))):
+            command("submit", "run-a", str(step), str(weights), "--suite", "loss", "--tokens-seen", str(step * 4))
+            evaluate_whole(service.store, metric(value), metric(1.25, "loss/image", stderr=None))
+
+    def test_table(self, command: Command, measured: None) -> None:
+        lines = command("history", "run-a", "--metric", "loss/text").out.splitlines()
+        cells = [line.split() for line in lines if "loss/text" in line]
+        assert [row[3:] for row in cells] == [
+            ["0", "2.5", "±", "0.1", "8", "nats/token"],
+            ["25", "NaN", "±", "0.1", "8", "nats/token"],
+        ]
+
+    def test_csv(self, command: Command, measured: None) -> None:
+        rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "--format", "csv", "--x", "tokens").out)))
+        assert [(row["metric"], row["tokens"], row["value"], row["stderr"]) for row in rows] == [
+            ("loss/image", "0", "1.25", ""),
+            ("loss/image", "100", "1.25", ""),
+            ("loss/text", "0", "2.5", "0.1"),
+            ("loss/text", "100", "NaN", "0.1"),
+        ]
+
+    def test_json(self, command: Command, measured: None) -> None:
+        found = json.loads(command("history", "run-a", "--format", "json").out)
+        assert [series["metric"] for series in found["series"]] == ["loss/image", "loss/text"]
+
+    def test_unknown_run_and_metric(self, command: Command, measured: None) -> None:
+        assert "did you mean 'run-a'" in command("history", "run-b").err
+        result = command("history", "run-a", "--metric", "loss/txt")
+        assert (result.code, "did you mean 'loss/text'" in result.err) == (2, True)
+
+    def test_run_without_values(self, command: Command, service: Any, weights: Path) -> None:
+        command("submit", "run-a", "25", str(weights))
+        assert command("history", "run-a").out == "run run-a has no values yet\n"
+        assert command("history", "run-a", "--format", "csv").out == ""
+
+
+class TestRun:
+    @pytest.fixture
+    def suite(self, tmp_path: Path) -> str:
+        (tmp_path / "ids.jsonl").write_text('{"text_ids": [1, 2, 3, 4, 5]}\n{"text_ids": [5, 4, 3]}\n')
+        (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
+        return "mine.yaml"
+
+    def test_result_and_table(self, command: Command, suite: str, tmp_path: Path) -> None:
+        result = command("run", suite, "--checkpoint", str(GOLDEN), "--output", "result.json", "--device", "cpu")
+        assert result.code == 0, result.err
+        assert "loss/text" in result.out
+        assert "sequences" in result.err
+        document = json.loads((tmp_path / "result.json").read_text())
+        assert {"checkpoint", "suite", "metrics", "protocols", "provenance", "items"} <= set(document)
+        assert {metric["protocol"] for metric in document["metrics"]} == set(document["protocols"])
+
+    def test_task_that_fails(self, command: Command, suite: str, tmp_path: Path) -> None:
+        (tmp_path / "empty.pt").touch()
+        result = command("run", suite, "--checkpoint", "empty.pt", "--device", "cpu")
+        assert (result.code, result.out) == (1, "")
+        assert "error: loss: " in result.err
+        assert "[not_a_checkpoint]" in result.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["los", "--checkpoint", str(GOLDEN)], "no suite is named 'los'; did you mean 'loss'?"),
+            (["nowhere.yaml", "--checkpoint", str(GOLDEN)], "nowhere.yaml cannot be read: no such file"),
+            (["mine.yaml", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such file or directory"),
+            (
+                ["mine.yaml", "--checkpoint", str(GOLDEN), "--output", "no/r.json"],
+                "there is no folder no; make it first",
+            ),
+            (["mine.yaml", "--checkpoint", str(GOLDEN), "--layout", '{"txt": 1}'], "did you mean 'text'?"),
+        ],
+    )
+    def test_bad_argument(self, command: Command, suite: str, arguments: list[str], words: str) -> None:
+        result = command("run", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+
+
+class TestDoctor:
+    def test_shows_settings_with_their_source(
+        self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
+        monkeypatch.setenv("EVALSVC_DATABASE_URL", "postgresql://evalsvc:secret@127.0.0.1:9/evalsvc")
+        result = command("doctor", "--data-dir", str(tmp_path / "data"))
+        rows = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if "EVALSVC_" in line[:12]}
+        assert rows["EVALSVC_PORT"] == ["8321", "default"]
+        assert rows["EVALSVC_DEVICES"] == ["cpu", "environment"]
+        assert rows["EVALSVC_DATA_DIR"] == [str(tmp_path / "data"), "option"]
+        assert "secret" not in result.out
+        assert result.code == 1  # no database answers there
+
+    def test_exit_code(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A fresh machine is fine; the data of a suite are missing once somebody wants that suite."""
+        monkeypatch.setenv("EVALSVC_DEVICES", "cpu")
+        assert command("doctor").code == 0
+        result = command("doctor", "loss")
+        assert result.code == 1
+        assert "heldout_text.jsonl" in result.out
+
+    def test_unknown_suite(self, command: Command) -> None:
+        result = command("doctor", "los")
+        assert (result.code, "did you mean 'loss'" in result.err) == (2, True)

@@ -1,0 +1,128 @@
+"""The client against the application, and against what is not one."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from app_in_process import App, app_in_process
+
+from evalsvc.client import Client
+from evalsvc.errors import Conflict, DeadlineExceeded, InvalidRequest, ServiceUnreachable, UnknownName, WrongState
+from evalsvc.shard import ShardError
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    with app_in_process(tmp_path / "data") as app:
+        yield app
+
+
+@pytest.fixture
+def client(app: App) -> Iterator[Client]:
+    with Client("http://evalsvc", transport=app.transport) as client:
+        yield client
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "epoch_1.pt"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
+    posted = client.submit("run-a", 25, str(weights), suites=["loss"], tokens_seen=100, tags={"lr": "1"})
+    app.coordinator.work()
+    finished = client.wait(posted["evaluations"][0]["id"])
+    assert finished["state"] == "succeeded"
+    (series,) = client.history("run-a", ["loss/text"], x="tokens")["series"]
+    assert (series["x"], series["value"]) == ([100], [1.5])
+    assert client.history("run-a", variant="raw")["names"] == client.history("run-a")["names"]
+    assert client.protocol(series["protocol"]) == {"limit": 1}
+    assert client.runs()[0]["name"] == "run-a"
+    assert client.run("run-a")["checkpoints"][0]["step"] == 25
+    assert client.checkpoint(posted["checkpoint"]["id"])["in_use"] is False
+
+
+def test_suites_and_plans(client: Client) -> None:
+    assert client.put_suite("mine", "tasks: [{kind: loss, data: /a.jsonl}]")["source"] == "put"
+    assert client.put_suite("other", {"tasks": [{"kind": "loss", "data": "/b.jsonl"}]})["name"] == "other"
+    assert {"mine", "other", "loss"} <= {suite["name"] for suite in client.suites()}
+    assert client.suite("mine")["tasks"][0]["data"] == "/a.jsonl"
+    plan = client.put_plan("run-a", {"suites": [{"suite": "mine", "every": 5}], "when_behind": "newest"})
+    assert client.plan("run-a") == plan
+
+
+def test_cancel_retry_and_evaluate(app: App, client: Client, weights: Path) -> None:
+    posted = client.submit("run-a", 25, str(weights), suites=[])
+    number = client.evaluate(posted["checkpoint"]["id"], "loss", priority=1)["id"]
+    assert client.cancel(number)["state"] == "cancelled"
+    assert client.retry(number)["state"] == "queued"
+    app.coordinator.error = ShardError("non_finite", "layer 3")
+    app.coordinator.work()
+    assert client.wait(number)["error"]["code"] == "non_finite"
+
+
+def test_wait_reports_and_gives_up(client: Client, weights: Path) -> None:
+    number = client.submit("run-a", 25, str(weights), suites=["loss"])["evaluations"][0]["id"]
+    seen: list[str] = []
+    with pytest.raises(DeadlineExceeded, match=f"evaluation {number} is queued after 0 s; it goes on"):
+        client.wait(number, every=0.01, timeout=0, report=lambda document: seen.append(document["state"]))
+    assert seen
+    assert set(seen) == {"queued"}
+
+
+def test_errors_come_back_as_their_classes(app: App, client: Client, weights: Path) -> None:
+    client.submit("run-a", 25, str(weights), suites=["loss"])
+    other = weights.with_name("other.pt")
+    other.write_bytes(b"other")
+    with pytest.raises(Conflict, match="replace=true"):
+        client.submit("run-a", 25, str(other))
+    with pytest.raises(UnknownName, match="did you mean 'run-a'"):
+        client.history("run-b")
+    with pytest.raises(InvalidRequest, match="found -1"):
+        client.submit("run-a", -1, str(weights))
+    with pytest.raises(InvalidRequest, match="'a b' is not a name"):
+        client.put_plan("a b", {"suites": []})
+    app.coordinator.work()
+    with pytest.raises(WrongState, match="is succeeded"):
+        client.cancel(1)
+
+
+def test_nobody_answers() -> None:
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceUnreachable) as caught:
+        client.runs()
+    assert "no evaluation service answers at http://127.0.0.1:9" in caught.value.message
+    assert "start one with `evalsvc serve`" in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8321", "http://[", ""])
+def test_address_that_is_none(url: str) -> None:
+    with Client(url) as client, pytest.raises(ServiceUnreachable, match="no evaluation service answers"):
+        client.runs()
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(200, text="<html>"),
+        httpx.Response(502, text="bad gateway"),
+        httpx.Response(404, json={"detail": "Not Found"}),
+        httpx.Response(200, json=[]),
+    ],
+)
+def test_a_stranger_answers(response: httpx.Response) -> None:
+    transport = httpx.MockTransport(lambda request: response)
+    with Client(transport=transport) as client, pytest.raises(ServiceUnreachable, match="is no evalsvc"):
+        client.runs()
+
+
+def test_needs_httpx_only() -> None:
+    """A notebook of the trainer's environment may use it without the service's packages."""
+    heavy = {"fastapi", "sqlalchemy", "pydantic", "torch", "distributed", "yaml", "typer"}
+    code = f"import sys, evalsvc.client; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

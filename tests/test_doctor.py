@@ -1,0 +1,112 @@
+"""What the doctor finds, and what it says to do."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.config import Settings
+from evalsvc.doctor import Check, run_checks
+from evalsvc.errors import InvalidSuite, UnknownName
+from evalsvc.store.session import open_store
+
+
+def check(name: str, data_dir: Path, *suites: str, **settings: Any) -> Check:
+    found = {item.name: item for item in run_checks(Settings(data_dir=str(data_dir), **settings), suites)}
+    return found[name]
+
+
+def test_fresh_machine_is_fine_and_stays_fresh(tmp_path: Path) -> None:
+    checks = run_checks(Settings(data_dir=str(tmp_path / "data"), devices="cpu"))
+    assert [item for item in checks if not item.ok and item.needed] == []
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_data_of_a_shipped_suite_is_told_but_not_needed(tmp_path: Path) -> None:
+    found = check("suite loss", tmp_path)
+    assert (found.ok, found.needed) == (False, False)
+    assert str(tmp_path / "datasets" / "heldout_text.jsonl") in found.found
+    assert "EVALSVC_DATASETS" in found.do
+
+
+def test_missing_data_of_a_named_suite_is_needed(tmp_path: Path) -> None:
+    assert check("suite loss", tmp_path, "loss").needed
+
+
+def test_data_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    for name in ("heldout_text.jsonl", "heldout_pairs.jsonl"):
+        (tmp_path / "datasets" / name).touch()
+    assert check("suite loss", tmp_path, "loss").ok
+
+
+def test_suites_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("tasks: [")
+    (tmp_path / "mine.yaml").write_text(f"tasks: [{{kind: loss, data: {tmp_path}/nowhere.jsonl}}]")
+    broken = check("suite broken", tmp_path, suites=str(tmp_path))
+    assert (broken.ok, broken.needed) == (False, True)
+    assert "not valid YAML" in broken.found
+    mine = check("suite mine", tmp_path, suites=str(tmp_path))
+    assert (mine.ok, mine.needed, mine.found) == (False, True, f"missing: {tmp_path}/nowhere.jsonl")
+
+
+def test_unknown_suite_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'loss'"):
+        check("", tmp_path, "los")
+    with pytest.raises(InvalidSuite, match="does not exist"):
+        check("", tmp_path, suites=str(tmp_path / "nowhere"))
+
+
+def test_database_of_another_version(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    store.close()
+    found = check("database", tmp_path)
+    assert not found.ok
+    assert "schema version 9999" in found.found
+    assert "--migrate" in found.do
+
+
+def test_database_that_answers(tmp_path: Path) -> None:
+    open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False).close()
+    assert check("database", tmp_path).found.startswith("answers; schema 0")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://user:secret@127.0.0.1:9/evalsvc", "cannot be used"),
+        ("nonsense", "is no database URL"),
+    ],
+)
+def test_database_that_does_not(tmp_path: Path, url: str, words: str) -> None:
+    found = check("database", tmp_path, database_url=url)
+    assert not found.ok
+    assert words in found.found
+    assert found.do
+    assert "secret" not in found.found + found.do
+
+
+def test_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = check("data folder", tmp_path / "file" / "data")
+    assert not found.ok
+    assert "EVALSVC_DATA_DIR" in found.do
+
+
+def test_devices(tmp_path: Path) -> None:
+    found = check("devices", tmp_path, devices="cuda:7,cpu")
+    assert not found.ok
+    assert "torch does not see cuda:7" in found.do
+    assert check("devices", tmp_path, devices="cpu,cpu").ok
+
+
+def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service runs without it; its workers do not, unless they are elsewhere."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = check("torch", tmp_path)
+    assert (found.ok, found.needed) == (False, True)
+    assert "pip install 'evalsvc[worker]'" in found.do
+    assert not check("torch", tmp_path, scheduler="tls://10.0.0.1:8786").needed
