@@ -259,7 +259,9 @@ def run_here(
     checkpoint: Annotated[str, typer.Option(help="The weights: a path or a file:// uri.")],
     model: Model = None,
     layout: Layout = None,
-    output: Annotated[Path | None, typer.Option(help="Write the whole result here, as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the whole result here, as JSON, and artifacts into a folder beside it.")
+    ] = None,
     suites: Suites = None,
     device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
     threads: Threads = None,
@@ -272,6 +274,7 @@ def run_here(
         raise InvalidRequest(f"--output {output}: there is no folder {output.parent}; make it first")
     settings = Settings.load(suites=_text(suites), device=device, threads=threads)
     result = _run_suite(settings, suite, checkpoint, model, layout)
+    _write_artifacts(result["artifacts"], output)
     if output is not None:
         output.write_text(json.dumps(result, indent=2) + "\n")
     _print_metrics(result["metrics"])
@@ -331,6 +334,18 @@ def _run_suite(
             bars.show(task, done, total, unit)
 
         return run_suite(suite, reference, report)
+
+
+def _write_artifacts(artifacts: dict[str, list[dict[str, Any]]], output: Path | None) -> None:
+    """Put the contents into files beside the result, which then has their paths in their place."""
+    for task, left in artifacts.items():
+        for artifact in left:
+            content = artifact.pop("content")
+            if output is not None:
+                path = output.with_suffix("") / task / artifact["name"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                artifact["path"] = str(path)
 
 
 def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:

@@ -154,6 +154,12 @@ class Client:
         path = f"/v1/suites/{_part(suite)}"
         return self._ask("PUT", path, text=content) if isinstance(content, str) else self._ask("PUT", path, content)
 
+    def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[dict[str, Any]]:
+        """What the evaluations of a run left to be looked at; the content is at `/v1/artifacts/{id}`."""
+        query = [(name, str(value)) for name, value in (("kind", kind), ("step", step)) if value is not None]
+        artifacts: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{_part(run)}/artifacts", query=query)["artifacts"]
+        return artifacts
+
     def protocol(self, protocol: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/protocols/{_part(protocol)}")
 

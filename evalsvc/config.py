@@ -93,6 +93,10 @@ class Settings:
         return url
 
     @property
+    def artifacts_path(self) -> Path:
+        return self.data_path / "artifacts"
+
+    @property
     def datasets_path(self) -> Path:
         return Path(self.datasets).expanduser() if self.datasets else self.data_path / "datasets"
 

@@ -12,14 +12,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from evalsvc.artifacts import keep_content
 from evalsvc.cluster import Cluster, Outcome
 from evalsvc.config import Settings
-from evalsvc.errors import DeadlineExceeded, EvalsvcError, InternalError, WorkerDied
+from evalsvc.errors import ArtifactNotWritten, DeadlineExceeded, EvalsvcError, InternalError, WorkerDied
 from evalsvc.shard import ShardError, ShardResult
 from evalsvc.spooler import Spooler
 from evalsvc.store import queue as shards
@@ -201,7 +202,7 @@ class Coordinator:
     def _settle(self, session: Session, item: _InFlight, outcome: Outcome) -> None:
         assignment, limit = item.assignment, self._settings.max_attempts
         if outcome.kind == "result":
-            shards.finish(session, assignment, outcome.value)
+            shards.finish(session, assignment, self._keep_artifacts(outcome.value))
         elif outcome.kind == "error":
             error = ShardError(InternalError.code, f"{outcome.value}; the worker's log has the details")
             shards.finish(session, assignment, ShardResult(error=error))
@@ -211,6 +212,22 @@ class Coordinator:
             shards.give_up(session, assignment, "deadline_exceeded", self._deadline_error(), limit)
         else:
             shards.give_up(session, assignment, "worker_died", self._death_error(), limit)
+
+    def _keep_artifacts(self, result: ShardResult) -> ShardResult:
+        """The result with the contents of its artifacts in the data folder, and their digests in their place."""
+        artifacts = result.output.get("artifacts") if isinstance(result.output, dict) else None
+        if not artifacts:
+            return result
+        kept = []
+        try:
+            for artifact in artifacts:
+                content = artifact["content"]
+                sha256 = keep_content(self._settings.artifacts_path, content)
+                rest = {key: value for key, value in artifact.items() if key != "content"}
+                kept.append(rest | {"sha256": sha256, "size": len(content)})
+        except ArtifactNotWritten as error:
+            return ShardResult(error=ShardError(error.code, error.message), provenance=result.provenance)
+        return replace(result, output=result.output | {"artifacts": kept})
 
     def _count(self, item: _InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id

@@ -24,6 +24,7 @@ EvalsvcError
 │   ├── NonFinite                    non_finite             NaN or infinity in weights or logits
 │   ├── DataChanged                  data_changed           a data file changed between shards
 │   ├── OutOfMemory                  out_of_memory
+│   ├── ArtifactNotWritten           artifact_not_written   the data folder is full or closed
 │   ├── WorkerDied                   worker_died            a shard killed its worker too often
 │   ├── DeadlineExceeded             deadline_exceeded
 │   ├── Cancelled                    cancelled
@@ -165,6 +166,10 @@ class DataChanged(EvaluationError):
 
 class OutOfMemory(EvaluationError):
     code = "out_of_memory"
+
+
+class ArtifactNotWritten(EvaluationError):
+    code = "artifact_not_written"
 
 
 class WorkerDied(EvaluationError):

@@ -36,7 +36,7 @@ try:
 
     from evalsvc.models.loading import load_model
     from evalsvc.models.open_lm import Transformer
-    from evalsvc.models.weights import read_weights
+    from evalsvc.weights import read_weights
 except ModuleNotFoundError as error:
     raise MissingPackage(f"evaluating needs the package {error.name!r}; run: pip install 'evalsvc[worker]'") from None
 
@@ -79,6 +79,7 @@ def _merge_output(result: TaskResult) -> dict[str, Any]:
         "metrics": [metric.to_json() for metric in result.metrics],
         "protocols": {metric.protocol.id: dict(metric.protocol.content) for metric in result.metrics},
         "items": [dict(item) for item in result.items],
+        "artifacts": [artifact.to_message() for artifact in result.artifacts],
         "notes": dict(result.notes),
     }
 
@@ -276,10 +277,11 @@ def run_suite(suite: Suite, checkpoint: CheckpointRef, report: Callable[[str, in
     """Evaluate a checkpoint in this process, without a service.
 
     `report` gets the task's name, the units done, the units in all, and what they are. A task that fails is an entry
-    of `errors`, and the others go on. The result is JSON-able, with the keys `checkpoint`, `suite`, `metrics`,
-    `protocols`, `items` (by task), `errors` (by task) and `provenance` (by task).
+    of `errors`, and the others go on. The result is JSON-able but for the contents of artifacts, with the keys
+    `checkpoint`, `suite`, `metrics`, `protocols`, and, by task, `items`, `artifacts`, `errors` and `provenance`.
     """
-    result: dict[str, Any] = {"metrics": [], "protocols": {}, "items": {}, "errors": {}, "provenance": {}}
+    by_task: dict[str, Any] = {"items": {}, "artifacts": {}, "errors": {}, "provenance": {}}
+    result: dict[str, Any] = {"metrics": [], "protocols": {}, **by_task}
     sha256 = checkpoint.sha256
     for task in suite.tasks:
         final, shards = _run_task(task, checkpoint, report)
@@ -289,6 +291,7 @@ def run_suite(suite: Suite, checkpoint: CheckpointRef, report: Callable[[str, in
             result["metrics"] += final.output["metrics"]
             result["protocols"] |= final.output["protocols"]
             result["items"][task.name] = final.output["items"]
+            result["artifacts"][task.name] = final.output["artifacts"]
         notes = final.output["notes"] if final.output else {}
         result["provenance"][task.name] = {**final.provenance, "shards": shards, "notes": notes}
         sha256 = final.provenance.get("checkpoint_sha256") or sha256

@@ -38,10 +38,11 @@ class ShardError:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a worker sends back. Everything in it is JSON-able."""
+    """What a worker sends back. Everything in it is JSON-able, but for bytes in `output`."""
 
     output: Any = None
-    """plan: `{"shards", "total", "unit"}`; run: the task's own; merge: `{"metrics", "protocols", "items", "notes"}`."""
+    """plan: `{"shards", "total", "unit"}`; run: the task's own; merge: `{"metrics", "protocols", "items", "notes",
+    "artifacts"}`."""
     error: ShardError | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Device, batch budget, versions, host, seconds, sha256 of the checkpoint: stored beside, never compared."""

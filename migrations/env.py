@@ -8,13 +8,15 @@ from alembic.autogenerate.api import AutogenContext
 
 from evalsvc.config import Settings
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Base, UtcDateTime
+from evalsvc.store.tables import Base, Packed, UtcDateTime
 
 
 def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[False]:
     """Write the project's column types in SQLAlchemy's own words: a migration must not change when the code does."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
+    if kind == "type" and isinstance(item, Packed):
+        return "sa.LargeBinary()"
     if kind == "type" and isinstance(item, sa.JSON):
         autogen.imports.add("from sqlalchemy.dialects import postgresql")
         return 'sa.JSON().with_variant(postgresql.JSONB(), "postgresql")'

@@ -10,6 +10,7 @@ import pytest
 from queue_steps import submission
 from sqlalchemy import select
 
+from evalsvc.artifacts import artifact_path
 from evalsvc.checkpoints import identify
 from evalsvc.config import Settings
 from evalsvc.coordinator import Coordinator
@@ -17,7 +18,7 @@ from evalsvc.store.history import read_history
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.submission import submit
-from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, Shard
+from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard
 from evalsvc.suite import Suite, parse_suite
 
 
@@ -210,3 +211,28 @@ def test_a_checkpoint_that_changes_before_it_is_copied_fails_with_the_reason(
     failed = wait(store, evaluation)
     assert failed.error is not None
     assert failed.error["code"] == "checkpoint_changed"
+
+
+def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "artifacts").write_text("in the way")
+    coordinator = coordinate(devices="cpu")
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=1, leaves=True))
+    coordinator.wake()
+    failed = wait(store, evaluation)
+    assert failed.error is not None
+    assert failed.error["code"] == "artifact_not_written"
+    assert "make room there, then retry the evaluation" in failed.error["message"]
+    with store.reading() as session:
+        assert read_history(session, "run-a")["series"] == []
+    (tmp_path / "artifacts").unlink()
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    coordinator.wake()
+    assert wait(store, evaluation).state == "succeeded"
+    assert steps_done(tmp_path)["0", "0"] == 1, "only the merge ran again"
+    with store.reading() as session:
+        [artifact] = session.scalars(select(Artifact)).all()
+        assert (artifact.name, artifact.details) == ("log.txt", {"total": 1})
+        assert artifact_path(tmp_path / "artifacts", artifact.sha256).read_text().startswith("0 0 ")

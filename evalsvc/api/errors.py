@@ -35,6 +35,7 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.NonFinite: 422,
     errors.DataChanged: 409,
     errors.OutOfMemory: 503,
+    errors.ArtifactNotWritten: 507,
     errors.WorkerDied: 503,
     errors.DeadlineExceeded: 504,
     errors.Cancelled: 409,

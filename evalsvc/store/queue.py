@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from evalsvc.checkpoints import CheckpointRef, Identity
@@ -19,7 +19,7 @@ from evalsvc.errors import UnknownName, WrongState
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
 from evalsvc.store.history import write_values
 from evalsvc.store.submission import cancel, record_digest
-from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, Shard, Task, now
+from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task, now
 from evalsvc.suite import TaskSpec
 
 
@@ -272,6 +272,8 @@ def _insert_runs(session: Session, task: Task, plan: Any) -> None:
 def _store_result(session: Session, task: Task, merge: Shard, runs: Sequence[Shard]) -> None:
     result = merge.output or {}
     task.metrics, task.items, task.state = result["metrics"], result["items"], "succeeded"
+    session.execute(delete(Artifact).where(Artifact.task_id == task.id))
+    session.add_all(Artifact(task_id=task.id, **artifact) for artifact in result.get("artifacts", ()))
     task.provenance = {
         **(merge.provenance or {}),
         "shards": [shard.provenance for shard in runs],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgpack
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     Index,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -51,6 +53,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Packed(TypeDecorator[Any]):
+    """Any JSON-able value, and bytes in it: features of images do not fit JSON."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> bytes | None:
+        return None if value is None else msgpack.packb(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else msgpack.unpackb(value, strict_map_key=False)
 
 
 def now() -> datetime:
@@ -200,7 +215,7 @@ class Shard(Base):
     payload: Mapped[dict[str, Any] | None]
     units: Mapped[int | None]
     """Units of work that it did, once it succeeded."""
-    output: Mapped[Any | None] = mapped_column(Json)
+    output: Mapped[Any | None] = mapped_column(Packed)
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 
@@ -221,6 +236,24 @@ class Attempt(Base):
     """succeeded | failed | cancelled | worker_died | deadline_exceeded | lost (service or scheduler went away)."""
 
     shard: Mapped[Shard] = relationship(back_populates="attempts")
+
+
+class Artifact(Base):
+    """Something to look at; its content lies in the data folder under its digest."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("task_id", "name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
+    kind: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(256))
+    media_type: Mapped[str] = mapped_column(String(128))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    details: Mapped[dict[str, Any]]
+
+    task: Mapped[Task] = relationship()
 
 
 class Protocol(Base):

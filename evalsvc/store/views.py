@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
-from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task
+from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task
 from evalsvc.store.tables import Protocol as ProtocolRow
 
 
@@ -82,6 +82,51 @@ def in_use(checkpoint: Checkpoint) -> bool:
 
 def evaluation_summary(evaluation: Evaluation) -> dict[str, Any]:
     return {"id": evaluation.id, "suite": evaluation.suite, "state": evaluation.state}
+
+
+def artifact_view(artifact: Artifact) -> dict[str, Any]:
+    """An artifact; its content is at `/v1/artifacts/{id}`."""
+    evaluation = artifact.task.evaluation
+    checkpoint = evaluation.checkpoint
+    return {
+        "id": artifact.id,
+        "evaluation": evaluation.id,
+        "run": checkpoint.run.name,
+        "step": checkpoint.step,
+        "variant": checkpoint.variant,
+        "task": artifact.task.name,
+        "kind": artifact.kind,
+        "name": artifact.name,
+        "media_type": artifact.media_type,
+        "size": artifact.size,
+        "sha256": artifact.sha256,
+        "details": artifact.details,
+    }
+
+
+def evaluation_artifacts(session: Session, evaluation_id: int) -> list[dict[str, Any]]:
+    """An evaluation's artifacts, in the order in which its tasks gave them."""
+    rows = session.scalars(
+        select(Artifact).join(Task).where(Task.evaluation_id == evaluation_id).order_by(Task.index, Artifact.id)
+    )
+    return [artifact_view(artifact) for artifact in rows]
+
+
+def run_artifacts(session: Session, run: Run, kind: str | None, step: int | None) -> list[dict[str, Any]]:
+    """The artifacts of a run's current checkpoints, by step; of an evaluation that was repeated, all."""
+    query = (
+        select(Artifact)
+        .join(Task)
+        .join(Evaluation)
+        .join(Checkpoint)
+        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+        .order_by(Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index, Artifact.id)
+    )
+    if kind is not None:
+        query = query.where(Artifact.kind == kind)
+    if step is not None:
+        query = query.where(Checkpoint.step == step)
+    return [artifact_view(artifact) for artifact in session.scalars(query)]
 
 
 def run_view(session: Session, run: Run) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
+from evalsvc.artifacts import Artifact
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.layout import VocabularyLayout
 from evalsvc.protocol import MetricValue
@@ -43,6 +44,8 @@ class TaskResult:
     """Results per item, JSON-able, in the order of the data; paired comparisons rest on them."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Counts that a reader should know (sequences cut to length, items skipped); part of the provenance."""
+    artifacts: Sequence[Artifact] = ()
+    """What to look at: grids, samples."""
 
 
 class Context(ABC):
@@ -87,7 +90,7 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Do one shard; the JSON-able output goes to `merge`."""
+        """Do one shard; the output, JSON-able but for bytes, goes to `merge`."""
 
     @abstractmethod
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:

@@ -144,6 +144,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("evaluation_id", "index", name=op.f("uq_tasks_evaluation_id_index")),
     )
     op.create_table(
+        "artifacts",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("task_id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=256), nullable=False),
+        sa.Column("media_type", sa.String(length=128), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("details", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_artifacts_task_id_tasks")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
+        sa.UniqueConstraint("task_id", "name", name=op.f("uq_artifacts_task_id_name")),
+    )
+    op.create_table(
         "shards",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("task_id", sa.Integer(), nullable=False),
@@ -154,7 +168,7 @@ def upgrade() -> None:
         sa.Column("strikes", sa.Integer(), nullable=False),
         sa.Column("payload", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.Column("units", sa.Integer(), nullable=True),
-        sa.Column("output", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
+        sa.Column("output", sa.LargeBinary(), nullable=True),
         sa.Column("provenance", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.Column("error", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_shards_task_id_tasks")),
@@ -182,6 +196,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_shards_state")
 
     op.drop_table("shards")
+    op.drop_table("artifacts")
     op.drop_table("tasks")
     with op.batch_alter_table("metric_values", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_metric_values_evaluation_id"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from evalsvc.artifacts import Artifact
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.tasks.task import Context, Plan, Task, TaskResult
 
@@ -27,6 +28,9 @@ class Steps(Task):
     deaf: bool = False
     """Never reports, so it never learns that it was cancelled."""
 
+    leaves: bool = False
+    """Leaves an artifact."""
+
     def plan(self, context: Context) -> Plan:
         return Plan([{"index": index, "units": self.steps} for index in range(self.shards)], unit="steps")
 
@@ -44,4 +48,6 @@ class Steps(Task):
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
         total = sum(output["steps"] for output in outputs)
         protocol = Protocol({"task": self.kind, "version": 1})
-        return TaskResult([MetricValue(f"{self.name}/total", total, None, total, "steps", "none", protocol)])
+        metrics = [MetricValue(f"{self.name}/total", total, None, total, "steps", "none", protocol)]
+        left = [Artifact("log", "log.txt", "text/plain", Path(self.log).read_bytes(), {"total": total})]
+        return TaskResult(metrics, artifacts=left if self.leaves else [])

@@ -1,0 +1,82 @@
+"""Artifacts: what an evaluation left to be looked at."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse
+
+from evalsvc.api.document import Document, example
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.schemas import MAX_STEP, Id, Name
+from evalsvc.api.state import CurrentState
+from evalsvc.artifacts import artifact_path
+from evalsvc.errors import UnknownName
+from evalsvc.store.queue import find_evaluation
+from evalsvc.store.submission import find_run
+from evalsvc.store.tables import Artifact
+from evalsvc.store.views import evaluation_artifacts, run_artifacts
+
+router = APIRouter(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
+
+_EXAMPLE = {
+    "artifacts": [
+        {
+            "id": 7,
+            "evaluation": 40,
+            "run": "t2i-1b-pretrained",
+            "step": 2500,
+            "variant": "raw",
+            "task": "coco",
+            "kind": "grid",
+            "name": "grid.png",
+            "media_type": "image/png",
+            "size": 40213,
+            "sha256": "9f86d0…",
+            "details": {"guidance_scale": 1.0, "seed": 0},
+        }
+    ]
+}
+
+
+@router.get(
+    "/evaluations/{evaluation_id}/artifacts",
+    summary="What an evaluation left to be looked at",
+    responses=example(200, "Descriptions; the content is at /v1/artifacts/{id}.", _EXAMPLE),
+)
+def list_evaluation_artifacts(evaluation_id: Id, state: CurrentState) -> Document:
+    with state.reading() as session:
+        find_evaluation(session, evaluation_id)
+        return Document({"artifacts": evaluation_artifacts(session, evaluation_id)})
+
+
+@router.get(
+    "/runs/{run}/artifacts",
+    summary="A run's artifacts, by step",
+    responses=example(200, "Descriptions; the content is at /v1/artifacts/{id}.", _EXAMPLE),
+)
+def list_run_artifacts(
+    run: Name,
+    state: CurrentState,
+    kind: str | None = None,
+    step: Annotated[int | None, Query(ge=0, le=MAX_STEP)] = None,
+) -> Document:
+    with state.reading() as session:
+        return Document({"artifacts": run_artifacts(session, find_run(session, run), kind, step)})
+
+
+@router.get(
+    "/artifacts/{artifact_id}", summary="The content of an artifact", response_model=None, response_class=FileResponse
+)
+def get_artifact(artifact_id: Id, state: CurrentState) -> FileResponse:
+    with state.reading() as session:
+        artifact = session.get(Artifact, artifact_id)
+        if artifact is None:
+            raise UnknownName(f"there is no artifact {artifact_id}; GET /v1/runs/{{run}}/artifacts lists a run's")
+    path = artifact_path(state.settings.artifacts_path, artifact.sha256)
+    if not path.exists():
+        raise UnknownName(f"the content of artifact {artifact_id} is no longer in {path.parent}; evaluate again")
+    # Content under a digest never changes.
+    headers = {"ETag": f'"{artifact.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    return FileResponse(path, media_type=artifact.media_type, headers=headers)

@@ -1,0 +1,69 @@
+"""Artifacts: what an evaluation leaves to be looked at, kept under the digest of its content: never torn or doubled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalsvc.errors import ArtifactNotWritten
+
+
+@dataclass(frozen=True)
+class Artifact:
+    kind: str
+    """What it is, for queries: `grid`, `sample`, …"""
+    name: str
+    """A file name, unique within its task."""
+    media_type: str
+    content: bytes
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What it was made from, JSON-able: prompt, seed, sampling parameters."""
+
+    def to_message(self) -> dict[str, Any]:
+        """As it travels from a worker to the service."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "media_type": self.media_type,
+            "content": self.content,
+            "details": dict(self.details),
+        }
+
+
+def artifact_path(folder: Path, sha256: str) -> Path:
+    """Where the content with this digest lies."""
+    return folder / sha256[:2] / sha256
+
+
+def keep_content(folder: Path, content: bytes) -> str:
+    """Write content to its place, whole or not at all; returns its SHA-256.
+
+    Raises:
+        ArtifactNotWritten: no space, no permission.
+    """
+    sha256 = hashlib.sha256(content).hexdigest()
+    target = artifact_path(folder, sha256)
+    if target.exists():
+        return sha256
+    partial: str | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".partial", delete=False) as stream:
+            partial = stream.name
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise ArtifactNotWritten(
+            f"an artifact of {len(content):,} bytes cannot be written to {folder}: "
+            f"{(error.strerror or str(error)).lower()}; make room there, then retry the evaluation"
+        ) from None
+    return sha256
