@@ -1,7 +1,8 @@
 """The list of everything that can be named: one line a component, as `"name": "module:attribute"`.
 
 Nothing is imported until it is asked for, so listing needs neither torch nor the component's packages.
-Installed packages add to it by entry points of the groups `evalsvc.models` and `evalsvc.tasks`.
+Installed packages add to it by entry points of the groups `evalsvc.decoders`, `evalsvc.models` and
+`evalsvc.tasks`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from typing import Any
 from evalsvc.errors import MissingPackage, UnknownName
 
 COMPONENTS: dict[str, dict[str, str]] = {
+    "decoders": {
+        "movqgan": "evalsvc.decoders.movqgan:MoVQGAN",
+        "vqgan": "evalsvc.decoders.vqgan:VQGAN",
+    },
     "models": {
         "open_lm": "evalsvc.models.loading:load_model",
     },

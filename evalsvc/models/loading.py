@@ -12,19 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
+from evalsvc.errors import CheckpointMismatch, UnknownName
 from evalsvc.model_config import ModelConfig, registered_models, resolve_config
 from evalsvc.models.open_lm import Transformer
-from evalsvc.models.weights import Weights, read_weights
+from evalsvc.weights import DTYPES, Weights, copied, is_plain, listed, read_weights
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
 INV_FREQ = ".attention.pos_embed.inv_freq"
-SHOWN = 5  # names of each kind in a message
 
 
 def load_model(
@@ -51,29 +44,9 @@ def load_model(
         model = Transformer(config, rotary_inv_freq_dtype)
     tensors = _matched(path, config, weights, model)
     del weights  # so that `tensors` holds the last reference to each
-    model.load_state_dict(_copied(path, tensors, DTYPES[dtype], device), strict=False, assign=True)
+    model.load_state_dict(copied(path, tensors, DTYPES[dtype], device), strict=False, assign=True)
     model.tie_weights()
     return model.to(device).requires_grad_(False).eval()
-
-
-def _copied(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """Copies off the mapped file, one tensor at a time: the training run may replace the file while the model is used.
-
-    Empties `tensors`, so that there are never two copies of all weights.
-    """
-    copies = {name: tensors.pop(name).to(device=device, dtype=dtype, copy=True) for name in list(tensors)}
-    broken = [name for name, tensor in copies.items() if not _is_finite(tensor)]
-    if broken:
-        raise NonFinite(
-            f"{path} has NaN or infinity in {len(broken)} of {len(copies)} tensors, read as {str(dtype)[6:]}: "
-            f"{_some(broken)}; the run has diverged by this step, or its values do not fit the dtype"
-        )
-    return copies
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # One pass and no temporary, unlike isfinite: NaN and infinities come through min and max.
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
 def _matched(path: Path, config: ModelConfig, weights: Weights, model: Transformer) -> dict[str, Tensor]:
@@ -83,13 +56,13 @@ def _matched(path: Path, config: ModelConfig, weights: Weights, model: Transform
     tensors, pairs = _one_name_each(config, weights.tensors)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = [name for name in found if name in known and found[name] != known[name]]
-    problems = _named("missing", (name for name in expected if name not in found))
-    problems += _named("unexpected", (name for name in found if name not in known))
+    problems = listed("missing", (name for name in expected if name not in found))
+    problems += listed("unexpected", (name for name in found if name not in known))
     shapes = (f"{name} {list(found[name])} instead of {list(known[name])}" for name in wrong)
-    problems += _named("wrongly shaped", shapes)
-    problems += _named("no plain floating-point tensor", (name for name in found if not _is_plain(tensors[name])))
+    problems += listed("wrongly shaped", shapes)
+    problems += listed("no plain floating-point tensor", (name for name in found if not is_plain(tensors[name])))
     # Last, since comparing reads the data, which is worth it only when all shapes are right.
-    problems = problems or _named("saved under two names with different values", _unequal(pairs))
+    problems = problems or listed("saved under two names with different values", _unequal(pairs))
     if problems:
         raise CheckpointMismatch(_mismatch(path, config, weights, problems))
     tied = {"output.weight"} if config.weight_tying else set()
@@ -132,10 +105,6 @@ def _unequal(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> list[str]:
     ]
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
-
-
 def _twins(config: ModelConfig) -> Iterator[tuple[str, str]]:
     if config.weight_tying:
         yield "tok_embeddings.weight", "output.weight"
@@ -146,15 +115,6 @@ def _twins(config: ModelConfig) -> Iterator[tuple[str, str]]:
 
 
 # what a mismatch says
-
-
-def _named(kind: str, names: Iterable[str]) -> list[str]:
-    names = list(names)
-    return [f"{len(names)} {kind}: {_some(names)}"] if names else []
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _mismatch(path: Path, config: ModelConfig, weights: Weights, problems: list[str]) -> str:

@@ -14,7 +14,7 @@ from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, NonFinite, Un
 from evalsvc.model_config import ModelConfig, config_beside, resolve_config
 from evalsvc.models import Transformer, load_model
 from evalsvc.models.loading import find_nonfinite
-from evalsvc.models.weights import read_weights
+from evalsvc.weights import read_weights
 
 Change = Callable[[dict[str, Tensor]], Any]
 

@@ -1,5 +1,7 @@
 """Reading the weights out of whatever a training run or a conversion wrote, trusting none of it.
 
+For every kind of network: language models, image decoders and feature extractors are all opened here.
+
 What a file is, is told by its content, never by its name. Nothing in it is executed: pickles go through
 `torch.load(weights_only=True)` with numpy's scalars as the only addition. Tensors are views of the memory-mapped file
 where the format allows, so reading costs little until they are copied.
@@ -7,6 +9,7 @@ where the format allows, so reading costs little until they are copied.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -26,14 +29,23 @@ from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
     CheckpointNotFound,
+    NonFinite,
     NotACheckpoint,
     ShardedCheckpoint,
     UnsafeCheckpoint,
 )
 
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+SHOWN = 5  # names of each kind in a message
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
 MAX_INDEX = 50_000_000  # bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
+OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
 FOLDER_FILES = (
     "model.safetensors.index.json",
     "model.safetensors",
@@ -46,7 +58,7 @@ LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save b
 @dataclass(frozen=True)
 class Weights:
     tensors: dict[str, Tensor]
-    """By open_lm's parameter names, without wrappers' prefixes; possibly views of the mapped file."""
+    """By the module's parameter names, without wrappers' prefixes; possibly views of the mapped file."""
     step: int | None
     """Optimiser steps, where the file says so."""
     epoch: int | None
@@ -57,7 +69,7 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """The weights in `path`: a file of open_lm, a bare state dict, safetensors, or a Hugging Face folder.
+    """The weights in `path`: a file of open_lm or Lightning, a bare state dict, safetensors, or a Hugging Face folder.
 
     Raises CheckpointNotFound, NotACheckpoint, UnsafeCheckpoint, ShardedCheckpoint, and CheckpointMismatch where two
     keys become one without their prefixes.
@@ -186,6 +198,7 @@ def _from_torch_object(path: Path, content: Any) -> Weights:
         raise NotACheckpoint(f"{path} holds a {type(content).__name__}; a checkpoint is a dictionary of tensors")
     if isinstance(content.get("state_dict"), Mapping):
         kind = "open_lm epoch" if "epoch" in content else "state_dict"
+        kind = "Lightning checkpoint" if "pytorch-lightning_version" in content else kind
         return _weights(path, kind, content["state_dict"], _without(content, "state_dict"))
     if isinstance(content.get("av_model_sd"), Mapping):
         return _weights(path, "open_lm average", content["av_model_sd"], _without(content, "av_model_sd"))
@@ -195,8 +208,8 @@ def _from_torch_object(path: Path, content: Any) -> Weights:
 
 
 def _without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
-    # Older open_lm files carry their optimizer; it is as large as the weights and nobody's metadata.
-    return {name: value for name, value in content.items() if name not in (key, "optimizer", "scaler")}
+    # Lightning's and older open_lm files carry their optimizer; it is as large as the weights and nobody's metadata.
+    return {name: value for name, value in content.items() if name not in (key, *OPTIMIZER_KEYS)}
 
 
 def _refuse_companion(path: Path, content: Mapping[str, Any]) -> NoReturn:
@@ -289,7 +302,8 @@ def _weights(path: Path, kind: str, tensors: Mapping[Any, Any], metadata: dict[s
         raise NotACheckpoint(
             f"{path} ({kind}) holds {found}; expected tensors by name, alone or under `state_dict` or `av_model_sd`"
         )
-    step, epoch = _whole_number(metadata.get("step")), _whole_number(metadata.get("epoch"))
+    step = _whole_number(metadata.get("step", metadata.get("global_step")))
+    epoch = _whole_number(metadata.get("epoch"))
     return Weights(strip_prefixes(tensors, path), step=step, epoch=epoch, format=kind, metadata=metadata)
 
 
@@ -320,3 +334,55 @@ def _strip(key: str, prefixes: Iterable[str]) -> str:
         if key.startswith(prefix):
             return _strip(key[len(prefix) :], prefixes)
     return key
+
+
+# from a file's tensors to a module's
+
+
+def copied(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    """Copies off the mapped file, one tensor at a time: the training run may replace the file while the model is used.
+
+    Empties `tensors`, so that there are never two copies of all weights. Raises NonFinite.
+    """
+    copies = {name: tensors.pop(name).to(device=device, dtype=dtype, copy=True) for name in list(tensors)}
+    broken = [name for name, tensor in copies.items() if not _is_finite(tensor)]
+    if broken:
+        raise NonFinite(
+            f"{path} has NaN or infinity in {len(broken)} of {len(copies)} tensors, read as {str(dtype)[6:]}: "
+            f"{some(broken)}; the run has diverged by this step, or its values do not fit the dtype"
+        )
+    return copies
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass and no temporary, unlike isfinite: NaN and infinities come through min and max.
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a parameter can be this tensor: floating-point, dense, and with data."""
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, shape and little-endian float32 values, by sorted name: 64 hexadecimal digits.
+
+    It identifies weights, not files: the same weights in several containers and dtypes that hold them have one digest.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name].detach().to("cpu", torch.float32).contiguous().numpy()
+        digest.update(f"{name} {list(values.shape)}\n".encode())
+        digest.update(values.astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def listed(kind: str, names: Iterable[str]) -> list[str]:
+    """`2 missing: a, b` as a part of a message, or nothing where there are no names."""
+    names = list(names)
+    return [f"{len(names)} {kind}: {some(names)}"] if names else []
+
+
+def some(names: list[str]) -> str:
+    """The first of `names` and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

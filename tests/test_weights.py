@@ -1,5 +1,6 @@
 """Every format that holds an open_lm model, and every file that looks like one and is not."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -24,7 +25,12 @@ from evalsvc.errors import (
     ShardedCheckpoint,
     UnsafeCheckpoint,
 )
-from evalsvc.models.weights import LEGACY_TORCH_MAGIC, read_weights
+from evalsvc.weights import LEGACY_TORCH_MAGIC, read_weights, tensor_digest
+
+
+@pytest.fixture
+def epoch_file(open_lm_case: Path) -> Path:
+    return open_lm_case / "checkpoints" / "epoch_1.pt"
 
 
 @pytest.fixture
@@ -58,6 +64,15 @@ def test_averager_file_of_open_lm(epoch_file: Path) -> None:
     assert (weights.format, weights.step, weights.epoch) == ("open_lm average", None, None)
     assert weights.metadata["method"] == "ema"
     assert weights.tensors.keys() == read_weights(epoch_file).tensors.keys()
+
+
+def test_lightning_checkpoint(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """It has an epoch like open_lm's files, and an optimizer that must not be kept."""
+    content = {"epoch": 2, "global_step": 5000, "pytorch-lightning_version": "1.5.10", "state_dict": tensors}
+    torch.save(content | {"optimizer_states": [{"state": tensors}]}, tmp_path / "step=5000-model.ckpt")
+    weights = read_weights(tmp_path / "step=5000-model.ckpt")
+    assert (weights.format, weights.step, weights.epoch) == ("Lightning checkpoint", 5000, 2)
+    assert "optimizer_states" not in weights.metadata
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -158,6 +173,20 @@ def test_tensors_outlive_the_file(tensors: dict[str, Tensor], tmp_path: Path) ->
     weights = read_weights(tmp_path / "x.pt")
     (tmp_path / "x.pt").unlink()
     assert same(weights.tensors, tensors)
+
+
+# identity
+
+
+def test_the_digest_is_that_of_names_shapes_and_values(tensors: dict[str, Tensor]) -> None:
+    wanted = hashlib.sha256()
+    for name in sorted(tensors):
+        wanted.update(f"{name} [4, 6]\n".encode() + tensors[name].numpy().astype("<f4").tobytes())
+    assert tensor_digest(tensors) == wanted.hexdigest()
+    assert tensor_digest({name: tensors[name].double() for name in reversed(tensors)}) == wanted.hexdigest()
+    assert tensor_digest({name: tensor.T.contiguous().T for name, tensor in tensors.items()}) == wanted.hexdigest()
+    assert tensor_digest({name: tensor.view(6, 4) for name, tensor in tensors.items()}) != wanted.hexdigest()
+    assert tensor_digest(tensors | {"norm.weight": tensors["norm.weight"] + 1e-6}) != wanted.hexdigest()
 
 
 # files that are something else

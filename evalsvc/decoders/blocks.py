@@ -1,0 +1,262 @@
+"""The convolutional auto-encoder that VQGAN and its descendants share, under the authors' parameter names.
+
+Source: Esser, Rombach, Ommer, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), and the
+layout of taming-transformers' checkpoints. A norm here takes a second argument, the quantised latent that MoVQGAN's
+decoder is modulated by; the plain one leaves it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evalsvc.decoders.config import GROUPS, AutoencoderConfig, NetworkConfig
+from evalsvc.decoders.decoder import ImageDecoder
+
+NORM_EPS = 1e-6
+CHUNK_BYTES = 64 << 20  # of distances to the codebook that exist at a time, about
+
+Norm = Callable[[int], nn.Module]
+"""Makes a norm for so many channels; it is called with x [B, C, H, W] and the latent [B, c, h, w]."""
+
+
+class GroupNorm(nn.GroupNorm):
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, latent: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, channels: int, out_channels: int, norm: Norm, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = norm(channels)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.norm2 = norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
+        inner = self.conv1(functional.silu(self.norm1(x, latent), inplace=True))
+        inner = self.conv2(self.dropout(functional.silu(self.norm2(inner, latent), inplace=True)))
+        skip = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        out: Tensor = inner.add_(skip)
+        return out
+
+
+class AttentionBlock(nn.Module):
+    """Every position sees every other, with one head as wide as the map."""
+
+    def __init__(self, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm = norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
+        normed = self.norm(x, latent)
+        queries, keys, values = (
+            project(normed).flatten(2).transpose(1, 2)[:, None]  # [B, 1, H * W, C]
+            for project in (self.q, self.k, self.v)
+        )
+        mixed = functional.scaled_dot_product_attention(queries, keys, values)
+        out: Tensor = x + self.proj_out(mixed[:, 0].transpose(1, 2).reshape(x.shape))
+        return out
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int, with_conv: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2) if with_conv else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv is None:
+            return functional.avg_pool2d(x, 2)
+        padded = functional.pad(x, (0, 1, 0, 1))  # right and below only
+        out: Tensor = self.conv(padded)
+        return out
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int, with_conv: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if with_conv else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, the first of which changes the width; attention after each where there is any."""
+
+    def __init__(self, config: NetworkConfig, index: int, channels: int, depth: int, norm: Norm) -> None:
+        super().__init__()
+        width, dropout = config.widths[index], config.dropout
+        self.block = nn.ModuleList(
+            ResnetBlock(width if number else channels, width, norm, dropout) for number in range(depth)
+        )
+        self.attn = nn.ModuleList(AttentionBlock(width, norm) for _ in range(depth) if config.attends[index])
+
+    def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
+        for number, block in enumerate(self.block):
+            x = block(x, latent)
+            if self.attn:
+                x = self.attn[number](x, latent)
+        return x
+
+
+class DownLevel(Level):
+    def __init__(self, config: NetworkConfig, index: int) -> None:
+        widths = config.widths
+        super().__init__(config, index, widths[index - 1] if index else config.ch, config.num_res_blocks, GroupNorm)
+        if index < len(widths) - 1:
+            self.downsample = Downsample(widths[index], config.resamp_with_conv)
+
+    def forward(self, x: Tensor, latent: Tensor | None = None) -> Tensor:
+        x = super().forward(x, latent)
+        return self.downsample(x) if hasattr(self, "downsample") else x
+
+
+class UpLevel(Level):
+    def __init__(self, config: NetworkConfig, index: int, norm: Norm) -> None:
+        widths = config.widths
+        super().__init__(config, index, [*widths, widths[-1]][index + 1], config.num_res_blocks + 1, norm)
+        if index > 0:
+            self.upsample = Upsample(widths[index], config.resamp_with_conv)
+
+    def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
+        x = super().forward(x, latent)
+        return self.upsample(x) if hasattr(self, "upsample") else x
+
+
+class Middle(nn.Module):
+    def __init__(self, width: int, norm: Norm, dropout: float) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(width, width, norm, dropout)
+        self.attn_1 = AttentionBlock(width, norm)
+        self.block_2 = ResnetBlock(width, width, norm, dropout)
+
+    def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x, latent), latent), latent)
+        return out
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.widths[-1]
+        self.conv_in = nn.Conv2d(config.in_channels, config.ch, 3, padding=1)
+        self.down = nn.ModuleList(DownLevel(config, index) for index in range(len(config.widths)))
+        self.mid = Middle(width, GroupNorm, config.dropout)
+        self.norm_out = GroupNorm(width)
+        self.conv_out = nn.Conv2d(width, config.z_channels, 3, padding=1)
+
+    def forward(
+        self,
+        images: Tensor,  # [B, 3, H, W]
+    ) -> Tensor:  # [B, z_channels, h, w]
+        x = self.conv_in(images)
+        for level in self.down:
+            x = level(x)
+        out: Tensor = self.conv_out(functional.silu(self.norm_out(self.mid(x, None)), inplace=True))
+        return out
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: NetworkConfig, norm: Norm) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], norm, config.dropout)
+        # Indexed by level as in the encoder, so it runs from the last to the first.
+        self.up = nn.ModuleList(UpLevel(config, index, norm) for index in range(len(widths)))
+        self.norm_out = norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, z_channels, h, w]
+        latent: Tensor,  # [B, embed_dim, h, w], quantised
+    ) -> Tensor:  # [B, 3, H, W]
+        x = self.mid(self.conv_in(x), latent)
+        for level in reversed(self.up):
+            x = level(x, latent)
+        out: Tensor = self.conv_out(functional.silu(self.norm_out(x, latent), inplace=True))
+        return out
+
+
+class Codebook(nn.Module):
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, width)
+        # The authors' start: entries far closer to zero than a latent is, so that training can move any of them.
+        nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
+
+    def nearest(
+        self,
+        latents: Tensor,  # [B, C, h, w]
+    ) -> Tensor:  # [B, h * w] int64
+        """The entry at the least squared distance, the first of several."""
+        entries = self.embedding.weight.detach()
+        points = latents.detach().movedim(1, -1).reshape(-1, entries.shape[1])
+        # |z - e|² less |z|², which does not matter for which e is nearest.
+        squares = entries.square().sum(1)
+        rows = max(1, CHUNK_BYTES // (entries.element_size() * len(entries)))
+        codes = [torch.addmm(squares, part, entries.T, alpha=-2).argmin(1) for part in torch.split(points, rows)]
+        return torch.cat(codes).view(len(latents), latents.shape[2:].numel())
+
+    def lookup(
+        self,
+        codes: Tensor,  # [B, h * w] int64
+        grid: tuple[int, int],
+    ) -> Tensor:  # [B, C, h, w], channels last in memory
+        entries: Tensor = self.embedding(codes)
+        return entries.view(len(codes), *grid, entries.shape[-1]).movedim(-1, 1)
+
+
+class VQAutoencoder(ImageDecoder):
+    """Encoder, codebook and decoder; a subclass says which norm the decoder has."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        network = config.ddconfig
+        self.codebook_size = config.n_embed
+        self.downsampling = network.downsampling
+        self.resolution = network.resolution
+        self.encoder = Encoder(network)
+        self.quant_conv = nn.Conv2d(network.z_channels, config.embed_dim, 1)
+        self.quantize = Codebook(config.n_embed, config.embed_dim)
+        self.post_quant_conv = nn.Conv2d(config.embed_dim, network.z_channels, 1)
+        self.decoder = Decoder(network, self.decoder_norm(config))
+
+    @staticmethod
+    def decoder_norm(config: AutoencoderConfig) -> Norm:
+        return GroupNorm
+
+    @classmethod
+    def from_config(cls, content: Mapping[str, Any]) -> Self:
+        return cls(AutoencoderConfig.parse(content))
+
+    def latents(self, images: Tensor) -> Tensor:
+        out: Tensor = self.quant_conv(self.encoder(images))
+        return out
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        return self.quantize.nearest(latents)
+
+    def lookup(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.quantize.lookup(codes, grid)
+
+    def render(self, latents: Tensor) -> Tensor:
+        out: Tensor = self.decoder(self.post_quant_conv(latents), latents)
+        return out

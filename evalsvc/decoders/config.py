@@ -1,0 +1,170 @@
+"""What shape an image decoder has: the authors' configuration files, and the published sizes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evalsvc.errors import InvalidModelConfig, UnknownName
+from evalsvc.suite import validation_message
+
+MAX_CONFIG_BYTES = 1_000_000
+BESIDE = "config.yaml"
+GROUPS = 32  # of every group norm
+UNSUPPORTED = {"double_z": False, "give_pre_end": False, "tanh_out": False, "use_linear_attn": False}
+"""Keys of a ddconfig that change the arithmetic, with the only value that is implemented."""
+
+_MOVQGAN_DDCONFIG = {
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 2, 2, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [32],
+}
+
+
+def _movqgan(**changes: int) -> dict[str, Any]:
+    target = "movqgan.models.vqgan.MOVQ"
+    return {"target": target, "embed_dim": 4, "n_embed": 16384, "ddconfig": {**_MOVQGAN_DDCONFIG, **changes}}
+
+
+REGISTERED: dict[str, dict[str, Any]] = {
+    "movqgan-67M": _movqgan(),
+    "movqgan-102M": _movqgan(num_res_blocks=4),
+    "movqgan-270M": _movqgan(ch=256),
+}
+
+
+class NetworkConfig(BaseModel):
+    """`ddconfig` of taming-transformers and its descendants. Other keys are ignored, as the authors' classes do.
+
+    The upper bounds only keep a hostile file from building a network for hours.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    ch: int = Field(gt=0, le=4096)
+    ch_mult: tuple[int, ...] = Field(min_length=1, max_length=10)
+    num_res_blocks: int = Field(gt=0, le=64)
+    attn_resolutions: tuple[int, ...]
+    resolution: int = Field(gt=0, le=2**14)
+    z_channels: int = Field(gt=0, le=4096)
+    in_channels: int = 3
+    out_ch: int = 3
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    resamp_with_conv: bool = True
+    add_conv: bool = False
+    """A 3x3 convolution of the upsampled latent in the spatial norm; MoVQGAN only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, content: Any) -> Any:
+        if isinstance(content, Mapping):
+            wrong = [key for key, value in UNSUPPORTED.items() if content.get(key, value) != value]
+            if wrong:
+                raise ValueError(f"{wrong[0]}: {content[wrong[0]]} is not supported, only {UNSUPPORTED[wrong[0]]} is")
+            if content.get("attn_type", "vanilla") != "vanilla":
+                raise ValueError(f"attn_type {content['attn_type']!r} is not supported, only 'vanilla' is")
+        return content
+
+    @model_validator(mode="after")
+    def _check(self) -> NetworkConfig:
+        if (self.in_channels, self.out_ch) != (3, 3):
+            raise ValueError(f"in_channels {self.in_channels}, out_ch {self.out_ch}: images here have 3 channels")
+        if any(factor < 1 or self.ch * factor % GROUPS or self.ch * factor > 2**16 for factor in self.ch_mult):
+            raise ValueError(f"ch {self.ch} times ch_mult {list(self.ch_mult)} must give multiples of {GROUPS}")
+        if self.resolution % self.downsampling:
+            raise ValueError(
+                f"resolution {self.resolution} is not a multiple of the {self.downsampling} it is divided by"
+            )
+        return self
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level, highest resolution first."""
+        return [self.ch * factor for factor in self.ch_mult]
+
+    @property
+    def attends(self) -> list[bool]:
+        """Which levels have attention: told by the *nominal* resolution, whatever the size of the image."""
+        return [self.resolution // 2**level in self.attn_resolutions for level in range(len(self.ch_mult))]
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent position along each side."""
+        return int(2 ** (len(self.ch_mult) - 1))
+
+
+class AutoencoderConfig(BaseModel):
+    """`model.params` of the authors' configuration files, as far as the network needs it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    embed_dim: int = Field(gt=0, le=4096)
+    n_embed: int = Field(gt=0, le=2**24)
+    ddconfig: NetworkConfig
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> AutoencoderConfig:
+        """From a flat mapping. Raises InvalidModelConfig."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise InvalidModelConfig(f"decoder configuration: {validation_message(error)}") from error
+
+
+def resolve_config(config: str | Path | Mapping[str, Any] | None, path: Path) -> dict[str, Any]:
+    """The decoder configuration for the weights at `path` as {target, embed_dim, n_embed, ddconfig, …}, unchecked.
+
+    `config` is a registered name, a YAML or JSON file, its content (with `model.params` or flat), or None for the
+    `config.yaml` beside the weights. `target` is there where the file says which class it is for.
+    Raises InvalidModelConfig for a file that is missing or no mapping, UnknownName for a name.
+    """
+    if isinstance(config, Mapping):
+        return _flat(config, "the decoder configuration")
+    if config is None:
+        file = (path if path.is_dir() else path.parent) / BESIDE
+        if not file.is_file():
+            raise InvalidModelConfig(
+                f"there is no {BESIDE} beside {path}; give config: a YAML or JSON file, or one of "
+                f"{', '.join(REGISTERED)}"
+            )
+        return _flat(_read(file), str(file))
+    if str(config) in REGISTERED:
+        return dict(REGISTERED[str(config)])
+    file = Path(config)
+    if not file.is_file():
+        if file.suffix in (".yaml", ".yml", ".json") or len(file.parts) > 1:
+            raise InvalidModelConfig(f"there is no decoder configuration at {file}")
+        raise UnknownName.among("decoder configuration", str(config), REGISTERED, "or give the path of a YAML file")
+    return _flat(_read(file), str(file))
+
+
+def _read(file: Path) -> Any:
+    """The content of a YAML file; JSON is YAML."""
+    try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise InvalidModelConfig(f"{file} is larger than {MAX_CONFIG_BYTES:,} bytes; is it the weights?")
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidModelConfig(f"{file} is no readable YAML ({reason}); give the decoder's configuration") from error
+
+
+def _flat(content: Any, source: str) -> dict[str, Any]:
+    """`content` without the authors' outer layers."""
+    model = content.get("model") if isinstance(content, Mapping) else None
+    if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):
+        return {**model["params"], "target": model.get("target")}
+    if isinstance(content, Mapping) and "ddconfig" in content:
+        return dict(content)
+    raise InvalidModelConfig(
+        f"{source} has neither model.params nor ddconfig; a decoder is described by embed_dim, n_embed and ddconfig"
+    )

@@ -1,0 +1,153 @@
+"""What an image decoder is: pixels to codes and back. This is what tasks see, whatever the network."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from evalsvc.errors import InvalidData
+from evalsvc.weights import tensor_digest
+
+
+class ImageDecoder(nn.Module, ABC):
+    """A frozen image tokenizer with a finite codebook, of which each code stands for a square of pixels.
+
+    A subclass says how it is told from the others (`targets`, `telltale`), how it is built, and how pixels and latents
+    [B, C, h, w] relate (`latents`, `nearest`, `lookup`, `render`). Those four are differentiable where their function
+    is, in the module's own dtype, and hold for training too; `encode` and `decode` are for use and track no gradients.
+    """
+
+    targets: ClassVar[tuple[str, ...]]
+    """Classes named by `model.target` in configurations of this kind."""
+    telltale: ClassVar[str]
+    """A parameter that only this kind has."""
+
+    codebook_size: int
+    downsampling: int
+    """Pixels per code along each side."""
+    resolution: int
+    """Height and width that the network was made for; multiples of `downsampling` work as well."""
+    ignored: tuple[str, ...] = ()
+    """Tensors of the file that are no part of the network, such as a training loss; set by `load_decoder`."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, content: Mapping[str, Any]) -> Self:
+        """With random weights. Raises InvalidModelConfig."""
+
+    @classmethod
+    def recognises(cls, target: str | None, names: Collection[str]) -> bool:
+        """Whether a configuration's `target`, or else the parameters' `names`, are of this kind."""
+        return target in cls.targets if target else cls.telltale in names
+
+    @abstractmethod
+    def latents(
+        self,
+        images: Tensor,  # [B, 3, H, W] in [-1, 1]
+    ) -> Tensor:  # [B, C, h, w]
+        """What is about to be quantised."""
+
+    @abstractmethod
+    def nearest(
+        self,
+        latents: Tensor,  # [B, C, h, w]
+    ) -> Tensor:  # [B, h * w] int64
+        """The code nearest to each position, in row-major order."""
+
+    @abstractmethod
+    def lookup(
+        self,
+        codes: Tensor,  # [B, h * w] int64
+        grid: tuple[int, int],
+    ) -> Tensor:  # [B, C, h, w]
+        """The codes' entries in the codebook."""
+
+    @abstractmethod
+    def render(
+        self,
+        latents: Tensor,  # [B, C, h, w], quantised
+    ) -> Tensor:  # [B, 3, H, W], about [-1, 1], not clamped
+        """The image."""
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of codes for an image of this size in pixels. Raises InvalidData if they are not whole."""
+        f = self.downsampling
+        if height < f or width < f or height % f or width % f:
+            raise InvalidData(f"images of {height}x{width} pixels do not divide into codes of {f}x{f}; resize or crop")
+        return height // f, width // f
+
+    @torch.no_grad()
+    def encode(
+        self,
+        images: Tensor,  # [B, 3, H, W] floating-point in [-1, 1]
+    ) -> Tensor:  # [B, N] int64, row-major
+        """The codes of images. Raises InvalidData for another shape or dtype."""
+        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise InvalidData(
+                f"encode takes floating-point images [B, 3, H, W] in [-1, 1], not {images.dtype} {list(images.shape)}"
+            )
+        self.grid(*images.shape[2:])
+        with full_precision():
+            return self.nearest(self.latents(images.to(self._like)))
+
+    @torch.no_grad()
+    def decode(
+        self,
+        codes: Tensor,  # [B, N] integers, row-major
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:  # [B, 3, H, W] float32, about [-1, 1], not clamped
+        """The images of h x w codes as `grid` says, else of a square. Raises InvalidData where they do not fit."""
+        grid = self._checked_grid(codes, grid)
+        like = self._like
+        with full_precision():
+            return self.render(self.lookup(codes.to(like.device, torch.int64), grid)).float()
+
+    @property
+    def digest(self) -> str:
+        """Identity of the weights as they are now, see `tensor_digest`. Reads all of them: ask once."""
+        return tensor_digest(self.state_dict())
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.parameters())
+
+    def _checked_grid(self, codes: Tensor, grid: tuple[int, int] | None) -> tuple[int, int]:
+        if codes.dim() != 2 or codes.is_floating_point() or codes.dtype == torch.bool:
+            raise InvalidData(f"decode takes integer codes [B, N], not {codes.dtype} {list(codes.shape)}")
+        side = math.isqrt(codes.shape[1])
+        if grid is None and (side == 0 or side * side != codes.shape[1]):
+            raise InvalidData(f"{codes.shape[1]} codes do not make a square image; give the grid: rows and columns")
+        height, width = grid or (side, side)
+        if min(height, width) < 1 or height * width != codes.shape[1]:
+            raise InvalidData(f"a grid of {height}x{width} has {height * width} codes, {codes.shape[1]} were given")
+        if codes.numel():
+            low, high = (int(extreme) for extreme in torch.aminmax(codes))
+            if low < 0 or high >= self.codebook_size:
+                raise InvalidData(
+                    f"code {low if low < 0 else high} is outside the codebook 0…{self.codebook_size - 1}; "
+                    "do the codes come from this decoder, without the layout's image offset?"
+                )
+        return height, width
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions without TF32, which is cuDNN's default for float32 and keeps 10 of its 23 bits."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    ):
+        yield
+
+
+def to_uint8(
+    images: Tensor,  # [B, 3, H, W] floating-point, about [-1, 1]
+) -> Tensor:  # [B, 3, H, W] uint8
+    """Rounded, not cut: cutting darkens every image by half a level."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,126 @@
+"""From a file to an image decoder that is ready to run, or to a message that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalsvc import catalog
+from evalsvc.decoders.config import resolve_config
+from evalsvc.decoders.decoder import ImageDecoder
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.weights import DTYPES, Weights, copied, is_plain, listed, read_weights, some
+
+EXTRAS = ("loss.", "ema_", "model_ema.")
+"""What a training checkpoint holds beside the network: discriminator and perceptual loss, averaged weights."""
+CODEBOOK = "quantize.embedding.weight"
+
+
+def load_decoder(
+    path: str | Path,
+    config: str | Path | Mapping[str, Any] | None = None,
+    ema: bool = False,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> ImageDecoder:
+    """The decoder in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
+
+    `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for the
+    `config.yaml` beside the weights. Its `model.target`, or else the file's keys, tell the kind. With `ema` the
+    averaged weights that a training checkpoint holds under `ema_…` are taken instead of the raw ones.
+
+    Raises what `read_weights` raises, InvalidModelConfig, UnsupportedModel for a kind that nobody knows,
+    CheckpointMismatch where keys or shapes differ from the configuration, NonFinite, and UnknownName.
+    """
+    if dtype not in DTYPES:
+        raise UnknownName.among("dtype", dtype, DTYPES)
+    path = Path(path)
+    content = resolve_config(config, path)
+    weights = read_weights(path)
+    kind = _kind(path, content.get("target"), weights.tensors)
+    with torch.device("meta"):
+        decoder = kind.from_config(content)
+    tensors, ignored = _matched(path, weights, decoder, ema)
+    del weights  # so that `tensors` holds the last reference to each
+    decoder.load_state_dict(copied(path, tensors, DTYPES[dtype], device), assign=True)
+    decoder.ignored = ignored
+    if torch.device(device).type == "cpu":
+        decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return decoder.requires_grad_(False).eval()
+
+
+def _kind(path: Path, target: Any, names: Collection[str]) -> type[ImageDecoder]:
+    known = catalog.names("decoders")
+    if target is not None and not isinstance(target, str):
+        raise InvalidModelConfig(f"model.target is {target!r}; it must be the dotted name of a class")
+    for name in known:
+        kind: type[ImageDecoder] = catalog.load("decoders", name)
+        if kind.recognises(target, names):
+            return kind
+    wanted = f"model.target {target}" if target else f"keys such as {some(sorted(names))}"
+    raise UnsupportedModel(f"{path} with {wanted} is of no decoder that is known here: {', '.join(known)}")
+
+
+def _matched(
+    path: Path, weights: Weights, decoder: ImageDecoder, ema: bool
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The file's tensors under the decoder's names, and the names of those that do not belong to it."""
+    expected = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
+    source = {name: _ema_name(name) if ema else name for name in expected}
+    if ema and not any(key in weights.tensors for key in source.values()):
+        raise CheckpointMismatch(
+            f"{path} ({weights.format}) holds no averaged weights (keys such as {next(iter(source.values()))}); "
+            "load the raw ones with ema=False"
+        )
+    used = {key: name for name, key in source.items()}
+    problems = _problems(expected, used, weights.tensors)
+    if problems:
+        raise CheckpointMismatch("; ".join([f"{path} ({weights.format}) does not match its configuration", *problems]))
+    tensors = {name: weights.tensors[key] for name, key in source.items()}
+    return tensors, tuple(sorted(weights.tensors.keys() - used.keys()))
+
+
+def _ema_name(name: str) -> str:
+    """Where the authors' trainer keeps the average of a parameter: one set per part, names without their dots.
+
+    Leaving out dots cannot be undone, so keys are mapped in this direction only.
+    """
+    part, _, rest = name.partition(".")
+    return f"ema_{part}.{rest.replace('.', '')}"
+
+
+def _problems(
+    expected: Mapping[str, tuple[int, ...]], used: Mapping[str, str], found: Mapping[str, Tensor]
+) -> list[str]:
+    """What is wrong with `found`, where the tensor for the decoder's parameter `used[key]` is to be under `key`."""
+    missing = [key for key in used if key not in found]
+    unexpected = [key for key in found if key not in used and key not in expected and not key.startswith(EXTRAS)]
+    present = {key: (found[key], expected[name]) for key, name in used.items() if key in found}
+    wrong = [
+        f"{key} {list(tensor.shape)} instead of {list(shape)}"
+        for key, (tensor, shape) in present.items()
+        if tuple(tensor.shape) != shape
+    ]
+    problems = [*listed("missing", missing), *listed("unexpected", unexpected), *listed("wrongly shaped", wrong)]
+    problems += listed("no plain floating-point tensor", (key for key, (t, _) in present.items() if not is_plain(t)))
+    return problems + _advice(present, used, missing)
+
+
+def _advice(
+    present: Mapping[str, tuple[Tensor, tuple[int, ...]]], used: Mapping[str, str], missing: Collection[str]
+) -> list[str]:
+    """What the codebook says: it is where decoders that look alike differ."""
+    key = next((key for key, name in used.items() if name == CODEBOOK), "")
+    if key in missing:
+        return ["without its codebook (quantize.…) it cannot decode codes"]
+    if key in present and present[key][0].shape != present[key][1]:
+        size = list(present[key][0].shape)
+        return [
+            f"the file's codebook is {' x '.join(map(str, size))}: correct n_embed and embed_dim, or take another file"
+        ]
+    return []

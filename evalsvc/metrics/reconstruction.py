@@ -1,0 +1,103 @@
+"""How near reconstructed images are to their originals, and how much of a codebook is in use."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evalsvc.errors import InvalidData
+
+WINDOW = 11  # pixels
+SIGMA = 1.5  # pixels
+PEAK = 255.0
+C1 = (0.01 * PEAK) ** 2
+C2 = (0.03 * PEAK) ** 2
+
+
+class CodebookUse(NamedTuple):
+    fraction: float
+    """Codes that occur at all, of the codebook's."""
+    perplexity: float
+    """e to the entropy of the codes' frequencies: so many codes, used equally, would be as varied."""
+
+
+def psnr(
+    images: Tensor,  # [B, 3, H, W] uint8
+    references: Tensor,  # [B, 3, H, W] uint8
+) -> Tensor:  # [B] float64, dB
+    """Peak signal-to-noise ratio of each image, 10 log10(255² / MSE) over all its pixels and channels.
+
+    Infinity for equal images. Raises InvalidData where the two are no uint8 batches of one shape.
+    """
+    _check(images, references)
+    errors = (images.double() - references.double()).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(PEAK**2 / errors)
+
+
+def ssim(
+    images: Tensor,  # [B, 3, H, W] uint8
+    references: Tensor,  # [B, 3, H, W] uint8
+) -> Tensor:  # [B] float64, at most 1
+    """Structural similarity of each image: the mean over channels and over windows that lie within the image.
+
+    Source: Wang, Bovik, Sheikh, Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity"
+    (IEEE TIP 13(4), 2004), equation 13, with its Gaussian window of 11 x 11 pixels, sigma 1.5, K1 = 0.01 and K2 = 0.03,
+    and covariances without Bessel's correction. Raises InvalidData as `psnr` does, and for images below 11 x 11.
+    """
+    _check(images, references)
+    if min(images.shape[2:]) < WINDOW:
+        raise InvalidData(f"SSIM needs images of {WINDOW}x{WINDOW} pixels or more, not {list(images.shape[2:])}")
+    x, y = images.double(), references.double()
+    maps = torch.cat([x, y, x * x, y * y, x * y], dim=1)
+    mean_x, mean_y, square_x, square_y, product = _window_means(maps).chunk(5, dim=1)
+    variance_x, variance_y = square_x - mean_x**2, square_y - mean_y**2
+    covariance = product - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    structure = (2 * covariance + C2) / (variance_x + variance_y + C2)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def codebook_use(
+    codes: Tensor,  # integers, any shape
+    size: int,
+) -> CodebookUse:
+    """How much of a codebook of `size` codes is in use; see `use_of_counts`.
+
+    Raises InvalidData where there are no codes, or some outside 0…size-1.
+    """
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+        raise InvalidData(f"codes {int(codes.min())}…{int(codes.max())} are not all within 0…{size - 1}")
+    return use_of_counts(torch.bincount(codes.flatten(), minlength=size))
+
+
+def use_of_counts(
+    counts: Tensor,  # [codes of the codebook], how often each occurs
+) -> CodebookUse:
+    """The same from counts, which shards can add up. Raises InvalidData where all are 0."""
+    total = counts.sum()
+    if not total:
+        raise InvalidData("codebook use is that of at least one code; there are none")
+    frequencies = counts[counts > 0].double() / total
+    entropy = -(frequencies * frequencies.log()).sum()
+    return CodebookUse(len(frequencies) / len(counts), float(entropy.exp()))
+
+
+def _check(images: Tensor, references: Tensor) -> None:
+    found = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (images, references)]
+    if images.shape != references.shape or images.dim() != 4 or {images.dtype, references.dtype} != {torch.uint8}:
+        raise InvalidData(f"images and references must be uint8 [B, 3, H, W] of one shape, not {' and '.join(found)}")
+
+
+def _window_means(
+    maps: Tensor,  # [B, C, H, W]
+) -> Tensor:  # [B, C, H - 10, W - 10]
+    """Gaussian-weighted means; the window is a product, so rows and columns are done one after the other."""
+    distance = torch.arange(WINDOW, dtype=maps.dtype, device=maps.device) - WINDOW // 2
+    weights = torch.exp(-(distance**2) / (2 * SIGMA**2))
+    weights = (weights / weights.sum()).view(1, 1, WINDOW, 1)
+    flat = maps.flatten(0, 1)[:, None]
+    rows = functional.conv2d(functional.conv2d(flat, weights), weights.transpose(2, 3))
+    return rows.view(*maps.shape[:2], *rows.shape[2:])

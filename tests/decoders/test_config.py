@@ -1,0 +1,68 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_decoders import tiny_config
+
+from evalsvc.decoders.config import REGISTERED, AutoencoderConfig, resolve_config
+from evalsvc.errors import InvalidModelConfig, UnknownName
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_registered_names(name: str) -> None:
+    config = AutoencoderConfig.parse(resolve_config(name, Path("x.ckpt")))
+    assert (config.n_embed, config.ddconfig.downsampling, config.ddconfig.attends) == (16384, 8, [False] * 3 + [True])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ch": 20}, r"ch 20 times ch_mult \[1, 2, 1\] must give multiples of 32"),
+        ({"ch_mult": [1, 0]}, r"ch_mult \[1, 0\] must give"),
+        ({"ch_mult": []}, "ddconfig.ch_mult: .*at least 1 item"),
+        ({"resolution": 30}, "resolution 30 is not a multiple of the 4"),
+        ({"in_channels": 1}, "in_channels 1, out_ch 3: images here have 3 channels"),
+        ({"double_z": True}, "double_z: True is not supported, only False is"),
+        ({"give_pre_end": True}, "give_pre_end: True is not supported"),
+        ({"attn_type": "linear"}, "attn_type 'linear' is not supported"),
+        ({"z_channels": None}, "ddconfig.z_channels: .*found None"),
+    ],
+)
+def test_networks_that_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidModelConfig, match=f"decoder configuration: .*{message}"):
+        AutoencoderConfig.parse(tiny_config("movqgan", **changes))
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(InvalidModelConfig, match=r"embed_dim: .*; n_embed: .*; ddconfig\.ch: "):
+        AutoencoderConfig.parse({"ddconfig": {}})
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        (None, InvalidModelConfig, "no config.yaml beside .*; give config: a YAML or JSON file, or one of movqgan-67M"),
+        ("movqgan-67m", UnknownName, "no decoder configuration is named 'movqgan-67m'; did you mean 'movqgan-67M'"),
+        ("folder/none.yaml", InvalidModelConfig, "there is no decoder configuration at folder/none.yaml"),
+        ({"model": {}}, InvalidModelConfig, "the decoder configuration has neither model.params nor ddconfig"),
+    ],
+)
+def test_configurations_that_are_not_there(config: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        resolve_config(config, tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "is no readable YAML"),
+        (b"\xff\xfe\x00", "is no readable YAML"),
+        (b"- 1", "config.yaml has neither model.params nor ddconfig"),
+        (b" " * 1_000_001, "is larger than 1,000,000 bytes; is it the weights?"),
+    ],
+)
+def test_files_that_are_no_configuration(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    for path in (tmp_path, tmp_path / "x.ckpt"):
+        with pytest.raises(InvalidModelConfig, match=message):
+            resolve_config(None, path)

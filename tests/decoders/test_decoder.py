@@ -1,0 +1,162 @@
+"""What every registered image decoder must do, and what all of them refuse alike."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_decoders import random_decoder, tiny_config
+from torch import Tensor
+
+from evalsvc import catalog
+from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
+from evalsvc.errors import InvalidData
+
+
+def random_codes(decoder: ImageDecoder, batch: int, number: int) -> Tensor:
+    return torch.randint(0, decoder.codebook_size, (batch, number), generator=torch.Generator().manual_seed(1))
+
+
+def random_images(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+@pytest.mark.parametrize("kind", catalog.names("decoders"))
+class TestEveryDecoder:
+    @pytest.fixture
+    def decoder(self, kind: str) -> ImageDecoder:
+        return random_decoder(tiny_config(kind), kind)
+
+    def test_says_what_it_is(self, decoder: ImageDecoder) -> None:
+        assert (decoder.codebook_size, decoder.downsampling, decoder.resolution) == (16, 4, 32)
+        assert decoder.grid(32, 48) == (8, 12)
+
+    def test_shapes_and_dtypes(self, decoder: ImageDecoder) -> None:
+        codes = decoder.encode(random_images(3, 3, 32, 32))
+        assert (codes.shape, codes.dtype) == ((3, 64), torch.int64)
+        assert len(codes.unique()) > 4, "random images must not all have one code"
+        images = decoder.decode(codes)
+        assert (images.shape, images.dtype) == ((3, 3, 32, 32), torch.float32)
+        assert not images.requires_grad
+
+    def test_other_sizes_and_grids(self, decoder: ImageDecoder) -> None:
+        """The attention's place is fixed by the nominal resolution, the size of the image is free."""
+        assert decoder.encode(random_images(1, 3, 16, 40)).shape == (1, 40)
+        assert decoder.decode(random_codes(decoder, 1, 40), (4, 10)).shape == (1, 3, 16, 40)
+        assert decoder.decode(random_codes(decoder, 1, 4)).shape == (1, 3, 8, 8)
+        assert decoder.decode(torch.zeros(0, 4, dtype=torch.int64)).shape == (0, 3, 8, 8)
+        assert decoder.encode(random_images(0, 3, 8, 8)).shape == (0, 4)
+
+    def test_codes_are_row_major(self, decoder: ImageDecoder) -> None:
+        """Of 2 x 16 codes the one at index 16 begins the second row; by columns it would lie in the middle."""
+        codes = torch.zeros(1, 32, dtype=torch.int64)
+        other = codes.clone()
+        other[0, 16] = 1
+        moved = (decoder.decode(codes, (2, 16)) - decoder.decode(other, (2, 16))).abs().sum(dim=(0, 1, 2))
+        assert int(moved.argmax()) < 4 * 4
+
+    def test_a_batch_is_its_images(self, decoder: ImageDecoder) -> None:
+        codes, images = random_codes(decoder, 3, 64), random_images(3, 3, 32, 32)
+        singles = torch.cat([decoder.decode(row[None]) for row in codes])
+        assert (decoder.decode(codes) - singles).abs().max() < 2e-5
+        assert torch.equal(decoder.encode(images), torch.cat([decoder.encode(image[None]) for image in images]))
+        double = decoder.double()
+        singles = torch.cat([double.render(double.lookup(row[None], (8, 8))) for row in codes])
+        assert (double.render(double.lookup(codes, (8, 8))) - singles).abs().max() < 1e-12
+
+    def test_a_code_is_nearest_to_its_own_entry(self, decoder: ImageDecoder) -> None:
+        codes = random_codes(decoder, 2, 12)
+        assert torch.equal(decoder.nearest(decoder.lookup(codes, (3, 4))), codes)
+
+    def test_file_and_back(self, decoder: ImageDecoder, kind: str, tmp_path: object) -> None:
+        """Told by its target or by its keys; the digest is that of the weights, not of the file."""
+        config = tiny_config(kind)
+        states = {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}
+        torch.save(states, f"{tmp_path}/flat.ckpt")
+        lightning = {
+            "pytorch-lightning_version": "1.5.10",
+            "epoch": 1,
+            "state_dict": states | {"loss.x": torch.ones(1)},
+        }
+        torch.save(lightning, f"{tmp_path}/lightning.ckpt")
+        save_file({f"module.{name}": tensor for name, tensor in states.items()}, f"{tmp_path}/x.safetensors")
+        codes = random_codes(decoder, 2, 64)
+        wanted = decoder.decode(codes)
+        for name in ("flat.ckpt", "lightning.ckpt", "x.safetensors"):
+            for target in (config["target"], None):
+                loaded = load_decoder(f"{tmp_path}/{name}", config | {"target": target})
+                assert type(loaded) is type(decoder)
+                assert loaded.digest == decoder.digest
+                assert (loaded.decode(codes) - wanted).abs().max() < 2e-5
+                assert not loaded.training
+                assert not any(parameter.requires_grad for parameter in loaded.parameters())
+                assert loaded.ignored == (("loss.x",) if name == "lightning.ckpt" else ())
+
+    def test_dtypes(self, decoder: ImageDecoder, kind: str, tmp_path: object) -> None:
+        torch.save(decoder.state_dict(), f"{tmp_path}/x.ckpt")
+        codes, images = random_codes(decoder, 1, 64), random_images(1, 3, 32, 32)
+        wanted = decoder.decode(codes)
+        for dtype, error in (("float64", 2e-5), ("bfloat16", 0.5)):
+            loaded = load_decoder(f"{tmp_path}/x.ckpt", tiny_config(kind), dtype=dtype)
+            assert loaded.decode(codes).dtype == torch.float32
+            assert (loaded.decode(codes) - wanted).abs().max() < error
+            assert loaded.encode(images).shape == (1, 64)
+
+    def test_is_trainable(self, decoder: ImageDecoder) -> None:
+        """Every parameter but the codebook gets a gradient through the straight-through estimator."""
+        decoder.train()
+        latents = decoder.latents(random_images(2, 3, 16, 16))
+        entries = decoder.lookup(decoder.nearest(latents), (4, 4))
+        decoder.render(latents + (entries - latents).detach()).square().mean().backward()
+        without = [name for name, parameter in decoder.named_parameters() if parameter.grad is None]
+        assert without == ["quantize.embedding.weight"]
+        (entries - latents.detach()).square().mean().backward()
+        assert all(bool(parameter.grad.abs().sum() > 0) for parameter in decoder.parameters())
+
+    def test_the_digest_follows_the_weights(self, decoder: ImageDecoder) -> None:
+        before = decoder.digest
+        with torch.no_grad():
+            next(decoder.parameters()).view(-1)[0] += 1
+        assert decoder.digest != before
+
+    @pytest.mark.parametrize(
+        ("codes", "grid", "message"),
+        [
+            (torch.zeros(1, 6, dtype=torch.int64), None, "6 codes do not make a square image; give the grid"),
+            (torch.zeros(1, 0, dtype=torch.int64), None, "0 codes do not make a square image"),
+            (torch.zeros(1, 6, dtype=torch.int64), (2, 4), "a grid of 2x4 has 8 codes, 6 were given"),
+            (torch.zeros(1, 6, dtype=torch.int64), (-2, -3), "a grid of -2x-3 has 6 codes, 6 were given"),
+            (torch.tensor([[0, 1, 16, 2]]), None, "code 16 is outside the codebook 0…15; do the codes come from"),
+            (torch.tensor([[0, 1, -1, 2]]), None, "code -1 is outside the codebook 0…15"),
+            (torch.zeros(4, dtype=torch.int64), None, r"decode takes integer codes \[B, N\], not torch.int64 \[4\]"),
+            (torch.zeros(1, 4), None, r"decode takes integer codes \[B, N\], not torch.float32 \[1, 4\]"),
+        ],
+    )
+    def test_refuses_codes(
+        self, decoder: ImageDecoder, codes: Tensor, grid: tuple[int, int] | None, message: str
+    ) -> None:
+        with pytest.raises(InvalidData, match=message):
+            decoder.decode(codes, grid)
+
+    @pytest.mark.parametrize(
+        ("images", "message"),
+        [
+            (
+                torch.zeros(1, 1, 8, 8),
+                r"takes floating-point images \[B, 3, H, W\] .* not torch.float32 \[1, 1, 8, 8\]",
+            ),
+            (torch.zeros(3, 8, 8), r"not torch.float32 \[3, 8, 8\]"),
+            (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "not torch.uint8"),
+            (torch.zeros(1, 3, 8, 10), "images of 8x10 pixels do not divide into codes of 4x4; resize or crop"),
+            (torch.zeros(1, 3, 0, 8), "images of 0x8 pixels do not divide"),
+        ],
+    )
+    def test_refuses_images(self, decoder: ImageDecoder, images: Tensor, message: str) -> None:
+        with pytest.raises(InvalidData, match=message):
+            decoder.encode(images)
+
+
+def test_to_uint8_rounds() -> None:
+    """-1, 0 and 1 are 0, 127.5 (to even: 128) and 255; what is beyond is clamped, and nothing is cut down."""
+    values = torch.tensor([-1.5, -1, -1 + 0.6 / 127.5, 0, 1 - 0.4 / 127.5, 1, 1.01]).view(1, 1, 1, -1)
+    assert to_uint8(values).flatten().tolist() == [0, 0, 1, 128, 255, 255, 255]
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(to_uint8(levels / 127.5 - 1), levels)

@@ -1,0 +1,171 @@
+"""Held to the authors' own numbers, to a plain version of the same function, and to diffusers' VQModel."""
+
+import re
+from pathlib import Path
+
+import plain_autoencoder
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_decoders import random_decoder, randomise, tiny_config
+from torch import Tensor
+
+from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
+from evalsvc.decoders.config import REGISTERED
+from evalsvc.decoders.movqgan import MoVQGAN
+
+GOLDEN = [("flat_file", False), ("lightning_file", False), ("lightning_file", True)]
+
+
+@pytest.mark.parametrize(("case", "ema"), GOLDEN)
+class TestGolden:
+    @pytest.fixture
+    def file(self, case: str, request: pytest.FixtureRequest) -> Path:
+        path = request.getfixturevalue(case)
+        assert isinstance(path, Path)
+        return path
+
+    @pytest.fixture
+    def expected(self, file: Path, ema: bool) -> dict[str, Tensor]:
+        tensors = load_file(file.with_name("expected.safetensors"))
+        averaged = {name.removeprefix("ema."): tensor for name, tensor in tensors.items() if name.startswith("ema.")}
+        return tensors | averaged if ema else tensors
+
+    def test_decode(self, file: Path, ema: bool, expected: dict[str, Tensor]) -> None:
+        images = load_decoder(file, ema=ema).decode(expected["codes"])
+        assert (images - expected["decoded"]).abs().max() < 3e-5
+        # Some values lie within 1.5e-5 of a tie between two levels.
+        levels = to_uint8(images).int() - expected["decoded_u8"].int()
+        assert levels.abs().max() <= 1
+        assert (levels != 0).float().mean() < 1e-3
+
+    def test_encode(self, file: Path, ema: bool, expected: dict[str, Tensor]) -> None:
+        decoder = load_decoder(file, ema=ema)
+        assert torch.equal(decoder.encode(expected["image"]), expected["indices"])
+        assert (decoder.latents(expected["image"]) - expected["prequant"]).abs().max() < 3e-5
+        assert (decoder.decode(expected["indices"]) - expected["reconstruction"]).abs().max() < 3e-5
+
+
+# the plain version
+
+
+@pytest.mark.parametrize("changes", [{}, {"add_conv": True}, {"resamp_with_conv": False}, {"attn_resolutions": []}])
+def test_equals_the_plain_version(changes: dict[str, object]) -> None:
+    """Convolving the latent before it is upsampled, and in place, is the same function for every kind of network."""
+    decoder = random_decoder(tiny_config("movqgan", **changes), "movqgan").double()
+    parameters = decoder.state_dict()
+    codes = torch.randint(0, 16, (2, 24), generator=torch.Generator().manual_seed(0))
+    wanted = plain_autoencoder.decode(parameters, codes, 4, 6)
+    assert wanted.abs().max() > 1
+    assert (decoder.render(decoder.lookup(codes, (4, 6))) - wanted).abs().max() < 1e-12
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
+    latents, nearest = plain_autoencoder.encode(parameters, images)
+    assert (decoder.latents(images) - latents).abs().max() < 1e-12
+    assert torch.equal(decoder.encode(images), nearest)
+
+
+def test_gradients_equal_the_plain_version() -> None:
+    """Norms and activations overwrite their input, which must not reach what the backward pass needs."""
+    decoder = random_decoder(tiny_config("movqgan"), "movqgan").double()
+    parameters = {name: tensor.detach().clone().requires_grad_() for name, tensor in decoder.named_parameters()}
+    codes = torch.randint(0, 16, (2, 16), generator=torch.Generator().manual_seed(0))
+    decoder.render(decoder.lookup(codes, (4, 4))).square().mean().backward()
+    plain_autoencoder.decode(parameters, codes, 4, 4).square().mean().backward()
+    for name, parameter in decoder.named_parameters():
+        wanted = parameters[name].grad
+        assert (parameter.grad is None) == (wanted is None) == name.startswith(("encoder.", "quant_conv."))
+        assert wanted is None or torch.allclose(parameter.grad, wanted, rtol=1e-9, atol=1e-12), name
+
+
+def test_many_codes_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = random_decoder(tiny_config("movqgan"), "movqgan")
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    wanted = decoder.encode(images)
+    monkeypatch.setattr("evalsvc.decoders.blocks.CHUNK_BYTES", 5 * 4 * 16)
+    assert torch.equal(decoder.encode(images), wanted)
+
+
+# the published sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "tensors"),
+    [("movqgan-67M", 67_832_495, 431), ("movqgan-102M", 101_614_255, 671), ("movqgan-270M", 270_669_103, 431)],
+)
+def test_published_sizes(name: str, parameters: int, tensors: int) -> None:
+    with torch.device("meta"):
+        decoder = MoVQGAN.from_config(REGISTERED[name])
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == parameters
+    assert len(decoder.state_dict()) == tensors
+    assert (decoder.codebook_size, decoder.grid(256, 256)) == (16384, (32, 32))
+
+
+def test_keys_and_shapes_of_270m(shared: Path) -> None:
+    with torch.device("meta"):
+        decoder = MoVQGAN.from_config(REGISTERED["movqgan-270M"])
+    lines = {f"{name} {list(tensor.shape)}" for name, tensor in decoder.state_dict().items()}
+    assert lines == set((shared / "facts" / "movqgan_270M_keys.txt").read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def full_size() -> ImageDecoder:
+    return randomise(MoVQGAN.from_config(REGISTERED["movqgan-67M"]), seed=0).eval()
+
+
+@pytest.fixture(scope="module")
+def diffusers_model(full_size: ImageDecoder) -> torch.nn.Module:
+    from diffusers import VQModel
+
+    model = VQModel(
+        down_block_types=["DownEncoderBlock2D"] * 3 + ["AttnDownEncoderBlock2D"],
+        up_block_types=["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 3,
+        block_out_channels=[128, 256, 256, 512],
+        layers_per_block=2,
+        latent_channels=4,
+        vq_embed_dim=4,
+        num_vq_embeddings=16384,
+        norm_type="spatial",
+        sample_size=32,
+    )
+    states = {in_diffusers(name): tensor for name, tensor in full_size.state_dict().items()}
+    wanted = model.state_dict()
+    model.load_state_dict({name: tensor.reshape(wanted[name].shape) for name, tensor in states.items()})
+    return model.eval()
+
+
+def in_diffusers(name: str) -> str:
+    """diffusers' name of an authors' parameter of a network with four levels."""
+    name = re.sub(r"\bup\.(\d)", lambda found: f"up_blocks.{3 - int(found[1])}", name)
+    for pattern, replacement in (
+        (r"\bdown\.(\d)", r"down_blocks.\1"),
+        (r"\bmid\.block_([12])", lambda found: f"mid_block.resnets.{int(found[1]) - 1}"),
+        (r"\bmid\.attn_1", "mid_block.attentions.0"),
+        (r"\.block\.", ".resnets."),
+        (r"\.attn\.", ".attentions."),
+        (r"(down|up)sample\.conv", r"\1samplers.0.conv"),
+        (r"(attentions\.\d)\.norm\b", r"\1.group_norm" if name.startswith("encoder") else r"\1.spatial_norm"),
+        (r"(attentions\.\d)\.([qkv])\b", r"\1.to_\2"),
+        (r"proj_out", "to_out.0"),
+        (r"nin_shortcut", "conv_shortcut"),
+        (r"^(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+@pytest.mark.parametrize(("dtype", "side", "error"), [(torch.float32, 8, 1e-4), (torch.float64, 4, 1e-10)])
+@torch.no_grad()
+def test_full_size_equals_diffusers(
+    full_size: ImageDecoder, diffusers_model: torch.nn.Module, dtype: torch.dtype, side: int, error: float
+) -> None:
+    """Written by others from the same paper; its codes come from torch.cdist, its attention from linear layers."""
+    ours, theirs = full_size.to(dtype), diffusers_model.to(dtype)
+    codes = torch.randint(0, 16384, (1, side * side), generator=torch.Generator().manual_seed(0))
+    entries = theirs.quantize.get_codebook_entry(codes.flatten(), (1, side, side, 4))
+    wanted = theirs.decode(entries, force_not_quantize=True).sample
+    assert wanted.abs().max() > 1
+    assert (ours.render(ours.lookup(codes, (side, side))) - wanted).abs().max() < error
+    images = torch.rand(1, 3, 8 * side, 8 * side, generator=torch.Generator().manual_seed(1), dtype=dtype) * 2 - 1
+    latents = theirs.encode(images).latents
+    assert (ours.latents(images) - latents).abs().max() < error
+    assert torch.equal(ours.encode(images).flatten(), theirs.quantize(latents)[2][2])
