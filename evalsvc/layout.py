@@ -187,20 +187,50 @@ class VocabularyLayout(BaseModel):
         Raises:
             InvalidData: an id or code out of range, no slot for a part, no room for the image.
         """
+        self._check_parts(text_ids, image_codes)
+        template = self._template_for(text_ids is not None, image_codes is not None)
+        cut = self._overlong(template, len(text_ids or ()), len(image_codes or ()))
+        return TokenSequence(self._filled(template, text_ids, image_codes, cut), cut)
+
+    def prompt(self, text_ids: Sequence[int] | None, image_length: int) -> TokenSequence:
+        """What precedes the IMAGE slot of a record whose image has `image_length` codes. `self` must be resolved.
+
+        None means that there is no text, see `sequence`. Text is cut as `sequence` cuts it, so that image and the rest
+        of the template still fit the layout's length.
+
+        Raises:
+            InvalidData: an id out of range, no image block, no room for the image.
+            InvalidLayout: the template has the text behind the image.
+        """
+        self._check_parts(text_ids, ())
+        template = self._template_for(text_ids is not None, True)
+        before = template[: template.index(IMAGE)]
+        if text_ids is not None and TEXT not in before:
+            raise InvalidLayout(
+                f"the template [{', '.join(template)}] has the text behind the image, so no image can be drawn from a "
+                "text; ask for unconditional images"
+            )
+        cut = self._overlong(template, len(text_ids or ()), image_length)
+        return TokenSequence(self._filled(before, text_ids, None, cut), cut)
+
+    def _check_parts(self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None) -> None:
         _check_range("text id", text_ids, self.text.size, "the text block has")
         if image_codes is not None and self.image is None:
             raise InvalidData(
                 "has image codes, the layout has no image block; post the checkpoint with a layout that has one"
             )
         _check_range("image code", image_codes, self.image.size if self.image else 0, "the codebook has")
-        template = self._template_for(text_ids is not None, image_codes is not None)
-        cut = self._overlong(template, len(text_ids or ()), len(image_codes or ()))
+
+    def _filled(
+        self, template: tuple[str, ...], text_ids: Sequence[int] | None, image_codes: Sequence[int] | None, cut: int
+    ) -> list[int]:
+        """The rows of a template, `cut` ids less of text."""
         kept = text_ids if text_ids is None or not cut else text_ids[: len(text_ids) - cut]
         parts: dict[str, Sequence[int]] = {name: (row,) for name, row in self.special.items()}
         parts[TEXT] = [self.text.offset + token for token in kept or ()]
         rows = self.image_ids
         parts[IMAGE] = [rows[code] for code in image_codes or ()] if rows is not None else ()
-        return TokenSequence([token for part in template for token in parts[part]], cut)
+        return [token for part in template for token in parts[part]]
 
     def _template_for(self, has_text: bool, has_image: bool) -> tuple[str, ...]:
         if not has_text and self.unconditional_template is not None:

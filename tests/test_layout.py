@@ -234,6 +234,39 @@ def test_text_is_cut_at_its_end_to_fit() -> None:
     assert layout.sequence([], [0, 1, 2, 3]).ids == [10, 12, 13, 14, 17, 18, 19, 20, 15, 11]
 
 
+def test_a_prompt_is_what_precedes_the_image() -> None:
+    layout = small(unconditional_template=["doc", "image", "IMAGE", "/doc"])
+    assert layout.prompt([1, 2], 4).ids == [10, 12, 1, 2, 13, 14]
+    assert layout.prompt([], 4).ids == [10, 12, 13, 14]
+    assert layout.prompt(None, 4).ids == [10, 14]
+    assert small().prompt(None, 4).ids == [10, 14]
+    assert small(unconditional_template=["IMAGE"]).prompt(None, 4).ids == []
+
+
+@pytest.mark.parametrize("text", [[1], [1, 2, 3, 4], [], None])
+def test_a_prompt_begins_the_sequence_it_is_drawn_for(text: list[int] | None) -> None:
+    """Also where the text is cut: image and the rest of the template need their room."""
+    for length in (10, 12, None):
+        layout = small(length=length)
+        prompt, whole = layout.prompt(text, 2), layout.sequence(text, [3, 0])
+        assert whole.ids[: len(prompt.ids)] == prompt.ids
+        assert whole.ids[len(prompt.ids) :] == [20, 17, 15, 11]
+        assert prompt.cut == whole.cut == (2 if length == 10 and text == [1, 2, 3, 4] else 0)
+
+
+def test_prompts_that_cannot_be_are_refused() -> None:
+    with pytest.raises(InvalidData, match="text id 10; the text block has 0…9"):
+        small().prompt([10], 4)
+    with pytest.raises(InvalidData, match="5 image codes, with the template's special tokens 11 tokens"):
+        small(length=10).prompt([1], 5)
+    with pytest.raises(InvalidData, match="the layout has no image block"):
+        text_only(10).prompt([1], 1)
+    behind = small(template=["doc", "image", "IMAGE", "/image", "TEXT"])
+    with pytest.raises(InvalidLayout, match="has the text behind the image"):
+        behind.prompt([1], 1)
+    assert behind.prompt(None, 1).ids == [10, 14]
+
+
 def test_offsets_shift_text_and_a_map_permutes_codes() -> None:
     layout = parse_layout({"text": {"offset": 4, "size": 6}, "image": {"offset": 0, "size": 4, "map": [2, 3, 0, 1]}})
     assert layout.resolve(10).sequence([0, 5], [0, 1, 2]).ids == [4, 9, 2, 3, 0]

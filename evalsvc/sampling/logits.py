@@ -1,0 +1,83 @@
+"""From logits to codes: guidance, temperature, top-k, top-p, and the draw.
+
+Each step is a pure function of the logits of one row, and keeps or drops codes by a threshold, never by their order:
+codes with equal logits, which half precision makes by the dozen, share their fate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from evalsvc.sampling.noise import gumbel
+from evalsvc.sampling_params import SamplingParams
+
+
+def guide(
+    conditional: Tensor,  # [B, codes]
+    unconditional: Tensor,  # [B, codes]
+    scale: float,
+) -> Tensor:  # [B, codes]
+    """Classifier-free guidance, u + s·(c − u) (Ho and Salimans, "Classifier-free diffusion guidance", 2022)."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def keep_top_k(
+    logits: Tensor,  # [B, codes]
+    top_k: int,
+) -> Tensor:  # [B, codes], -inf where dropped
+    """The `top_k` largest logits, and those equal to the smallest of them."""
+    if top_k >= logits.shape[-1]:
+        return logits
+    return _keep(logits, logits.topk(top_k).values[:, -1:])
+
+
+def keep_top_p(
+    logits: Tensor,  # [B, codes]
+    top_p: float,
+) -> Tensor:  # [B, codes], -inf where dropped
+    """The fewest largest logits whose softmax sums to `top_p` or more, and those equal to the smallest of them.
+
+    Nucleus sampling (Holtzman et al., "The curious case of neural text degeneration", 2020). Summed in float64: in
+    float32 the end of the nucleus would depend on how a device orders the sum.
+    """
+    ordered = logits.sort(descending=True).values
+    probabilities = ordered.double().softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    last = (before < top_p).sum(-1, keepdim=True).clamp_(min=1) - 1  # none is below where logits are NaN
+    return _keep(logits, ordered.gather(-1, last))
+
+
+def warp(
+    logits: Tensor,  # [B, codes]
+    params: SamplingParams,
+) -> Tensor:  # [B, codes], -inf where dropped
+    """Temperature, top-k, top-p: the softmax of the result is what codes are drawn from. Not for temperature 0."""
+    if params.temperature != 1:
+        logits = logits / params.temperature
+    if params.top_k is not None:
+        logits = keep_top_k(logits, params.top_k)
+    if params.top_p is not None:
+        logits = keep_top_p(logits, params.top_p)
+    return logits
+
+
+def draw(
+    logits: Tensor,  # [B, codes] of the conditional rows, or [2·B, codes] with the unconditional ones behind
+    params: SamplingParams,
+    keys: Tensor,  # [B] int64, see `noise.stream_keys`
+    position: int,
+) -> tuple[Tensor, Tensor]:  # codes [B] int64, finite [B] bool
+    """One code a prompt, and whether it rests on finite logits: NaN and +inf win every maximum, so they show there."""
+    if params.guided:
+        conditional, unconditional = logits.chunk(2)
+        logits = guide(conditional, unconditional, params.guidance_scale)
+    if params.temperature == 0:
+        best, codes = logits.max(-1)
+    else:
+        best, codes = gumbel(keys, position, logits.shape[-1]).add_(warp(logits, params)).max(-1)
+    return codes, torch.isfinite(best)
+
+
+def _keep(logits: Tensor, threshold: Tensor) -> Tensor:
+    return logits.masked_fill(logits < threshold, float("-inf"))

@@ -1,0 +1,339 @@
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+import sampling_reference as reference
+import torch
+from sampling_reference import tiny_model
+from torch import Tensor
+
+from evalsvc.errors import Cancelled, InvalidRequest, NonFinite
+from evalsvc.models import KVCache, Transformer
+from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate, predicted_bytes
+from evalsvc.sampling.sampler import FINITE_CHECK_STEPS
+
+IMAGE_ROWS = range(20, 36)
+UNCONDITIONAL = (36, 37)
+
+
+def spec_of(**changes: Any) -> SamplerSpec:
+    """Small shapes; fields of SamplingParams and of SamplerSpec alike."""
+    params = {key: changes.pop(key) for key in list(changes) if key in SamplingParams.__dataclass_fields__}
+    fields: dict[str, Any] = {"image_ids": IMAGE_ROWS, "length": 6, "batch": 3, "unconditional": UNCONDITIONAL}
+    return SamplerSpec(**fields | {"bucket": 4, "params": SamplingParams(**params)} | changes)
+
+
+def make_prompts(count: int, longest: int = 9) -> list[Prompt]:
+    pick = random.Random(0)
+    return [Prompt(f"p{row}", tuple(pick.choices(range(20), k=1 + row % longest))) for row in range(count)]
+
+
+def codes_by_prompt(model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec) -> dict[str, list[int]]:
+    codes = {}
+    for samples in generate(model, prompts, spec):
+        for index, row in zip(samples.indices, samples.codes.tolist(), strict=True):
+            assert prompts[index].id not in codes
+            codes[prompts[index].id] = row
+    assert len(codes) == len(prompts)
+    return codes
+
+
+DRAWS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0},
+    {"temperature": 0.6},
+    {"top_k": 4},
+    {"top_p": 0.7},
+    {"guidance_scale": 3.0},
+    {"guidance_scale": 0.0},
+    {"temperature": 0, "guidance_scale": 2.0},
+    {"temperature": 1.4, "top_k": 9, "top_p": 0.9, "guidance_scale": 1.7, "seed": 5},
+]
+
+
+@pytest.mark.parametrize("kind", ["rotary", "head_rotary", "llama_rotary", "none"])
+@pytest.mark.parametrize("changes", DRAWS, ids=str)
+def test_equals_the_slow_reference(kind: str, changes: dict[str, Any]) -> None:
+    model, prompts, spec = tiny_model(kind), make_prompts(8), spec_of(**changes)
+    expected = {prompt.id: reference.codes_of(model, spec, prompt) for prompt in prompts}
+    assert codes_by_prompt(model, prompts, spec) == expected
+
+
+def test_a_permuted_image_block_equals_the_slow_reference() -> None:
+    model, prompts = tiny_model(), make_prompts(4)
+    spec = spec_of(image_ids=tuple(random.Random(1).sample(IMAGE_ROWS, len(IMAGE_ROWS))), guidance_scale=2)
+    expected = {prompt.id: reference.codes_of(model, spec, prompt) for prompt in prompts}
+    assert codes_by_prompt(model, prompts, spec) == expected
+
+
+WIDE = 64 + 256
+"""Rows of a table with 256 codes behind 64 others: enough choices for rounding to show."""
+
+
+def wide_spec(guidance_scale: float, batch: int = 8) -> SamplerSpec:
+    return spec_of(image_ids=range(64, WIDE), length=24, batch=batch, guidance_scale=guidance_scale)
+
+
+@pytest.fixture(scope="module")
+def wide_model() -> Transformer:
+    return tiny_model(vocab_size=WIDE, hidden_dim=96, dtype="float32")
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_neighbours_order_and_shards_do_not_matter(wide_model: Transformer, guidance_scale: float) -> None:
+    spec, prompts = wide_spec(guidance_scale), make_prompts(24)
+    expected = codes_by_prompt(wide_model, prompts, spec)
+    shuffled = random.Random(2).sample(prompts, len(prompts))
+    assert codes_by_prompt(wide_model, shuffled, spec) == expected
+    shards: dict[str, list[int]] = {}
+    for shard in range(3):
+        shards |= codes_by_prompt(wide_model, shuffled[shard::3], spec)
+    assert shards == expected
+    assert codes_by_prompt(wide_model, prompts[11:12], spec) == {"p11": expected["p11"]}
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_batch_shapes_agree(capsys: pytest.CaptureFixture[str], guidance_scale: float) -> None:
+    """Exactly in float64; in the others rounding may move a draw, and with it what follows in the image."""
+    prompts = make_prompts(24)
+    exact = codes_by_prompt(tiny_model(vocab_size=WIDE, hidden_dim=96), prompts, wide_spec(guidance_scale))
+    for dtype, least in (("float64", 1.0), ("float32", 0.98), ("bfloat16", 0.5)):
+        model = tiny_model(vocab_size=WIDE, hidden_dim=96, dtype=dtype)
+        by_batch = [codes_by_prompt(model, prompts, wide_spec(guidance_scale, batch)) for batch in (1, 5, 24)]
+        shares = [agreement(by_batch[0], other) for other in (*by_batch[1:], exact)]
+        with capsys.disabled():
+            print(
+                f"\n{dtype}, guidance {guidance_scale}, tokens equal to batch 1: {shares[0]:.1%} at batch 5, "
+                f"{shares[1]:.1%} at 24, {shares[2]:.1%} in float64",
+                end="",
+            )
+        assert min(shares) >= least
+
+
+def agreement(first: dict[str, list[int]], second: dict[str, list[int]]) -> float:
+    pairs = [pair for prompt in first for pair in zip(first[prompt], second[prompt], strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+def test_repeated_texts_draw_different_images() -> None:
+    """Prompt lists repeat captions; the id is the row's."""
+    prompts = [Prompt(str(row), (1, 2, 3)) for row in range(6)]
+    codes = codes_by_prompt(tiny_model(), prompts, spec_of())
+    assert len({tuple(row) for row in codes.values()}) == 6
+
+
+def test_the_seed_and_nothing_global_decides() -> None:
+    model, prompts = tiny_model(), make_prompts(3)
+    before = torch.random.get_rng_state()
+    first = codes_by_prompt(model, prompts, spec_of())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(123)
+    assert codes_by_prompt(model, prompts, spec_of()) == first
+    assert codes_by_prompt(model, prompts, spec_of(seed=1)) != first
+
+
+TEXTS = ((0,), (1,))
+SIX = range(2, 8)
+PAIRS = 100_000
+"""Of codes, for each text: 200,000 draws."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.8}, {"guidance_scale": 2.5}],
+    ids=str,
+)
+def test_frequencies_match_the_enumerated_probabilities(changes: dict[str, Any]) -> None:
+    """Of all pairs of codes, after each of two texts, whose distributions differ."""
+    model = tiny_model(vocab_size=8, hidden_dim=16, dtype="float32")
+    spec = spec_of(image_ids=SIX, length=2, batch=1_000, bucket=1, unconditional=(0,), **changes)
+    for text in TEXTS:
+        prompts = [Prompt(f"{text}:{row}", text) for row in range(PAIRS)]
+        pairs = torch.cat([samples.codes for samples in generate(model, prompts, spec)])
+        counts = torch.bincount(pairs[:, 0] * 6 + pairs[:, 1], minlength=36).tolist()
+        expected = pair_probabilities(model, spec, text)
+        assert sum(counts) == PAIRS
+        assert [code for code in range(36) if counts[code] and not expected[code]] == []
+        assert reference.chi_square_p(counts, [PAIRS * p for p in expected]) > 1e-4
+
+
+def pair_probabilities(model: Transformer, spec: SamplerSpec, text: tuple[int, ...]) -> list[float]:
+    prompt = Prompt("", text)
+    first = reference.step_probabilities(model, spec, prompt, [])
+    second = [reference.step_probabilities(model, spec, prompt, [code]) for code in range(6)]
+    return [first[a] * second[a][b] for a, b in product(range(6), repeat=2)]
+
+
+def test_the_frequency_test_sees_a_small_bias() -> None:
+    """Two percent off in temperature would pass unseen if the test were blunt."""
+    model = tiny_model(vocab_size=8, hidden_dim=16, dtype="float32")
+    spec = spec_of(image_ids=SIX, length=2, batch=1_000, bucket=1, unconditional=None, temperature=0.7)
+    prompts = [Prompt(str(row), (0,)) for row in range(PAIRS)]
+    pairs = torch.cat([samples.codes for samples in generate(model, prompts, spec)])
+    counts = torch.bincount(pairs[:, 0] * 6 + pairs[:, 1], minlength=36).tolist()
+    biased = pair_probabilities(model, replace(spec, params=SamplingParams(temperature=0.714)), (0,))
+    assert reference.chi_square_p(counts, [PAIRS * p for p in biased]) < 1e-4
+
+
+class Watched:
+    """Records the shapes and positions that a model is run with, and the caches made for it."""
+
+    def __init__(self, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.positions: list[list[list[int]]] = []
+        self.caches: list[KVCache] = []
+        hidden, new_cache = model.hidden, model.new_cache
+
+        def watched_hidden(ids: Tensor, **arguments: Any) -> Tensor:
+            self.shapes.append(tuple(ids.shape))
+            self.positions.append(arguments["positions"].tolist())
+            return hidden(ids, **arguments)
+
+        def watched_new_cache(*arguments: Any) -> KVCache:
+            self.caches.append(new_cache(*arguments))
+            return self.caches[-1]
+
+        monkeypatch.setattr(model, "hidden", watched_hidden)
+        monkeypatch.setattr(model, "new_cache", watched_new_cache)
+
+
+@pytest.mark.parametrize(("guidance_scale", "rows"), [(1.0, 3), (3.0, 6)])
+def test_every_step_has_the_declared_shape(monkeypatch: pytest.MonkeyPatch, guidance_scale: float, rows: int) -> None:
+    model = tiny_model()
+    watched = Watched(model, monkeypatch)
+    prompts = [Prompt(str(row), (1,) * length) for row, length in enumerate((1, 4, 5, 2, 3))]
+    spec = spec_of(guidance_scale=guidance_scale)
+    batches = [samples.indices for samples in generate(model, prompts, spec)]
+    assert batches == [(0, 1, 3), (4,), (2,)]
+    steps = [(rows, 1)] * 5
+    assert watched.shapes == [(rows, 4), *steps, (rows, 4), *steps, (rows, 8), *steps]
+    (cache,) = watched.caches
+    used = cache.keys.nbytes + cache.values.nbytes
+    assert used == cache_bytes(model.config, rows, 8 + 5, torch.float64)
+    assert predicted_bytes(model.config, spec, 8, torch.float64) == used + 16 * (rows * 8 + 3 * 24)
+
+
+def test_padding_does_not_count_as_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotary positions are relative and would hide it, but a table of them ends, and rounding grows with them."""
+    model = tiny_model()
+    watched = Watched(model, monkeypatch)
+    prompts = [Prompt("short", (1,)), Prompt("long", (1, 2, 3))]
+    list(generate(model, prompts, spec_of(batch=2, length=3, guidance_scale=2)))
+    assert watched.positions == [
+        [[0, 0, 0, 0], [0, 0, 1, 2], [0, 0, 0, 1], [0, 0, 0, 1]],
+        [[1], [3], [2], [2]],
+        [[2], [4], [3], [3]],
+    ]
+
+
+def test_an_unconditional_prompt_longer_than_the_text_sets_the_bucket() -> None:
+    model = tiny_model()
+    spec = spec_of(guidance_scale=2, unconditional=(36, 37, 38, 39, 36))
+    prompts = make_prompts(3)
+    assert [spec.padded_length(prompt) for prompt in prompts] == [8, 8, 8]
+    assert codes_by_prompt(model, prompts, spec) == {
+        prompt.id: reference.codes_of(model, spec, prompt) for prompt in prompts
+    }
+
+
+def test_what_comes_out_are_plain_tensors() -> None:
+    """Inference mode must not leak to the caller, nor a later batch overwrite an earlier one."""
+    model, prompts = tiny_model(), make_prompts(7)
+    kept = []
+    for samples in generate(model, prompts, spec_of()):
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
+        assert not samples.codes.is_inference()
+        assert samples.codes.dtype == torch.int64
+        kept.append(samples)
+    codes = codes_by_prompt(model, prompts, spec_of())
+    for samples in kept:
+        assert samples.codes.tolist() == [codes[prompts[index].id] for index in samples.indices]
+
+
+def test_progress_counts_codes_and_can_cancel_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts, seen = tiny_model(), make_prompts(4, longest=2), []
+    watched = Watched(model, monkeypatch)
+    list(generate(model, prompts, spec_of(), seen.append))
+    assert seen == [3, 6, 9, 12, 15, 18, 19, 20, 21, 22, 23, 24]
+    watched.shapes.clear()
+
+    def cancel_after_12(done: int) -> None:
+        if done >= 12:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        list(generate(model, prompts, spec_of(), cancel_after_12))
+    assert len(watched.shapes) == 4
+
+
+def spoiled(model: Transformer, row: int) -> Transformer:
+    """A model whose logits are NaN after the id `row`."""
+    with torch.no_grad():
+        model.tok_embeddings.weight[row] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0}, {"top_p": 0.9}, {"guidance_scale": 2}], ids=str)
+def test_nan_names_prompt_and_position(changes: dict[str, Any]) -> None:
+    prompts, spec = make_prompts(3, longest=1), spec_of(length=70, **changes)
+    codes = codes_by_prompt(tiny_model(), prompts, spec)
+    code = codes["p1"][2]
+    model = spoiled(tiny_model(), IMAGE_ROWS[code])
+    with pytest.raises(NonFinite) as caught:
+        list(generate(model, prompts, spec))
+    places = {prompt: row.index(code) + 1 for prompt, row in codes.items() if code in row[:-1]}
+    reported = next(prompt for prompt, place in places.items() if place < FINITE_CHECK_STEPS)
+    assert f"image code {places[reported]} of prompt {reported!r}" in caught.value.message
+
+
+def test_nan_of_one_prompt_does_not_touch_its_neighbours() -> None:
+    prompts = [Prompt("bad", (1,)), Prompt("good", (2,)), Prompt("fine", (3,))]
+    spec = spec_of()
+    expected = codes_by_prompt(tiny_model(), prompts, spec)
+    model = spoiled(tiny_model(), 1)
+    with pytest.raises(NonFinite, match="image code 0 of prompt 'bad'"):
+        list(generate(model, prompts, spec))
+    del expected["bad"]
+    assert codes_by_prompt(model, prompts[1:], spec) == expected
+
+
+def test_no_prompts_no_samples() -> None:
+    assert list(generate(tiny_model(), [], spec_of())) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "fragment"),
+    [
+        ([Prompt("a", ())], "prompt 'a' is empty"),
+        ([Prompt("a", (1,)), Prompt("a", (2,))], "two prompts have the id 'a'"),
+        ([Prompt("a", (1, 40))], "prompt 'a' has the id 40; the model's table has 0…39"),
+    ],
+)
+def test_wrong_prompts_are_refused_before_the_first_step(prompts: list[Prompt], fragment: str) -> None:
+    with pytest.raises(InvalidRequest, match=fragment):
+        generate(tiny_model(), prompts, spec_of())
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        ({"length": 0}, "length is 0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"bucket": 0}, "bucket is 0"),
+        ({"image_ids": ()}, "image_ids is empty"),
+        ({"guidance_scale": 2, "unconditional": None}, "guidance_scale 2.0 needs an unconditional prompt"),
+        ({"guidance_scale": 2, "unconditional": ()}, "needs an unconditional prompt"),
+    ],
+)
+def test_wrong_specs_are_refused(changes: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(InvalidRequest, match=fragment):
+        spec_of(**changes)
+
+
+def test_image_rows_beyond_the_table_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="image_ids has the id 40"):
+        generate(tiny_model(), make_prompts(1), spec_of(image_ids=range(30, 41)))
