@@ -285,6 +285,43 @@ def run_here(
 
 
 @app.command()
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="End after the table instead of serving on.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the demo.", show_default="a temporary one")] = None,
+    devices: Annotated[str, typer.Option(help="Worker processes.")] = "cpu,cpu",
+) -> None:
+    """Evaluate the miniature run that comes with evalsvc, end to end: losses, images, FID.
+
+    Needs the asset `inception`: evalsvc assets pull inception.
+    """
+    import tempfile
+
+    from evalsvc import demo as demonstration
+    from evalsvc.client import Client
+
+    with tempfile.TemporaryDirectory(prefix="evalsvc-demo-") as temporary:
+        folder = data_dir or Path(temporary)
+        with demonstration.started_service(folder, devices) as url, Client(url) as client:
+            print(f"evalsvc listens on {url}", flush=True)
+            evaluations = demonstration.post_all(client)
+            with _progress() as progress:
+                bars = _Bars(progress)
+                failures = demonstration.wait_all(
+                    client,
+                    evaluations,
+                    lambda done, running: bars.show("miniature", done, len(evaluations), running or "checkpoints"),
+                )
+            _print_demo(demonstration.read_table(client))
+            for failure in failures:
+                _complain(failure)
+            if not leave and not failures:
+                print(f"serving on {url}; Ctrl-C ends the demo", flush=True)
+                _wait_for_interrupt()
+        if failures:
+            raise typer.Exit(FAILED)
+
+
+@app.command()
 def doctor(
     suite: Annotated[list[str] | None, typer.Argument(help="Only these suites' data.", show_default="all")] = None,
     suites: Suites = None,
@@ -313,6 +350,76 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
+assets_app = typer.Typer(no_args_is_help=True, help="Weights of other people's networks, which some suites need.")
+app.add_typer(assets_app, name="assets")
+
+reference_app = typer.Typer(no_args_is_help=True, help="Statistics of real images, which FID compares with.")
+app.add_typer(reference_app, name="reference")
+
+Assets = Annotated[Path | None, typer.Option(help="Folder of the assets.", show_default="assets in the data folder")]
+
+
+@assets_app.command(name="pull")
+def pull_assets(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which; see `evalsvc assets list`.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Take this file instead.", show_default="its official address")
+    ] = None,
+    assets: Assets = None,
+) -> None:
+    """Fetch assets and verify them. A download that was cut off goes on where it stopped."""
+    from evalsvc.assets import find_asset, pull
+
+    if source is not None and len(names) > 1:
+        raise InvalidRequest(f"--from {source} is one file and {len(names)} assets are named; name one")
+    folder = Settings.load(assets=_text(assets)).assets_path
+    for name in names:
+        find_asset(name)
+    for name in names:
+        with _progress() as progress:
+            bars = _Bars(progress)
+
+            def report(done: int, total: int | None, bars: _Bars = bars, name: str = name) -> None:
+                bars.show(name, done // 1_000_000, None if total is None else total // 1_000_000, "MB")
+
+            path = pull(name, folder, source, report)
+        print(f"{name}: {path}")
+
+
+@assets_app.command(name="list")
+def list_assets(assets: Assets = None) -> None:
+    """Show what can be pulled, what is there, and where it came from."""
+    from evalsvc.assets import ASSETS, locate_asset, read_record
+    from evalsvc.errors import AssetCorrupt, AssetMissing
+
+    folder = Settings.load(assets=_text(assets)).assets_path
+    rows = []
+    for asset in ASSETS.values():
+        try:
+            locate_asset(asset.name, folder)
+            record = read_record(asset.name, folder)
+            state, source = "there", f"{record.source} (sha256 {record.source_sha256})" if record else ""
+        except (AssetMissing, AssetCorrupt) as error:
+            state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.sources[0].url
+        rows.append([asset.name, state, f"{asset.megabytes} MB", asset.purpose, source])
+    _print_table(["asset", "", "about", "what for", "from"], rows)
+
+
+@reference_app.command(name="import")
+def import_reference(
+    file: Annotated[Path, typer.Argument(help="An npz file with mu and sigma of Inception features.")],
+    name: Annotated[str, typer.Option(help="What suites call it.")],
+    n: Annotated[int | None, typer.Option(help="How many images it rests on.", show_default="unknown")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the references.", show_default="~/.local/share/evalsvc")
+    ] = None,
+) -> None:
+    """Take over someone else's reference statistics. They are marked as foreign wherever they are used."""
+    from evalsvc.reference import import_npz
+
+    print(f"{name}: {import_npz(file, name, Settings.load(data_dir=_text(data_dir)).statistics_path, n)}")
+
+
 def _run_suite(
     settings: Settings, suite_name: str, checkpoint: str, model: str | None, layout: str | None
 ) -> dict[str, Any]:
@@ -334,6 +441,24 @@ def _run_suite(
             bars.show(task, done, total, unit)
 
         return run_suite(suite, reference, report)
+
+
+def _print_demo(rows: Sequence[Any]) -> None:
+    from evalsvc.demo import COLUMNS
+
+    _print_table(
+        ["run", "step", *COLUMNS, "image grid"],
+        [[row.run, str(row.step), *(row.cells.get(name, "") for name in COLUMNS), row.grid or ""] for row in rows],
+    )
+
+
+def _wait_for_interrupt() -> None:
+    import signal
+
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        print()
 
 
 def _write_artifacts(artifacts: dict[str, list[dict[str, Any]]], output: Path | None) -> None:
@@ -479,6 +604,7 @@ def _print_settings(settings: Settings, given: set[str]) -> None:
         "data_dir": settings.data_path,
         "database_url": settings.database,
         "datasets": settings.datasets_path,
+        "assets": settings.assets_path,
     }
     rows = [
         [

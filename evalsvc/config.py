@@ -37,6 +37,7 @@ class Settings:
     url: str = _setting("http://127.0.0.1:8321", "Where the client finds the service")
     suites: str = _setting("", "Folder with suites of your own, one YAML file each")
     datasets: str = _setting("", "Folder that `datasets:NAME` in a suite points into [datasets in the data folder]")
+    assets: str = _setting("", "Folder of the weights that `evalsvc assets pull` fetches [assets in the data folder]")
     roots: str = _setting("/", "Folders under which checkpoints may lie, separated by ':'")
     devices: str = _setting("all", "One worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu")
     device: str = _setting(
@@ -93,12 +94,21 @@ class Settings:
         return url
 
     @property
+    def statistics_path(self) -> Path:
+        """Of reference images: a cache, computed again where it is missing, and what was imported."""
+        return self.data_path / "statistics"
+
+    @property
     def artifacts_path(self) -> Path:
         return self.data_path / "artifacts"
 
     @property
     def datasets_path(self) -> Path:
         return Path(self.datasets).expanduser() if self.datasets else self.data_path / "datasets"
+
+    @property
+    def assets_path(self) -> Path:
+        return Path(self.assets).expanduser() if self.assets else self.data_path / "assets"
 
     @property
     def suites_path(self) -> Path | None:

@@ -1,10 +1,12 @@
-"""Token data: text ids and image codes per record, from JSONL or safetensors.
+"""Token data: text ids and image codes per record, from JSONL or safetensors; captions and the images they describe.
 
 JSONL has one object a line, with `text_ids` (the tokenizer's ids) or `text` (a string, for which a tokenizer must be
 given), and `image_codes`; either part may be absent, other keys are ignored, blank lines are skipped.
 
 safetensors has the integer tensors `text_ids` [n, T] with, where the texts are not equally long, `text_lengths` [n]
 (what stands beyond a record's length is ignored), and `image_codes` [n, N]; either part may be absent.
+
+Captions and images come as `captions.py` and `images.py` say; their codes are made later, where a decoder is at hand.
 
 Ids and codes are those of tokenizer and codebook: `layout.py` says which rows of a model's table they are.
 """
@@ -15,22 +17,22 @@ import hashlib
 import json
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalsvc.captions import Caption, read_captions
 from evalsvc.checkpoints import Identity, hash_files, identify
-from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage
+from evalsvc.data_files import CACHED_FILES, check_text, identify_file, missing_package, parse_object, read_lines
+from evalsvc.errors import CheckpointGone, InvalidData
+from evalsvc.images import ImageSource, read_images
 
 if TYPE_CHECKING:
     import numpy
 
 Encoder = Callable[[str], list[int]]
-
-CACHED_FILES = 4
-"""Data files that a process keeps parsed: a suite's tasks and their shards come in turns."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def read_tokens(path: str | Path, tokenizer: str | Path | None = None, bos: int 
         MissingPackage: safetensors or tokenizers is not installed.
     """
     path = Path(path)
-    identity = _identify(path, "data file")
+    identity = identify_file(path, "data file")
     tokenizer = None if tokenizer is None else Path(tokenizer)
     return _read_tokens(path, identity, tokenizer, None if tokenizer is None else _stamp(tokenizer), bos)
 
@@ -83,14 +85,67 @@ def _read_tokens(
     return TokenData(str(path), records, _digest(records), None if used is None else hash_files(used))
 
 
-def _identify(path: Path, what: str) -> Identity:
-    try:
-        identity = identify(path)
-    except CheckpointGone:
-        raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
-    if path.is_dir():
-        raise InvalidData(f"the {what} {path} is a folder; give a file")
-    return identity
+@dataclass(frozen=True)
+class PairData:
+    """Captions, each with the image that it describes."""
+
+    texts: TokenData
+    """The captions in their file's order, as records without codes; an empty text is a record too."""
+    captions: tuple[str, ...]
+    """The same as strings."""
+    images: tuple[int, ...]
+    """The index in `source` of each record's image."""
+    source: ImageSource
+
+
+def read_pairs(
+    path: str | Path, images: str | Path, tokenizer: str | Path | None = None, bos: int | None = None
+) -> PairData:
+    """The captions of a COCO annotation file, a CSV or a JSONL file, and the folder or file of their images.
+
+    `tokenizer` and `bos` as in `read_tokens`.
+
+    Raises:
+        InvalidData: as `read_captions` and `read_images`, or a caption names no image or none that there is.
+        MissingPackage: safetensors or tokenizers is not installed.
+    """
+    path = Path(path)
+    source = read_images(images)
+    tokenizer = None if tokenizer is None else Path(tokenizer)
+    stamp = None if tokenizer is None else _stamp(tokenizer)
+    texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp, bos)
+    captions = read_captions(path).captions
+    images_of = tuple(_image_indices(path, captions, source))
+    return PairData(texts, tuple(caption.text for caption in captions), images_of, source)
+
+
+@lru_cache(maxsize=CACHED_FILES)
+def _read_texts(
+    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None
+) -> TokenData:
+    # `identity` and `stamp` as in `_read_tokens`.
+    encoder = text_encoder(path, tokenizer, bos)
+    captions = read_captions(path).captions
+    records = tuple(Record(array("i", encoder(caption.text)), None, caption.where) for caption in captions)
+    return TokenData(str(path), records, _digest(records), None if tokenizer is None else hash_files(tokenizer))
+
+
+def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource) -> Iterator[int]:
+    for caption in captions:
+        if caption.image is None:
+            raise InvalidData(f"{path}, {caption.where} names no image; give it one or leave the caption out")
+        try:
+            yield source.index(caption.image)
+        except InvalidData as error:
+            raise InvalidData(f"{path}, {caption.where}: {error.message}") from None
+
+
+def text_encoder(path: str | Path, tokenizer: str | Path | None, bos: int | None = None) -> Encoder:
+    """Texts of the file `path` to ids of `tokenizer`, which is opened, and missed, when the first text comes.
+
+    Texts are tokenised as they stand: nothing is cut, padded or added, but for `bos` before the ids.
+    """
+    return _LazyEncoder(Path(path), None if tokenizer is None else Path(tokenizer), bos)
 
 
 def _stamp(path: Path) -> Identity | None:
@@ -125,11 +180,11 @@ class _LazyEncoder:
                 f"{self._path} holds `text`, but there is no tokenizer; give the task's parameter `tokenizer` "
                 "or the layout's `text.tokenizer`"
             )
-        _identify(self._tokenizer, "tokenizer")
+        identify_file(self._tokenizer, "tokenizer")
         try:
             from tokenizers import Tokenizer
         except ModuleNotFoundError:
-            raise _missing_package("tokenizers", "text data") from None
+            raise missing_package("tokenizers", "text data") from None
         try:
             tokenizer = Tokenizer.from_file(str(self._tokenizer))
         except Exception as error:  # the package raises nothing narrower
@@ -140,35 +195,19 @@ class _LazyEncoder:
         return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _missing_package(name: str, purpose: str) -> MissingPackage:
-    return MissingPackage(f"{purpose} needs the package {name!r}; run: pip install 'evalsvc[worker]'")
-
-
 def _read_jsonl(path: Path, encode: Encoder) -> Iterator[Record]:
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield _parse_line(f"{path}, line {number}", line, number, encode)
-    except OSError as error:
-        raise InvalidData(f"the data file {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    for number, line in read_lines(path):
+        yield _parse_line(f"{path}, line {number}", line, number, encode)
 
 
 def _parse_line(where: str, line: bytes, number: int, encode: Encoder) -> Record:
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidData(f"{where} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InvalidData(f"{where} is {type(content).__name__}; it must be an object with `text_ids` or `image_codes`")
+    content = parse_object(where, line, "`text_ids` or `image_codes`")
     text_ids = _ids(where, "text_ids", content.get("text_ids"))
     text = content.get("text")
     if text is not None:
         if text_ids is not None:
             raise InvalidData(f"{where} has both `text` and `text_ids`; leave one out")
-        if not isinstance(text, str):
-            raise InvalidData(f"{where}: `text` is {type(text).__name__}; it must be a string")
-        text_ids = array("i", _encode(where, text, encode))
+        text_ids = array("i", encode(check_text(where, text)))
     image_codes = _ids(where, "image_codes", content.get("image_codes"))
     if text_ids is None and image_codes is None:
         found = ", ".join(map(repr, content)) or "no keys"
@@ -176,12 +215,6 @@ def _parse_line(where: str, line: bytes, number: int, encode: Encoder) -> Record
     if not text_ids and not image_codes:
         raise InvalidData(f"{where} is empty: it has no text id and no image code")
     return Record(text_ids, image_codes, f"line {number}")
-
-
-def _encode(where: str, text: str, encode: Encoder) -> list[int]:
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidData(f"{where}: `text` holds half of a surrogate pair, which is no character; write it as UTF-8")
-    return encode(text)
 
 
 def _ids(where: str, key: str, values: Any) -> array[int] | None:
@@ -224,7 +257,7 @@ def _load_tensors(path: Path) -> dict[str, numpy.ndarray[Any, Any]]:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ModuleNotFoundError:
-        raise _missing_package("safetensors", "a .safetensors data file") from None
+        raise missing_package("safetensors", "a .safetensors data file") from None
     try:
         tensors: dict[str, numpy.ndarray[Any, Any]] = load_file(path)
     except (SafetensorError, OSError, TypeError, KeyError) as error:

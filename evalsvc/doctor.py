@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalsvc.assets import ASSETS, locate_asset
 from evalsvc.cluster import device_list
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, UnknownName
+from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, UnknownName
 from evalsvc.store.session import Store
 from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, suite_files
 
 PYTHON = (3, 11)
 TORCH = (2, 10)
+
+ASSET_PARAMETERS = ("decoder", "extractor")
+"""Parameters of a task that may name an asset instead of a file."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
         *_check_torch(settings),
         _check_data_folder(settings.data_path),
         _check_database(settings),
+        *(_check_asset(name, settings) for name in ASSETS),
         *(_check_suite(name, path, settings, needed=bool(suites)) for name, path in files.items()),
     ]
 
@@ -118,18 +123,43 @@ def _check_database(settings: Settings) -> Check:
     return Check("database", True, f"answers; schema {version or 'made at the first start'}")
 
 
+def _check_asset(name: str, settings: Settings) -> Check:
+    """Whether an asset is there. Only a suite can need it."""
+    try:
+        return Check(f"asset {name}", True, str(locate_asset(name, settings.assets_path)))
+    except AssetMissing:
+        do = f"for suites that use it, run: evalsvc assets pull {name}"
+        return Check(f"asset {name}", False, f"not in {settings.assets_path}", do, needed=False)
+    except AssetCorrupt as error:
+        found, _, do = error.message.partition("; ")
+        return Check(f"asset {name}", False, found, do)
+
+
 def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Check:
-    """Whether a suite can be read and its data files are there."""
+    """Whether a suite can be read, and its data files and assets are there."""
     title, needed = f"suite {name}", needed or path.parent != SHIPPED_SUITES
     try:
         suite = load_suite(path)
     except EvalsvcError as error:
         return Check(title, False, error.message, f"correct {path}", needed)
-    missing = [file for file in data_files(suite, settings) if not file.exists()]
-    if missing:
-        do = f"put {', '.join(file.name for file in missing)} there; `datasets:` is the folder EVALSVC_DATASETS"
-        return Check(title, False, "missing: " + ", ".join(map(str, missing)), do, needed)
+    files = [file for file in data_files(suite, settings) if not file.exists()]
+    pulls = [asset for asset in assets_of(suite) if not _check_asset(asset, settings).ok]
+    if files or pulls:
+        found = "missing: " + ", ".join([*map(str, files), *(f"asset {asset}" for asset in pulls)])
+        do = []
+        if files:
+            names = ", ".join(file.name for file in files)
+            do.append(f"put {names} there; `datasets:` is the folder EVALSVC_DATASETS")
+        if pulls:
+            do.append(f"run: evalsvc assets pull {' '.join(pulls)}")
+        return Check(title, False, found, "; ".join(do), needed)
     return Check(title, True, f"{len(suite.tasks)} tasks, all data there")
+
+
+def assets_of(suite: Suite) -> list[str]:
+    """The assets that the tasks of a suite name, each once."""
+    named = (task.parameters.get(parameter) for task in suite.tasks for parameter in ASSET_PARAMETERS)
+    return list(dict.fromkeys(name for name in named if isinstance(name, str) and name in ASSETS))
 
 
 def data_files(suite: Suite, settings: Settings) -> list[Path]:

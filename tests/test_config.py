@@ -48,6 +48,8 @@ def test_paths_follow_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.database == "sqlite:////data/evalsvc.db"
     assert settings.datasets_path == Path("/data/datasets")
     assert Settings.load({"EVALSVC_DATASETS": "/sets"}).datasets_path == Path("/sets")
+    assert settings.assets_path == Path("/data/assets")
+    assert Settings.load({"EVALSVC_ASSETS": "/weights"}).assets_path == Path("/weights")
     monkeypatch.setenv("XDG_DATA_HOME", "/xdg")
     assert Settings.load({}).data_path == Path("/xdg/evalsvc")
 

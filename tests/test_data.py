@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from evalsvc import data
-from evalsvc.data import read_tokens
+from evalsvc.data import read_pairs, read_tokens, text_encoder
 from evalsvc.errors import InvalidData
 
 
@@ -188,3 +188,59 @@ def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     assert len(parsed) == 1
     write(tmp_path, {"text_ids": [1, 2]})
     assert len(read_tokens(path).records[0].text_ids or ()) == 2
+
+
+def test_pairs(tmp_path: Path, tokenizer: Path) -> None:
+    """An empty caption is a record with no ids, or with the BOS alone; two captions may share an image."""
+    images = tmp_path / "images.safetensors"
+    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
+    captions = write(
+        tmp_path, {"text": "a b", "image": 2}, {"text": "", "image": 0}, {"text": "b", "image": "2"}, name="a.jsonl"
+    )
+    pairs = read_pairs(captions, images, tokenizer)
+    assert pairs.captions == ("a b", "", "b")
+    assert [list(record.text_ids or ()) for record in pairs.texts.records] == [[1, 2], [], [2]]
+    assert [record.image_codes for record in pairs.texts.records] == [None] * 3
+    assert [record.where for record in pairs.texts.records] == ["line 1", "line 2", "line 3"]
+    assert pairs.images == (2, 0, 2)
+    texts = write(tmp_path, {"text_ids": [1, 2]}, {"text_ids": [0], "image_codes": [1]}, {"text_ids": [2]})
+    assert pairs.texts.digest != read_tokens(texts).digest
+    assert [list(item.text_ids or ()) for item in read_pairs(captions, images, tokenizer, bos=0).texts.records] == [
+        [0, 1, 2],
+        [0],
+        [0, 2],
+    ]
+
+
+def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path) -> None:
+    images = tmp_path / "images.safetensors"
+    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
+    for record, fragment in (
+        ({"text": "b"}, "line 2 names no image; give it one or leave the caption out"),
+        ({"text": "b", "image": 3}, "line 2: .*images.safetensors has no image 3; it has the images 0…2"),
+        ({"text": "b", "image": "x.png"}, "line 2: .*images.safetensors has no names"),
+    ):
+        path = write(tmp_path, {"text": "a", "image": 0}, record, name="captions.jsonl")
+        with pytest.raises(InvalidData, match=fragment):
+            read_pairs(path, images, tokenizer)
+    path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
+    with pytest.raises(InvalidData, match="there is no tokenizer"):
+        read_pairs(path, images)
+    with pytest.raises(InvalidData, match=r"none\.json does not exist"):
+        read_pairs(path, images, tmp_path / "none.json")
+
+
+def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer: Path) -> None:
+    images = tmp_path / "images.safetensors"
+    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
+    path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
+    first = read_pairs(path, images, tokenizer).texts
+    assert read_pairs(path, images, tokenizer).texts is first
+    write(tmp_path, {"text": "a b", "image": 0}, name="captions.jsonl")
+    assert read_pairs(path, images, tokenizer).texts.digest != first.digest
+
+
+def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:
+    assert text_encoder(tmp_path / "captions.csv", tokenizer, bos=0)("a b a b") == [0, 1, 2, 1, 2]
+    with pytest.raises(InvalidData, match=r"captions\.csv holds `text`, but there is no tokenizer"):
+        text_encoder(tmp_path / "captions.csv", None)("a")

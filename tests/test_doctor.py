@@ -1,5 +1,6 @@
 """What the doctor finds, and what it says to do."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import pytest
 
 from evalsvc.config import Settings
-from evalsvc.doctor import Check, run_checks
+from evalsvc.doctor import Check, assets_of, run_checks
 from evalsvc.errors import InvalidSuite, UnknownName
 from evalsvc.store.session import open_store
+from evalsvc.suite import Suite, TaskSpec
 
 
 def check(name: str, data_dir: Path, *suites: str, **settings: Any) -> Check:
@@ -49,6 +51,37 @@ def test_suites_of_the_folder(tmp_path: Path) -> None:
     assert "not valid YAML" in broken.found
     mine = check("suite mine", tmp_path, suites=str(tmp_path))
     assert (mine.ok, mine.needed, mine.found) == (False, True, f"missing: {tmp_path}/nowhere.jsonl")
+
+
+def test_assets_are_told_and_needed_by_suites_only(tmp_path: Path) -> None:
+    found = check("asset inception", tmp_path)
+    assert (found.ok, found.needed) == (False, False)
+    assert found.do.endswith("run: evalsvc assets pull inception")
+
+
+def test_asset_that_is_there(tmp_path: Path, inception_path: Path) -> None:
+    found = check("asset inception", tmp_path, assets=str(inception_path.parent))
+    assert (found.ok, found.found) == (True, str(inception_path))
+
+
+def test_asset_that_is_cut_off(tmp_path: Path, inception_path: Path) -> None:
+    shutil.copy(inception_path.with_name(inception_path.name + ".json"), tmp_path)
+    (tmp_path / inception_path.name).write_bytes(b"cut off")
+    found = check("asset inception", tmp_path, assets=str(tmp_path))
+    assert (found.ok, found.needed) == (False, True)
+    assert "has 7 bytes instead of" in found.found
+    assert found.do == "run: evalsvc assets pull inception"
+
+
+def test_assets_that_a_suite_names(tmp_path: Path) -> None:
+    """Whatever the task: a parameter of that name is enough. A file of one's own is no asset."""
+    tasks = [
+        {"decoder": "movqgan-67M", "extractor": "inception", "name": "inception"},
+        {"decoder": "/my/decoder.ckpt", "extractor": "inception"},
+        {"data": "movqgan-270M"},
+    ]
+    suite = Suite("mine", "", tuple(TaskSpec("any", str(index), task) for index, task in enumerate(tasks)))
+    assert assets_of(suite) == ["movqgan-67M", "inception"]
 
 
 def test_unknown_suite_and_folder(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.DatabaseUnusable: 503,
     errors.SchemaVersionMismatch: 503,
     errors.MissingPackage: 503,
+    errors.AssetMissing: 503,
+    errors.AssetCorrupt: 503,
     errors.NotReady: 503,
     errors.ServiceUnreachable: 503,
 }

