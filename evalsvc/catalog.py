@@ -23,6 +23,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "tasks": {
         "loss": "evalsvc.tasks.loss:Loss",
+        "reconstruction": "evalsvc.tasks.reconstruction:Reconstruction",
+        "text_to_image": "evalsvc.tasks.text_to_image:TextToImage",
     },
 }
 

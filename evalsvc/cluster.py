@@ -224,6 +224,8 @@ def configure(settings: Settings) -> None:
     """Set Dask up for this process, over whatever the user's own Dask configuration says."""
     threads = str(settings.worker_threads(len(device_list(settings.devices))))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    # Threads that spin while they wait stall for milliseconds at every operation once another process wants the core.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
     dask.config.set(
         {
             **DASK_SETTINGS,

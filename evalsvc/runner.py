@@ -34,6 +34,8 @@ from evalsvc.tasks.task import Context, Task, TaskResult
 try:
     import torch
 
+    from evalsvc.decoders import ImageDecoder, load_decoder
+    from evalsvc.features import Inception, load_extractor
     from evalsvc.models.loading import load_model
     from evalsvc.models.open_lm import Transformer
     from evalsvc.weights import read_weights
@@ -94,6 +96,8 @@ class RunnerContext(Context):
         self.report = report
         self.dtype: str | None = None
         self._datasets = settings.datasets_path
+        self._assets = settings.assets_path
+        self._statistics = settings.statistics_path
         torch.set_num_threads(settings.worker_threads())
 
     def inspect_checkpoint(self) -> None:
@@ -114,6 +118,30 @@ class RunnerContext(Context):
 
     def dataset(self, path: str) -> str:
         return str(self._datasets / path.removeprefix("datasets:")) if path.startswith("datasets:") else path
+
+    def asset(self, name: str) -> Path:
+        from evalsvc.assets import locate_asset
+
+        return Path(self.dataset(name)) if "/" in name else locate_asset(name, self._assets)
+
+    def decoder(self, name: str, config: str | None = None, ema: bool = False) -> ImageDecoder:
+        path = self.asset(name)
+        if config is None and "/" not in name:
+            config = name  # an asset's shape is registered under its name
+        elif config is not None and "/" in config:
+            config = self.dataset(config)
+        key = ("decoder", path, identify(path), config, ema, self.device)
+        decoder: ImageDecoder = _companions.get(key, lambda: load_decoder(path, config, ema, device=self.device))
+        return decoder
+
+    def extractor(self, name: str) -> Inception:
+        path = self.asset(name)
+        key = ("extractor", path, identify(path), self.device)
+        extractor: Inception = _companions.get(key, lambda: load_extractor(path, device=self.device))
+        return extractor
+
+    def statistics_folder(self) -> Path:
+        return self._statistics
 
     def _config(self) -> ModelConfig:
         loaded = _models.loaded(self.checkpoint)
@@ -165,6 +193,24 @@ class ModelCache:
 
 
 _models = ModelCache()
+
+
+class CompanionCache:
+    """The image decoder and the feature extractor that were loaded last: every checkpoint of a run needs the same."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, tuple[tuple[Any, ...], Any]] = {}
+
+    def get(self, key: tuple[Any, ...], load: Callable[[], Any]) -> Any:
+        """What was loaded under `key`, whose first part is its kind; one of each kind is kept."""
+        kind = str(key[0])
+        if kind not in self._loaded or self._loaded[kind][0] != key:
+            self._loaded.pop(kind, None)
+            self._loaded[kind] = (key, load())
+        return self._loaded[kind][1]
+
+
+_companions = CompanionCache()
 
 
 def _source(checkpoint: CheckpointRef) -> tuple[Any, ...]:

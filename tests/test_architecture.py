@@ -158,7 +158,7 @@ def modules_of(*parts: str) -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
-WORKER_PACKAGES = {"torch", "numpy", "safetensors", "tokenizers", "transformers"}
+WORKER_PACKAGES = {"torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers"}
 
 CHECK_SUITES = """
 from evalsvc import catalog

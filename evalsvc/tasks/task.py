@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
@@ -19,6 +20,8 @@ from evalsvc.layout import VocabularyLayout
 from evalsvc.protocol import MetricValue
 
 if TYPE_CHECKING:
+    from evalsvc.decoders import ImageDecoder
+    from evalsvc.features import Inception
     from evalsvc.models import Transformer
 
 
@@ -67,6 +70,22 @@ class Context(ABC):
     def dataset(self, path: str) -> str:
         """The local path of a data file; resolves `datasets:NAME`."""
 
+    @abstractmethod
+    def asset(self, name: str) -> Path:
+        """The file of an asset by name; a path stands for itself. Raises AssetMissing with the command to run."""
+
+    @abstractmethod
+    def decoder(self, name: str, config: str | None = None, ema: bool = False) -> ImageDecoder:
+        """The image decoder in an asset or file, loaded once per worker process."""
+
+    @abstractmethod
+    def extractor(self, name: str) -> Inception:
+        """The feature extractor in an asset or file, loaded once per worker process."""
+
+    @abstractmethod
+    def statistics_folder(self) -> Path:
+        """Where this process keeps statistics of reference images, by what they were computed from."""
+
     report: Callable[[int], None]
     """Call with the units done in this shard so far, between steps; raises Cancelled when the work is to stop."""
 
@@ -108,5 +127,12 @@ def _resolve_data_path(path: str, info: ValidationInfo) -> str:
     return str((base / path).resolve())
 
 
+def _resolve_asset(name: str, info: ValidationInfo) -> str:
+    return _resolve_data_path(name, info) if "/" in name else name
+
+
 DataPath = Annotated[str, AfterValidator(_resolve_data_path)]
 """A data file in a task's parameters: an absolute path, a path relative to the suite's own file, or `datasets:NAME`."""
+
+AssetName = Annotated[str, AfterValidator(_resolve_asset)]
+"""An asset in a task's parameters: its name, or the path of a file like a DataPath; a path has a slash in it."""

@@ -1,20 +1,26 @@
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from pydantic import ValidationError
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+import evalsvc
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.config import Settings
-from evalsvc.errors import Cancelled, DataChanged, InvalidData, NonFinite
+from evalsvc.errors import AssetMissing, Cancelled, DataChanged, InvalidData, NonFinite
 from evalsvc.layout import parse_layout
 from evalsvc.models.loading import load_model
 from evalsvc.protocol import MetricValue
 from evalsvc.runner import RunnerContext
+from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.loss import Loss
 from evalsvc.tasks.task import TaskResult
 from evalsvc.tasks.teacher_forcing import token_batches
@@ -341,3 +347,181 @@ def test_golden(shared: Path, name: str) -> None:
         runs.append([*found, *(pairs[metric].value for metric in PAIRS)])
     assert runs[0] == pytest.approx(runs[1], rel=1e-5, abs=1e-9)
     assert runs[1] == pytest.approx(GOLDEN[name], rel=1e-3, abs=1e-4)
+
+
+# image–caption pairs, on the run that comes with evalsvc
+
+MINIATURE = Path(evalsvc.__file__).parent / "miniature"
+DECODER = str(MINIATURE / "movqgan" / "movqgan_miniature.ckpt")
+
+
+@pytest.fixture
+def miniature() -> CheckpointRef:
+    layout = parse_layout(str(MINIATURE / "runs" / "layout.yaml")).to_json()
+    return CheckpointRef(str(MINIATURE / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"), layout=layout)
+
+
+def pairs(data: Path = MINIATURE / "captions.jsonl", **parameters: Any) -> Loss:
+    images = str(parameters.pop("images", MINIATURE / "images.safetensors"))
+    return Loss(**{"name": "pairs", "data": str(data), "images": images, "decoder": DECODER} | parameters)
+
+
+@pytest.mark.parametrize(("batch_tokens", "shards"), [(8192, 1), (640, 3)])
+def test_pairs_equal_the_same_pairs_as_ids(miniature: CheckpointRef, batch_tokens: int, shards: int) -> None:
+    """The bundled pairs were tokenised and encoded by the training; from captions and pixels come the same numbers."""
+    ready = evaluate(Loss(name="pairs", data=str(MINIATURE / "heldout_pairs.jsonl"), limit=40), miniature)
+    made = evaluate(pairs(limit=40, shards=shards), miniature, batch_tokens)
+    for one, other in zip(ready.items, made.items, strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
+    assert made.notes == {**ready.notes, "captions_empty": 0}
+
+
+def test_an_image_with_several_captions_is_encoded_once(miniature: CheckpointRef, tmp_path: Path) -> None:
+    """COCO's have five each, and encoding costs more than the language model."""
+    path = write(tmp_path / "captions.jsonl", [{"text": str(index), "image": index % 3} for index in range(12)])
+    own, context = pairs(path), context_of(miniature)
+    seen: list[int] = []
+    batches = ImageCoder.batches
+
+    def counted(self: ImageCoder, context: Any, source: Any, images: Sequence[int]) -> Any:
+        seen.extend(images)
+        return batches(self, context, source, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageCoder, "batches", counted)
+        plan = own.plan(context)
+        assert seen == [], "planning encodes nothing"
+        own.run(context, plan.shards[0])
+    assert seen == [0, 1, 2]
+
+
+def test_codes_stand_beside_their_own_caption(miniature: CheckpointRef) -> None:
+    """In any order, with an image twice."""
+    context = context_of(miniature, batch_tokens=128)
+    coder = ImageCoder(context.decoder(DECODER), None, "center", "lanczos")
+    own = pairs()
+    _, found = own._read(context, context.layout())
+    assert found is not None
+    codes = [json.loads(line)["image_codes"] for line in (MINIATURE / "heldout_pairs.jsonl").read_text().splitlines()]
+    order = [7, 0, 3, 7]
+    assert coder.encode(context, found.source, order) == [array("i", codes[index]) for index in order]
+
+
+def test_empty_and_overlong_captions_are_kept_and_counted(miniature: CheckpointRef, tmp_path: Path) -> None:
+    records = [{"text": "", "image": 0}, {"text": "seven " * 100, "image": 1}, {"text": " \n", "image": 2}]
+    result = evaluate(pairs(write(tmp_path / "captions.jsonl", records)), miniature)
+    assert (result.notes["sequences"], result.notes["sequences_cut"], result.notes["captions_empty"]) == (3, 1, 2)
+    assert [item.get("n_text", 0) for item in result.items] == [0, 132 - 64 - 6, 0]
+    assert [item["n_image"] for item in result.items] == [64] * 3
+    with_bos = evaluate(pairs(tmp_path / "captions.jsonl", bos=5), miniature)
+    assert with_bos.notes["captions_empty"] == 2
+
+
+def test_the_protocol_of_pairs_has_images_and_decoder(miniature: CheckpointRef, tmp_path: Path) -> None:
+    plain = protocol(pairs(limit=8), miniature)
+    assert len(plain["decoder"]) == len(plain["images"]) == 64
+    assert plain["fit"] == {"size": 32, "crop": "center", "filter": "lanczos"}
+    assert protocol(pairs(limit=8, name="y", shards=3, size=32), miniature) == plain
+    texts = [json.loads(line) for line in (MINIATURE / "captions.jsonl").read_text().splitlines()]
+    swapped = [{**item, "image": item["image"] ^ 1} for item in texts]
+    others = [
+        protocol(pairs(limit=8, size=16), miniature),
+        protocol(pairs(limit=8, crop="none"), miniature),
+        protocol(pairs(limit=8, filter="bicubic"), miniature),
+        protocol(pairs(write(tmp_path / "swapped.jsonl", swapped), limit=8), miniature),
+    ]
+    assert all(other != plain for other in others)
+    assert others[-1]["data"] == plain["data"], "the texts are the same, and the images say that it is another task"
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """COCO's layout: captions of images that are files."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    digits = load_file(MINIATURE / "images.safetensors")["images"]
+    for index in range(3):
+        Image.fromarray(digits[index].permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+    content = {
+        "images": [{"id": index, "file_name": f"{index}.png"} for index in range(3)],
+        "annotations": [{"id": 10 - index, "image_id": index, "caption": "a digit\n"} for index in range(3)],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_coco_annotations_and_a_folder(miniature: CheckpointRef, photographs: Path, tmp_path: Path) -> None:
+    from_files = evaluate(pairs(tmp_path / "captions.json", images=photographs), miniature)
+    same = write(tmp_path / "same.jsonl", [{"text": "a digit", "image": index} for index in range(3)])
+    assert from_files.items == evaluate(pairs(same), miniature).items
+
+
+def test_changed_images_are_noticed_by_the_shard(miniature: CheckpointRef, photographs: Path, tmp_path: Path) -> None:
+    own, context = pairs(tmp_path / "captions.json", images=photographs, shards=3), context_of(miniature)
+    plan = own.plan(context)
+    (photographs / "2.png").write_bytes((photographs / "1.png").read_bytes())
+    own.run(context, plan.shards[0])
+    with pytest.raises(DataChanged, match=r"images of .* have changed since this evaluation was planned"):
+        own.run(context, plan.shards[2])
+
+
+def test_images_that_cannot_be_used_are_named(miniature: CheckpointRef, photographs: Path, tmp_path: Path) -> None:
+    own, context = pairs(tmp_path / "captions.json", images=photographs), context_of(miniature)
+    (photographs / "1.png").write_bytes((photographs / "1.png").read_bytes()[:100])
+    with pytest.raises(InvalidData, match=r"1\.png is not an image that can be read, or is truncated"):
+        own.run(context, own.plan(context).shards[0])
+    (photographs / "1.png").unlink()
+    with pytest.raises(InvalidData, match=r"captions\.json, annotation 2: the folder .* has no image '1\.png'"):
+        own.plan(context)
+
+
+def test_a_decoder_of_another_model_is_refused(miniature: CheckpointRef) -> None:
+    """Its codes would pass for ids of the codebook that the run was trained with."""
+    golden = Path(__file__).parents[1] / "golden" / "movqgan" / "tiny_67M_like"
+    own = pairs(decoder=str(next(golden.glob("*.ckpt"))))
+    with pytest.raises(InvalidData) as caught:
+        own.plan(context_of(miniature))
+    assert "the checkpoint has 64 image ids from row 512 on, the decoder " in caught.value.message
+    assert "has 256 codes; choose the decoder that the run was trained with" in caught.value.message
+    plain = CheckpointRef(miniature.path)
+    with pytest.raises(InvalidData, match="the checkpoint has 0 image ids, the decoder"):
+        pairs(tokenizer=str(MINIATURE / "tokenizer.json")).plan(context_of(plain))
+
+
+def test_a_size_that_does_not_fit_is_refused(miniature: CheckpointRef) -> None:
+    with pytest.raises(InvalidData, match="images of 30x30 pixels do not divide into codes of 4x4"):
+        pairs(size=30).plan(context_of(miniature))
+    with pytest.raises(InvalidData, match="line 1 has 256 image codes, with the template's special tokens"):
+        pairs(size=64).plan(context_of(miniature))
+
+
+def test_a_decoder_that_was_not_pulled_is_missing(miniature: CheckpointRef) -> None:
+    with pytest.raises(AssetMissing, match="evalsvc assets pull movqgan-67M"):
+        pairs(decoder="movqgan-67M").plan(context_of(miniature))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"images": "/images"}, "`images` is given without `decoder`; images need a decoder"),
+        ({"decoder": "movqgan-67M"}, "`decoder` is given without `images`"),
+    ],
+)
+def test_images_and_decoder_come_together(parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Loss(name="x", data="/data.json", **parameters)
+
+
+def test_cancelling_stops_the_encoding(miniature: CheckpointRef) -> None:
+    reports: list[int] = []
+
+    def stop(units: int) -> None:
+        reports.append(units)
+        if len(reports) == 2:
+            raise Cancelled("cancelled")
+
+    own = pairs(limit=20)
+    shard = own.plan(context_of(miniature)).shards[0]
+    with pytest.raises(Cancelled):
+        own.run(context_of(miniature, 64, stop), shard)
+    assert reports == [0, 0], "after the first image"

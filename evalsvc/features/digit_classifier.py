@@ -1,0 +1,88 @@
+"""Which digit an image shows: kernel ridge regression on the scans that the bundled run was not tested on.
+
+It reads at the scans' own resolution of 8x8: each image is averaged over its channels and over squares of pixels, and
+f(x) = Σᵢ aᵢ exp(-γ|x - xᵢ|²) is largest for the class it belongs to. Source of the method: Saunders, Gammerman, Vovk,
+"Ridge regression learning algorithm in dual variables", 1998.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evalsvc.errors import CheckpointMismatch, InvalidData
+from evalsvc.weights import read_weights, tensor_digest
+
+GRID = 8
+
+
+class DigitClassifier:
+    """Reads images of one digit each."""
+
+    def __init__(
+        self,
+        points: Tensor,  # [M, 64] float32, features of the training images
+        coefficients: Tensor,  # [M, 10] float32
+        gamma: Tensor,  # [] float32
+    ) -> None:
+        self._tensors = {"points": points, "coefficients": coefficients, "gamma": gamma}
+
+    @property
+    def classes(self) -> int:
+        return int(self._tensors["coefficients"].shape[1])
+
+    @property
+    def digest(self) -> str:
+        """Identity of the weights; see `tensor_digest`."""
+        return tensor_digest(self._tensors)
+
+    def predict(
+        self,
+        images: Tensor,  # [B, 3, H, W] uint8, H and W multiples of 8
+    ) -> Tensor:  # [B] int64
+        """The digit that each image shows. Raises InvalidData for another shape or dtype."""
+        points, coefficients, gamma = (self._tensors[name] for name in ("points", "coefficients", "gamma"))
+        return (kernel(features(images), points, gamma) @ coefficients).argmax(1)
+
+
+def features(
+    images: Tensor,  # [B, 3, H, W] uint8
+) -> Tensor:  # [B, 64] float32 in [0, 1]
+    """The image at the scans' resolution. Raises InvalidData."""
+    if images.dim() != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
+        raise InvalidData(f"images of digits are uint8 [B, 3, H, W], found {images.dtype} {list(images.shape)}")
+    height, width = images.shape[2:]
+    if not height or not width or height % GRID or width % GRID:
+        raise InvalidData(f"images of digits are multiples of {GRID} pixels high and wide, found {height}x{width}")
+    grey = images.float().mean(1, keepdim=True) / 255
+    return functional.avg_pool2d(grey, (height // GRID, width // GRID)).flatten(1)
+
+
+def kernel(
+    left: Tensor,  # [B, D]
+    right: Tensor,  # [M, D]
+    gamma: Tensor,  # []
+) -> Tensor:  # [B, M]
+    squares: Tensor = torch.cdist(left, right).square()
+    return torch.exp(-gamma * squares)
+
+
+def load_classifier(path: str | Path) -> DigitClassifier:
+    """The classifier in a safetensors file with the tensors `points`, `coefficients` and `gamma`.
+
+    Raises what `read_weights` raises, and CheckpointMismatch where the tensors are others.
+    """
+    path = Path(path)
+    tensors = {name: tensor.float() for name, tensor in read_weights(path).tensors.items()}
+    found = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
+    count = found.get("points", [0])[0]
+    expected = {"coefficients": [count, 10], "gamma": [], "points": [count, GRID * GRID]}
+    if found != expected:
+        raise CheckpointMismatch(
+            f"{path} is no classifier of digits: it holds {found}; expected points [M, {GRID * GRID}], "
+            "coefficients [M, 10] and gamma []"
+        )
+    return DigitClassifier(tensors["points"], tensors["coefficients"], tensors["gamma"])

@@ -1,0 +1,315 @@
+"""Images as data: a folder of image files, or a safetensors file that holds them all.
+
+A folder's images are its files with the suffixes of `SUFFIXES`, in subfolders too, in the order of their paths below
+it; hidden files are none. A safetensors file has the tensor `images`, uint8 [n, 3, H, W]. Either is asked for by index,
+a folder also by path below it.
+
+From a file to pixels: the camera's orientation (EXIF) is applied, grey becomes three equal channels, palettes and CMYK
+become RGB as Pillow does it, colour profiles are ignored. Then crop and resize, see `Fit`. An image that has the wanted
+size already is not resampled, and nothing is ever compressed again: the pixels that are measured are those of the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from evalsvc.checkpoints import Identity, hash_files
+from evalsvc.data_files import CACHED_FILES, identify_file, missing_package, unreadable
+from evalsvc.errors import InvalidData
+
+if TYPE_CHECKING:
+    import numpy
+    from PIL.Image import Image
+    from torch import Tensor
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+TENSOR = "images"
+
+Crop = Literal["center", "none"]
+Filter = Literal["lanczos", "bicubic"]
+
+THREADS = 4
+"""That read and resize ahead; Pillow lets go of the interpreter's lock while it does either."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an image becomes a square of pixels. All of it moves numbers."""
+
+    size: int
+    """Height and width."""
+    crop: Crop = "center"
+    """`center`: the square in the middle, as wide as the short side. `none`: the whole image, squeezed to a square."""
+    filter: Filter = "lanczos"
+    """Of the resampling, with antialiasing, in uint8: Pillow's."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ImageSource(ABC):
+    """Images in a fixed order."""
+
+    path: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """How messages and results call an image."""
+
+    @abstractmethod
+    def index(self, image: str | int) -> int:
+        """The index of an image that is asked for by name or index.
+
+        Raises:
+            InvalidData: there is none; near misses are named.
+        """
+
+    @abstractmethod
+    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+        """uint8 [3, size, size].
+
+        Raises:
+            InvalidData: it is no image, truncated, transparent or too small; names the file.
+        """
+
+    @abstractmethod
+    def content_digest(self, index: int) -> str:
+        """SHA-256 of the image as it is stored."""
+
+    def digest(self, indices: Sequence[int]) -> str:
+        """Identity of these images in this order: over their content, whatever they are called."""
+        return hashlib.sha256("".join(self.content_digest(index) for index in indices).encode()).hexdigest()
+
+    def batches(self, indices: Sequence[int], fit: Fit, batch: int, threads: int = THREADS) -> Iterator[Tensor]:
+        """uint8 [B, 3, size, size] with B = `batch`, the last one less, in the order of `indices`.
+
+        Raises what `load` raises, when the image's turn has come.
+        """
+        import numpy
+        import torch
+
+        for images in _groups(self._loaded(indices, fit, batch + threads, threads), batch):
+            yield torch.from_numpy(numpy.stack(images))
+
+    def _loaded(self, indices: Sequence[int], fit: Fit, ahead: int, threads: int) -> Iterator[numpy.ndarray[Any, Any]]:
+        """The images one by one, while up to `ahead` more are being loaded."""
+        pending: deque[Future[numpy.ndarray[Any, Any]]] = deque()
+        executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
+        try:
+            for index in indices:
+                pending.append(executor.submit(self.load, index, fit))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise InvalidData(f"{self.path} has no image {index}; it has the images 0…{len(self) - 1}")
+        return index
+
+
+def read_images(path: str | Path) -> ImageSource:
+    """The images of a folder, or of a safetensors file if the name ends so.
+
+    Raises:
+        InvalidData: nothing is there, it holds no images, or it is another kind of file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _Folder(path)
+    identity = identify_file(path, "image folder or file")
+    if path.suffix == ".safetensors":
+        return _packed(path, identity)
+    raise InvalidData(f"{path} is neither a folder of images nor a .safetensors file; give one of the two")
+
+
+@lru_cache(maxsize=CACHED_FILES)
+def _packed(path: Path, identity: Identity) -> ImageSource:
+    # `identity` is there to make the cache forget a file that was written anew.
+    return _Packed(path)
+
+
+class _Folder(ImageSource):
+    def __init__(self, path: Path) -> None:
+        files = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        self.path = str(path)
+        self._names = sorted(file.as_posix() for file in files if not any(part[0] == "." for part in file.parts))
+        self._indices = {name: index for index, name in enumerate(self._names)}
+        if not self._names:
+            raise InvalidData(f"the folder {path} holds no images; they are files named {', '.join(SUFFIXES)}")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def index(self, image: str | int) -> int:
+        if isinstance(image, int):
+            return self._checked(image)
+        if image not in self._indices:
+            near = difflib.get_close_matches(image, self._names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {len(self)}, the first is {self._names[0]!r}"
+            raise InvalidData(f"the folder {self.path} has no image {image!r}{hint}")
+        return self._indices[image]
+
+    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+        return load_image(self._file(index), fit)
+
+    def content_digest(self, index: int) -> str:
+        return _file_digest(self._file(index), identify_file(self._file(index), "image"))
+
+    def _file(self, index: int) -> Path:
+        return Path(self.path) / self._names[index]
+
+
+@lru_cache(maxsize=1 << 16)
+def _file_digest(path: Path, identity: Identity) -> str:
+    # `identity` is there to make the cache forget a file that was written anew.
+    try:
+        return hash_files(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+class _Packed(ImageSource):
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        try:
+            from safetensors import SafetensorError, safe_open
+        except ModuleNotFoundError:
+            raise missing_package("safetensors", "a .safetensors image file") from None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = list(file.keys())
+                found = file.get_slice(TENSOR) if TENSOR in names else None
+                dtype, shape = (found.get_dtype(), found.get_shape()) if found else ("", [])
+        except (SafetensorError, OSError) as error:
+            raise InvalidData(f"{path} is not a safetensors file: {error}") from None
+        if found is None:
+            raise InvalidData(f"{path} has no tensor `{TENSOR}`, found {', '.join(sorted(names)) or 'nothing'}")
+        if dtype != "U8" or len(shape) != 4 or shape[1] != 3 or not shape[0]:
+            raise InvalidData(f"{path}: `{TENSOR}` is {dtype} {shape}; it must be U8 [n, 3, height, width], n above 0")
+        _check_size(f"{path}, image 0", shape[3], shape[2])
+        self._count: int = shape[0]
+        self._file: Any = safe_open(path, framework="numpy")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def index(self, image: str | int) -> int:
+        if isinstance(image, str) and not image.isdecimal():
+            raise InvalidData(f"{self.path} has no names, so {image!r} is none of its images; give 0…{len(self) - 1}")
+        return self._checked(int(image))
+
+    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+        pixels = self._pixels(index)
+        if pixels.shape == (3, fit.size, fit.size):
+            return pixels
+        pillow, _ = _pillow()
+        return _fitted(pillow.fromarray(pixels.transpose(1, 2, 0)), fit)
+
+    def content_digest(self, index: int) -> str:
+        pixels = self._pixels(index)
+        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+    def _pixels(self, index: int) -> numpy.ndarray[Any, Any]:
+        pixels: numpy.ndarray[Any, Any] = self._file.get_slice(TENSOR)[index]
+        return pixels
+
+
+def load_image(path: str | Path, fit: Fit) -> numpy.ndarray[Any, Any]:
+    """uint8 [3, size, size] of an image file; see the module and `Fit` for what is done to it.
+
+    Raises:
+        InvalidData: it is missing, no image, truncated, an animation, transparent in places, 16 bits deep, or less than
+            2 pixels wide or high; names the file.
+        MissingPackage: Pillow is not installed.
+    """
+    path = Path(path)
+    identify_file(path, "image")
+    pillow, orientation = _pillow()
+    try:
+        with pillow.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            image.load()
+            upright = orientation.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # each of Pillow's formats has its own
+        raise InvalidData(f"{path} is not an image that can be read, or is truncated: {error}") from None
+    if frames > 1:
+        raise InvalidData(f"{path} has {frames} frames; save the one that is meant")
+    _check_size(str(path), *upright.size)
+    return _fitted(_opaque_rgb(path, upright), fit)
+
+
+def _pillow() -> tuple[Any, Any]:
+    """Pillow's modules `Image` and `ImageOps`."""
+    try:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError:
+        raise missing_package("pillow", "reading images") from None
+    return Image, ImageOps
+
+
+def _check_size(where: str, width: int, height: int) -> None:
+    if min(width, height) < 2:
+        raise InvalidData(f"{where} is {width}×{height}; too small: an image has at least 2×2 pixels")
+
+
+def _opaque_rgb(path: Path, image: Image) -> Image:
+    if image.mode.startswith(("I", "F")):
+        raise InvalidData(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        least = image.getchannel("A").getextrema()[0]
+        if least != 255:
+            raise InvalidData(
+                f"{path} has an alpha channel that is not opaque (down to {least} of 255), so its colours depend on a "
+                "background; put it on one and save it without alpha"
+            )
+    return image.convert("RGB")
+
+
+def _fitted(image: Image, fit: Fit) -> numpy.ndarray[Any, Any]:
+    import numpy
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    if fit.crop == "center" and width != height:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    if image.size != (fit.size, fit.size):
+        image = image.resize((fit.size, fit.size), Resampling[fit.filter.upper()])
+    return numpy.ascontiguousarray(numpy.asarray(image).transpose(2, 0, 1))
+
+
+def _groups(images: Iterator[numpy.ndarray[Any, Any]], size: int) -> Iterator[list[numpy.ndarray[Any, Any]]]:
+    group: list[numpy.ndarray[Any, Any]] = []
+    for image in images:
+        group.append(image)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evalsvc.errors import CheckpointMismatch, InvalidData
+from evalsvc.features.digit_classifier import DigitClassifier, features, kernel, load_classifier
+
+
+@pytest.fixture
+def tensors() -> dict[str, Tensor]:
+    """Ten points, each of which speaks for one class."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "points": torch.rand(10, 64, generator=generator),
+        "coefficients": torch.eye(10),
+        "gamma": torch.tensor(0.5),
+    }
+
+
+def as_images(points: Tensor) -> Tensor:  # [n, 64] in [0, 1] → uint8 [n, 3, 32, 32]
+    grey = (points * 255).round().to(torch.uint8).view(-1, 1, 8, 8)
+    return grey.repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1)
+
+
+def test_the_nearest_point_decides(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "classifier.safetensors")
+    classifier = load_classifier(tmp_path / "classifier.safetensors")
+    order = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
+    assert classifier.predict(as_images(tensors["points"][order])).equal(order)
+
+
+def test_features_are_means_over_channels_and_squares() -> None:
+    images = torch.randint(0, 256, (2, 3, 16, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = features(images).view(2, 8, 8)
+    expected = images[1, :, 2:4, 12:16].double().mean() / 255
+    assert found[1, 1, 3] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_kernel_is_the_gaussian() -> None:
+    left, right = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    assert torch.allclose(kernel(left, right, torch.tensor(0.1)), torch.tensor([[1.0, 0.0820850]]))
+
+
+def test_the_digest_is_that_of_the_weights(tensors: dict[str, Tensor]) -> None:
+    classifier = DigitClassifier(**tensors)
+    other = DigitClassifier(**{**tensors, "gamma": torch.tensor(0.25)})
+    assert classifier.digest == DigitClassifier(**tensors).digest
+    assert classifier.digest != other.digest
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (3, 32, 32), (2, 3, 30, 32), (2, 3, 0, 0)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...], tensors: dict[str, Tensor]) -> None:
+    with pytest.raises(InvalidData, match="images of digits"):
+        DigitClassifier(**tensors).predict(torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_floating_point_images_are_refused(tensors: dict[str, Tensor]) -> None:
+    """In [-1, 1] they would all be read as nearly black."""
+    with pytest.raises(InvalidData, match="uint8"):
+        DigitClassifier(**tensors).predict(torch.zeros(1, 3, 32, 32))
+
+
+def test_another_file_is_refused(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "classifier.safetensors"
+    save_file({**tensors, "points": tensors["points"][:, :32].contiguous()}, path)
+    with pytest.raises(CheckpointMismatch, match="no classifier of digits"):
+        load_classifier(path)
