@@ -1,9 +1,13 @@
-# The words of the house: serve, check, test, bench. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, bench. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve check test bench clean
+.PHONY: demo serve check test bench clean
+
+demo: $(VENV)/worker
+	$(BIN)/evalsvc assets pull inception
+	$(BIN)/evalsvc demo --exit
 
 serve: $(VENV)/worker
 	$(BIN)/evalsvc serve
@@ -18,6 +22,7 @@ test: check
 
 bench: $(VENV)/all
 	$(BIN)/python benchmarks/loss.py
+	$(BIN)/python benchmarks/sampling.py
 
 $(VENV)/worker $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

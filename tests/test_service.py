@@ -1,5 +1,6 @@
 """The whole service from outside: real checkpoints posted to a real process, its workers and itself killed."""
 
+import hashlib
 import json
 import random
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from distributed import Security
 from service_process import ServiceProcess
 
+from evalsvc.miniature import ROOT
 from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
 
@@ -251,3 +253,46 @@ def test_an_existing_scheduler_is_used_over_tls(
             process.terminate()
         for process in processes:
             process.wait(timeout=20)
+
+
+def test_a_killed_worker_moves_no_token_of_an_image_task(
+    serve: Callable[..., ServiceProcess], inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+    last, layout = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt", ROOT / "runs" / "layout.yaml"
+    task = {
+        "kind": "text_to_image",
+        "name": "digits",
+        "captions": str(ROOT / "captions.jsonl"),
+        "samples": 192,
+        "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+        "reference": str(ROOT / "images.safetensors"),
+        "classifier": str(ROOT / "classifier.safetensors"),
+        "batch": 24,
+        "shard_size": 24,
+        "keep": 192,
+    }
+    service = serve("--devices", "cpu,cpu")
+    service.put_suite("digits", task)
+    [evaluation] = service.post("pretrained", 3000, last, ["digits"], layout=str(layout))
+    wait_for_finished_shards(service, evaluation, 1)
+    service.workers()[0].kill()
+    done = service.wait(evaluation)
+    assert done["state"] == "succeeded", done
+    [shards] = [item["shards"] for item in done["tasks"]]
+    assert shards["attempts"] == shards["total"] + 1
+    artifacts = service.request("GET", f"/v1/evaluations/{evaluation}/artifacts")["artifacts"]
+    digests = {item["name"]: item["sha256"] for item in artifacts}
+    assert len(digests) == 193
+
+    suite, result = tmp_path / "digits.json", tmp_path / "result.json"
+    suite.write_text(json.dumps({"tasks": [task]}))
+    command = ["run", str(suite), "--checkpoint", str(last), "--layout", str(layout), "--output", str(result)]
+    subprocess.run([sys.executable, "-m", "evalsvc.cli", *command], check=True, capture_output=True)
+    alone = json.loads(result.read_text())
+    files = {path.name: path for path in (tmp_path / "result" / "digits").iterdir()}
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == digests
+    history = service.history("pretrained")
+    for metric in alone["metrics"]:
+        assert history[metric["name"], 3000] == pytest.approx(metric["value"], rel=1e-9)

@@ -1,0 +1,144 @@
+"""`evalsvc demo`: the whole service on the miniature run that comes with it.
+
+Starts a service in a folder of its own, posts every checkpoint of both runs, waits, and shows the history.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalsvc.client import Client
+from evalsvc.errors import InternalError
+from evalsvc.miniature import ROOT
+
+RUNS = ("pretrained", "random-init")
+SUITE = "miniature"
+START_TIMEOUT = 60.0
+
+COLUMNS = {
+    "image loss": "pairs/image",
+    "caption loss": "pairs/text",
+    "text loss": "text/text",
+    "fid64": "digits/fid64",
+    "agreement": "digits/agreement",
+}
+"""What the table shows, and of which metric."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One checkpoint in the table."""
+
+    run: str
+    step: int
+    cells: Mapping[str, str]
+    """By the names of `COLUMNS`; value ± standard error."""
+    grid: str | None
+    """Address of its image grid."""
+
+
+@contextmanager
+def started_service(data_dir: Path, devices: str) -> Iterator[str]:
+    """A service process on a free port; gives its address, ends it afterwards.
+
+    Raises:
+        InternalError: it did not start; the message has its last line.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    log = data_dir / "service.log"
+    command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
+    with log.open("wb") as stream:
+        process = subprocess.Popen([*command, "--devices", devices], stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        yield _wait_for_address(process, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def checkpoints() -> list[tuple[str, int, Path]]:
+    """(run, step, file) of every checkpoint of the miniature, by step."""
+    found = []
+    for run in RUNS:
+        for step, file in _steps(ROOT / "runs" / run / "checkpoints"):
+            found.append((run, step, file))
+    return sorted(found, key=lambda entry: (entry[1], entry[0]))
+
+
+def post_all(client: Client) -> dict[int, str]:
+    """Post every checkpoint of both runs; evaluation id → what it is of."""
+    evaluations = {}
+    for run, step, file in checkpoints():
+        posted = client.submit(run, step, str(file), suites=[SUITE], layout=str(ROOT / "runs" / "layout.yaml"))
+        for evaluation in posted["evaluations"]:
+            evaluations[evaluation["id"]] = f"{run} step {step}"
+    return evaluations
+
+
+def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[int, str], None]) -> list[str]:
+    """Wait for all; `report` gets how many are over and what runs. Returns what failed, a line each."""
+    open_ones = dict(evaluations)
+    failures: list[str] = []
+    while open_ones:
+        running = ""
+        for evaluation, name in list(open_ones.items()):
+            document = client.evaluation(evaluation)
+            if document["state"] in ("queued", "running"):
+                running = running or (name if document["state"] == "running" else "")
+                continue
+            del open_ones[evaluation]
+            failures += [
+                f"{name}, {task['name']}: {task['error']['message']}" for task in document["tasks"] if task["error"]
+            ]
+        report(len(evaluations) - len(open_ones), running)
+        if open_ones:
+            time.sleep(0.5)
+    return failures
+
+
+def read_table(client: Client) -> list[Row]:
+    """The history of both runs, a row per checkpoint."""
+    rows = []
+    for run in RUNS:
+        cells: dict[int, dict[str, str]] = {}
+        for series in client.history(run)["series"]:
+            for column, metric in COLUMNS.items():
+                if series["metric"] == metric:
+                    for step, value, stderr in zip(series["x"], series["value"], series["stderr"], strict=True):
+                        cells.setdefault(step, {})[column] = _cell(value, stderr)
+        grids = {item["step"]: f"{client.url}/v1/artifacts/{item['id']}" for item in client.artifacts(run, kind="grid")}
+        rows += [Row(run, step, cells[step], grids.get(step)) for step in sorted(cells)]
+    return rows
+
+
+def _steps(folder: Path) -> Sequence[tuple[int, Path]]:
+    """The files and their training steps, from the index beside them: a file's name has its epoch only."""
+    steps: list[tuple[int, Path]] = []
+    for line in (folder.parent / "steps.txt").read_text().splitlines():
+        name, step = line.split()
+        steps.append((int(step), folder / name))
+    return steps
+
+
+def _cell(value: float | str, stderr: float | None) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.3f}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
+
+
+def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := re.search(r"listens on (http://\S+)", log.read_text()):
+            return found[1]
+        time.sleep(0.05)
+    last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
+    raise InternalError(f"the demo's service did not start; it said: {last}")
