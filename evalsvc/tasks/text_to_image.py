@@ -170,7 +170,11 @@ class TextToImage(Task):
             metrics += self._metrics(parts, reference.moments, protocol)
             items += [item | {"guidance_scale": scale} for part in parts for item in part["items"]]
             artifacts += image_pipeline.keep_images(parts, self.params(scale), several=len(self.scales) > 1)
-        notes = {"images": len(items), "captions_cut": sum(output["cut"] for _, output in sampled)}
+        notes = {
+            "images": len(items),
+            "captions_cut": sum(output["cut"] for _, output in sampled),
+            "distances": sorted({metric.name for metric in metrics if metric.unit == "distance"}),
+        }
         return TaskResult(metrics, items, notes, artifacts)
 
     def _reference(self, size: int, taps: Sequence[int]) -> ReferenceSpec:
@@ -189,6 +193,11 @@ class TextToImage(Task):
         if self.captions is None:
             return _unconditional(layout, codes, self.samples or 0)
         data = read_captions(context.dataset(self.captions))
+        if self.samples is not None and self.samples > len(data.captions):
+            raise InvalidData(
+                f"{data.path} has {len(data.captions):,} captions, {self.samples:,} images are asked for; "
+                "lower `samples` or give more captions"
+            )
         tokenizer = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
         return _prompts(layout, codes, data, data.captions[: self.samples], tokenizer)
 

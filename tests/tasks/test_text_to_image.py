@@ -116,7 +116,19 @@ def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counte
     result = evaluate(captions=str(captions), samples=None, classifier=None)
     first, second, *_ = codes(result)
     assert first != second
-    assert result["provenance"]["digits"]["notes"] == {"images": 4, "captions_cut": 1}
+    assert result["provenance"]["digits"]["notes"] == {"images": 4, "captions_cut": 1, "distances": []}
+
+
+def test_fewer_captions_than_images_that_are_asked_for_is_an_error(evaluate: Evaluate) -> None:
+    error = evaluate(samples=1000)["errors"]["digits"]
+    assert error["code"] == "invalid_data"
+    assert "has 300 captions, 1,000 images are asked for; lower `samples`" in error["message"]
+
+
+def test_a_size_that_does_not_divide_into_codes_is_refused(evaluate: Evaluate) -> None:
+    error = evaluate(size=33, samples=4)["errors"]["digits"]
+    assert error["code"] == "invalid_data"
+    assert "images of 33x33 pixels do not divide into codes of 4x4" in error["message"]
 
 
 def test_a_decoder_of_another_codebook_is_refused(evaluate: Evaluate) -> None:
