@@ -301,7 +301,8 @@ def demo(
 
     with tempfile.TemporaryDirectory(prefix="evalsvc-demo-") as temporary:
         folder = data_dir or Path(temporary)
-        with demonstration.started_service(folder, devices) as url, Client(url) as client:
+        assets = Settings.load().assets_path
+        with demonstration.started_service(folder, devices, assets) as url, Client(url) as client:
             print(f"evalsvc listens on {url}", flush=True)
             evaluations = demonstration.post_all(client)
             with _progress() as progress:

@@ -5,6 +5,7 @@ Starts a service in a folder of its own, posts every checkpoint of both runs, wa
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -15,12 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalsvc.assets import locate_asset
 from evalsvc.client import Client
 from evalsvc.errors import InternalError
 from evalsvc.miniature import ROOT
 
 RUNS = ("pretrained", "random-init")
 SUITE = "miniature"
+EXTRACTOR = "inception"
 START_TIMEOUT = 60.0
 
 COLUMNS = {
@@ -46,17 +49,25 @@ class Row:
 
 
 @contextmanager
-def started_service(data_dir: Path, devices: str) -> Iterator[str]:
+def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]:
     """A service process on a free port; gives its address, ends it afterwards.
 
     Raises:
+        AssetMissing: the suite's feature extractor is not in `assets`; said before anything is started.
         InternalError: it did not start; the message has its last line.
     """
+    locate_asset(EXTRACTOR, assets)
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "service.log"
     command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
     with log.open("wb") as stream:
-        process = subprocess.Popen([*command, "--devices", devices], stdout=stream, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, "--devices", devices],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            # The demo's folder is its own, other people's weights are not.
+            env=os.environ | {"EVALSVC_ASSETS": str(assets)},
+        )
     try:
         yield _wait_for_address(process, log)
     finally:
