@@ -31,7 +31,6 @@ from evalsvc.checkpoints import CheckpointRef
 from evalsvc.layout import VocabularyLayout, image_then_special
 from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
-from evalsvc.tasks.task import Context
 from evalsvc.tasks.teacher_forcing import sequence_sums
 
 MEMORY_LIMIT = 2_000_000_000
@@ -67,23 +66,14 @@ FULL = Case(768, 12, 12, image_then_special().resolve(66_823), sequences=4, repe
 QUICK = Case(128, 2, 4, image_then_special(2_048, 1_024).resolve(3_079), sequences=1, repetitions=2)
 
 
-class BenchmarkContext(Context):
-    """A context without a checkpoint: `sequence_sums` asks for no more than this."""
+class BenchmarkWork:
+    """The loss of a model that is in no checkpoint."""
 
     def __init__(self, case: Case) -> None:
         self.checkpoint = CheckpointRef("")
         self.device = "cpu"
         self.batch_tokens = case.tokens
-        self.report = lambda done: None
-
-    def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
-        raise NotImplementedError
-
-    def layout(self) -> VocabularyLayout:
-        raise NotImplementedError
-
-    def dataset(self, path: str) -> str:
-        raise NotImplementedError
+        self.report: Callable[[int], None] = lambda done: None
 
 
 def build_ours(case: Case) -> Transformer:
@@ -157,7 +147,7 @@ def make_sequences(case: Case) -> list[list[int]]:
 
 def our_loss(case: Case, model: Transformer, sequences: list[list[int]]) -> float:
     names = [f"sequence {index}" for index in range(len(sequences))]
-    sums = sequence_sums(BenchmarkContext(case), model, case.layout, sequences, names)
+    sums = sequence_sums(BenchmarkWork(case), model, case.layout, sequences, names)
     kinds = ("text", "image", "special")
     return sum(sum(sums[f"nll_{kind}"]) for kind in kinds) / sum(sum(sums[f"n_{kind}"]) for kind in kinds)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from evalsvc.checkpoints import CheckpointRef
 from evalsvc.errors import NonFinite
 from evalsvc.layout import VocabularyLayout
 from evalsvc.metrics.token_loss import TokenLosses, belongs, chunk_rows, token_losses
 from evalsvc.models import Transformer
 from evalsvc.models.loading import find_nonfinite
-from evalsvc.tasks.task import Context
 
 COLUMNS = (
     "n_text",
@@ -29,8 +30,17 @@ COLUMNS = (
 probability of image ids where a text token is due. Losses in nats."""
 
 
+class Work(Protocol):
+    """What of a `Context` this needs."""
+
+    checkpoint: CheckpointRef
+    device: str
+    batch_tokens: int
+    report: Callable[[int], None]
+
+
 def sequence_sums(
-    context: Context,
+    context: Work,
     model: Transformer,
     layout: VocabularyLayout,
     sequences: Sequence[Sequence[int]],
@@ -113,7 +123,7 @@ def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> 
     return torch.cat((types.double(), nll.double(), within.double(), mass[:, None]), dim=1)
 
 
-def _not_finite(context: Context, model: Transformer, ids: Tensor, name: str) -> NonFinite:
+def _not_finite(context: Work, model: Transformer, ids: Tensor, name: str) -> NonFinite:
     part = find_nonfinite(model, ids)
     where = f"the first part of the model with NaN or infinity is {part}" if part else "each part alone is finite"
     dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
