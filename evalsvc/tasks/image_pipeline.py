@@ -17,7 +17,7 @@ from torch import Tensor
 from evalsvc.arrays import pack_array, unpack_array
 from evalsvc.artifacts import Artifact
 from evalsvc.decoders import ImageDecoder, to_uint8
-from evalsvc.errors import NonFinite
+from evalsvc.errors import DataChanged, NonFinite
 from evalsvc.features.digit_classifier import load_classifier
 from evalsvc.features.inception import Resize
 from evalsvc.images import Fit, ImageSource, read_images
@@ -138,16 +138,25 @@ def reference_shards(context: Context, spec: ReferenceSpec, shard_size: int) -> 
     source = read_images(context.dataset(spec.name))
     if reference_path(_reference_key(context, spec, source), context.statistics_folder()).exists():
         return []
-    return [
-        {"part": "reference", "start": start, "stop": min(start + shard_size, len(source))}
-        | {"units": min(shard_size, len(source) - start)}
-        for start in range(0, len(source), shard_size)
-    ]
+    shards = []
+    for start in range(0, len(source), shard_size):
+        stop = min(start + shard_size, len(source))
+        images = source.digest(range(start, stop))
+        shards.append({"part": "reference", "start": start, "stop": stop, "units": stop - start, "images": images})
+    return shards
 
 
-def reference_features(context: Context, spec: ReferenceSpec, start: int, stop: int) -> dict[str, Any]:
-    """Features of some of the reference's images, packed, by tap."""
+def reference_features(
+    context: Context, spec: ReferenceSpec, start: int, stop: int, planned: str | None = None
+) -> dict[str, Any]:
+    """Features of some of the reference's images, packed, by tap.
+
+    Raises:
+        DataChanged: their digest is not the planned one.
+    """
     source = read_images(context.dataset(spec.name))
+    if planned is not None and source.digest(range(start, min(stop, len(source)))) != planned:
+        raise DataChanged(f"{source.path} has changed since this evaluation was planned; evaluate again")
     extractor = context.extractor(spec.extractor)
     rows: dict[int, list[Tensor]] = {tap: [] for tap in spec.taps}
     done = 0

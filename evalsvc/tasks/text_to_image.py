@@ -6,8 +6,10 @@ files to look at. Features of the reference images are shards too, the first tim
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,7 +19,7 @@ from evalsvc.artifacts import Artifact
 from evalsvc.captions import Caption, CaptionData, read_captions
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest
 from evalsvc.layout import VocabularyLayout
-from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.protocol import MetricValue, Protocol, canonical_json
 from evalsvc.sampling_params import SamplingParams
 from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult
 
@@ -135,7 +137,7 @@ class TextToImage(Task):
         """Features of the shard's images; of sampled ones also digests of the codes, and the first as files.
 
         Raises:
-            DataChanged: the captions are not what was planned.
+            DataChanged: the captions or the reference images are not what was planned.
             NonFinite: the logits are not; names the checkpoint and the prompt.
         """
         from evalsvc.tasks import image_pipeline
@@ -143,7 +145,7 @@ class TextToImage(Task):
         decoder = context.decoder(self.decoder, self.decoder_config, self.decoder_ema)
         if shard["part"] == "reference":
             spec = self._reference(self._size(decoder), shard["taps"])
-            return image_pipeline.reference_features(context, spec, shard["start"], shard["stop"])
+            return image_pipeline.reference_features(context, spec, shard["start"], shard["stop"], shard["images"])
         layout = context.layout()
         prompts = self._prompts(context, layout, self._codes(decoder))
         if prompts.digest != shard["digest"]:
@@ -250,8 +252,14 @@ class PromptRecord:
 class Prompts:
     path: str
     records: tuple[PromptRecord, ...]
-    digest: str
-    """Of ids and texts, or of the number of images without text."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what the model is given, so of tokenizer, template and cuts too, and of the ids of the noise."""
+        total = hashlib.sha256()
+        for record in self.records:
+            total.update(canonical_json([record.id, record.ids]).encode())
+        return total.hexdigest()
 
 
 def _prompts(
@@ -267,13 +275,13 @@ def _prompts(
         except InvalidData as error:
             raise InvalidData(f"{data.path}, {caption.where} {error.message}") from None
         records.append(PromptRecord(caption.id, caption.text, tuple(prompt.ids), prompt.cut, caption.label))
-    return Prompts(data.path, tuple(records), f"{data.digest}/{len(records)}")
+    return Prompts(data.path, tuple(records))
 
 
 def _unconditional(layout: VocabularyLayout, codes: int, samples: int) -> Prompts:
     ids = tuple(layout.prompt(None, codes).ids)
     records = tuple(PromptRecord(str(index), "", ids, 0, None) for index in range(samples))
-    return Prompts("unconditional", records, f"unconditional/{samples}")
+    return Prompts("unconditional", records)
 
 
 def _require_labels(path: str | None, prompts: Prompts) -> None:

@@ -12,7 +12,8 @@ from evalsvc.checkpoints import CheckpointRef
 from evalsvc.errors import InvalidSuite
 from evalsvc.layout import parse_layout
 from evalsvc.miniature import ROOT
-from evalsvc.runner import run_suite
+from evalsvc.runner import run_shard, run_suite
+from evalsvc.shard import ShardRequest
 from evalsvc.suite import parse_suite
 
 LAST = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
@@ -147,6 +148,39 @@ def test_a_missing_asset_is_named_with_the_command(
     error = evaluate()["errors"]["digits"]
     assert error["code"] == "asset_missing"
     assert "evalsvc assets pull inception" in error["message"]
+
+
+def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Path) -> None:
+    """The layout's digest leaves out where its tokenizer lies, and the captions' texts stay the same."""
+    other = json.loads((ROOT / "tokenizer.json").read_text())
+    other["model"]["merges"] = other["model"]["merges"][:10]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    protocols = [
+        set(evaluate(samples=8, keep=0, tokenizer=tokenizer)["protocols"])
+        for tokenizer in (None, str(ROOT / "tokenizer.json"), str(tmp_path / "tokenizer.json"))
+    ]
+    assert protocols[0] == protocols[1]
+    assert protocols[0].isdisjoint(protocols[2])
+
+
+def test_a_reference_that_changes_after_planning_is_noticed(
+    inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32), "red").save(folder / name)
+    suite = parse_suite({"tasks": [{**TASK, "reference": str(folder), "samples": 8}]}, "test")
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+    checkpoint = CheckpointRef(path=str(LAST), layout=layout)
+    plan = run_shard(ShardRequest(suite.tasks[0], "plan", checkpoint), lambda done: None)
+    [shard] = [shard for shard in plan.output["shards"] if shard["part"] == "reference"]
+    Image.new("RGB", (32, 32), "blue").save(folder / "b.png")
+    result = run_shard(ShardRequest(suite.tasks[0], "run", checkpoint, [shard]), lambda done: None)
+    assert result.error is not None
+    assert result.error.code == "data_changed"
 
 
 def test_labels_are_needed_by_the_classifier_only(evaluate: Evaluate, tmp_path: Path) -> None:
