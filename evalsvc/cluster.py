@@ -303,8 +303,11 @@ def _outcome(future: Future) -> Outcome:
     if future.status == "finished":
         try:
             return Outcome(future.key, "result", future.result(timeout=30))
-        except Exception:  # the worker died between finishing and handing over
-            return Outcome(future.key, "lost")
+        except Exception:
+            # The worker died while it handed over, or what it sent cannot be read. `lost` costs a shard nothing, and
+            # the second would be tried for ever.
+            log.exception("the result of %s did not arrive", future.key)
+            return Outcome(future.key, "worker_died")
     if future.status == "error":
         error = future.exception(timeout=30)
         if isinstance(error, KilledWorker):

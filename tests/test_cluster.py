@@ -57,6 +57,12 @@ def test_an_exception_is_an_outcome(cluster: Watched) -> None:
     assert cluster.outcome() == Outcome("missing", "error", "ModuleNotFoundError: No module named 'no_such_module'")
 
 
+def test_a_result_that_cannot_be_read_counts_against_its_call(cluster: Watched) -> None:
+    """As `lost` it cost nothing and was tried for ever."""
+    cluster.submit("unreadable", "cluster_jobs:unreadable", {})
+    assert cluster.outcome() == Outcome("unreadable", "worker_died")
+
+
 def test_a_worker_that_dies_takes_nobody_with_it_and_comes_back(cluster: Watched) -> None:
     cluster.submit("die", "cluster_jobs:die", {})
     cluster.submit("bystander", "cluster_jobs:count", {"steps": 10})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -108,12 +108,6 @@ def read_protocol(session: Session, protocol_id: str) -> dict[str, Any]:
     if row is None:
         raise UnknownName.among("protocol", protocol_id, session.scalars(select(Protocol.id)))
     return row.content
-
-
-def count_values(session: Session, run_id: int) -> int:
-    return (
-        session.scalar(select(func.count()).select_from(MetricValue).join(Series).where(Series.run_id == run_id)) or 0
-    )
 
 
 def _columns(session: Session, series: Series, tokens: Mapping[tuple[str, int], int] | None) -> dict[str, Any]:

@@ -29,10 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-STATES = ("queued", "running", "succeeded", "partly_failed", "failed", "cancelled")
-"""States of an evaluation. Tasks and shards use the same words, without `partly_failed`."""
-
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
+"""States that end an evaluation; `queued` and `running` come before. Tasks and shards are never `partly_failed`."""
 
 FINITE, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY = range(4)
 """`metric_values.kind`: the databases disagree on NaN and infinities, so what is not finite is kept apart."""

@@ -21,5 +21,16 @@ def hang(request: dict[str, Any], report: Any) -> None:
     time.sleep(600)
 
 
+class Unreadable:
+    """Leaves the worker and cannot be made again on the other side."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def unreadable(request: dict[str, Any], report: Any) -> Unreadable:
+    return Unreadable()
+
+
 def fail(request: dict[str, Any], report: Any) -> None:
     raise ValueError("broken")
