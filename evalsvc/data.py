@@ -28,6 +28,7 @@ from evalsvc.checkpoints import Identity, hash_files, identify
 from evalsvc.data_files import CACHED_FILES, check_text, identify_file, missing_package, parse_object, read_lines
 from evalsvc.errors import CheckpointGone, InvalidData
 from evalsvc.images import ImageSource, read_images
+from evalsvc.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     import numpy
@@ -180,19 +181,7 @@ class _LazyEncoder:
                 f"{self._path} holds `text`, but there is no tokenizer; give the task's parameter `tokenizer` "
                 "or the layout's `text.tokenizer`"
             )
-        identify_file(self._tokenizer, "tokenizer")
-        try:
-            from tokenizers import Tokenizer
-        except ModuleNotFoundError:
-            raise missing_package("tokenizers", "text data") from None
-        try:
-            tokenizer = Tokenizer.from_file(str(self._tokenizer))
-        except Exception as error:  # the package raises nothing narrower
-            raise InvalidData(f"the tokenizer {self._tokenizer} is not a tokenizer.json: {error}") from None
-        # Not the tokenizer's own cutting and padding: every token of the data counts, and nothing else.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+        return read_tokenizer(self._tokenizer).encode
 
 
 def _read_jsonl(path: Path, encode: Encoder) -> Iterator[Record]:

@@ -47,6 +47,8 @@ class TextBlock(BaseModel):
     """How many ids are text; ids of the tokenizer from here on are refused."""
     tokenizer: str | None = None
     """Path of the tokenizer's `tokenizer.json`; needed only for data that holds text. Not part of the identity."""
+    tokenizer_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Digest of that file; another tokenizer is then refused. Not part of the identity."""
 
 
 class ImageBlock(BaseModel):
@@ -170,12 +172,16 @@ class VocabularyLayout(BaseModel):
     def digest(self) -> str:
         """Identity: the digest of everything but where the tokenizer's file lies."""
         content = self.to_json()
-        del content["text"]["tokenizer"]
+        for key in ("tokenizer", "tokenizer_sha256"):
+            content["text"].pop(key, None)
         return digest(content)
 
     def to_json(self) -> dict[str, Any]:
         """The inline mapping; `parse_layout` gives the same layout back."""
-        return self.model_dump(mode="json")
+        content = self.model_dump(mode="json")
+        if content["text"]["tokenizer_sha256"] is None:
+            del content["text"]["tokenizer_sha256"]  # as layouts are written that know none
+        return content
 
     def sequence(self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None) -> TokenSequence:
         """The sequence of one record. `self` must be resolved.
