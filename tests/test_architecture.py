@@ -17,12 +17,14 @@ import evalsvc
 
 PACKAGE = Path(evalsvc.__file__).parent
 
-STAGES = {"models", "sampling", "decoders", "features", "metrics"}
+STAGES = {"models", "sampling", "scoring", "language", "decoders", "features", "metrics"}
 
 # A part is a file or a folder directly under evalsvc. What is not listed is ground floor.
 PARTS = {
     **{stage: {"ground"} for stage in STAGES},
     "sampling": {"ground", "models"},
+    "scoring": {"ground", "models", "metrics"},
+    "language": {"ground", "models", "sampling", "scoring", "metrics"},
     "tasks": {"ground", *STAGES},
     "runner": {"ground", *STAGES, "tasks"},
     "store": {"ground"},

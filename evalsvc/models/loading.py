@@ -185,6 +185,18 @@ def find_nonfinite(
     return first[0] if first else ""
 
 
+def nonfinite_cause(
+    model: Transformer,
+    ids: Tensor,  # [B, T] int64
+) -> str:
+    """Where NaN or infinity comes from when `ids` are computed, and what to do: the end of a message."""
+    part = find_nonfinite(model, ids)
+    where = f"the first part of the model with NaN or infinity is {part}" if part else "each part alone is finite"
+    dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
+    advice = "the run has diverged by this step" if dtype == "float32" else f"or {dtype} is too narrow: try float32"
+    return f"{where}; {advice}"
+
+
 def _is_stage(name: str) -> bool:
     """Embedding, norms and the parts of a layer: fine enough to say where, coarse enough to be known by name."""
     if name.startswith("layers."):

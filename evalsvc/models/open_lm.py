@@ -53,7 +53,7 @@ class Transformer(nn.Module):
         self,
         ids: Tensor,  # [B, T] int64
         *,
-        mask: Tensor | None = None,  # [B, S] bool, True = real; S counts cached and new tokens
+        mask: Tensor | None = None,  # [B, S] bool, True = real, or [B, T, S]; S counts cached and new tokens
         positions: Tensor | None = None,  # [B, T] int64
         cache: KVCache | None = None,
     ) -> Tensor:  # [B, T, V] float32
@@ -65,11 +65,14 @@ class Transformer(nn.Module):
         self,
         ids: Tensor,  # [B, T] int64
         *,
-        mask: Tensor | None = None,  # [B, S] bool, True = real; S counts cached and new tokens
+        mask: Tensor | None = None,  # [B, S] bool, True = real, or [B, T, S]; S counts cached and new tokens
         positions: Tensor | None = None,  # [B, T] int64
         cache: KVCache | None = None,
     ) -> Tensor:  # [B, T, D] in the model's dtype
         """The output of the final norm for T new tokens, causal among themselves and after those in `cache`.
+
+        A mask [B, T, S] says for each new token which tokens it attends to, itself among them. Nothing is added to
+        it: what comes later is then the mask's own business. Positions are to go with it.
 
         With a cache, keys and values are written at its slots from `cache.length` on, and it advances by T.
         Without `positions` a token's position is its slot, so padding counts, as in open_lm; what is at a padded
@@ -184,7 +187,7 @@ class Attention(nn.Module):
 
 
 def attention_bias(
-    mask: Tensor | None,  # [B, S] bool
+    mask: Tensor | None,  # [B, S] bool, or [B, T, S], which says it all
     batch: int,
     new: int,
     past: int,
@@ -200,10 +203,11 @@ def attention_bias(
         return None
     allowed = torch.ones(new, total, dtype=torch.bool, device=like.device).tril(past)[None, None]
     if mask is not None:
-        if mask.shape != (batch, total) or mask.dtype != torch.bool:
-            found, expected = f"{list(mask.shape)} {mask.dtype}", f"{[batch, total]} torch.bool"
-            raise InternalError(f"mask is {found}, expected {expected}: one column per cached and new token")
-        allowed = allowed & mask[:, None, None, :]
+        shapes = (batch, total), (batch, new, total)
+        if mask.shape not in shapes or mask.dtype != torch.bool:
+            found, expected = f"{list(mask.shape)} {mask.dtype}", " or ".join(str(list(shape)) for shape in shapes)
+            raise InternalError(f"mask is {found}, expected {expected} torch.bool: one column per cached and new token")
+        allowed = mask[:, None] if mask.ndim == 3 else allowed & mask[:, None, None, :]
         # A padded query sees nothing and its softmax would be NaN: it attends to everything, as in open_lm.
         allowed = allowed | ~allowed.any(-1, keepdim=True)
     return torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))

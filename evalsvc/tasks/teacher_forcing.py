@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -13,7 +13,8 @@ from evalsvc.errors import NonFinite
 from evalsvc.layout import VocabularyLayout
 from evalsvc.metrics.token_loss import TokenLosses, belongs, chunk_rows, token_losses
 from evalsvc.models import Transformer
-from evalsvc.models.loading import find_nonfinite
+from evalsvc.models.loading import nonfinite_cause
+from evalsvc.scoring.packing import token_batches
 
 COLUMNS = (
     "n_text",
@@ -76,22 +77,6 @@ def sequence_sums(
     return {name: column.tolist() for name, column in zip(COLUMNS, sums.unbind(1), strict=True)}
 
 
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of `lengths`, longest first, in batches that hold at most `batch_tokens` tokens with their padding.
-
-    A sequence longer than that is a batch of its own. The largest batch comes first, so that memory runs out at once
-    or never.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
 def _pad(sequences: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
     """ids [B, T] int64 and lengths [B]. What follows a sequence is never seen by it, so any id will do there."""
     lengths = [len(sequence) for sequence in sequences]
@@ -124,8 +109,5 @@ def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> 
 
 
 def _not_finite(context: Work, model: Transformer, ids: Tensor, name: str) -> NonFinite:
-    part = find_nonfinite(model, ids)
-    where = f"the first part of the model with NaN or infinity is {part}" if part else "each part alone is finite"
-    dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
-    advice = "the run has diverged by this step" if dtype == "float32" else f"or {dtype} is too narrow: try float32"
-    return NonFinite(f"{context.checkpoint.label}: the loss of {name} is not finite; {where}; {advice}")
+    cause = nonfinite_cause(model, ids)
+    return NonFinite(f"{context.checkpoint.label}: the loss of {name} is not finite; {cause}")

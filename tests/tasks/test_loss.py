@@ -23,7 +23,6 @@ from evalsvc.runner import RunnerContext
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.loss import Loss
 from evalsvc.tasks.task import TaskResult
-from evalsvc.tasks.teacher_forcing import token_batches
 
 LAYOUT: Mapping[str, Any] = {
     "text": {"size": 80},
@@ -311,13 +310,6 @@ def test_half_precision_is_near(checkpoint: CheckpointRef, data: Path) -> None:
     rough = values(evaluate(Loss(name="x", data=str(data), dtype="bfloat16"), checkpoint))
     assert rough["total"].value == pytest.approx(exact["total"].value, rel=0.02)
     assert rough["total"].value != exact["total"].value
-
-
-def test_batches_hold_the_budget_with_their_padding() -> None:
-    lengths = [3, 9, 1, 4, 4, 20]
-    batches = list(token_batches(lengths, 12))
-    assert batches == [[5], [1], [3, 4, 0], [2]]
-    assert list(token_batches([], 12)) == []
 
 
 # text NLL over all ids, over text ids, image mass | pairs: text, image over all ids, over image ids, total

@@ -1,0 +1,273 @@
+"""Packed scores against one request at a time with all logits."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evalsvc.errors import Cancelled, InvalidData, NonFinite
+from evalsvc.layout import ImageBlock, TextBlock, VocabularyLayout, text_only
+from evalsvc.metrics import token_loss
+from evalsvc.model_config import ModelConfig
+from evalsvc.models import Transformer
+from evalsvc.scoring import Request, Score, score
+from evalsvc.scoring.scorer import CPU_BATCH_TOKENS
+
+ROWS = 48
+BUDGET = 64
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "rotary": {},
+    "llama_rotary, rms_norm, tied": {
+        "positional_embedding_type": "llama_rotary",
+        "model_norm": "rms_norm",
+        "weight_tying": True,
+    },
+    "head_rotary, qk_norm": {"positional_embedding_type": "head_rotary", "qk_norm": True},
+    "no positions, gemma_geglu": {"positional_embedding_type": "none", "ffn_type": "gemma_geglu"},
+    "post_embed_norm, lp_layer_norm": {"post_embed_norm": True, "model_norm": "lp_layer_norm", "qk_norm": True},
+}
+
+
+def layout_of(text: range, image: range | None, **special: int) -> VocabularyLayout:
+    block = None if image is None else ImageBlock(offset=image.start, size=len(image))
+    layout = VocabularyLayout(text=TextBlock(offset=text.start, size=len(text)), image=block, special=special)
+    return layout.resolve(ROWS)
+
+
+LAYOUTS = {
+    "text only": text_only(ROWS),
+    "image then special": layout_of(range(24), range(24, 40), doc=40, pad=41),
+    "image first, then a gap": layout_of(range(20, 44), range(16), doc=17),
+    "text in the middle": layout_of(range(8, 32), None),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build_model(kind: type[Transformer] = Transformer, **changes: Any) -> Transformer:
+    fields = {"hidden_dim": 24, "n_layers": 2, "n_heads": 3, "seq_len": 32, "vocab_size": ROWS}
+    config = ModelConfig(**(fields | {"post_embed_norm": False, "weight_tying": False} | changes))
+    torch.manual_seed(0)
+    model = kind(config).requires_grad_(False).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+def make_requests(model: Transformer, layout: VocabularyLayout) -> list[Request]:
+    """Questions with options of one id and of many, one asked twice, one text split at two places, and the likeliest
+    continuations: over all ids and within text ids."""
+    pick = random.Random(0)
+    text = layout.text_ids
+
+    def some(most: int) -> tuple[int, ...]:
+        return tuple(pick.choices(text, k=pick.randint(1, most)))
+
+    contexts = [some(12) for _ in range(12)]
+    requests = [Request(context, some(9)) for context in contexts for _ in range(pick.randint(1, 5))]
+    requests += [Request(contexts[0], (token,)) for token in text[:4]]
+    requests += [requests[3], requests[3]]
+    words = some(4) + some(4) + some(4)
+    requests += [Request(words[:2], words[2:]), Request(words[:4], words[4:])]
+    for context in contexts[:4]:
+        requests.append(Request(context, likeliest(model, context, range(ROWS), pick.randint(1, 5))))
+        requests.append(Request(context, likeliest(model, context, text, pick.randint(1, 5))))
+    return requests
+
+
+def likeliest(model: Transformer, context: Sequence[int], rows: range, count: int) -> tuple[int, ...]:
+    ids = list(context)
+    for _ in range(count):
+        ids.append(rows[int(model(torch.tensor([ids]))[0, -1, rows.start : rows.stop].argmax())])
+    return tuple(ids[len(context) :])
+
+
+def slow_score(model: Transformer, layout: VocabularyLayout, request: Request) -> Score:
+    """The definition: one sequence, all logits, in float64 from the hidden states on."""
+    ids = torch.tensor([request.context + request.continuation])
+    hidden = model.hidden(ids[:, :-1])[0, len(request.context) - 1 :]
+    logits = hidden.double() @ model.output.weight.double().T
+    text = list(layout.text_ids)
+    within = torch.full_like(logits, -torch.inf)
+    within[:, text] = logits[:, text]
+    target = torch.tensor(request.continuation)[:, None]
+    image = logits.softmax(1)[:, list(layout.image_range or ())]
+    both = []
+    for some in (logits, within):
+        both += [float(some.log_softmax(1).gather(1, target).sum()), bool((some.argmax(1) == target[:, 0]).all())]
+    return Score(*both, float(image.sum()))
+
+
+def assert_equal(found: Sequence[Score], expected: Sequence[Score], tolerance: float) -> None:
+    numbers: Callable[[Score], list[float]] = lambda one: [one.logprob, one.logprob_within, one.image_mass]  # noqa: E731
+    torch.testing.assert_close(
+        torch.tensor([numbers(one) for one in found], dtype=torch.float64),
+        torch.tensor([numbers(one) for one in expected], dtype=torch.float64),
+        rtol=2e-7,
+        atol=tolerance,
+    )
+    assert [(one.greedy, one.greedy_within) for one in found] == [(one.greedy, one.greedy_within) for one in expected]
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_one_request_at_a_time(changes: dict[str, Any], dtype: torch.dtype) -> None:
+    model, layout = build_model(**changes).to(dtype), LAYOUTS["image then special"]
+    requests = make_requests(model, layout)
+    expected = [slow_score(model, layout, request) for request in requests]
+    # The logits are float32 in any case, and a continuation sums up to nine of them.
+    assert_equal(score(model, layout, requests, BUDGET), expected, 1e-5 if dtype == torch.float32 else 2e-6)
+    assert {one.greedy for one in expected} == {one.greedy_within for one in expected} == {True, False}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(layout: VocabularyLayout) -> None:
+    model = build_model()
+    requests = make_requests(model, layout)
+    expected = [slow_score(model, layout, request) for request in requests]
+    assert_equal(score(model, layout, requests, BUDGET), expected, 1e-5)
+    assert all((one.image_mass > 0) == (layout.image is not None) for one in expected)
+
+
+@pytest.mark.parametrize("budget", [1, 17, 100_000])
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_neither_batch_nor_chunk_nor_order_matters(budget: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, layout = build_model(), LAYOUTS["image then special"]
+    requests = make_requests(model, layout)
+    expected = score(model, layout, requests, BUDGET)
+    monkeypatch.setattr(token_loss, "CHUNK_BYTES", 4 * ROWS * chunk)
+    assert_equal(score(model, layout, requests, budget), expected, 1e-5)
+    order = random.Random(1).sample(range(len(requests)), len(requests))
+    shuffled = score(model, layout, [requests[index] for index in order], budget)
+    assert_equal(shuffled, [expected[index] for index in order], 1e-5)
+
+
+def test_half_precision_is_near() -> None:
+    layout = LAYOUTS["image then special"]
+    model = build_model()
+    requests = make_requests(model, layout)
+    found = score(build_model().bfloat16(), layout, requests, BUDGET)
+    expected = score(model, layout, requests, BUDGET)
+    lengths = [len(request.continuation) for request in requests]
+    off = [abs(a.logprob - b.logprob) / length for a, b, length in zip(found, expected, lengths, strict=True)]
+    assert 0 < max(off) < 0.1
+
+
+def test_of_equals_the_first_is_the_likeliest() -> None:
+    """As lm-eval has it. A model that knows nothing has closed forms for the rest."""
+    model, layout = build_model(), LAYOUTS["image first, then a gap"]
+    model.output.weight.zero_()
+    first, all_first = layout.text_ids.start, 0
+    asked = [Request((first,), ids) for ids in ((first, first), (first + 1,), (all_first,))]
+    found = score(model, layout, asked, BUDGET)
+    assert [(one.greedy, one.greedy_within) for one in found] == [(False, True), (False, False), (True, False)]
+    assert found[0].logprob == pytest.approx(-2 * math.log(ROWS), rel=1e-6)
+    assert found[0].logprob_within == pytest.approx(-2 * math.log(24), rel=1e-6)
+    assert found[0].image_mass == pytest.approx(2 * 16 / ROWS, rel=1e-6)
+    assert found[2].logprob_within == -math.inf
+
+
+class Counting(Transformer):
+    """Notes how much it is given to do."""
+
+    batches: list[tuple[int, int]]
+    masked: list[bool]
+    scored: int
+
+    def hidden(self, ids: Tensor, **options: Any) -> Tensor:
+        self.batches.append((ids.shape[0], ids.shape[1]))
+        self.masked.append(options.get("mask") is not None)
+        return super().hidden(ids, **options)
+
+    def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
+        self.scored += len(hidden)
+        return super().head(hidden, rows)
+
+
+def count(requests: Sequence[Request], batch_tokens: int) -> Counting:
+    model = build_model(Counting)
+    assert isinstance(model, Counting)
+    model.batches, model.masked, model.scored = [], [], 0
+    score(model, text_only(ROWS), requests, batch_tokens)
+    return model
+
+
+def test_the_work_that_packing_saves() -> None:
+    """A context is read once, the head is computed once where options begin, and repetitions are free."""
+    context = tuple(range(10))
+    options = [(1,), (2,), (3,), (4, 5, 6), (7, 8, 9, 10)]
+    counted = count([Request(context, option) for option in options] * 3, 1000)
+    assert counted.batches == [(1, 10 + 2 + 3)]
+    assert counted.scored == 1 + 2 + 3
+
+
+def test_attention_has_a_mask_only_where_branches_need_it() -> None:
+    """Most texts have one continuation, and SDPA's own causal attention is faster than any mask."""
+    one = [Request((1, 2), (3, 4, 5)), Request((1, 2), (6,)), Request((2, 2, 3), (4, 5))]
+    assert count(one, 1000).masked == [False]
+    assert count([*one, Request((1, 2), (4, 4))], 1000).masked == [True, False]
+
+
+@pytest.mark.parametrize("batch_tokens", [200, 100_000])
+def test_batches_are_small_on_a_cpu(batch_tokens: int) -> None:
+    counted = count([Request(tuple(range(40)), (1, token)) for token in range(30)] * 2, batch_tokens)
+    assert all(rows * length <= min(batch_tokens, CPU_BATCH_TOKENS) for rows, length in counted.batches)
+    many = [Request((token, *range(39)), (other, 3)) for token in range(40) for other in range(2)]
+    counted = count(many, batch_tokens)
+    assert len(counted.batches) == math.ceil(40 / (min(batch_tokens, CPU_BATCH_TOKENS) // 42))
+
+
+def test_a_row_may_be_longer_than_the_table_of_positions() -> None:
+    """Positions start again behind the context; counted along the row they would be refused."""
+    model = build_model(positional_embedding_type="llama_rotary", seq_len=8)
+    layout = text_only(ROWS)
+    requests = [Request(tuple(range(10)), (token,) * 6) for token in range(5)]
+    assert_equal(score(model, layout, requests, BUDGET), [slow_score(model, layout, one) for one in requests], 1e-5)
+    with pytest.raises(InvalidData, match="position 16 is beyond"):
+        score(model, layout, [Request(tuple(range(10)), (1,) * 8)], BUDGET)
+
+
+def test_progress_and_cancelling() -> None:
+    model, layout = build_model(), text_only(ROWS)
+    requests = make_requests(model, layout)
+    seen: list[int] = []
+    score(model, layout, requests, BUDGET, seen.append)
+    assert seen == sorted(set(seen))
+    assert len(seen) > 3
+    assert (seen[0], seen[-1]) == (0, len(requests))
+    assert score(model, layout, [], BUDGET) == []
+
+    def cancel(done: int) -> None:
+        if done:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        score(model, layout, requests, BUDGET, cancel)
+
+
+@pytest.mark.parametrize(("request_", "part"), [(Request((), (1,)), "context"), (Request((1,), ()), "continuation")])
+def test_an_empty_part_is_named(request_: Request, part: str) -> None:
+    requests = [Request((1,), (2,)), request_]
+    with pytest.raises(InvalidData, match=f"^request 1 has an empty {part}; "):
+        score(build_model(), text_only(ROWS), requests, BUDGET)
+
+
+def test_what_is_not_finite_is_named() -> None:
+    """NaN passes through the mask, 0 times NaN being NaN: the option before it in its row was once blamed."""
+    model = build_model()
+    model.tok_embeddings.weight[7] = math.nan
+    requests = [Request((1, 2), (3, 4)), Request((1, 2), (5, 7)), Request((1, 2), (7, 5)), Request((1,), (5, 6, 2))]
+    assert math.isfinite(score(model, text_only(ROWS), requests[:2], BUDGET)[1].logprob)  # the last id is not read
+    with pytest.raises(NonFinite, match=r"of question 2 is not finite; the first part .* is tok_embeddings; the run"):
+        score(model, text_only(ROWS), requests, BUDGET, name="question {}".format)
