@@ -57,5 +57,13 @@ class KVCache:
                 f"make it with new_cache(batch, length={self.length + tokens}) or more"
             )
 
+    def keep(
+        self,
+        rows: Tensor,  # [R] int64
+    ) -> None:
+        """Go on with these rows of the batch only; what they hold is copied and the memory of the others is free."""
+        self.keys = self.keys[:, rows]
+        self.values = self.values[:, rows]
+
     def advance(self, tokens: int) -> None:
         self.length += tokens

@@ -1,6 +1,17 @@
-"""The sampler of image tokens: prompts in, codes out."""
+"""The samplers: of image tokens, prompts in and codes out; and of text."""
 
+from evalsvc.sampling.completion import Continuation, complete
 from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, cache_bytes, generate, predicted_bytes
 from evalsvc.sampling_params import SamplingParams
 
-__all__ = ["Prompt", "SamplerSpec", "Samples", "SamplingParams", "cache_bytes", "generate", "predicted_bytes"]
+__all__ = [
+    "Continuation",
+    "Prompt",
+    "SamplerSpec",
+    "Samples",
+    "SamplingParams",
+    "cache_bytes",
+    "complete",
+    "generate",
+    "predicted_bytes",
+]

@@ -36,6 +36,14 @@ def stream_keys(seed: int, prompt_ids: Sequence[str], device: torch.device) -> T
     return torch.tensor([_signed(stream_key(seed, prompt)) for prompt in prompt_ids], device=device)
 
 
+def skip_codes(
+    keys: Tensor,  # [B] int64
+    codes: int,
+) -> Tensor:  # [B] int64
+    """Keys under which code 0 of every position has the noise that code number `codes` has under `keys`."""
+    return keys + _signed(codes * GAMMA % 2**64)
+
+
 def uniform(
     keys: Tensor,  # [B] int64
     position: int,

@@ -234,12 +234,13 @@ def _check_prompts(prompts: Sequence[Prompt], spec: SamplerSpec, rows: int) -> N
                 f"two prompts have the id {prompt.id!r} and would draw the same noise; give each row its own id"
             )
         seen.add(prompt.id)
-        _check_ids(f"prompt {prompt.id!r}", prompt.ids, rows)
-    _check_ids("the unconditional prompt", spec.unconditional or (), rows)
-    _check_ids("image_ids", spec.image_ids, rows)
+        check_ids(f"prompt {prompt.id!r}", prompt.ids, rows)
+    check_ids("the unconditional prompt", spec.unconditional or (), rows)
+    check_ids("image_ids", spec.image_ids, rows)
 
 
-def _check_ids(what: str, ids: Sequence[int], rows: int) -> None:
+def check_ids(what: str, ids: Sequence[int], rows: int) -> None:
+    """Raise InvalidRequest if one of `ids` is not a row of a table of `rows` rows."""
     if ids and not (min(ids) >= 0 and max(ids) < rows):
         wrong = next(row for row in ids if not 0 <= row < rows)
         raise InvalidRequest(f"{what} has the id {wrong}; the model's table has 0…{rows - 1}")

@@ -1,0 +1,239 @@
+"""Text generation against one prompt at a time, a whole forward pass for every id and no cache."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sampling_reference as reference
+import torch
+from sampling_reference import tiny_model
+
+from evalsvc.errors import Cancelled, InvalidData, InvalidRequest, NonFinite
+from evalsvc.miniature import ROOT
+from evalsvc.models import KVCache, Transformer, load_model
+from evalsvc.sampling import Continuation, SamplingParams, complete
+from evalsvc.sampling.completion import LOGITS_AT_ONCE
+from evalsvc.tokenizer import read_tokenizer
+
+Stop = Callable[[int, Sequence[int]], bool]
+ROWS = 40
+
+
+def make_prompts(count: int, most: int = 7, rows: int = ROWS, longest: int = 9) -> list[Continuation]:
+    """Prompts of 1…`longest` ids that draw between 1 and `most`."""
+    pick = random.Random(0)
+    return [
+        Continuation(f"p{row}", tuple(pick.choices(range(rows), k=1 + row * 5 % longest)), 1 + row * 3 % most)
+        for row in range(count)
+    ]
+
+
+def slow(
+    model: Transformer,
+    prompt: Continuation,
+    params: SamplingParams,
+    allowed: range = range(ROWS),
+    end: frozenset[int] = frozenset(),
+) -> list[int]:
+    """At each place the likeliest row, or the row with the largest ln p + Gumbel noise."""
+    drawn: list[int] = []
+    while len(drawn) < prompt.max_tokens and not (drawn and drawn[-1] in end):
+        logits = model(torch.tensor([[*prompt.ids, *drawn]]))[0, -1].tolist()
+        scores = logits = [logits[row] for row in allowed]
+        if params.temperature:
+            noise = [reference.uniform(params.seed, prompt.id, len(drawn), row) for row in allowed]
+            weights = reference.probabilities(logits, None, params)
+            scores = [
+                math.log(weight) - math.log(-math.log(u)) if weight else -math.inf
+                for weight, u in zip(weights, noise, strict=True)
+            ]
+        drawn.append(allowed[scores.index(max(scores))])
+    return drawn
+
+
+PARAMS = [
+    SamplingParams(temperature=0),
+    SamplingParams(),
+    SamplingParams(temperature=0.6, seed=3),
+    SamplingParams(top_k=4),
+    SamplingParams(temperature=1.4, top_k=20, top_p=0.9),
+]
+
+
+@pytest.mark.parametrize("kind", ["rotary", "head_rotary", "llama_rotary", "none"])
+@pytest.mark.parametrize("params", PARAMS, ids=str)
+def test_equals_the_slow_reference(kind: str, params: SamplingParams) -> None:
+    model, prompts, end = tiny_model(kind), make_prompts(9), frozenset({3, 20, 31})
+    for allowed in (range(ROWS), range(5, 30)):
+        expected = [slow(model, prompt, params, allowed, end) for prompt in prompts]
+        for batch_tokens in (1, 40, 1_000):
+            found = complete(model, prompts, params, batch_tokens=batch_tokens, allowed=allowed, end=end)
+            assert found == expected
+
+
+@pytest.fixture(scope="module")
+def miniature() -> Transformer:
+    return load_model(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_0.pt", dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_neighbours_order_and_batches_do_not_matter(miniature: Transformer, temperature: float) -> None:
+    """In float32 on trained weights: rounding alone may differ, and here it moves nothing."""
+    prompts, params = make_prompts(24, most=30, rows=512), SamplingParams(temperature=temperature)
+    expected = dict(zip(prompts, complete(miniature, prompts, params, batch_tokens=10_000), strict=True))
+    assert len({row for rows in expected.values() for row in rows}) > 30
+    shuffled = random.Random(1).sample(prompts, len(prompts))
+    for some, batch_tokens in ((shuffled, 10_000), (shuffled, 200), (shuffled[::3], 10_000), (shuffled[:5], 1)):
+        found = complete(miniature, some, params, batch_tokens=batch_tokens)
+        assert found == [expected[prompt] for prompt in some]
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_lies_within_the_allowed_rows_anyway_is_drawn_within_them(temperature: float) -> None:
+    """The noise of a row is its own, wherever the allowed rows begin."""
+    model, params, allowed = tiny_model(), SamplingParams(temperature=temperature), range(8, ROWS)
+    prompts = [Continuation(str(row), (row % ROWS, 1), 3) for row in range(60)]
+    everything = complete(model, prompts, params, batch_tokens=1_000)
+    within = complete(model, prompts, params, batch_tokens=1_000, allowed=allowed)
+    assert all(row in allowed for rows in within for row in rows)
+    inside = [all(row in allowed for row in rows) for rows in everything]
+    assert 10 < sum(inside) < 60
+    for same, one, other in zip(inside, everything, within, strict=True):
+        assert (one == other) == same
+
+
+def test_many_rows_are_drawn_from_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny_model(), make_prompts(9)
+    expected = complete(model, prompts, SamplingParams(), batch_tokens=1_000)
+    assert LOGITS_AT_ONCE > ROWS * 9
+    monkeypatch.setattr("evalsvc.sampling.completion.LOGITS_AT_ONCE", ROWS * 2)
+    assert complete(model, prompts, SamplingParams(), batch_tokens=1_000) == expected
+
+
+def test_stop_ends_a_row_and_sees_its_own_ids() -> None:
+    model, prompts = tiny_model(), make_prompts(9, most=30)
+    whole = complete(model, prompts, SamplingParams(), batch_tokens=1_000)
+    seen: dict[int, list[list[int]]] = {index: [] for index in range(9)}
+
+    def stop(index: int, ids: Sequence[int]) -> bool:
+        seen[index].append(list(ids))
+        return len(ids) == index + 1
+
+    found = complete(model, prompts, SamplingParams(), batch_tokens=300, stop=stop)
+    assert found == [ids[: index + 1] for index, ids in enumerate(whole)]
+    for prompt, ids, calls in zip(prompts, found, seen.values(), strict=True):
+        assert calls == [ids[:count] for count in range(1, len(ids) + 1) if count < prompt.max_tokens]
+
+
+class Watched:
+    """Shapes of what a model is asked."""
+
+    def __init__(self, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: list[tuple[int, int]] = []
+        original = model.hidden
+
+        def hidden(ids: torch.Tensor, *, cache: KVCache, **others: Any) -> torch.Tensor:
+            self.shapes.append((ids.shape[0], cache.length + ids.shape[1]))
+            return original(ids, cache=cache, **others)
+
+        monkeypatch.setattr(model, "hidden", hidden)
+
+
+def test_batches_keep_to_their_tokens_and_ended_rows_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny_model(), make_prompts(40, most=20)
+    watched = Watched(model, monkeypatch)
+    complete(model, prompts, SamplingParams(), batch_tokens=200)
+    assert max(rows * (length + 1) for rows, length in watched.shapes) <= 200
+    watched.shapes.clear()
+    ragged = [Continuation(str(row), (row,), 2**row) for row in range(6)]
+    complete(model, ragged, SamplingParams(), batch_tokens=1_000)
+    rows = [rows for rows, _ in watched.shapes]
+    assert rows == [*[6] * 4, *[3] * 12, *[1] * 16], "they leave once they are half of the batch"
+
+
+def test_a_row_that_has_ended_disturbs_nobody() -> None:
+    """Neither by running beyond llama_rotary's table of 128 positions nor by what it would have drawn next."""
+    model = tiny_model("llama_rotary")
+    with torch.no_grad():
+        model.tok_embeddings.weight[7] = float("nan")
+    long, params, allowed = Continuation("long", (1,) * 126, 60), SamplingParams(), range(8)
+    others = [Continuation(f"other {row}", (row,), 60) for row in range(6)]
+
+    def stop(index: int, ids: Sequence[int]) -> bool:
+        return index == 0
+
+    options: dict[str, Any] = {"batch_tokens": 10_000, "allowed": allowed, "end": frozenset({7})}
+    together = complete(model, [long, *others], params, stop=stop, **options)[1:]
+    assert together == [complete(model, [other], params, **options)[0] for other in others]
+    assert len({len(rows) for rows in together}) > 2, "some went on beside NaN"
+    with pytest.raises(InvalidData, match="position 128 is beyond llama_rotary's 128 positions"):
+        complete(model, [long], params, batch_tokens=1_000, allowed=range(7))
+
+
+def test_nan_names_the_prompt_and_its_place() -> None:
+    prompts = [Continuation("good", (1, 2), 9), Continuation("a prompt of many words " * 9, (3,), 9)]
+    model = tiny_model()
+    drawn = complete(model, prompts, SamplingParams(), batch_tokens=100)
+    bad = next(row for row in drawn[1][2:] if row not in drawn[0])
+    place = drawn[1].index(bad) + 1
+    with torch.no_grad():
+        model.tok_embeddings.weight[bad] = float("nan")
+    with pytest.raises(NonFinite) as caught:
+        complete(model, prompts, SamplingParams(), batch_tokens=100)
+    assert f"after {place} drawn ids of prompt 'a prompt of ...f many words ' are NaN" in caught.value.message
+    assert "the first part of the model with NaN or infinity is tok_embeddings" in caught.value.message
+    assert complete(model, prompts[:1], SamplingParams(), batch_tokens=100) == drawn[:1]
+
+
+def test_progress_counts_completed_prompts_and_can_cancel() -> None:
+    model, seen = tiny_model(), []
+    prompts = [Continuation(str(row), (row,), 1 + row % 3) for row in range(6)]
+    complete(model, prompts, SamplingParams(), batch_tokens=1_000, report=seen.append)
+    assert seen == [2, 4, 6]
+
+    def cancel(completed: int) -> None:
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        complete(model, prompts, SamplingParams(), batch_tokens=1_000, report=cancel)
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_nothing_to_complete() -> None:
+    assert complete(tiny_model(), [], SamplingParams(), batch_tokens=100) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([Continuation("a", (), 1)], {}, "prompt 'a' is empty; give it an id to begin with"),
+        ([Continuation("a", (1,), 0)], {}, "prompt 'a' has max_tokens 0"),
+        ([Continuation("a", (40,), 1)], {}, "prompt 'a' has the id 40; the model's table has 0…39"),
+        ([Continuation("a", (1,), 1), Continuation("a", (2,), 1)], {}, "two prompts have the id 'a'"),
+        ([], {"allowed": range(30, 41)}, "allowed has the id 40"),
+        ([], {"allowed": range(3, 3)}, "give the rows to draw from as a range of at least one"),
+        ([], {"params": SamplingParams(guidance_scale=2)}, "guidance_scale is 2.0; text has no unconditional prompt"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(prompts: list[Continuation], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        complete(tiny_model(), prompts, **{"params": SamplingParams(), "batch_tokens": 100} | options)
+
+
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
+    "big, red ball."
+)
+
+
+@pytest.mark.parametrize("kind", ["llama_rotary", "rotary"])
+def test_a_real_model_tells_its_documented_story(shared: Path, kind: str) -> None:
+    """What llama2.c prints for these weights, greedily from the beginning of a text."""
+    folder = shared / "golden" / "stories260k_openlm"
+    config = str(folder / f"stories260k_{kind}.json")
+    model = load_model(folder / f"stories260k_{kind}.pt", config, dtype="float32", device="cpu")
+    [ids] = complete(model, [Continuation("", (1,), 64)], SamplingParams(temperature=0), batch_tokens=1_000)
+    assert read_tokenizer(folder / "tokenizer.json").decode(ids).startswith(STORY)
