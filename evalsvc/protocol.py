@@ -55,6 +55,10 @@ class MetricValue:
     protocol: Protocol
     baseline: float | None = None
     """The value of a model that knows nothing (uniform over the ids); None where there is no such value."""
+    items: tuple[str, ...] = ()
+    """What of the task's items the value is made of: one key, and it is the mean of that number; two, and it is the
+    ratio of their sums. Only items that have the keys count, and of those with a `benchmark` only the ones whose
+    benchmark is the first half of the name. Empty: it is not made of items, and paired comparisons do not apply."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; NaN and infinities as strings, the protocol as its id."""
@@ -67,7 +71,29 @@ class MetricValue:
             "direction": self.direction,
             "protocol": self.protocol.id,
             "baseline": number_to_json(self.baseline),
+            "items": list(self.items),
         }
+
+
+def plain_json(value: Any) -> Any:
+    """`value` as every JSON and every database can hold it.
+
+    NaN and infinities become strings, tuples lists, and NUL characters, which PostgreSQL keeps in no text, U+FFFD.
+
+    Raises:
+        TypeError: something in it is not JSON-able.
+    """
+    if isinstance(value, Mapping):
+        return {plain_json(str(key)): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, float):
+        return number_to_json(value)
+    if value is None or isinstance(value, int):
+        return value
+    raise TypeError(f"{type(value).__name__} {value!r:.80} is not JSON-able")
 
 
 def number_to_json(value: float | None) -> float | str | None:

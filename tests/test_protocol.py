@@ -48,4 +48,5 @@ def test_metric_value_to_json() -> None:
         "direction": "lower",
         "protocol": protocol.id,
         "baseline": 6.5,
+        "items": [],
     }

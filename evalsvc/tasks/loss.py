@@ -139,12 +139,12 @@ class Loss(Task):
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
         """The metrics. Needs neither data nor checkpoint: either may be gone by now."""
         names = outputs[0]["sums"]
-        sums = {name: [value for output in outputs for value in output["sums"][name]] for name in names}
+        sums = _with_totals({name: [value for output in outputs for value in output["sums"][name]] for name in names})
         metrics = _metrics(self.name, sums, shards[0]["ids"], Protocol(shards[0]["protocol"]))
         notes = {
             "sequences": len(sums["n_text"]),
             "sequences_cut": sum(output["cut"] for output in outputs),
-            "tokens": int(sum(sum(sums[f"n_{kind}"]) for kind in ("text", "image", "special"))),
+            "tokens": int(sum(sums["n_total"])),
         }
         if "empty" in outputs[0]:
             notes["captions_empty"] = sum(output["empty"] for output in outputs)
@@ -200,34 +200,43 @@ def _metrics(
     task: str, sums: Mapping[str, Sequence[float]], ids: Mapping[str, int], protocol: Protocol
 ) -> list[MetricValue]:
     """Every metric that has tokens to rest on."""
-    losses = {kind: (sums[f"nll_{kind}"], sums[f"n_{kind}"], ids["all"]) for kind in ("text", "image", "special")}
-    losses["total"] = (*_total(sums), ids["all"])
+    losses = {kind: (f"nll_{kind}", f"n_{kind}", ids["all"]) for kind in ("text", "image", "special", "total")}
     for kind in ("text", "image"):
-        losses[f"{kind}_within"] = (sums[f"within_{kind}"], sums[f"n_{kind}"], ids.get(kind, 0))
+        losses[f"{kind}_within"] = (f"within_{kind}", f"n_{kind}", ids.get(kind, 0))
     metrics = []
-    for name, (totals, counts, choices) in losses.items():
-        if loss := ratio_of_sums(totals, counts):
-            pair = (loss, NATS, math.log(choices)), (perplexity(loss), "perplexity", float(choices))
-            for suffix, (ratio, unit, baseline) in zip(("", "_perplexity"), pair, strict=True):
-                metrics.append(_value(f"{task}/{name}{suffix}", ratio, unit, "lower", protocol, baseline))
+    for name, (total, count, choices) in losses.items():
+        if loss := ratio_of_sums(sums[total], sums[count]):
+            items = total, count
+            metrics.append(_value(f"{task}/{name}", loss, NATS, "lower", protocol, math.log(choices), items))
+            exp = perplexity(loss)
+            metrics.append(_value(f"{task}/{name}_perplexity", exp, "perplexity", "lower", protocol, float(choices)))
     mass = ratio_of_sums(sums["image_mass"], sums["n_text"])
     if mass is not None and "image" in ids:
-        baseline = ids["image"] / ids["all"]
-        metrics.append(_value(f"{task}/image_mass", mass, "probability", "none", protocol, baseline))
+        baseline, items = ids["image"] / ids["all"], ("image_mass", "n_text")
+        metrics.append(_value(f"{task}/image_mass", mass, "probability", "none", protocol, baseline, items))
     return metrics
 
 
-def _total(sums: Mapping[str, Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Losses and counts of all types together, per sequence."""
-    nll = zip(sums["nll_text"], sums["nll_image"], sums["nll_special"], strict=True)
-    counts = zip(sums["n_text"], sums["n_image"], sums["n_special"], strict=True)
-    return [sum(parts) for parts in nll], [sum(parts) for parts in counts]
+def _with_totals(sums: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    """The sums, and the losses and counts of all types together, per sequence."""
+
+    def total(name: str) -> list[float]:
+        parts = (sums[f"{name}_{kind}"] for kind in ("text", "image", "special"))
+        return [sum(row) for row in zip(*parts, strict=True)]
+
+    return {**sums, "nll_total": total("nll"), "n_total": total("n")}
 
 
 def _value(
-    name: str, ratio: Ratio, unit: str, direction: Direction, protocol: Protocol, baseline: float
+    name: str,
+    ratio: Ratio,
+    unit: str,
+    direction: Direction,
+    protocol: Protocol,
+    baseline: float,
+    items: tuple[str, ...] = (),
 ) -> MetricValue:
-    return MetricValue(name, ratio.value, ratio.stderr, ratio.n, unit, direction, protocol, baseline)
+    return MetricValue(name, ratio.value, ratio.stderr, ratio.n, unit, direction, protocol, baseline, items)
 
 
 def _items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
@@ -235,10 +244,10 @@ def _items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     items = []
     for index in range(len(sums["n_text"])):
         item: dict[str, Any] = {"index": index}
-        for kind in ("text", "image", "special"):
+        for kind in ("text", "image", "special", "total"):
             if count := int(sums[f"n_{kind}"][index]):
                 item |= {f"n_{kind}": count, f"nll_{kind}": sums[f"nll_{kind}"][index]}
-                if kind != "special":
+                if kind in ("text", "image"):
                     item[f"within_{kind}"] = sums[f"within_{kind}"][index]
                 if kind == "text":
                     item["image_mass"] = sums["image_mass"][index]

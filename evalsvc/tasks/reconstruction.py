@@ -157,7 +157,7 @@ def _pixel_metrics(task: str, columns: Mapping[str, Sequence[float]], protocol: 
         if mean is not None:
             # Of images that come back exactly the PSNR is infinite, and so is its mean, without an error.
             stderr = mean.stderr if mean.stderr is not None and math.isfinite(mean.stderr) else None
-            yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, "higher", protocol)
+            yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, "higher", protocol, None, (name,))
 
 
 def _code_metrics(task: str, outputs: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[MetricValue]:

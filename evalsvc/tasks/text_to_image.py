@@ -170,7 +170,8 @@ class TextToImage(Task):
             parts = [output for _, output in group]
             protocol = Protocol(self._protocol(scale, parts[0], reference))
             metrics += self._metrics(parts, reference.moments, protocol)
-            items += [item | {"guidance_scale": scale} for part in parts for item in part["items"]]
+            drawn = [item for part in parts for item in part["items"]]
+            items += [{"index": index} | item | {"guidance_scale": scale} for index, item in enumerate(drawn)]
             artifacts += image_pipeline.keep_images(parts, self.params(scale), several=len(self.scales) > 1)
         notes = {
             "images": len(items),
@@ -232,7 +233,10 @@ class TextToImage(Task):
             share = sum(agreed) / n
             stderr = (share * (1 - share) / (n - 1)) ** 0.5 if n > 1 else None
             baseline = 1 / parts[0]["classes"]
-            yield MetricValue(f"{self.name}/agreement", share, stderr, n, "fraction", "higher", protocol, baseline)
+            # Under several guidance scales the items of one prompt are told apart by more than their index.
+            items = ("agrees",) if len(self.scales) == 1 else ()
+            name = f"{self.name}/agreement"
+            yield MetricValue(name, share, stderr, n, "fraction", "higher", protocol, baseline, items)
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ def slow_items(checkpoint: CheckpointRef) -> list[dict[str, float]]:
                 item[f"within_{kind}"] = item.get(f"within_{kind}", 0) - float(within)
             if kind == "text":
                 item["image_mass"] = item.get("image_mass", 0) + float(log_p[96:].exp().sum())
+        for name in ("n", "nll") if item else ():
+            item[f"{name}_total"] = sum(item.get(f"{name}_{kind}", 0) for kind in ("text", "image", "special"))
         items.append(item)
     return items
 

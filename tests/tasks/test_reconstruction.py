@@ -7,6 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 import torch
+from metric_items import value_of_items
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -103,6 +104,7 @@ def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, 
         assert [item[name] for item in result.items] == pytest.approx(per_image.tolist(), rel=1e-3)
         assert found[name].value == pytest.approx(float(per_image.mean()), rel=1e-4)
         assert found[name].stderr == pytest.approx(float(per_image.std()) / 70**0.5, rel=1e-2)
+        assert found[name].value == pytest.approx(value_of_items(found[name].to_json(), result.items), rel=1e-12)
     used, counts = codes.unique(return_counts=True)
     share = counts / codes.numel()
     assert found["codebook_use"].value == len(used) / 64

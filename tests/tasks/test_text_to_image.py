@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metric_items import value_of_items
 from PIL import Image
 
 from evalsvc.checkpoints import CheckpointRef
@@ -71,7 +72,9 @@ def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_on
     assert codes(parts) == codes(whole)
     assert values(parts) == pytest.approx(values(whole), rel=1e-9)
     assert values(whole)["digits/agreement"] > 0.7
-    [fid] = [metric for metric in whole["metrics"] if metric["name"] == "digits/fid64"]
+    fid, agreement = whole["metrics"]
+    assert (fid["name"], fid["items"]) == ("digits/fid64", [])
+    assert agreement["value"] == pytest.approx(value_of_items(agreement, whole["items"]["digits"]))
     assert fid["n"] == 96
     assert 0 < fid["stderr"] < fid["value"] < 1
     assert "digits/fid" not in values(whole), "96 images cannot bear 2,048 features"
@@ -81,6 +84,7 @@ def test_each_guidance_scale_is_a_series_of_its_own(evaluate: Evaluate) -> None:
     result = evaluate(guidance_scale=[1, 3], samples=24, keep=2)
     agreement = [metric for metric in result["metrics"] if metric["name"] == "digits/agreement"]
     assert len({metric["protocol"] for metric in agreement}) == 2
+    assert [metric["items"] for metric in agreement] == [[], []], "a prompt has two items"
     scales = [result["protocols"][metric["protocol"]]["sampling"]["guidance_scale"] for metric in agreement]
     assert scales == [1.0, 3.0]
     names = {artifact["name"] for artifact in result["artifacts"]["digits"]}

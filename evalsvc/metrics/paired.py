@@ -1,0 +1,131 @@
+"""Differences between two results on the same items, with the error that pairing leaves.
+
+Two checkpoints that answer the same questions are right and wrong on mostly the same ones, so the error of their
+difference is far below what their own errors suggest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalsvc.metrics.ratio import Ratio
+
+Item = Mapping[str, Any]
+"""What a task found for one item: `index`, `benchmark` where the task has several, and numbers; see `TaskResult`."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """b − a over the items that both have."""
+
+    value: float
+    stderr: float | None
+    """None with fewer than two items, or where a number is not finite."""
+    n: int
+    """Items of both sides that weigh anything."""
+    n_only_a: int
+    """Items of one side that the other lacks; `value` leaves them out."""
+    n_only_b: int
+
+
+def paired_difference(
+    a_items: Sequence[Item], b_items: Sequence[Item], metric_name: str, keys: Sequence[str]
+) -> Paired | None:
+    """The difference b − a of a metric that is made of items as `MetricValue.items` says; None without a common item.
+
+    Items match by `benchmark` and `index`. Of one key the metric is the mean, its difference the mean of
+    d_i = b_i − a_i. Of two keys it is the ratio of sums R = Σ num / Σ den, and its difference is linearised:
+
+        d_i = (num_b,i − R_b · den_b,i) / mean(den_b) − (num_a,i − R_a · den_a,i) / mean(den_a)
+
+    In both cases stderr² = Σ (d_i − mean(d))² / (n (n − 1)). Items whose weight `den` is 0 on both sides do not count.
+
+    Source: the linearised ratio of W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4, applied to the
+    difference of two ratios over one sample.
+    """
+    a, b = (_columns(items, metric_name, keys) for items in (a_items, b_items))
+    common = [key for key in a if key in b]
+    pairs = [(a[key], b[key]) for key in common if len(keys) == 1 or a[key][1] or b[key][1]]
+    if not pairs:
+        return None
+    value, parts = _mean_difference(pairs) if len(keys) == 1 else _ratio_difference(pairs)
+    return Paired(value, standard_error(parts), len(pairs), len(a) - len(common), len(b) - len(common))
+
+
+def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: float) -> Ratio | None:
+    """How much of an accuracy above chance is left: (mean(values) − r) / (mean(base) − r), paired by place.
+
+    It is the ratio c / c_base of the centred accuracies c = (accuracy − r) / (1 − r), whose 1 − r cancels. The error is
+    that of the linearised ratio ρ, with d_i = (values_i − r − ρ · (base_i − r)) / (mean(base) − r). It is worth its
+    name only where the base is well above chance. None without items, or where the base is at chance exactly.
+    """
+    pairs = list(zip(base, values, strict=True))
+    if not pairs:
+        return None
+    above = math.fsum(value - chance for value in base) / len(pairs)
+    if above == 0:
+        return None
+    ratio = math.fsum(value - chance for value in values) / len(pairs) / above
+    parts = [(value - chance - ratio * (before - chance)) / above for before, value in pairs]
+    return Ratio(ratio, standard_error(parts), len(pairs))
+
+
+def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
+    """The plain mean of independent values; stderr² = Σ stderr_k² / K², None where one has none; n is all items."""
+    if not ratios:
+        return None
+    errors = [ratio.stderr for ratio in ratios if ratio.stderr is not None]
+    stderr = math.hypot(*errors) / len(ratios) if len(errors) == len(ratios) else None
+    return Ratio(math.fsum(ratio.value for ratio in ratios) / len(ratios), stderr, sum(ratio.n for ratio in ratios))
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent values; None with fewer than two, or where one is not finite."""
+    n = len(values)
+    if n < 2 or not all(map(math.isfinite, values)):
+        return None
+    mean = math.fsum(values) / n
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1)))
+
+
+def _columns(items: Sequence[Item], metric_name: str, keys: Sequence[str]) -> dict[tuple[Any, Any], list[float]]:
+    """The numbers under `keys` of the items that the metric is made of; NaN and infinities may be strings."""
+    benchmark = metric_name.partition("/")[0]
+    return {
+        (item.get("benchmark"), item["index"]): [float(item[key]) for key in keys]
+        for item in items
+        if item.get("benchmark", benchmark) == benchmark and all(item.get(key) is not None for key in ("index", *keys))
+    }
+
+
+Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]
+
+
+def _mean_difference(pairs: Pairs) -> tuple[float, list[float]]:
+    # What is infinite on both sides is equal.
+    parts = [0.0 if a == b else b - a for (a,), (b,) in pairs]
+    return _mean(parts), parts
+
+
+def _ratio_difference(pairs: Pairs) -> tuple[float, list[float]]:
+    ratio_a, parts_a = _linearised([a for a, _ in pairs])
+    ratio_b, parts_b = _linearised([b for _, b in pairs])
+    return ratio_b - ratio_a, [b - a for a, b in zip(parts_a, parts_b, strict=True)]
+
+
+def _linearised(rows: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
+    """The ratio of sums, and what each item adds to its deviation."""
+    weight = _mean([den for _, den in rows])
+    if not weight:
+        return math.nan, [math.nan] * len(rows)
+    ratio = _mean([num for num, _ in rows]) / weight
+    return ratio, [(num - ratio * den) / weight for num, den in rows]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """NaN where infinities of both signs meet, which `math.fsum` refuses."""
+    total = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+    return total / len(values)

@@ -1,0 +1,219 @@
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from evalsvc.metrics.paired import Paired, mean_of, paired_difference, ratio_of_centred, standard_error
+from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+
+ITEMS = 400
+RESAMPLES = 1_000
+
+
+def items(values: Sequence[float], **more: object) -> list[dict[str, object]]:
+    return [{"index": index, "acc": value, **more} for index, value in enumerate(values)]
+
+
+def bootstrap(statistic: Callable[[list[int]], float], n: int) -> float:
+    """The standard deviation of a statistic over resamples of items; both sides of an item are drawn together."""
+    draw = random.Random(4)
+    return statistics.stdev(statistic(draw.choices(range(n), k=n)) for _ in range(RESAMPLES))
+
+
+def correlated_answers(base: float, flips: float, seed: int) -> tuple[list[int], list[int]]:
+    """Right or wrong, before and after; a share of the right ones was forgotten, a third as much was learnt."""
+    draw = random.Random(seed)
+    before = [int(draw.random() < base) for _ in range(ITEMS)]
+    after = [int(draw.random() > flips) if right else int(draw.random() < flips / 3) for right in before]
+    return before, after
+
+
+class TestMean:
+    def test_by_hand(self) -> None:
+        """Differences -1, 0, 0, 1, 1: mean 1/5, variance 0.7."""
+        found = paired_difference(items([1, 0, 1, 0, 0]), items([0, 0, 1, 1, 1]), "arc/acc", ["acc"])
+        assert found == Paired(pytest.approx(0.2), pytest.approx(math.sqrt(0.7 / 5)), 5, 0, 0)
+
+    def test_answers_that_stay_cost_no_error(self) -> None:
+        """The two-sample error of equal answers is that of two coins; paired, nothing is in doubt."""
+        answers = items([1, 0, 0, 1, 1, 0])
+        assert paired_difference(answers, answers, "arc/acc", ["acc"]) == Paired(0.0, 0.0, 6, 0, 0)
+
+    def test_is_mcnemars_variance(self) -> None:
+        """With g gained and l lost of n: n² · stderr² · (n − 1) / n = g + l − (g − l)² / n."""
+        before, after = correlated_answers(0.7, 0.2, seed=1)
+        found = paired_difference(items(before), items(after), "arc/acc", ["acc"])
+        gained, lost = (sum(b - a == sign for a, b in zip(before, after, strict=True)) for sign in (1, -1))
+        expected = (gained + lost - (gained - lost) ** 2 / ITEMS) / ITEMS / (ITEMS - 1)
+        assert found is not None
+        assert found.stderr == pytest.approx(math.sqrt(expected))
+
+    def test_error_is_that_of_a_bootstrap(self) -> None:
+        before, after = correlated_answers(0.7, 0.2, seed=2)
+        found = paired_difference(items(before), items(after), "arc/acc", ["acc"])
+        spread = bootstrap(lambda chosen: statistics.mean(after[i] - before[i] for i in chosen), ITEMS)
+        unpaired = math.hypot(statistics.stdev(before), statistics.stdev(after)) / math.sqrt(ITEMS)
+        assert found is not None
+        assert found.stderr == pytest.approx(spread, rel=0.1)
+        assert found.stderr < 0.8 * unpaired
+
+
+class TestRatio:
+    """Bits per byte: summed bits over summed bytes."""
+
+    KEYS = ("bits", "bytes")
+
+    def measured(self, seed: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+        """Long items are harder, and their loss grows most: neither mean of means nor constant weights would do."""
+        draw = random.Random(seed)
+        sides: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
+        for index in range(ITEMS):
+            size = draw.randrange(5, 90)
+            bits = size * (1 + 0.01 * size + draw.gauss(0, 0.3))
+            rise = size * (0.05 + 0.002 * size + draw.gauss(0, 0.1))
+            for side, value in zip(sides, (bits, bits + rise), strict=True):
+                side.append({"index": index, "bits": value, "bytes": size})
+        return sides
+
+    def test_error_is_that_of_a_bootstrap(self) -> None:
+        before, after = self.measured(seed=3)
+
+        def difference(chosen: list[int]) -> float:
+            total = sum(before[i]["bytes"] for i in chosen)
+            return sum(after[i]["bits"] - before[i]["bits"] for i in chosen) / total
+
+        found = paired_difference(before, after, "lambada/bits_per_byte", self.KEYS)
+        assert found is not None
+        assert found.value == pytest.approx(difference(list(range(ITEMS))))
+        assert found.stderr == pytest.approx(bootstrap(difference, ITEMS), rel=0.1)
+
+    def test_error_where_the_weights_differ_too(self) -> None:
+        """Per-word losses of two tokenisations: each side has its own denominators."""
+        before, after = self.measured(seed=5)
+        draw = random.Random(6)
+        after = [item | {"bytes": item["bytes"] + draw.randrange(20)} for item in after]
+
+        def ratio(side: list[dict[str, float]], chosen: list[int]) -> float:
+            return sum(side[i]["bits"] for i in chosen) / sum(side[i]["bytes"] for i in chosen)
+
+        found = paired_difference(before, after, "x/y", self.KEYS)
+        spread = bootstrap(lambda chosen: ratio(after, chosen) - ratio(before, chosen), ITEMS)
+        assert found is not None
+        assert found.stderr == pytest.approx(spread, rel=0.1)
+
+    def test_against_nothing_it_is_the_error_of_the_ratio(self) -> None:
+        _, after = self.measured(seed=7)
+        nothing = [{**item, "bits": 0.0} for item in after]
+        alone = ratio_of_sums([item["bits"] for item in after], [item["bytes"] for item in after])
+        found = paired_difference(nothing, after, "x/y", self.KEYS)
+        assert alone is not None
+        assert found is not None
+        assert (found.value, found.stderr) == (pytest.approx(alone.value), pytest.approx(alone.stderr))
+
+    def test_items_without_weight_do_not_count(self) -> None:
+        before, after = self.measured(seed=8)
+        empty = {"index": ITEMS, "bits": 0.0, "bytes": 0}
+        assert paired_difference([*before, empty], [*after, empty], "x/y", self.KEYS) == paired_difference(
+            before, after, "x/y", self.KEYS
+        )
+        assert paired_difference([empty], [empty], "x/y", self.KEYS) is None
+
+
+class TestMatching:
+    def test_order_does_not_matter_and_what_one_side_lacks_is_counted(self) -> None:
+        before = items([1, 0, 1, 0])
+        after = list(reversed(items([1, 1, 1])))
+        assert paired_difference(before, after, "arc/acc", ["acc"]) == Paired(
+            pytest.approx(1 / 3), pytest.approx(1 / 3), 3, 1, 0
+        )
+
+    def test_only_the_metrics_own_benchmark_counts(self) -> None:
+        """Two benchmarks of one task both have an item 0."""
+        before = items([1, 1], benchmark="arc") + items([0, 0, 0], benchmark="piqa")
+        after = items([0, 0], benchmark="arc") + items([1, 1, 1], benchmark="piqa")
+        assert paired_difference(before, after, "piqa/acc", ["acc"]) == Paired(1.0, 0.0, 3, 0, 0)
+
+    def test_items_without_the_key_or_an_index_do_not_count(self) -> None:
+        before = [*items([1, 0]), {"index": 2}, {"index": 3, "acc": None}, {"acc": 1}]
+        assert paired_difference(before, before, "arc/acc", ["acc"]) == Paired(0.0, 0.0, 2, 0, 0)
+
+    def test_nothing_in_common(self) -> None:
+        assert paired_difference(items([1]), [{"index": 5, "acc": 1}], "arc/acc", ["acc"]) is None
+        assert paired_difference([], [], "arc/acc", ["acc"]) is None
+
+    def test_one_item_has_no_error(self) -> None:
+        assert paired_difference(items([1]), items([0]), "arc/acc", ["acc"]) == Paired(-1.0, None, 1, 0, 0)
+
+
+class TestNotFinite:
+    """Items come out of JSON, where NaN and infinities are strings."""
+
+    def test_infinite_on_both_sides_is_equal(self) -> None:
+        exact = items(["Infinity", 30.0])  # type: ignore[list-item]
+        assert paired_difference(exact, exact, "floor/psnr", ["acc"]) == Paired(0.0, 0.0, 2, 0, 0)
+
+    @pytest.mark.parametrize(("value", "expected"), [("NaN", math.nan), ("-Infinity", -math.inf)])
+    def test_has_no_error(self, value: str, expected: float) -> None:
+        found = paired_difference(items([1.0, 2.0]), items([value, 2.0]), "x/y", ["acc"])  # type: ignore[list-item]
+        assert found == Paired(pytest.approx(expected, nan_ok=True), None, 2, 0, 0)
+
+    def test_infinities_of_both_signs(self) -> None:
+        found = paired_difference(items([1.0, 2.0]), items(["Infinity", "-Infinity"]), "x/y", ["acc"])  # type: ignore[list-item]
+        assert found == Paired(pytest.approx(math.nan, nan_ok=True), None, 2, 0, 0)
+
+
+class TestRetention:
+    CHANCE = 0.25
+
+    def test_by_hand(self) -> None:
+        """3/4 before and 1/2 after, at chance 1/4: half of what was above chance is left."""
+        found = ratio_of_centred([1, 1, 1, 0], [1, 1, 0, 0], self.CHANCE)
+        parts = [1 - 0.25 - 0.5 * (1 - 0.25), 1 - 0.25 - 0.5 * (1 - 0.25), -0.25 - 0.5 * 0.75, -0.25 + 0.5 * 0.25]
+        assert found == Ratio(0.5, pytest.approx(standard_error([part / 0.5 for part in parts])), 4)
+
+    def test_is_the_ratio_of_centred_accuracies(self) -> None:
+        before, after = correlated_answers(0.7, 0.2, seed=9)
+        centred = [(statistics.mean(side) - 0.25) / 0.75 for side in (before, after)]
+        found = ratio_of_centred(before, after, self.CHANCE)
+        assert found is not None
+        assert found.value == pytest.approx(centred[1] / centred[0])
+
+    def test_error_is_that_of_a_bootstrap(self) -> None:
+        before, after = correlated_answers(0.7, 0.2, seed=10)
+
+        def retained(chosen: list[int]) -> float:
+            return (sum(after[i] for i in chosen) / ITEMS - 0.25) / (sum(before[i] for i in chosen) / ITEMS - 0.25)
+
+        found = ratio_of_centred(before, after, self.CHANCE)
+        assert found is not None
+        assert found.stderr == pytest.approx(bootstrap(retained, ITEMS), rel=0.1)
+
+    def test_error_of_the_mean_is_that_of_a_bootstrap(self) -> None:
+        tasks = [correlated_answers(base, flips, seed) for base, flips, seed in ((0.7, 0.2, 11), (0.8, 0.4, 12))]
+
+        def retained(chosen: list[int]) -> float:
+            # Each task has items of its own: those of the second are drawn from elsewhere in the list.
+            draws = chosen[: ITEMS // 2], chosen[ITEMS // 2 :]
+            ratios = [
+                (statistics.mean(after[i] for i in half) - 0.25) / (statistics.mean(before[i] for i in half) - 0.25)
+                for (before, after), half in zip(tasks, draws, strict=True)
+            ]
+            return statistics.mean(ratios)
+
+        found = mean_of([ratio_of_centred(*task, self.CHANCE) for task in tasks])  # type: ignore[misc]
+        assert found is not None
+        assert found.n == 2 * ITEMS
+        # Of half the items each, so √2 times the error.
+        assert found.stderr * math.sqrt(2) == pytest.approx(bootstrap(retained, ITEMS), rel=0.1)  # type: ignore[operator]
+
+    def test_a_base_at_chance_has_none(self) -> None:
+        assert ratio_of_centred([1, 0], [1, 1], 0.5) is None
+        assert ratio_of_centred([], [], 0.5) is None
+
+
+def test_mean_of_values_without_error() -> None:
+    assert mean_of([Ratio(1.0, 0.3, 10), Ratio(0.5, 0.4, 5)]) == Ratio(0.75, pytest.approx(0.25), 15)
+    assert mean_of([Ratio(1.0, None, 1), Ratio(0.5, 0.1, 5)]) == Ratio(0.75, None, 6)
+    assert mean_of([]) is None

@@ -1,0 +1,14 @@
+"""The value of a metric from the task's items, by the definition of `MetricValue.items`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def value_of_items(metric: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> float:
+    """`metric` as JSON; must equal its value, else a paired error would be that of another number."""
+    benchmark = metric["name"].partition("/")[0]
+    total, *count = metric["items"]
+    chosen = [item for item in items if item.get("benchmark", benchmark) == benchmark and total in item]
+    assert len({item["index"] for item in chosen}) == len(chosen) > 0
+    weights = [item[count[0]] for item in chosen] if count else [1] * len(chosen)
+    return sum(float(item[total]) for item in chosen) / sum(weights)
