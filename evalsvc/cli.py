@@ -21,6 +21,7 @@ from evalsvc.errors import EvalsvcError, InvalidRequest
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from evalsvc.checkpoints import CheckpointRef
     from evalsvc.client import Client
 
 app = typer.Typer(
@@ -172,7 +173,7 @@ def worker(
     run_worker(settings, scheduler)
 
 
-class _SubmitCommand(TyperCommand):
+class _StepCommand(TyperCommand):
     """Says what is wrong with a negative step, which would else be read as an option that does not exist."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -182,7 +183,7 @@ class _SubmitCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@app.command(cls=_SubmitCommand)
+@app.command(cls=_StepCommand)
 def submit(
     run: Annotated[str, typer.Argument(help="The training run.")],
     step: Annotated[int, typer.Argument(help="The training step.")],
@@ -253,12 +254,61 @@ def history(
         _print_history(found)
 
 
+@app.command(cls=_StepCommand)
+def base(
+    run: Annotated[str, typer.Argument(help="The training run.")],
+    step: Annotated[int | None, typer.Argument(help="Step of the base.", show_default="show what it is")] = None,
+    of: Annotated[str | None, typer.Option(help="The run whose step it is.", show_default="this run")] = None,
+    variant: Annotated[str, typer.Option(help="Which weights of the step, e.g. ema_0.9999.")] = "raw",
+    url: Url = None,
+) -> None:
+    """Say, or show, what a run's checkpoints are compared with, e.g. the language model that it began from.
+
+    Until it is said, that is the run's own step 0.
+    """
+    from evalsvc.client import Client
+
+    if step is None and of is not None:
+        raise InvalidRequest(f"--of {of} is given without a step; say which: evalsvc base {run} STEP --of {of}")
+    with Client(Settings.load(url=url).url) as client:
+        found = client.run(run)["base"] if step is None else client.set_base(run, step, of=of, variant=variant)
+    there = "not posted yet" if found["checkpoint"] is None else f"checkpoint {found['checkpoint']}"
+    print(f"base of {run}: {found['run']} step {found['step']} {found['variant']} ({there})")
+
+
+@app.command()
+def completions(
+    run: Annotated[str, typer.Argument(help="The training run.")],
+    prompt: Annotated[str | None, typer.Option(help="Only prompts that hold this text.", show_default="all")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The seeded ones beside the greedy one.")] = False,
+    url: Url = None,
+) -> None:
+    """Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step."""
+    from evalsvc.client import Client
+
+    with Client(Settings.load(url=url).url) as client:
+        steps = client.completions(run, variant=variant, prompt=prompt)
+    if not steps:
+        print(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
+    _print_completions(steps, everything)
+
+
 @app.command(name="run")
 def run_here(
     suite: Annotated[str, typer.Argument(help="A suite's name, or its YAML file.")],
     checkpoint: Annotated[str, typer.Option(help="The weights: a path or a file:// uri.")],
     model: Model = None,
     layout: Layout = None,
+    base: Annotated[
+        str | None, typer.Option(help="Weights to compare with, e.g. those before training.", show_default="none")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="open_lm model of the base.", show_default="what lies beside it")
+    ] = None,
+    base_layout: Annotated[
+        str | None, typer.Option(help="Vocabulary layout of the base.", show_default="the checkpoint's")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the whole result here, as JSON, and artifacts into a folder beside it.")
     ] = None,
@@ -272,8 +322,15 @@ def run_here(
     """
     if output is not None and not output.parent.is_dir():
         raise InvalidRequest(f"--output {output}: there is no folder {output.parent}; make it first")
+    if base is None and (option := "--base-model" if base_model else "--base-layout" if base_layout else None):
+        raise InvalidRequest(f"{option} is given without --base; name the weights that it describes")
     settings = Settings.load(suites=_text(suites), device=device, threads=threads)
-    result = _run_suite(settings, suite, checkpoint, model, layout)
+    reference = _reference(checkpoint, _inline_model(model), _inline_layout(layout))
+    beside = None
+    if base is not None:
+        own_layout = reference.layout if base_layout is None else _inline_layout(base_layout, "--base-layout")
+        beside = _reference(base, _inline_model(base_model, "--base-model"), own_layout)
+    result = _run_suite(settings, suite, reference, beside)
     _write_artifacts(result["artifacts"], output)
     if output is not None:
         output.write_text(json.dumps(result, indent=2) + "\n")
@@ -421,27 +478,28 @@ def import_reference(
     print(f"{name}: {import_npz(file, name, Settings.load(data_dir=_text(data_dir)).statistics_path, n)}")
 
 
-def _run_suite(
-    settings: Settings, suite_name: str, checkpoint: str, model: str | None, layout: str | None
-) -> dict[str, Any]:
+def _reference(uri: str, model: Any, layout: Any) -> CheckpointRef:
     from evalsvc.checkpoints import CheckpointRef, locate
+
+    return CheckpointRef(path=str(locate(_absolute(uri), [Path("/")])), model=model, layout=layout, label=uri)
+
+
+def _run_suite(
+    settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None
+) -> dict[str, Any]:
     from evalsvc.runner import run_suite
     from evalsvc.suite import find_suite
 
     # The runner reads its settings where every worker process finds them.
     os.environ.update(settings.environment())
     suite = find_suite(suite_name, settings.suites_path)
-    path = locate(_absolute(checkpoint), [Path("/")])
-    reference = CheckpointRef(
-        path=str(path), model=_inline_model(model), layout=_inline_layout(layout), label=checkpoint
-    )
     with _progress() as progress:
         bars = _Bars(progress)
 
         def report(task: str, done: int, total: int, unit: str) -> None:
             bars.show(task, done, total, unit)
 
-        return run_suite(suite, reference, report)
+        return run_suite(suite, checkpoint, report, base)
 
 
 def _print_demo(rows: Sequence[Any]) -> None:
@@ -570,6 +628,35 @@ def _print_history(found: Mapping[str, Any]) -> None:
         print(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
 
 
+def _print_completions(steps: Sequence[Mapping[str, Any]], everything: bool) -> None:
+    """Prompt by prompt; the texts in one line each, whatever characters the model wrote."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in steps:
+        for item in row["completions"]:
+            way = item["way"]
+            if way != "greedy" and not everything:
+                continue
+            found = lines.setdefault((row["task"], item["prompt"]), {})
+            if item["base"] is not None:
+                found[_completion_label("base", "raw", way)] = item["base"]
+            found[_completion_label(f"step {row['step']}", row["variant"], way)] = item["text"]
+    for (_, prompt), found in lines.items():
+        width = max(map(len, found))
+        print(prompt)
+        for label in sorted(found, key=lambda label: not label.startswith("base")):
+            print(f"  {label:{width}} │ {_one_line(found[label])}")
+        print()
+
+
+def _completion_label(what: str, variant: str, way: str) -> str:
+    return " ".join([what, *([variant] if variant != "raw" else []), *([way] if way != "greedy" else [])])
+
+
+def _one_line(text: str) -> str:
+    # What a model wrote is shown, never obeyed: it may hold a terminal's control characters.
+    return "".join("⏎" if char == "\n" else char if char.isprintable() else "�" for char in text)
+
+
 def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per value."""
     return [
@@ -662,16 +749,16 @@ def _tags(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _inline_model(text: str | None) -> Any:
+def _inline_model(text: str | None, option: str = "--model") -> Any:
     from evalsvc.model_config import read_model_spec
 
-    return _inline("--model", text, read_model_spec)
+    return _inline(option, text, read_model_spec)
 
 
-def _inline_layout(text: str | None) -> Any:
+def _inline_layout(text: str | None, option: str = "--layout") -> Any:
     from evalsvc.layout import parse_layout
 
-    return _inline("--layout", text, lambda spec, base: parse_layout(spec, base).to_json())
+    return _inline(option, text, lambda spec, base: parse_layout(spec, base).to_json())
 
 
 def _inline(option: str, text: str | None, read: Callable[[Any, Path], dict[str, Any]]) -> Any:

@@ -142,6 +142,31 @@ class Client:
         """Say which suites the checkpoints of a run get: `{"suites": [{"suite", "every"}], "when_behind"}`."""
         return self._ask("PUT", f"/v1/runs/{_part(run)}/plan", dict(plan))
 
+    def set_base(self, run: str, step: int, *, of: str | None = None, variant: str = "raw") -> dict[str, Any]:
+        """Say what a run's checkpoints are compared with: a checkpoint of this run, or of the run `of`."""
+        body = {"step": step, "variant": variant, **({} if of is None else {"run": of})}
+        return self._ask("PUT", f"/v1/runs/{_part(run)}/base", body)
+
+    def results(self, run: str, step: int, *, variant: str = "raw", suite: str | None = None) -> dict[str, Any]:
+        """What is known of a checkpoint, as `evalsvc run --output` writes it: of its suites' newest evaluations.
+
+        `state` is `succeeded` once all of them are. Of several suites, those of one, where `suite` names it.
+        """
+        query = [("variant", variant), *([("suite", suite)] if suite else [])]
+        return self._ask("GET", f"/v1/runs/{_part(run)}/results/{step}", query=query)
+
+    def items(self, evaluation: int, *, task: str | None = None, benchmark: str | None = None) -> dict[str, Any]:
+        """An evaluation's results per item: `{"items": {task: […]}}`, of the tasks that have succeeded."""
+        query = [(name, value) for name, value in (("task", task), ("benchmark", benchmark)) if value is not None]
+        return self._ask("GET", f"/v1/evaluations/{evaluation}/items", query=query)
+
+    def completions(self, run: str, *, variant: str | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
+        """What a run's checkpoints made of fixed prompts, by step: `[{"step", "variant", "task", "completions"}]`."""
+        query = [(name, value) for name, value in (("variant", variant), ("prompt", prompt)) if value is not None]
+        found = self._ask("GET", f"/v1/runs/{_part(run)}/completions", query=query)
+        steps: list[dict[str, Any]] = found["steps"]
+        return steps
+
     def suites(self) -> list[dict[str, Any]]:
         suites: list[dict[str, Any]] = self._ask("GET", "/v1/suites")["suites"]
         return suites

@@ -45,6 +45,9 @@ class Settings:
     )
     threads: int = _setting(0, "CPU threads of a worker process [cores / workers]")
     batch_tokens: int = _setting(8192, "Tokens in a batch, padding included; moves speed and memory, not the numbers")
+    allow_benchmark_code: int = _setting(
+        0, "With 1, benchmarks may run code: `!function` and `class` in YAML, foreign metrics, what the model writes"
+    )
     scheduler: str = _setting("", "An existing Dask scheduler, tls://HOST:PORT [a cluster of the service's own]")
     tls_ca: str = _setting("", "Certificate authority file for --scheduler and `worker`")
     tls_cert: str = _setting("", "Certificate file for --scheduler and `worker`")

@@ -4,7 +4,7 @@
 
 The service sends every shard through `run_shard` in its worker processes, and `evalsvc run` sends them through it one
 after the other (`run_suite`): the numbers are the same, since nothing else computes them. A worker process does one
-shard at a time and keeps the last model for the next one.
+shard at a time and keeps the last model, and that of the run's base, for the next one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import CheckpointGone, EvalsvcError, InternalError, MissingPackage, OutOfMemory
 from evalsvc.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.model_config import ModelConfig, resolve_config
-from evalsvc.protocol import canonical_json
+from evalsvc.protocol import canonical_json, plain_json
 from evalsvc.shard import ShardError, ShardRequest, ShardResult
 from evalsvc.suite import Suite, TaskSpec, build_task
 from evalsvc.tasks.task import Context, Task, TaskResult
@@ -58,7 +58,7 @@ def run_shard(request: ShardRequest, report: Report) -> ShardResult:
     started = time.monotonic()
     context: RunnerContext | None = None
     try:
-        context = RunnerContext(request.checkpoint, Settings.load(), report)
+        context = RunnerContext(request.checkpoint, Settings.load(), report, request.base)
         output = _run_stage(build_task(request.task), request, context)
         return ShardResult(output, None, _provenance(context, started))
     except Exception as error:
@@ -80,19 +80,26 @@ def _merge_output(result: TaskResult) -> dict[str, Any]:
     return {
         "metrics": [metric.to_json() for metric in result.metrics],
         "protocols": {metric.protocol.id: dict(metric.protocol.content) for metric in result.metrics},
-        "items": [dict(item) for item in result.items],
+        "items": plain_json(list(result.items)),
         "artifacts": [artifact.to_message() for artifact in result.artifacts],
-        "notes": dict(result.notes),
+        "notes": plain_json(result.notes),
     }
 
 
 class RunnerContext(Context):
     """What a task gets from this process: its device, the checkpoint's model and layout, local files."""
 
-    def __init__(self, checkpoint: CheckpointRef, settings: Settings, report: Report) -> None:
+    def __init__(
+        self, checkpoint: CheckpointRef, settings: Settings, report: Report, base: CheckpointRef | None = None
+    ) -> None:
         self.checkpoint = checkpoint
+        self.base = None if base is None else RunnerContext(base, settings, report)
+        self._beside = base
+        if self.base is not None:
+            self.base._beside = checkpoint
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_tokens = settings.batch_tokens
+        self.allow_benchmark_code = bool(settings.allow_benchmark_code)
         self.report = report
         self.dtype: str | None = None
         self._datasets = settings.datasets_path
@@ -106,12 +113,21 @@ class RunnerContext(Context):
         with _named(self.checkpoint.label):
             read_weights(Path(self.checkpoint.path))
 
+    def digest(self) -> str:
+        loaded = _models.loaded(self.checkpoint)
+        known = loaded.sha256 if loaded else self.checkpoint.sha256
+        if known is None:
+            verify(self.checkpoint)
+            known = _hash(self.checkpoint)
+            verify(self.checkpoint)
+        return known
+
     def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
         self.dtype = dtype
-        return _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype)
+        return _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._beside)
 
     def layout(self) -> VocabularyLayout:
-        rows = self._config().vocab_size
+        rows = self.model_config().vocab_size
         with _named(self.checkpoint.label):
             layout = text_only(rows) if self.checkpoint.layout is None else parse_layout(self.checkpoint.layout)
             return layout.resolve(rows)
@@ -143,7 +159,7 @@ class RunnerContext(Context):
     def statistics_folder(self) -> Path:
         return self._statistics
 
-    def _config(self) -> ModelConfig:
+    def model_config(self) -> ModelConfig:
         loaded = _models.loaded(self.checkpoint)
         if loaded is not None:
             return loaded.model.config
@@ -163,19 +179,25 @@ class LoadedModel:
 
 
 class ModelCache:
-    """The last model that was loaded; the next one takes its place, since two may not fit."""
+    """The model that was used last, and the one that is wanted beside it: a checkpoint's and its base's."""
 
     def __init__(self) -> None:
-        self._loaded: LoadedModel | None = None
+        self._loaded: list[LoadedModel] = []
 
     def loaded(self, checkpoint: CheckpointRef) -> LoadedModel | None:
-        """What is there, if it is of this checkpoint."""
-        if self._loaded is None or self._loaded.source != _source(checkpoint):
-            return None
-        return self._loaded
+        """What is there of this checkpoint."""
+        source = _source(checkpoint) if self._loaded else None
+        return next((loaded for loaded in self._loaded if loaded.source == source), None)
 
-    def get(self, checkpoint: CheckpointRef, dtype: str, device: str, rotary_inv_freq_dtype: str) -> Transformer:
-        """The checkpoint's model.
+    def get(
+        self,
+        checkpoint: CheckpointRef,
+        dtype: str,
+        device: str,
+        rotary_inv_freq_dtype: str,
+        beside: CheckpointRef | None = None,
+    ) -> Transformer:
+        """The checkpoint's model. All others but that of `beside` are dropped first, since more may not fit.
 
         Raises:
             CheckpointGone, CheckpointChanged: it is not what was posted, or became so while it was read.
@@ -184,10 +206,14 @@ class ModelCache:
         form = (dtype, device, rotary_inv_freq_dtype)
         loaded = self.loaded(checkpoint)
         if loaded is None or loaded.form != form:
-            self._loaded = None
+            self._loaded = [
+                other for other in self._loaded if beside and other.source[0] == beside.path != checkpoint.path
+            ]
+            loaded = None
             if device.startswith("cuda"):
                 torch.cuda.empty_cache()
-            loaded = self._loaded = _load(checkpoint, form)
+            loaded = _load(checkpoint, form)
+            self._loaded.append(loaded)
         check_sha256(checkpoint, loaded.sha256)
         return loaded.model
 
@@ -319,22 +345,28 @@ def _known_sha256(checkpoint: CheckpointRef) -> str | None:
 # evalsvc run
 
 
-def run_suite(suite: Suite, checkpoint: CheckpointRef, report: Callable[[str, int, int, str], None]) -> dict[str, Any]:
-    """Evaluate a checkpoint in this process, without a service.
+def run_suite(
+    suite: Suite,
+    checkpoint: CheckpointRef,
+    report: Callable[[str, int, int, str], None],
+    base: CheckpointRef | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint in this process, without a service. `base` is what it is compared with, if anything.
 
     `report` gets the task's name, the units done, the units in all, and what they are. A task that fails is an entry
     of `errors`, and the others go on. The result is JSON-able but for the contents of artifacts, with the keys
-    `checkpoint`, `suite`, `metrics`, `protocols`, and, by task, `items`, `artifacts`, `errors` and `provenance`.
+    `checkpoint`, `suite`, `metrics` (each with its `task`), `protocols`, and, by task, `items`, `artifacts`, `errors`
+    and `provenance`.
     """
     by_task: dict[str, Any] = {"items": {}, "artifacts": {}, "errors": {}, "provenance": {}}
     result: dict[str, Any] = {"metrics": [], "protocols": {}, **by_task}
     sha256 = checkpoint.sha256
     for task in suite.tasks:
-        final, shards = _run_task(task, checkpoint, report)
+        final, shards = _run_task(task, checkpoint, report, base)
         if final.error is not None:
             result["errors"][task.name] = final.error.to_json()
         else:
-            result["metrics"] += final.output["metrics"]
+            result["metrics"] += [{**metric, "task": task.name} for metric in final.output["metrics"]]
             result["protocols"] |= final.output["protocols"]
             result["items"][task.name] = final.output["items"]
             result["artifacts"][task.name] = final.output["artifacts"]
@@ -349,10 +381,13 @@ def run_suite(suite: Suite, checkpoint: CheckpointRef, report: Callable[[str, in
 
 
 def _run_task(
-    task: TaskSpec, checkpoint: CheckpointRef, report: Callable[[str, int, int, str], None]
+    task: TaskSpec,
+    checkpoint: CheckpointRef,
+    report: Callable[[str, int, int, str], None],
+    base: CheckpointRef | None,
 ) -> tuple[ShardResult, list[Mapping[str, Any]]]:
     """The merge of one task, or the first stage that failed; and the provenance of the shards that ran."""
-    plan = run_shard(ShardRequest(task, "plan", checkpoint), lambda done: None)
+    plan = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None)
     if plan.error is not None:
         return plan, []
     payloads, total, unit = plan.output["shards"], plan.output["total"], plan.output["unit"]
@@ -364,10 +399,11 @@ def _run_task(
         def progress(done: int, before: int = before) -> None:
             report(task.name, before + done, total, unit)
 
-        result = run_shard(ShardRequest(task, "run", checkpoint, [payload]), progress)
+        result = run_shard(ShardRequest(task, "run", checkpoint, [payload], base=base), progress)
         if result.error is not None:
             return result, provenance
         outputs.append(result.output)
         provenance.append(result.provenance)
         before += payload["units"]
-    return run_shard(ShardRequest(task, "merge", checkpoint, payloads, outputs), lambda done: None), provenance
+    merged = run_shard(ShardRequest(task, "merge", checkpoint, payloads, outputs, base), lambda done: None)
+    return merged, provenance

@@ -23,6 +23,8 @@ class ShardRequest:
     """The payloads of the plan: one for `run`, all of them for `merge`, none for `plan`."""
     outputs: Sequence[Any] = ()
     """For `merge`: the output of each shard."""
+    base: CheckpointRef | None = None
+    """The checkpoint that the run is compared with; None: it has none."""
 
 
 @dataclass(frozen=True)

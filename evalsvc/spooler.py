@@ -13,6 +13,7 @@ from evalsvc.checkpoints import CheckpointRef, Identity, discard, spool_copy, sp
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError
 from evalsvc.shard import ShardError
+from evalsvc.store.base import base_ids
 from evalsvc.store.queue import fail_checkpoint
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation
@@ -81,7 +82,8 @@ class Spooler:
             .where(Checkpoint.id.not_in(pending) | Checkpoint.replaced_at.is_not(None))
         )
         with self._store.reading() as session:
-            checkpoints = session.scalars(done).all()
+            # What others are compared with is needed as long as there may be others.
+            checkpoints = session.scalars(done.where(Checkpoint.id.not_in(base_ids(session)))).all()
         for checkpoint in checkpoints:
             with self._store.transaction() as session:
                 session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state="released"))

@@ -15,7 +15,10 @@ import numpy
 import pytest
 import typer.main
 from app_in_process import app_on_port
-from queue_steps import evaluate_whole, metric
+from benchmark_files import questions, write_benchmark, write_rows
+from gate_documents import document, read_junit
+from gate_documents import value as metric_value
+from queue_steps import enter, evaluate_whole, metric, submission, suite
 from sqlalchemy import delete
 
 from evalsvc.api.server import listen
@@ -306,6 +309,74 @@ class TestHistory:
         assert command("history", "run-a", "--format", "csv").out == ""
 
 
+class TestBase:
+    def test_says_and_shows_what_a_run_is_compared_with(self, command: Command, service: Any, weights: Path) -> None:
+        command("submit", "run-a", "25", str(weights))
+        assert command("base", "run-a").out == "base of run-a: run-a step 0 raw (not posted yet)\n"
+        said = "base of run-b: run-a step 25 raw (checkpoint 1)\n"
+        assert command("base", "run-b", "25", "--of", "run-a").out == said
+        assert command("base", "run-b").out == said
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["run-a", "24"], "run 'run-a' has no checkpoint at step 24, variant 'raw'; the nearest are 25"),
+            (["run-a", "25", "--of", "run-b"], "no run is named 'run-b'; did you mean 'run-a'?"),
+            (["run-a", "--of", "run-b"], "--of run-b is given without a step; say which: evalsvc base run-a STEP"),
+            (["run-a", "-1"], "step -1: a step is a whole number of at least 0"),
+        ],
+    )
+    def test_bad_argument(
+        self, command: Command, service: Any, weights: Path, arguments: list[str], words: str
+    ) -> None:
+        command("submit", "run-a", "25", str(weights))
+        result = command("base", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+
+
+class TestCompletions:
+    @pytest.fixture
+    def completed(self, service: Any) -> None:
+        for step, text in ((0, " fromage"), (400, " I love\ncheese\x1b[2J")):
+            enter(service.store, submission(step), suite(kind="completions"))
+            items = [
+                {"prompt": prompt, "way": way, "text": text + mark, "base": " fromage" + mark}
+                for prompt in ("one\ntwo", "cheese =>")
+                for way, mark in (("greedy", ""), ("seed 0", "!"))
+            ]
+            evaluate_whole(service.store, items=items)
+
+    def test_prompt_by_prompt_with_the_base_first(self, command: Command, completed: None) -> None:
+        result = command("completions", "run-a", "--prompt", "cheese")
+        assert (result.code, result.err) == (0, "")
+        assert result.out.splitlines() == [
+            "cheese =>",
+            "  base     │  fromage",
+            "  step 0   │  fromage",
+            "  step 400 │  I love⏎cheese�[2J",
+            "",
+        ]
+        assert command("completions", "run-a").out.startswith("one\ntwo\n  base     │")
+
+    def test_the_seeded_ones_too(self, command: Command, completed: None) -> None:
+        lines = command("completions", "run-a", "--prompt", "cheese", "--all").out.splitlines()
+        assert [line.split("│")[0].strip() for line in lines[1:-1]] == [
+            "base",
+            "base seed 0",
+            "step 0",
+            "step 0 seed 0",
+            "step 400",
+            "step 400 seed 0",
+        ]
+
+    def test_none_yet_and_none_such(self, command: Command, completed: None, weights: Path) -> None:
+        command("submit", "run-b", "0", str(weights))
+        assert "run run-b has no completions yet; evaluate a suite" in command("completions", "run-b").out
+        result = command("completions", "run-a", "--prompt", "cheese>")
+        assert (result.code, "did you mean 'cheese =>'" in result.err) == (2, True)
+
+
 class TestRun:
     @pytest.fixture
     def suite(self, tmp_path: Path) -> str:
@@ -329,6 +400,16 @@ class TestRun:
         assert "error: loss: " in result.err
         assert "[not_a_checkpoint]" in result.err
 
+    def test_base_beside_the_checkpoint(self, command: Command, tmp_path: Path) -> None:
+        """The checkpoint's layout holds for the base too: both have the same widened table, as a rule."""
+        (tmp_path / "steps.yaml").write_text(f"tasks: [{{kind: steps, log: {tmp_path}/log, shards: 1, steps: 1}}]")
+        options = ["--base", str(GOLDEN), "--layout", '{"text": {"size": 80}}', "--output", "result.json"]
+        result = command("run", "steps.yaml", "--checkpoint", str(GOLDEN), *options)
+        assert result.code == 0, result.err
+        document = json.loads((tmp_path / "result.json").read_text())
+        base = document["provenance"]["steps"]["notes"]["base"]
+        assert (base["label"], base["layout"]["text"]["size"]) == (str(GOLDEN), 80)
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
@@ -340,6 +421,8 @@ class TestRun:
                 "there is no folder no; make it first",
             ),
             (["mine.yaml", "--checkpoint", str(GOLDEN), "--layout", '{"txt": 1}'], "did you mean 'text'?"),
+            (["mine.yaml", "--checkpoint", str(GOLDEN), "--base", "nowhere.pt"], "nowhere.pt: no such file"),
+            (["mine.yaml", "--checkpoint", str(GOLDEN), "--base-model", "a"], "--base-model is given without --base"),
         ],
     )
     def test_bad_argument(self, command: Command, suite: str, arguments: list[str], words: str) -> None:

@@ -57,6 +57,20 @@ def test_suites_and_plans(client: Client) -> None:
     assert client.plan("run-a") == plan
 
 
+def test_base_results_items_and_completions(app: App, client: Client, weights: Path) -> None:
+    number = client.submit("run-a", 25, str(weights), suites=["loss"])["evaluations"][0]["id"]
+    assert client.results("run-a", 25)["state"] == "queued"
+    app.coordinator.work()
+    document = client.results("run-a", 25, variant="raw", suite="loss")
+    assert (document["state"], document["metrics"][0]["value"]) == ("succeeded", 1.5)
+    assert client.items(number, task="text")["items"] == {"text": []}
+    assert client.completions("run-a", variant=None, prompt=None) == []
+    assert client.set_base("run-b", 25, of="run-a")["checkpoint"] == 1
+    assert client.run("run-b")["base"]["run"] == "run-a"
+    with pytest.raises(UnknownName, match="the nearest are 25"):
+        client.results("run-a", 26)
+
+
 def test_cancel_retry_and_evaluate(app: App, client: Client, weights: Path) -> None:
     posted = client.submit("run-a", 25, str(weights), suites=[])
     number = client.evaluate(posted["checkpoint"]["id"], "loss", priority=1)["id"]

@@ -16,6 +16,7 @@ from evalsvc.config import Settings
 from evalsvc.coordinator import Coordinator
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
+from evalsvc.store.results import read_results
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.submission import submit
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard
@@ -100,6 +101,7 @@ def test_an_evaluation_runs_on_all_workers_with_progress(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     coordinator = coordinate()
+    enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=1, steps=1), step=0)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=8))
     coordinator.wake()
     seen: list[int] = []
@@ -117,7 +119,11 @@ def test_an_evaluation_runs_on_all_workers_with_progress(
     processes = {line.split()[2] for line in (tmp_path / "steps.log").read_text().splitlines()}
     assert len(processes) == 2
     with store.reading() as session:
-        assert read_history(session, "run-a")["series"][0]["value"] == [32]
+        assert read_history(session, "run-a")["series"][0]["value"] == [1, 32]
+        assert read_results(session, "run-a", 1, "raw")["provenance"]["steps"]["notes"]["base"] == {
+            "label": "run 'run-a' step 0",
+            "layout": None,
+        }
 
 
 def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_other(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from evalsvc import catalog
-from evalsvc.config import setting_help
+from evalsvc.api.app import create_app
+from evalsvc.config import Settings, setting_help
 from evalsvc.errors import leaves
 from evalsvc.suite import suite_files
 
@@ -28,6 +29,17 @@ def test_every_error_code_is_named(code: str) -> None:
 @pytest.mark.parametrize("name", [*suite_files(None), *catalog.COMPONENTS["tasks"]])
 def test_every_suite_and_task_is_named(name: str) -> None:
     assert f"`{name}`" in README
+
+
+def test_every_route_is_named() -> None:
+    routes = {re.sub(r"\{\w+_id\}", "{id}", path) for path in create_app(Settings()).openapi()["paths"]}
+    missing = [path for path in routes if not re.search(rf"{re.escape(path)}[`?]", README) and not _abridged(path)]
+    assert missing == []
+
+
+def _abridged(path: str) -> bool:
+    """Written as `…/retry`, behind another one of the same thing."""
+    return f"`…/{path.rsplit('/', 1)[1]}`" in README
 
 
 def test_every_file_of_the_package_is_in_the_tree() -> None:

@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -283,6 +284,7 @@ class Faulty(Task):
 
     kind: ClassVar[str] = "faulty"
     error: ClassVar[BaseException]
+    items: ClassVar[list[dict[str, Any]]] = []
 
     def plan(self, context: Context) -> Plan:
         raise self.error
@@ -292,7 +294,7 @@ class Faulty(Task):
         return {}
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        return TaskResult([])
+        return TaskResult([], self.items)
 
 
 @pytest.fixture
@@ -341,6 +343,18 @@ def test_a_bug_names_the_innermost_line_and_leaves_its_trace_in_the_log(
     assert error.message.startswith("AttributeError: 'int' object has no attribute 'startswith' at evalsvc/runner.py:")
     assert "Traceback" in caplog.text
     assert "context.dataset(7)" in caplog.text
+
+
+def test_items_are_what_every_json_and_database_can_hold(
+    faulty: Callable[..., ShardResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A NaN made the result file something that other parsers refuse, and PostgreSQL refused the whole task."""
+    monkeypatch.setattr(Faulty, "items", [{"index": 0, "nll": math.nan, "ids": (1, 2), "text": "a\0b"}])
+    assert faulty(None, "merge").output["items"] == [{"index": 0, "nll": "NaN", "ids": [1, 2], "text": "a\ufffdb"}]
+    monkeypatch.setattr(Faulty, "items", [{"index": 0, "image": b"png"}])
+    error = faulty(None, "merge").error
+    assert error is not None
+    assert "bytes b'png' is not JSON-able" in error.message
 
 
 def test_the_interrupt_key_gets_through(faulty: Callable[..., ShardResult]) -> None:

@@ -52,7 +52,7 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
     with state.writing() as session:
         submitted = _enter(session, state.settings, submission, body.suites)
         content = {
-            "checkpoint": checkpoint_view(submitted.checkpoint),
+            "checkpoint": checkpoint_view(session, submitted.checkpoint),
             "evaluations": [evaluation_summary(evaluation) for evaluation in submitted.evaluations],
         }
     state.coordinator.wake()
@@ -62,7 +62,7 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
 @router.get("/{checkpoint_id}", summary="A checkpoint, whether its file is still needed, and its evaluations")
 def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> Document:
     with state.reading() as session:
-        return Document(checkpoint_view(find_checkpoint(session, checkpoint_id)))
+        return Document(checkpoint_view(session, find_checkpoint(session, checkpoint_id)))
 
 
 def _enter(session: Session, settings: Settings, submission: Submission, names: Sequence[str] | None) -> Submitted:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from evalsvc.protocol import number_to_json
+from evalsvc.protocol import plain_json
 
 
 class Document(JSONResponse):
@@ -16,15 +16,7 @@ class Document(JSONResponse):
         try:
             return super().render(content)
         except ValueError:
-            return super().render(_finite(content))
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(value) for value in content]
-    return number_to_json(content) if isinstance(content, float) else content
+            return super().render(plain_json(content))
 
 
 def example(status: int, description: str, content: Any) -> dict[int | str, dict[str, Any]]:

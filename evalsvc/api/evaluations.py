@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import PROBLEMS
@@ -11,6 +13,7 @@ from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
 from evalsvc.errors import WrongState
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
+from evalsvc.store.results import read_items
 from evalsvc.store.submission import evaluate, find_checkpoint
 from evalsvc.store.views import evaluation_view
 
@@ -49,6 +52,12 @@ _EXAMPLE = {
     ],
 }
 
+_ITEMS = {
+    "evaluation": 40,
+    "state": "succeeded",
+    "items": {"loss": [{"index": 0, "n_text": 31, "nll_text": 74.2, "within_text": 73.9, "image_mass": 0.02}]},
+}
+
 
 @router.post(
     "",
@@ -76,6 +85,22 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
 def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:
     with state.reading() as session:
         return Document(evaluation_view(session, find_evaluation(session, evaluation_id), state.coordinator.live()))
+
+
+@router.get(
+    "/{evaluation_id}/items",
+    summary="An evaluation's results per item",
+    description="Of the tasks that have succeeded. Paired comparisons of two checkpoints rest on them.",
+    responses=example(200, "By task, in the order of the data.", _ITEMS),
+)
+def list_items(
+    evaluation_id: Id,
+    state: CurrentState,
+    task: Annotated[str | None, Query(description="Only of this task.")] = None,
+    benchmark: Annotated[str | None, Query(description="Only of this benchmark, e.g. arc_easy.")] = None,
+) -> Document:
+    with state.reading() as session:
+        return Document(read_items(find_evaluation(session, evaluation_id), task, benchmark))
 
 
 @router.post(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.schemas import HistoryQuery, Name, PlanInput
+from evalsvc.api.schemas import MAX_STEP, BaseInput, HistoryQuery, Name, PlanInput
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
+from evalsvc.checkpoints import spool_path, verify
+from evalsvc.store.base import base_view, name_base
 from evalsvc.store.history import read_history, read_protocol
+from evalsvc.store.queue import checkpoint_reference
+from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.submission import find_run, get_or_create_run
 from evalsvc.store.views import plan_view, run_view, runs_view
 
@@ -38,6 +42,35 @@ _HISTORY = {
         }
     ],
     "names": [{"name": "loss/image", "unit": "nats/token", "direction": "lower"}],
+}
+
+_BASE = {"run": "text-1b", "step": 240_000, "variant": "raw", "named": True, "checkpoint": 3}
+
+_RESULTS = {
+    "checkpoint": {"path": "/checkpoints/t2i-1b/epoch_25.pt", "label": "run 't2i-1b' step 2500", "sha256": "9f86…"},
+    "suite": {"name": "loss", "digest": "4f0c…", "tasks": [{"kind": "loss", "name": "loss"}]},
+    "state": "succeeded",
+    "evaluations": [{"id": 40, "suite": "loss", "state": "succeeded"}],
+    "metrics": [{"name": "loss/image", "value": 6.31, "stderr": 0.02, "protocol": "9a3f0c1d2e4b5a69", "task": "loss"}],
+    "protocols": {"9a3f0c1d2e4b5a69": {"task": "loss"}},
+    "items": {"loss": [{"index": 0, "n_image": 1024, "nll_image": 6460.1}]},
+    "artifacts": {"loss": []},
+    "errors": {},
+    "provenance": {"loss": {"device": "cuda:0"}},
+}
+
+_COMPLETIONS = {
+    "run": "t2i-1b-pretrained",
+    "steps": [
+        {
+            "step": 2500,
+            "variant": "raw",
+            "task": "completions",
+            "completions": [
+                {"index": 0, "prompt": "cheese =>", "way": "greedy", "text": " I love cheese", "base": " fromage"}
+            ],
+        }
+    ],
 }
 
 
@@ -78,6 +111,57 @@ def put_plan(run: Name, body: PlanInput, state: CurrentState) -> Document:
         row = get_or_create_run(session, run)
         row.plan = body.model_dump()
         return Document(plan_view(row))
+
+
+@router.put(
+    "/runs/{run}/base",
+    summary="Say what a run's checkpoints are compared with",
+    description="Any checkpoint of any run; until it is said, the run's own step 0. It may come before the run's first "
+    "checkpoint, and holds for what is evaluated from now on. Its weights must stay: those that were posted with "
+    "`spool` are kept, and of others `in_use` stays true.",
+    responses=example(200, "The base, and the checkpoint that it is now.", _BASE),
+)
+def put_base(run: Name, body: BaseInput, state: CurrentState) -> Document:
+    with state.writing() as session:
+        row = get_or_create_run(session, run)
+        base = name_base(session, row, body.run or run, body.step, body.variant)
+        folder = state.settings.data_path
+        verify(checkpoint_reference(base, lambda found: spool_path(folder, found.id, found.path)))
+        return Document(base_view(session, row))
+
+
+@router.get(
+    "/runs/{run}/results/{step}",
+    summary="All that is known of a checkpoint, in one document",
+    description="As `evalsvc run --output` writes it: metrics, protocols, results per item, artifacts as references. "
+    "Of every suite that evaluated the checkpoint, the newest evaluation; `state` is the worst of theirs.",
+    responses=example(200, "The result.", _RESULTS),
+)
+def get_results(
+    run: Name,
+    step: Annotated[int, Path(ge=0, le=MAX_STEP)],
+    state: CurrentState,
+    variant: Name = "raw",
+    suite: Annotated[str | None, Query(description="Only of this suite.")] = None,
+) -> Document:
+    with state.reading() as session:
+        return Document(read_results(session, run, step, variant, suite))
+
+
+@router.get(
+    "/runs/{run}/completions",
+    summary="What a run's checkpoints made of fixed prompts, by step",
+    description="From the tasks of kind `completions`; of each, the newest evaluation of a checkpoint.",
+    responses=example(200, "By step; the base's beside the checkpoint's.", _COMPLETIONS),
+)
+def get_completions(
+    run: Name,
+    state: CurrentState,
+    variant: str | None = None,
+    prompt: Annotated[str | None, Query(description="Only of prompts that hold this text.")] = None,
+) -> Document:
+    with state.reading() as session:
+        return Document(read_completions(session, find_run(session, run), variant, prompt))
 
 
 @router.get(

@@ -127,6 +127,15 @@ class PlanInput(Input):
     """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
 
 
+class BaseInput(Input):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"run": "text-1b", "step": 240_000}]})
+
+    run: Name | None = None
+    """The run whose checkpoint it is [this run]."""
+    step: Step
+    variant: Name = "raw"
+
+
 class HistoryQuery(Input):
     name: list[str] = []
     """A metric, `<task>/<metric>`; repeat it for several; without it, all."""

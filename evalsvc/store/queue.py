@@ -7,7 +7,7 @@ a restart, after a retry. A result is stored only by the attempt that is current
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, selectinload
 from evalsvc.checkpoints import CheckpointRef, Identity
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
+from evalsvc.store.base import find_base, runs_awaiting_base
 from evalsvc.store.history import write_values
 from evalsvc.store.submission import cancel, record_digest
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task, now
@@ -49,6 +50,7 @@ def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment 
             Shard.state == "queued",
             Task.state.in_(("queued", "running")),
             Checkpoint.spool_state.is_distinct_from("copying"),
+            Checkpoint.run_id.not_in(runs_awaiting_base(session)),
         )
         .order_by(Evaluation.priority.desc(), Evaluation.id, Task.index, Shard.id)
         .limit(1)
@@ -62,8 +64,12 @@ def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment 
     if evaluation.state == "queued":
         evaluation.state = "running"
         evaluation.started_at = evaluation.started_at or now()
-    reference = checkpoint_reference(evaluation.checkpoint, spooled)
-    return Assignment(evaluation.id, task.id, shard.id, shard.attempt, _request(task, shard, reference))
+    base = find_base(session, evaluation.checkpoint)
+    request = replace(
+        _request(task, shard, checkpoint_reference(evaluation.checkpoint, spooled)),
+        base=None if base is None else checkpoint_reference(base, spooled),
+    )
+    return Assignment(evaluation.id, task.id, shard.id, shard.attempt, request)
 
 
 def finish(session: Session, assignment: Assignment, result: ShardResult) -> bool:
@@ -217,15 +223,20 @@ def cancelled_evaluations(session: Session, evaluation_ids: Iterable[int]) -> se
 
 def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
     path = str(spooled(checkpoint)) if checkpoint.spool_state == "ready" else checkpoint.path
-    label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
     return CheckpointRef(
         path=path,
         identity=Identity(checkpoint.size, checkpoint.mtime_ns),
         sha256=checkpoint.sha256,
         model=checkpoint.model,
         layout=checkpoint.layout,
-        label=label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}",
+        label=checkpoint_label(checkpoint),
     )
+
+
+def checkpoint_label(checkpoint: Checkpoint) -> str:
+    """How messages name it."""
+    label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
+    return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
 
 
 def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest:

@@ -15,6 +15,9 @@ from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run,
 from evalsvc.store.tables import Suite as SuiteRow
 from evalsvc.suite import Suite
 
+NEAR_STEPS = 4
+"""How many steps are named where one is asked for that is not there."""
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -127,6 +130,23 @@ def current_checkpoint(session: Session, run_id: int, step: int, variant: str) -
             Checkpoint.replaced_at.is_(None),
         )
     )
+
+
+def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint:
+    """A run's current checkpoint at a step; UnknownName with the variants there, or the nearest steps."""
+    checkpoint = current_checkpoint(session, run.id, step, variant)
+    if checkpoint is not None:
+        return checkpoint
+    current = select(Checkpoint.step, Checkpoint.variant).where(
+        Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None)
+    )
+    posted = session.execute(current).all()
+    if variants := [row.variant for row in posted if row.step == step]:
+        raise UnknownName.among(f"variant of run {run.name!r} at step {step}", variant, variants)
+    steps = {row.step for row in posted if row.variant == variant} or {row.step for row in posted}
+    nearest = sorted(sorted(steps, key=lambda other: abs(other - step))[:NEAR_STEPS])
+    near = f"the nearest are {', '.join(map(str, nearest))}" if nearest else "it has none yet"
+    raise UnknownName(f"run {run.name!r} has no checkpoint at step {step}, variant {variant!r}; {near}")
 
 
 def find_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -> Evaluation | None:

@@ -92,6 +92,8 @@ class Run(Base):
     name: Mapped[str] = mapped_column(String(128), unique=True)
     plan: Mapped[dict[str, Any] | None]
     """`{"suites": [{"suite", "every", "first", "last"}], "when_behind": "all" | "newest"}`."""
+    base: Mapped[dict[str, Any] | None]
+    """`{"run", "step", "variant"}`: what its checkpoints are compared with; None: its own step 0."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     checkpoints: Mapped[list[Checkpoint]] = relationship(back_populates="run")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
+from evalsvc.store.base import base_view, is_named_base
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task
 from evalsvc.store.tables import Protocol as ProtocolRow
 
@@ -50,7 +51,7 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
     }
 
 
-def checkpoint_view(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_view(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
     """A checkpoint as it was posted, whether its file is still needed, and its evaluations."""
     return {
         "id": checkpoint.id,
@@ -65,19 +66,29 @@ def checkpoint_view(checkpoint: Checkpoint) -> dict[str, Any]:
         "tags": checkpoint.tags,
         "spool": checkpoint.spool,
         "spool_state": checkpoint.spool_state,
-        "in_use": in_use(checkpoint),
+        "in_use": in_use(session, checkpoint),
         "created_at": _time(checkpoint.created_at),
         "replaced_at": _time(checkpoint.replaced_at),
         "evaluations": [evaluation_summary(evaluation) for evaluation in checkpoint.evaluations],
     }
 
 
-def in_use(checkpoint: Checkpoint) -> bool:
-    """Whether the posted file is still needed: an evaluation that is not over reads it, or a copy of it is made."""
+def in_use(session: Session, checkpoint: Checkpoint) -> bool:
+    """Whether the posted file is still needed.
+
+    An evaluation that is not over reads it, a copy of it is made, or a run names it as its base.
+    """
     if checkpoint.spool_state == "ready":
         return False
     waiting = any(evaluation.state not in OVER for evaluation in checkpoint.evaluations)
-    return waiting or checkpoint.spool_state == "copying"
+    return waiting or checkpoint.spool_state == "copying" or is_named_base(session, checkpoint)
+
+
+def protocols_view(session: Session, metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The contents of the protocols of some metrics, by id."""
+    ids = {metric["protocol"] for metric in metrics}
+    rows = session.scalars(select(ProtocolRow).where(ProtocolRow.id.in_(ids))) if ids else ()
+    return {row.id: row.content for row in rows}
 
 
 def evaluation_summary(evaluation: Evaluation) -> dict[str, Any]:
@@ -130,7 +141,7 @@ def run_artifacts(session: Session, run: Run, kind: str | None, step: int | None
 
 
 def run_view(session: Session, run: Run) -> dict[str, Any]:
-    """A run with its plan and its current checkpoints, in order of step, and how far their evaluations are."""
+    """A run with its plan, its base, and its current checkpoints by step, and how far their evaluations are."""
     current = (Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
     checkpoints = session.scalars(
         select(Checkpoint).where(*current).order_by(Checkpoint.step, Checkpoint.variant)
@@ -142,6 +153,7 @@ def run_view(session: Session, run: Run) -> dict[str, Any]:
         "name": run.name,
         "created_at": _time(run.created_at),
         "plan": plan_view(run),
+        "base": base_view(session, run),
         "checkpoints": [
             {
                 "id": checkpoint.id,
@@ -197,7 +209,7 @@ def _task(session: Session, task: Task, shards: dict[str, int], live: Live | Non
         "progress": _progress(task, units, live),
         "error": task.error,
         "metrics": task.metrics,
-        "protocols": _protocols(session, task.metrics or []),
+        "protocols": protocols_view(session, task.metrics or []),
         "provenance": task.provenance,
         "shards": shards,
     }
@@ -212,12 +224,6 @@ def _progress(task: Task, finished: int, live: Live | None) -> dict[str, Any]:
     speed = running.per_second if running else None
     left = (task.total - done) / speed if speed and task.total is not None else None
     return {"done": done, "total": task.total, "unit": task.unit, "per_second": speed, "seconds_left": left}
-
-
-def _protocols(session: Session, metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    ids = {metric["protocol"] for metric in metrics}
-    rows = session.scalars(select(ProtocolRow).where(ProtocolRow.id.in_(ids))) if ids else ()
-    return {row.id: row.content for row in rows}
 
 
 def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:

@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import BaseModel, ConfigDict
 
 from evalsvc.artifacts import Artifact
 from evalsvc.checkpoints import CheckpointRef
+from evalsvc.data_path import AssetName as AssetName
+from evalsvc.data_path import DataPath as DataPath
 from evalsvc.layout import VocabularyLayout
+from evalsvc.model_config import ModelConfig
 from evalsvc.protocol import MetricValue
 
 if TYPE_CHECKING:
@@ -44,7 +47,8 @@ class Plan:
 class TaskResult:
     metrics: Sequence[MetricValue]
     items: Sequence[Mapping[str, Any]] = ()
-    """Results per item, JSON-able, in the order of the data; paired comparisons rest on them."""
+    """Results per item, JSON-able, in the order of the data. Paired comparisons rest on them: the key `index` (and
+    `benchmark`, where a task has several) says which item it is, and `MetricValue.items` what is compared."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Counts that a reader should know (sequences cut to length, items skipped); part of the provenance."""
     artifacts: Sequence[Artifact] = ()
@@ -57,10 +61,22 @@ class Context(ABC):
     checkpoint: CheckpointRef
     device: str
     batch_tokens: int
+    allow_benchmark_code: bool
+    """Whether YAML files of benchmarks may run code."""
+    base: Context | None
+    """The same for the checkpoint that the run is compared with, e.g. before it saw images; None: the run has none."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of the checkpoint's files."""
 
     @abstractmethod
     def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
         """The checkpoint's model, loaded once per worker process."""
+
+    @abstractmethod
+    def model_config(self) -> ModelConfig:
+        """The configuration of the checkpoint's model, read without its weights."""
 
     @abstractmethod
     def layout(self) -> VocabularyLayout:
@@ -114,25 +130,3 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
         """Metrics from the outputs of all shards, given in the order of the plan."""
-
-
-def _resolve_data_path(path: str, info: ValidationInfo) -> str:
-    base = (info.context or {}).get("base")
-    if path.startswith(("/", "datasets:")):
-        return path
-    if base is None:
-        raise ValueError(
-            f"{path!r} is relative; give an absolute path, or datasets:NAME for the folder EVALSVC_DATASETS"
-        )
-    return str((base / path).resolve())
-
-
-def _resolve_asset(name: str, info: ValidationInfo) -> str:
-    return _resolve_data_path(name, info) if "/" in name else name
-
-
-DataPath = Annotated[str, AfterValidator(_resolve_data_path)]
-"""A data file in a task's parameters: an absolute path, a path relative to the suite's own file, or `datasets:NAME`."""
-
-AssetName = Annotated[str, AfterValidator(_resolve_asset)]
-"""An asset in a task's parameters: its name, or the path of a file like a DataPath; a path has a slash in it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from app_in_process import App, refused
-from queue_steps import evaluate_whole, metric
+from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.protocol import Protocol
 
@@ -86,6 +86,15 @@ def test_names_and_variant_choose_series(app: App, weights: Path) -> None:
         ("/v1/runs/run%20a/metrics", 422, "invalid_request", "run: 'run a' is not a name"),
         ("/v1/runs/run-b", 404, "unknown_name", "no run is named 'run-b'; did you mean 'run-a'?"),
         ("/v1/runs/run-b/plan", 404, "unknown_name", "no run is named 'run-b'"),
+        (
+            "/v1/runs/run-a/results/24",
+            404,
+            "unknown_name",
+            "no checkpoint at step 24, variant 'raw'; the nearest are 25",
+        ),
+        ("/v1/runs/run-a/results/25?suite=los", 404, "unknown_name", "is named 'los'; did you mean 'loss'?"),
+        ("/v1/runs/run-a/results/-1", 422, "invalid_request", "step: input should be greater than or equal to 0"),
+        ("/v1/runs/run-b/completions", 404, "unknown_name", "no run is named 'run-b'"),
         ("/v1/protocols/0123456789abcdef", 404, "unknown_name", "no protocol is named '0123456789abcdef'"),
         ("/v1/protocols/a%00b", 422, "invalid_request", "is not a name"),
     ],
@@ -114,6 +123,58 @@ def test_runs_and_a_run(app: App, weights: Path) -> None:
 def test_protocol(app: App, weights: Path) -> None:
     measured(app, weights, 25, 1.0)
     assert app.http.get(f"/v1/protocols/{Protocol({'limit': 1}).id}").json() == {"limit": 1}
+
+
+def test_result_of_a_checkpoint(app: App, weights: Path) -> None:
+    measured(app, weights, 25, 3.0, math.nan)
+    response = app.http.get("/v1/runs/run-a/results/25", params={"suite": "loss"})
+    document = json.loads(response.content, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert (document["state"], document["suite"]["name"]) == ("succeeded", "loss")
+    assert [(item["name"], item["value"]) for item in document["metrics"]][:2] == [("loss/0", 3.0), ("loss/1", "NaN")]
+    assert set(document["protocols"]) == {item["protocol"] for item in document["metrics"]}
+
+
+def test_completions_along_a_run(app: App) -> None:
+    enter(app.store, submission(5), suite(kind="completions"))
+    items = [{"index": 0, "prompt": "cheese =>", "way": "greedy", "text": " fromage", "base": None}]
+    evaluate_whole(app.store, items=items)
+    found = app.http.get("/v1/runs/run-a/completions", params={"prompt": "cheese", "variant": "raw"}).json()
+    [step] = found["steps"]
+    assert step == {"step": 5, "variant": "raw", "task": "completions-0", "completions": items}
+
+
+class TestBase:
+    def test_may_come_before_the_first_checkpoint(self, app: App, weights: Path) -> None:
+        app.post(weights, run="text", step=9)
+        expected = {"run": "text", "step": 9, "variant": "raw", "named": True, "checkpoint": 1}
+        assert app.http.put("/v1/runs/run-a/base", json={"run": "text", "step": 9}).json() == expected
+        assert app.http.get("/v1/runs/run-a").json()["base"] == expected
+        assert app.http.get("/v1/checkpoints/1").json()["in_use"]
+
+    def test_is_of_the_same_run_unless_said(self, app: App, weights: Path) -> None:
+        app.post(weights, step=9, variant="ema")
+        base = app.http.put("/v1/runs/run-a/base", json={"step": 9, "variant": "ema"}).json()
+        assert (base["run"], base["step"], base["variant"]) == ("run-a", 9, "ema")
+
+    @pytest.mark.parametrize(
+        ("body", "status", "code", "words"),
+        [
+            ({"run": "run-b", "step": 25}, 404, "unknown_name", "no run is named 'run-b'; did you mean 'run-a'?"),
+            ({"step": 30}, 404, "unknown_name", "no checkpoint at step 30, variant 'raw'; the nearest are 25"),
+            ({"step": 25, "variant": "row"}, 404, "unknown_name", "did you mean 'raw'?"),
+            ({"step": "25"}, 422, "invalid_request", "step: input should be a valid integer, found '25'"),
+            ({"steps": 25}, 422, "invalid_request", "no field is named 'steps'; did you mean 'step'?"),
+            ({"step": 50}, 410, "checkpoint_gone", "was deleted before it was evaluated"),
+        ],
+    )
+    def test_refused(self, app: App, weights: Path, body: dict[str, Any], status: int, code: str, words: str) -> None:
+        gone = weights.with_name("gone.pt")
+        gone.write_bytes(b"gone")
+        app.post(weights, step=25)
+        app.post(gone, step=50)
+        gone.unlink()
+        refused(app.http.put("/v1/runs/run-a/base", json=body), status, code, words)
+        assert app.http.get("/v1/runs/run-a").json()["base"]["named"] is False
 
 
 class TestPlan:

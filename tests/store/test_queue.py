@@ -194,6 +194,41 @@ def test_what_is_still_being_spooled_is_not_handed_out(store: Store) -> None:
     assert Path(assignment.request.checkpoint.path) == Path("/spool/1")
 
 
+def test_the_base_goes_along_with_every_shard(store: Store) -> None:
+    enter(store, submission(0, layout={"text": {"size": 3}}), suite())
+    evaluate_whole(store, metric(1.0))
+    _, runs = begin(store)
+    evaluate_whole(store, metric(1.0))
+    for base in (runs[0].request.base, runs[1].request.base):
+        assert base is not None
+        assert (base.path, base.layout, base.label) == (
+            "/checkpoints/epoch_0.pt",
+            {"text": {"size": 3}},
+            "run 'run-a' step 0",
+        )
+    enter(store, submission(7, run="run-b"), suite())
+    alone = next_shard(store)
+    assert alone is not None
+    assert alone.request.base is None
+
+
+def test_a_shard_waits_while_its_base_is_being_spooled(store: Store) -> None:
+    """The trainer may delete the original as soon as the copy is ready, which would be in the middle of the shard."""
+    enter(store, submission(0, spool="copy"))
+    enter(store, submission(25), suite())
+    [other] = enter(store, submission(25, run="run-b"), suite())
+    assignment = next_shard(store)
+    assert assignment is not None
+    assert assignment.evaluation_id == other, "what has another base does not wait"
+    assert next_shard(store) is None
+    with store.transaction() as session:
+        session.get_one(Checkpoint, 1).spool_state = "ready"
+    assignment = next_shard(store)
+    assert assignment is not None
+    assert assignment.request.base is not None
+    assert assignment.request.base.path == "/spool/1"
+
+
 def test_the_first_worker_s_digest_is_kept_for_the_later_ones(store: Store) -> None:
     _, [first, second] = begin(store)
     store_result(store, first, ShardResult(output={}, provenance={"checkpoint_sha256": "a" * 64}))

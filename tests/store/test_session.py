@@ -11,7 +11,7 @@ from alembic import command
 from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersionMismatch
 from evalsvc.store import session as session_module
 from evalsvc.store.session import Store, alembic_config, open_store
-from evalsvc.store.tables import Run
+from evalsvc.store.tables import Checkpoint, Run
 
 
 def test_migrations_go_up_down_and_up(database_url: str) -> None:
@@ -30,6 +30,31 @@ def test_tables_and_migrations_agree(database_url: str) -> None:
     config = alembic_config(database_url)
     command.upgrade(config, "head")
     command.check(config)
+
+
+def test_a_database_of_the_first_schema_keeps_its_rows(database_url: str) -> None:
+    """SQLite makes a table anew to alter it, which would fail on, or take along, the rows that refer to it."""
+    config = alembic_config(database_url)
+    command.upgrade(config, "0001")
+    store = Store(database_url)
+    with store.engine.execution_options(writes=True).begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO runs (id, name, plan, created_at) VALUES (7, 'old', '{\"suites\": []}', '2026-01-01 00:00:00')"
+        )
+        columns = "id, run_id, step, variant, uri, path, size, mtime_ns, tags, spool, created_at"
+        values = "3, 7, 0, 'raw', '/a.pt', '/a.pt', 1, 1, '{}', 'none', '2026-01-01 00:00:00'"
+        connection.exec_driver_sql(f"INSERT INTO checkpoints ({columns}) VALUES ({values})")
+    with pytest.raises(SchemaVersionMismatch, match="serve --migrate"):
+        open_store(database_url, migrate=False)
+    for revision in ("0002", "0001", "head"):
+        (command.upgrade if revision != "0001" else command.downgrade)(config, revision)
+        with store.reading() as session:
+            rows = session.execute(sa.select(Run.name, Run.plan, Checkpoint.id).join(Checkpoint)).all()
+        assert [tuple(row) for row in rows] == [("old", {"suites": []}, 3)]
+    store.close()
+    with (store := open_store(database_url, migrate=True)).reading() as session:
+        assert session.get_one(Run, 7).base is None
+    store.close()
 
 
 def test_alembic_works_from_the_repository_root(tmp_path: Path) -> None:
@@ -81,7 +106,7 @@ def test_another_schema_version_is_refused(store: Store) -> None:
     with store.engine.execution_options(writes=True).begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     for migrate in (False, True):
-        with pytest.raises(SchemaVersionMismatch, match=r"schema version 9999, this evalsvc needs 0001; back it up"):
+        with pytest.raises(SchemaVersionMismatch, match=r"schema version 9999, this evalsvc needs 0002; back it up"):
             open_store(store.url, migrate)
 
 

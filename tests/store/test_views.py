@@ -98,13 +98,13 @@ def test_in_use(store: Store, spool_state: str | None, over: bool, expected: boo
     with store.transaction() as session:
         checkpoint = find_checkpoint(session, 1)
         checkpoint.spool_state = spool_state
-        assert in_use(checkpoint) is expected
+        assert in_use(session, checkpoint) is expected
 
 
 def test_checkpoint(store: Store) -> None:
     enter(store, submission(tags={"lr": "1"}, tokens_seen=2**40), suite(), suite("other", limit=2))
     with store.reading() as session:
-        document = checkpoint_view(find_checkpoint(session, 1))
+        document = checkpoint_view(session, find_checkpoint(session, 1))
     assert json.loads(json.dumps(document)) == document
     assert [item["suite"] for item in document["evaluations"]] == ["quick", "other"]
     assert document["tokens_seen"] == 2**40

@@ -1,5 +1,6 @@
 """The steps of an evaluation done by hand, for tests of the store without workers."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from evalsvc.store.submission import Submission, submit
 from evalsvc.suite import Suite, TaskSpec
 
 
-def suite(name: str = "quick", limit: int = 1, tasks: int = 1) -> Suite:
+def suite(name: str = "quick", limit: int = 1, tasks: int = 1, kind: str = "loss") -> Suite:
     """A suite whose identity depends on `limit`."""
-    specs = (TaskSpec("loss", f"loss-{index}", {"data": "/data.jsonl", "limit": limit}) for index in range(tasks))
+    specs = (TaskSpec(kind, f"{kind}-{index}", {"data": "/data.jsonl", "limit": limit}) for index in range(tasks))
     return Suite(name, "", tuple(specs))
 
 
@@ -47,13 +48,13 @@ def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any)
     return MetricValue(name, value, **(defaults | fields))
 
 
-def result(*metrics: MetricValue) -> ShardResult:
+def result(*metrics: MetricValue, items: Sequence[Mapping[str, Any]] = ()) -> ShardResult:
     """What a merge brings back."""
     return ShardResult(
         output={
             "metrics": [item.to_json() for item in metrics],
             "protocols": {item.protocol.id: dict(item.protocol.content) for item in metrics},
-            "items": [],
+            "items": list(items),
         },
         provenance={"device": "cpu"},
     )
@@ -75,8 +76,10 @@ def store_result(store: Store, assignment: Assignment, outcome: ShardResult) -> 
         return finish(session, assignment, outcome)
 
 
-def evaluate_whole(store: Store, *metrics: MetricValue, shards: int = 1) -> None:
-    """Run everything that waits, each merge bringing back `metrics`."""
+def evaluate_whole(
+    store: Store, *metrics: MetricValue, shards: int = 1, items: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Run everything that waits, each merge bringing back `metrics` and `items`."""
     while assignment := next_shard(store):
-        stages = {"plan": plan(shards), "run": ShardResult(output={"sum": 1}), "merge": result(*metrics)}
+        stages = {"plan": plan(shards), "run": ShardResult(output={"sum": 1}), "merge": result(*metrics, items=items)}
         assert store_result(store, assignment, stages[assignment.request.stage])

@@ -50,4 +50,5 @@ class Steps(Task):
         protocol = Protocol({"task": self.kind, "version": 1})
         metrics = [MetricValue(f"{self.name}/total", total, None, total, "steps", "none", protocol)]
         left = [Artifact("log", "log.txt", "text/plain", Path(self.log).read_bytes(), {"total": total})]
-        return TaskResult(metrics, artifacts=left if self.leaves else [])
+        base = context.base and {"label": context.base.checkpoint.label, "layout": context.base.checkpoint.layout}
+        return TaskResult(metrics, notes={"base": base}, artifacts=left if self.leaves else [])

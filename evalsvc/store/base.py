@@ -1,0 +1,86 @@
+"""The base of a run: the checkpoint that its checkpoints are compared with, of any run; by default its own step 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from evalsvc.store.submission import current_checkpoint, find_run, find_step
+from evalsvc.store.tables import Checkpoint, Run
+
+FIRST_STEP = 0
+"""The step of the default base."""
+
+
+def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> Checkpoint:
+    """Make a checkpoint of the run named `of` the base of `run`, from now on.
+
+    Raises:
+        UnknownName: there is no such run, step or variant; near ones are named.
+    """
+    base = find_step(session, find_run(session, of), step, variant)
+    run.base = {"run": of, "step": step, "variant": variant}
+    return base
+
+
+def find_base(session: Session, checkpoint: Checkpoint) -> Checkpoint | None:
+    """What a checkpoint is compared with: the newest file of its run's base; None where there is none.
+
+    Without a name it is step 0 of its run, in the checkpoint's own variant if there is one, else `raw`.
+    """
+    if checkpoint.run.base is not None:
+        return _current(session, checkpoint.run.base)
+    variants = dict.fromkeys((checkpoint.variant, "raw"))
+    found = (current_checkpoint(session, checkpoint.run_id, FIRST_STEP, variant) for variant in variants)
+    return next((base for base in found if base is not None), None)
+
+
+def base_view(session: Session, run: Run) -> dict[str, Any]:
+    """A run's base, whether it was named, and the checkpoint that it is now: None where nothing is there."""
+    base = run.base or {"run": run.name, "step": FIRST_STEP, "variant": "raw"}
+    found = _current(session, base)
+    return {**base, "named": run.base is not None, "checkpoint": None if found is None else found.id}
+
+
+def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
+    """Whether a run names this checkpoint as its base."""
+    return checkpoint.replaced_at is None and _place(checkpoint) in _named(session).values()
+
+
+def base_ids(session: Session) -> set[int]:
+    """The checkpoints that are the base of any run: all that must not be dropped when their own evaluation is over."""
+    named = [_current(session, base) for base in _named(session).values()]
+    default = (
+        select(Checkpoint.id)
+        .join(Run)
+        .where(Checkpoint.step == FIRST_STEP, Checkpoint.replaced_at.is_(None), Run.base.is_(None))
+    )
+    return {base.id for base in named if base is not None} | set(session.scalars(default))
+
+
+def runs_awaiting_base(session: Session) -> set[int]:
+    """Runs whose base is being copied to the spool: a shard begun now would lose its base once the copy is ready."""
+    copying = session.scalars(
+        select(Checkpoint).where(Checkpoint.spool_state == "copying", Checkpoint.replaced_at.is_(None))
+    ).all()
+    if not copying:
+        return set()
+    default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}
+    places = [_place(item) for item in copying]
+    return default | {run_id for run_id, base in _named(session).items() if base in places}
+
+
+def _named(session: Session) -> dict[int, dict[str, Any]]:
+    """The bases that runs name, by the run's id."""
+    rows = session.execute(select(Run.id, Run.base).where(Run.base.is_not(None)))
+    return {row.id: row.base for row in rows}
+
+
+def _place(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"run": checkpoint.run.name, "step": checkpoint.step, "variant": checkpoint.variant}
+
+
+def _current(session: Session, base: dict[str, Any]) -> Checkpoint | None:
+    return current_checkpoint(session, find_run(session, base["run"]).id, base["step"], base["variant"])

@@ -1,0 +1,167 @@
+"""A checkpoint's result as one document, items and completions, on each database."""
+
+import json
+from typing import Any
+
+import pytest
+from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+
+from evalsvc.checkpoints import Identity
+from evalsvc.errors import UnknownName
+from evalsvc.protocol import Protocol
+from evalsvc.shard import ShardError, ShardResult
+from evalsvc.store.queue import cancel_evaluation, find_evaluation
+from evalsvc.store.results import read_completions, read_items, read_results
+from evalsvc.store.session import Store
+from evalsvc.store.submission import evaluate, find_checkpoint, find_run
+
+ITEMS = [{"index": 0, "nll_text": 1.5}, {"index": 1, "nll_text": "NaN"}]
+
+
+def results(store: Store, step: int = 25, variant: str = "raw", suite: str | None = None) -> dict[str, Any]:
+    with store.reading() as session:
+        document = read_results(session, "run-a", step, variant, suite)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    return document
+
+
+def test_a_finished_evaluation(store: Store) -> None:
+    [number] = enter(store, submission(), suite())
+    evaluate_whole(store, metric(1.5, items=("nll_text", "n_text")), items=ITEMS)
+    document = results(store)
+    [found] = document["metrics"]
+    assert (found["name"], found["value"], found["items"], found["task"]) == (
+        "loss/text",
+        1.5,
+        ["nll_text", "n_text"],
+        "loss-0",
+    )
+    assert document["protocols"] == {Protocol({"limit": 1}).id: {"limit": 1}}
+    assert document["items"] == {"loss-0": ITEMS}
+    assert document["suite"]["name"] == "quick"
+    assert document["suite"]["digest"] == suite().digest
+    assert document["suite"]["tasks"] == suite().to_json()["tasks"]
+    assert (document["state"], document["errors"]) == ("succeeded", {})
+    assert document["evaluations"] == [{"id": number, "suite": "quick", "state": "succeeded"}]
+    assert document["checkpoint"]["label"] == "run 'run-a' step 25"
+    assert document["provenance"]["loss-0"]["device"] == "cpu"
+    assert document["artifacts"] == {"loss-0": []}
+
+
+def test_the_newest_evaluation_of_each_suite_counts(store: Store) -> None:
+    enter(store, submission(), suite(), suite("slow", limit=2, kind="steps"))
+    evaluate_whole(store, metric(1.0))
+    with store.transaction() as session:
+        evaluate(session, find_checkpoint(session, 1), suite(), priority=0)
+    assert results(store)["state"] == "queued", "who waits must wait for the newest one"
+    evaluate_whole(store, metric(2.0))
+    document = results(store)
+    assert document["suite"]["name"] == "slow, quick"
+    assert [item["id"] for item in document["evaluations"]] == [2, 3]
+    assert [(item["value"], item["task"]) for item in document["metrics"]] == [(2.0, "loss-0")]
+    assert [task["name"] for task in results(store, suite="slow")["suite"]["tasks"]] == ["steps-0"]
+
+
+def test_tasks_of_the_same_name_in_two_suites_are_told_apart(store: Store) -> None:
+    """Items of one would stand beside the metrics of the other."""
+    enter(store, submission(), suite())
+    evaluate_whole(store, metric(1.0), items=ITEMS[:1])
+    enter(store, submission(), suite("slow", limit=2))
+    evaluate_whole(store, metric(2.0, limit=2), items=ITEMS)
+    document = results(store)
+    assert {item["task"]: item["value"] for item in document["metrics"]} == {"quick/loss-0": 1.0, "slow/loss-0": 2.0}
+    assert {name: len(items) for name, items in document["items"].items()} == {"quick/loss-0": 1, "slow/loss-0": 2}
+
+
+def test_what_failed_or_was_cancelled_says_why(store: Store) -> None:
+    enter(store, submission(), suite(tasks=2))
+    first = next_shard(store)
+    assert first is not None
+    store_result(store, first, ShardResult(error=ShardError("non_finite", "layer 3")))
+    assert results(store)["state"] == "running"
+    evaluate_whole(store, metric(1.0))
+    document = results(store)
+    assert (document["state"], list(document["items"])) == ("partly_failed", ["loss-1"])
+    assert document["errors"] == {"loss-0": {"code": "non_finite", "message": "layer 3"}}
+    [other] = enter(store, submission(), suite("slow", limit=2, kind="steps"))
+    with store.transaction() as session:
+        cancel_evaluation(session, other)
+    assert results(store, suite="slow")["errors"]["steps-0"]["code"] == "cancelled"
+    assert results(store)["state"] == "partly_failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"step": 24}, "has no checkpoint at step 24, variant 'raw'; the nearest are 25"),
+        ({"variant": "ema"}, "no variant of run 'run-a' at step 25 is named 'ema'; available: raw"),
+        ({"suite": "quik"}, "no suite that evaluated run 'run-a' step 25 is named 'quik'; did you mean 'quick'?"),
+        ({"step": 50}, "run 'run-a' step 50 has no evaluation yet"),
+    ],
+)
+def test_what_is_not_there(store: Store, arguments: dict[str, Any], words: str) -> None:
+    enter(store, submission(), suite())
+    if arguments.get("step") == 50:
+        enter(store, submission(50))
+    with pytest.raises(UnknownName) as caught:
+        results(store, **arguments)
+    assert words in caught.value.message
+
+
+def items(store: Store, evaluation: int, **arguments: str) -> dict[str, Any]:
+    with store.reading() as session:
+        found: dict[str, Any] = read_items(find_evaluation(session, evaluation), **arguments)["items"]
+        return found
+
+
+def test_items_by_task_and_benchmark(store: Store) -> None:
+    [number] = enter(store, submission(), suite(tasks=2))
+    rows = [{"index": 0, "benchmark": "piqa", "acc": 1}, {"index": 0, "benchmark": "copa", "acc": 0}]
+    first = next_shard(store)
+    assert first is not None
+    assert items(store, number) == {}
+    store_result(store, first, plan(shards=1))
+    evaluate_whole(store, metric(1.0), items=rows)
+    assert items(store, number) == {"loss-0": rows, "loss-1": rows}
+    assert items(store, number, task="loss-1", benchmark="copa") == {"loss-1": rows[1:]}
+    with pytest.raises(UnknownName, match=r"no task of evaluation 1 is named 'loss-2'; did you mean 'loss-"):
+        items(store, number, task="loss-2")
+    with pytest.raises(UnknownName, match=r"no benchmark of evaluation 1 is named 'pica'; did you mean 'piqa'"):
+        items(store, number, benchmark="pica")
+
+
+def completed(text: str) -> list[dict[str, Any]]:
+    prompts = ("cheese =>", "relativity states that")
+    return [{"prompt": prompt, "way": "greedy", "text": text, "base": " fromage"} for prompt in prompts]
+
+
+def completions(store: Store, **arguments: str) -> list[dict[str, Any]]:
+    with store.reading() as session:
+        found: list[dict[str, Any]] = read_completions(session, find_run(session, "run-a"), **arguments)["steps"]
+        return found
+
+
+def test_completions_by_step(store: Store) -> None:
+    words = suite("words", kind="completions")
+    for step in (50, 0):
+        enter(store, submission(step), words, suite())
+        evaluate_whole(store, items=completed(f" {step}"))
+    assert [(row["step"], row["task"]) for row in completions(store)] == [(0, "completions-0"), (50, "completions-0")]
+    assert completions(store, prompt="cheese")[1]["completions"] == completed(" 50")[:1]
+    with store.transaction() as session:
+        evaluate(session, find_checkpoint(session, 1), words, priority=0)
+    assert completions(store)[1]["completions"][0]["text"] == " 50", "the old one stands until the new one is there"
+    evaluate_whole(store, items=completed(" again"))
+    assert completions(store)[1]["completions"][0]["text"] == " again"
+    enter(store, submission(50, identity=Identity(7, 7), replace=True), words)
+    assert [row["step"] for row in completions(store)] == [0], "a replaced checkpoint's are not this run's any more"
+    with pytest.raises(UnknownName, match="no variant with completions is named 'row'; did you mean 'raw'"):
+        completions(store, variant="row")
+    with pytest.raises(UnknownName, match="no prompt is named 'cheese=>'; did you mean 'cheese =>'"):
+        completions(store, prompt="cheese=>")
+
+
+def test_a_run_without_completions(store: Store) -> None:
+    enter(store, submission(), suite())
+    evaluate_whole(store, metric(1.0))
+    assert completions(store) == []

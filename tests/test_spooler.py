@@ -1,0 +1,69 @@
+"""Which spooled copies are dropped, and which outlive their own evaluation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+from sqlalchemy import select
+
+from evalsvc.checkpoints import Identity
+from evalsvc.config import Settings
+from evalsvc.spooler import Spooler
+from evalsvc.store.base import name_base
+from evalsvc.store.session import Store, open_store
+from evalsvc.store.submission import find_run, get_or_create_run
+from evalsvc.store.tables import Checkpoint
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def spooler(store: Store, tmp_path: Path) -> Iterator[Spooler]:
+    spooler = Spooler(store, Settings(data_dir=str(tmp_path)), lambda: None)
+    yield spooler
+    spooler.close()
+
+
+def spool(
+    store: Store, spooler: Spooler, step: int, run: str = "run-a", variant: str = "raw", **fields: object
+) -> Path:
+    """A checkpoint that has been copied and evaluated; its copy."""
+    enter(store, submission(step, run=run, variant=variant, spool="copy", **fields), suite())
+    with store.transaction() as session:
+        checkpoint = session.scalars(select(Checkpoint).order_by(Checkpoint.id.desc())).first()
+        assert checkpoint is not None
+        checkpoint.spool_state = "ready"
+    copy = spooler.path(checkpoint)
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    evaluate_whole(store, metric(1.0))
+    return copy
+
+
+def test_a_base_is_kept_as_long_as_it_is_one(store: Store, spooler: Spooler) -> None:
+    """Every later checkpoint of the run needs it, and the trainer has long deleted the original."""
+    first, averaged, later = (
+        spool(store, spooler, step, variant=variant) for step, variant in ((0, "raw"), (0, "ema"), (25, "raw"))
+    )
+    named = spool(store, spooler, 9, "text")
+    with store.transaction() as session:
+        name_base(session, get_or_create_run(session, "run-b"), "text", 9, "raw")
+    spooler.poll()
+    assert [copy.exists() for copy in (first, averaged, later, named)] == [True, True, False, True]
+    with store.transaction() as session:
+        name_base(session, find_run(session, "run-a"), "text", 9, "raw")
+    spooler.poll()
+    assert [copy.exists() for copy in (first, averaged, named)] == [False, False, True]
+
+
+def test_a_base_that_was_replaced_is_dropped(store: Store, spooler: Spooler) -> None:
+    old = spool(store, spooler, 0)
+    new = spool(store, spooler, 0, identity=Identity(7, 7), replace=True)
+    spooler.poll()
+    assert [copy.exists() for copy in (old, new)] == [False, True]
