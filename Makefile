@@ -23,6 +23,7 @@ test: check
 bench: $(VENV)/all
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/text.py
 
 $(VENV)/worker $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

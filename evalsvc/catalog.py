@@ -22,6 +22,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "open_lm": "evalsvc.models.loading:load_model",
     },
     "tasks": {
+        "language": "evalsvc.tasks.language:Language",
         "loss": "evalsvc.tasks.loss:Loss",
         "reconstruction": "evalsvc.tasks.reconstruction:Reconstruction",
         "text_to_image": "evalsvc.tasks.text_to_image:TextToImage",

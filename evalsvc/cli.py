@@ -411,6 +411,9 @@ def doctor(
 assets_app = typer.Typer(no_args_is_help=True, help="Weights of other people's networks, which some suites need.")
 app.add_typer(assets_app, name="assets")
 
+benchmarks_app = typer.Typer(no_args_is_help=True, help="lm-eval's benchmarks, which the task `language` asks.")
+app.add_typer(benchmarks_app, name="benchmarks")
+
 reference_app = typer.Typer(no_args_is_help=True, help="Statistics of real images, which FID compares with.")
 app.add_typer(reference_app, name="reference")
 
@@ -461,6 +464,45 @@ def list_assets(assets: Assets = None) -> None:
             state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.sources[0].url
         rows.append([asset.name, state, f"{asset.megabytes} MB", asset.purpose, source])
     _print_table(["asset", "", "about", "what for", "from"], rows)
+
+
+IncludePath = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of lm-eval YAML files of your own; repeat for several.", show_default="none"),
+]
+
+
+@benchmarks_app.command(name="list")
+def list_benchmarks(
+    words: Annotated[str | None, typer.Argument(metavar="FILTER", help="Only names with this in them.")] = None,
+    include_path: IncludePath = None,
+) -> None:
+    """Show the names of benchmarks, and of the groups and tags that stand for several."""
+    from evalsvc.language.registry import Registry
+
+    entries = Registry(include_path or []).search(words or "")
+    _print_table(["name", "", "from"], [[entry.name, entry.kind.value, entry.origin] for entry in entries])
+
+
+@benchmarks_app.command(name="prepare")
+def prepare_benchmarks(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which; see `evalsvc benchmarks list`.")],
+    include_path: IncludePath = None,
+) -> None:
+    """Fetch what benchmarks need from the Hugging Face hub into its cache; an evaluation downloads nothing."""
+    from evalsvc.language.benchmarks import LoadOptions, prepare
+    from evalsvc.language.definitions import Rules
+
+    settings = Settings.load()
+
+    def local_dataset(path: str) -> str:
+        return str(settings.datasets_path / path.removeprefix("datasets:"))
+
+    rules = Rules(allow_code=bool(settings.allow_benchmark_code), resolve=local_dataset)
+    for name in names:
+        for ready in prepare(name, LoadOptions(tuple(include_path or []), rules=rules)):
+            rows = ", ".join(f"{count:,} rows of {split!r}" for split, count in ready.splits.items())
+            print(f"{ready.name}: {ready.source}, {rows}" if rows else f"{ready.name}: asks for no dataset of the hub")
 
 
 @reference_app.command(name="import")

@@ -5,24 +5,30 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from evalsvc.assets import ASSETS, locate_asset
 from evalsvc.cluster import device_list
 from evalsvc.config import Settings
-from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, UnknownName
+from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, MissingPackage, UnknownName
 from evalsvc.store.session import Store
-from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, suite_files
+from evalsvc.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
 
 PYTHON = (3, 11)
 TORCH = (2, 10)
+LM_EVAL = (0, 4, 13)
 
 ASSET_PARAMETERS = ("decoder", "extractor")
 """Parameters of a task that may name an asset instead of a file."""
+
+TEXT_PARAMETERS = ("prompts",)
+"""Parameters of a task that are no paths, whatever they begin with."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
     return [
         _check_python(),
         *_check_torch(settings),
+        _check_lm_eval(settings),
         _check_data_folder(settings.data_path),
         _check_database(settings),
         *(_check_asset(name, settings) for name in ASSETS),
@@ -79,10 +86,23 @@ def _check_torch(settings: Settings) -> Iterator[Check]:
         yield Check("torch", False, f"not there ({error})", do, needed)
         return
     version: str = torch.__version__
-    ok = tuple(int(part) for part in version.split("+")[0].split(".")[:2]) >= TORCH
+    ok = _numbers(version) >= TORCH
     do = f"older versions open hostile checkpoints unsafely; install torch {_dotted(TORCH)} or newer"
     yield Check("torch", ok, version, "" if ok else do, needed)
     yield _check_devices(settings, torch)
+
+
+def _check_lm_eval(settings: Settings) -> Check:
+    """Not imported: that takes seconds, and the service does without."""
+    needed = not settings.scheduler
+    try:
+        version = metadata.version("lm-eval")
+    except metadata.PackageNotFoundError:
+        do = "workers on this machine need it for benchmarks; run: pip install 'evalsvc[worker]'"
+        return Check("lm-eval", False, "not there", do, needed)
+    ok = _numbers(version)[:2] == LM_EVAL[:2] and _numbers(version) >= LM_EVAL
+    do = f"another version builds other prompts; run: pip install 'lm-eval>={_dotted(LM_EVAL)},<0.5'"
+    return Check("lm-eval", ok, version, "" if ok else do, needed)
 
 
 def _check_devices(settings: Settings, torch: Any) -> Check:
@@ -163,9 +183,22 @@ def assets_of(suite: Suite) -> list[str]:
 
 
 def data_files(suite: Suite, settings: Settings) -> list[Path]:
-    """The data files that the tasks of a suite name, each once."""
-    files = dict.fromkeys(path for task in suite.tasks for path in _paths(task.parameters, settings))
-    return list(files)
+    """The data files that the tasks of a suite and the definitions of its benchmarks name, each once."""
+    named = (path for task in suite.tasks for path in _files_of(task, settings))
+    return list(dict.fromkeys(named))
+
+
+def _files_of(task: TaskSpec, settings: Settings) -> Iterator[Path]:
+    parameters = {name: value for name, value in task.parameters.items() if name not in TEXT_PARAMETERS}
+    yield from _paths(parameters, settings)
+    # A benchmark's own `data` takes the place of the files in its definition.
+    names = [item["name"] for item in parameters.get("benchmarks") or () if item["data"] is None]
+    folders = [Path(folder) for folder in parameters.get("include_path") or ()]
+    try:
+        from evalsvc.language.local_data import named_files
+    except MissingPackage:  # which is told by itself
+        return
+    yield from named_files(names, folders, lambda name: str(next(_paths(name, settings))))
 
 
 def _paths(value: Any, settings: Settings) -> Iterator[Path]:
@@ -183,6 +216,11 @@ def _paths(value: Any, settings: Settings) -> Iterator[Path]:
 def _all_paths(values: Iterable[Any], settings: Settings) -> Iterator[Path]:
     for value in values:
         yield from _paths(value, settings)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`2.13.0+cpu` as (2, 13, 0)."""
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 def _dotted(version: tuple[int, ...]) -> str:

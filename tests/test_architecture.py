@@ -41,8 +41,8 @@ PARTS = {
     "cli": {"ground", "store", "cluster", "coordinator", "api", "web", "client", "doctor", "gate", "watch", "demo"},
 }
 
-LATE = {("cli", "runner"), ("doctor", "runner")}
-"""Allowed inside a function only: these commands evaluate in their own process."""
+LATE = {("cli", "runner"), ("doctor", "runner"), ("cli", "language")}
+"""Allowed inside a function only: these commands do in their own process what workers do."""
 
 
 @dataclass(frozen=True)

@@ -36,3 +36,9 @@ def test_both_sides_of_sampling_choose_the_same_codes() -> None:
     document = last_line("sampling")
     assert len(document["ratios"]) >= 2
     assert document["equal_greedy_codes"] == 1.0
+
+
+def test_both_sides_of_text_score_the_same() -> None:
+    document = last_line("text")
+    assert len(document["ratios"]) >= 2
+    assert document["difference"] < 1e-4

@@ -2,13 +2,14 @@
 
 import shutil
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evalsvc.config import Settings
-from evalsvc.doctor import Check, assets_of, run_checks
+from evalsvc.doctor import Check, assets_of, data_files, run_checks
 from evalsvc.errors import InvalidSuite, UnknownName
 from evalsvc.store.session import open_store
 from evalsvc.suite import Suite, TaskSpec
@@ -84,6 +85,50 @@ def test_assets_that_a_suite_names(tmp_path: Path) -> None:
     assert assets_of(suite) == ["movqgan-67M", "inception"]
 
 
+def needed(tmp_path: Path, *benchmarks: dict[str, Any], **parameters: Any) -> list[str]:
+    """The data files of a suite with these benchmarks, below `tmp_path`."""
+    chosen = [{"data": None} | benchmark for benchmark in benchmarks]
+    task = TaskSpec("any", "any", {"benchmarks": chosen, "include_path": [str(tmp_path)], **parameters})
+    settings = Settings(datasets=str(tmp_path / "datasets"))
+    found = data_files(Suite("mine", "", (task,)), settings)
+    return [str(file.relative_to(tmp_path)) for file in found if file != tmp_path]
+
+
+def test_data_that_benchmarks_of_ones_own_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval is not imported for it: the doctor answers at once, and also where functions cannot be imported."""
+    monkeypatch.delitem(sys.modules, "lm_eval", raising=False)
+    definitions = {
+        "_shared": "dataset_path: json\ntag: both\ndoc_to_text: !function nowhere.text\n",
+        "first": "include: _shared.yaml\ntask: first\ndataset_kwargs: {data_files: {test: 'datasets:text/a.jsonl'}}\n",
+        "second": "include: _shared.yaml\ntask: second\ndataset_kwargs: {data_files: [b.jsonl, 'https://c/d', 'e*']}\n",
+        "third": "include: first.yaml\ntask: third\n",
+        "broken": "task: broken\nx: [",
+        "circle": "include: circle.yaml\ntask: circle\n",
+    }
+    for name, content in definitions.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    assert needed(tmp_path, {"name": "first"}) == ["datasets/text/a.jsonl"]
+    assert needed(tmp_path, {"name": "both"}) == ["datasets/text/a.jsonl", "b.jsonl"]
+    assert needed(tmp_path, {"name": "third"}, {"name": "first"}) == ["datasets/text/a.jsonl"]
+    assert needed(tmp_path, {"name": "first", "data": f"{tmp_path}/own.jsonl"}) == ["own.jsonl"]
+    assert needed(tmp_path, {"name": "broken"}, {"name": "circle"}, {"name": "arc_easy"}) == []
+    assert "lm_eval" not in sys.modules
+
+
+def test_prompts_are_no_paths(tmp_path: Path) -> None:
+    """`/* sum */` was missing from the disk."""
+    assert needed(tmp_path, prompts=["/* sum */", "datasets: "]) == []
+
+
+def test_missing_rows_of_a_shipped_suites_benchmarks_are_named(tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "text").mkdir(parents=True)
+    (tmp_path / "datasets" / "text" / "copa.jsonl").touch()
+    found = check("suite text-quick", tmp_path)
+    assert (found.ok, found.needed) == (False, False)
+    assert str(tmp_path / "datasets" / "text" / "arc_easy.jsonl") in found.found
+    assert "copa" not in found.found
+
+
 def test_unknown_suite_and_folder(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'loss'"):
         check("", tmp_path, "los")
@@ -143,3 +188,27 @@ def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.ok, found.needed) == (False, True)
     assert "pip install 'evalsvc[worker]'" in found.do
     assert not check("torch", tmp_path, scheduler="tls://10.0.0.1:8786").needed
+
+
+def test_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its prompts change between versions; a scheduler's workers are on other machines."""
+    assert check("lm-eval", tmp_path).ok
+    for version in ("0.4.12", "0.5.0"):
+        monkeypatch.setattr(metadata, "version", lambda _, version=version: version)
+        found = check("lm-eval", tmp_path)
+        assert (found.ok, found.found, found.needed) == (False, version, True)
+        assert "pip install 'lm-eval>=0.4.13,<0.5'" in found.do
+
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert "pip install 'evalsvc[worker]'" in check("lm-eval", tmp_path).do
+    assert not check("lm-eval", tmp_path, scheduler="tls://10.0.0.1:8786").needed
+
+
+def test_suites_are_looked_at_without_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for module in ("evalsvc.language", "evalsvc.language.local_data"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert check("suite text-quick", tmp_path).ok

@@ -1,0 +1,38 @@
+"""One benchmark of a suite's language tasks: which of lm-eval's tasks, and what of it is used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evalsvc.data_path import DataPath
+
+
+class BenchmarkSpec(BaseModel):
+    """An entry of `benchmarks:`. A name alone is one too: `arc_easy` stands for `{name: arc_easy}`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1)
+    """What lm-eval calls it: a task, or a group or tag, which stands for all of its tasks."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Solved examples before each question [the task's `num_fewshot`, else the benchmark's own]."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use the first so many documents only [the task's `limit`]."""
+    samples: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    """Use these documents only, counted from 0."""
+    data: DataPath | None = None
+    """A JSONL, JSON, CSV or parquet file that takes the place of the benchmark's dataset, in every split; its rows have
+    the columns that the benchmark expects."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, content: object) -> object:
+        return {"name": content} if isinstance(content, str) else content
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> BenchmarkSpec:
+        if self.limit is not None and self.samples is not None:
+            raise ValueError("`limit` and `samples` are both given; give the one or the other")
+        return self

@@ -1,0 +1,258 @@
+"""lm-eval's tasks, called benchmarks here: found by name, loaded from what lies on this machine, made into requests.
+
+    load_benchmarks(specs, options) → expand (names) → build_task (definition, data) → ask (requests) → Benchmark
+
+What a model is asked depends on the definition, the data and the suite alone: requests are built once per process, for
+the whole benchmark, and shards cut from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.group import Group
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+from lm_eval.config.group import GroupConfig
+
+from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.checkpoints import Identity, identify
+from evalsvc.data_files import identify_file
+from evalsvc.errors import AssetMissing, InvalidSuite
+from evalsvc.language.building import Changes, Fewshot, build_task, seeded
+from evalsvc.language.definitions import Definition, Rules, read_definition
+from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
+from evalsvc.language.questions import Document, ask, chance_level, question_digest
+from evalsvc.language.registry import Registry
+from evalsvc.language.rows import local_sources
+from evalsvc.language.selection import Branch, Leaf, expand
+from evalsvc.language.templates import sandbox
+
+KEPT = 256
+"""Benchmarks whose requests a process keeps: a suite's shards come in turns, and MMLU alone is 57."""
+
+sandbox()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark with all that is asked. It is shared within the process: copy an instance before you answer it."""
+
+    name: str
+    """lm-eval's name of it, first half of its metrics' names."""
+    task: Task
+    """lm-eval's object, which turns answers into metrics."""
+    instances: tuple[Instance, ...]
+    """All requests, document by document."""
+    documents: tuple[Document, ...]
+    """Index and requests of each document that is used, in the order of the data."""
+    total: int
+    """Documents in the data, used or not."""
+    digest: str
+    """SHA-256 over everything that the model is asked and what counts as right."""
+    chance: float
+    """Accuracy of a model that knows nothing; 0 where there is no choice."""
+    num_fewshot: int
+
+    @property
+    def output_type(self) -> str:
+        return str(self.task.OUTPUT_TYPE)
+
+    @property
+    def version(self) -> str:
+        """Of the benchmark's definition, by its author."""
+        return str(self.task.VERSION)
+
+    def describe(self, position: int) -> str:
+        """How messages name the request `instances[position]`."""
+        instance = self.instances[position]
+        return f"benchmark {self.name!r}, document {instance.doc_id}, request {instance.idx}"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a suite's `benchmarks:` stand for."""
+
+    benchmarks: tuple[Benchmark, ...]
+    """In the order of the suite; a group's or tag's in lm-eval's."""
+    groups: tuple[Group, ...]
+    """lm-eval's groups among them, outer ones first; `aggregate` makes a group's metrics of its members'."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a language task says of all its benchmarks."""
+
+    include_path: tuple[Path, ...] = ()
+    """Folders of YAML files, whose names go before lm-eval's own."""
+    num_fewshot: int | None = None
+    fewshot: Fewshot = "configured"
+    limit: int | None = None
+    rules: Rules = field(default_factory=Rules)
+
+
+def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loaded:
+    """Find and load benchmarks, without a network, and build their requests.
+
+    Raises:
+        UnknownName: no benchmark, group or tag has this name.
+        InvalidSuite: two entries stand for the same benchmark; or one cannot be evaluated here.
+        InvalidData: a definition or its data are wrong; names file and line, or the document.
+        AssetMissing: the data are on the hub and not in the cache; has the command to run.
+        MissingPackage: lm-eval, or what a benchmark needs beside it, is not installed.
+    """
+    registry = Registry(options.include_path)
+    with quiet(), offline():
+        chosen = [(spec, expand(spec.name, registry, options.rules)) for spec in specs]
+        _check_choice(chosen)
+        loaded = {
+            leaf.name: _build(_recipe(leaf, spec, options))
+            for spec, found in chosen
+            for item in found
+            for leaf in item.leaves()
+        }
+    tasks = {name: benchmark.task for name, benchmark in loaded.items()}
+    groups = [group for _, found in chosen for item in found for group in _groups(item, tasks)]
+    return Loaded(tuple(loaded.values()), tuple(groups))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A benchmark that evaluations now find on this machine."""
+
+    name: str
+    source: str
+    """Its dataset on the hub, in words; empty: it needs none, or sees to its data itself."""
+    splits: Mapping[str, int]
+    """Rows of that dataset by split."""
+
+
+def prepare(name: str, options: LoadOptions) -> Iterator[Prepared]:
+    """Fetch what the benchmarks of a name need from the hub into the cache, one after the other.
+
+    Raises:
+        AssetMissing: the hub cannot be reached, or does not have it.
+        And what load_benchmarks raises.
+    """
+    spec = BenchmarkSpec(name=name)
+    for item in expand(name, Registry(options.include_path), options.rules):
+        for leaf in item.leaves():
+            fetched: list[tuple[Source, Rows]] = []
+
+            def load(source: Source, fetched: list[tuple[Source, Rows]] = fetched) -> Rows:
+                fetched.append((source, fetch(source)))
+                return fetched[-1][1]
+
+            with quiet(), online(), seeded():
+                task = build_task(leaf, _changes(spec, options), options.rules, load)
+                ask(leaf.name, task, 1, None)
+            source, rows = fetched[0] if fetched else ("", {})
+            yield Prepared(leaf.name, str(source), {split: len(part) for split, part in rows.items()})
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that goes into a benchmark's requests; `key` says when two are the same."""
+
+    key: tuple[Any, ...]
+    leaf: Leaf = field(compare=False)
+    spec: BenchmarkSpec = field(compare=False)
+    options: LoadOptions = field(compare=False)
+
+
+def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions) -> _Recipe:
+    changes = _changes(spec, options)
+    selection = _limit(spec, options), spec.samples
+    files = [*_files(leaf, options.rules), *([] if changes.data is None else [changes.data])]
+    identities = tuple((file, _identity(file)) for file in files)
+    key = (leaf.name, changes, selection, repr(sorted(leaf.overrides.items())), options.rules.allow_code, identities)
+    return _Recipe(key, leaf, spec, options)
+
+
+def _files(leaf: Leaf, rules: Rules) -> list[Path]:
+    """The YAML files and the local data files and folders of a benchmark."""
+    definition = Definition({}, ()) if leaf.path is None else read_definition(leaf.path, rules, functions=False)
+    config = {**definition.config, **leaf.overrides}
+    return [*definition.files, *local_sources(config.get("dataset_path"), config.get("dataset_kwargs") or {})]
+
+
+def _identity(path: Path) -> Identity:
+    return identify(path) if path.is_dir() else identify_file(path, "data file")
+
+
+def _changes(spec: BenchmarkSpec, options: LoadOptions) -> Changes:
+    shots = options.num_fewshot if spec.num_fewshot is None else spec.num_fewshot
+    data = None if spec.data is None else Path(options.rules.resolve(spec.data))
+    return Changes(shots, options.fewshot, data)
+
+
+def _limit(spec: BenchmarkSpec, options: LoadOptions) -> int | None:
+    return spec.limit or (options.limit if spec.samples is None else None)
+
+
+@lru_cache(maxsize=KEPT)
+def _build(recipe: _Recipe) -> Benchmark:
+    leaf, spec, options = recipe.leaf, recipe.spec, recipe.options
+    with seeded():
+        try:
+            task = build_task(leaf, _changes(spec, options), options.rules, cached)
+        except AssetMissing as error:
+            raise _not_prepared(leaf, spec, error) from error
+        questions = ask(leaf.name, task, _limit(spec, options), spec.samples)
+    return Benchmark(
+        leaf.name,
+        task,
+        tuple(questions.instances),
+        tuple(questions.documents),
+        questions.total,
+        question_digest(task, questions),
+        chance_level(task, questions),
+        int(task.config.num_fewshot or 0),
+    )
+
+
+def _not_prepared(leaf: Leaf, spec: BenchmarkSpec, error: AssetMissing) -> AssetMissing:
+    if error.message.startswith("benchmark"):  # not its rows, of which `data` could take the place
+        return AssetMissing(f"{error.message}; run: evalsvc benchmarks prepare {spec.name}")
+    return AssetMissing(
+        f"benchmark {leaf.name!r}: {error.message}, and nothing is downloaded in an evaluation; run: evalsvc "
+        f"benchmarks prepare {spec.name}, or give a local file as the benchmark's `data`"
+    )
+
+
+def _check_choice(chosen: Sequence[tuple[BenchmarkSpec, tuple[Leaf | Branch, ...]]]) -> None:
+    by: dict[str, str] = {}
+    for spec, found in chosen:
+        names = [leaf.name for item in found for leaf in item.leaves()]
+        if spec.data is not None and len(names) > 1:
+            raise InvalidSuite(
+                f"`data` is given for {spec.name!r}, which stands for {len(names)} benchmarks; give it for one of "
+                f"them, e.g. {names[0]!r}"
+            )
+        for name in names:
+            if name in by:
+                raise InvalidSuite(
+                    f"benchmark {name!r} is there twice, by {by[name]!r} and by {spec.name!r}; take one of them out, "
+                    "or put it into a task of its own"
+                )
+            by[name] = spec.name
+
+
+def _groups(item: Leaf | Branch, tasks: Mapping[str, Task]) -> Iterator[Group]:
+    """lm-eval's group of an item, with its members, and those within it."""
+    if isinstance(item, Branch):
+        group = Group.from_config(GroupConfig(**item.config))
+        inner: list[Group] = []
+        for member in item.members:
+            if isinstance(member, Leaf):
+                group.add(tasks[member.name])
+            else:
+                below = list(_groups(member, tasks))
+                group.add(below[0])
+                inner += below
+        yield group
+        yield from inner

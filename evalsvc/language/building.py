@@ -1,0 +1,279 @@
+"""From a benchmark's definition to lm-eval's task object, with its data."""
+
+from __future__ import annotations
+
+import dis
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy
+from jinja2 import TemplateError
+from lm_eval.api.registry import AGGREGATION_REGISTRY
+from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.config.task import TaskConfig
+from lm_eval.tasks import TaskManager
+
+from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
+from evalsvc.language.definitions import Rules, check_metrics, read_definition
+from evalsvc.language.hub import Rows, Source
+from evalsvc.language.rows import local_files, read_rows
+from evalsvc.language.selection import Leaf
+from evalsvc.suite import check_keys
+
+FEWSHOT_SEED = 1234
+"""lm-eval's own default: which solved examples are drawn."""
+
+PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "bert_score": "bert-score"}
+"""Packages that are installed by another name than they are imported by."""
+
+Load = Callable[[Source], Rows]
+"""Where the rows of a dataset on the hub come from: `hub.cached` or `hub.fetch`."""
+
+Fewshot = Literal["configured", "first"]
+"""Which solved examples: as the benchmark says, or the first ones, the same for every document."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a suite says in place of the benchmark's definition."""
+
+    num_fewshot: int | None = None
+    fewshot: Fewshot = "configured"
+    data: Path | None = None
+    """A local file with the rows, for every split."""
+
+
+def build_task(leaf: Leaf, changes: Changes, rules: Rules, load: Load) -> Task:
+    """lm-eval's task object. Explicit `num_fewshot` wins also where the definition says 0, other than in lm-eval.
+
+    The document that is asked about is never among its own solved examples. lm-eval sees to that only where the
+    definition names the split that it evaluates as that of the examples.
+
+    Raises:
+        InvalidSuite: the benchmark cannot be evaluated here, or not with these changes.
+        InvalidData: the definition or its data are wrong.
+        AssetMissing: the data are on the hub, and `load` does not get them.
+        MissingPackage: a function or metric of the benchmark needs it.
+    """
+    definition = None if leaf.path is None else read_definition(leaf.path, rules, functions=False)
+    plain = {**(definition.config if definition else {}), **leaf.overrides}
+    _require_allowed(leaf.name, plain, rules)
+    with blamed(leaf.name, "its definition"):
+        full = read_definition(leaf.path, rules, functions=True).config if leaf.path else {}
+    config = deepcopy({**full, **leaf.overrides})
+    if not (leaf.trusted and (definition is None or definition.trusted)):
+        check_metrics(f"benchmark {leaf.name!r}", config, rules)
+    config = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
+    config |= {"task": leaf.name}
+    if "class" in config:
+        return _build_class(leaf.name, config, changes)
+    check_keys(f"benchmark {leaf.name!r}", config, [item.name for item in fields(TaskConfig)], InvalidData)
+    config = _with_shots(config, changes)
+    config = _with_rows(leaf.name, config, changes.data, load)
+    task = _construct(leaf.name, config)
+    _check_pool(leaf.name, task)
+    require_metrics(leaf.name, task)
+    return task
+
+
+@contextmanager
+def blamed(name: str, what: str) -> Iterator[None]:
+    """Turn what lm-eval and a benchmark's own code raise into errors that name the benchmark and `what` of it."""
+    try:
+        yield
+    except EvalsvcError:
+        raise
+    except ImportError as error:
+        raise _missing(name, error) from error
+    except TemplateError as error:
+        raise InvalidData(f"benchmark {name!r}, {what}: a template cannot be filled in: {_line(error)}") from error
+    except ConnectionError as error:
+        raise AssetMissing(f"benchmark {name!r} needs the network ({_line(error)})") from error
+    except Exception as error:
+        problem = f"{type(error).__name__}: {_line(error)}"
+        raise InvalidData(f"benchmark {name!r}, {what} does not fit what lm-eval makes of it: {problem}") from error
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """The global random numbers as `lm_eval` seeds them: code of benchmarks shuffles by them."""
+    before, numpy_before = random.getstate(), numpy.random.get_state()
+    random.seed(0)
+    numpy.random.seed(1234)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        numpy.random.set_state(numpy_before)
+
+
+def require_metrics(name: str, task: Task) -> None:
+    """Raise now for a metric that could not be computed after hours of work.
+
+    Raises:
+        MissingPackage: a function imports a package that is not installed.
+        AssetMissing: a metric of the library evaluate is not in its cache.
+        InvalidData: there is no such aggregation.
+    """
+    computed = task.config.process_results is None
+    for metric, function in getattr(task, "_metric_fn_list", {}).items():
+        if function is None and computed:
+            if find_spec("evaluate") is None:
+                raise MissingPackage(f"benchmark {name!r}, metric {metric!r}: run: pip install evaluate")
+            raise AssetMissing(f"benchmark {name!r}: the library evaluate has no metric {metric!r} in its cache")
+        _require_imports(name, function)
+    for metric, function in task.aggregation().items():
+        if function is None:
+            known = ", ".join(sorted(AGGREGATION_REGISTRY))
+            raise InvalidData(f"benchmark {name!r}, metric {metric!r}: no such aggregation; choose from {known}")
+        _require_imports(name, function)
+
+
+def _require_allowed(name: str, config: Mapping[str, Any], rules: Rules) -> None:
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        raise InvalidSuite(f"benchmark {name!r} asks about images or sound; choose one that is all text")
+    if config.get("unsafe_code") and not rules.allow_code:
+        raise InvalidSuite(
+            f"benchmark {name!r} runs code that the model writes; take it out, or have the operator set "
+            "EVALSVC_ALLOW_BENCHMARK_CODE=1"
+        )
+
+
+def _with_shots(config: dict[str, Any], changes: Changes) -> dict[str, Any]:
+    """`config` with its solved examples settled."""
+    if not (config.get("test_split") or config.get("validation_split") or changes.data):
+        raise InvalidData(f"benchmark {config['task']!r} names no `test_split` and no `validation_split`; give one")
+    own = config.get("fewshot_config") or {}
+    shots = config.get("num_fewshot") if changes.num_fewshot is None else changes.num_fewshot
+    if changes.data is not None:
+        config = config | _splits_of_one_file(config)
+        own = {key: value for key, value in own.items() if key != "split"}
+    if not shots:
+        # lm-eval reads the whole split of the examples for nothing, which may be the largest by far.
+        return config | {
+            "num_fewshot": 0,
+            "fewshot_split": None,
+            "fewshot_config": {**own, "split": None, "samples": []},
+        }
+    if changes.fewshot == "first":
+        own = {**own, "sampler": "first_n"}
+    evaluated = config.get("test_split") or config.get("validation_split")
+    if _split_of_shots(config, own) == evaluated:
+        own = {**own, "split": evaluated}
+        config = config | {"test_split": evaluated}
+    return config | {"num_fewshot": shots, "fewshot_config": own}
+
+
+def _splits_of_one_file(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All rows are evaluated, and solved examples come from among them."""
+    evaluated = config.get("test_split") or config.get("validation_split") or "test"
+    return {"test_split": evaluated, "validation_split": None, "training_split": None, "fewshot_split": None}
+
+
+def _split_of_shots(config: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
+    """The split that lm-eval draws examples from; None: they are written out in the definition."""
+    named = own.get("split") or config.get("fewshot_split")
+    if named or own.get("samples") is not None:
+        return named
+    return config.get("training_split") or config.get("validation_split") or config.get("test_split")
+
+
+def _splits(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The splits that are used: the one that is evaluated, and the one that solved examples come from."""
+    evaluated = config.get("test_split") or config.get("validation_split")
+    shots = _split_of_shots(config, config["fewshot_config"]) if config["num_fewshot"] else None
+    return tuple(dict.fromkeys(split for split in (evaluated, shots) if split))
+
+
+def _with_rows(name: str, config: dict[str, Any], data: Path | None, load: Load) -> dict[str, Any]:
+    """`config` with its rows in place of where they come from, so that lm-eval has nothing to fetch."""
+    options = config.get("dataset_kwargs") or {}
+    path, subset = config.get("dataset_path"), config.get("dataset_name")
+    if data is not None:
+        rows: Rows = {str(config["test_split"]): read_rows([data])}
+    elif callable(config.get("custom_dataset")):
+        return config
+    elif files := local_files(path, options):
+        rows = {split: read_rows(paths) for split, paths in files.items()}
+    elif not isinstance(path, str) or not path:
+        raise InvalidData(f"benchmark {name!r} has no `dataset_path`; give one in its YAML, or `data` in the suite")
+    else:
+        with blamed(name, "its `dataset_kwargs`"):
+            rows = load(Source(path, subset, options, _splits(config)))
+    _check_splits(name, config, rows)
+    given = datasets.DatasetDict(rows)
+    return config | {"custom_dataset": lambda **_: given, "dataset_kwargs": None}
+
+
+def _check_splits(name: str, config: Mapping[str, Any], rows: Rows) -> None:
+    for split in _splits(config):
+        if split not in rows:
+            there = ", ".join(map(repr, rows))
+            raise InvalidData(f"benchmark {name!r} uses the split {split!r}, its data have {there}; correct its YAML")
+        if not len(rows[split]):
+            raise InvalidData(f"benchmark {name!r}: the split {split!r} of its data is empty")
+
+
+def _construct(name: str, config: dict[str, Any]) -> Task:
+    with blamed(name, "document 0, its options or its right answer"):
+        task: Task = next(iter(TaskManager(include_defaults=False).load([config])["tasks"].values()))
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    return task
+
+
+def _build_class(name: str, config: dict[str, Any], changes: Changes) -> Task:
+    """A benchmark that is a Python class of lm-eval's: it sees to its data itself."""
+    if changes.data is not None:
+        raise InvalidSuite(f"benchmark {name!r} is a program that finds its own data; take `data` away")
+    if changes.fewshot == "first" and changes.num_fewshot:
+        raise InvalidSuite(f"benchmark {name!r} is a program that draws its own examples; take `fewshot: first` away")
+    task = _construct(name, config)
+    if changes.num_fewshot is not None:
+        task.set_config("num_fewshot", changes.num_fewshot)
+    require_metrics(name, task)
+    return task
+
+
+def _check_pool(name: str, task: Task) -> None:
+    shots = int(task.config.num_fewshot or 0)
+    if not isinstance(task, ConfigurableTask) or not shots:
+        return
+    own = task.fewshot_cfg.split == task.config.test_split
+    there = len(task.sampler.df) - own
+    if there < shots:
+        beside = " beside the one that is asked about" if own else ""
+        raise InvalidData(
+            f"benchmark {name!r}: {shots} solved examples are asked for, its data have {there}{beside}; lower "
+            "`num_fewshot`"
+        )
+
+
+def _require_imports(name: str, function: Any) -> None:
+    """Raise MissingPackage for a package that the function imports when it is called."""
+    code = getattr(function, "__code__", None)
+    for instruction in dis.get_instructions(code) if code is not None else ():
+        if instruction.opname == "IMPORT_NAME":
+            package = str(instruction.argval).partition(".")[0]
+            if package and find_spec(package) is None:
+                raise _missing(name, ModuleNotFoundError(name=package))
+
+
+def _missing(name: str, error: ImportError) -> MissingPackage:
+    told = re.search(r"pip install ['\"`]?([\w.\-\[\]]+)", str(error))
+    package = (error.name or "").partition(".")[0]
+    wanted = told[1] if told else PACKAGES.get(package, package)
+    if not wanted:
+        return MissingPackage(f"benchmark {name!r} cannot import what it needs: {_line(error)}")
+    return MissingPackage(f"benchmark {name!r} needs the package {wanted!r}; run: pip install '{wanted}'")
+
+
+def _line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -1,0 +1,233 @@
+"""Datasets of the Hugging Face hub: fetched by `evalsvc benchmarks prepare`, and in an evaluation never.
+
+An evaluation finds them in the cache of the package `datasets` (HF_HOME, HF_DATASETS_CACHE). Without a network that
+cache finds again only what was asked for by name alone; where `dataset_kwargs` says more (`data_files`, …), a copy is
+kept in the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import httpx
+import huggingface_hub.constants
+from datasets.exceptions import DatasetsError
+
+from evalsvc.errors import AssetMissing, InvalidData
+from evalsvc.language.definitions import BUILDERS
+from evalsvc.protocol import digest
+
+log = logging.getLogger(__name__)
+
+LOADING = (OSError, ValueError, RuntimeError, DatasetsError)
+"""What `datasets.load_dataset` raises where the dataset is at fault, or the way to it."""
+
+REACH_SECONDS = 10.0
+"""How long the hub gets to answer at all, before a download is tried: its own client tries for half a minute."""
+
+Rows = Mapping[str, datasets.Dataset]
+"""A dataset's splits."""
+
+_this_thread = threading.local()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a benchmark's rows come from, as `datasets.load_dataset` is told."""
+
+    path: str
+    name: str | None
+    """Of the configuration; None: the dataset's only one, or its default."""
+    options: Mapping[str, Any]
+    splits: tuple[str, ...]
+    """What is used of it."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """`options`, less what `datasets` 4 and later refuse (scripts) and what would not be kept (streaming)."""
+        return {key: value for key, value in self.options.items() if key not in ("trust_remote_code", "streaming")}
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies on another machine."""
+        local = self.path in BUILDERS or Path(self.path).is_dir()
+        return not local or "://" in str(self.options.get("data_files"))
+
+    def __str__(self) -> str:
+        name = f"configuration {self.name!r}, " if self.name else ""
+        files = f"files {self.options['data_files']}, " if "data_files" in self.options else ""
+        return f"the dataset {self.path!r} ({name}{files}splits {', '.join(map(repr, self.splits))})"
+
+
+def cached(source: Source) -> Rows:
+    """A dataset out of the cache, without a network.
+
+    Raises:
+        AssetMissing: it is not there, or not all of it.
+        InvalidData: `datasets` cannot read what is there.
+    """
+    copy = _copy(source)
+    with offline():
+        try:
+            return datasets.load_from_disk(str(copy)) if copy.is_dir() else _load(source)
+        except LOADING as error:
+            if source.remote and (isinstance(error, OSError) or "find cache" in str(error)):
+                raise AssetMissing(f"{source} is not in the cache") from error
+            raise InvalidData(f"{source} cannot be read: {_line(error)}") from error
+
+
+def fetch(source: Source) -> Rows:
+    """Download a dataset into the cache; what `cached` finds there is left as it is.
+
+    Raises:
+        AssetMissing: the hub cannot be reached, or has no such dataset, or not for this user.
+    """
+    try:
+        return cached(source)
+    except AssetMissing:
+        require_hub()
+    with online():
+        try:
+            rows = _load(source)
+        except LOADING as error:
+            raise AssetMissing(f"{source} cannot be fetched: {_line(error)}") from error
+    if source.arguments:
+        _keep(rows, _copy(source))
+    return rows
+
+
+def require_hub() -> None:
+    """Raise AssetMissing unless the hub answers."""
+    endpoint = huggingface_hub.constants.ENDPOINT
+    try:
+        httpx.head(endpoint, timeout=REACH_SECONDS)
+    except httpx.HTTPError as error:
+        raise AssetMissing(
+            f"the Hugging Face hub {endpoint} cannot be reached ({_line(error)}); try again on a machine with a "
+            "network and carry its cache over (HF_HOME), or set HF_ENDPOINT to a mirror"
+        ) from error
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """No network in this thread, whatever the environment says: neither the hub's clients nor anything beside them."""
+    before = getattr(_this_thread, "offline", False)
+    _guard_sockets()
+    with _hub_offline(True):
+        _this_thread.offline = True
+        try:
+            yield
+        finally:
+            _this_thread.offline = before
+
+
+@contextmanager
+def online() -> Iterator[None]:
+    """The hub's clients may use the network, whatever the environment says."""
+    with _hub_offline(False):
+        yield
+
+
+@contextmanager
+def _hub_offline(wanted: bool) -> Iterator[None]:
+    # The variables HF_HUB_OFFLINE and the like count when these modules are imported; later it is their constants.
+    evaluate = sys.modules.get("evaluate.config")
+    places = [(huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
+    places += [(evaluate, "HF_EVALUATE_OFFLINE")] if evaluate else []
+    before = [(module, name, getattr(module, name)) for module, name in places]
+    try:
+        for module, name in places:
+            setattr(module, name, wanted)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+class _Guard:
+    """An audit hook, since code that benchmarks bring along downloads by any means. Hooks stay as long as the process.
+
+    It leaves every thread alone that is not in `offline`.
+    """
+
+    installed = False
+
+
+def _guard_sockets() -> None:
+    if not _Guard.installed:
+        _Guard.installed = True
+        sys.addaudithook(_refuse_network)
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in ("socket.connect", "socket.getaddrinfo") and getattr(_this_thread, "offline", False):
+        if event == "socket.connect" and isinstance(arguments[1], (str, bytes)):
+            return  # a socket of this machine
+        raise ConnectionRefusedError("the network is not used in an evaluation")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What lm-eval, `datasets` and the code of benchmarks print and log goes to our log, at debug level."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed), warnings.catch_warnings(), _forwarded():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if text := printed.getvalue().strip():
+            log.debug("printed by a benchmark: %s", text)
+
+
+class _Forward(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log.debug("%s: %s", record.name, record.getMessage())
+
+
+@contextmanager
+def _forwarded() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "evaluate")]
+    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
+    forward = _Forward()
+    try:
+        for logger in loggers:
+            logger.handlers, logger.propagate = [forward], False
+        yield
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+
+
+def _load(source: Source) -> Rows:
+    return datasets.load_dataset(source.path, source.name, **source.arguments)  # type: ignore[no-any-return]
+
+
+def _copy(source: Source) -> Path:
+    arguments = {key: repr(value) for key, value in source.arguments.items()}
+    return Path(datasets.config.HF_DATASETS_CACHE) / "evalsvc" / digest([source.path, source.name, arguments])[:32]
+
+
+def _keep(rows: Rows, folder: Path) -> None:
+    """Save `rows` as `folder`: whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as temporary:
+        datasets.DatasetDict(rows).save_to_disk(f"{temporary}/rows")
+        with contextlib.suppress(OSError):  # someone else was faster
+            os.replace(f"{temporary}/rows", folder)
+
+
+def _line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

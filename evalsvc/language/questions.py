@@ -1,0 +1,207 @@
+"""What a benchmark asks of a model, document by document, checked before anything is scored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask, Task
+
+from evalsvc.errors import InvalidData
+from evalsvc.language.building import blamed
+from evalsvc.protocol import canonical_json
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document's place in the benchmark."""
+
+    index: int
+    """Its number in the benchmark's data, from 0; also where only some of them are used."""
+    requests: slice
+    """Which of the benchmark's instances are its own."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All that a benchmark asks."""
+
+    instances: list[Instance]
+    """All requests, document by document."""
+    documents: list[Document]
+    total: int
+    """Documents in the data, used or not."""
+
+
+def ask(name: str, task: Task, limit: int | None, samples: Sequence[int] | None) -> Questions:
+    """The requests of the first `limit` documents, or of `samples`. Solved examples are drawn in this order, as lm-eval
+    draws them: a part of the documents must be cut from the result, never asked for by itself.
+
+    Raises:
+        InvalidData: names the document: a template or the benchmark's code does not fit it, it has an option without
+            text, or its right answer is none of its options. Or a sample is not there.
+        MissingPackage: the benchmark's code needs it.
+    """
+    with blamed(name, "its data"):
+        rows = task.task_docs if isinstance(task, ConfigurableTask) else task.eval_docs
+        total = len(rows)
+    instances: list[Instance] = []
+    documents = []
+    for index, row in _chosen(name, rows, total, limit, samples):
+        with blamed(name, f"document {index}"):
+            made = _requests(name, task, index, row)
+        _check_answers(name, task, index, made)
+        documents.append(Document(index, slice(len(instances), len(instances) + len(made))))
+        instances += made
+    if not documents:
+        raise InvalidData(f"benchmark {name!r} has no documents; give it data")
+    return Questions(instances, documents, total)
+
+
+def question_digest(task: Task, questions: Questions) -> str:
+    """SHA-256 over everything that the model is asked and what counts as right, 64 hexadecimal digits."""
+    sha = hashlib.sha256(canonical_json(_scoring(task)).encode())
+    for document in questions.documents:
+        made = questions.instances[document.requests]
+        asked = [[each.request_type, each.idx, _plain(each.arguments)] for each in made]
+        content = canonical_json([document.index, asked, _plain(_right(task, made[0].doc))])
+        sha.update(content.encode("utf-8", "surrogatepass"))
+    return sha.hexdigest()
+
+
+def chance_level(task: Task, questions: Questions) -> float:
+    """Accuracy of a model that knows nothing: the mean of right options / options; 0 where there are no options."""
+    if task.OUTPUT_TYPE != "multiple_choice" or not isinstance(task, ConfigurableTask):
+        return 0.0
+    rows = [questions.instances[document.requests][0].doc for document in questions.documents]
+    return fmean(_right_options(task, row) / len(task.doc_to_choice(row)) for row in rows)
+
+
+def _right_options(task: ConfigurableTask, row: Any) -> int:
+    gold = _right(task, row)
+    return len(set(gold)) if isinstance(gold, list) else 1
+
+
+def _chosen(
+    name: str, rows: Any, total: int, limit: int | None, samples: Sequence[int] | None
+) -> Iterator[tuple[int, Any]]:
+    if samples is None:
+        yield from zip(range(total if limit is None else min(limit, total)), rows, strict=False)
+        return
+    if max(samples) >= total:
+        raise InvalidData(
+            f"benchmark {name!r} has {total} documents, `samples` names {max(samples)}; count from 0 to {total - 1}"
+        )
+    for index in sorted(set(samples)):
+        yield index, rows[index]
+
+
+def _requests(name: str, task: Task, index: int, row: Any) -> list[Instance]:
+    """As lm-eval's `build_all_requests` makes them, which names no document and calls the n-th sample document n."""
+    context = task.fewshot_context(
+        row,
+        num_fewshot=task.config.num_fewshot or 0,
+        system_instruction=None,
+        apply_chat_template=False,
+        fewshot_as_multiturn=False,
+        chat_template=None,
+        gen_prefix=task.doc_to_prefix(row),
+    )
+    made = task.construct_requests(
+        doc=row,
+        ctx=context,
+        metadata=(name, index, task.config.repeats),
+        apply_chat_template=False,
+        chat_template=None,
+    )
+    return made if isinstance(made, list) else [made]
+
+
+def _check_answers(name: str, task: Task, index: int, made: Sequence[Instance]) -> None:
+    """lm-eval fails on an empty continuation without a name, and scores a wrong right answer as never reached."""
+    where = f"benchmark {name!r}, document {index}"
+    if not made:
+        raise InvalidData(f"{where} has no options; give it at least one")
+    for number, each in enumerate(made):
+        if each.request_type == "loglikelihood" and not each.arguments[1]:
+            raise InvalidData(f"{where}, option {number} has no text to score; give every option some")
+    if not isinstance(task, ConfigurableTask) or callable(task.config.process_results):
+        return
+    with blamed(name, f"document {index}"):
+        if task.OUTPUT_TYPE == "multiple_choice":
+            choices = task.doc_to_choice(made[0].doc)
+            _check_choices(where, choices)
+            _check_gold(where, _gold(task, made[0].doc), choices)
+        elif task.OUTPUT_TYPE == "generate_until" and task.config.doc_to_choice is not None:
+            _check_gold(where, _gold(task, made[0].doc), task.doc_to_choice(made[0].doc))
+
+
+def _check_choices(where: str, choices: Any) -> None:
+    if not isinstance(choices, list) or not choices:
+        raise InvalidData(f"{where} has {choices!r} as its options; they must be a list of texts")
+    for number, choice in enumerate(choices):
+        if not isinstance(choice, str) or not choice:
+            raise InvalidData(f"{where}, option {number} is {choice!r}; it must be a text of at least one character")
+
+
+def _check_gold(where: str, gold: Any, choices: Sequence[str]) -> None:
+    for each in gold if isinstance(gold, list) and gold else [gold]:
+        right = each in choices if isinstance(each, str) else type(each) is int and 0 <= each < len(choices)
+        if not right:
+            raise InvalidData(
+                f"{where}: the right answer is {each!r}, which is none of its {len(choices)} options; give an index "
+                f"from 0 to {len(choices) - 1}, or the text of one"
+            )
+
+
+def _gold(task: ConfigurableTask, row: Any) -> Any:
+    # Of a question with one continuation and several contexts, `doc_to_text` is the index of the right context.
+    return task.doc_to_text(row) if task.multiple_input else task.doc_to_target(row)
+
+
+def _right(task: Task, row: Any) -> Any:
+    """What an answer is compared with; all of the document where the benchmark's own code compares."""
+    if not isinstance(task, ConfigurableTask) or callable(task.config.process_results):
+        return row
+    return _gold(task, row)
+
+
+def _scoring(task: Task) -> dict[str, Any]:
+    config = task.config
+    return {
+        "version": str(task.VERSION),
+        "output_type": task.OUTPUT_TYPE,
+        "repeats": config.repeats,
+        "metrics": {
+            metric: {
+                "aggregation": _plain(function),
+                "options": _plain(getattr(task, "_metric_fn_kwargs", {}).get(metric)),
+                "function": _plain(getattr(task, "_metric_fn_list", {}).get(metric)),
+            }
+            for metric, function in task.aggregation().items()
+        },
+        "filters": _plain(config.filter_list),
+        "process_results": _plain(config.process_results),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON that is the same on every machine: functions by their names, what is no text by its type."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, Iterable) and not callable(value):
+        return [_plain(each) for each in value]
+    if callable(value):
+        module = str(getattr(value, "__module__", "")).rpartition("/")[2]
+        return f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return type(value).__qualname__

@@ -1,0 +1,201 @@
+"""From answers to metrics, for all benchmarks of a task, their groups, and the mean over them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from lm_eval.api import metrics as lm_metrics
+from lm_eval.api.group import Group
+
+from evalsvc.errors import InvalidSuite
+from evalsvc.language.answers import Answer, Generation
+from evalsvc.language.benchmarks import Benchmark, Loaded
+from evalsvc.language.sheet import SCORE, IdCounts, Scope, Sheet, is_choice, named, unit
+from evalsvc.metrics.paired import mean_of
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.protocol import MetricValue, Protocol
+
+ESTIMATOR = "lm-eval/1"
+"""In the protocol: how answers become numbers. Another version is another series."""
+
+
+@dataclass(frozen=True)
+class Results:
+    metrics: list[MetricValue]
+    items: list[dict[str, Any]]
+    """One a document: `benchmark`, `index`, its value of each metric and what else metrics are made of; `scores` of
+    its requests as [logprob, greedy, logprob_within, greedy_within], or `text` and `text_within` of its generations."""
+    notes: dict[str, Any]
+
+
+def results(
+    loaded: Loaded, answers: Sequence[Sequence[Answer | Generation]], ids: IdCounts, protocol: Mapping[str, Any]
+) -> Results:
+    """Metrics and items of all benchmarks and groups. `answers` are those to all instances, benchmark by benchmark.
+
+    `protocol` is what is common to the protocols of all.
+
+    Raises:
+        InvalidData: names the benchmark whose own code fails on an answer.
+    """
+    metrics: list[MetricValue] = []
+    items: list[dict[str, Any]] = []
+    notes: dict[str, Any] = {"documents": 0, "contexts_cut": {}, "continuations_cut": {}, "metrics_left_out": []}
+    sheets: dict[str, Sheet] = {}
+    place = 0
+    for benchmark in loaded.benchmarks:
+        part = answers[place : place + len(benchmark.instances)]
+        place += len(part)
+        sheet = Sheet(benchmark, part, ids, Protocol(_protocol(benchmark, protocol)))
+        sheets[benchmark.name] = sheet
+        metrics += sheet.metrics
+        items += sheet.items
+        notes["documents"] += len(sheet.items)
+        notes["metrics_left_out"] += sheet.left_out
+        for note, lost in (("contexts_cut", "cut"), ("continuations_cut", "continuation_cut")):
+            if cut := sheet.documents_cut(lost):
+                notes[note][benchmark.name] = cut
+    for group in loaded.groups:
+        members = [sheets[task.task_name] for task in group.get_all_tasks()]
+        metrics += [metric for scope in ids.scopes for metric in _group_metrics(group, members, scope)]
+    return Results(metrics, items, notes)
+
+
+def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, metrics: Sequence[MetricValue]) -> list[MetricValue]:
+    """`<task>/mean` over the benchmarks, of the first of the `wanted` metrics that each has; also within text ids.
+
+    A group that aggregates its members' metrics counts once, by its own value. `require_mean` has checked that each
+    has one.
+    """
+    by_name = {metric.name: metric for metric in metrics}
+    means = []
+    for suffix in ("", "_within"):
+        chosen: list[MetricValue] = []
+        for member in _members(loaded):
+            names = (f"{member.name}/{named(*_parsed(metric), suffix)}" for metric in wanted)
+            chosen += [by_name[name] for name in names if name in by_name][:1]
+        means += _mean(f"{task}/mean{suffix}", chosen)
+    return means
+
+
+def require_mean(wanted: Sequence[str], loaded: Loaded) -> None:
+    """Raise InvalidSuite for a benchmark or group that will have none of the `wanted` metrics."""
+    for member in _members(loaded):
+        known = _metric_names(member)
+        if not known & set(wanted):
+            raise InvalidSuite(
+                f"`mean` names {', '.join(wanted)}; {member.name!r} has none of these, but {', '.join(sorted(known))}; "
+                "add one of them, or take the benchmark out"
+            )
+
+
+def _members(loaded: Loaded) -> list[Benchmark | Group]:
+    """What a mean is over: outermost groups that aggregate, and the benchmarks that are in none of them."""
+    groups: list[Group] = []
+    covered: set[str] = set()
+    for group in loaded.groups:  # outer ones come first
+        names = {task.task_name for task in group.get_all_tasks()}
+        if group.has_aggregation and not names & covered:
+            groups.append(group)
+            covered |= names
+    return [*groups, *(benchmark for benchmark in loaded.benchmarks if benchmark.name not in covered)]
+
+
+def _metric_names(member: Benchmark | Group) -> set[str]:
+    if isinstance(member, Group):
+        return {config.metric for config in member.aggregate_metric_list or []}
+    task = member.task
+    filters = [each.name for each in task._filters]
+    counted = [metric for metric, function in task.aggregation().items() if function is not lm_metrics.bypass_agg]
+    names = {named(metric, filtered, "") for metric in counted for filtered in filters}
+    return names | ({"acc_token"} if is_choice(member) else set())
+
+
+def _mean(name: str, metrics: Sequence[MetricValue]) -> list[MetricValue]:
+    mean = mean_of([Ratio(metric.value, metric.stderr, metric.n) for metric in metrics])
+    if mean is None:
+        return []
+    content = {"task": "language", "estimator": ESTIMATOR, "mean": {each.name: each.protocol.id for each in metrics}}
+    units, directions = ({getattr(each, key) for each in metrics} for key in ("unit", "direction"))
+    chances = [each.baseline for each in metrics if each.baseline is not None]
+    return [
+        MetricValue(
+            name,
+            mean.value,
+            mean.stderr,
+            mean.n,
+            units.pop() if len(units) == 1 else SCORE,
+            directions.pop() if len(directions) == 1 else "none",
+            Protocol(content),
+            statistics.fmean(chances) if len(chances) == len(metrics) else None,
+        )
+    ]
+
+
+def _protocol(benchmark: Benchmark, common: Mapping[str, Any]) -> dict[str, Any]:
+    indices = [document.index for document in benchmark.documents]
+    first = indices == list(range(len(indices)))
+    return {
+        **common,
+        "task": "language",
+        "estimator": ESTIMATOR,
+        "lm_eval": version("lm_eval"),
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "digest": benchmark.digest,
+        "num_fewshot": benchmark.num_fewshot,
+        # A limit that leaves nothing out is none.
+        "limit": len(indices) if first and len(indices) < benchmark.total else None,
+        "samples": None if first else indices,
+    }
+
+
+def _group_metrics(group: Group, members: Sequence[Sheet], scope: Scope) -> Iterator[MetricValue]:
+    """What lm-eval makes of the metrics of a group's members, weighted by size or not, as the group says."""
+    if not group.has_aggregation:
+        return
+    found = {sheet.benchmark.name: sheet.own[scope] for sheet in members}
+    values, chances = (_lm_eval_table(found, attribute) for attribute in ("value", "baseline"))
+    aggregated, chance = group.aggregate(values), group.aggregate(chances)
+    protocol = Protocol(_group_protocol(group, {sheet.benchmark.name: sheet.protocol.id for sheet in members}))
+    for key, n in aggregated.get("sample_count", {}).items():
+        metric, _, filtered = key.partition(",")
+        of = [own[metric, filtered] for own in found.values() if (metric, filtered) in own]
+        stderr, directions = aggregated[f"{metric}_stderr,{filtered}"], {each.direction for each in of}
+        known = all(each.baseline is not None for each in of)
+        yield MetricValue(
+            f"{group.name}/{named(metric, filtered, scope.suffix)}",
+            float(aggregated[key]),
+            None if stderr == "N/A" else float(stderr),
+            int(n),
+            unit(metric),
+            directions.pop() if len(directions) == 1 else "none",
+            protocol,
+            float(chance[key]) if known else None,
+        )
+
+
+def _lm_eval_table(found: Mapping[str, Mapping[tuple[str, str], MetricValue]], attribute: str) -> dict[str, Any]:
+    """Metrics as lm-eval hands them to its groups; what a member has no number for is left out of its row."""
+    table: dict[str, Any] = {}
+    for name, own in found.items():
+        row = table[name] = {"sample_len": max((metric.n for metric in own.values()), default=0)}
+        for (metric, filtered), value in own.items():
+            if (number := getattr(value, attribute)) is not None:
+                row[f"{metric},{filtered}"] = number
+                row[f"{metric}_stderr,{filtered}"] = "N/A" if value.stderr is None else value.stderr
+    return table
+
+
+def _group_protocol(group: Group, members: Mapping[str, str]) -> dict[str, Any]:
+    how = [[each.metric, each.weight_by_size, each.filter_list] for each in group.aggregate_metric_list or []]
+    return {"task": "language", "estimator": ESTIMATOR, "group": group.name, "aggregate": how, "members": dict(members)}
+
+
+def _parsed(name: str) -> tuple[str, str]:
+    metric, _, filtered = name.partition(",")
+    return metric, filtered or "none"

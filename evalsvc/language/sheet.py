@@ -1,0 +1,313 @@
+"""One benchmark's answers, and its metrics and items: by lm-eval's own filters, metrics and aggregation, and ours.
+
+Everything twice, over all ids and within the text ids, where the table has other ids too.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from lm_eval.api import metrics as lm_metrics
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask, Task
+
+from evalsvc.language.answers import Answer, Generation
+from evalsvc.language.benchmarks import Benchmark
+from evalsvc.language.building import blamed, seeded
+from evalsvc.language.estimates import LN2, Estimate, estimate, is_number
+from evalsvc.language.hub import offline, quiet
+from evalsvc.layout import VocabularyLayout
+from evalsvc.metrics.paired import standard_error
+from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.protocol import Direction, MetricValue, Protocol
+
+SCORE = "score"
+"""The unit of what lm-eval does not say the unit of."""
+
+
+@dataclass(frozen=True)
+class IdCounts:
+    """How many ids a model that knows nothing chooses from."""
+
+    all: int
+    text: int
+    image: int
+
+    @classmethod
+    def of(cls, layout: VocabularyLayout) -> IdCounts:
+        return cls(layout.rows or 0, layout.text.size, layout.image.size if layout.image else 0)
+
+    def to_json(self) -> dict[str, int]:
+        return {"all": self.all, "text": self.text, "image": self.image}
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        everything = Scope("", self.all)
+        return (everything,) if self.all == self.text else (everything, Scope("_within", self.text))
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Over which ids probabilities are taken."""
+
+    suffix: str
+    """Of metrics' names and items' keys."""
+    ids: int
+    """How many there are."""
+
+    @property
+    def within(self) -> bool:
+        return bool(self.suffix)
+
+    def logprob(self, answer: Answer) -> float:
+        return answer.score.logprob_within if self.within else answer.score.logprob
+
+    def response(self, answer: Answer | Generation, request_type: str) -> Any:
+        """As lm-eval's models give it."""
+        if isinstance(answer, Generation):
+            return answer.text_within if self.within else answer.text
+        if request_type == "loglikelihood_rolling":
+            return self.logprob(answer)
+        return self.logprob(answer), self.greedy(answer)
+
+    def greedy(self, answer: Answer) -> bool:
+        return answer.score.greedy_within if self.within else answer.score.greedy
+
+
+@dataclass
+class Sheet:
+    """One benchmark's answers, and what becomes of them."""
+
+    benchmark: Benchmark
+    answers: Sequence[Sequence[Answer | Generation]]
+    """To each instance: one, or several where its benchmark has random draws repeated."""
+    ids: IdCounts
+    protocol: Protocol
+    left_out: list[str] = field(default_factory=list)
+
+    @cached_property
+    def metrics(self) -> list[MetricValue]:
+        """All metrics; `items` is filled on the way."""
+        found = [metric for scope in self.ids.scopes for metric in self.own[scope].values()]
+        names = {metric.name for metric in found}
+        return found + [metric for metric in self._added() if metric.name not in names]
+
+    @cached_property
+    def own(self) -> dict[Scope, dict[tuple[str, str], MetricValue]]:
+        """lm-eval's metrics, by its name and filter."""
+        with quiet(), offline(), seeded(), blamed(self.benchmark.name, "an answer"):
+            return {scope: dict(self._of_scope(scope)) for scope in self.ids.scopes}
+
+    @cached_property
+    def items(self) -> list[dict[str, Any]]:
+        return [
+            {"benchmark": self.benchmark.name, "index": document.index, **self._shown(position)}
+            for position, document in enumerate(self.benchmark.documents)
+        ]
+
+    def documents_cut(self, part: str) -> int:
+        """How many have a request that lost a part: `cut` of its context, `continuation_cut` of its continuation."""
+        documents = ([one for many in self._of(position) for one in many] for position in range(len(self.items)))
+        return sum(any(getattr(one, part, False) for one in answers) for answers in documents)
+
+    def _of(self, position: int) -> Sequence[Sequence[Answer | Generation]]:
+        """The answers to the requests of a document."""
+        return self.answers[self.benchmark.documents[position].requests]
+
+    def _shown(self, position: int) -> dict[str, Any]:
+        several = len(self.ids.scopes) > 1
+        found = [one for many in self._of(position) for one in many]
+        scores = [one for one in found if isinstance(one, Answer)]
+        texts = [one for one in found if isinstance(one, Generation)]
+        shown: dict[str, Any] = {}
+        if scores:
+            shown["scores"] = [
+                [number for scope in self.ids.scopes for number in (scope.logprob(one), int(scope.greedy(one)))]
+                for one in scores
+            ]
+        if texts:
+            shown["text"] = [one.text for one in texts]
+            shown |= {"text_within": [one.text_within for one in texts]} if several else {}
+        return shown
+
+    # lm-eval's metrics
+
+    def _of_scope(self, scope: Scope) -> Iterator[tuple[tuple[str, str], MetricValue]]:
+        columns = self._columns(scope)
+        aggregations, higher = self.benchmark.task.aggregation(), self.benchmark.task.higher_is_better()
+        for (metric, filtered), column in columns.items():
+            name = named(metric, filtered, scope.suffix)
+            found = estimate(aggregations.get(metric, lm_metrics.mean), list(column.values()))
+            if found is None:
+                self.left_out.append(f"{self.benchmark.name}/{name}")
+                continue
+            keys = self._keep(name, found, column, scope)
+            direction = _direction(higher.get(metric))
+            value = self._value(name, found.ratio, unit(metric), direction, self._baseline(metric), keys)
+            yield (metric, filtered), value
+
+    def _columns(self, scope: Scope) -> dict[tuple[str, str], dict[int, Any]]:
+        """What lm-eval makes of each document, by metric and filter and by the document's position."""
+        task = copy(self.benchmark.task)
+        task._instances = [
+            replace(instance, resps=self._responses(scope, instance, many), filtered_resps={})
+            for instance, many in zip(self.benchmark.instances, self.answers, strict=True)
+        ]
+        task.apply_filters()
+        columns: dict[tuple[str, str], dict[int, Any]] = {}
+        for filtered in task._instances[0].filtered_resps:
+            for position, document in enumerate(self.benchmark.documents):
+                asked = sorted(task._instances[document.requests], key=lambda instance: instance.idx)
+                found = task.process_results(asked[0].doc, [each.filtered_resps[filtered] for each in asked])
+                for metric, value in found.items():
+                    columns.setdefault((metric, filtered), {})[position] = value
+        return columns
+
+    def _responses(self, scope: Scope, instance: Instance, many: Sequence[Answer | Generation]) -> list[Any]:
+        responses = [scope.response(one, instance.request_type) for one in many]
+        return responses * (instance.repeats or 1) if len(many) == 1 else responses
+
+    def _keep(self, name: str, found: Estimate, column: Mapping[int, Any], scope: Scope) -> tuple[str, ...]:
+        """Put what the metric is made of into the items; the keys that paired comparisons need."""
+        keys: dict[str, tuple[str, ...]] = {"mean": (name,), "bits": (f"bits{scope.suffix}", "bytes")}
+        for position, value in column.items() if found.kind in keys else ():
+            numbers = (-value[0] / LN2, value[1]) if found.kind == "bits" else (value,)
+            pairs = zip(keys[found.kind], numbers, strict=True)
+            self.items[position].update({key: _plain(each) for key, each in pairs if _is_finite(each)})
+        return keys.get(found.kind, ())
+
+    def _baseline(self, metric: str) -> float | None:
+        accuracy = metric.startswith("acc") or (metric == "exact_match" and not self.benchmark.chance)
+        return self.benchmark.chance if accuracy else None
+
+    # what is added to them
+
+    def _added(self) -> Iterator[MetricValue]:
+        if self.benchmark.output_type in ("multiple_choice", "loglikelihood"):
+            yield from self._of_right_answers()
+        yield from self._image_mass()
+
+    def _of_right_answers(self) -> Iterator[MetricValue]:
+        found = [self._right(position) for position in range(len(self.items))]
+        right = [golds for golds in found if golds is not None]
+        if len(right) < len(found):
+            return
+        for scope in self.ids.scopes:
+            if self.benchmark.output_type == "multiple_choice":
+                yield self._acc_token(scope, right)
+            yield self._bits_per_byte(scope, right)
+
+    def _right(self, position: int) -> list[int] | None:
+        """Which requests of a document are right answers; None where only the benchmark's own code knows."""
+        task, row = self.benchmark.task, self._asked(position)[0].doc
+        if not _is_plain(task):
+            return None
+        if self.benchmark.output_type == "loglikelihood":
+            return [0]
+        gold = task.doc_to_text(row) if task.multiple_input else task.doc_to_target(row)
+        choices = task.doc_to_choice(row)
+        golds = gold if isinstance(gold, list) else [gold]
+        return [choices.index(each) if isinstance(each, str) else int(each) for each in golds]
+
+    def _asked(self, position: int) -> Sequence[Instance]:
+        return self.benchmark.instances[self.benchmark.documents[position].requests]
+
+    def _acc_token(self, scope: Scope, right: Sequence[list[int]]) -> MetricValue:
+        """llm-foundry's accuracy: the option with the highest mean log-probability per token; of equals, the first."""
+        name = f"acc_token{scope.suffix}"
+        for position, golds in enumerate(right):
+            options = self._options(position)
+            means = [scope.logprob(one) / one.tokens for one in options]
+            self.items[position][name] = float(max(range(len(means)), key=means.__getitem__) in golds)
+        values = [item[name] for item in self.items]
+        accuracy = Ratio(statistics.fmean(values), standard_error(values), len(values))
+        return self._value(name, accuracy, "fraction", "higher", self.benchmark.chance, (name,))
+
+    def _bits_per_byte(self, scope: Scope, right: Sequence[list[int]]) -> MetricValue:
+        """Σ bits / Σ bytes of the right answers, of each with the delimiter before it, as the model is asked for it."""
+        bits, bytes_, tokens = f"bits{scope.suffix}", "bytes", 0
+        for position, golds in enumerate(right):
+            answer = self._options(position)[golds[0]]
+            continuation = self._asked(position)[golds[0]].args[1]
+            self.items[position] |= {bits: -scope.logprob(answer) / LN2, bytes_: len(continuation.encode())}
+            tokens += answer.tokens
+        sums, counts = ([item[key] for item in self.items] for key in (bits, bytes_))
+        ratio = ratio_of_sums(sums, counts)
+        assert ratio is not None, "a continuation has a byte at least"
+        baseline = tokens * math.log2(scope.ids) / sum(counts)
+        return self._value(f"bits_per_byte{scope.suffix}", ratio, "bits/byte", "lower", baseline, (bits, bytes_))
+
+    def _options(self, position: int) -> list[Answer]:
+        """The answers to a document's own requests, without those that lm-eval adds for `acc_mutual_info`."""
+        found = [one for many in self._of(position) for one in many[:1] if isinstance(one, Answer)]
+        if self.benchmark.output_type != "multiple_choice":
+            return found
+        return found[: len(self.benchmark.task.doc_to_choice(self._asked(position)[0].doc))]
+
+    def _image_mass(self) -> Iterator[MetricValue]:
+        """Probability of image ids where a token of a continuation is due; of right and wrong options alike."""
+        if not self.ids.image:
+            return
+        for position, item in enumerate(self.items):
+            found = [one for many in self._of(position) for one in many if isinstance(one, Answer)]
+            if found:
+                item["image_mass"] = sum(one.score.image_mass for one in found)
+                item["tokens"] = sum(one.tokens for one in found)
+        there = [item for item in self.items if "tokens" in item]
+        keys = ("image_mass", "tokens")
+        mass = ratio_of_sums(*([item[key] for item in there] for key in keys))
+        if mass is not None:
+            yield self._value("image_mass", mass, "probability", "none", self.ids.image / self.ids.all, keys)
+
+    def _value(
+        self,
+        name: str,
+        ratio: Ratio,
+        unit: str,
+        direction: Direction,
+        baseline: float | None,
+        keys: tuple[str, ...],
+    ) -> MetricValue:
+        name = f"{self.benchmark.name}/{name}"
+        return MetricValue(name, ratio.value, ratio.stderr, ratio.n, unit, direction, self.protocol, baseline, keys)
+
+
+def named(metric: str, filtered: str, suffix: str) -> str:
+    """As lm-eval writes it, but that the filter `none` is not worth a word."""
+    return f"{metric}{suffix}" + ("" if filtered == "none" else f",{filtered}")
+
+
+def _direction(higher_is_better: bool | None) -> Direction:
+    return "none" if higher_is_better is None else "higher" if higher_is_better else "lower"
+
+
+def unit(metric: str) -> str:
+    if metric.startswith("acc") or metric in ("exact_match", "em"):
+        return "fraction"
+    if metric.endswith("perplexity"):
+        return "perplexity"
+    return "bits/byte" if metric == "bits_per_byte" else SCORE
+
+
+def is_choice(benchmark: Benchmark) -> bool:
+    """Whether an answer is one of several options, and which is right is known without the benchmark's own code."""
+    return benchmark.output_type == "multiple_choice" and _is_plain(benchmark.task)
+
+
+def _is_plain(task: Task) -> bool:
+    """Whether lm-eval itself decides what is asked and what is right, and no code of the benchmark's."""
+    return type(task) is ConfigurableTask and not callable(task.config.process_results)
+
+
+def _plain(value: Any) -> float | int:
+    return value if type(value) is int else float(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)

@@ -1,0 +1,169 @@
+"""lm-eval's benchmarks on a checkpoint: how much of its language a text-to-image model has left.
+
+Every score comes twice, over all ids and within the text ids: a model may have forgotten what it knew, or only be sure
+that an image is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.errors import InvalidData, NonFinite
+from evalsvc.tasks.task import Context, DataPath, Plan, Task, TaskResult
+from evalsvc.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from evalsvc.language.benchmarks import Loaded
+    from evalsvc.language.encoding import TextEncoding
+
+
+class BenchmarkTask(Task):
+    """What the tasks that ask benchmarks have in common."""
+
+    benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
+    """lm-eval's tasks, groups or tags: names, or mappings that also have `num_fewshot`, `limit`, `samples` or `data`, a
+    file that takes the place of the benchmark's dataset."""
+    include_path: tuple[DataPath, ...] = ()
+    """Folders of lm-eval YAML files; their names go before lm-eval's own."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Solved examples before each question [the benchmark's own]."""
+    fewshot: Literal["configured", "first"] = "configured"
+    """Which: as the benchmark says, or the first ones, which are the same for every question."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use the first so many documents of each benchmark only."""
+    tokenizer: DataPath | None = None
+    """The `tokenizer.json` that the model was trained with [the layout's]."""
+    bos: int | None = Field(default=None, ge=0)
+    """Id of the tokenizer that is put before every context."""
+    end_of_text: int | None = Field(default=None, ge=0)
+    """Id of the tokenizer that ends a generation, and stands for an empty context without `bos` [the tokenizer's]."""
+    max_length: int | None = Field(default=None, ge=2)
+    """Longest input in tokens; longer contexts are cut from the left and counted [the model's]."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and activations; logits are float32 in any case."""
+    rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """To what the rotary frequencies were rounded in training [found from the run's configuration]."""
+    shard_size: int = Field(default=1024, ge=1)
+    """Documents in a shard; moves no number."""
+
+    @model_validator(mode="after")
+    def _check_benchmarks(self) -> BenchmarkTask:
+        names = [spec.name for spec in self.benchmarks]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the benchmark {twice!r} is there twice; put one of them into a task of its own")
+        return self
+
+    def load(self, context: Context, num_fewshot: int | None = None, fewshot: str | None = None) -> Loaded:
+        """The benchmarks with their requests, built once per process; arguments win over what the suite says.
+
+        Raises:
+            UnknownName, InvalidSuite, InvalidData, AssetMissing, MissingPackage: see `load_benchmarks`.
+        """
+        from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
+        from evalsvc.language.definitions import Rules
+
+        options = LoadOptions(
+            tuple(Path(context.dataset(path)) for path in self.include_path),
+            self.num_fewshot,
+            "first" if "first" in (fewshot, self.fewshot) else "configured",
+            self.limit,
+            Rules(context.allow_benchmark_code, context.dataset),
+        )
+        given = {} if num_fewshot is None else {"num_fewshot": num_fewshot}
+        return load_benchmarks([spec.model_copy(update=given) for spec in self.benchmarks], options)
+
+    def encoding(self, context: Context) -> TextEncoding:
+        """How text is put to the checkpoint. Needs no weights.
+
+        Raises:
+            InvalidData: there is no tokenizer, it is not the model's, or it has no such id as `bos`.
+        """
+        from evalsvc.language.encoding import TextEncoding
+
+        layout = context.layout()
+        path = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
+        if path is None:
+            raise InvalidData(
+                f"task {self.name!r} asks for text, but there is no tokenizer; give the task's `tokenizer` or the "
+                "layout's `text.tokenizer`"
+            )
+        max_length = self.max_length or context.model_config().seq_len
+        return TextEncoding(read_tokenizer(path), layout, max_length, self.bos, self.end_of_text)
+
+    def answer(
+        self,
+        context: Context,
+        loaded: Loaded,
+        shard: Mapping[str, Any],
+        report: Callable[[int], None],
+        encoding: TextEncoding | None = None,
+    ) -> dict[str, Any]:
+        """What the checkpoint of `context` answers to a shard of `plan_documents`; `report` gets the documents done.
+
+        `encoding` is what the shard was planned with [the checkpoint's own].
+
+        Raises:
+            DataChanged: the benchmarks or the tokenizer are not what was planned.
+            NonFinite: names the checkpoint, the benchmark and the document.
+        """
+        from evalsvc.language.evaluation import answer_documents
+        from evalsvc.language.lm import OpenLM
+
+        model = context.model(dtype=self.dtype, rotary_inv_freq_dtype=self.rotary_inv_freq_dtype)
+        lm = OpenLM(model, encoding or self.encoding(context), batch_tokens=context.batch_tokens)
+        try:
+            return answer_documents(lm, loaded, shard, report)
+        except NonFinite as error:
+            raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
+
+    def protocol(self) -> dict[str, Any]:
+        """What of the parameters moves a benchmark's number, and is not found in the benchmark or the encoding."""
+        return {"dtype": self.dtype, "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype}
+
+
+class Language(BenchmarkTask):
+    """Benchmarks of lm-eval: accuracies, perplexities, what else they measure, and bits per byte of right answers.
+
+    Metrics are called `<benchmark>/<metric>`, those within text ids `<benchmark>/<metric>_within`. A benchmark that is
+    wanted twice, at other shots, is wanted by two tasks.
+    """
+
+    kind: ClassVar[str] = "language"
+
+    mean: tuple[str, ...] = ()
+    """Give `<name>/mean` too, the plain mean over the benchmarks, of the first of these metrics that each has; a group
+    that aggregates its members counts as one."""
+
+    def plan(self, context: Context) -> Plan:
+        """Load the benchmarks, encode all that they ask, and cut their documents into shards.
+
+        Raises:
+            UnknownName, InvalidSuite, InvalidData, AssetMissing, MissingPackage: see `load`, `encoding` and
+                `plan_documents`.
+        """
+        from evalsvc.language.evaluation import plan_documents
+        from evalsvc.language.results import require_mean
+
+        encoding, loaded = self.encoding(context), self.load(context)
+        if self.mean:
+            require_mean(self.mean, loaded)
+        return Plan(plan_documents(loaded, encoding, self.shard_size), "documents")
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.answer(context, self.load(context), shard, context.report)
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """Metrics and items. Needs the benchmarks' data, but neither checkpoint nor tokenizer."""
+        from evalsvc.language.evaluation import merge_answers
+        from evalsvc.language.results import plain_mean
+
+        loaded = self.load(context)
+        found = merge_answers(loaded, shards, outputs, self.protocol())
+        means = plain_mean(self.name, self.mean, loaded, found.metrics) if self.mean else []
+        return TaskResult([*found.metrics, *means], found.items, found.notes)

@@ -1,0 +1,346 @@
+"""Finding, loading and asking together, on real files; no network is there and none is needed."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from benchmark_files import questions, write_benchmark, write_rows
+from lm_eval.tasks import TaskManager
+
+from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
+from evalsvc.language.benchmarks import Benchmark, Loaded, LoadOptions, load_benchmarks
+from evalsvc.language.definitions import Rules
+
+
+def load(folder: Path, *specs: Any, **options: Any) -> Loaded:
+    chosen = [BenchmarkSpec.model_validate(spec) for spec in specs]
+    return load_benchmarks(chosen, LoadOptions(include_path=(folder,), **options))
+
+
+def load_one(folder: Path, name: str, **fields: Any) -> Benchmark:
+    (benchmark,) = load(folder, {"name": name, **fields}).benchmarks
+    return benchmark
+
+
+def asked(benchmark: Benchmark) -> list[tuple[int, Any]]:
+    return [(instance.doc_id, instance.arguments) for instance in benchmark.instances]
+
+
+SCHEMA = {"doc_to_text": "gold", "doc_to_choice": "choices", "doc_to_target": "{{question}}"}
+SPLITS = {
+    "dataset_kwargs": {"data_files": {"test": "a.jsonl", "train": "train.jsonl"}},
+    "training_split": "train",
+    "description": "About numbers.\n\n",
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_fewshot": 0},
+        {"num_fewshot": 2, **SPLITS},
+        {"num_fewshot": 2, "fewshot_split": "test"},
+        {"num_fewshot": 2, **SCHEMA, **SPLITS},
+        {"num_fewshot": 2, "fewshot_split": "test", "fewshot_config": {"sampler": "first_n"}},
+        {"num_fewshot": 1, "fewshot_config": {"samples": questions(2, 50)}},
+        {"output_type": "loglikelihood", "doc_to_target": "{{choices[gold]}}", "doc_to_choice": None},
+        {"output_type": "loglikelihood_rolling", "doc_to_target": "{{question}}", "doc_to_choice": None},
+        {"output_type": "generate_until", "doc_to_target": "{{choices[gold]}}", "doc_to_choice": None, "repeats": 2},
+        {"gen_prefix": "It is", "metric_list": [{"metric": "acc_mutual_info"}]},
+    ],
+)
+def test_requests_are_those_of_lm_eval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write_rows(tmp_path / "train.jsonl", questions(6, 20))
+    path = write_benchmark(tmp_path, "a", questions(8), **{"generation_kwargs": None, **changes})
+    ours = load_one(tmp_path, "a", limit=6)
+
+    path.write_text(
+        path.read_text().replace(": a.jsonl", f": {tmp_path}/a.jsonl").replace(" train.j", f" {tmp_path}/train.j")
+    )
+    theirs = TaskManager(include_path=str(tmp_path), include_defaults=False).load(["a"])["tasks"]["a"]
+    theirs.set_fewshot_seed(1234)
+    theirs.build_all_requests(limit=6)
+    assert asked(ours) == [(instance.doc_id, instance.arguments) for instance in theirs.instances]
+    assert [instance.metadata for instance in ours.instances] == [each.metadata for each in theirs.instances]
+    assert ours.task.aggregation() == theirs.aggregation()
+
+
+def test_what_is_known_of_a_benchmark(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, "a", questions(5))
+    benchmark = load_one(tmp_path, "a", limit=2)
+    assert (benchmark.version, benchmark.output_type, benchmark.num_fewshot) == ("2.0", "multiple_choice", 0)
+    assert benchmark.chance == pytest.approx(1 / 3)
+    assert benchmark.total == 5
+    assert [(each.index, each.requests) for each in benchmark.documents] == [(0, slice(0, 3)), (1, slice(3, 6))]
+    assert benchmark.describe(4) == "benchmark 'a', document 1, request 1"
+    assert benchmark.instances[4].arguments == ("Question: what is 1?\nAnswer:", " 2")
+
+
+def test_chance_counts_all_right_options(tmp_path: Path) -> None:
+    rows = [{"question": "x", "choices": ["a", "b", "c", "d"], "gold": [0, 2]}]
+    write_benchmark(tmp_path, "a", rows)
+    assert load_one(tmp_path, "a").chance == 0.5
+
+
+def test_samples_are_the_documents_of_the_data(tmp_path: Path) -> None:
+    """lm-eval numbers them anew, and a paired comparison then pairs different questions."""
+    write_benchmark(tmp_path, "a", questions(5))
+    benchmark = load_one(tmp_path, "a", samples=[4, 1, 4])
+    assert [each.index for each in benchmark.documents] == [1, 4]
+    assert {instance.doc_id for instance in benchmark.instances} == {1, 4}
+    assert "what is 4?" in benchmark.instances[3].arguments[0]
+    with pytest.raises(InvalidData, match=r"has 5 documents, `samples` names 5; count from 0 to 4"):
+        load_one(tmp_path, "a", samples=[5])
+
+
+def test_a_number_of_shots_wins_over_a_zero_in_the_definition(tmp_path: Path) -> None:
+    """lm-eval's own `num_fewshot` does not, and nothing says so."""
+    write_benchmark(tmp_path, "a", questions(8), num_fewshot=0)
+    assert load_one(tmp_path, "a", num_fewshot=2).instances[0].arguments[0].count("Answer:") == 3
+    (benchmark,) = load(tmp_path, "a", num_fewshot=1).benchmarks
+    assert benchmark.num_fewshot == 1
+    (benchmark,) = load(tmp_path, {"name": "a", "num_fewshot": 0}, num_fewshot=1).benchmarks
+    assert benchmark.num_fewshot == 0
+
+
+@pytest.mark.parametrize("fewshot", ["configured", "first"])
+@pytest.mark.parametrize("split", ["test_split", "validation_split"])
+@pytest.mark.parametrize("named", [None, "test"])
+def test_no_document_is_its_own_example(tmp_path: Path, fewshot: str, split: str, named: str | None) -> None:
+    """lm-eval leaves it in where no split of the examples is named, or only a validation split is evaluated."""
+    write_benchmark(tmp_path, "a", questions(4), **{"test_split": None, split: "test", "fewshot_split": named})
+    (benchmark,) = load(tmp_path, "a", num_fewshot=3, fewshot=fewshot).benchmarks
+    for instance in benchmark.instances:
+        assert instance.arguments[0].count(f"what is {instance.doc_id}?") == 1
+        assert instance.arguments[0].count("what is") == 4
+
+
+def test_first_shots_are_the_same_for_all(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", questions(6, 20))
+    write_benchmark(tmp_path, "a", questions(4), **SPLITS)
+    (benchmark,) = load(tmp_path, "a", num_fewshot=2, fewshot="first").benchmarks
+    shots = {instance.arguments[0].rpartition("Question:")[0] for instance in benchmark.instances}
+    assert shots == {
+        "About numbers.\n\nQuestion: what is 20?\nAnswer: 22\n\nQuestion: what is 21?\nAnswer: 21\n\n",
+    }
+
+
+def test_a_benchmark_of_lm_eval_runs_by_name_on_local_rows(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"text": f"the {n} and the last"} for n in range(4)])
+    benchmark = load_one(tmp_path, "lambada_openai", data=str(path))
+    assert asked(benchmark)[2] == (2, ("the 2 and the", " last"))
+    assert set(benchmark.task.aggregation()) == {"perplexity", "acc"}
+    shots = load_one(tmp_path, "lambada_openai", data=str(path), num_fewshot=2).instances[0].arguments[0]
+    assert shots.count("the 0 and") == 1
+
+
+def test_local_rows_take_the_place_of_every_split(tmp_path: Path) -> None:
+    """PIQA draws its examples from a training split, which is then the very rows that are evaluated."""
+    rows = [{"goal": f"goal {n}", "sol1": "one", "sol2": "two", "label": n % 2} for n in range(5)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    benchmark = load_one(tmp_path, "piqa", data=str(path), num_fewshot=4)
+    assert len(benchmark.documents) == 5
+    for instance in benchmark.instances:
+        assert instance.arguments[0].count(f"goal {instance.doc_id}") == 1
+        assert instance.arguments[0].count("goal") == 5
+    with pytest.raises(InvalidData, match=r"5 solved examples are asked for, its data have 4 beside the one"):
+        load_one(tmp_path, "piqa", data=str(path), num_fewshot=5)
+
+
+def test_data_named_by_datasets_are_resolved(tmp_path: Path) -> None:
+    write_rows(tmp_path / "sets" / "rows.jsonl", questions(3))
+    write_benchmark(tmp_path, "a", dataset_kwargs={"data_files": {"test": "datasets:rows.jsonl"}})
+    rules = Rules(resolve=lambda path: str(tmp_path / "sets" / path.removeprefix("datasets:")))
+    assert load(tmp_path, "a", rules=rules).benchmarks[0].total == 3
+    (benchmark,) = load(tmp_path, {"name": "a", "data": "datasets:rows.jsonl"}, rules=rules).benchmarks
+    assert benchmark.total == 3
+
+
+def test_groups_come_with_their_members(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        write_benchmark(tmp_path, name, questions(3))
+    (tmp_path / "inner.yaml").write_text("group: inner\ntask: [a]\naggregate_metric_list: [{metric: acc}]\n")
+    (tmp_path / "outer.yaml").write_text("group: outer\ntask: [b, inner]\naggregate_metric_list: [{metric: acc}]\n")
+    loaded = load(tmp_path, "outer")
+    assert [benchmark.name for benchmark in loaded.benchmarks] == ["b", "a"]
+    assert [group.name for group in loaded.groups] == ["outer", "inner"]
+    metrics: Any = {"a": {"acc,none": 1.0, "sample_len": 3}, "b": {"acc,none": 0.0, "sample_len": 3}}
+    assert loaded.groups[0].aggregate(metrics)["acc,none"] == 0.5
+
+
+def test_requests_are_built_once(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, "a", questions(3))
+    first = load_one(tmp_path, "a")
+    assert load_one(tmp_path, "a") is first
+    assert load_one(tmp_path, "a", limit=2) is not first
+    write_rows(tmp_path / "a.jsonl", questions(4))
+    assert load_one(tmp_path, "a").total == 4
+
+
+def test_the_digest_is_of_what_is_asked_and_what_is_right(tmp_path: Path) -> None:
+    def digest(rows: list[dict[str, Any]], **changes: Any) -> str:
+        write_benchmark(tmp_path, "a", rows, **changes)
+        return load_one(tmp_path, "a").digest
+
+    rows = questions(3)
+    same = digest(rows)
+    assert len(same) == 64
+    assert digest([{**row, "comment": "x"} for row in rows], task_alias="A") == same
+    changed = [
+        digest([*rows[:2], {**rows[2], "gold": 0}]),
+        digest([*rows[:2], {**rows[2], "question": "which?"}]),
+        digest(rows[:2]),
+        digest(rows, target_delimiter="  "),
+        digest(rows, metadata={"version": 3}),
+        digest(rows, metric_list=[{"metric": "acc", "aggregation": "median", "higher_is_better": True}]),
+        digest(rows, filter_list=[{"name": "x", "filter": [{"function": "take_first"}]}]),
+        digest(rows, doc_to_choice=None, doc_to_target="x", output_type="generate_until"),
+        digest(
+            rows,
+            doc_to_choice=None,
+            doc_to_target="x",
+            output_type="generate_until",
+            generation_kwargs={"until": ["."], "do_sample": False},
+        ),
+    ]
+    assert len({same, *changed}) == 1 + len(changed)
+
+
+def choice(**fields: Any) -> list[dict[str, Any]]:
+    return [*questions(2), {"question": "x", "choices": ["a", "b"], "gold": 0, **fields}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "error", "message"),
+    [
+        (choice(gold=2), {}, InvalidData, r"'a', document 2: the right answer is 2, which is none of its 2 options"),
+        (choice(gold=-1), {}, InvalidData, r"document 2: the right answer is -1"),
+        (choice(gold=None), {}, InvalidData, r"document 2: the right answer is None"),
+        (choice(gold=0.5), {}, InvalidData, r"document 0: the right answer is 0\.0"),
+        (choice(), {"doc_to_target": "{{question}}"}, InvalidData, r"document 0: the right answer is 'what is 0\?'"),
+        (choice(), {**SCHEMA, "doc_to_text": "{{gold + 9}}"}, InvalidData, r"document 0: the right answer is 9"),
+        (choice(choices=["a", ""]), {}, InvalidData, r"document 2, option 1 is ''; it must be a text of at least one"),
+        (choice(choices=[]), {}, InvalidData, r"document 2 has no options"),
+        (
+            choice(),
+            {"doc_to_choice": ["", "x", "y"], "target_delimiter": ""},
+            InvalidData,
+            r"document 0(, option 0 has no text to score| does not fit)",
+        ),
+        (
+            choice(question=""),
+            {"output_type": "loglikelihood", "doc_to_target": "{{question}}", "doc_to_choice": None},
+            InvalidData,
+            r"document 2, option 0 has no text to score",
+        ),
+        (choice(), {"doc_to_text": "{{gone}}"}, InvalidData, r"document 0: a template.*'gone' is undefined"),
+        (choice(), {"doc_to_text": "{{question"}, InvalidData, r"document 0: a template cannot be filled in"),
+        (choice(), {"doc_to_text": "{{''.__class__.__mro__}}"}, InvalidData, r"template.*unsafe"),
+        (
+            choice(),
+            {"doc_to_text": "{{question[gold]}}{{9 // (2 - choices|length)}}"},
+            InvalidData,
+            "document 2 does not",
+        ),
+        (choice(), {"test_split": "dev"}, InvalidData, r"uses the split 'dev', its data have 'test'; correct its YAML"),
+        (choice(), {"test_split": None}, InvalidData, r"names no `test_split` and no `validation_split`"),
+        (choice(), {"dataset_path": None, "dataset_kwargs": None}, InvalidData, r"has no `dataset_path`"),
+        ([], {}, InvalidData, r"a\.jsonl holds no rows"),
+        (choice(), {"doc_to_txt": "x"}, InvalidData, r"no key is named 'doc_to_txt'; did you mean 'doc_to_text'"),
+        (choice(), {"output_type": "guess"}, InvalidData, r"Got invalid output_type 'guess'"),
+        (choice(), {"doc_to_image": "x"}, InvalidSuite, r"asks about images or sound"),
+        (choice(), {"metric_list": [{"metric": "rouge"}]}, InvalidData, r"the metric 'rouge' is none of lm-eval's own"),
+        (
+            choice(),
+            {"metric_list": [{"metric": "acc", "aggregation": "average"}]},
+            InvalidData,
+            r"metric 'acc': no such aggregation; choose from .*mean",
+        ),
+        (choice(), {"filter_list": [{"name": "x", "filter": [{"function": "gone"}]}]}, InvalidData, "KeyError"),
+        (choice(), {"num_fewshot": 3}, InvalidData, r"3 solved examples are asked for, its data have 2 beside"),
+        (choice(), {"num_fewshot": 1, "fewshot_split": "dev"}, InvalidData, r"uses the split 'dev'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_scored(
+    tmp_path: Path, rows: list[dict[str, Any]], changes: dict[str, Any], error: type[EvalsvcError], message: str
+) -> None:
+    """lm-eval scores a wrong right answer as never reached, and the rest ends in traces that name no document."""
+    write_benchmark(tmp_path, "a", rows, **changes)
+    with pytest.raises(error, match=message) as caught:
+        load_one(tmp_path, "a")
+    assert "\n" not in caught.value.message
+
+
+def test_code_that_the_model_writes_is_not_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidSuite, match=r"'humaneval' runs code that the model writes.*EVALSVC_ALLOW_BENCHMARK_CODE"
+    ):
+        load_one(tmp_path, "humaneval")
+
+
+def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Some are imported with the benchmark, others only when its metric is computed, after hours of work."""
+    (tmp_path / "code.py").write_text("import nowhere_to_be_found\n")
+    write_benchmark(tmp_path, "a", questions(2))
+    with (tmp_path / "a.yaml").open("a") as file:
+        file.write("process_docs: !function code.f\n")
+    rules = Rules(allow_code=True)
+    with pytest.raises(MissingPackage, match=r"'a' needs the package 'nowhere_to_be_found'; run: pip install"):
+        load(tmp_path, "a", rules=rules)
+    (tmp_path / "late.py").write_text("def mean(items):\n    import late_and_absent.deep\n")
+    path = write_benchmark(tmp_path, "b", questions(2))
+    path.write_text(path.read_text().replace("aggregation: mean", "aggregation: !function late.mean"))
+    with pytest.raises(MissingPackage, match="'b' needs the package 'late_and_absent'"):
+        load(tmp_path, "b", rules=rules)
+
+
+def test_what_the_hub_has_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    message = (
+        r"'mmlu_abstract_algebra': the dataset 'cais/mmlu' \(configuration 'abstract_algebra', splits 'test', 'dev'\) "
+        r"is not in the cache, and nothing is downloaded in an evaluation; run: evalsvc benchmarks prepare mmlu,"
+    )
+    with pytest.raises(AssetMissing, match=message):
+        load_one(tmp_path, "mmlu", num_fewshot=5)
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        (["a", {"name": "a", "limit": 1}], "'a' is there twice, by 'a' and by 'a'"),
+        (["a", "both"], "'a' is there twice, by 'a' and by 'both'"),
+        ([{"name": "both", "data": "/x"}], "`data` is given for 'both', which stands for 2 benchmarks"),
+        ([{"name": "fda", "data": __file__}], "'fda' is a program that finds its own data"),
+    ],
+)
+def test_a_choice_that_contradicts_itself(tmp_path: Path, specs: list[Any], message: str) -> None:
+    for name in ("a", "b"):
+        write_benchmark(tmp_path, name, questions(2), tag="both")
+    with pytest.raises((InvalidSuite, InvalidData), match=message):
+        load(tmp_path, *specs)
+
+
+def test_nothing_is_written_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_benchmark(tmp_path, "a", questions(2), num_fewshot=1, metric_list=[{"metric": "acc"}])
+    with (tmp_path / "a.yaml").open("a") as file:
+        file.write("process_docs: !function loud.f\n")
+    (tmp_path / "loud.py").write_text(
+        "import sys, warnings\nprint('loud')\ndef f(docs):\n    print('loud', file=sys.stderr)\n"
+        "    warnings.warn('loud')\n    return docs.map(lambda doc: doc)\n"
+    )
+    load(tmp_path, "a", rules=Rules(allow_code=True))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_real_items_are_asked_in_full(tmp_path: Path, shared: Path) -> None:
+    path = shared / "golden" / "text_tasks" / "copa.jsonl"
+    changes = {"doc_to_text": "query", "dataset_kwargs": {"data_files": {"test": str(path)}}}
+    write_benchmark(tmp_path, "copa", **changes)
+    benchmark = load_one(tmp_path, "copa")
+    assert (benchmark.total, len(benchmark.instances), benchmark.chance) == (100, 200, 0.5)

@@ -1,0 +1,293 @@
+"""Our model under lm-eval against lm-eval's own HFLM with the same real weights, and what HFLM cannot do."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stories
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.errors import InvalidData, NonFinite
+from evalsvc.language.answers import Answer, Generation
+from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
+from evalsvc.language.definitions import Rules
+from evalsvc.language.encoding import TextEncoding
+from evalsvc.language.lm import OpenLM
+from evalsvc.layout import parse_layout
+from evalsvc.models import Transformer
+from evalsvc.tokenizer import read_tokenizer
+
+TEXT_TASKS = Path(__file__).parents[2] / "evalsvc" / "text_tasks"
+
+ITEMS = 100
+"""Of each benchmark; of the first 200 all differ by less than 7e-5, but one of -1,509 nats, which differs by 1.2e-4."""
+
+SUM = {"rel": 1e-7, "abs": 1e-4}
+"""Between two sums of float32 log-probabilities; the relative part is for those below -1,000, which float32 itself
+knows to 1e-4."""
+
+
+@pytest.fixture(scope="module")
+def model(shared: Path) -> Transformer:
+    return stories.load(shared)
+
+
+@pytest.fixture(scope="module")
+def ours(shared: Path, model: Transformer) -> OpenLM:
+    return stories.open_lm(shared, model)
+
+
+@pytest.fixture(scope="module")
+def theirs(shared: Path, model: Transformer) -> HFLM:
+    return stories.hflm(shared, model)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def load(shared: Path, name: str, limit: int) -> Benchmark:
+    golden = shared / "golden" / "text_tasks"
+    rules = Rules(resolve=lambda path: str(golden / path.removeprefix("datasets:text/")))
+    options = LoadOptions(include_path=(TEXT_TASKS,), limit=limit, rules=rules)
+    return load_benchmarks([BenchmarkSpec(name=name)], options).benchmarks[0]
+
+
+def instance(kind: Any, *arguments: Any, number: int = 0, repeats: int = 1) -> Instance:
+    return Instance(kind, {}, arguments, 0, metadata=("asked", number, repeats))
+
+
+def likelihoods(*pairs: tuple[str, str]) -> list[Instance]:
+    return [instance("loglikelihood", *pair, number=number) for number, pair in enumerate(pairs)]
+
+
+def accuracy(benchmark: Benchmark, answers: Sequence[tuple[float, bool]]) -> list[Any]:
+    """Of each document, by lm-eval."""
+    return [
+        benchmark.task.process_results(benchmark.instances[document.requests.start].doc, answers[document.requests])
+        for document in benchmark.documents
+    ]
+
+
+@pytest.mark.parametrize("name", ["arc_easy", "piqa", "winogrande", "lambada_openai", "copa"])
+def test_scores_are_those_of_hflm(shared: Path, ours: OpenLM, theirs: HFLM, name: str) -> None:
+    """Packed behind shared contexts: the log-likelihoods, the greedy flags and so the right answers are the same."""
+    benchmark = load(shared, name, ITEMS)
+    requests = list(benchmark.instances)
+    mine, expected = ours.loglikelihood(requests), theirs.loglikelihood(requests, disable_tqdm=True)
+    assert len(benchmark.documents) == ITEMS
+    assert [logprob for logprob, _ in mine] == pytest.approx([logprob for logprob, _ in expected], **SUM)
+    assert [greedy for _, greedy in mine] == [greedy for _, greedy in expected]
+    keys = [key for key in benchmark.task.aggregation() if key.startswith("acc")]
+    for one, other in zip(accuracy(benchmark, mine), accuracy(benchmark, expected), strict=True):
+        assert [one[key] for key in keys] == [other[key] for key in keys]
+
+
+def test_contexts_are_cut_as_hflm_cuts_them(shared: Path, model: Transformer) -> None:
+    """From the left, `bos` first, so that the continuation stays whole; and every cut is told."""
+    requests = [
+        each
+        for each in load(shared, "arc_easy", 40).instances
+        if len(stories.open_lm(shared, model).tok_encode(each.arguments[1])) < 60
+    ]
+    ours, theirs = stories.open_lm(shared, model, max_length=60), stories.hflm(shared, model, max_length=60)
+    expected = theirs.loglikelihood(requests, disable_tqdm=True)
+    assert [score.logprob for score in ours.score_requests(requests)] == pytest.approx(
+        [logprob for logprob, _ in expected], **SUM
+    )
+    whole = (len(ours.tok_encode("".join(each.arguments))) for each in requests)
+    cut = [length > 61 for length in whole]
+    assert [answer.cut for answer in ours.answers(requests)] == cut
+    assert any(cut)
+
+
+def test_a_continuation_that_does_not_fit_is_cut_and_told(shared: Path, model: Transformer, ours: OpenLM) -> None:
+    """HFLM stops at it: one long answer would be the end of a benchmark of thousands."""
+    narrow = stories.open_lm(shared, model, max_length=8)
+    (asked,) = likelihoods(("The", " qqqqqqqqqqqqqqq"))
+    (answer,) = narrow.answers([asked])
+    assert isinstance(answer, Answer)
+    assert (answer.tokens, answer.cut, answer.continuation_cut) == (8, True, True)
+    ids = ours.encoding.encode("The qqqqqqqqqqqqqqq")[-9:]
+    expected = ours._loglikelihood_tokens([(("", ""), ids[:1], ids[1:])])
+    assert answer.score.logprob == pytest.approx(expected[0][0], abs=1e-5)
+
+
+def test_two_splits_of_one_text_are_two_questions(ours: OpenLM, theirs: HFLM) -> None:
+    """With its cache on HFLM answers the second with log-probabilities of the first's positions."""
+    requests = likelihoods(("The quick", " brown fox"), ("The quick brown", " fox"))
+    [both, last], expected = ours.loglikelihood(requests), theirs.loglikelihood(requests, disable_tqdm=True)
+    assert (both[0], last[0]) == pytest.approx((expected[0][0], expected[1][0]), **SUM)
+    [alone] = ours.loglikelihood(requests[1:])
+    assert last[0] == pytest.approx(alone[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_an_empty_context_is_a_prefix_token(shared: Path, model: Transformer, bos: bool) -> None:
+    """Also where the continuation begins with that token: then it is the context."""
+    ours = stories.open_lm(shared, model, bos=stories.BOS if bos else None)
+    requests = likelihoods(("", "Once upon a time"), ("", "</s>Once" if not bos else "<s>Once"), ("  ", "there"))
+    theirs = stories.hflm(shared, model, bos=bos)
+    mine = [logprob for logprob, _ in ours.loglikelihood(requests)]
+    # HFLM gives up on a context of spaces without `bos`.
+    expected = theirs.loglikelihood(requests if bos else requests[:2], disable_tqdm=True)
+    assert mine[: len(expected)] == pytest.approx([logprob for logprob, _ in expected], **SUM)
+
+
+def test_texts_are_scored_in_windows_as_hflm_does(shared: Path, ours: OpenLM, model: Transformer) -> None:
+    """With `bos` as the prefix. HFLM's `add_bos_token` would also score a `bos` behind it, which no text has."""
+    rows = (shared / "golden" / "text_tasks" / "lambada_openai.jsonl").read_text().splitlines()[:8]
+    long = " ".join(json.loads(row)["context"] for row in rows)
+    requests = [instance("loglikelihood_rolling", text) for text in (long, "Once upon a time.", long[:1900], "a")]
+    theirs = stories.hflm(shared, model, bos=False)
+    theirs.custom_prefix_token_id = stories.BOS
+    expected = theirs.loglikelihood_rolling(requests, disable_tqdm=True)
+    assert ours.loglikelihood_rolling(requests) == pytest.approx(expected, rel=2e-7, abs=1e-4)
+    [answer] = ours.answers(requests[:1])
+    assert isinstance(answer, Answer)
+    assert answer.tokens == len(ours.encoding.tokenizer.encode(long)) > 2 * 512
+
+
+BEGINNINGS = (
+    "Once upon a time",
+    "The dog",
+    "Lily and Tom went to the park. They",
+    'Mom said "',
+    "One day, a boy said,",
+)
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"until": ["\n"], "max_gen_toks": 40},
+    {"until": [".", "!"], "max_gen_toks": 64, "do_sample": False},
+    {"until": ["the park", "said"], "max_gen_toks": 60, "temperature": 0.0},
+    {"until": [], "max_gen_toks": 7},
+)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_generations_are_those_of_hflm(shared: Path, model: Transformer, bos: bool) -> None:
+    """Greedy, to the first stop string, and no token more than allowed."""
+    pairs = [(text, options) for options in OPTIONS for text in BEGINNINGS]
+    pairs.append(("".join(BEGINNINGS) * 30, {"max_gen_toks": 20}))  # not all of it fits
+    if bos:
+        pairs.append(("", OPTIONS[0]))
+    requests = [instance("generate_until", *pair, number=number) for number, pair in enumerate(pairs)]
+    ours = stories.open_lm(shared, model, bos=stories.BOS if bos else None)
+    answers = ours.answers(requests)
+    assert [answer.cut for answer in answers].count(True) == 1
+    mine = [answer.text for answer in answers if isinstance(answer, Generation)]
+    assert mine == stories.hflm(shared, model, bos=bos).generate_until(requests, disable_tqdm=True)
+    assert len(set(mine)) > len(mine) / 2, "these are different texts"
+    assert requests[0].arguments[1] == OPTIONS[0], "options are left as they are"
+
+
+def test_a_generation_within_text_differs_where_images_were_drawn(shared: Path) -> None:
+    """Where nothing but text was drawn it is the same text, also when it is drawn at random."""
+    options = {"until": ["\n"], "max_gen_toks": 24, "do_sample": True, "temperature": 0.8}
+    requests = [instance("generate_until", text, options) for text in BEGINNINGS]
+    before, after = (
+        stories.open_lm(shared, stories.load_widened(shared, name)).answers(requests)
+        for name in ("step0", "imgonly_step400")
+    )
+    for answer in before:
+        assert isinstance(answer, Generation)
+        assert answer.text == answer.text_within
+    for answer in after:
+        assert isinstance(answer, Generation)
+        assert "‹image " in answer.text
+        assert "‹" not in answer.text_within
+
+
+def test_random_generations_differ_by_repetition_and_by_nothing_else(ours: OpenLM) -> None:
+    options = {"until": ["\n"], "max_gen_toks": 24, "do_sample": True, "temperature": 1.0, "top_k": 20}
+    first, second = (
+        instance("generate_until", text, options, number=number, repeats=3)
+        for number, text in enumerate(BEGINNINGS[:2])
+    )
+    together = ours.generate_until([first, second, first, second, first])
+    assert len({together[place] for place in (0, 2, 4)}) == 3
+    assert ours.generate_until([second, second]) == [together[1], together[3]]
+
+
+def test_rows_of_the_text_may_lie_anywhere(shared: Path, ours: OpenLM) -> None:
+    """A table with the image ids in front asks and answers the same."""
+    plain, turned = (stories.load_widened(shared, "imgonly_step25") for _ in range(2))
+    state = plain.state_dict()
+    rolled = {name: state[name].roll(256, 0) for name in ("tok_embeddings.weight", "output.weight")}
+    turned.load_state_dict(rolled, strict=False)
+    layout = parse_layout({"text": {"offset": 256, "size": 512}, "image": {"offset": 0, "size": 256}}).resolve(768)
+    encoding = TextEncoding(ours.encoding.tokenizer, layout, 512, stories.BOS, stories.END)
+    requests = likelihoods(("The quick", " brown fox"), ("The quick", " red ball"))
+    requests += [instance("generate_until", "Once upon", {"max_gen_toks": 9})]
+    one, other = stories.open_lm(shared, plain).answers(requests), OpenLM(turned, encoding).answers(requests)
+    for here, there in zip(one[:2], other[:2], strict=True):
+        assert isinstance(here, Answer)
+        assert isinstance(there, Answer)
+        assert vars(there.score) == pytest.approx(vars(here.score), abs=1e-5)
+    assert one[2] == other[2]
+
+
+def test_progress_counts_requests_up_to_their_number(ours: OpenLM) -> None:
+    done: list[int] = []
+    requests = likelihoods(*(("The", f" {word}") for word in ("dog", "cat")))
+    requests += [instance("loglikelihood_rolling", "Once upon a time. " * 100)]
+    requests += [instance("generate_until", "Once upon", {"max_gen_toks": 3})]
+    OpenLM(ours.model, ours.encoding, batch_tokens=64, report=done.append).answers(requests)
+    assert done == sorted(done)
+    assert done[-1] == len(requests)
+
+
+def refused(lm: OpenLM, *requests: Instance) -> str:
+    with pytest.raises(InvalidData) as error:
+        lm.answers(requests)
+    return error.value.message
+
+
+def test_what_cannot_be_asked_names_its_request(shared: Path, model: Transformer, ours: OpenLM) -> None:
+    joined = refused(ours, *likelihoods(("The dog", " ran"), ("The", "y")))
+    assert joined == (
+        "benchmark 'asked', document 1, request 0: its continuation has no tokens of its own: the tokenizer joins it "
+        "to the context; change the benchmark's delimiter"
+    )
+    narrow = stories.open_lm(shared, model, max_length=8)
+    room = refused(narrow, instance("generate_until", "The", {"max_gen_toks": 8}))
+    assert "it asks for 8 tokens, the model's input and output together are 8; set `max_gen_toks`" in room
+    beams = refused(ours, instance("generate_until", "The", {"max_gen_toks": 8, "num_beams": 4}))
+    assert "its generation option num_beams: 4 has no meaning here; take it out" in beams
+    hot = refused(ours, instance("generate_until", "The", {"max_gen_toks": 8, "do_sample": True, "temperature": -1.0}))
+    assert "temperature is -1.0; it must be 0, or 0.001 or more" in hot
+
+
+def test_an_encoding_is_of_the_models_tokenizer(shared: Path, ours: OpenLM) -> None:
+    """One of another size asks about rows that mean something else."""
+    large = read_tokenizer(shared / "golden" / "tokenizer" / "20B_tokenizer.json")
+    with pytest.raises(InvalidData, match=r"has 50277 ids, the layout has 512 text rows; give the tokenizer that"):
+        TextEncoding(large, ours.encoding.layout, 512)
+    with pytest.raises(InvalidData, match=r"^bos is 512; the tokenizer .* has the ids 0…511$"):
+        TextEncoding(ours.encoding.tokenizer, ours.encoding.layout, 512, bos=512)
+
+
+def test_without_a_prefix_an_empty_context_is_refused(shared: Path, model: Transformer, tmp_path: Path) -> None:
+    content = json.loads((stories.folder(shared) / "tokenizer.json").read_text().replace("</s>", "<end>"))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    lm = stories.open_lm(shared, model)
+    nameless = OpenLM(model, TextEncoding(read_tokenizer(path), lm.encoding.layout, 512))
+    assert "it has no context, and the tokenizer" in refused(nameless, *likelihoods(("", "Once")))
+    assert [score.greedy for score in nameless.score_requests(likelihoods(("Once upon a", " time")))] == [True]
+
+
+def test_weights_that_diverged_are_told_by_benchmark_and_document(shared: Path) -> None:
+    broken = stories.load(shared)
+    with torch.no_grad():
+        broken.layers[3].feed_forward.w3.weight[0, 0] = float("nan")
+    lm = stories.open_lm(shared, broken)
+    with pytest.raises(NonFinite, match=r"benchmark 'asked', document 0, request 0 is not finite; .*layers\.3"):
+        lm.answers(likelihoods(("The", " dog")))
+    with pytest.raises(NonFinite, match=r"of prompt 'asked/0/0/0' are NaN or infinite; .*layers\.3"):
+        lm.answers([instance("generate_until", "The", {"max_gen_toks": 8})])
