@@ -22,6 +22,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "open_lm": "evalsvc.models.loading:load_model",
     },
     "tasks": {
+        "completions": "evalsvc.tasks.completions:Completions",
+        "forgetting": "evalsvc.tasks.forgetting:Forgetting",
         "language": "evalsvc.tasks.language:Language",
         "loss": "evalsvc.tasks.loss:Loss",
         "reconstruction": "evalsvc.tasks.reconstruction:Reconstruction",

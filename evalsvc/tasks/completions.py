@@ -1,0 +1,348 @@
+"""Completions: what a checkpoint says to a few fixed prompts, beside what the run's base says to them.
+
+Each prompt is continued greedily and by seeded draws, over all ids of the table: a model that has forgotten its text
+may well answer with an image, whose ids are then shown as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, product
+from textwrap import indent
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from evalsvc.artifacts import Artifact
+from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, NonFinite
+from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.protocol import MetricValue, Protocol, digest
+from evalsvc.sampling_params import SamplingParams
+from evalsvc.tasks.task import Context, DataPath, Plan, Task, TaskResult
+from evalsvc.tokenizer import TextTokenizer, read_tokenizer, render
+
+if TYPE_CHECKING:
+    from evalsvc.layout import VocabularyLayout
+    from evalsvc.models import Transformer
+
+ESTIMATOR = "completions/1"
+"""In the protocol: how ids are drawn and counted. Another version is another series."""
+
+TABLE_1 = (
+    "Simply put, the theory of relativity states that",
+    "Translate English to French:\n"
+    "sea otter => loutre de mer\n"
+    "peppermint => menthe poivrée\n"
+    "plush girafe => girafe peluche\n"
+    "cheese =>",
+)
+"""The prompts of Table 1 of Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help
+Auto-regressive Text-to-Image Generation" (arXiv 2311.16201)."""
+
+GREEDY = "greedy"
+
+
+class Completions(Task):
+    """Fixed prompts continued by the checkpoint and by its base."""
+
+    kind: ClassVar[str] = "completions"
+
+    prompts: tuple[str, ...] = Field(default=TABLE_1, min_length=1)
+    """What to continue [the two prompts of Table 1 of arXiv 2311.16201]."""
+    max_tokens: int = Field(default=48, ge=1)
+    """Ids to draw at most; a completion ends earlier where it draws the end of the text."""
+    samples: int = Field(default=2, ge=0)
+    """Seeded completions of each prompt, beside the greedy one."""
+    temperature: float = 1.0
+    """Of the seeded ones; divides the logits."""
+    top_k: int | None = None
+    """Draw from this many likeliest ids [all]."""
+    top_p: float | None = None
+    """Draw from the fewest likeliest ids with this probability [all]."""
+    seed: int = 0
+    """Of the first seeded one; the next has the next seed."""
+    tokenizer: DataPath | None = None
+    """The `tokenizer.json` for the prompts [the layout's]."""
+    bos: int | None = Field(default=None, ge=0)
+    """Id of the tokenizer that is put before a prompt."""
+    end_of_text: int | None = Field(default=None, ge=0)
+    """Id of the tokenizer after which a completion ends [the tokenizer's own, where it has one]."""
+    max_length: int | None = Field(default=None, ge=2)
+    """Longest prompt and completion together; longer prompts are cut from the left and counted [the model's]."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and activations; logits are float32 in any case."""
+    rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """To what the rotary frequencies were rounded in training [found from the run's configuration]."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Completions:
+        if len(set(self.prompts)) < len(self.prompts):
+            twice = next(prompt for prompt in self.prompts if self.prompts.count(prompt) > 1)
+            raise ValueError(f"the prompt {twice!r} is given twice; leave one of them out")
+        if self.temperature == 0 and self.samples:
+            raise ValueError("seeded completions at temperature 0 are the greedy one; set samples to 0")
+        try:
+            self.ways()
+        except InvalidRequest as error:
+            raise ValueError(error.message) from None
+        return self
+
+    def ways(self) -> dict[str, SamplingParams]:
+        """How each prompt is continued, by name."""
+        seeded = {
+            f"seed {seed}": SamplingParams(self.temperature, self.top_k, self.top_p, seed=seed)
+            for seed in range(self.seed, self.seed + self.samples)
+        }
+        return {GREEDY: SamplingParams(temperature=0), **seeded}
+
+    def plan(self, context: Context) -> Plan:
+        """One shard. Nothing is drawn, but tokenizer, layouts and prompts are checked.
+
+        Raises:
+            InvalidData: there is no tokenizer, it is not that of the checkpoint or of its base, or a prompt is empty.
+        """
+        tokenizer = self._tokenizer(context, context.base)
+        self._encode(tokenizer)
+        sources = _sources(context, context.base)
+        completions = len(self.prompts) * len(self.ways()) * len(sources)
+        return Plan([{"tokenizer": tokenizer.digest, "sources": sources, "units": completions}], "completions")
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An item for each prompt and way, how many prompts were cut, and what the protocol says of them.
+
+        Raises:
+            DataChanged: the tokenizer or the run's base is not what was planned.
+            InvalidData: `max_tokens` leaves no room for a prompt.
+            NonFinite: names the checkpoint and the prompt.
+        """
+        base = context.base if "base" in shard["sources"] else None
+        if _sources(context, base) != shard["sources"]:
+            raise DataChanged("the run has another base since this evaluation was planned; evaluate again")
+        tokenizer = self._tokenizer(context, base)
+        if tokenizer.digest != shard["tokenizer"]:
+            raise DataChanged(f"{tokenizer.path} has changed since this evaluation was planned; evaluate again")
+        layout, whole = context.layout(), self._encode(tokenizer)
+        max_length = self.max_length or self._model(context).config.seq_len
+        prompts = [self._cut(ids, max_length) for ids in whole]
+        own = self._complete(context, tokenizer, prompts, context.report)
+        others = None
+        if base is not None:
+            others = self._complete(base, tokenizer, prompts, partial(_report_after, context.report, len(own)))
+        return {
+            "items": self._items(own, others),
+            "cut": sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
+            "chance": layout.image.size / layout.rows if layout.image and layout.rows else None,
+            "base": None if base is None else base.digest(),
+            "protocol": {
+                "task": self.kind,
+                "estimator": ESTIMATOR,
+                "prompts": digest([self.prompts, prompts]),
+                "max_tokens": self.max_tokens,
+                "tokenizer": tokenizer.digest,
+                "bos": self.bos,
+                "end_of_text": self._end_of_text(tokenizer),
+                "layout": layout.digest,
+                "dtype": self.dtype,
+                "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype,
+            },
+        }
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """The share of image ids, how many greedy completions are the base's, and all of them as one text."""
+        [output] = outputs
+        items = output["items"]
+        notes = {
+            "completions": len(items),
+            "prompts_cut": output["cut"],
+            "ids_drawn": sum(item["drawn"] for item in items),
+        }
+        sources = shards[0]["sources"]
+        page = "\n".join(_page(items, sources)) + "\n"
+        details = {"prompts": len(self.prompts), "ways": list(self.ways()), **sources}
+        artifact = Artifact("completions", "completions.txt", "text/plain; charset=utf-8", page.encode(), details)
+        return TaskResult(list(self._metrics(output)), items, notes, [artifact])
+
+    def _tokenizer(self, context: Context, base: Context | None) -> TextTokenizer:
+        """The tokenizer, which must be that of the checkpoint and of its base."""
+        layout = context.layout()
+        path = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
+        if path is None:
+            raise InvalidData(
+                f"task {self.name!r} continues text, but there is no tokenizer; give the task's parameter `tokenizer` "
+                "or the layout's `text.tokenizer`"
+            )
+        tokenizer = read_tokenizer(path)
+        tokenizer.require_fits(layout.text)
+        if base is not None:
+            self._check_base(base, tokenizer)
+        return tokenizer
+
+    def _check_base(self, base: Context, tokenizer: TextTokenizer) -> None:
+        text = base.layout().text
+        try:
+            tokenizer.require_fits(text)
+        except InvalidData as error:
+            raise InvalidData(f"the base, {base.checkpoint.label}: {error.message}") from None
+        if self.tokenizer is not None or text.tokenizer is None:
+            return
+        if (other := read_tokenizer(text.tokenizer)).digest != tokenizer.digest:
+            raise InvalidData(
+                f"the base, {base.checkpoint.label}, has the tokenizer {other.path} with sha256 {other.digest}, the "
+                f"checkpoint has {tokenizer.path} with {tokenizer.digest}; name a base with the checkpoint's tokenizer"
+            )
+
+    def _encode(self, tokenizer: TextTokenizer) -> list[list[int]]:
+        """The prompts as ids of the tokenizer, `bos` first."""
+        for name, value in (("bos", self.bos), ("end_of_text", self.end_of_text)):
+            if value is not None and value >= tokenizer.size:
+                raise InvalidData(
+                    f"{name} is {value}; the tokenizer {tokenizer.path} has the ids 0…{tokenizer.size - 1}"
+                )
+        prefix = [] if self.bos is None else [self.bos]
+        prompts = [[*prefix, *tokenizer.encode(prompt)] for prompt in self.prompts]
+        if [] in prompts:
+            raise InvalidData(
+                f"prompt {prompts.index([]) + 1} is empty, and a model continues nothing without an id; give `bos`, or "
+                "a prompt with text"
+            )
+        return prompts
+
+    def _cut(self, ids: list[int], max_length: int) -> list[int]:
+        """The end of a prompt that leaves room for the completion; `bos` stays where it is."""
+        room = max_length - self.max_tokens
+        kept = ids[:0] if self.bos is None else ids[:1]
+        if room <= len(kept):
+            raise InvalidData(
+                f"max_tokens is {self.max_tokens} of {max_length} tokens, which leaves no room for a prompt; lower it, "
+                "or raise max_length if the model bears it"
+            )
+        return ids if len(ids) <= room else kept + ids[len(ids) - room + len(kept) :]
+
+    def _model(self, context: Context) -> Transformer:
+        return context.model(dtype=self.dtype, rotary_inv_freq_dtype=self.rotary_inv_freq_dtype)
+
+    def _end_of_text(self, tokenizer: TextTokenizer) -> int | None:
+        return tokenizer.end_of_text if self.end_of_text is None else self.end_of_text
+
+    def _complete(
+        self,
+        context: Context,
+        tokenizer: TextTokenizer,
+        prompts: Sequence[Sequence[int]],
+        report: Callable[[int], None],
+    ) -> list[Completion]:
+        """Every prompt in all ways, prompt by prompt."""
+        from evalsvc.sampling import Continuation, complete
+
+        layout, model = context.layout(), self._model(context)
+        rows = layout.text_ids
+        wanted = [
+            # The noise is the text's: it stays when prompts are added before it.
+            Continuation(text, tuple(rows[token] for token in ids), self.max_tokens)
+            for text, ids in zip(self.prompts, prompts, strict=True)
+        ]
+        end = self._end_of_text(tokenizer)
+        ends = frozenset() if end is None else frozenset({rows[end]})
+        by_way: list[list[list[int]]] = []
+        try:
+            for params in self.ways().values():
+                before = len(by_way) * len(prompts)
+                progress = partial(_report_after, report, before)
+                budget = context.batch_tokens
+                by_way.append(complete(model, wanted, params, batch_tokens=budget, end=ends, report=progress))
+        except NonFinite as error:
+            raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
+        drawn = (way[index] for index in range(len(prompts)) for way in by_way)
+        return [Completion(ids, render(ids, layout, tokenizer), layout) for ids in drawn]
+
+    def _items(self, own: Sequence[Completion], base: Sequence[Completion] | None) -> list[dict[str, Any]]:
+        """`same_as_base`, 0 or 1, is of the greedy ones: seeded ones differ as soon as anything has moved."""
+        items = []
+        asked = product(self.prompts, self.ways())
+        for index, ((prompt, way), one) in enumerate(zip(asked, own, strict=True)):
+            other = None if base is None else base[index]
+            item = {
+                "index": index,
+                "prompt": prompt,
+                "way": way,
+                "text": one.text,
+                "ids": one.ids,
+                "drawn": len(one.ids),
+                "image_ids": one.image_ids,
+                "base": None if other is None else other.text,
+                "base_ids": None if other is None else other.ids,
+            }
+            if other is not None and way == GREEDY:
+                item["same_as_base"] = int(one.from_text == other.from_text)
+            items.append(item)
+        return items
+
+    def _metrics(self, output: Mapping[str, Any]) -> Iterator[MetricValue]:
+        items, ways = output["items"], [params.to_json() for params in self.ways().values()]
+        share = ratio_of_sums([item["image_ids"] for item in items], [item["drawn"] for item in items])
+        if share is not None and output["chance"] is not None:
+            protocol = Protocol({**output["protocol"], "sampling": ways})
+            yield MetricValue(
+                f"{self.name}/image_share",
+                share.value,
+                share.stderr,
+                share.n,
+                "fraction",
+                "none",
+                protocol,
+                output["chance"],
+                ("image_ids", "drawn"),
+            )
+        same = [item["same_as_base"] for item in items if "same_as_base" in item]
+        if (mean := ratio_of_sums(same, [1] * len(same))) is not None:
+            protocol = Protocol({**output["protocol"], "sampling": ways[:1], "base": output["base"]})
+            yield MetricValue(
+                f"{self.name}/same_as_base",
+                mean.value,
+                mean.stderr,
+                mean.n,
+                "fraction",
+                "none",
+                protocol,
+                items=("same_as_base",),
+            )
+
+
+@dataclass(frozen=True)
+class Completion:
+    ids: list[int]
+    """What was drawn, rows of the table."""
+    text: str
+    layout: VocabularyLayout
+
+    @property
+    def image_ids(self) -> int:
+        return sum(row in (self.layout.image_range or ()) for row in self.ids)
+
+    @property
+    def from_text(self) -> list[int]:
+        """The ids counted from the first text row, so that text is equal under other layouts too."""
+        return [row - self.layout.text.offset for row in self.ids]
+
+
+def _sources(context: Context, base: Context | None) -> dict[str, str]:
+    """Whose completions there are."""
+    return {"checkpoint": context.checkpoint.label, **({} if base is None else {"base": base.checkpoint.label})}
+
+
+def _report_after(report: Callable[[int], None], before: int, done: int) -> None:
+    report(before + done)
+
+
+def _page(items: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> Iterator[str]:
+    """Lines to read: prompt by prompt, the base's completion above the checkpoint's."""
+    yield from (f"{name:<10}  {label}" for name, label in sources.items())
+    for prompt, ways in groupby(items, lambda item: item["prompt"]):
+        yield f"\n\n{prompt}"
+        for item in ways:
+            for name, text in (("base", item["base"]), ("checkpoint", item["text"])):
+                if text is not None:
+                    yield f"\n  {name}, {item['way']}"
+                    yield indent(text, "  | ", lambda line: True)

@@ -1,0 +1,459 @@
+"""What a checkpoint has forgotten of what its base knew: the same questions and the same text put to both.
+
+Accuracies move late and in steps. Bits per byte, the divergence from the base and the agreement with it move at once,
+and each comes over all ids and within the text ids: a model that expects an image may still know its text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from evalsvc import __version__
+from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.checkpoints import hash_files
+from evalsvc.data import Record, TokenData, read_tokens
+from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
+from evalsvc.layout import TextBlock
+from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.protocol import Direction, MetricValue, Protocol
+from evalsvc.tasks.base_comparison import Differences, text_retained
+from evalsvc.tasks.kept_answers import find_answers, keep_answers
+from evalsvc.tasks.language import BenchmarkTask
+from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
+from evalsvc.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from evalsvc.language.benchmarks import Loaded
+    from evalsvc.language.encoding import TextEncoding
+    from evalsvc.tasks.text_comparison import Passage
+
+ESTIMATOR = "forgetting/1"
+"""In the protocol: how two models' answers become differences. Another version is another series."""
+
+FEW_SHOTS = 5
+
+TOKENS_PER_SHARD = 1 << 17
+"""Of text, which two models read."""
+
+NATS = "nats/token"
+
+
+class Forgetting(BenchmarkTask):
+    """A checkpoint against the run's base, on benchmarks and on a fixed text.
+
+    The benchmarks' own metrics of the checkpoint are those of the task `language`, in the same series. What compares is
+    called `<name>/…`; it is paired over documents and texts, and its protocol names the base by its digest.
+    """
+
+    kind: ClassVar[str] = "forgetting"
+
+    benchmarks: tuple[BenchmarkSpec, ...] = ()
+    """lm-eval's tasks, groups or tags, as in the task `language`."""
+    icl: bool | tuple[str, ...] = False
+    """Also put these of the benchmarks, or all, with their first five examples solved before each question, and without
+    any: the difference is what the checkpoint learns from its context."""
+    text: DataPath | None = None
+    """Text that both models read, one a record: a JSONL file with `text_ids` or `text`, or a safetensors file. `bos` is
+    put before a `text`."""
+    text_limit: int | None = Field(default=None, ge=1)
+    """Use the first so many records of it only."""
+    icl_positions: tuple[int, int] = (50, 500)
+    """Counted from 1, the two ids of a text whose losses are compared: a model that uses its context has less at the
+    later one. Texts that do not reach so far say nothing about it."""
+    text_shards: int | None = Field(default=None, ge=1)
+    """Parts to cut the text into [one per 131,072 tokens]; moves no number."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Forgetting:
+        if not self.benchmarks and self.text is None:
+            raise ValueError("neither `benchmarks` nor `text` is given; give one of them, or both")
+        if self.text is None and self.text_limit is not None:
+            raise ValueError("`text_limit` is given without `text`")
+        early, late = self.icl_positions
+        if not 1 <= early < late:
+            raise ValueError(f"icl_positions: {early}, {late} must be two positions from 1 on, the earlier one first")
+        names = [spec.name for spec in self.benchmarks]
+        if self.icl and not names:
+            raise ValueError("icl: there are no `benchmarks`")
+        for name in self.icl if isinstance(self.icl, tuple) else ():
+            if name not in names:
+                raise ValueError(f"icl: {name!r} is not one of `benchmarks`, which are {', '.join(names)}")
+        return self
+
+    def plan(self, context: Context) -> Plan:
+        """Shards of text, and of documents for the checkpoint, for its base, and for both of `icl`'s ways.
+
+        Raises:
+            InvalidRequest: the run has no base.
+            InvalidData: the base has another tokenizer; or see `loss` and `language`.
+        """
+        base = self._base(context)
+        self._require_same_text(context, base)
+        common = {"base": base.digest(), "same": _is_same(context, base), "base_layout": base.layout().digest}
+        shards = [*self._plan_text(context, base), *self._plan_benchmarks(context, base, bool(common["same"]))]
+        return Plan([{**shard, **common} for shard in shards], "documents")
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Answers to documents, or sums per text; see `language.evaluation` and `text_comparison`.
+
+        Raises:
+            DataChanged: the base, the text or the benchmarks are not what was planned.
+            NonFinite: names checkpoint or base, and document or text.
+        """
+        if shard["part"] == "text":
+            return self._compare_text(context, shard)
+        if shard["part"] == "base":
+            return self._answer_as_base(context, shard)
+        loaded = self._loaded(context, shard["part"])
+        return self.answer(context, loaded, shard, context.report)
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """Metrics and items. Needs the benchmarks' data, but neither checkpoint, base nor text.
+
+        An item is a document of a benchmark as in the task `language`, or a row of what compares: that of the index i
+        has the i-th text and the i-th document of each benchmark.
+        """
+        parts: dict[str, _Part] = {}
+        for shard, output in zip(shards, outputs, strict=True):
+            part = parts.setdefault(shard["part"], _Part([], []))
+            part.shards.append(shard)
+            part.outputs.append(output)
+        label = context.base.checkpoint.label if context.base else None
+        results = [TaskResult([], notes={"base": label, "base_sha256": shards[0]["base"]})]
+        if self.benchmarks:
+            results.append(self._merge_benchmarks(context, parts))
+        if self.text is not None:
+            results.append(_merge_text(self, parts["text"]))
+        return _joined(self.name, results)
+
+    # the base
+
+    def _base(self, context: Context) -> Context:
+        if context.base is None:
+            raise InvalidRequest(
+                f"task {self.name!r} compares a checkpoint with the run's base, and the run has none; post the run's "
+                "step 0, name a base with PUT /v1/runs/{run}/base, or give one to `evalsvc run --base`"
+            )
+        return context.base
+
+    def _planned_base(self, context: Context, shard: Mapping[str, Any]) -> Context:
+        base = self._base(context)
+        if base.digest() != shard["base"]:
+            raise DataChanged(
+                f"the base, {base.checkpoint.label}, is another file than when this evaluation was planned; evaluate "
+                "again"
+            )
+        return base
+
+    def _require_same_text(self, context: Context, base: Context) -> None:
+        """Raise unless the same ids are the same text to both."""
+        own, other = context.layout().text, base.layout().text
+        label = f"the base, {base.checkpoint.label},"
+        digests = [_tokenizer_digest(text) for text in (own, other)]
+        if None not in digests and digests[0] != digests[1]:
+            raise InvalidData(
+                f"{label} has a tokenizer with sha256 {digests[1]}, the checkpoint's has {digests[0]}; name a base "
+                "with the checkpoint's tokenizer"
+            )
+        path = own.tokenizer or other.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
+        if path is not None and (self.benchmarks or own.size != other.size):
+            tokenizer = read_tokenizer(path)
+            tokenizer.require_fits(own)
+            try:
+                tokenizer.require_fits(other)
+            except InvalidData as error:
+                raise InvalidData(f"{label} has other text: {error.message}") from None
+        elif own.size != other.size:
+            raise InvalidData(
+                f"{label} has {other.size} text rows, the checkpoint has {own.size}, and nothing says whether that is "
+                "padding; give the task's `tokenizer`, or name a base with the checkpoint's tokenizer"
+            )
+
+    # benchmarks
+
+    def _plan_benchmarks(self, context: Context, base: Context, same: bool) -> list[dict[str, Any]]:
+        if not self.benchmarks:
+            return []
+        from evalsvc.language.evaluation import plan_documents
+
+        encoding, loaded = self.encoding(context), self.load(context)
+        names = [benchmark.name for benchmark in loaded.benchmarks] + [group.name for group in loaded.groups]
+        if self.name in names:
+            raise InvalidSuite(f"task {self.name!r} has the name of a benchmark; give it another `name`")
+        wanted = {"checkpoint": (loaded, encoding)}
+        if not same:
+            wanted["base"] = (loaded, _for_base(encoding, base))
+        if self.icl:
+            wanted["few"] = (self._loaded(context, "few"), encoding)
+            zero = self._loaded(context, "zero")
+            known = {benchmark.name: benchmark.digest for benchmark in loaded.benchmarks}
+            if any(known[benchmark.name] != benchmark.digest for benchmark in zero.benchmarks):
+                wanted["zero"] = (zero, encoding)
+        return [
+            {"part": part, **shard}
+            for part, (what, how) in wanted.items()
+            for shard in plan_documents(what, how, self.shard_size)
+        ]
+
+    def _loaded(self, context: Context, part: str) -> Loaded:
+        """The benchmarks of a part, built once per process."""
+        if part in ("checkpoint", "base"):
+            return self.load(context)
+        wanted = [spec for spec in self.benchmarks if self.icl is True or spec.name in (self.icl or ())]
+        task = self.model_copy(update={"benchmarks": tuple(wanted)})
+        return task.load(context, FEW_SHOTS if part == "few" else 0, "first")
+
+    def _answer_as_base(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The base's answers, which are kept for the run's other checkpoints."""
+        base = self._planned_base(context, shard)
+        folder, key = context.statistics_folder(), self._kept_under(base, shard)
+        if (found := find_answers(folder, key)) is not None:
+            context.report(shard["units"])
+            return found
+        answers = self.answer(base, self.load(context), shard, context.report, _for_base(self.encoding(context), base))
+        keep_answers(folder, key, answers)
+        return answers
+
+    def _kept_under(self, base: Context, shard: Mapping[str, Any]) -> dict[str, Any]:
+        """All that the base's answers depend on."""
+        return {
+            "evalsvc": __version__,
+            "base": shard["base"],
+            "model": base.model_config().model_dump(mode="json"),
+            "asked": {name: shard[name] for name in ("digest", "start", "stop", "encoding")},
+            **self.protocol(),
+        }
+
+    def _merge_benchmarks(self, context: Context, parts: Mapping[str, _Part]) -> TaskResult:
+        """The checkpoint's results, what compares them with the base's, and the headline."""
+        from evalsvc.language.evaluation import merge_answers
+
+        found = {
+            name: merge_answers(self._loaded(context, name), part.shards, part.outputs, self.protocol())
+            for name, part in parts.items()
+            if name != "text"
+        }
+        own = found["checkpoint"]
+        base = found.get("base", own)
+        shard = parts["checkpoint"].shards[0]
+        content = {"task": self.kind, "comparison": ESTIMATOR}
+        compared = {**content, "base": shard["base"], "base_layout": shard["base_layout"]}
+        differences = Differences(self.name)
+        differences.add_changes(own, base, compared)
+        retained = text_retained(self.name, own, base, compared)
+        notes = {**own.notes, "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance}}
+        if "few" in found:
+            differences.add_icl(found.get("zero", own), found["few"], content)
+            notes["icl_contexts_cut"] = found["few"].notes["contexts_cut"]
+        rows = [{"benchmark": self.name, "index": index, **row} for index, row in differences.numbers.items()]
+        metrics = [*own.metrics, *differences.metrics, *retained.metrics]
+        return TaskResult(metrics, [*own.items, *rows], notes)
+
+    # text
+
+    def _plan_text(self, context: Context, base: Context) -> list[dict[str, Any]]:
+        if self.text is None:
+            return []
+        layout, max_length = context.layout(), self.max_length or context.model_config().seq_len
+        data, records = self._read(context)
+        some = _passages(context, base, data, records, max_length)
+        tokens = sum(len(passage.inputs[0]) for passage in some)
+        if not tokens:
+            raise InvalidData(f"{data.path}: no text has two tokens, and the first is not predicted")
+        count = min(self.text_shards or math.ceil(tokens / TOKENS_PER_SHARD), len(some))
+        bounds = [len(some) * index // count for index in range(count + 1)]
+        common = {
+            "part": "text",
+            "digest": data.digest,
+            "max_length": max_length,
+            "rows": {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else 0},
+            "within": any(one.rows != one.text.size for one in (layout, base.layout())),
+            "protocol": self._text_protocol(context, base, data, max_length),
+        }
+        return [{"start": start, "stop": stop, "units": stop - start, **common} for start, stop in pairwise(bounds)]
+
+    def _read(self, context: Context) -> tuple[TokenData, Sequence[Record]]:
+        """The text, and the records of it that are used."""
+        assert self.text is not None, "there is no part of text without it"
+        tokenizer = context.layout().text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
+        data = read_tokens(context.dataset(self.text), tokenizer, self.bos)
+        records = data.records[: self.text_limit]
+        for record in records:
+            if record.image_codes is not None or record.text_ids is None:
+                raise InvalidData(f"{data.path}, {record.where} has image codes; `text` is text alone")
+        return data, records
+
+    def _text_protocol(self, context: Context, base: Context, data: TokenData, max_length: int) -> dict[str, Any]:
+        layout, other = context.layout().digest, base.layout().digest
+        tokenized = {"tokenizer": data.tokenizer_digest, "bos": self.bos}
+        return {
+            "task": self.kind,
+            "estimator": ESTIMATOR,
+            "data": data.digest,
+            "limit": None if self.text_limit is None or self.text_limit >= len(data.records) else self.text_limit,
+            "max_length": max_length,
+            "layout": layout,
+            # What is predicted in both layouts is a matter of both.
+            **({} if layout == other else {"base_layout": other}),
+            **({} if data.tokenizer_digest is None else tokenized),
+            **self.protocol(),
+        }
+
+    def _compare_text(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        from evalsvc.tasks.text_comparison import Side, compare
+
+        base = self._planned_base(context, shard)
+        data, records = self._read(context)
+        if data.digest != shard["digest"]:
+            raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
+        some = _passages(context, base, data, records[shard["start"] : shard["stop"]], shard["max_length"])
+        sides = [
+            Side(
+                one.checkpoint.label,
+                one.model(dtype=self.dtype, rotary_inv_freq_dtype=self.rotary_inv_freq_dtype),
+                one.layout(),
+                one.device,
+            )
+            for one in ((context,) if shard["same"] else (context, base))
+        ]
+        found = compare(sides[0], sides[-1], some, self.icl_positions, context.batch_tokens, context.report)
+        return {**asdict(found), "cut": sum(passage.cut for passage in some)}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Shards of one kind, and their outputs."""
+
+    shards: list[Mapping[str, Any]]
+    outputs: list[Any]
+
+
+def _is_same(context: Context, base: Context) -> bool:
+    """The checkpoint is its own base, which is then not computed again."""
+    if context.layout().digest != base.layout().digest or context.model_config() != base.model_config():
+        return False
+    return context.digest() == base.digest()
+
+
+def _tokenizer_digest(text: TextBlock) -> str | None:
+    if text.tokenizer_sha256 is not None or text.tokenizer is None:
+        return text.tokenizer_sha256
+    return hash_files(Path(text.tokenizer)) if Path(text.tokenizer).is_file() else None
+
+
+def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:
+    """The base is asked what the checkpoint is asked, cut to the same length, in its own rows."""
+    return replace(encoding, layout=base.layout())
+
+
+def _passages(
+    context: Context, base: Context, data: TokenData, records: Sequence[Record], max_length: int
+) -> list[Passage]:
+    from evalsvc.tasks.text_comparison import passages
+
+    names = [f"{data.path}, {record.where}" for record in records]
+    texts = [record.text_ids or () for record in records]
+    return passages(context.layout(), base.layout(), texts, names, max_length)
+
+
+def _joined(task: str, results: Sequence[TaskResult]) -> TaskResult:
+    """One result of several, whose rows of what compares become one by index."""
+    answers = [item for result in results for item in result.items if item["benchmark"] != task]
+    rows: dict[int, dict[str, Any]] = {}
+    for item in (item for result in results for item in result.items if item["benchmark"] == task):
+        rows.setdefault(item["index"], {}).update(item)
+    notes = {key: note for result in results for key, note in result.notes.items()}
+    metrics = [metric for result in results for metric in result.metrics]
+    return TaskResult(metrics, [*answers, *(rows[index] for index in sorted(rows))], notes)
+
+
+# what comes of the text
+
+
+def _merge_text(task: Forgetting, part: _Part) -> TaskResult:
+    """Metrics of the text, and a row of numbers for each."""
+    counts = [count for output in part.outputs for count in output["counts"]]
+    late = [pair for output in part.outputs for pair in output["late"]]
+    names = part.outputs[0]["sums"]
+    sums = {name: [value for output in part.outputs for value in output["sums"][name]] for name in names}
+    rows = [
+        _text_row(task.name, index, count, {name: sums[name][index] for name in names}, late[index])
+        for index, count in enumerate(counts)
+    ]
+    notes: dict[str, Any] = {
+        "texts": len(rows),
+        "texts_cut": sum(output["cut"] for output in part.outputs),
+        "tokens": sum(counts),
+    }
+    if not any("icl_loss" in row for row in rows):
+        notes["icl_loss"] = f"none of the texts has {task.icl_positions[1]} tokens"
+    return TaskResult(_text_metrics(task, part.shards[0], rows), rows, notes)
+
+
+def _text_row(
+    task: str, index: int, count: int, sums: Mapping[str, float], late: Sequence[float] | None
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"benchmark": task, "index": index}
+    if count:
+        row |= {name: sums[name] for name in ("nll", "within", "image_mass", "kl", "kl_within", "top1")}
+        row |= {f"{name}_change": sums[name] - sums[f"base_{name}"] for name in ("nll", "within")}
+        row["tokens"] = count
+    if late is not None:
+        own, base = late
+        row |= {"icl_loss": own, "icl_loss_change": own - base}
+    return row
+
+
+def _text_metrics(task: Forgetting, shard: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[MetricValue]:
+    """Every metric that has texts to rest on; those within text where there is anything else."""
+    own = shard["protocol"]
+    compared = {**own, "base": shard["base"], "base_layout": shard["base_layout"]}
+    positions = {"positions": list(task.icl_positions)}
+    ids = shard["rows"]
+    wanted: dict[str, _Wanted] = {
+        "loss": _Wanted(("nll", "tokens"), own, baseline=math.log(ids["all"])),
+        "loss_within": _Wanted(("within", "tokens"), own, baseline=math.log(ids["text"])),
+        "loss_change": _Wanted(("nll_change", "tokens"), compared),
+        "loss_within_change": _Wanted(("within_change", "tokens"), compared),
+        "kl": _Wanted(("kl", "tokens"), compared),
+        "kl_within": _Wanted(("kl_within", "tokens"), compared),
+        "top1_agreement": _Wanted(("top1", "tokens"), compared, "fraction", "higher"),
+        "image_mass": _Wanted(("image_mass", "tokens"), own, "probability", "none", ids["image"] / ids["all"]),
+        "icl_loss": _Wanted(("icl_loss",), {**own, **positions}),
+        "icl_loss_change": _Wanted(("icl_loss_change",), {**compared, **positions}),
+    }
+    if not shard["within"]:
+        wanted = {name: one for name, one in wanted.items() if "within" not in name}
+    if not ids["image"]:
+        del wanted["image_mass"]
+    values = (one.value(f"{task.name}/{name}", rows) for name, one in wanted.items())
+    return [value for value in values if value is not None]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A metric of the text."""
+
+    items: tuple[str, ...]
+    """As `MetricValue.items`."""
+    protocol: Mapping[str, Any]
+    unit: str = NATS
+    direction: Direction = "lower"
+    baseline: float | None = None
+
+    def value(self, name: str, rows: Sequence[Mapping[str, Any]]) -> MetricValue | None:
+        key, *weight = self.items
+        some = [row for row in rows if key in row]
+        ratio = ratio_of_sums([row[key] for row in some], [row[weight[0]] if weight else 1 for row in some])
+        if ratio is None:
+            return None
+        protocol = Protocol(self.protocol)
+        found = (ratio.value, ratio.stderr, ratio.n, self.unit, self.direction)
+        return MetricValue(name, *found, protocol, self.baseline, self.items)

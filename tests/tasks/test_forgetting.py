@@ -1,0 +1,366 @@
+"""What a checkpoint has forgotten: the bundled run, and stories260K that was trained on images."""
+
+import json
+import random
+import shutil
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_files import questions, write_benchmark
+from metric_items import value_of_items
+from pydantic import ValidationError
+
+from evalsvc.checkpoints import CheckpointRef, hash_files
+from evalsvc.layout import parse_layout
+from evalsvc.miniature import ROOT
+from evalsvc.runner import run_shard, run_suite
+from evalsvc.shard import ShardError, ShardRequest
+from evalsvc.suite import parse_suite
+from evalsvc.tasks.forgetting import Forgetting
+from evalsvc.tasks.kept_answers import FOLDER, find_answers, keep_answers
+
+LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+TEXT = str(ROOT / "heldout_text.jsonl")
+
+
+def miniature(epoch: int, label: str = "", **text: Any) -> CheckpointRef:
+    path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
+    layout = {**LAYOUT, "text": {**LAYOUT["text"], **text}}
+    return CheckpointRef(str(path), layout=layout, label=label or f"run 'pretrained' epoch {epoch}")
+
+
+FIRST, SECOND, LAST = miniature(0), miniature(1), miniature(5)
+
+
+@pytest.fixture(autouse=True)
+def data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def benchmarks(tmp_path: Path) -> dict[str, Any]:
+    """Two benchmarks of a few questions each."""
+    folder = tmp_path / "benchmarks"
+    write_benchmark(folder, "sums", questions(12), fewshot_split="test")
+    write_benchmark(folder, "more", questions(7, first=20), fewshot_split="test")
+    return {"benchmarks": ["sums", "more"], "include_path": [str(folder)]}
+
+
+def evaluate(
+    checkpoint: CheckpointRef, base: CheckpointRef | None, kind: str = "forgetting", **parameters: Any
+) -> dict[str, Any]:
+    suite = parse_suite({"tasks": [{"kind": kind, "name": "forgetting", **parameters}]}, "test")
+    return run_suite(suite, checkpoint, lambda task, done, total, unit: None, base)
+
+
+def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    assert result["errors"] == {}
+    found = {metric["name"]: metric for metric in result["metrics"]}
+    assert len(found) == len(result["metrics"])
+    return found
+
+
+def notes(result: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = result["provenance"]["forgetting"]["notes"]
+    return found
+
+
+def error(result: Mapping[str, Any]) -> str:
+    found: dict[str, str] = result["errors"]["forgetting"]
+    return f"{found['code']}: {found['message']}"
+
+
+def request(stage: Any, checkpoint: CheckpointRef, base: CheckpointRef, *shards: Any, **parameters: Any) -> Any:
+    """One stage of the task as a worker does it: its output, or its error."""
+    [task] = parse_suite({"tasks": [{"kind": "forgetting", **parameters}]}, "test").tasks
+    done = run_shard(ShardRequest(task, stage, checkpoint, shards, base=base), lambda units: None)
+    return done.output if done.error is None else done.error
+
+
+def test_english_is_forgotten(benchmarks: dict[str, Any]) -> None:
+    """Every metric is there, is made of the items it names, and says English has gone."""
+    found = evaluate(LAST, FIRST, text=TEXT, text_limit=20, icl_positions=(5, 60), icl=True, **benchmarks)
+    by_name = metrics(found)
+    text = ["loss", "loss_within", "loss_change", "loss_within_change", "kl", "kl_within", "top1_agreement"]
+    for name in (*text, "image_mass", "icl_loss", "icl_loss_change", "sums_acc_change", "sums_icl", "more_icl_within"):
+        assert f"forgetting/{name}" in by_name
+    for name in ("sums/acc", "more/bits_per_byte_within", "sums/image_mass"):
+        assert name in by_name
+    for metric in by_name.values():
+        if metric["items"]:
+            assert metric["value"] == pytest.approx(value_of_items(metric, found["items"]["forgetting"]), abs=1e-12)
+    assert [by_name[f"forgetting/{name}"]["direction"] for name in ("kl", "top1_agreement", "image_mass")] == [
+        "lower",
+        "higher",
+        "none",
+    ]
+    assert by_name["forgetting/kl"]["value"] > by_name["forgetting/kl_within"]["value"] > 1
+    assert by_name["forgetting/top1_agreement"]["value"] < 0.2
+    change = by_name["forgetting/loss_change"]
+    assert change["value"] > 20 * change["stderr"] > 0
+    assert by_name["forgetting/loss"]["value"] > by_name["forgetting/loss_within"]["value"]
+    assert by_name["forgetting/sums_bits_per_byte_change"]["direction"] == "lower"
+    assert notes(found)["texts"] == 20
+    assert notes(found)["base_sha256"] == hash_files(Path(FIRST.path))
+    counted = notes(found)["text_retained"]
+    assert {*counted["counted"], *counted["at_chance"]} == {"sums", "more"}
+    assert ("forgetting/text_retained" in by_name) == bool(counted["counted"])
+
+
+def test_losses_are_those_of_the_loss_task() -> None:
+    """Two tasks that disagree about the loss of the same text would both be doubted."""
+    compared = metrics(evaluate(SECOND, FIRST, text=TEXT, text_limit=8))
+    alone = metrics(evaluate(SECOND, None, "loss", data=TEXT, limit=8))
+    for name, same in (("loss", "text"), ("loss_within", "text_within"), ("image_mass", "image_mass")):
+        one, other = compared[f"forgetting/{name}"], alone[f"forgetting/{same}"]
+        for key in ("unit", "direction", "baseline", "n"):
+            assert one[key] == other[key]
+        assert [one["value"], one["stderr"]] == pytest.approx([other["value"], other["stderr"]], rel=1e-6)
+
+
+def test_benchmarks_are_in_the_series_of_the_language_task(benchmarks: dict[str, Any]) -> None:
+    """The history of `sums/acc` must not break where a suite goes over to `forgetting`."""
+    compared = metrics(evaluate(SECOND, FIRST, **benchmarks))
+    alone = metrics(evaluate(SECOND, None, "language", **benchmarks))
+    assert {name: metric for name, metric in compared.items() if not name.startswith("forgetting/")} == alone
+
+
+def test_the_base_beside_itself_has_forgotten_nothing(benchmarks: dict[str, Any], tmp_path: Path) -> None:
+    """Exactly nothing: the first point of a curve of differences is 0, not rounding. A copy is the same checkpoint."""
+    run = shutil.copytree(ROOT / "runs" / "pretrained", tmp_path / "run")
+    same = CheckpointRef(str(run / "checkpoints" / "epoch_0.pt"), layout=FIRST.layout, label="copy")
+    by_name = metrics(evaluate(same, FIRST, text=TEXT, text_limit=4, icl_positions=(2, 9), **benchmarks))
+    for name, metric in by_name.items():
+        if name.endswith("_change") or "/kl" in name:
+            assert (metric["value"], metric["stderr"]) == (0, 0), name
+    assert by_name["forgetting/top1_agreement"]["value"] == 1
+    plan = request("plan", same, FIRST, **benchmarks)
+    assert {shard["part"] for shard in plan["shards"]} == {"checkpoint"}
+
+
+def test_shards_and_batches_move_nothing(benchmarks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"text": TEXT, "text_limit": 9, "icl_positions": (5, 60), "icl": ["more"], **benchmarks}
+    whole = evaluate(SECOND, FIRST, **given)
+    monkeypatch.setenv("EVALSVC_BATCH_TOKENS", "300")
+    cut = evaluate(SECOND, FIRST, **given, shard_size=5, text_shards=4)
+    for name, metric in metrics(cut).items():
+        same = metrics(whole)[name]
+        assert metric == {**same, "value": pytest.approx(same["value"], abs=1e-5), "stderr": metric["stderr"]}
+    keys = [(item["benchmark"], item["index"]) for item in whole["items"]["forgetting"]]
+    assert keys == [(item["benchmark"], item["index"]) for item in cut["items"]["forgetting"]]
+    assert keys == [
+        *(("sums", index) for index in range(12)),
+        *(("more", index) for index in range(7)),
+        *(("forgetting", index) for index in range(12)),
+    ]
+
+
+def test_icl_is_five_fixed_shots_less_none(benchmarks: dict[str, Any]) -> None:
+    """Also where the benchmark itself is asked at other shots."""
+    found = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=2, **benchmarks))
+    few, zero = (
+        metrics(evaluate(FIRST, None, "language", num_fewshot=shots, fewshot="first", **benchmarks)) for shots in (5, 0)
+    )
+    difference = few["sums/acc"]["value"] - zero["sums/acc"]["value"]
+    assert found["forgetting/sums_icl"]["value"] == pytest.approx(difference, abs=1e-12)
+    assert "forgetting/more_icl" not in found
+    again = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=0, **benchmarks))
+    assert again["forgetting/sums_icl"]["value"] == found["forgetting/sums_icl"]["value"]
+
+
+def test_texts_that_are_too_short_say_nothing_about_late_tokens() -> None:
+    found = evaluate(SECOND, FIRST, text=TEXT, text_limit=3)
+    assert "forgetting/icl_loss" not in metrics(found)
+    assert notes(found)["icl_loss"] == "none of the texts has 500 tokens"
+
+
+def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) -> None:
+    """They are the same for every checkpoint of a run, and half of the work."""
+    plan = request("plan", SECOND, FIRST, **benchmarks)
+    [shard] = [shard for shard in plan["shards"] if shard["part"] == "base"]
+    answers = request("run", SECOND, FIRST, shard, **benchmarks)
+    folder = data_dir / "statistics"
+    [file] = (folder / FOLDER).iterdir()
+    key = json.loads(file.read_bytes().partition(b"\n")[2])["key"]
+    assert find_answers(folder, key) == answers
+    # Whoever finds them does not compute them: what was put there comes back, also for another checkpoint.
+    keep_answers(folder, key, {"answers": ["kept"]})
+    assert request("run", LAST, FIRST, shard, **benchmarks) == {"answers": ["kept"]}
+    file.write_bytes(file.read_bytes()[:-1])
+    assert request("run", LAST, FIRST, shard, **benchmarks) == answers
+    assert find_answers(folder, key) == answers
+    # Another base, or another way to run it, is another file.
+    other = request("plan", LAST, SECOND, **benchmarks)["shards"]
+    request("run", LAST, SECOND, next(shard for shard in other if shard["part"] == "base"), **benchmarks)
+    request("run", LAST, FIRST, shard, dtype="bfloat16", **benchmarks)
+    assert len(list((folder / FOLDER).iterdir())) == 3
+
+
+def test_a_run_without_a_base_is_told_how_to_get_one() -> None:
+    message = error(evaluate(SECOND, None, text=TEXT))
+    assert message.startswith("invalid_request: task 'forgetting' compares a checkpoint with the run's base")
+    assert "step 0" in message
+    assert "PUT /v1/runs/{run}/base" in message
+    assert "--base" in message
+
+
+@pytest.mark.parametrize("part", ["text", "base"])
+def test_a_base_that_became_another_is_noticed(benchmarks: dict[str, Any], part: str) -> None:
+    """Half of the shards against one base and half against another would be a number of neither."""
+    given = {"text": TEXT, "text_limit": 3, **benchmarks}
+    plan = request("plan", SECOND, FIRST, **given)
+    shard = next(shard for shard in plan["shards"] if shard["part"] == part)
+    found = request("run", SECOND, LAST, shard, **given)
+    assert isinstance(found, ShardError)
+    assert found.code == "data_changed"
+    assert "the base, run 'pretrained' epoch 5, is another file than when this evaluation was planned" in found.message
+
+
+def test_text_that_became_another_is_noticed(tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text_ids": [1, 2, 3]}\n')
+    [shard] = request("plan", SECOND, FIRST, text=str(text))["shards"]
+    text.write_text('{"text_ids": [1, 2, 4]}\n')
+    found = request("run", SECOND, FIRST, shard, text=str(text))
+    assert (found.code, "has changed since this evaluation was planned" in found.message) == ("data_changed", True)
+
+
+def test_a_base_with_another_tokenizer_is_refused(benchmarks: dict[str, Any], tmp_path: Path) -> None:
+    """Its ids are other words: every number would be there, and nonsense."""
+    given = {"text": TEXT, "text_limit": 2}
+    other = tmp_path / "tokenizer.json"
+    other.write_text((ROOT / "tokenizer.json").read_text() + "\n")
+    message = error(evaluate(SECOND, miniature(0, "x", tokenizer=str(other)), **given))
+    assert message.startswith("invalid_data: the base, x, has a tokenizer with sha256 ")
+    assert message.endswith("name a base with the checkpoint's tokenizer")
+    # Of another size: padding, as far as the tokenizer says so.
+    short = {"rows": 583, "text": {"size": 500}, "image": {"offset": 512, "size": 64}}
+    unknown = miniature(1, tokenizer=None)
+    message = error(evaluate(unknown, CheckpointRef(FIRST.path, layout=short, label="y"), **given))
+    assert "the base, y, has 500 text rows, the checkpoint has 512, and nothing says whether that is padding" in message
+    message = error(evaluate(SECOND, CheckpointRef(FIRST.path, layout=short, label="y"), **given, **benchmarks))
+    assert "the base, y, has other text: the tokenizer" in message
+
+
+def test_a_base_before_it_was_widened_is_compared_by_its_text(tmp_path: Path) -> None:
+    """The rows behind the tokenizer's ids are padding to it, and the template's tokens are no part of its text."""
+    padded = CheckpointRef(FIRST.path, layout={"text": {"size": 583}}, label="all text")
+    found = metrics(evaluate(SECOND, padded, text=TEXT, text_limit=4))
+    assert found["forgetting/kl"]["value"] > found["forgetting/kl_within"]["value"] > 0
+    assert (
+        "base_layout"
+        in evaluate(SECOND, padded, text=TEXT, text_limit=4)["protocols"][found["forgetting/loss"]["protocol"]]
+    )
+
+
+def test_pairs_are_no_text(tmp_path: Path) -> None:
+    message = error(evaluate(SECOND, FIRST, text=str(ROOT / "heldout_pairs.jsonl")))
+    assert "heldout_pairs.jsonl, line 1 has image codes; `text` is text alone" in message
+
+
+def test_a_task_must_not_have_the_name_of_a_benchmark(benchmarks: dict[str, Any]) -> None:
+    found = request("plan", SECOND, FIRST, name="sums", **benchmarks)
+    assert (found.code, "has the name of a benchmark" in found.message) == ("invalid_suite", True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "neither `benchmarks` nor `text` is given"),
+        ({"benchmarks": ["a"], "text_limit": 3}, "`text_limit` is given without `text`"),
+        ({"text": "/a", "icl_positions": [500, 50]}, "the earlier one first"),
+        ({"benchmarks": ["a"], "icl": ["b"]}, "icl: 'b' is not one of `benchmarks`, which are a"),
+        ({"text": "/a", "icl": True}, "icl: there are no `benchmarks`"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_suite(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Forgetting(name="x", **parameters)
+
+
+# a real model that was trained on images, with and without replay of its text
+
+
+STORIES = {
+    "step0": (1.1693, 1.1693, 0, 1.0000, 0.0000),
+    "imgonly_step25": (7.4993, 6.9397, 6.3187, 0.0449, 0.4257),
+    "imgonly_step400": (13.0095, 7.9932, 11.8360, 0.0003, 0.9911),
+    "replay_step25": (1.2512, 1.2512, 0.0809, 0.8734, 0.0000),
+}
+"""The table in the README beside the checkpoints: loss, loss within text, KL, agreement, mass on image ids."""
+
+
+def stories(shared: Path, name: str) -> CheckpointRef:
+    folder = shared / "golden" / "stories260k_openlm"
+    layout = {
+        "text": {"size": 512, "tokenizer": str(folder / "tokenizer.json")},
+        "image": {"offset": 512, "size": 256},
+    }
+    config = json.loads((folder / "forgetting" / "t2i_260k.json").read_text())
+    path = folder / "forgetting" / f"t2i_260k_{name}.pt"
+    return CheckpointRef(str(path), layout=layout, model=config, label=name)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_table_of_the_stories(shared: Path, name: str) -> None:
+    """An independent computation of the same numbers."""
+    text = str(shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl")
+    found = metrics(evaluate(stories(shared, name), stories(shared, "step0"), text=text))
+    names = ("loss", "loss_within", "kl", "top1_agreement", "image_mass")
+    values = [found[f"forgetting/{metric}"]["value"] for metric in names]
+    assert values == pytest.approx(STORIES[name], abs=1e-3)
+    base = STORIES["step0"]
+    assert found["forgetting/loss_change"]["value"] == pytest.approx(STORIES[name][0] - base[0], abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def replay(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """25 steps on images with replay of stories, against the base, on other people's questions."""
+    text = shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl"
+    (tmp_path_factory.mktemp("datasets") / "text").symlink_to(shared / "golden" / "text_tasks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALSVC_THREADS", "1")
+        patch.setenv("EVALSVC_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("EVALSVC_DATASETS", str(tmp_path_factory.getbasetemp() / "datasets0"))
+        return evaluate(
+            stories(shared, "replay_step25"),
+            stories(shared, "step0"),
+            text=str(text),
+            benchmarks=["arc_easy", "lambada_openai"],
+            include_path=[str(Path(__file__).parents[2] / "evalsvc" / "text_tasks")],
+            limit=150,
+            bos=1,
+            end_of_text=2,
+        )
+
+
+def test_the_divergence_sees_what_accuracies_do_not(replay: dict[str, Any]) -> None:
+    found = metrics(replay)
+    kl = found["forgetting/kl"]
+    assert kl["value"] > 10 * kl["stderr"]
+    for benchmark in ("arc_easy", "lambada_openai"):
+        change = found[f"forgetting/{benchmark}_acc_change"]
+        assert abs(change["value"]) < 2 * change["stderr"]
+
+
+@pytest.mark.parametrize(
+    "name", ["arc_easy_acc_change", "arc_easy_bits_per_byte_change", "lambada_openai_bits_per_byte_change"]
+)
+def test_paired_errors_are_those_of_the_bootstrap(replay: dict[str, Any], name: str) -> None:
+    """1,000 resamples of the documents; each takes its answers of both models along."""
+    metric = metrics(replay)[f"forgetting/{name}"]
+    keys = metric["items"]
+    rows = [[item[key] for key in keys] for item in replay["items"]["forgetting"] if keys[0] in item]
+    chance = random.Random(0)
+    resampled = []
+    for _ in range(1000):
+        some = chance.choices(rows, k=len(rows))
+        weight = sum(row[1] for row in some) if len(keys) == 2 else len(some)
+        resampled.append(sum(row[0] for row in some) / weight)
+    assert len(rows) == 150
+    assert metric["stderr"] == pytest.approx(statistics.stdev(resampled), rel=0.1)
