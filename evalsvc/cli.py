@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -342,6 +342,56 @@ def run_here(
 
 
 @app.command()
+def gate(
+    candidate: Annotated[
+        str, typer.Argument(help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service.")
+    ],
+    baseline: Annotated[str, typer.Option(help="What it is compared with, given likewise.")],
+    rules: Annotated[
+        Path | None,
+        typer.Option(help="YAML file: how much worse which metric may be.", show_default="all that have a better side"),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Of RUN@STEP, only this suite's values.", show_default="all suites")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that are not over.")] = 3600,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here, as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the report here, as JUnit XML.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Append the report to this file, e.g. $GITHUB_STEP_SUMMARY.")
+    ] = None,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", help="Print GitHub's commands that mark what is worse or missing.")
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Pass or fail a checkpoint by its distance from a baseline, e.g. in CI.
+
+    The exit code is 0 when nothing is worse, 1 when something is, 2 when it could not be judged (a metric is missing or
+    was measured by another protocol, wrong use, no service), 3 when there is no baseline, 4 when it took too long.
+    """
+    for option, path in (("--json", json_file), ("--junit", junit), ("--markdown", markdown)):
+        if path is not None and not path.parent.is_dir():
+            raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
+    from evalsvc import gate_reports
+    from evalsvc.client import Client
+    from evalsvc.gate import Service, read_rules, run_gate
+
+    read = read_rules(rules)
+    with Client(Settings.load(url=url).url) as client:
+        report = run_gate(candidate, baseline, read, Service(client, suite, timeout, _print_states()))
+    if report.comparisons:
+        _print_table(gate_reports.COLUMNS, gate_reports.table(report.comparisons))
+    for line in gate_reports.to_annotations(report) if annotations else ():
+        print(line)
+    print(gate_reports.headline(report))
+    _write("--json", json_file, gate_reports.to_json(report).encode())
+    _write("--junit", junit, gate_reports.to_junit(report))
+    _write("--markdown", markdown, gate_reports.to_markdown(report).encode(), mode="ab")
+    raise typer.Exit(int(report.outcome))
+
+
+@app.command()
 def demo(
     leave: Annotated[bool, typer.Option("--exit", help="End after the table instead of serving on.")] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the demo.", show_default="a temporary one")] = None,
@@ -590,6 +640,30 @@ def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
     for evaluation in finished:
         _show_finished(evaluation)
     return all(evaluation["state"] == "succeeded" for evaluation in finished)
+
+
+def _print_states() -> Callable[[Mapping[str, Any]], None]:
+    """Says on stderr what is waited for, and again when its state changes: a log has no room for bars."""
+    said: dict[int, str] = {}
+
+    def report(evaluation: Mapping[str, Any]) -> None:
+        number, state = evaluation["id"], evaluation["state"]
+        if said.get(number) != state:
+            said[number] = state
+            print(f"evaluation {number} ({evaluation['suite']['name']}) is {state}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "ab"] = "wb") -> None:
+    if path is None:
+        return
+    try:
+        with path.open(mode) as stream:
+            stream.write(content)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidRequest(f"{option} {path} cannot be written: {reason}") from None
 
 
 def _show_posted(posted: Mapping[str, Any]) -> None:

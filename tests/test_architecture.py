@@ -35,7 +35,7 @@ PARTS = {
     "web": {"ground", "store", "cluster", "coordinator", "api"},
     "client": {"ground"},
     "doctor": {"ground", "store", "cluster", *STAGES},
-    "gate": {"ground", "client"},
+    "gate": {"ground", "client", "metrics"},
     "watch": {"ground", "client"},
     "demo": {"ground", "client", "store", "cluster", "coordinator", "api", "runner"},
     "cli": {"ground", "store", "cluster", "coordinator", "api", "web", "client", "doctor", "gate", "watch", "demo"},

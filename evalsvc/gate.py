@@ -1,0 +1,494 @@
+"""Is a checkpoint worse than a baseline? Metric by metric, beyond a tolerance and beyond the noise.
+
+`run_gate` reads two results, files or what the service holds, and compares them by rules into a Report, whose outcome
+is the exit code; `gate_reports` writes it down.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evalsvc.client import OVER, Client
+from evalsvc.errors import DeadlineExceeded, InvalidData, InvalidRequest, UnknownName
+from evalsvc.metrics.paired import paired_difference
+from evalsvc.suite import check_keys, validation_message
+
+CHECKPOINT = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<step>\d+)(:(?P<variant>[^/:]+))?")
+"""RUN@STEP or RUN@STEP:VARIANT; everything else is the path of a result."""
+
+
+class Outcome(IntEnum):
+    """What came of it, and the exit code that says so."""
+
+    PASSED = 0
+    REGRESSION = 1
+    NOT_JUDGED = 2
+    """A metric is missing or was measured by another protocol, or nothing was compared."""
+    NO_BASELINE = 3
+    TIME_OUT = 4
+
+
+class Rule(BaseModel):
+    """How much worse a metric may be. It is a regression if it is worse by more than the tolerance, which is the larger
+    of `absolute` and `relative`, and by more than the noise, which is so many `standard_errors` of the difference."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    metric: str = Field(min_length=1)
+    """A metric's name, or a pattern for several: `arc_*/acc`. Of several rules the first that matches counts."""
+    direction: Literal["lower", "higher"] | None = None
+    """Which way is better [the metric's own]."""
+    absolute: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """So much worse is tolerated, in the metric's unit."""
+    relative: float = Field(default=0.001, ge=0, allow_inf_nan=False)
+    """So much worse is tolerated, as a share of the baseline's value. Rounding on another device moves less."""
+    standard_errors: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    """So many standard errors are noise; 0: nothing is. By chance alone a metric exceeds 2 of them in the bad direction
+    in one build of 44, and 3 in one of 740; a gate looks at many metrics."""
+    missing: Literal["fail", "ignore"] = "fail"
+    """What it means that the candidate, or the baseline, has no such value."""
+
+    def matches(self, name: str) -> bool:
+        return name == self.metric or fnmatchcase(name, self.metric)
+
+
+EVERYTHING = (Rule(metric="*"),)
+"""Without rules: every metric that has a better side."""
+
+Verdict = Literal["worse", "better", "unchanged", "missing", "other_protocol", "new", "ignored"]
+"""`new`: only the candidate has it. `ignored`: missing, as the rule allows."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Candidate minus baseline, and what is known of its error."""
+
+    value: float
+    stderr: float | None
+    """None: no error is known, and the tolerance alone decides."""
+    basis: Literal["paired", "unpaired", "none"]
+    """Where `stderr` comes from: the items that both share, or the errors of the two values."""
+    n: int
+    """Items that are paired; else those of the smaller side."""
+    tolerance: float
+    """How much worse the rule tolerates."""
+    noise: float
+    """How much worse it may be by chance: the rule's multiple of `stderr`; 0 where that is not known."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric under one protocol."""
+
+    metric: str
+    task: str
+    verdict: Verdict
+    reason: str
+    """A sentence."""
+    protocol: str
+    unit: str
+    direction: str
+    baseline: float | None = None
+    candidate: float | None = None
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the gate found."""
+
+    candidate: str
+    baseline: str
+    comparisons: tuple[Comparison, ...] = ()
+    """In the order of the baseline's metrics."""
+    problems: tuple[str, ...] = ()
+    """Why it could not be judged, beside what single comparisons say."""
+    failed: Outcome | None = None
+    """Why nothing could be compared at all."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """A regression counts before what could not be judged."""
+        verdicts = {comparison.verdict for comparison in self.comparisons}
+        if self.failed is not None:
+            return self.failed
+        if "worse" in verdicts:
+            return Outcome.REGRESSION
+        if self.problems or verdicts & {"missing", "other_protocol"}:
+            return Outcome.NOT_JUDGED
+        return Outcome.PASSED
+
+
+@dataclass(frozen=True)
+class Service:
+    """Where RUN@STEP is looked up."""
+
+    client: Client
+    suite: str | None = None
+    """Only this suite's values."""
+    timeout: float = 3600.0
+    """Seconds to wait for evaluations that are not over, of both sides together."""
+    report: Callable[[dict[str, Any]], None] | None = None
+    """Gets an evaluation that is waited for, each time it is looked at."""
+    every: float = 5.0
+    """Seconds between two looks."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `evalsvc run --output` wrote, or the service's document of the same form."""
+
+    name: str
+    document: Mapping[str, Any]
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, Mapping[str, Any]]]:
+        """The metrics by name and by protocol id."""
+        found: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for metric in self.document["metrics"]:
+            found.setdefault(metric["name"], {})[metric["protocol"]] = metric
+        return found
+
+    @property
+    def errors(self) -> Mapping[str, Any]:
+        """By task."""
+        return self.document.get("errors") or {}
+
+    def error(self, task: str) -> str | None:
+        """Why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""
+        found = (error for name, error in self.errors.items() if name.rpartition("/")[2] == task.rpartition("/")[2])
+        return next((str(error["message"]) for error in found), None)
+
+    def protocol(self, identity: str) -> Mapping[str, Any]:
+        content: Mapping[str, Any] = self.document.get("protocols", {}).get(identity, {})
+        return content
+
+    def items(self, metric: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """What the metric is made of may be among these."""
+        items: Sequence[Mapping[str, Any]] = (self.document.get("items") or {}).get(task_of(metric)) or ()
+        return items
+
+
+def task_of(metric: Mapping[str, Any]) -> str:
+    """The task that measured it."""
+    return str(metric.get("task") or metric["name"].partition("/")[0])
+
+
+# rules
+
+
+def read_rules(path: Path | None) -> tuple[Rule, ...]:
+    """The rules in a YAML file, `rules: [{metric: …, …}, …]`; None: `EVERYTHING`.
+
+    Raises:
+        InvalidRequest: says which key of which rule is wrong, with near misses.
+    """
+    if path is None:
+        return EVERYTHING
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise InvalidRequest(f"the rules {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the rules {path} are not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, Mapping):
+        raise InvalidRequest(f"the rules {path} are {type(content).__name__}; give a mapping with a list `rules`")
+    check_keys(f"the rules {path}", content, ("rules",), InvalidRequest)
+    rules = content.get("rules")
+    if not isinstance(rules, list) or not rules:
+        raise InvalidRequest(f"{path} has no list `rules`; give at least one, e.g. `- metric: pairs/*`")
+    return tuple(_parse_rule(f"{path}, rule {index + 1}", rule) for index, rule in enumerate(rules))
+
+
+def _parse_rule(where: str, rule: Any) -> Rule:
+    if not isinstance(rule, Mapping):
+        raise InvalidRequest(f"{where} is {rule!r}; it must be a mapping with the key `metric`")
+    check_keys(where, rule, Rule.model_fields, InvalidRequest)
+    try:
+        return Rule.model_validate(dict(rule))
+    except ValidationError as error:
+        raise InvalidRequest(f"{where}: {validation_message(error)}") from None
+
+
+# results
+
+
+def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Service) -> Report:
+    """Compare two results, each a file or RUN@STEP[:VARIANT]; evaluations that are not over are waited for.
+
+    Raises:
+        UnknownName: there is no such candidate.
+        InvalidData: a file is not a result.
+        InvalidRequest: a rule needs a `direction`.
+        ServiceUnreachable: the service does not answer.
+    """
+    deadline = time.monotonic() + service.timeout
+    try:
+        before = read_result(baseline, service, deadline)
+    except UnknownName as error:
+        # A name that is wrong for both is no first run: that there is a candidate is found out too.
+        read_result(candidate, service)
+        return _failed(candidate, baseline, Outcome.NO_BASELINE, error.message)
+    except DeadlineExceeded as error:
+        return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
+    if not before.values:
+        reasons = "".join(f"; {task}: {error['message']}" for task, error in before.errors.items())
+        return _failed(candidate, baseline, Outcome.NO_BASELINE, f"{baseline} has no values{reasons}")
+    try:
+        after = read_result(candidate, service, deadline)
+    except DeadlineExceeded as error:
+        return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
+    return compare(after, before, rules)
+
+
+def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Report:
+    return Report(candidate, baseline, problems=(problem,), failed=outcome)
+
+
+def read_result(name: str, service: Service, deadline: float | None = None) -> Result:
+    """A result by its file, or by RUN@STEP[:VARIANT] from the service.
+
+    Evaluations that are not over are waited for until `deadline`, by `time.monotonic`; without one they are not.
+
+    Raises:
+        UnknownName: there is no such file, run, step or suite.
+        InvalidData: the file is not a result.
+        DeadlineExceeded: evaluations were not over in time.
+    """
+    checkpoint = CHECKPOINT.fullmatch(name)
+    if checkpoint is None:
+        return Result(name, _read_file(Path(name)))
+    run, step, variant = checkpoint["run"], int(checkpoint["step"]), checkpoint["variant"] or "raw"
+    while True:
+        document = service.client.results(run, step, variant=variant, suite=service.suite)
+        pending = [evaluation["id"] for evaluation in document["evaluations"] if evaluation["state"] not in OVER]
+        if deadline is None or not pending:
+            return Result(name, document)
+        for evaluation in pending:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                service.client.wait(evaluation, every=service.every, timeout=left, report=service.report)
+            except DeadlineExceeded as error:
+                raise DeadlineExceeded(f"{name}: {error.message}; try again, or raise --timeout") from None
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnknownName(
+            f"there is no file {path}; write one by `evalsvc run SUITE --output {path}`, or name a checkpoint of the "
+            "service, RUN@STEP"
+        ) from None
+    except OSError as error:
+        raise InvalidData(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidData(f"{path} is not JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict) or not _has_metrics(document.get("metrics")):
+        raise InvalidData(f"{path} is no result of `evalsvc run --output`: its `metrics` are missing or no metrics")
+    return document
+
+
+def _has_metrics(metrics: Any) -> bool:
+    return isinstance(metrics, list) and all(isinstance(metric, dict) and _is_metric(metric) for metric in metrics)
+
+
+def _is_metric(metric: Mapping[str, Any]) -> bool:
+    if not metric.keys() >= {"name", "value", "stderr", "n", "unit", "direction", "protocol"}:
+        return False
+    try:
+        return bool([number(metric["value"]), number(metric["stderr"] or 0)])
+    except (TypeError, ValueError):
+        return False
+
+
+# comparison
+
+
+def compare(candidate: Result, baseline: Result, rules: Sequence[Rule] = EVERYTHING) -> Report:
+    """Judge every metric of the baseline that a rule matches.
+
+    Raises:
+        InvalidRequest: a rule without `direction` matches nothing but metrics that have none.
+    """
+    for rule in rules:
+        _require_sides(rule, baseline)
+    comparisons: list[Comparison] = []
+    for name in {**baseline.values, **candidate.values}:
+        first = next((rule for rule in rules if rule.matches(name)), None)
+        if first and (_has_side(first, name, baseline) or _has_side(first, name, candidate)):
+            comparisons += _compare_name(name, first, candidate, baseline)
+    problems = [problem for rule in rules for problem in _unmatched(rule, candidate, baseline)]
+    if not problems and all(comparison.verdict in ("new", "ignored") for comparison in comparisons):
+        problems.append("nothing was compared: no value of the baseline that the rules ask for is in the candidate")
+    return Report(candidate.name, baseline.name, tuple(comparisons), tuple(problems))
+
+
+def _require_sides(rule: Rule, baseline: Result) -> None:
+    """A rule that matches nothing but descriptions would silently do nothing."""
+    matched = [name for name in baseline.values if rule.matches(name)]
+    if matched and not any(_has_side(rule, name, baseline) for name in matched):
+        raise InvalidRequest(
+            f"the rule for {rule.metric}: it is not known whether lower or higher is better of {', '.join(matched)}; "
+            "give the rule a `direction`"
+        )
+
+
+def _has_side(rule: Rule, name: str, result: Result) -> bool:
+    """Whether better can be told from worse."""
+    return rule.direction is not None or any(
+        metric["direction"] != "none" for metric in result.values.get(name, {}).values()
+    )
+
+
+def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]:
+    """A rule for nothing is a mistake in the rule, or the baseline lacks what should be compared."""
+    if rule.missing == "ignore" or any(rule.matches(name) for name in baseline.values):
+        return
+    if any(rule.matches(name) for name in candidate.values):
+        yield f"the rule for {rule.metric} matches no metric of the baseline; make the baseline anew"
+    else:
+        yield f"a rule matches nothing: {UnknownName.among('metric', rule.metric, baseline.values).message}"
+
+
+def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) -> Iterator[Comparison]:
+    """One comparison per protocol under which the baseline has the metric, and per protocol that is new."""
+    theirs, ours = baseline.values.get(name, {}), candidate.values.get(name, {})
+    strange = [metric for protocol, metric in ours.items() if protocol not in theirs]
+    for protocol, before in theirs.items():
+        if protocol in ours:
+            yield _judge(rule, before, ours[protocol], candidate, baseline)
+        elif strange:
+            yield _refuse(before, strange, candidate, baseline)
+        else:
+            yield _miss(rule, before, candidate)
+    if all(protocol in ours for protocol in theirs):
+        for metric in strange:
+            yield _comparison(metric, "new", "the baseline has no such value", candidate=number(metric["value"]))
+
+
+def _judge(
+    rule: Rule, before: Mapping[str, Any], after: Mapping[str, Any], candidate: Result, baseline: Result
+) -> Comparison:
+    old, new = number(before["value"]), number(after["value"])
+    sign = -1.0 if (rule.direction or before["direction"]) == "higher" else 1.0
+    worse = _worse(sign * old, sign * new)
+    tolerance = max(rule.absolute, rule.relative * abs(old) if math.isfinite(old) else 0.0)
+    stderr, basis, n = _error(before, after, candidate, baseline)
+    difference = Difference(new - old, stderr, basis, n, tolerance, noise=rule.standard_errors * (stderr or 0.0))
+    within = abs(worse) <= max(difference.tolerance, difference.noise)
+    verdict: Verdict = "unchanged" if within else "worse" if worse > 0 else "better"
+    reason = _reason(worse, within, difference)
+    return _comparison(before, verdict, reason, rule.direction, baseline=old, candidate=new, difference=difference)
+
+
+def _reason(worse: float, within: bool, difference: Difference) -> str:
+    if worse == 0:
+        return "equal"
+    tolerance, noise = f"the tolerance {difference.tolerance:.2g}", f"the noise {difference.noise:.2g}"
+    if difference.stderr is None:
+        bound = f"{tolerance}, which alone decides: no standard error is known"
+    elif within:
+        bound = noise if difference.noise > difference.tolerance else tolerance
+    else:
+        bound = f"{tolerance} and {noise}"
+    side = "worse" if worse > 0 else "better"
+    return f"{side} by {abs(worse):.3g}, {'within' if within else 'beyond'} {bound}"
+
+
+def _worse(old: float, new: float) -> float:
+    """How much worse `new` is where lower is better. NaN is as bad as it gets."""
+    old, new = (math.inf if math.isnan(value) else value for value in (old, new))
+    return 0.0 if old == new else new - old
+
+
+def _error(
+    before: Mapping[str, Any], after: Mapping[str, Any], candidate: Result, baseline: Result
+) -> tuple[float | None, Literal["paired", "unpaired", "none"], int]:
+    """Standard error of the difference, where it comes from, and n."""
+    keys = before.get("items") or ()
+    if keys and keys == after.get("items"):
+        found = paired_difference(baseline.items(before), candidate.items(after), before["name"], keys)
+        # Where an item is on one side only, the pairs are not what the values rest on.
+        if found is not None and found.stderr is not None and not (found.n_only_a or found.n_only_b):
+            return found.stderr, "paired", found.n
+    errors = [number(metric["stderr"]) for metric in (before, after) if metric["stderr"] is not None]
+    n = min(before["n"], after["n"])
+    return (math.hypot(*errors), "unpaired", n) if errors and all(map(math.isfinite, errors)) else (None, "none", n)
+
+
+def _refuse(
+    before: Mapping[str, Any], strange: Sequence[Mapping[str, Any]], candidate: Result, baseline: Result
+) -> Comparison:
+    """Name what differs from the nearest of the candidate's protocols."""
+    content = baseline.protocol(before["protocol"])
+    after, differing = min(
+        ((metric, differences(content, candidate.protocol(metric["protocol"]))) for metric in strange),
+        key=lambda pair: len(pair[1]),
+    )
+    fields = ", ".join(f"{key} {_short(old)} → {_short(new)}" for key, (old, new) in differing.items())
+    fields = fields or f"{before['protocol']} → {after['protocol']}"
+    reason = f"measured by another protocol and not comparable: {fields}; evaluate one of the two again"
+    return _comparison(
+        before, "other_protocol", reason, baseline=number(before["value"]), candidate=number(after["value"])
+    )
+
+
+def _miss(rule: Rule, before: Mapping[str, Any], candidate: Result) -> Comparison:
+    error = candidate.error(task_of(before))
+    reason = f"the candidate's task {task_of(before)} failed: {error}" if error else "not in the candidate"
+    verdict: Verdict = "missing" if rule.missing == "fail" else "ignored"
+    return _comparison(before, verdict, reason, rule.direction, baseline=number(before["value"]))
+
+
+def _comparison(
+    metric: Mapping[str, Any], verdict: Verdict, reason: str, direction: str | None = None, **values: Any
+) -> Comparison:
+    return Comparison(
+        metric=metric["name"],
+        task=task_of(metric),
+        verdict=verdict,
+        reason=reason,
+        protocol=metric["protocol"],
+        unit=metric["unit"],
+        direction=direction or metric["direction"],
+        **values,
+    )
+
+
+def number(value: float | str) -> float:
+    """A number as JSON has it: NaN and infinities are strings."""
+    return float(value)
+
+
+ABSENT = object()
+
+
+def differences(one: Any, other: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
+    """What differs between two JSON-able values, by dotted key; `ABSENT` where one side has none."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return {} if one == other else {where: (one, other)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**one, **other}:
+        dotted = f"{where}.{key}" if where else str(key)
+        found |= differences(one.get(key, ABSENT), other.get(key, ABSENT), dotted)
+    return found
+
+
+def _short(value: Any) -> str:
+    """As JSON; of long values, such as digests, the beginning."""
+    text = "(none)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:16] + "…"

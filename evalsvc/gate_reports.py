@@ -1,0 +1,178 @@
+"""What the gate found, for people and for CI: text, JSON, JUnit XML, Markdown, GitHub annotations."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from evalsvc.protocol import plain_json
+
+if TYPE_CHECKING:
+    from evalsvc.gate import Comparison, Difference, Report
+
+WORDS = {
+    "worse": "WORSE",
+    "missing": "MISSING",
+    "other_protocol": "OTHER PROTOCOL",
+    "better": "better",
+    "unchanged": "unchanged",
+    "new": "new",
+    "ignored": "ignored",
+}
+"""What tables call each verdict, in the order in which they show them."""
+
+COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "why")
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write (section 2.2)."""
+
+
+def headline(report: Report) -> str:
+    """The outcome in one line."""
+    counts = Counter[str](comparison.verdict for comparison in report.comparisons)
+    found = [f"{counts[verdict]} {word.lower()}" for verdict, word in WORDS.items() if counts[verdict]]
+    parts = [", ".join(found)] if found else []
+    return f"{report.outcome.name.lower().replace('_', ' ')}: {'; '.join([*parts, *report.problems])}"
+
+
+def table(comparisons: Iterable[Comparison]) -> list[list[str]]:
+    """Rows of `COLUMNS`, what matters most first."""
+    order = list(WORDS)
+    return [_row(comparison) for comparison in sorted(comparisons, key=lambda item: order.index(item.verdict))]
+
+
+def to_json(report: Report) -> str:
+    """One document; NaN and infinities are strings."""
+    document = {
+        "outcome": report.outcome.name.lower(),
+        "exit_code": int(report.outcome),
+        "candidate": report.candidate,
+        "baseline": report.baseline,
+        "problems": report.problems,
+        "comparisons": [asdict(comparison) for comparison in report.comparisons],
+    }
+    return json.dumps(plain_json(document), indent=2) + "\n"
+
+
+def to_junit(report: Report) -> bytes:
+    """A test case per metric: worse is a failure, what could not be judged an error, what is new or ignored skipped.
+
+    Valid by the schema that Jenkins' xUnit plug-in and pytest share.
+    """
+    cases = [_case(comparison, report) for comparison in report.comparisons]
+    for number, problem in enumerate(report.problems, 1):
+        case = ElementTree.Element("testcase", {"classname": "gate", "name": f"problem {number}"})
+        _add(case, "error", report.outcome.name.lower(), problem)
+        cases.append(case)
+    counts = {
+        "tests": str(len(cases)),
+        "failures": str(sum(case.find("failure") is not None for case in cases)),
+        "errors": str(sum(case.find("error") is not None for case in cases)),
+    }
+    root = ElementTree.Element("testsuites", {"name": "evalsvc gate", **counts})
+    skipped = str(sum(case.find("skipped") is not None for case in cases))
+    name = _xml_text(f"{report.candidate} against {report.baseline}")
+    suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts, "skipped": skipped})
+    suite.extend(cases)
+    ElementTree.indent(root)
+    content: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def to_markdown(report: Report) -> str:
+    """A section to append to a page, such as GitHub's step summary; what did not change is folded away."""
+    quiet = [comparison for comparison in report.comparisons if comparison.verdict == "unchanged"]
+    loud = [comparison for comparison in report.comparisons if comparison.verdict != "unchanged"]
+    lines = [f"### Gate: {_cell(headline(report))}", "", f"{_code(report.candidate)} against {_code(report.baseline)}"]
+    if loud:
+        lines += ["", *_markdown_table(loud)]
+    if quiet:
+        lines += ["", f"<details><summary>{len(quiet)} unchanged</summary>", "", *_markdown_table(quiet)]
+        lines += ["", "</details>"]
+    return "\n".join([*lines, "", ""])
+
+
+def to_annotations(report: Report) -> list[str]:
+    """Workflow commands that GitHub shows beside a commit, the gravest first since it shows ten of a kind.
+
+    Source of the escaping: `@actions/core`, command.ts.
+    """
+    kinds = {"worse": "error", "missing": "error", "other_protocol": "error", "ignored": "warning", "better": "notice"}
+    lines = [_annotation("error", "gate", problem) for problem in report.problems]
+    for verdict in WORDS:
+        lines += [
+            _annotation(kinds[verdict], comparison.metric, comparison.reason)
+            for comparison in report.comparisons
+            if comparison.verdict == verdict and verdict in kinds
+        ]
+    return lines
+
+
+def _row(comparison: Comparison) -> list[str]:
+    difference = comparison.difference
+    return [
+        WORDS[comparison.verdict],
+        comparison.metric,
+        _value(comparison.baseline),
+        _value(comparison.candidate),
+        f"{difference.value:+.4g}" if difference else "",
+        _error(difference) if difference else "",
+        comparison.reason,
+    ]
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _error(difference: Difference) -> str:
+    if difference.stderr is None:
+        return ""
+    return f"± {difference.stderr:.2g} ({difference.basis}, n {difference.n:,})"
+
+
+def _case(comparison: Comparison, report: Report) -> ElementTree.Element:
+    protocols = {other.protocol for other in report.comparisons if other.metric == comparison.metric}
+    name = comparison.metric if len(protocols) == 1 else f"{comparison.metric} ({comparison.protocol})"
+    case = ElementTree.Element("testcase", {"classname": _xml_text(comparison.task), "name": _xml_text(name)})
+    kinds = {"worse": "failure", "missing": "error", "other_protocol": "error", "new": "skipped", "ignored": "skipped"}
+    if comparison.verdict in kinds:
+        _add(case, kinds[comparison.verdict], comparison.verdict, comparison.reason)
+    numbers = [f"{key}: {cell}" for key, cell in zip(COLUMNS, _row(comparison), strict=True) if key and cell]
+    ElementTree.SubElement(case, "system-out").text = _xml_text("\n".join(numbers))
+    return case
+
+
+def _add(case: ElementTree.Element, kind: str, of: str, message: str) -> None:
+    ElementTree.SubElement(case, kind, {"type": of, "message": _xml_text(message)})
+
+
+def _xml_text(text: str) -> str:
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def _markdown_table(comparisons: Sequence[Comparison]) -> list[str]:
+    rows = [[verdict, _code(metric), *map(_cell, rest)] for verdict, metric, *rest in table(comparisons)]
+    return [f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+
+
+def _cell(text: str) -> str:
+    """As it stands, in a cell or a line: no markup, no line breaks."""
+    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
+    return f"`{plain}`"
+
+
+def _annotation(kind: str, title: str, message: str) -> str:
+    for plain, escaped in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
+        title, message = title.replace(plain, escaped), message.replace(plain, escaped)
+    title = title.replace(":", "%3A").replace(",", "%2C")
+    return f"::{kind} title={title}::{message}"

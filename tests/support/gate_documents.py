@@ -1,0 +1,46 @@
+"""Results as `evalsvc run --output` writes them, made up; and what a JUnit report must be valid by."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from evalsvc.gate import Result
+from evalsvc.protocol import MetricValue, Protocol
+
+SCHEMA = Path(__file__).parents[1] / "golden" / "junit" / "junit-10.xsd"
+
+PROTOCOL = Protocol({"data": "0" * 64, "sampling": {"seed": 0, "temperature": 1.0}})
+
+
+def value(name: str, number: float, stderr: float | None = 0.01, **fields: Any) -> MetricValue:
+    defaults: dict[str, Any] = {"n": 100, "unit": "nats/token", "direction": "lower", "protocol": PROTOCOL}
+    return MetricValue(name, number, stderr, **(defaults | fields))
+
+
+def document(
+    *metrics: MetricValue,
+    items: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    errors: Mapping[str, str] | None = None,
+    task: str | None = None,
+) -> dict[str, Any]:
+    """`items` and `errors` (messages) are by task; every metric is of `task`, else of the first half of its name."""
+    return {
+        "metrics": [{**metric.to_json(), "task": task or metric.name.partition("/")[0]} for metric in metrics],
+        "protocols": {metric.protocol.id: dict(metric.protocol.content) for metric in metrics},
+        "items": dict(items or {}),
+        "errors": {name: {"code": "non_finite", "message": message} for name, message in (errors or {}).items()},
+    }
+
+
+def result(*metrics: MetricValue, name: str = "candidate", **more: Any) -> Result:
+    return Result(name, document(*metrics, **more))
+
+
+def read_junit(content: bytes) -> Any:
+    """The report's root element, after validation."""
+    schema = etree.XMLSchema(etree.parse(str(SCHEMA)))
+    root = etree.fromstring(content)
+    schema.assertValid(root)
+    return root

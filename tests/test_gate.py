@@ -1,0 +1,541 @@
+"""The gate's judgement: what is worse, by how much more than noise, and what it refuses to judge."""
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer.main
+import yaml
+from app_in_process import App, app_in_process
+from gate_documents import PROTOCOL, document, result, value
+from metric_items import value_of_items
+
+from evalsvc import runner
+from evalsvc.checkpoints import CheckpointRef, identify
+from evalsvc.cli import app
+from evalsvc.client import Client
+from evalsvc.errors import InvalidData, InvalidRequest, UnknownName
+from evalsvc.gate import Comparison, Outcome, Report, Result, Rule, Service, compare, differences, read_rules, run_gate
+from evalsvc.layout import parse_layout
+from evalsvc.metrics.paired import paired_difference
+from evalsvc.miniature import ROOT
+from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.runner import ModelCache, run_suite
+from evalsvc.shard import ShardError
+from evalsvc.suite import Suite, parse_suite
+
+
+def judge(before: MetricValue, after: MetricValue, **rule: Any) -> Comparison:
+    (comparison,) = compare(result(after), result(before), [Rule(metric=before.name, **rule)]).comparisons
+    return comparison
+
+
+def report(candidate: Sequence[MetricValue], baseline: Sequence[MetricValue], *rules: Rule) -> Report:
+    return compare(result(*candidate), result(*baseline, name="baseline"), rules or (Rule(metric="*"),))
+
+
+def verdicts(found: Report) -> dict[str, str]:
+    return {comparison.metric: comparison.verdict for comparison in found.comparisons}
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("direction", "after", "verdict"),
+        [("lower", 1.1, "worse"), ("lower", 0.9, "better"), ("higher", 0.9, "worse"), ("higher", 1.1, "better")],
+    )
+    def test_direction(self, direction: str, after: float, verdict: str) -> None:
+        found = judge(value("a/b", 1.0, direction=direction), value("a/b", after, direction=direction))
+        assert found.verdict == verdict
+        assert found.reason.startswith(f"{verdict} by 0.1, beyond the tolerance 0.001 and the noise 0.042")
+
+    def test_a_rule_may_turn_the_direction(self) -> None:
+        assert judge(value("a/b", 1.0), value("a/b", 0.5), direction="higher").verdict == "worse"
+
+    @pytest.mark.parametrize(
+        ("rule", "verdict"),
+        [
+            ({"absolute": 0.29}, "worse"),
+            ({"absolute": 0.31}, "unchanged"),
+            ({"relative": 0.14}, "worse"),
+            ({"relative": 0.16}, "unchanged"),
+            ({"absolute": 0.31, "relative": 0.01}, "unchanged"),
+            ({"absolute": 0.01, "relative": 0.16}, "unchanged"),
+        ],
+    )
+    def test_the_larger_tolerance_counts(self, rule: dict[str, float], verdict: str) -> None:
+        assert judge(value("a/b", 2.0), value("a/b", 2.3), **rule).verdict == verdict
+
+    @pytest.mark.parametrize(("standard_errors", "verdict"), [(2.0, "worse"), (2.2, "unchanged"), (0, "worse")])
+    def test_noise_of_two_independent_values(self, standard_errors: float, verdict: str) -> None:
+        """0.105 is 2.1 of their common errors, √(0.03² + 0.04²)."""
+        found = judge(value("a/b", 1.0, 0.03), value("a/b", 1.105, 0.04), standard_errors=standard_errors)
+        assert found.verdict == verdict
+        assert found.difference is not None
+        assert (found.difference.basis, found.difference.stderr) == ("unpaired", pytest.approx(0.05))
+
+    def test_without_errors_the_tolerance_alone_decides(self) -> None:
+        found = judge(value("a/fid", 10.0, None), value("a/fid", 10.5, None), absolute=0.4)
+        assert found.verdict == "worse"
+        assert found.reason == (
+            "worse by 0.5, beyond the tolerance 0.4, which alone decides: no standard error is known"
+        )
+        assert judge(value("a/fid", 10.0, None), value("a/fid", 10.5, None), absolute=0.6).verdict == "unchanged"
+
+    def test_rounding_passes(self) -> None:
+        """Another device moves the last digits of every item in one direction, far beyond their paired error."""
+        assert report([value("a/b", 3.0001, 0.0)], [value("a/b", 3.0, 0.0)]).outcome == Outcome.PASSED
+
+    @pytest.mark.parametrize(
+        ("before", "after", "verdict"),
+        [
+            (1.0, math.nan, "worse"),
+            (1.0, math.inf, "worse"),
+            (1.0, -math.inf, "better"),
+            (math.nan, 1.0, "better"),
+            (math.inf, 1.0, "better"),
+            (math.nan, math.nan, "unchanged"),
+            (math.inf, math.inf, "unchanged"),
+            (-math.inf, 1.0, "worse"),
+        ],
+    )
+    def test_not_finite(self, before: float, after: float, verdict: str) -> None:
+        """A diverged checkpoint must not pass because NaN compares with nothing."""
+        for stderr in (0.1, None):
+            assert judge(value("a/b", before, stderr), value("a/b", after, stderr)).verdict == verdict
+
+    def test_an_error_that_is_not_finite_is_none(self) -> None:
+        found = judge(value("a/b", 1.0, math.inf), value("a/b", 2.0))
+        assert found.difference is not None
+        assert (found.verdict, found.difference.basis) == ("worse", "none")
+
+
+class TestPaired:
+    BEFORE = (1, 0, 1, 1, 0, 1, 1, 0) * 25
+    AFTER = (*BEFORE[:-8], 0, 0, 0, 1, 0, 1, 0, 0)
+
+    def sides(self, **fields: Any) -> tuple[MetricValue, MetricValue]:
+        """Three questions of 200 are answered wrong that were answered right."""
+        made = [
+            value("arc/acc", sum(side) / 200, math.sqrt(0.25 / 200), direction="higher", items=("acc",), **fields)
+            for side in (self.BEFORE, self.AFTER)
+        ]
+        return made[0], made[1]
+
+    def items(self, answers: Sequence[int], benchmark: str = "arc") -> list[dict[str, Any]]:
+        return [{"benchmark": benchmark, "index": index, "acc": answer} for index, answer in enumerate(answers)]
+
+    def judged(self, before: Any, after: Any) -> Comparison:
+        metric, changed = self.sides()
+        candidate = result(changed, items={"text": after}, task="text")
+        baseline = result(metric, items={"text": before}, task="text")
+        (comparison,) = compare(candidate, baseline, [Rule(metric="arc/acc", standard_errors=1.5)]).comparisons
+        return comparison
+
+    def test_pairing_finds_what_two_samples_hide(self) -> None:
+        found = self.judged(self.items(self.BEFORE), self.items(self.AFTER))
+        expected = paired_difference(self.items(self.BEFORE), self.items(self.AFTER), "arc/acc", ["acc"])
+        assert found.difference is not None
+        assert expected is not None
+        assert (found.verdict, found.difference.basis, found.difference.n) == ("worse", "paired", 200)
+        assert (found.difference.value, found.difference.stderr) == (pytest.approx(expected.value), expected.stderr)
+        apart = self.judged([], [])
+        assert apart.difference is not None
+        assert (apart.verdict, apart.difference.basis) == ("unchanged", "unpaired")
+
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_items_that_one_side_lacks_undo_the_pairing(self, side: int) -> None:
+        """The error would not be that of the difference of the two values."""
+        sides = [self.items(self.BEFORE), self.items(self.AFTER)]
+        sides[side].pop()
+        found = self.judged(*sides)
+        assert found.difference is not None
+        assert found.difference.basis == "unpaired"
+
+    def test_two_tasks_with_one_benchmark_are_kept_apart(self) -> None:
+        """At zero and at five shots a benchmark has the same name and the same items."""
+        metrics = self.sides()
+        five = self.sides(protocol=Protocol({"num_fewshot": 5}))
+        answers = {"zero": self.items(self.BEFORE), "five": self.items(self.AFTER)}
+        documents = [document(zero, task="zero") for zero in metrics]
+        for made, other in zip(documents, five, strict=True):
+            added = document(other, task="five")
+            made["metrics"] += added["metrics"]
+            made["protocols"] |= added["protocols"]
+        documents[0]["items"] = answers
+        documents[1]["items"] = {"zero": answers["five"], "five": answers["five"]}
+        found = compare(Result("after", documents[1]), Result("before", documents[0]))
+        by_task = {comparison.task: comparison.difference for comparison in found.comparisons}
+        assert by_task["zero"] is not None
+        assert by_task["five"] is not None
+        assert (by_task["zero"].basis, by_task["five"].basis) == ("paired", "paired")
+        assert by_task["zero"].stderr > by_task["five"].stderr == 0  # type: ignore[operator]
+
+
+class TestRules:
+    def read(self, folder: Path, text: str) -> tuple[Rule, ...]:
+        path = folder / "rules.yaml"
+        path.write_text(text)
+        return read_rules(path)
+
+    def test_defaults(self, tmp_path: Path) -> None:
+        (rule,) = self.read(tmp_path, "rules: [{metric: arc_*/acc}]")
+        assert rule == Rule(
+            metric="arc_*/acc", direction=None, absolute=0.0, relative=0.001, standard_errors=3.0, missing="fail"
+        )
+        assert read_rules(None) == (Rule(metric="*"),)
+
+    def test_every_key(self, tmp_path: Path) -> None:
+        """`1e-2` is a string in YAML 1.1."""
+        numbers = "absolute: 1e-2, relative: 0, standard_errors: 2"
+        assert self.read(tmp_path, f"rules: [{{metric: a/b, direction: higher, {numbers}, missing: ignore}}]") == (
+            Rule(metric="a/b", direction="higher", absolute=0.01, relative=0, standard_errors=2, missing="ignore"),
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("rule: []", "no key is named 'rule'; did you mean 'rules'"),
+            ("rules: [{metrics: a/b}]", "rule 1: no key is named 'metrics'; did you mean 'metric'"),
+            ("rules: [{metric: a/b}, {absolute: 1}]", "rule 2: metric: field required"),
+            ("rules: [{metric: a/b, absolute: -1}]", "rule 1: absolute: .*greater than or equal to 0, found -1"),
+            ("rules: [{metric: a/b, relative: .nan}]", "rule 1: relative: .*finite"),
+            ("rules: [{metric: a/b, direction: up}]", "rule 1: direction: .*'lower' or 'higher', found 'up'"),
+            ("rules: [a/b]", "rule 1 is 'a/b'; it must be a mapping with the key `metric`"),
+            ("rules: []", "has no list `rules`; give at least one"),
+            ("- metric: a/b", "are list; give a mapping with a list `rules`"),
+            ("rules: [", "are not valid YAML: "),
+            ("\x00", "are not valid YAML: "),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, tmp_path: Path, text: str, message: str) -> None:
+        with pytest.raises(InvalidRequest, match=message) as caught:
+            self.read(tmp_path, text)
+        assert "rules.yaml" in caught.value.message
+        assert "\n" not in caught.value.message
+
+    def test_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        for path in (tmp_path / "nowhere.yaml", tmp_path):
+            with pytest.raises(InvalidRequest, match="cannot be read"):
+                read_rules(path)
+
+    def test_the_first_rule_that_matches_counts(self) -> None:
+        metrics = [value("arc/acc", 0.5, direction="higher"), value("piqa/acc", 0.5, direction="higher")]
+        lower = [value("arc/acc", 0.3, direction="higher"), value("piqa/acc", 0.3, direction="higher")]
+        found = report(lower, metrics, Rule(metric="arc/acc", absolute=0.3), Rule(metric="*/acc"))
+        assert verdicts(found) == {"arc/acc": "unchanged", "piqa/acc": "worse"}
+
+    def test_only_what_rules_match_is_judged(self) -> None:
+        found = report(
+            [value("a/b", 9.0), value("a/c", 1.0)], [value("a/b", 1.0), value("a/c", 1.0)], Rule(metric="a/c")
+        )
+        assert (found.outcome, verdicts(found)) == (Outcome.PASSED, {"a/c": "unchanged"})
+
+    def test_descriptions_are_left_out(self) -> None:
+        """A count has no better side; a pattern passes over it, a rule for nothing else needs a direction."""
+        metrics = [value("a/loss", 1.0), value("a/image_mass", 0.1, direction="none")]
+        assert verdicts(report(metrics, metrics, Rule(metric="a/*"))) == {"a/loss": "unchanged"}
+        for pattern in ("a/image_mass", "*_mass"):
+            with pytest.raises(InvalidRequest, match="lower or higher is better of a/image_mass; give the rule a `dir"):
+                report(metrics, metrics, Rule(metric=pattern))
+        turned = report(metrics, metrics, Rule(metric="a/image_mass", direction="lower"))
+        assert verdicts(turned) == {"a/image_mass": "unchanged"}
+
+    def test_a_rule_for_nothing_is_named(self) -> None:
+        """A misspelt rule must not guard nothing in silence."""
+        metrics = [value("pairs/image", 1.0)]
+        found = report(metrics, metrics, Rule(metric="pairs/image"), Rule(metric="pairs/imgae"))
+        assert found.outcome == Outcome.NOT_JUDGED
+        assert "no metric is named 'pairs/imgae'; did you mean 'pairs/image'" in found.problems[0]
+        new = report([*metrics, value("a/b", 1.0)], metrics, Rule(metric="pairs/*"), Rule(metric="a/*"))
+        assert new.problems == ("the rule for a/* matches no metric of the baseline; make the baseline anew",)
+        ignored = report(metrics, metrics, Rule(metric="pairs/image"), Rule(metric="x/y", missing="ignore"))
+        assert ignored.outcome == Outcome.PASSED
+
+
+class TestNotJudged:
+    def test_missing_is_named_with_the_tasks_error(self) -> None:
+        baseline = result(value("arc/acc", 0.5), value("pairs/image", 1.0), name="baseline")
+        candidate = result(value("arc/acc", 0.5), errors={"pairs": "layer 3 has NaN"})
+        found = compare(candidate, baseline)
+        assert found.outcome == Outcome.NOT_JUDGED
+        assert [(one.metric, one.verdict, one.reason) for one in found.comparisons][1] == (
+            "pairs/image",
+            "missing",
+            "the candidate's task pairs failed: layer 3 has NaN",
+        )
+
+    def test_error_of_a_task_whose_name_two_suites_share(self) -> None:
+        baseline = result(value("a/b", 1.0), value("pairs/image", 1.0))
+        candidate = result(value("a/b", 1.0), errors={"quick/pairs": "out of memory"})
+        assert compare(candidate, baseline).comparisons[1].reason.endswith("task pairs failed: out of memory")
+
+    def test_a_regression_counts_first(self) -> None:
+        found = report([value("a/b", 2.0)], [value("a/b", 1.0), value("a/c", 1.0)])
+        assert (found.outcome, verdicts(found)) == (Outcome.REGRESSION, {"a/b": "worse", "a/c": "missing"})
+
+    def test_missing_may_be_ignored(self) -> None:
+        metrics = [value("a/b", 1.0), value("a/c", 1.0)]
+        found = report(metrics[:1], metrics, Rule(metric="a/*", missing="ignore"))
+        assert (found.outcome, verdicts(found)) == (Outcome.PASSED, {"a/b": "unchanged", "a/c": "ignored"})
+
+    def test_a_gate_that_compares_nothing_does_not_pass(self) -> None:
+        found = report([], [value("a/b", 1.0)], Rule(metric="a/b", missing="ignore"))
+        assert found.outcome == Outcome.NOT_JUDGED
+        assert found.problems[0].startswith("nothing was compared")
+
+    def test_new_values_are_shown_and_pass(self) -> None:
+        found = report([value("a/b", 1.0), value("c/d", 1.0)], [value("a/b", 1.0)])
+        assert (found.outcome, verdicts(found)) == (Outcome.PASSED, {"a/b": "unchanged", "c/d": "new"})
+
+
+class TestProtocol:
+    def guided(self, scale: float, number: float = 1.0, **more: Any) -> MetricValue:
+        content = {"sampling": {"guidance_scale": scale, "seed": 0}, "data": "ab" * 32, **more}
+        return value("digits/fid", number, protocol=Protocol(content))
+
+    def test_another_protocol_is_refused_and_its_fields_named(self) -> None:
+        found = report([self.guided(3.0, limit=64)], [self.guided(1.5, 0.5)])
+        assert (found.outcome, verdicts(found)) == (Outcome.NOT_JUDGED, {"digits/fid": "other_protocol"})
+        (one,) = found.comparisons
+        assert one.reason.startswith(
+            "measured by another protocol and not comparable: sampling.guidance_scale 1.5 → 3.0, limit (none) → 64;"
+        )
+        assert (one.baseline, one.candidate, one.difference) == (0.5, 1.0, None)
+
+    def test_long_values_are_shortened(self) -> None:
+        before = value("a/b", 1.0, protocol=Protocol({"data": "0" * 64}))
+        after = value("a/b", 1.0, protocol=Protocol({"data": "1" * 64}))
+        assert 'data "000000000000000… → "111111111111111…;' in judge(before, after).reason
+
+    def test_values_pair_by_their_protocol(self) -> None:
+        baseline = [self.guided(1.0, 1.0), self.guided(3.0, 2.0)]
+        found = report([self.guided(3.0, 2.0), self.guided(1.0, 1.5)], baseline)
+        assert [(one.verdict, one.baseline, one.candidate) for one in found.comparisons] == [
+            ("worse", 1.0, 1.5),
+            ("unchanged", 2.0, 2.0),
+        ]
+
+    def test_the_nearest_protocol_is_compared(self) -> None:
+        found = report([self.guided(3.0, data="cd"), self.guided(2.0)], [self.guided(1.0)])
+        assert [one.verdict for one in found.comparisons] == ["other_protocol"]
+        assert "guidance_scale 1.0 → 2.0;" in found.comparisons[0].reason
+
+    def test_a_file_without_protocols(self) -> None:
+        sides = [Result("x", document(metric) | {"protocols": {}}) for metric in (self.guided(1.0), self.guided(2.0))]
+        (one,) = compare(*sides).comparisons
+        assert f"{self.guided(2.0).protocol.id} → {self.guided(1.0).protocol.id};" in one.reason
+
+    def test_one_of_several_is_missing(self) -> None:
+        found = report([self.guided(1.0)], [self.guided(1.0), self.guided(3.0)])
+        assert [one.verdict for one in found.comparisons] == ["unchanged", "missing"]
+        more = report([self.guided(1.0), self.guided(3.0)], [self.guided(1.0)])
+        assert [one.verdict for one in more.comparisons] == ["unchanged", "new"]
+
+    def test_differences(self) -> None:
+        assert differences({"a": 1, "b": {"c": [1], "d": 2}}, {"a": 1, "b": {"c": [2], "d": 2}}) == {"b.c": ([1], [2])}
+        assert differences(PROTOCOL.content, dict(PROTOCOL.content)) == {}
+
+
+class TestFiles:
+    @pytest.fixture
+    def service(self) -> Iterator[Service]:
+        """Nothing answers there: files need no service."""
+        with Client("http://127.0.0.1:9") as client:
+            yield Service(client)
+
+    def write(self, folder: Path, name: str, content: Any) -> str:
+        path = folder / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    def test_through_json(self, tmp_path: Path, service: Service) -> None:
+        before = self.write(tmp_path, "before.json", document(value("a/b", 1.0), value("a/c", math.inf)))
+        after = self.write(tmp_path, "after.json", document(value("a/b", math.nan), value("a/c", math.inf)))
+        found = run_gate(after, before, read_rules(None), service)
+        assert verdicts(found) == {"a/b": "worse", "a/c": "unchanged"}
+
+    def test_no_baseline(self, tmp_path: Path, service: Service) -> None:
+        candidate = self.write(tmp_path, "after.json", document(value("a/b", 1.0)))
+        empty = self.write(tmp_path, "empty.json", document(errors={"a": "no such file"}))
+        missing = run_gate(candidate, str(tmp_path / "nowhere.json"), read_rules(None), service)
+        assert missing.outcome == Outcome.NO_BASELINE
+        assert f"there is no file {tmp_path}/nowhere.json; write one by `evalsvc run" in missing.problems[0]
+        failed = run_gate(candidate, empty, read_rules(None), service)
+        assert (failed.outcome, failed.problems) == (Outcome.NO_BASELINE, (f"{empty} has no values; a: no such file",))
+
+    def test_no_candidate(self, tmp_path: Path, service: Service) -> None:
+        baseline = self.write(tmp_path, "before.json", document(value("a/b", 1.0)))
+        with pytest.raises(UnknownName, match="there is no file"):
+            run_gate(str(tmp_path / "nowhere.json"), baseline, read_rules(None), service)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *("", "{", "[1]", "[" * 9999, '{"metrics": 3}', '{"metrics": [{"name": "a/b"}]}'),
+            {"metrics": [value("a/b", 1.0).to_json() | {"value": None}]},
+            {"metrics": [value("a/b", 1.0).to_json() | {"stderr": "small"}]},
+        ],
+    )
+    def test_what_is_not_a_result(self, tmp_path: Path, service: Service, content: Any) -> None:
+        path = self.write(tmp_path, "wrong.json", content)
+        with pytest.raises(InvalidData, match=r"wrong\.json is no"):
+            run_gate(path, path, read_rules(None), service)
+
+    def test_a_folder(self, tmp_path: Path, service: Service) -> None:
+        with pytest.raises(InvalidData, match="cannot be read: is a directory"):
+            run_gate(str(tmp_path), str(tmp_path), read_rules(None), service)
+
+
+class TestService:
+    """RUN@STEP, against the application; what it measures is always the same."""
+
+    @pytest.fixture
+    def app(self, tmp_path: Path) -> Iterator[App]:
+        with app_in_process(tmp_path / "data") as app:
+            (tmp_path / "epoch.pt").write_bytes(b"weights")
+            for step, fields in ((0, {}), (100, {}), (100, {"variant": "ema"})):
+                app.post(tmp_path / "epoch.pt", step=step, suites=["loss"], **fields)
+            yield app
+
+    @pytest.fixture
+    def client(self, app: App) -> Iterator[Client]:
+        with Client("http://evalsvc", transport=app.transport) as client:
+            yield client
+
+    @pytest.mark.parametrize("candidate", ["run-a@100", "run-a@100:ema"])
+    def test_what_is_over_is_compared(self, app: App, client: Client, candidate: str) -> None:
+        app.coordinator.work()
+        found = run_gate(candidate, "run-a@0", read_rules(None), Service(client, timeout=0))
+        assert (found.outcome, verdicts(found)) == (
+            Outcome.PASSED,
+            {"loss/text": "unchanged", "loss/image": "unchanged"},
+        )
+
+    def test_what_is_not_over_is_waited_for(self, app: App, client: Client) -> None:
+        seen = []
+
+        def look(evaluation: dict[str, Any]) -> None:
+            seen.append(evaluation["state"])
+            app.coordinator.step()
+
+        found = run_gate("run-a@100", "run-a@0", read_rules(None), Service(client, report=look, every=0.01))
+        assert found.outcome == Outcome.PASSED
+        assert {"queued", "running"} <= set(seen)
+
+    @pytest.mark.parametrize(("candidate", "baseline"), [("run-a@100", "run-a@0"), ("run-a@0", "run-a@100")])
+    def test_time_out(self, app: App, client: Client, candidate: str, baseline: str) -> None:
+        """Of either side."""
+        while client.results("run-a", 0)["state"] != "succeeded":
+            app.coordinator.step()
+        found = run_gate(candidate, baseline, read_rules(None), Service(client, timeout=0, every=0.01))
+        assert found.outcome == Outcome.TIME_OUT
+        assert found.problems[0].startswith("run-a@100: evaluation 2 is queued after 0 s; it goes on; try again, or")
+
+    @pytest.mark.parametrize("baseline", ["run-a@7", "run-b@0", "run-a@0:ema"])
+    def test_no_baseline(self, client: Client, baseline: str) -> None:
+        found = run_gate("run-a@100", baseline, read_rules(None), Service(client))
+        assert found.outcome == Outcome.NO_BASELINE
+        assert "run-a" in found.problems[0]
+
+    def test_a_baseline_that_failed_is_none(self, app: App, client: Client) -> None:
+        app.coordinator.error = ShardError("non_finite", "layer 3 has NaN")
+        app.coordinator.work()
+        found = run_gate("run-a@100", "run-a@0", read_rules(None), Service(client))
+        assert found.outcome == Outcome.NO_BASELINE
+        assert found.problems == ("run-a@0 has no values; text: layer 3 has NaN; pairs: layer 3 has NaN",)
+
+    def test_no_candidate(self, app: App, client: Client) -> None:
+        """A wrong name for both, e.g. of the suite, must not look like a first run, which CI may let pass."""
+        app.coordinator.work()
+        for baseline in ("run-a@0", "run-a@8"):
+            with pytest.raises(UnknownName, match="7"):
+                run_gate("run-a@7", baseline, read_rules(None), Service(client))
+        with pytest.raises(UnknownName, match=r"no suite .* is named 'los'; did you mean 'loss'"):
+            run_gate("run-a@100", "run-a@0", read_rules(None), Service(client, suite="los"))
+
+
+class TestDamage:
+    """The real thing: losses of the last checkpoint of the miniature, and of one that something happened to."""
+
+    @pytest.fixture(autouse=True)
+    def _worker(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        before = torch.get_num_threads()
+        monkeypatch.setenv("EVALSVC_THREADS", "1")
+        monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
+        monkeypatch.setattr(runner, "_models", ModelCache())
+        yield
+        torch.set_num_threads(before)
+
+    @pytest.fixture
+    def suite(self) -> Suite:
+        task = {"kind": "loss", "name": "pairs", "data": str(ROOT / "heldout_pairs.jsonl"), "limit": 48}
+        return parse_suite({"tasks": [task]}, "pairs")
+
+    def measure(self, suite: Suite, weights: Path) -> Result:
+        layout = parse_layout(str(ROOT / "runs" / "layout.yaml")).to_json()
+        model = json.loads((ROOT / "runs" / "pretrained" / "open_lm_miniature.json").read_text())
+        checkpoint = CheckpointRef(str(weights), identify(weights), model=model, layout=layout, label=weights.name)
+        found = run_suite(suite, checkpoint, lambda *_: None)
+        assert found["errors"] == {}
+        return Result(weights.name, json.loads(json.dumps(found)))
+
+    def test_noise_on_one_layer_is_caught(self, suite: Suite, tmp_path: Path) -> None:
+        """Noise of half the weights' own deviation: the loss of images rises by less than its error, and only pairing
+        shows it."""
+        healthy = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
+        content = torch.load(healthy, weights_only=True)
+        weight = content["state_dict"]["layers.1.feed_forward.w3.weight"]
+        weight += 0.5 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        torch.save(content, tmp_path / "damaged.pt")
+        baseline, damaged = self.measure(suite, healthy), self.measure(suite, tmp_path / "damaged.pt")
+        assert compare(self.measure(suite, healthy), baseline).outcome == Outcome.PASSED
+        found = compare(damaged, baseline)
+        assert found.outcome == Outcome.REGRESSION
+        by_name = {one.metric: one for one in found.comparisons}
+        assert by_name["pairs/image"].verdict == "worse"
+        assert by_name["pairs/image_perplexity"].verdict == "unchanged"
+        for one in found.comparisons:
+            if one.difference and one.difference.basis == "paired":
+                assert one.difference.n == 48
+
+    def test_every_value_is_made_of_its_items(self, suite: Suite) -> None:
+        measured = self.measure(suite, ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt")
+        made = [metric for metric in measured.document["metrics"] if metric["items"]]
+        assert {metric["name"] for metric in made} == {
+            f"pairs/{name}"
+            for name in ("text", "image", "special", "total", "text_within", "image_within", "image_mass")
+        }
+        for metric in made:
+            assert metric["value"] == pytest.approx(value_of_items(metric, measured.items(metric)), rel=1e-12)
+
+
+class TestReadme:
+    ROOT = Path(__file__).parents[1]
+    EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+    def test_the_rules_are_rules(self, tmp_path: Path) -> None:
+        (example,) = (text for text in self.EXAMPLES if text.startswith("rules:"))
+        (tmp_path / "rules.yaml").write_text(example)
+        assert {key for rule in read_rules(tmp_path / "rules.yaml") for key in rule.model_fields_set} == set(
+            Rule.model_fields
+        )
+        defaults = dict(re.findall(r"(\w+): .*\[([\w.]+)\]", example))
+        assert defaults == {
+            key: f"{default:g}" if isinstance(default, float) else default
+            for key in ("absolute", "relative", "standard_errors", "missing")
+            for default in [Rule.model_fields[key].default]
+        }
+
+    def test_the_commands_of_the_workflow_are_ours(self) -> None:
+        (example,) = (text for text in self.EXAMPLES if "actions/checkout" in text)
+        steps = yaml.safe_load(example)["jobs"]["gate"]["steps"]
+        commands = [shlex.split(step["run"])[1:] for step in steps if step.get("run", "").startswith("evalsvc ")]
+        assert [command[0] for command in commands] == ["assets", "run", "run", "gate"]
+        for name, *arguments in commands[1:]:
+            typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]

@@ -1,0 +1,176 @@
+"""What the gate writes: the same judgement in every form, and nothing in it breaks the form."""
+
+import json
+import math
+
+import pytest
+from gate_documents import read_junit, result, value
+
+from evalsvc.gate import Outcome, Report, Rule, compare
+from evalsvc.gate_reports import COLUMNS, headline, table, to_annotations, to_json, to_junit, to_markdown
+from evalsvc.protocol import Protocol
+
+OTHER = Protocol({"limit": 8})
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """One comparison of every kind."""
+    baseline = [
+        value("a/same", 1.0),
+        value("a/gone", 1.0),
+        value("a/unasked", 1.0),
+        value("b/worse", 1.0, 0.001),
+        value("b/lost", 1.0, None),
+        value("b/better", 1.0, 0.001),
+        value("b/limited", 1.0),
+    ]
+    candidate = [
+        value("a/same", 1.0),
+        value("b/worse", 1.5, 0.001),
+        value("b/lost", math.nan, None),
+        value("b/better", 0.5, 0.001),
+        value("b/limited", 1.0, protocol=OTHER),
+        value("c/new", 3.0),
+    ]
+    rules = [Rule(metric="a/unasked", missing="ignore"), Rule(metric="*")]
+    return compare(result(*candidate, name="after.json"), result(*baseline, name="before.json"), rules)
+
+
+def failed(outcome: Outcome) -> Report:
+    return Report("run-a@100", "run-a@0", problems=("nothing is there",), failed=outcome)
+
+
+def test_the_fixture_has_every_verdict(report: Report) -> None:
+    assert len({comparison.verdict for comparison in report.comparisons}) == 7
+
+
+class TestText:
+    def test_headline(self, report: Report) -> None:
+        assert headline(report) == (
+            "regression: 2 worse, 1 missing, 1 other protocol, 1 better, 1 unchanged, 1 new, 1 ignored"
+        )
+        assert headline(failed(Outcome.NO_BASELINE)) == "no baseline: nothing is there"
+        assert headline(failed(Outcome.TIME_OUT)) == "time out: nothing is there"
+
+    def test_the_gravest_come_first(self, report: Report) -> None:
+        rows = table(report.comparisons)
+        assert [row[0] for row in rows] == [
+            *("WORSE", "WORSE", "MISSING", "OTHER PROTOCOL", "better", "unchanged", "new", "ignored"),
+        ]
+        assert {len(row) for row in rows} == {len(COLUMNS)}
+        assert rows[0][:6] == ["WORSE", "b/worse", "1", "1.5", "+0.5", "± 0.0014 (unpaired, n 100)"]
+        assert rows[1][2:6] == ["1", "nan", "+nan", ""]
+        assert rows[2][2:6] == ["1", "", "", ""]
+
+
+def test_json(report: Report) -> None:
+    found = json.loads(to_json(report), parse_constant=pytest.fail)
+    assert (found["outcome"], found["exit_code"], found["baseline"]) == ("regression", 1, "before.json")
+    by_name = {one["metric"]: one for one in found["comparisons"]}
+    assert by_name["b/worse"]["difference"] == {
+        "value": 0.5,
+        "stderr": pytest.approx(0.001414, rel=1e-3),
+        "basis": "unpaired",
+        "n": 100,
+        "tolerance": 0.001,
+        "noise": pytest.approx(0.004243, rel=1e-3),
+    }
+    assert (by_name["b/lost"]["candidate"], by_name["b/lost"]["difference"]["value"]) == ("NaN", "NaN")
+    assert by_name["a/gone"]["verdict"] == "missing"
+    assert json.loads(to_json(failed(Outcome.TIME_OUT)))["problems"] == ["nothing is there"]
+
+
+class TestJunit:
+    def test_a_case_per_metric(self, report: Report) -> None:
+        root = read_junit(to_junit(report))
+        (suite,) = root
+        assert suite.get("name") == "after.json against before.json"
+        counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
+        assert counts == {"tests": "8", "failures": "2", "errors": "2", "skipped": "2"}
+        kinds = {case.get("name"): case[0].tag for case in suite}
+        assert kinds == {
+            "a/same": "system-out",
+            "a/gone": "error",
+            "a/unasked": "skipped",
+            "b/worse": "failure",
+            "b/lost": "failure",
+            "b/better": "system-out",
+            "b/limited": "error",
+            "c/new": "skipped",
+        }
+        worse = next(case for case in suite if case.get("name") == "b/worse")
+        assert worse.get("classname") == "b"
+        assert worse.find("failure").get("message").startswith("worse by 0.5, beyond the tolerance 0.001 and the noise")
+        assert "baseline: 1\ncandidate: 1.5\nchange: +0.5" in worse.find("system-out").text
+
+    @pytest.mark.parametrize("outcome", [Outcome.NO_BASELINE, Outcome.TIME_OUT])
+    def test_what_failed_as_a_whole_is_one_error(self, outcome: Outcome) -> None:
+        """A report without a test would be shown as green, or as no report."""
+        root = read_junit(to_junit(failed(outcome)))
+        assert (root.get("tests"), root.get("errors")) == ("1", "1")
+        assert root[0][0][0].attrib == {"type": outcome.name.lower(), "message": "nothing is there"}
+
+    def test_one_metric_under_two_protocols_is_two_cases(self) -> None:
+        metrics = [value("a/b", 1.0), value("a/b", 1.0, protocol=OTHER)]
+        root = read_junit(to_junit(compare(result(*metrics), result(*metrics))))
+        assert [case.get("name") for case in root[0]] == [f"a/b ({metric.protocol.id})" for metric in metrics]
+
+    def test_what_xml_cannot_hold(self) -> None:
+        """Messages quote what they found, and a library's may hold anything."""
+        problem = "a\x00b\x1b[31m <&\"'> \ud800 \uffff é\n"
+        found = Report("<after>", "\x01", problems=(problem,), failed=Outcome.NO_BASELINE)
+        root = read_junit(to_junit(found))
+        assert root[0].get("name") == "<after> against \ufffd"
+        assert root[0][0][0].get("message") == "a\ufffdb\ufffd[31m <&\"'> \ufffd \ufffd é\n"
+
+
+class TestMarkdown:
+    def test_what_is_unchanged_is_folded(self, report: Report) -> None:
+        loud, _, quiet = to_markdown(report).partition("<details><summary>1 unchanged</summary>")
+        assert loud.startswith("### Gate: regression: 2 worse, 1 missing,")
+        assert "`after.json` against `before.json`" in loud
+        assert "| WORSE | `b/worse` | 1 | 1.5 | +0.5 |" in loud
+        assert "| `a/same` |" in quiet
+        assert "a/same" not in loud
+        rows = [line for line in loud.splitlines() if line.startswith("|")]
+        assert {row.count("|") for row in rows} == {len(COLUMNS) + 1}
+
+    def test_sections_follow_each_other(self, report: Report) -> None:
+        """The file is appended to: what comes next must not stick to a table."""
+        assert to_markdown(report).endswith("</details>\n\n")
+        assert to_markdown(failed(Outcome.TIME_OUT)) == (
+            "### Gate: time out: nothing is there\n\n`run-a@100` against `run-a@0`\n\n"
+        )
+
+    def test_markup_in_messages_is_text(self) -> None:
+        found = compare(result(errors={"a": "<img src=x> a|b\n*c* `d`"}), result(value("a/x|y", 1.0)))
+        (row,) = (line for line in to_markdown(found).splitlines() if "MISSING" in line)
+        assert "`a/x\\|y`" in row
+        assert "\\<img src=x\\> a\\|b \\*c\\* \\`d\\`" in row
+
+
+class TestAnnotations:
+    def test_the_gravest_come_first(self, report: Report) -> None:
+        """GitHub shows ten of a kind in a step."""
+        lines = to_annotations(report)
+        assert [line.split("::")[1].split(" title=") for line in lines] == [
+            ["error", "b/worse"],
+            ["error", "b/lost"],
+            ["error", "a/gone"],
+            ["error", "b/limited"],
+            ["notice", "b/better"],
+            ["warning", "a/unasked"],
+        ]
+
+    def test_escapes(self) -> None:
+        """As GitHub's own toolkit does; a metric such as `exact_match,strict-match` has a comma in its name."""
+        baseline = result(value("gsm8k/exact_match,strict-match", 1.0))
+        (line,) = to_annotations(compare(result(errors={"gsm8k": "50 %\r\n::set-output: 1"}), baseline))
+        assert line == (
+            "::error title=gsm8k/exact_match%2Cstrict-match::"
+            "the candidate's task gsm8k failed: 50 %25%0D%0A::set-output: 1"
+        )
+
+    def test_problems(self) -> None:
+        assert to_annotations(failed(Outcome.NO_BASELINE)) == ["::error title=gate::nothing is there"]
