@@ -37,6 +37,9 @@ app = typer.Typer(
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit codes: the evaluation failed; it could not be tried; Ctrl-C."""
 
+ANSWER_WIDTH = 60
+"""Characters of a completion that the demo shows."""
+
 
 class Spool(StrEnum):
     none = "none"
@@ -397,7 +400,7 @@ def demo(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the demo.", show_default="a temporary one")] = None,
     devices: Annotated[str, typer.Option(help="Worker processes.")] = "cpu,cpu",
 ) -> None:
-    """Evaluate the miniature run that comes with evalsvc, end to end: losses, images, FID.
+    """Evaluate the miniature run that comes with evalsvc, end to end: losses, images, FID, what is left of its English.
 
     Needs the asset `inception`: evalsvc assets pull inception.
     """
@@ -420,6 +423,7 @@ def demo(
                     lambda done, running: bars.show("miniature", done, len(evaluations), running or "checkpoints"),
                 )
             _print_demo(demonstration.read_table(client))
+            _print_answers(demonstration.read_answers(client))
             for failure in failures:
                 _complain(failure)
             if not leave and not failures:
@@ -601,6 +605,18 @@ def _print_demo(rows: Sequence[Any]) -> None:
         ["run", "step", *COLUMNS, "image grid"],
         [[row.run, str(row.step), *(row.cells.get(name, "") for name in COLUMNS), row.grid or ""] for row in rows],
     )
+
+
+def _print_answers(answers: Sequence[Any]) -> None:
+    """A line per run and step, as much of it as a terminal has room for."""
+    from itertools import groupby
+
+    for prompt, runs in groupby(answers, lambda found: found.prompt):
+        print(_one_line(prompt))
+        for found in runs:
+            for step, text in found.by_step.items():
+                print(f"  {found.run:>11} {step:>4} │ {_one_line(text)[:ANSWER_WIDTH]}")
+        print()
 
 
 def _wait_for_interrupt() -> None:

@@ -30,6 +30,7 @@ COLUMNS = {
     "image loss": "pairs/image",
     "caption loss": "pairs/text",
     "text loss": "text/text",
+    "cloze (chance .25)": "cloze/acc",
     "fid64": "digits/fid64",
     "agreement": "digits/agreement",
 }
@@ -46,6 +47,16 @@ class Row:
     """By the names of `COLUMNS`; value ± standard error."""
     grid: str | None
     """Address of its image grid."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a run's checkpoints make of one prompt."""
+
+    prompt: str
+    run: str
+    by_step: Mapping[int, str]
+    """Greedy completions."""
 
 
 @contextmanager
@@ -128,6 +139,19 @@ def read_table(client: Client) -> list[Row]:
         grids = {item["step"]: f"{client.url}/v1/artifacts/{item['id']}" for item in client.artifacts(run, kind="grid")}
         rows += [Row(run, step, cells[step], grids.get(step)) for step in sorted(cells)]
     return rows
+
+
+def read_answers(client: Client) -> list[Answers]:
+    """Prompt by prompt, the greedy completions of both runs."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for run in RUNS:
+        for row in client.completions(run):
+            for item in row["completions"]:
+                if item["way"] == "greedy":
+                    found.setdefault((item["prompt"], run), {})[row["step"]] = item["text"]
+    prompts = dict.fromkeys(prompt for prompt, _ in found)
+    asked = [(prompt, run) for prompt in prompts for run in RUNS if (prompt, run) in found]
+    return [Answers(prompt, run, found[prompt, run]) for prompt, run in asked]
 
 
 def _steps(folder: Path) -> Sequence[tuple[int, Path]]:

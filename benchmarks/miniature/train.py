@@ -33,7 +33,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+import cloze
 import digits
+import heldout_text
 import image_tokenizer
 import language_model
 import topics
@@ -104,8 +106,15 @@ def make_data(shop: Workshop) -> None:
     write_images(shop)
     write_captions(shop)
     write_classifier(shop)
-    held_out = topics.chunks(shop.tokenizer, list(shop.topics["heldout"].values()))
-    write_lines(shop.out / "heldout_text.jsonl", [{"text_ids": ids} for ids in held_out])
+    write_held_out(shop)
+
+
+def write_held_out(shop: Workshop) -> None:
+    """What the held-out topics alone say: as text, and as questions."""
+    pieces = heldout_text.pieces(shop.topics["heldout"].values(), shop.topics["train"].values())
+    lines = [{"text_ids": ids} for ids in topics.chunks(shop.tokenizer, pieces)]
+    write_lines(shop.out / "heldout_text.jsonl", lines)
+    write_lines(shop.out / "cloze.jsonl", cloze.questions(pieces, shop.seed))
 
 
 def write_layout(shop: Workshop) -> None:

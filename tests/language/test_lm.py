@@ -24,12 +24,12 @@ from evalsvc.tokenizer import read_tokenizer
 
 TEXT_TASKS = Path(__file__).parents[2] / "evalsvc" / "text_tasks"
 
-ITEMS = 100
-"""Of each benchmark; of the first 200 all differ by less than 7e-5, but one of -1,509 nats, which differs by 1.2e-4."""
+ITEMS = 200
+"""Of each benchmark; COPA has 100."""
 
 SUM = {"rel": 1e-7, "abs": 1e-4}
-"""Between two sums of float32 log-probabilities; the relative part is for those below -1,000, which float32 itself
-knows to 1e-4."""
+"""Between two sums of float32 log-probabilities. All but one differ by less than 7e-5; the relative part is for that
+one, of -1,207 nats and 278 tokens in PIQA, which differs by 1.2e-4: float64 is 3.4e-5 from ours, 8.6e-5 from HFLM's."""
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_scores_are_those_of_hflm(shared: Path, ours: OpenLM, theirs: HFLM, name
     benchmark = load(shared, name, ITEMS)
     requests = list(benchmark.instances)
     mine, expected = ours.loglikelihood(requests), theirs.loglikelihood(requests, disable_tqdm=True)
-    assert len(benchmark.documents) == ITEMS
+    assert len(benchmark.documents) == min(ITEMS, benchmark.total)
     assert [logprob for logprob, _ in mine] == pytest.approx([logprob for logprob, _ in expected], **SUM)
     assert [greedy for _, greedy in mine] == [greedy for _, greedy in expected]
     keys = [key for key in benchmark.task.aggregation() if key.startswith("acc")]
