@@ -99,7 +99,9 @@ def blamed(name: str, what: str) -> Iterator[None]:
         raise AssetMissing(f"benchmark {name!r} needs the network ({_line(error)})") from error
     except Exception as error:
         problem = f"{type(error).__name__}: {_line(error)}"
-        raise InvalidData(f"benchmark {name!r}, {what} does not fit what lm-eval makes of it: {problem}") from error
+        look = "; look at its options and its right answer" if what.startswith("document") else ""
+        message = f"benchmark {name!r}, {what} does not fit what lm-eval makes of it: {problem}{look}"
+        raise InvalidData(message) from error
 
 
 @contextmanager
@@ -223,7 +225,7 @@ def _check_splits(name: str, config: Mapping[str, Any], rows: Rows) -> None:
 
 
 def _construct(name: str, config: dict[str, Any]) -> Task:
-    with blamed(name, "document 0, its options or its right answer"):
+    with blamed(name, "document 0"):
         task: Task = next(iter(TaskManager(include_defaults=False).load([config])["tasks"].values()))
     task.set_fewshot_seed(FEWSHOT_SEED)
     return task
