@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product
 from textwrap import indent
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -20,8 +20,9 @@ from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, NonFinite
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import MetricValue, Protocol, digest
 from evalsvc.sampling_params import SamplingParams
-from evalsvc.tasks.task import Context, DataPath, Plan, Task, TaskResult
-from evalsvc.tokenizer import TextTokenizer, read_tokenizer, render
+from evalsvc.tasks.task import Context, Plan, TaskResult
+from evalsvc.tasks.text_task import TextTask
+from evalsvc.tokenizer import TextTokenizer, render
 
 if TYPE_CHECKING:
     from evalsvc.layout import VocabularyLayout
@@ -44,7 +45,7 @@ Auto-regressive Text-to-Image Generation" (arXiv 2311.16201)."""
 GREEDY = "greedy"
 
 
-class Completions(Task):
+class Completions(TextTask):
     """Fixed prompts continued by the checkpoint and by its base."""
 
     kind: ClassVar[str] = "completions"
@@ -63,18 +64,6 @@ class Completions(Task):
     """Draw from the fewest likeliest ids with this probability [all]."""
     seed: int = 0
     """Of the first seeded one; the next has the next seed."""
-    tokenizer: DataPath | None = None
-    """The `tokenizer.json` for the prompts [the layout's]."""
-    bos: int | None = Field(default=None, ge=0)
-    """Id of the tokenizer that is put before a prompt."""
-    end_of_text: int | None = Field(default=None, ge=0)
-    """Id of the tokenizer after which a completion ends [the tokenizer's own, where it has one]."""
-    max_length: int | None = Field(default=None, ge=2)
-    """Longest prompt and completion together; longer prompts are cut from the left and counted [the model's]."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of weights and activations; logits are float32 in any case."""
-    rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """To what the rotary frequencies were rounded in training [found from the run's configuration]."""
 
     @model_validator(mode="after")
     def _check(self) -> Completions:
@@ -103,7 +92,9 @@ class Completions(Task):
         Raises:
             InvalidData: there is no tokenizer, it is not that of the checkpoint or of its base, or a prompt is empty.
         """
-        tokenizer = self._tokenizer(context, context.base)
+        tokenizer = self.text_tokenizer(context)
+        if context.base is not None:
+            self.require_same_text(context, context.base)
         self._encode(tokenizer)
         sources = _sources(context, context.base)
         completions = len(self.prompts) * len(self.ways()) * len(sources)
@@ -120,7 +111,7 @@ class Completions(Task):
         base = context.base if "base" in shard["sources"] else None
         if _sources(context, base) != shard["sources"]:
             raise DataChanged("the run has another base since this evaluation was planned; evaluate again")
-        tokenizer = self._tokenizer(context, base)
+        tokenizer = self.text_tokenizer(context)
         if tokenizer.digest != shard["tokenizer"]:
             raise DataChanged(f"{tokenizer.path} has changed since this evaluation was planned; evaluate again")
         layout, whole = context.layout(), self._encode(tokenizer)
@@ -144,8 +135,7 @@ class Completions(Task):
                 "bos": self.bos,
                 "end_of_text": self._end_of_text(tokenizer),
                 "layout": layout.digest,
-                "dtype": self.dtype,
-                "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype,
+                **self.protocol(),
             },
         }
 
@@ -163,35 +153,6 @@ class Completions(Task):
         details = {"prompts": len(self.prompts), "ways": list(self.ways()), **sources}
         artifact = Artifact("completions", "completions.txt", "text/plain; charset=utf-8", page.encode(), details)
         return TaskResult(list(self._metrics(output)), items, notes, [artifact])
-
-    def _tokenizer(self, context: Context, base: Context | None) -> TextTokenizer:
-        """The tokenizer, which must be that of the checkpoint and of its base."""
-        layout = context.layout()
-        path = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
-        if path is None:
-            raise InvalidData(
-                f"task {self.name!r} continues text, but there is no tokenizer; give the task's parameter `tokenizer` "
-                "or the layout's `text.tokenizer`"
-            )
-        tokenizer = read_tokenizer(path)
-        tokenizer.require_fits(layout.text)
-        if base is not None:
-            self._check_base(base, tokenizer)
-        return tokenizer
-
-    def _check_base(self, base: Context, tokenizer: TextTokenizer) -> None:
-        text = base.layout().text
-        try:
-            tokenizer.require_fits(text)
-        except InvalidData as error:
-            raise InvalidData(f"the base, {base.checkpoint.label}: {error.message}") from None
-        if self.tokenizer is not None or text.tokenizer is None:
-            return
-        if (other := read_tokenizer(text.tokenizer)).digest != tokenizer.digest:
-            raise InvalidData(
-                f"the base, {base.checkpoint.label}, has the tokenizer {other.path} with sha256 {other.digest}, the "
-                f"checkpoint has {tokenizer.path} with {tokenizer.digest}; name a base with the checkpoint's tokenizer"
-            )
 
     def _encode(self, tokenizer: TextTokenizer) -> list[list[int]]:
         """The prompts as ids of the tokenizer, `bos` first."""

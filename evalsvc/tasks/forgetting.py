@@ -10,24 +10,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from evalsvc import __version__
 from evalsvc.benchmark_spec import BenchmarkSpec
-from evalsvc.checkpoints import hash_files
 from evalsvc.data import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
-from evalsvc.layout import TextBlock
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.base_comparison import Differences, text_retained
 from evalsvc.tasks.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.language import BenchmarkTask
 from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
-from evalsvc.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from evalsvc.language.benchmarks import Loaded
@@ -95,7 +91,7 @@ class Forgetting(BenchmarkTask):
             InvalidData: the base has another tokenizer; or see `loss` and `language`.
         """
         base = self._base(context)
-        self._require_same_text(context, base)
+        self.require_same_text(context, base, tokenized=bool(self.benchmarks))
         common = {"base": base.digest(), "same": _is_same(context, base), "base_layout": base.layout().digest}
         shards = [*self._plan_text(context, base), *self._plan_benchmarks(context, base, bool(common["same"]))]
         return Plan([{**shard, **common} for shard in shards], "documents")
@@ -151,30 +147,6 @@ class Forgetting(BenchmarkTask):
                 "again"
             )
         return base
-
-    def _require_same_text(self, context: Context, base: Context) -> None:
-        """Raise unless the same ids are the same text to both."""
-        own, other = context.layout().text, base.layout().text
-        label = f"the base, {base.checkpoint.label},"
-        digests = [_tokenizer_digest(text) for text in (own, other)]
-        if None not in digests and digests[0] != digests[1]:
-            raise InvalidData(
-                f"{label} has a tokenizer with sha256 {digests[1]}, the checkpoint's has {digests[0]}; name a base "
-                "with the checkpoint's tokenizer"
-            )
-        path = own.tokenizer or other.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
-        if path is not None and (self.benchmarks or own.size != other.size):
-            tokenizer = read_tokenizer(path)
-            tokenizer.require_fits(own)
-            try:
-                tokenizer.require_fits(other)
-            except InvalidData as error:
-                raise InvalidData(f"{label} has other text: {error.message}") from None
-        elif own.size != other.size:
-            raise InvalidData(
-                f"{label} has {other.size} text rows, the checkpoint has {own.size}, and nothing says whether that is "
-                "padding; give the task's `tokenizer`, or name a base with the checkpoint's tokenizer"
-            )
 
     # benchmarks
 
@@ -340,12 +312,6 @@ def _is_same(context: Context, base: Context) -> bool:
     if context.layout().digest != base.layout().digest or context.model_config() != base.model_config():
         return False
     return context.digest() == base.digest()
-
-
-def _tokenizer_digest(text: TextBlock) -> str | None:
-    if text.tokenizer_sha256 is not None or text.tokenizer is None:
-        return text.tokenizer_sha256
-    return hash_files(Path(text.tokenizer)) if Path(text.tokenizer).is_file() else None
 
 
 def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from evalsvc.benchmark_spec import BenchmarkSpec
-from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.tasks.task import Context, DataPath, Plan, Task, TaskResult
-from evalsvc.tokenizer import read_tokenizer
+from evalsvc.errors import NonFinite
+from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
+from evalsvc.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
     from evalsvc.language.benchmarks import Loaded
     from evalsvc.language.encoding import TextEncoding
 
 
-class BenchmarkTask(Task):
+class BenchmarkTask(TextTask):
     """What the tasks that ask benchmarks have in common."""
 
     benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
@@ -36,18 +36,6 @@ class BenchmarkTask(Task):
     """Which: as the benchmark says, or the first ones, which are the same for every question."""
     limit: int | None = Field(default=None, ge=1)
     """Use the first so many documents of each benchmark only."""
-    tokenizer: DataPath | None = None
-    """The `tokenizer.json` that the model was trained with [the layout's]."""
-    bos: int | None = Field(default=None, ge=0)
-    """Id of the tokenizer that is put before every context."""
-    end_of_text: int | None = Field(default=None, ge=0)
-    """Id of the tokenizer that ends a generation, and stands for an empty context without `bos` [the tokenizer's]."""
-    max_length: int | None = Field(default=None, ge=2)
-    """Longest input in tokens; longer contexts are cut from the left and counted [the model's]."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of weights and activations; logits are float32 in any case."""
-    rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """To what the rotary frequencies were rounded in training [found from the run's configuration]."""
     shard_size: int = Field(default=1024, ge=1)
     """Documents in a shard; moves no number."""
 
@@ -86,15 +74,8 @@ class BenchmarkTask(Task):
         """
         from evalsvc.language.encoding import TextEncoding
 
-        layout = context.layout()
-        path = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
-        if path is None:
-            raise InvalidData(
-                f"task {self.name!r} asks for text, but there is no tokenizer; give the task's `tokenizer` or the "
-                "layout's `text.tokenizer`"
-            )
         max_length = self.max_length or context.model_config().seq_len
-        return TextEncoding(read_tokenizer(path), layout, max_length, self.bos, self.end_of_text)
+        return TextEncoding(self.text_tokenizer(context), context.layout(), max_length, self.bos, self.end_of_text)
 
     def answer(
         self,
@@ -121,10 +102,6 @@ class BenchmarkTask(Task):
             return answer_documents(lm, loaded, shard, report)
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
-
-    def protocol(self) -> dict[str, Any]:
-        """What of the parameters moves a benchmark's number, and is not found in the benchmark or the encoding."""
-        return {"dtype": self.dtype, "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype}
 
 
 class Language(BenchmarkTask):

@@ -258,7 +258,7 @@ def test_without_a_tokenizer_it_says_where_to_give_one(folder: Path) -> None:
     nameless = {**LAYOUT, "text": {"offset": 0, "size": 512}}
     result = evaluate(language(folder, "numbers"), checkpoint=CheckpointRef(str(EPOCH), layout=nameless))
     assert result["errors"]["language"]["message"] == (
-        "task 'language' asks for text, but there is no tokenizer; give the task's `tokenizer` or the layout's "
+        "task 'language' needs text, but there is no tokenizer; give the task's `tokenizer` or the layout's "
         "`text.tokenizer`"
     )
 
