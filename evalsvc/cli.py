@@ -17,10 +17,24 @@ from typer.core import TyperCommand
 from evalsvc import __version__
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidRequest
+from evalsvc.terminal import (
+    Bars,
+    complain,
+    print_answers,
+    print_completions,
+    print_demo,
+    print_history,
+    print_metrics,
+    print_settings,
+    print_states,
+    print_table,
+    show_bars,
+    show_finished,
+    show_posted,
+    write_csv,
+)
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from evalsvc.checkpoints import CheckpointRef
     from evalsvc.client import Client
 
@@ -36,9 +50,6 @@ app = typer.Typer(
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit codes: the evaluation failed; it could not be tried; Ctrl-C."""
-
-ANSWER_WIDTH = 60
-"""Characters of a completion that the demo shows."""
 
 
 class Spool(StrEnum):
@@ -81,7 +92,7 @@ def main() -> NoReturn:
     try:
         app(prog_name="evalsvc")
     except EvalsvcError as error:
-        _complain(f"{error.message} [{error.code}]")
+        complain(f"{error.message} [{error.code}]")
         sys.exit(WRONG_USE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -228,7 +239,7 @@ def submit(
             tags=_tags(tag or []),
             replace=replace,
         )
-        _show_posted(posted)
+        show_posted(posted)
         if wait and not _wait(client, posted["evaluations"]):
             raise typer.Exit(FAILED)
 
@@ -252,9 +263,9 @@ def history(
     if format is Format.json:
         print(json.dumps(found, indent=2))
     elif format is Format.csv:
-        _write_csv(_history_rows(found))
+        write_csv(found)
     else:
-        _print_history(found)
+        print_history(found)
 
 
 @app.command(cls=_StepCommand)
@@ -294,7 +305,7 @@ def completions(
         steps = client.completions(run, variant=variant, prompt=prompt)
     if not steps:
         print(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
-    _print_completions(steps, everything)
+    print_completions(steps, everything)
 
 
 @app.command(name="run")
@@ -337,9 +348,9 @@ def run_here(
     _write_artifacts(result["artifacts"], output)
     if output is not None:
         output.write_text(json.dumps(result, indent=2) + "\n")
-    _print_metrics(result["metrics"])
+    print_metrics(result["metrics"])
     for task, error in (result.get("errors") or {}).items():
-        _complain(f"{task}: {error['message']} [{error['code']}]")
+        complain(f"{task}: {error['message']} [{error['code']}]")
     if result.get("errors"):
         raise typer.Exit(FAILED)
 
@@ -382,9 +393,9 @@ def gate(
 
     read = read_rules(rules)
     with Client(Settings.load(url=url).url) as client:
-        report = run_gate(candidate, baseline, read, Service(client, suite, timeout, _print_states()))
+        report = run_gate(candidate, baseline, read, Service(client, suite, timeout, print_states()))
     if report.comparisons:
-        _print_table(gate_reports.COLUMNS, gate_reports.table(report.comparisons))
+        print_table(gate_reports.COLUMNS, gate_reports.table(report.comparisons))
     for line in gate_reports.to_annotations(report) if annotations else ():
         print(line)
     print(gate_reports.headline(report))
@@ -415,17 +426,16 @@ def demo(
         with demonstration.started_service(folder, devices, assets) as url, Client(url) as client:
             print(f"evalsvc listens on {url}", flush=True)
             evaluations = demonstration.post_all(client)
-            with _progress() as progress:
-                bars = _Bars(progress)
+            with show_bars() as bars:
                 failures = demonstration.wait_all(
                     client,
                     evaluations,
                     lambda done, running: bars.show("miniature", done, len(evaluations), running or "checkpoints"),
                 )
-            _print_demo(demonstration.read_table(client))
-            _print_answers(demonstration.read_answers(client))
+            print_demo(list(demonstration.COLUMNS), demonstration.read_table(client))
+            print_answers(demonstration.read_answers(client))
             for failure in failures:
-                _complain(failure)
+                complain(failure)
             if not leave and not failures:
                 print(f"serving on {url}; Ctrl-C ends the demo", flush=True)
                 _wait_for_interrupt()
@@ -449,9 +459,9 @@ def doctor(
 
     given: dict[str, Any] = {"suites": _text(suites), "data_dir": _text(data_dir)}
     settings = Settings.load(**given)
-    _print_settings(settings, {name for name, value in given.items() if value is not None})
+    print_settings(settings, {name for name, value in given.items() if value is not None})
     checks = run_checks(settings, suite or [])
-    _print_table(
+    print_table(
         ["check", "", "found", "do"],
         [
             [check.name, "ok" if check.ok else "MISSING" if check.needed else "-", check.found, check.do]
@@ -491,10 +501,9 @@ def pull_assets(
     for name in names:
         find_asset(name)
     for name in names:
-        with _progress() as progress:
-            bars = _Bars(progress)
+        with show_bars() as bars:
 
-            def report(done: int, total: int | None, bars: _Bars = bars, name: str = name) -> None:
+            def report(done: int, total: int | None, bars: Bars = bars, name: str = name) -> None:
                 bars.show(name, done // 1_000_000, None if total is None else total // 1_000_000, "MB")
 
             path = pull(name, folder, source, report)
@@ -517,7 +526,7 @@ def list_assets(assets: Assets = None) -> None:
         except (AssetMissing, AssetCorrupt) as error:
             state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.sources[0].url
         rows.append([asset.name, state, f"{asset.megabytes} MB", asset.purpose, source])
-    _print_table(["asset", "", "about", "what for", "from"], rows)
+    print_table(["asset", "", "about", "what for", "from"], rows)
 
 
 IncludePath = Annotated[
@@ -535,7 +544,7 @@ def list_benchmarks(
     from evalsvc.language.registry import Registry
 
     entries = Registry(include_path or []).search(words or "")
-    _print_table(["name", "", "from"], [[entry.name, entry.kind.value, entry.origin] for entry in entries])
+    print_table(["name", "", "from"], [[entry.name, entry.kind.value, entry.origin] for entry in entries])
 
 
 @benchmarks_app.command(name="prepare")
@@ -589,34 +598,12 @@ def _run_suite(
     # The runner reads its settings where every worker process finds them.
     os.environ.update(settings.environment())
     suite = find_suite(suite_name, settings.suites_path)
-    with _progress() as progress:
-        bars = _Bars(progress)
+    with show_bars() as bars:
 
         def report(task: str, done: int, total: int, unit: str) -> None:
             bars.show(task, done, total, unit)
 
         return run_suite(suite, checkpoint, report, base)
-
-
-def _print_demo(rows: Sequence[Any]) -> None:
-    from evalsvc.demo import COLUMNS
-
-    _print_table(
-        ["run", "step", *COLUMNS, "image grid"],
-        [[row.run, str(row.step), *(row.cells.get(name, "") for name in COLUMNS), row.grid or ""] for row in rows],
-    )
-
-
-def _print_answers(answers: Sequence[Any]) -> None:
-    """A line per run and step, as much of it as a terminal has room for."""
-    from itertools import groupby
-
-    for prompt, runs in groupby(answers, lambda found: found.prompt):
-        print(_one_line(prompt))
-        for found in runs:
-            for step, text in found.by_step.items():
-                print(f"  {found.run:>11} {step:>4} │ {_one_line(text)[:ANSWER_WIDTH]}")
-        print()
 
 
 def _wait_for_interrupt() -> None:
@@ -642,8 +629,7 @@ def _write_artifacts(artifacts: dict[str, list[dict[str, Any]]], output: Path | 
 
 def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
     """Wait for evaluations with a bar per task, then show what they found; whether all succeeded."""
-    with _progress() as progress:
-        bars = _Bars(progress)
+    with show_bars() as bars:
 
         def report(evaluation: Mapping[str, Any]) -> None:
             for task in evaluation["tasks"]:
@@ -654,21 +640,8 @@ def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
 
         finished = [client.wait(evaluation["id"], report=report) for evaluation in evaluations]
     for evaluation in finished:
-        _show_finished(evaluation)
+        show_finished(evaluation)
     return all(evaluation["state"] == "succeeded" for evaluation in finished)
-
-
-def _print_states() -> Callable[[Mapping[str, Any]], None]:
-    """Says on stderr what is waited for, and again when its state changes: a log has no room for bars."""
-    said: dict[int, str] = {}
-
-    def report(evaluation: Mapping[str, Any]) -> None:
-        number, state = evaluation["id"], evaluation["state"]
-        if said.get(number) != state:
-            said[number] = state
-            print(f"evaluation {number} ({evaluation['suite']['name']}) is {state}", file=sys.stderr, flush=True)
-
-    return report
 
 
 def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "ab"] = "wb") -> None:
@@ -682,191 +655,8 @@ def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "
         raise InvalidRequest(f"{option} {path} cannot be written: {reason}") from None
 
 
-def _show_posted(posted: Mapping[str, Any]) -> None:
-    checkpoint = posted["checkpoint"]
-    print(f"checkpoint {checkpoint['id']}: {checkpoint['run']} step {checkpoint['step']} {checkpoint['variant']}")
-    for evaluation in posted["evaluations"]:
-        print(f"evaluation {evaluation['id']}: {evaluation['suite']} {evaluation['state']}")
-    if not posted["evaluations"]:
-        print("no suite is due at this step by the run's plan; name one with --suite")
-
-
-def _show_finished(evaluation: Mapping[str, Any]) -> None:
-    _print_metrics([metric for task in evaluation["tasks"] for metric in task["metrics"] or []])
-    name = f"evaluation {evaluation['id']} ({evaluation['suite']['name']})"
-    failed = [task for task in evaluation["tasks"] if task["error"]]
-    for task in failed:
-        _complain(f"{name}, task {task['name']}: {task['error']['message']} [{task['error']['code']}]")
-    if evaluation["error"] and not failed:
-        _complain(f"{name}: {evaluation['error']['message']} [{evaluation['error']['code']}]")
-
-
-class _Bars:
-    """One progress bar per task, made when the task is first heard of."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._ids: dict[str, Any] = {}
-
-    def show(self, task: str, done: int, total: int | None, unit: str) -> None:
-        if task not in self._ids:
-            self._ids[task] = self._progress.add_task(task, total=None, unit=unit)
-        self._progress.update(self._ids[task], completed=done, total=total, unit=unit)
-
-
-def _progress() -> Progress:
-    """On stderr, so that stdout holds the result alone."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def _print_metrics(metrics: Sequence[Mapping[str, Any]]) -> None:
-    if metrics:
-        rows = [
-            [metric["name"], _number(metric["value"]), _error_bar(metric["stderr"]), str(metric["n"]), metric["unit"]]
-            for metric in metrics
-        ]
-        _print_table(["metric", "value", "± stderr", "n", "unit"], rows)
-
-
-def _print_history(found: Mapping[str, Any]) -> None:
-    rows = [
-        [
-            row["metric"],
-            row["variant"],
-            row["protocol"],
-            str(row[found["x"]]),
-            _number(row["value"]),
-            _error_bar(row["stderr"]),
-            str(row["n"]),
-            row["unit"],
-        ]
-        for row in _history_rows(found)
-    ]
-    if rows:
-        _print_table(["metric", "variant", "protocol", found["x"], "value", "± stderr", "n", "unit"], rows)
-    else:
-        print(f"run {found['run']} has no values yet")
-    if omitted := sum(series["omitted"] for series in found["series"]):
-        print(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
-
-
-def _print_completions(steps: Sequence[Mapping[str, Any]], everything: bool) -> None:
-    """Prompt by prompt; the texts in one line each, whatever characters the model wrote."""
-    lines: dict[tuple[str, str], dict[str, str]] = {}
-    for row in steps:
-        for item in row["completions"]:
-            way = item["way"]
-            if way != "greedy" and not everything:
-                continue
-            found = lines.setdefault((row["task"], item["prompt"]), {})
-            if item["base"] is not None:
-                found[_completion_label("base", "raw", way)] = item["base"]
-            found[_completion_label(f"step {row['step']}", row["variant"], way)] = item["text"]
-    for (_, prompt), found in lines.items():
-        width = max(map(len, found))
-        print(prompt)
-        for label in sorted(found, key=lambda label: not label.startswith("base")):
-            print(f"  {label:{width}} │ {_one_line(found[label])}")
-        print()
-
-
-def _completion_label(what: str, variant: str, way: str) -> str:
-    return " ".join([what, *([variant] if variant != "raw" else []), *([way] if way != "greedy" else [])])
-
-
-def _one_line(text: str) -> str:
-    # What a model wrote is shown, never obeyed: it may hold a terminal's control characters.
-    return "".join("⏎" if char == "\n" else char if char.isprintable() else "�" for char in text)
-
-
-def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per value."""
-    return [
-        {
-            "metric": series["metric"],
-            "variant": series["variant"],
-            "protocol": series["protocol"],
-            found["x"]: at,
-            "value": value,
-            "stderr": stderr,
-            "n": n,
-            "unit": series["unit"],
-            "direction": series["direction"],
-        }
-        for series in found["series"]
-        for at, value, stderr, n in zip(series["x"], series["value"], series["stderr"], series["n"], strict=True)
-    ]
-
-
-def _write_csv(rows: Sequence[Mapping[str, Any]]) -> None:
-    import csv
-
-    if rows:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _print_settings(settings: Settings, given: set[str]) -> None:
-    from evalsvc.config import PREFIX, setting_sources
-
-    derived = {
-        "data_dir": settings.data_path,
-        "database_url": settings.database,
-        "datasets": settings.datasets_path,
-        "assets": settings.assets_path,
-    }
-    rows = [
-        [
-            PREFIX + name.upper(),
-            _without_password(str(derived.get(name, getattr(settings, name)))),
-            "option" if name in given else source,
-        ]
-        for name, source in setting_sources().items()
-    ]
-    _print_table(["setting", "value", "from"], rows)
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=box.SIMPLE)
-    for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    # A pipe has no width: what reads it wants whole lines.
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
-
-
-def _number(value: float | str | None) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _error_bar(stderr: float | None) -> str:
-    return "" if stderr is None else f"± {stderr:.2g}"
-
-
-def _complain(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-
-
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)
 
 
 def _absolute(uri: str) -> str:

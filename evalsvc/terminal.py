@@ -1,0 +1,238 @@
+"""What the command line shows: tables, bars, lines. Results on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from evalsvc.config import Settings
+
+ANSWER_WIDTH = 60
+"""Characters of a completion that the demo shows."""
+
+
+def print_demo(columns: Sequence[str], rows: Sequence[Any]) -> None:
+    """A row per checkpoint of the demo."""
+    print_table(
+        ["run", "step", *columns, "image grid"],
+        [[row.run, str(row.step), *(row.cells.get(name, "") for name in columns), row.grid or ""] for row in rows],
+    )
+
+
+def print_answers(answers: Sequence[Any]) -> None:
+    """A line per run and step, as much of it as a terminal has room for."""
+    from itertools import groupby
+
+    for prompt, runs in groupby(answers, lambda found: found.prompt):
+        print(_one_line(prompt))
+        for found in runs:
+            for step, text in found.by_step.items():
+                print(f"  {found.run:>11} {step:>4} │ {_one_line(text)[:ANSWER_WIDTH]}")
+        print()
+
+
+def print_states() -> Callable[[Mapping[str, Any]], None]:
+    """Says on stderr what is waited for, and again when its state changes: a log has no room for bars."""
+    said: dict[int, str] = {}
+
+    def report(evaluation: Mapping[str, Any]) -> None:
+        number, state = evaluation["id"], evaluation["state"]
+        if said.get(number) != state:
+            said[number] = state
+            print(f"evaluation {number} ({evaluation['suite']['name']}) is {state}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def show_posted(posted: Mapping[str, Any]) -> None:
+    checkpoint = posted["checkpoint"]
+    print(f"checkpoint {checkpoint['id']}: {checkpoint['run']} step {checkpoint['step']} {checkpoint['variant']}")
+    for evaluation in posted["evaluations"]:
+        print(f"evaluation {evaluation['id']}: {evaluation['suite']} {evaluation['state']}")
+    if not posted["evaluations"]:
+        print("no suite is due at this step by the run's plan; name one with --suite")
+
+
+def show_finished(evaluation: Mapping[str, Any]) -> None:
+    print_metrics([metric for task in evaluation["tasks"] for metric in task["metrics"] or []])
+    name = f"evaluation {evaluation['id']} ({evaluation['suite']['name']})"
+    failed = [task for task in evaluation["tasks"] if task["error"]]
+    for task in failed:
+        complain(f"{name}, task {task['name']}: {task['error']['message']} [{task['error']['code']}]")
+    if evaluation["error"] and not failed:
+        complain(f"{name}: {evaluation['error']['message']} [{evaluation['error']['code']}]")
+
+
+class Bars:
+    """One progress bar per task, made when the task is first heard of."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._ids: dict[str, Any] = {}
+
+    def show(self, task: str, done: int, total: int | None, unit: str) -> None:
+        if task not in self._ids:
+            self._ids[task] = self._progress.add_task(task, total=None, unit=unit)
+        self._progress.update(self._ids[task], completed=done, total=total, unit=unit)
+
+
+@contextmanager
+def show_bars() -> Iterator[Bars]:
+    """Bars on stderr, so that stdout holds the result alone."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    with progress:
+        yield Bars(progress)
+
+
+def print_metrics(metrics: Sequence[Mapping[str, Any]]) -> None:
+    if metrics:
+        rows = [
+            [metric["name"], _number(metric["value"]), _error_bar(metric["stderr"]), str(metric["n"]), metric["unit"]]
+            for metric in metrics
+        ]
+        print_table(["metric", "value", "± stderr", "n", "unit"], rows)
+
+
+def print_history(found: Mapping[str, Any]) -> None:
+    rows = [
+        [
+            row["metric"],
+            row["variant"],
+            row["protocol"],
+            str(row[found["x"]]),
+            _number(row["value"]),
+            _error_bar(row["stderr"]),
+            str(row["n"]),
+            row["unit"],
+        ]
+        for row in _history_rows(found)
+    ]
+    if rows:
+        print_table(["metric", "variant", "protocol", found["x"], "value", "± stderr", "n", "unit"], rows)
+    else:
+        print(f"run {found['run']} has no values yet")
+    if omitted := sum(series["omitted"] for series in found["series"]):
+        print(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
+
+
+def print_completions(steps: Sequence[Mapping[str, Any]], everything: bool) -> None:
+    """Prompt by prompt; the texts in one line each, whatever characters the model wrote."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in steps:
+        for item in row["completions"]:
+            way = item["way"]
+            if way != "greedy" and not everything:
+                continue
+            found = lines.setdefault((row["task"], item["prompt"]), {})
+            if item["base"] is not None:
+                found[_completion_label("base", "raw", way)] = item["base"]
+            found[_completion_label(f"step {row['step']}", row["variant"], way)] = item["text"]
+    for (_, prompt), found in lines.items():
+        width = max(map(len, found))
+        print(prompt)
+        for label in sorted(found, key=lambda label: not label.startswith("base")):
+            print(f"  {label:{width}} │ {_one_line(found[label])}")
+        print()
+
+
+def _completion_label(what: str, variant: str, way: str) -> str:
+    return " ".join([what, *([variant] if variant != "raw" else []), *([way] if way != "greedy" else [])])
+
+
+def _one_line(text: str) -> str:
+    # What a model wrote is shown, never obeyed: it may hold a terminal's control characters.
+    return "".join("⏎" if char == "\n" else char if char.isprintable() else "�" for char in text)
+
+
+def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per value."""
+    return [
+        {
+            "metric": series["metric"],
+            "variant": series["variant"],
+            "protocol": series["protocol"],
+            found["x"]: at,
+            "value": value,
+            "stderr": stderr,
+            "n": n,
+            "unit": series["unit"],
+            "direction": series["direction"],
+        }
+        for series in found["series"]
+        for at, value, stderr, n in zip(series["x"], series["value"], series["stderr"], series["n"], strict=True)
+    ]
+
+
+def write_csv(found: Mapping[str, Any]) -> None:
+    """A history, a line per value."""
+    import csv
+
+    rows = _history_rows(found)
+    if rows:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def print_settings(settings: Settings, given: set[str]) -> None:
+    from evalsvc.config import PREFIX, setting_sources
+
+    derived = {
+        "data_dir": settings.data_path,
+        "database_url": settings.database,
+        "datasets": settings.datasets_path,
+        "assets": settings.assets_path,
+    }
+    rows = [
+        [
+            PREFIX + name.upper(),
+            _without_password(str(derived.get(name, getattr(settings, name)))),
+            "option" if name in given else source,
+        ]
+        for name, source in setting_sources().items()
+    ]
+    print_table(["setting", "value", "from"], rows)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE)
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    # A pipe has no width: what reads it wants whole lines.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
+
+
+def _number(value: float | str | None) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _error_bar(stderr: float | None) -> str:
+    return "" if stderr is None else f"± {stderr:.2g}"
+
+
+def complain(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)
