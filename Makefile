@@ -17,8 +17,9 @@ check: $(VENV)/all
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# One thread a process: what a test computes is small, and two that spin for the same core are many times slower.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 bench: $(VENV)/all
 	$(BIN)/python benchmarks/loss.py
