@@ -24,7 +24,12 @@ test: check
 bench: $(VENV)/all
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/sampling.py
-	$(BIN)/python benchmarks/text.py
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/frechet.py
+	$(BIN)/python benchmarks/images_end_to_end.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/roofline.py
 
 $(VENV)/worker $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -3,25 +3,46 @@
 Source: Esser, Rombach, Ommer, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), and the
 layout of taming-transformers' checkpoints. A norm here takes a second argument, the quantised latent that MoVQGAN's
 decoder is modulated by; the plain one leaves it alone.
+
+Written plainly it runs while gradients are tracked. Without them 3x3 convolutions (`winograd`) and upsampling
+(`folding`) are restructured where that is the same function and faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evalsvc.decoders import folding, winograd
 from evalsvc.decoders.config import GROUPS, AutoencoderConfig, NetworkConfig
 from evalsvc.decoders.decoder import ImageDecoder
 
 NORM_EPS = 1e-6
 CHUNK_BYTES = 64 << 20  # of distances to the codebook that exist at a time, about
+PIXELS_AT_ONCE_CPU = 256**2
+PIXELS_AT_ONCE = 16 * 256**2
 
 Norm = Callable[[int], nn.Module]
 """Makes a norm for so many channels; it is called with x [B, C, H, W] and the latent [B, c, h, w]."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a batch of maps."""
+
+    images: int
+    height: int
+    width: int
+    itemsize: int
+
+    @property
+    def bytes_per_channel(self) -> int:
+        return self.images * self.height * self.width * self.itemsize
 
 
 class GroupNorm(nn.GroupNorm):
@@ -32,23 +53,48 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x)
 
 
+class Conv3x3(nn.Conv2d):
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is not None and winograd.pays(x, self.weight):
+            return winograd.convolve(x, self.weight, self.bias)
+        return super().forward(x)
+
+    def workspace(self, size: Size) -> int:
+        """Bytes beside input and output: of `winograd`, or of the weights as oneDNN reorders them."""
+        if size.itemsize >= 4 and min(self.in_channels, self.out_channels) >= winograd.MIN_CHANNELS:
+            return winograd.workspace(self.in_channels, self.out_channels, size.height, size.width, size.itemsize)
+        return self.weight.nbytes
+
+
 class ResnetBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, norm: Norm, dropout: float) -> None:
         super().__init__()
         self.norm1 = norm(channels)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(channels, out_channels)
         self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv3x3(out_channels, out_channels)
         if channels != out_channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
         inner = self.conv1(functional.silu(self.norm1(x, latent), inplace=True))
-        inner = self.conv2(self.dropout(functional.silu(self.norm2(inner, latent), inplace=True)))
+        inner = functional.silu(self.norm2(inner, latent), inplace=True)  # one name, so that the map before is released
+        inner = self.conv2(self.dropout(inner))
         skip = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
         out: Tensor = inner.add_(skip)
         return out
+
+    def peak_bytes(self, size: Size) -> int:
+        """Input included, while the first or the second convolution runs."""
+        channels, out_channels = self.conv1.in_channels, self.conv1.out_channels
+        return max(
+            size.bytes_per_channel * (2 * channels + out_channels) + self.conv1.workspace(size),
+            size.bytes_per_channel * (channels + 2 * out_channels) + self.conv2.workspace(size),
+        )
 
 
 class AttentionBlock(nn.Module):
@@ -89,11 +135,23 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if with_conv else nn.Identity()
+        self.conv = Conv3x3(channels, channels) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        if self.conv is not None and self.conv.bias is not None and folding.pays(x):
+            return folding.upsample_and_convolve(x, self.conv.weight, self.conv.bias)
+        large = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        return large if self.conv is None else self.conv(large)
+
+    def peak_bytes(self, size: Size) -> int:
+        """Input, of `size`, and what went into the level, which its callers hold, included."""
+        if self.conv is None:
+            return 0
+        channels = self.conv.in_channels
+        if size.itemsize < 4:  # the upsampled map and the output have four times the pixels
+            return 10 * size.bytes_per_channel * channels + self.conv.weight.nbytes
+        workspace = folding.workspace(channels, channels, size.height, size.width, size.itemsize)
+        return 6 * size.bytes_per_channel * channels + workspace
 
 
 class Level(nn.Module):
@@ -194,6 +252,16 @@ class Decoder(nn.Module):
         out: Tensor = self.conv_out(functional.silu(self.norm_out(x, latent), inplace=True))
         return out
 
+    def peak_bytes(self, images: int, grid: tuple[int, int], itemsize: int) -> int:
+        """Most bytes of maps, workspaces and transformed weights that exist at a time."""
+        size = Size(images, *grid, itemsize)
+        found: list[int] = []
+        for part in (self.mid, *reversed(self.up)):
+            found += [inner.peak_bytes(size) for inner in part.modules() if isinstance(inner, (ResnetBlock, Upsample))]
+            if hasattr(part, "upsample"):
+                size = replace(size, height=2 * size.height, width=2 * size.width)
+        return max(found)
+
 
 class Codebook(nn.Module):
     def __init__(self, size: int, width: int) -> None:
@@ -256,6 +324,14 @@ class VQAutoencoder(ImageDecoder):
 
     def lookup(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         return self.quantize.lookup(codes, grid)
+
+    def images_at_once(self, grid: tuple[int, int]) -> int:
+        """On a CPU a batch of large images is no faster than one, and small ones make up one large."""
+        pixels = grid[0] * grid[1] * self.downsampling**2
+        return max(1, (PIXELS_AT_ONCE if self._like.device.type == "cuda" else PIXELS_AT_ONCE_CPU) // max(1, pixels))
+
+    def decode_bytes(self, grid: tuple[int, int]) -> int:
+        return self.decoder.peak_bytes(self.images_at_once(grid), grid, self._like.element_size())
 
     def render(self, latents: Tensor) -> Tensor:
         out: Tensor = self.decoder(self.post_quant_conv(latents), latents)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from evalsvc.errors import InvalidData
+from evalsvc.precision import full_precision
 from evalsvc.weights import tensor_digest
 
 
@@ -69,6 +69,16 @@ class ImageDecoder(nn.Module, ABC):
         """The codes' entries in the codebook."""
 
     @abstractmethod
+    def decode_bytes(self, grid: tuple[int, int]) -> int:
+        """Most bytes beside the weights and the result while `decode` works on this grid, known before anything is
+        allocated: a decoder on the meta device will do.
+        """
+
+    @abstractmethod
+    def images_at_once(self, grid: tuple[int, int]) -> int:
+        """How many images `decode` and `encode` work on together, so that memory does not grow with the batch."""
+
+    @abstractmethod
     def render(
         self,
         latents: Tensor,  # [B, C, h, w], quantised
@@ -92,9 +102,11 @@ class ImageDecoder(nn.Module, ABC):
             raise InvalidData(
                 f"encode takes floating-point images [B, 3, H, W] in [-1, 1], not {images.dtype} {list(images.shape)}"
             )
-        self.grid(*images.shape[2:])
-        with full_precision():
-            return self.nearest(self.latents(images.to(self._like)))
+        grid = self.grid(*images.shape[2:])
+        like = self._like
+        with full_precision(like.device):
+            parts = [self.nearest(self.latents(part.to(like))) for part in self._parts(images, grid)]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def decode(
@@ -105,13 +117,18 @@ class ImageDecoder(nn.Module, ABC):
         """The images of h x w codes as `grid` says, else of a square. Raises InvalidData where they do not fit."""
         grid = self._checked_grid(codes, grid)
         like = self._like
-        with full_precision():
-            return self.render(self.lookup(codes.to(like.device, torch.int64), grid)).float()
+        codes = codes.to(like.device, torch.int64)
+        with full_precision(like.device):
+            parts = [self.render(self.lookup(part, grid)).float() for part in self._parts(codes, grid)]
+        return torch.cat(parts)
 
     @property
     def digest(self) -> str:
         """Identity of the weights as they are now, see `tensor_digest`. Reads all of them: ask once."""
         return tensor_digest(self.state_dict())
+
+    def _parts(self, rows: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+        return torch.split(rows, self.images_at_once(grid))
 
     @property
     def _like(self) -> Tensor:
@@ -134,16 +151,6 @@ class ImageDecoder(nn.Module, ABC):
                     "do the codes come from this decoder, without the layout's image offset?"
                 )
         return height, width
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Convolutions without TF32, which is cuDNN's default for float32 and keeps 10 of its 23 bits."""
-    cudnn = torch.backends.cudnn
-    with cudnn.flags(
-        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
-    ):
-        yield
 
 
 def to_uint8(

@@ -7,8 +7,11 @@ from tiny_decoders import random_decoder, tiny_config
 from torch import Tensor
 
 from evalsvc import catalog
-from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
+from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8, winograd
 from evalsvc.errors import InvalidData
+
+ALLOW = (torch.backends.cuda.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
+"""What a process may have set to less than float32."""
 
 
 def random_codes(decoder: ImageDecoder, batch: int, number: int) -> Tensor:
@@ -61,6 +64,64 @@ class TestEveryDecoder:
         double = decoder.double()
         singles = torch.cat([double.render(double.lookup(row[None], (8, 8))) for row in codes])
         assert (double.render(double.lookup(codes, (8, 8))) - singles).abs().max() < 1e-12
+
+    def test_restructured_equals_plain(self, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Training runs the network as it is written; for use it is restructured, and must stay the same function."""
+        monkeypatch.setattr(winograd, "MIN_CHANNELS", 32)
+        monkeypatch.setattr(winograd, "MIN_PIXELS", 1)
+        double = decoder.double()
+        for batch in (1, 3):
+            entries = double.lookup(random_codes(decoder, batch, 24), (4, 6))
+            images = random_images(batch, 3, 16, 24).double()
+            plain = double.render(entries).detach(), double.latents(images).detach()
+            with torch.no_grad():
+                assert (double.render(entries) - plain[0]).abs().max() < 1e-10
+                assert (double.latents(images) - plain[1]).abs().max() < 1e-10
+
+    def test_works_in_parts(self, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A sampler's batch of 256 large images would need a hundred gigabytes at once."""
+        codes, images = random_codes(decoder, 5, 64), random_images(5, 3, 32, 32)
+        whole = decoder.decode(codes), decoder.encode(images)
+        seen: list[int] = []
+        monkeypatch.setattr(type(decoder), "images_at_once", lambda self, grid: 2)
+        handle = decoder.decoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+        assert (decoder.decode(codes) - whole[0]).abs().max() < 2e-5
+        assert torch.equal(decoder.encode(images), whole[1])
+        assert seen == [2, 2, 1]
+        handle.remove()
+
+    def test_memory_is_known_before_anything_is_allocated(self, kind: str) -> None:
+        with torch.device("meta"):
+            decoder = catalog.load("decoders", kind).from_config(tiny_config(kind))
+        small, large = (decoder.decode_bytes((side, side)) for side in (64, 128))
+        assert 0 < 4 * small * 0.4 < large < 4 * small
+        assert decoder.images_at_once((128, 128)) == 1
+
+    def test_reported_numbers_are_in_full_precision(self, decoder: ImageDecoder) -> None:
+        """A process around that allows TF32 or casts to bf16 must not move a pixel."""
+        codes, images = random_codes(decoder, 1, 64), random_images(1, 3, 32, 32)
+        wanted = decoder.decode(codes), decoder.encode(images)
+        seen: list[object] = []
+
+        def look(module: torch.nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+            switches = (*ALLOW, torch.backends.cudnn.conv)
+            seen.append([{switch.fp32_precision for switch in switches}, torch.is_autocast_enabled("cpu"), out.dtype])
+
+        handles = [part.register_forward_hook(look) for part in (decoder.decoder, decoder.encoder)]
+        before = [switch.fp32_precision for switch in ALLOW]
+        try:
+            for switch, low in zip(ALLOW, ("tf32", "bf16", "bf16"), strict=True):
+                switch.fp32_precision = low
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(decoder.decode(codes), wanted[0])
+                assert torch.equal(decoder.encode(images), wanted[1])
+            assert [switch.fp32_precision for switch in ALLOW] == ["tf32", "bf16", "bf16"], "the caller's come back"
+        finally:
+            for switch, precision in zip(ALLOW, before, strict=True):
+                switch.fp32_precision = precision
+            for handle in handles:
+                handle.remove()
+        assert seen == [[{"ieee"}, False, torch.float32]] * 2
 
     def test_a_code_is_nearest_to_its_own_entry(self, decoder: ImageDecoder) -> None:
         codes = random_codes(decoder, 2, 12)

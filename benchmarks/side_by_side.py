@@ -1,0 +1,116 @@
+"""What all benchmarks share: sides that take turns, their ratios, what this machine manages, and the last line.
+
+A ratio is the peer's time over ours, the median over turns of one run: above 1 when ours is faster. Times of different
+runs are not compared, since a shared machine is another one an hour later; the ceilings are measured in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+TABLE_BYTES = 512 << 20
+"""More than any cache holds."""
+STREAMS = (1, 8, 16)
+"""Places from which a table is read at once. One line per core leaves half of some memories idle."""
+TURNS = 6
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes, with what it started on a GPU."""
+    _wait()
+    started = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - started
+
+
+def interleaved(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of each turn by side, the sides taking turns. Nothing is warmed up: call each side before."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repetitions):
+        for name, work in sides.items():
+            times[name].append(seconds(work))
+    return times
+
+
+def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: statistics.median(column) for name, column in times.items()}
+
+
+def ratios(times: Mapping[str, Sequence[float]], ours: str) -> dict[str, float]:
+    """By peer, the median over turns of its time over ours in the same turn."""
+    return {
+        peer: statistics.median(theirs / mine for theirs, mine in zip(column, times[ours], strict=True))
+        for peer, column in times.items()
+        if peer != ours
+    }
+
+
+def read_bandwidth(device: str = "cpu") -> float:
+    """Bytes a second of reading a table once: the best of several reads, in each of the ways that torch offers."""
+    best = 0.0
+    for table in _tables(device):
+        for streams in STREAMS:
+            rows = table.view(streams, -1)
+            best = max(best, table.nbytes / min(seconds(lambda: rows.sum(1)) for _ in range(TURNS)))  # noqa: B023
+    return best
+
+
+def _tables(device: str) -> Iterator[Tensor]:
+    """float32, from the usual allocator and, where a CPU has them, on huge pages: the misses of small ones cost."""
+    yield torch.ones(TABLE_BYTES // 4, device=device)
+    if device == "cpu" and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, TABLE_BYTES)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        yield torch.frombuffer(memory, dtype=torch.float32).fill_(1)
+
+
+def gemm_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+    """Operations a second of a large matrix product without anything around it: the best of several shapes."""
+    best = 0.0
+    for rows, width, columns in ((1_024, 768, 6_144), (2_048, 2_048, 2_048)):
+        left = torch.randn(rows, width, device=device, dtype=dtype)
+        right = torch.randn(columns, width, device=device, dtype=dtype)
+        fastest = min(seconds(lambda: functional.linear(left, right)) for _ in range(TURNS))  # noqa: B023
+        best = max(best, 2 * rows * width * columns / fastest)
+    return best
+
+
+def machine() -> str:
+    """What the times below a card belong to."""
+    name = platform.machine()
+    cpus = Path("/proc/cpuinfo")
+    if cpus.exists():
+        models = (line.split(":", 1)[1].strip() for line in cpus.read_text().splitlines() if line.startswith("model n"))
+        name = next(models, name)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
+
+
+def peak_bytes() -> int:
+    """The largest memory that this process had. Not `ru_maxrss` on Linux: it survives exec and is the parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def print_last_line(benchmark: str, ratios: Mapping[str, float], **figures: object) -> None:
+    """One JSON document, for programs."""
+    print(json.dumps({"benchmark": benchmark, "ratios": dict(ratios), **figures}))
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,0 +1,48 @@
+"""How far a decoder of fewer bits is from the one that it was made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalsvc.decoders.decoder import ImageDecoder, to_uint8
+
+
+@dataclass(frozen=True)
+class PixelError:
+    """In grey levels 0…255, of the values that an image file would hold."""
+
+    images: int
+    mean: float
+    """Of the absolute differences of all channels of all pixels."""
+    maximum: int
+    changed: float
+    """Share of values that differ at all."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def pixel_error(
+    exact: ImageDecoder,
+    other: ImageDecoder,
+    codes: Tensor,  # [B, N] integers
+    grid: tuple[int, int] | None = None,
+) -> PixelError:
+    """Both decode `codes`. Raises InvalidData where they do not fit."""
+    levels = [to_uint8(decoder.decode(codes, grid)).cpu().short() for decoder in (exact, other)]
+    difference = (levels[0] - levels[1]).abs()
+    changed = (difference > 0).float().mean()
+    return PixelError(len(codes), float(difference.float().mean()), int(difference.max()), float(changed))
+
+
+def probe_codes(decoder: ImageDecoder, images: int = 4, seed: int = 0) -> Tensor:  # [images, N] int64
+    """Codes to compare on where no real ones are at hand: patches of them, since an image repeats itself."""
+    side = decoder.resolution // decoder.downsampling
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randint(0, decoder.codebook_size, (images, -(-side // 4), -(-side // 4)), generator=generator)
+    large = small.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return large[:, :side, :side].flatten(1)
