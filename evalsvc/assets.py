@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from evalsvc.checkpoints import hash_files
+from evalsvc.checkpoints import hash_files, identify
 from evalsvc.data_files import missing_package
 from evalsvc.errors import AssetCorrupt, AssetMissing, CheckpointError, DataDirectoryUnusable, UnknownName
 
@@ -55,6 +55,21 @@ class Asset:
     member_sha256: str = ""
     tensors: str | None = None
     """Digest of the tensors (`weights.tensor_digest`), whatever file they come in. None: the file is kept as it is."""
+    parts: tuple[tuple[Source, ...], ...] = ()
+    """Of an asset that is a folder: the addresses of each of its files, tried in turn. Then there are no `sources`."""
+
+    @property
+    def address(self) -> str:
+        """Where it comes from, in the first place."""
+        return self.parts[0][0].url.rpartition("/")[0] if self.parts else self.sources[0].url
+
+
+def _hugging_face(name: str, repository: str, megabytes: int, purpose: str, *files: str) -> Asset:
+    """A model's folder: these files, and its weights in either of the forms that they are published in."""
+    url = f"https://huggingface.co/{repository}/resolve/main/"
+    weights = (Source(url + "model.safetensors", None), Source(url + "pytorch_model.bin", None))
+    parts = (*((Source(url + file, None),) for file in files), weights)
+    return Asset(name, name, megabytes, f"feature extractor: {purpose}", (), parts=parts)
 
 
 def _movqgan(size: str, megabytes: int) -> Asset:
@@ -85,6 +100,32 @@ ASSETS = {
         _movqgan("67M", 270),
         _movqgan("102M", 410),
         _movqgan("270M", 1080),
+        _hugging_face(
+            "clip-vit-b-32",
+            "openai/clip-vit-base-patch32",
+            605,
+            "CLIP ViT-B/32, for CLIPScore",
+            "config.json",
+            "preprocessor_config.json",
+            "tokenizer.json",
+        ),
+        _hugging_face(
+            "clip-vit-l-14-336",
+            "openai/clip-vit-large-patch14-336",
+            1710,
+            "CLIP ViT-L/14 at 336 pixels, for CMMD and CLIPScore",
+            "config.json",
+            "preprocessor_config.json",
+            "tokenizer.json",
+        ),
+        _hugging_face(
+            "dinov2-vit-l-14",
+            "facebook/dinov2-large",
+            1220,
+            "DINOv2 ViT-L/14, for FD-DINOv2",
+            "config.json",
+            "preprocessor_config.json",
+        ),
     )
 }
 
@@ -110,7 +151,7 @@ def find_asset(name: str) -> Asset:
 
 
 def locate_asset(name: str, folder: Path) -> Path:
-    """The file of a pulled asset. It is not read: a wrong size is noticed, `pull` checks the whole.
+    """The file or folder of a pulled asset. It is not read: a wrong size is noticed, `pull` checks the whole.
 
     Raises:
         UnknownName: there is no such asset.
@@ -119,16 +160,19 @@ def locate_asset(name: str, folder: Path) -> Path:
     """
     asset = find_asset(name)
     path, record = folder / asset.file, read_record(name, folder)
-    if record is None or not path.is_file():
+    if record is None or not _is_there(asset, path):
         raise AssetMissing(
             f"the asset {name} ({asset.purpose}) is not in {folder}; run: evalsvc assets pull {name} "
-            f"(about {asset.megabytes} MB), or with a file that you have: evalsvc assets pull {name} --from PATH"
+            f"(about {asset.megabytes} MB), or with {'a folder' if asset.parts else 'a file'} that you have: "
+            f"evalsvc assets pull {name} --from PATH"
         )
-    if path.stat().st_size != record.size:
-        raise AssetCorrupt(
-            f"{path} has {path.stat().st_size:,} bytes instead of {record.size:,}; run: evalsvc assets pull {name}"
-        )
+    if (size := identify(path).size) != record.size:
+        raise AssetCorrupt(f"{path} has {size:,} bytes instead of {record.size:,}; run: evalsvc assets pull {name}")
     return path
+
+
+def _is_there(asset: Asset, path: Path) -> bool:
+    return path.is_dir() if asset.parts else path.is_file()
 
 
 def read_record(name: str, folder: Path) -> Record | None:
@@ -157,9 +201,11 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
         folder.mkdir(parents=True, exist_ok=True)
         if source is None and (path := _whole(asset, folder)) is not None:
             return path
+        progress = progress or (lambda done, total: None)
         if source is not None:
-            return _take(asset, folder, Path(source).expanduser())
-        return _fetch(asset, folder, progress or (lambda done, total: None))
+            take = _take_folder if asset.parts else _take
+            return take(asset, folder, Path(source).expanduser())
+        return _fetch_folder(asset, folder, progress) if asset.parts else _fetch(asset, folder, progress)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataDirectoryUnusable(
@@ -169,9 +215,9 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
 
 
 def _whole(asset: Asset, folder: Path) -> Path | None:
-    """The asset's file if it is still what was pulled; None where it is not there, or no longer."""
+    """The asset if it is still what was pulled; None where it is not there, or no longer."""
     path, record = folder / asset.file, read_record(asset.name, folder)
-    if record is None or not path.is_file() or hash_files(path) != record.sha256:
+    if record is None or not _is_there(asset, path) or hash_files(path) != record.sha256:
         return None
     return path
 
@@ -340,7 +386,7 @@ def _convert(asset: Asset, path: Path, target: Path) -> None:
     try:
         from safetensors.torch import save_file
 
-        from evalsvc.inception_weights import read_inception
+        from evalsvc.inception_weights import read_inception, trunk
         from evalsvc.weights import tensor_digest
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", f"the asset {asset.name}") from None
@@ -348,12 +394,81 @@ def _convert(asset: Asset, path: Path, target: Path) -> None:
         tensors = read_inception(path)
     except CheckpointError as error:
         raise AssetCorrupt(error.message) from error
-    if (found := tensor_digest(tensors)) != asset.tensors:
+    if (found := tensor_digest(trunk(tensors))) != asset.tensors:
         raise AssetCorrupt(
             f"{path} holds other weights than {asset.name}: the digest of its tensors is {found}, expected "
             f"{asset.tensors}; distances by them would be no FID"
         )
     save_file(tensors, target)
+
+
+# assets that are folders
+
+
+def _take_folder(asset: Asset, folder: Path, path: Path) -> Path:
+    """A local folder as the asset: the files that it is made of, and none of the others."""
+    if not path.is_dir():
+        raise AssetMissing(f"--from {path}: there is no such folder; give the folder of the asset {asset.name}")
+    chosen = []
+    for sources in asset.parts:
+        names = [_name(source) for source in sources]
+        found = next((name for name in names if (path / name).is_file()), None)
+        if found is None:
+            raise AssetMissing(f"--from {path}: the folder has no {' or '.join(names)}, which {asset.name} needs")
+        chosen.append(found)
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
+        fresh = Path(temporary) / "fresh"
+        fresh.mkdir()
+        for name in chosen:
+            shutil.copyfile(path / name, fresh / name)
+        return _install_folder(asset, folder, fresh, str(path.absolute()))
+
+
+def _fetch_folder(asset: Asset, folder: Path, progress: Progress) -> Path:
+    """Its files, one after the other. All are kept as partial ones until the last is there."""
+    staging = folder / f"{asset.file}.partial"
+    staging.mkdir(exist_ok=True)
+    names = [_fetch_part(asset, sources, staging, progress) for sources in asset.parts]
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as temporary:
+        fresh = Path(temporary) / "fresh"
+        fresh.mkdir()
+        for name in names:
+            (staging / f"{name}.partial").replace(fresh / name)
+        shutil.rmtree(staging)
+        return _install_folder(asset, folder, fresh, asset.address)
+
+
+def _fetch_part(asset: Asset, sources: tuple[Source, ...], staging: Path, progress: Progress) -> str:
+    """One file of a folder, from the first address that has it; returns its name."""
+    attempts: list[AssetMissing | AssetCorrupt] = []
+    for source in sources:
+        try:
+            _download(source, staging / f"{_name(source)}.partial", None, progress)
+        except (AssetMissing, AssetCorrupt) as error:
+            attempts.append(error)
+        else:
+            return _name(source)
+    raise type(attempts[-1])(
+        f"the asset {asset.name} could not be had: {'; '.join(error.message for error in attempts)}. "
+        f"With a folder that you have: evalsvc assets pull {asset.name} --from PATH"
+    )
+
+
+def _install_folder(asset: Asset, folder: Path, fresh: Path, source: str) -> Path:
+    """Put a complete folder in the asset's place. Its record comes first, as a file's does."""
+    target = folder / asset.file
+    for file in fresh.iterdir():
+        file.chmod(0o644)
+    digest = hash_files(fresh)
+    _write_record(asset, folder, Record(asset.name, source, digest, digest, identify(fresh).size))
+    if target.is_dir():
+        shutil.rmtree(target)
+    fresh.replace(target)
+    return target
+
+
+def _name(source: Source) -> str:
+    return source.url.rpartition("/")[2]
 
 
 def _write_record(asset: Asset, folder: Path, record: Record) -> None:

@@ -1,8 +1,8 @@
 """The list of everything that can be named: one line a component, as `"name": "module:attribute"`.
 
 Nothing is imported until it is asked for, so listing needs neither torch nor the component's packages.
-Installed packages add to it by entry points of the groups `evalsvc.decoders`, `evalsvc.models` and
-`evalsvc.tasks`.
+Installed packages add to it by entry points of the groups `evalsvc.decoders`, `evalsvc.features`, `evalsvc.metrics`,
+`evalsvc.models` and `evalsvc.tasks`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,26 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "movqgan": "evalsvc.decoders.movqgan:MoVQGAN",
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",
     },
+    "features": {
+        "clip": "evalsvc.features.clip:CLIP",
+        "dinov2": "evalsvc.features.dinov2:DINOv2",
+        "inception": "evalsvc.features.inception:Inception",
+    },
+    "metrics": {
+        "clip_score": "evalsvc.metrics.clip_score:CLIP_SCORE",
+        "cmmd": "evalsvc.metrics.cmmd:CMMD",
+        "coverage": "evalsvc.metrics.prdc:COVERAGE",
+        "density": "evalsvc.metrics.prdc:DENSITY",
+        "fd_dinov2": "evalsvc.metrics.fid:FD_DINOV2",
+        "fid": "evalsvc.metrics.fid:FID",
+        "fid64": "evalsvc.metrics.fid:FID64",
+        "fid64_infinity": "evalsvc.metrics.fid_infinity:FID64_INFINITY",
+        "fid_infinity": "evalsvc.metrics.fid_infinity:FID_INFINITY",
+        "inception_score": "evalsvc.metrics.inception_score:INCEPTION_SCORE",
+        "kid": "evalsvc.metrics.kid:KID",
+        "precision": "evalsvc.metrics.prdc:PRECISION",
+        "recall": "evalsvc.metrics.prdc:RECALL",
+    },
     "models": {
         "open_lm": "evalsvc.models.loading:load_model",
     },
@@ -30,6 +50,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "text_to_image": "evalsvc.tasks.text_to_image:TextToImage",
     },
 }
+
+EXTRAS = {"transformers": "features"}
+"""Packages that come with another extra than `worker`."""
 
 
 def names(group: str) -> list[str]:
@@ -53,8 +76,10 @@ def load(group: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "evalsvc":
             raise
+        missing = str(error.name).partition(".")[0]
         raise MissingPackage(
-            f"{group.removesuffix('s')} {name!r} needs the package {error.name!r}; run: pip install 'evalsvc[worker]'"
+            f"{group.removesuffix('s')} {name!r} needs the package {missing!r}; "
+            f"run: pip install 'evalsvc[{EXTRAS.get(missing, 'worker')}]'"
         ) from None
 
 

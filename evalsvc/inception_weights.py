@@ -1,9 +1,9 @@
 """The weights of FID's Inception network, out of any of the files that they are published in.
 
 torch-fidelity's and pytorch-fid's state dicts, NVIDIA's TorchScript program (whole, or the trunk alone), and our own
-safetensors hold the same tensors under different names; here they get torch-fidelity's. The classifier `fc` is left
-out: no feature needs it, and not every file has it. Nothing is executed: of a TorchScript program only the tensors are
-read.
+safetensors hold the same tensors under different names; here they get torch-fidelity's. Not every file has the
+classifier, which the Inception Score alone needs; its bias is left out, since the score's definition does so. Nothing
+is executed: of a TorchScript program only the tensors are read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,16 @@ from evalsvc.weights import is_plain, listed, read_weights
 PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 """Of each convolution, under torch-fidelity's names."""
 
+CLASSIFIER = "fc.weight"
+CLASSIFIER_SHAPE = (1008, 2048)
+
 MAX_PROGRAM = 50_000_000  # bytes of a TorchScript file's pickle; it lists tensors and holds none
 
 
 def read_inception(path: Path) -> dict[str, Tensor]:
     """The 94 convolutions with their batch norms: 470 float32 tensors by torch-fidelity's names.
+
+    And the classifier's weight, where the file has one: of zeros, as in converted files without one, it is none.
 
     Raises:
         CheckpointError: a leaf of it says why the file cannot be read, or which tensors are missing or wrongly shaped.
@@ -43,7 +48,16 @@ def read_inception(path: Path) -> dict[str, Tensor]:
     )
     if problems:
         raise CheckpointMismatch(f"{path} is not FID's Inception network; {'; '.join(problems)}")
-    return {name: tensors[name].to(torch.float32) for name in names}
+    found = {name: tensors[name].to(torch.float32) for name in names}
+    classifier = tensors.get(CLASSIFIER)
+    if classifier is not None and is_plain(classifier) and classifier.shape == CLASSIFIER_SHAPE and classifier.any():
+        found[CLASSIFIER] = classifier.to(torch.float32)
+    return found
+
+
+def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that features depend on: all but the classifier's."""
+    return {name: tensor for name, tensor in tensors.items() if name != CLASSIFIER}
 
 
 def _numbered(name: str, index: int) -> str:
@@ -138,6 +152,8 @@ def _read_program(path: Path) -> dict[str, Tensor]:
             tensors[f"{ours}.{parts[part]}"] = tensor
             # The network was trained without the scale of batch norm; torch-fidelity's file has ones there.
             tensors[f"{ours}.bn.weight"] = torch.ones(len(tensor))
+        elif tensor.shape == CLASSIFIER_SHAPE:
+            tensors[CLASSIFIER] = tensor
     return tensors
 
 

@@ -329,8 +329,60 @@ class TestWheel:
             pull("decoder", tmp_path)
 
 
+class TestFolder:
+    """A model in several files, of which the weights come in one form or another."""
+
+    @pytest.fixture
+    def folder(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> Asset:
+        address = server.url.replace("/resolve/weights.ckpt", "/folder/")
+        config, weights = Source(address + "config.json", None), Source(address + "pytorch_model.bin", None)
+        absent = Source("http://127.0.0.1:9/model.safetensors", None)
+        return register(monkeypatch, Asset("model", "model", 5, "features", (), parts=((config,), (absent, weights))))
+
+    def test_whole(self, folder: Asset, server: Server, tmp_path: Path) -> None:
+        path = pull("model", tmp_path)
+        assert path == tmp_path / "model" == locate_asset("model", tmp_path) == pull("model", tmp_path)
+        assert files(path) == ["config.json", "pytorch_model.bin"]
+        assert (path / "pytorch_model.bin").read_bytes() == CONTENT
+        assert files(tmp_path) == ["model", "model.json"]
+        assert len(server.requested) == 2, "what is there is not fetched again"
+
+    def test_breaks_off(self, folder: Asset, server: Server, tmp_path: Path) -> None:
+        server.break_after = 3_000_000
+        with pytest.raises(AssetMissing, match=r"With a folder that you have: .* model --from PATH"):
+            pull("model", tmp_path)
+        with pytest.raises(AssetMissing, match="or with a folder that you have"):
+            locate_asset("model", tmp_path)
+        assert files(pull("model", tmp_path)) == ["config.json", "pytorch_model.bin"]
+        assert files(tmp_path) == ["model", "model.json"]
+
+    def test_damaged_is_noticed_and_fetched_again(self, folder: Asset, tmp_path: Path) -> None:
+        path = pull("model", tmp_path)
+        (path / "config.json").write_bytes(b"{}")
+        with pytest.raises(AssetCorrupt, match="5,120,002 bytes instead of 10,240,000; run: evalsvc assets pull model"):
+            locate_asset("model", tmp_path)
+        assert (pull("model", tmp_path) / "config.json").read_bytes() == CONTENT
+
+    def test_from_a_folder(self, folder: Asset, server: Server, tmp_path: Path) -> None:
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        for name in ("config.json", "model.safetensors", "README.md"):
+            (mine / name).write_text(name)
+        path = pull("model", tmp_path / "assets", mine)
+        assert (files(path), server.requested) == (["config.json", "model.safetensors"], [])
+        assert (path / "config.json").read_text() == "config.json"
+
+    def test_from_a_folder_that_lacks_something(self, folder: Asset, tmp_path: Path) -> None:
+        (tmp_path / "config.json").touch()
+        with pytest.raises(AssetMissing, match=r"has no model\.safetensors or pytorch_model\.bin, which model needs"):
+            pull("model", tmp_path / "assets", tmp_path)
+        with pytest.raises(AssetMissing, match="there is no such folder"):
+            pull("model", tmp_path / "assets", tmp_path / "config.json")
+
+
 @pytest.mark.parametrize("asset", ASSETS.values(), ids=lambda asset: asset.name)
 def test_official_addresses_are_encrypted_and_named(asset: Asset) -> None:
-    assert asset.sources
-    assert all(source.url.startswith("https://") for source in asset.sources)
+    addresses = [*asset.sources, *(source for part in asset.parts for source in part)]
+    assert addresses
+    assert all(source.url.startswith("https://") for source in addresses)
     assert asset.purpose

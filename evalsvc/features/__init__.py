@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalsvc.features.inception import Inception
-from evalsvc.inception_weights import read_inception
+from evalsvc import catalog
+from evalsvc.features.extractor import FeatureExtractor
 
-__all__ = ["Inception", "load_extractor"]
+__all__ = ["FeatureExtractor", "load_extractor"]
 
 
-def load_extractor(path: str | Path, *, device: str = "cpu") -> Inception:
-    """FID's Inception network from any of its published files; see `inception_weights.py`.
+def load_extractor(kind: str, path: str | Path, *, device: str = "cpu") -> FeatureExtractor:
+    """The extractor in a file or folder. `kind` is `inception`, `clip`, `dinov2`, or one that a package adds.
 
     Raises:
+        UnknownName: there is no such kind; near misses are named.
+        MissingPackage: the kind needs a package that is not installed.
         CheckpointError: the file cannot be read, or holds another network.
+        InvalidModelConfig: the folder's configuration is incomplete, or is of another network.
         NonFinite: NaN or infinity in the weights.
     """
-    return Inception(read_inception(Path(path)), device=device)
+    extractor: FeatureExtractor = catalog.load("features", kind).from_path(Path(path), device=device)
+    return extractor

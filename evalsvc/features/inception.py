@@ -1,38 +1,50 @@
 """FID's Inception network: the one of 2015-12-05 that the metric is defined by, for inference.
 
 The layers are torch-fidelity's (0.4.0, `feature_extractor_inceptionv3.py`); they differ from torchvision's Inception in
-their pools. Batch norms are folded into the convolutions and memory is laid out channels last: 1.6 times as fast, with
-features equal to 2e-6.
+their pools. Batch norms are folded into the convolutions, an average is taken after the convolution that follows it,
+which has fewer channels, and memory is laid out channels last. On a CPU, oneDNN gets the weights in its own order and
+rectifies while it writes. Features are equal to 2e-6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidRequest, NonFinite
+from evalsvc.errors import CheckpointMismatch, NonFinite
+from evalsvc.features.extractor import FeatureExtractor
+from evalsvc.inception_weights import CLASSIFIER, read_inception, trunk
 from evalsvc.weights import some, tensor_digest
 
 Resize = Literal["pil-bicubic", "tf1-bilinear"]
 
 SIZE = 299
 TAPS = (64, 2048)
+LOGITS = 1008
+"""The tap of the classifier's logits, where the weights have one."""
 EPSILON = 1e-3
 """Of the batch norms."""
-IMAGES_AT_ONCE = 32
-"""The stem's activations of so many images take 400 MB."""
 
 
-class Inception:
-    """Images to features, in full float32 whatever the process allows elsewhere."""
+class Inception(FeatureExtractor):
+    """Images to features: the stem's means, the pooled features of FID, and the logits of the Inception Score.
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, device: str = "cpu") -> None:
+    Logits come without the classifier's bias, as the original score and torch-fidelity's have them.
+    """
+
+    kind: ClassVar[str] = "inception"
+    resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic", "tf1-bilinear")
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, device: str = "cpu", fused: bool | None = None) -> None:
         """`tensors` are those of `read_inception`, with the batch norms apart.
+
+        `fused`: whether oneDNN rectifies with the convolution [where it is]; it is the same function.
 
         Raises:
             NonFinite: NaN or infinity in them.
@@ -41,9 +53,12 @@ class Inception:
         broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
         if broken:
             raise NonFinite(f"the Inception weights hold NaN or infinity in {some(broken)}; pull them again")
-        self.digest = tensor_digest(tensors)
+        self.digest = tensor_digest(trunk(tensors))
         """Of the tensors before folding, under torch-fidelity's names: the same for every file that they come in."""
+        self._whole_digest = tensor_digest(tensors) if CLASSIFIER in tensors else self.digest
         self.device = torch.device(device)
+        # More do not fit into a CPU's caches.
+        self.images_at_once = 8 if self.device.type == "cpu" else 64
         network = _Network()
         try:
             network.load_state_dict(fold_batch_norms(tensors))
@@ -51,41 +66,42 @@ class Inception:
             raise CheckpointMismatch(f"the weights are of another network than FID's Inception: {error}") from None
         network.requires_grad_(False)
         self._network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in self._network.modules():
+            if isinstance(module, _Conv):
+                module.fused = _can_fuse(self.device) if fused is None else fused
+        self._classifier = tensors[CLASSIFIER].to(device) if CLASSIFIER in tensors else None
+        self.taps = TAPS if self._classifier is None else (*TAPS, LOGITS)
 
-    @torch.inference_mode()
-    def features(
+    @classmethod
+    def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
+        """From any of the network's published files; see `inception_weights.py`."""
+        return cls(read_inception(path), device=device)
+
+    def digest_of(self, tap: int) -> str:
+        """The logits depend on the classifier too, which not every file of the same trunk has."""
+        return self._whole_digest if tap == LOGITS else self.digest
+
+    def extract(
         self,
         images: Tensor,  # [B, 3, H, W] uint8
-        resize: Resize,
-        taps: Collection[int] = TAPS,
+        resize: str,
+        taps: Collection[int],
     ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """Features of `images`, on this extractor's device. The first tap alone takes a tenth of the work.
+        """The first tap alone takes a tenth of the work."""
+        pixels = RESIZES[resize](images.to(self.device, torch.float32))
+        inputs = pixels.sub_(128).div_(128).contiguous(memory_format=torch.channels_last)
+        found: dict[int, Tensor] = self._network(inputs, deep=set(taps) != {64})
+        if LOGITS in taps and self._classifier is not None:
+            found[LOGITS] = functional.linear(found[2048], self._classifier)
+        return found
 
-        Raises:
-            InvalidData: the images have another shape or dtype.
-            InvalidRequest: there is no such tap or resize.
-        """
-        _check(images, resize, taps)
-        rows: dict[int, list[Tensor]] = {tap: [] for tap in taps}
-        with _full_precision(self.device):
-            for batch in torch.split(images, IMAGES_AT_ONCE):
-                pixels = RESIZES[resize](batch.to(self.device, torch.float32))
-                inputs = ((pixels - 128) / 128).contiguous(memory_format=torch.channels_last)
-                for tap, found in self._network(inputs, deep=2048 in taps).items():
-                    if tap in rows:
-                        rows[tap].append(found)
-        empty = torch.empty(0, device=self.device)
-        return {tap: torch.cat(parts) if parts else empty.reshape(0, tap) for tap, parts in rows.items()}
-
-
-def _check(images: Tensor, resize: str, taps: Collection[int]) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or 0 in images.shape[2:]:
-        found = f"{str(images.dtype)[6:]} {list(images.shape)}"
-        raise InvalidData(f"images are {found}; they must be uint8 [B, 3, H, W]")
-    if resize not in RESIZES:
-        raise InvalidRequest(f"resize is {resize!r}; it must be one of {', '.join(RESIZES)}")
-    if not taps or not set(taps) <= set(TAPS):
-        raise InvalidRequest(f"taps are {sorted(taps)}; there are {', '.join(map(str, TAPS))}")
+    def advice(self, taps: Collection[int]) -> str:
+        if LOGITS not in taps:
+            return ""
+        return (
+            "; these weights are without the classifier that logits come from: pull a file that has it, such as "
+            "torch-fidelity's weights-inception-2015-12-05-6726825d.pth: evalsvc assets pull inception --from PATH"
+        )
 
 
 def resize_pil_bicubic(
@@ -93,11 +109,37 @@ def resize_pil_bicubic(
 ) -> Tensor:  # [B, 3, 299, 299]
     """clean-fid's mode `clean`: PIL's bicubic filter with antialiasing, clipped and not rounded to whole levels.
 
-    Within 0.005 grey levels of PIL. Source: clean-fid 0.1.35, `resize.py`.
+    Within 0.005 grey levels of PIL. Source: clean-fid 0.1.35, `resize.py`; Pillow, `Resample.c`. As two matrix products
+    it takes a third of the time of `interpolate`, which in float32 is up to 0.007 levels off.
     """
-    # PIL places its filter in float64; in float32 noise comes out up to 0.007 levels off.
-    resized = functional.interpolate(images.double(), (SIZE, SIZE), mode="bicubic", antialias=True)
-    return resized.float().clamp(0, 255)
+    rows, columns = (bicubic_filter(size, SIZE).to(images.device) for size in images.shape[2:])
+    return (rows @ (images @ columns.T)).clamp_(0, 255)
+
+
+@lru_cache(maxsize=16)
+def bicubic_filter(size: int, target: int) -> Tensor:  # [target, size] float32
+    """PIL's bicubic filter along one side: the weights that make each target pixel of the source's.
+
+    Placed and normalised in float64. When the image shrinks, the filter is as wide as the source's pixels are many.
+    """
+    scale = size / target
+    width = max(scale, 1.0)
+    centres = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
+    pixels = torch.arange(size, dtype=torch.float64)
+    # Which pixels count is decided by whole numbers, as PIL does: the borders of the filter are cut off there.
+    first = (centres - 2 * width + 0.5).floor().clamp_min(0)
+    last = (centres + 2 * width + 0.5).floor().clamp_max(size)
+    weights = _bicubic((pixels + 0.5 - centres[:, None]) / width)
+    weights *= (pixels >= first[:, None]) & (pixels < last[:, None])
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _bicubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution with a = -1/2, the one that PIL has."""
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
 def resize_tf1_bilinear(
@@ -125,24 +167,6 @@ def _tf1_grid(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 RESIZES = {"pil-bicubic": resize_pil_bicubic, "tf1-bilinear": resize_tf1_bilinear}
 """Named, because they make different metrics of one FID: 45.3 and 46.8 on the same images."""
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """No TF32, no bf16: cuDNN's convolutions use TF32 unless told otherwise, and a caller may have allowed more.
-
-    Both sides of a distance must have been computed alike: the same images in bf16 have a FID of 0.09 to themselves.
-    """
-    backends = (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
 
 
 def fold_batch_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,8 +201,8 @@ class _Network(nn.Module):
         self.Mixed_6d = _BlockC(160)
         self.Mixed_6e = _BlockC(192)
         self.Mixed_7a = _BlockD(768)
-        self.Mixed_7b = _BlockE(1280, _average)
-        self.Mixed_7c = _BlockE(2048, _maximum)
+        self.Mixed_7b = _BlockE(1280, _AveragedConv(1280, 192, 1))
+        self.Mixed_7c = _BlockE(2048, _MaximumConv(2048, 192, 1))
 
     def forward(
         self,
@@ -200,10 +224,34 @@ class _Network(nn.Module):
 
 
 class _Conv(nn.Conv2d):
-    """A convolution with its folded batch norm, and what follows each of them."""
+    """A convolution with its folded batch norm, and the rectifier that follows each of them."""
+
+    fused = False
+    """Whether oneDNN does both at once, with the weights in the order in which it reads them."""
+    rectified = True
+    _packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu_(super().forward(x))
+        if self.fused:
+            return self._forward_fused(x)
+        x = super().forward(x)
+        return functional.relu_(x) if self.rectified else x
+
+    def _forward_fused(self, x: Tensor) -> Tensor:
+        place = (self.padding, self.stride, self.dilation, self.groups)
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *place, list(x.shape))
+        after = "relu" if self.rectified else "none"
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *place, after, [], "")
+        return found
+
+
+def _can_fuse(device: torch.device) -> bool:
+    """The operations that torch's own compiler uses on CPUs; they are no promised interface, so they may go."""
+    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    there = available and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    return device.type == "cpu" and there
 
 
 def _average(x: Tensor) -> Tensor:
@@ -211,9 +259,20 @@ def _average(x: Tensor) -> Tensor:
     return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def _maximum(x: Tensor) -> Tensor:
+class _AveragedConv(_Conv):
+    """The average and the 1×1 convolution behind it, in the other order: the sums are the same."""
+
+    rectified = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu_(_average(super().forward(x)))
+
+
+class _MaximumConv(_Conv):
     """The published network has a maximum in its last block, where its paper has an average."""
-    return functional.max_pool2d(x, 3, stride=1, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.max_pool2d(x, 3, stride=1, padding=1))
 
 
 class _BlockA(nn.Module):
@@ -225,14 +284,14 @@ class _BlockA(nn.Module):
         self.branch3x3dbl_1 = _Conv(inner, 64, 1)
         self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = _Conv(96, 96, 3, padding=1)
-        self.branch_pool = _Conv(inner, pooled, 1)
+        self.branch_pool = _AveragedConv(inner, pooled, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         branches = [
             self.branch1x1(x),
             self.branch5x5_2(self.branch5x5_1(x)),
             self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-            self.branch_pool(_average(x)),
+            self.branch_pool(x),
         ]
         return torch.cat(branches, 1)
 
@@ -266,7 +325,7 @@ class _BlockC(nn.Module):
         self.branch7x7dbl_3 = _Conv(width, width, (1, 7), padding=(0, 3))
         self.branch7x7dbl_4 = _Conv(width, width, (7, 1), padding=(3, 0))
         self.branch7x7dbl_5 = _Conv(width, 192, (1, 7), padding=(0, 3))
-        self.branch_pool = _Conv(768, 192, 1)
+        self.branch_pool = _AveragedConv(768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
@@ -274,7 +333,7 @@ class _BlockC(nn.Module):
             self.branch1x1(x),
             self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
             self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
-            self.branch_pool(_average(x)),
+            self.branch_pool(x),
         ]
         return torch.cat(branches, 1)
 
@@ -299,9 +358,8 @@ class _BlockD(nn.Module):
 
 
 class _BlockE(nn.Module):
-    def __init__(self, inner: int, pool: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, inner: int, branch_pool: _Conv) -> None:
         super().__init__()
-        self._pool = pool
         self.branch1x1 = _Conv(inner, 320, 1)
         self.branch3x3_1 = _Conv(inner, 384, 1)
         self.branch3x3_2a = _Conv(384, 384, (1, 3), padding=(0, 1))
@@ -310,7 +368,7 @@ class _BlockE(nn.Module):
         self.branch3x3dbl_2 = _Conv(448, 384, 3, padding=1)
         self.branch3x3dbl_3a = _Conv(384, 384, (1, 3), padding=(0, 1))
         self.branch3x3dbl_3b = _Conv(384, 384, (3, 1), padding=(1, 0))
-        self.branch_pool = _Conv(inner, 192, 1)
+        self.branch_pool = branch_pool
 
     def forward(self, x: Tensor) -> Tensor:
         single = self.branch3x3_1(x)
@@ -321,6 +379,6 @@ class _BlockE(nn.Module):
             self.branch3x3_2b(single),
             self.branch3x3dbl_3a(double),
             self.branch3x3dbl_3b(double),
-            self.branch_pool(self._pool(x)),
+            self.branch_pool(x),
         ]
         return torch.cat(branches, 1)

@@ -18,15 +18,20 @@ from evalsvc.assets import ASSETS
 from evalsvc.errors import (
     CheckpointMismatch,
     CheckpointNotFound,
-    InvalidData,
     InvalidRequest,
     NonFinite,
     NotACheckpoint,
     UnsafeCheckpoint,
 )
-from evalsvc.features import Inception, load_extractor
-from evalsvc.features.inception import RESIZES, fold_batch_norms, resize_pil_bicubic, resize_tf1_bilinear
-from evalsvc.inception_weights import NVIDIA_NAMES, PARTS, read_inception
+from evalsvc.features import load_extractor
+from evalsvc.features.inception import (
+    RESIZES,
+    Inception,
+    fold_batch_norms,
+    resize_pil_bicubic,
+    resize_tf1_bilinear,
+)
+from evalsvc.inception_weights import CLASSIFIER, NVIDIA_NAMES, PARTS, read_inception
 from evalsvc.metrics.frechet import Moments, frechet_distance
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fid" / "coco_smoke.json"
@@ -38,7 +43,7 @@ Features = Callable[[str], tuple[dict[int, Tensor], dict[int, Tensor]]]
 
 @pytest.fixture(scope="module")
 def extractor(inception_path: Path) -> Inception:
-    return load_extractor(inception_path)
+    return Inception.from_path(inception_path)
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +76,6 @@ def torch_fidelitys(weights: Path) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     return FeatureExtractorInceptionV3("theirs", ["64", "2048"], feature_extractor_weights_path=str(weights))
-
-
-@pytest.fixture
-def noise() -> Tensor:
-    return torch.randint(0, 256, (5, 3, 40, 50), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
 
 
 def clean_fid_resize(images: Tensor) -> Tensor:
@@ -183,51 +183,62 @@ class TestParity:
 
 
 class TestFeatures:
-    def test_one_by_one_equals_a_batch(self, extractor: Inception, noise: Tensor) -> None:
-        together = extractor.features(noise, "pil-bicubic")
-        for tap, expected in together.items():
-            apart = torch.cat([extractor.features(image[None], "pil-bicubic")[tap] for image in noise])
-            assert relative_error(apart, expected) < 1e-5
-
     def test_small_tap_alone(self, extractor: Inception, noise: Tensor) -> None:
         found = extractor.features(noise, "tf1-bilinear", (64,))
         assert list(found) == [64]
         assert torch.equal(found[64], extractor.features(noise, "tf1-bilinear")[64])
 
-    def test_full_precision_whatever_is_allowed_elsewhere(self, extractor: Inception, noise: Tensor) -> None:
-        """One caller's faster mode must not make its numbers incomparable with another's."""
-        expected = extractor.features(noise, "pil-bicubic")[2048]
-        before = torch.backends.mkldnn.conv.fp32_precision
-        torch.backends.mkldnn.conv.fp32_precision = "bf16"
-        try:
-            with torch.autocast("cpu", torch.bfloat16):
-                found = extractor.features(noise, "pil-bicubic")[2048]
-            assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
-        finally:
-            torch.backends.mkldnn.conv.fp32_precision = before
-        assert torch.equal(found, expected)
-
-    def test_no_images(self, extractor: Inception) -> None:
-        found = extractor.features(torch.empty(0, 3, 8, 8, dtype=torch.uint8), "pil-bicubic")
-        assert {tap: tuple(rows.shape) for tap, rows in found.items()} == {64: (0, 64), 2048: (0, 2048)}
-
-    @pytest.mark.parametrize(
-        "images",
-        [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)],
-    )
-    def test_what_is_no_image(self, extractor: Inception, images: Tensor) -> None:
-        with pytest.raises(InvalidData, match=r"they must be uint8 \[B, 3, H, W\]"):
-            extractor.features(images, "pil-bicubic")
-
-    def test_unknown_tap_and_resize(self, extractor: Inception, noise: Tensor) -> None:
-        with pytest.raises(InvalidRequest, match="it must be one of pil-bicubic, tf1-bilinear"):
-            extractor.features(noise, "nearest")  # type: ignore[arg-type]
-        with pytest.raises(InvalidRequest, match="there are 64, 2048"):
-            extractor.features(noise, "pil-bicubic", (192,))
+    def test_fused_equals_plain(self, extractor: Inception, inception_path: Path, noise: Tensor) -> None:
+        """Elsewhere than on a CPU, and with a torch that lacks oneDNN's operations, the plain form runs."""
+        plain = Inception(read_inception(inception_path), fused=False)
+        found, expected = (each.features(noise, "pil-bicubic") for each in (extractor, plain))
+        assert all(relative_error(found[tap], expected[tap]) < 2e-6 for tap in found)
+        convolutions = [module for module in extractor._network.modules() if isinstance(module, nn.Conv2d)]
+        assert all(convolution._packed is not None for convolution in convolutions)
 
     def test_resizes_are_different_metrics(self, smoke_features: Features) -> None:
         found = [distance(*(features[64] for features in smoke_features(resize))) for resize in RESIZES]
         assert abs(found[0] / found[1] - 1) > 0.01
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Tensor:
+    return torch.randn(1008, 2048, generator=torch.Generator().manual_seed(8)) / 45
+
+
+class TestLogits:
+    def test_are_torch_fidelitys_of_the_inception_score(
+        self, inception_path: Path, state_dict_file: Path, classifier: Tensor, noise: Tensor, tmp_path: Path
+    ) -> None:
+        """Without the bias, though files hold one."""
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        path = tmp_path / "whole.pth"
+        torch.save(torch.load(state_dict_file) | {"fc.weight": classifier, "fc.bias": torch.ones(1008)}, path)
+        name = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("isc")
+        theirs = FeatureExtractorInceptionV3("theirs", [name], feature_extractor_weights_path=str(path))
+        ours = load_extractor("inception", path)
+        assert ours.taps == (64, 2048, 1008)
+        found = ours.features(noise, "tf1-bilinear", (1008,))
+        assert list(found) == [1008]
+        assert relative_error(found[1008], theirs(noise)[0]) < 1e-5
+        bare = Inception.from_path(inception_path)
+        assert ours.digest == ours.digest_of(2048) == bare.digest, "FID does not depend on the classifier"
+        assert ours.digest_of(1008) not in (ours.digest, Inception.from_path(state_dict_file).digest_of(64))
+
+    def test_without_the_classifier(self, extractor: Inception, noise: Tensor) -> None:
+        with pytest.raises(InvalidRequest, match=r"has 64, 2048; these weights are without the classifier"):
+            extractor.features(noise, "tf1-bilinear", (1008,))
+
+    def test_classifier_of_zeros_is_none(self, state_dict_file: Path) -> None:
+        """Its score would be 1 for every set of images."""
+        assert load_extractor("inception", state_dict_file).taps == (64, 2048)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+    def test_in_nvidias_program(self, tmp_path: Path, classifier: Tensor) -> None:
+        """By its shape: it lies outside the layers."""
+        found = read_inception(nvidia_program(small_tensors(), tmp_path / "inception.pt", classifier))
+        assert torch.equal(found[CLASSIFIER], classifier)
 
 
 def small_tensors() -> dict[str, Tensor]:
@@ -247,7 +258,7 @@ class Plain(nn.Module):
         return x
 
 
-def nvidia_program(tensors: dict[str, Tensor], path: Path) -> Path:
+def nvidia_program(tensors: dict[str, Tensor], path: Path, classifier: Tensor | None = None) -> Path:
     """A TorchScript file with the tensors where NVIDIA's has them."""
     root = Plain()
     parts = {"conv.weight": "weight", "bn.bias": "beta", "bn.running_mean": "mean", "bn.running_var": "var"}
@@ -259,6 +270,9 @@ def nvidia_program(tensors: dict[str, Tensor], path: Path) -> Path:
             module = getattr(module, name)
         for part, attribute in parts.items():
             module.register_buffer(attribute, tensors[f"{ours}.{part}"])
+    if classifier is not None:
+        root.add_module("output", Plain())
+        root.output.register_buffer("weight", classifier)
     torch.jit.save(torch.jit.script(root), str(path))
     return path
 
@@ -269,7 +283,7 @@ class TestFiles:
 
     def test_state_dict(self, extractor: Inception, state_dict_file: Path) -> None:
         """With classifier and counters: another file, the same weights."""
-        assert load_extractor(state_dict_file).digest == extractor.digest
+        assert load_extractor("inception", state_dict_file).digest == extractor.digest
 
     @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
     def test_program(self, tmp_path: Path) -> None:
@@ -318,7 +332,7 @@ class TestFiles:
     def test_another_network(self, tmp_path: Path) -> None:
         torch.save(small_tensors(), tmp_path / "a.pth")
         with pytest.raises(CheckpointMismatch, match="another network than FID's Inception"):
-            load_extractor(tmp_path / "a.pth")
+            load_extractor("inception", tmp_path / "a.pth")
 
     def test_nan(self) -> None:
         tensors = small_tensors()
@@ -328,7 +342,7 @@ class TestFiles:
 
     def test_nowhere(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointNotFound):
-            load_extractor(tmp_path / "nowhere.pt")
+            load_extractor("inception", tmp_path / "nowhere.pt")
 
 
 def test_folding_keeps_the_function() -> None:

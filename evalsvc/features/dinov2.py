@@ -1,0 +1,105 @@
+"""DINOv2: features without labels or texts. Oquab et al., arXiv 2304.07193.
+
+The class token behind the last norm, of ViT-L/14, makes FD-DINOv2 (Stein et al., arXiv 2306.04675).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Dinov2Config, Dinov2Model
+
+from evalsvc.errors import InvalidModelConfig
+from evalsvc.features.extractor import FeatureExtractor
+from evalsvc.features.vision_folder import (
+    Preparation,
+    identity,
+    load_network,
+    normalise,
+    read_config,
+    read_preparation,
+    resize_and_crop,
+    resize_pil,
+)
+
+SHAPE = ("hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size", "use_swiglu_ffn")
+
+
+class DINOv2(FeatureExtractor):
+    """Features of images."""
+
+    kind: ClassVar[str] = "dinov2"
+    resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic-square", "pil-bicubic-crop")
+    """The whole image, as Stein et al. do; or the middle of a larger one, as `preprocessor_config.json` says."""
+    images_at_once = 32
+
+    def __init__(self, network: Any, preparation: Preparation, digest: str, device: str) -> None:
+        """`network` is a Dinov2Model in eval mode on `device`. See `from_path`."""
+        self._network = network
+        self._preparation = preparation
+        self.digest = digest
+        self.device = torch.device(device)
+        self.taps = (int(self._network.config.hidden_size),)
+        embeddings = self._network.embeddings
+        side = preparation.crop // int(self._network.config.patch_size)
+        embeddings.position_embeddings = nn.Parameter(
+            resample_positions(embeddings.position_embeddings, side), requires_grad=False
+        )
+
+    @classmethod
+    def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
+        """From a folder: `config.json`, `preprocessor_config.json` and the weights."""
+        content, preparation = read_config(path, "dinov2"), read_preparation(path)
+        config = _config(path, content)
+        if preparation.crop % int(config.patch_size):
+            raise InvalidModelConfig(
+                f"{path / 'preprocessor_config.json'} crops {preparation.crop} pixels, which are no whole patches of "
+                f"{config.patch_size}"
+            )
+        network, digest = load_network(Dinov2Model, config, path, device)
+        about = {key: getattr(config, key) for key in SHAPE}
+        return cls(network, preparation, identity(digest, preparation, about), device)
+
+    def extract(
+        self,
+        images: Tensor,  # [B, 3, H, W] uint8
+        resize: str,
+        taps: Collection[int],
+    ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
+        crop = self._preparation.crop
+        square = resize == "pil-bicubic-square"
+        fitted = resize_pil(images, (crop, crop)) if square else resize_and_crop(images, self._preparation)
+        pixels = normalise(fitted, self._preparation, self.device)
+        return {self.taps[0]: self._network(pixel_values=pixels).pooler_output}
+
+
+def resample_positions(
+    positions: Tensor,  # [1, 1 + N, D], N a square
+    side: int,
+) -> Tensor:  # [1, 1 + side², D]
+    """The embeddings of positions for an image of another size than the training's, as the authors' code has them.
+
+    It scales by (side + 0.1) / √N, where the library takes side / √N: other features. Source: facebookresearch/dinov2,
+    `vision_transformer.py`, `interpolate_pos_encoding`.
+    """
+    trained = math.isqrt(positions.shape[1] - 1)
+    if trained == side:
+        return positions
+    grid = positions[:, 1:].reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
+    scale = (side + 0.1) / trained
+    resampled = functional.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([positions[:, :1], resampled.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+
+
+def _config(path: Path, content: dict[str, Any]) -> Any:
+    try:
+        return Dinov2Config.from_dict(content)
+    except Exception as error:  # checked by whatever the library's classes do with it
+        reason = " ".join(str(error).split())
+        raise InvalidModelConfig(f"{path / 'config.json'} is no configuration of DINOv2: {reason[:200]}") from error

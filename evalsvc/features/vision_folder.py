@@ -1,0 +1,177 @@
+"""A vision transformer in a folder of Hugging Face's layout: configuration, weights, and how images are prepared.
+
+The network is the library's own class; nothing else of it is used, so that nothing is looked up or downloaded. Weights
+are read as every other file is: no pickle of theirs runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.utils import logging
+
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig
+from evalsvc.protocol import canonical_json
+from evalsvc.weights import copied, is_plain, listed, read_weights, tensor_digest
+
+BICUBIC = 3
+"""PIL's number of the filter, as `preprocessor_config.json` has it."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image becomes what the network was trained on."""
+
+    shorter: int
+    """Pixels of the shorter side after resizing."""
+    crop: int
+    """Side of the square in the middle that is kept."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """By channel, of levels from 0 to 1."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a folder's configuration. Raises InvalidModelConfig."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidModelConfig(
+            f"{path} cannot be read ({error.strerror or error}); give a folder of Hugging Face's layout, with "
+            "config.json, preprocessor_config.json and the weights"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidModelConfig(f"{path} is no JSON ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise InvalidModelConfig(f"{path} is no JSON object; copy it again")
+    return content
+
+
+def read_config(folder: Path, kind: str) -> dict[str, Any]:
+    """`config.json` of a network of this kind. Raises InvalidModelConfig."""
+    content = read_json(folder / "config.json")
+    if content.get("model_type") != kind:
+        raise InvalidModelConfig(
+            f"{folder / 'config.json'} is of the model_type {content.get('model_type')!r}; give a folder with {kind!r}"
+        )
+    return content
+
+
+def read_preparation(folder: Path) -> Preparation:
+    """What `preprocessor_config.json` says. Raises InvalidModelConfig, also for another filter than bicubic."""
+    path = folder / "preprocessor_config.json"
+    content = read_json(path)
+    try:
+        crop, size = content["crop_size"], content["size"]
+        mean, std = (tuple(float(value) for value in content[key]) for key in ("image_mean", "image_std"))
+        prepared = Preparation(_side(size, "shortest_edge"), _side(crop, "height"), mean, std)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidModelConfig(f"{path} lacks {error}, or it is of another kind; take the model's own file") from None
+    if content.get("resample", BICUBIC) != BICUBIC or len(mean) != 3 or len(std) != 3 or 0 in std:
+        raise InvalidModelConfig(f"{path} asks for another filter than bicubic, or not for three channels")
+    if not 0 < prepared.crop <= prepared.shorter:
+        raise InvalidModelConfig(f"{path} crops {prepared.crop} pixels out of {prepared.shorter}")
+    return prepared
+
+
+def _side(size: Any, key: str) -> int:
+    """Files of before 2022 have a number where later ones name what it is."""
+    return int(size[key] if isinstance(size, Mapping) else size)
+
+
+def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any, str]:
+    """A network of the library's class `kind` with the folder's weights, in float32, and the digest of these.
+
+    The digest is over the file's names: the library has others for its modules, which change between releases.
+
+    Raises what `read_weights` raises, CheckpointMismatch where names or shapes differ, and NonFinite.
+    """
+    # Files of older releases hold the numbers of the positions, which are no weights.
+    named = {name: t for name, t in read_weights(folder).tensors.items() if not name.endswith("position_ids")}
+    problems = listed(
+        "no plain floating-point tensor", [name for name, tensor in named.items() if not is_plain(tensor)]
+    )
+    if problems:
+        raise CheckpointMismatch(f"the weights in {folder} are no weights; {'; '.join(problems)}")
+    tensors = copied(folder, named, torch.float32, "cpu")
+    digest = tensor_digest(tensors)
+    with _without_progress_bar():
+        network, found = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            # Other kinds of attention may round to TF32 on some cards whatever is asked for.
+            attn_implementation="eager",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    problems = listed("missing", sorted(found["missing_keys"]))
+    problems += listed("unexpected", sorted(found["unexpected_keys"]))
+    problems += listed("wrongly shaped", sorted(str(entry[0]) for entry in found["mismatched_keys"]))
+    if problems:
+        raise CheckpointMismatch(f"the weights in {folder} are not those of its config.json; {'; '.join(problems)}")
+    return network.requires_grad_(False).eval().to(device), digest
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def identity(digest: str, preparation: Preparation, config: Mapping[str, Any]) -> str:
+    """Of all that features depend on: numbers such as that of the heads are in no tensor's shape."""
+    content = {"tensors": digest, "preparation": asdict(preparation), "config": dict(config)}
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def resize_and_crop(
+    images: Tensor,  # [B, 3, H, W] uint8
+    preparation: Preparation,
+) -> Tensor:  # [B, 3, crop, crop] uint8
+    """The shorter side by PIL's bicubic filter, rounded to whole levels, then the middle: as the authors do it."""
+    height, width = images.shape[2:]
+    shorter, crop = preparation.shorter, preparation.crop
+    short = min(height, width)
+    resized = resize_pil(images, (shorter * height // short, shorter * width // short))
+    top, left = ((side - crop) // 2 for side in resized.shape[2:])
+    return resized[:, :, top : top + crop, left : left + crop]
+
+
+def resize_pil(
+    images: Tensor,  # [B, 3, H, W] uint8
+    size: tuple[int, int],
+) -> Tensor:  # [B, 3, *size] uint8
+    """By PIL's bicubic filter, image by image: its rounding between the two passes is no other library's."""
+    height, width = size
+    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+    resized = [np.array(Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)) for array in arrays]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+
+
+def normalise(
+    images: Tensor,  # [B, 3, H, W] uint8
+    preparation: Preparation,
+    device: torch.device,
+) -> Tensor:  # [B, 3, H, W] float32
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        for values in (preparation.mean, preparation.std)
+    )
+    return (images.to(device, torch.float32) / 255 - mean) / std

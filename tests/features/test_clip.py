@@ -1,0 +1,168 @@
+"""CLIP against the library's own processor, tokenizer and model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidModelConfig
+from evalsvc.features.clip import CLIP
+from evalsvc.features.vision_folder import resize_and_crop
+
+TEXTS = ["a cat", "two dogs on a long sofa in the sun", ""]
+
+
+@pytest.fixture(scope="module")
+def clip(clip_folder: Path) -> CLIP:
+    return CLIP.from_path(clip_folder)
+
+
+@pytest.fixture(scope="module")
+def theirs(clip_folder: Path) -> transformers.CLIPModel:
+    return transformers.CLIPModel.from_pretrained(clip_folder, local_files_only=True).eval()
+
+
+def processor(folder: Path) -> "transformers.CLIPImageProcessor":
+    """The one that resizes by PIL, as the authors do; newer releases have it apart from torchvision's."""
+    kind = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    return kind.from_pretrained(folder, local_files_only=True)
+
+
+@pytest.fixture(scope="module")
+def photographs(shared: Path) -> list[Image.Image]:
+    """Upright and lying ones, none of them square."""
+    paths = sorted((shared / "golden" / "coco_smoke" / "images").glob("*.jpg"))
+    images = [Image.open(path).convert("RGB") for path in paths[:6]]
+    assert len({image.width > image.height for image in images}) == 2
+    return images
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    return (
+        torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        .view(image.height, image.width, 3)[None]
+        .permute(0, 3, 1, 2)
+    )
+
+
+@torch.inference_mode()
+def test_images(clip: CLIP, clip_folder: Path, theirs: transformers.CLIPModel, photographs: list[Image.Image]) -> None:
+    found = torch.cat([clip.features(as_tensor(image), "pil-bicubic-crop")[24] for image in photographs])
+    inputs = processor(clip_folder)(images=photographs, return_tensors="pt")
+    pooled = theirs.vision_model(**inputs).pooler_output
+    expected = functional.normalize(theirs.visual_projection(pooled), dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert len(expected.unique(dim=0)) == len(photographs)
+
+
+@torch.inference_mode()
+def test_texts(clip: CLIP, clip_folder: Path, theirs: transformers.CLIPModel) -> None:
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(clip_folder / "tokenizer.json"), pad_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+    inputs = tokenizer(TEXTS, padding=True, truncation=True, max_length=12, return_tensors="pt")
+    kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    expected = functional.normalize(theirs.text_projection(theirs.text_model(**kept).pooler_output), dim=1)
+    torch.testing.assert_close(clip.text_features(TEXTS), expected, rtol=1e-5, atol=1e-6)
+    assert len(expected.unique(dim=0)) == len(TEXTS)
+
+
+def test_scores(clip: CLIP, noise: Tensor) -> None:
+    """Of each image with its own text, whatever else is in the batch; length of the features does not matter."""
+    images, texts = clip.features(noise[:3], "pil-bicubic-crop")[24], clip.text_features(TEXTS)
+    expected = 100 * functional.cosine_similarity(images, texts).clamp_min(0)
+    torch.testing.assert_close(clip.scores(7 * images, TEXTS), expected)
+    opposite = clip.scores(-texts, TEXTS)
+    assert opposite.tolist() == [0, 0, 0]
+    assert clip.scores(images[1:2], TEXTS[1:2])[0] == pytest.approx(float(expected[1]), abs=1e-4)
+
+
+def test_scores_of_another_number(clip: CLIP, noise: Tensor) -> None:
+    with pytest.raises(InvalidData, match=r"for 3 texts they must be \[3, 24\]"):
+        clip.scores(clip.features(noise, "pil-bicubic-crop")[24], TEXTS)
+
+
+def test_features_have_unit_length(clip: CLIP, noise: Tensor) -> None:
+    """CMMD's kernel has a fixed width that is meant for such."""
+    torch.testing.assert_close(clip.features(noise, "pil-bicubic-crop")[24].norm(dim=1), torch.ones(5))
+
+
+def test_preparation_is_the_librarys_bit_for_bit(clip: CLIP, clip_folder: Path, photographs: list[Image.Image]) -> None:
+    levels = processor(clip_folder)(images=photographs, do_rescale=False, do_normalize=False, return_tensors="pt")
+    found = torch.cat([resize_and_crop(as_tensor(image), clip._preparation) for image in photographs])
+    assert torch.equal(found.float(), levels["pixel_values"].float())
+
+
+@pytest.fixture
+def copy(clip_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(clip_folder, tmp_path / "copy"))
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_digest_holds_what_no_tensor_says(clip: CLIP, copy: Path) -> None:
+    """Other means of the channels, other heads and other words make other features of the same weights."""
+    assert CLIP.from_path(copy).digest == clip.digest
+    digests = {clip.digest}
+    change(copy / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
+    digests.add(CLIP.from_path(copy).digest)
+    vision = json.loads((copy / "config.json").read_text())["vision_config"]
+    change(copy / "config.json", vision_config=vision | {"num_attention_heads": 2})
+    digests.add(CLIP.from_path(copy).digest)
+    words = json.loads((copy / "tokenizer.json").read_text())["model"]
+    change(copy / "tokenizer.json", model=words | {"vocab": words["vocab"] | {"a": 1, "b": 0}})
+    digests.add(CLIP.from_path(copy).digest)
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("config.json", {"model_type": "bert"}, "is of the model_type 'bert'; give a folder with 'clip'"),
+        ("config.json", {"vision_config": 3}, "is no configuration of CLIP"),
+        ("preprocessor_config.json", {"resample": 2}, "another filter than bicubic"),
+        ("preprocessor_config.json", {"crop_size": None}, "preprocessor_config.json lacks"),
+        ("preprocessor_config.json", {"size": 16}, "crops 32 pixels out of 16"),
+    ],
+)
+def test_configuration_of_something_else(copy: Path, file: str, values: dict[str, object], message: str) -> None:
+    change(copy / file, **values)
+    with pytest.raises(InvalidModelConfig, match=message):
+        CLIP.from_path(copy)
+
+
+def test_numbers_instead_of_names(clip: CLIP, copy: Path) -> None:
+    """OpenAI's first folders have `"size": 224`."""
+    change(copy / "preprocessor_config.json", size=32, crop_size=32)
+    assert CLIP.from_path(copy).digest == clip.digest
+
+
+def test_weights_of_another_shape(copy: Path) -> None:
+    change(copy / "config.json", projection_dim=16)
+    with pytest.raises(CheckpointMismatch, match=r"2 wrongly shaped: text_projection\.weight"):
+        CLIP.from_path(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_damaged_configuration(copy: Path, text: str) -> None:
+    (copy / "preprocessor_config.json").write_text(text)
+    with pytest.raises(InvalidModelConfig, match="copy it again"):
+        CLIP.from_path(copy)
+
+
+def test_tokenizer_of_something_else(copy: Path) -> None:
+    path = copy / "tokenizer.json"
+    path.write_text(path.read_text().replace("endoftext", "end"))
+    with pytest.raises(InvalidModelConfig, match="so it is not CLIP's"):
+        CLIP.from_path(copy)
+    path.unlink()
+    with pytest.raises(InvalidModelConfig, match="is no tokenizer"):
+        CLIP.from_path(copy)

@@ -1,0 +1,117 @@
+"""What holds for every feature extractor of the catalog."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from evalsvc import catalog
+from evalsvc.errors import CheckpointError, InvalidData, InvalidModelConfig, InvalidRequest, MissingPackage, UnknownName
+from evalsvc.features import FeatureExtractor, load_extractor
+
+FOLDERS = {"inception": "inception_path", "clip": "clip_folder", "dinov2": "dinov2_folder"}
+"""By kind, the fixture with weights of it. A new kind needs a line, and is tested with that."""
+
+
+@pytest.fixture(scope="module", params=catalog.names("features"))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def load(kind: str, request: pytest.FixtureRequest) -> Callable[[], FeatureExtractor]:
+    path: Path = request.getfixturevalue(FOLDERS[kind])
+    return lambda: load_extractor(kind, path)
+
+
+@pytest.fixture(scope="module")
+def extractor(load: Callable[[], FeatureExtractor]) -> FeatureExtractor:
+    return load()
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+class TestContract:
+    def test_says_what_it_gives(self, extractor: FeatureExtractor, kind: str, noise: Tensor) -> None:
+        assert extractor.kind == kind
+        for resize in extractor.resizes:
+            found = extractor.features(noise, resize)
+            assert set(found) == set(extractor.taps)
+            for tap, rows in found.items():
+                assert (tuple(rows.shape), rows.dtype) == ((len(noise), tap), torch.float32)
+                assert bool(rows.isfinite().all())
+
+    def test_one_by_one_equals_a_batch(self, extractor: FeatureExtractor, noise: Tensor) -> None:
+        resize = extractor.resizes[0]
+        for tap, expected in extractor.features(noise, resize).items():
+            apart = torch.cat([extractor.features(image[None], resize)[tap] for image in noise])
+            assert relative_error(apart, expected) < 1e-5
+
+    def test_cut_into_batches(
+        self, extractor: FeatureExtractor, noise: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = extractor.features(noise, extractor.resizes[-1])
+        monkeypatch.setattr(extractor, "images_at_once", 2)
+        for tap, found in extractor.features(noise, extractor.resizes[-1]).items():
+            assert relative_error(found, expected[tap]) < 1e-5
+
+    def test_no_images(self, extractor: FeatureExtractor) -> None:
+        found = extractor.features(torch.empty(0, 3, 8, 8, dtype=torch.uint8), extractor.resizes[0])
+        assert {tap: tuple(rows.shape) for tap, rows in found.items()} == {tap: (0, tap) for tap in extractor.taps}
+
+    @pytest.mark.parametrize(
+        "images",
+        [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)],
+    )
+    def test_what_is_no_image(self, extractor: FeatureExtractor, images: Tensor) -> None:
+        with pytest.raises(InvalidData, match=r"they must be uint8 \[B, 3, H, W\]"):
+            extractor.features(images, extractor.resizes[0])
+
+    def test_unknown_tap_and_resize(self, extractor: FeatureExtractor, noise: Tensor) -> None:
+        with pytest.raises(InvalidRequest, match=f"it must be one of {', '.join(extractor.resizes)}"):
+            extractor.features(noise, "nearest")
+        for taps in ((17,), ()):
+            with pytest.raises(InvalidRequest, match=f"{extractor.kind} has {extractor.taps[0]}"):
+                extractor.features(noise, extractor.resizes[0], taps)
+
+    def test_full_precision_whatever_is_allowed_elsewhere(self, extractor: FeatureExtractor, noise: Tensor) -> None:
+        """One caller's faster mode must not make its numbers incomparable with another's."""
+        expected = extractor.features(noise, extractor.resizes[0])
+        switches = (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
+        before = [switch.fp32_precision for switch in switches]
+        try:
+            for switch in switches:
+                switch.fp32_precision = "bf16"
+            with torch.autocast("cpu", torch.bfloat16):
+                found = extractor.features(noise, extractor.resizes[0])
+            assert [switch.fp32_precision for switch in switches] == ["bf16", "bf16"]
+        finally:
+            for switch, precision in zip(switches, before, strict=True):
+                switch.fp32_precision = precision
+        assert all(torch.equal(found[tap], expected[tap]) for tap in extractor.taps)
+
+    def test_digest_is_of_the_weights(self, extractor: FeatureExtractor, load: Callable[[], FeatureExtractor]) -> None:
+        again = load()
+        assert again.digest == extractor.digest
+        assert all(again.digest_of(tap) == extractor.digest_of(tap) for tap in extractor.taps)
+        assert len(extractor.digest) == 64
+
+    def test_nothing_there(self, kind: str, tmp_path: Path) -> None:
+        with pytest.raises((CheckpointError, InvalidModelConfig), match="nowhere"):
+            load_extractor(kind, tmp_path / "nowhere")
+
+
+def test_unknown_kind(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'dinov2'"):
+        load_extractor("dino-v2", tmp_path)
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(catalog.COMPONENTS["features"], "clip", "transformers_that_is_not_here:CLIP")
+    monkeypatch.setitem(catalog.EXTRAS, "transformers_that_is_not_here", "features")
+    with pytest.raises(MissingPackage, match=r"run: pip install 'evalsvc\[features\]'"):
+        load_extractor("clip", tmp_path)
