@@ -9,12 +9,39 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import NormalDist
+from typing import Any, Literal
 
+from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.ratio import Ratio
+from evalsvc.protocol import Direction
 
 Item = Mapping[str, Any]
 """What a task found for one item: `index`, `benchmark` where the task has several, and numbers; see `TaskResult`."""
+
+
+LEVEL = 0.95
+"""How often an interval holds the truth, where nothing else is said."""
+
+Judgement = Literal["better", "worse", "different", "indistinguishable"]
+"""Of b, against a. `different`: of a metric that has no better side."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the truth is, with a probability of `level` over samples."""
+
+    low: float
+    high: float
+    level: float
+
+    @property
+    def covers_zero(self) -> bool:
+        return self.low <= 0 <= self.high
+
+    def within(self, margin: float) -> bool:
+        """Whether all of it is nearer to zero than `margin`: what there may be of a difference does not matter."""
+        return -margin < self.low and self.high < margin
 
 
 @dataclass(frozen=True)
@@ -29,6 +56,10 @@ class Paired:
     n_only_a: int
     """Items of one side that the other lacks; `value` leaves them out."""
     n_only_b: int
+
+    def interval(self, level: float = LEVEL) -> Interval | None:
+        """Of the difference; None without an error."""
+        return None if self.stderr is None else confidence_interval(self.value, self.stderr, level)
 
 
 def paired_difference(
@@ -53,6 +84,28 @@ def paired_difference(
         return None
     value, parts = _mean_difference(pairs) if len(keys) == 1 else _ratio_difference(pairs)
     return Paired(value, standard_error(parts), len(pairs), len(a) - len(common), len(b) - len(common))
+
+
+def confidence_interval(value: float, stderr: float, level: float = LEVEL) -> Interval:
+    """value ± z · stderr, with z the two-sided quantile of the normal distribution.
+
+    Raises:
+        InvalidRequest: `level` is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise InvalidRequest(f"the level of an interval is {level:g}; give a number between 0 and 1, such as {LEVEL}")
+    reach = NormalDist().inv_cdf((1 + level) / 2) * stderr
+    return Interval(value - reach, value + reach, level)
+
+
+def judge(difference: Interval, direction: Direction) -> Judgement:
+    """What an interval of the difference b − a says of b. A difference that may be zero says nothing of a side."""
+    # NaN is on neither side of zero, and nothing is known of it.
+    if difference.covers_zero or math.isnan(difference.low + difference.high):
+        return "indistinguishable"
+    if direction == "none":
+        return "different"
+    return "better" if (difference.low > 0) == (direction == "higher") else "worse"
 
 
 def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: float) -> Ratio | None:

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.metrics.frechet import Moments, frechet_distance, frechet_jackknife
+from evalsvc.metrics.frechet import Moments, frechet_distance, frechet_jackknife, frechet_shares
 
 
 @pytest.fixture
@@ -93,6 +94,22 @@ class TestDistance:
         expected = gap @ gap + np.trace(first.covariance) + np.trace(second.covariance) - 2 * roots
         assert distance(first, second) == pytest.approx(expected, rel=1e-10)
 
+    def test_full_rank_equals_scipys_root(self, generator: np.random.Generator) -> None:
+        """The formula of clean-fid and pytorch-fid, on covariances as unlike as 1 to 1e8 in their directions."""
+        spread = np.geomspace(1, 1e-4, 48)
+        first, second = (Moments.of(generator.gamma(0.3, 1, (400, 48)) * spread) for _ in range(2))
+        gap = first.mean - second.mean
+        roots = np.trace(sqrtm(first.covariance @ second.covariance)).real
+        expected = gap @ gap + np.trace(first.covariance) + np.trace(second.covariance) - 2 * roots
+        assert distance(first, second) == pytest.approx(expected, rel=1e-9)
+
+    def test_a_feature_that_never_varies(self, generator: np.random.Generator) -> None:
+        """Neither side has full rank then, whatever the number of images, and rounding must not be taken for it."""
+        first, second = generator.normal(size=(2, 300, 20))
+        first[:, -1] = second[:, -1] = 0.3
+        cut = distance(Moments.of(first[:, :-1]), Moments.of(second[:, :-1]))
+        assert distance(Moments.of(first), Moments.of(second)) == pytest.approx(cut, rel=1e-12)
+
     @pytest.mark.parametrize("rows", [(40, 40), (40, 25), (2, 40), (40, 600)])
     def test_fewer_images_than_features(self, generator: np.random.Generator, rows: tuple[int, int]) -> None:
         """tr (Σ₁Σ₂)^½ is the nuclear norm of X₁ X₂ᵀ of the centred features, which never makes a d x d matrix."""
@@ -173,3 +190,82 @@ class TestJackknife:
     def test_nothing(self) -> None:
         with pytest.raises(InvalidData, match="no features"):
             frechet_jackknife([], Moments.of(np.eye(2)))
+
+
+def delete_one(features: np.ndarray, reference: Moments) -> np.ndarray:
+    """(n - 1) (θ - θ_(i)), from as many distances as there are rows."""
+    total = Moments.of(features)
+    without = [distance(total - Moments.of(features[i : i + 1]), reference) for i in range(len(features))]
+    return np.asarray((len(features) - 1) * (distance(total, reference) - np.array(without)))
+
+
+class TestShares:
+    @pytest.mark.parametrize(("n", "shift", "tolerance"), [(400, 0.5, 0.02), (400, 0.0, 0.03), (20, 0.0, 0.3)])
+    def test_are_what_deleting_each_row_does(
+        self, generator: np.random.Generator, n: int, shift: float, tolerance: float
+    ) -> None:
+        """Also next to zero, where the gradient vanishes. What is left is of third order, and falls with n²."""
+        reference = Moments.of(generator.gamma(0.5, 1, (2000, 8)))
+        features = generator.gamma(0.5, 1, (n, 8)) + shift
+        value, shares = frechet_shares(features, reference)
+        slow = delete_one(features, reference)
+        assert value == pytest.approx(distance(Moments.of(features), reference), rel=1e-12)
+        assert shares.mean() == pytest.approx(value, rel=1e-12)
+        assert np.abs(shares - value - (slow - slow.mean())).max() < tolerance * np.abs(slow - slow.mean()).max()
+        assert shares.std() == pytest.approx(slow.std(), rel=tolerance)
+
+    def test_first_order_is_the_influence_function(self, generator: np.random.Generator) -> None:
+        """Of many rows the shares are 2 (μ₁ - μ₂)·z + zᵀ(I - T)z, with T from scipy's roots, up to a constant."""
+        reference = Moments.of(generator.normal(size=(500, 5)) * [1, 2, 3, 4, 5])
+        features = generator.normal(0.3, 1.5, (20_000, 5))
+        moments = Moments.of(features)
+        root = np.real(sqrtm(reference.covariance))
+        transport = root @ np.linalg.inv(np.real(sqrtm(root @ moments.covariance @ root))) @ root
+        z = features - moments.mean
+        influence = 2 * z @ (moments.mean - reference.mean) + np.einsum("ni,ij,nj->n", z, np.eye(5) - transport, z)
+        value, shares = frechet_shares(features, reference)
+        expected = influence - influence.mean()
+        assert np.abs(shares - value - expected).max() < 2e-3 * np.abs(expected).max()
+
+    def test_error_is_that_of_the_jackknife_over_groups(self, generator: np.random.Generator) -> None:
+        reference = Moments.of(generator.gamma(0.5, 1, (2000, 8)))
+        features = generator.gamma(0.6, 1, (4000, 8))
+        _, shares = frechet_shares(features, reference)
+        _, stderr = frechet_jackknife([Moments.of(part) for part in np.split(features, 100)], reference)
+        assert shares.std(ddof=1) / np.sqrt(4000) == pytest.approx(stderr, rel=0.25)
+
+    @pytest.mark.parametrize(("shift", "low"), [(0.0, 0.8), (0.3, 0.8)])
+    def test_error_is_the_spread_over_samples(self, generator: np.random.Generator, shift: float, low: float) -> None:
+        """Where samples and reference are of one distribution the jackknife is too large, by √2 at most."""
+        reference = Moments.of(generator.gamma(0.5, 1, (5000, 8)))
+        found = [frechet_shares(generator.gamma(0.5, 1, (200, 8)) + shift, reference) for _ in range(200)]
+        spread = np.std([value for value, _ in found], ddof=1)
+        error = np.sqrt(np.mean([shares.var(ddof=1) / 200 for _, shares in found]))
+        assert low < error / spread < 1.5
+
+    def test_of_two_sets_on_the_same_prompts_can_be_subtracted(self, generator: np.random.Generator) -> None:
+        """The interval of a paired difference holds the true one as often as it says; coupled, it is far shorter."""
+        reference = Moments.of(generator.normal(size=(3000, 6)))
+        alone, paired, covered = [], [], 0
+        truth = 6 * (0.8**2 - 0.7**2)
+        for _ in range(200):
+            noise = generator.normal(size=(150, 6))
+            one, other = (frechet_shares(noise + shift, reference)[1] for shift in (0.7, 0.8))
+            difference = other - one
+            paired.append(difference.std(ddof=1) / np.sqrt(150))
+            alone.append(np.hypot(one.std(ddof=1), other.std(ddof=1)) / np.sqrt(150))
+            truth_here = truth - 0.2 * reference.mean.sum()
+            covered += abs(difference.mean() - truth_here) < 1.96 * paired[-1]
+        assert 180 <= covered <= 198
+        assert np.mean(paired) < np.mean(alone) / 4
+
+    def test_a_reference_without_full_rank(self, generator: np.random.Generator) -> None:
+        reference, features = Moments.of(generator.normal(size=(9, 12))), generator.normal(size=(200, 12))
+        value, shares = frechet_shares(features, reference)
+        slow = delete_one(features, reference)
+        assert value == pytest.approx(distance(Moments.of(features), reference), rel=1e-9)
+        assert shares.std() == pytest.approx(slow.std(), rel=0.01)
+
+    def test_no_more_rows_than_features(self, generator: np.random.Generator) -> None:
+        with pytest.raises(InvalidData, match="8 images cannot bear a distance on 8 features; give more"):
+            frechet_shares(generator.normal(size=(8, 8)), Moments.of(generator.normal(size=(20, 8))))

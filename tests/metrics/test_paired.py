@@ -5,8 +5,20 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from evalsvc.metrics.paired import Paired, mean_of, paired_difference, ratio_of_centred, standard_error
+from evalsvc.errors import InvalidRequest
+from evalsvc.metrics.paired import (
+    Interval,
+    Judgement,
+    Paired,
+    confidence_interval,
+    judge,
+    mean_of,
+    paired_difference,
+    ratio_of_centred,
+    standard_error,
+)
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.protocol import Direction
 
 ITEMS = 400
 RESAMPLES = 1_000
@@ -217,3 +229,42 @@ def test_mean_of_values_without_error() -> None:
     assert mean_of([Ratio(1.0, 0.3, 10), Ratio(0.5, 0.4, 5)]) == Ratio(0.75, pytest.approx(0.25), 15)
     assert mean_of([Ratio(1.0, None, 1), Ratio(0.5, 0.1, 5)]) == Ratio(0.75, None, 6)
     assert mean_of([]) is None
+
+
+class TestInterval:
+    def test_is_the_normal_one(self) -> None:
+        found = confidence_interval(0.06, 0.1)
+        assert (found.low, found.high) == pytest.approx((0.06 - 0.195996, 0.06 + 0.195996), rel=1e-4)
+        assert confidence_interval(0, 1, level=0.99).high == pytest.approx(2.575829, rel=1e-6)
+        assert confidence_interval(2, 0) == Interval(2, 2, 0.95)
+
+    @pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])
+    def test_a_level_that_is_none(self, level: float) -> None:
+        with pytest.raises(InvalidRequest, match="give a number between 0 and 1"):
+            confidence_interval(0, 1, level)
+
+    def test_of_a_paired_difference(self) -> None:
+        assert Paired(1.0, None, 1, 0, 0).interval() is None
+        assert Paired(1.0, 0.5, 9, 0, 0).interval(0.9) == confidence_interval(1.0, 0.5, 0.9)
+
+    def test_within_a_margin(self) -> None:
+        assert Interval(-0.1, 0.2, 0.95).within(0.3)
+        assert not Interval(-0.1, 0.2, 0.95).within(0.2)
+        assert not Interval(-0.4, 0.2, 0.95).within(0.3)
+
+    @pytest.mark.parametrize(
+        ("low", "high", "direction", "expected"),
+        [
+            (-0.2, 0.3, "lower", "indistinguishable"),
+            (0.0, 0.3, "higher", "indistinguishable"),
+            (0.1, 0.3, "lower", "worse"),
+            (0.1, 0.3, "higher", "better"),
+            (-0.3, -0.1, "lower", "better"),
+            (-0.3, -0.1, "higher", "worse"),
+            (-0.3, -0.1, "none", "different"),
+            (-0.3, 0.1, "none", "indistinguishable"),
+            (math.nan, math.nan, "lower", "indistinguishable"),
+        ],
+    )
+    def test_says_what_b_is(self, low: float, high: float, direction: Direction, expected: Judgement) -> None:
+        assert judge(Interval(low, high, 0.95), direction) == expected

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from prdc import compute_prdc
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from evalsvc import catalog
+from evalsvc.errors import InvalidData
+from evalsvc.metrics import prdc as module
+from evalsvc.metrics.image_metric import FeatureSets
+from evalsvc.metrics.prdc import neighbourhoods, squared_distances
+
+NAMES = ("precision", "recall", "density", "coverage")
+
+
+def values(sets: FeatureSets) -> dict[str, float]:
+    return {name: catalog.load("metrics", name).estimate(sets).value for name in NAMES}
+
+
+@pytest.mark.parametrize("rows", [7, 1024])
+def test_are_prdcs_on_real_features(
+    smoke_features: dict[str, np.ndarray], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any chunks; `prdc` has all distances at once."""
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
+    images, blurred = smoke_features["images_2048"], smoke_features["blurred_2048"]
+    found = values(FeatureSets(blurred, None, images))
+    assert found == pytest.approx(compute_prdc(images, blurred, nearest_k=5), abs=1e-12)
+    assert 0 < found["precision"] < 1, "numbers at an end would show nothing"
+
+
+def test_are_prdcs_with_unequal_numbers() -> None:
+    random = np.random.default_rng(0)
+    real, samples = random.normal(size=(300, 6)), random.normal(0.4, 0.8, (210, 6))
+    expected = compute_prdc(real, samples, nearest_k=5)
+    assert values(FeatureSets(samples, None, real)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_three_neighbours_are_torch_fidelitys(smoke_features: dict[str, np.ndarray]) -> None:
+    images, blurred = smoke_features["images_2048"], smoke_features["blurred_2048"]
+    found = neighbourhoods(FeatureSets(blurred, None, images), neighbours=3)
+    theirs = prc_features_to_metric(
+        torch.tensor(blurred), torch.tensor(images), prc_neighborhood=3, prc_batch_size=50, verbose=False
+    )
+    assert (found.held > 0).mean() == pytest.approx(theirs["precision"], abs=1e-6)
+    assert found.recalled.any(0).mean() == pytest.approx(theirs["recall"], abs=1e-6)
+
+
+def test_no_more_balls_than_allowed() -> None:
+    """Every sample is looked up all the same, so precision and density have a share for each."""
+    random = np.random.default_rng(0)
+    sets = FeatureSets(random.normal(size=(90, 4)), None, random.normal(size=(70, 4)), seed=3)
+    found = neighbourhoods(sets, balls=40)
+    assert (len(found.held), found.recalled.shape[1], found.sampled_balls) == (90, 40, 40)
+    again = neighbourhoods(sets, balls=40)
+    assert (found.recalled == again.recalled).all()
+
+
+def test_squared_distances_are_never_negative() -> None:
+    rows = np.random.default_rng(0).normal(1000, 1, (50, 8)).astype(np.float32)
+    assert squared_distances(rows, rows).min() == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_are_the_spread_over_samples(name: str) -> None:
+    metric = catalog.load("metrics", name)
+    real = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    found = []
+    for seed in range(1, 81):
+        samples = np.random.default_rng(seed).normal(0.7, 0.8, (200, 3)).astype(np.float32)
+        found.append(metric.estimate(FeatureSets(samples, None, real)))
+    spread = np.std([one.value for one in found], ddof=1)
+    ratio = np.sqrt(np.mean([one.stderr**2 for one in found])) / spread
+    assert 0.6 < ratio < 1.7, ratio
+
+
+def test_too_few() -> None:
+    with pytest.raises(InvalidData, match="5 samples and 9 real images have no 5 neighbours"):
+        neighbourhoods(FeatureSets(np.ones((5, 2)), None, np.ones((9, 2))))
