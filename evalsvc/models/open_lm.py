@@ -43,6 +43,12 @@ class Transformer(nn.Module):
         self.norm = build_norm(config, config.hidden_dim)
         self.output = nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
         self.tie_weights()
+        self.packed: tuple[object, object] | None = None
+        """The weights as they were last laid out for decoding, and how: see `decoding.lay_out`."""
+
+    def release_packed(self) -> None:
+        """Free the copies of weights that were laid out for decoding."""
+        self.packed = None
 
     def tie_weights(self) -> None:
         """Make input and output share one table where the configuration says so."""
@@ -155,7 +161,7 @@ class Attention(nn.Module):
         bias: Tensor | None,  # [B or 1, 1, T, S]
         cache: KVCache | None,
     ) -> Tensor:  # [B, T, D]
-        queries, keys, values = self._project(x, rotation)
+        queries, keys, values = self.split(self.in_proj(x), rotation)
         dtype = values.dtype
         if cache is not None:
             keys, values = cache.write(self.layer, keys, values)
@@ -168,12 +174,13 @@ class Attention(nn.Module):
         projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2).to(dtype))
         return projected
 
-    def _project(
+    def split(
         self,
-        x: Tensor,  # [B, T, D]
+        projected: Tensor,  # [B, T, 3·H·head_dim], of `in_proj`
         rotation: Rotation | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # each [B, H, T, head_dim]
-        queries, keys, values = self.in_proj(x).chunk(3, dim=-1)
+        """Queries and keys, normed and turned to their positions, and values."""
+        queries, keys, values = projected.chunk(3, dim=-1)
         # The norms see all heads at once, before the split.
         both = self._heads(torch.stack((self.q_norm(queries), self.k_norm(keys)), dim=2))
         if rotation is not None:
@@ -245,6 +252,18 @@ class Positions(nn.Module):
 
         Angles are computed in float32 (float64 in a float64 model) and only then rounded to the model's dtype.
         """
+        if self.kind == "llama_rotary":
+            self.require_rows(past + new - 1 if positions is None else int(positions.max()))
+        if positions is None:
+            positions = torch.arange(past, past + new, device=like.device)[None]
+        return self.turn(positions, like)
+
+    def turn(
+        self,
+        positions: Tensor,  # [B or 1, T] int64
+        like: Tensor,
+    ) -> Rotation | None:
+        """`forward` for positions that are known to be in the table: nothing that makes a GPU wait."""
         if self.kind == "none":
             return None
         if self.kind == "head_rotary":
@@ -252,9 +271,6 @@ class Positions(nn.Module):
             # Done all the same, so that cached keys and bf16 rounding are open_lm's.
             steps = torch.arange(self.n_heads, device=like.device)[None, None, None, :]  # [1, 1, 1, H]
         else:
-            self._require_rows(past + new - 1 if positions is None else positions)
-            if positions is None:
-                positions = torch.arange(past, past + new, device=like.device)[None]
             steps = positions[:, :, None, None]  # [B or 1, T, 1, 1]
         dtype = torch.promote_types(like.dtype, torch.float32)
         angles = steps[..., None].to(dtype) * self.inv_freq.to(dtype)
@@ -263,11 +279,9 @@ class Positions(nn.Module):
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
-    def _require_rows(self, last: int | Tensor) -> None:
-        if self.kind != "llama_rotary":
-            return
-        last = int(last.max()) if isinstance(last, Tensor) else last
-        if last >= self.rows:
+    def require_rows(self, last: int) -> None:
+        """Raises InvalidData if position `last` is beyond the table, which llama_rotary alone has."""
+        if self.kind == "llama_rotary" and last >= self.rows:
             raise InvalidData(
                 f"position {last} is beyond llama_rotary's {self.rows} positions (twice the model's seq_len "
                 f"{self.rows // 2}); use shorter sequences"
@@ -354,9 +368,18 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(
+    x: Tensor,  # [..., D]
+    weight: Tensor,  # [D]
+    eps: float,
+) -> Tensor:
+    """x over its root mean square, in float32 at least (Zhang, Sennrich, 2019)."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return normed.to(x.dtype) * weight
 
 
 def build_norm(config: ModelConfig, width: int) -> LayerNorm | RMSNorm:

@@ -1,10 +1,12 @@
 """The samplers: of image tokens, prompts in and codes out; and of text."""
 
 from evalsvc.sampling.completion import Continuation, complete
-from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, cache_bytes, generate, predicted_bytes
+from evalsvc.sampling.memory import BatchShape, generate_fitting, predicted_bytes
+from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, cache_bytes, generate
 from evalsvc.sampling_params import SamplingParams
 
 __all__ = [
+    "BatchShape",
     "Continuation",
     "Prompt",
     "SamplerSpec",
@@ -13,5 +15,6 @@ __all__ = [
     "cache_bytes",
     "complete",
     "generate",
+    "generate_fitting",
     "predicted_bytes",
 ]

@@ -50,10 +50,7 @@ def uniform(
     codes: int,
 ) -> Tensor:  # [B, codes] float64
     """Uniform on (k + ½)·2⁻⁵² for k = 0…2⁵²-1, so never 0 or 1; the highest 52 bits of each output."""
-    steps = torch.arange(1, codes + 1, device=keys.device) * _signed(GAMMA)
-    start = _signed(position * CODES_PER_POSITION * GAMMA % 2**64)
-    bits = _mix64(keys[:, None] + (steps + start))
-    return _shift_right(bits, 12).double().add_(0.5).mul_(2.0**-52)
+    return _uniform(_mix64(keys[:, None] + counters(position, codes, keys.device)))
 
 
 def gumbel(
@@ -62,7 +59,27 @@ def gumbel(
     codes: int,
 ) -> Tensor:  # [B, codes] float64
     """Standard Gumbel noise, -ln(-ln u), for every code at one position of each prompt; all of it is finite."""
-    return uniform(keys, position, codes).log_().neg_().log_().neg_()
+    return gumbel_of(keys[:, None] + counters(position, codes, keys.device))
+
+
+def counters(position: int, codes: int, device: torch.device) -> Tensor:  # [codes] int64
+    """(n + 1)·γ of every code at one position. Added to a prompt's key it is the state that the output comes from.
+
+    What is compiled takes it as an argument: torch 2.13's compiled `arange` is wrong where its products wrap around.
+    """
+    steps = torch.arange(1, codes + 1, device=device) * _signed(GAMMA)
+    return steps.add_(_signed(position * CODES_PER_POSITION * GAMMA % 2**64))
+
+
+def gumbel_of(
+    states: Tensor,  # int64, key + counter
+) -> Tensor:  # float64
+    """The noise that comes from these states; overwrites them."""
+    return _uniform(_mix64(states)).log_().neg_().log_().neg_()
+
+
+def _uniform(bits: Tensor) -> Tensor:
+    return _shift_right(bits, 12).double().add_(0.5).mul_(2.0**-52)
 
 
 def _mix64(z: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """The loop that turns prompts into image codes. Service, benchmarks and tests consume this one.
 
-`generate` → `Sampler.steps` → `Transformer.hidden` and `logits.draw`, once a code. The same prompt gives the same codes
-whatever its neighbours, its place, the shard or a restart, because nothing that a row goes through depends on them:
-its noise is a function of its id, every step has the declared batch shape (dummies fill the last batch), its bucket
-follows from its own length, and attention always has a mask.
+`generate` → `Sampler.steps` → `DecodeStep` (for the first code `Transformer.hidden`) and `logits.draw`, once a code.
+The same prompt gives the same codes whatever its neighbours, its place, the shard or a restart, because nothing that a
+row goes through depends on them: its noise is a function of its id, every step has the declared batch shape (dummies
+fill the last batch) and takes the path that follows from what is declared, its bucket follows from its own length, and
+attention always has a mask.
 """
 
 from __future__ import annotations
@@ -13,17 +14,36 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from evalsvc.errors import InvalidRequest, NonFinite
+from evalsvc.errors import InvalidRequest, NonFinite, UnknownName
 from evalsvc.model_config import ModelConfig
-from evalsvc.models import Transformer
+from evalsvc.models import (
+    DecodePath,
+    DecodeStep,
+    KVCache,
+    Transformer,
+    WeightFormat,
+    WeightLayout,
+    can_compile,
+    worth_packing,
+)
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import stream_keys
 from evalsvc.sampling_params import SamplingParams
 
 FINITE_CHECK_STEPS = 64
 """How many codes are drawn between two looks at whether logits were finite; each look makes a GPU wait."""
+
+COMPILE_BYTES = 2 * 10**11
+"""From how many `compilable_bytes` a batch is compiled: some ten seconds of reading, more than compiling takes."""
+NOISE_BYTES = 100
+"""What the noise of one code moves through the caches, uncompiled."""
+CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "weights": ("plain", "int8"),
+    "cache_dtype": (None, *CACHE_DTYPES),
+    "path": (None, "plain", "packed", "compiled", "graph"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +58,11 @@ class Prompt:
 class SamplerSpec:
     """What is drawn, and in which shapes. One that exists is consistent.
 
-    `batch` and `bucket` may move a number by rounding only; they are provenance, the other fields protocol.
+    `batch`, `bucket` and `path` may move a number by rounding only; they are provenance, the other fields protocol.
 
     Raises:
         InvalidRequest: a size below 1, or guidance without an unconditional prompt.
+        UnknownName: for weights, cache_dtype or path.
     """
 
     image_ids: Sequence[int]
@@ -55,11 +76,20 @@ class SamplerSpec:
     """The prompt without text, for guidance."""
     bucket: int = 16
     """Prompts are padded to a multiple of so many tokens; those of one padded length share batches."""
+    weights: WeightFormat = "plain"
+    """"int8" rounds the weights of all products to 8 bits, and their inputs as well: other numbers, so protocol."""
+    cache_dtype: str | None = None
+    """Of keys and values, a name in CACHE_DTYPES; None: the model's. Protocol where it is given."""
+    path: DecodePath | None = None
+    """How a step runs, see `models.decoding`; None: as `chosen_path` says. Moves a number by rounding only."""
 
     def __post_init__(self) -> None:
         for field in ("length", "batch", "bucket"):
             if getattr(self, field) < 1:
                 raise InvalidRequest(f"{field} is {getattr(self, field)}; it must be 1 or more")
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise UnknownName.among(field, getattr(self, field), [name for name in choices if name is not None])
         if not self.image_ids:
             raise InvalidRequest("image_ids is empty; give the rows of the layout's image block")
         if self.params.guided and not self.unconditional:
@@ -87,6 +117,8 @@ class Samples:
     """Which of the prompts these are."""
     codes: Tensor
     """[len(indices), length] int64, on the model's device."""
+    path: DecodePath
+    """How the steps ran: for the provenance."""
 
 
 def generate(
@@ -114,17 +146,6 @@ def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype)
     return 2 * config.n_layers * rows * config.attention_dim * length * dtype.itemsize
 
 
-def predicted_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, dtype: torch.dtype) -> int:
-    """Bytes that `generate` takes beside the weights, for prompts padded to `prompt_length` at most.
-
-    The cache, and per code of one step: float32 logits (twice, guided and warped), float64 noise and what it is made
-    of. Activations and the rows of a permuted image block, which are copied, come on top.
-    """
-    step = spec.rows * 4 * 2 + spec.batch * 8 * 3
-    cache = cache_bytes(config, spec.rows, prompt_length + spec.length - 1, dtype)
-    return cache + step * len(spec.image_ids)
-
-
 def _batches(
     model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec, on_step: Callable[[int], None]
 ) -> Iterator[Samples]:
@@ -142,7 +163,7 @@ def _batches(
                 done += len(batch)
                 on_step(done)
             # A copy: the buffer is used again, and as a tensor of inference mode it would spread that to its users.
-            yield Samples(batch, sampler.codes[: len(batch)].clone())
+            yield Samples(batch, sampler.codes[: len(batch)].clone(), sampler.path)
 
 
 class Sampler:
@@ -153,11 +174,14 @@ class Sampler:
         self.spec = spec
         self.device = model.tok_embeddings.weight.device
         self.image_ids = torch.tensor(list(spec.image_ids), device=self.device)  # [codes]
-        rows = _as_slice(spec.image_ids)
-        self.head = model.output.weight[self.image_ids if rows is None else rows].detach()  # [codes, D]
+        self.path = runnable_path(model, spec)
+        on_gpu = self.device.type == "cuda" and can_compile("cuda")
+        self.compile_noise = self.path == "compiled" or (self.path == "graph" and on_gpu)
+        self.cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
         with torch.inference_mode():
+            layout = WeightLayout(_as_range(spec.image_ids), spec.rows, self.path != "plain", spec.weights)
             # The last code is drawn and never read by the model.
-            self.cache = model.new_cache(spec.rows, longest + spec.length - 1)
+            self.step = DecodeStep(model, layout, longest + spec.length - 1, self.path, self.cache_dtype)
             self.codes = torch.empty(spec.batch, spec.length, dtype=torch.int64, device=self.device)  # [B, length]
 
     def steps(self, prompts: Sequence[Prompt], padded: int) -> Iterator[int]:
@@ -165,52 +189,99 @@ class Sampler:
 
         Inference mode is on inside a turn only: it belongs to the thread, and the caller has it between two turns.
         """
-        real = len(prompts)
-        filled = [*prompts, *[prompts[0]] * (self.spec.batch - real)]
-        keys = stream_keys(self.spec.params.seed, [prompt.id for prompt in filled], self.device)
-        ids, positions, mask = self._inputs(filled, padded)
-        finite_until = torch.full((self.spec.batch,), self.spec.length, device=self.device)
-        self.cache.length = 0
-        for position in range(self.spec.length):
+        real, spec = len(prompts), self.spec
+        filled = [*prompts, *[prompts[0]] * (spec.batch - real)]
+        keys = stream_keys(spec.params.seed, [prompt.id for prompt in filled], self.device)
+        lengths = torch.tensor(self._lengths(filled), device=self.device)  # [rows]
+        last = max(self._lengths(filled)) - 1
+        finite_until = torch.full((spec.batch,), spec.length, device=self.device)
+        codes = torch.zeros_like(finite_until)  # [batch], of the step before
+        for position in range(spec.length):
             with torch.inference_mode():
-                codes, finite = draw(self._logits(ids, positions, mask), self.spec.params, keys, position)
+                if position == 0:
+                    logits = self._first_logits(filled, padded)
+                else:
+                    self.model.positions.require_rows(last + position)
+                    ids = self.image_ids[codes].repeat(spec.rows // spec.batch)
+                    logits = self.step(ids, lengths + (position - 1), padded + position - 1)
+                codes, finite = draw(logits, spec.params, keys, position, compile_noise=self.compile_noise)
                 self.codes[:, position] = codes
                 finite_until = torch.where(finite, finite_until, finite_until.clamp(max=position))
-                ids = self.image_ids[codes].repeat(self.spec.rows // self.spec.batch)[:, None]
-                positions = positions[:, -1:] + 1
-            if (position + 1) % FINITE_CHECK_STEPS == 0 or position + 1 == self.spec.length:
-                _require_finite(prompts, finite_until[:real].tolist(), self.spec.length)
+            if (position + 1) % FINITE_CHECK_STEPS == 0 or position + 1 == spec.length:
+                _require_finite(prompts, finite_until[:real].tolist(), spec.length)
             yield position
 
-    def _logits(
-        self,
-        ids: Tensor,  # [rows, T] int64
-        positions: Tensor,  # [rows, T] int64
-        mask: Tensor,  # [rows, padded + length - 1] bool
-    ) -> Tensor:  # [rows, codes] float32
-        live = mask[:, : self.cache.length + ids.shape[1]]
-        hidden = self.model.hidden(ids, mask=live, positions=positions, cache=self.cache)[:, -1]
-        return functional.linear(hidden, self.head).float()
+    def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each row's prompt, those of the unconditional rows behind."""
+        without = [len(self.spec.unconditional or ())] * len(prompts) if self.spec.params.guided else []
+        return [*(len(prompt.ids) for prompt in prompts), *without]
 
-    def _inputs(self, prompts: Sequence[Prompt], padded: int) -> tuple[Tensor, Tensor, Tensor]:
-        """ids and positions [rows, padded] and mask [rows, padded + length - 1] of the prompts, padded on the left.
-
-        What pads is the prompt's own first token, at position 0: masked, and finite where the prompt itself is.
-        """
-        sequences = [prompt.ids for prompt in prompts]
+    def _first_logits(self, prompts: Sequence[Prompt], padded: int) -> Tensor:  # [rows, codes] float32
+        """Run the prompts and hand what they leave to the step. The unconditional one is run once for all rows."""
+        batch, rows = self.spec.batch, self.spec.rows
+        hidden, mask, cache = self._run([prompt.ids for prompt in prompts], padded)
+        prefixes = [(slice(0, batch), cache)]
         if self.spec.params.guided and self.spec.unconditional:
-            sequences += [self.spec.unconditional] * len(prompts)
+            one, one_mask, one_cache = self._run([self.spec.unconditional], padded)
+            hidden = torch.cat((hidden, one.expand(batch, -1)))
+            mask = torch.cat((mask, one_mask.expand(batch, -1)))
+            prefixes.append((slice(batch, rows), one_cache))
+        self.step.begin(prefixes, mask)
+        return self.step.head(hidden)
+
+    def _run(self, sequences: Sequence[Sequence[int]], padded: int) -> tuple[Tensor, Tensor, KVCache]:
+        """What the last token of each sequence becomes [R, D], the mask [R, padded], and keys and values.
+
+        Sequences are padded on the left with their own first token at position 0: masked, and finite where the
+        sequence itself is.
+        """
         ids = [[*[sequence[0]] * (padded - len(sequence)), *sequence] for sequence in sequences]
-        padding = torch.tensor([[padded - len(sequence)] for sequence in sequences], device=self.device)  # [rows, 1]
-        slots = torch.arange(padded + self.spec.length - 1, device=self.device)
-        return torch.tensor(ids, device=self.device), (slots[:padded] - padding).clamp_(min=0), slots >= padding
+        padding = torch.tensor([[padded - len(sequence)] for sequence in sequences], device=self.device)  # [R, 1]
+        slots = torch.arange(padded, device=self.device)
+        cache = self.model.new_cache(len(sequences), padded, self.cache_dtype)
+        mask = slots >= padding
+        positions = (slots - padding).clamp_(min=0)
+        hidden = self.model.hidden(torch.tensor(ids, device=self.device), mask=mask, positions=positions, cache=cache)
+        return hidden[:, -1], mask, cache
 
 
-def _as_slice(image_ids: Sequence[int]) -> slice | None:
-    """The rows as a slice, which reads the table in place; None where they are not consecutive."""
-    first, count = image_ids[0], len(image_ids)
-    consecutive = image_ids == range(first, first + count) or list(image_ids) == list(range(first, first + count))
-    return slice(first, first + count) if consecutive else None
+def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, device: torch.device) -> DecodePath:
+    """How a step runs unless the spec says so: by the work of one declared batch, never by how many prompts there are.
+
+    Otherwise a shard, or what a restart has left of it, could take another path than its neighbours and round
+    otherwise.
+    """
+    if spec.path is not None:
+        return spec.path
+    if device.type == "cuda":
+        return "graph"
+    if device.type != "cpu" or not worth_packing(config, len(spec.image_ids), dtype, device):
+        return "plain"
+    return "compiled" if compilable_bytes(config, spec, dtype) >= COMPILE_BYTES else "packed"
+
+
+def compilable_bytes(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype) -> int:
+    """Bytes that one batch moves in what compiling makes faster: keys and values, and the noise."""
+    dtype = dtype if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
+    mean_length = spec.length // 2
+    attended = spec.length * cache_bytes(config, spec.rows, mean_length, dtype)
+    return attended + spec.length * spec.batch * len(spec.image_ids) * NOISE_BYTES
+
+
+def runnable_path(model: Transformer, spec: SamplerSpec) -> DecodePath:
+    """`chosen_path`, or what comes nearest to it on this machine."""
+    weight = model.tok_embeddings.weight
+    path = chosen_path(model.config, spec, weight.dtype, weight.device)
+    # Asked only where it matters: the answer takes seconds.
+    if path != "compiled" or (weight.device.type == "cpu" and can_compile("cpu")):
+        return path
+    return "packed"
+
+
+def _as_range(image_ids: Sequence[int]) -> range | tuple[int, ...]:
+    """The rows as a range where they are consecutive: that part of the table is read in place."""
+    consecutive = range(image_ids[0], image_ids[0] + len(image_ids))
+    return consecutive if image_ids == consecutive or list(image_ids) == list(consecutive) else tuple(image_ids)
 
 
 def _require_finite(prompts: Sequence[Prompt], finite_until: Sequence[int], length: int) -> None:

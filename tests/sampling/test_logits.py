@@ -4,9 +4,10 @@ import pytest
 import sampling_reference as reference
 import torch
 
+from evalsvc.models import can_compile, compiled
 from evalsvc.sampling import SamplingParams
-from evalsvc.sampling.logits import draw, guide, keep_top_k, keep_top_p, warp
-from evalsvc.sampling.noise import stream_keys
+from evalsvc.sampling.logits import draw, guide, keep_top_k, keep_top_p, race, warp
+from evalsvc.sampling.noise import counters, stream_keys
 
 INF = float("inf")
 
@@ -52,6 +53,16 @@ def test_the_nucleus_ends_where_the_sum_reaches_top_p() -> None:
     assert [int(keep_top_p(logits, p).isfinite().sum()) for p in (1e-9, 0.49, 0.51, 0.74, 0.76)] == [1, 1, 2, 2, 4]
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
+def test_a_nucleus_is_found_without_sorting_all_codes(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flat rows have a nucleus larger than what is tried first, peaked ones a smaller; a batch may have both."""
+    logits = spread * random_logits(rows=6, codes=3_000)
+    logits[0] *= 4
+    expected = keep_top_p(logits, 0.9)
+    monkeypatch.setattr("evalsvc.sampling.logits.NUCLEUS", 100)
+    assert torch.equal(keep_top_p(logits, 0.9), expected)
+
+
 def test_temperature_0_takes_the_likeliest_code() -> None:
     logits = random_logits()
     keys = stream_keys(0, [str(row) for row in range(8)], torch.device("cpu"))
@@ -79,6 +90,19 @@ def test_what_is_not_finite_shows_in_its_own_row(value: float, params: SamplingP
     codes, finite = draw(logits, params, keys, 0)
     assert finite.tolist() == [row != 2 for row in range(len(keys))]
     assert bool(((codes >= 0) & (codes < 50)).all())
+
+
+@pytest.mark.skipif(not can_compile("cpu"), reason="no C++ compiler here")
+def test_compiling_the_noise_moves_its_last_bit_at_most() -> None:
+    """torch 2.13 compiled an `arange` whose products wrap around to other numbers."""
+    logits = random_logits(rows=16, codes=3_000)
+    keys = stream_keys(0, [str(row) for row in range(16)], torch.device("cpu"))
+    with torch.inference_mode():
+        for position in (0, 1, 1_023):
+            counts = counters(position, 3_000, keys.device)
+            (found, codes), (expected, same) = compiled(race)(logits, keys, counts), race(logits, keys, counts)
+            assert torch.equal(codes, same)
+            torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
 
 
 def test_near_logits_draw_mostly_equal_codes() -> None:

@@ -52,6 +52,12 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     assert torch.equal(noise.gumbel(keys_of(*prompts), 5, 20), together[:, :20])
 
 
+def test_single_codes_have_the_noise_of_the_whole_row() -> None:
+    keys, codes = keys_of("a", "b", "c"), torch.tensor([0, 36, 5])
+    whole = noise.gumbel(keys, 1_023, 37)
+    assert torch.equal(noise.gumbel_of(keys + noise.counters(1_023, 37, CPU)[codes]), whole[torch.arange(3), codes])
+
+
 def cube(seed: int = 0, prompts: int = 24, positions: int = 24, codes: int = 1_024) -> Tensor:
     """[prompts, positions, codes] of uniform noise, for prompts named as rows of a list are."""
     keys = keys_of(*[str(index) for index in range(prompts)], seed=seed)

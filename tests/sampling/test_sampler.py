@@ -2,6 +2,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 from sampling_reference import tiny_model
 from torch import Tensor
 
-from evalsvc.errors import Cancelled, InvalidRequest, NonFinite
-from evalsvc.models import KVCache, Transformer
-from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate, predicted_bytes
-from evalsvc.sampling.sampler import FINITE_CHECK_STEPS
+from evalsvc.errors import Cancelled, InvalidRequest, NonFinite, UnknownName
+from evalsvc.model_config import ModelConfig, resolve_config
+from evalsvc.models import DecodeStep, Transformer, can_compile, packed_bytes
+from evalsvc.models.decoding import EAGER, StraightCache
+from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate
+from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, chosen_path, runnable_path
 
 IMAGE_ROWS = range(20, 36)
 UNCONDITIONAL = (36, 37)
@@ -52,6 +55,62 @@ DRAWS: list[dict[str, Any]] = [
     {"temperature": 0, "guidance_scale": 2.0},
     {"temperature": 1.4, "top_k": 9, "top_p": 0.9, "guidance_scale": 1.7, "seed": 5},
 ]
+
+
+@pytest.mark.parametrize("kind", ["rotary", "head_rotary", "llama_rotary", "none"])
+@pytest.mark.parametrize("path", ["packed", "blocked", "graph"])
+def test_every_path_equals_the_slow_reference(kind: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64; with guidance, over bucket and block borders. `blocked` is the compiled path, uncompiled."""
+    if path == "blocked":
+        monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
+        monkeypatch.setattr("evalsvc.sampling.sampler.can_compile", lambda device: True)
+        monkeypatch.setattr("evalsvc.sampling.logits.compiled", lambda function: function)
+        path = "compiled"
+    model, prompts = tiny_model(kind), make_prompts(4)
+    spec = spec_of(path=path, guidance_scale=2, length=24, batch=2)
+    expected = {prompt.id: reference.codes_of(model, spec, prompt) for prompt in prompts}
+    assert codes_by_prompt(model, prompts, spec) == expected
+    assert {samples.path for samples in generate(model, prompts, spec)} == {path}
+
+
+@pytest.mark.skipif(not can_compile("cpu"), reason="no C++ compiler here")
+def test_compiled_equals_plain() -> None:
+    prompts, model, spec = make_prompts(16), tiny_model(vocab_size=WIDE, hidden_dim=64), wide_spec(2.0)
+    plain = codes_by_prompt(model, prompts, replace(spec, path="plain"))
+    assert codes_by_prompt(model, prompts, replace(spec, path="compiled")) == plain
+    few = codes_by_prompt(model, prompts[::-1][:5], replace(spec, path="compiled"))
+    assert few == {prompt: plain[prompt] for prompt in few}, "neighbours and order do not matter"
+
+
+@pytest.mark.parametrize("changes", [{"weights": "int8"}, {"cache_dtype": "bfloat16"}], ids=str)
+def test_rounded_weights_and_caches_move_few_codes(
+    capsys: pytest.CaptureFixture[str], wide_model: Transformer, changes: dict[str, Any]
+) -> None:
+    prompts, spec = make_prompts(24), replace(wide_spec(1.0), **changes)
+    found = codes_by_prompt(wide_model, prompts, spec)
+    share = agreement(codes_by_prompt(wide_model, prompts, wide_spec(1.0)), found)
+    with capsys.disabled():
+        print(f"\n{changes}, tokens equal to float32: {share:.1%}", end="")
+    assert share > 0.5
+    assert codes_by_prompt(wide_model, prompts[5:6], spec) == {"p5": found["p5"]}
+
+
+def test_the_path_follows_from_the_declared_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's small images are not compiled, whole images of a real model are, and one image at a time is not."""
+    cpu, full = torch.device("cpu"), resolve_config("open_lm_160m", Path("none"))
+    image = spec_of(image_ids=range(50_432, 50_432 + 16_384), length=1_024, batch=32, bucket=16)
+
+    def path(config: ModelConfig, spec: SamplerSpec, device: torch.device = cpu) -> str:
+        return chosen_path(config, spec, torch.float32, device)
+
+    assert path(tiny_model().config, spec_of(length=64, batch=64)) == "plain"
+    assert path(full, image, torch.device("cuda")) == "graph"
+    assert path(full, replace(image, path="plain")) == "plain"
+    if packed_bytes(full, 16_384, torch.float32):
+        assert path(full, image) == "compiled"
+        assert path(full, replace(image, batch=1)) == "packed"
+    monkeypatch.setattr("evalsvc.sampling.sampler.can_compile", lambda device: False)
+    assert runnable_path(tiny_model(), spec_of(path="compiled")) == "packed"
 
 
 @pytest.mark.parametrize("kind", ["rotary", "head_rotary", "llama_rotary", "none"])
@@ -179,25 +238,28 @@ def test_the_frequency_test_sees_a_small_bias() -> None:
 
 
 class Watched:
-    """Records the shapes and positions that a model is run with, and the caches made for it."""
+    """Records the shapes and positions of the prompts that a model is run with, and of the steps that follow."""
 
     def __init__(self, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shapes: list[tuple[int, ...]] = []
-        self.positions: list[list[list[int]]] = []
-        self.caches: list[KVCache] = []
-        hidden, new_cache = model.hidden, model.new_cache
+        self.positions: list[list[Any]] = []
+        self.made: list[DecodeStep] = []
+        hidden, step = model.hidden, DecodeStep.__call__
 
         def watched_hidden(ids: Tensor, **arguments: Any) -> Tensor:
             self.shapes.append(tuple(ids.shape))
             self.positions.append(arguments["positions"].tolist())
             return hidden(ids, **arguments)
 
-        def watched_new_cache(*arguments: Any) -> KVCache:
-            self.caches.append(new_cache(*arguments))
-            return self.caches[-1]
+        def watched_step(decode: DecodeStep, ids: Tensor, positions: Tensor, slot: int) -> Tensor:
+            self.shapes.append(tuple(ids.shape))
+            self.positions.append(positions.tolist())
+            if decode not in self.made:
+                self.made.append(decode)
+            return step(decode, ids, positions, slot)
 
         monkeypatch.setattr(model, "hidden", watched_hidden)
-        monkeypatch.setattr(model, "new_cache", watched_new_cache)
+        monkeypatch.setattr(DecodeStep, "__call__", watched_step)
 
 
 @pytest.mark.parametrize(("guidance_scale", "rows"), [(1.0, 3), (3.0, 6)])
@@ -208,12 +270,13 @@ def test_every_step_has_the_declared_shape(monkeypatch: pytest.MonkeyPatch, guid
     spec = spec_of(guidance_scale=guidance_scale)
     batches = [samples.indices for samples in generate(model, prompts, spec)]
     assert batches == [(0, 1, 3), (4,), (2,)]
-    steps = [(rows, 1)] * 5
-    assert watched.shapes == [(rows, 4), *steps, (rows, 4), *steps, (rows, 8), *steps]
-    (cache,) = watched.caches
-    used = cache.keys.nbytes + cache.values.nbytes
+    steps = [(rows,)] * 5
+    prompt = [[(3, padded), *([(1, padded)] if rows == 6 else [])] for padded in (4, 4, 8)]
+    assert watched.shapes == [*prompt[0], *steps, *prompt[1], *steps, *prompt[2], *steps]
+    (step,) = watched.made
+    assert isinstance(step.cache, StraightCache)
+    used = step.cache.keys.nbytes + step.cache.values.nbytes
     assert used == cache_bytes(model.config, rows, 8 + 5, torch.float64)
-    assert predicted_bytes(model.config, spec, 8, torch.float64) == used + 16 * (rows * 8 + 3 * 24)
 
 
 def test_padding_does_not_count_as_position(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,9 +286,10 @@ def test_padding_does_not_count_as_position(monkeypatch: pytest.MonkeyPatch) -> 
     prompts = [Prompt("short", (1,)), Prompt("long", (1, 2, 3))]
     list(generate(model, prompts, spec_of(batch=2, length=3, guidance_scale=2)))
     assert watched.positions == [
-        [[0, 0, 0, 0], [0, 0, 1, 2], [0, 0, 0, 1], [0, 0, 0, 1]],
-        [[1], [3], [2], [2]],
-        [[2], [4], [3], [3]],
+        [[0, 0, 0, 0], [0, 0, 1, 2]],
+        [[0, 0, 0, 1]],
+        [1, 3, 2, 2],
+        [2, 4, 3, 3],
     ]
 
 
@@ -332,6 +396,12 @@ def test_wrong_prompts_are_refused_before_the_first_step(prompts: list[Prompt], 
 def test_wrong_specs_are_refused(changes: dict[str, Any], fragment: str) -> None:
     with pytest.raises(InvalidRequest, match=fragment):
         spec_of(**changes)
+
+
+@pytest.mark.parametrize("field", ["weights", "cache_dtype", "path"])
+def test_unknown_names_are_refused(field: str) -> None:
+    with pytest.raises(UnknownName, match=f"no {field} is named 'float3'"):
+        spec_of(**{field: "float3"})
 
 
 def test_image_rows_beyond_the_table_are_refused() -> None:

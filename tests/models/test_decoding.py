@@ -1,0 +1,129 @@
+"""Every way to run a step, against a whole forward pass."""
+
+from itertools import product
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from evalsvc.model_config import ModelConfig
+from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout
+from evalsvc.models.decoding import EAGER, BlockedCache, Slot, StraightCache, blocked_attention
+
+ROWS, PADDED, NEW = 3, 5, 40
+IMAGE_IDS = range(10, 26)
+
+
+def small_model(dtype: torch.dtype = torch.float64, **changes: Any) -> Transformer:
+    fields = {
+        "hidden_dim": 64,
+        "n_layers": 2,
+        "n_heads": 4,
+        "seq_len": 64,
+        "vocab_size": 30,
+        "post_embed_norm": False,
+        "weight_tying": False,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Transformer(ModelConfig.model_validate(fields | changes)).requires_grad_(False).eval()
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model.to(dtype)
+
+
+def tokens() -> tuple[Tensor, Tensor]:
+    """Random ids [ROWS, PADDED + NEW], and the mask of prompts of 5, 3 and 1 tokens."""
+    ids = torch.randint(30, (ROWS, PADDED + NEW), generator=torch.Generator().manual_seed(1))
+    padding = torch.tensor([[0], [2], [4]])
+    return ids, torch.arange(PADDED + NEW) >= padding
+
+
+def expected_logits(model: Transformer) -> Tensor:  # [ROWS, NEW, codes]
+    """After each of the new tokens, from one pass over all of them."""
+    ids, mask = tokens()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return model(ids, mask=mask, positions=positions)[:, PADDED:, IMAGE_IDS.start : IMAGE_IDS.stop]
+
+
+@torch.inference_mode()
+def stepped_logits(model: Transformer, path: DecodePath, cache_dtype: torch.dtype | None = None) -> Tensor:
+    ids, mask = tokens()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    layout = WeightLayout(IMAGE_IDS, ROWS, packed=path != "plain")
+    step = DecodeStep(model, layout, PADDED + NEW, path, cache_dtype)
+    prefix = model.new_cache(ROWS, PADDED, cache_dtype)
+    model.hidden(ids[:, :PADDED], mask=mask[:, :PADDED], positions=positions[:, :PADDED], cache=prefix)
+    for _ in range(2):  # the second batch must not see the first
+        step.begin([(slice(0, 1), part(prefix, 0)), (slice(1, ROWS), part(prefix, 1))], mask[:, :PADDED])
+        slots = range(PADDED, PADDED + NEW)
+        logits = torch.stack([step(ids[:, slot], positions[:, slot], slot) for slot in slots], dim=1)
+    return logits
+
+
+def part(prefix: Any, index: int) -> Any:
+    """One row of the prefix, or the others."""
+    cache = type(prefix).__new__(type(prefix))
+    rows = slice(0, 1) if index == 0 else slice(1, ROWS)
+    cache.keys, cache.values, cache.length = prefix.keys[:, rows], prefix.values[:, rows], prefix.length
+    return cache
+
+
+ARCHITECTURES: list[dict[str, Any]] = [
+    {},
+    {"positional_embedding_type": "head_rotary", "qk_norm": True, "model_norm": "gain_only_lp_layer_norm"},
+    {"positional_embedding_type": "llama_rotary", "model_norm": "rms_norm", "ffn_type": "gemma_geglu"},
+    {"positional_embedding_type": "none", "ffn_type": "gelu", "post_embed_norm": True, "weight_tying": True},
+    {"hidden_dim": 50, "qk_norm": True, "model_norm": "rms_norm"},  # heads of 12, not a multiple of a block
+]
+
+
+@pytest.mark.parametrize(("path", "changes"), list(product(("plain", "packed", "graph"), ARCHITECTURES)), ids=str)
+def test_a_step_equals_the_whole_pass(path: DecodePath, changes: dict[str, Any]) -> None:
+    model = small_model(**changes)
+    torch.testing.assert_close(stepped_logits(model, path), expected_logits(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", ARCHITECTURES, ids=str)
+def test_blocks_equal_the_whole_pass_before_they_are_compiled(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
+    model = small_model(**changes)
+    torch.testing.assert_close(stepped_logits(model, "compiled"), expected_logits(model), rtol=0, atol=1e-5)
+
+
+def test_a_cache_of_another_dtype_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
+    model = small_model(torch.float32)
+    exact = expected_logits(model)
+    for path in ("packed", "compiled"):
+        found = stepped_logits(model, cast(DecodePath, path), torch.bfloat16)
+        assert float((found - exact).norm() / exact.norm()) < 0.02
+        assert not torch.equal(found, exact)
+
+
+def test_blocked_attention_equals_sdpa() -> None:
+    """In float64, over spans that end within a block, and with garbage behind them."""
+    shape, generator = (1, 2, 3, 48, 32), torch.Generator().manual_seed(0)
+    straight = StraightCache(shape, torch.float64, torch.device("cpu"))
+    blocked = BlockedCache(shape, torch.float64, EAGER)
+    bias = torch.full((2, 48), float("-inf"), dtype=torch.float64)
+    for slot in range(40):
+        queries, keys, values = torch.randn(3, 2, 3, 32, dtype=torch.float64, generator=generator)
+        bias[:, slot] = 0
+        expected = straight.attend(0, queries, keys, values, Slot(slot, slot + 1), bias)
+        found = blocked.attend(0, queries, keys, values, Slot(slot, -(-(slot + 1) // 16) * 16), bias)
+        torch.testing.assert_close(found, expected)
+    wide = blocked_attention(queries, blocked.keys[0].float(), blocked.values[0].bfloat16(), bias, 48)
+    assert wide.dtype == torch.float32
+
+
+def test_weights_are_laid_out_once_and_can_be_let_go() -> None:
+    model, layout = small_model(torch.float32), WeightLayout(IMAGE_IDS, ROWS, packed=True)
+    first = DecodeStep(model, layout, 8, "packed").weights
+    assert DecodeStep(model, WeightLayout(IMAGE_IDS, ROWS, packed=True), 8, "graph").weights is first
+    assert DecodeStep(model, WeightLayout(IMAGE_IDS, ROWS + 1, packed=True), 8, "packed").weights is not first
+    model.release_packed()
+    assert model.packed is None
