@@ -1,0 +1,237 @@
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sampling_reference import tiny_model
+
+from evalsvc.errors import InvalidRequest, NonFinite, OutOfMemory
+from evalsvc.models import Transformer
+from evalsvc.sampling import Prompt, SamplerSpec, Samples, SamplingParams, generate, memory
+from evalsvc.sampling.memory import BatchShape, available_bytes, footprint, generate_fitting, largest_batch
+from evalsvc.sampling.sampler import Sampler
+
+IMAGE_ROWS = range(20, 36)
+SPEC = SamplerSpec(IMAGE_ROWS, length=6, params=SamplingParams(), batch=4, bucket=4)
+
+
+def make_prompts(count: int) -> list[Prompt]:
+    pick = random.Random(0)
+    return [Prompt(f"p{row}", tuple(pick.choices(range(20), k=1 + row % 9))) for row in range(count)]
+
+
+def by_index(found: Sequence[Samples]) -> dict[int, list[int]]:
+    rows = [pair for samples in found for pair in zip(samples.indices, samples.codes.tolist(), strict=True)]
+    assert len(dict(rows)) == len(rows), "a prompt was drawn twice"
+    return dict(rows)
+
+
+@contextmanager
+def little_memory(model: Transformer, rows: int, after: int = 0) -> Iterator[None]:
+    """More than `rows` sequences at once run out of memory, from the `after`-th forward pass on."""
+    passes = 0
+
+    def allocate(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal passes
+        passes += 1
+        if passes > after and inputs[0].shape[0] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = model.tok_embeddings.register_forward_pre_hook(allocate)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_draws_what_generate_draws() -> None:
+    model, prompts = tiny_model("rotary"), make_prompts(11)
+    shapes: list[BatchShape] = []
+    steps: list[int] = []
+    found = by_index(list(generate_fitting(model, prompts, SPEC, steps.append, on_shape=shapes.append)))
+    assert found == by_index(list(generate(model, prompts, SPEC)))
+    assert steps[-1] == 11 * 6
+    assert [(shape.batch, shape.reason, shape.agreement) for shape in shapes] == [(4, "declared", None)]
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_goes_on_with_half_the_batch(scale: float) -> None:
+    """Memory runs out in the second batch: the first stays, the rest is drawn, and the provenance says what moved."""
+    spec = replace(SPEC, params=SamplingParams(guidance_scale=scale), unconditional=(36, 37))
+    model, prompts = tiny_model("rotary"), make_prompts(11)
+    expected = by_index(list(generate(model, prompts, spec)))
+    shapes: list[BatchShape] = []
+    steps: list[int] = []
+    with little_memory(model, rows=1 if scale == 1 else 2, after=10):
+        found = by_index(list(generate_fitting(model, prompts, spec, steps.append, on_shape=shapes.append)))
+    assert found == expected
+    assert steps[-1] == 11 * 6
+    assert [(shape.batch, shape.reason) for shape in shapes] == [(4, "declared"), (1, "out of memory")]
+    drawn = shapes[1].drawn
+    assert 0 < drawn < 11
+    assert (shapes[1].agreement, shapes[1].compared) == (1.0, 6 * min(drawn, memory.PROBE_PROMPTS))
+
+
+def test_nothing_to_compare_where_the_first_batch_failed() -> None:
+    model, prompts = tiny_model("rotary"), make_prompts(5)
+    shapes: list[BatchShape] = []
+    with little_memory(model, rows=2):
+        found = list(generate_fitting(model, prompts, SPEC, on_shape=shapes.append))
+    assert by_index(found) == by_index(list(generate(model, prompts, SPEC)))
+    last = shapes[-1].to_json()
+    assert (last["batch"], last["drawn"], last["agreement"], last["compared"]) == (2, 0, None, 0)
+
+
+def test_one_image_that_does_not_fit_says_what_to_do() -> None:
+    model = tiny_model("rotary")
+    with little_memory(model, rows=0), pytest.raises(OutOfMemory, match=r"one image at a time .*bfloat16.*2\.00 GiB"):
+        list(generate_fitting(model, make_prompts(3), SPEC))
+
+
+def test_other_errors_come_through() -> None:
+    model = tiny_model("rotary")
+    with pytest.raises(InvalidRequest, match="two prompts"):
+        list(generate_fitting(model, [Prompt("a", (1,)), Prompt("a", (2,))], SPEC))
+    with torch.no_grad():
+        model.output.weight.fill_(float("nan"))
+    with pytest.raises(NonFinite):
+        list(generate_fitting(model, make_prompts(3), SPEC))
+
+
+def test_no_prompts_are_no_work() -> None:
+    assert list(generate_fitting(tiny_model("rotary"), [], SPEC)) == []
+
+
+def needed(model: Transformer, batch: int) -> int:
+    found = footprint(model.config, replace(SPEC, batch=batch), 12, torch.float64)
+    return int(memory.HEADROOM * (found.total - found.weights))
+
+
+def test_the_largest_batch_that_fits() -> None:
+    model = tiny_model("rotary")
+    spec = replace(SPEC, batch=12)
+
+    def batch(available: int) -> int:
+        return largest_batch(model.config, spec, 12, torch.float64, available)
+
+    assert [batch(needed(model, size)) for size in (12, 6, 3, 1)] == [12, 6, 3, 1]
+    assert batch(needed(model, 6) - 1) == 3
+    with pytest.raises(OutOfMemory, match="run fewer workers"):
+        batch(needed(model, 1) - 1)
+
+
+def test_chooses_before_anything_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny_model("rotary"), make_prompts(9)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: needed(model, 2))
+    shapes: list[BatchShape] = []
+    with little_memory(model, rows=2):  # a larger one would show as out of memory
+        found = list(generate_fitting(model, prompts, SPEC, on_shape=shapes.append))
+    assert len(by_index(found)) == 9
+    assert [(shape.batch, shape.declared, shape.reason) for shape in shapes] == [(2, 4, "predicted")]
+
+
+@pytest.mark.parametrize("path", ["plain", "graph"])
+def test_keys_and_values_are_predicted_exactly(path: Any) -> None:
+    """They are most of it. Each path rounds the slots in its own way."""
+    model = tiny_model("rotary", dtype="float32")
+    spec = replace(SPEC, path=path, cache_dtype="bfloat16")
+    cache: Any = Sampler(model, spec, longest=12).step.cache
+    assert footprint(model.config, spec, 12, torch.float32).cache == cache.keys.nbytes + cache.values.nbytes
+
+
+def test_decoding_beside_counts() -> None:
+    """On a CPU images are decoded between two batches, when nothing of a step is left; on a GPU beside the next."""
+    model = tiny_model("rotary")
+    alone = footprint(model.config, SPEC, 12, torch.float64)
+    small, large = (footprint(model.config, SPEC, 12, torch.float64, beside=size) for size in (1, 10**9))
+    assert small.total == alone.total
+    assert large.total == alone.total - alone.step + 10**9
+    gpu = footprint(model.config, SPEC, 12, torch.float64, device="cuda", beside=1)
+    assert gpu.transient == gpu.step + 1
+
+
+def write(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+
+
+def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
+    """Pages of files are in a group's usage and yet free: a worker that had read its checkpoint once looked full."""
+    membership = tmp_path / "membership"
+    membership.write_text("0::/service/worker\n")
+    root = tmp_path / "fs"
+    write(root / "service/worker", memory__max="max\n", memory__current="5\n")
+    assert memory._group_bytes(root, membership) is None
+    stat = "anon 300\ninactive_file 150\nactive_file 50\n"
+    write(root / "service", memory__max="1000\n", memory__current="600\n", memory__stat=stat)
+    assert memory._group_bytes(root, membership) == 600
+    write(root / "service/worker", memory__max="500\n", memory__current="450\n")
+    assert memory._group_bytes(root, membership) == 50
+
+
+def test_version_1_of_control_groups(tmp_path: Path) -> None:
+    """In a container the path is the host's, and only the top is there."""
+    membership = tmp_path / "membership"
+    membership.write_text("12:cpu:/docker/abc\n4:memory:/docker/abc\n")
+    write(
+        tmp_path / "fs/memory",
+        memory__limit_in_bytes="1000\n",
+        memory__usage_in_bytes="600\n",
+        memory__stat="inactive_file 1\ntotal_inactive_file 100\ntotal_active_file 0\n",
+    )
+    assert memory._group_bytes(tmp_path / "fs", membership) == 500
+
+
+def test_what_torch_made_of_an_error_counts() -> None:
+    """torch.compile has its own error for everything: once a worker that ran out of memory looked like a bug."""
+    assert memory.is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't"))
+    assert not memory.is_out_of_memory(RuntimeError("shapes differ"))
+    wrapper = RuntimeError("InternalTorchDynamoError: MemoryError: std::bad_alloc")
+    assert not memory.is_out_of_memory(wrapper)
+    wrapper.__context__ = MemoryError("std::bad_alloc")  # what `raise … from None` leaves
+    assert memory.is_out_of_memory(wrapper)
+
+
+def test_there_is_memory_here() -> None:
+    found = available_bytes("cpu")
+    assert found is None or 10**7 < found < 10**14
+
+
+LIMITED = """
+import resource, torch
+from evalsvc.model_config import ModelConfig
+from evalsvc.models import Transformer
+from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, memory
+
+torch.set_num_threads(1)
+config = ModelConfig(hidden_dim=256, n_layers=16, n_heads=2, seq_len=256, vocab_size=64, post_embed_norm=False,
+    weight_tying=False, ffn_type="gelu", model_norm="rms_norm")
+model = Transformer(config).requires_grad_(False).eval()
+spec = SamplerSpec(range(32, 64), 16, SamplingParams(), batch=4096, path="plain")  # keys and values of 1 MB an image
+limited, available = memory.available_bytes, None
+memory.available_bytes = lambda device: None  # a prediction would not let it come so far
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, used + 400_000_000))
+assert limited("cpu") <= 400_000_000
+shapes = []
+prompts = [Prompt("a", (1, 2)), Prompt("b", (3,))]
+found = list(memory.generate_fitting(model, prompts, spec, on_shape=shapes.append))
+print(sum(len(samples.indices) for samples in found), *[shape.batch for shape in shapes])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space, as Linux does it")
+def test_a_real_limit_is_survived() -> None:
+    """torch's own error for the CPU is a plain RuntimeError; buffers held by its traceback would stay allocated."""
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    images, declared, *_, batch = map(int, done.stdout.split())
+    assert (images, declared) == (2, 4096)
+    assert 4 <= batch <= 512
