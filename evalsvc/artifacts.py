@@ -12,6 +12,9 @@ from typing import Any
 
 from evalsvc.errors import ArtifactNotWritten
 
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -50,20 +53,32 @@ def keep_content(folder: Path, content: bytes) -> str:
     target = artifact_path(folder, sha256)
     if target.exists():
         return sha256
-    partial: str | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".partial", delete=False) as stream:
-            partial = stream.name
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, target)
+        write_whole(target, content)
     except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
         raise ArtifactNotWritten(
             f"an artifact of {len(content):,} bytes cannot be written to {folder}: "
             f"{(error.strerror or str(error)).lower()}; make room there, then retry the evaluation"
         ) from None
     return sha256
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and the folders above it.
+
+    Raises:
+        OSError: no space, no permission; nothing is left behind.
+    """
+    partial: str | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=PARTIAL, delete=False) as stream:
+            partial = stream.name
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+    except OSError:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise

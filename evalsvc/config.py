@@ -106,6 +106,11 @@ class Settings:
         return self.data_path / "artifacts"
 
     @property
+    def outputs_path(self) -> Path:
+        """Of shards that wait for their merge."""
+        return self.data_path / "outputs"
+
+    @property
     def datasets_path(self) -> Path:
         return Path(self.datasets).expanduser() if self.datasets else self.data_path / "datasets"
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -21,7 +22,16 @@ from evalsvc.artifacts import keep_content
 from evalsvc.cluster import Cluster, Outcome
 from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten, DeadlineExceeded, EvalsvcError, InternalError, WorkerDied
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.outputs import (
+    OutputFile,
+    OutputLost,
+    drop_output,
+    drop_outputs,
+    keep_output,
+    read_output,
+    sweep_outputs,
+)
+from evalsvc.shard import ShardError, ShardRequest, ShardResult
 from evalsvc.spooler import Spooler
 from evalsvc.store import queue as shards
 from evalsvc.store.queue import Assignment
@@ -58,6 +68,8 @@ class _InFlight:
     done: int = 0
     cancelled_at: float | None = None
     overran: bool = False
+    lost: list[OutputFile] = field(default_factory=list)
+    """Outputs of other shards that it was to get and that cannot be read."""
 
     @property
     def units(self) -> int:
@@ -84,6 +96,8 @@ class Coordinator:
         self._in_flight: dict[str, _InFlight] = {}
         self._rates: dict[int, _Rate] = {}
         self._unstored: list[Outcome] = []
+        self._stirred = threading.Event()
+        self._stirred.set()
         self._stopping = threading.Event()
         self._disconnected_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
@@ -125,6 +139,7 @@ class Coordinator:
     def _run(self) -> None:
         if not self._retry(self._requeue_running) or not self._retry(self._cluster.start):
             return
+        self._retry(self._sweep_outputs)
         stop_by: float | None = None
         while True:
             self._collect()
@@ -170,11 +185,14 @@ class Coordinator:
             if assignment is None:
                 return
             with self._lock:
-                self._in_flight[assignment.key] = _InFlight(assignment)
+                self._in_flight[assignment.key] = item = _InFlight(assignment)
                 if assignment.request.stage == "run":
                     self._rates.setdefault(assignment.task_id, _Rate())
             try:
-                self._cluster.submit(assignment.key, RUN_SHARD, assignment.request)
+                self._cluster.submit(assignment.key, RUN_SHARD, self._with_outputs(item))
+            except OutputLost as error:
+                log.warning("%s cannot be handed out, its outputs are made again: %s", assignment.key, error)
+                self._outcomes.put(Outcome(assignment.key, "lost"))
             except Exception:  # the client fails in many ways while its scheduler goes away
                 log.exception("%s could not be handed out", assignment.key)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
@@ -184,50 +202,99 @@ class Coordinator:
         if item is None:
             return
         try:
+            outcome = self._keep(item.assignment, outcome)
             with self._store.transaction() as session:
-                self._settle(session, item, outcome)
+                stored = self._settle(session, item, outcome)
         except (OperationalError, InterfaceError):
             raise  # the database went away; the outcome is stored when it is back
         except Exception as error:
             # What a plug-in sent back cannot be stored: its shard fails, and the queue goes on.
             log.exception("the result of %s cannot be stored", outcome.key)
-            unusable = Outcome(outcome.key, "error", f"its result cannot be stored ({type(error).__name__}: {error})")
+            outcome = Outcome(outcome.key, "error", f"its result cannot be stored ({type(error).__name__}: {error})")
             with self._store.transaction() as session:
-                self._settle(session, item, unusable)
+                stored = self._settle(session, item, outcome)
+        self._stirred.set()
+        self._drop_outputs(item.assignment, stored and outcome.kind == "result" and outcome.value.error is None)
         with self._lock:
             del self._in_flight[outcome.key]
             self._count(item, outcome)
         self._cluster.release(outcome.key)
 
-    def _settle(self, session: Session, item: _InFlight, outcome: Outcome) -> None:
+    def _settle(self, session: Session, item: _InFlight, outcome: Outcome) -> bool:
+        """Store what came of an attempt; False where it is not the current one any more."""
         assignment, limit = item.assignment, self._settings.max_attempts
         if outcome.kind == "result":
-            shards.finish(session, assignment, self._keep_artifacts(outcome.value))
-        elif outcome.kind == "error":
+            return shards.finish(session, assignment, outcome.value)
+        if outcome.kind == "error":
             error = ShardError(InternalError.code, f"{outcome.value}; the worker's log has the details")
-            shards.finish(session, assignment, ShardResult(error=error))
-        elif item.cancelled_at is not None or outcome.kind == "lost":
-            shards.give_up(session, assignment, "lost", None, limit)
-        elif item.overran:
-            shards.give_up(session, assignment, "deadline_exceeded", self._deadline_error(), limit)
-        else:
-            shards.give_up(session, assignment, "worker_died", self._death_error(), limit)
+            return shards.finish(session, assignment, ShardResult(error=error))
+        if item.lost:
+            return shards.run_again(session, assignment, item.lost, self._loss_error(item.lost[0]), limit)
+        if item.cancelled_at is not None or outcome.kind == "lost":
+            return shards.give_up(session, assignment, "lost", None, limit)
+        if item.overran:
+            return shards.give_up(session, assignment, "deadline_exceeded", self._deadline_error(), limit)
+        return shards.give_up(session, assignment, "worker_died", self._death_error(), limit)
 
-    def _keep_artifacts(self, result: ShardResult) -> ShardResult:
-        """The result with the contents of its artifacts in the data folder, and their digests in their place."""
-        artifacts = result.output.get("artifacts") if isinstance(result.output, dict) else None
-        if not artifacts:
-            return result
-        kept = []
+    def _keep(self, assignment: Assignment, outcome: Outcome) -> Outcome:
+        """The outcome with what is large in it in files of the data folder, before a transaction names them."""
+        if outcome.kind != "result" or outcome.value.error is not None:
+            return outcome
+        result: ShardResult = outcome.value
         try:
-            for artifact in artifacts:
-                content = artifact["content"]
-                sha256 = keep_content(self._settings.artifacts_path, content)
-                rest = {key: value for key, value in artifact.items() if key != "content"}
-                kept.append(rest | {"sha256": sha256, "size": len(content)})
+            if assignment.request.stage == "run":
+                output = self._keep_output(assignment, result.output)
+            else:
+                output = self._keep_artifacts(result.output)
         except ArtifactNotWritten as error:
-            return ShardResult(error=ShardError(error.code, error.message), provenance=result.provenance)
-        return replace(result, output=result.output | {"artifacts": kept})
+            failed = ShardResult(error=ShardError(error.code, error.message), provenance=result.provenance)
+            return replace(outcome, value=failed)
+        return replace(outcome, value=replace(result, output=output))
+
+    def _keep_output(self, assignment: Assignment, output: Any) -> Any:
+        place = {"task": assignment.task_id, "shard": assignment.shard_id, "attempt": assignment.attempt}
+        return keep_output(self._settings.outputs_path, output, **place)
+
+    def _keep_artifacts(self, output: Any) -> Any:
+        """The output with the contents of its artifacts in the data folder, and their digests in their place."""
+        artifacts = output.get("artifacts") if isinstance(output, dict) else None
+        if not artifacts:
+            return output
+        kept = []
+        for artifact in artifacts:
+            content = artifact["content"]
+            sha256 = keep_content(self._settings.artifacts_path, content)
+            rest = {key: value for key, value in artifact.items() if key != "content"}
+            kept.append(rest | {"sha256": sha256, "size": len(content)})
+        return output | {"artifacts": kept}
+
+    def _with_outputs(self, item: _InFlight) -> ShardRequest:
+        """The request with the outputs that lie in files; OutputLost after all have been tried."""
+        request, outputs = item.assignment.request, []
+        problem: OutputLost | None = None
+        for kept in request.outputs:
+            try:
+                outputs.append(read_output(self._settings.outputs_path, kept))
+            except OutputLost as error:
+                item.lost.append(kept)
+                problem = error
+        if problem is not None:
+            raise problem
+        return replace(request, outputs=outputs)
+
+    def _drop_outputs(self, assignment: Assignment, succeeded: bool) -> None:
+        """Remove the file of an attempt that came to nothing, or those that a merge has made superfluous."""
+        folder = self._settings.outputs_path
+        if not succeeded:
+            drop_output(folder, assignment.task_id, assignment.shard_id, assignment.attempt)
+        elif assignment.request.stage == "merge":
+            drop_outputs(folder, assignment.task_id)
+
+    def _sweep_outputs(self) -> None:
+        with self._store.reading() as session:
+            named = shards.named_outputs(session)
+        if swept := sweep_outputs(self._settings.outputs_path, named):
+            log.info("%d outputs that nothing names were removed", swept)
 
     def _count(self, item: _InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id
@@ -309,4 +376,12 @@ class Coordinator:
             DeadlineExceeded.code,
             f"the shard ran longer than {self._settings.shard_deadline:g} s, {self._settings.max_attempts} times; "
             "raise EVALSVC_SHARD_DEADLINE or give the task more shards, then retry the evaluation",
+        )
+
+    def _loss_error(self, lost: OutputFile) -> ShardError:
+        return ShardError(
+            ArtifactNotWritten.code,
+            f"the output of a shard was written to {lost.path(self._settings.outputs_path)} and was not there, or not "
+            f"the same, when it was read, {self._settings.max_attempts} times; look at the disk, then retry the "
+            "evaluation",
         )

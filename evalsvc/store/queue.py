@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from evalsvc.checkpoints import CheckpointRef, Identity
 from evalsvc.errors import UnknownName, WrongState
+from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
 from evalsvc.store.base import find_base, runs_awaiting_base
 from evalsvc.store.history import write_values
@@ -125,6 +126,50 @@ def give_up(
     session.flush()
     advance(session, shard.task)
     return True
+
+
+def run_again(
+    session: Session, assignment: Assignment, lost: Sequence[OutputFile], error: ShardError, max_attempts: int
+) -> bool:
+    """Queue the shards whose outputs are lost anew, and take back the merge that was to read them until they have run.
+
+    An output that is lost `max_attempts` times fails its task with `error`. A look that was to read them fails, and no
+    more: a merge that waits must not be left with fewer outputs, and finds out for itself.
+    """
+    reader = _fenced(session, assignment)
+    if reader is None:
+        return False
+    task = reader.task
+    if reader.stage == "look":
+        _close_attempt(session, reader, "failed")
+        reader.state, reader.error = "failed", error.to_json()
+        session.flush()
+        advance(session, task)
+        return True
+    session.execute(delete(Attempt).where(Attempt.shard_id == reader.id))
+    session.execute(delete(Shard).where(Shard.id == reader.id))
+    for shard in session.scalars(select(Shard).where(Shard.id.in_([file.shard for file in lost]))):
+        shard.state = "cancelled" if task.state == "cancelled" else "queued"
+        shard.output, shard.units = None, None
+        shard.strikes += 1
+        if shard.strikes >= max_attempts:
+            shard.state, shard.error = "failed", error.to_json()
+            fail_task(task, error)
+    session.flush()
+    advance(session, task)
+    return True
+
+
+def named_outputs(session: Session) -> set[OutputFile]:
+    """The files that hold outputs which a merge may still ask for; all others are orphans."""
+    rows = session.scalars(
+        select(Shard.output)
+        .join(Task)
+        .join(Evaluation)
+        .join(Checkpoint)
+        .where(Shard.stage == "run", Shard.output.is_not(None), Checkpoint.replaced_at.is_(None))
+    )
+    return {output for output in rows if isinstance(output, OutputFile)}
 
 
 def requeue_running(session: Session) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import msgpack
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -28,6 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from evalsvc.outputs import pack, unpack
 
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
 """States that end an evaluation; `queued` and `running` come before. Tasks and shards are never `partly_failed`."""
@@ -54,16 +55,16 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Packed(TypeDecorator[Any]):
-    """Any JSON-able value, and bytes in it: features of images do not fit JSON."""
+    """Any JSON-able value with bytes in it, or the `OutputFile` that holds one."""
 
     impl = LargeBinary
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> bytes | None:
-        return None if value is None else msgpack.packb(value)
+        return None if value is None else pack(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return None if value is None else msgpack.unpackb(value, strict_map_key=False)
+        return None if value is None else unpack(value)
 
 
 def now() -> datetime:

@@ -6,7 +6,9 @@ import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
 from sqlalchemy import select
 
+from evalsvc.checkpoints import Identity
 from evalsvc.errors import UnknownName, WrongState
+from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardResult
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import (
@@ -14,8 +16,10 @@ from evalsvc.store.queue import (
     cancel_evaluation,
     find_evaluation,
     give_up,
+    named_outputs,
     requeue_running,
     retry_evaluation,
+    run_again,
 )
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
@@ -247,3 +251,81 @@ def test_an_evaluation_keeps_its_times(store: Store) -> None:
         assert row.finished_at is not None
         assert row.created_at <= row.started_at <= row.finished_at
         assert row.created_at.tzinfo is not None
+
+
+LOST = ShardError("artifact_not_written", "it was not there")
+
+
+def outputs_in_files(store: Store) -> tuple[int, list[OutputFile], Assignment]:
+    """An evaluation whose run shards left files, and its merge, handed out."""
+    evaluation, runs = begin(store)
+    files = [OutputFile(item.task_id, item.shard_id, item.attempt, "ab" * 32, 2**33) for item in runs]
+    for item, file in zip(runs, files, strict=True):
+        store_result(store, item, ShardResult(output=file))
+    merge = next_shard(store)
+    assert merge is not None
+    return evaluation, files, merge
+
+
+def test_a_row_may_name_the_file_of_its_output(store: Store) -> None:
+    evaluation, files, merge = outputs_in_files(store)
+    assert merge.request.outputs == files
+    with store.reading() as session:
+        assert named_outputs(session) == set(files)
+    store_result(store, merge, result(metric(1.0)))
+    assert state(store, evaluation) == "succeeded"
+    with store.reading() as session:
+        assert named_outputs(session) == set()
+
+
+def test_files_of_a_replaced_checkpoint_are_orphans(store: Store) -> None:
+    """Its evaluation can not be retried, so nobody would ever remove them."""
+    outputs_in_files(store)
+    enter(store, submission(identity=Identity(7, 7), replace=True))
+    with store.reading() as session:
+        assert named_outputs(session) == set()
+
+
+def test_a_lost_output_is_made_again_before_the_merge(store: Store) -> None:
+    evaluation, files, merge = outputs_in_files(store)
+    with store.transaction() as session:
+        assert run_again(session, merge, files[:1], LOST, max_attempts=3)
+        assert not run_again(session, merge, files[1:], LOST, max_attempts=3), (
+            "the merge is not that attempt's any more"
+        )
+    again = next_shard(store)
+    assert again is not None
+    assert (again.request.stage, again.shard_id, again.attempt) == ("run", files[0].shard, 2)
+    assert next_shard(store) is None, "the merge waits"
+    store_result(store, again, DONE)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_a_look_that_cannot_read_leaves_the_merge_to_find_out(store: Store) -> None:
+    """Made again behind its back, the shard would be missing from a merge that waits already."""
+    evaluation, [file, _], merge = outputs_in_files(store)
+    with store.transaction() as session:
+        payload = {"shards": 1, "done": 10}
+        session.add(Shard(task_id=merge.task_id, stage="look", index=0, payload=payload))
+    look = next_shard(store)
+    assert look is not None
+    assert (look.request.stage, look.request.outputs) == ("look", [file])
+    with store.transaction() as session:
+        assert run_again(session, look, [file], LOST, max_attempts=1)
+    assert next_shard(store) is None
+    store_result(store, merge, result(metric(1.0)))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_an_output_that_is_lost_every_time_fails_its_task(store: Store) -> None:
+    """A disk that loses what was written must not keep a worker busy for ever."""
+    evaluation, files, merge = outputs_in_files(store)
+    with store.transaction() as session:
+        run_again(session, merge, files, LOST, max_attempts=1)
+    assert state(store, evaluation) == "failed"
+    assert next_shard(store) is None
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
