@@ -90,6 +90,15 @@ class Client:
     def evaluation(self, evaluation: int) -> dict[str, Any]:
         return self._ask("GET", f"/v1/evaluations/{evaluation}")
 
+    def interim(self, evaluation: int) -> dict[str, Any]:
+        """What the tasks that go on have found so far, by task: `{"done", "metrics", "protocols"}`, `done` in units.
+
+        It is replaced at every look, and none of it enters the history; a task that is over, or was not looked at yet,
+        has none.
+        """
+        tasks = self.evaluation(evaluation)["tasks"]
+        return {task["name"]: task["interim"] for task in tasks if task["interim"] is not None}
+
     def wait(
         self,
         evaluation: int,

@@ -115,6 +115,7 @@ class Coordinator:
 
     def wake(self) -> None:
         """Look at the queue now: something was submitted, cancelled or retried."""
+        self._stirred.set()
         self._outcomes.put(None)
 
     def live(self) -> Mapping[int, LiveTask]:
@@ -172,11 +173,22 @@ class Coordinator:
             self._store_outcome(self._unstored[0])
             del self._unstored[0]
         self._watch_cluster()
-        self._stop_cancelled()
+        self._stop_unwanted()
         self._stop_overdue()
-        self._spooler.poll()
+        self._poll_spooler()
         if not self._stopping.is_set():
             self._hand_out()
+
+    def _poll_spooler(self) -> None:
+        """Only where something has happened: what is to be copied or dropped does not change by itself."""
+        if not self._stirred.is_set():
+            return
+        self._stirred.clear()
+        try:
+            self._spooler.poll()
+        except Exception:
+            self._stirred.set()
+            raise
 
     def _hand_out(self) -> None:
         for _ in range(self._cluster.slots() - len(self._in_flight)):
@@ -316,14 +328,13 @@ class Coordinator:
         self._cluster.close()
         self._retry(self._cluster.start)
 
-    def _stop_cancelled(self) -> None:
+    def _stop_unwanted(self) -> None:
         if not self._in_flight:
             return
         with self._store.reading() as session:
-            evaluations = {item.assignment.evaluation_id for item in self._in_flight.values()}
-            cancelled = shards.cancelled_evaluations(session, evaluations)
+            unwanted = shards.unwanted(session, [item.assignment.shard_id for item in self._in_flight.values()])
         for key, item in self._in_flight.items():
-            if item.assignment.evaluation_id not in cancelled:
+            if item.assignment.shard_id not in unwanted:
                 continue
             if item.cancelled_at is None:
                 item.cancelled_at = time.monotonic()

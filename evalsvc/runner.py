@@ -13,7 +13,7 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from evalsvc.checkpoints import CheckpointRef, check_sha256, hash_files, identif
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointGone, EvalsvcError, InternalError, MissingPackage, OutOfMemory
 from evalsvc.layout import VocabularyLayout, parse_layout, text_only
+from evalsvc.looks import Until, stop_note
 from evalsvc.model_config import ModelConfig, resolve_config
 from evalsvc.protocol import canonical_json, plain_json
 from evalsvc.shard import ShardError, ShardRequest, ShardResult
@@ -35,9 +36,10 @@ try:
     import torch
 
     from evalsvc.decoders import ImageDecoder, load_decoder
-    from evalsvc.features import Inception, load_extractor
+    from evalsvc.features import FeatureExtractor, load_extractor
     from evalsvc.models.loading import load_model
     from evalsvc.models.open_lm import Transformer
+    from evalsvc.sampling.memory import is_out_of_memory
     from evalsvc.weights import read_weights
 except ModuleNotFoundError as error:
     raise MissingPackage(f"evaluating needs the package {error.name!r}; run: pip install 'evalsvc[worker]'") from None
@@ -51,7 +53,7 @@ Report = Callable[[int], None]
 
 
 def run_shard(request: ShardRequest, report: Report) -> ShardResult:
-    """Plan a task, run one of its shards, or merge them all, as `request.stage` says.
+    """Plan a task, run one of its shards, merge the first or merge them all, as `request.stage` says.
 
     Raises nothing but KeyboardInterrupt and SystemExit: every other exception comes back as `ShardResult.error`.
     """
@@ -70,10 +72,17 @@ def _run_stage(task: Task, request: ShardRequest, context: RunnerContext) -> Any
         # A file that is no checkpoint shall say so before the suite's data are looked at.
         context.inspect_checkpoint()
         plan = task.plan(context)
-        return {"shards": [dict(shard) for shard in plan.shards], "total": plan.total, "unit": plan.unit}
+        return {
+            "shards": [dict(shard) for shard in plan.shards],
+            "total": plan.total,
+            "unit": plan.unit,
+            "looks": [list(look) for look in plan.looks],
+            "until": None if plan.until is None else plan.until.model_dump(),
+        }
     if request.stage == "run":
         return task.run(context, request.shards[0])
-    return _merge_output(task.merge(context, request.shards, request.outputs))
+    output = _merge_output(task.merge(context, request.shards, request.outputs))
+    return output if request.stage == "merge" else {key: output[key] for key in ("metrics", "protocols")}
 
 
 def _merge_output(result: TaskResult) -> dict[str, Any]:
@@ -102,6 +111,7 @@ class RunnerContext(Context):
         self.allow_benchmark_code = bool(settings.allow_benchmark_code)
         self.report = report
         self.dtype: str | None = None
+        self.provenance: dict[str, Any] = {}
         self._datasets = settings.datasets_path
         self._assets = settings.assets_path
         self._statistics = settings.statistics_path
@@ -140,20 +150,22 @@ class RunnerContext(Context):
 
         return Path(self.dataset(name)) if "/" in name else locate_asset(name, self._assets)
 
-    def decoder(self, name: str, config: str | None = None, ema: bool = False) -> ImageDecoder:
+    def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
         path = self.asset(name)
         if config is None and "/" not in name:
             config = name  # an asset's shape is registered under its name
         elif config is not None and "/" in config:
             config = self.dataset(config)
-        key = ("decoder", path, identify(path), config, ema, self.device)
-        decoder: ImageDecoder = _companions.get(key, lambda: load_decoder(path, config, ema, device=self.device))
+        key = (f"decoder {dtype}", path, identify(path), config, ema, self.device)
+        decoder: ImageDecoder = _companions.get(
+            key, lambda: load_decoder(path, config, ema, dtype=dtype, device=self.device)
+        )
         return decoder
 
-    def extractor(self, name: str) -> Inception:
+    def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
         path = self.asset(name)
-        key = ("extractor", path, identify(path), self.device)
-        extractor: Inception = _companions.get(key, lambda: load_extractor(path, device=self.device))
+        key = (f"extractor {kind}", path, identify(path), self.device)
+        extractor: FeatureExtractor = _companions.get(key, lambda: load_extractor(kind, path, device=self.device))
         return extractor
 
     def statistics_folder(self) -> Path:
@@ -222,7 +234,7 @@ _models = ModelCache()
 
 
 class CompanionCache:
-    """The image decoder and the feature extractor that were loaded last: every checkpoint of a run needs the same."""
+    """The image decoder and the feature extractors that were loaded last: every checkpoint of a run needs the same."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, tuple[tuple[Any, ...], Any]] = {}
@@ -292,7 +304,7 @@ def _shard_error(error: Exception) -> ShardError:
     if isinstance(error, EvalsvcError):
         return ShardError(error.code, error.message)
     reason = " ".join(str(error).split())
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         advice = "lower EVALSVC_BATCH_TOKENS, evaluate in bfloat16, or use a device with more memory"
         log.error("out of memory", exc_info=error)
         return ShardError(OutOfMemory.code, f"the worker ran out of memory; {advice} ({reason or 'MemoryError'})")
@@ -301,12 +313,6 @@ def _shard_error(error: Exception) -> ShardError:
     return ShardError(
         InternalError.code, f"{type(error).__name__}: {reason}{where}; the worker's log has the whole traceback"
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's allocator for the CPU raises a plain RuntimeError.
-    allocator = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return allocator or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def _innermost_frame(error: Exception) -> str:
@@ -330,6 +336,7 @@ def _provenance(context: RunnerContext | None, started: float) -> dict[str, Any]
         "batch_tokens": context.batch_tokens,
         "threads": torch.get_num_threads(),
         "checkpoint_sha256": _known_sha256(context.checkpoint),
+        **plain_json(context.provenance),
         **common,
     }
 
@@ -345,34 +352,66 @@ def _known_sha256(checkpoint: CheckpointRef) -> str | None:
 # evalsvc run
 
 
+@dataclass(frozen=True)
+class TaskLook:
+    """What is known of a task when some of its shards are done, or all."""
+
+    task: str
+    result: ShardResult
+    """Of the merge of these shards; or of the stage that failed."""
+    shards: Sequence[Mapping[str, Any]]
+    """Provenance of each of them."""
+    units: int
+    """What the result rests on, of `total`; 0 where a stage failed."""
+    total: int
+    unit: str
+    last: bool
+
+
 def run_suite(
     suite: Suite,
     checkpoint: CheckpointRef,
     report: Callable[[str, int, int, str], None],
     base: CheckpointRef | None = None,
+    interim: Callable[[TaskLook], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint in this process, without a service. `base` is what it is compared with, if anything.
 
-    `report` gets the task's name, the units done, the units in all, and what they are. A task that fails is an entry
-    of `errors`, and the others go on. The result is JSON-able but for the contents of artifacts, with the keys
-    `checkpoint`, `suite`, `metrics` (each with its `task`), `protocols`, and, by task, `items`, `artifacts`, `errors`
-    and `provenance`.
+    `report` gets the task's name, the units done, the units in all, and what they are; `interim` what is known of a
+    task before its end, where it can be looked at then. A task that fails is an entry of `errors`, and the others go
+    on. For the result see `result_document`.
+    """
+    ends = []
+    for task in suite.tasks:
+        for look in walk_task(task, checkpoint, report, base, between=interim is not None):
+            if look.last:
+                ends.append(look)
+            elif interim is not None:
+                interim(look)
+    return result_document(suite, checkpoint, ends)
+
+
+def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> dict[str, Any]:
+    """What these looks, one a task, say of a checkpoint.
+
+    JSON-able but for the contents of artifacts, with the keys `checkpoint`, `suite`, `metrics` (each with its `task`),
+    `protocols`, and, by task, `items`, `artifacts`, `errors` and `provenance`.
     """
     by_task: dict[str, Any] = {"items": {}, "artifacts": {}, "errors": {}, "provenance": {}}
     result: dict[str, Any] = {"metrics": [], "protocols": {}, **by_task}
     sha256 = checkpoint.sha256
-    for task in suite.tasks:
-        final, shards = _run_task(task, checkpoint, report, base)
-        if final.error is not None:
-            result["errors"][task.name] = final.error.to_json()
+    for look in looks:
+        found, task = look.result, look.task
+        if found.error is not None:
+            result["errors"][task] = found.error.to_json()
         else:
-            result["metrics"] += [{**metric, "task": task.name} for metric in final.output["metrics"]]
-            result["protocols"] |= final.output["protocols"]
-            result["items"][task.name] = final.output["items"]
-            result["artifacts"][task.name] = final.output["artifacts"]
-        notes = final.output["notes"] if final.output else {}
-        result["provenance"][task.name] = {**final.provenance, "shards": shards, "notes": notes}
-        sha256 = final.provenance.get("checkpoint_sha256") or sha256
+            result["metrics"] += [{**metric, "task": task} for metric in found.output["metrics"]]
+            result["protocols"] |= found.output["protocols"]
+            result["items"][task] = found.output["items"]
+            result["artifacts"][task] = found.output["artifacts"]
+        notes = found.output["notes"] if found.output else {}
+        result["provenance"][task] = {**found.provenance, "shards": look.shards, "notes": notes}
+        sha256 = found.provenance.get("checkpoint_sha256") or sha256
     return {
         "checkpoint": {"path": checkpoint.path, "label": checkpoint.label, "sha256": sha256},
         "suite": {"name": suite.name, "digest": suite.digest, "tasks": suite.to_json()["tasks"]},
@@ -380,20 +419,37 @@ def run_suite(
     }
 
 
-def _run_task(
+def walk_task(
     task: TaskSpec,
     checkpoint: CheckpointRef,
     report: Callable[[str, int, int, str], None],
-    base: CheckpointRef | None,
-) -> tuple[ShardResult, list[Mapping[str, Any]]]:
-    """The merge of one task, or the first stage that failed; and the provenance of the shards that ran."""
+    base: CheckpointRef | None = None,
+    *,
+    between: bool,
+) -> Iterator[TaskLook]:
+    """Evaluate one task shard by shard, and give what is known at its end; before it, too, where `between` is set.
+
+    Whoever needs no more may stop asking: a shard runs only when what follows it is asked for.
+    """
     plan = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None)
     if plan.error is not None:
-        return plan, []
+        yield TaskLook(task.name, plan, [], 0, 0, "", last=True)
+        return
     payloads, total, unit = plan.output["shards"], plan.output["total"], plan.output["unit"]
+    until = None if plan.output["until"] is None else Until(**plan.output["until"])
+    looks = dict(plan.output["looks"])
+    sample = max(looks.values(), default=total)
     outputs: list[Any] = []
     provenance: list[Mapping[str, Any]] = []
     before = 0
+
+    def look(result: ShardResult, units: int, last: bool) -> TaskLook:
+        return TaskLook(task.name, result, list(provenance), units, sample, unit, last)
+
+    def merge() -> ShardResult:
+        request = ShardRequest(task, "merge", checkpoint, payloads[: len(outputs)], list(outputs), base)
+        return run_shard(request, lambda done: None)
+
     for payload in payloads:
 
         def progress(done: int, before: int = before) -> None:
@@ -401,9 +457,21 @@ def _run_task(
 
         result = run_shard(ShardRequest(task, "run", checkpoint, [payload], base=base), progress)
         if result.error is not None:
-            return result, provenance
+            yield look(result, 0, last=True)
+            return
         outputs.append(result.output)
         provenance.append(result.provenance)
         before += payload["units"]
-    merged = run_shard(ShardRequest(task, "merge", checkpoint, payloads, outputs, base), lambda done: None)
-    return merged, provenance
+        units = looks.get(len(outputs))
+        if units is None or len(outputs) == len(payloads) or not (between or until):
+            continue
+        merged = merge()
+        if merged.error is not None:  # too little for a result so far
+            continue
+        if until and (reason := until.reached(merged.output["metrics"])):
+            merged.output["notes"]["stopped"] = stop_note(reason, units, sample, unit)
+            yield look(merged, units, last=True)
+            return
+        if between:
+            yield look(merged, units, last=False)
+    yield look(merge(), sample, last=True)

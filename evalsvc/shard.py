@@ -9,20 +9,22 @@ from typing import Any, Literal
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.suite import TaskSpec
 
-Stage = Literal["plan", "run", "merge"]
+Stage = Literal["plan", "run", "look", "merge"]
 
 
 @dataclass(frozen=True)
 class ShardRequest:
-    """One restartable piece of a task: cut it (plan), do a part (run), or put the parts together (merge)."""
+    """One restartable piece of a task: cut it (plan), do a part (run), put the first parts together (look) or all of
+    them (merge)."""
 
     task: TaskSpec
     stage: Stage
     checkpoint: CheckpointRef
     shards: Sequence[Mapping[str, Any]] = ()
-    """The payloads of the plan: one for `run`, all of them for `merge`, none for `plan`."""
+    """The payloads of the plan: one for `run`, the first for `look`, all for `merge`, none for `plan`. Of a task that
+    stops early, `merge` gets the first, too."""
     outputs: Sequence[Any] = ()
-    """For `merge`: the output of each shard."""
+    """For `look` and `merge`: the output of each shard."""
     base: CheckpointRef | None = None
     """The checkpoint that the run is compared with; None: it has none."""
 
@@ -43,8 +45,8 @@ class ShardResult:
     """What a worker sends back. Everything in it is JSON-able, but for bytes in `output`."""
 
     output: Any = None
-    """plan: `{"shards", "total", "unit"}`; run: the task's own; merge: `{"metrics", "protocols", "items", "notes",
-    "artifacts"}`."""
+    """plan: `{"shards", "total", "unit", "looks", "until"}`; run: the task's own; merge: `{"metrics", "protocols",
+    "items", "notes", "artifacts"}`; look: the first two of them."""
     error: ShardError | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Device, batch budget, versions, host, seconds, sha256 of the checkpoint: stored beside, never compared."""

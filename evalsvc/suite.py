@@ -134,7 +134,7 @@ def _parse_task(suite: str, index: int, content: Any, base: Path | None) -> Task
         raise InvalidSuite(f"{where}: the name {name!r} must be letters, digits, '.', '_' and '-', at most 128")
     check_keys(f"{where} ({kind})", parameters, task_class.model_fields)
     try:
-        task: BaseModel = task_class.model_validate(parameters, context={"base": base})
+        task: BaseModel = task_class.model_validate(parameters, context={"base": base, "suite": suite})
     except ValidationError as error:
         raise InvalidSuite(f"{where} ({kind}): {validation_message(error)}") from None
     return TaskSpec(kind, name, task.model_dump(mode="json", exclude={"name"}))

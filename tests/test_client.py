@@ -48,6 +48,19 @@ def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
     assert client.checkpoint(posted["checkpoint"]["id"])["in_use"] is False
 
 
+def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -> None:
+    app.coordinator.looks = [[1, 4], [2, 8]]
+    number = client.submit("run-a", 25, str(weights), suites=["loss"])["evaluations"][0]["id"]
+    assert client.interim(number) == {}
+    for _ in ("plan", "run", "look"):
+        app.coordinator.step()
+    (interim,) = client.interim(number).values()
+    assert (interim["done"], interim["metrics"][0]["value"]) == (4, 1.25)
+    assert client.history("run-a")["series"] == []
+    app.coordinator.work()
+    assert client.interim(number) == {}
+
+
 def test_suites_and_plans(client: Client) -> None:
     assert client.put_suite("mine", "tasks: [{kind: loss, data: /a.jsonl}]")["source"] == "put"
     assert client.put_suite("other", {"tasks": [{"kind": "loss", "data": "/b.jsonl"}]})["name"] == "other"

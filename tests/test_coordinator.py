@@ -1,5 +1,6 @@
 """The coordinator with real worker processes: what runs, how often, and what is kept when something dies."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,18 +9,20 @@ from typing import Any
 
 import pytest
 from queue_steps import submission
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from evalsvc.artifacts import artifact_path
 from evalsvc.checkpoints import identify
 from evalsvc.config import Settings
-from evalsvc.coordinator import Coordinator
+from evalsvc.coordinator import TICK, Coordinator
+from evalsvc.spooler import Spooler
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
 from evalsvc.store.results import read_results
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.submission import submit
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard
+from evalsvc.store.views import evaluation_view
 from evalsvc.suite import Suite, parse_suite
 
 
@@ -242,3 +245,91 @@ def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(
         [artifact] = session.scalars(select(Artifact)).all()
         assert (artifact.name, artifact.details) == ("log.txt", {"total": 1})
         assert artifact_path(tmp_path / "artifacts", artifact.sha256).read_text().startswith("0 0 ")
+
+
+def output_files(tmp_path: Path) -> list[str]:
+    return sorted(str(path.relative_to(tmp_path / "outputs")) for path in (tmp_path / "outputs").rglob("*-*"))
+
+
+def test_large_outputs_are_files_until_they_are_merged(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    """Where they cannot be written, the shards fail, and nothing of them is in the history."""
+    (tmp_path / "outputs").write_text("in the way")
+    coordinator = coordinate(devices="cpu")
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2, steps=1, seconds=0.5, size=200_000))
+    coordinator.wake()
+    failed = wait(store, evaluation)
+    assert failed.error is not None
+    assert failed.error["code"] == "artifact_not_written"
+    assert re.match(r"the output of a shard, 200,\d\d\d bytes, cannot be written to", failed.error["message"])
+    with store.reading() as session:
+        assert read_history(session, "run-a")["series"] == []
+    (tmp_path / "outputs").unlink()
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    coordinator.wake()
+    wait_until(store, lambda session: output_files(tmp_path) != [])
+    assert wait(store, evaluation).state == "succeeded"
+    assert output_files(tmp_path) == []
+
+    late = enter(store, checkpoint_file, steps_suite(tmp_path, "late", shards=1, steps=2, size=200_000))
+    coordinator.wake()
+    wait_until(store, lambda session: begun(tmp_path, "late"))
+    with store.transaction() as session:
+        session.execute(update(Shard).where(Shard.state == "running").values(attempt=Shard.attempt + 1))
+    wait_until(store, lambda session: coordinator.live() == {})
+    assert output_files(tmp_path) == [], "of an attempt that was not the current one any more"
+    with store.reading() as session:
+        assert find_evaluation(session, late).state == "running"
+
+
+def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    """A service may be killed between file and row, and its folder may be lost while its database is kept."""
+    first = coordinate(devices="cpu", grace=0.0)
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=3, steps=2, seconds=0.3, size=200_000))
+    first.wake()
+    wait_until(store, lambda session: len(output_files(tmp_path)) >= 2)
+    first.stop()
+    lost = output_files(tmp_path)[0]
+    (tmp_path / "outputs" / lost).write_bytes(b"torn")
+    for orphan in ("1/2-7", "99/1-1", "1/tmp.partial"):
+        (tmp_path / "outputs" / orphan).parent.mkdir(exist_ok=True)
+        (tmp_path / "outputs" / orphan).touch()
+    coordinate(devices="cpu")
+    wait_until(store, lambda session: "99/1-1" not in output_files(tmp_path))
+    assert wait(store, evaluation).state == "succeeded"
+    assert [steps_done(tmp_path)[str(index), "1"] for index in range(2)] == [2, 1]
+    assert [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()] == []
+
+
+def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copies(
+    store: Store,
+    coordinate: Callable[..., Coordinator],
+    checkpoint_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looks are done by workers beside the shards; where they do not run in order, n is still that of the first that
+    is enough. The spooler was asked twice a second what there was to copy, on a service that had copied nothing."""
+    polls: list[float] = []
+    poll = Spooler.poll
+    monkeypatch.setattr(Spooler, "poll", lambda spooler: (polls.append(time.monotonic()), poll(spooler))[1])
+    coordinator = coordinate()
+    until = {"stderr": 0.05, "metric": "mark"}
+    suite = steps_suite(tmp_path, shards=24, steps=256, seconds=0.001, looks=True, until=until)
+    evaluation = enter(store, checkpoint_file, suite)
+    coordinator.wake()
+    assert wait(store, evaluation).state == "succeeded"
+    with store.reading() as session:
+        (task,) = evaluation_view(session, find_evaluation(session, evaluation), {})["tasks"]
+        assert read_history(session, "run-a")["series"][0]["n"] == [512]
+    assert task["provenance"]["notes"]["stopped"].startswith("after 512 of 6,144 steps: the standard error of mark, 0.")
+    assert task["shards"]["succeeded"] == 2
+    assert len({shard for shard, _ in steps_done(tmp_path)}) < 24
+    time.sleep(2 * TICK)
+    before = len(polls)
+    time.sleep(2.5 * TICK)
+    assert len(polls) == before

@@ -37,6 +37,7 @@ _EXAMPLE = {
             "progress": {"done": 96, "total": 400, "unit": "sequences", "per_second": 12.5, "seconds_left": 24.3},
             "error": None,
             "metrics": None,
+            "interim": None,
             "protocols": {},
             "provenance": None,
             "shards": {
@@ -46,6 +47,7 @@ _EXAMPLE = {
                 "queued": 5,
                 "failed": 0,
                 "cancelled": 0,
+                "skipped": 0,
                 "attempts": 3,
             },
         }
@@ -80,7 +82,11 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
 
 
 @router.get(
-    "/{evaluation_id}", summary="An evaluation", responses=example(200, "Its state, progress and results.", _EXAMPLE)
+    "/{evaluation_id}",
+    summary="An evaluation",
+    description="A task that goes on may have an `interim` result: its metrics after `done` units of work. It is "
+    "replaced at every look and removed at the end, and never enters the history.",
+    responses=example(200, "Its state, progress and results.", _EXAMPLE),
 )
 def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:
     with state.reading() as session:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from evalsvc.checkpoints import CheckpointRef, Identity
 from evalsvc.errors import UnknownName, WrongState
+from evalsvc.looks import Until, stop_note
 from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
 from evalsvc.store.base import find_base, runs_awaiting_base
@@ -41,7 +42,10 @@ class Assignment:
 
 
 def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment | None:
-    """Hand out the next shard: highest priority, then oldest evaluation, then in order; None when nothing waits."""
+    """Hand out the next shard: highest priority, then oldest evaluation, then in order; None when nothing waits.
+
+    A look comes before the shards that run: it may say that they are not needed.
+    """
     shard = session.scalar(
         select(Shard)
         .join(Task)
@@ -53,7 +57,7 @@ def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment 
             Checkpoint.spool_state.is_distinct_from("copying"),
             Checkpoint.run_id.not_in(runs_awaiting_base(session)),
         )
-        .order_by(Evaluation.priority.desc(), Evaluation.id, Task.index, Shard.id)
+        .order_by(Evaluation.priority.desc(), Evaluation.id, Task.index, Shard.stage == "run", Shard.id)
         .limit(1)
     )
     if shard is None:
@@ -84,7 +88,7 @@ def finish(session: Session, assignment: Assignment, result: ShardResult) -> boo
         _close_attempt(session, shard, "cancelled" if cancelled else "failed")
         shard.state = "cancelled" if cancelled else "failed"
         shard.error = result.error.to_json()
-        if not cancelled:
+        if not cancelled and shard.stage != "look":
             fail_task(task, result.error)
     else:
         _close_attempt(session, shard, "succeeded")
@@ -120,7 +124,8 @@ def give_up(
         if shard.strikes >= max_attempts:
             shard.state = "failed"
             shard.error = error.to_json()
-            fail_task(shard.task, error)
+            if shard.stage != "look":
+                fail_task(shard.task, error)
     if shard.task.state == "cancelled":
         shard.state = "cancelled"
     session.flush()
@@ -182,11 +187,14 @@ def requeue_running(session: Session) -> int:
 
 
 def advance(session: Session, task: Task) -> None:
-    """Do what the states of a task's shards call for: run shards after the plan, then a merge, then the results."""
+    """Do what the states of a task's shards call for: run shards after the plan, then a merge, then the results.
+
+    Looks come in between, where the plan has them. A look that fails is no more than one look less.
+    """
     if task.state in OVER:
         _close_evaluation(task.evaluation)
         return
-    stages: dict[str, list[Shard]] = {"plan": [], "run": [], "merge": []}
+    stages: dict[str, list[Shard]] = {"plan": [], "run": [], "look": [], "merge": []}
     for shard in session.scalars(select(Shard).where(Shard.task_id == task.id).order_by(Shard.index)):
         stages[shard.stage].append(shard)
     plan, runs, merges = stages["plan"][0], stages["run"], stages["merge"]
@@ -194,10 +202,13 @@ def advance(session: Session, task: Task) -> None:
         return
     if not runs:
         _insert_runs(session, task, plan.output)
-    elif all(shard.state == "succeeded" for shard in runs) and not merges:
-        session.add(Shard(task_id=task.id, stage="merge", index=0))
-    elif merges and merges[0].state == "succeeded":
-        _store_result(session, task, merges[0], runs)
+    elif not merges:
+        waits = _look(session, task, plan.output, runs, stages["look"])
+        if not waits and all(shard.state in ("succeeded", "skipped") for shard in runs):
+            _skip(session, [look for look in stages["look"] if look.state == "queued"])
+            session.add(Shard(task_id=task.id, stage="merge", index=0))
+    elif merges[0].state == "succeeded":
+        _store_result(session, task, merges[0], runs, stages["look"])
 
 
 def fail_task(task: Task, error: ShardError) -> None:
@@ -258,10 +269,13 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
     return evaluation
 
 
-def cancelled_evaluations(session: Session, evaluation_ids: Iterable[int]) -> set[int]:
-    """Which of these evaluations were cancelled, so that their running shards should stop."""
+def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
+    """Which of these shards should stop: their evaluation was cancelled, or a look showed that they are not needed."""
     rows = session.scalars(
-        select(Evaluation.id).where(Evaluation.id.in_(evaluation_ids), Evaluation.state == "cancelled")
+        select(Shard.id)
+        .join(Task)
+        .join(Evaluation)
+        .where(Shard.id.in_(shard_ids), or_(Evaluation.state == "cancelled", Shard.state == "skipped"))
     )
     return set(rows)
 
@@ -287,8 +301,9 @@ def checkpoint_label(checkpoint: Checkpoint) -> str:
 def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest:
     stage: Stage = shard.stage  # type: ignore[assignment]
     spec = TaskSpec(task.kind, task.name, task.parameters)
-    if stage == "merge":
-        runs = sorted((item for item in task.shards if item.stage == "run"), key=lambda item: item.index)
+    if stage in ("look", "merge"):
+        runs = [item for item in task.shards if item.stage == "run" and item.state != "skipped"]
+        runs = sorted(runs, key=lambda item: item.index)[: (shard.payload or {}).get("shards")]
         return ShardRequest(
             spec, stage, reference, [item.payload or {} for item in runs], [item.output for item in runs]
         )
@@ -325,22 +340,64 @@ def _insert_runs(session: Session, task: Task, plan: Any) -> None:
         session.add(Shard(task_id=task.id, stage="run", index=index, payload=payload))
 
 
-def _store_result(session: Session, task: Task, merge: Shard, runs: Sequence[Shard]) -> None:
+def _look(session: Session, task: Task, plan: Any, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
+    """Look where enough shards are done, and skip the rest once a look says so; whether the merge has to wait for it.
+
+    Looks decide in their order, whichever of them is done first: how many samples are used is not up to chance.
+    """
+    until = None if plan.get("until") is None else Until(**plan["until"])
+    if any(shard.state == "skipped" for shard in runs):
+        return False
+    if until is None and all(shard.state == "succeeded" for shard in runs):
+        return False
+    known = {look.index: look for look in looks}
+    for index, (shards, units) in enumerate(plan.get("looks", ())):
+        if shards >= len(runs) or any(shard.state != "succeeded" for shard in runs[:shards]):
+            break
+        look = known.get(index)
+        if look is None:
+            session.add(Shard(task_id=task.id, stage="look", index=index, payload={"shards": shards, "done": units}))
+        if until is not None and (look is None or look.state in ("queued", "running")):
+            return True
+        if until and look and look.state == "succeeded" and (reason := until.reached((look.output or {})["metrics"])):
+            said = stop_note(reason, units, plan["looks"][-1][1], plan["unit"])
+            look.payload = {**(look.payload or {}), "stopped": said}
+            _skip(session, [*runs[shards:], *looks[looks.index(look) + 1 :]])
+            return False
+    return False
+
+
+def _skip(session: Session, shards: Iterable[Shard]) -> None:
+    """What is not needed any more. An attempt that runs is told to stop by the coordinator, and its result is late."""
+    for shard in shards:
+        if shard.state == "running":
+            _close_attempt(session, shard, "cancelled")
+        shard.state, shard.output, shard.units = "skipped", None, None
+    session.flush()
+
+
+def _store_result(
+    session: Session, task: Task, merge: Shard, runs: Sequence[Shard], looks: Sequence[Shard] = ()
+) -> None:
     result = merge.output or {}
+    _skip(session, [look for look in looks if look.state in ("queued", "running")])
+    used = [shard for shard in runs if shard.state == "succeeded"]
+    stopped = [(look.payload or {})["stopped"] for look in looks if "stopped" in (look.payload or {})]
     task.metrics, task.items, task.state = result["metrics"], result["items"], "succeeded"
     session.execute(delete(Artifact).where(Artifact.task_id == task.id))
     session.add_all(Artifact(task_id=task.id, **artifact) for artifact in result.get("artifacts", ()))
     task.provenance = {
         **(merge.provenance or {}),
-        "shards": [shard.provenance for shard in runs],
-        "notes": result.get("notes", {}),
+        "shards": [shard.provenance for shard in used],
+        "notes": {**result.get("notes", {}), **({"stopped": stopped[0]} if stopped else {})},
     }
+    task.total = sum((shard.payload or {})["units"] for shard in used)
     evaluation = task.evaluation
     if evaluation.checkpoint.replaced_at is None:
         write_values(session, evaluation, result["metrics"], result["protocols"])
     # The task now holds what the shards' outputs were for.
     merge.output = None
-    for shard in runs:
+    for shard in [*runs, *looks]:
         shard.output = None
     _close_evaluation(evaluation)
 

@@ -34,6 +34,7 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
         select(Task).where(Task.evaluation_id == evaluation.id).order_by(Task.index).options(defer(Task.items))
     ).all()
     counts = _count_shards(session, [task.id for task in tasks])
+    interim = _interim(session, [task.id for task in tasks if task.state not in OVER])
     return {
         "id": evaluation.id,
         "checkpoint": checkpoint.id,
@@ -47,7 +48,7 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
         "started_at": _time(evaluation.started_at),
         "finished_at": _time(evaluation.finished_at),
         "error": evaluation.error,
-        "tasks": [_task(session, task, counts[task.id], live.get(task.id)) for task in tasks],
+        "tasks": [_task(session, task, counts[task.id], live.get(task.id), interim.get(task.id)) for task in tasks],
     }
 
 
@@ -200,7 +201,9 @@ def runs_view(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _task(session: Session, task: Task, shards: dict[str, int], live: Live | None) -> dict[str, Any]:
+def _task(
+    session: Session, task: Task, shards: dict[str, int], live: Live | None, interim: Mapping[str, Any] | None
+) -> dict[str, Any]:
     units = shards.pop("units")
     return {
         "name": task.name,
@@ -209,6 +212,7 @@ def _task(session: Session, task: Task, shards: dict[str, int], live: Live | Non
         "progress": _progress(task, units, live),
         "error": task.error,
         "metrics": task.metrics,
+        "interim": interim,
         "protocols": protocols_view(session, task.metrics or []),
         "provenance": task.provenance,
         "shards": shards,
@@ -226,12 +230,22 @@ def _progress(task: Task, finished: int, live: Live | None) -> dict[str, Any]:
     return {"done": done, "total": task.total, "unit": task.unit, "per_second": speed, "seconds_left": left}
 
 
+def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Of each task that goes on: what its newest look found, and on how many units. It never enters the history."""
+    rows = session.execute(
+        select(Shard.task_id, Shard.payload, Shard.output)
+        .where(Shard.task_id.in_(task_ids), Shard.stage == "look", Shard.state == "succeeded")
+        .order_by(Shard.index)
+    )
+    return {task: {"done": payload["done"], **output} for task, payload, output in rows if output is not None}
+
+
 def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:
     """Of each task: its run shards by state, all attempts at them, and the units that they finished.
 
     Planning and merging are shards too, but not pieces of the work: they do not count here.
     """
-    names = ("total", "succeeded", "running", "queued", "failed", "cancelled", "attempts", "units")
+    names = ("total", "succeeded", "running", "queued", "failed", "cancelled", "skipped", "attempts", "units")
     counts = {task_id: dict.fromkeys(names, 0) for task_id in task_ids}
     rows = session.execute(
         select(Shard.task_id, Shard.state, func.count(), func.sum(Shard.attempt), func.sum(Shard.units))

@@ -19,12 +19,13 @@ from evalsvc.checkpoints import CheckpointRef
 from evalsvc.data_path import AssetName as AssetName
 from evalsvc.data_path import DataPath as DataPath
 from evalsvc.layout import VocabularyLayout
+from evalsvc.looks import Until
 from evalsvc.model_config import ModelConfig
 from evalsvc.protocol import MetricValue
 
 if TYPE_CHECKING:
     from evalsvc.decoders import ImageDecoder
-    from evalsvc.features import Inception
+    from evalsvc.features import FeatureExtractor
     from evalsvc.models import Transformer
 
 
@@ -36,6 +37,11 @@ class Plan:
     """One JSON-able payload per shard; `run` gets it back. Its key `units` says how much work the shard is."""
     unit: str
     """What progress counts, in the plural: `sequences`, `images`."""
+    looks: Sequence[tuple[int, int]] = ()
+    """After how many shards `merge` may be asked for a result of those so far, and how many units it then rests on;
+    the last is all of them. See `looks.schedule`. Empty: only at the end."""
+    until: Until | None = None
+    """When the task may stop at one of its looks."""
 
     @property
     def total(self) -> int:
@@ -65,6 +71,8 @@ class Context(ABC):
     """Whether YAML files of benchmarks may run code."""
     base: Context | None
     """The same for the checkpoint that the run is compared with, e.g. before it saw images; None: the run has none."""
+    provenance: dict[str, Any]
+    """Empty at first. What a task puts into it, JSON-able, becomes part of this shard's provenance."""
 
     @abstractmethod
     def digest(self) -> str:
@@ -91,12 +99,12 @@ class Context(ABC):
         """The file of an asset by name; a path stands for itself. Raises AssetMissing with the command to run."""
 
     @abstractmethod
-    def decoder(self, name: str, config: str | None = None, ema: bool = False) -> ImageDecoder:
+    def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
         """The image decoder in an asset or file, loaded once per worker process."""
 
     @abstractmethod
-    def extractor(self, name: str) -> Inception:
-        """The feature extractor in an asset or file, loaded once per worker process."""
+    def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
+        """The feature extractor in an asset, file or folder, loaded once per worker process."""
 
     @abstractmethod
     def statistics_folder(self) -> Path:
@@ -129,4 +137,4 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        """Metrics from the outputs of all shards, given in the order of the plan."""
+        """Metrics from the outputs of all shards, given in the order of the plan; or of the first, at a look."""

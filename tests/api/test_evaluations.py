@@ -38,6 +38,7 @@ def test_progress_while_it_runs(app: App, posted: int) -> None:
         "queued": 1,
         "failed": 0,
         "cancelled": 0,
+        "skipped": 0,
         "attempts": 1,
     }
     assert second["progress"] == {"done": 0, "total": None, "unit": None, "per_second": None, "seconds_left": None}

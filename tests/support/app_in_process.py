@@ -34,6 +34,7 @@ class InlineCoordinator(Coordinator):
         self.error: ShardError | None = None
         self.tasks: dict[int, LiveTask] = {}
         self.processes = 1
+        self.looks: list[list[int]] = []
 
     def start(self) -> None:
         pass
@@ -65,8 +66,10 @@ class InlineCoordinator(Coordinator):
             outputs: dict[str, Any] = {
                 "plan": {"shards": [{"units": 4}, {"units": 4}], "total": 8, "unit": "sequences"},
                 "run": {},
+                "look": {"metrics": [metric(1.25).to_json()], "protocols": {}},
                 "merge": result(metric(1.5), metric(float("nan"), "loss/image")).output,
             }
+            outputs["plan"]["looks"] = self.looks
             stage = assignment.request.stage
             failed = self.error if stage == "run" else None
             return finish(session, assignment, ShardResult(None if failed else outputs[stage], failed, {"seconds": 1}))

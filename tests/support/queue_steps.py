@@ -60,10 +60,18 @@ def result(*metrics: MetricValue, items: Sequence[Mapping[str, Any]] = ()) -> Sh
     )
 
 
-def plan(shards: int) -> ShardResult:
-    """What the planning of a task brings back: so many shards of 10 units."""
+def plan(shards: int, looks: Sequence[int] = (), until: Mapping[str, Any] | None = None) -> ShardResult:
+    """What the planning of a task brings back: so many shards of 10 units, looked at after so many of them."""
     payloads = [{"index": index, "units": 10} for index in range(shards)]
-    return ShardResult(output={"shards": payloads, "total": 10 * shards, "unit": "sequences"})
+    return ShardResult(
+        output={
+            "shards": payloads,
+            "total": 10 * shards,
+            "unit": "sequences",
+            "looks": [[look, 10 * look] for look in looks],
+            "until": until,
+        }
+    )
 
 
 def next_shard(store: Store) -> Assignment | None:

@@ -5,9 +5,12 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 
 from evalsvc.artifacts import Artifact
+from evalsvc.looks import Until, schedule
+from evalsvc.metrics.paired import standard_error
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.tasks.task import Context, Plan, Task, TaskResult
 
@@ -30,9 +33,19 @@ class Steps(Task):
 
     leaves: bool = False
     """Leaves an artifact."""
+    size: int = 0
+    """Bytes that a shard sends back, beside its number of steps."""
+
+    looks: bool = False
+    """Is looked at between its shards, by a `mark` of every step."""
+    until: Until | None = None
+    drift: float = 0.0
+    """How much higher the marks of a checkpoint are whose file's name has `worse` in it."""
 
     def plan(self, context: Context) -> Plan:
-        return Plan([{"index": index, "units": self.steps} for index in range(self.shards)], unit="steps")
+        shards = [{"index": index, "units": self.steps} for index in range(self.shards)]
+        looks = schedule([self.steps] * self.shards) if self.looks else ()
+        return Plan(shards, "steps", looks, self.until)
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
         for step in range(self.steps):
@@ -43,12 +56,27 @@ class Steps(Task):
                 os.kill(os.getpid(), signal.SIGKILL)
             if not self.deaf:
                 context.report(step + 1)
-        return {"steps": self.steps}
+        return {"steps": self.steps, "bytes": bytes([shard["index"]]) * self.size}
+
+    def marks(self, context: Context, shard: Mapping[str, Any]) -> list[float]:
+        """What any two checkpoints have in common, what is this one's own, and its drift."""
+        name = Path(context.checkpoint.path).name
+        steps = range(self.steps * shard["index"], self.steps * (shard["index"] + 1))
+        drift = self.drift if "worse" in name else 0.0
+        return [Random(step).gauss(5, 1) + Random(f"{name} {step}").gauss(drift, 0.1) for step in steps]
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
         total = sum(output["steps"] for output in outputs)
+        assert [output["bytes"] for output in outputs] == [bytes([shard["index"]]) * self.size for shard in shards]
         protocol = Protocol({"task": self.kind, "version": 1})
         metrics = [MetricValue(f"{self.name}/total", total, None, total, "steps", "none", protocol)]
+        items: list[dict[str, Any]] = []
+        if self.looks:
+            marks = [mark for shard in shards for mark in self.marks(context, shard)]
+            items = [{"index": index, "mark": mark} for index, mark in enumerate(marks)]
+            name, error = f"{self.name}/mark", standard_error(marks)
+            value = sum(marks) / len(marks)
+            metrics.append(MetricValue(name, value, error, len(marks), "1", "lower", protocol, items=("mark",)))
         left = [Artifact("log", "log.txt", "text/plain", Path(self.log).read_bytes(), {"total": total})]
         base = context.base and {"label": context.base.checkpoint.label, "layout": context.base.checkpoint.layout}
-        return TaskResult(metrics, notes={"base": base}, artifacts=left if self.leaves else [])
+        return TaskResult(metrics, items, notes={"base": base}, artifacts=left if self.leaves else [])
