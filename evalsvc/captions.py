@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evalsvc.checkpoints import Identity
 from evalsvc.data_files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
@@ -35,6 +35,9 @@ from evalsvc.errors import InvalidData
 TEXT_COLUMNS = ("prompt", "caption", "text")
 ID_COLUMNS = ("id", "image_id")
 IMAGE_COLUMNS = ("image", "file_name")
+
+Selection = Literal["first", "random", "one_per_image"]
+"""Which captions of a file are prompts: the first, a random choice, or one each of randomly chosen images."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,46 @@ def read_captions(path: str | Path) -> CaptionData:
     """
     path = Path(path)
     return _read_captions(path, identify_file(path, "caption file"))
+
+
+def select_captions(data: CaptionData, rule: Selection, count: int | None, seed: int) -> tuple[Caption, ...]:
+    """`count` captions [all that the rule allows], in the order in which they were drawn.
+
+    `random` draws captions without replacement, `one_per_image` images, and then one caption of each: the rule of the
+    published COCO FIDs. What is drawn follows from the seed and the ids alone, not from the file's order, and a smaller
+    count is the beginning of a larger one, so the first results of a long evaluation rest on a fair sample.
+
+    Raises:
+        InvalidData: there are fewer; or a caption names no image, which `one_per_image` needs.
+    """
+    captions, what = data.captions, "captions"
+    if rule == "one_per_image":
+        captions, what = tuple(_one_per_image(data, seed)), "images"
+    if count is not None and count > len(captions):
+        raise InvalidData(
+            f"{data.path} has {len(captions):,} {what}, {count:,} images are asked for; lower `samples` or give more "
+            "captions"
+        )
+    if rule == "random":
+        captions = tuple(sorted(captions, key=lambda caption: _draw(seed, caption.id)))
+    return captions[:count]
+
+
+def _one_per_image(data: CaptionData, seed: int) -> Iterator[Caption]:
+    by_image: dict[str | int, list[Caption]] = {}
+    for caption in data.captions:
+        if caption.image is None:
+            raise InvalidData(
+                f"{data.path}, {caption.where} names no image; `select: one_per_image` needs one for every caption"
+            )
+        by_image.setdefault(caption.image, []).append(caption)
+    for image in sorted(by_image, key=lambda image: _draw(seed, f"image {image}")):
+        yield min(by_image[image], key=lambda caption: _draw(seed, caption.id))
+
+
+def _draw(seed: int, name: str) -> bytes:
+    """A number as good as random, the same on every machine and for ever."""
+    return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
 @lru_cache(maxsize=CACHED_FILES)

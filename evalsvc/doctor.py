@@ -24,7 +24,7 @@ PYTHON = (3, 11)
 TORCH = (2, 10)
 LM_EVAL = (0, 4, 13)
 
-ASSET_PARAMETERS = ("decoder", "extractor")
+ASSET_PARAMETERS = ("decoder", "extractor", "clip", "dinov2")
 """Parameters of a task that may name an asset instead of a file."""
 
 TEXT_PARAMETERS = ("prompts",)

@@ -1,7 +1,8 @@
-"""Reference statistics: mean and covariance of real images' features, computed once and kept in files.
+"""Reference statistics: features of real images with their mean and covariance, computed once and kept in files.
 
-Of our own, the file's name is a key over all that moves them. Foreign ones come from someone else's file: they have a
-name and are marked, since nobody here knows how their images were chosen and resized.
+Of our own, the file's name is a key over all that moves them; one extractor's features at one tap are one file. Foreign
+ones come from someone else's file: they have a
+name and are marked, since nobody here knows how their images were chosen and resized, and they have no features.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 TAPS = (64, 2048)
 
 
@@ -36,6 +37,8 @@ class TapStatistics:
     """Images; None where a foreign file does not say."""
     mean: NDArray[np.float64]  # [d]
     covariance: NDArray[np.float64]  # [d, d], the unbiased one
+    features: NDArray[np.float32] | None = None  # [n, d]
+    """None where only the moments are known: metrics such as KID cannot be measured then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +59,13 @@ class ReferenceStatistics:
         return total.hexdigest()
 
 
-def reference_key(*, data: str, extractor: str, resize: str, crop: str, size: int | None) -> str:
+def reference_key(*, data: str, extractor: str, tap: str, resize: str, crop: str, size: int | None) -> str:
     """The name of a file of our own: the digest of what its numbers depend on.
 
-    `data` is the digest of the images and of which are used, `extractor` that of its tensors, `crop` and `size` are how
-    images were brought to one shape before `resize`.
+    `data` is the digest of the images and of which are used, `extractor` that of its tensors, `tap` names the features,
+    `crop` and `size` are how images were brought to one shape before `resize`.
     """
-    content = {"data": data, "extractor": extractor, "resize": resize, "crop": crop, "size": size}
+    content = {"data": data, "extractor": extractor, "tap": tap, "resize": resize, "crop": crop, "size": size}
     return digest({"reference": FORMAT, **content})
 
 
@@ -82,6 +85,8 @@ def save_reference(statistics: ReferenceStatistics, name: str, folder: Path) -> 
     }
     for tap, found in statistics.moments.items():
         arrays |= {f"n_{tap}": found.n or 0, f"mean_{tap}": found.mean, f"covariance_{tap}": found.covariance}
+        if found.features is not None:
+            arrays[f"features_{tap}"] = found.features
     path = reference_path(name, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +159,7 @@ def reference_path(name: str, folder: Path) -> Path:
 
 def _tap(arrays: Mapping[str, Any], tap: int) -> TapStatistics:
     n = int(arrays[f"n_{tap}"]) or None
-    return TapStatistics(n, arrays[f"mean_{tap}"], arrays[f"covariance_{tap}"])
+    return TapStatistics(n, arrays[f"mean_{tap}"], arrays[f"covariance_{tap}"], arrays.get(f"features_{tap}"))
 
 
 def _checked(where: str, n: int | None, mean: Any, covariance: Any) -> TapStatistics:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from evalsvc import captions
-from evalsvc.captions import Caption, read_captions
+from evalsvc.captions import Caption, read_captions, select_captions
 from evalsvc.errors import InvalidData
 
 COCO: dict[str, Any] = {
@@ -186,3 +186,47 @@ def test_real_files(shared: Path) -> None:
     assert len(prompts.captions) == 30_000
     assert prompts.captions[-1].id == "30000"
     assert len({item.text for item in prompts.captions}) == 29_420
+
+
+def selection(tmp_path: Path, count: int = 60) -> captions.CaptionData:
+    """`count` images with three captions each."""
+    annotations = [
+        {"id": 10 * image + number, "image_id": image, "caption": f"{image} {number}"}
+        for image in range(count)
+        for number in range(3)
+    ]
+    images = [{"id": image, "file_name": f"{image}.jpg"} for image in range(count)]
+    return read_captions(write(tmp_path, {"images": images, "annotations": annotations}, "captions.json"))
+
+
+def test_one_caption_each_of_images_without_replacement(tmp_path: Path) -> None:
+    data = selection(tmp_path)
+    chosen = select_captions(data, "one_per_image", None, 0)
+    assert {caption.image for caption in chosen} == {caption.image for caption in data.captions}
+    assert len(chosen) == 60
+    picks = [int(caption.id.partition(":")[2]) % 10 for caption in chosen]
+    assert set(picks) == {0, 1, 2}, "not always the first caption"
+    assert len(set(select_captions(data, "random", None, 0))) == 180
+
+
+@pytest.mark.parametrize("rule", ["random", "one_per_image"])
+def test_a_choice_follows_from_seed_and_ids_alone(tmp_path: Path, rule: Any) -> None:
+    """A smaller number of samples is the beginning of a larger one, and another order of the file changes nothing."""
+    data = selection(tmp_path)
+    chosen = select_captions(data, rule, 20, 5)
+    assert select_captions(data, rule, 60, 5)[:20] == chosen
+    turned = captions.CaptionData(data.path, data.captions[::-1], "")
+    assert select_captions(turned, rule, 20, 5) == chosen
+    assert set(select_captions(data, rule, 20, 6)) != set(chosen)
+
+
+def test_too_few_captions_and_captions_without_images(tmp_path: Path) -> None:
+    data = selection(tmp_path)
+    assert select_captions(data, "first", 2, 0) == data.captions[:2]
+    with pytest.raises(InvalidData, match="has 60 images, 61 images are asked for; lower `samples`"):
+        select_captions(data, "one_per_image", 61, 0)
+    with pytest.raises(InvalidData, match="has 180 captions, 181 images are asked for"):
+        select_captions(data, "random", 181, 0)
+    plain = read_captions(write(tmp_path, "text\na\n", "a.csv"))
+    with pytest.raises(InvalidData, match="line 2 names no image; `select: one_per_image` needs one"):
+        select_captions(plain, "one_per_image", None, 0)

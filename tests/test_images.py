@@ -43,6 +43,19 @@ def test_resampling_is_pillows(tmp_path: Path, crop: Any, filter_: Any) -> None:
     assert np.array_equal(load_image(path, Fit(8, crop, filter_)), expected)
 
 
+@pytest.mark.parametrize("margin", range(5))
+def test_an_odd_margin_is_halved_as_torchvision_does_it_where_asked(tmp_path: Path, margin: int) -> None:
+    """One image of COCO in eight would be cut one pixel away from where the published scripts cut it."""
+    from torchvision.transforms import functional
+
+    wide = Image.fromarray(RANDOM[:, : 12 + margin])
+    for image, name in ((wide, "wide.png"), (wide.transpose(Image.Transpose.TRANSPOSE), "high.png")):
+        expected = np.asarray(functional.center_crop(image, 12)).transpose(2, 0, 1)
+        found = load_image(save(tmp_path, name, image), Fit(12, "center-torchvision"))
+        assert np.array_equal(found, expected)
+        assert np.array_equal(found, load_image(tmp_path / name, Fit(12))) == (margin != 3)
+
+
 def test_grey_palette_and_opaque_alpha_become_rgb(tmp_path: Path) -> None:
     grey = picture().convert("L")
     three = np.repeat(np.asarray(grey)[None, :, 4:16], 3, axis=0)

@@ -17,7 +17,7 @@ from evalsvc.reference import (
     save_reference,
 )
 
-KEY = {"data": "d", "extractor": "e", "resize": "pil-bicubic", "crop": "centre", "size": 256}
+KEY = {"data": "d", "extractor": "e", "tap": "64", "resize": "pil-bicubic", "crop": "centre", "size": 256}
 
 
 @pytest.fixture
@@ -45,6 +45,17 @@ class TestOwn:
         assert found.digest == saved.digest
         assert [item.name for item in path.parent.iterdir()] == [path.name]
 
+    def test_features_come_back_beside_their_moments(self, features: np.ndarray[Any, Any], tmp_path: Path) -> None:
+        moments, rows = Moments.of(features), features.astype(np.float32)
+        taps = {64: TapStatistics(moments.n, moments.mean, moments.covariance, rows)}
+        save_reference(ReferenceStatistics(taps, False, "images"), "with", tmp_path)
+        save_reference(own(features), "without", tmp_path)
+        found = load_reference("with", tmp_path).moments[64].features
+        assert found is not None
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, rows)
+        assert load_reference("without", tmp_path).moments[64].features is None
+
     def test_serves_as_a_reference(self, features: np.ndarray[Any, Any]) -> None:
         value, _ = frechet_jackknife([Moments.of(features)], own(features).moments[64])
         assert value < 1e-10
@@ -52,9 +63,9 @@ class TestOwn:
     def test_everything_that_moves_it_is_in_the_key(self) -> None:
         keys = [reference_key(**KEY)] + [
             reference_key(**(KEY | {name: value}))
-            for name, value in [*((name, "x") for name in list(KEY)[:4]), ("size", None)]
+            for name, value in [*((name, "x") for name in list(KEY)[:5]), ("size", None)]
         ]
-        assert len(set(keys)) == 6
+        assert len(set(keys)) == 7
 
     def test_damaged(self, tmp_path: Path) -> None:
         (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 cut off")

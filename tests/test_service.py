@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from distributed import Security
+from safetensors.torch import load_file, save_file
 from service_process import ServiceProcess
 
 from evalsvc.miniature import ROOT
@@ -261,14 +262,16 @@ def test_a_killed_worker_moves_no_token_of_an_image_task(
     monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
     monkeypatch.setenv("EVALSVC_THREADS", "1")
     last, layout = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt", ROOT / "runs" / "layout.yaml"
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:72]}, tmp_path / "real.safetensors")
     task = {
         "kind": "text_to_image",
         "name": "digits",
         "captions": str(ROOT / "captions.jsonl"),
         "samples": 192,
         "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
-        "reference": str(ROOT / "images.safetensors"),
+        "reference": str(tmp_path / "real.safetensors"),
         "classifier": str(ROOT / "classifier.safetensors"),
+        "metrics": ["fid64"],
         "batch": 24,
         "shard_size": 24,
         "keep": 192,
@@ -276,7 +279,7 @@ def test_a_killed_worker_moves_no_token_of_an_image_task(
     service = serve("--devices", "cpu,cpu")
     service.put_suite("digits", task)
     [evaluation] = service.post("pretrained", 3000, last, ["digits"], layout=str(layout))
-    wait_for_finished_shards(service, evaluation, 1)
+    wait_for_finished_shards(service, evaluation, 4)  # 3 are of the reference
     service.workers()[0].kill()
     done = service.wait(evaluation)
     assert done["state"] == "succeeded", done

@@ -12,7 +12,8 @@ from torch import Tensor
 from evalsvc.arrays import pack_array, unpack_array
 from evalsvc.decoders import to_uint8
 from evalsvc.errors import NonFinite
-from evalsvc.features.inception import Inception, Resize
+from evalsvc.features import FeatureExtractor
+from evalsvc.features.inception import Resize
 from evalsvc.images import ImageSource
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.paired_frechet import paired_frechet
@@ -28,7 +29,7 @@ def reconstruct(
     coder: ImageCoder,
     source: ImageSource,
     images: Sequence[int],
-    extractor: Inception | None,
+    extractor: FeatureExtractor | None,
     resize: Resize,
     taps: Sequence[int],
 ) -> dict[str, Any]:

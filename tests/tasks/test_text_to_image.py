@@ -1,21 +1,31 @@
 """Images from captions on the bundled run: what moves them and what does not."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from metric_items import value_of_items
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_vision import write_clip
 
+from evalsvc import catalog
+from evalsvc import looks as looks_module
 from evalsvc.checkpoints import CheckpointRef
-from evalsvc.errors import InvalidSuite
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidData, InvalidSuite
 from evalsvc.layout import parse_layout
 from evalsvc.miniature import ROOT
+from evalsvc.reference import import_npz
 from evalsvc.runner import run_shard, run_suite
 from evalsvc.shard import ShardRequest
 from evalsvc.suite import parse_suite
+from evalsvc.tasks import image_pipeline, prompts
 
 LAST = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
 TASK: Mapping[str, Any] = {
@@ -24,8 +34,8 @@ TASK: Mapping[str, Any] = {
     "captions": str(ROOT / "captions.jsonl"),
     "samples": 96,
     "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
-    "reference": str(ROOT / "images.safetensors"),
     "classifier": str(ROOT / "classifier.safetensors"),
+    "metrics": ["fid64"],
     "batch": 24,
     "keep": 10,
 }
@@ -35,8 +45,10 @@ Evaluate = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the reference's statistics are kept, for all of these tests."""
-    return tmp_path_factory.mktemp("data")
+    """Where the reference's statistics are kept, for all of these tests; and their reference, 120 images of digits."""
+    folder = tmp_path_factory.mktemp("data")
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:120]}, folder / "reference.safetensors")
+    return folder
 
 
 @pytest.fixture
@@ -46,11 +58,12 @@ def evaluate(inception_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
     monkeypatch.setenv("EVALSVC_THREADS", "1")
 
-    def run(layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
-        suite = parse_suite({"tasks": [{**TASK, **parameters}]}, "test")
+    def run(interim: Any = None, layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
+        reference = {"reference": str(data_dir / "reference.safetensors")}
+        suite = parse_suite({"tasks": [{**TASK, **reference, **parameters}]}, "test")
         inline = layout or parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-        reference = CheckpointRef(path=str(LAST), layout=inline, label="run 'pretrained' step 2000")
-        return run_suite(suite, reference, lambda task, done, total, unit: None)
+        checkpoint = CheckpointRef(path=str(LAST), layout=inline, label="run 'pretrained' step 2000")
+        return run_suite(suite, checkpoint, lambda task, done, total, unit: None, interim=interim)
 
     return run
 
@@ -65,36 +78,46 @@ def codes(result: Mapping[str, Any]) -> list[str]:
 
 
 def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_once(evaluate: Evaluate) -> None:
-    whole = evaluate()
-    assert len(whole["provenance"]["digits"]["shards"]) == 1 + 2, "400 reference images make two shards"
+    whole = evaluate(shard_size=96)
+    *reference, shard = whole["provenance"]["digits"]["shards"]
+    assert len(reference) == 2, "120 reference images make two shards, which come first"
+    assert [shape["batch"] for shape in shard["sampling"]["batches"]] == [24]
+    assert shard["sampling"]["path"]
     parts = evaluate(shard_size=32)
     assert len(parts["provenance"]["digits"]["shards"]) == 3, "the reference's statistics are known by now"
     assert codes(parts) == codes(whole)
     assert values(parts) == pytest.approx(values(whole), rel=1e-9)
     assert values(whole)["digits/agreement"] > 0.7
     fid, agreement = whole["metrics"]
-    assert (fid["name"], fid["items"]) == ("digits/fid64", [])
+    assert (fid["name"], fid["items"]) == ("digits/fid64", ["fid64"])
+    assert fid["value"] == pytest.approx(value_of_items(fid, whole["items"]["digits"]), rel=1e-6)
     assert agreement["value"] == pytest.approx(value_of_items(agreement, whole["items"]["digits"]))
     assert fid["n"] == 96
     assert 0 < fid["stderr"] < fid["value"] < 1
-    assert "digits/fid" not in values(whole), "96 images cannot bear 2,048 features"
+    fid_protocol, agreement_protocol = (whole["protocols"][metric["protocol"]] for metric in (fid, agreement))
+    added = {"estimator", "extractor", "resize", "reference", "n"}
+    assert set(fid_protocol) - set(agreement_protocol) == added, "agreement does not depend on real images"
+    assert fid_protocol["n"] == 96
+    assert fid_protocol["reference"]["n"] == 120
 
 
 def test_each_guidance_scale_is_a_series_of_its_own(evaluate: Evaluate) -> None:
-    result = evaluate(guidance_scale=[1, 3], samples=24, keep=2)
+    result = evaluate(guidance_scale=[1, 3], samples=24, keep=2, metrics=[])
     agreement = [metric for metric in result["metrics"] if metric["name"] == "digits/agreement"]
     assert len({metric["protocol"] for metric in agreement}) == 2
-    assert [metric["items"] for metric in agreement] == [[], []], "a prompt has two items"
+    assert [metric["items"] for metric in agreement] == [["agrees@1"], ["agrees@3"]], "a prompt has two items"
+    for metric in agreement:
+        assert metric["value"] == pytest.approx(value_of_items(metric, result["items"]["digits"]))
     scales = [result["protocols"][metric["protocol"]]["sampling"]["guidance_scale"] for metric in agreement]
     assert scales == [1.0, 3.0]
     names = {artifact["name"] for artifact in result["artifacts"]["digits"]}
     assert names == {f"guidance-{scale}-{name}.png" for scale in (1, 3) for name in ("grid", "00000", "00001")}
-    alone = evaluate(guidance_scale=3, samples=24, keep=0)
+    alone = evaluate(guidance_scale=3, samples=24, keep=0, metrics=[])
     assert codes(alone) == codes(result)[24:]
 
 
 def test_the_first_images_are_kept_lossless_with_what_they_were_made_from(evaluate: Evaluate, tmp_path: Path) -> None:
-    result = evaluate(samples=24)
+    result = evaluate(samples=24, metrics=[])
     grid, *samples = result["artifacts"]["digits"]
     assert len(samples) == 10
     assert samples[0]["details"]["prompt"] == json.loads((ROOT / "captions.jsonl").read_text().splitlines()[0])["text"]
@@ -107,9 +130,9 @@ def test_the_first_images_are_kept_lossless_with_what_they_were_made_from(evalua
 
 
 def test_images_without_text_are_prompts_of_their_own(evaluate: Evaluate) -> None:
-    result = evaluate(captions=None, classifier=None, samples=24)
+    result = evaluate(captions=None, classifier=None, samples=24, metrics=[])
     assert len(set(codes(result))) > 20
-    assert set(values(result)) == set(), "24 images bear no distance"
+    assert set(values(result)) == set()
 
 
 def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counted(
@@ -118,10 +141,11 @@ def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counte
     captions = tmp_path / "captions.jsonl"
     lines = [{"text": "the digit 7"}, {"text": "the digit 7"}, {"text": ""}, {"text": "seven " * 100}]
     captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = evaluate(captions=str(captions), samples=None, classifier=None)
+    result = evaluate(captions=str(captions), samples=None, classifier=None, metrics=[])
     first, second, *_ = codes(result)
     assert first != second
-    assert result["provenance"]["digits"]["notes"] == {"images": 4, "captions_cut": 1, "distances": []}
+    notes = result["provenance"]["digits"]["notes"]
+    assert notes == {"images": 4, "captions_cut": 1, "left_out": {}, "details": {}}
 
 
 def test_fewer_captions_than_images_that_are_asked_for_is_an_error(evaluate: Evaluate) -> None:
@@ -131,7 +155,7 @@ def test_fewer_captions_than_images_that_are_asked_for_is_an_error(evaluate: Eva
 
 
 def test_a_size_that_does_not_divide_into_codes_is_refused(evaluate: Evaluate) -> None:
-    error = evaluate(size=33, samples=4)["errors"]["digits"]
+    error = evaluate(size=33)["errors"]["digits"]
     assert error["code"] == "invalid_data"
     assert "images of 33x33 pixels do not divide into codes of 4x4" in error["message"]
 
@@ -160,7 +184,7 @@ def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Pat
     other["model"]["merges"] = other["model"]["merges"][:10]
     (tmp_path / "tokenizer.json").write_text(json.dumps(other))
     protocols = [
-        set(evaluate(samples=8, keep=0, tokenizer=tokenizer)["protocols"])
+        set(evaluate(samples=8, keep=0, tokenizer=tokenizer, metrics=[])["protocols"])
         for tokenizer in (None, str(ROOT / "tokenizer.json"), str(tmp_path / "tokenizer.json"))
     ]
     assert protocols[0] == protocols[1]
@@ -176,7 +200,7 @@ def test_a_reference_that_changes_after_planning_is_noticed(
     folder.mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 32), "red").save(folder / name)
-    suite = parse_suite({"tasks": [{**TASK, "reference": str(folder), "samples": 8}]}, "test")
+    suite = parse_suite({"tasks": [{**TASK, "reference": str(folder)}]}, "test")
     layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
     checkpoint = CheckpointRef(path=str(LAST), layout=layout)
     plan = run_shard(ShardRequest(suite.tasks[0], "plan", checkpoint), lambda done: None)
@@ -199,8 +223,140 @@ def test_a_damaged_image_of_the_reference_is_named(evaluate: Evaluate, tmp_path:
     folder.mkdir()
     Image.new("RGB", (40, 32)).save(folder / "a.png")
     (folder / "b.png").write_bytes(b"no image")
-    error = evaluate(reference=str(folder), samples=24)["errors"]["digits"]
+    error = evaluate(reference=str(folder))["errors"]["digits"]
     assert "b.png is not an image that can be read" in error["message"]
+
+
+def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate, tmp_path: Path) -> None:
+    """Without a list of metrics all are measured for which there is what they need; one that is named must be."""
+    reference = reference_folder(tmp_path, 12)
+    result = evaluate(metrics=None, reference=reference, samples=20, classifier=None)
+    found = {"coverage", "density", "kid", "precision", "recall"}
+    assert set(values(result)) == {f"digits/{name}" for name in found}
+    left_out = result["provenance"]["digits"]["notes"]["left_out"]
+    assert left_out["fid"] == "it needs 2,049 images, 20 are sampled"
+    assert left_out["clip_score"] == "there is no `clip`"
+    assert set(left_out) == set(catalog.names("metrics")) - found
+    assert "it needs 2,049 images" in evaluate(metrics=["fid"])["errors"]["digits"]["message"]
+    assert "there is no `reference`" in evaluate(reference=None)["errors"]["digits"]["message"]
+
+
+def test_metrics_of_further_networks(evaluate: Evaluate, tmp_path: Path) -> None:
+    """Those of CLIP and DINOv2 come from folders; a similarity with the caption depends on no real image."""
+    (clip := tmp_path / "clip").mkdir()
+    parameters = {"reference": reference_folder(tmp_path, 12), "clip": str(write_clip(clip)), "classifier": None}
+    result = evaluate(metrics=["clip_score", "cmmd"], samples=24, keep=0, **parameters)
+    assert set(values(result)) == {"digits/clip_score", "digits/cmmd"}
+    for metric in result["metrics"]:
+        assert metric["value"] == pytest.approx(value_of_items(metric, result["items"]["digits"]), rel=1e-5)
+    score, cmmd = (result["protocols"][metric["protocol"]] for metric in result["metrics"])
+    assert set(cmmd) - set(score) == {"reference", "n"}
+    error = evaluate(metrics=["fd_dinov2"], samples=24, **parameters)["errors"]["digits"]
+    assert "fd_dinov2 cannot be measured: there is no `dinov2`" in error["message"]
+
+
+def reference_folder(tmp_path: Path, count: int) -> str:
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    for index, pixels in enumerate(load_file(ROOT / "images.safetensors")["images"][:count]):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def test_imported_statistics_bear_no_metric_that_needs_the_images(evaluate: Evaluate, data_dir: Path) -> None:
+    source = data_dir / "theirs.npz"
+    np.savez(source, mu=np.zeros(64), sigma=np.eye(64))
+    import_npz(source, "theirs", Settings.load(data_dir=str(data_dir)).statistics_path)
+    result = evaluate(metrics=None, reference="theirs", keep=0, classifier=None)
+    assert set(values(result)) == {"digits/fid64"}
+    left_out = result["provenance"]["digits"]["notes"]["left_out"]
+    assert left_out["kid"] == "the imported statistics 'theirs' have no features"
+    [protocol] = result["protocols"].values()
+    assert set(protocol["reference"]) == {"imported"}
+
+
+def test_the_reference_may_be_the_images_of_the_chosen_captions(evaluate: Evaluate) -> None:
+    captions = {"reference": str(ROOT / "images.safetensors"), "reference_of": "captions", "samples": 66, "keep": 0}
+    result = evaluate(select="one_per_image", select_seed=3, classifier=None, **captions)
+    [protocol] = result["protocols"].values()
+    assert protocol["reference"]["n"] == 66
+    assert protocol["select"] == {"rule": "one_per_image", "seed": 3}
+    other = evaluate(select="one_per_image", select_seed=4, metrics=[], **captions)
+    assert {item["id"] for item in result["items"]["digits"]} != {item["id"] for item in other["items"]["digits"]}
+
+
+def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU what follows sampling runs in another thread, a batch behind."""
+    parameters: dict[str, Any] = {"samples": 70, "batch": 8, "keep": 12}
+    plain = evaluate(**parameters)
+    threads = set()
+    add = image_pipeline.Aftermath.add
+
+    def watched(self: image_pipeline.Aftermath, samples: Any) -> None:
+        threads.add(threading.current_thread().name)
+        add(self, samples)
+
+    monkeypatch.setattr(image_pipeline.Aftermath, "add", watched)
+    monkeypatch.setattr(image_pipeline, "overlaps", lambda device: True)
+    overlapped = evaluate(**parameters)
+    assert threads == {"aftermath_0"}
+    assert overlapped["metrics"] == plain["metrics"]
+    assert overlapped["items"] == plain["items"]
+    assert overlapped["artifacts"] == plain["artifacts"]
+
+
+def test_a_decoder_in_bfloat16_is_another_protocol_and_says_what_it_moves(evaluate: Evaluate) -> None:
+    result = evaluate(decoder_dtype="bfloat16", samples=12, metrics=[], keep=0)
+    [shard] = result["provenance"]["digits"]["shards"]
+    assert 0 < shard["sampling"]["decoder_error"]["mean"] < 2, "grey levels"
+    [protocol] = result["protocols"].values()
+    assert protocol["decoder_dtype"] == "bfloat16"
+
+
+def test_weights_and_cache_of_another_kind_are_another_protocol(evaluate: Evaluate) -> None:
+    result = evaluate(weights="int8", cache_dtype="bfloat16", samples=12, metrics=[], keep=0)
+    [protocol] = result["protocols"].values()
+    assert (protocol["weights"], protocol["cache_dtype"]) == ("int8", "bfloat16")
+    assert values(result)["digits/agreement"] > 0.5
+
+
+def test_images_of_another_size_are_resampled_by_a_filter_that_the_protocol_names(evaluate: Evaluate) -> None:
+    """Janus's are made at 384 pixels and compared at 256."""
+    found = [evaluate(reference_size=16, filter=name, samples=66, keep=0) for name in ("bicubic", "lanczos")]
+    protocol = found[0]["protocols"][found[0]["metrics"][0]["protocol"]]
+    assert protocol["compared"] == {"size": 16, "crop": "none", "filter": "bicubic"}
+    assert protocol["reference"]["fit"]["size"] == 16
+    assert values(found[0])["digits/fid64"] != values(found[1])["digits/fid64"]
+
+
+def test_what_fails_in_the_background_is_raised() -> None:
+    def fail() -> None:
+        raise InvalidData("a.png is no image")
+
+    with (
+        pytest.raises(InvalidData, match=r"a\.png"),
+        image_pipeline.Background(torch.device("cpu"), overlap=True) as background,
+    ):
+        background.submit(fail)
+
+
+def test_captions_are_tokenised_once_a_worker(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard of 30,000 prompts used to tokenise all of them again."""
+    opened = []
+    encoder = prompts.text_encoder
+    monkeypatch.setattr(prompts, "text_encoder", lambda *args: opened.append(args) or encoder(*args))
+    result = evaluate(samples=7, shard_size=3, select="random", select_seed=99, metrics=[], keep=0)
+    assert len(result["provenance"]["digits"]["shards"]) == 3
+    assert len(opened) == 1
+
+
+def test_results_stand_before_the_end(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look merges the first shards, the reference's before all."""
+    looks: list[Any] = []
+    monkeypatch.setattr(looks_module, "FEWEST_UNITS", 70)
+    evaluate(looks.append, samples=140, shard_size=70, keep=0, classifier=None)
+    assert [look.units for look in looks] == [70]
+    assert [metric["n"] for look in looks for metric in look.result.output["metrics"]] == [70]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +365,16 @@ def test_a_damaged_image_of_the_reference_is_named(evaluate: Evaluate, tmp_path:
         ({"temperature": -1}, "temperature is -1"),
         ({"captions": None, "samples": None}, "give `captions`, or `samples`"),
         ({"guidance_scale": [1, -2]}, "guidance_scale is -2"),
+        ({"guidance_scale": [1, 3, 1.0]}, "with a scale twice"),
+        ({"metrics": ["fid46"]}, "no metric is named 'fid46'; did you mean 'fid64'"),
+        ({"metrics": ["fid64", "fid64"]}, "named twice"),
+        ({"until": {"metric": "kid", "stderr": 1.0}}, "until: no metric is named 'kid'"),
+        ({"until": {"metric": "fid64", "stderr": 1.0}, "guidance_scale": [1, 3]}, "needs one guidance scale"),
+        ({"reference": "theirs", "reference_of": "captions"}, "needs `captions`, and a folder or file of images"),
+        ({"protocol": "llamagen"}, "no protocol is named 'llamagen'; did you mean 'llamagen-coco'"),
+        ({"protocol": "llamagen-coco", "top_k": 500}, "top_k is 500, the protocol llamagen-coco has 1000; leave one"),
+        ({"protocol": "llamagen-coco", "samples": 30_001}, "samples is 30001, the protocol llamagen-coco has 30000"),
+        ({"name": "fid-30k"}, "'fid-30k' promises 30,000 images, `samples` is 96"),
     ],
 )
 def test_parameters_are_checked_when_the_suite_is_given(parameters: dict[str, Any], message: str) -> None:

@@ -1,0 +1,123 @@
+"""What image metrics read: one pass of every extractor that they need over each image."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalsvc.arrays import pack_array, unpack_array
+from evalsvc.errors import DataChanged
+from evalsvc.tasks.task import Context
+
+if TYPE_CHECKING:
+    from evalsvc.features import FeatureExtractor
+
+ACTIVATION_BYTES = 400 << 20
+"""That an extractor takes for the images which it looks at together, about: Inception's stem at 32."""
+
+SCORE = "clip_score"
+"""Features of image and caption together: the similarity that CLIP sees, one number an image."""
+
+
+@dataclass(frozen=True)
+class ExtractorSpec:
+    kind: str
+    name: str
+    """An asset, or the path of a file or folder."""
+    resize: str
+
+
+class FeaturePass:
+    """The extractors behind some features, which are named as metrics name them: `inception/2048`, `clip`, …"""
+
+    def __init__(self, context: Context, specs: Sequence[ExtractorSpec], keys: Collection[str]) -> None:
+        """Raises AssetMissing and what `load_extractor` raises."""
+        self.keys = tuple(sorted(keys))
+        kinds = {kind_of(key) for key in keys}
+        self._specs = {spec.kind: spec for spec in specs if spec.kind in kinds}
+        self._extractors = {spec.kind: context.extractor(spec.name, spec.kind) for spec in self._specs.values()}
+
+    def lacks(self, key: str) -> str | None:
+        """Why the extractor cannot give these features; None: it can."""
+        kind, _, tap = key.partition("/")
+        extractor = self._extractors[kind_of(key)]
+        if not tap or int(tap) in extractor.taps:
+            return None
+        taps = ", ".join(map(str, extractor.taps))
+        return f"{kind} gives no features {tap}, but {taps}{extractor.advice([int(tap)])}"
+
+    def identity(self, key: str) -> dict[str, str]:
+        """What a protocol says of these features."""
+        kind = kind_of(key)
+        return {"extractor": self._extractors[kind].digest_of(self._tap(key)), "resize": self._specs[kind].resize}
+
+    def require_planned(self, planned: Mapping[str, Mapping[str, str]]) -> None:
+        """Raises DataChanged unless the extractors are those of the plan."""
+        for key in self.keys:
+            if self.identity(key) != planned[key]:
+                raise DataChanged(
+                    f"the weights behind {key} have changed since this evaluation was planned; evaluate again"
+                )
+
+    def bytes(self) -> int:
+        """That one call takes beside the weights, about."""
+        return ACTIVATION_BYTES if self._extractors else 0
+
+    def __call__(
+        self,
+        images: Tensor,  # [B, 3, H, W] uint8
+        texts: Sequence[str] = (),
+    ) -> dict[str, Tensor]:  # [B, d] float32, on the CPU
+        """Features of `images`, and of `texts` beside them where a similarity is asked for."""
+        found: dict[str, Tensor] = {}
+        for kind, extractor in self._extractors.items():
+            keys = [key for key in self.keys if kind_of(key) == kind]
+            taps = extractor.features(images, self._specs[kind].resize, {self._tap(key) for key in keys})
+            for key in keys:
+                rows = taps[self._tap(key)]
+                found[key] = (_scores(extractor, rows, texts) if key == SCORE else rows).cpu()
+        return found
+
+    def _tap(self, key: str) -> int:
+        tap = key.partition("/")[2]
+        return int(tap) if tap else self._extractors[kind_of(key)].taps[0]
+
+
+def kind_of(key: str) -> str:
+    """The kind of extractor behind features."""
+    return "clip" if key == SCORE else key.partition("/")[0]
+
+
+def _scores(extractor: FeatureExtractor, rows: Tensor, texts: Sequence[str]) -> Tensor:
+    scores: Tensor = extractor.scores(rows, texts)  # type: ignore[attr-defined]  # CLIP's alone
+    return scores[:, None].float()
+
+
+class FeatureRows:
+    """Features of images that come in any order, by index."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[tuple[int, Tensor]]] = {}
+
+    def add(self, indices: Sequence[int], found: Mapping[str, Tensor]) -> None:
+        for key, rows in found.items():
+            self._rows.setdefault(key, []).extend(zip(indices, rows, strict=True))
+
+    def packed(self) -> dict[str, Any]:
+        """[n, d] float32 by key, in the order of the indices."""
+        return {key: pack_array(np.stack([row.numpy() for row in _ordered(rows)])) for key, rows in self._rows.items()}
+
+
+def _ordered(rows: Sequence[tuple[int, Tensor]]) -> Iterator[Tensor]:
+    return (row.to(torch.float32) for _, row in sorted(rows, key=lambda pair: pair[0]))
+
+
+def join_features(parts: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """[n, d] of the outputs of shards in their order, by key."""
+    keys = parts[0]["features"] if parts else ()
+    return {key: np.concatenate([unpack_array(part["features"][key]) for part in parts]) for key in keys}

@@ -1,0 +1,76 @@
+"""Which image metrics can be measured, and measuring them: the catalog's, none of which is known here by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evalsvc import catalog
+from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.reference import TapStatistics
+from evalsvc.tasks.image_features import SCORE, ExtractorSpec, FeaturePass, kind_of
+from evalsvc.tasks.image_reference import ReferenceSpec, lacks
+from evalsvc.tasks.task import Context
+
+DIGITS = 7
+"""Significant ones of the numbers in items: 30,000 of them travel with every metric."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What there is to measure with."""
+
+    extractors: Sequence[ExtractorSpec]
+    reference: ReferenceSpec | None
+    texts: bool
+    """Whether the images have captions."""
+    count: int
+    """Sampled images."""
+
+    def lacks(self, context: Context, metric: ImageMetric) -> str | None:
+        """Why the metric cannot be measured; None: it can. Raises AssetMissing for an extractor that was not pulled."""
+        kind = kind_of(metric.features)
+        if kind not in {spec.kind for spec in self.extractors}:
+            return f"there is no `{kind}`"
+        if metric.features == SCORE and not self.texts:
+            return "there are no captions"
+        if self.count < metric.min_images:
+            return f"it needs {metric.min_images:,} images, {self.count:,} are sampled"
+        if metric.needs != "nothing":
+            if self.reference is None:
+                return "there is no `reference`"
+            if reason := lacks(context, self.reference, metric.features, metric.needs):
+                return reason
+        return FeaturePass(context, self.extractors, [metric.features]).lacks(metric.features)
+
+
+def load_metrics(names: Sequence[str] | None = None) -> list[ImageMetric]:
+    """Those of the catalog [all]."""
+    return [catalog.load("metrics", name) for name in (catalog.names("metrics") if names is None else names)]
+
+
+def measure(
+    names: Sequence[str],
+    features: Mapping[str, np.ndarray[Any, Any]],  # by key, [n, d]
+    reference: Mapping[str, TapStatistics],  # by key
+    seed: int,
+) -> Iterator[tuple[ImageMetric, Estimate]]:
+    """The metrics for which there are enough images by now."""
+    sets = {key: _sets(rows, reference.get(key), seed) for key, rows in features.items()}
+    for metric in load_metrics(names):
+        if len(features[metric.features]) >= metric.min_images:
+            yield metric, metric.estimate(sets[metric.features])
+
+
+def rounded(estimate: Estimate) -> list[float] | None:
+    """The share of every image; None where the value is not made of them."""
+    if estimate.per_image is None or not np.isfinite(estimate.per_image).all():
+        return None
+    return [float(f"{share:.{DIGITS}g}") for share in estimate.per_image]
+
+
+def _sets(rows: np.ndarray[Any, Any], reference: TapStatistics | None, seed: int) -> FeatureSets:
+    return FeatureSets(rows, reference, None if reference is None else reference.features, seed)
