@@ -22,6 +22,8 @@ from evalsvc.terminal import (
     complain,
     print_answers,
     print_completions,
+    print_contrasts,
+    print_curves,
     print_demo,
     print_history,
     print_metrics,
@@ -31,7 +33,9 @@ from evalsvc.terminal import (
     show_bars,
     show_finished,
     show_posted,
+    write_contrasts_csv,
     write_csv,
+    write_curves_csv,
 )
 
 if TYPE_CHECKING:
@@ -246,26 +250,48 @@ def submit(
 
 @app.command()
 def history(
-    run: Annotated[str, typer.Argument(help="The training run.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The training run, or several on one curve.")],
     metric: Annotated[
         list[str] | None, typer.Option(help="<task>/<metric>; repeat for several.", show_default="all")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
     x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = Axis.step,
+    force: Annotated[
+        bool, typer.Option("--force", help="Of several runs, also what was measured by different protocols.")
+    ] = False,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,  # noqa: A002
     url: Url = None,
 ) -> None:
-    """Show a run's metrics along its training."""
+    """Show a run's metrics along its training, or those of several runs side by side.
+
+    What was measured by different protocols is never on one curve: of one run it is shown apart, with the fields that
+    differ; of several runs it is refused with them, and the exit code is 2, unless --force is given.
+    """
     from evalsvc.client import Client
+    from evalsvc.curves import join_histories, require_comparable
 
     with Client(Settings.load(url=url).url) as client:
-        found = client.history(run, metric or [], variant=variant, x=x.value)
+        found = [client.history(run, metric or [], variant=variant, x=x.value) for run in dict.fromkeys(runs)]
+        if len(found) == 1:
+            _show(format, found[0], print_history, write_csv)
+            return
+        joined = join_histories(found, client.protocol, force)
+    _show(format, joined, print_curves, write_curves_csv)
+    require_comparable(joined)
+
+
+def _show(
+    format: Format,  # noqa: A002
+    found: dict[str, Any],
+    table: Callable[[Mapping[str, Any]], None],
+    csv: Callable[[Mapping[str, Any]], None],
+) -> None:
     if format is Format.json:
         print(json.dumps(found, indent=2))
     elif format is Format.csv:
-        write_csv(found)
+        csv(found)
     else:
-        print_history(found)
+        table(found)
 
 
 @app.command(cls=_StepCommand)
@@ -406,6 +432,48 @@ def gate(
 
 
 @app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service.")
+    ],
+    b: Annotated[str, typer.Argument(help="What is compared with it, given likewise.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric, or a pattern such as coco/*; repeat for several.", show_default="all"),
+    ] = None,
+    level: Annotated[float, typer.Option(help="How often the interval of a difference holds the truth.")] = 0.95,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare what was measured by different protocols, too; unpaired.")
+    ] = False,
+    suite: Annotated[
+        str | None, typer.Option(help="Of RUN@STEP, only this suite's values.", show_default="all suites")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,  # noqa: A002
+    url: Url = None,
+) -> None:
+    """Say how far two checkpoints are apart: the difference B − A of every metric, its interval, and a verdict.
+
+    Differences are paired over the items that both share. B is better or worse than A, or indistinguishable from it
+    where the interval covers zero. What was measured by different protocols is refused with the fields that differ, and
+    the exit code is 2, unless --force is given.
+    """
+    from evalsvc.client import Client
+    from evalsvc.compare import Options, run_compare
+    from evalsvc.gate import Service
+
+    options = Options(tuple(metric or ()), level, force)
+    with Client(Settings.load(url=url).url) as client:
+        found = run_compare(a, b, options, Service(client, suite))
+    if format is Format.json:
+        print(found.to_json(), end="")
+    elif format is Format.csv:
+        write_contrasts_csv(found)
+    else:
+        print_contrasts(found)
+    found.require_comparable()
+
+
+@app.command()
 def demo(
     leave: Annotated[bool, typer.Option("--exit", help="End after the table instead of serving on.")] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the demo.", show_default="a temporary one")] = None,
@@ -488,7 +556,8 @@ Assets = Annotated[Path | None, typer.Option(help="Folder of the assets.", show_
 def pull_assets(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which; see `evalsvc assets list`.")],
     source: Annotated[
-        Path | None, typer.Option("--from", help="Take this file instead.", show_default="its official address")
+        Path | None,
+        typer.Option("--from", help="Take this file or folder instead.", show_default="its official address"),
     ] = None,
     assets: Assets = None,
 ) -> None:
@@ -524,7 +593,7 @@ def list_assets(assets: Assets = None) -> None:
             record = read_record(asset.name, folder)
             state, source = "there", f"{record.source} (sha256 {record.source_sha256})" if record else ""
         except (AssetMissing, AssetCorrupt) as error:
-            state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.sources[0].url
+            state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.address
         rows.append([asset.name, state, f"{asset.megabytes} MB", asset.purpose, source])
     print_table(["asset", "", "about", "what for", "from"], rows)
 

@@ -9,7 +9,8 @@ EvalsvcError
 │   ├── InvalidData                  invalid_data           a token or text file, with its line
 │   ├── UnknownName                  unknown_name           near misses and what exists are in the message
 │   ├── Conflict                     conflict               the same run, step and variant with another file
-│   └── WrongState                   wrong_state            retry what runs, cancel what is over
+│   ├── WrongState                   wrong_state            retry what runs, cancel what is over
+│   └── NotComparable                not_comparable         numbers of different protocols side by side
 ├── CheckpointError                  the weights are not what was posted
 │   ├── CheckpointNotFound           checkpoint_not_found   at submission
 │   ├── CheckpointNotAllowed         checkpoint_not_allowed outside the allowed roots, unknown scheme
@@ -112,6 +113,10 @@ class Conflict(InputError):
 
 class WrongState(InputError):
     code = "wrong_state"
+
+
+class NotComparable(InputError):
+    code = "not_comparable"
 
 
 class CheckpointError(EvalsvcError):

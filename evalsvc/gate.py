@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evalsvc.client import OVER, Client
 from evalsvc.errors import DeadlineExceeded, InvalidData, InvalidRequest, UnknownName
 from evalsvc.metrics.paired import paired_difference
+from evalsvc.protocol import describe_differences, differences
 from evalsvc.suite import check_keys, validation_message
 
 CHECKPOINT = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<step>\d+)(:(?P<variant>[^/:]+))?")
@@ -387,7 +388,7 @@ def _judge(
     sign = -1.0 if (rule.direction or before["direction"]) == "higher" else 1.0
     worse = _worse(sign * old, sign * new)
     tolerance = max(rule.absolute, rule.relative * abs(old) if math.isfinite(old) else 0.0)
-    stderr, basis, n = _error(before, after, candidate, baseline)
+    stderr, basis, n = error_of_difference(before, after, candidate, baseline)
     difference = Difference(new - old, stderr, basis, n, tolerance, noise=rule.standard_errors * (stderr or 0.0))
     within = abs(worse) <= max(difference.tolerance, difference.noise)
     verdict: Verdict = "unchanged" if within else "worse" if worse > 0 else "better"
@@ -415,7 +416,7 @@ def _worse(old: float, new: float) -> float:
     return 0.0 if old == new else new - old
 
 
-def _error(
+def error_of_difference(
     before: Mapping[str, Any], after: Mapping[str, Any], candidate: Result, baseline: Result
 ) -> tuple[float | None, Literal["paired", "unpaired", "none"], int]:
     """Standard error of the difference, where it comes from, and n."""
@@ -439,8 +440,7 @@ def _refuse(
         ((metric, differences(content, candidate.protocol(metric["protocol"]))) for metric in strange),
         key=lambda pair: len(pair[1]),
     )
-    fields = ", ".join(f"{key} {_short(old)} → {_short(new)}" for key, (old, new) in differing.items())
-    fields = fields or f"{before['protocol']} → {after['protocol']}"
+    fields = describe_differences(differing) or f"{before['protocol']} → {after['protocol']}"
     reason = f"measured by another protocol and not comparable: {fields}; evaluate one of the two again"
     return _comparison(
         before, "other_protocol", reason, baseline=number(before["value"]), candidate=number(after["value"])
@@ -472,23 +472,3 @@ def _comparison(
 def number(value: float | str) -> float:
     """A number as JSON has it: NaN and infinities are strings."""
     return float(value)
-
-
-ABSENT = object()
-
-
-def differences(one: Any, other: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
-    """What differs between two JSON-able values, by dotted key; `ABSENT` where one side has none."""
-    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        return {} if one == other else {where: (one, other)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in {**one, **other}:
-        dotted = f"{where}.{key}" if where else str(key)
-        found |= differences(one.get(key, ABSENT), other.get(key, ABSENT), dotted)
-    return found
-
-
-def _short(value: Any) -> str:
-    """As JSON; of long values, such as digests, the beginning."""
-    text = "(none)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:16] + "…"

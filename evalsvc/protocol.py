@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,3 +101,39 @@ def number_to_json(value: float | None) -> float | str | None:
     if value is None or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+ABSENT = object()
+
+
+def differences(one: Any, other: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
+    """What differs between two JSON-able values, by dotted key; `ABSENT` where one side has none."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return {} if one == other else {where: (one, other)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**one, **other}:
+        dotted = f"{where}.{key}" if where else str(key)
+        found |= differences(one.get(key, ABSENT), other.get(key, ABSENT), dotted)
+    return found
+
+
+def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> str:
+    """For people: `sampling.seed 0 → 1, limit (none) → 64`."""
+    return ", ".join(f"{key} {short_json(old)} → {short_json(new)}" for key, (old, new) in found.items())
+
+
+def distinguishing(contents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each of several protocols, by dotted key, the fields in which they are not all alike; without those it lacks.
+
+    It is what tells series of one metric apart for people, who cannot tell ids apart.
+    """
+    found = [differences(contents[0], content) for content in contents]
+    first = {key: old for pairs in found for key, (old, _) in pairs.items()}
+    fields = [{key: pairs[key][1] if key in pairs else old for key, old in first.items()} for pairs in found]
+    return [{key: value for key, value in own.items() if value is not ABSENT} for own in fields]
+
+
+def short_json(value: Any) -> str:
+    """As JSON; of long values, such as digests, the beginning."""
+    text = "(none)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:16] + "…"

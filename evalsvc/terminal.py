@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from evalsvc.compare import Contrast, Contrasts, Side
     from evalsvc.config import Settings
 
 ANSWER_WIDTH = 60
@@ -110,11 +111,13 @@ def print_metrics(metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_history(found: Mapping[str, Any]) -> None:
+    """A run's values; where a metric has several protocols, with what tells them apart."""
     rows = [
         [
             row["metric"],
             row["variant"],
             row["protocol"],
+            row["differs"],
             str(row[found["x"]]),
             _number(row["value"]),
             _error_bar(row["stderr"]),
@@ -123,12 +126,96 @@ def print_history(found: Mapping[str, Any]) -> None:
         ]
         for row in _history_rows(found)
     ]
+    columns = ["metric", "variant", "protocol", "differs", found["x"], "value", "± stderr", "n", "unit"]
+    if not any(row[3] for row in rows):
+        columns, rows = [*columns[:3], *columns[4:]], [[*row[:3], *row[4:]] for row in rows]
     if rows:
-        print_table(["metric", "variant", "protocol", found["x"], "value", "± stderr", "n", "unit"], rows)
+        print_table(columns, rows)
     else:
         print(f"run {found['run']} has no values yet")
-    if omitted := sum(series["omitted"] for series in found["series"]):
+    _print_omitted(found["series"])
+
+
+def print_curves(joined: Mapping[str, Any]) -> None:
+    """Several runs: a table per curve, with a line per step and a column per series."""
+    for curve in joined["curves"]:
+        protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
+        said = ", ".join(filter(None, [curve["unit"], protocol, _fields(curve["differs"])]))
+        print(f"{curve['metric']} ({said})")
+        several = curve["protocol"] is None
+        columns = [_series_label(series, several) for series in curve["series"]]
+        cells = [_cells(series) for series in curve["series"]]
+        steps = sorted({at for series in cells for at in series})
+        print_table([joined["x"], *columns], [[str(at), *(series.get(at, "") for series in cells)] for at in steps])
+    _print_omitted([series for curve in joined["curves"] for series in curve["series"]])
+    if not joined["curves"] and not joined["refused"]:
+        print(f"runs {', '.join(joined['runs'])} have no values yet")
+
+
+def _print_omitted(series: Sequence[Mapping[str, Any]]) -> None:
+    if omitted := sum(one["omitted"] for one in series):
         print(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
+
+
+def _series_label(series: Mapping[str, Any], several: bool) -> str:
+    variant = series["variant"] if series["variant"] != "raw" else ""
+    return " ".join(filter(None, [series["run"], variant, _fields(series["differs"]) if several else ""]))
+
+
+def _cells(series: Mapping[str, Any]) -> dict[int, str]:
+    columns = zip(series["x"], series["value"], series["stderr"], strict=True)
+    return {at: f"{_number(value)} {_error_bar(stderr)}".rstrip() for at, value, stderr in columns}
+
+
+def _fields(differs: Mapping[str, Any]) -> str:
+    """What tells a protocol apart, e.g. `sampling.guidance_scale=3.0`."""
+    from evalsvc.protocol import short_json
+
+    return ", ".join(f"{key}={short_json(value)}" for key, value in differs.items())
+
+
+CONTRAST_WORDS = {
+    "no_error_known": "no error known",
+    "other_protocol": "OTHER PROTOCOL",
+    "only_a": "only in A",
+    "only_b": "only in B",
+}
+"""What a table calls these verdicts; the others are words already."""
+
+
+def print_contrasts(found: Contrasts) -> None:
+    print(f"A: {found.a}\nB: {found.b}")
+    interval = f"{100 * found.options.level:.4g} % interval"
+    columns = ["B is", "metric", "A", "B", "B − A", interval, "", "n", "protocols differ in"]
+    rows = [_contrast_row(contrast) for contrast in found.contrasts]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    if rows:
+        print_table(columns, rows)
+    else:
+        print("neither has any metrics")
+
+
+def _contrast_row(contrast: Contrast) -> list[str]:
+    from evalsvc.protocol import describe_differences
+
+    interval = contrast.interval
+    forced = " (forced)" if contrast.differing and contrast.difference is not None else ""
+    return [
+        CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + forced,
+        contrast.metric,
+        _side(contrast.a),
+        _side(contrast.b),
+        "" if contrast.difference is None else f"{contrast.difference:+.4g}",
+        f"{interval.low:+.4g} … {interval.high:+.4g}" if interval else "",
+        contrast.basis if contrast.basis != "none" else "",
+        "" if contrast.n is None else f"{contrast.n:,}",
+        describe_differences(contrast.differing),
+    ]
+
+
+def _side(side: Side | None) -> str:
+    return "" if side is None else f"{_number(side.value)} {_error_bar(side.stderr)}".rstrip()
 
 
 def print_completions(steps: Sequence[Mapping[str, Any]], everything: bool) -> None:
@@ -167,6 +254,7 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "metric": series["metric"],
             "variant": series["variant"],
             "protocol": series["protocol"],
+            "differs": _fields(series["differs"]),
             found["x"]: at,
             "value": value,
             "stderr": stderr,
@@ -181,9 +269,37 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def write_csv(found: Mapping[str, Any]) -> None:
     """A history, a line per value."""
+    _write_rows(_history_rows(found))
+
+
+def write_curves_csv(joined: Mapping[str, Any]) -> None:
+    """Histories of several runs, a line per value."""
+    series = [series for curve in joined["curves"] for series in curve["series"]]
+    _write_rows(
+        [{"run": one["run"], **row} for one in series for row in _history_rows({"x": joined["x"], "series": [one]})]
+    )
+
+
+def write_contrasts_csv(found: Contrasts) -> None:
+    """A comparison, a line per metric."""
+    from evalsvc.protocol import describe_differences
+
+    rows = []
+    for contrast in found.contrasts:
+        plain = contrast.to_json()
+        for name in "ab":
+            side = plain.pop(name) or {}
+            plain |= {key: side.get(field) for key, field in ((name, "value"), (f"{name}_stderr", "stderr"))}
+            plain |= {f"{name}_n": side.get("n"), f"{name}_protocol": side.get("protocol")}
+        interval = plain.pop("interval") or {}
+        plain |= {"low": interval.get("low"), "high": interval.get("high")}
+        rows.append(plain | {"differing": describe_differences(contrast.differing)})
+    _write_rows(rows)
+
+
+def _write_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     import csv
 
-    rows = _history_rows(found)
     if rows:
         writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
         writer.writeheader()

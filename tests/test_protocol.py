@@ -3,7 +3,17 @@ import math
 
 import pytest
 
-from evalsvc.protocol import MetricValue, Protocol, canonical_json, digest, number_to_json
+from evalsvc.protocol import (
+    ABSENT,
+    MetricValue,
+    Protocol,
+    canonical_json,
+    describe_differences,
+    differences,
+    digest,
+    distinguishing,
+    number_to_json,
+)
 
 
 def test_canonical_json_has_one_spelling_per_value() -> None:
@@ -50,3 +60,20 @@ def test_metric_value_to_json() -> None:
         "baseline": 6.5,
         "items": [],
     }
+
+
+def test_differences_are_named_by_dotted_keys() -> None:
+    one, other = {"a": 1, "b": {"c": [1], "d": 2}}, {"a": 1, "b": {"c": [2], "d": 2}, "data": "0" * 64}
+    assert differences(one, other) == {"b.c": ([1], [2]), "data": (ABSENT, "0" * 64)}
+    assert differences(one, dict(one)) == {}
+    assert describe_differences(differences(one, other)) == 'b.c [1] → [2], data (none) → "000000000000000…'
+
+
+def test_several_protocols_are_told_apart_by_the_fields_that_differ() -> None:
+    guided = [{"data": "ab", "sampling": {"seed": 0, "guidance_scale": scale}} for scale in (1.0, 3.0)]
+    assert distinguishing([*guided, {**guided[0], "limit": 64}]) == [
+        {"sampling.guidance_scale": 1.0},
+        {"sampling.guidance_scale": 3.0},
+        {"sampling.guidance_scale": 1.0, "limit": 64},
+    ]
+    assert distinguishing(guided[:1]) == [{}]

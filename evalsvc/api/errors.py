@@ -23,6 +23,7 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.UnknownName: 404,
     errors.Conflict: 409,
     errors.WrongState: 409,
+    errors.NotComparable: 409,
     errors.CheckpointNotFound: 422,
     errors.CheckpointNotAllowed: 403,
     errors.CheckpointGone: 410,

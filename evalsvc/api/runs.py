@@ -39,6 +39,7 @@ _HISTORY = {
             "stderr": [None, 0.02],
             "n": [400, 400],
             "omitted": 0,
+            "differs": {"sampling.guidance_scale": 3.0},
         }
     ],
     "names": [{"name": "loss/image", "unit": "nats/token", "direction": "lower"}],
@@ -127,7 +128,9 @@ def put_base(run: Name, body: BaseInput, state: CurrentState) -> Document:
         base = name_base(session, row, body.run or run, body.step, body.variant)
         folder = state.settings.data_path
         verify(checkpoint_reference(base, lambda found: spool_path(folder, found.id, found.path)))
-        return Document(base_view(session, row))
+        content = base_view(session, row)
+    state.coordinator.wake()
+    return Document(content)
 
 
 @router.get(
@@ -167,8 +170,9 @@ def get_completions(
 @router.get(
     "/runs/{run}/metrics",
     summary="A run's history: values of metrics along training steps or tokens",
-    description="One series per metric, variant and protocol: values in one series are comparable. NaN and infinities "
-    "are strings. `omitted` counts values without a place on the axis.",
+    description="One series per metric, variant and protocol: values in one series are comparable. `differs` has the "
+    "fields that tell several protocols of a metric apart. NaN and infinities are strings. `omitted` counts values "
+    "without a place on the axis.",
     responses=example(200, "Columns ordered by x.", _HISTORY),
 )
 def get_history(run: Name, query: Annotated[HistoryQuery, Query()], state: CurrentState) -> Document:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.protocol import number_to_json
+from evalsvc.protocol import distinguishing, number_to_json
 from evalsvc.store.submission import find_run
 from evalsvc.store.tables import (
     FINITE,
@@ -79,7 +79,8 @@ def read_history(
 ) -> dict[str, Any]:
     """A run's series as columns, ordered by x; all of its metrics where `names` is empty.
 
-    On `x="tokens"`, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them.
+    Where a metric was measured by several protocols, `differs` of each series has the fields that tell them apart. On
+    `x="tokens"`, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them.
 
     Raises:
         UnknownName: no such run, metric or variant; near misses are named.
@@ -97,7 +98,12 @@ def read_history(
     tokens = _tokens_seen(session, row.id) if x == "tokens" else {}
     if x == "tokens" and not tokens and chosen:
         raise InvalidRequest(f"no checkpoint of run {run!r} was posted with tokens_seen; read the history with x=step")
-    series = [_columns(session, item, tokens if x == "tokens" else None) for item in chosen]
+    differs = _differing(session, chosen)
+    series = [
+        {**_columns(session, item, tokens if x == "tokens" else None), "differs": found}
+        for item in chosen
+        for found in [differs[item.metric, item.protocol_id]]
+    ]
     listed = {item.metric: {"name": item.metric, "unit": item.unit, "direction": item.direction} for item in everything}
     return {"run": run, "x": x, "series": series, "names": list(listed.values())}
 
@@ -108,6 +114,22 @@ def read_protocol(session: Session, protocol_id: str) -> dict[str, Any]:
     if row is None:
         raise UnknownName.among("protocol", protocol_id, session.scalars(select(Protocol.id)))
     return row.content
+
+
+def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, Any]]:
+    """By metric and protocol: the fields in which the protocols of a metric are not all alike."""
+    ids: dict[str, list[str]] = {}
+    for item in series:
+        if item.protocol_id not in (known := ids.setdefault(item.metric, [])):
+            known.append(item.protocol_id)
+    several = {identity for known in ids.values() if len(known) > 1 for identity in known}
+    rows = session.scalars(select(Protocol).where(Protocol.id.in_(several))) if several else ()
+    contents = {row.id: row.content for row in rows}
+    return {
+        (metric, identity): fields
+        for metric, known in ids.items()
+        for identity, fields in zip(known, distinguishing([contents.get(item, {}) for item in known]), strict=True)
+    }
 
 
 def _columns(session: Session, series: Series, tokens: Mapping[tuple[str, int], int] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.protocol import Protocol
 from evalsvc.store.history import read_history, read_protocol, write_values
 from evalsvc.store.session import Store
 from evalsvc.store.submission import evaluate
@@ -42,6 +43,10 @@ def test_another_protocol_or_variant_is_another_series(store: Store) -> None:
         assert len({item["protocol"] for item in series}) == 2
         assert [item["variant"] for item in read_history(session, "run-a", variant="ema")["series"]] == ["ema"]
         assert read_protocol(session, series[0]["protocol"]) in ({"limit": 1}, {"limit": 2})
+        assert {(item["protocol"], item["differs"]["limit"]) for item in series} == {
+            (Protocol({"limit": limit}).id, limit) for limit in (1, 2)
+        }
+        assert [item["differs"] for item in read_history(session, "run-a", variant="ema")["series"]] == [{}]
 
 
 def test_measuring_again_replaces_only_its_own_values(store: Store) -> None:

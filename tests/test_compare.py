@@ -1,0 +1,184 @@
+"""How far two results are apart: intervals, verdicts, and what is refused."""
+
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_in_process import app_in_process
+from gate_documents import document, result, value
+from queue_steps import evaluate_whole, metric
+
+from evalsvc.client import Client
+from evalsvc.compare import Contrast, Contrasts, Options, compare_results, run_compare
+from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
+from evalsvc.gate import Result, Service
+from evalsvc.metrics.paired import standard_error
+from evalsvc.protocol import MetricValue, Protocol
+
+
+def contrast(before: MetricValue, after: MetricValue, **options: Any) -> Contrast:
+    (found,) = compare_results(result(before, name="a"), result(after, name="b"), Options(**options)).contrasts
+    return found
+
+
+def fid_30k(noise: float, n: int = 30_000) -> tuple[Result, Result]:
+    """FID 12.21 and 12.27 of two checkpoints, each with the standard error 0.1 that 30,000 images leave.
+
+    `noise` is the share of an image's deviation that the two do not have in common.
+    """
+    generator = random.Random(0)
+    shared = [generator.gauss(0, 1) for _ in range(n)]
+    sides = []
+    for mean in (12.21, 12.27):
+        own = [math.sqrt(1 - noise) * one + math.sqrt(noise) * generator.gauss(0, 1) for one in shared]
+        centre, scale = math.fsum(own) / n, 0.1 / (standard_error(own) or 1)
+        numbers = [mean + scale * (one - centre) for one in own]
+        fid = value("coco/fid", mean, standard_error(numbers), n=n, unit="", items=("fid",))
+        sides.append(
+            result(fid, name=f"{mean}", items={"coco": [{"index": i, "fid": x} for i, x in enumerate(numbers)]})
+        )
+    return sides[0], sides[1]
+
+
+class TestVerdict:
+    def test_the_paper_s_two_runs_are_indistinguishable(self) -> None:
+        """12.21 and 12.27: at 30,000 images each the difference of 0.06 is well within what chance does."""
+        (found,) = compare_results(*fid_30k(noise=0.3)).contrasts
+        assert (found.verdict, found.basis, found.n) == ("indistinguishable", "paired", 30_000)
+        assert found.difference == pytest.approx(0.06)
+        assert found.stderr == pytest.approx(0.1 * math.sqrt(2 * 0.3), rel=0.02)
+        assert found.interval is not None
+        assert found.interval.low < 0 < found.interval.high
+
+    def test_coupled_samples_tell_apart_what_two_errors_cannot(self) -> None:
+        a, b = fid_30k(noise=0.01)
+        (paired,) = compare_results(a, b).contrasts
+        assert (paired.verdict, paired.basis) == ("worse", "paired")
+        assert paired.stderr == pytest.approx(0.1 * math.sqrt(2 * 0.01), rel=0.02)
+        apart = [Result(side.name, {**side.document, "items": {}}) for side in (a, b)]
+        (unpaired,) = compare_results(*apart).contrasts
+        assert (unpaired.verdict, unpaired.basis) == ("indistinguishable", "unpaired")
+        assert unpaired.stderr == pytest.approx(0.1 * math.sqrt(2))
+
+    @pytest.mark.parametrize(
+        ("direction", "after", "verdict"),
+        [
+            ("lower", 1.1, "worse"),
+            ("lower", 0.9, "better"),
+            ("higher", 1.1, "better"),
+            ("none", 1.1, "different"),
+            ("none", 1.01, "indistinguishable"),
+        ],
+    )
+    def test_direction(self, direction: str, after: float, verdict: str) -> None:
+        assert contrast(value("a/b", 1.0, direction=direction), value("a/b", after)).verdict == verdict
+
+    @pytest.mark.parametrize(("level", "verdict"), [(0.95, "worse"), (0.99, "indistinguishable")])
+    def test_level(self, level: float, verdict: str) -> None:
+        """2.1 of their common errors."""
+        found = contrast(value("a/b", 1.0, 0.03), value("a/b", 1.105, 0.04), level=level)
+        assert found.verdict == verdict
+        with pytest.raises(InvalidRequest, match="the level of an interval is 95; give a number between 0 and 1"):
+            contrast(value("a/b", 1.0), value("a/b", 1.0), level=95.0)
+
+    @pytest.mark.parametrize("errors", [(None, None), (0.1, None), (None, 0.1)])
+    def test_without_the_error_of_both_nothing_is_claimed(self, errors: Sequence[float | None]) -> None:
+        found = contrast(*(value("a/b", number, stderr) for number, stderr in zip((1.0, 9.0), errors, strict=True)))
+        assert (found.verdict, found.difference, found.interval) == ("no_error_known", 8.0, None)
+
+    @pytest.mark.parametrize(
+        ("before", "after", "verdict"),
+        [
+            (1.0, math.nan, "worse"),
+            (math.inf, 1.0, "better"),
+            (1.0, -math.inf, "better"),
+            (math.nan, math.nan, "indistinguishable"),
+            (math.nan, math.inf, "no_error_known"),
+        ],
+    )
+    def test_not_finite(self, before: float, after: float, verdict: str) -> None:
+        """A checkpoint that diverged is not hidden behind a comparison that NaN always loses."""
+        assert contrast(value("a/b", before), value("a/b", after)).verdict == verdict
+
+
+class TestProtocol:
+    def guided(self, scale: float, number: float = 1.0, **more: Any) -> MetricValue:
+        content = {"sampling": {"guidance_scale": scale, "seed": 0}, "data": "ab" * 32, **more}
+        return value("coco/fid", number, items=("fid",), protocol=Protocol(content))
+
+    def test_refused_with_the_fields_and_nothing_hidden(self) -> None:
+        a, b = (
+            result(self.guided(1.5), value("coco/kid", 1.0)),
+            result(self.guided(3.0, limit=64), value("coco/kid", 1.0)),
+        )
+        found = compare_results(a, b)
+        assert [one.verdict for one in found.contrasts] == ["other_protocol", "indistinguishable"]
+        assert found.contrasts[0].difference is None
+        with pytest.raises(
+            NotComparable, match=r"coco/fid: sampling.guidance_scale 1.5 → 3.0, limit \(none\) → 64; evalua"
+        ):
+            found.require_comparable()
+
+    def test_forced_it_is_unpaired_and_marked(self) -> None:
+        items = {"coco": [{"index": index, "fid": 1.0} for index in range(100)]}
+        sides = [result(self.guided(scale, scale), items=items) for scale in (1.5, 3.0)]
+        found = compare_results(*sides, Options(force=True))
+        found.require_comparable()
+        (one,) = found.contrasts
+        assert (one.verdict, one.basis, one.differing) == ("worse", "unpaired", {"sampling.guidance_scale": (1.5, 3.0)})
+
+    def test_each_protocol_finds_its_own(self) -> None:
+        a = result(self.guided(1.0), self.guided(3.0))
+        b = result(self.guided(3.0), self.guided(1.0), self.guided(5.0))
+        assert [one.verdict for one in compare_results(a, b).contrasts] == ["indistinguishable"] * 2 + ["only_b"]
+        assert [one.verdict for one in compare_results(b, a).contrasts] == ["indistinguishable"] * 2 + ["only_a"]
+
+    def test_the_nearest_is_named(self) -> None:
+        found = compare_results(result(self.guided(1.0)), result(self.guided(3.0, data="cd"), self.guided(2.0)))
+        assert [one.verdict for one in found.contrasts] == ["other_protocol", "only_b"]
+        assert found.contrasts[0].differing == {"sampling.guidance_scale": (1.0, 2.0)}
+
+    def test_files_without_contents(self) -> None:
+        sides = [Result("x", document(self.guided(scale)) | {"protocols": {}}) for scale in (1.0, 2.0)]
+        with pytest.raises(NotComparable, match=f'coco/fid: protocol "{self.guided(1.0).protocol.id}" → "'):
+            compare_results(*sides).require_comparable()
+
+
+def test_names_and_patterns_choose_metrics() -> None:
+    a = result(value("coco/fid", 1.0), value("coco/kid", 1.0), value("loss/text", 1.0))
+    assert [one.metric for one in compare_results(a, a, Options(("coco/*",))).contrasts] == ["coco/fid", "coco/kid"]
+    with pytest.raises(
+        UnknownName, match="no metric of candidate or candidate is named 'coco/fud'; did you mean 'coco/fid'"
+    ):
+        compare_results(a, a, Options(("loss/text", "coco/fud")))
+
+
+def test_json_has_no_number_that_is_none() -> None:
+    a, b = result(value("a/b", math.nan)), result(value("a/b", 1.0, protocol=Protocol({"limit": math.pi})))
+    found: Contrasts = compare_results(a, b)
+    (one,) = json.loads(found.to_json(), parse_constant=lambda word: pytest.fail(word))["contrasts"]
+    assert (one["a"]["value"], one["b"]["value"], one["interval"]) == ("NaN", 1.0, None)
+    assert one["differing"]["limit"] == {"b": math.pi}
+
+
+class TestService:
+    """RUN@STEP beside a file."""
+
+    @pytest.fixture
+    def client(self, tmp_path: Path) -> Iterator[Client]:
+        with app_in_process(tmp_path / "data") as app, Client("http://evalsvc", transport=app.transport) as client:
+            (tmp_path / "epoch.pt").write_bytes(b"weights")
+            app.post(tmp_path / "epoch.pt", step=100, suites=["loss"])
+            evaluate_whole(app.store, metric(1.5), items=[{"index": 0}])
+            yield client
+
+    def test_either_side(self, client: Client, tmp_path: Path) -> None:
+        (tmp_path / "result.json").write_text(json.dumps(document(metric(9.0))))
+        found = run_compare("run-a@100", str(tmp_path / "result.json"), Options(), Service(client))
+        assert [(one.metric, one.difference, one.verdict) for one in found.contrasts] == [("loss/text", 7.5, "worse")]
+        with pytest.raises(UnknownName, match="the nearest are 100"):
+            run_compare("run-a@99", "run-a@100", Options(), Service(client))
