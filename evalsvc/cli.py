@@ -26,6 +26,9 @@ from evalsvc.terminal import (
     print_curves,
     print_demo,
     print_history,
+    print_interim,
+    print_interims,
+    print_look,
     print_metrics,
     print_settings,
     print_states,
@@ -41,6 +44,7 @@ from evalsvc.terminal import (
 if TYPE_CHECKING:
     from evalsvc.checkpoints import CheckpointRef
     from evalsvc.client import Client
+    from evalsvc.gate import Report, Rule
 
 app = typer.Typer(
     name="evalsvc",
@@ -65,6 +69,15 @@ class Spool(StrEnum):
 class Axis(StrEnum):
     step = "step"
     tokens = "tokens"
+
+
+class Until(StrEnum):
+    decided = "decided"
+
+
+class Spending(StrEnum):
+    obrien_fleming = "obrien-fleming"
+    pocock = "pocock"
 
 
 class Format(StrEnum):
@@ -384,7 +397,10 @@ def run_here(
 @app.command()
 def gate(
     candidate: Annotated[
-        str, typer.Argument(help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service.")
+        str,
+        typer.Argument(
+            help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service; with --until, weights."
+        ),
     ],
     baseline: Annotated[str, typer.Option(help="What it is compared with, given likewise.")],
     rules: Annotated[
@@ -392,8 +408,23 @@ def gate(
         typer.Option(help="YAML file: how much worse which metric may be.", show_default="all that have a better side"),
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="Of RUN@STEP, only this suite's values.", show_default="all suites")
+        str | None,
+        typer.Option(
+            help="Of RUN@STEP, only this suite's values; with --until, what is evaluated.", show_default="all suites"
+        ),
     ] = None,
+    until: Annotated[
+        Until | None,
+        typer.Option(help="Sample both checkpoints here, side by side, until it is decided.", show_default="no"),
+    ] = None,
+    spending: Annotated[
+        Spending, typer.Option(help="With --until: how the error is spent over the looks.")
+    ] = Spending.pocock,
+    model: Model = None,
+    layout: Layout = None,
+    suites: Suites = None,
+    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    threads: Threads = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that are not over.")] = 3600,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here, as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the report here, as JUnit XML.")] = None,
@@ -409,7 +440,13 @@ def gate(
 
     The exit code is 0 when nothing is worse, 1 when something is, 2 when it could not be judged (a metric is missing or
     was measured by another protocol, wrong use, no service), 3 when there is no baseline, 4 when it took too long.
+
+    With --until decided, CANDIDATE and --baseline are weights. Both are sampled on the same prompts with the same
+    noise, looked at eight times at most, and no further than it takes to decide every metric that the rules judge, or
+    to find one worse.
     """
+    if until is None and (model or layout or suites or device or threads):
+        raise InvalidRequest("--model, --layout, --suites, --device, --threads are for --until decided; leave them out")
     for option, path in (("--json", json_file), ("--junit", junit), ("--markdown", markdown)):
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
@@ -418,11 +455,20 @@ def gate(
     from evalsvc.gate import Service, read_rules, run_gate
 
     read = read_rules(rules)
-    with Client(Settings.load(url=url).url) as client:
-        report = run_gate(candidate, baseline, read, Service(client, suite, timeout, print_states()))
+    if until is not None:
+        settings = Settings.load(suites=_text(suites), device=device, threads=threads)
+        sides = [_weights(side, _inline_model(model), _inline_layout(layout)) for side in (candidate, baseline)]
+        report = _gate_until(settings, suite, sides, read, spending)
+    else:
+        with Client(Settings.load(url=url).url) as client:
+            report = run_gate(candidate, baseline, read, Service(client, suite, timeout, print_states()))
+    if report.looks:
+        print_table(gate_reports.LOOK_COLUMNS, gate_reports.looks_table(report))
     if report.comparisons:
         print_table(gate_reports.COLUMNS, gate_reports.table(report.comparisons))
     for line in gate_reports.to_annotations(report) if annotations else ():
+        print(line)
+    for line in gate_reports.effort(report):
         print(line)
     print(gate_reports.headline(report))
     _write("--json", json_file, gate_reports.to_json(report).encode())
@@ -672,7 +718,32 @@ def _run_suite(
         def report(task: str, done: int, total: int, unit: str) -> None:
             bars.show(task, done, total, unit)
 
-        return run_suite(suite, checkpoint, report, base)
+        return run_suite(suite, checkpoint, report, base, print_interim)
+
+
+def _weights(uri: str, model: Any, layout: Any) -> CheckpointRef:
+    from evalsvc.gate import CHECKPOINT
+
+    if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
+        raise InvalidRequest(f"{uri} is of the service, and --until decided samples here; give the path of its weights")
+    return _reference(uri, model, layout)
+
+
+def _gate_until(
+    settings: Settings, suite: str | None, sides: Sequence[CheckpointRef], rules: Sequence[Rule], spending: Spending
+) -> Report:
+    from evalsvc.gate_until import Sides, run_gate_until
+    from evalsvc.suite import find_suite
+
+    if suite is None:
+        raise InvalidRequest("--until decided evaluates both checkpoints here; say with what: --suite NAME")
+    candidate, baseline = sides
+    how: Literal["obrien-fleming", "pocock"] = "obrien-fleming" if spending is Spending.obrien_fleming else "pocock"
+    # The runner reads its settings where every worker process finds them.
+    os.environ.update(settings.environment())
+    wanted = Sides(candidate, baseline, find_suite(suite, settings.suites_path), rules, how)
+    with show_bars() as bars:
+        return run_gate_until(wanted, bars.show, print_look)
 
 
 def _wait_for_interrupt() -> None:
@@ -698,6 +769,7 @@ def _write_artifacts(artifacts: dict[str, list[dict[str, Any]]], output: Path | 
 
 def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
     """Wait for evaluations with a bar per task, then show what they found; whether all succeeded."""
+    say_so_far = print_interims()
     with show_bars() as bars:
 
         def report(evaluation: Mapping[str, Any]) -> None:
@@ -706,6 +778,7 @@ def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
                 bars.show(
                     f"{evaluation['suite']['name']}: {task['name']}", now["done"], now["total"], now["unit"] or ""
                 )
+            say_so_far(evaluation)
 
         finished = [client.wait(evaluation["id"], report=report) for evaluation in evaluations]
     for evaluation in finished:

@@ -108,6 +108,44 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One metric at one of the looks at samples that are still drawn; see `gate_until`."""
+
+    metric: str
+    units: int
+    """Samples of each side so far."""
+    total: int
+    """Of so many at most."""
+    unit: str
+    difference: float
+    """Candidate minus baseline."""
+    stderr: float | None
+    standard_errors: float
+    """So many of them are noise at this look."""
+    level: float
+    """Of the error, two-sided, that all looks at this metric together may make: ± so many standard errors is an
+    interval that covers at all of them with probability 1 - level."""
+    verdict: Verdict | Literal["undecided"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How many samples of a task the verdicts took."""
+
+    task: str
+    units: int
+    """Of each side."""
+    total: int
+    unit: str
+    looks: int
+
+    @property
+    def saved(self) -> float:
+        """The share that was not needed."""
+        return 1 - self.units / self.total
+
+
+@dataclass(frozen=True)
 class Report:
     """What the gate found."""
 
@@ -119,6 +157,10 @@ class Report:
     """Why it could not be judged, beside what single comparisons say."""
     failed: Outcome | None = None
     """Why nothing could be compared at all."""
+    looks: tuple[Look, ...] = ()
+    """Of a gate that samples until it is decided: every metric at every look until its decision."""
+    samples: tuple[Samples, ...] = ()
+    """Likewise, by task."""
 
     @property
     def outcome(self) -> Outcome:

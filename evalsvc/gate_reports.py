@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 from evalsvc.protocol import plain_json
 
 if TYPE_CHECKING:
-    from evalsvc.gate import Comparison, Difference, Report
+    from evalsvc.gate import Comparison, Difference, Look, Report
 
 WORDS = {
     "worse": "WORSE",
@@ -28,6 +29,10 @@ WORDS = {
 
 COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "why")
 
+LOOK_COLUMNS = ("metric", "n", "change", "interval", "errors", "level", "")
+"""Of the looks at samples that were still drawn; `errors`: how many standard errors the interval reaches; `level`: how
+often one of a metric's intervals may miss."""
+
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write (section 2.2)."""
 
@@ -38,6 +43,29 @@ def headline(report: Report) -> str:
     found = [f"{counts[verdict]} {word.lower()}" for verdict, word in WORDS.items() if counts[verdict]]
     parts = [", ".join(found)] if found else []
     return f"{report.outcome.name.lower().replace('_', ' ')}: {'; '.join([*parts, *report.problems])}"
+
+
+def looks_table(report: Report) -> list[list[str]]:
+    """Rows of `LOOK_COLUMNS`: how each metric came to its verdict."""
+    return [look_row(look) for look in report.looks]
+
+
+def look_row(look: Look) -> list[str]:
+    """The difference at one look, and the interval that holds at all looks together."""
+    reach = math.nan if look.stderr is None else look.standard_errors * look.stderr
+    interval = f"{look.difference - reach:+.4g} … {look.difference + reach:+.4g}" if math.isfinite(reach) else ""
+    n = f"{look.units:,} of {look.total:,} {look.unit}"
+    errors = f"{look.standard_errors:.2f}"
+    return [look.metric, n, f"{look.difference:+.4g}", interval, errors, f"{look.level:.2g}", look.verdict]
+
+
+def effort(report: Report) -> list[str]:
+    """What it took, a line a task."""
+    return [
+        f"{item.task}: {item.units:,} of {item.total:,} {item.unit} of each side, {item.looks} "
+        f"look{'s' if item.looks != 1 else ''}, {item.saved:.0%} saved"
+        for item in report.samples
+    ]
 
 
 def table(comparisons: Iterable[Comparison]) -> list[list[str]]:
@@ -55,6 +83,8 @@ def to_json(report: Report) -> str:
         "baseline": report.baseline,
         "problems": report.problems,
         "comparisons": [asdict(comparison) for comparison in report.comparisons],
+        "looks": [asdict(look) for look in report.looks],
+        "samples": [{**asdict(item), "saved": item.saved} for item in report.samples],
     }
     return json.dumps(plain_json(document), indent=2) + "\n"
 
@@ -93,6 +123,11 @@ def to_markdown(report: Report) -> str:
         lines += ["", *_markdown_table(loud)]
     if quiet:
         lines += ["", f"<details><summary>{len(quiet)} unchanged</summary>", "", *_markdown_table(quiet)]
+        lines += ["", "</details>"]
+    if report.looks:
+        rows = [[_code(metric), *map(_cell, rest)] for metric, *rest in looks_table(report)]
+        summary = _cell("; ".join(effort(report)))
+        lines += ["", f"<details><summary>{summary}</summary>", "", *_markdown_rows(LOOK_COLUMNS, rows)]
         lines += ["", "</details>"]
     return "\n".join([*lines, "", ""])
 
@@ -158,7 +193,11 @@ def _xml_text(text: str) -> str:
 
 def _markdown_table(comparisons: Sequence[Comparison]) -> list[str]:
     rows = [[verdict, _code(metric), *map(_cell, rest)] for verdict, metric, *rest in table(comparisons)]
-    return [f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+    return _markdown_rows(COLUMNS, rows)
+
+
+def _markdown_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
 def _cell(text: str) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from evalsvc.compare import Contrast, Contrasts, Side
     from evalsvc.config import Settings
+    from evalsvc.gate import Look
+    from evalsvc.runner import TaskLook
 
 ANSWER_WIDTH = 60
 """Characters of a completion that the demo shows."""
@@ -49,6 +51,44 @@ def print_states() -> Callable[[Mapping[str, Any]], None]:
             print(f"evaluation {number} ({evaluation['suite']['name']}) is {state}", file=sys.stderr, flush=True)
 
     return report
+
+
+def print_look(look: Look) -> None:
+    """A metric of both sides while they are sampled, on stderr."""
+    from evalsvc.gate_reports import look_row
+
+    metric, n, change, interval, *_, verdict = look_row(look)
+    print(f"{metric} after {n}: {change} ({interval}), {verdict}", file=sys.stderr, flush=True)
+
+
+def print_interim(look: TaskLook) -> None:
+    """What a task has found so far, on stderr."""
+    _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", look.result.output["metrics"])
+
+
+def print_interims() -> Callable[[Mapping[str, Any]], None]:
+    """Says on stderr what the tasks of an evaluation have found so far, once each time that they are looked at."""
+    said: set[tuple[int, str, int]] = set()
+
+    def report(evaluation: Mapping[str, Any]) -> None:
+        for task in evaluation["tasks"]:
+            interim = task.get("interim")
+            if interim and (look := (evaluation["id"], task["name"], interim["done"])) not in said:
+                said.add(look)
+                _say_so_far(f"{task['name']} after {interim['done']:,} {task['progress']['unit']}", interim["metrics"])
+
+    return report
+
+
+def _say_so_far(when: str, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Of metrics with an error, which says how far they may be from the end."""
+    found = [
+        f"{metric['name'].partition('/')[2]} {_number(metric['value'])} {_error_bar(metric['stderr'])}"
+        for metric in metrics
+        if isinstance(metric["stderr"], float)
+    ]
+    if found:
+        print(f"{when}: {', '.join(found)}", file=sys.stderr, flush=True)
 
 
 def show_posted(posted: Mapping[str, Any]) -> None:

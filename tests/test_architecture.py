@@ -36,12 +36,27 @@ PARTS = {
     "client": {"ground"},
     "doctor": {"ground", "store", "cluster", *STAGES},
     "gate": {"ground", "client", "metrics"},
+    "compare": {"ground", "client", "gate", "metrics"},
+    "gate_until": {"ground", "gate", "metrics", "runner"},
     "watch": {"ground", "client"},
     "demo": {"ground", "client", "store", "cluster", "coordinator", "api", "runner"},
-    "cli": {"ground", "store", "cluster", "coordinator", "api", "web", "client", "doctor", "gate", "watch", "demo"},
+    "cli": {
+        "ground",
+        "store",
+        "cluster",
+        "coordinator",
+        "api",
+        "web",
+        "client",
+        "doctor",
+        "gate",
+        "watch",
+        "demo",
+        "compare",
+    },
 }
 
-LATE = {("cli", "runner"), ("doctor", "runner"), ("cli", "language")}
+LATE = {("cli", "runner"), ("cli", "gate_until"), ("doctor", "runner"), ("cli", "language")}
 """Allowed inside a function only: these commands do in their own process what workers do."""
 
 
@@ -176,7 +191,8 @@ parse_layout("image-then-special").resolve(66_823)
 
 def test_the_service_starts_and_checks_suites_without_torch() -> None:
     """It runs on machines that have no GPU and no torch; its workers are other processes."""
-    parts = ("api", "web", "cli", "client", "coordinator", "cluster", "store", "spooler", "gate", "watch", "data")
+    own = ("cli", "client", "gate", "compare", "watch", "data")
+    parts = ("api", "web", "coordinator", "cluster", "store", "spooler", *own)
     run_blocked(WORKER_PACKAGES, [*modules_of(*parts), "evalsvc.layout", "evalsvc.model_config"], CHECK_SUITES)
 
 

@@ -22,6 +22,7 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 from sqlalchemy import delete
 
 from evalsvc.api.server import listen
+from evalsvc.assets import ASSETS
 from evalsvc.cli import app, main
 from evalsvc.config import setting_help
 from evalsvc.protocol import Protocol
@@ -120,7 +121,7 @@ class TestStart:
         assert command("--version").out == f"evalsvc {__version__}\n"
 
     @pytest.mark.parametrize(
-        "name", ["serve", "worker", "submit", "history", "base", "completions", "run", "gate", "doctor"]
+        "name", ["serve", "worker", "submit", "history", "base", "completions", "run", "gate", "compare", "doctor"]
     )
     def test_every_option_has_its_help(self, command: Command, name: str) -> None:
         result = command(name, "--help")
@@ -310,6 +311,113 @@ class TestHistory:
         command("submit", "run-a", "25", str(weights))
         assert command("history", "run-a").out == "run run-a has no values yet\n"
         assert command("history", "run-a", "--format", "csv").out == ""
+        command("submit", "run-b", "25", str(weights))
+        assert command("history", "run-a", "run-b").out == "runs run-a, run-b have no values yet\n"
+
+    def test_another_protocol_is_told_apart_by_its_fields(
+        self, command: Command, service: Any, measured: None, weights: Path
+    ) -> None:
+        assert "differs" not in command("history", "run-a").out
+        command("submit", "run-a", "50", str(weights), "--suite", "loss")
+        evaluate_whole(service.store, metric(7.5, limit=2))
+        rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "--format", "csv").out)))
+        assert [(row["metric"], row["differs"], row["step"], row["value"]) for row in rows[2:]] == [
+            ("loss/text", "limit=1", "0", "2.5"),
+            ("loss/text", "limit=1", "25", "NaN"),
+            ("loss/text", "limit=2", "50", "7.5"),
+        ]
+        assert "limit=2" in command("history", "run-a").out
+
+    @pytest.fixture
+    def another(self, service: Any, command: Command, measured: None, weights: Path) -> None:
+        """A second run, of which one metric was measured by another protocol."""
+        for step in (25, 50):
+            command("submit", "run-b", str(step), str(weights), "--suite", "loss")
+            evaluate_whole(service.store, metric(3.5, limit=2), metric(1.5, "loss/image"))
+
+    def test_several_runs_side_by_side(self, command: Command, another: None) -> None:
+        result = command("history", "run-a", "run-b", "--metric", "loss/image")
+        assert (result.code, result.err) == (0, "")
+        assert [line.split() for line in result.out.splitlines() if line.strip() and "─" not in line][1:] == [
+            ["step", "run-a", "run-b"],
+            ["0", "1.25"],
+            ["25", "1.25", "1.5", "±", "0.1"],
+            ["50", "1.5", "±", "0.1"],
+        ]
+
+    def test_several_runs_of_different_protocols(self, command: Command, another: None) -> None:
+        refused = command("history", "run-a", "run-b")
+        assert refused.code == 2
+        assert "loss/text: run-a and run-b differ in limit 1 → 2; evaluate one of them again" in refused.err
+        assert "[not_comparable]" in refused.err
+        assert "loss/image" in refused.out
+        assert "3.5" not in refused.out
+        forced = command("history", "run-a", "run-b", "--metric", "loss/text", "--force")
+        assert (forced.code, forced.err) == (0, "")
+        assert "of several protocols, forced" in forced.out
+        assert "run-b limit=2" in forced.out
+        rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "run-b", "--format", "csv", "--force").out)))
+        assert {(row["run"], row["differs"]) for row in rows if row["metric"] == "loss/text"} == {
+            ("run-a", "limit=1"),
+            ("run-b", "limit=2"),
+        }
+
+
+class TestCompare:
+    @pytest.fixture
+    def results(self, tmp_path: Path) -> None:
+        for name, fid, limit in (("before", 12.21, 1), ("after", 12.27, 2)):
+            metrics = [
+                metric_value("coco/fid", fid, 0.1, n=30_000),
+                metric_value("coco/kid", fid, protocol=Protocol({"limit": limit})),
+            ]
+            (tmp_path / f"{name}.json").write_text(json.dumps(document(*metrics)))
+
+    def test_table_and_refusal(self, command: Command, results: None) -> None:
+        result = command("compare", "before.json", "after.json")
+        (fid,) = (line for line in result.out.splitlines() if "coco/fid" in line)
+        assert " ".join(fid.split()) == (
+            "indistinguishable coco/fid 12.21 ± 0.1 12.27 ± 0.1 +0.06 -0.2172 … +0.3372 unpaired 30,000"
+        )
+        assert "OTHER PROTOCOL" in result.out
+        assert result.code == 2
+        assert "measured by different protocols: coco/kid: limit 1 → 2; evaluate one" in result.err
+        forced = command("compare", "before.json", "after.json", "--force")
+        assert (forced.code, forced.err) == (0, "")
+        assert "worse (forced)" in forced.out
+
+    def test_one_metric_as_csv_and_json(self, command: Command, results: None) -> None:
+        arguments = ["compare", "before.json", "after.json", "--metric", "*/fid", "--level", "0.5"]
+        (row,) = csv.DictReader(io.StringIO(command(*arguments, "--format", "csv").out))
+        assert (row["metric"], row["verdict"], row["a"], row["b_stderr"]) == (
+            "coco/fid",
+            "indistinguishable",
+            "12.21",
+            "0.1",
+        )
+        assert float(row["high"]) == pytest.approx(0.06 + 0.6745 * 0.1414, abs=1e-4)
+        found = json.loads(command(*arguments, "--format", "json").out)
+        assert (found["level"], found["contrasts"][0]["interval"]["low"]) == (0.5, pytest.approx(float(row["low"])))
+
+    def test_checkpoints_of_the_service(self, command: Command, service: Any, weights: Path) -> None:
+        for step, value in ((0, 2.5), (25, 1.5)):
+            command("submit", "run-a", str(step), str(weights), "--suite", "loss")
+            evaluate_whole(service.store, metric(value))
+        result = command("compare", "run-a@0", "run-a@25")
+        assert (result.code, "better" in result.out) == (0, True)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["nowhere.json", "after.json"], "there is no file nowhere.json; write one by `evalsvc run"),
+            (["before.json", "after.json", "--metric", "coco/fud"], "did you mean 'coco/fid'"),
+            (["before.json", "after.json", "--level", "95"], "the level of an interval is 95"),
+        ],
+    )
+    def test_bad_argument(self, command: Command, results: None, arguments: list[str], words: str) -> None:
+        result = command("compare", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
 
 
 class TestBase:
@@ -600,7 +708,8 @@ class TestAssets:
         result = command("assets", "list")
         assert (result.code, result.err) == (0, "")
         rows = {line.split()[0]: line.split()[1] for line in result.out.splitlines() if " MB " in line}
-        assert rows == dict.fromkeys(("inception", "movqgan-67M", "movqgan-102M", "movqgan-270M"), "-")
+        assert rows == dict.fromkeys(ASSETS, "-")
+        assert {"inception", "movqgan-270M", "clip-vit-b-32", "dinov2-vit-l-14"} <= set(rows)
 
     def test_pull_from_a_file(self, command: Command, inception_path: Path, tmp_path: Path) -> None:
         result = command("assets", "pull", "inception", "--from", str(inception_path))

@@ -13,7 +13,7 @@ import torch
 import typer.main
 import yaml
 from app_in_process import App, app_in_process
-from gate_documents import PROTOCOL, document, result, value
+from gate_documents import document, result, value
 from metric_items import value_of_items
 
 from evalsvc import runner
@@ -21,7 +21,7 @@ from evalsvc.checkpoints import CheckpointRef, identify
 from evalsvc.cli import app
 from evalsvc.client import Client
 from evalsvc.errors import InvalidData, InvalidRequest, UnknownName
-from evalsvc.gate import Comparison, Outcome, Report, Result, Rule, Service, compare, differences, read_rules, run_gate
+from evalsvc.gate import Comparison, Outcome, Report, Result, Rule, Service, compare, read_rules, run_gate
 from evalsvc.layout import parse_layout
 from evalsvc.metrics.paired import paired_difference
 from evalsvc.miniature import ROOT
@@ -336,10 +336,6 @@ class TestProtocol:
         assert [one.verdict for one in found.comparisons] == ["unchanged", "missing"]
         more = report([self.guided(1.0), self.guided(3.0)], [self.guided(1.0)])
         assert [one.verdict for one in more.comparisons] == ["unchanged", "new"]
-
-    def test_differences(self) -> None:
-        assert differences({"a": 1, "b": {"c": [1], "d": 2}}, {"a": 1, "b": {"c": [2], "d": 2}}) == {"b.c": ([1], [2])}
-        assert differences(PROTOCOL.content, dict(PROTOCOL.content)) == {}
 
 
 class TestFiles:

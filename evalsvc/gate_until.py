@@ -1,0 +1,226 @@
+"""The gate with as few samples as it takes: both checkpoints are sampled side by side until it is decided.
+
+    walk_task, twice → at each look `compare`, with the noise that a look at this place allows → settled, or go on
+
+Both sides draw the same prompts with the same noise, so every look compares equal numbers of paired images. By how many
+standard errors a difference must exceed zero at a look comes from `metrics.sequential`: all looks at a metric together
+raise a false alarm as often as one look at the end would by the rule's `standard_errors`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from evalsvc.checkpoints import CheckpointRef
+from evalsvc.gate import Comparison, Look, Outcome, Report, Result, Rule, Samples, compare
+from evalsvc.metrics.sequential import WIDEST, Spending, boundaries, level_of
+from evalsvc.runner import TaskLook, result_document, walk_task
+from evalsvc.suite import Suite, TaskSpec
+
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is compared, and by what."""
+
+    candidate: CheckpointRef
+    baseline: CheckpointRef
+    suite: Suite
+    rules: Sequence[Rule]
+    spending: Spending = "pocock"
+
+
+@dataclass(frozen=True)
+class Both:
+    """Both sides at one look."""
+
+    candidate: Result
+    baseline: Result
+    units: int
+    total: int
+    unit: str
+    last: bool
+
+
+@dataclass
+class Trial:
+    """One task while it is sampled: what is settled of it, and the looks so far."""
+
+    task: str
+    rules: Sequence[Rule]
+    spending: Spending = "pocock"
+    fractions: list[float] = field(default_factory=list)
+    settled: dict[tuple[str, int], Comparison] = field(default_factory=dict)
+    looks: list[Look] = field(default_factory=list)
+
+
+def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None]) -> Report:
+    """Sample both checkpoints task by task until every metric that the rules judge is decided, or one is worse.
+
+    A metric is decided at a look when its difference exceeds tolerance and noise, to whichever side, or when its whole
+    interval lies on the good side of the tolerance, so that it can be no regression. The first decision stands. At its
+    last look a metric is judged as by `compare`. A metric without a standard error is not judged before that; one that
+    needs more images than there are so far is waited for where a rule begins with the task's name.
+
+    `progress` gets what `run_suite` reports; `show` gets every metric at every look.
+
+    Raises:
+        InvalidRequest: a rule needs a `direction`.
+    """
+    comparisons: list[Comparison] = []
+    looks: list[Look] = []
+    samples: list[Samples] = []
+    ends: list[tuple[TaskLook, TaskLook]] = []
+    for task in sides.suite.tasks:
+        trial = Trial(task.name, sides.rules, sides.spending)
+        for pair in _walk_both(task, sides, progress):
+            both = _results(pair, sides)
+            before = len(trial.looks)
+            found = judge_look(trial, both)
+            for look in trial.looks[before:]:
+                show(look)
+            if found is not None:
+                break
+        assert found is not None, "the last look settles everything"
+        ends.append(pair)
+        comparisons += found
+        looks += trial.looks
+        if both.units:
+            samples.append(Samples(task.name, both.units, both.total, both.unit, len(trial.fractions)))
+    candidate, baseline = (
+        Result(ref.label, result_document(sides.suite, ref, [pair[side] for pair in ends]))
+        for side, ref in enumerate((sides.candidate, sides.baseline))
+    )
+    if not baseline.values:
+        reasons = "".join(f"; {task}: {error['message']}" for task, error in baseline.errors.items())
+        problem = f"{baseline.name} has no values{reasons}"
+        return Report(candidate.name, baseline.name, problems=(problem,), failed=Outcome.NO_BASELINE)
+    whole = compare(candidate, baseline, sides.rules)
+    return replace(whole, comparisons=tuple(comparisons), looks=tuple(looks), samples=tuple(samples))
+
+
+def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:
+    """The comparisons to report, if this look settles the task; else None, and `trial` knows more than before."""
+    if both.units:
+        trial.fractions.append(both.units / both.total)
+    rules = [_at_this_look(rule, trial) for rule in trial.rules]
+    found = list(_numbered(compare(both.candidate, both.baseline, rules).comparisons))
+    for key, comparison in found:
+        if key not in trial.settled:
+            place = next(place for place, rule in enumerate(rules) if rule.matches(comparison.metric))
+            decided = _decision(comparison, rules[place], both.last)
+            if decided is not None:
+                trial.settled[key] = decided
+            if comparison.difference is not None and both.units:
+                level = level_of(trial.rules[place].standard_errors)
+                trial.looks.append(_look(comparison, both, rules[place].standard_errors, level, decided))
+    verdicts = {comparison.verdict for comparison in trial.settled.values()}
+    open_ = [comparison for key, comparison in found if key not in trial.settled and _holds_up(comparison)]
+    awaited = [rule for rule in rules if _awaited(rule, trial.task, both)]
+    if both.last or "worse" in verdicts or (trial.settled and not open_ and not awaited):
+        return [trial.settled.get(key) or _left_open(comparison) for key, comparison in found]
+    return None
+
+
+def _walk_both(task: TaskSpec, sides: Sides, progress: Progress) -> Iterator[tuple[TaskLook, TaskLook]]:
+    if "until" in task.parameters:  # each side would stop by its own error, at another n
+        task = replace(task, parameters={**task.parameters, "until": None})
+
+    def walk(checkpoint: CheckpointRef, side: str) -> Iterator[TaskLook]:
+        def report(name: str, done: int, total: int, unit: str) -> None:
+            progress(f"{name}, {side}", done, total, unit)
+
+        return walk_task(task, checkpoint, report, between=True)
+
+    return zip(walk(sides.candidate, "candidate"), walk(sides.baseline, "baseline"), strict=False)
+
+
+def _results(pair: tuple[TaskLook, TaskLook], sides: Sides) -> Both:
+    """Where one side failed, its error is its result, and there is no more to come."""
+    ours, theirs = pair
+    return Both(
+        Result(sides.candidate.label, result_document(sides.suite, sides.candidate, [ours])),
+        Result(sides.baseline.label, result_document(sides.suite, sides.baseline, [theirs])),
+        min(ours.units, theirs.units),
+        max(ours.total, theirs.total),
+        ours.unit or theirs.unit,
+        ours.last or theirs.last,
+    )
+
+
+def _at_this_look(rule: Rule, trial: Trial) -> Rule:
+    """The rule with the number of standard errors that are noise at the newest of these looks."""
+    if not trial.fractions or not 0 < level_of(rule.standard_errors) < 1:
+        return rule
+    boundary = boundaries(level_of(rule.standard_errors), tuple(trial.fractions), trial.spending)[-1]
+    return rule.model_copy(update={"standard_errors": min(boundary, WIDEST)})
+
+
+def _decision(comparison: Comparison, rule: Rule, last: bool) -> Comparison | None:
+    """What is to be reported of a metric, if this look decides it."""
+    difference = comparison.difference
+    if last or comparison.verdict == "other_protocol":
+        return comparison
+    if difference is None or not _has_error(difference.stderr) or rule.standard_errors == 0:
+        # What is not finite now will not be so at the end.
+        diverged = difference is not None and not math.isfinite(difference.value)
+        return comparison if diverged else None
+    if comparison.verdict in ("worse", "better"):
+        return comparison
+    most = (-difference.value if comparison.direction == "higher" else difference.value) + difference.noise
+    if most > difference.tolerance:
+        return None
+    said = f"worse by {most:.3g} at most, within" if most > 0 else f"better by {-most:.3g} at least, and never beyond"
+    return replace(comparison, reason=f"{said} the tolerance {difference.tolerance:.2g}")
+
+
+def _has_error(stderr: float | None) -> bool:
+    """An error of zero says that all pairs so far are equal, not that all will be."""
+    return stderr is not None and stderr > 0
+
+
+def _holds_up(comparison: Comparison) -> bool:
+    return comparison.difference is not None and comparison.difference.stderr is not None
+
+
+def _awaited(rule: Rule, task: str, both: Both) -> bool:
+    """Whether the rule is for a metric of this task that is not there yet."""
+    ours = rule.metric.startswith(f"{task}/") and rule.missing == "fail"
+    return ours and not any(rule.matches(name) for name in both.baseline.values)
+
+
+def _left_open(comparison: Comparison) -> Comparison:
+    """A metric that was not decided when the sampling stopped for another reason."""
+    if _holds_up(comparison):
+        return replace(comparison, reason=f"{comparison.reason}; it was not decided when the sampling stopped")
+    if comparison.difference is None:
+        return comparison
+    reason = "no standard error is known, so a part of the samples does not judge it"
+    return replace(comparison, verdict="ignored", reason=reason)
+
+
+def _look(comparison: Comparison, both: Both, standard_errors: float, level: float, decided: Comparison | None) -> Look:
+    assert comparison.difference is not None
+    return Look(
+        metric=comparison.metric,
+        units=both.units,
+        total=both.total,
+        unit=both.unit,
+        difference=comparison.difference.value,
+        stderr=comparison.difference.stderr,
+        standard_errors=standard_errors,
+        level=level,
+        verdict="undecided" if decided is None else decided.verdict,
+    )
+
+
+def _numbered(comparisons: Iterable[Comparison]) -> Iterator[tuple[tuple[str, int], Comparison]]:
+    """Each with its name and its place among those of this name; protocols may say n and differ from look to look."""
+    seen: Counter[str] = Counter()
+    for comparison in comparisons:
+        yield (comparison.metric, seen[comparison.metric]), comparison
+        seen[comparison.metric] += 1
