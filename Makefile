@@ -23,6 +23,7 @@ test: check
 
 bench: $(VENV)/all
 	$(BIN)/python benchmarks/loss.py
+	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/features.py

@@ -6,25 +6,20 @@ with each side alone in a process of its own. Their losses are compared before a
     python benchmarks/loss.py [--quick]
 
 Prints a card (shape, bytes, operations), a table, the distance from the matrix product that this machine manages,
-and as last line one JSON document; `ratios` are Hugging Face's time over ours, above 1 when ours is faster.
+and as last line one JSON document; `ratios` has Hugging Face's time over ours, above 1 when ours is faster.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
-import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from side_by_side import gemm_rate, interleaved, machine, medians, peak_bytes, print_last_line, ratios
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evalsvc.checkpoints import CheckpointRef
@@ -33,6 +28,7 @@ from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
 from evalsvc.tasks.teacher_forcing import sequence_sums
 
+THEIRS = "transformers, all logits"
 MEMORY_LIMIT = 2_000_000_000
 """Bytes that our side must stay below, weights and libraries included."""
 
@@ -165,20 +161,6 @@ def operations(case: Case, model: Transformer) -> int:
     return case.tokens * (2 * weights + attention)
 
 
-def matrix_product_ceiling(case: Case) -> float:
-    """Operations a second of the largest product in the model, without anything around it."""
-    left = torch.randn(min(case.tokens, 1_152), case.hidden_dim)
-    right = torch.randn(8 * case.hidden_dim, case.hidden_dim)
-    times = [_seconds(lambda: torch.nn.functional.linear(left, right)) for _ in range(12)]
-    return 2 * left.shape[0] * right.numel() / min(times)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def measure_memory(side: str, quick: bool) -> int:
     """Bytes of a process that does nothing but one side's loss, weights and libraries included."""
     command = [sys.executable, __file__, "--side", side, *(["--quick"] if quick else [])]
@@ -193,14 +175,6 @@ def run_side(case: Case, side: str) -> None:
     else:
         their_loss(build_theirs(case, ours), sequences)
     print(peak_bytes())
-
-
-def peak_bytes() -> int:
-    """The largest memory that this process had. Not `ru_maxrss` on Linux: it survives exec and is the parent's."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:
@@ -224,11 +198,9 @@ def compare(case: Case, quick: bool) -> None:
     losses = our_loss(case, ours, sequences), their_loss(theirs, sequences)  # also the warm-up
     if abs(losses[0] - losses[1]) > 1e-4 * losses[1]:
         raise SystemExit(f"the losses differ: ours {losses[0]:.6f}, theirs {losses[1]:.6f}")
-    times: list[tuple[float, float]] = []
-    for _ in range(case.repetitions):
-        mine = _seconds(lambda: our_loss(case, ours, sequences))
-        times.append((mine, _seconds(lambda: their_loss(theirs, sequences))))
-    ceiling = matrix_product_ceiling(case)
+    sides = {"evalsvc": lambda: our_loss(case, ours, sequences), THEIRS: lambda: their_loss(theirs, sequences)}
+    times = interleaved(sides, case.repetitions)
+    ceiling = gemm_rate(torch.float32)
     memory = {side: measure_memory(side, quick) for side in ("ours", "theirs")}
     print_results(case, flops, losses, times, ceiling, memory)
     if memory["ours"] > MEMORY_LIMIT:
@@ -243,35 +215,32 @@ def print_card(case: Case, model: Transformer, flops: int) -> None:
     print(f"weights   {weights / 1e6:.1f} M, {4 * weights / 1e9:.2f} GB")
     print(f"tokens    {case.sequences} × {case.length:,}, all logits {4 * case.tokens * case.rows / 1e9:.2f} GB")
     print(f"work      {flops / 1e12:.3f} TFLOP a pass, {flops / case.tokens / 1e6:.0f} MFLOP a token")
-    print(f"machine   {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(f"machine   {machine()}\n")
 
 
 def print_results(
     case: Case,
     flops: int,
     losses: tuple[float, float],
-    times: list[tuple[float, float]],
+    times: Mapping[str, Sequence[float]],
     ceiling: float,
     memory: dict[str, int],
 ) -> None:
-    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    typical = medians(times)
     print(f"{'':26}{'tokens/s':>10}{'seconds':>10}{'peak GB':>10}{'loss':>12}{'of ceiling':>12}")
-    for name, seconds, peak, loss in zip(
-        ("evalsvc", "transformers, all logits"), medians, memory.values(), losses, strict=True
-    ):
+    for (name, seconds), peak, loss in zip(typical.items(), memory.values(), losses, strict=True):
         rate = flops / seconds / ceiling
         print(f"{name:26}{case.tokens / seconds:10.0f}{seconds:10.2f}{peak / 1e9:10.2f}{loss:12.6f}{rate:12.0%}")
-    print(f"\nceiling   {ceiling / 1e9:.0f} GFLOP/s, a float32 matrix product of the model's width\n")
-    result = {
-        "benchmark": "loss",
-        "ratios": [theirs / ours for ours, theirs in times],
-        "tokens_per_second": {"ours": case.tokens / medians[0], "theirs": case.tokens / medians[1]},
-        "peak_bytes": memory,
-        "losses": {"ours": losses[0], "theirs": losses[1]},
-        "ceiling_flops": ceiling,
-        "of_ceiling": flops / medians[0] / ceiling,
-    }
-    print(json.dumps(result))
+    print(f"\nceiling   {ceiling / 1e9:.0f} GFLOP/s, a float32 matrix product\n")
+    print_last_line(
+        "loss",
+        ratios(times, "evalsvc"),
+        tokens_per_second={name: case.tokens / seconds for name, seconds in typical.items()},
+        peak_bytes=memory,
+        losses={"ours": losses[0], "theirs": losses[1]},
+        ceiling_flops=ceiling,
+        of_ceiling=flops / typical["evalsvc"] / ceiling,
+    )
 
 
 if __name__ == "__main__":

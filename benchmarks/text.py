@@ -9,7 +9,7 @@ is timed.
 
 Questions and tokenizer are those in ../shared/golden; without them, and with --quick, words are drawn at random, as
 many as ARC-easy has. Prints a card (shape, requests, operations), a table, the distance from the matrix product that
-this machine manages, and as last line one JSON document; `ratios` are HFLM's time over ours, above 1 when ours is
+this machine manages, and as last line one JSON document; `ratios` has HFLM's time over ours, above 1 when ours is
 faster.
 """
 
@@ -18,12 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import random
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +30,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
 from loss import Case as Shape
-from loss import build_ours, build_theirs, matrix_product_ceiling
+from loss import build_ours, build_theirs
+from side_by_side import gemm_rate, interleaved, machine, medians, print_last_line, ratios, seconds
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -51,6 +50,7 @@ GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 QUESTIONS = GOLDEN / "text_tasks" / "arc_easy.jsonl"
 TOKENIZER = GOLDEN / "tokenizer" / "20B_tokenizer.json"
 
+HFLM_NAME = "lm-eval's HFLM"
 MAX_LENGTH = 1_024
 TOLERANCE = 1e-4
 
@@ -134,15 +134,9 @@ def choose_batch_size(case: Case, lm: HFLM, requests: Sequence[Instance]) -> dic
     rates = {}
     for size in case.batch_sizes:
         lm.batch_size_per_gpu = size
-        rates[size] = len(some) / _seconds(lambda: answer(lm, some))
+        rates[size] = len(some) / seconds(lambda: answer(lm, some))
     lm.batch_size_per_gpu = max(rates, key=lambda size: rates[size])
     return rates
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 @dataclass(frozen=True)
@@ -199,11 +193,9 @@ def run(case: Case, synthetic: bool, tokenizer: Path) -> None:
     print_card(case, model, encoded, "random words, as many" if synthetic else "its first questions, NeoX tokenizer")
     rates = choose_batch_size(case, theirs, requests)
     difference = compare(answer(ours, requests), answer(theirs, requests))  # also the warm-up
-    times: list[tuple[float, float]] = []
-    for _ in range(case.shape.repetitions):
-        mine = _seconds(lambda: answer(ours, requests))
-        times.append((mine, _seconds(lambda: answer(theirs, requests))))
-    print_results(model, encoded, rates, difference, times, matrix_product_ceiling(case.shape))
+    sides = {"evalsvc": lambda: answer(ours, requests), HFLM_NAME: lambda: answer(theirs, requests)}
+    times = interleaved(sides, case.shape.repetitions)
+    print_results(model, encoded, rates, difference, times, gemm_rate(torch.float32))
 
 
 def print_card(case: Case, model: Transformer, requests: Sequence[Request], what: str) -> None:
@@ -224,7 +216,7 @@ def print_card(case: Case, model: Transformer, requests: Sequence[Request], what
     print(
         f"work      {mine.operations(model) / 1e12:.3f} TFLOP, HFLM {theirs.operations(model) / 1e12:.3f} and padding"
     )
-    print(f"machine   {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(f"machine   {machine()}\n")
 
 
 def print_results(
@@ -232,29 +224,28 @@ def print_results(
     requests: Sequence[Request],
     rates: dict[int, float],
     difference: float,
-    times: list[tuple[float, float]],
+    times: Mapping[str, Sequence[float]],
     ceiling: float,
 ) -> None:
     best = max(rates, key=lambda size: rates[size])
-    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    typical = medians(times)
     flops = [work.operations(model) for work in (our_work(requests), their_work(requests))]
     print(f"{'':26}{'requests/s':>12}{'seconds':>10}{'of ceiling':>12}")
-    for name, seconds, work in zip(("evalsvc", f"lm-eval's HFLM, batch {best}"), medians, flops, strict=True):
-        print(f"{name:26}{len(requests) / seconds:12.1f}{seconds:10.2f}{work / seconds / ceiling:12.0%}")
-    print(f"\nceiling   {ceiling / 1e9:.0f} GFLOP/s, a float32 matrix product of the model's width")
+    for (name, taken), work in zip(typical.items(), flops, strict=True):
+        print(f"{name:26}{len(requests) / taken:12.1f}{taken:10.2f}{work / taken / ceiling:12.0%}")
+    print(f"\nceiling   {ceiling / 1e9:.0f} GFLOP/s, a float32 matrix product")
     tried = ", ".join(f"{size}: {rate:.1f}" for size, rate in rates.items())
-    print(f"batches   HFLM's requests/s on a part, by batch size: {tried}")
+    print(f"batches   HFLM's requests/s on a part, by batch size, of which {best} was taken: {tried}")
     print(f"equal     log-likelihoods to {difference:.1e}, all greedy flags\n")
-    result = {
-        "benchmark": "text",
-        "ratios": [theirs / ours for ours, theirs in times],
-        "requests_per_second": {"ours": len(requests) / medians[0], "theirs": len(requests) / medians[1]},
-        "batch_size": best,
-        "difference": difference,
-        "ceiling_flops": ceiling,
-        "of_ceiling": flops[0] / medians[0] / ceiling,
-    }
-    print(json.dumps(result))
+    print_last_line(
+        "text",
+        ratios(times, "evalsvc"),
+        requests_per_second={name: len(requests) / taken for name, taken in typical.items()},
+        batch_size=best,
+        difference=difference,
+        ceiling_flops=ceiling,
+        of_ceiling=flops[0] / typical["evalsvc"] / ceiling,
+    )
 
 
 if __name__ == "__main__":
