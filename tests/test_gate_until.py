@@ -187,7 +187,9 @@ class TestBothSides:
     def gate(self, candidate: CheckpointRef, baseline: CheckpointRef, tmp_path: Path, **parameters: Any) -> Report:
         suite = parse_suite(steps(tmp_path, **parameters), "marks")
         rules = [Rule(metric="steps/mark", relative=0.0, absolute=0.03)]
-        return run_gate_until(Sides(candidate, baseline, suite, rules, "obrien-fleming"), lambda *now: None, lambda look: None)
+        return run_gate_until(
+            Sides(candidate, baseline, suite, rules, "obrien-fleming"), lambda *now: None, lambda look: None
+        )
 
     def test_a_worse_checkpoint_is_sampled_no_further_than_it_takes(
         self, weights: Callable[[str], CheckpointRef], tmp_path: Path
@@ -201,7 +203,9 @@ class TestBothSides:
         assert row[-1] == "worse"
         document = json.loads(to_json(report))
         assert document["samples"][0]["saved"] == 0.875
-        assert document["looks"][0]["standard_errors"] == pytest.approx(boundaries(level_of(3.0), (0.125,), "obrien-fleming")[-1])
+        assert document["looks"][0]["standard_errors"] == pytest.approx(
+            boundaries(level_of(3.0), (0.125,), "obrien-fleming")[-1]
+        )
         assert document["looks"][0]["level"] == pytest.approx(0.0027, abs=1e-6)
         assert "88% saved" in to_markdown(report)
 

@@ -90,5 +90,3 @@ class FeatureExtractor(ABC):
     def advice(self, taps: Collection[int]) -> str:
         """What to do about taps that are not there; follows the message's list of those that are."""
         return ""
-
-

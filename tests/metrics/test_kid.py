@@ -60,7 +60,7 @@ def test_error_is_the_spread_over_samples(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_error_is_the_spread_far_from_zero_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the samples of a block have in common once was counted as theirs, and made the error several times too large."""
+    """What the samples of a block have in common once was counted as theirs, and the error was far too large."""
     monkeypatch.setattr(module, "BLOCK", 100)
     real = draw(600, 1) + 3
     found = [kid(FeatureSets(draw(600, 10 + seed, 1.2) + 3, None, real)) for seed in range(60)]
