@@ -17,8 +17,8 @@ from evalsvc.tasks.task import Context
 if TYPE_CHECKING:
     from evalsvc.features import FeatureExtractor
 
-ACTIVATION_BYTES = 400 << 20
-"""That an extractor takes for the images which it looks at together, about: Inception's stem at 32."""
+ACTIVATION_BYTES = 13 << 20
+"""That an extractor takes for an image beside the weights, about: Inception's stem."""
 
 SCORE = "clip_score"
 """Features of image and caption together: the similarity that CLIP sees, one number an image."""
@@ -66,7 +66,7 @@ class FeaturePass:
 
     def bytes(self) -> int:
         """That one call takes beside the weights, about."""
-        return ACTIVATION_BYTES if self._extractors else 0
+        return ACTIVATION_BYTES * max((one.images_at_once for one in self._extractors.values()), default=0)
 
     def __call__(
         self,
