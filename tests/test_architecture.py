@@ -211,8 +211,8 @@ def test_a_blocked_package_is_noticed() -> None:
 def test_settings_are_read_in_one_place() -> None:
     """Two readers of one variable drift apart, and `--help` shows only one of them."""
     readers = {str(file.relative_to(PACKAGE)) for file in FILES if {"environ", "getenv"} & names_in(file)}
-    # cli.py and demo.py hand settings on to a process that reads them; cluster.py reads CUDA's own variable.
-    assert readers <= {"config.py", "cli.py", "cluster.py", "demo.py"}
+    # cli/options.py and demo.py hand settings on to a process that reads them; cluster.py reads CUDA's own variable.
+    assert readers <= {"config.py", "cli/options.py", "cluster.py", "demo.py"}
 
 
 def names_in(file: Path) -> set[str]:

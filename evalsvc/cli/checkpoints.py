@@ -1,0 +1,128 @@
+"""Checkpoints go in: posting them, and saying what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evalsvc.cli.options import (
+    FAILED,
+    Layout,
+    Model,
+    Spool,
+    StepCommand,
+    Url,
+    absolute_uri,
+    inline_layout,
+    inline_model,
+)
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+from evalsvc.terminal import (
+    print_interims,
+    show_bars,
+    show_finished,
+    show_posted,
+)
+
+if TYPE_CHECKING:
+    from evalsvc.client import Client
+
+commands = typer.Typer()
+
+
+@commands.command(cls=StepCommand)
+def submit(
+    run: Annotated[str, typer.Argument(help="The training run.")],
+    step: Annotated[int, typer.Argument(help="The training step.")],
+    uri: Annotated[str, typer.Argument(help="The weights: a path or a file:// uri.")],
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")
+    ] = None,
+    variant: Annotated[str, typer.Option(help="Which weights of the step, e.g. ema_0.9999.")] = "raw",
+    model: Model = None,
+    layout: Layout = None,
+    tokens_seen: Annotated[int | None, typer.Option(help="Tokens trained on so far.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The file's digest; a worker checks it.")] = None,
+    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = Spool.none,
+    priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
+    tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeat for several.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another file at this step and variant.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations and show their metrics.")] = False,
+    url: Url = None,
+) -> None:
+    """Post a checkpoint to the service and have it evaluated.
+
+    With --wait the exit code is 1 when an evaluation did not succeed.
+    """
+    from evalsvc.client import Client
+
+    with Client(Settings.load(url=url).url) as client:
+        posted = client.submit(
+            run,
+            step,
+            absolute_uri(uri),
+            variant=variant,
+            suites=suite or None,
+            model=inline_model(model),
+            layout=inline_layout(layout),
+            tokens_seen=tokens_seen,
+            sha256=sha256,
+            spool=spool.value,
+            priority=priority,
+            tags=_tags(tag or []),
+            replace=replace,
+        )
+        show_posted(posted)
+        if wait and not _wait(client, posted["evaluations"]):
+            raise typer.Exit(FAILED)
+
+
+@commands.command(cls=StepCommand)
+def base(
+    run: Annotated[str, typer.Argument(help="The training run.")],
+    step: Annotated[int | None, typer.Argument(help="Step of the base.", show_default="show what it is")] = None,
+    of: Annotated[str | None, typer.Option(help="The run whose step it is.", show_default="this run")] = None,
+    variant: Annotated[str, typer.Option(help="Which weights of the step, e.g. ema_0.9999.")] = "raw",
+    url: Url = None,
+) -> None:
+    """Say, or show, what a run's checkpoints are compared with, e.g. the language model that it began from.
+
+    Until it is said, that is the run's own step 0.
+    """
+    from evalsvc.client import Client
+
+    if step is None and of is not None:
+        raise InvalidRequest(f"--of {of} is given without a step; say which: evalsvc base {run} STEP --of {of}")
+    with Client(Settings.load(url=url).url) as client:
+        found = client.run(run)["base"] if step is None else client.set_base(run, step, of=of, variant=variant)
+    there = "not posted yet" if found["checkpoint"] is None else f"checkpoint {found['checkpoint']}"
+    print(f"base of {run}: {found['run']} step {found['step']} {found['variant']} ({there})")
+
+
+def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
+    """Wait for evaluations with a bar per task, then show what they found; whether all succeeded."""
+    say_so_far = print_interims()
+    with show_bars() as bars:
+
+        def report(evaluation: Mapping[str, Any]) -> None:
+            for task in evaluation["tasks"]:
+                now = task["progress"]
+                bars.show(
+                    f"{evaluation['suite']['name']}: {task['name']}", now["done"], now["total"], now["unit"] or ""
+                )
+            say_so_far(evaluation)
+
+        finished = [client.wait(evaluation["id"], report=report) for evaluation in evaluations]
+    for evaluation in finished:
+        show_finished(evaluation)
+    return all(evaluation["state"] == "succeeded" for evaluation in finished)
+
+
+def _tags(pairs: Sequence[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise InvalidRequest(f"--tag {pair}: write it as KEY=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)

@@ -1,0 +1,110 @@
+"""Measuring here and now, without a service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evalsvc.cli.options import (
+    FAILED,
+    Layout,
+    Model,
+    Suites,
+    Threads,
+    checkpoint_reference,
+    hand_on,
+    inline_layout,
+    inline_model,
+    text_of,
+)
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+from evalsvc.terminal import (
+    complain,
+    print_interim,
+    print_metrics,
+    show_bars,
+)
+
+if TYPE_CHECKING:
+    from evalsvc.checkpoints import CheckpointRef
+
+commands = typer.Typer()
+
+
+@commands.command(name="run")
+def run_here(
+    suite: Annotated[str, typer.Argument(help="A suite's name, or its YAML file.")],
+    checkpoint: Annotated[str, typer.Option(help="The weights: a path or a file:// uri.")],
+    model: Model = None,
+    layout: Layout = None,
+    base: Annotated[
+        str | None, typer.Option(help="Weights to compare with, e.g. those before training.", show_default="none")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="open_lm model of the base.", show_default="what lies beside it")
+    ] = None,
+    base_layout: Annotated[
+        str | None, typer.Option(help="Vocabulary layout of the base.", show_default="the checkpoint's")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the whole result here, as JSON, and artifacts into a folder beside it.")
+    ] = None,
+    suites: Suites = None,
+    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    threads: Threads = None,
+) -> None:
+    """Evaluate a checkpoint here and now, without a service.
+
+    The exit code is 1 when a task failed.
+    """
+    if output is not None and not output.parent.is_dir():
+        raise InvalidRequest(f"--output {output}: there is no folder {output.parent}; make it first")
+    if base is None and (option := "--base-model" if base_model else "--base-layout" if base_layout else None):
+        raise InvalidRequest(f"{option} is given without --base; name the weights that it describes")
+    settings = Settings.load(suites=text_of(suites), device=device, threads=threads)
+    reference = checkpoint_reference(checkpoint, inline_model(model), inline_layout(layout))
+    beside = None
+    if base is not None:
+        own_layout = reference.layout if base_layout is None else inline_layout(base_layout, "--base-layout")
+        beside = checkpoint_reference(base, inline_model(base_model, "--base-model"), own_layout)
+    result = _run_suite(settings, suite, reference, beside)
+    _write_artifacts(result["artifacts"], output)
+    if output is not None:
+        output.write_text(json.dumps(result, indent=2) + "\n")
+    print_metrics(result["metrics"])
+    for task, error in (result.get("errors") or {}).items():
+        complain(f"{task}: {error['message']} [{error['code']}]")
+    if result.get("errors"):
+        raise typer.Exit(FAILED)
+
+
+def _run_suite(
+    settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None
+) -> dict[str, Any]:
+    from evalsvc.runner import run_suite
+    from evalsvc.suite import find_suite
+
+    hand_on(settings)
+    suite = find_suite(suite_name, settings.suites_path)
+    with show_bars() as bars:
+
+        def report(task: str, done: int, total: int, unit: str) -> None:
+            bars.show(task, done, total, unit)
+
+        return run_suite(suite, checkpoint, report, base, print_interim)
+
+
+def _write_artifacts(artifacts: dict[str, list[dict[str, Any]]], output: Path | None) -> None:
+    """Put the contents into files beside the result, which then has their paths in their place."""
+    for task, left in artifacts.items():
+        for artifact in left:
+            content = artifact.pop("content")
+            if output is not None:
+                path = output.with_suffix("") / task / artifact["name"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                artifact["path"] = str(path)

@@ -1,0 +1,92 @@
+"""Numbers come out: the history of runs, and what their checkpoints say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evalsvc.cli.options import (
+    Axis,
+    Format,
+    Url,
+)
+from evalsvc.config import Settings
+from evalsvc.terminal import (
+    print_completions,
+    print_curves,
+    print_history,
+    write_csv,
+    write_curves_csv,
+)
+
+if TYPE_CHECKING:
+    pass
+
+commands = typer.Typer()
+
+
+@commands.command()
+def history(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The training run, or several on one curve.")],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="<task>/<metric>; repeat for several.", show_default="all")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = Axis.step,
+    force: Annotated[
+        bool, typer.Option("--force", help="Of several runs, also what was measured by different protocols.")
+    ] = False,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,  # noqa: A002
+    url: Url = None,
+) -> None:
+    """Show a run's metrics along its training, or those of several runs side by side.
+
+    What was measured by different protocols is never on one curve: of one run it is shown apart, with the fields that
+    differ; of several runs it is refused with them, and the exit code is 2, unless --force is given.
+    """
+    from evalsvc.client import Client
+    from evalsvc.curves import join_histories, require_comparable
+
+    with Client(Settings.load(url=url).url) as client:
+        found = [client.history(run, metric or [], variant=variant, x=x.value) for run in dict.fromkeys(runs)]
+        if len(found) == 1:
+            show_found(format, found[0], print_history, write_csv)
+            return
+        joined = join_histories(found, client.protocol, force)
+    show_found(format, joined, print_curves, write_curves_csv)
+    require_comparable(joined)
+
+
+def show_found(
+    format: Format,  # noqa: A002
+    found: dict[str, Any],
+    table: Callable[[Mapping[str, Any]], None],
+    csv: Callable[[Mapping[str, Any]], None],
+) -> None:
+    if format is Format.json:
+        print(json.dumps(found, indent=2))
+    elif format is Format.csv:
+        csv(found)
+    else:
+        table(found)
+
+
+@commands.command()
+def completions(
+    run: Annotated[str, typer.Argument(help="The training run.")],
+    prompt: Annotated[str | None, typer.Option(help="Only prompts that hold this text.", show_default="all")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The seeded ones beside the greedy one.")] = False,
+    url: Url = None,
+) -> None:
+    """Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step."""
+    from evalsvc.client import Client
+
+    with Client(Settings.load(url=url).url) as client:
+        steps = client.completions(run, variant=variant, prompt=prompt)
+    if not steps:
+        print(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
+    print_completions(steps, everything)

@@ -1,0 +1,201 @@
+"""Is a checkpoint worse, and how far are two apart?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from evalsvc.cli.options import (
+    Format,
+    Layout,
+    Model,
+    Spending,
+    Suites,
+    Threads,
+    Until,
+    Url,
+    checkpoint_reference,
+    hand_on,
+    inline_layout,
+    inline_model,
+    text_of,
+)
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+from evalsvc.terminal import (
+    print_contrasts,
+    print_look,
+    print_states,
+    print_table,
+    show_bars,
+    write_contrasts_csv,
+)
+
+if TYPE_CHECKING:
+    from evalsvc.checkpoints import CheckpointRef
+    from evalsvc.gate import Report, Rule
+
+commands = typer.Typer()
+
+
+@commands.command()
+def gate(
+    candidate: Annotated[
+        str,
+        typer.Argument(
+            help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service; with --until, weights."
+        ),
+    ],
+    baseline: Annotated[str, typer.Option(help="What it is compared with, given likewise.")],
+    rules: Annotated[
+        Path | None,
+        typer.Option(help="YAML file: how much worse which metric may be.", show_default="all that have a better side"),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Of RUN@STEP, only this suite's values; with --until, what is evaluated.", show_default="all suites"
+        ),
+    ] = None,
+    until: Annotated[
+        Until | None,
+        typer.Option(help="Sample both checkpoints here, side by side, until it is decided.", show_default="no"),
+    ] = None,
+    spending: Annotated[
+        Spending, typer.Option(help="With --until: how the error is spent over the looks.")
+    ] = Spending.pocock,
+    model: Model = None,
+    layout: Layout = None,
+    suites: Suites = None,
+    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    threads: Threads = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that are not over.")] = 3600,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here, as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the report here, as JUnit XML.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Append the report to this file, e.g. $GITHUB_STEP_SUMMARY.")
+    ] = None,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", help="Print GitHub's commands that mark what is worse or missing.")
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Pass or fail a checkpoint by its distance from a baseline, e.g. in CI.
+
+    The exit code is 0 when nothing is worse, 1 when something is, 2 when it could not be judged (a metric is missing or
+    was measured by another protocol, wrong use, no service), 3 when there is no baseline, 4 when it took too long.
+
+    With --until decided, CANDIDATE and --baseline are weights. Both are sampled on the same prompts with the same
+    noise, looked at eight times at most, and no further than it takes to decide every metric that the rules judge, or
+    to find one worse.
+    """
+    if until is None and (model or layout or suites or device or threads):
+        raise InvalidRequest("--model, --layout, --suites, --device, --threads are for --until decided; leave them out")
+    for option, path in (("--json", json_file), ("--junit", junit), ("--markdown", markdown)):
+        if path is not None and not path.parent.is_dir():
+            raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
+    from evalsvc import gate_reports
+    from evalsvc.client import Client
+    from evalsvc.gate import Service, read_rules, run_gate
+
+    read = read_rules(rules)
+    if until is not None:
+        settings = Settings.load(suites=text_of(suites), device=device, threads=threads)
+        sides = [_weights(side, inline_model(model), inline_layout(layout)) for side in (candidate, baseline)]
+        report = _gate_until(settings, suite, sides, read, spending)
+    else:
+        with Client(Settings.load(url=url).url) as client:
+            report = run_gate(candidate, baseline, read, Service(client, suite, timeout, print_states()))
+    if report.looks:
+        print_table(gate_reports.LOOK_COLUMNS, gate_reports.looks_table(report))
+    if report.comparisons:
+        print_table(gate_reports.COLUMNS, gate_reports.table(report.comparisons))
+    for line in gate_reports.to_annotations(report) if annotations else ():
+        print(line)
+    for line in gate_reports.effort(report):
+        print(line)
+    print(gate_reports.headline(report))
+    _write("--json", json_file, gate_reports.to_json(report).encode())
+    _write("--junit", junit, gate_reports.to_junit(report))
+    _write("--markdown", markdown, gate_reports.to_markdown(report).encode(), mode="ab")
+    raise typer.Exit(int(report.outcome))
+
+
+@commands.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service.")
+    ],
+    b: Annotated[str, typer.Argument(help="What is compared with it, given likewise.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric, or a pattern such as coco/*; repeat for several.", show_default="all"),
+    ] = None,
+    level: Annotated[float, typer.Option(help="How often the interval of a difference holds the truth.")] = 0.95,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare what was measured by different protocols, too; unpaired.")
+    ] = False,
+    suite: Annotated[
+        str | None, typer.Option(help="Of RUN@STEP, only this suite's values.", show_default="all suites")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,  # noqa: A002
+    url: Url = None,
+) -> None:
+    """Say how far two checkpoints are apart: the difference B − A of every metric, its interval, and a verdict.
+
+    Differences are paired over the items that both share. B is better or worse than A, or indistinguishable from it
+    where the interval covers zero. What was measured by different protocols is refused with the fields that differ, and
+    the exit code is 2, unless --force is given.
+    """
+    from evalsvc.client import Client
+    from evalsvc.compare import Options, run_compare
+    from evalsvc.gate import Service
+
+    options = Options(tuple(metric or ()), level, force)
+    with Client(Settings.load(url=url).url) as client:
+        found = run_compare(a, b, options, Service(client, suite))
+    if format is Format.json:
+        print(found.to_json(), end="")
+    elif format is Format.csv:
+        write_contrasts_csv(found)
+    else:
+        print_contrasts(found)
+    found.require_comparable()
+
+
+def _weights(uri: str, model: Any, layout: Any) -> CheckpointRef:
+    from evalsvc.gate import CHECKPOINT
+
+    if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
+        raise InvalidRequest(f"{uri} is of the service, and --until decided samples here; give the path of its weights")
+    return checkpoint_reference(uri, model, layout)
+
+
+def _gate_until(
+    settings: Settings, suite: str | None, sides: Sequence[CheckpointRef], rules: Sequence[Rule], spending: Spending
+) -> Report:
+    from evalsvc.gate_until import Sides, run_gate_until
+    from evalsvc.suite import find_suite
+
+    if suite is None:
+        raise InvalidRequest("--until decided evaluates both checkpoints here; say with what: --suite NAME")
+    candidate, baseline = sides
+    how: Literal["obrien-fleming", "pocock"] = "obrien-fleming" if spending is Spending.obrien_fleming else "pocock"
+    hand_on(settings)
+    wanted = Sides(candidate, baseline, find_suite(suite, settings.suites_path), rules, how)
+    with show_bars() as bars:
+        return run_gate_until(wanted, bars.show, print_look)
+
+
+def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "ab"] = "wb") -> None:
+    if path is None:
+        return
+    try:
+        with path.open(mode) as stream:
+            stream.write(content)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidRequest(f"{option} {path} cannot be written: {reason}") from None

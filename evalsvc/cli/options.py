@@ -1,0 +1,122 @@
+"""What several commands take, and how it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from evalsvc.checkpoints import CheckpointRef
+
+
+FAILED = 1
+"""Exit code: the evaluation failed."""
+
+
+class Spool(StrEnum):
+    none = "none"
+    link = "link"
+    copy = "copy"
+
+
+class Axis(StrEnum):
+    step = "step"
+    tokens = "tokens"
+
+
+class Until(StrEnum):
+    decided = "decided"
+
+
+class Spending(StrEnum):
+    obrien_fleming = "obrien-fleming"
+    pocock = "pocock"
+
+
+class Format(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8321")]
+Suites = Annotated[Path | None, typer.Option(help="Folder with suites of your own, one YAML file each.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of a worker.", show_default="cores / workers")]
+TlsCa = Annotated[Path | None, typer.Option(help="Certificate authority of the scheduler.")]
+TlsCert = Annotated[Path | None, typer.Option(help="Certificate for the scheduler.")]
+TlsKey = Annotated[Path | None, typer.Option(help="Private key for the scheduler.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="open_lm model: a registered name, a JSON file, or JSON.", show_default="what lies beside the checkpoint"
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="Vocabulary layout: a preset's name, a YAML or JSON file, or JSON.", show_default="all text"),
+]
+
+
+class StepCommand(TyperCommand):
+    """Says what is wrong with a negative step, which would else be read as an option that does not exist."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, argument in zip(["", *args], args, strict=False):
+            if re.fullmatch(r"-\d+(\.\d+)?", argument) and not before.startswith("--"):
+                raise InvalidRequest(f"step {argument}: a step is a whole number of at least 0")
+        return super().parse_args(ctx, args)
+
+
+def text_of(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def absolute_uri(uri: str) -> str:
+    """A relative path is meant from this folder, which the service does not know."""
+    return uri if "://" in uri or "::" in uri else str(Path(uri).expanduser().absolute())
+
+
+def hand_on(settings: Settings) -> None:
+    """To the runner, which reads its settings where every worker process finds them."""
+    os.environ.update(settings.environment())
+
+
+def checkpoint_reference(uri: str, model: Any, layout: Any) -> CheckpointRef:
+    from evalsvc.checkpoints import CheckpointRef, locate
+
+    return CheckpointRef(path=str(locate(absolute_uri(uri), [Path("/")])), model=model, layout=layout, label=uri)
+
+
+def inline_model(text: str | None, option: str = "--model") -> Any:
+    from evalsvc.model_config import read_model_spec
+
+    return _inline(option, text, read_model_spec)
+
+
+def inline_layout(text: str | None, option: str = "--layout") -> Any:
+    from evalsvc.layout import parse_layout
+
+    return _inline(option, text, lambda spec, base: parse_layout(spec, base).to_json())
+
+
+def _inline(option: str, text: str | None, read: Callable[[Any, Path], dict[str, Any]]) -> Any:
+    """What a name, a file of this machine or JSON stands for, checked here: the service need not find the file."""
+    if text is None:
+        return None
+    if not text.lstrip().startswith("{"):
+        return read(text, Path.cwd())
+    try:
+        return read(json.loads(text), Path.cwd())
+    except ValueError as error:
+        raise InvalidRequest(f"{option} is not JSON: {error}") from None

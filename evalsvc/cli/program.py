@@ -1,0 +1,64 @@
+"""The command line: all commands as one program."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from evalsvc import __version__
+from evalsvc.cli import checkpoints, evaluate, history, judge, service, setup
+from evalsvc.errors import EvalsvcError
+from evalsvc.terminal import (
+    complain,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+app = typer.Typer(
+    name="evalsvc",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Evaluate the checkpoints of auto-regressive text-to-image models, and keep one history of metrics per "
+    "training step.\n\nBegin with [bold]evalsvc serve[/bold]; post with [bold]evalsvc submit[/bold]; read with "
+    "[bold]evalsvc history[/bold]. Every option that is a setting can also be given as a variable "
+    "[bold]EVALSVC_…[/bold]; [bold]evalsvc doctor[/bold] lists them.",
+)
+
+
+WRONG_USE, INTERRUPTED = 2, 130
+"""Exit codes: it could not be tried; Ctrl-C."""
+
+
+def main() -> NoReturn:
+    """The console script: every error that evalsvc raises on purpose is one line and exit code 2."""
+    try:
+        app(prog_name="evalsvc")
+    except EvalsvcError as error:
+        complain(f"{error.message} [{error.code}]")
+        sys.exit(WRONG_USE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"evalsvc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for group in (service, checkpoints, history, evaluate, judge, setup):
+    app.add_typer(group.commands)
