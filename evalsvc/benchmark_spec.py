@@ -22,6 +22,9 @@ class BenchmarkSpec(BaseModel):
     """Use the first so many documents only [the task's `limit`]."""
     samples: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     """Use these documents only, counted from 0."""
+    sample: int | None = Field(default=None, ge=1)
+    """Use so many documents, drawn by strata: the place of the right answer and the question's length [the task's
+    `sample`]."""
     data: DataPath | None = None
     """A JSONL, JSON, CSV or parquet file that takes the place of the benchmark's dataset, in every split; its rows have
     the columns that the benchmark expects."""
@@ -33,6 +36,7 @@ class BenchmarkSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check_selection(self) -> BenchmarkSpec:
-        if self.limit is not None and self.samples is not None:
-            raise ValueError("`limit` and `samples` are both given; give the one or the other")
+        given = [f"`{name}`" for name in ("limit", "samples", "sample") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given[:2])} are both given; give the one or the other")
         return self

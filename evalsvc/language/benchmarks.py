@@ -25,6 +25,7 @@ from evalsvc.data_files import identify_file
 from evalsvc.errors import AssetMissing, InvalidSuite
 from evalsvc.language.building import Changes, Fewshot, build_task, seeded
 from evalsvc.language.definitions import Definition, Rules, read_definition
+from evalsvc.language.documents import Selection
 from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
 from evalsvc.language.questions import Document, ask, chance_level, question_digest
 from evalsvc.language.registry import Registry
@@ -57,6 +58,8 @@ class Benchmark:
     chance: float
     """Accuracy of a model that knows nothing; 0 where there is no choice."""
     num_fewshot: int
+    sampled: bool = False
+    """Whether `documents` are a sample of the data, drawn by strata."""
 
     @property
     def output_type(self) -> str:
@@ -93,6 +96,7 @@ class LoadOptions:
     fewshot: Fewshot = "configured"
     limit: int | None = None
     rules: Rules = field(default_factory=Rules)
+    sample: int | None = None
 
 
 def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loaded:
@@ -149,7 +153,7 @@ def prepare(name: str, options: LoadOptions) -> Iterator[Prepared]:
 
             with quiet(), online(), seeded():
                 task = build_task(leaf, _changes(spec, options), options.rules, load)
-                ask(leaf.name, task, 1, None)
+                ask(leaf.name, task, Selection(limit=1))
             source, rows = fetched[0] if fetched else ("", {})
             yield Prepared(leaf.name, str(source), {split: len(part) for split, part in rows.items()})
 
@@ -166,7 +170,7 @@ class _Recipe:
 
 def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions) -> _Recipe:
     changes = _changes(spec, options)
-    selection = _limit(spec, options), spec.samples
+    selection = _selection(spec, options)
     files = [*_files(leaf, options.rules), *([] if changes.data is None else [changes.data])]
     identities = tuple((file, _identity(file)) for file in files)
     key = (leaf.name, changes, selection, repr(sorted(leaf.overrides.items())), options.rules.allow_code, identities)
@@ -190,8 +194,8 @@ def _changes(spec: BenchmarkSpec, options: LoadOptions) -> Changes:
     return Changes(shots, options.fewshot, data)
 
 
-def _limit(spec: BenchmarkSpec, options: LoadOptions) -> int | None:
-    return spec.limit or (options.limit if spec.samples is None else None)
+def _selection(spec: BenchmarkSpec, options: LoadOptions) -> Selection:
+    return Selection(spec.limit, spec.samples, spec.sample) or Selection(limit=options.limit, sample=options.sample)
 
 
 @lru_cache(maxsize=KEPT)
@@ -202,7 +206,7 @@ def _build(recipe: _Recipe) -> Benchmark:
             task = build_task(leaf, _changes(spec, options), options.rules, cached)
         except AssetMissing as error:
             raise _not_prepared(leaf, spec, error) from error
-        questions = ask(leaf.name, task, _limit(spec, options), spec.samples)
+        questions = ask(leaf.name, task, _selection(spec, options))
     return Benchmark(
         leaf.name,
         task,
@@ -212,6 +216,7 @@ def _build(recipe: _Recipe) -> Benchmark:
         question_digest(task, questions),
         chance_level(task, questions),
         int(task.config.num_fewshot or 0),
+        questions.sampled,
     )
 
 

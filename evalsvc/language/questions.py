@@ -13,6 +13,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 
 from evalsvc.errors import InvalidData
 from evalsvc.language.building import blamed
+from evalsvc.language.documents import DESIGN, Selection, drawing_order, strata
 from evalsvc.protocol import canonical_json
 
 
@@ -35,11 +36,15 @@ class Questions:
     documents: list[Document]
     total: int
     """Documents in the data, used or not."""
+    sampled: bool = False
+    """Whether the documents are a sample of the data, drawn by strata."""
 
 
-def ask(name: str, task: Task, limit: int | None, samples: Sequence[int] | None) -> Questions:
-    """The requests of the first `limit` documents, or of `samples`. Solved examples are drawn in this order, as lm-eval
-    draws them: a part of the documents must be cut from the result, never asked for by itself.
+def ask(name: str, task: Task, selection: Selection) -> Questions:
+    """The requests of the selected documents. Solved examples are drawn in this order, as lm-eval draws them: a part
+    of the documents must be cut from the result, never asked for by itself.
+
+    A sample is such a part: its documents are asked as they are where all are, with the same solved examples.
 
     Raises:
         InvalidData: names the document: a template or the benchmark's code does not fit it, it has an option without
@@ -49,17 +54,21 @@ def ask(name: str, task: Task, limit: int | None, samples: Sequence[int] | None)
     with blamed(name, "its data"):
         rows = task.task_docs if isinstance(task, ConfigurableTask) else task.eval_docs
         total = len(rows)
-    instances: list[Instance] = []
-    documents = []
-    for index, row in _chosen(name, rows, total, limit, samples):
+    asked: dict[int, list[Instance]] = {}
+    for index, row in _chosen(name, rows, total, selection):
         with blamed(name, f"document {index}"):
-            made = _requests(name, task, index, row)
-        _check_answers(name, task, index, made)
+            asked[index] = _requests(name, task, index, row)
+        _check_answers(name, task, index, asked[index])
+    if not asked:
+        raise InvalidData(f"benchmark {name!r} has no documents; give it data")
+    sampled = selection.sample is not None and selection.sample < total
+    if sampled:
+        asked = {index: asked[index] for index in sorted(_drawn(name, task, asked)[: selection.sample])}
+    documents, instances = [], list[Instance]()
+    for index, made in asked.items():
         documents.append(Document(index, slice(len(instances), len(instances) + len(made))))
         instances += made
-    if not documents:
-        raise InvalidData(f"benchmark {name!r} has no documents; give it data")
-    return Questions(instances, documents, total)
+    return Questions(instances, documents, total, sampled)
 
 
 def question_digest(task: Task, questions: Questions) -> str:
@@ -81,16 +90,56 @@ def chance_level(task: Task, questions: Questions) -> float:
     return fmean(_right_options(task, row) / len(task.doc_to_choice(row)) for row in rows)
 
 
+def is_plain(task: Task) -> bool:
+    """Whether lm-eval itself decides what is asked and what is right, and no code of the benchmark's."""
+    return type(task) is ConfigurableTask and not callable(task.config.process_results)
+
+
+def right_options(task: Task, row: Any) -> list[int] | None:
+    """Which options of a multiple choice are right, by their place; None where only the benchmark's own code knows."""
+    if task.OUTPUT_TYPE != "multiple_choice" or not is_plain(task):
+        return None
+    gold, choices = _gold(task, row), task.doc_to_choice(row)
+    golds = gold if isinstance(gold, list) else [gold]
+    return [choices.index(each) if isinstance(each, str) else int(each) for each in golds]
+
+
+def question_text(task: Task, row: Any) -> str:
+    """What a document asks, without its options and without solved examples.
+
+    Where the options are contexts of one continuation, that is the continuation.
+    """
+    text = task.doc_to_text(row)
+    return text if isinstance(text, str) else str(task.doc_to_target(row))
+
+
+def _drawn(name: str, task: Task, asked: Mapping[int, Sequence[Instance]]) -> list[int]:
+    """All documents in the order in which samples are drawn; what the strata are must not depend on solved examples."""
+    right, lengths = list[int | None](), list[int]()
+    for index, made in asked.items():
+        with blamed(name, f"document {index}"):
+            golds = right_options(task, made[0].doc)
+            right.append(None if golds is None else golds[0])
+            lengths.append(_length(task, made[0].doc))
+    return drawing_order(strata(right, lengths), f"{DESIGN}/{name}")
+
+
+def _length(task: Task, row: Any) -> int:
+    """Of a question in characters. Contexts that are options differ in a few characters only."""
+    if isinstance(task, ConfigurableTask) and task.multiple_input:
+        return len(task.doc_to_choice(row)[0])
+    return len(question_text(task, row))
+
+
 def _right_options(task: ConfigurableTask, row: Any) -> int:
     gold = _right(task, row)
     return len(set(gold)) if isinstance(gold, list) else 1
 
 
-def _chosen(
-    name: str, rows: Any, total: int, limit: int | None, samples: Sequence[int] | None
-) -> Iterator[tuple[int, Any]]:
+def _chosen(name: str, rows: Any, total: int, selection: Selection) -> Iterator[tuple[int, Any]]:
+    samples = selection.samples
     if samples is None:
-        yield from zip(range(total if limit is None else min(limit, total)), rows, strict=False)
+        yield from zip(range(min(selection.limit or total, total)), rows, strict=False)
         return
     if max(samples) >= total:
         raise InvalidData(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lm_eval.api.group import Group
 from evalsvc.errors import InvalidSuite
 from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.benchmarks import Benchmark, Loaded
+from evalsvc.language.documents import DESIGN
 from evalsvc.language.sheet import SCORE, IdCounts, Scope, Sheet, is_choice, named, unit
 from evalsvc.metrics.paired import mean_of
 from evalsvc.metrics.ratio import Ratio
@@ -139,6 +141,7 @@ def _mean(name: str, metrics: Sequence[MetricValue]) -> list[MetricValue]:
 def _protocol(benchmark: Benchmark, common: Mapping[str, Any]) -> dict[str, Any]:
     indices = [document.index for document in benchmark.documents]
     first = indices == list(range(len(indices)))
+    drawn = {"documents": len(indices), "of": benchmark.total, "design": DESIGN} if benchmark.sampled else None
     return {
         **common,
         "task": "language",
@@ -149,8 +152,9 @@ def _protocol(benchmark: Benchmark, common: Mapping[str, Any]) -> dict[str, Any]
         "digest": benchmark.digest,
         "num_fewshot": benchmark.num_fewshot,
         # A limit that leaves nothing out is none.
-        "limit": len(indices) if first and len(indices) < benchmark.total else None,
-        "samples": None if first else indices,
+        "limit": len(indices) if first and len(indices) < benchmark.total and not drawn else None,
+        "samples": None if first or drawn else indices,
+        **({"sample": drawn} if drawn else {}),
     }
 
 
@@ -159,13 +163,19 @@ def _group_metrics(group: Group, members: Sequence[Sheet], scope: Scope) -> Iter
     if not group.has_aggregation:
         return
     found = {sheet.benchmark.name: sheet.own[scope] for sheet in members}
-    values, chances = (_lm_eval_table(found, attribute) for attribute in ("value", "baseline"))
+    sizes = {sheet.benchmark.name: sheet.benchmark.total for sheet in members if sheet.benchmark.sampled}
+    by_size = {each.metric: each.weight_by_size for each in group.aggregate_metric_list or []}
+    values, chances = (_lm_eval_table(found, sizes, attribute) for attribute in ("value", "baseline"))
     aggregated, chance = group.aggregate(values), group.aggregate(chances)
     protocol = Protocol(_group_protocol(group, {sheet.benchmark.name: sheet.protocol.id for sheet in members}))
     for key, n in aggregated.get("sample_count", {}).items():
         metric, _, filtered = key.partition(",")
-        of = [own[metric, filtered] for own in found.values() if (metric, filtered) in own]
+        members_have = {name: own[metric, filtered] for name, own in found.items() if (metric, filtered) in own}
+        of = list(members_have.values())
         stderr, directions = aggregated[f"{metric}_stderr,{filtered}"], {each.direction for each in of}
+        if sizes:
+            n = sum(each.n for each in of)
+            stderr = _weighted_stderr(members_have, sizes) if by_size[metric] else stderr
         known = all(each.baseline is not None for each in of)
         yield MetricValue(
             f"{group.name}/{named(metric, filtered, scope.suffix)}",
@@ -179,11 +189,23 @@ def _group_metrics(group: Group, members: Sequence[Sheet], scope: Scope) -> Iter
         )
 
 
-def _lm_eval_table(found: Mapping[str, Mapping[tuple[str, str], MetricValue]], attribute: str) -> dict[str, Any]:
-    """Metrics as lm-eval hands them to its groups; what a member has no number for is left out of its row."""
+def _weighted_stderr(members: Mapping[str, MetricValue], sizes: Mapping[str, int]) -> float | str:
+    """Of a mean over samples of independent members, each weighted by the `sizes` of what it was drawn from."""
+    weights = {name: sizes.get(name, metric.n) for name, metric in members.items()}
+    errors = [metric.stderr * weights[name] for name, metric in members.items() if metric.stderr is not None]
+    return math.hypot(*errors) / sum(weights.values()) if len(errors) == len(members) else "N/A"
+
+
+def _lm_eval_table(
+    found: Mapping[str, Mapping[tuple[str, str], MetricValue]], sizes: Mapping[str, int], attribute: str
+) -> dict[str, Any]:
+    """Metrics as lm-eval hands them to its groups; what a member has no number for is left out of its row.
+
+    A member that is a sample weighs as much as what it was drawn from (`sizes`): small ones are sampled more.
+    """
     table: dict[str, Any] = {}
     for name, own in found.items():
-        row = table[name] = {"sample_len": max((metric.n for metric in own.values()), default=0)}
+        row = table[name] = {"sample_len": sizes.get(name, max((metric.n for metric in own.values()), default=0))}
         for (metric, filtered), value in own.items():
             if (number := getattr(value, attribute)) is not None:
                 row[f"{metric},{filtered}"] = number

@@ -15,13 +15,13 @@ from typing import Any
 
 from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask, Task
 
 from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.building import blamed, seeded
 from evalsvc.language.estimates import LN2, Estimate, estimate, is_number
 from evalsvc.language.hub import offline, quiet
+from evalsvc.language.questions import is_plain, right_options
 from evalsvc.layout import VocabularyLayout
 from evalsvc.metrics.paired import standard_error
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
@@ -205,15 +205,9 @@ class Sheet:
 
     def _right(self, position: int) -> list[int] | None:
         """Which requests of a document are right answers; None where only the benchmark's own code knows."""
-        task, row = self.benchmark.task, self._asked(position)[0].doc
-        if not _is_plain(task):
-            return None
         if self.benchmark.output_type == "loglikelihood":
-            return [0]
-        gold = task.doc_to_text(row) if task.multiple_input else task.doc_to_target(row)
-        choices = task.doc_to_choice(row)
-        golds = gold if isinstance(gold, list) else [gold]
-        return [choices.index(each) if isinstance(each, str) else int(each) for each in golds]
+            return [0] if is_plain(self.benchmark.task) else None
+        return right_options(self.benchmark.task, self._asked(position)[0].doc)
 
     def _asked(self, position: int) -> Sequence[Instance]:
         return self.benchmark.instances[self.benchmark.documents[position].requests]
@@ -297,12 +291,7 @@ def unit(metric: str) -> str:
 
 def is_choice(benchmark: Benchmark) -> bool:
     """Whether an answer is one of several options, and which is right is known without the benchmark's own code."""
-    return benchmark.output_type == "multiple_choice" and _is_plain(benchmark.task)
-
-
-def _is_plain(task: Task) -> bool:
-    """Whether lm-eval itself decides what is asked and what is right, and no code of the benchmark's."""
-    return type(task) is ConfigurableTask and not callable(task.config.process_results)
+    return benchmark.output_type == "multiple_choice" and is_plain(benchmark.task)
 
 
 def _plain(value: Any) -> float | int:

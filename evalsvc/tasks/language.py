@@ -26,8 +26,8 @@ class BenchmarkTask(TextTask):
     """What the tasks that ask benchmarks have in common."""
 
     benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
-    """lm-eval's tasks, groups or tags: names, or mappings that also have `num_fewshot`, `limit`, `samples` or `data`, a
-    file that takes the place of the benchmark's dataset."""
+    """lm-eval's tasks, groups or tags: names, or mappings that also have `num_fewshot`, `limit`, `samples`, `sample` or
+    `data`, a file that takes the place of the benchmark's dataset."""
     include_path: tuple[DataPath, ...] = ()
     """Folders of lm-eval YAML files; their names go before lm-eval's own."""
     num_fewshot: int | None = Field(default=None, ge=0)
@@ -36,6 +36,10 @@ class BenchmarkTask(TextTask):
     """Which: as the benchmark says, or the first ones, which are the same for every question."""
     limit: int | None = Field(default=None, ge=1)
     """Use the first so many documents of each benchmark only."""
+    sample: int | None = Field(default=None, ge=1)
+    """Use so many documents of each benchmark, drawn by strata: the right answer's place and the question's length.
+    They are the same for every checkpoint and number of solved examples; a larger sample holds a smaller one. Members
+    of a group weigh as much as all of their documents."""
     shard_size: int = Field(default=1024, ge=1)
     """Documents in a shard; moves no number."""
 
@@ -45,6 +49,8 @@ class BenchmarkTask(TextTask):
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"the benchmark {twice!r} is there twice; put one of them into a task of its own")
+        if self.limit is not None and self.sample is not None:
+            raise ValueError("`limit` and `sample` are both given; give the one or the other")
         return self
 
     def load(self, context: Context, num_fewshot: int | None = None, fewshot: str | None = None) -> Loaded:
@@ -62,6 +68,7 @@ class BenchmarkTask(TextTask):
             "first" if "first" in (fewshot, self.fewshot) else "configured",
             self.limit,
             Rules(context.allow_benchmark_code, context.dataset),
+            self.sample,
         )
         given = {} if num_fewshot is None else {"num_fewshot": num_fewshot}
         return load_benchmarks([spec.model_copy(update=given) for spec in self.benchmarks], options)

@@ -98,6 +98,57 @@ def test_samples_are_the_documents_of_the_data(tmp_path: Path) -> None:
         load_one(tmp_path, "a", samples=[5])
 
 
+@pytest.mark.parametrize("shots", [0, 2])
+def test_a_sample_is_asked_what_it_is_asked_among_all(tmp_path: Path, shots: int) -> None:
+    """Solved examples are drawn document by document: asked by themselves, the same questions got other ones."""
+    write_benchmark(tmp_path, "a", questions(40), fewshot_split="test")
+    whole, some = (load_one(tmp_path, "a", num_fewshot=shots, sample=count) for count in (None, 11))
+    chosen = [each.index for each in some.documents]
+    assert (len(chosen), sorted(chosen), some.total) == (11, chosen, 40)
+    assert asked(some) == [each for each in asked(whole) if each[0] in chosen]
+    assert [each.requests for each in some.documents] == [slice(3 * n, 3 * n + 3) for n in range(11)]
+    assert (some.sampled, whole.sampled) == (True, False)
+
+
+def test_samples_are_nested_and_the_same_at_any_number_of_shots(tmp_path: Path) -> None:
+    """Else few and no shots would be compared over other questions, and so would a quick and a longer suite."""
+    write_benchmark(tmp_path, "a", questions(40), fewshot_split="test")
+    chosen = [
+        {each.index for each in load_one(tmp_path, "a", num_fewshot=shots, sample=count).documents}
+        for shots, count in ((0, 9), (3, 9), (0, 25), (0, 39))
+    ]
+    assert chosen[0] == chosen[1] < chosen[2] < chosen[3]
+    (benchmark,) = load(tmp_path, "a", sample=9).benchmarks
+    assert {each.index for each in benchmark.documents} == chosen[0]
+    (benchmark,) = load(tmp_path, {"name": "a", "limit": 4}, sample=9).benchmarks
+    assert [each.index for each in benchmark.documents] == [0, 1, 2, 3]
+
+
+def test_a_sample_of_all_is_the_benchmark_itself(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, "a", questions(5))
+    whole, some = load_one(tmp_path, "a"), load_one(tmp_path, "a", sample=5)
+    assert (some.digest, some.sampled) == (whole.digest, False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        SCHEMA,
+        {"output_type": "loglikelihood", "doc_to_target": "{{choices[gold]}}", "doc_to_choice": None},
+        {"output_type": "loglikelihood_rolling", "doc_to_target": "{{question}}", "doc_to_choice": None},
+        {"output_type": "generate_until", "doc_to_target": "{{choices[gold]}}", "doc_to_choice": None},
+        {"doc_to_target": "{{'abc'[gold]}}", "doc_to_choice": ["a", "b", "c"]},
+    ],
+)
+def test_benchmarks_of_every_kind_can_be_sampled(tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_benchmark(tmp_path, "a", questions(30, first=20), **{"generation_kwargs": None, **changes})
+    some = load_one(tmp_path, "a", sample=12)
+    assert len(some.documents) == 12
+    if some.output_type == "multiple_choice":
+        golds = [some.instances[each.requests][0].doc["gold"] for each in some.documents]
+        assert sorted(golds.count(place) for place in range(3)) == [4, 4, 4], "a third of the documents each"
+
+
 def test_a_number_of_shots_wins_over_a_zero_in_the_definition(tmp_path: Path) -> None:
     """lm-eval's own `num_fewshot` does not, and nothing says so."""
     write_benchmark(tmp_path, "a", questions(8), num_fewshot=0)

@@ -106,8 +106,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(folder: Path, *names: str) -> Loaded:
-    return load_benchmarks([BenchmarkSpec(name=name) for name in names], LoadOptions(include_path=(folder,)))
+def load(folder: Path, *names: str, sample: int | None = None) -> Loaded:
+    options = LoadOptions(include_path=(folder,), sample=sample)
+    return load_benchmarks([BenchmarkSpec(name=name) for name in names], options)
 
 
 def answered(lm: OpenLM, loaded: Loaded) -> Results:
@@ -237,6 +238,19 @@ def test_protocols_tell_what_moves_a_number(lm: OpenLM, folder: Path) -> None:
     assert group["members"] == {name: metrics[f"{name}/acc"].protocol.id for name in ("cloze_3", "cloze_8")}
     assert metrics["sized/acc"].n == 11
     assert metrics["sized/acc"].baseline == 0.25
+
+
+def test_samples_of_a_group_weigh_what_they_were_drawn_from(lm: OpenLM, folder: Path) -> None:
+    """Three questions of three and of eight: equally weighted, the small member would count more than in the whole."""
+    metrics = by_name(answered(lm, load(folder, "sized", sample=3)).metrics)
+    small, large, both = (metrics[f"{name}/acc"] for name in ("cloze_3", "cloze_8", "sized"))
+    assert (small.n, large.n, both.n) == (3, 3, 6)
+    assert both.value == pytest.approx((3 * small.value + 8 * large.value) / 11)
+    assert both.stderr == pytest.approx(math.hypot(3 * (small.stderr or 0), 8 * (large.stderr or 0)) / 11)
+    assert both.baseline == 0.25
+    plain = by_name(answered(lm, load(folder, "plain", sample=3)).metrics)["plain/acc"]
+    assert plain.value == pytest.approx((small.value + large.value) / 2)
+    assert plain.stderr == pytest.approx(math.hypot(small.stderr or 0, large.stderr or 0) / 2)
 
 
 def test_the_mean_counts_a_group_once_and_takes_the_first_metric_that_is_there(lm: OpenLM, folder: Path) -> None:

@@ -171,6 +171,8 @@ def test_icl_is_five_fixed_shots_less_none(benchmarks: dict[str, Any]) -> None:
     assert "forgetting/more_icl" not in found
     again = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=0, **benchmarks))
     assert again["forgetting/sums_icl"]["value"] == found["forgetting/sums_icl"]["value"]
+    sampled = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=2, sample=7, **benchmarks))
+    assert sampled["forgetting/sums_icl"]["n"] == 7, "at any number of shots the same documents are drawn"
 
 
 def test_texts_that_are_too_short_say_nothing_about_late_tokens() -> None:

@@ -128,7 +128,12 @@ def test_protocols_name_everything_that_moves_a_number(folder: Path) -> None:
         "dtype": "float32",
         "rotary_inv_freq_dtype": "auto",
     }
-    same: list[dict[str, Any]] = [{"limit": 30}, {"max_length": 132}, {"tokenizer": str(ROOT / "tokenizer.json")}]
+    same: list[dict[str, Any]] = [
+        {"limit": 30},
+        {"sample": 30},
+        {"max_length": 132},
+        {"tokenizer": str(ROOT / "tokenizer.json")},
+    ]
     for parameters in same:
         assert protocol(evaluate(language(folder, "numbers", **parameters)), "numbers/acc") == plain, parameters
     moved: dict[str, dict[str, Any]] = {
@@ -146,6 +151,9 @@ def test_protocols_name_everything_that_moves_a_number(folder: Path) -> None:
     some = evaluate(language(folder, {"name": "numbers", "samples": [7, 2]}, limit=5))
     assert (protocol(some, "numbers/acc")["limit"], protocol(some, "numbers/acc")["samples"]) == (None, [2, 7])
     assert [item["index"] for item in items(some)] == [2, 7]
+    drawn = protocol(evaluate(language(folder, "numbers", sample=12)), "numbers/acc")
+    assert drawn["sample"] == {"documents": 12, "of": 30, "design": "stratified/1"}
+    assert {name for name in plain if drawn[name] != plain[name]} == {"digest"}
 
 
 def test_cut_contexts_are_counted(folder: Path) -> None:
@@ -184,6 +192,11 @@ def test_a_benchmark_of_lm_evals_own_registry_runs_on_local_rows(tmp_path: Path)
             {"benchmarks": [{"name": "piqa", "limit": 3, "samples": [1]}]},
             "benchmarks.0: `limit` and `samples` are both given",
         ),
+        (
+            {"benchmarks": [{"name": "piqa", "sample": 3, "samples": [1]}]},
+            "benchmarks.0: `samples` and `sample` are both given",
+        ),
+        ({"benchmarks": ["piqa"], "sample": 3, "limit": 3}, "`limit` and `sample` are both given; give the one"),
         ({"benchmarks": ["piqa"], "include_path": ["here"]}, "include_path.0: 'here' is relative; give an absolute"),
         ({"benchmarks": ["piqa"], "limits": 3}, "no key is named 'limits'; did you mean 'limit'"),
     ],
