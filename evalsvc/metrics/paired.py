@@ -126,6 +126,31 @@ def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: flo
     return Ratio(ratio, standard_error(parts), len(pairs))
 
 
+def interval_of_centred(
+    base: Sequence[float], values: Sequence[float], chance: float, level: float = LEVEL
+) -> Interval | None:
+    """Where the ratio of `ratio_of_centred` is: Fieller's interval, which is right also where the base is not far above
+    chance. There the ratio is skewed, and ratio ± z · stderr misses on one side.
+
+    With means x̄ = mean(values) − r and ȳ = mean(base) − r and the variances and covariance v of the two means, it has
+    all ρ with (x̄ − ρ ȳ)² ≤ z² (v_xx − 2 ρ v_xy + ρ² v_yy). None where that has no end: at this level the base might be
+    at chance, and then any ratio might be. None, too, with fewer than two items.
+
+    Source: E. C. Fieller, Journal of the Royal Statistical Society B 16 (1954) 175–185.
+    """
+    n = len(base)
+    if n < 2:
+        return None
+    x, y = (math.fsum(side) / n - chance for side in (values, base))
+    v_xx, v_xy, v_yy = (_covariance_of_means(*sides) for sides in ((values, values), (values, base), (base, base)))
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    a, b, c = y * y - z2 * v_yy, x * y - z2 * v_xy, x * x - z2 * v_xx
+    if a <= 0:
+        return None
+    reach = math.sqrt(max(0.0, b * b - a * c))
+    return Interval((b - reach) / a, (b + reach) / a, level)
+
+
 def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
     """The plain mean of independent values; stderr² = Σ stderr_k² / K², None where one has none; n is all items."""
     if not ratios:
@@ -135,6 +160,22 @@ def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
     return Ratio(math.fsum(ratio.value for ratio in ratios) / len(ratios), stderr, sum(ratio.n for ratio in ratios))
 
 
+def interval_of_mean(values: Sequence[float], intervals: Sequence[Interval]) -> Interval | None:
+    """Of the plain mean of independent values, from their own intervals, which need not be symmetric; all of one level.
+
+    Each side reaches as far as √Σ (value_k − limit_k)² / K. None without values.
+
+    Source: G. Y. Zou and A. Donner, Statistics in Medicine 27 (2008) 1693–1702.
+    """
+    pairs = list(zip(values, intervals, strict=True))
+    if not pairs:
+        return None
+    mean = math.fsum(values) / len(pairs)
+    below = math.hypot(*(value - interval.low for value, interval in pairs)) / len(pairs)
+    above = math.hypot(*(interval.high - value for value, interval in pairs)) / len(pairs)
+    return Interval(mean - below, mean + above, intervals[0].level)
+
+
 def standard_error(values: Sequence[float]) -> float | None:
     """Of the mean of independent values; None with fewer than two, or where one is not finite."""
     n = len(values)
@@ -142,6 +183,13 @@ def standard_error(values: Sequence[float]) -> float | None:
         return None
     mean = math.fsum(values) / n
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1)))
+
+
+def _covariance_of_means(a: Sequence[float], b: Sequence[float]) -> float:
+    """Of the means of paired values, at least two."""
+    n = len(a)
+    mean_a, mean_b = math.fsum(a) / n, math.fsum(b) / n
+    return math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True)) / (n * (n - 1))
 
 
 def _columns(items: Sequence[Item], metric_name: str, keys: Sequence[str]) -> dict[tuple[Any, Any], list[float]]:

@@ -11,6 +11,8 @@ from evalsvc.metrics.paired import (
     Judgement,
     Paired,
     confidence_interval,
+    interval_of_centred,
+    interval_of_mean,
     judge,
     mean_of,
     paired_difference,
@@ -223,6 +225,94 @@ class TestRetention:
     def test_a_base_at_chance_has_none(self) -> None:
         assert ratio_of_centred([1, 0], [1, 1], 0.5) is None
         assert ratio_of_centred([], [], 0.5) is None
+
+
+def forgetful(
+    rng: random.Random, n: int, base_right: float, kept: float, gained: float
+) -> tuple[list[float], list[float]]:
+    """Answers of a base, and of a checkpoint that keeps a part of what it gets right and gains a part of the rest."""
+    base = [float(rng.random() < base_right) for _ in range(n)]
+    return base, [float(rng.random() < (kept if right else gained)) for right in base]
+
+
+class TestFiellersInterval:
+    CHANCE = 0.25
+    DRAWS = 2000
+
+    def test_by_hand(self) -> None:
+        """Its ends are where the difference x̄ − ρ ȳ is z standard errors from nothing."""
+        base, values = correlated_answers(0.7, 0.2, seed=21)
+        found = interval_of_centred(base, values, self.CHANCE, level=0.9)
+        assert found is not None
+        for ratio in (found.low, found.high):
+            parts = [x - self.CHANCE - ratio * (y - self.CHANCE) for y, x in zip(base, values, strict=True)]
+            assert abs(statistics.fmean(parts)) == pytest.approx(1.6449 * (standard_error(parts) or 0), rel=1e-3)
+
+    @pytest.mark.parametrize(
+        ("n", "base_right", "kept", "gained"),
+        [(100, 0.45, 0.6, 0.2), (200, 0.35, 0.6, 0.2), (100, 0.6, 0.3, 0.2), (100, 0.6, 0.9, 0.1)],
+        ids=["half left", "weak base", "nothing left", "all left"],
+    )
+    def test_covers_as_often_as_it_says(self, n: int, base_right: float, kept: float, gained: float) -> None:
+        """Also where the base is two standard errors above chance, where a linearised interval misses on one side."""
+        rng = random.Random(n)
+        truth = (base_right * kept + (1 - base_right) * gained - self.CHANCE) / (base_right - self.CHANCE)
+        missed = {"low": 0, "high": 0}
+        for _ in range(self.DRAWS):
+            base, values = forgetful(rng, n, base_right, kept, gained)
+            found = interval_of_centred(base, values, self.CHANCE)
+            missed["low"] += found is not None and truth < found.low
+            missed["high"] += found is not None and truth > found.high
+        share = {side: count / self.DRAWS for side, count in missed.items()}
+        assert 0.03 < share["low"] + share["high"] < 0.07
+        assert all(0.005 < each < 0.05 for each in share.values())
+
+    def test_a_linearised_interval_misses_on_one_side(self) -> None:
+        """What Fieller's is for: a retention that is too low is believed twice as often as it should be."""
+        rng, missed = random.Random(3), {"low": 0, "high": 0}
+        for _ in range(self.DRAWS):
+            ratio = ratio_of_centred(*forgetful(rng, 200, 0.35, 0.6, 0.2), self.CHANCE)
+            if ratio is None:  # the base is at chance exactly
+                continue
+            plain = confidence_interval(ratio.value, ratio.stderr or 0)
+            missed["low"] += plain.low > 0.9
+            missed["high"] += plain.high < 0.9
+        assert missed["high"] > 10 * missed["low"]
+
+    def test_a_base_that_may_be_at_chance_has_none(self) -> None:
+        assert interval_of_centred([1, 0, 0, 0] * 9 + [1], [1, 0, 0, 0] * 9 + [0], self.CHANCE) is None
+        assert interval_of_centred([1], [1], self.CHANCE) is None
+
+    def test_nothing_has_changed(self) -> None:
+        base = [1.0] * 70 + [0.0] * 30
+        assert interval_of_centred(base, base, self.CHANCE) == Interval(
+            pytest.approx(1),  # type: ignore[arg-type]
+            pytest.approx(1),  # type: ignore[arg-type]
+            0.95,
+        )
+
+    def test_the_mean_over_benchmarks_is_covered_too(self) -> None:
+        rng, missed, draws = random.Random(5), 0, 1000
+        tasks = [(100, 0.5, 0.6, 0.2), (200, 0.45, 0.9, 0.1), (80, 0.7, 0.5, 0.3)]
+        truth = statistics.fmean((b * k + (1 - b) * g - self.CHANCE) / (b - self.CHANCE) for _, b, k, g in tasks)
+        for _ in range(draws):
+            answers = [forgetful(rng, *task) for task in tasks]
+            ratios = [ratio_of_centred(*each, self.CHANCE) for each in answers]
+            intervals = [interval_of_centred(*each, self.CHANCE) for each in answers]
+            pairs = [(r.value, i) for r, i in zip(ratios, intervals, strict=True) if r is not None and i is not None]
+            found = interval_of_mean([value for value, _ in pairs], [interval for _, interval in pairs])
+            assert found is not None
+            missed += not found.low <= truth <= found.high
+        assert 0.03 < missed / draws < 0.07
+
+
+def test_interval_of_a_mean() -> None:
+    """Of equal, symmetric intervals it is that of the mean; of one value it is its own."""
+    found = interval_of_mean([1.0, 3.0], [Interval(0.0, 2.0, 0.9), Interval(2.0, 4.0, 0.9)])
+    assert found is not None
+    assert (found.low, found.high, found.level) == pytest.approx((2 - math.sqrt(0.5), 2 + math.sqrt(0.5), 0.9))
+    assert interval_of_mean([1.0], [Interval(0.5, 3.0, 0.95)]) == Interval(0.5, 3.0, 0.95)
+    assert interval_of_mean([], []) is None
 
 
 def test_mean_of_values_without_error() -> None:
