@@ -18,12 +18,13 @@ from evalsvc import __version__
 from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.data import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
-from evalsvc.metrics.ratio import ratio_of_sums
-from evalsvc.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.base_comparison import Differences, text_retained
+from evalsvc.tasks.base_comparison import Differences
+from evalsvc.tasks.comparison_rows import benchmark_rows
 from evalsvc.tasks.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.language import BenchmarkTask
+from evalsvc.tasks.retention import benchmark_metrics, centred, text_retained
 from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
+from evalsvc.tasks.text_measures import measure_text
 
 if TYPE_CHECKING:
     from evalsvc.language.benchmarks import Loaded
@@ -37,8 +38,6 @@ FEW_SHOTS = 5
 
 TOKENS_PER_SHARD = 1 << 17
 """Of text, which two models read."""
-
-NATS = "nats/token"
 
 
 class Forgetting(BenchmarkTask):
@@ -126,7 +125,9 @@ class Forgetting(BenchmarkTask):
         if self.benchmarks:
             results.append(self._merge_benchmarks(context, parts))
         if self.text is not None:
-            results.append(_merge_text(self, parts["text"]))
+            text = parts["text"]
+            found = measure_text(self.name, self.icl_positions, text.shards, text.outputs)
+            results.append(TaskResult(found.metrics, found.items, found.notes))
         return _joined(self.name, results)
 
     # the base
@@ -204,7 +205,7 @@ class Forgetting(BenchmarkTask):
         }
 
     def _merge_benchmarks(self, context: Context, parts: Mapping[str, _Part]) -> TaskResult:
-        """The checkpoint's results, what compares them with the base's, and the headline."""
+        """The checkpoint's results, what compares them with the base's, and the headlines."""
         from evalsvc.language.evaluation import merge_answers
 
         found = {
@@ -219,14 +220,17 @@ class Forgetting(BenchmarkTask):
         compared = {**content, "base": shard["base"], "base_layout": shard["base_layout"]}
         differences = Differences(self.name)
         differences.add_changes(own, base, compared)
-        retained = text_retained(self.name, own, base, compared)
+        rows = benchmark_rows(own, base)
+        retained = text_retained(self.name, rows, own, compared)
         notes = {**own.notes, "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance}}
         if "few" in found:
             differences.add_icl(found.get("zero", own), found["few"], content)
             notes["icl_contexts_cut"] = found["few"].notes["contexts_cut"]
-        rows = [{"benchmark": self.name, "index": index, **row} for index, row in differences.numbers.items()]
-        metrics = [*own.metrics, *differences.metrics, *retained.metrics]
-        return TaskResult(metrics, [*own.items, *rows], notes)
+        above = [*centred(self.name, rows, own, content), *retained.metrics]
+        items = [{"benchmark": self.name, "index": index, **row} for index, row in differences.numbers.items()]
+        of_each = benchmark_metrics(self.name, rows, own, compared)
+        metrics = [*own.metrics, *differences.metrics, *of_each, *above]
+        return TaskResult(metrics, [*own.items, *items], notes)
 
     # text
 
@@ -338,88 +342,3 @@ def _joined(task: str, results: Sequence[TaskResult]) -> TaskResult:
     notes = {key: note for result in results for key, note in result.notes.items()}
     metrics = [metric for result in results for metric in result.metrics]
     return TaskResult(metrics, [*answers, *(rows[index] for index in sorted(rows))], notes)
-
-
-# what comes of the text
-
-
-def _merge_text(task: Forgetting, part: _Part) -> TaskResult:
-    """Metrics of the text, and a row of numbers for each."""
-    counts = [count for output in part.outputs for count in output["counts"]]
-    late = [pair for output in part.outputs for pair in output["late"]]
-    names = part.outputs[0]["sums"]
-    sums = {name: [value for output in part.outputs for value in output["sums"][name]] for name in names}
-    rows = [
-        _text_row(task.name, index, count, {name: sums[name][index] for name in names}, late[index])
-        for index, count in enumerate(counts)
-    ]
-    notes: dict[str, Any] = {
-        "texts": len(rows),
-        "texts_cut": sum(output["cut"] for output in part.outputs),
-        "tokens": sum(counts),
-    }
-    if not any("icl_loss" in row for row in rows):
-        notes["icl_loss"] = f"none of the texts has {task.icl_positions[1]} tokens"
-    return TaskResult(_text_metrics(task, part.shards[0], rows), rows, notes)
-
-
-def _text_row(
-    task: str, index: int, count: int, sums: Mapping[str, float], late: Sequence[float] | None
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"benchmark": task, "index": index}
-    if count:
-        row |= {name: sums[name] for name in ("nll", "within", "image_mass", "kl", "kl_within", "top1")}
-        row |= {f"{name}_change": sums[name] - sums[f"base_{name}"] for name in ("nll", "within")}
-        row["tokens"] = count
-    if late is not None:
-        own, base = late
-        row |= {"icl_loss": own, "icl_loss_change": own - base}
-    return row
-
-
-def _text_metrics(task: Forgetting, shard: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[MetricValue]:
-    """Every metric that has texts to rest on; those within text where there is anything else."""
-    own = shard["protocol"]
-    compared = {**own, "base": shard["base"], "base_layout": shard["base_layout"]}
-    positions = {"positions": list(task.icl_positions)}
-    ids = shard["rows"]
-    wanted: dict[str, _Wanted] = {
-        "loss": _Wanted(("nll", "tokens"), own, baseline=math.log(ids["all"])),
-        "loss_within": _Wanted(("within", "tokens"), own, baseline=math.log(ids["text"])),
-        "loss_change": _Wanted(("nll_change", "tokens"), compared),
-        "loss_within_change": _Wanted(("within_change", "tokens"), compared),
-        "kl": _Wanted(("kl", "tokens"), compared),
-        "kl_within": _Wanted(("kl_within", "tokens"), compared),
-        "top1_agreement": _Wanted(("top1", "tokens"), compared, "fraction", "higher"),
-        "image_mass": _Wanted(("image_mass", "tokens"), own, "probability", "none", ids["image"] / ids["all"]),
-        "icl_loss": _Wanted(("icl_loss",), {**own, **positions}),
-        "icl_loss_change": _Wanted(("icl_loss_change",), {**compared, **positions}),
-    }
-    if not shard["within"]:
-        wanted = {name: one for name, one in wanted.items() if "within" not in name}
-    if not ids["image"]:
-        del wanted["image_mass"]
-    values = (one.value(f"{task.name}/{name}", rows) for name, one in wanted.items())
-    return [value for value in values if value is not None]
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """A metric of the text."""
-
-    items: tuple[str, ...]
-    """As `MetricValue.items`."""
-    protocol: Mapping[str, Any]
-    unit: str = NATS
-    direction: Direction = "lower"
-    baseline: float | None = None
-
-    def value(self, name: str, rows: Sequence[Mapping[str, Any]]) -> MetricValue | None:
-        key, *weight = self.items
-        some = [row for row in rows if key in row]
-        ratio = ratio_of_sums([row[key] for row in some], [row[weight[0]] if weight else 1 for row in some])
-        if ratio is None:
-            return None
-        protocol = Protocol(self.protocol)
-        found = (ratio.value, ratio.stderr, ratio.n, self.unit, self.direction)
-        return MetricValue(name, *found, protocol, self.baseline, self.items)

@@ -1,0 +1,356 @@
+"""What a checkpoint and its base make of the same items: a row for each number, how far apart, and whether it is real.
+
+A difference is tested item by item: on how many is the checkpoint better, on how many worse? Of questions that are
+right or wrong that is McNemar's test, of losses the sign test. Both are exact, however the numbers are distributed.
+Tests of the same kind over several benchmarks are corrected together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from evalsvc.metrics.mcnemar import McNemar, holm
+from evalsvc.metrics.paired import LEVEL, Interval, Paired, interval_of_centred, paired_difference, ratio_of_centred
+from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.tasks.base_comparison import SCOPES, accuracy_of, benchmarks_of, numbers_of
+from evalsvc.tasks.random_baselines import Baseline, random_baseline
+
+if TYPE_CHECKING:
+    from evalsvc.language.results import Results
+
+ALPHA = 1 - LEVEL
+"""The probability of at least one wrong verdict among the rows of one kind, if nothing has changed."""
+
+ABOVE_CHANCE = 2.0
+"""Standard errors by which the base must be above chance, or there is nothing that could be forgotten."""
+
+NAMED = 0.05
+"""Share of a change of bits per byte from which a part of it is called a cause: the smallest parts are real, too."""
+
+BITS = "bits/byte"
+NATS = "nats/token"
+
+Verdict = Literal["lost", "gained", "indistinguishable"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A number of each item, of the base and of the checkpoint; what the row is about is Σ number / Σ weight."""
+
+    base: Sequence[float]
+    own: Sequence[float]
+    weights: Sequence[float]
+    """Of both: bytes, tokens; 1 where the row is about a mean."""
+
+    def side(self, numbers: Sequence[float]) -> Ratio:
+        found = ratio_of_sums(numbers, self.weights)
+        assert found is not None, "a row has items of some weight"
+        return found
+
+    def difference(self) -> Paired:
+        """Checkpoint less base."""
+        base, own = (
+            [
+                {"index": index, "number": number, "weight": weight}
+                for index, (number, weight) in enumerate(zip(numbers, self.weights, strict=True))
+            ]
+            for numbers in (self.base, self.own)
+        )
+        found = paired_difference(base, own, "", ("number", "weight"))
+        assert found is not None, "a row has items of some weight"
+        return found
+
+    def counts(self, higher_is_better: bool) -> McNemar:
+        """`only_a`: items on which the base is better; of those on which both are equal, `both` have a number but 0."""
+        sign = 1 if higher_is_better else -1
+        gains = [sign * ((own > base) - (own < base)) for base, own in zip(self.base, self.own, strict=True)]
+        equal = [base for base, gain in zip(self.base, gains, strict=True) if not gain]
+        both = sum(map(bool, equal))
+        return McNemar(both, gains.count(-1), gains.count(1), len(equal) - both)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of both. Of what has no such value, None."""
+
+    what: str
+    """A benchmark, or `text`."""
+    metric: str
+    """`acc`, `bits_per_byte`, `loss`, …"""
+    scope: str
+    """`all`: over all ids. `text`: within the text ids."""
+    unit: str
+    n: int
+    """Items: questions or texts."""
+    base: float
+    base_stderr: float | None
+    checkpoint: float
+    checkpoint_stderr: float | None
+    change: float
+    """Checkpoint less base."""
+    change_stderr: float | None
+    """Paired over the items."""
+    change_low: float | None
+    """Of the change's interval, of level 0.95."""
+    change_high: float | None
+    lost: int
+    """Items on which the checkpoint is worse; of accuracies: that only the base gets right."""
+    gained: int
+    """Items on which it is better."""
+    p: float
+    """Two-sided, exact, that a changed item is as often one as the other."""
+    p_corrected: float
+    """By Holm's method, over the rows of this metric and scope."""
+    verdict: Verdict
+    chance: float | None = None
+    """What a model that knows nothing gets right."""
+    chance_table: int | None = None
+    """The version of the table that `chance` is from; None: it is right options / options."""
+    centred_base: float | None = None
+    """(base − chance) / (1 − chance)"""
+    centred: float | None = None
+    """The same of the checkpoint."""
+    retained: float | None = None
+    """`centred` / `centred_base`, where the base is above chance by two standard errors."""
+    retained_stderr: float | None = None
+    retained_low: float | None = None
+    """Of its interval, of level 0.95; None where it has no end."""
+    retained_high: float | None = None
+
+    @property
+    def retained_interval(self) -> Interval | None:
+        if self.retained_low is None or self.retained_high is None:
+            return None
+        return Interval(self.retained_low, self.retained_high, LEVEL)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.what, self.metric, self.scope
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where a change of a loss comes from: −log p(id) = −log p(id | text) − log p(text).
+
+    The first term is what is known of the text, the second what other ids are expected in its place: images above all.
+    """
+
+    what: str
+    unit: str
+    total: Paired
+    knowledge: Paired
+    """Change within the text ids."""
+    expectation: Paired
+    """Change of the rest."""
+    base_image_mass: float | None
+    image_mass: float
+    """Mean probability of image ids where text is due, of base and checkpoint; None: it was not measured."""
+
+    def share(self, part: Paired) -> float:
+        """Of the total change; 0 where the part may be nothing or goes the other way."""
+        interval = part.interval()
+        if interval is None or interval.covers_zero or not self.total.value:
+            return 0.0
+        return max(0.0, part.value / self.total.value)
+
+
+def benchmark_rows(own: Results, base: Results) -> list[Row]:
+    """Accuracy and bits per byte of every benchmark, over all ids and within text; those of one are neighbours."""
+    found = (
+        make(own, base, benchmark, scope)
+        for benchmark in benchmarks_of(own)
+        for make in (_accuracy, _bits)
+        for scope in SCOPES
+    )
+    return corrected([row for row in found if row is not None])
+
+
+def corrected(rows: Sequence[Row]) -> list[Row]:
+    """With p-values and verdicts that count how many rows of the same metric and scope there are."""
+    p_values: dict[tuple[str, str, str], float] = {}
+    for kind in {row.key[1:] for row in rows}:
+        family = [row for row in rows if row.key[1:] == kind]
+        p_values |= {row.key: p for row, p in zip(family, holm([row.p for row in family]), strict=True)}
+    return [replace(row, p_corrected=p_values[row.key], verdict=_verdict(row, p_values[row.key])) for row in rows]
+
+
+def loss_row(what: str, metric: str, scope: str, unit: str, pairs: Pairs) -> Row:
+    """Of a number that is better where it is lower. Its p-value is not corrected yet."""
+    return _row(what, metric, scope, unit, pairs, higher_is_better=False)
+
+
+def parts_of(what: str, unit: str, everything: Pairs, within: Pairs, masses: tuple[float | None, float]) -> Parts:
+    """`everything` and `within` are losses over all ids and within text; `masses` those of base and checkpoint."""
+    base, own = (
+        [total - part for total, part in zip(getattr(everything, side), getattr(within, side), strict=True)]
+        for side in ("base", "own")
+    )
+    expectation = Pairs(base, own, everything.weights)
+    return Parts(what, unit, everything.difference(), within.difference(), expectation.difference(), *masses)
+
+
+def benchmark_parts(own: Results, base: Results) -> list[Parts]:
+    """Of the bits per byte of each benchmark's right answers, where the table has more than text."""
+    found = []
+    for benchmark in benchmarks_of(own):
+        everything, within = (_bits_pairs(own, base, benchmark, scope) for scope in SCOPES)
+        mass = _value(own, f"{benchmark}/image_mass")
+        if everything is not None and within is not None and mass is not None:
+            masses = _value(base, f"{benchmark}/image_mass") or 0.0, mass
+            found.append(parts_of(benchmark, BITS, everything, within, masses))
+    return found
+
+
+def what_is_gone(
+    accuracy: Row, rows: Mapping[tuple[str, str, str], Row], parts: Parts | None, p_recovered: float
+) -> str:
+    """In words, of a benchmark: its knowledge, or only that an image is expected. `rows` are by their keys.
+
+    Right answers that are lost within text ids, too, were known. Those that come back there (`p_recovered`, see
+    `recovered`) were not given because other ids were expected. Where no right answers are lost, because the base had
+    none or nothing was forgotten, bits per byte tell, in the same way.
+    """
+    within = rows.get((accuracy.what, accuracy.metric, "text"))
+    if accuracy.verdict == "gained":
+        return "nothing: more right answers"
+    if accuracy.verdict == "lost":
+        known, expected = within is None or within.verdict == "lost", p_recovered <= ALPHA
+        return f"answers: {_causes(known, expected)}"
+    if within is not None and within.verdict == "lost":
+        return "answers, with text ids only"
+    bits, bits_within = (rows.get((accuracy.what, "bits_per_byte", ids)) for ids in ("all", "text"))
+    if bits is None or bits.verdict == "indistinguishable":
+        return "nothing that is seen"
+    if bits.verdict == "gained":
+        return "nothing: better bits"
+    if parts is None or bits_within is None:
+        return f"bits: {_causes(known=True, expected=False)}"
+    known = bits_within.verdict == "lost" and parts.share(parts.knowledge) >= NAMED
+    return f"bits: {_causes(known, parts.share(parts.expectation) >= NAMED)}"
+
+
+def _causes(known: bool, expected: bool) -> str:
+    if known and expected:
+        return "knowledge, expectation of an image"
+    if known:
+        return "knowledge"
+    return "expectation of an image" if expected else "not decided which"
+
+
+def recovered(own: Results, base: Results) -> dict[str, float]:
+    """By benchmark, the p-value, corrected, that no right answers come back when only text ids are allowed.
+
+    It is of the questions that the checkpoint gets right within text and not over all ids, less what the base does so.
+    """
+    p_values = {}
+    for benchmark in benchmarks_of(own):
+        everything, within = (_accuracy_pairs(own, base, benchmark, scope) for scope in SCOPES)
+        if everything is None or within is None:
+            continue
+        gains = Pairs(
+            [own - base for base, own in zip(everything.base, everything.own, strict=True)],
+            [own - base for base, own in zip(within.base, within.own, strict=True)],
+            everything.weights,
+        )
+        p_values[benchmark] = gains.counts(higher_is_better=True).p
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
+
+
+def _accuracy(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
+    metric, pairs = accuracy_of(own, benchmark, scope), _accuracy_pairs(own, base, benchmark, scope)
+    if metric is None or pairs is None:
+        return None
+    name = metric.name.partition("/")[2].replace("_within", "", 1)
+    row = _row(benchmark, name, SCOPES[scope], metric.unit, pairs, higher_is_better=True)
+    return _above_chance(row, pairs, random_baseline(benchmark, metric.baseline or 0.0))
+
+
+def _above_chance(row: Row, pairs: Pairs, chance: Baseline) -> Row:
+    r = chance.value
+    row = replace(
+        row,
+        chance=r,
+        chance_table=chance.table,
+        centred_base=(row.base - r) / (1 - r),
+        centred=(row.checkpoint - r) / (1 - r),
+    )
+    if row.base_stderr is None or row.base - r <= ABOVE_CHANCE * row.base_stderr:
+        return row
+    ratio = ratio_of_centred(pairs.base, pairs.own, r)
+    assert ratio is not None, "the base is above chance"
+    interval = interval_of_centred(pairs.base, pairs.own, r)
+    return replace(
+        row,
+        retained=ratio.value,
+        retained_stderr=ratio.stderr,
+        retained_low=interval.low if interval else None,
+        retained_high=interval.high if interval else None,
+    )
+
+
+def _bits(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
+    pairs = _bits_pairs(own, base, benchmark, scope)
+    return None if pairs is None else loss_row(benchmark, "bits_per_byte", SCOPES[scope], BITS, pairs)
+
+
+def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, *, higher_is_better: bool) -> Row:
+    base, own, change = pairs.side(pairs.base), pairs.side(pairs.own), pairs.difference()
+    counts, interval = pairs.counts(higher_is_better), change.interval()
+    return Row(
+        what,
+        metric,
+        scope,
+        unit,
+        change.n,
+        base.value,
+        base.stderr,
+        own.value,
+        own.stderr,
+        change.value,
+        change.stderr,
+        interval.low if interval else None,
+        interval.high if interval else None,
+        counts.only_a,
+        counts.only_b,
+        counts.p,
+        counts.p,
+        "indistinguishable",
+    )
+
+
+def _verdict(row: Row, p_corrected: float) -> Verdict:
+    if p_corrected > ALPHA:
+        return "indistinguishable"
+    return "lost" if row.lost > row.gained else "gained"
+
+
+def _accuracy_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    metric = accuracy_of(own, benchmark, scope)
+    if metric is None or len(metric.items) != 1:
+        return None
+    return _pairs(own, base, benchmark, metric.items)
+
+
+def _bits_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    there = _value(own, f"{benchmark}/bits_per_byte{scope}") is not None
+    return _pairs(own, base, benchmark, (f"bits{scope}", "bytes")) if there else None
+
+
+def _pairs(own: Results, base: Results, benchmark: str, keys: Sequence[str]) -> Pairs | None:
+    """Of the documents that both have; the weight is the checkpoint's, and the base's is the same."""
+    old, new = (numbers_of(results.items, benchmark, keys) for results in (base, own))
+    common = [index for index in new if index in old]
+    key, *weight = keys
+    weights = [new[index][weight[0]] if weight else 1 for index in common]
+    if not any(weights):
+        return None
+    return Pairs([old[index][key] for index in common], [new[index][key] for index in common], weights)
+
+
+def _value(results: Results, name: str) -> float | None:
+    return next((metric.value for metric in results.metrics if metric.name == name), None)
