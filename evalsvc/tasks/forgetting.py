@@ -7,7 +7,7 @@ and each comes over all ids and within the text ids: a model that expects an ima
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,8 +18,10 @@ from evalsvc import __version__
 from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.data import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
+from evalsvc.metrics.paired import confidence_interval
 from evalsvc.tasks.base_comparison import Differences
-from evalsvc.tasks.comparison_rows import benchmark_rows
+from evalsvc.tasks.comparison_rows import Row, benchmark_parts, benchmark_rows, recovered
+from evalsvc.tasks.forgetting_page import Flipped, Report
 from evalsvc.tasks.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.language import BenchmarkTask
 from evalsvc.tasks.retention import benchmark_metrics, centred, text_retained
@@ -29,6 +31,7 @@ from evalsvc.tasks.text_measures import measure_text
 if TYPE_CHECKING:
     from evalsvc.language.benchmarks import Loaded
     from evalsvc.language.encoding import TextEncoding
+    from evalsvc.language.results import Results
     from evalsvc.tasks.text_comparison import Passage
 
 ESTIMATOR = "forgetting/1"
@@ -38,6 +41,9 @@ FEW_SHOTS = 5
 
 TOKENS_PER_SHARD = 1 << 17
 """Of text, which two models read."""
+
+SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", "icl_loss_change")
+"""What the page shows of the text's metrics beside the losses."""
 
 
 class Forgetting(BenchmarkTask):
@@ -62,6 +68,9 @@ class Forgetting(BenchmarkTask):
     icl_positions: tuple[int, int] = (50, 500)
     """Counted from 1, the two ids of a text whose losses are compared: a model that uses its context has less at the
     later one. Texts that do not reach so far say nothing about it."""
+    flipped: int = Field(default=100, ge=0)
+    """Of each benchmark, keep so many of the questions that only the base or only the checkpoint gets right, with the
+    answers, as the artifact `flipped.jsonl`; moves no number."""
     text_shards: int | None = Field(default=None, ge=1)
     """Parts to cut the text into [one per 131,072 tokens]; moves no number."""
 
@@ -110,7 +119,7 @@ class Forgetting(BenchmarkTask):
         return self.answer(context, loaded, shard, context.report)
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        """Metrics and items. Needs the benchmarks' data, but neither checkpoint, base nor text.
+        """Metrics, items, and what is to be read. Needs the benchmarks' data, but neither checkpoint, base nor text.
 
         An item is a document of a benchmark as in the task `language`, or a row of what compares: that of the index i
         has the i-th text and the i-th document of each benchmark.
@@ -121,14 +130,13 @@ class Forgetting(BenchmarkTask):
             part.shards.append(shard)
             part.outputs.append(output)
         label = context.base.checkpoint.label if context.base else None
+        report = Report(label, context.checkpoint.label)
         results = [TaskResult([], notes={"base": label, "base_sha256": shards[0]["base"]})]
         if self.benchmarks:
-            results.append(self._merge_benchmarks(context, parts))
+            results.append(self._merge_benchmarks(context, parts, report))
         if self.text is not None:
-            text = parts["text"]
-            found = measure_text(self.name, self.icl_positions, text.shards, text.outputs)
-            results.append(TaskResult(found.metrics, found.items, found.notes))
-        return _joined(self.name, results)
+            results.append(self._merge_text(parts["text"], report))
+        return replace(_joined(self.name, results), artifacts=report.artifacts())
 
     # the base
 
@@ -204,8 +212,8 @@ class Forgetting(BenchmarkTask):
             **self.protocol(),
         }
 
-    def _merge_benchmarks(self, context: Context, parts: Mapping[str, _Part]) -> TaskResult:
-        """The checkpoint's results, what compares them with the base's, and the headlines."""
+    def _merge_benchmarks(self, context: Context, parts: Mapping[str, _Part], report: Report) -> TaskResult:
+        """The checkpoint's results, what compares them with the base's, and the headlines; puts them into `report`."""
         from evalsvc.language.evaluation import merge_answers
 
         found = {
@@ -227,12 +235,38 @@ class Forgetting(BenchmarkTask):
             differences.add_icl(found.get("zero", own), found["few"], content)
             notes["icl_contexts_cut"] = found["few"].notes["contexts_cut"]
         above = [*centred(self.name, rows, own, content), *retained.metrics]
+        report.rows += rows
+        report.parts += benchmark_parts(own, base)
+        report.recovered = recovered(own, base)
+        report.over_benchmarks += [(metric, retained.intervals.get(metric.name)) for metric in above]
+        report.flipped += self._flipped(self.load(context), rows, own, base)
         items = [{"benchmark": self.name, "index": index, **row} for index, row in differences.numbers.items()]
         of_each = benchmark_metrics(self.name, rows, own, compared)
         metrics = [*own.metrics, *differences.metrics, *of_each, *above]
         return TaskResult(metrics, [*own.items, *items], notes)
 
+    def _flipped(self, loaded: Loaded, rows: Sequence[Row], own: Results, base: Results) -> Iterator[Flipped]:
+        from evalsvc.language.flips import flips
+
+        accuracies = {row.what: row.metric for row in rows if row.chance is not None}
+        for benchmark in loaded.benchmarks:
+            if benchmark.name in accuracies:
+                found = list(flips(benchmark, accuracies[benchmark.name], base.items, own.items))
+                if found:
+                    yield Flipped(benchmark.name, found, self.flipped)
+
     # text
+
+    def _merge_text(self, part: _Part, report: Report) -> TaskResult:
+        found = measure_text(self.name, self.icl_positions, part.shards, part.outputs)
+        report.rows += found.rows
+        report.parts += found.parts
+        report.of_text += [
+            (metric, confidence_interval(metric.value, metric.stderr) if metric.stderr is not None else None)
+            for metric in found.metrics
+            if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT
+        ]
+        return TaskResult(found.metrics, found.items, found.notes)
 
     def _plan_text(self, context: Context, base: Context) -> list[dict[str, Any]]:
         if self.text is None:

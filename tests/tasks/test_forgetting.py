@@ -1,5 +1,7 @@
 """What a checkpoint has forgotten: the bundled run, and stories260K that was trained on images."""
 
+import csv
+import io
 import json
 import random
 import shutil
@@ -19,6 +21,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.runner import run_shard, run_suite
 from evalsvc.shard import ShardError, ShardRequest
 from evalsvc.suite import parse_suite
+from evalsvc.tasks.comparison_rows import Pairs, Row, corrected, loss_row
 from evalsvc.tasks.forgetting import Forgetting
 from evalsvc.tasks.kept_answers import FOLDER, find_answers, keep_answers
 
@@ -68,6 +71,14 @@ def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def notes(result: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = result["provenance"]["forgetting"]["notes"]
     return found
+
+
+def artifacts(result: Mapping[str, Any]) -> dict[str, bytes]:
+    return {artifact["name"]: artifact["content"] for artifact in result["artifacts"]["forgetting"]}
+
+
+def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(artifacts(result)["forgetting.csv"].decode())))
 
 
 def error(result: Mapping[str, Any]) -> str:
@@ -141,6 +152,47 @@ def test_the_base_beside_itself_has_forgotten_nothing(benchmarks: dict[str, Any]
     assert by_name["forgetting/top1_agreement"]["value"] == 1
     plan = request("plan", same, FIRST, **benchmarks)
     assert {shard["part"] for shard in plan["shards"]} == {"checkpoint"}
+
+
+def test_what_is_left_to_be_read(benchmarks: dict[str, Any]) -> None:
+    """The page, the table and the flipped questions are of the same answers as the metrics."""
+    found = evaluate(
+        LAST, FIRST, benchmarks=["cloze"], include_path=[str(ROOT)], sample=60, flipped=4, text=TEXT, text_limit=8
+    )
+    by_name, left = metrics(found), artifacts(found)
+    assert set(left) == {"forgetting.txt", "forgetting.csv", "flipped.jsonl"}
+    rows = {
+        (row["what"], row["metric"], row["scope"]): row
+        for row in csv.DictReader(io.StringIO(left["forgetting.csv"].decode()))
+    }
+    assert len(rows) == 6
+    for end, scope in (("", "all"), ("_within", "text")):
+        row = rows["cloze", "acc", scope]
+        assert (row["n"], row["verdict"], row["chance"]) == ("60", "lost", "0.25")
+        for metric, column in (("retained", "retained"), ("lost", "lost"), ("gained", "gained")):
+            scale = 60 if metric != "retained" else 1
+            assert by_name[f"forgetting/cloze_{metric}{end}"]["value"] == pytest.approx(float(row[column]) / scale)
+        change = by_name[f"forgetting/cloze_acc{end}_change"]
+        assert [change["value"], change["stderr"]] == pytest.approx([float(row["change"]), float(row["change_stderr"])])
+        bits = by_name[f"forgetting/cloze_bits_per_byte{end}_change"]
+        found_bits = rows["cloze", "bits_per_byte", scope]
+        assert [bits["value"], bits["stderr"]] == pytest.approx(
+            [float(found_bits["change"]), float(found_bits["change_stderr"])]
+        )
+        loss = by_name[f"forgetting/loss{end}_change"]
+        assert loss["value"] == pytest.approx(float(rows["text", "loss", scope]["change"]))
+    accuracy = by_name["cloze/acc"]["value"]
+    assert by_name["forgetting/centred"]["value"] == pytest.approx((accuracy - 0.25) / 0.75)
+    flipped = [json.loads(line) for line in left["flipped.jsonl"].splitlines()]
+    assert len(flipped) == 4
+    items = {item["index"]: item for item in found["items"]["forgetting"] if item["benchmark"] == "cloze"}
+    for flip in flipped:
+        assert (flip["checkpoint"] in flip["right"]) == bool(items[flip["index"]]["acc"])
+        assert (flip["checkpoint_within"] in flip["right"]) == bool(items[flip["index"]]["acc_within"])
+    page = left["forgetting.txt"].decode()
+    assert page.startswith("base        run 'pretrained' epoch 0\ncheckpoint  run 'pretrained' epoch 5\n")
+    assert "knowledge" in page
+    assert flipped[0]["right"][0] in page
 
 
 def test_shards_and_batches_move_nothing(benchmarks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,16 +360,87 @@ def stories(shared: Path, name: str) -> CheckpointRef:
     return CheckpointRef(str(path), layout=layout, model=config, label=name)
 
 
+@pytest.fixture(scope="module")
+def table(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """By checkpoint: what forgetting says of 24 stories against step 0, and the losses of 48 pairs."""
+    folder = shared / "golden" / "stories260k_openlm" / "forgetting"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALSVC_THREADS", "1")
+        patch.setenv("EVALSVC_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        return {
+            name: (
+                evaluate(stories(shared, name), stories(shared, "step0"), text=str(folder / "heldout_stories.jsonl")),
+                evaluate(stories(shared, name), None, "loss", data=str(folder / "heldout_pairs.jsonl")),
+            )
+            for name in STORIES
+        }
+
+
 @pytest.mark.parametrize("name", STORIES)
-def test_the_table_of_the_stories(shared: Path, name: str) -> None:
+def test_the_table_of_the_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]], name: str) -> None:
     """An independent computation of the same numbers."""
-    text = str(shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl")
-    found = metrics(evaluate(stories(shared, name), stories(shared, "step0"), text=text))
+    found = metrics(table[name][0])
     names = ("loss", "loss_within", "kl", "top1_agreement", "image_mass")
     values = [found[f"forgetting/{metric}"]["value"] for metric in names]
     assert values == pytest.approx(STORIES[name], abs=1e-3)
     base = STORIES["step0"]
     assert found["forgetting/loss_change"]["value"] == pytest.approx(STORIES[name][0] - base[0], abs=1e-3)
+
+
+STUDENT = 2.069
+"""Quantile of Student's distribution for 24 stories, a little more than the normal one."""
+
+
+def test_which_differences_are_real_at_24_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """All of them, also the drift that replay leaves, of .08 nats: every story is worse, and the error is .006."""
+    for name in ("imgonly_step25", "imgonly_step400", "replay_step25"):
+        rows = table_rows(table[name][0])
+        assert [(row["what"], row["scope"], row["verdict"]) for row in rows] == [
+            ("text", "all", "lost"),
+            ("text", "text", "lost"),
+        ]
+        for row in rows:
+            assert (row["n"], row["lost"], row["gained"], float(row["p"])) == ("24", "24", "0", pytest.approx(2**-23))
+            assert float(row["change"]) > 5 * STUDENT * float(row["change_stderr"])
+        kl = metrics(table[name][0])["forgetting/kl"]
+        assert kl["value"] > 10 * kl["stderr"]
+    [row, *_] = table_rows(table["step0"][0])
+    assert (float(row["change"]), row["lost"], row["verdict"]) == (0, "0", "indistinguishable")
+
+
+def test_knowledge_and_expectation_in_the_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """After 25 steps nearly all is knowledge; after 400 nearly half of the loss only expects an image."""
+    share = {}
+    for name in ("imgonly_step25", "imgonly_step400", "replay_step25"):
+        by_name = metrics(table[name][0])
+        total, within = (by_name[f"forgetting/loss{end}_change"]["value"] for end in ("", "_within"))
+        share[name] = 1 - within / total
+    assert share == pytest.approx({"imgonly_step25": 0.088, "imgonly_step400": 0.424, "replay_step25": 0}, abs=2e-3)
+
+
+def test_what_replay_costs_the_images_is_not_seen_in_48_pairs(
+    table: dict[str, tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
+    """Within image ids both are equal after 25 steps; that replay is worse over all ids is real, and expects text."""
+
+    def row(metric: str, before: str, after: str) -> Row:
+        key, weight = metrics(table[after][1])[f"forgetting/{metric}"]["items"]
+        sides = [[item for item in table[name][1]["items"]["forgetting"] if key in item] for name in (before, after)]
+        numbers = [[item[key] for item in items] for items in sides]
+        pairs = Pairs(numbers[0], numbers[1], [item[weight] for item in sides[0]])
+        return loss_row(f"{metric}, {before} → {after}", "loss", "all", "nats/token", pairs)
+
+    pairs = (("imgonly_step25", "replay_step25"), ("step0", "replay_step25"), ("imgonly_step25", "imgonly_step400"))
+    rows = corrected(
+        [row(metric, *pair) for pair in pairs for metric in ("image", "image_within", "text", "text_within")]
+    )
+    verdicts = {each.what: each.verdict for each in rows}
+    assert {what for what, verdict in verdicts.items() if verdict == "indistinguishable"} == {
+        "image_within, imgonly_step25 → replay_step25"
+    }
+    assert verdicts["image, imgonly_step25 → replay_step25"] == "lost"
+    assert verdicts["text_within, imgonly_step25 → imgonly_step400"] == "gained", "captions are learnt"
+    assert verdicts["text, step0 → replay_step25"] == "lost"
 
 
 @pytest.fixture(scope="module")
