@@ -170,7 +170,10 @@ class Client:
         return self._ask("GET", f"/v1/evaluations/{evaluation}/items", query=query)
 
     def completions(self, run: str, *, variant: str | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
-        """What a run's checkpoints made of fixed prompts, by step: `[{"step", "variant", "task", "completions"}]`."""
+        """What a run's checkpoints made of fixed prompts, by step: `[{"step", "variant", "task", "completions"}]`.
+
+        A completion's `previous` says how it differs from that of the step before.
+        """
         query = [(name, value) for name, value in (("variant", variant), ("prompt", prompt)) if value is not None]
         found = self._ask("GET", f"/v1/runs/{_part(run)}/completions", query=query)
         steps: list[dict[str, Any]] = found["steps"]

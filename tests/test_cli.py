@@ -481,6 +481,25 @@ class TestCompletions:
             "step 400 seed 0",
         ]
 
+    def test_the_numbers_of_each_line(self, command: Command, service: Any) -> None:
+        """A base has no repetition of its own, a first step no step before it, and an image no loss of the base."""
+        judged = {"base_own_nll": 1.5, "base_own_scored": 2}
+        for step, ids, more in (
+            (0, [1, 2], {"image_ids": 0, "seq_rep_4": None, "base_nll": 1.5, "base_scored": 2}),
+            (400, [1, 900, 900, 900, 900], {"image_ids": 4, "seq_rep_4": 0.5, "base_nll": 0.0, "base_scored": 0}),
+        ):
+            enter(service.store, submission(step), suite(kind="completions"))
+            item = {"prompt": "one", "way": "greedy", "text": f"at {step}", "base": "two", "base_ids": [1, 2]}
+            evaluate_whole(service.store, items=[item | judged | more | {"ids": ids, "drawn": len(ids)}])
+        assert command("completions", "run-a").out.splitlines() == [
+            "one",
+            "            ids  image  seq-rep-4  base loss  of ids  kept  edits │",
+            "  base        2                         0.75       2              │ two",
+            "  step 0      2      0                  0.75       2              │ at 0",
+            "  step 400    5      4       0.50                  0     1      4 │ at 400",
+            "",
+        ]
+
     def test_none_yet_and_none_such(self, command: Command, completed: None, weights: Path) -> None:
         command("submit", "run-b", "0", str(weights))
         assert "run run-b has no completions yet; evaluate a suite" in command("completions", "run-b").out

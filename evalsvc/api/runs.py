@@ -68,7 +68,15 @@ _COMPLETIONS = {
             "variant": "raw",
             "task": "completions",
             "completions": [
-                {"index": 0, "prompt": "cheese =>", "way": "greedy", "text": " I love cheese", "base": " fromage"}
+                {
+                    "index": 0,
+                    "prompt": "cheese =>",
+                    "way": "greedy",
+                    "text": " I love cheese",
+                    "ids": [309, 2389, 12173],
+                    "base": " fromage",
+                    "previous": {"step": 2000, "same": False, "common_prefix": 1, "edit_distance": 2},
+                }
             ],
         }
     ],
@@ -154,7 +162,8 @@ def get_results(
 @router.get(
     "/runs/{run}/completions",
     summary="What a run's checkpoints made of fixed prompts, by step",
-    description="From the tasks of kind `completions`; of each, the newest evaluation of a checkpoint.",
+    description="From the tasks of kind `completions`; of each, the newest evaluation of a checkpoint. `previous` says "
+    "how a completion differs, in ids, from that of the step before which was drawn in the same way.",
     responses=example(200, "By step; the base's beside the checkpoint's.", _COMPLETIONS),
 )
 def get_completions(

@@ -82,7 +82,11 @@ def completions(
     everything: Annotated[bool, typer.Option("--all", help="The seeded ones beside the greedy one.")] = False,
     url: Url = None,
 ) -> None:
-    """Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step."""
+    """Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step.
+
+    image: ids of images. seq-rep-4: share of 4-grams that repeat. base loss: in nats/token, of the text that it begins
+    with, and of how many ids. kept, edits: ids that it begins with like the step before, and the edit distance to it.
+    """
     from evalsvc.client import Client
 
     with Client(Settings.load(url=url).url) as client:

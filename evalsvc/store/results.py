@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from evalsvc.edit_distance import common_prefix, edit_distance
 from evalsvc.errors import UnknownName
 from evalsvc.store.queue import checkpoint_label
 from evalsvc.store.submission import find_run, find_step
@@ -80,7 +81,8 @@ def read_completions(
 ) -> dict[str, Any]:
     """What the run's current checkpoints made of fixed prompts, by step; of each task the newest evaluation.
 
-    `prompt` chooses the prompts that it is a part of.
+    `prompt` chooses the prompts that it is a part of. Every completion also has `previous`, how it differs from that
+    of the step before which was drawn in the same way; see `_with_previous`.
 
     Raises:
         UnknownName: nothing of this variant, or no such prompt, was completed; near ones are named.
@@ -93,7 +95,7 @@ def read_completions(
         found = [row for row in found if row["variant"] == variant]
     if prompt is not None:
         found = _with_prompt(found, prompt)
-    return {"run": run.name, "steps": found}
+    return {"run": run.name, "steps": _with_previous(found)}
 
 
 def _newest_by_suite(checkpoint: Checkpoint, suite: str | None) -> list[Evaluation]:
@@ -165,6 +167,37 @@ def _completed(session: Session, run: Run) -> list[dict[str, Any]]:
         {"step": step, "variant": variant, "task": task, "completions": items}
         for (step, variant, task), items in newest.items()
     ]
+
+
+def _with_previous(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each completion beside the one before it in the run: of the same variant, task, prompt, way and protocol.
+
+    `previous` has that one's `step`, whether both are the `same` to the last id, how many ids they begin with in
+    common (`common_prefix`), and their `edit_distance` in ids. It is None where there is none before.
+    """
+    last: dict[tuple[Any, ...], tuple[int, list[int]]] = {}
+    rows = []
+    for row in found:
+        completions = []
+        for item in row["completions"]:
+            key = (row["variant"], row["task"], item["prompt"], item["way"], item.get("protocol"))
+            completions.append({**item, "previous": _change(last.get(key), item.get("ids"))})
+            if "ids" in item:
+                last[key] = row["step"], item["ids"]
+        rows.append({**row, "completions": completions})
+    return rows
+
+
+def _change(before: tuple[int, list[int]] | None, ids: list[int] | None) -> dict[str, Any] | None:
+    if before is None or ids is None:
+        return None
+    step, old = before
+    return {
+        "step": step,
+        "same": old == ids,
+        "common_prefix": common_prefix(old, ids),
+        "edit_distance": edit_distance(old, ids),
+    }
 
 
 def _with_prompt(found: Iterable[Mapping[str, Any]], prompt: str) -> list[dict[str, Any]]:

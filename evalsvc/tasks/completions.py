@@ -2,6 +2,10 @@
 
 Each prompt is continued greedily and by seeded draws, over all ids of the table: a model that has forgotten its text
 may well answer with an image, whose ids are then shown as such.
+
+The base judges what the checkpoint wrote by its own loss, within text ids and given the prompt. It knows no images, and
+what it would make of text behind one says nothing of the text; so it is given the text that a completion begins with,
+up to the first id that is none, and nothing where that is the first id of all.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, product
+from itertools import chain, groupby, product, takewhile
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +24,15 @@ from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, NonFinite
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import MetricValue, Protocol, digest
 from evalsvc.sampling_params import SamplingParams
+from evalsvc.tasks.completion_measures import (
+    GREEDY,
+    SEEDED,
+    describe,
+    describe_loss,
+    measure,
+    measure_metrics,
+    prompt_numbers,
+)
 from evalsvc.tasks.task import Context, Plan, TaskResult
 from evalsvc.tasks.text_task import TextTask
 from evalsvc.tokenizer import TextTokenizer, render
@@ -41,8 +54,6 @@ TABLE_1 = (
 )
 """The prompts of Table 1 of Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help
 Auto-regressive Text-to-Image Generation" (arXiv 2311.16201)."""
-
-GREEDY = "greedy"
 
 
 class Completions(TextTask):
@@ -118,25 +129,32 @@ class Completions(TextTask):
         max_length = self.max_length or self._model(context).config.seq_len
         prompts = [self._cut(ids, max_length) for ids in whole]
         own = self._complete(context, tokenizer, prompts, context.report)
-        others = None
+        protocol = {
+            "task": self.kind,
+            "estimator": ESTIMATOR,
+            "max_tokens": self.max_tokens,
+            "tokenizer": tokenizer.digest,
+            "bos": self.bos,
+            "end_of_text": self._end_of_text(tokenizer),
+            "layout": layout.digest,
+            **self.protocol(),
+        }
+        items = self._items(own, prompts, protocol)
         if base is not None:
             others = self._complete(base, tokenizer, prompts, partial(_report_after, context.report, len(own)))
+            self._compare(items, own, others)
+            self._judge(items, base, prompts, own, others)
+        ways = len(self.ways())
+        for first in range(0, len(items), ways):
+            items[first] |= prompt_numbers(items[first : first + ways])
         return {
-            "items": self._items(own, others),
+            "items": items,
             "cut": sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
             "chance": layout.image.size / layout.rows if layout.image and layout.rows else None,
             "base": None if base is None else base.digest(),
-            "protocol": {
-                "task": self.kind,
-                "estimator": ESTIMATOR,
-                "prompts": digest([self.prompts, prompts]),
-                "max_tokens": self.max_tokens,
-                "tokenizer": tokenizer.digest,
-                "bos": self.bos,
-                "end_of_text": self._end_of_text(tokenizer),
-                "layout": layout.digest,
-                **self.protocol(),
-            },
+            "base_layout": None if base is None else base.layout().digest,
+            "base_text_ids": 0 if base is None else base.layout().text.size,
+            "protocol": {**protocol, "prompts": digest([self.prompts, prompts])},
         }
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
@@ -218,27 +236,65 @@ class Completions(TextTask):
         drawn = (way[index] for index in range(len(prompts)) for way in by_way)
         return [Completion(ids, render(ids, layout, tokenizer), layout) for ids in drawn]
 
-    def _items(self, own: Sequence[Completion], base: Sequence[Completion] | None) -> list[dict[str, Any]]:
-        """`same_as_base`, 0 or 1, is of the greedy ones: seeded ones differ as soon as anything has moved."""
-        items = []
-        asked = product(self.prompts, self.ways())
-        for index, ((prompt, way), one) in enumerate(zip(asked, own, strict=True)):
-            other = None if base is None else base[index]
-            item = {
+    def _items(
+        self, own: Sequence[Completion], prompts: Sequence[Sequence[int]], protocol: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """What the checkpoint wrote. Of two items with one `protocol` only the weights differ that drew them."""
+        asked = product(zip(self.prompts, prompts, strict=True), self.ways().items())
+        end = None if protocol["end_of_text"] is None else own[0].layout.text.offset + protocol["end_of_text"]
+        return [
+            {
                 "index": index,
                 "prompt": prompt,
                 "way": way,
+                "protocol": Protocol({**protocol, "prompt": list(ids), "sampling": params.to_json()}).id,
                 "text": one.text,
                 "ids": one.ids,
                 "drawn": len(one.ids),
                 "image_ids": one.image_ids,
-                "base": None if other is None else other.text,
-                "base_ids": None if other is None else other.ids,
+                **measure(one.ids, end),
+                "base": None,
+                "base_ids": None,
             }
-            if other is not None and way == GREEDY:
+            for index, (((prompt, ids), (way, params)), one) in enumerate(zip(asked, own, strict=True))
+        ]
+
+    def _compare(self, items: Sequence[dict[str, Any]], own: Sequence[Completion], base: Sequence[Completion]) -> None:
+        """`same_as_base`, 0 or 1, is of the greedy ones: seeded ones differ as soon as anything has moved."""
+        for item, one, other in zip(items, own, base, strict=True):
+            item |= {"base": other.text, "base_ids": other.ids}
+            if item["way"] == GREEDY:
                 item["same_as_base"] = int(one.from_text == other.from_text)
-            items.append(item)
-        return items
+
+    def _judge(
+        self,
+        items: Sequence[dict[str, Any]],
+        base: Context,
+        prompts: Sequence[Sequence[int]],
+        own: Sequence[Completion],
+        others: Sequence[Completion],
+    ) -> None:
+        """The base's loss in nats on what the checkpoint wrote and on what it wrote itself, and of how many ids.
+
+        Raises:
+            NonFinite: names the base and the prompt.
+        """
+        from evalsvc.scoring import Request, score
+
+        rows = base.layout().text_ids
+        texts = [completion.leading_text(len(rows)) for completion in chain(own, others)]
+        asked = [index for index, text in enumerate(texts) if text]
+        contexts = [tuple(rows[token] for token in ids) for ids in prompts for _ in self.ways()] * 2
+        requests = [Request(contexts[index], tuple(rows[token] for token in texts[index])) for index in asked]
+        try:
+            scores = score(self._model(base), base.layout(), requests, base.batch_tokens) if requests else []
+        except NonFinite as error:
+            raise NonFinite(f"{base.checkpoint.label}: {error.message}") from None
+        losses = dict.fromkeys(range(len(texts)), 0.0)
+        losses |= {index: -one.logprob_within for index, one in zip(asked, scores, strict=True)}
+        for index, item in enumerate(items):
+            for name, place in (("base", index), ("base_own", index + len(own))):
+                item |= {f"{name}_nll": losses[place], f"{name}_scored": len(texts[place])}
 
     def _metrics(self, output: Mapping[str, Any]) -> Iterator[MetricValue]:
         items, ways = output["items"], [params.to_json() for params in self.ways().values()]
@@ -269,6 +325,10 @@ class Completions(TextTask):
                 protocol,
                 items=("same_as_base",),
             )
+        groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
+        protocols = {group: {**output["protocol"], "sampling": drawn} for group, drawn in groups.items()}
+        base = {name: output[name] for name in ("base", "base_layout")}
+        yield from measure_metrics(self.name, items, protocols, base, output["base_text_ids"])
 
 
 @dataclass(frozen=True)
@@ -287,6 +347,11 @@ class Completion:
         """The ids counted from the first text row, so that text is equal under other layouts too."""
         return [row - self.layout.text.offset for row in self.ids]
 
+    def leading_text(self, size: int) -> list[int]:
+        """What text it begins with, as ids of the tokenizer, of those that are text to a base with `size` of them."""
+        known = min(size, self.layout.text.size)
+        return list(takewhile(lambda token: 0 <= token < known, self.from_text))
+
 
 def _sources(context: Context, base: Context | None) -> dict[str, str]:
     """Whose completions there are."""
@@ -303,7 +368,12 @@ def _page(items: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> Ite
     for prompt, ways in groupby(items, lambda item: item["prompt"]):
         yield f"\n\n{prompt}"
         for item in ways:
-            for name, text in (("base", item["base"]), ("checkpoint", item["text"])):
-                if text is not None:
-                    yield f"\n  {name}, {item['way']}"
-                    yield indent(text, "  | ", lambda line: True)
+            if item["base"] is not None:
+                loss = describe_loss(item["base_own_nll"], item["base_own_scored"], len(item["base_ids"]))
+                yield from _completed("base", item["way"], item["base"], loss)
+            yield from _completed("checkpoint", item["way"], item["text"], describe(item))
+
+
+def _completed(whose: str, way: str, text: str, numbers: str) -> Iterator[str]:
+    yield f"\n  {whose}, {way}: {numbers}"
+    yield indent(text, "  | ", lambda line: True)

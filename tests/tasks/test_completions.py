@@ -1,16 +1,23 @@
 """Completions of the bundled run and of a real tiny language model, beside those of their bases."""
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+import torch
 
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.errors import InvalidSuite
 from evalsvc.layout import parse_layout
+from evalsvc.metrics.ngrams import distinct_n, seq_rep
 from evalsvc.miniature import ROOT
+from evalsvc.model_config import resolve_config
+from evalsvc.models.loading import load_model
 from evalsvc.runner import run_shard, run_suite
 from evalsvc.shard import ShardRequest
 from evalsvc.suite import parse_suite
@@ -81,11 +88,12 @@ def test_metrics_are_made_of_the_items_they_name() -> None:
 
 def test_without_a_base_and_without_images(tmp_path: Path) -> None:
     result = evaluate(FIRST, samples=0)
-    assert set(metrics(result)) == {"says/image_share"}
+    plain = {f"says/greedy_{name}" for name in ("seq_rep_4", "distinct_1", "distinct_2", "length")}
+    assert set(metrics(result)) == {"says/image_share", *plain}
     assert [(item["base"], item["base_ids"]) for item in items(result)] == [(None, None)] * 2
     layout = {"text": {"size": 583, "tokenizer": str(ROOT / "tokenizer.json")}}
     result = evaluate(CheckpointRef(FIRST.path, layout=layout), samples=0)
-    assert set(metrics(result)) == set()
+    assert set(metrics(result)) == plain
     assert items(result)[0]["image_ids"] == 0
 
 
@@ -153,6 +161,95 @@ def test_a_completion_ends_with_the_text() -> None:
     assert ended["drawn"] == 6
 
 
+def base_losses(base: CheckpointRef, prompt: str, ids: Sequence[int]) -> list[float]:
+    """The definition: all logits of the base, the softmax over its text rows in float64, an id at a time."""
+    model = load_model(base.path, base.model and resolve_config(base.model, Path(base.path)))
+    before = TOKENIZER.encode(prompt)[-(132 - 48) :]  # what is left of a prompt beside 48 ids in the model's 132
+    logits = model(torch.tensor([[*before, *ids]]))[0, :, :512].double().log_softmax(1)
+    return [-float(logits[len(before) - 1 + place, token]) for place, token in enumerate(ids)]
+
+
+def test_the_base_judges_the_text_that_a_completion_begins_with() -> None:
+    """At step 10 some completions end in image ids, of which the base knows nothing; text behind them is not judged."""
+    result = evaluate(miniature(1), FIRST)
+    found = items(result)
+    assert any(0 < item["base_scored"] < item["drawn"] for item in found), "else this shows nothing"
+    for item in found:
+        text = list(takewhile(lambda row: row < 512, item["ids"]))
+        assert item["base_scored"] == len(text)
+        assert item["base_nll"] == pytest.approx(sum(base_losses(FIRST, item["prompt"], text)), rel=1e-5, abs=1e-6)
+        own = list(takewhile(lambda row: row < 512, item["base_ids"]))
+        assert item["base_own_nll"] == pytest.approx(sum(base_losses(FIRST, item["prompt"], own)), rel=1e-5, abs=1e-6)
+    for group, some in (("greedy", found[::3]), ("seeded", [item for item in found if item["way"] != "greedy"])):
+        loss = metrics(result)[f"says/{group}_base_loss"]
+        total, scored = (sum(item[key] for item in some) for key in ("base_nll", "base_scored"))
+        assert loss["value"] == pytest.approx(total / scored, rel=1e-12)
+        assert (loss["n"], loss["unit"], loss["direction"]) == (2, "nats/token", "none")
+        assert loss["baseline"] == pytest.approx(math.log(512))
+
+
+def test_a_base_judges_nothing_that_begins_with_an_image() -> None:
+    """No text is no loss of 0, which would be the best of all."""
+    result = evaluate(LAST, FIRST)
+    assert items(result)[0]["base_scored"] == 0
+    scored = [item["base_scored"] for item in items(result)[::3] if item["base_scored"]]
+    assert metrics(result).get("says/greedy_base_loss", {}).get("n", 0) == len(scored) < 2
+    assert "nothing that the base can judge" in result["artifacts"]["says"][0]["content"].decode()
+
+
+def test_measures_are_of_the_drawn_ids_and_errors_over_prompts() -> None:
+    """Two draws of one prompt are not two prompts, and what both have counts as repeated."""
+    prompts = ["a", "The", *TABLE_1]
+    end = items(evaluate(FIRST, prompts=prompts))[1]["ids"][5]
+    result = evaluate(FIRST, prompts=prompts, end_of_text=end)
+    by_prompt = [items(result)[first : first + 3] for first in range(0, 12, 3)]
+    expected: dict[str, list[float]] = {}
+    for greedy, *seeded in by_prompt:
+        for group, some in (("greedy", [greedy]), ("seeded", seeded)):
+            texts = [item["ids"][:-1] if item["ids"][-1] == end else item["ids"] for item in some]
+            repeated = [seq_rep(text, 4) for text in texts]
+            values = {
+                "seq_rep_4": [value for value in repeated if value is not None],
+                "length": [len(item["ids"]) for item in some],
+                "ended": [item["ids"][-1] == end for item in some],
+                "distinct_1": [distinct_n(texts, 1)],
+                "distinct_2": [distinct_n(texts, 2)],
+            }
+            for name, numbers in values.items():
+                if numbers and numbers != [None]:
+                    expected.setdefault(f"says/{group}_{name}", []).append(fmean(numbers))
+    assert 0 < fmean(expected["says/seeded_ended"]) < 1, "else this shows nothing"
+    for name, numbers in expected.items():
+        found = metrics(result)[name]
+        assert (found["value"], found["n"]) == (pytest.approx(fmean(numbers)), len(numbers)), name
+        assert found["stderr"] == pytest.approx(stdev(numbers) / math.sqrt(len(numbers))), name
+        assert found["items"] == [name.removeprefix("says/")]
+
+
+def test_only_the_bases_loss_depends_on_the_base() -> None:
+    """The other measures go on in their series when the run gets another base."""
+    one, other = (metrics(evaluate(miniature(1), base, max_tokens=4)) for base in (FIRST, miniature(2)))
+    moved = {name for name in one if one[name]["protocol"] != other[name]["protocol"]}
+    assert moved == {"says/same_as_base", "says/greedy_base_loss", "says/seeded_base_loss"}
+
+
+def test_an_items_protocol_is_all_that_drew_it_but_the_weights() -> None:
+    """Completions of two steps are compared where it is the same, whatever else was asked."""
+    plain, later, more, warm = (
+        {(item["prompt"], item["way"]): item["protocol"] for item in items(evaluate(*one, max_tokens=2, **parameters))}
+        for one, parameters in (
+            ((FIRST,), {}),
+            ((LAST, FIRST), {}),
+            ((FIRST,), {"prompts": ["A", *TABLE_1], "samples": 3}),
+            ((FIRST,), {"temperature": 0.5}),
+        )
+    )
+    assert later == plain
+    assert {key: more[key] for key in plain} == plain
+    assert {way for (prompt, way), one in plain.items() if warm[prompt, way] == one} == {"greedy"}
+    assert len(set(plain.values())) == 6
+
+
 @pytest.fixture(scope="module")
 def stories(shared: Path) -> Callable[..., CheckpointRef]:
     """The real tiny model; as it is, or widened by images and trained on."""
@@ -183,12 +280,16 @@ def test_a_real_model_tells_its_documented_story_and_its_widened_copy_the_same(
     result = evaluate(stories("t2i_260k_step0"), stories(), **parameters)
     assert items(result)[0]["text"].startswith(STORY)
     assert metrics(result)["says/same_as_base"]["value"] == 1
-    moved = items(evaluate(stories("t2i_260k_replay_step25"), stories(), **parameters))
+    moved_result = evaluate(stories("t2i_260k_replay_step25"), stories(), **parameters)
+    moved = items(moved_result)
     assert [item["same_as_base"] for item in moved] == [0, 0]
     assert moved[0]["ids"][:3] == moved[0]["base_ids"][:3], "it begins alike"
     gone = evaluate(stories("t2i_260k_imgonly_step400"), stories(), **parameters)
     assert items(gone)[0]["base"] == items(result)[0]["text"]
     assert metrics(gone)["says/image_share"]["value"] > 0.9
+    assert metrics(moved_result)["says/greedy_base_loss"]["baseline"] == pytest.approx(math.log(512))
+    best, other = (metrics(one)["says/greedy_base_loss"]["value"] for one in (result, moved_result))
+    assert best < other, "what the base would have said itself is the likeliest to it"
     assert metrics(gone)["says/same_as_base"]["value"] == 0
 
 
