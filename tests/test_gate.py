@@ -479,7 +479,7 @@ class TestDamage:
         checkpoint = CheckpointRef(str(weights), identify(weights), model=model, layout=layout, label=weights.name)
         found = run_suite(suite, checkpoint, lambda *_: None)
         assert found["errors"] == {}
-        return Result(weights.name, json.loads(json.dumps(found)))
+        return Result(weights.name, json.loads(json.dumps({**found, "artifacts": {}})))
 
     def test_noise_on_one_layer_is_caught(self, suite: Suite, tmp_path: Path) -> None:
         """Noise of half the weights' own deviation: the loss of images rises by less than its error, and only pairing

@@ -2,6 +2,9 @@
 
 The total of an image–caption pair hides the text, of which there is one token to thirty; every loss therefore comes
 per type, over all ids and within the ids of its own type, and with the probability that leaks from text to image.
+
+Each type also comes with what it is held against, the entropy of its ids (`loss_yardsticks.py`), and with where its
+loss is, by position in the text and by row and column of the image (`loss_profile.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,8 +22,18 @@ from evalsvc.data import PairData, Record, TokenData, read_pairs, read_tokens
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.images import Crop, Filter
 from evalsvc.layout import TokenSequence, VocabularyLayout
-from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
-from evalsvc.protocol import Direction, MetricValue, Protocol
+from evalsvc.protocol import Protocol
+from evalsvc.tasks.loss_metrics import general_text_metrics, loss_items, loss_metrics, with_totals
+from evalsvc.tasks.loss_profile import (
+    Grid,
+    Profile,
+    add_up,
+    find_grid,
+    profile_artifacts,
+    profile_metrics,
+    require_identity,
+)
+from evalsvc.tasks.loss_yardsticks import Targets, entropy_metrics
 from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult
 
 if TYPE_CHECKING:
@@ -32,7 +45,8 @@ ESTIMATOR = "ratio-of-sums/1"
 TOKENS_PER_SHARD = 1 << 18
 """Of automatic shards: seconds on a GPU, below an hour for open_lm-1b on two cores."""
 
-NATS = "nats/token"
+DATA, GENERAL_TEXT = "data", "general_text"
+"""Parts of a task, of which each shard belongs to one."""
 
 
 class Loss(Task):
@@ -64,6 +78,17 @@ class Loss(Task):
     """Id of the tokenizer that is put before the ids of a `text`."""
     limit: int | None = Field(default=None, ge=1)
     """Use the first so many sequences only."""
+    general_text: DataPath | None = None
+    """General text, in a file like `data` without codes: its loss, and by how much it is above that of the captions."""
+    general_text_limit: int | None = Field(default=None, ge=1)
+    """Use the first so many sequences of it only."""
+    profile: bool = True
+    """Leave the artifact `loss_profile`: the loss by position in the text, and by row, column and cell of the image."""
+    profile_metrics: tuple[Literal["text_position", "image_row", "image_column", "image_position"], ...] = ()
+    """Groups of the profile of which each bin is a metric too, for a curve over steps."""
+    image_columns: int | None = Field(default=None, ge=1)
+    """Columns of an image's codes, which come row by row [as many as rows; where that cannot be, or images have
+    different numbers of codes, their profile is by position]."""
     shards: int | None = Field(default=None, ge=1)
     """Parts to cut the work into [one per 262,144 tokens]; moves no number."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -76,10 +101,16 @@ class Loss(Task):
         if (self.images is None) != (self.decoder is None):
             missing, given = ("decoder", "images") if self.decoder is None else ("images", "decoder")
             raise ValueError(f"`{given}` is given without `{missing}`; images need a decoder that encodes them")
+        if self.decoder is not None and self.image_columns is not None:
+            raise ValueError("`image_columns` is given beside `decoder`, which knows them; leave it out")
+        if self.profile_metrics and not self.profile:
+            raise ValueError("`profile_metrics` are given without `profile`; leave one of them out")
         return self
 
     def plan(self, context: Context) -> Plan:
         """Cut the data into contiguous ranges, every record checked against the layout. No image is encoded.
+
+        The shards of general text come behind those of the data.
 
         Raises:
             InvalidData: names the record; or the decoder's codebook is not the layout's.
@@ -92,63 +123,119 @@ class Loss(Task):
         if coder is not None:
             # All images have the same number of codes, and whichever they are, they fit.
             records = tuple(replace(record, image_codes=array("i", bytes(4 * coder.codes))) for record in records)
-        lengths = [len(sequence.ids) for sequence in _sequences(layout, data, records)]
-        if max(lengths) < 2:
-            raise InvalidData(f"{data.path}: no sequence has two tokens, and the first of a sequence is not predicted")
-        protocol = self._protocol(layout, data)
+        lengths, entropies = _survey(layout, data, records)
+        if coder is not None:
+            del entropies["image"]  # known when the images are encoded
+        counts = {len(record.image_codes) for record in records if record.image_codes}
+        grid, no_grid = find_grid(counts, self.image_columns, data.path)
+        protocol = self._protocol(layout, data, self.limit)
         if coder is not None and pairs is not None:
             protocol |= {**coder.identity(), "images": pairs.source.digest(pairs.images[: self.limit])}
-        common = {"digest": data.digest, "protocol": protocol, "ids": _id_counts(layout)}
-        count = min(self.shards or math.ceil(sum(lengths) / TOKENS_PER_SHARD), len(records))
-        bounds = [len(records) * index // count for index in range(count + 1)]
+        common = {
+            "part": DATA,
+            "digest": data.digest,
+            "protocol": protocol,
+            "ids": _id_counts(layout),
+            "entropies": entropies,
+            "grid": grid,
+            "no_grid": no_grid,
+        }
         shards = []
-        for start, stop in pairwise(bounds):
+        for start, stop in self._bounds(lengths):
             images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[start:stop])}
             shards.append({"start": start, "stop": stop, "units": stop - start, **common, **images})
-        return Plan(shards, "sequences")
+        return Plan([*shards, *self._plan_general(context, layout)], "sequences")
+
+    def _plan_general(self, context: Context, layout: VocabularyLayout) -> list[dict[str, Any]]:
+        if self.general_text is None:
+            return []
+        data, records = self._read_general(context, layout)
+        lengths, entropies = _survey(layout, data, records)
+        common = {
+            "part": GENERAL_TEXT,
+            "digest": data.digest,
+            "protocol": self._protocol(layout, data, self.general_text_limit),
+            "entropies": entropies,
+        }
+        return [
+            {"start": start, "stop": stop, "units": stop - start, **common} for start, stop in self._bounds(lengths)
+        ]
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
         """Sums per sequence, see `teacher_forcing.COLUMNS`, and how many sequences were cut to the layout's length.
 
-        Of pairs also `empty`, how many captions are empty.
+        `profile` has the sums by place, see `teacher_forcing.ProfileSums`. Of pairs also `empty`, how many captions are
+        empty, and `codes`, what their images are.
 
         Raises:
             DataChanged: the data, the images or the decoder are not what was planned.
             NonFinite: names the checkpoint, the record and the first part of the model that is at fault.
         """
-        from evalsvc.tasks.teacher_forcing import sequence_sums
-
         layout = context.layout()
-        data, pairs = self._read(context, layout)
-        if data.digest != shard["digest"]:
-            raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
         start, stop = int(shard["start"]), int(shard["stop"])
+        if shard["part"] == GENERAL_TEXT:
+            data, records = self._read_general(context, layout)
+            _require_planned(data, shard)
+            return self._score(context, layout, data, records[start:stop], None)
+        data, pairs = self._read(context, layout)
+        _require_planned(data, shard)
         records = data.records[start:stop]
         coder = self._coder(context, layout)
+        more: dict[str, Any] = {}
         if coder is not None and pairs is not None:
             coder.require_planned(pairs.source, pairs.images[start:stop], shard["images"], shard["protocol"]["decoder"])
             codes = coder.encode(context, pairs.source, pairs.images[start:stop])
             records = tuple(replace(record, image_codes=row) for record, row in zip(records, codes, strict=True))
+            targets = Targets(layout.image_range)
+            for sequence in _sequences(layout, data, records):
+                targets.add(sequence.ids)
+            more = {"empty": sum(not text for text in pairs.captions[start:stop]), "codes": targets.pack()}
+        grid = shard["grid"]
+        return {**self._score(context, layout, data, records, grid and (grid[0], grid[1])), **more}
+
+    def _score(
+        self, context: Context, layout: VocabularyLayout, data: TokenData, records: Sequence[Record], grid: Grid | None
+    ) -> dict[str, Any]:
+        from evalsvc.tasks.teacher_forcing import ProfileSums, sequence_sums
+
         sequences = list(_sequences(layout, data, records))
         model = context.model(dtype=self.dtype, rotary_inv_freq_dtype=self.rotary_inv_freq_dtype)
         names = [f"{data.path}, {record.where}" for record in records]
-        sums = sequence_sums(context, model, layout, [sequence.ids for sequence in sequences], names)
-        empty = {} if pairs is None else {"empty": sum(not text for text in pairs.captions[start:stop])}
-        return {"cut": sum(sequence.cut > 0 for sequence in sequences), "sums": sums, **empty}
+        profile = ProfileSums(layout, grid) if self.profile else None
+        sums = sequence_sums(context, model, layout, [sequence.ids for sequence in sequences], names, profile)
+        placed = {} if profile is None else {"profile": profile.to_json()}
+        return {"cut": sum(sequence.cut > 0 for sequence in sequences), "sums": sums, **placed}
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        """The metrics. Needs neither data nor checkpoint: either may be gone by now."""
-        names = outputs[0]["sums"]
-        sums = _with_totals({name: [value for output in outputs for value in output["sums"][name]] for name in names})
-        metrics = _metrics(self.name, sums, shards[0]["ids"], Protocol(shards[0]["protocol"]))
-        notes = {
-            "sequences": len(sums["n_text"]),
-            "sequences_cut": sum(output["cut"] for output in outputs),
-            "tokens": int(sum(sums["n_total"])),
-        }
-        if "empty" in outputs[0]:
-            notes["captions_empty"] = sum(output["empty"] for output in outputs)
-        return TaskResult(metrics, _items(sums), notes)
+        """The metrics. Needs neither data nor checkpoint: either may be gone by now.
+
+        Raises:
+            InternalError: losses do not add up to the total, or those of a profile to their type's.
+        """
+        data, general = (_Part.of(part, shards, outputs) for part in (DATA, GENERAL_TEXT))
+        assert data is not None, "there are no data without records"
+        ids, protocol = data.shard["ids"], data.protocol
+        found = loss_metrics(self.name, data.sums, ids, protocol)
+        entropies = _entropies(data)
+        protocols = dict.fromkeys(entropies, protocol)
+        if general is not None:
+            found += general_text_metrics(self.name, general.sums, data.sums, ids, (general.protocol, protocol))
+            entropies[GENERAL_TEXT] = general.shard["entropies"]["text"]
+            protocols[GENERAL_TEXT] = general.protocol
+        found += entropy_metrics(self.name, entropies, {**ids, GENERAL_TEXT: ids["text"]}, protocols)
+        artifacts = []
+        if self.profile:
+            grid = data.shard["grid"] and tuple(data.shard["grid"])
+            found += profile_metrics(self.name, data.profile, self.profile_metrics, ids["all"], protocol.content, grid)
+            profile = {**data.profile, **(general.renamed_profile() if general else {})}
+            artifacts = profile_artifacts(profile, grid, {"choices": ids, "entropies": entropies})
+        items = loss_items(data.sums, None if general is None else general.sums)
+        return TaskResult(found, items, _notes(data, general), artifacts)
+
+    def _bounds(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """First record and the one behind the last of each shard, for records with so many tokens."""
+        count = min(self.shards or math.ceil(sum(lengths) / TOKENS_PER_SHARD), len(lengths))
+        return pairwise(len(lengths) * index // count for index in range(count + 1))
 
     def _read(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, PairData | None]:
         path = context.dataset(self.data)
@@ -157,6 +244,16 @@ class Loss(Task):
             return read_tokens(path, tokenizer, self.bos), None
         pairs = read_pairs(path, context.dataset(self.images), tokenizer, self.bos)
         return pairs.texts, pairs
+
+    def _read_general(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, Sequence[Record]]:
+        assert self.general_text is not None, "there is no part of general text without it"
+        tokenizer = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
+        data = read_tokens(context.dataset(self.general_text), tokenizer, self.bos)
+        records = data.records[: self.general_text_limit]
+        for record in records:
+            if record.image_codes is not None or record.text_ids is None:
+                raise InvalidData(f"{data.path}, {record.where} has image codes; `general_text` is text alone")
+        return data, records
 
     def _coder(self, context: Context, layout: VocabularyLayout) -> ImageCoder | None:
         if self.decoder is None:
@@ -167,14 +264,14 @@ class Loss(Task):
         require_codebook(layout, decoder, self.decoder)
         return ImageCoder(decoder, self.size, self.crop, self.filter)
 
-    def _protocol(self, layout: VocabularyLayout, data: TokenData) -> dict[str, Any]:
+    def _protocol(self, layout: VocabularyLayout, data: TokenData, limit: int | None) -> dict[str, Any]:
         tokenized = data.tokenizer_digest is not None
         return {
             "task": self.kind,
             "estimator": ESTIMATOR,
             "data": data.digest,
             # A limit that leaves nothing out is none.
-            "limit": None if self.limit is None or self.limit >= len(data.records) else self.limit,
+            "limit": None if limit is None or limit >= len(data.records) else limit,
             "layout": layout.digest,
             "dtype": self.dtype,
             "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype,
@@ -190,66 +287,90 @@ def _sequences(layout: VocabularyLayout, data: TokenData, records: Sequence[Reco
             raise InvalidData(f"{data.path}, {record.where} {error.message}") from None
 
 
+def _survey(
+    layout: VocabularyLayout, data: TokenData, records: Sequence[Record]
+) -> tuple[list[int], dict[str, dict[str, Any]]]:
+    """The length of each record's sequence, and the entropies of all their targets by type."""
+    lengths = []
+    targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
+    for sequence in _sequences(layout, data, records):
+        lengths.append(len(sequence.ids))
+        for some in targets.values():
+            some.add(sequence.ids)
+    if max(lengths) < 2:
+        raise InvalidData(f"{data.path}: no sequence has two tokens, and the first of a sequence is not predicted")
+    return lengths, {kind: some.entropies(by_place=kind == "image") for kind, some in targets.items()}
+
+
+def _require_planned(data: TokenData, shard: Mapping[str, Any]) -> None:
+    if data.digest != shard["digest"]:
+        raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The data, or the general text: what came of all of its shards."""
+
+    shard: Mapping[str, Any]
+    """The first."""
+    outputs: Sequence[Mapping[str, Any]]
+    sums: Mapping[str, Sequence[float]]
+    """Per sequence."""
+    profile: Profile
+
+    @classmethod
+    def of(cls, part: str, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> _Part | None:
+        """None: the task has no such part. Raises InternalError where its losses do not add up."""
+        own = [(shard, output) for shard, output in zip(shards, outputs, strict=True) if shard["part"] == part]
+        if not own:
+            return None
+        some = [output for _, output in own]
+        sums = with_totals({name: [v for output in some for v in output["sums"][name]] for name in some[0]["sums"]})
+        profile = add_up([output["profile"] for output in some if "profile" in output])
+        require_identity(profile, sums)
+        return cls(own[0][0], some, sums, profile)
+
+    @property
+    def cut(self) -> int:
+        return sum(output["cut"] for output in self.outputs)
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(self.shard["protocol"])
+
+    def renamed_profile(self) -> Profile:
+        return {group.replace("text", self.shard["part"]): bins for group, bins in self.profile.items()}
+
+
+def _entropies(data: _Part) -> dict[str, Any]:
+    """Those of the plan, and of the codes of images that were encoded since."""
+    entropies = dict(data.shard["entropies"])
+    if "codes" in data.outputs[0]:
+        targets = Targets(range(data.shard["ids"]["image"]))
+        for output in data.outputs:
+            targets.add_packed(output["codes"])
+        entropies["image"] = targets.entropies(by_place=True)
+    return entropies
+
+
+def _notes(data: _Part, general: _Part | None) -> dict[str, Any]:
+    notes: dict[str, Any] = {
+        "sequences": len(data.sums["n_text"]),
+        "sequences_cut": data.cut,
+        "tokens": int(sum(data.sums["n_total"])),
+    }
+    if "empty" in data.outputs[0]:
+        notes["captions_empty"] = sum(output["empty"] for output in data.outputs)
+    if data.shard["no_grid"]:
+        notes["image_grid"] = data.shard["no_grid"]
+    if general is not None:
+        notes["general_texts"] = len(general.sums["n_text"])
+        notes["general_texts_cut"] = general.cut
+        notes["general_text_tokens"] = int(sum(general.sums["n_text"]))
+    return notes
+
+
 def _id_counts(layout: VocabularyLayout) -> dict[str, int]:
     """How many ids a model that knows nothing chooses from, by where it chooses."""
     counts = {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else None}
     return {where: count for where, count in counts.items() if count is not None}
-
-
-def _metrics(
-    task: str, sums: Mapping[str, Sequence[float]], ids: Mapping[str, int], protocol: Protocol
-) -> list[MetricValue]:
-    """Every metric that has tokens to rest on."""
-    losses = {kind: (f"nll_{kind}", f"n_{kind}", ids["all"]) for kind in ("text", "image", "special", "total")}
-    for kind in ("text", "image"):
-        losses[f"{kind}_within"] = (f"within_{kind}", f"n_{kind}", ids.get(kind, 0))
-    metrics = []
-    for name, (total, count, choices) in losses.items():
-        if loss := ratio_of_sums(sums[total], sums[count]):
-            items = total, count
-            metrics.append(_value(f"{task}/{name}", loss, NATS, "lower", protocol, math.log(choices), items))
-            exp = perplexity(loss)
-            metrics.append(_value(f"{task}/{name}_perplexity", exp, "perplexity", "lower", protocol, float(choices)))
-    mass = ratio_of_sums(sums["image_mass"], sums["n_text"])
-    if mass is not None and "image" in ids:
-        baseline, items = ids["image"] / ids["all"], ("image_mass", "n_text")
-        metrics.append(_value(f"{task}/image_mass", mass, "probability", "none", protocol, baseline, items))
-    return metrics
-
-
-def _with_totals(sums: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """The sums, and the losses and counts of all types together, per sequence."""
-
-    def total(name: str) -> list[float]:
-        parts = (sums[f"{name}_{kind}"] for kind in ("text", "image", "special"))
-        return [sum(row) for row in zip(*parts, strict=True)]
-
-    return {**sums, "nll_total": total("nll"), "n_total": total("n")}
-
-
-def _value(
-    name: str,
-    ratio: Ratio,
-    unit: str,
-    direction: Direction,
-    protocol: Protocol,
-    baseline: float,
-    items: tuple[str, ...] = (),
-) -> MetricValue:
-    return MetricValue(name, ratio.value, ratio.stderr, ratio.n, unit, direction, protocol, baseline, items)
-
-
-def _items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """Sums and counts of each sequence; what is zero for want of such tokens is left out."""
-    items = []
-    for index in range(len(sums["n_text"])):
-        item: dict[str, Any] = {"index": index}
-        for kind in ("text", "image", "special", "total"):
-            if count := int(sums[f"n_{kind}"][index]):
-                item |= {f"n_{kind}": count, f"nll_{kind}": sums[f"nll_{kind}"][index]}
-                if kind in ("text", "image"):
-                    item[f"within_{kind}"] = sums[f"within_{kind}"][index]
-                if kind == "text":
-                    item["image_mass"] = sums["image_mass"][index]
-        items.append(item)
-    return items

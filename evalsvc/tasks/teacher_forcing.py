@@ -15,6 +15,7 @@ from evalsvc.metrics.token_loss import TokenLosses, belongs, chunk_rows, token_l
 from evalsvc.models import Transformer
 from evalsvc.models.loading import nonfinite_cause
 from evalsvc.scoring.packing import token_batches
+from evalsvc.tasks.loss_profile import POSITION_STARTS, Grid
 
 COLUMNS = (
     "n_text",
@@ -29,6 +30,72 @@ COLUMNS = (
 )
 """Per sequence: targets of each type, their summed losses over all ids, over the ids of their own type, and the summed
 probability of image ids where a text token is due. Losses in nats."""
+
+
+class ProfileSums:
+    """What a `loss_profile.Profile` is made of, added up over the batches of a shard.
+
+    A bin is a set of places of one type: those of a caption, or those of a row of the image. `moments` has, by group
+    of bins, float64 [bins, 9]: over the sequences with targets in a bin, with c their number there, x their summed
+    loss over all ids and w that within their type, the sums of 1, c, x, cc, cx, xx, w, cw and ww. Nine sums for a bin
+    are all that a mean and its error over sequences need, and those of shards add up.
+    """
+
+    def __init__(self, layout: VocabularyLayout, grid: Grid | None) -> None:
+        """`grid`: rows and columns of the codes of every image; None: images as they come, by the place of a code."""
+        self.layout = layout
+        self.grid = grid
+        self.moments: dict[str, Tensor] = {}
+
+    def add(
+        self,
+        ids: Tensor,  # [B, T]
+        target_mask: Tensor,  # [B, T - 1] bool
+        losses: TokenLosses,  # of the N targets
+    ) -> None:
+        """The targets of one batch."""
+        owners = target_mask.nonzero()[:, 0]
+        targets = ids[:, 1:][target_mask]
+        values = torch.stack((torch.ones_like(losses.nll), losses.nll, losses.within), dim=1).double()  # [N, 3]
+        for kind, block in (("text", self.layout.text_ids), ("image", self.layout.image_range)):
+            inside = belongs(ids, block)
+            own = belongs(targets, block)
+            places = (inside.cumsum(1) - 1)[:, 1:][target_mask][own]  # how many of its type come before, [n]
+            if len(places):
+                self._add(kind, len(ids), owners[own], places, values[own])
+
+    def to_json(self) -> dict[str, list[list[float]]]:
+        """By group of bins, the nine sums, each with a number a bin."""
+        return {group: moments.T.tolist() for group, moments in self.moments.items()}
+
+    def _add(self, kind: str, batch: int, owners: Tensor, places: Tensor, values: Tensor) -> None:
+        if kind == "image" and self.grid is not None:
+            rows, columns = self.grid
+            cells = _bin_sums(batch, owners, places, values, rows * columns)
+            self._add_up("image_cell", cells)
+            grid = cells.reshape(batch, rows, columns, 3)
+            self._add_up("image_row", grid.sum(2))
+            self._add_up("image_column", grid.sum(1))
+        else:
+            starts = torch.tensor(POSITION_STARTS, device=places.device)
+            bins = torch.bucketize(places, starts, right=True) - 1
+            self._add_up(f"{kind}_position", _bin_sums(batch, owners, bins, values, len(starts)))
+
+    def _add_up(
+        self,
+        group: str,
+        sums: Tensor,  # [B, bins, 3]
+    ) -> None:
+        c, x, w = sums.unbind(2)
+        columns = ((c > 0).double(), c, x, c * c, c * x, x * x, w, c * w, w * w)
+        moments = torch.stack([column.sum(0) for column in columns], dim=1)
+        self.moments[group] = self.moments[group] + moments if group in self.moments else moments
+
+
+def _bin_sums(batch: int, owners: Tensor, bins: Tensor, values: Tensor, count: int) -> Tensor:
+    """float64 [B, count, 3]: the values of each sequence's targets, by bin."""
+    sums = values.new_zeros(batch * count, 3).index_add_(0, owners * count + bins, values)
+    return sums.reshape(batch, count, 3)
 
 
 class Work(Protocol):
@@ -46,11 +113,12 @@ def sequence_sums(
     layout: VocabularyLayout,
     sequences: Sequence[Sequence[int]],
     names: Sequence[str],
+    profile: ProfileSums | None = None,
 ) -> dict[str, list[float]]:
     """`COLUMNS`, each with one number a sequence in the given order.
 
     Every position after the first is a target unless it is the pad. `names` says what messages call each sequence.
-    A sequence without targets costs nothing and has zeros.
+    A sequence without targets costs nothing and has zeros. `profile` gets the same losses, by where they are.
 
     Raises:
         NonFinite: names the checkpoint, the sequence and the first part of the model that is at fault.
@@ -70,6 +138,8 @@ def sequence_sums(
             if len(bad):
                 row = int(bad[0])
                 raise _not_finite(context, model, ids[row : row + 1, : int(lengths[row])], names[batch[row]])
+            if profile is not None:
+                profile.add(ids, target_mask, losses)
             columns = _columns(losses, targets, layout)
             sums[batch] = columns.new_zeros(len(batch), len(COLUMNS)).index_add_(0, owners, columns).cpu()
         done += len(batch)

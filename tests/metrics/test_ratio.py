@@ -1,10 +1,11 @@
 import math
 import random
 import statistics
+from dataclasses import fields
 
 import pytest
 
-from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+from evalsvc.metrics.ratio import Moments, Ratio, perplexity, ratio_of_sums
 
 
 def test_equal_counts_give_the_standard_error_of_the_mean() -> None:
@@ -52,3 +53,32 @@ def test_perplexity() -> None:
 
 def test_perplexity_of_a_lost_model_is_infinite_and_no_crash() -> None:
     assert perplexity(Ratio(1e4, 1.0, 9)) == Ratio(math.inf, math.inf, 9)
+
+
+def moments(sums: list[float], counts: list[float]) -> Moments:
+    """Of items, one by one."""
+    rows = [(1, c, x, c * c, c * x, x * x) for x, c in zip(sums, counts, strict=True) if c]
+    return Moments(*(float(sum(column)) for column in zip(*rows, strict=True)))
+
+
+def test_moments_give_the_same_ratio_and_add_up() -> None:
+    """Shards keep moments in the place of items; their sums must not depend on how the items were cut."""
+    draw = random.Random(3)
+    counts = [float(draw.randrange(4)) for _ in range(200)]
+    sums = [count * (3 + draw.gauss(0, 0.4)) for count in counts]
+    whole = ratio_of_sums(sums, counts)
+    assert whole is not None
+    parts = [moments(sums[start : start + 70], counts[start : start + 70]) for start in (0, 70, 140)]
+    added = Moments(*(sum(getattr(part, field.name) for part in parts) for field in fields(Moments)))
+    found = added.ratio()
+    assert found is not None
+    assert (found.value, found.stderr, found.n) == pytest.approx((whole.value, whole.stderr, whole.n), rel=1e-10)
+
+
+def test_moments_of_none_of_one_and_of_equal_items() -> None:
+    """Rounding may leave a negative sum of squares, whose root is no error at all."""
+    assert Moments(0, 0, 0, 0, 0, 0).ratio() is None
+    assert moments([6.0], [3.0]).ratio() == Ratio(2.0, None, 1)
+    equal = moments([0.1 * 3] * 7, [3.0] * 7).ratio()
+    assert equal is not None
+    assert equal.stderr == pytest.approx(0, abs=1e-8)

@@ -1,12 +1,13 @@
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from loss_task import LAYOUT, RECORDS, context_of, evaluate, values, write
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -14,29 +15,11 @@ from tokenizers import Tokenizer
 
 import evalsvc
 from evalsvc.checkpoints import CheckpointRef
-from evalsvc.config import Settings
 from evalsvc.errors import AssetMissing, Cancelled, DataChanged, InvalidData, NonFinite
 from evalsvc.layout import parse_layout
 from evalsvc.models.loading import load_model
-from evalsvc.protocol import MetricValue
-from evalsvc.runner import RunnerContext
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.loss import Loss
-from evalsvc.tasks.task import TaskResult
-
-LAYOUT: Mapping[str, Any] = {
-    "text": {"size": 80},
-    "image": {"offset": -16, "size": 16},
-    "special": {"doc": 80, "/doc": 81, "text": 82, "/text": 83, "image": 84, "/image": 85, "pad": 86},
-    "template": ["doc", "text", "TEXT", "/text", "image", "IMAGE", "/image", "/doc", "pad"],
-}
-RECORDS: list[dict[str, Any]] = [
-    {"text_ids": [5, 6, 7, 79], "image_codes": [0, 15, 3, 3]},
-    {"text_ids": [1, 2]},
-    {"image_codes": [4, 5, 6]},
-    {"text_ids": list(range(20, 40)), "image_codes": [1, 1, 2, 2, 3, 3]},
-    {"text_ids": [9], "image_codes": [7]},
-]
 
 
 @pytest.fixture(autouse=True)
@@ -55,28 +38,6 @@ def checkpoint(open_lm_case: Path) -> CheckpointRef:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write(tmp_path / "data.jsonl", RECORDS)
-
-
-def write(path: Path, records: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def context_of(
-    checkpoint: CheckpointRef, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
-) -> RunnerContext:
-    return RunnerContext(checkpoint, Settings(device="cpu", batch_tokens=batch_tokens), report)
-
-
-def evaluate(loss: Loss, checkpoint: CheckpointRef, batch_tokens: int = 8192) -> TaskResult:
-    context = context_of(checkpoint, batch_tokens)
-    plan = loss.plan(context)
-    outputs = [json.loads(json.dumps(loss.run(context, shard))) for shard in plan.shards]
-    return loss.merge(context, plan.shards, outputs)
-
-
-def values(result: TaskResult) -> dict[str, MetricValue]:
-    return {metric.name.partition("/")[2]: metric for metric in result.metrics}
 
 
 def slow_items(checkpoint: CheckpointRef) -> list[dict[str, float]]:
@@ -131,7 +92,8 @@ def test_the_total_is_the_mean_weighted_by_tokens(checkpoint: CheckpointRef, dat
     weighted = sum(count * found[kind].value for kind, count in counts.items()) / sum(counts.values())
     assert found["total"].value == pytest.approx(weighted, rel=1e-12)
     assert counts == {"text": 27, "image": 14, "special": 21}
-    assert result.notes == {"sequences": 5, "sequences_cut": 0, "tokens": 62}
+    grid = {"image_grid": "images have 1 to 6 codes"}
+    assert result.notes == {"sequences": 5, "sequences_cut": 0, "tokens": 62} | grid
 
 
 def test_metrics_have_units_directions_and_what_a_model_that_knows_nothing_gets(
@@ -139,7 +101,11 @@ def test_metrics_have_units_directions_and_what_a_model_that_knows_nothing_gets(
 ) -> None:
     found = values(evaluate(Loss(name="pairs", data=str(data)), checkpoint))
     choices = {"text": 112, "image": 112, "special": 112, "total": 112, "text_within": 80, "image_within": 16}
-    assert set(found) == {*choices, *(f"{name}_perplexity" for name in choices), "image_mass"}
+    unigrams = {"text_unigram": 80, "image_unigram": 16, "image_unigram_by_place": 16}
+    assert set(found) == {*choices, *(f"{name}_perplexity" for name in choices), "image_mass", *unigrams}
+    for name, count in unigrams.items():
+        entropy = found[name]
+        assert (entropy.unit, entropy.direction, entropy.baseline) == ("nats/token", "none", math.log(count))
     for name, count in choices.items():
         loss, perplexity = found[name], found[f"{name}_perplexity"]
         assert (loss.unit, loss.direction, loss.baseline) == ("nats/token", "lower", math.log(count))
@@ -156,7 +122,8 @@ def test_a_type_without_tokens_gives_no_metric(checkpoint: CheckpointRef, tmp_pa
     path = write(tmp_path / "data.jsonl", [{"text_ids": [1, 2, 3]}, {"text_ids": [4, 5]}])
     plain = CheckpointRef(checkpoint.path)
     found = values(evaluate(Loss(name="text", data=str(path)), plain))
-    assert set(found) == {name + suffix for name in ("text", "text_within", "total") for suffix in ("", "_perplexity")}
+    losses = {name + suffix for name in ("text", "text_within", "total") for suffix in ("", "_perplexity")}
+    assert set(found) == {*losses, "text_unigram"}
     assert found["text"].value == found["text_within"].value == found["total"].value
 
 

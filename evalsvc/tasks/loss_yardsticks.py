@@ -1,0 +1,98 @@
+"""What a loss is held against: the entropy of what is predicted, which a model without context reaches, and the loss of
+general text, which says how simple captions are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from evalsvc.arrays import pack_array, unpack_array
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.protocol import MetricValue, Protocol
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ESTIMATOR = "miller-madow/1"
+"""Of the entropies, in their protocol."""
+
+MAX_COUNTS = 1 << 24
+"""Of codes at places, one number for each; what has more gets no entropy by place. An image of 32 × 32 codes of 16,384
+has so many."""
+
+
+class Targets:
+    """The targets of one type, sequence by sequence."""
+
+    def __init__(self, block: range | None) -> None:
+        self.block = block or range(0)
+        self._ids: list[NDArray[Any]] = []
+        """Counted from the first of the block."""
+        self._firsts: list[int] = []
+        """The place of each sequence's first target among its ids of this type."""
+
+    def add(self, ids: Sequence[int]) -> None:
+        """A whole sequence, rows of the table; its first id is no target."""
+        import numpy as np
+
+        rows = np.asarray(ids, dtype=np.int32)
+        inside = (rows >= self.block.start) & (rows < self.block.stop)
+        first = int(inside[:1].sum())
+        self._ids.append(rows[inside][first:] - self.block.start)
+        self._firsts.append(first)
+
+    def pack(self) -> dict[str, Any]:
+        """As they travel from a worker to the merge."""
+        import numpy as np
+
+        ids = np.concatenate(self._ids).astype(np.min_scalar_type(max(len(self.block) - 1, 0)))
+        return {"ids": pack_array(ids), "lengths": [len(part) for part in self._ids], "firsts": self._firsts}
+
+    def add_packed(self, packed: Mapping[str, Any]) -> None:
+        import numpy as np
+
+        ends = np.cumsum(packed["lengths"])[:-1]
+        self._ids += [part.astype(np.int32) for part in np.split(unpack_array(packed["ids"]), ends)]
+        self._firsts += packed["firsts"]
+
+    def entropies(self, by_place: bool) -> dict[str, Any]:
+        """`unigram` and, where asked for and not too large, `unigram_by_place`, as JSON; empty without targets.
+
+        See `metrics.entropy.Entropy`.
+        """
+        import numpy as np
+
+        from evalsvc.metrics.entropy import unigram_entropy
+
+        lengths = [len(part) for part in self._ids]
+        ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths)), lengths)
+        found = {"unigram": unigram_entropy(ids, owners)}
+        if by_place and len(ids):
+            pairs = zip(self._firsts, lengths, strict=True)
+            places = np.concatenate([np.arange(first, first + length) for first, length in pairs])
+            if (int(places.max()) + 1) * (int(ids.max()) + 1) <= MAX_COUNTS:
+                found["unigram_by_place"] = unigram_entropy(ids, owners, places)
+        return {name: asdict(entropy) for name, entropy in found.items() if entropy is not None}
+
+
+def entropy_metrics(
+    task: str, entropies: Mapping[str, Mapping[str, Any]], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
+) -> Iterator[MetricValue]:
+    """`<task>/text_unigram`, `<task>/image_unigram_by_place`, …: the corrected ones, of `Targets.entropies` by kind.
+
+    `ids` says how many there are to choose from, by kind.
+    """
+    for kind, found in entropies.items():
+        content = {**protocols[kind].content, "estimator": ESTIMATOR}
+        for name, entropy in found.items():
+            value = entropy["corrected"], entropy["stderr"], entropy["sequences"], "nats/token"
+            yield MetricValue(f"{task}/{kind}_{name}", *value, "none", Protocol(content), math.log(ids[kind]))
+
+
+def gap(general: Ratio, caption: Ratio) -> Ratio:
+    """General text less captions, of two samples that have nothing to do with each other; n is of both together."""
+    known = general.stderr is not None and caption.stderr is not None
+    stderr = math.hypot(general.stderr or 0, caption.stderr or 0) if known else None
+    return Ratio(general.value - caption.value, stderr, general.n + caption.n)

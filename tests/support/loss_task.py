@@ -1,0 +1,51 @@
+"""The loss task on a small model, stage by stage, with its outputs as they come over the wire."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from evalsvc.checkpoints import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.protocol import MetricValue
+from evalsvc.runner import RunnerContext
+from evalsvc.tasks.loss import Loss
+from evalsvc.tasks.task import TaskResult
+
+LAYOUT: Mapping[str, Any] = {
+    "text": {"size": 80},
+    "image": {"offset": -16, "size": 16},
+    "special": {"doc": 80, "/doc": 81, "text": 82, "/text": 83, "image": 84, "/image": 85, "pad": 86},
+    "template": ["doc", "text", "TEXT", "/text", "image", "IMAGE", "/image", "/doc", "pad"],
+}
+RECORDS: list[dict[str, Any]] = [
+    {"text_ids": [5, 6, 7, 79], "image_codes": [0, 15, 3, 3]},
+    {"text_ids": [1, 2]},
+    {"image_codes": [4, 5, 6]},
+    {"text_ids": list(range(20, 40)), "image_codes": [1, 1, 2, 2, 3, 3]},
+    {"text_ids": [9], "image_codes": [7]},
+]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def context_of(
+    checkpoint: CheckpointRef, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
+) -> RunnerContext:
+    return RunnerContext(checkpoint, Settings(device="cpu", threads=1, batch_tokens=batch_tokens), report)
+
+
+def evaluate(loss: Loss, checkpoint: CheckpointRef, batch_tokens: int = 8192) -> TaskResult:
+    context = context_of(checkpoint, batch_tokens)
+    plan = loss.plan(context)
+    outputs = [msgpack.unpackb(msgpack.packb(loss.run(context, shard))) for shard in plan.shards]
+    return loss.merge(context, plan.shards, outputs)
+
+
+def values(result: TaskResult) -> dict[str, MetricValue]:
+    return {metric.name.partition("/")[2]: metric for metric in result.metrics}
