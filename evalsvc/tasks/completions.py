@@ -239,12 +239,15 @@ class Completions(TextTask):
     def _items(
         self, own: Sequence[Completion], prompts: Sequence[Sequence[int]], protocol: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """What the checkpoint wrote. Of two items with one `protocol` only the weights differ that drew them."""
-        asked = product(zip(self.prompts, prompts, strict=True), self.ways().items())
+        """What the checkpoint wrote. Of two items with one `protocol` only the weights differ that drew them.
+
+        The first indices are those of the greedy ones, so that they pair with those of a task with other draws.
+        """
+        asked = product(enumerate(zip(self.prompts, prompts, strict=True)), enumerate(self.ways().items()))
         end = None if protocol["end_of_text"] is None else own[0].layout.text.offset + protocol["end_of_text"]
         return [
             {
-                "index": index,
+                "index": way_index * len(prompts) + prompt_index,
                 "prompt": prompt,
                 "way": way,
                 "protocol": Protocol({**protocol, "prompt": list(ids), "sampling": params.to_json()}).id,
@@ -256,7 +259,7 @@ class Completions(TextTask):
                 "base": None,
                 "base_ids": None,
             }
-            for index, (((prompt, ids), (way, params)), one) in enumerate(zip(asked, own, strict=True))
+            for ((prompt_index, (prompt, ids)), (way_index, (way, params))), one in zip(asked, own, strict=True)
         ]
 
     def _compare(self, items: Sequence[dict[str, Any]], own: Sequence[Completion], base: Sequence[Completion]) -> None:

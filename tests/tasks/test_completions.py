@@ -62,7 +62,7 @@ def test_english_becomes_images_beside_the_base() -> None:
     for result in (before, after):
         asked = [(item["index"], item["prompt"], item["way"]) for item in items(result)]
         ways = [(prompt, way) for prompt in TABLE_1 for way in ("greedy", "seed 0", "seed 1")]
-        assert asked == [(index, *way) for index, way in enumerate(ways)]
+        assert asked == [(index, *way) for index, way in zip((0, 2, 4, 1, 3, 5), ways, strict=True)]
     for one, other in zip(items(before), items(after), strict=True):
         assert one["text"] == one["base"] == other["base"]
         assert one["ids"] == one["base_ids"] == other["base_ids"]
@@ -172,7 +172,7 @@ def base_losses(base: CheckpointRef, prompt: str, ids: Sequence[int]) -> list[fl
 def test_the_base_judges_the_text_that_a_completion_begins_with() -> None:
     """At step 10 some completions end in image ids, of which the base knows nothing; text behind them is not judged."""
     result = evaluate(miniature(1), FIRST)
-    found = items(result)
+    found, page = items(result), result["artifacts"]["says"][0]["content"].decode()
     assert any(0 < item["base_scored"] < item["drawn"] for item in found), "else this shows nothing"
     for item in found:
         text = list(takewhile(lambda row: row < 512, item["ids"]))
@@ -180,6 +180,10 @@ def test_the_base_judges_the_text_that_a_completion_begins_with() -> None:
         assert item["base_nll"] == pytest.approx(sum(base_losses(FIRST, item["prompt"], text)), rel=1e-5, abs=1e-6)
         own = list(takewhile(lambda row: row < 512, item["base_ids"]))
         assert item["base_own_nll"] == pytest.approx(sum(base_losses(FIRST, item["prompt"], own)), rel=1e-5, abs=1e-6)
+        assert f", {item['way']}: {item['drawn']} ids" in page
+        if 0 < item["base_scored"] < item["drawn"]:
+            loss = f"{item['base_nll'] / item['base_scored']:.2f} nats/token on the first {item['base_scored']} ids"
+            assert f"the base's loss {loss}" in page
     for group, some in (("greedy", found[::3]), ("seeded", [item for item in found if item["way"] != "greedy"])):
         loss = metrics(result)[f"says/{group}_base_loss"]
         total, scored = (sum(item[key] for item in some) for key in ("base_nll", "base_scored"))
@@ -245,6 +249,11 @@ def test_an_items_protocol_is_all_that_drew_it_but_the_weights() -> None:
         )
     )
     assert later == plain
+    indices = [
+        {(item["prompt"], item["way"]): item["index"] for item in items(evaluate(FIRST, max_tokens=1, samples=samples))}
+        for samples in (1, 3)
+    ]
+    assert indices[0].items() <= indices[1].items(), "what is compared pairs by the index"
     assert {key: more[key] for key in plain} == plain
     assert {way for (prompt, way), one in plain.items() if warm[prompt, way] == one} == {"greedy"}
     assert len(set(plain.values())) == 6
