@@ -136,6 +136,21 @@ def test_held_out_data_fit_the_layout(layout: VocabularyLayout, images: Tensor, 
     assert [list(record.text_ids or ()) for record in again] == [list(record.text_ids or ()) for record in pairs]
 
 
+def test_training_pairs_are_those_of_the_training_images(layout: VocabularyLayout) -> None:
+    """None of them is held out, so what is learned from them is measured on what it has not seen."""
+    splits = json.loads((ROOT / "splits.json").read_text())
+    training, held_out = (read_tokens(ROOT / f"{name}_pairs.jsonl").records for name in ("training", "heldout"))
+    assert len(training) == len(splits["train"])
+    for record in training:
+        assert layout.sequence(record.text_ids, record.image_codes).cut == 0
+    codes, texts = (
+        [{tuple(getattr(record, part)) for record in records} for records in (training, held_out)]
+        for part in ("image_codes", "text_ids")
+    )
+    assert codes[0].isdisjoint(codes[1])
+    assert texts[0] >= texts[1]
+
+
 def test_the_classifier_reads_what_it_was_not_fitted_on(images: Tensor, classifier: DigitClassifier) -> None:
     assert agreement(classifier.predict(images[:TEST]), labels(TEST)) >= 0.97
 

@@ -261,7 +261,8 @@ def run_side_by_side(shop: Workshop, *stages: str) -> None:
 def write_package(shop: Workshop) -> None:
     decoder = load_decoder(packed_decoder(shop))
     test = pairs(shop, decoder.encode, shop.digits.test, "captions")
-    write_lines(shop.out / "heldout_pairs.jsonl", [{"text_ids": ids, "image_codes": codes} for ids, codes in test])
+    write_pairs(shop.out / "heldout_pairs.jsonl", test)
+    write_pairs(shop.out / "training_pairs.jsonl", training_pairs(shop, decoder.encode))
     for name in RUNS:
         epochs = shop.load(name)
         folder = shop.out / "runs" / name
@@ -271,6 +272,19 @@ def write_package(shop: Workshop) -> None:
             language_model.save(content, folder / "checkpoints" / f"epoch_{content['epoch']}.pt")
         index = [f"epoch_{content['epoch']}.pt {content['step']}\n" for content in epochs]
         (folder / "steps.txt").write_text("".join(index))
+
+
+def write_pairs(path: Path, found: list[tuple[list[int], list[int] | None]]) -> None:
+    write_lines(path, [{"text_ids": ids, "image_codes": codes} for ids, codes in found])
+
+
+def training_pairs(shop: Workshop, encode: Callable[[Tensor], Tensor]) -> list[tuple[list[int], list[int] | None]]:
+    """Every training image once, unwarped, with one of the captions that the runs saw it with."""
+    data = shop.digits
+    generator = torch.Generator().manual_seed(shop.seed)
+    texts = [digits.draw_caption(int(data.labels[index]), generator) for index in data.train]
+    codes = encode_all(encode, digits.to_input(data.images[data.train])).tolist()
+    return list(zip(topics.encode(shop.tokenizer, texts), codes, strict=True))
 
 
 def training_parameters(shop: Workshop, epochs: list[dict[str, Any]]) -> dict[str, Any]:
