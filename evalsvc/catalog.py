@@ -42,6 +42,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "open_lm": "evalsvc.models.loading:load_model",
     },
     "tasks": {
+        "alignment": "evalsvc.tasks.alignment:Alignment",
         "completions": "evalsvc.tasks.completions:Completions",
         "forgetting": "evalsvc.tasks.forgetting:Forgetting",
         "language": "evalsvc.tasks.language:Language",
