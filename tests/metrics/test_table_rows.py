@@ -1,0 +1,91 @@
+"""Never-trained rows and borders of blocks, from the tables alone."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from evalsvc.metrics.table_rows import SHORTEST_BLOCK, RowStatistics, change_points, cold_rows, row_statistics
+from evalsvc.miniature import ROOT
+from evalsvc.models import load_model
+
+
+def random_table(rows: int, width: int = 64, seed: int = 0) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) / math.sqrt(width)
+
+
+def pushed(rows: Tensor) -> Tensor:
+    """What softmax and decay make of rows that are never a target: their beginnings fade, one direction stays."""
+    return 0.1 * rows + 4 * torch.ones(rows.shape[1]) / math.sqrt(rows.shape[1])
+
+
+def best_cut(features: Tensor) -> tuple[int, float]:
+    """The slow reference: the place of the first cut, and its gain, from torch's own variances."""
+
+    def cost(part: Tensor) -> float:
+        return float((len(part) * part.var(0, correction=0).clamp_min(1e-6).log()).sum()) / 2
+
+    cuts = range(SHORTEST_BLOCK, len(features) - SHORTEST_BLOCK + 1)
+    gains = {cut: cost(features) - cost(features[:cut]) - cost(features[cut:]) for cut in cuts}
+    row = max(gains, key=lambda cut: gains[cut])
+    return row, gains[row]
+
+
+def test_first_cut_is_that_of_the_slow_search() -> None:
+    features = torch.cat((random_table(40, 2), random_table(60, 2, seed=1) + 2)).double()
+    found = change_points(features)[0]
+    row, gain = best_cut(features)
+    assert (found.row, found.gain) == (row, pytest.approx(gain))
+
+
+def test_blocks_of_other_mean_or_spread_are_cut_apart() -> None:
+    """Special tokens are few, and a block may differ in nothing but how its norms scatter."""
+    parts = [random_table(300, 2), 3 + random_table(7, 2, seed=1), 0.2 * random_table(200, 2, seed=2)]
+    assert sorted(border.row for border in change_points(torch.cat(parts))) == [300, 307]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_tables_have_neither_borders_nor_cold_rows(seed: int) -> None:
+    """Evidence that is found in noise is worse than none."""
+    found = row_statistics(random_table(500, seed=seed), random_table(500, seed=100 + seed))
+    assert (found.cold, found.borders) == ((), ())
+
+
+def test_cold_rows_are_those_that_were_only_pushed() -> None:
+    table = random_table(400)
+    cold = [3, 50, 51, 52, 399]
+    table[cold] = pushed(table[cold])
+    assert cold_rows(table) == cold
+
+
+def test_two_rows_that_lie_together_are_no_sign() -> None:
+    table = random_table(400)
+    table[[3, 50]] = pushed(table[[3, 50]])
+    assert cold_rows(table) == []
+
+
+def test_equal_rows_are_not_worth_any_cut() -> None:
+    """New rows may be set to one vector: their variance is 0, and its logarithm would be infinite."""
+    found = change_points(torch.cat((torch.ones(50, 2), torch.full((50, 2), 2.0))))
+    assert [border.row for border in found] == [50]
+    assert all(math.isfinite(border.gain) for border in found)
+
+
+@pytest.mark.parametrize("run", ["pretrained", "random-init"])
+def test_trained_run_shows_its_blocks(run: str) -> None:
+    """Text to 511, image to 575, then special tokens; the first of a sequence and the pad are never targets."""
+    found = statistics_of(ROOT / f"runs/{run}/checkpoints/epoch_5.pt")
+    assert {512, 576} <= {border.row for border in found.borders}
+    assert [row for row in found.cold if row >= 512] == [576, 582]
+
+
+def test_run_before_training_shows_nothing() -> None:
+    found = statistics_of(ROOT / "runs/random-init/checkpoints/epoch_0.pt")
+    assert (found.cold, found.borders) == ((), ())
+
+
+def statistics_of(path: Path) -> RowStatistics:
+    model = load_model(path)
+    return row_statistics(model.tok_embeddings.weight.detach(), model.output.weight.detach())
