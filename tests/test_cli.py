@@ -721,6 +721,13 @@ class TestDoctor:
         result = command("doctor", "los")
         assert (result.code, "did you mean 'loss'" in result.err) == (2, True)
 
+    @pytest.mark.parametrize("name", ["setup"])
+    def test_every_option_of_its_commands_has_its_help(self, command: Command, name: str) -> None:
+        result = command("doctor", name, "--help")
+        assert (result.code, f"Usage: evalsvc doctor {name}" in result.out) == (0, True)
+        parameters = typer.main.get_command(app).commands["doctor"].commands[name].params  # type: ignore[attr-defined]
+        assert [item.name for item in parameters if not getattr(item, "help", None)] == []
+
 
 class TestAssets:
     def test_list_shows_what_is_missing(self, command: Command) -> None:

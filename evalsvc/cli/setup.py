@@ -1,59 +1,18 @@
-"""What must be there before anything is measured: checks, weights, benchmarks, references."""
+"""What must be there before anything is measured: weights, benchmarks, references."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import (
-    FAILED,
-    Suites,
-    text_of,
-)
+from evalsvc.cli.options import text_of
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import (
-    Bars,
-    print_settings,
-    print_table,
-    show_bars,
-)
-
-if TYPE_CHECKING:
-    pass
+from evalsvc.terminal import Bars, print_table, show_bars
 
 commands = typer.Typer()
-
-
-@commands.command()
-def doctor(
-    suite: Annotated[list[str] | None, typer.Argument(help="Only these suites' data.", show_default="all")] = None,
-    suites: Suites = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the database.", show_default="~/.local/share/evalsvc")
-    ] = None,
-) -> None:
-    """Show every setting, and what is missing for an evaluation.
-
-    The exit code is 1 when something that is needed is missing.
-    """
-    from evalsvc.doctor import run_checks
-
-    given: dict[str, Any] = {"suites": text_of(suites), "data_dir": text_of(data_dir)}
-    settings = Settings.load(**given)
-    print_settings(settings, {name for name, value in given.items() if value is not None})
-    checks = run_checks(settings, suite or [])
-    print_table(
-        ["check", "", "found", "do"],
-        [
-            [check.name, "ok" if check.ok else "MISSING" if check.needed else "-", check.found, check.do]
-            for check in checks
-        ],
-    )
-    if not all(check.ok or not check.needed for check in checks):
-        raise typer.Exit(FAILED)
 
 
 assets_app = typer.Typer(no_args_is_help=True, help="Weights of other people's networks, which some suites need.")
