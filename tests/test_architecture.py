@@ -38,6 +38,7 @@ PARTS = {
     "gate": {"ground", "client", "metrics"},
     "compare": {"ground", "client", "gate", "metrics"},
     "gate_until": {"ground", "gate", "metrics", "runner"},
+    "layout_doctor": {"ground", "metrics"},
     "watch": {"ground", "client"},
     "demo": {"ground", "client", "store", "cluster", "coordinator", "api", "runner"},
     "cli": {
@@ -53,10 +54,18 @@ PARTS = {
         "watch",
         "demo",
         "compare",
+        "layout_doctor",
     },
 }
 
-LATE = {("cli", "runner"), ("cli", "gate_until"), ("doctor", "runner"), ("cli", "language")}
+LATE = {
+    ("cli", "runner"),
+    ("cli", "gate_until"),
+    ("doctor", "runner"),
+    ("cli", "language"),
+    ("layout_doctor", "runner"),
+    ("layout_doctor", "tasks"),
+}
 """Allowed inside a function only: these commands do in their own process what workers do."""
 
 
@@ -191,7 +200,7 @@ parse_layout("image-then-special").resolve(66_823)
 
 def test_the_service_starts_and_checks_suites_without_torch() -> None:
     """It runs on machines that have no GPU and no torch; its workers are other processes."""
-    own = ("cli", "client", "gate", "compare", "watch", "data")
+    own = ("cli", "client", "gate", "compare", "watch", "data", "layout_doctor")
     parts = ("api", "web", "coordinator", "cluster", "store", "spooler", *own)
     run_blocked(WORKER_PACKAGES, [*modules_of(*parts), "evalsvc.layout", "evalsvc.model_config"], CHECK_SUITES)
 

@@ -25,6 +25,8 @@ from evalsvc.api.server import listen
 from evalsvc.assets import ASSETS
 from evalsvc.cli import app, main
 from evalsvc.config import setting_help
+from evalsvc.layout import parse_layout
+from evalsvc.miniature import ROOT
 from evalsvc.protocol import Protocol
 from evalsvc.reference import load_reference
 from evalsvc.shard import ShardError
@@ -721,12 +723,61 @@ class TestDoctor:
         result = command("doctor", "los")
         assert (result.code, "did you mean 'loss'" in result.err) == (2, True)
 
-    @pytest.mark.parametrize("name", ["setup"])
+    @pytest.mark.parametrize("name", ["setup", "layout"])
     def test_every_option_of_its_commands_has_its_help(self, command: Command, name: str) -> None:
         result = command("doctor", name, "--help")
         assert (result.code, f"Usage: evalsvc doctor {name}" in result.out) == (0, True)
         parameters = typer.main.get_command(app).commands["doctor"].commands[name].params  # type: ignore[attr-defined]
         assert [item.name for item in parameters if not getattr(item, "help", None)] == []
+
+
+class TestDoctorLayout:
+    """What it finds is tested in tests/layout_doctor; here is what the command does with it."""
+
+    CHECKPOINT = str(ROOT / "runs/random-init/checkpoints/epoch_5.pt")
+    PAIRS = ("--pairs", str(ROOT / "heldout_pairs.jsonl"))
+    SIZES = ("--text-size", "512", "--codebook-size", "64", "--device", "cpu", "--threads", "1")
+
+    def test_decided(self, command: Command, tmp_path: Path) -> None:
+        """The file that it writes is the layout for `run --layout`, and its own for the next question."""
+        outputs = ("--output", "layout.yaml", "--json", "all.json")
+        result = command("doctor", "layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
+        assert result.code == 0, result.err
+        assert "the layout is image-then-special 512 (text, image)" in result.out
+        assert "special tokens: doc 576, /doc 577, text 578, /text 579, image 580, /image 581, pad 582" in result.out
+        assert "split-tables 512" in result.out
+        layout = parse_layout(str(tmp_path / "layout.yaml"))
+        assert (layout.image_ids, layout.special["/image"]) == (range(512, 576), 581)
+        assert json.loads((tmp_path / "all.json").read_text())["decided"] is True
+
+    def test_refused(self, command: Command, tmp_path: Path) -> None:
+        """Two pairs are not enough for anything: no file, exit code 1, and what to do."""
+        outputs = ("--limit", "2", "--output", "layout.yaml", "--json", "all.json")
+        result = command("doctor", "layout", self.CHECKPOINT, *self.PAIRS, *self.SIZES, *outputs)
+        assert result.code == 1
+        assert "not decided" in result.out
+        assert "give more pairs (--limit)" in result.out
+        assert not (tmp_path / "layout.yaml").exists()
+        assert json.loads((tmp_path / "all.json").read_text())["decided"] is False
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ([CHECKPOINT, "--pairs", "nowhere.jsonl"], "nowhere.jsonl"),
+            ([CHECKPOINT, *PAIRS, "--output", "no/where.yaml"], "--output no/where.yaml: there is no folder no"),
+            ([CHECKPOINT, *PAIRS, "--layout", "image-then-specail"], "did you mean 'image-then-special' or"),
+            (["nowhere.pt", *PAIRS], "nowhere.pt"),
+            (
+                [CHECKPOINT, "--pairs", str(ROOT / "heldout_text.jsonl")],
+                "has no `image_codes`; the layout doctor needs",
+            ),
+        ],
+    )
+    def test_bad_argument(self, command: Command, arguments: list[str], words: str) -> None:
+        result = command("doctor", "layout", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+        assert "Traceback" not in result.err
 
 
 class TestAssets:

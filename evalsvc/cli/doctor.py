@@ -1,16 +1,28 @@
-"""What is missing for an evaluation."""
+"""What is missing for an evaluation, and which layout a checkpoint has."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Suites, text_of
+from evalsvc.cli.options import (
+    FAILED,
+    Model,
+    Suites,
+    Threads,
+    checkpoint_reference,
+    hand_on,
+    inline_layout,
+    inline_model,
+    text_of,
+)
 from evalsvc.config import Settings
-from evalsvc.terminal import print_settings, print_table
+from evalsvc.errors import InvalidRequest
+from evalsvc.terminal import print_settings, print_table, show_bars
 
 SETUP = "setup"
 
@@ -60,3 +72,76 @@ def doctor(
     )
     if not all(check.ok or not check.needed for check in checks):
         raise typer.Exit(FAILED)
+
+
+@doctor_app.command(name="layout")
+def find_layout(
+    checkpoint: Annotated[str, typer.Argument(help="The weights: a path or a file:// uri.")],
+    pairs: Annotated[Path, typer.Option(help="Real pairs: `text_ids` and `image_codes` on each line, or safetensors.")],
+    model: Model = None,
+    text_size: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Rows of the text block; repeat to try several.", show_default="inferred"),
+    ] = None,
+    codebook_size: Annotated[
+        int | None, typer.Option(min=1, help="Codes of the image tokenizer.", show_default="inferred")
+    ] = None,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(help="A layout to try beside the presets; repeat for several.", show_default="none"),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=2, help="Use the first so many pairs.")] = 16,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The tokenizer.json for pairs that hold `text`.", show_default="none")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the layout here, for --layout; only if it is decided.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--json", help="Write all that was found here.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    threads: Threads = None,
+) -> None:
+    """Find the vocabulary layout that a checkpoint was trained with, by the losses of real pairs.
+
+    The exit code is 1 when it is not decided: a wrong layout poisons every number, so it is never guessed.
+    """
+    for option, path in (("--output", output), ("--json", report)):
+        if path is not None and not path.parent.is_dir():
+            raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
+    from evalsvc.layout import parse_layout
+    from evalsvc.layout_doctor.checkup import Question, examine
+    from evalsvc.layout_doctor.report import layout_yaml, to_json
+
+    settings = Settings.load(device=device, threads=threads)
+    hand_on(settings)
+    question = Question(
+        checkpoint_reference(checkpoint, inline_model(model), None),
+        str(pairs),
+        text_size or (),
+        codebook_size,
+        limit,
+        {name: parse_layout(inline_layout(name)) for name in layout or ()},
+        text_of(tokenizer),
+    )
+    with show_bars() as bars:
+        found = examine(question, settings, lambda done: bars.show("layouts", done, None, "scored"))
+    if report is not None:
+        report.write_text(json.dumps(to_json(found), indent=2) + "\n")
+    if output is not None and found.verdict.decided:
+        output.write_text(layout_yaml(found))
+    _print_checkup(found)
+    if not found.verdict.decided:
+        raise typer.Exit(FAILED)
+
+
+def _print_checkup(found: Any) -> None:
+    from evalsvc.layout_doctor.report import COLUMNS, LEGEND, conclusion, condition_rows, ranking_rows, summary
+
+    for line in summary(found):
+        print(line)
+    print_table(list(COLUMNS), ranking_rows(found))
+    print(LEGEND)
+    if found.dropped:
+        print_table(["does not fit", "because"], [[dropped.name, dropped.reason] for dropped in found.dropped])
+    print_table(["rule", "", "found", "do"], condition_rows(found))
+    print(conclusion(found))
