@@ -134,6 +134,8 @@ def _images_are_known(best: Scored, needed: float) -> Condition:
 
 
 def _order_matters(reordered: Sequence[Behind], needed: float) -> Condition:
+    # An untrained model with tied tables expects what it has just read. Where codes repeat, the image loss is then
+    # below ln of the codebook, but so it is in any order.
     nearest = min(reordered, key=lambda rival: rival.standard_errors)
     found = f"of {len(reordered)} random orders of the codes the nearest is {describe(nearest)}"
     do = "the image block lies elsewhere, or its codes have another order: describe it by --layout"

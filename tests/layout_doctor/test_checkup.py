@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from evalsvc.miniature import ROOT
 
 TRUTH = parse_layout(str(ROOT / "runs/layout.yaml")).resolve(583)
 PAIRS = str(ROOT / "heldout_pairs.jsonl")
+GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
 
 
 def question(run: str = "pretrained", epoch: int = 5, pairs: str = PAIRS) -> Question:
@@ -50,16 +52,38 @@ def test_untrained_run_is_refused() -> None:
     assert conclusion(found).startswith("not decided")
 
 
-def test_golden_open_lm_model_is_refused(open_lm_case: Path, tmp_path: Path) -> None:
-    """Two steps of training, and 16 rows that nobody claims."""
-    pairs = tmp_path / "pairs.jsonl"
-    rows = [{"text_ids": [5, n], "image_codes": [(7 * n + k) % 16 for k in range(16)]} for n in range(8)]
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = open_lm_case / "checkpoints" / "epoch_1.pt"
-    asked = Question(CheckpointRef(path=str(path)), str(pairs), text_sizes=(80,))
-    found = examine(asked, Settings(device="cpu", threads=1), lambda _: None)
+@pytest.fixture
+def repeating_pairs(tmp_path: Path) -> str:
+    """Images of 24 codes of 16, each of which comes four times in a row."""
+    path = tmp_path / "pairs.jsonl"
+    rng = random.Random(0)
+    with path.open("w") as file:
+        for _ in range(16):
+            start = rng.randrange(16)
+            codes = [(start + place // 4) % 16 for place in range(24)]
+            file.write(json.dumps({"text_ids": [rng.randrange(40) for _ in range(6)], "image_codes": codes}) + "\n")
+    return str(path)
+
+
+def golden_checkup(case: str, text_size: int, pairs: str) -> Checkup:
+    checkpoint = CheckpointRef(path=str(GOLDEN / case / "checkpoints" / "epoch_1.pt"))
+    asked = Question(checkpoint, pairs, text_sizes=(text_size,), codebook_size=16)
+    return examine(asked, Settings(device="cpu", threads=1), lambda _: None)
+
+
+def test_golden_open_lm_model_is_refused(repeating_pairs: str) -> None:
+    found = golden_checkup("14_all_defaults_ema_optimizer_t2i_vocab", 89, repeating_pairs)
     assert not found.verdict.decided
-    assert found.sizes.codebook == 16
+
+
+def test_tied_model_that_only_repeats_its_input_is_refused(repeating_pairs: str) -> None:
+    """With tied tables an untrained model expects what it has just read. Where codes repeat, the image loss is then
+    below ln of the codebook, under any layout and any order of the codes."""
+    found = golden_checkup("11_rotary_gain_only_ln_postembed_tied_swiglu_torch", 57, repeating_pairs)
+    conditions = {condition.name: condition.ok for condition in found.verdict.conditions}
+    assert conditions["the images are known"]
+    assert not conditions["the order of the codes matters"]
+    assert not found.verdict.decided
 
 
 def test_progress_counts_layouts() -> None:
