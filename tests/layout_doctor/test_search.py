@@ -8,6 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from bigram_witness import BigramWitness
@@ -151,6 +152,18 @@ def test_marker_that_no_template_has_is_named() -> None:
     verdict = verdict_on(BigramWitness.trained(truth, TRAINING, ROWS))
     assert "nothing else is expected" in failed(verdict)
     assert "which never occurs, has a probability of 0.99" in verdict.conditions[-1].found
+
+
+def test_every_exchange_of_special_tokens_is_a_rival() -> None:
+    """A layout is not decided before it is known which special token is which; and any row may be the first one's."""
+    search = Search(BigramWitness.trained(hidden("image-then-special"), TRAINING, ROWS), PAIRS)
+    search.run(CANDIDATES[:4])
+    special = search.best.candidate.layout.special
+    exchanges = [special | {one: special[other], other: special[one]} for one, other in combinations(special, 2)]
+    first = [special | {"doc": row} for row in range(583, ROWS)]
+    for rows in (*exchanges, *first):
+        layout = parse_layout({**search.best.candidate.layout.to_json(), "special": rows})
+        assert tuple(map(tuple, written(layout))) in search.found
 
 
 def test_token_that_comes_twice_has_one_row() -> None:
