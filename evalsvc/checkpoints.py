@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from evalsvc.errors import (
     EvalsvcError,
     InvalidRequest,
 )
+from evalsvc.expression import Expression
 
 Spool = Literal["none", "link", "copy"]
 
@@ -39,17 +40,38 @@ class CheckpointRef:
     """A checkpoint as it was posted: all that a worker needs to open it and to know that it is the same."""
 
     path: str
-    """The file or folder to open: the posted one, or its spooled copy."""
+    """The file or folder to open: the posted one, or its spooled copy. Of a virtual checkpoint, its expression."""
     identity: Identity | None = None
     """None: whatever lies there now (a checkpoint evaluated without a service)."""
     sha256: str | None = None
     """The digest that the client sent or that the first worker found; None: not known yet."""
     model: Mapping[str, Any] | None = None
-    """The model configuration inline; None: the one that lies beside the checkpoint."""
+    """The model configuration inline; None: the one that lies beside the checkpoint, or the parents'."""
     layout: Mapping[str, Any] | None = None
     """The vocabulary layout inline; None: every row is text."""
     label: str = "checkpoint"
     """How messages name it, e.g. `run-a step 25`."""
+    virtual: Virtual | None = None
+    """What a virtual checkpoint is computed from; None: it is a file or folder."""
+
+
+@dataclass(frozen=True)
+class Virtual:
+    """An expression, and the checkpoints in it."""
+
+    expression: Expression
+    """Without ranges."""
+    parents: Mapping[str, CheckpointRef]
+    """By their names in the expression; each a file or folder."""
+
+
+@contextmanager
+def named(reference: CheckpointRef) -> Iterator[None]:
+    """Put the checkpoint's name before the message of an error."""
+    try:
+        yield
+    except EvalsvcError as error:
+        raise type(error)(f"{reference.label}: {error.message}") from error
 
 
 def local_path(uri: str) -> Path:
@@ -109,12 +131,15 @@ def identify(path: Path) -> Identity:
 
 
 def verify(reference: CheckpointRef) -> None:
-    """Raise unless the file is the one that was posted.
+    """Raise unless the file is the one that was posted; of a virtual checkpoint, every parent's file.
 
     Raises:
         CheckpointGone: it was deleted.
         CheckpointChanged: its size or modification time is another.
     """
+    with named(reference):
+        for parent in parents_of(reference):
+            verify(parent)
     if reference.identity is None:
         return
     try:
@@ -131,6 +156,11 @@ def verify(reference: CheckpointRef) -> None:
         )
 
 
+def parents_of(reference: CheckpointRef) -> Sequence[CheckpointRef]:
+    """The checkpoints that a virtual one is computed from; of a file, none."""
+    return () if reference.virtual is None else tuple(reference.virtual.parents.values())
+
+
 def hash_files(path: Path) -> str:
     """SHA-256 of a file's bytes; of a folder, over the names and bytes of its files in order of name."""
     total = hashlib.sha256()
@@ -143,8 +173,15 @@ def hash_files(path: Path) -> str:
     return total.hexdigest()
 
 
-def check_sha256(reference: CheckpointRef, found: str) -> None:
-    """Raise CheckpointChanged unless `found` is the digest that the reference carries, if it carries one."""
+def check_sha256(reference: CheckpointRef, found: str, parents: Mapping[str, str] | None = None) -> None:
+    """Raise CheckpointChanged unless `found` is the digest that the reference carries, if it carries one.
+
+    `parents` are the digests found of a virtual checkpoint's parents, which are looked at first.
+    """
+    if reference.virtual is not None and parents is not None:
+        with named(reference):
+            for name, parent in reference.virtual.parents.items():
+                check_sha256(parent, parents[name])
     if reference.sha256 is not None and reference.sha256 != found:
         raise CheckpointChanged(
             f"{reference.label}: {reference.path} has sha256 {found}, expected {reference.sha256}; "

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evalsvc.errors import InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -173,6 +173,18 @@ def resolve_config(model: str | Mapping[str, Any] | None, checkpoint: Path) -> M
         fields = read_model_spec(model)
         source = f"model {model!r}" if isinstance(model, str) else "the given model configuration"
     return _validated(_with_training_flags(fields, checkpoint), source)
+
+
+def require_one_model(models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise CheckpointMismatch where two of `models`, by their checkpoints' names, differ in a field that both have."""
+    (first, ours), *others = models.items()
+    for name, theirs in others:
+        common = [key for key in ours if key in theirs]
+        if differing := [f"{key} {ours[key]} and {theirs[key]}" for key in common if ours[key] != theirs[key]]:
+            raise CheckpointMismatch(
+                f"{first} and {name} are different models: {', '.join(differing)}; only checkpoints of one model "
+                "configuration can be combined"
+            )
 
 
 def config_beside(checkpoint: Path) -> dict[str, Any] | None:

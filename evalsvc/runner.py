@@ -15,15 +15,23 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalsvc import __version__
-from evalsvc.checkpoints import CheckpointRef, check_sha256, hash_files, identify, verify
+from evalsvc.checkpoints import (
+    CheckpointRef,
+    check_sha256,
+    hash_files,
+    identify,
+    named,
+    parents_of,
+    verify,
+)
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointGone, EvalsvcError, InternalError, MissingPackage, OutOfMemory
+from evalsvc.expression import digest_of, require_parts
 from evalsvc.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.looks import Until, stop_note
 from evalsvc.model_config import ModelConfig, resolve_config
@@ -39,6 +47,7 @@ try:
     from evalsvc.features import FeatureExtractor, load_extractor
     from evalsvc.models.loading import load_model
     from evalsvc.models.open_lm import Transformer
+    from evalsvc.models.virtual import agreed_config, load_virtual
     from evalsvc.sampling.memory import is_out_of_memory
     from evalsvc.weights import read_weights
 except ModuleNotFoundError as error:
@@ -120,17 +129,16 @@ class RunnerContext(Context):
     def inspect_checkpoint(self) -> None:
         """Raise what opening the checkpoint would raise, short of reading its weights."""
         verify(self.checkpoint)
-        with _named(self.checkpoint.label):
-            read_weights(Path(self.checkpoint.path))
+        with named(self.checkpoint):
+            for file in parents_of(self.checkpoint) or [self.checkpoint]:
+                read_weights(Path(file.path))
+            if self.checkpoint.virtual is not None:
+                config = _resolve_config(self.checkpoint)
+                require_parts(self.checkpoint.virtual.expression, config.n_layers, config.weight_tying)
 
     def digest(self) -> str:
         loaded = _models.loaded(self.checkpoint)
-        known = loaded.sha256 if loaded else self.checkpoint.sha256
-        if known is None:
-            verify(self.checkpoint)
-            known = _hash(self.checkpoint)
-            verify(self.checkpoint)
-        return known
+        return loaded.digests[""] if loaded else _known_digest(self.checkpoint)
 
     def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
         self.dtype = dtype
@@ -138,7 +146,7 @@ class RunnerContext(Context):
 
     def layout(self) -> VocabularyLayout:
         rows = self.model_config().vocab_size
-        with _named(self.checkpoint.label):
+        with named(self.checkpoint):
             layout = text_only(rows) if self.checkpoint.layout is None else parse_layout(self.checkpoint.layout)
             return layout.resolve(rows)
 
@@ -176,18 +184,19 @@ class RunnerContext(Context):
         if loaded is not None:
             return loaded.model.config
         verify(self.checkpoint)
-        with _named(self.checkpoint.label):
-            return resolve_config(self.checkpoint.model, Path(self.checkpoint.path))
+        with named(self.checkpoint):
+            return _resolve_config(self.checkpoint)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     source: tuple[Any, ...]
-    """Which checkpoint it is: path, identity, configuration."""
+    """Which checkpoint it is: path, identity, configuration, and its parents."""
     form: tuple[str, str, str]
     """How it was loaded: dtype, device, rotary_inv_freq_dtype."""
     model: Transformer
-    sha256: str
+    digests: Mapping[str, str]
+    """SHA-256 of a virtual checkpoint's parents by their names, and of the checkpoint itself by ""."""
 
 
 class ModelCache:
@@ -226,7 +235,7 @@ class ModelCache:
                 torch.cuda.empty_cache()
             loaded = _load(checkpoint, form)
             self._loaded.append(loaded)
-        check_sha256(checkpoint, loaded.sha256)
+        check_sha256(checkpoint, loaded.digests[""], loaded.digests)
         return loaded.model
 
 
@@ -252,27 +261,66 @@ _companions = CompanionCache()
 
 
 def _source(checkpoint: CheckpointRef) -> tuple[Any, ...]:
+    if checkpoint.virtual is not None:
+        return checkpoint.path, tuple(map(_source, parents_of(checkpoint)))
     identity = checkpoint.identity or identify(Path(checkpoint.path))
     return checkpoint.path, identity, canonical_json(checkpoint.model and dict(checkpoint.model))
 
 
 def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
-    """Load and hash at the same time; the file must be the posted one before, after and in between."""
+    """Load and hash at the same time; the files must be the posted ones before, after and in between."""
     verify(checkpoint)
     source = _source(checkpoint)
-    path, (dtype, device, rotary) = Path(checkpoint.path), form
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash") as executor:
-        sha256 = executor.submit(_hash, checkpoint)
+        digests = executor.submit(_digests, checkpoint)
         try:
-            with _named(checkpoint.label):
-                config = resolve_config(checkpoint.model, path)
-                model = load_model(path, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+            with named(checkpoint):
+                model = _load_model(checkpoint, form)
         except Exception:
             # What was replaced while it was read fails in many ways; that it was replaced is the thing to say.
-            _require_posted(checkpoint, sha256)
+            _require_posted(checkpoint, digests)
             raise
-        _require_posted(checkpoint, sha256)
-    return LoadedModel(source, form, model, sha256.result())
+        _require_posted(checkpoint, digests)
+    return LoadedModel(source, form, model, digests.result())
+
+
+def _load_model(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> Transformer:
+    dtype, device, rotary = form
+    config = _resolve_config(checkpoint)
+    if checkpoint.virtual is None:
+        path = Path(checkpoint.path)
+        return load_model(path, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+    paths = {name: Path(parent.path) for name, parent in checkpoint.virtual.parents.items()}
+    expression = checkpoint.virtual.expression
+    return load_virtual(expression, paths, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+
+
+def _resolve_config(checkpoint: CheckpointRef) -> ModelConfig:
+    if checkpoint.virtual is None:
+        return resolve_config(checkpoint.model, Path(checkpoint.path))
+    parents = checkpoint.virtual.parents
+    return agreed_config({name: _resolve_config(parent) for name, parent in parents.items()})
+
+
+def _known_digest(checkpoint: CheckpointRef) -> str:
+    """What was found before, or is found now."""
+    if checkpoint.sha256 is not None:
+        return checkpoint.sha256
+    if checkpoint.virtual is not None:
+        parents = checkpoint.virtual.parents
+        return digest_of(checkpoint.virtual.expression, {name: _known_digest(parents[name]) for name in parents})
+    verify(checkpoint)
+    found = _hash(checkpoint)
+    verify(checkpoint)
+    return found
+
+
+def _digests(checkpoint: CheckpointRef) -> dict[str, str]:
+    """As `LoadedModel.digests`, all of them found now."""
+    if checkpoint.virtual is None:
+        return {"": _hash(checkpoint)}
+    found = {name: _hash(parent) for name, parent in checkpoint.virtual.parents.items()}
+    return {"": digest_of(checkpoint.virtual.expression, found), **found}
 
 
 def _hash(checkpoint: CheckpointRef) -> str:
@@ -283,18 +331,9 @@ def _hash(checkpoint: CheckpointRef) -> str:
         raise CheckpointGone(f"{checkpoint.label}: {checkpoint.path} went away while it was read: {reason}") from None
 
 
-def _require_posted(checkpoint: CheckpointRef, sha256: Future[str]) -> None:
+def _require_posted(checkpoint: CheckpointRef, digests: Future[dict[str, str]]) -> None:
     verify(checkpoint)
-    check_sha256(checkpoint, sha256.result())
-
-
-@contextmanager
-def _named(label: str) -> Iterator[None]:
-    """Put the checkpoint's name before the message of an error."""
-    try:
-        yield
-    except EvalsvcError as error:
-        raise type(error)(f"{label}: {error.message}") from error
+    check_sha256(checkpoint, digests.result()[""], digests.result())
 
 
 # what goes wrong, and what is recorded
@@ -335,18 +374,21 @@ def _provenance(context: RunnerContext | None, started: float) -> dict[str, Any]
         "dtype": context.dtype,
         "batch_tokens": context.batch_tokens,
         "threads": torch.get_num_threads(),
-        "checkpoint_sha256": _known_sha256(context.checkpoint),
+        **_known_digests(context.checkpoint),
         **plain_json(context.provenance),
         **common,
     }
 
 
-def _known_sha256(checkpoint: CheckpointRef) -> str | None:
+def _known_digests(checkpoint: CheckpointRef) -> dict[str, Any]:
     try:
         loaded = _models.loaded(checkpoint)
     except EvalsvcError:  # gone since, which is for the next shard to say
         loaded = None
-    return loaded.sha256 if loaded else checkpoint.sha256
+    if loaded is None:
+        return {"checkpoint_sha256": checkpoint.sha256}
+    parents = {name: sha256 for name, sha256 in loaded.digests.items() if name}
+    return {"checkpoint_sha256": loaded.digests[""], **({"parents_sha256": parents} if parents else {})}
 
 
 # evalsvc run

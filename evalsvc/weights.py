@@ -339,13 +339,13 @@ def _strip(key: str, prefixes: Iterable[str]) -> str:
 # from a file's tensors to a module's
 
 
-def copied(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+def copied(path: Path | str, tensors: dict[str, Tensor], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     """Copies off the mapped file, one tensor at a time: the training run may replace the file while the model is used.
 
     Empties `tensors`, so that there are never two copies of all weights. Raises NonFinite.
     """
     copies = {name: tensors.pop(name).to(device=device, dtype=dtype, copy=True) for name in list(tensors)}
-    broken = [name for name, tensor in copies.items() if not _is_finite(tensor)]
+    broken = [name for name, tensor in copies.items() if not is_finite(tensor)]
     if broken:
         raise NonFinite(
             f"{path} has NaN or infinity in {len(broken)} of {len(copies)} tensors, read as {str(dtype)[6:]}: "
@@ -354,7 +354,8 @@ def copied(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, device: s
     return copies
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in a tensor."""
     # One pass and no temporary, unlike isfinite: NaN and infinities come through min and max.
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 

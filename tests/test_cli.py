@@ -542,9 +542,45 @@ class TestRun:
         base = document["provenance"]["steps"]["notes"]["base"]
         assert (base["label"], base["layout"]["text"]["size"]) == (str(GOLDEN), 80)
 
+    def test_expression_over_files(self, command: Command, suite: str, tmp_path: Path) -> None:
+        """The average of a file with itself is that file; a file that is called like an expression is a file."""
+        layout = ["--layout", '{"text": {"size": 80}}', "--device", "cpu", "--threads", "1"]
+        expression = f"avg({GOLDEN}, lerp(base, '{GOLDEN}', 0.5))"
+        for name, arguments in {"file": [str(GOLDEN)], "virtual": [expression, "--base", str(GOLDEN)]}.items():
+            result = command("run", suite, "--checkpoint", *arguments, *layout, "--output", f"{name}.json")
+            assert result.code == 0, result.err
+        file, virtual = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("file", "virtual"))
+        assert [metric["value"] for metric in virtual["metrics"]] == [metric["value"] for metric in file["metrics"]]
+        assert virtual["checkpoint"]["label"] == f"avg({GOLDEN}, lerp(base, {GOLDEN}, 0.5))"
+        [shard, *_] = virtual["provenance"]["loss"]["shards"]
+        assert shard["parents_sha256"] == {
+            "base": file["checkpoint"]["sha256"],
+            str(GOLDEN): file["checkpoint"]["sha256"],
+        }
+        assert virtual["checkpoint"]["sha256"] not in (None, file["checkpoint"]["sha256"])
+        (tmp_path / "avg(1)").write_bytes(GOLDEN.read_bytes())
+        model = ["--model", str(GOLDEN.parents[1] / f"golden_{GOLDEN.parents[1].name}.json")]
+        assert command("run", suite, "--checkpoint", "avg(1)", *layout, *model).code == 0
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
+            (
+                ["mine.yaml", "--checkpoint", "lerp(a.pt, b.pt"],
+                "in 'lerp(a.pt, b.pt' at character 16: expected a comma",
+            ),
+            (["mine.yaml", "--checkpoint", "avg(nowhere.pt)"], "nowhere.pt: no such file or directory"),
+            (["mine.yaml", "--checkpoint", f"avg({'a' * 300}.pt)"], "file name too long"),
+            (
+                ["mine.yaml", "--checkpoint", "avg(run@5, a.pt)"],
+                "run@5 is a checkpoint of a service, and none is asked",
+            ),
+            (["mine.yaml", "--checkpoint", "avg(run@5..9)"], "run@5..9 is a checkpoint of a service"),
+            (["mine.yaml", "--checkpoint", "avg(base)"], "base, which is not given: name its weights by --base"),
+            (
+                ["mine.yaml", "--checkpoint", "avg(base)", "--base", f"avg({GOLDEN})"],
+                "base, which is an expression itself: write it out",
+            ),
             (["los", "--checkpoint", str(GOLDEN)], "no suite is named 'los'; did you mean 'loss'?"),
             (["nowhere.yaml", "--checkpoint", str(GOLDEN)], "nowhere.yaml cannot be read: no such file"),
             (["mine.yaml", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such file or directory"),

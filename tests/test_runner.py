@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from evalsvc import runner
-from evalsvc.checkpoints import CheckpointRef, hash_files, identify
+from evalsvc.checkpoints import CheckpointRef, Virtual, hash_files, identify
+from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
-from evalsvc.runner import ModelCache, run_shard, run_suite
+from evalsvc.expression import digest_of
+from evalsvc.expression_parser import parse_expression
+from evalsvc.runner import ModelCache, RunnerContext, run_shard, run_suite
 from evalsvc.shard import ShardRequest, ShardResult, Stage
 from evalsvc.suite import Suite, TaskSpec, parse_suite
 from evalsvc.tasks.task import Context, Plan, Task, TaskResult
@@ -250,6 +253,132 @@ def test_what_was_posted_wrongly_names_the_checkpoint(
     assert error["code"] == code
     assert fragment in error["message"]
     assert error["message"].startswith("run-a step 2: ")
+
+
+@pytest.fixture
+def virtual(checkpoint: CheckpointRef, tmp_path: Path) -> CheckpointRef:
+    """A quarter of the way from the checkpoint to another one, with nothing known of either file but its stat."""
+    tensors = torch.load(checkpoint.path, weights_only=True)["state_dict"]
+    torch.manual_seed(0)
+    other = {name: tensor + 0.1 * torch.randn(tensor.shape) for name, tensor in tensors.items()}
+    torch.save(other, tmp_path / "other.pt")
+    second = replace(checkpoint, path=str(tmp_path / "other.pt"), identity=identify(tmp_path / "other.pt"))
+    parents = {"run-a@2": checkpoint, "run-a@3": replace(second, label="run-a step 3")}
+    return virtual_of("lerp(run-a@2, run-a@3, 0.25)", parents)
+
+
+def virtual_of(text: str, parents: Mapping[str, CheckpointRef]) -> CheckpointRef:
+    return CheckpointRef(text, layout=LAYOUT, label="run-v step 7", virtual=Virtual(parse_expression(text), parents))
+
+
+def test_a_virtual_checkpoint_has_the_numbers_of_a_file_with_its_tensors(
+    virtual: CheckpointRef, checkpoint: CheckpointRef, suite: Suite, tmp_path: Path
+) -> None:
+    assert virtual.virtual is not None
+    parents = [torch.load(parent.path, weights_only=True) for parent in virtual.virtual.parents.values()]
+    first, second = (content.get("state_dict", content) for content in parents)
+    torch.save({name: 0.75 * first[name] + 0.25 * second[name] for name in first}, tmp_path / "plain.pt")
+    found, expected = (
+        run_suite(suite, reference, lambda *now: None)
+        for reference in (virtual, CheckpointRef(str(tmp_path / "plain.pt"), model=MODEL, layout=LAYOUT))
+    )
+    assert len(found["metrics"]) > 10
+    for metric, plain in zip(found["metrics"], expected["metrics"], strict=True):
+        assert metric["value"] == pytest.approx(plain["value"], rel=1e-6)
+        assert metric["protocol"] == plain["protocol"], "how the weights came about is not how they were measured"
+    digests = found["provenance"]["pairs"]["shards"][0]["parents_sha256"]
+    assert digests == {name: hash_files(Path(parent.path)) for name, parent in virtual.virtual.parents.items()}
+    assert found["checkpoint"]["sha256"] == digest_of(virtual.virtual.expression, digests)
+
+
+@pytest.mark.parametrize("stage", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("harm", "code", "fragment"),
+    [
+        (lambda path: path.unlink(), "checkpoint_gone", "was deleted before it was evaluated"),
+        (lambda path: path.write_bytes(b"x" * 7), "checkpoint_changed", "has 7 bytes"),
+    ],
+)
+def test_a_parent_that_is_not_the_posted_one_is_named(
+    virtual: CheckpointRef, suite: Suite, stage: Stage, harm: Callable[[Path], None], code: str, fragment: str
+) -> None:
+    payload = shard(virtual, suite).output["shards"][0]
+    assert virtual.virtual is not None
+    harm(Path(virtual.virtual.parents["run-a@3"].path))
+    error = run_shard(ShardRequest(suite.tasks[0], stage, virtual, [payload]), ignore).error
+    assert error is not None
+    assert error.code == code
+    assert error.message.startswith("run-v step 7: run-a step 3: ")
+    assert fragment in error.message
+
+
+def test_a_parent_replaced_while_the_weights_are_computed(
+    virtual: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the tensors from one file and half from another is a model that never was."""
+    load = runner.load_virtual
+
+    def replace_then_load(*given: Any, **named: Any) -> Any:
+        weights.write_bytes(b"something else")
+        return load(*given, **named)
+
+    monkeypatch.setattr(runner, "load_virtual", replace_then_load)
+    error = shard(replace(virtual), suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed"
+    assert error.message.startswith("run-v step 7: run-a step 2: ")
+
+
+def test_a_parent_with_another_digest_than_was_found_before(virtual: CheckpointRef, suite: Suite) -> None:
+    assert virtual.virtual is not None
+    parents = dict(virtual.virtual.parents)
+    parents["run-a@3"] = replace(parents["run-a@3"], sha256="0" * 64)
+    for _ in range(2):
+        error = shard(virtual_of(virtual.path, parents), suite, "run").error
+        assert error is not None
+        assert error.code == "checkpoint_changed"
+        assert f"run-a step 3: {parents['run-a@3'].path} has sha256" in error.message
+        assert shard(virtual, suite, "run").error is None, "a model that is loaded already must not hide it"
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "code", "fragment"),
+    [
+        ("graft(run-a@2, run-a@3, layers=1-4)", {}, "invalid_request", "layers=2-4, and the model has 2 layers"),
+        (
+            "avg(run-a@2, run-a@3)",
+            {"model": {**MODEL, "n_heads": 2}},
+            "checkpoint_mismatch",
+            "run-a@2 and run-a@3 are different models: n_heads 4 and 2",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_said_by_the_plan(
+    virtual: CheckpointRef, suite: Suite, text: str, changes: Mapping[str, Any], code: str, fragment: str
+) -> None:
+    assert virtual.virtual is not None
+    parents = dict(virtual.virtual.parents)
+    parents["run-a@3"] = replace(parents["run-a@3"], **changes)
+    error = run_shard(ShardRequest(suite.tasks[1], "plan", virtual_of(text, parents)), ignore).error
+    assert error is not None
+    assert error.code == code
+    assert error.message.startswith("run-v step 7: ")
+    assert fragment in error.message
+
+
+def test_a_virtual_base_is_loaded_beside_the_checkpoint(
+    virtual: CheckpointRef, checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = count_loads(monkeypatch)
+    context = RunnerContext(checkpoint, Settings.load(), ignore, virtual)
+    assert context.base is not None
+    found = {context.digest(), context.base.digest()}
+    for _ in range(2):
+        for each in (context, context.base):
+            each.model(dtype="float32", rotary_inv_freq_dtype="auto")
+    assert len(loads) == 1
+    assert {context.digest(), context.base.digest()} == found, "known before it is loaded, and the same afterwards"
+    assert len(found) == 2
 
 
 def test_a_file_that_is_no_checkpoint_fails_before_the_data(suite: Suite, tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ commands = typer.Typer()
 @commands.command(name="run")
 def run_here(
     suite: Annotated[str, typer.Argument(help="A suite's name, or its YAML file.")],
-    checkpoint: Annotated[str, typer.Option(help="The weights: a path or a file:// uri.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="The weights: a path, a file:// uri, or an expression, e.g. lerp(a.pt, b.pt, 0.3).")
+    ],
     model: Model = None,
     layout: Layout = None,
     base: Annotated[
@@ -66,11 +68,12 @@ def run_here(
     if base is None and (option := "--base-model" if base_model else "--base-layout" if base_layout else None):
         raise InvalidRequest(f"{option} is given without --base; name the weights that it describes")
     settings = Settings.load(suites=text_of(suites), device=device, threads=threads)
-    reference = checkpoint_reference(checkpoint, inline_model(model), inline_layout(layout))
+    read_layout = inline_layout(layout)
     beside = None
     if base is not None:
-        own_layout = reference.layout if base_layout is None else inline_layout(base_layout, "--base-layout")
+        own_layout = read_layout if base_layout is None else inline_layout(base_layout, "--base-layout")
         beside = checkpoint_reference(base, inline_model(base_model, "--base-model"), own_layout)
+    reference = checkpoint_reference(checkpoint, inline_model(model), read_layout, beside)
     result = _run_suite(settings, suite, reference, beside)
     _write_artifacts(result["artifacts"], output)
     if output is not None:

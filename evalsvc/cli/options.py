@@ -83,8 +83,17 @@ def text_of(path: Path | None) -> str | None:
 
 
 def absolute_uri(uri: str) -> str:
-    """A relative path is meant from this folder, which the service does not know."""
+    """A relative path is meant from this folder, which the service does not know; an expression stays as it is."""
+    if is_virtual(uri):
+        return uri
     return uri if "://" in uri or "::" in uri else str(Path(uri).expanduser().absolute())
+
+
+def is_virtual(uri: str) -> bool:
+    """Whether an argument is an expression over checkpoints, and not a file of this folder that looks like one."""
+    from evalsvc.expression_parser import is_expression
+
+    return is_expression(uri) and not os.path.exists(uri)
 
 
 def hand_on(settings: Settings) -> None:
@@ -92,10 +101,37 @@ def hand_on(settings: Settings) -> None:
     os.environ.update(settings.environment())
 
 
-def checkpoint_reference(uri: str, model: Any, layout: Any) -> CheckpointRef:
+def checkpoint_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None = None) -> CheckpointRef:
+    """The weights in a file or folder, or an expression over such; `base` is what that means in it."""
     from evalsvc.checkpoints import CheckpointRef, locate
 
+    if is_virtual(uri):
+        return _virtual_reference(uri, model, layout, base)
     return CheckpointRef(path=str(locate(absolute_uri(uri), [Path("/")])), model=model, layout=layout, label=uri)
+
+
+def _virtual_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None) -> CheckpointRef:
+    from evalsvc.checkpoints import CheckpointRef, Virtual
+    from evalsvc.expression import Base, File, canonical, written
+    from evalsvc.expression_parser import parse_expression
+
+    expression = parse_expression(uri)
+    parents = {}
+    for leaf in written(expression):
+        if isinstance(leaf, File):
+            parents[str(leaf)] = checkpoint_reference(leaf.path, model, layout)
+        elif not isinstance(leaf, Base):
+            raise InvalidRequest(
+                f"{leaf} is a checkpoint of a service, and none is asked here; give the path of its weights, or post "
+                "the expression: evalsvc submit RUN STEP EXPRESSION"
+            )
+        elif base is None or base.virtual is not None:
+            found = "an expression itself: write it out" if base else "not given: name its weights by --base"
+            raise InvalidRequest(f"{uri} is made of base, which is {found}")
+        else:
+            parents[str(leaf)] = base
+    text = canonical(expression)
+    return CheckpointRef(text, layout=layout, label=text, virtual=Virtual(expression, parents))
 
 
 def inline_model(text: str | None, option: str = "--model") -> Any:

@@ -34,22 +34,32 @@ def load_model(
     Raises what `resolve_config` and `read_weights` raise, CheckpointMismatch where keys or shapes differ from the
     configuration, NonFinite for NaN or infinity in the weights, and UnknownName for the dtypes.
     """
-    if dtype not in DTYPES:
-        raise UnknownName.among("dtype", dtype, DTYPES)
     path = Path(path)
     weights = read_weights(path)
     if not isinstance(config, ModelConfig):
         config = resolve_config(config, path)
-    with torch.device("meta"):
-        model = Transformer(config, rotary_inv_freq_dtype)
-    tensors = _matched(path, config, weights, model)
+    model = empty_model(config, dtype, rotary_inv_freq_dtype)
+    tensors = matched(path, config, weights, model)
     del weights  # so that `tensors` holds the last reference to each
-    model.load_state_dict(copied(path, tensors, DTYPES[dtype], device), strict=False, assign=True)
+    return filled(model, path, tensors, dtype, device)
+
+
+def empty_model(config: ModelConfig, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
+    """A model without values, for `filled`. Raises UnknownName for the dtypes."""
+    if dtype not in DTYPES:
+        raise UnknownName.among("dtype", dtype, DTYPES)
+    with torch.device("meta"):
+        return Transformer(config, rotary_inv_freq_dtype)
+
+
+def filled(model: Transformer, name: Path | str, tensors: dict[str, Tensor], dtype: str, device: str) -> Transformer:
+    """`model` with copies of `tensors`, which is empty afterwards. Raises NonFinite, which says `name`."""
+    model.load_state_dict(copied(name, tensors, DTYPES[dtype], device), strict=False, assign=True)
     model.tie_weights()
     return model.to(device).requires_grad_(False).eval()
 
 
-def _matched(path: Path, config: ModelConfig, weights: Weights, model: Transformer) -> dict[str, Tensor]:
+def matched(path: Path, config: ModelConfig, weights: Weights, model: Transformer) -> dict[str, Tensor]:
     """The file's tensors under the model's names, each exactly once. Raises CheckpointMismatch."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     known = expected | _inv_freq_shapes(config)

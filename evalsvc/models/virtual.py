@@ -1,0 +1,92 @@
+"""Virtual checkpoints: a model computed from those of several checkpoints, by an expression over them.
+
+Every expression is linear, so a tensor is the sum of its parents' by their coefficients. Parents are opened one after
+the other, and of each one tensor at a time is in memory: beside the sums, that is one model in float32, there are never
+more than one parent's tensors, however many parents there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalsvc.errors import NonFinite
+from evalsvc.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
+from evalsvc.model_config import ModelConfig, require_one_model
+from evalsvc.models.loading import empty_model, filled, matched
+from evalsvc.models.open_lm import Transformer, trained_inv_freq_dtype
+from evalsvc.weights import is_finite, read_weights
+
+BLOCK = 1 << 18
+"""Values that are in float64 at a time."""
+
+
+def load_virtual(
+    expression: Expression,
+    parents: Mapping[str, Path],
+    config: ModelConfig,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    rotary_inv_freq_dtype: str = "auto",
+) -> Transformer:
+    """The model that an expression stands for, as `load_model` gives it. `parents` are its checkpoints by their names.
+
+    Each product and sum is computed in float64 and kept in float32 (float64 where that is `dtype`), whatever the stored
+    dtypes; a tensor that comes from one checkpoint alone is that checkpoint's. A parent that counts for nothing is
+    not opened.
+
+    Raises:
+        InvalidRequest: a graft chooses what the model does not have.
+        NonFinite: a parent has NaN or infinity in its weights, or the values do not fit `dtype`.
+        CheckpointError: what `load_model` raises of a parent.
+    """
+    require_parts(expression, config.n_layers, config.weight_tying)
+    model = empty_model(config, dtype, rotary_inv_freq_dtype)
+    shares = cache(lambda part: coefficients(expression, part))
+    sums: dict[str, Tensor] = {}
+    precise = torch.float64 if dtype == "float64" else torch.float32
+    for parent in map(str, leaves(expression)):
+        counts = {name: shares(part_of(name)).get(parent, 0.0) for name in model.state_dict()}
+        if not any(counts.values()):
+            continue
+        tensors = matched(parents[parent], config, read_weights(parents[parent]), model)
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            if counts[name]:
+                _require_finite(parents[parent], name, tensor)
+                _add(sums, name, tensor, counts[name], precise)
+    return filled(model, canonical(expression), sums, dtype, device)
+
+
+def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
+    """The configuration that all parents have, given by their names. Raises CheckpointMismatch with what differs."""
+    require_one_model({name: _comparable(config) for name, config in configs.items()})
+    return next(iter(configs.values()))
+
+
+def _comparable(config: ModelConfig) -> dict[str, Any]:
+    # How a run was trained matters only as far as it moved the rotary frequencies.
+    return {**config.model_dump(exclude={"precision"}), "rotary_inv_freq_dtype": trained_inv_freq_dtype(config)}
+
+
+def _require_finite(path: Path, name: str, tensor: Tensor) -> None:
+    if not is_finite(tensor):
+        raise NonFinite(f"{path} has NaN or infinity in {name}; the run has diverged by this step, leave it out")
+
+
+def _add(sums: dict[str, Tensor], name: str, tensor: Tensor, share: float, dtype: torch.dtype) -> None:
+    """Add `share` · `tensor` to the sum of that name, rounding once."""
+    if share == 1 and name not in sums:
+        sums[name] = tensor.to(dtype, copy=True)
+        return
+    total = sums.setdefault(name, torch.zeros(tensor.shape, dtype=dtype)).view(-1)
+    values = tensor.reshape(-1)
+    for begin in range(0, total.numel(), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        total[block] = total[block].double() + share * values[block].double()

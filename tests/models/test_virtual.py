@@ -1,0 +1,201 @@
+"""Models computed from several checkpoints, against plain arithmetic on their tensors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evalsvc.errors import CheckpointMismatch, InvalidRequest, NonFinite
+from evalsvc.expression import leaves
+from evalsvc.expression_parser import parse_expression
+from evalsvc.miniature import ROOT
+from evalsvc.model_config import ModelConfig, resolve_config
+from evalsvc.models import Transformer, load_model
+from evalsvc.models.virtual import agreed_config, load_virtual
+
+CONFIG = {
+    "hidden_dim": 16,
+    "n_layers": 3,
+    "n_heads": 2,
+    "seq_len": 8,
+    "vocab_size": 20,
+    "post_embed_norm": False,
+    "weight_tying": False,
+}
+
+
+def write(folder: Path, seed: int, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+    """A checkpoint of random weights."""
+    torch.manual_seed(seed)
+    model = Transformer(ModelConfig.model_validate({**CONFIG, **changes}))
+    tensors = {name: torch.randn(tensor.shape, dtype=dtype) for name, tensor in model.state_dict().items()}
+    if changes.get("weight_tying"):
+        tensors["output.weight"] = tensors["tok_embeddings.weight"].clone()
+    save_file(tensors, folder / f"{seed}.safetensors")
+    return folder / f"{seed}.safetensors"
+
+
+@pytest.fixture
+def parents(tmp_path: Path) -> dict[str, Path]:
+    return {f"r@{seed}": write(tmp_path, seed) for seed in range(1, 5)}
+
+
+def tensors_of(model: Transformer) -> dict[str, Tensor]:
+    return dict(model.state_dict())
+
+
+def load(text: str, parents: dict[str, Path], dtype: str = "float32", **changes: object) -> Transformer:
+    expression = parse_expression(text)
+    chosen = {str(leaf): parents[str(leaf)] for leaf in leaves(expression)}
+    return load_virtual(expression, chosen, ModelConfig.model_validate({**CONFIG, **changes}), dtype=dtype)
+
+
+def plain(path: Path, **changes: object) -> dict[str, Tensor]:
+    config = ModelConfig.model_validate({**CONFIG, **changes})
+    return {name: tensor.double() for name, tensor in load_model(path, config, dtype="float64").state_dict().items()}
+
+
+def test_the_average_of_two_is_the_mean_of_the_tensors_to_the_last_bit() -> None:
+    """On the bundled run, whose weights are bfloat16: in that dtype the mean would have lost half of its digits."""
+    folder = ROOT / "runs" / "pretrained" / "checkpoints"
+    parents = {"p@0": folder / "epoch_0.pt", "p@3000": folder / "epoch_5.pt"}
+    config = resolve_config(None, folder / "epoch_0.pt")
+    model = load_virtual(parse_expression("avg(p@0, p@3000)"), parents, config)
+    first, last = (torch.load(path, weights_only=True)["state_dict"] for path in parents.values())
+    found = tensors_of(model)
+    assert set(found) <= set(first)
+    assert {tensor.dtype for tensor in first.values()} >= {torch.bfloat16}
+    for name, tensor in found.items():
+        assert torch.equal(tensor, ((first[name].double() + last[name].double()) / 2).float()), name
+
+
+def test_functions_inside_one_another_equal_plain_arithmetic(parents: dict[str, Path]) -> None:
+    text = "graft(lerp(avg(r@1, r@2, r@2), r@3, 0.3), avg(r@1, r@4), layers=1, parts=head)"
+    one, two, three, four = (plain(path) for path in parents.values())
+    for name, tensor in tensors_of(load(text, parents)).items():
+        expected = 0.7 * (one[name] + 2 * two[name]) / 3 + 0.3 * three[name]
+        if name.startswith("layers.1.") or name == "output.weight":
+            expected = (one[name] + four[name]) / 2
+        torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=5e-7)
+
+
+def test_many_parents_lose_no_digits(tmp_path: Path) -> None:
+    parents = {f"r@{seed}": write(tmp_path, seed) for seed in range(40)}
+    mean = {name: torch.zeros_like(tensor) for name, tensor in plain(parents["r@0"]).items()}
+    for path in parents.values():
+        for name, tensor in plain(path).items():
+            mean[name] += tensor / len(parents)
+    for name, tensor in tensors_of(load(f"avg({', '.join(parents)})", parents)).items():
+        torch.testing.assert_close(tensor.double(), mean[name], rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("text", "parent"),
+    [("lerp(r@1, r@2, 0)", "r@1"), ("lerp(r@1, r@2, 1)", "r@2"), ("avg(r@3)", "r@3"), ("avg(r@3, r@3)", "r@3")],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_the_ends_are_the_parents_themselves(parents: dict[str, Path], text: str, parent: str, dtype: str) -> None:
+    expected = load_model(parents[parent], ModelConfig.model_validate(CONFIG), dtype=dtype)
+    found = load(text, parents, dtype)
+    assert all(torch.equal(tensor, tensors_of(found)[name]) for name, tensor in tensors_of(expected).items())
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(found(ids), expected(ids))
+
+
+def test_grafts_of_all_layers_and_parts_are_the_second(parents: dict[str, Path]) -> None:
+    whole = tensors_of(load("graft(r@1, r@2, layers=0-2, parts=embeddings|head|norm)", parents))
+    second = tensors_of(load_model(parents["r@2"], ModelConfig.model_validate(CONFIG)))
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in second.items())
+
+
+def test_tied_tables_stay_tied(tmp_path: Path) -> None:
+    parents = {f"r@{seed}": write(tmp_path, seed, weight_tying=True) for seed in (1, 2)}
+    model = load("lerp(r@1, r@2, 0.25)", parents, weight_tying=True)
+    assert model.output.weight is model.tok_embeddings.weight
+    one, two = (plain(path, weight_tying=True) for path in parents.values())
+    name = "tok_embeddings.weight"
+    torch.testing.assert_close(model.output.weight.double(), 0.75 * one[name] + 0.25 * two[name], rtol=0, atol=2e-7)
+    with pytest.raises(InvalidRequest, match="one table for both"):
+        load("graft(r@1, r@2, parts=head)", parents, weight_tying=True)
+
+
+def test_a_parent_in_bfloat16_counts_with_all_its_digits(tmp_path: Path, parents: dict[str, Path]) -> None:
+    parents |= {"r@9": write(tmp_path, 9, torch.bfloat16)}
+    one, nine = plain(parents["r@1"]), plain(parents["r@9"])
+    for name, tensor in tensors_of(load("lerp(r@1, r@9, 0.1)", parents)).items():
+        torch.testing.assert_close(tensor.double(), 0.9 * one[name] + 0.1 * nine[name], rtol=0, atol=3e-7)
+
+
+def test_a_diverged_parent_is_named(tmp_path: Path, parents: dict[str, Path]) -> None:
+    from safetensors.torch import load_file
+
+    tensors = load_file(parents["r@2"])
+    tensors["layers.1.ffn_norm.weight"][3] = float("nan")
+    save_file(tensors, parents["r@2"])
+    with pytest.raises(NonFinite, match=r"2\.safetensors has NaN or infinity in layers\.1\.ffn_norm\.weight; .*leave"):
+        load("avg(r@1, r@2)", parents)
+    load("lerp(r@1, r@2, 0)", parents)
+    load("graft(r@1, r@2, layers=0)", parents)
+
+
+def test_a_parent_of_other_shapes_is_named(tmp_path: Path, parents: dict[str, Path]) -> None:
+    parents |= {"r@8": write(tmp_path, 8, n_layers=2)}
+    with pytest.raises(CheckpointMismatch, match=r"8\.safetensors .* does not match .* missing: layers\.2"):
+        load("avg(r@1, r@8)", parents)
+
+
+def test_configurations_that_differ_are_named_with_their_fields() -> None:
+    ours = ModelConfig.model_validate(CONFIG)
+    other = ours.model_copy(update={"vocab_size": 24, "qk_norm": True, "precision": "amp_bf16"})
+    with pytest.raises(CheckpointMismatch) as caught:
+        agreed_config({"a@1": ours, "a@2": ours, "b@2": other})
+    said = "a@1 and b@2 are different models: vocab_size 20 and 24, qk_norm False and True"
+    assert caught.value.message.startswith(said)
+
+
+def test_how_a_run_was_trained_matters_only_for_its_rotary_frequencies() -> None:
+    ours = ModelConfig.model_validate(CONFIG)
+    assert agreed_config({"a@1": ours, "b@2": ours.model_copy(update={"precision": "fp32"})}) == ours
+    with pytest.raises(CheckpointMismatch, match="rotary_inv_freq_dtype float32 and bfloat16"):
+        agreed_config({"a@1": ours, "b@2": ours.model_copy(update={"precision": "fsdp_bf16"})})
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from evalsvc.expression_parser import parse_expression
+from evalsvc.model_config import ModelConfig
+from evalsvc.models.virtual import load_virtual
+
+def peak():  # of this program: getrusage would begin with that of the one that started it
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+folder, count, config = Path(sys.argv[1]), int(sys.argv[2]), ModelConfig.model_validate_json(sys.argv[3])
+names = [f"r@{index}" for index in range(count)]
+text = f"avg({', '.join(names)})"
+load_virtual(parse_expression("avg(r@0)"), {"r@0": folder / "small.pt"}, config.model_copy(update={"n_layers": 1}))
+before = peak()
+load_virtual(parse_expression(text), dict.fromkeys(names, folder / "large.pt"), config)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
+def test_memory_is_that_of_the_model_and_one_parent_however_many_there_are(tmp_path: Path) -> None:
+    """Twenty checkpoints of a 1b model are 80 GB. The file is of the format that cannot be mapped."""
+    shape = {**CONFIG, "hidden_dim": 512, "n_layers": 4, "vocab_size": 64}
+    sizes = {}
+    for name, layers in (("small", 1), ("large", 4)):
+        config = ModelConfig.model_validate({**shape, "n_layers": layers})
+        tensors = {key: torch.zeros(tensor.shape) for key, tensor in Transformer(config).state_dict().items()}
+        torch.save(tensors, tmp_path / f"{name}.pt", _use_new_zipfile_serialization=False)
+        sizes[name] = sum(tensor.nbytes for tensor in tensors.values())
+    arguments = [str(tmp_path), "6", ModelConfig.model_validate(shape).model_dump_json()]
+    done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
+    grown = 1024 * int(done.stdout)
+    assert sizes["large"] < grown < 2.1 * sizes["large"], f"{grown / sizes['large']:.2f} times the weights"
