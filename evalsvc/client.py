@@ -45,11 +45,11 @@ class Client:
 
     def submit(
         self,
-        run: str,
-        step: int,
+        run: str | None,
+        step: int | None,
         uri: str,
         *,
-        variant: str = "raw",
+        variant: str | None = None,
         suites: Sequence[str] | None = None,
         model: str | Mapping[str, Any] | None = None,
         layout: str | Mapping[str, Any] | None = None,
@@ -60,7 +60,11 @@ class Client:
         tags: Mapping[str, str] | None = None,
         replace: bool = False,
     ) -> dict[str, Any]:
-        """Post a checkpoint: `{"checkpoint": …, "evaluations": […]}`. Posting the same again changes nothing."""
+        """Post a checkpoint: `{"checkpoint": …, "evaluations": […]}`. Posting the same again changes nothing.
+
+        `uri` may be an expression over checkpoints of the service, `lerp(run@0, run@5000, 0.3)`; then run and step have
+        defaults: the run that is named first, and its last step in the expression.
+        """
         body = {
             "run": run,
             "step": step,

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import aliased
 
 from evalsvc.checkpoints import CheckpointRef, Identity, discard, spool_copy, spool_path, verify
 from evalsvc.config import Settings
@@ -16,7 +17,7 @@ from evalsvc.shard import ShardError
 from evalsvc.store.base import base_ids
 from evalsvc.store.queue import fail_checkpoint
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Checkpoint, Evaluation
+from evalsvc.store.tables import Checkpoint, Evaluation, checkpoint_parents
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +77,17 @@ class Spooler:
         # A failed evaluation may be retried, so its checkpoint stays; one that nobody has evaluated yet, too.
         pending = select(Evaluation.checkpoint_id).where(Evaluation.state.not_in(("succeeded", "cancelled")))
         begun = select(Evaluation.checkpoint_id)
+        # What is made of a checkpoint waits for it as its own evaluations do.
+        child = aliased(Checkpoint)
+        needed = (
+            select(checkpoint_parents.c.parent_id)
+            .join(child, child.id == checkpoint_parents.c.checkpoint_id)
+            .where(child.replaced_at.is_(None), child.id.in_(pending) | child.id.not_in(begun))
+        )
         done = (
             select(Checkpoint)
             .where(Checkpoint.spool_state == "ready", Checkpoint.id.in_(begun))
-            .where(Checkpoint.id.not_in(pending) | Checkpoint.replaced_at.is_not(None))
+            .where((Checkpoint.id.not_in(pending) & Checkpoint.id.not_in(needed)) | Checkpoint.replaced_at.is_not(None))
         )
         with self._store.reading() as session:
             # What others are compared with is needed as long as there may be others.

@@ -93,7 +93,9 @@ def _say_so_far(when: str, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 def show_posted(posted: Mapping[str, Any]) -> None:
     checkpoint = posted["checkpoint"]
-    print(f"checkpoint {checkpoint['id']}: {checkpoint['run']} step {checkpoint['step']} {checkpoint['variant']}")
+    made_of = f", {checkpoint['uri']}" if checkpoint["parents"] else ""
+    place = f"{checkpoint['run']} step {checkpoint['step']} {checkpoint['variant']}"
+    print(f"checkpoint {checkpoint['id']}: {place}{made_of}")
     for evaluation in posted["evaluations"]:
         print(f"evaluation {evaluation['id']}: {evaluation['suite']} {evaluation['state']}")
     if not posted["evaluations"]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -274,6 +275,21 @@ class TestSubmit:
         assert result.code == 2
         assert "no evaluation service answers at http://127.0.0.1:9" in result.err
         assert "`evalsvc serve`" in result.err
+
+
+class TestVirtual:
+    @pytest.fixture
+    def parents(self, service: Any, command: Command, weights: Path) -> None:
+        for step in (0, 20):
+            command("submit", "run-a", str(step), str(weights))
+
+    def test_submit_posts_an_expression_as_it_is(self, command: Command, parents: None) -> None:
+        result = command("submit", "mix", "30", "lerp(run-a@0, run-a@20, 0.3)", "--suite", "loss")
+        assert result.out == "checkpoint 3: mix step 30 raw, lerp(run-a@0, run-a@20, 0.3)\nevaluation 1: loss queued\n"
+        result = command("submit", "run-a", "5", "avg(run-a@20,run-a@0)")
+        assert re.match(r"checkpoint 4: run-a step 5 avg-\w{10}, avg\(run-a@0, run-a@20\)\n", result.out)
+        result = command("submit", "mix", "30", "lerp(run-a@0, run-a@25, 0.3)")
+        assert (result.code, "the nearest are 0, 20 [unknown_name]" in result.err) == (2, True)
 
 
 class TestHistory:

@@ -48,6 +48,16 @@ def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
     assert client.checkpoint(posted["checkpoint"]["id"])["in_use"] is False
 
 
+def test_an_expression_has_its_place_by_itself(app: App, client: Client, weights: Path) -> None:
+    for step in (10, 20):
+        client.submit("run-a", step, str(weights))
+    found = client.submit(None, None, "avg(run-a@10..20)")["checkpoint"]
+    assert (found["run"], found["step"], found["uri"]) == ("run-a", 20, "avg(run-a@10, run-a@20)")
+    assert found["variant"].startswith("avg-")
+    with pytest.raises(InvalidRequest, match="run is missing; step is missing"):
+        client.submit(None, None, str(weights))
+
+
 def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -> None:
     app.coordinator.looks = [[1, 4], [2, 8]]
     number = client.submit("run-a", 25, str(weights), suites=["loss"])["evaluations"][0]["id"]

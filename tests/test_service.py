@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -151,6 +152,58 @@ def test_a_killed_service_goes_on_with_what_was_unfinished(
     assert done["state"] == "succeeded", done
     assert SHARDS < attempts(done) <= SHARDS + 2, "only the shards that two workers were running run again"
     assert {metric: value for (metric, _), value in service.history("run").items()} == undisturbed
+
+
+@pytest.fixture
+def second(checkpoint: Path, tmp_path: Path) -> Path:
+    """Another checkpoint of the same model."""
+    content = torch.load(checkpoint, weights_only=True)
+    torch.manual_seed(1)
+    content["state_dict"] = {name: torch.randn_like(tensor) * 0.05 for name, tensor in content["state_dict"].items()}
+    torch.save(content, tmp_path / "epoch_2.pt")
+    (tmp_path / "model.json").write_text(json.dumps(CONFIG))
+    return tmp_path / "epoch_2.pt"
+
+
+def test_a_virtual_checkpoint_outlives_a_killed_service_and_notices_a_replaced_parent(
+    serve: Callable[..., ServiceProcess], checkpoint: Path, second: Path, pairs: Path, tmp_path: Path
+) -> None:
+    first, other = (torch.load(path, weights_only=True)["state_dict"] for path in (checkpoint, second))
+    torch.save({name: (first[name] + other[name]) / 2 for name in first}, tmp_path / "mean.pt")
+    service = serve("--devices", "cpu,cpu")
+    service.put_suite("loss8", loss_task(pairs, shards=SHARDS, limit=200))
+    service.post("run", 100, checkpoint, [], layout=LAYOUT)
+    service.post("run", 200, second, [], layout=LAYOUT)
+    [evaluation] = service.post("mix", 50, Path("avg(run@100, run@200)"), ["loss8"])
+    wait_for_finished_shards(service, evaluation, 1)
+    service.kill()
+    service.start()
+    done = service.wait(evaluation)
+    assert done["state"] == "succeeded", done
+    assert SHARDS < attempts(done) <= SHARDS + 2
+
+    [plain] = service.post("plain", 50, tmp_path / "mean.pt", ["loss8"], layout=LAYOUT)
+    [late] = service.post("mix", 75, Path("lerp(run@100, run@200, 0.75)"), ["loss8"])
+    wait_for_finished_shards(service, plain, 0)
+    content, times = second.read_bytes(), second.stat()
+    second.write_bytes(b"what the trainer wrote in its place")
+    failed = service.wait(late)
+    assert service.wait(plain)["state"] == "succeeded"
+    assert service.history("mix", name="loss/text").keys() == {("loss/text", 50)}
+    assert service.history("mix") == pytest.approx(service.history("plain"), rel=1e-6)
+    assert failed["error"]["code"] == "checkpoint_changed"
+    assert failed["error"]["message"].startswith("run 'mix' step 75: run 'run' step 200: ")
+
+    second.write_bytes(content)
+    os.utime(second, ns=(times.st_atime_ns, times.st_mtime_ns))
+    service.request("POST", f"/v1/evaluations/{late}/retry")
+    assert service.wait(late)["state"] == "succeeded"
+    [row, *_] = service.request("GET", f"/v1/checkpoints/{done['checkpoint']}")["parents"]
+    assert row == {"name": "run@100", "checkpoint": 1, "sha256": sha256_of(checkpoint), "replaced_at": None}
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_two_protocols_are_two_series_and_a_variant_is_another(

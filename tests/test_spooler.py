@@ -13,7 +13,7 @@ from evalsvc.spooler import Spooler
 from evalsvc.store.base import name_base
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.submission import find_run, get_or_create_run
-from evalsvc.store.tables import Checkpoint
+from evalsvc.store.tables import Checkpoint, Evaluation
 
 
 @pytest.fixture
@@ -67,3 +67,25 @@ def test_a_base_that_was_replaced_is_dropped(store: Store, spooler: Spooler) -> 
     new = spool(store, spooler, 0, identity=Identity(7, 7), replace=True)
     spooler.poll()
     assert [copy.exists() for copy in (old, new)] == [False, True]
+
+
+def test_a_parent_is_kept_as_long_as_a_virtual_checkpoint_waits(store: Store, spooler: Spooler) -> None:
+    """Also when nobody has evaluated it yet, or it failed and may be tried again."""
+    first, second, other = (spool(store, spooler, step) for step in (3, 5, 7))
+    uri = "avg(run-a@3, run-a@5)"
+    virtual = submission(30, run="v", uri=uri, path=uri, identity=Identity(0, 0), parents=[1, 2])
+    enter(store, virtual)
+    spooler.poll()
+    assert [copy.exists() for copy in (first, second, other)] == [True, True, False]
+    enter(store, virtual, suite())
+    with store.transaction() as session:
+        evaluation = session.scalars(select(Evaluation).order_by(Evaluation.id.desc())).first()
+        assert evaluation is not None
+        evaluation.state = "failed"
+    spooler.poll()
+    assert first.exists()
+    with store.transaction() as session:
+        session.get_one(Evaluation, evaluation.id).state = "queued"
+    evaluate_whole(store, metric(1.0))
+    spooler.poll()
+    assert [copy.exists() for copy in (first, second)] == [False, False]

@@ -15,13 +15,18 @@ from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.schemas import CheckpointInput, Id
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
-from evalsvc.checkpoints import discard, identify, locate, spool_link, spool_path
+from evalsvc.checkpoints import Identity, discard, identify, locate, spool_link, spool_path, verify
 from evalsvc.config import Settings
+from evalsvc.errors import InvalidLayout, InvalidRequest
+from evalsvc.expression import canonical, default_variant, require_parts
+from evalsvc.expression_parser import is_expression
 from evalsvc.layout import parse_layout
-from evalsvc.model_config import config_beside, read_model_spec
-from evalsvc.store.submission import Submission, Submitted, find_checkpoint, submit
+from evalsvc.model_config import config_beside, read_model_spec, require_one_model
+from evalsvc.store.queue import checkpoint_reference
+from evalsvc.store.submission import Submission, Submitted, find_checkpoint, step_of, submit
 from evalsvc.store.tables import Checkpoint
 from evalsvc.store.views import checkpoint_view, evaluation_summary
+from evalsvc.store.virtual import Resolved, has_files, resolve_expression
 
 router = APIRouter(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PROBLEMS)
 
@@ -43,13 +48,17 @@ _EXAMPLE = {
     status_code=201,
     summary="Post a checkpoint and have it evaluated",
     description="The same post again changes nothing and answers 200 with the same ids. Another file at the same run, "
-    "step and variant is a conflict unless `replace` is true.",
+    "step and variant is a conflict unless `replace` is true.\n\nA `uri` such as `avg(run@1000..2000/100)`, "
+    "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint: its weights are "
+    "computed from those of other checkpoints when it is evaluated.",
     responses=example(201, "The checkpoint and one evaluation per suite.", _EXAMPLE)
     | example(200, "It was there already: the same checkpoint, the same evaluations.", _EXAMPLE),
 )
 def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
-    submission = _submission(body, state.settings)
+    # Files are looked at before the database is locked.
+    submission = None if is_expression(body.uri) else _submission(body, state.settings)
     with state.writing() as session:
+        submission = submission or _virtual_submission(session, body, state.settings)
         submitted = _enter(session, state.settings, submission, body.suites)
         content = {
             "checkpoint": checkpoint_view(session, submitted.checkpoint),
@@ -86,13 +95,15 @@ def _submission(body: CheckpointInput, settings: Settings) -> Submission:
     path = locate(body.uri, settings.root_paths)
     model = config_beside(path) if body.model is None else _model(body.model, settings)
     layout = None if body.layout is None else _layout(body.layout, model, settings)
+    assert body.run is not None, "the schema"
+    assert body.step is not None, "the schema"
     return Submission(
         run=body.run,
         step=body.step,
         uri=body.uri,
         path=str(path),
         identity=identify(path),
-        variant=body.variant,
+        variant=body.variant or "raw",
         sha256=None if body.sha256 is None else body.sha256.lower(),
         model=model,
         layout=layout,
@@ -102,6 +113,82 @@ def _submission(body: CheckpointInput, settings: Settings) -> Submission:
         priority=body.priority,
         replace=body.replace,
     )
+
+
+def _virtual_submission(session: Session, body: CheckpointInput, settings: Settings) -> Submission:
+    """Of an expression: its parents are those of this moment, and must still be there."""
+    for name, why in {"model": "its parents have it", "sha256": "it follows from its parents'"}.items():
+        if getattr(body, name) is not None:
+            raise InvalidRequest(f"{name} is given for a virtual checkpoint, and {why}; leave it out")
+    if body.spool != "none":
+        raise InvalidRequest(
+            "spool is given for a virtual checkpoint, whose parents are kept as they were posted; leave it out"
+        )
+    resolved = resolve_expression(session, body.uri)
+    parents, first = resolved.parents, resolved.parents[0]
+    for parent in parents:
+        verify(checkpoint_reference(parent, lambda found: spool_path(settings.data_path, found.id, found.path)))
+    _require_sound(resolved)
+    run = body.run or first.run.name
+    step = max(parent.step for parent in parents if parent.run_id == first.run_id) if body.step is None else body.step
+    uri = canonical(resolved.expression)
+    return Submission(
+        run=run,
+        step=step,
+        uri=uri,
+        path=uri,
+        identity=Identity(0, 0),
+        variant=_virtual_variant(session, body, run, resolved),
+        model=first.model,
+        layout=_one_layout(parents, None if body.layout is None else _layout(body.layout, first.model, settings)),
+        tokens_seen=_tokens_seen(parents, run, step) if body.tokens_seen is None else body.tokens_seen,
+        tags=body.tags,
+        priority=body.priority,
+        replace=body.replace,
+        parents=[parent.id for parent in parents],
+    )
+
+
+def _virtual_variant(session: Session, body: CheckpointInput, run: str, resolved: Resolved) -> str:
+    """A virtual checkpoint never shares a series with checkpoints that were trained."""
+    variant = body.variant or (default_variant(resolved.expression) if has_files(session, run) else "raw")
+    if has_files(session, run, variant):
+        raise InvalidRequest(
+            f"run {run!r} has checkpoints of variant {variant!r} that are no virtual ones, and values of both would be "
+            "in one series; name another variant, or leave it out"
+        )
+    return variant
+
+
+def _require_sound(resolved: Resolved) -> None:
+    """Raise what is known without the files: CheckpointMismatch, InvalidRequest. A worker looks at everything."""
+    models = {str(step_of(parent)): {**(parent.model or {})} for parent in resolved.parents}
+    for model in models.values():
+        model.pop("precision", None)
+    require_one_model(models)
+    fields = next(iter(models.values()))
+    if {"n_layers", "weight_tying"} <= fields.keys():
+        require_parts(resolved.expression, fields["n_layers"], fields["weight_tying"])
+
+
+def _one_layout(parents: Sequence[Checkpoint], given: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The layout that all parents have; where one is given, those that were posted without are taken to have it."""
+    wanted = given or parents[0].layout
+    other = next((parent for parent in parents if parent.layout != wanted and (parent.layout or not given)), None)
+    if other is None:
+        return wanted
+    keys = sorted({*(wanted or {}), *(other.layout or {})})
+    differing = [key for key in keys if (wanted or {}).get(key) != (other.layout or {}).get(key)]
+    ours = "the given layout" if given else f"that of {step_of(parents[0])}"
+    raise InvalidLayout(
+        f"{step_of(other)} has another layout than {ours}: they differ in {', '.join(differing)}; only checkpoints "
+        "with one meaning of their ids can be combined"
+    )
+
+
+def _tokens_seen(parents: Sequence[Checkpoint], run: str, step: int) -> int | None:
+    at = (parent.tokens_seen for parent in parents if parent.run.name == run and parent.step == step)
+    return next(at, None)
 
 
 def _model(model: str | Mapping[str, Any], settings: Settings) -> dict[str, Any]:

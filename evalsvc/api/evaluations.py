@@ -14,7 +14,7 @@ from evalsvc.api.suites import find_suite
 from evalsvc.errors import WrongState
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
 from evalsvc.store.results import read_items
-from evalsvc.store.submission import evaluate, find_checkpoint
+from evalsvc.store.submission import evaluate, find_checkpoint, require_current_parents
 from evalsvc.store.views import evaluation_view
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
@@ -74,6 +74,7 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
         checkpoint = find_checkpoint(session, body.checkpoint)
         if checkpoint.replaced_at is not None:
             raise WrongState(f"checkpoint {checkpoint.id} was replaced by another file; evaluate the new one")
+        require_current_parents(checkpoint)
         suite = find_suite(session, state.settings, body.suite)
         evaluation, created = evaluate(session, checkpoint, suite, body.priority)
         content = evaluation_view(session, evaluation, state.coordinator.live())

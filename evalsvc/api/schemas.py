@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from evalsvc.checkpoints import Spool
 from evalsvc.errors import UnknownName
+from evalsvc.expression_parser import is_expression
 from evalsvc.suite import NAME
 
 MAX_URI = 4096
@@ -55,6 +56,7 @@ class Input(BaseModel):
 class CheckpointInput(Input):
     model_config = ConfigDict(
         json_schema_extra={
+            "required": ["uri"],
             "examples": [
                 {
                     "run": "t2i-1b-pretrained",
@@ -64,18 +66,22 @@ class CheckpointInput(Input):
                     "tokens_seen": 2_621_440_000,
                     "tags": {"lr": "3e-4"},
                 }
-            ]
+            ],
         }
     )
 
-    run: Name
-    """The training run; it begins with its first checkpoint."""
-    step: Step
-    """The training step. Steps may come in any order."""
+    run: Name | None
+    """The training run; it begins with its first checkpoint. Only a virtual checkpoint has a default: the run of the
+    first checkpoint in its expression."""
+    step: Step | None
+    """The training step. Steps may come in any order. Only a virtual checkpoint has a default: the last step of that
+    run in its expression."""
     uri: Annotated[str, Field(min_length=1, max_length=MAX_URI)]
-    """An absolute path or file:// uri of the weights, complete before it is posted."""
-    variant: Name = "raw"
-    """Which weights of the step: `raw`, `ema_0.9999`, …"""
+    """An absolute path or file:// uri of the weights, complete before it is posted; or an expression over checkpoints
+    of the service, such as `lerp(run@0, run@5000, 0.3)`."""
+    variant: Name | None = None
+    """Which weights of the step: `ema_0.9999`, … [`raw`; of a virtual checkpoint in a run that has others, a name of
+    its own]."""
     suites: list[Name] | None = None
     """The suites to evaluate; without it, those that the run's plan has due."""
     model: str | dict[str, Any] | None = None
@@ -95,6 +101,19 @@ class CheckpointInput(Input):
     """Anything worth keeping, as strings."""
     replace: bool = False
     """Put this checkpoint in the place of another one at the same step and variant, and drop that one's values."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_place_open(cls, data: Any) -> Any:
+        is_virtual = isinstance(data, dict) and isinstance(data.get("uri"), str) and is_expression(data["uri"])
+        return {"run": None, "step": None, **data} if is_virtual else data
+
+    @model_validator(mode="after")
+    def _has_its_place(self) -> CheckpointInput:
+        for name, kind in {"run": "string", "step": "integer"}.items():
+            if getattr(self, name) is None and not is_expression(self.uri):
+                raise ValueError(f"{name}: input should be a valid {kind}, found None")
+        return self
 
 
 class EvaluationInput(Input):

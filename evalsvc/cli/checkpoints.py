@@ -37,11 +37,15 @@ commands = typer.Typer()
 def submit(
     run: Annotated[str, typer.Argument(help="The training run.")],
     step: Annotated[int, typer.Argument(help="The training step.")],
-    uri: Annotated[str, typer.Argument(help="The weights: a path or a file:// uri.")],
+    uri: Annotated[
+        str, typer.Argument(help="The weights: a path, a file:// uri, or an expression, e.g. lerp(run@0, run@9, 0.3).")
+    ],
     suite: Annotated[
         list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")
     ] = None,
-    variant: Annotated[str, typer.Option(help="Which weights of the step, e.g. ema_0.9999.")] = "raw",
+    variant: Annotated[
+        str | None, typer.Option(help="Which weights of the step, e.g. ema_0.9999.", show_default="raw")
+    ] = None,
     model: Model = None,
     layout: Layout = None,
     tokens_seen: Annotated[int | None, typer.Option(help="Tokens trained on so far.")] = None,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc.store.submission import current_checkpoint, find_run, find_step
-from evalsvc.store.tables import Checkpoint, Run
+from evalsvc.store.tables import Checkpoint, Run, checkpoint_parents
 
 FIRST_STEP = 0
 """The step of the default base."""
@@ -26,14 +26,18 @@ def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> C
 
 
 def find_base(session: Session, checkpoint: Checkpoint) -> Checkpoint | None:
-    """What a checkpoint is compared with: the newest file of its run's base; None where there is none.
+    """What a checkpoint is compared with; see `base_of`."""
+    return base_of(session, checkpoint.run, checkpoint.variant)
 
-    Without a name it is step 0 of its run, in the checkpoint's own variant if there is one, else `raw`.
+
+def base_of(session: Session, run: Run, variant: str) -> Checkpoint | None:
+    """What a run's checkpoints of a variant are compared with: the newest file of its base; None where there is none.
+
+    Without a name it is the run's step 0, in that variant if there is one, else `raw`.
     """
-    if checkpoint.run.base is not None:
-        return _current(session, checkpoint.run.base)
-    variants = dict.fromkeys((checkpoint.variant, "raw"))
-    found = (current_checkpoint(session, checkpoint.run_id, FIRST_STEP, variant) for variant in variants)
+    if run.base is not None:
+        return _current(session, run.base)
+    found = (current_checkpoint(session, run.id, FIRST_STEP, name) for name in dict.fromkeys((variant, "raw")))
     return next((base for base in found if base is not None), None)
 
 
@@ -45,31 +49,47 @@ def base_view(session: Session, run: Run) -> dict[str, Any]:
 
 
 def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
-    """Whether a run names this checkpoint as its base."""
-    return checkpoint.replaced_at is None and _place(checkpoint) in _named(session).values()
+    """Whether a run names this checkpoint, or a virtual one that is made of it, as its base."""
+    places = [_place(item) for item in (checkpoint, *checkpoint.children) if item.replaced_at is None]
+    return bool(places) and any(base in places for base in _named(session).values())
 
 
 def base_ids(session: Session) -> set[int]:
-    """The checkpoints that are the base of any run: all that must not be dropped when their own evaluation is over."""
+    """The checkpoints that are the base of any run, and what virtual ones of them are made of: all that must not be
+    dropped when their own evaluation is over."""
     named = [_current(session, base) for base in _named(session).values()]
     default = (
         select(Checkpoint.id)
         .join(Run)
         .where(Checkpoint.step == FIRST_STEP, Checkpoint.replaced_at.is_(None), Run.base.is_(None))
     )
-    return {base.id for base in named if base is not None} | set(session.scalars(default))
+    bases = {base.id for base in named if base is not None} | set(session.scalars(default))
+    parents = select(checkpoint_parents.c.parent_id).where(checkpoint_parents.c.checkpoint_id.in_(bases))
+    return bases | set(session.scalars(parents))
 
 
 def runs_awaiting_base(session: Session) -> set[int]:
     """Runs whose base is being copied to the spool: a shard begun now would lose its base once the copy is ready."""
     copying = session.scalars(
-        select(Checkpoint).where(Checkpoint.spool_state == "copying", Checkpoint.replaced_at.is_(None))
+        select(Checkpoint).where(
+            or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())),
+            Checkpoint.replaced_at.is_(None),
+        )
     ).all()
     if not copying:
         return set()
     default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}
     places = [_place(item) for item in copying]
     return default | {run_id for run_id, base in _named(session).items() if base in places}
+
+
+def awaiting_parents() -> Select[tuple[int]]:
+    """The virtual checkpoints of which a parent is being copied to the spool."""
+    return (
+        select(checkpoint_parents.c.checkpoint_id)
+        .join(Checkpoint, Checkpoint.id == checkpoint_parents.c.parent_id)
+        .where(Checkpoint.spool_state == "copying")
+    )
 
 
 def _named(session: Session) -> dict[int, dict[str, Any]]:

@@ -6,7 +6,7 @@ a restart, after a retry. A result is stored only by the attempt that is current
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ from typing import Any
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session, selectinload
 
-from evalsvc.checkpoints import CheckpointRef, Identity
+from evalsvc.checkpoints import CheckpointRef, Identity, Virtual
 from evalsvc.errors import UnknownName, WrongState
+from evalsvc.expression_parser import parse_expression
 from evalsvc.looks import Until, stop_note
 from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
-from evalsvc.store.base import find_base, runs_awaiting_base
+from evalsvc.store.base import awaiting_parents, find_base, runs_awaiting_base
 from evalsvc.store.history import write_values
-from evalsvc.store.submission import cancel, record_digest
+from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task, now
 from evalsvc.suite import TaskSpec
 
@@ -55,6 +56,7 @@ def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment 
             Shard.state == "queued",
             Task.state.in_(("queued", "running")),
             Checkpoint.spool_state.is_distinct_from("copying"),
+            Checkpoint.id.not_in(awaiting_parents()),
             Checkpoint.run_id.not_in(runs_awaiting_base(session)),
         )
         .order_by(Evaluation.priority.desc(), Evaluation.id, Task.index, Shard.stage == "run", Shard.id)
@@ -97,8 +99,7 @@ def finish(session: Session, assignment: Assignment, result: ShardResult) -> boo
         shard.error = None
         if shard.stage == "run":
             shard.units = (shard.payload or {})["units"]
-        if sha256 := result.provenance.get("checkpoint_sha256"):
-            record_digest(session, task.evaluation.checkpoint_id, sha256)
+        _record_digests(session, task.evaluation.checkpoint, result.provenance)
     shard.provenance = dict(result.provenance)
     session.flush()
     advance(session, task)
@@ -247,7 +248,7 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
     """Queue what failed or was cancelled anew; finished shards keep their results.
 
     Raises:
-        WrongState: nothing of it failed or was cancelled, or its checkpoint was replaced.
+        WrongState: nothing of it failed or was cancelled, or its checkpoint, or one that this is made of, was replaced.
     """
     evaluation = find_evaluation(session, evaluation_id)
     if evaluation.state not in ("failed", "partly_failed", "cancelled"):
@@ -256,6 +257,7 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
         )
     if evaluation.checkpoint.replaced_at is not None:
         raise WrongState(f"evaluation {evaluation_id} is of a checkpoint that was replaced; evaluate the new one")
+    require_current_parents(evaluation.checkpoint)
     evaluation.state, evaluation.error, evaluation.finished_at = "queued", None, None
     for task in evaluation.tasks:
         if task.state == "succeeded":
@@ -281,6 +283,18 @@ def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
 
 
 def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
+    """What a worker needs to open a checkpoint, or all parents of a virtual one."""
+    if checkpoint.parents:
+        return CheckpointRef(
+            path=checkpoint.uri,
+            sha256=checkpoint.sha256,
+            layout=checkpoint.layout,
+            label=checkpoint_label(checkpoint),
+            virtual=Virtual(
+                parse_expression(checkpoint.uri),
+                {str(step_of(parent)): checkpoint_reference(parent, spooled) for parent in checkpoint.parents},
+            ),
+        )
     path = str(spooled(checkpoint)) if checkpoint.spool_state == "ready" else checkpoint.path
     return CheckpointRef(
         path=path,
@@ -296,6 +310,14 @@ def checkpoint_label(checkpoint: Checkpoint) -> str:
     """How messages name it."""
     label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
     return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
+
+
+def _record_digests(session: Session, checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> None:
+    if sha256 := provenance.get("checkpoint_sha256"):
+        record_digest(session, checkpoint.id, sha256)
+    found = provenance.get("parents_sha256", {})
+    for parent in checkpoint.parents if found else ():
+        record_digest(session, parent.id, found[str(step_of(parent))])
 
 
 def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest:

@@ -10,7 +10,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints import Identity, Spool
-from evalsvc.errors import Conflict, UnknownName
+from evalsvc.errors import Conflict, UnknownName, WrongState
+from evalsvc.expression import Step
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.tables import Suite as SuiteRow
 from evalsvc.suite import Suite
@@ -37,6 +38,8 @@ class Submission:
     spool: Spool = "none"
     priority: int = 0
     replace: bool = False
+    parents: Sequence[int] = ()
+    """Ids of what a virtual checkpoint is made of; its uri and path are its expression."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,16 @@ def insert_evaluation(
 
 
 def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
-    """Retire a checkpoint: its evaluations stop, its values leave the history, its record stays."""
+    """Retire a checkpoint: its evaluations stop, its values leave the history, its record stays.
+
+    Virtual checkpoints that are made of it keep what was measured; what they still wait for is cancelled.
+    """
     checkpoint.replaced_at = now()
+    for child in checkpoint.children:
+        for evaluation in child.evaluations:
+            if evaluation.state not in OVER:
+                reason = f"{step_of(checkpoint)}, which it is made of, was replaced by another file"
+                cancel(evaluation, f"{reason}; post the expression again with replace=true")
     for evaluation in checkpoint.evaluations:
         if evaluation.state not in OVER:
             cancel(evaluation, f"checkpoint {checkpoint.id} was replaced by another file")
@@ -215,6 +226,21 @@ def cancel(evaluation: Evaluation, reason: str) -> None:
         for shard in task.shards:
             if shard.state == "queued":
                 shard.state = "cancelled"
+
+
+def step_of(checkpoint: Checkpoint) -> Step:
+    """How expressions name a checkpoint."""
+    return Step(checkpoint.run.name, checkpoint.step, checkpoint.variant)
+
+
+def require_current_parents(checkpoint: Checkpoint) -> None:
+    """WrongState where a virtual checkpoint is made of one that was replaced."""
+    old = [str(step_of(parent)) for parent in checkpoint.parents if parent.replaced_at is not None]
+    if old:
+        raise WrongState(
+            f"checkpoint {checkpoint.id} is made of {', '.join(old)}, replaced by another file since; post its "
+            "expression again with replace=true"
+        )
 
 
 def put_suite(session: Session, suite: Suite) -> bool:
@@ -257,6 +283,7 @@ def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
         tags=dict(submission.tags),
         spool=submission.spool,
         spool_state=None if submission.spool == "none" else "copying",
+        parents=[session.get_one(Checkpoint, parent) for parent in sorted(submission.parents)],
     )
     session.add(checkpoint)
     session.flush()
@@ -270,11 +297,17 @@ def _difference(checkpoint: Checkpoint, submission: Submission) -> str | None:
         return f"{checkpoint.size} bytes and mtime {checkpoint.mtime_ns} under the same uri"
     if None not in (checkpoint.sha256, submission.sha256) and checkpoint.sha256 != submission.sha256:
         return f"the sha256 {checkpoint.sha256}"
+    if {parent.id for parent in checkpoint.parents} != set(submission.parents):
+        return f"another file in the place of {', '.join(_moved(checkpoint, submission))} under the same uri"
     for name in ("model", "layout"):
         posted = getattr(submission, name)
         if posted is not None and dict(posted) != getattr(checkpoint, name):
             return f"another {name}"
     return None
+
+
+def _moved(checkpoint: Checkpoint, submission: Submission) -> list[str]:
+    return [str(step_of(parent)) for parent in checkpoint.parents if parent.id not in submission.parents]
 
 
 def _skip_older(session: Session, run_id: int, submission: Submission, suites: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The tables. The history (`series`, `metric_values`) is what the service exists for; the rest is how it came about.
 
 run ─< checkpoint ─< evaluation ─< task ─< shard ─< attempt
+checkpoint >─< checkpoint (a virtual one and its parents)
 run ─< series (run, variant, metric, protocol) ─< metric_value (keyed by step)
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Column,
     DateTime,
     Dialect,
     Float,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -84,6 +87,15 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012
 
 
+checkpoint_parents = Table(
+    "checkpoint_parents",
+    Base.metadata,
+    Column("checkpoint_id", ForeignKey("checkpoints.id"), primary_key=True),
+    Column("parent_id", ForeignKey("checkpoints.id"), primary_key=True, index=True),
+)
+"""What a virtual checkpoint is computed from: the rows that its expression named when it was posted."""
+
+
 class Run(Base):
     """A training run."""
 
@@ -121,8 +133,9 @@ class Checkpoint(Base):
     step: Mapped[int] = mapped_column(BigInteger)
     variant: Mapped[str] = mapped_column(String(128))
     uri: Mapped[str] = mapped_column(Text)
+    """Of a virtual checkpoint, its expression over its parents, in canonical form."""
     path: Mapped[str] = mapped_column(Text)
-    """The file that the uri named at submission, links resolved."""
+    """The file that the uri named at submission, links resolved; the uri itself for a virtual checkpoint."""
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
@@ -138,6 +151,21 @@ class Checkpoint(Base):
     replaced_at: Mapped[datetime | None]
 
     run: Mapped[Run] = relationship(back_populates="checkpoints")
+    parents: Mapped[list[Checkpoint]] = relationship(
+        secondary=checkpoint_parents,
+        primaryjoin="Checkpoint.id == checkpoint_parents.c.checkpoint_id",
+        secondaryjoin="Checkpoint.id == checkpoint_parents.c.parent_id",
+        back_populates="children",
+        order_by="Checkpoint.id",
+    )
+    """Empty: it is a file or folder."""
+    children: Mapped[list[Checkpoint]] = relationship(
+        secondary=checkpoint_parents,
+        primaryjoin="Checkpoint.id == checkpoint_parents.c.parent_id",
+        secondaryjoin="Checkpoint.id == checkpoint_parents.c.checkpoint_id",
+        back_populates="parents",
+        order_by="Checkpoint.id",
+    )
     evaluations: Mapped[list[Evaluation]] = relationship(back_populates="checkpoint", order_by="Evaluation.id")
 
 

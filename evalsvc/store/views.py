@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
 from evalsvc.store.base import base_view, is_named_base
+from evalsvc.store.submission import step_of
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task
 from evalsvc.store.tables import Protocol as ProtocolRow
 
@@ -53,7 +54,7 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
 
 
 def checkpoint_view(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
-    """A checkpoint as it was posted, whether its file is still needed, and its evaluations."""
+    """A checkpoint as it was posted, whether its file is still needed, what it is made of, and its evaluations."""
     return {
         "id": checkpoint.id,
         "run": checkpoint.run.name,
@@ -70,6 +71,7 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
         "in_use": in_use(session, checkpoint),
         "created_at": _time(checkpoint.created_at),
         "replaced_at": _time(checkpoint.replaced_at),
+        "parents": [_parent(parent) for parent in checkpoint.parents],
         "evaluations": [evaluation_summary(evaluation) for evaluation in checkpoint.evaluations],
     }
 
@@ -77,12 +79,24 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
 def in_use(session: Session, checkpoint: Checkpoint) -> bool:
     """Whether the posted file is still needed.
 
-    An evaluation that is not over reads it, a copy of it is made, or a run names it as its base.
+    An evaluation that is not over reads it, a copy of it is made, or a run names it as its base. What is made of a
+    virtual checkpoint's parents needs their files.
     """
-    if checkpoint.spool_state == "ready":
+    if checkpoint.spool_state == "ready" or checkpoint.parents:
         return False
-    waiting = any(evaluation.state not in OVER for evaluation in checkpoint.evaluations)
+    users = (checkpoint, *checkpoint.children)
+    waiting = any(evaluation.state not in OVER for user in users for evaluation in user.evaluations)
     return waiting or checkpoint.spool_state == "copying" or is_named_base(session, checkpoint)
+
+
+def _parent(parent: Checkpoint) -> dict[str, Any]:
+    """What a virtual checkpoint is made of, as it was when that was posted."""
+    return {
+        "name": str(step_of(parent)),
+        "checkpoint": parent.id,
+        "sha256": parent.sha256,
+        "replaced_at": _time(parent.replaced_at),
+    }
 
 
 def protocols_view(session: Session, metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

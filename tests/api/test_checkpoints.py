@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -268,3 +269,103 @@ def test_unknown_checkpoint(app: App, number: str) -> None:
 @pytest.mark.parametrize("number", ["x", "-1", "99999999999"])
 def test_bad_checkpoint_id(app: App, number: str) -> None:
     refused(app.http.get(f"/v1/checkpoints/{number}"), 422, "invalid_request", "checkpoint_id: input should be")
+
+
+class TestVirtual:
+    """Expressions over checkpoints; what they mean is tested in the store."""
+
+    @pytest.fixture(autouse=True)
+    def _parents(self, app: App, weights: Path) -> None:
+        for step in (0, 10, 20):
+            assert app.post(weights, step=step, tokens_seen=step * 100, model=MODEL).status_code == 201
+
+    def post(self, app: App, uri: str, **fields: Any) -> Any:
+        return app.http.post("/v1/checkpoints", json={"uri": uri, **fields})
+
+    def test_defaults_are_those_of_the_first_parent(self, app: App, weights: Path) -> None:
+        app.post(weights, run="text", step=99, model=MODEL)
+        response = self.post(app, " avg( run-a@20,run-a@10..20/10, text@99 )", suites=["loss"])
+        assert response.status_code == 201
+        found = response.json()["checkpoint"]
+        assert found["uri"] == "avg(run-a@10, run-a@20, run-a@20, text@99)"
+        assert (found["run"], found["step"], found["tokens_seen"]) == ("run-a", 20, 2000)
+        assert re.fullmatch("avg-[0-9a-f]{10}", found["variant"])
+        assert [parent["name"] for parent in found["parents"]] == ["run-a@10", "run-a@20", "text@99"]
+        assert (found["model"], found["in_use"], found["spool_state"]) == (MODEL, False, None)
+        again = self.post(app, "avg(text@99,run-a@20,run-a@10,run-a@20)", suites=["loss"])
+        assert (again.status_code, again.json()) == (200, response.json())
+        other = self.post(app, "avg(run-a@10, run-a@20)", tokens_seen=0).json()["checkpoint"]
+        assert (other["variant"] != found["variant"], other["tokens_seen"]) == (True, 0)
+
+    def test_a_run_of_virtual_checkpoints_is_one_curve(self, app: App) -> None:
+        for step in (0, 50, 100):
+            expression = f"lerp(run-a@0, run-a@20, {step / 100})"
+            found = self.post(app, expression, run="mix", step=step, suites=["loss"]).json()["checkpoint"]
+            assert found["variant"] == "raw"
+        app.coordinator.work()
+        [series] = app.http.get("/v1/runs/mix/metrics?name=loss/text").json()["series"]
+        assert series["x"] == [0, 50, 100]
+        assert app.http.get("/v1/runs/mix").json()["base"]["checkpoint"] is not None
+
+    def test_its_values_never_land_among_those_of_trained_checkpoints(self, app: App, weights: Path) -> None:
+        words = ("run 'run-a' has checkpoints of variant 'raw' that are no virtual ones", "leave it out")
+        refused(self.post(app, "avg(run-a@0..20)", step=15, variant="raw"), 422, "invalid_request", *words)
+        assert self.post(app, "avg(run-a@0..20)", step=15, variant="swa").status_code == 201
+        app.post(weights, run="other", step=1, model=MODEL)
+        found = self.post(app, "avg(run-a@0..20)", run="other", step=1).json()["checkpoint"]
+        assert found["variant"].startswith("avg-")
+
+    @pytest.mark.parametrize(
+        ("fields", "code", "words"),
+        [
+            ({"uri": "avg(run-a@0"}, "invalid_request", "in 'avg(run-a@0' at character 12: expected a comma or"),
+            ({"uri": "mean(run-a@0)"}, "invalid_request", "expected one of avg, lerp, graft; found 'mean'"),
+            ({"uri": "avg(run-a@5)"}, "unknown_name", "the nearest are 0, 10, 20"),
+            ({"uri": "avg(run-b@5)"}, "unknown_name", "did you mean 'run-a'"),
+            ({"model": MODEL}, "invalid_request", "model is given for a virtual checkpoint, and its parents have it"),
+            ({"sha256": "0" * 64}, "invalid_request", "sha256 is given for a virtual checkpoint"),
+            ({"spool": "link"}, "invalid_request", "spool is given for a virtual checkpoint"),
+            ({"step": -1}, "invalid_request", "step: input should be greater than or equal to 0"),
+            ({"uri": "graft(run-a@0, run-a@10, layers=1)"}, "invalid_request", "layers=1, and the model has 1 layers"),
+            ({"layout": {"text": {"size": 101}}}, "invalid_layout", "beyond the table of 100 rows"),
+        ],
+    )
+    def test_refused(self, app: App, fields: dict[str, Any], code: str, words: str) -> None:
+        response = self.post(app, **{"uri": "avg(run-a@0, run-a@10)", **fields})
+        refused(response, response.status_code, code, words)
+        assert len(app.http.get("/v1/runs/run-a").json()["checkpoints"]) == 3
+
+    def test_parents_of_other_models_and_layouts(self, app: App, weights: Path) -> None:
+        app.post(weights, run="wide", step=0, model={**MODEL, "vocab_size": 120, "n_heads": 1})
+        response = self.post(app, "avg(run-a@0, wide@0)")
+        words = "run-a@0 and wide@0 are different models: n_heads 2 and 1, vocab_size 100 and 120"
+        refused(response, 422, "checkpoint_mismatch", words)
+        for run, size in (("one", 60), ("two", 70)):
+            app.post(weights, run=run, step=0, model=MODEL, layout={"text": {"size": size}})
+        for uri, ours in (("avg(one@0, two@0)", "one@0"), ("avg(run-a@0, two@0)", "run-a@0")):
+            response = self.post(app, uri)
+            refused(response, 422, "invalid_layout", f"two@0 has another layout than that of {ours}: they differ in")
+        given = {"layout": {"text": {"size": 60}}}
+        refused(self.post(app, "avg(run-a@0, two@0)", **given), 422, "invalid_layout", "than the given layout")
+        found = self.post(app, "avg(run-a@0, one@0)", **given).json()["checkpoint"]
+        assert found["layout"]["text"]["size"] == 60
+        assert self.post(app, "avg(one@0)").json()["checkpoint"]["layout"] == found["layout"]
+
+    def test_a_parent_that_is_gone_is_named_at_once(self, app: App, weights: Path, tmp_path: Path) -> None:
+        gone = tmp_path / "gone.pt"
+        gone.write_bytes(b"weights")
+        app.post(gone, step=30, model=MODEL)
+        gone.unlink()
+        words = ("run 'run-a' step 30: ", "gone.pt was deleted before it was evaluated")
+        refused(self.post(app, "avg(run-a@0..30)"), 410, "checkpoint_gone", *words)
+        weights.write_bytes(b"other weights")
+        refused(self.post(app, "avg(run-a@0)"), 409, "checkpoint_changed", "run 'run-a' step 0: ")
+
+    def test_evaluating_again_needs_the_parents_of_then(self, app: App, weights: Path) -> None:
+        number = self.post(app, "avg(run-a@0)", run="v", step=1).json()["checkpoint"]["id"]
+        other = weights.with_name("other.pt")
+        other.write_bytes(b"other")
+        app.post(other, step=0, model=MODEL, replace=True)
+        response = app.http.post("/v1/evaluations", json={"checkpoint": number, "suite": "loss"})
+        refused(response, 409, "wrong_state", "made of run-a@0, replaced by another file since; post its")
+        assert self.post(app, "avg(run-a@0)", run="v", step=1, replace=True).status_code == 201
