@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from evalsvc.errors import NotComparable
-from evalsvc.protocol import describe_differences, differences, distinguishing
+from evalsvc.errors import NotComparable, UnknownName
+from evalsvc.protocol import describe_differences, describe_fields, differences, distinguishing
 
 Series = Mapping[str, Any]
 """As the history has it, with its `run`."""
@@ -41,6 +42,44 @@ def join_histories(histories: Sequence[Mapping[str, Any]], content: Content, for
     return {"runs": runs, "x": histories[0]["x"], "forced": force, "curves": curves, "refused": refused}
 
 
+def tabulate(joined: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """Joined histories as points along a metric, one for each of its values: `{"x", "against", "columns", "rows"}`.
+
+    `columns` are the labels of the other curves: the metric, and how it was measured where that was in several ways. A
+    row has its `run`, `variant` and place on the axis, and by `against` and column a `{"value", "stderr"}`, or None.
+
+    Raises:
+        NotComparable: the metric was measured by several protocols, so there is no one axis.
+        UnknownName: it was not measured.
+    """
+    mine = [curve for curve in joined["curves"] if curve["metric"] == metric]
+    others = [curve for curve in joined["curves"] if curve["metric"] != metric]
+    if reason := joined["refused"].get(metric):
+        raise NotComparable(f"{metric} is no axis for these runs: {reason}")
+    if not mine:
+        raise UnknownName.among("metric", metric, {curve["metric"] for curve in others})
+    if len(mine) > 1 or mine[0]["protocol"] is None:
+        told = "; ".join(describe_fields(curve["differs"]) for curve in mine)
+        raise NotComparable(f"{metric} was measured by several protocols, so nothing is shown against it: {told}")
+    several = Counter(curve["metric"] for curve in others)
+    labels = [
+        curve["metric"] + (f" ({describe_fields(curve['differs'])})" if several[curve["metric"]] > 1 else "")
+        for curve in others
+    ]
+    columns = {label: _by_place(curve) for label, curve in zip(labels, others, strict=True)}
+    rows = [
+        {
+            "run": run,
+            "variant": variant,
+            joined["x"]: at,
+            metric: point,
+            **{label: points.get((run, variant, at)) for label, points in columns.items()},
+        }
+        for (run, variant, at), point in _by_place(mine[0]).items()
+    ]
+    return {"x": joined["x"], "against": metric, "columns": labels, "rows": rows}
+
+
 def require_comparable(joined: Mapping[str, Any]) -> None:
     """NotComparable where `join_histories` refused a metric; the fields that differ are in the message."""
     if joined["refused"]:
@@ -49,6 +88,14 @@ def require_comparable(joined: Mapping[str, Any]) -> None:
             f"runs that were measured by different protocols are not put on one curve: {found}; evaluate one of them "
             "again, or read them side by side with --force"
         )
+
+
+def _by_place(curve: Mapping[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    return {
+        (series["run"], series["variant"], at): {"value": value, "stderr": stderr}
+        for series in curve["series"]
+        for at, value, stderr in zip(series["x"], series["value"], series["stderr"], strict=True)
+    }
 
 
 def _tell_apart(found: Sequence[Series], content: Content) -> list[Series]:

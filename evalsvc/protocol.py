@@ -133,6 +133,11 @@ def distinguishing(contents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     return [{key: value for key, value in own.items() if value is not ABSENT} for own in fields]
 
 
+def describe_fields(found: Mapping[str, Any]) -> str:
+    """For people: `sampling.guidance_scale=3.0`."""
+    return ", ".join(f"{key}={short_json(value)}" for key, value in found.items())
+
+
 def short_json(value: Any) -> str:
     """As JSON; of long values, such as digests, the beginning."""
     text = "(none)" if value is ABSENT else json.dumps(value, ensure_ascii=False)

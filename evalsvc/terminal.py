@@ -194,6 +194,32 @@ def print_curves(joined: Mapping[str, Any]) -> None:
         print(f"runs {', '.join(joined['runs'])} have no values yet")
 
 
+def print_tradeoff(found: Mapping[str, Any]) -> None:
+    """A line per checkpoint: a metric, and others beside it."""
+    metrics = [found["against"], *found["columns"]]
+    rows = [
+        [row["run"], row["variant"], str(row[found["x"]]), *(_point(row[metric]) for metric in metrics)]
+        for row in found["rows"]
+    ]
+    print_table(["run", "variant", found["x"], *metrics], rows)
+
+
+def write_tradeoff_csv(found: Mapping[str, Any]) -> None:
+    """A line per checkpoint, with a column for each value and each standard error."""
+    rows = []
+    for row in found["rows"]:
+        plain = {key: row[key] for key in ("run", "variant", found["x"])}
+        for metric in (found["against"], *found["columns"]):
+            point = row[metric] or {}
+            plain |= {metric: point.get("value"), f"{metric} stderr": point.get("stderr")}
+        rows.append(plain)
+    _write_rows(rows)
+
+
+def _point(point: Mapping[str, Any] | None) -> str:
+    return "" if point is None else f"{_number(point['value'])} {_error_bar(point['stderr'])}".rstrip()
+
+
 def _print_omitted(series: Sequence[Mapping[str, Any]]) -> None:
     if omitted := sum(one["omitted"] for one in series):
         print(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
@@ -211,9 +237,9 @@ def _cells(series: Mapping[str, Any]) -> dict[int, str]:
 
 def _fields(differs: Mapping[str, Any]) -> str:
     """What tells a protocol apart, e.g. `sampling.guidance_scale=3.0`."""
-    from evalsvc.protocol import short_json
+    from evalsvc.protocol import describe_fields
 
-    return ", ".join(f"{key}={short_json(value)}" for key, value in differs.items())
+    return describe_fields(differs)
 
 
 CONTRAST_WORDS = {

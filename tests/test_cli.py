@@ -291,6 +291,38 @@ class TestVirtual:
         result = command("submit", "mix", "30", "lerp(run-a@0, run-a@25, 0.3)")
         assert (result.code, "the nearest are 0, 20 [unknown_name]" in result.err) == (2, True)
 
+    def test_sweep_is_one_curve_against_a_metric(self, command: Command, service: Any, parents: None) -> None:
+        assert command("sweep", "mix", "run-a@0", "run-a@20", "--points", "3", "--suite", "loss").code == 0
+        evaluate_whole(service.store, metric(2.0), metric(1.25, "loss/image", stderr=None))
+        again = command("sweep", "mix", "run-a@0", "run-a@20", "--points", "3", "--suite", "loss", "--wait")
+        assert again.out.splitlines()[2:4] == [
+            "checkpoint 4: mix step 50 raw, lerp(run-a@0, run-a@20, 0.5)",
+            "evaluation 2: loss succeeded",
+        ]
+        arguments = ["history", "mix", "--metric", "loss/image", "--against", "loss/text"]
+        rows = [line.split() for line in command(*arguments).out.splitlines() if "raw" in line]
+        assert rows == [["mix", "raw", step, "2", "±", "0.1", "1.25"] for step in ("0", "50", "100")]
+        rows = list(csv.reader(io.StringIO(command(*arguments, "--format", "csv").out)))
+        assert rows[0] == ["run", "variant", "step", "loss/text", "loss/text stderr", "loss/image", "loss/image stderr"]
+        assert rows[2] == ["mix", "raw", "50", "2.0", "0.1", "1.25", ""]
+        found = json.loads(command("history", "mix", "--against", "loss/text", "--format", "json").out)
+        assert [row["loss/image"]["value"] for row in found["rows"]] == [1.25] * 3
+        assert "did you mean 'loss/text'" in command("history", "mix", "--against", "loss/txt").err
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["mix", "run-a@0", "run-a@20", "--points", "4"], "--points 4: steps are whole percents, so give 2, 3, 5"),
+            (["mix", "run-a@0", "run-a@20", "--points", "1"], "--points 1: steps are whole percents"),
+            (["mix", "run-a@0", "run-a@2"], "run 'run-a' has no checkpoint at step 2"),
+            (["run-a", "run-a@0", "run-a@20"], "run 'run-a' has checkpoints of variant 'raw' that are no virtual ones"),
+        ],
+    )
+    def test_bad_sweep(self, command: Command, parents: None, arguments: list[str], words: str) -> None:
+        result = command("sweep", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+
 
 class TestHistory:
     @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from evalsvc.curves import join_histories, require_comparable
-from evalsvc.errors import NotComparable
+from evalsvc.curves import join_histories, require_comparable, tabulate
+from evalsvc.errors import NotComparable, UnknownName
 
 CONTENTS: dict[str, dict[str, Any]] = {
     "p1": {"data": "ab", "sampling": {"guidance_scale": 1.0}},
@@ -70,3 +70,33 @@ def test_forced_they_are_on_one_curve_that_says_so() -> None:
 
 def test_a_run_without_values_is_no_stranger() -> None:
     assert join(history("run-a", ("coco/fid", "p1")), history("run-b"))["refused"] == {}
+
+
+def test_points_along_a_metric_are_those_of_one_checkpoint() -> None:
+    """A value of step 25 beside one of step 0 would be a point that no checkpoint has."""
+    later = history("run-a", ("loss/text", "p1"), x=[25, 50], value=["NaN", 4.0], stderr=[0.1, None])
+    image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], stderr=[0.2, 0.3])
+    other = history("run-b", ("loss/image", "p1"), x=[25], value=[5.0], stderr=[None])
+    joined = join({**image, "series": image["series"] + later["series"]}, other)
+    found = tabulate(joined, "loss/image")
+    assert (found["x"], found["against"], found["columns"]) == ("step", "loss/image", ["loss/text"])
+    assert [(row["run"], row["step"], row["loss/image"], row["loss/text"]) for row in found["rows"]] == [
+        ("run-a", 0, {"value": 9.0, "stderr": 0.2}, None),
+        ("run-a", 25, {"value": 3.0, "stderr": 0.3}, {"value": "NaN", "stderr": 0.1}),
+        ("run-b", 25, {"value": 5.0, "stderr": None}, None),
+    ]
+
+
+def test_an_axis_is_measured_in_one_way() -> None:
+    both = history("run-a", ("loss/image", "p1"), ("loss/image", "p3"), ("loss/text", "p1"), stderr=[0.1, 0.1])
+    with pytest.raises(NotComparable, match=r"guidance_scale=1.0; sampling.guidance_scale=3.0"):
+        tabulate(join(both), "loss/image")
+    assert tabulate(join(both), "loss/text")["columns"] == [
+        "loss/image (sampling.guidance_scale=1.0)",
+        "loss/image (sampling.guidance_scale=3.0)",
+    ]
+    with pytest.raises(UnknownName, match="did you mean 'loss/text'"):
+        tabulate(join(both), "loss/txt")
+    strangers = join(history("run-a", ("loss/image", "p1")), history("run-b", ("loss/image", "px")))
+    with pytest.raises(NotComparable, match="loss/image is no axis for these runs: run-a and run-b differ in data"):
+        tabulate(strangers, "loss/image")

@@ -84,6 +84,41 @@ def submit(
             raise typer.Exit(FAILED)
 
 
+@commands.command()
+def sweep(
+    run: Annotated[str, typer.Argument(help="The run to make of it.")],
+    first: Annotated[str, typer.Argument(help="RUN@STEP, base, or an expression.")],
+    second: Annotated[str, typer.Argument(help="What it goes to, given likewise.")],
+    points: Annotated[int, typer.Option(help="How many, with both ends: 2, 3, 5, 6, 11, 21, 26, 51 or 101.")] = 11,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")
+    ] = None,
+    variant: Annotated[str, typer.Option(help="What to call these weights.")] = "raw",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations.")] = False,
+    url: Url = None,
+) -> None:
+    """Post what lies on the straight line between two checkpoints' weights, evenly spaced.
+
+    RUN's step is the percentage of SECOND: step 30 is lerp(FIRST, SECOND, 0.3). With --wait the exit code is 1 when an
+    evaluation did not succeed.
+    """
+    from evalsvc.client import Client
+
+    if points < 2 or 100 % (points - 1):
+        raise InvalidRequest(
+            f"--points {points}: steps are whole percents, so give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
+        )
+    with Client(Settings.load(url=url).url) as client:
+        evaluations = []
+        for step in range(0, 101, 100 // (points - 1)):
+            between = f"lerp({first}, {second}, {step / 100:g})"
+            posted = client.submit(run, step, between, variant=variant, suites=suite or None)
+            show_posted(posted)
+            evaluations += posted["evaluations"]
+        if wait and not _wait(client, evaluations, show=False):
+            raise typer.Exit(FAILED)
+
+
 @commands.command(cls=StepCommand)
 def base(
     run: Annotated[str, typer.Argument(help="The training run.")],
@@ -106,8 +141,8 @@ def base(
     print(f"base of {run}: {found['run']} step {found['step']} {found['variant']} ({there})")
 
 
-def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
-    """Wait for evaluations with a bar per task, then show what they found; whether all succeeded."""
+def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]], show: bool = True) -> bool:
+    """Wait for evaluations with a bar per task, then show what they (or those that failed) found; did all succeed?"""
     say_so_far = print_interims()
     with show_bars() as bars:
 
@@ -121,7 +156,8 @@ def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]]) -> bool:
 
         finished = [client.wait(evaluation["id"], report=report) for evaluation in evaluations]
     for evaluation in finished:
-        show_finished(evaluation)
+        if show or evaluation["state"] != "succeeded":
+            show_finished(evaluation)
     return all(evaluation["state"] == "succeeded" for evaluation in finished)
 
 

@@ -18,8 +18,10 @@ from evalsvc.terminal import (
     print_completions,
     print_curves,
     print_history,
+    print_tradeoff,
     write_csv,
     write_curves_csv,
+    write_tradeoff_csv,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ def history(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
     x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = Axis.step,
+    against: Annotated[
+        str | None, typer.Option(help="A metric: a line per checkpoint, with the others beside it.", show_default="no")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Of several runs, also what was measured by different protocols.")
     ] = False,
@@ -48,10 +53,16 @@ def history(
     differ; of several runs it is refused with them, and the exit code is 2, unless --force is given.
     """
     from evalsvc.client import Client
-    from evalsvc.curves import join_histories, require_comparable
+    from evalsvc.curves import join_histories, require_comparable, tabulate
 
+    names = [*(metric or []), *([against] if against and metric else [])]
     with Client(Settings.load(url=url).url) as client:
-        found = [client.history(run, metric or [], variant=variant, x=x.value) for run in dict.fromkeys(runs)]
+        found = [client.history(run, names, variant=variant, x=x.value) for run in dict.fromkeys(runs)]
+        if against is not None:
+            joined = join_histories(found, client.protocol, force)
+            show_found(format, tabulate(joined, against), print_tradeoff, write_tradeoff_csv)
+            require_comparable(joined)
+            return
         if len(found) == 1:
             show_found(format, found[0], print_history, write_csv)
             return
