@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalsvc.errors import ArtifactNotWritten
+
+log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 """Ends the name of a file that is being written."""
@@ -43,8 +46,8 @@ def artifact_path(folder: Path, sha256: str) -> Path:
     return folder / sha256[:2] / sha256
 
 
-def keep_content(folder: Path, content: bytes) -> str:
-    """Write content to its place, whole or not at all; returns its SHA-256.
+def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str:
+    """Write content to its place, whole or not at all; returns its SHA-256. `what` is for the message.
 
     Raises:
         ArtifactNotWritten: no space, no permission.
@@ -57,7 +60,7 @@ def keep_content(folder: Path, content: bytes) -> str:
         write_whole(target, content)
     except OSError as error:
         raise ArtifactNotWritten(
-            f"an artifact of {len(content):,} bytes cannot be written to {folder}: "
+            f"{what} of {len(content):,} bytes cannot be written to {folder}: "
             f"{(error.strerror or str(error)).lower()}; make room there, then retry the evaluation"
         ) from None
     return sha256
@@ -82,3 +85,20 @@ def write_whole(target: Path, content: bytes) -> None:
         if partial is not None:
             Path(partial).unlink(missing_ok=True)
         raise
+
+
+def drop_orphans(folder: Path, named: Collection[str]) -> int:
+    """Remove every content whose digest is not among `named`, and parts of contents. Returns how many."""
+    orphans = [path for path in folder.glob("??/*") if path.name not in named and _is_ours(path)]
+    for path in orphans:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            # It is swept at a later start; no result is lost over it.
+            log.warning("%s cannot be removed: %s", path, error)
+    return len(orphans)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whatever else lies there is not ours to remove."""
+    return path.suffix == PARTIAL or (len(path.name) == 64 and path.name.startswith(path.parent.name))

@@ -168,9 +168,19 @@ class Client:
         query = [("variant", variant), *([("suite", suite)] if suite else [])]
         return self._ask("GET", f"/v1/runs/{_part(run)}/results/{step}", query=query)
 
-    def items(self, evaluation: int, *, task: str | None = None, benchmark: str | None = None) -> dict[str, Any]:
-        """An evaluation's results per item: `{"items": {task: […]}}`, of the tasks that have succeeded."""
-        query = [(name, value) for name, value in (("task", task), ("benchmark", benchmark)) if value is not None]
+    def items(
+        self,
+        evaluation: int,
+        *,
+        task: str | None = None,
+        benchmark: str | None = None,
+        columns: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """An evaluation's results per item: `{"items": {task: […]}}`, of the tasks that have succeeded.
+
+        `columns` chooses keys of the items. `pandas.DataFrame(found["items"][task])` is a table of them.
+        """
+        query = _query(task=task, benchmark=benchmark, columns=columns)
         return self._ask("GET", f"/v1/evaluations/{evaluation}/items", query=query)
 
     def completions(self, run: str, *, variant: str | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
@@ -247,6 +257,17 @@ class Client:
             f"what answers at {self.url} is no evalsvc of this version "
             f"({response.status_code} {response.reason_phrase}); check --url (EVALSVC_URL)"
         )
+
+
+def _query(**given: str | float | Sequence[str] | None) -> list[tuple[str, str]]:
+    """The parameters that were given, those with several values repeated."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in given.items():
+        if isinstance(value, (str, int, float)):
+            pairs.append((name, str(value).lower() if isinstance(value, bool) else str(value)))
+        else:
+            pairs += [(name, one) for one in value or ()]
+    return pairs
 
 
 def _part(name: str) -> str:

@@ -111,6 +111,11 @@ class Settings:
         return self.data_path / "outputs"
 
     @property
+    def items_path(self) -> Path:
+        """Of results per item that are too large for a row."""
+        return self.data_path / "items"
+
+    @property
     def datasets_path(self) -> Path:
         return Path(self.datasets).expanduser() if self.datasets else self.data_path / "datasets"
 

@@ -22,6 +22,7 @@ from evalsvc.artifacts import keep_content
 from evalsvc.cluster import Cluster, Outcome
 from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten, DeadlineExceeded, EvalsvcError, InternalError, WorkerDied
+from evalsvc.items import keep_items, pack_items, sweep_items
 from evalsvc.outputs import (
     OutputFile,
     OutputLost,
@@ -140,7 +141,7 @@ class Coordinator:
     def _run(self) -> None:
         if not self._retry(self._requeue_running) or not self._retry(self._cluster.start):
             return
-        self._retry(self._sweep_outputs)
+        self._retry(self._sweep)
         stop_by: float | None = None
         while True:
             self._collect()
@@ -257,7 +258,7 @@ class Coordinator:
             if assignment.request.stage == "run":
                 output = self._keep_output(assignment, result.output)
             else:
-                output = self._keep_artifacts(result.output)
+                output = self._keep_items(self._keep_artifacts(result.output))
         except ArtifactNotWritten as error:
             failed = ShardResult(error=ShardError(error.code, error.message), provenance=result.provenance)
             return replace(outcome, value=failed)
@@ -279,6 +280,12 @@ class Coordinator:
             rest = {key: value for key, value in artifact.items() if key != "content"}
             kept.append(rest | {"sha256": sha256, "size": len(content)})
         return output | {"artifacts": kept}
+
+    def _keep_items(self, output: Any) -> Any:
+        """The output with its results per item packed, or in the data folder and their digest in their place."""
+        if not isinstance(output, dict) or "items" not in output:
+            return output
+        return output | {"items": keep_items(self._settings.items_path, pack_items(output["items"]))}
 
     def _with_outputs(self, item: _InFlight) -> ShardRequest:
         """The request with the outputs that lie in files; OutputLost after all have been tried."""
@@ -302,11 +309,12 @@ class Coordinator:
         elif assignment.request.stage == "merge":
             drop_outputs(folder, assignment.task_id)
 
-    def _sweep_outputs(self) -> None:
+    def _sweep(self) -> None:
         with self._store.reading() as session:
-            named = shards.named_outputs(session)
-        if swept := sweep_outputs(self._settings.outputs_path, named):
-            log.info("%d outputs that nothing names were removed", swept)
+            outputs, items = shards.named_outputs(session), shards.named_items(session)
+        swept = sweep_outputs(self._settings.outputs_path, outputs) + sweep_items(self._settings.items_path, items)
+        if swept:
+            log.info("%d files that nothing names were removed", swept)
 
     def _count(self, item: _InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id

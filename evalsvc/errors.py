@@ -38,6 +38,7 @@ EvalsvcError
     ├── MissingPackage               missing_package        with the install command
     ├── AssetMissing                 asset_missing          weights that were not pulled, or cannot be had
     ├── AssetCorrupt                 asset_corrupt          what was fetched or found is not what it should be
+    ├── ItemsLost                    items_lost             the file of a task's results per item is gone or damaged
     ├── NotReady                     not_ready              the service answers, but a part of it is missing
     └── ServiceUnreachable           service_unreachable    what the client says
 
@@ -225,6 +226,10 @@ class AssetMissing(ServiceError):
 
 class AssetCorrupt(ServiceError):
     code = "asset_corrupt"
+
+
+class ItemsLost(ServiceError):
+    code = "items_lost"
 
 
 class NotReady(ServiceError):

@@ -18,10 +18,10 @@ from evalsvc.coordinator import TICK, Coordinator
 from evalsvc.spooler import Spooler
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
-from evalsvc.store.results import read_results
+from evalsvc.store.results import read_results, read_task_items
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.submission import submit
-from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard
+from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task
 from evalsvc.store.views import evaluation_view
 from evalsvc.suite import Suite, parse_suite
 
@@ -100,6 +100,32 @@ def begun(tmp_path: Path, name: str = "steps") -> bool:
     return len(steps_done(tmp_path, name)) > 0
 
 
+def test_large_items_are_a_file_that_a_restart_keeps(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    """An orphan is swept when the service starts; what a row names must not go with it."""
+    large = steps_suite(tmp_path, "large", shards=1, steps=9_000, seconds=0, looks=True)
+    evaluation = enter(store, checkpoint_file, large)
+    small = enter(store, checkpoint_file, steps_suite(tmp_path, "small", shards=1, steps=4, seconds=0, looks=True))
+    first = coordinate(devices="cpu")
+    assert wait(store, evaluation).state == wait(store, small).state == "succeeded"
+    first.stop()
+    folder = tmp_path / "items"
+    (kept,) = (path for path in folder.rglob("*") if path.is_file())
+    orphan = folder / "00" / ("0" * 64)
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"of a service that was killed")
+    second = coordinate(devices="cpu")
+    second.wake()
+    wait_until(store, lambda _: not orphan.exists())
+    with store.reading() as session:
+        rows = session.execute(select(Task.items_sha256, Task.items).order_by(Task.id)).all()
+        tables = [read_task_items(find_evaluation(session, number), folder)["steps"] for number in (evaluation, small)]
+    assert [(row.items_sha256, row.items is None) for row in rows] == [(kept.name, True), (None, False)]
+    assert [len(table) for table in tables] == [9_000, 4]
+    assert tables[0].column("mark")[:4] == tables[1].column("mark"), "of the same checkpoint"
+
+
 def test_an_evaluation_runs_on_all_workers_with_progress(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
@@ -123,7 +149,7 @@ def test_an_evaluation_runs_on_all_workers_with_progress(
     assert len(processes) == 2
     with store.reading() as session:
         assert read_history(session, "run-a")["series"][0]["value"] == [1, 32]
-        assert read_results(session, "run-a", 1, "raw")["provenance"]["steps"]["notes"]["base"] == {
+        assert read_results(session, tmp_path / "items", "run-a", 1, "raw")["provenance"]["steps"]["notes"]["base"] == {
             "label": "run 'run-a' step 0",
             "layout": None,
         }

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from fastapi.responses import Response
 
+from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.schemas import EvaluationInput, Id
+from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
-from evalsvc.errors import WrongState
+from evalsvc.errors import UnknownName, WrongState
+from evalsvc.items import ItemTable
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
-from evalsvc.store.results import read_items
+from evalsvc.store.results import read_task_items
 from evalsvc.store.submission import evaluate, find_checkpoint, require_current_parents
 from evalsvc.store.views import evaluation_view
 
@@ -97,17 +100,36 @@ def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:
 @router.get(
     "/{evaluation_id}/items",
     summary="An evaluation's results per item",
-    description="Of the tasks that have succeeded. Paired comparisons of two checkpoints rest on them.",
+    description="Of the tasks that have succeeded. Paired comparisons of two checkpoints rest on them. `columns` "
+    "chooses keys of the items. As CSV, the first column is the task, what an item lacks is empty, and lists are JSON.",
+    response_model=None,
     responses=example(200, "By task, in the order of the data.", _ITEMS),
 )
-def list_items(
-    evaluation_id: Id,
-    state: CurrentState,
-    task: Annotated[str | None, Query(description="Only of this task.")] = None,
-    benchmark: Annotated[str | None, Query(description="Only of this benchmark, e.g. arc_easy.")] = None,
-) -> Document:
+def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: CurrentState) -> Response:
     with state.reading() as session:
-        return Document(read_items(find_evaluation(session, evaluation_id), task, benchmark))
+        evaluation = find_evaluation(session, evaluation_id)
+        status = {"evaluation": evaluation.id, "state": evaluation.state}
+        tables = read_task_items(evaluation, state.settings.items_path, query.task)
+    if query.benchmark is not None:
+        tables = _with_benchmark(tables, query.benchmark, evaluation_id)
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.names))
+    for column in query.columns:
+        if column not in names:
+            raise UnknownName.among(f"column of the items of evaluation {evaluation_id}", column, names)
+    chosen = query.columns or names
+    if query.format == "csv":
+        rows = ([task, *map(row.get, chosen)] for task, table in tables.items() for row in table.rows(chosen))
+        return csv_response(["task", *chosen], rows)
+    return Document(status | {"items": {task: list(table.rows(chosen)) for task, table in tables.items()}})
+
+
+def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id: int) -> dict[str, ItemTable]:
+    """The items of a benchmark, of the tasks that have it."""
+    known = {str(name) for table in tables.values() for name in table.column("benchmark") if name is not None}
+    if benchmark not in known:
+        raise UnknownName.among(f"benchmark of evaluation {evaluation_id}", benchmark, known)
+    of = {task: table.where("benchmark", benchmark) for task, table in tables.items()}
+    return {task: table for task, table in of.items() if len(table)}
 
 
 @router.post(

@@ -156,7 +156,7 @@ def get_results(
     suite: Annotated[str | None, Query(description="Only of this suite.")] = None,
 ) -> Document:
     with state.reading() as session:
-        return Document(read_results(session, run, step, variant, suite))
+        return Document(read_results(session, state.settings.items_path, run, step, variant, suite))
 
 
 @router.get(
@@ -173,7 +173,8 @@ def get_completions(
     prompt: Annotated[str | None, Query(description="Only of prompts that hold this text.")] = None,
 ) -> Document:
     with state.reading() as session:
-        return Document(read_completions(session, find_run(session, run), variant, prompt))
+        folder = state.settings.items_path
+        return Document(read_completions(session, folder, find_run(session, run), variant, prompt))
 
 
 @router.get(

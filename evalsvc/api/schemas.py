@@ -162,6 +162,17 @@ class HistoryQuery(Input):
     x: Literal["step", "tokens"] = "step"
 
 
+class ItemsQuery(Input):
+    task: str | None = None
+    """Only of this task."""
+    benchmark: str | None = None
+    """Only of this benchmark, e.g. arc_easy."""
+    columns: list[str] = []
+    """Only these keys of the items; repeat it for several; without it, all."""
+    format: Literal["json", "csv"] = "json"
+    """Objects in JSON, or a line per item."""
+
+
 def _check_storable(data: Any) -> None:
     """Refuse what is legal in Python's JSON but not in a database's: NaN, NUL, halves of surrogate pairs."""
     rest = [data]

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, selectinload
 from evalsvc.checkpoints import CheckpointRef, Identity, Virtual
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.expression_parser import parse_expression
+from evalsvc.items import pack_items
 from evalsvc.looks import Until, stop_note
 from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
@@ -176,6 +177,11 @@ def named_outputs(session: Session) -> set[OutputFile]:
         .where(Shard.stage == "run", Shard.output.is_not(None), Checkpoint.replaced_at.is_(None))
     )
     return {output for output in rows if isinstance(output, OutputFile)}
+
+
+def named_items(session: Session) -> set[str]:
+    """The digests of the files that hold results per item; all other files are orphans."""
+    return set(session.scalars(select(Task.items_sha256).where(Task.items_sha256.is_not(None))))
 
 
 def requeue_running(session: Session) -> int:
@@ -405,7 +411,8 @@ def _store_result(
     _skip(session, [look for look in looks if look.state in ("queued", "running")])
     used = [shard for shard in runs if shard.state == "succeeded"]
     stopped = [(look.payload or {})["stopped"] for look in looks if "stopped" in (look.payload or {})]
-    task.metrics, task.items, task.state = result["metrics"], result["items"], "succeeded"
+    task.metrics, task.state = result["metrics"], "succeeded"
+    task.items, task.items_sha256 = _kept(result["items"])
     session.execute(delete(Artifact).where(Artifact.task_id == task.id))
     session.add_all(Artifact(task_id=task.id, **artifact) for artifact in result.get("artifacts", ()))
     task.provenance = {
@@ -422,6 +429,13 @@ def _store_result(
     for shard in [*runs, *looks]:
         shard.output = None
     _close_evaluation(evaluation)
+
+
+def _kept(items: Any) -> tuple[bytes | None, str | None]:
+    """The columns of a task for its results per item: packed, the digest of their file, or as the merge gave them."""
+    if isinstance(items, str):
+        return None, items
+    return items if isinstance(items, bytes) else pack_items(items), None
 
 
 def _close_evaluation(evaluation: Evaluation) -> None:

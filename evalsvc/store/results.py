@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -11,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.edit_distance import common_prefix, edit_distance
 from evalsvc.errors import UnknownName
+from evalsvc.items import ItemTable, read_items
 from evalsvc.store.queue import checkpoint_label
 from evalsvc.store.submission import find_run, find_step
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
@@ -23,23 +26,22 @@ COMPLETIONS = "completions"
 """The kind of the tasks whose items are completions."""
 
 
-def read_results(session: Session, run: str, step: int, variant: str, suite: str | None = None) -> dict[str, Any]:
+def read_results(
+    session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
+) -> dict[str, Any]:
     """What is known of a checkpoint: the document that `runner.run_suite` makes, of its suites' newest evaluations.
 
     Several suites are put together. A task whose name two of them share is called `<suite>/<task>`; every metric says
-    whose it is by `task`. Artifacts are references, and `state` is the worst of the evaluations'.
+    whose it is by `task`. Artifacts are references, and `state` is the worst of the evaluations'. `folder` has the
+    files of results per item.
 
     Raises:
         UnknownName: there is no such run, step or variant, or no evaluation of it (by the suite).
+        ItemsLost: a file of results per item is gone or damaged.
     """
     checkpoint = find_step(session, find_run(session, run), step, variant)
     evaluations = _newest_by_suite(checkpoint, suite)
-    names = Counter(task.name for evaluation in evaluations for task in evaluation.tasks)
-    tasks = {
-        task.name if names[task.name] == 1 else f"{evaluation.suite}/{task.name}": task
-        for evaluation in evaluations
-        for task in evaluation.tasks
-    }
+    tasks = _tasks_by_name(evaluations)
     metrics = _metrics(tasks)
     states = {evaluation.state for evaluation in evaluations}
     return {
@@ -49,45 +51,74 @@ def read_results(session: Session, run: str, step: int, variant: str, suite: str
         "evaluations": [evaluation_summary(evaluation) for evaluation in evaluations],
         "metrics": metrics,
         "protocols": protocols_view(session, metrics),
-        "items": {name: task.items for name, task in tasks.items() if task.items is not None},
+        "items": {name: list(read().rows()) for name, read in _tables(folder, tasks).items()},
         "artifacts": _artifacts(session, tasks),
         "errors": {name: error for name, task in tasks.items() if (error := _error(task))},
         "provenance": {name: task.provenance for name, task in tasks.items() if task.provenance is not None},
     }
 
 
-def read_items(evaluation: Evaluation, task: str | None = None, benchmark: str | None = None) -> dict[str, Any]:
-    """The results per item of an evaluation's tasks that have succeeded, by task, in the order of the data.
+def read_values(
+    session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
+) -> tuple[dict[str, Any], dict[str, Callable[[], ItemTable]]]:
+    """Of what `read_results` gives, the metrics with their protocols; and, by task, what reads its results per item.
 
     Raises:
-        UnknownName: the evaluation has no such task, or no item of such a benchmark.
+        UnknownName: as `read_results`.
+    """
+    checkpoint = find_step(session, find_run(session, run), step, variant)
+    tasks = _tasks_by_name(_newest_by_suite(checkpoint, suite))
+    metrics = _metrics(tasks)
+    return {"metrics": metrics, "protocols": protocols_view(session, metrics)}, _tables(folder, tasks)
+
+
+def evaluated_steps(session: Session, run: str, variant: str, suite: str | None = None) -> list[int]:
+    """The steps at which a run's current checkpoints have been evaluated (by the suite) or wait for it, in order.
+
+    Raises:
+        UnknownName: there is no such run, or nothing of this variant, or by this suite.
+    """
+    query = (
+        select(Checkpoint.step, Checkpoint.variant, Evaluation.suite)
+        .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
+        .where(Checkpoint.run_id == find_run(session, run).id, Checkpoint.replaced_at.is_(None))
+        .distinct()
+    )
+    rows = session.execute(query).all()
+    known = {"variant": {row.variant for row in rows}, "suite": {row.suite for row in rows}}
+    for kind, name in (("variant", variant), ("suite", suite)):
+        if name is not None and name not in known[kind]:
+            raise UnknownName.among(f"evaluated {kind} of run {run!r}", name, known[kind])
+    return sorted({row.step for row in rows if row.variant == variant and suite in (None, row.suite)})
+
+
+def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = None) -> dict[str, ItemTable]:
+    """The results per item of an evaluation's tasks that have succeeded, by task.
+
+    Raises:
+        UnknownName: the evaluation has no such task.
+        ItemsLost: a file of results per item is gone or damaged.
     """
     names = [each.name for each in evaluation.tasks]
     if task is not None and task not in names:
         raise UnknownName.among(f"task of evaluation {evaluation.id}", task, names)
-    chosen = [each for each in evaluation.tasks if task in (None, each.name) and each.items is not None]
-    items = {each.name: each.items or [] for each in chosen}
-    if benchmark is not None:
-        known = {str(item["benchmark"]) for found in items.values() for item in found if "benchmark" in item}
-        if benchmark not in known:
-            raise UnknownName.among(f"benchmark of evaluation {evaluation.id}", benchmark, known)
-        of = {name: [item for item in found if item.get("benchmark") == benchmark] for name, found in items.items()}
-        items = {name: found for name, found in of.items() if found}
-    return {"evaluation": evaluation.id, "state": evaluation.state, "items": items}
+    chosen = {each.name: each for each in evaluation.tasks if task in (None, each.name)}
+    return {name: read() for name, read in _tables(folder, chosen).items()}
 
 
 def read_completions(
-    session: Session, run: Run, variant: str | None = None, prompt: str | None = None
+    session: Session, folder: Path, run: Run, variant: str | None = None, prompt: str | None = None
 ) -> dict[str, Any]:
     """What the run's current checkpoints made of fixed prompts, by step; of each task the newest evaluation.
 
     `prompt` chooses the prompts that it is a part of. Every completion also has `previous`, how it differs from that
-    of the step before which was drawn in the same way; see `_with_previous`.
+    of the step before which was drawn in the same way; see `_with_previous`. `folder` has the files
+    of results per item.
 
     Raises:
         UnknownName: nothing of this variant, or no such prompt, was completed; near ones are named.
     """
-    found = _completed(session, run)
+    found = _completed(session, folder, run)
     if variant is not None:
         variants = {row["variant"] for row in found}
         if variant not in variants:
@@ -108,6 +139,25 @@ def _newest_by_suite(checkpoint: Checkpoint, suite: str | None) -> list[Evaluati
     if not newest:
         raise UnknownName(f"{checkpoint_label(checkpoint)} has no evaluation yet; ask for one by POST /v1/evaluations")
     return sorted(newest.values(), key=lambda evaluation: evaluation.id)
+
+
+def _tasks_by_name(evaluations: Iterable[Evaluation]) -> dict[str, Task]:
+    """A name that two suites share is told apart by theirs."""
+    tasks = [(evaluation.suite, task) for evaluation in evaluations for task in evaluation.tasks]
+    names = Counter(task.name for _, task in tasks)
+    return {task.name if names[task.name] == 1 else f"{suite}/{task.name}": task for suite, task in tasks}
+
+
+def _tables(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Callable[[], ItemTable]]:
+    """Of the tasks that have results per item, what reads them."""
+    return {name: partial(_read_table, folder, task) for name, task in tasks.items() if task.metrics is not None}
+
+
+def _read_table(folder: Path, task: Task) -> ItemTable:
+    kept = task.items if task.items_sha256 is None else task.items_sha256
+    if kept is None:
+        return ItemTable.of(())
+    return read_items(folder, kept, f"task {task.name!r} of evaluation {task.evaluation_id}")
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -153,19 +203,19 @@ def _error(task: Task) -> dict[str, Any] | None:
     return task.error or (task.evaluation.error if task.state == "cancelled" else None)
 
 
-def _completed(session: Session, run: Run) -> list[dict[str, Any]]:
+def _completed(session: Session, folder: Path, run: Run) -> list[dict[str, Any]]:
     rows = session.execute(
-        select(Checkpoint.step, Checkpoint.variant, Task.name, Task.items)
+        select(Checkpoint.step, Checkpoint.variant, Task)
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
         .join(Task, Task.evaluation_id == Evaluation.id)
         .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
         .where(Task.kind == COMPLETIONS, Task.state == "succeeded")
         .order_by(Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index)
     )
-    newest = {(step, variant, task): items for step, variant, task, items in rows}
+    newest = {(step, variant, task.name): task for step, variant, task in rows}
     return [
-        {"step": step, "variant": variant, "task": task, "completions": items}
-        for (step, variant, task), items in newest.items()
+        {"step": step, "variant": variant, "task": name, "completions": list(_read_table(folder, task).rows())}
+        for (step, variant, name), task in newest.items()
     ]
 
 

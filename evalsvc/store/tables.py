@@ -218,7 +218,10 @@ class Task(Base):
     total: Mapped[int | None]
     unit: Mapped[str | None] = mapped_column(String(64))
     metrics: Mapped[list[Any] | None]
-    items: Mapped[list[Any] | None]
+    items: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    """Results per item, packed (`items.ItemTable`), where they are small enough for a row; read only when asked for."""
+    items_sha256: Mapped[str | None] = mapped_column(String(64))
+    """Digest of the file that holds them where they are not. Neither: there are none (yet)."""
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session
 
 from evalsvc.store.base import base_view, is_named_base
 from evalsvc.store.submission import step_of
@@ -30,10 +30,7 @@ class Live(Protocol):
 def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, Live]) -> dict[str, Any]:
     """An evaluation with its tasks: progress, results, errors. `live` is keyed by task id."""
     checkpoint = evaluation.checkpoint
-    # The results per item may be large, and whoever waits asks every second.
-    tasks = session.scalars(
-        select(Task).where(Task.evaluation_id == evaluation.id).order_by(Task.index).options(defer(Task.items))
-    ).all()
+    tasks = evaluation.tasks
     counts = _count_shards(session, [task.id for task in tasks])
     interim = _interim(session, [task.id for task in tasks if task.state not in OVER])
     return {

@@ -1,9 +1,14 @@
 """Asking for evaluations, following them, stopping and retrying them."""
 
+import io
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from app_in_process import App, refused
+from compared_runs import items, put
+from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.coordinator import LiveTask
 from evalsvc.shard import ShardError
@@ -115,3 +120,46 @@ def test_unknown_checkpoint_and_suite(app: App, posted: int) -> None:
     refused(response, 404, "unknown_name", "there is no checkpoint 9")
     response = app.http.post("/v1/evaluations", json={"checkpoint": 1, "suite": "lose"})
     refused(response, 404, "unknown_name", "did you mean 'loss'?")
+
+
+class TestItems:
+    """Results per item, in columns for a notebook."""
+
+    @pytest.fixture
+    def evaluation(self, app: App) -> int:
+        put(app.store, "run-a", 0, 1, 0.5)
+        return 1
+
+    def test_some_columns(self, app: App, evaluation: int) -> None:
+        found = app.http.get(f"/v1/evaluations/{evaluation}/items", params={"columns": ["index", "acc"]}).json()
+        expected = [{"index": row["index"], "acc": row["acc"]} for row in items(1, 0.5)]
+        assert found == {"evaluation": 1, "state": "succeeded", "items": {"language-0": expected}}
+        whole = app.http.get(f"/v1/evaluations/{evaluation}/items").json()["items"]
+        assert whole == {"language-0": items(1, 0.5)}
+
+    def test_csv(self, app: App, evaluation: int) -> None:
+        response = app.http.get(f"/v1/evaluations/{evaluation}/items", params={"format": "csv", "benchmark": "piqa"})
+        table = pd.read_csv(io.StringIO(response.text))
+        rows = [row for row in items(1, 0.5) if row["benchmark"] == "piqa"]
+        assert list(table.columns) == ["task", *rows[0]]
+        for name in ("benchmark", "index", "acc", "bits"):
+            assert list(table[name]) == [row[name] for row in rows]
+        assert [json.loads(cell) for cell in table["scores"]] == [row["scores"] for row in rows]
+
+    def test_what_is_not_there(self, app: App, evaluation: int) -> None:
+        cases = [
+            ({"columns": "bit"}, "no column of the items of evaluation 1 is named 'bit'; did you mean 'bits'"),
+            ({"benchmark": "pica"}, "no benchmark of evaluation 1 is named 'pica'; did you mean 'piqa'"),
+            ({"task": "language-1"}, "no task of evaluation 1 is named 'language-1'; did you mean 'language-0'"),
+        ]
+        for query, words in cases:
+            for more in ({}, {"format": "csv"}):
+                response = app.http.get(f"/v1/evaluations/{evaluation}/items", params=query | more)
+                refused(response, 404, "unknown_name", words)
+
+
+def test_a_missing_key_is_an_empty_cell(app: App, weights: Path) -> None:
+    enter(app.store, submission(), suite())
+    evaluate_whole(app.store, metric(1.0), items=[{"index": 0, "text": 'a "b",\nc'}, {"index": 1, "nll": "NaN"}])
+    text = app.http.get("/v1/evaluations/1/items?format=csv").text
+    assert text == 'task,index,text,nll\nloss-0,0,"a ""b"",\nc",\nloss-0,1,,NaN\n'

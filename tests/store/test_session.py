@@ -1,18 +1,23 @@
 """Opening the database: schema version, settings of the connection, and the errors a person meets."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersionMismatch
+from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, ItemsLost, SchemaVersionMismatch
+from evalsvc.items import keep_items, pack_items
 from evalsvc.store import session as session_module
+from evalsvc.store.results import read_task_items
 from evalsvc.store.session import Store, alembic_config, open_store
-from evalsvc.store.tables import Checkpoint, Run
+from evalsvc.store.tables import Checkpoint, Evaluation, Json, Run, Task
 
 
 def test_migrations_go_up_down_and_up(database_url: str) -> None:
@@ -55,6 +60,94 @@ def test_a_database_of_the_first_schema_keeps_its_rows(database_url: str) -> Non
     store.close()
     with (store := open_store(database_url, migrate=True)).reading() as session:
         assert session.get_one(Run, 7).base is None
+    store.close()
+
+
+ITEMS: list[Any] = [
+    {"benchmark": "arc", "index": 0, "acc": 1, "bits": 0.1 + 0.2, "scores": [[-1.5, 0], [-2e-300, 1]], "acc_norm": 1.0},
+    {"benchmark": "wsc", "index": 7, "text": ["é\n"], "bits": "NaN", "left": None, "flag": True},
+    {"index": 2, "bits": "-Infinity", "x": 1e22},
+]
+
+
+def insert_tasks(store: Store, *items: list[Any] | None) -> None:
+    """Rows as the second schema has them, whatever the tables are called today."""
+    rows: dict[str, list[dict[str, Any]]] = {
+        "runs": [{"id": 7, "name": "old", "created_at": "2026-01-01 00:00:00"}],
+        "checkpoints": [
+            {"id": 3, "run_id": 7, "step": 0, "variant": "raw", "uri": "/a", "path": "/a", "size": 1, "mtime_ns": 1}
+            | {"tags": "{}", "spool": "none", "created_at": "2026-01-01 00:00:00"}
+        ],
+        "evaluations": [
+            {"id": 5, "checkpoint_id": 3, "suite": "s", "suite_digest": "0", "planned": False, "priority": 0}
+            | {"state": "succeeded", "created_at": "2026-01-01 00:00:00"}
+        ],
+        "tasks": [
+            {"id": 11 + index, "evaluation_id": 5, "index": index, "kind": "language", "name": f"text-{index}"}
+            | {"parameters": "{}", "state": "succeeded", "metrics": "[]"}
+            | {"items": None if found is None else json.dumps(found)}
+            for index, found in enumerate(items)
+        ],
+    }
+    with store.engine.execution_options(writes=True).begin() as connection:
+        for table, records in rows.items():
+            for record in records:
+                columns = ", ".join(f'"{name}"' for name in record)
+                values = ", ".join(f":{name}" for name in record)
+                connection.execute(sa.text(f"INSERT INTO {table} ({columns}) VALUES ({values})"), record)
+
+
+def stored_items(store: Store, folder: Path) -> dict[str, Any]:
+    with store.reading() as session:
+        tables = read_task_items(session.get_one(Evaluation, 5), folder)
+        return {name: list(table.rows()) for name, table in tables.items()}
+
+
+def same(found: Any, expected: Any) -> bool:
+    """To the type of each number, which == does not see; PostgreSQL's JSONB keeps no order of keys."""
+    return json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)
+
+
+def test_items_of_the_json_column_are_carried_over(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up with what a row held, down with what is in a row and in a file, and up again: nothing is lost or rounded."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    config = alembic_config(database_url)
+    command.upgrade(config, "0002")
+    store = Store(database_url)
+    insert_tasks(store, ITEMS, None, [])
+    command.upgrade(config, "head")
+    expected = {"text-0": ITEMS, "text-1": [], "text-2": []}
+    assert same(stored_items(store, tmp_path / "items"), expected)
+    many = [{"index": index, "noise": os.urandom(16).hex(), "acc": 1.0} for index in range(8_000)]
+    kept = keep_items(tmp_path / "items", pack_items(many))
+    with store.transaction() as session:
+        session.execute(sa.update(Task).where(Task.id == 12).values(items_sha256=kept))
+    command.downgrade(config, "0002")
+    query = sa.text("SELECT items FROM tasks ORDER BY id").columns(sa.column("items", Json))
+    with store.reading() as session:
+        assert session.scalars(query).all() == [ITEMS, many, []], "JSONB writes 1e22 as a whole number"
+    command.upgrade(config, "head")
+    assert same(stored_items(store, tmp_path / "items"), expected | {"text-1": many})
+    store.close()
+
+
+def test_items_are_not_left_behind_on_the_way_down(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database does not know where its data folder is; a wrong one must not cost what is in its files."""
+    config = alembic_config(database_url)
+    command.upgrade(config, "0002")
+    store = Store(database_url)
+    insert_tasks(store, ITEMS)
+    command.upgrade(config, "head")
+    with store.transaction() as session:
+        session.execute(sa.update(Task).values(items=None, items_sha256="0" * 64))
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "elsewhere"))
+    with pytest.raises(ItemsLost, match=r"elsewhere/items/00/0+ is missing or damaged; .* EVALSVC_DATA_DIR"):
+        command.downgrade(config, "0002")
+    store.check_schema()
     store.close()
 
 

@@ -1,0 +1,46 @@
+"""Tables as CSV, streamed: `pandas.read_csv` of the address reads them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+
+from evalsvc.protocol import number_to_json, plain_json
+
+LINES = 1000
+"""In a piece of the answer."""
+
+
+def csv_response(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> StreamingResponse:
+    """A head and a line per row. What is None is empty, NaN and infinities are words, and lists and objects JSON.
+
+    `rows` is read while the answer is sent, so what can be wrong must be found before.
+    """
+    return StreamingResponse(_pieces(columns, rows), media_type="text/csv")
+
+
+def _pieces(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    yield _lines([columns])
+    rest = iter(rows)
+    while piece := [[_cell(value) for value in row] for row in islice(rest, LINES)]:
+        yield _lines(piece)
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return number_to_json(value)
+    if isinstance(value, (list, dict)):
+        return json.dumps(plain_json(value), ensure_ascii=False)
+    return value
