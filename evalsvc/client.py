@@ -183,6 +183,42 @@ class Client:
         query = _query(task=task, benchmark=benchmark, columns=columns)
         return self._ask("GET", f"/v1/evaluations/{evaluation}/items", query=query)
 
+    def compare(
+        self,
+        a: str,
+        b: str,
+        metrics: Sequence[str] = (),
+        *,
+        tasks: Sequence[str] = (),
+        suite: str | None = None,
+        level: float = 0.95,
+        force: bool = False,
+        flipped: int = 0,
+    ) -> dict[str, Any]:
+        """How far the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT, are apart: `{"contrasts": […]}`."""
+        query = _query(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, force=force, flipped=flipped)
+        return self._ask("GET", "/v1/compare", query=query)
+
+    def compare_runs(
+        self,
+        a: str,
+        b: str | None = None,
+        metrics: Sequence[str] = (),
+        *,
+        tasks: Sequence[str] = (),
+        suite: str | None = None,
+        level: float = 0.95,
+        band: str = "pointwise",
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """How far two runs are apart along their steps, or a run from its base, and where that is within the noise.
+
+        `band` is `pointwise`, or `simultaneous` for intervals that hold at all steps at once.
+        `pandas.DataFrame({name: curve[name] for name in ("x", "difference", "low", "high")})` is a curve to be drawn.
+        """
+        query = _query(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, band=band, force=force)
+        return self._ask("GET", "/v1/compare/curves", query=query)
+
     def completions(self, run: str, *, variant: str | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
         """What a run's checkpoints made of fixed prompts, by step: `[{"step", "variant", "task", "completions"}]`.
 

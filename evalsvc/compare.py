@@ -1,22 +1,31 @@
 """How far two checkpoints are apart: metric by metric, with an interval of the difference and what it says.
 
-A pure function over two results; which of them is the better one is not presumed, as it is by the gate. Metrics that
-were measured by different protocols are refused, with the fields that differ, unless they are forced side by side.
+A pure function over two results, the same for files and in the service; which of them is the better one is not
+presumed, as it is by the gate. Metrics that were measured by different protocols are refused, with the fields that
+differ, unless they are forced side by side. Of a metric that is right or wrong on each item there are also the counts
+of McNemar's test, and the items on which the two differ.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from evalsvc.errors import NotComparable, UnknownName
-from evalsvc.gate import Result, Service, error_of_difference, number, read_result, task_of
-from evalsvc.metrics.paired import LEVEL, Interval, confidence_interval, judge
-from evalsvc.protocol import ABSENT, Direction, describe_differences, differences, plain_json
+from evalsvc.metrics.mcnemar import McNemar, holm, mcnemar
+from evalsvc.metrics.paired import LEVEL, Interval, Numbers, confidence_interval, judge
+from evalsvc.protocol import (
+    Direction,
+    describe_differences,
+    differences,
+    differences_from_json,
+    differences_to_json,
+    plain_json,
+)
+from evalsvc.result import Basis, Metric, Result, error_of_difference, number, paired_numbers, task_of
 
 Verdict = Literal[
     "better",
@@ -30,8 +39,6 @@ Verdict = Literal[
 ]
 """Of B, against A. `different`: of a metric that has no better side. `other_protocol`: not compared."""
 
-Metric = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Options:
@@ -39,13 +46,41 @@ class Options:
 
     metrics: tuple[str, ...] = ()
     """Names, or patterns such as `coco/*`; none: all."""
+    tasks: tuple[str, ...] = ()
+    """Only what these tasks measured; none: all."""
     level: float = LEVEL
     """How often the interval of a difference holds the truth. Of many metrics some are off by chance."""
     force: bool = False
     """Compare what was measured by different protocols, too; unpaired."""
+    flipped: int = 0
+    """How many of the items that only one of the two gets right are named, of each side."""
 
     def wants(self, name: str) -> bool:
         return not self.metrics or any(name == metric or fnmatchcase(name, metric) for metric in self.metrics)
+
+    def of_tasks(self, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+        """Those that the tasks measured."""
+        return {key: one for key, one in metrics.items() if not self.tasks or task_of(one) in self.tasks}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A metric whose number is 1 (right) or 0 (wrong) on each item, by who is right."""
+
+    counts: McNemar
+    p: float
+    """Two-sided and exact, that a and b are as often right alone: McNemar's test."""
+    holm: float
+    """Corrected for looking at `tests` benchmarks, by Holm's method."""
+    tests: int
+    """Of this comparison, the metrics that share the second half of their name (`acc`) and have such a p."""
+    only_a: tuple[Any, ...]
+    """`index` of items that a alone gets right, as many as were asked for; `counts` has all."""
+    only_b: tuple[Any, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        flipped = {"only_a": list(self.only_a), "only_b": list(self.only_b)}
+        return {**asdict(self.counts), "p": self.p, "holm": self.holm, "tests": self.tests, "flipped": flipped}
 
 
 @dataclass(frozen=True)
@@ -70,7 +105,7 @@ class Contrast:
     metric: str
     task: str
     unit: str
-    direction: str
+    direction: Direction
     verdict: Verdict
     a: Side | None = None
     b: Side | None = None
@@ -79,22 +114,22 @@ class Contrast:
     stderr: float | None = None
     """Of the difference."""
     interval: Interval | None = None
-    basis: Literal["paired", "unpaired", "none"] = "none"
+    basis: Basis = "none"
     """Where `stderr` comes from: the items that both share, or the errors of the two values."""
     n: int | None = None
     """Items that are paired; else those of the smaller side."""
     differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """The fields in which the protocols differ, by dotted key; see `protocol.differences`. Not empty where the verdict
     is `other_protocol`, or where it was forced."""
+    answers: Answers | None = None
+    """Of a paired metric whose items are right or wrong."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; of `differing`, a side that lacks the field is left out."""
-        fields = {
-            key: {side: value for side, value in zip("ab", values, strict=True) if value is not ABSENT}
-            for key, values in self.differing.items()
-        }
-        plain: dict[str, Any] = plain_json({**asdict(self), "differing": fields})
-        return plain
+        fields = differences_to_json(self.differing)
+        answers = None if self.answers is None else self.answers.to_json()
+        plain: dict[str, Any] = plain_json({**asdict(replace(self, answers=None)), "differing": fields})
+        return plain | {"answers": answers}
 
 
 @dataclass(frozen=True)
@@ -107,59 +142,78 @@ class Contrasts:
     contrasts: tuple[Contrast, ...]
     """In the order of A's metrics, then what only B has."""
 
-    def require_comparable(self) -> None:
-        """NotComparable where protocols differ and nothing was forced; the fields are in the message."""
-        refused = [contrast for contrast in self.contrasts if contrast.verdict == "other_protocol"]
-        if refused:
-            found = "; ".join(f"{contrast.metric}: {describe_differences(contrast.differing)}" for contrast in refused)
-            raise NotComparable(
-                f"{self.a} and {self.b} were measured by different protocols: {found}; evaluate one of the two again, "
-                "or compare them all the same with --force"
-            )
-
-    def to_json(self) -> str:
-        """One document; NaN and infinities are strings."""
-        document = {
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; NaN and infinities are strings."""
+        return {
             "a": self.a,
             "b": self.b,
             "level": self.options.level,
             "forced": self.options.force,
             "contrasts": [contrast.to_json() for contrast in self.contrasts],
         }
-        return json.dumps(document, indent=2) + "\n"
 
 
-def run_compare(a: str, b: str, options: Options, service: Service) -> Contrasts:
-    """Compare two results, each a file or RUN@STEP[:VARIANT] of the service as far as it has been evaluated.
+def require_comparable(document: Mapping[str, Any], *, all_of_it: bool = True) -> None:
+    """NotComparable where `Contrasts.to_json` has metrics that were measured by different protocols, with the fields.
 
-    Raises:
-        UnknownName: there is no such result, or neither has such a metric.
-        InvalidData: a file is not a result.
-        InvalidRequest: the level is not between 0 and 1.
-        ServiceUnreachable: the service does not answer.
+    Without `all_of_it`, only where nothing else can be compared.
     """
-    return compare_results(read_result(a, service), read_result(b, service), options)
+    refused = [one for one in document["contrasts"] if one["verdict"] == "other_protocol"]
+    compared = any(one["a"] and one["b"] and one["verdict"] != "other_protocol" for one in document["contrasts"])
+    if refused and (all_of_it or not compared):
+        found = "; ".join(
+            f"{one['metric']}: {describe_differences(differences_from_json(one['differing']))}" for one in refused
+        )
+        raise NotComparable(
+            f"{document['a']} and {document['b']} were measured by different protocols: {found}; evaluate one of the "
+            "two again, or compare them all the same: --force (force=true)"
+        )
 
 
 def compare_results(a: Result, b: Result, options: Options = Options()) -> Contrasts:
     """Every metric of both that the options want.
 
     Raises:
-        UnknownName: neither has a metric of a name that is asked for.
+        UnknownName: neither has a metric, or a task, of a name that is asked for.
         InvalidRequest: the level is not between 0 and 1.
+        ItemsLost: results per item that the service once had are gone.
     """
-    confidence_interval(0.0, 0.0, options.level)
+    require_known([a, b], options, f"{a.name} or {b.name}")
+    return Contrasts(a.name, b.name, options, tuple(contrast_all(a, b, options)))
+
+
+def contrast_all(a: Result, b: Result, options: Options) -> Iterator[Contrast]:
+    """The contrasts of `compare_results`, of two results that may have nothing of what is asked for."""
     names = {**a.values, **b.values}
+    found = [contrast for name in names if options.wants(name) for contrast in _contrast_name(name, a, b, options)]
+    return _corrected(found)
+
+
+def judged_at(contrast: Contrast, level: float) -> Contrast:
+    """The contrast with an interval of another level, and what that says."""
+    if contrast.interval is None or contrast.difference is None or contrast.stderr is None:
+        return contrast
+    interval = confidence_interval(contrast.difference, contrast.stderr, level)
+    return replace(contrast, interval=interval, verdict=judge(interval, contrast.direction))
+
+
+def require_known(results: Iterable[Result], options: Options, whose: str) -> None:
+    """Raise unless each metric and task that is asked for is in one of the results, and the level is one."""
+    confidence_interval(0.0, 0.0, options.level)
+    metrics = [metric for result in results for values in result.values.values() for metric in values.values()]
+    names = dict.fromkeys(metric["name"] for metric in metrics)
     for wanted in options.metrics:
         if not any(Options((wanted,)).wants(name) for name in names):
-            raise UnknownName.among(f"metric of {a.name} or {b.name}", wanted, names)
-    found = [contrast for name in names if options.wants(name) for contrast in _contrast_name(name, a, b, options)]
-    return Contrasts(a.name, b.name, options, tuple(found))
+            raise UnknownName.among(f"metric of {whose}", wanted, names)
+    tasks = {task_of(metric) for metric in metrics}
+    for task in options.tasks:
+        if task not in tasks:
+            raise UnknownName.among(f"task of {whose}", task, tasks)
 
 
 def _contrast_name(name: str, a: Result, b: Result, options: Options) -> Iterator[Contrast]:
     """One contrast per protocol; those that only one side has are matched with the nearest of the other."""
-    ours, theirs = a.values.get(name, {}), dict(b.values.get(name, {}))
+    ours, theirs = (options.of_tasks(side.values.get(name, {})) for side in (a, b))
     for protocol, metric in ours.items():
         if protocol in theirs:
             yield _compare(metric, theirs.pop(protocol), a, b, options)
@@ -172,6 +226,22 @@ def _contrast_name(name: str, a: Result, b: Result, options: Options) -> Iterato
         yield _compare_strangers(metric, theirs.pop(nearest["protocol"]), differing, options)
     for metric in theirs.values():
         yield _contrast(metric, "only_b", b=Side.of(metric))
+
+
+def _corrected(contrasts: Sequence[Contrast]) -> Iterator[Contrast]:
+    """With p-values corrected over the benchmarks of each metric."""
+    families: dict[str, list[Answers]] = {}
+    for contrast in contrasts:
+        if contrast.answers is not None:
+            families.setdefault(contrast.metric.partition("/")[2], []).append(contrast.answers)
+    corrected = {name: iter(holm([one.p for one in family])) for name, family in families.items()}
+    for contrast in contrasts:
+        if contrast.answers is None:
+            yield contrast
+            continue
+        name = contrast.metric.partition("/")[2]
+        answers = replace(contrast.answers, holm=next(corrected[name]), tests=len(families[name]))
+        yield replace(contrast, answers=answers)
 
 
 def _nearest(metric: Metric, strange: Sequence[Metric], a: Result, b: Result) -> tuple[dict[str, Any], Metric]:
@@ -187,7 +257,22 @@ def _compare(before: Metric, after: Metric, a: Result, b: Result, options: Optio
     if basis == "unpaired" and None in (before["stderr"], after["stderr"]):
         # What is left is the error of one side, and an interval of it would be too narrow.
         stderr, basis = None, "none"
-    return _judged(before, after, options, stderr=stderr, basis=basis, n=n)
+    pairs = paired_numbers(before, after, a, b) if basis == "paired" else None
+    answers = None if pairs is None else _answers(*pairs, options.flipped)
+    return _judged(before, after, options, stderr=stderr, basis=basis, n=n, answers=answers)
+
+
+def _answers(a: Numbers, b: Numbers, flipped: int) -> Answers | None:
+    """Of numbers that are 1 or 0 on every item; else None. Holm's p is known once the others are."""
+    if len(a.columns) != 1 or not {*a.columns[0], *b.columns[0]} <= {0.0, 1.0}:
+        return None
+    right_a, right_b = a.columns[0], b.columns[0]
+    counts = mcnemar([one == 1 for one in right_a], [one == 1 for one in right_b])
+    rows = list(zip(a.items, right_a, right_b, strict=True))
+    only_a = [index for (_, index), x, y in rows if x > y]
+    only_b = [index for (_, index), x, y in rows if y > x]
+    p = counts.p
+    return Answers(counts, p, p, 1, tuple(only_a[:flipped]), tuple(only_b[:flipped]))
 
 
 def _compare_strangers(before: Metric, after: Metric, differing: Mapping[str, Any], options: Options) -> Contrast:

@@ -6,29 +6,23 @@ is the exit code; `gate_reports` writes it down.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evalsvc.client import OVER, Client
-from evalsvc.errors import DeadlineExceeded, InvalidData, InvalidRequest, UnknownName
-from evalsvc.metrics.paired import paired_difference
+from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
 from evalsvc.protocol import describe_differences, differences
+from evalsvc.result import Result, error_of_difference, number, task_of
+from evalsvc.result_source import Service, read_result
 from evalsvc.suite import check_keys, validation_message
-
-CHECKPOINT = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<step>\d+)(:(?P<variant>[^/:]+))?")
-"""RUN@STEP or RUN@STEP:VARIANT; everything else is the path of a result."""
 
 
 class Outcome(IntEnum):
@@ -175,61 +169,6 @@ class Report:
         return Outcome.PASSED
 
 
-@dataclass(frozen=True)
-class Service:
-    """Where RUN@STEP is looked up."""
-
-    client: Client
-    suite: str | None = None
-    """Only this suite's values."""
-    timeout: float = 3600.0
-    """Seconds to wait for evaluations that are not over, of both sides together."""
-    report: Callable[[dict[str, Any]], None] | None = None
-    """Gets an evaluation that is waited for, each time it is looked at."""
-    every: float = 5.0
-    """Seconds between two looks."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `evalsvc run --output` wrote, or the service's document of the same form."""
-
-    name: str
-    document: Mapping[str, Any]
-
-    @cached_property
-    def values(self) -> dict[str, dict[str, Mapping[str, Any]]]:
-        """The metrics by name and by protocol id."""
-        found: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for metric in self.document["metrics"]:
-            found.setdefault(metric["name"], {})[metric["protocol"]] = metric
-        return found
-
-    @property
-    def errors(self) -> Mapping[str, Any]:
-        """By task."""
-        return self.document.get("errors") or {}
-
-    def error(self, task: str) -> str | None:
-        """Why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""
-        found = (error for name, error in self.errors.items() if name.rpartition("/")[2] == task.rpartition("/")[2])
-        return next((str(error["message"]) for error in found), None)
-
-    def protocol(self, identity: str) -> Mapping[str, Any]:
-        content: Mapping[str, Any] = self.document.get("protocols", {}).get(identity, {})
-        return content
-
-    def items(self, metric: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """What the metric is made of may be among these."""
-        items: Sequence[Mapping[str, Any]] = (self.document.get("items") or {}).get(task_of(metric)) or ()
-        return items
-
-
-def task_of(metric: Mapping[str, Any]) -> str:
-    """The task that measured it."""
-    return str(metric.get("task") or metric["name"].partition("/")[0])
-
-
 # rules
 
 
@@ -266,7 +205,7 @@ def _parse_rule(where: str, rule: Any) -> Rule:
         raise InvalidRequest(f"{where}: {validation_message(error)}") from None
 
 
-# results
+# reading and comparing
 
 
 def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Service) -> Report:
@@ -299,63 +238,6 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
 
 def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Report:
     return Report(candidate, baseline, problems=(problem,), failed=outcome)
-
-
-def read_result(name: str, service: Service, deadline: float | None = None) -> Result:
-    """A result by its file, or by RUN@STEP[:VARIANT] from the service.
-
-    Evaluations that are not over are waited for until `deadline`, by `time.monotonic`; without one they are not.
-
-    Raises:
-        UnknownName: there is no such file, run, step or suite.
-        InvalidData: the file is not a result.
-        DeadlineExceeded: evaluations were not over in time.
-    """
-    checkpoint = CHECKPOINT.fullmatch(name)
-    if checkpoint is None:
-        return Result(name, _read_file(Path(name)))
-    run, step, variant = checkpoint["run"], int(checkpoint["step"]), checkpoint["variant"] or "raw"
-    while True:
-        document = service.client.results(run, step, variant=variant, suite=service.suite)
-        pending = [evaluation["id"] for evaluation in document["evaluations"] if evaluation["state"] not in OVER]
-        if deadline is None or not pending:
-            return Result(name, document)
-        for evaluation in pending:
-            left = max(0.0, deadline - time.monotonic())
-            try:
-                service.client.wait(evaluation, every=service.every, timeout=left, report=service.report)
-            except DeadlineExceeded as error:
-                raise DeadlineExceeded(f"{name}: {error.message}; try again, or raise --timeout") from None
-
-
-def _read_file(path: Path) -> Mapping[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UnknownName(
-            f"there is no file {path}; write one by `evalsvc run SUITE --output {path}`, or name a checkpoint of the "
-            "service, RUN@STEP"
-        ) from None
-    except OSError as error:
-        raise InvalidData(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidData(f"{path} is not JSON: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or not _has_metrics(document.get("metrics")):
-        raise InvalidData(f"{path} is no result of `evalsvc run --output`: its `metrics` are missing or no metrics")
-    return document
-
-
-def _has_metrics(metrics: Any) -> bool:
-    return isinstance(metrics, list) and all(isinstance(metric, dict) and _is_metric(metric) for metric in metrics)
-
-
-def _is_metric(metric: Mapping[str, Any]) -> bool:
-    if not metric.keys() >= {"name", "value", "stderr", "n", "unit", "direction", "protocol"}:
-        return False
-    try:
-        return bool([number(metric["value"]), number(metric["stderr"] or 0)])
-    except (TypeError, ValueError):
-        return False
 
 
 # comparison
@@ -430,7 +312,7 @@ def _judge(
     sign = -1.0 if (rule.direction or before["direction"]) == "higher" else 1.0
     worse = _worse(sign * old, sign * new)
     tolerance = max(rule.absolute, rule.relative * abs(old) if math.isfinite(old) else 0.0)
-    stderr, basis, n = error_of_difference(before, after, candidate, baseline)
+    stderr, basis, n = error_of_difference(before, after, baseline, candidate)
     difference = Difference(new - old, stderr, basis, n, tolerance, noise=rule.standard_errors * (stderr or 0.0))
     within = abs(worse) <= max(difference.tolerance, difference.noise)
     verdict: Verdict = "unchanged" if within else "worse" if worse > 0 else "better"
@@ -456,21 +338,6 @@ def _worse(old: float, new: float) -> float:
     """How much worse `new` is where lower is better. NaN is as bad as it gets."""
     old, new = (math.inf if math.isnan(value) else value for value in (old, new))
     return 0.0 if old == new else new - old
-
-
-def error_of_difference(
-    before: Mapping[str, Any], after: Mapping[str, Any], candidate: Result, baseline: Result
-) -> tuple[float | None, Literal["paired", "unpaired", "none"], int]:
-    """Standard error of the difference, where it comes from, and n."""
-    keys = before.get("items") or ()
-    if keys and keys == after.get("items"):
-        found = paired_difference(baseline.items(before), candidate.items(after), before["name"], keys)
-        # Where an item is on one side only, the pairs are not what the values rest on.
-        if found is not None and found.stderr is not None and not (found.n_only_a or found.n_only_b):
-            return found.stderr, "paired", found.n
-    errors = [number(metric["stderr"]) for metric in (before, after) if metric["stderr"] is not None]
-    n = min(before["n"], after["n"])
-    return (math.hypot(*errors), "unpaired", n) if errors and all(map(math.isfinite, errors)) else (None, "none", n)
 
 
 def _refuse(
@@ -509,8 +376,3 @@ def _comparison(
         direction=direction or metric["direction"],
         **values,
     )
-
-
-def number(value: float | str) -> float:
-    """A number as JSON has it: NaN and infinities are strings."""
-    return float(value)

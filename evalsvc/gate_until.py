@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from evalsvc.checkpoints import CheckpointRef
-from evalsvc.gate import Comparison, Look, Outcome, Report, Result, Rule, Samples, compare
+from evalsvc.gate import Comparison, Look, Outcome, Report, Rule, Samples, compare
 from evalsvc.metrics.sequential import WIDEST, Spending, boundaries, level_of
+from evalsvc.result import Result
 from evalsvc.runner import TaskLook, result_document, walk_task
 from evalsvc.suite import Suite, TaskSpec
 

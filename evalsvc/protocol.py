@@ -117,6 +117,19 @@ def differences(one: Any, other: Any, where: str = "") -> dict[str, tuple[Any, A
     return found
 
 
+def differences_to_json(found: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
+    """`{key: {"a": …, "b": …}}`; a side that lacks the field is left out."""
+    return {
+        key: {side: value for side, value in zip("ab", values, strict=True) if value is not ABSENT}
+        for key, values in found.items()
+    }
+
+
+def differences_from_json(found: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    """What `differences_to_json` was given."""
+    return {key: (sides.get("a", ABSENT), sides.get("b", ABSENT)) for key, sides in found.items()}
+
+
 def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> str:
     """For people: `sampling.seed 0 → 1, limit (none) → 64`."""
     return ", ".join(f"{key} {short_json(old)} → {short_json(new)}" for key, (old, new) in found.items())

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from evalsvc.compare import Contrast, Contrasts, Side
     from evalsvc.config import Settings
     from evalsvc.gate import Look
     from evalsvc.runner import TaskLook
@@ -251,39 +250,89 @@ CONTRAST_WORDS = {
 """What a table calls these verdicts; the others are words already."""
 
 
-def print_contrasts(found: Contrasts) -> None:
-    print(f"A: {found.a}\nB: {found.b}")
-    interval = f"{100 * found.options.level:.4g} % interval"
-    columns = ["B is", "metric", "A", "B", "B − A", interval, "", "n", "protocols differ in"]
-    rows = [_contrast_row(contrast) for contrast in found.contrasts]
-    if not any(row[-1] for row in rows):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
+def print_contrasts(found: Mapping[str, Any]) -> None:
+    """A comparison of two checkpoints, a line per metric; of the columns at the end, those that a line needs."""
+    print(f"A: {found['a']}\nB: {found['b']}")
+    interval = f"{100 * found['level']:.4g} % interval"
+    columns = ["B is", "metric", "A", "B", "B − A", interval, "", "n"]
+    columns += ["only A / B right", "p (Holm)", "protocols differ in"]
+    rows = [_contrast_row(contrast) for contrast in found["contrasts"]]
+    used = [place for place in range(len(columns)) if place < 8 or any(row[place] for row in rows)]
     if rows:
-        print_table(columns, rows)
+        print_table([columns[place] for place in used], [[row[place] for place in used] for row in rows])
     else:
         print("neither has any metrics")
 
 
-def _contrast_row(contrast: Contrast) -> list[str]:
-    from evalsvc.protocol import describe_differences
+def _contrast_row(contrast: Mapping[str, Any]) -> list[str]:
+    from evalsvc.protocol import describe_differences, differences_from_json
 
-    interval = contrast.interval
-    forced = " (forced)" if contrast.differing and contrast.difference is not None else ""
+    forced = " (forced)" if contrast["differing"] and contrast["difference"] is not None else ""
+    interval, answers = contrast["interval"], contrast["answers"]
     return [
-        CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + forced,
-        contrast.metric,
-        _side(contrast.a),
-        _side(contrast.b),
-        "" if contrast.difference is None else f"{contrast.difference:+.4g}",
-        f"{interval.low:+.4g} … {interval.high:+.4g}" if interval else "",
-        contrast.basis if contrast.basis != "none" else "",
-        "" if contrast.n is None else f"{contrast.n:,}",
-        describe_differences(contrast.differing),
+        CONTRAST_WORDS.get(contrast["verdict"], contrast["verdict"]) + forced,
+        contrast["metric"],
+        _side(contrast["a"]),
+        _side(contrast["b"]),
+        _change(contrast["difference"]),
+        f"{_change(interval['low'])} … {_change(interval['high'])}" if interval else "",
+        contrast["basis"] if contrast["basis"] != "none" else "",
+        "" if contrast["n"] is None else f"{contrast['n']:,}",
+        f"{answers['only_a']:,} / {answers['only_b']:,}" if answers else "",
+        f"{answers['p']:.2g} ({answers['holm']:.2g})" if answers else "",
+        describe_differences(differences_from_json(contrast["differing"])),
     ]
 
 
-def _side(side: Side | None) -> str:
-    return "" if side is None else f"{_number(side.value)} {_error_bar(side.stderr)}".rstrip()
+def _side(side: Mapping[str, Any] | None) -> str:
+    return "" if side is None else f"{_number(side['value'])} {_error_bar(side['stderr'])}".rstrip()
+
+
+def _change(value: float | str | None) -> str:
+    return f"{value:+.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def print_difference_curves(found: Mapping[str, Any]) -> None:
+    """Two runs along their steps: a table per metric, and where the difference enters and leaves the noise."""
+    print(f"A: {found['a']}\nB: {found['b']}")
+    for curve in found["curves"]:
+        protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
+        print(f"{curve['metric']} ({', '.join(filter(None, [curve['unit'], protocol]))})")
+        band = f"{100 * found['level']:.4g} % interval, {found['band']}"
+        print_table([found["x"], "A", "B", "B − A", band, "B is"], [_step_row(row) for row in _curve_rows(curve)])
+        for line in _crossing_lines(curve):
+            print(line)
+        print()
+    for metric, reason in found["refused"].items():
+        print(f"{metric} is left out where its protocols differ: {reason}")
+    if not found["curves"] and not found["refused"]:
+        print("they have no metric in common at any step")
+
+
+def _step_row(row: Mapping[str, Any]) -> list[str]:
+    sides = (f"{_number(row[side])} {_error_bar(row[side + '_stderr'])}".rstrip() for side in "ab")
+    interval = "" if row["low"] is None else f"{_change(row['low'])} … {_change(row['high'])}"
+    verdict = CONTRAST_WORDS.get(row["verdict"], row["verdict"])
+    return [str(row["x"]), *sides, _change(row["difference"]), interval, verdict]
+
+
+def _crossing_lines(curve: Mapping[str, Any]) -> Iterator[str]:
+    for name, what in (("indistinguishable", "the interval covers zero"), ("apart", "the difference is beyond noise")):
+        first, always = curve[f"first_{name}"], curve[f"{name}_from"]
+        if first is None:
+            yield f"{what} at no step"
+        elif always is None:
+            yield f"{what} first at step {first}, but not to the end"
+        else:
+            yield f"{what} first at step {first}, and from step {always} on always"
+    for before, after in curve["sign_changes"]:
+        yield f"the difference changes its sign between steps {before} and {after}"
+
+
+def _curve_rows(curve: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per step, of the columns."""
+    columns = {name: values for name, values in curve.items() if isinstance(values, list) and name != "sign_changes"}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 COMPLETION_COLUMNS = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept", "edits")
@@ -394,20 +443,34 @@ def write_curves_csv(joined: Mapping[str, Any]) -> None:
     )
 
 
-def write_contrasts_csv(found: Contrasts) -> None:
+def write_difference_curves_csv(found: Mapping[str, Any]) -> None:
+    """Two runs along their steps, a line per metric and step."""
+    said = ("metric", "task", "unit", "direction", "protocol", "step_level")
+    _write_rows(
+        [
+            {**{name: curve[name] for name in said}, found["x"]: row.pop("x"), **row}
+            for curve in found["curves"]
+            for row in _curve_rows(curve)
+        ]
+    )
+
+
+def write_contrasts_csv(found: Mapping[str, Any]) -> None:
     """A comparison, a line per metric."""
-    from evalsvc.protocol import describe_differences
+    from evalsvc.protocol import describe_differences, differences_from_json
 
     rows = []
-    for contrast in found.contrasts:
-        plain = contrast.to_json()
+    for contrast in found["contrasts"]:
+        plain = dict(contrast)
         for name in "ab":
             side = plain.pop(name) or {}
             plain |= {key: side.get(field) for key, field in ((name, "value"), (f"{name}_stderr", "stderr"))}
             plain |= {f"{name}_n": side.get("n"), f"{name}_protocol": side.get("protocol")}
         interval = plain.pop("interval") or {}
         plain |= {"low": interval.get("low"), "high": interval.get("high")}
-        rows.append(plain | {"differing": describe_differences(contrast.differing)})
+        answers = plain.pop("answers") or {}
+        plain |= {name: answers.get(name) for name in ("only_a", "only_b", "p", "holm")}
+        rows.append(plain | {"differing": describe_differences(differences_from_json(contrast["differing"]))})
     _write_rows(rows)
 
 

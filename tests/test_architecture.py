@@ -31,13 +31,16 @@ PARTS = {
     "cluster": {"ground"},
     "spooler": {"ground", "store"},
     "coordinator": {"ground", "store", "cluster", "spooler"},
-    "api": {"ground", "store", "cluster", "coordinator"},
+    "api": {"ground", "store", "cluster", "coordinator", "compare", "difference_curves", "result", "metrics"},
     "web": {"ground", "store", "cluster", "coordinator", "api"},
     "client": {"ground"},
     "doctor": {"ground", "store", "cluster", *STAGES},
-    "gate": {"ground", "client", "metrics"},
-    "compare": {"ground", "client", "gate", "metrics"},
-    "gate_until": {"ground", "gate", "metrics", "runner"},
+    "result": {"ground", "metrics"},
+    "result_source": {"ground", "client", "result"},
+    "gate": {"ground", "result", "result_source", "metrics"},
+    "compare": {"ground", "result", "metrics"},
+    "difference_curves": {"ground", "compare", "result", "metrics"},
+    "gate_until": {"ground", "gate", "result", "metrics", "runner"},
     "layout_doctor": {"ground", "metrics"},
     "watch": {"ground", "client"},
     "demo": {"ground", "client", "store", "cluster", "coordinator", "api", "runner"},
@@ -53,8 +56,11 @@ PARTS = {
         "gate",
         "watch",
         "demo",
+        "result",
+        "result_source",
         "compare",
         "layout_doctor",
+        "difference_curves",
     },
 }
 
@@ -200,7 +206,8 @@ parse_layout("image-then-special").resolve(66_823)
 
 def test_the_service_starts_and_checks_suites_without_torch() -> None:
     """It runs on machines that have no GPU and no torch; its workers are other processes."""
-    own = ("cli", "client", "gate", "compare", "watch", "data", "layout_doctor")
+    shown = ("cli", "client", "gate", "compare", "difference_curves", "result", "result_source", "layout_doctor")
+    own = (*shown, "watch", "data")
     parts = ("api", "web", "coordinator", "cluster", "store", "spooler", *own)
     run_blocked(WORKER_PACKAGES, [*modules_of(*parts), "evalsvc.layout", "evalsvc.model_config"], CHECK_SUITES)
 

@@ -17,6 +17,7 @@ import pytest
 import typer.main
 from app_in_process import app_on_port
 from benchmark_files import questions, write_benchmark, write_rows
+from compared_runs import put
 from gate_documents import document, read_junit
 from gate_documents import value as metric_value
 from queue_steps import enter, evaluate_whole, metric, submission, suite
@@ -456,9 +457,45 @@ class TestCompare:
         result = command("compare", "run-a@0", "run-a@25")
         assert (result.code, "better" in result.out) == (0, True)
 
+    def test_right_answers(self, command: Command, service: Any) -> None:
+        put(service.store, "run-a", 0, 1, 0.8)
+        put(service.store, "run-a", 10, 2, 0.4)
+        arguments = ["compare", "run-a@0", "run-a@10", "--metric", "*/acc", "--flipped", "2"]
+        table = command(*arguments).out
+        assert "only A / B right" in table
+        found = json.loads(command(*arguments, "--format", "json").out)["contrasts"]
+        rows = list(csv.DictReader(io.StringIO(command(*arguments, "--format", "csv").out)))
+        for one, row in zip(found, rows, strict=True):
+            answers = one["answers"]
+            assert f"{answers['only_a']} / {answers['only_b']}" in table
+            assert len(answers["flipped"]["only_a"]) == 2
+            assert (row["only_a"], float(row["holm"])) == (str(answers["only_a"]), answers["holm"])
+
+    def test_runs_step_by_step(self, command: Command, service: Any) -> None:
+        for step, right in ((0, 0.2), (10, 0.5)):
+            put(service.store, "run-a", step, 1, 0.5)
+            put(service.store, "run-b", step, 2, right)
+        result = command("compare", "run-a", "run-b", "--metric", "arc/acc")
+        assert (result.code, result.err) == (0, "")
+        assert "arc/acc (fraction, protocol" in result.out
+        assert "the interval covers zero first at step 10, and from step 10 on always" in result.out
+        assert "the difference is beyond noise first at step 0, but not to the end" in result.out
+        simultaneous = [*("compare", "run-a", "run-b", "--metric", "arc/acc", "--band", "simultaneous"), "--format"]
+        rows = list(csv.DictReader(io.StringIO(command(*simultaneous, "csv").out)))
+        assert [(row["step"], row["verdict"]) for row in rows] == [("0", "worse"), ("10", "indistinguishable")]
+        assert float(rows[0]["step_level"]) == pytest.approx(0.975)
+        assert json.loads(command(*simultaneous, "json").out)["curves"][0]["first_indistinguishable"] == 10
+        assert "A: run-b@0\nB: run-b\n" in command("compare", "run-b").out
+        put(service.store, "run-b", 20, 2, 0.9)
+        put(service.store, "run-a", 20, 1, 0.5)
+        found = command("compare", "run-a", "run-b", "--metric", "arc/acc").out
+        assert "the difference changes its sign between steps 0 and 20" in found
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
+            (["before.json"], "before.json is compared with nothing; give a second checkpoint or file, or a run alone"),
+            (["run-a@0"], "run-a@0 is compared with nothing"),
             (["nowhere.json", "after.json"], "there is no file nowhere.json; write one by `evalsvc run"),
             (["before.json", "after.json", "--metric", "coco/fud"], "did you mean 'coco/fid'"),
             (["before.json", "after.json", "--level", "95"], "the level of an interval is 95"),

@@ -8,6 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 from app_in_process import App, app_in_process
+from compared_runs import put
+from pandas import DataFrame
 
 from evalsvc.client import Client
 from evalsvc.errors import Conflict, DeadlineExceeded, InvalidRequest, ServiceUnreachable, UnknownName, WrongState
@@ -92,6 +94,21 @@ def test_base_results_items_and_completions(app: App, client: Client, weights: P
     assert client.run("run-b")["base"]["run"] == "run-a"
     with pytest.raises(UnknownName, match="the nearest are 25"):
         client.results("run-a", 26)
+
+
+def test_comparisons_for_notebooks(app: App, client: Client) -> None:
+    for run, seed in (("run-a", 1), ("run-b", 2)):
+        for step in (0, 10):
+            put(app.store, run, step, seed, 0.9 - 0.04 * step * seed)
+    (one,) = client.compare("run-a@0", "run-b@0:raw", ["arc/acc"], tasks=["language-0"], flipped=1)["contrasts"]
+    assert (one["metric"], one["n"], one["answers"]["tests"]) == ("arc/acc", 40, 1)
+    with pytest.raises(UnknownName, match="did you mean 'arc/acc'"):
+        client.compare("run-a@0", "run-b@0", ["arc/akk"])
+    found = client.compare_runs("run-a", "run-b", ["*/acc"], band="simultaneous")
+    assert [curve["metric"] for curve in found["curves"]] == ["arc/acc", "piqa/acc"]
+    assert client.compare_runs("run-b")["a"] == "run-b@0"
+    items = DataFrame(client.items(1, task="language-0", columns=["benchmark", "acc"])["items"]["language-0"])
+    assert items.groupby("benchmark")["acc"].mean()["arc"] == one["a"]["value"]
 
 
 def test_cancel_retry_and_evaluate(app: App, client: Client, weights: Path) -> None:

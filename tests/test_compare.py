@@ -3,21 +3,17 @@
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from app_in_process import app_in_process
 from gate_documents import document, result, value
-from queue_steps import evaluate_whole, metric
 
-from evalsvc.client import Client
-from evalsvc.compare import Contrast, Contrasts, Options, compare_results, run_compare
+from evalsvc.compare import Contrast, Options, compare_results, require_comparable
 from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
-from evalsvc.gate import Result, Service
 from evalsvc.metrics.paired import standard_error
 from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.result import Result
 
 
 def contrast(before: MetricValue, after: MetricValue, **options: Any) -> Contrast:
@@ -121,13 +117,13 @@ class TestProtocol:
         with pytest.raises(
             NotComparable, match=r"coco/fid: sampling.guidance_scale 1.5 → 3.0, limit \(none\) → 64; evalua"
         ):
-            found.require_comparable()
+            require_comparable(found.to_json())
 
     def test_forced_it_is_unpaired_and_marked(self) -> None:
         items = {"coco": [{"index": index, "fid": 1.0} for index in range(100)]}
         sides = [result(self.guided(scale, scale), items=items) for scale in (1.5, 3.0)]
         found = compare_results(*sides, Options(force=True))
-        found.require_comparable()
+        require_comparable(found.to_json())
         (one,) = found.contrasts
         assert (one.verdict, one.basis, one.differing) == ("worse", "unpaired", {"sampling.guidance_scale": (1.5, 3.0)})
 
@@ -145,7 +141,7 @@ class TestProtocol:
     def test_files_without_contents(self) -> None:
         sides = [Result("x", document(self.guided(scale)) | {"protocols": {}}) for scale in (1.0, 2.0)]
         with pytest.raises(NotComparable, match=f'coco/fid: protocol "{self.guided(1.0).protocol.id}" → "'):
-            compare_results(*sides).require_comparable()
+            require_comparable(compare_results(*sides).to_json())
 
 
 def test_names_and_patterns_choose_metrics() -> None:
@@ -159,26 +155,74 @@ def test_names_and_patterns_choose_metrics() -> None:
 
 def test_json_has_no_number_that_is_none() -> None:
     a, b = result(value("a/b", math.nan)), result(value("a/b", 1.0, protocol=Protocol({"limit": math.pi})))
-    found: Contrasts = compare_results(a, b)
-    (one,) = json.loads(found.to_json(), parse_constant=lambda word: pytest.fail(word))["contrasts"]
+    text = json.dumps(compare_results(a, b).to_json())
+    (one,) = json.loads(text, parse_constant=lambda word: pytest.fail(word))["contrasts"]
     assert (one["a"]["value"], one["b"]["value"], one["interval"]) == ("NaN", 1.0, None)
     assert one["differing"]["limit"] == {"b": math.pi}
 
 
-class TestService:
-    """RUN@STEP beside a file."""
+class TestAnswers:
+    """Of metrics that are right or wrong on each item: McNemar's counts, p over several benchmarks, what flipped."""
 
-    @pytest.fixture
-    def client(self, tmp_path: Path) -> Iterator[Client]:
-        with app_in_process(tmp_path / "data") as app, Client("http://evalsvc", transport=app.transport) as client:
-            (tmp_path / "epoch.pt").write_bytes(b"weights")
-            app.post(tmp_path / "epoch.pt", step=100, suites=["loss"])
-            evaluate_whole(app.store, metric(1.5), items=[{"index": 0}])
-            yield client
+    def asked(self, name: str, rights: dict[str, Sequence[float]]) -> Result:
+        """`rights` by benchmark."""
+        metrics = [
+            value(f"{benchmark}/acc", sum(answers) / len(answers), n=len(answers), direction="higher", items=("acc",))
+            for benchmark, answers in rights.items()
+        ]
+        items = [
+            {"benchmark": benchmark, "index": 10 * index, "acc": right}
+            for benchmark, answers in rights.items()
+            for index, right in enumerate(answers)
+        ]
+        return result(*metrics, name=name, items={"text": items}, task="text")
 
-    def test_either_side(self, client: Client, tmp_path: Path) -> None:
-        (tmp_path / "result.json").write_text(json.dumps(document(metric(9.0))))
-        found = run_compare("run-a@100", str(tmp_path / "result.json"), Options(), Service(client))
-        assert [(one.metric, one.difference, one.verdict) for one in found.contrasts] == [("loss/text", 7.5, "worse")]
-        with pytest.raises(UnknownName, match="the nearest are 100"):
-            run_compare("run-a@99", "run-a@100", Options(), Service(client))
+    def both(self, pairs: dict[str, tuple[Sequence[float], Sequence[float]]], **options: Any) -> list[Contrast]:
+        a, b = (self.asked(name, {key: pair[place] for key, pair in pairs.items()}) for place, name in enumerate("ab"))
+        return list(compare_results(a, b, Options(**options)).contrasts)
+
+    def test_counts_p_and_the_items(self) -> None:
+        """Eight of ten questions on which the two differ went to b: p = 2 · (1 + 10 + 45) / 2^10."""
+        a = [1, 1] + [0] * 8 + [1] * 5 + [0] * 4
+        b = [0, 0] + [1] * 8 + [1] * 5 + [0] * 4
+        (one,) = self.both({"arc": (a, b)}, flipped=3)
+        assert one.answers is not None
+        assert one.answers.to_json() == {
+            "both": 5,
+            "only_a": 2,
+            "only_b": 8,
+            "neither": 4,
+            "p": pytest.approx(112 / 1024),
+            "holm": pytest.approx(112 / 1024),
+            "tests": 1,
+            "flipped": {"only_a": [0, 10], "only_b": [20, 30, 40]},
+        }
+        assert self.both({"arc": (a, b)})[0].answers.only_b == (), "none was asked for"  # type: ignore[union-attr]
+
+    def test_p_is_corrected_over_the_benchmarks_of_a_metric(self) -> None:
+        pairs: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+            "arc": ([0.0] * 10, [1.0] * 10),
+            "piqa": ([1, 0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1]),
+            "wsc": ([1, 0], [0, 1]),
+        }
+        found = [one.answers for one in self.both(pairs)]
+        assert [one.p for one in found if one] == pytest.approx([2 / 2**10, 2 * 8 / 2**7, 1.0])
+        assert [one.holm for one in found if one] == pytest.approx([3 * 2 / 2**10, 2 * 2 * 8 / 2**7, 1.0])
+        assert {one.tests for one in found if one} == {3}
+        (alone,) = self.both(pairs, metrics=("arc/acc",))
+        assert alone.answers is not None
+        assert (alone.answers.holm, alone.answers.tests) == (alone.answers.p, 1)
+
+    @pytest.mark.parametrize("numbers", [([0.5, 1.0], [1.0, 1.0]), (["NaN", 1], [1, 1])])
+    def test_other_numbers_are_no_answers(self, numbers: tuple[Sequence[Any], Sequence[Any]]) -> None:
+        metric = value("t/x", 1.0, items=("x",))
+        a, b = (result(metric, items={"t": [{"index": i, "x": x} for i, x in enumerate(side)]}) for side in numbers)
+        (one,) = compare_results(a, b).contrasts
+        assert one.answers is None
+
+
+def test_only_what_a_task_measured() -> None:
+    a = Result("a", {"metrics": [value(f"{task}/x", 1.0).to_json() | {"task": task} for task in ("loss", "text")]})
+    assert [one.metric for one in compare_results(a, a, Options(tasks=("text",))).contrasts] == ["text/x"]
+    with pytest.raises(UnknownName, match="no task of a or a is named 'txt'; did you mean 'text'"):
+        compare_results(a, a, Options(tasks=("txt",)))

@@ -13,13 +13,14 @@ import pytest
 from gate_documents import PROTOCOL, result
 from numpy.typing import NDArray
 
-from evalsvc.gate import Result, Rule
+from evalsvc.gate import Rule
 from evalsvc.gate_until import Both, Trial, judge_look
 from evalsvc.metrics.fid import FID64
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import Estimate, FeatureSets
 from evalsvc.metrics.sequential import Spending, boundaries
 from evalsvc.protocol import MetricValue
+from evalsvc.result import Result
 
 LEVEL = 0.05
 LOOKS = (256, 512, 1024, 2048)

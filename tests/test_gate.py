@@ -21,11 +21,13 @@ from evalsvc.checkpoints import CheckpointRef, identify
 from evalsvc.cli import app
 from evalsvc.client import Client
 from evalsvc.errors import InvalidData, InvalidRequest, UnknownName
-from evalsvc.gate import Comparison, Outcome, Report, Result, Rule, Service, compare, read_rules, run_gate
+from evalsvc.gate import Comparison, Outcome, Report, Rule, compare, read_rules, run_gate
 from evalsvc.layout import parse_layout
 from evalsvc.metrics.paired import paired_difference
 from evalsvc.miniature import ROOT
 from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.result import Result
+from evalsvc.result_source import Service
 from evalsvc.runner import ModelCache, run_suite
 from evalsvc.shard import ShardError
 from evalsvc.suite import Suite, parse_suite
@@ -508,7 +510,9 @@ class TestDamage:
             for name in ("text", "image", "special", "total", "text_within", "image_within", "image_mass")
         }
         for metric in made:
-            assert metric["value"] == pytest.approx(value_of_items(metric, measured.items(metric)), rel=1e-12)
+            assert metric["value"] == pytest.approx(
+                value_of_items(metric, measured.document["items"]["pairs"]), rel=1e-12
+            )
 
 
 class TestReadme:

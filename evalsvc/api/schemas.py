@@ -11,11 +11,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from evalsvc.checkpoints import Spool
 from evalsvc.errors import UnknownName
 from evalsvc.expression_parser import is_expression
+from evalsvc.metrics.paired import LEVEL
 from evalsvc.suite import NAME
 
 MAX_URI = 4096
 MAX_STEP = 2**63 - 1
 MAX_ID = 2**31 - 1
+MAX_FLIPPED = 10_000
 
 
 def _check_name(name: str) -> str:
@@ -160,6 +162,44 @@ class HistoryQuery(Input):
     """A metric, `<task>/<metric>`; repeat it for several; without it, all."""
     variant: str | None = None
     x: Literal["step", "tokens"] = "step"
+
+
+class CompareQuery(Input):
+    a: str
+    """A checkpoint of the service, RUN@STEP or RUN@STEP:VARIANT."""
+    b: str
+    """What is compared with it, given likewise."""
+    metric: list[str] = []
+    """A metric, or a pattern such as `arc_*/acc`; repeat it for several; without it, all."""
+    task: list[str] = []
+    """Only what this task measured; repeat it for several."""
+    suite: str | None = None
+    """Only this suite's values."""
+    level: float = LEVEL
+    """How often the interval of a difference holds the truth."""
+    force: bool = False
+    """Compare what was measured by different protocols, too; unpaired."""
+    flipped: Annotated[int, Field(ge=0, le=MAX_FLIPPED)] = 0
+    """How many of the items that only one side gets right are named, of each side."""
+
+
+class CurvesQuery(Input):
+    a: str
+    """A run, RUN or RUN:VARIANT."""
+    b: str | None = None
+    """The run that is compared with it at the steps that both have; without it, a is compared with its base."""
+    metric: list[str] = []
+    """A metric, or a pattern such as `*/text`; repeat it for several; without it, all."""
+    task: list[str] = []
+    """Only what this task measured; repeat it for several."""
+    suite: str | None = None
+    """Only this suite's values."""
+    level: float = LEVEL
+    """How often an interval holds the truth: at its own step, or all of them at once; see `band`."""
+    band: Literal["pointwise", "simultaneous"] = "pointwise"
+    """`simultaneous`: intervals that hold the truth at all steps at once, by Bonferroni: every step is a look."""
+    force: bool = False
+    """Compare what was measured by different protocols, too; unpaired."""
 
 
 class ItemsQuery(Input):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,6 +10,7 @@ from evalsvc.cli.options import (
     Axis,
     Format,
     Url,
+    show_found,
 )
 from evalsvc.config import Settings
 from evalsvc.terminal import (
@@ -23,9 +22,6 @@ from evalsvc.terminal import (
     write_curves_csv,
     write_tradeoff_csv,
 )
-
-if TYPE_CHECKING:
-    pass
 
 commands = typer.Typer()
 
@@ -69,20 +65,6 @@ def history(
         joined = join_histories(found, client.protocol, force)
     show_found(format, joined, print_curves, write_curves_csv)
     require_comparable(joined)
-
-
-def show_found(
-    format: Format,  # noqa: A002
-    found: dict[str, Any],
-    table: Callable[[Mapping[str, Any]], None],
-    csv: Callable[[Mapping[str, Any]], None],
-) -> None:
-    if format is Format.json:
-        print(json.dumps(found, indent=2))
-    elif format is Format.csv:
-        csv(found)
-    else:
-        table(found)
 
 
 @commands.command()

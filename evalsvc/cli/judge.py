@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from evalsvc.cli.options import (
+    Band,
     Format,
     Layout,
     Model,
@@ -21,21 +22,26 @@ from evalsvc.cli.options import (
     hand_on,
     inline_layout,
     inline_model,
+    show_found,
     text_of,
 )
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.terminal import (
     print_contrasts,
+    print_difference_curves,
     print_look,
     print_states,
     print_table,
     show_bars,
     write_contrasts_csv,
+    write_difference_curves_csv,
 )
 
 if TYPE_CHECKING:
     from evalsvc.checkpoints import CheckpointRef
+    from evalsvc.client import Client
+    from evalsvc.compare import Options
     from evalsvc.gate import Report, Rule
 
 commands = typer.Typer()
@@ -99,7 +105,8 @@ def gate(
             raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
     from evalsvc import gate_reports
     from evalsvc.client import Client
-    from evalsvc.gate import Service, read_rules, run_gate
+    from evalsvc.gate import read_rules, run_gate
+    from evalsvc.result_source import Service
 
     read = read_rules(rules)
     if until is not None:
@@ -127,14 +134,31 @@ def gate(
 @commands.command()
 def compare(
     a: Annotated[
-        str, typer.Argument(help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service.")
+        str,
+        typer.Argument(
+            help="The file of a result (run --output), or of the service RUN@STEP[:VARIANT] or RUN[:VARIANT]."
+        ),
     ],
-    b: Annotated[str, typer.Argument(help="What is compared with it, given likewise.")],
+    b: Annotated[
+        str | None, typer.Argument(help="What is compared with it, given likewise.", show_default="of a run, its base")
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="A metric, or a pattern such as coco/*; repeat for several.", show_default="all"),
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only what this task measured; repeat for several.", show_default="all"),
+    ] = None,
     level: Annotated[float, typer.Option(help="How often the interval of a difference holds the truth.")] = 0.95,
+    band: Annotated[
+        Band,
+        typer.Option(help="Of runs: intervals that hold at their own step, or (simultaneous) at all steps at once."),
+    ] = Band.pointwise,
+    flipped: Annotated[
+        int,
+        typer.Option(min=0, max=10_000, help="How many items that only one gets right are named, with --format json."),
+    ] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Compare what was measured by different protocols, too; unpaired.")
     ] = False,
@@ -149,25 +173,59 @@ def compare(
     Differences are paired over the items that both share. B is better or worse than A, or indistinguishable from it
     where the interval covers zero. What was measured by different protocols is refused with the fields that differ, and
     the exit code is 2, unless --force is given.
+
+    Two runs are compared at the steps that both have, and one run with its base. It is said at which step the interval
+    first covers zero, from which step on it always does, and likewise where it does not.
     """
     from evalsvc.client import Client
-    from evalsvc.compare import Options, run_compare
-    from evalsvc.gate import Service
+    from evalsvc.compare import Options, require_comparable
 
-    options = Options(tuple(metric or ()), level, force)
+    metrics, tasks = metric or [], task or []
     with Client(Settings.load(url=url).url) as client:
-        found = run_compare(a, b, options, Service(client, suite))
-    if format is Format.json:
-        print(found.to_json(), end="")
-    elif format is Format.csv:
-        write_contrasts_csv(found)
-    else:
-        print_contrasts(found)
-    found.require_comparable()
+        if _is_run(a) and (b is None or _is_run(b)):
+            found = client.compare_runs(
+                a, b, metrics, tasks=tasks, suite=suite, level=level, band=band.value, force=force
+            )
+            show_found(format, found, print_difference_curves, write_difference_curves_csv)
+            return
+        if b is None:
+            raise InvalidRequest(f"{a} is compared with nothing; give a second checkpoint or file, or a run alone")
+        options = Options(tuple(metrics), tuple(tasks), level, force, flipped)
+        found = _contrasts(a, b, options, client, suite)
+    show_found(format, found, print_contrasts, write_contrasts_csv)
+    require_comparable(found)
+
+
+def _contrasts(a: str, b: str, options: Options, client: Client, suite: str | None) -> dict[str, Any]:
+    """By the service where it has both; else here."""
+    from evalsvc.compare import compare_results
+    from evalsvc.result import CHECKPOINT
+    from evalsvc.result_source import Service, read_result
+
+    if CHECKPOINT.fullmatch(a) and CHECKPOINT.fullmatch(b):
+        return client.compare(
+            a,
+            b,
+            options.metrics,
+            tasks=options.tasks,
+            suite=suite,
+            level=options.level,
+            force=options.force,
+            flipped=options.flipped,
+        )
+    service = Service(client, suite)
+    return compare_results(read_result(a, service), read_result(b, service), options).to_json()
+
+
+def _is_run(name: str) -> bool:
+    """Whether it names a run of the service: no file, no step, and nothing that looks like the file of a result."""
+    from evalsvc.result import RUN
+
+    return bool(RUN.fullmatch(name)) and not name.endswith(".json") and not Path(name).exists()
 
 
 def _weights(uri: str, model: Any, layout: Any) -> CheckpointRef:
-    from evalsvc.gate import CHECKPOINT
+    from evalsvc.result import CHECKPOINT
 
     if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
         raise InvalidRequest(f"{uri} is of the service, and --until decided samples here; give the path of its weights")

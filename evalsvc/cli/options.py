@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +44,11 @@ class Spending(StrEnum):
     pocock = "pocock"
 
 
+class Band(StrEnum):
+    pointwise = "pointwise"
+    simultaneous = "simultaneous"
+
+
 class Format(StrEnum):
     table = "table"
     csv = "csv"
@@ -76,6 +81,21 @@ class StepCommand(TyperCommand):
             if re.fullmatch(r"-\d+(\.\d+)?", argument) and not before.startswith("--"):
                 raise InvalidRequest(f"step {argument}: a step is a whole number of at least 0")
         return super().parse_args(ctx, args)
+
+
+def show_found(
+    format: Format,  # noqa: A002
+    found: dict[str, Any],
+    table: Callable[[Mapping[str, Any]], None],
+    csv: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """Print what the service answered."""
+    if format is Format.json:
+        print(json.dumps(found, indent=2))
+    elif format is Format.csv:
+        csv(found)
+    else:
+        table(found)
 
 
 def text_of(path: Path | None) -> str | None:

@@ -62,13 +62,34 @@ class Paired:
         return None if self.stderr is None else confidence_interval(self.value, self.stderr, level)
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What a metric is made of, item by item."""
+
+    items: Sequence[tuple[Any, Any]]
+    """`benchmark` and `index` of each, by which items match."""
+    columns: Sequence[Sequence[float]]
+    """One per key of `MetricValue.items`, as long as `items`."""
+
+    def among(self, chosen: Sequence[tuple[Any, Any]]) -> Numbers:
+        """The numbers of these items, in their order. Of an item that is there twice, the last."""
+        place = {item: position for position, item in enumerate(self.items)}
+        positions = [place[item] for item in chosen]
+        return Numbers(chosen, [[column[position] for position in positions] for column in self.columns])
+
+
 def paired_difference(
     a_items: Sequence[Item], b_items: Sequence[Item], metric_name: str, keys: Sequence[str]
 ) -> Paired | None:
-    """The difference b − a of a metric that is made of items as `MetricValue.items` says; None without a common item.
+    """The difference b − a of a metric that is made of items as `MetricValue.items` says; see `difference_of`."""
+    return difference_of(*(item_numbers(items, metric_name, keys) for items in (a_items, b_items)))
 
-    Items match by `benchmark` and `index`. Of one key the metric is the mean, its difference the mean of
-    d_i = b_i − a_i. Of two keys it is the ratio of sums R = Σ num / Σ den, and its difference is linearised:
+
+def difference_of(a: Numbers, b: Numbers) -> Paired | None:
+    """The difference b − a of a metric over the items that both have; None without a common item.
+
+    Of one key the metric is the mean, its difference the mean of d_i = b_i − a_i. Of two keys it is the ratio of sums
+    R = Σ num / Σ den, and its difference is linearised:
 
         d_i = (num_b,i − R_b · den_b,i) / mean(den_b) − (num_a,i − R_a · den_a,i) / mean(den_a)
 
@@ -77,13 +98,24 @@ def paired_difference(
     Source: the linearised ratio of W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4, applied to the
     difference of two ratios over one sample.
     """
-    a, b = (_columns(items, metric_name, keys) for items in (a_items, b_items))
-    common = [key for key in a if key in b]
-    pairs = [(a[key], b[key]) for key in common if len(keys) == 1 or a[key][1] or b[key][1]]
+    in_common = aligned(a, b)
+    n_common = len(in_common[0].items)
+    rows = [list(zip(*side.columns, strict=True)) for side in in_common]
+    pairs = [(x, y) for x, y in zip(*rows, strict=True) if len(x) == 1 or x[1] or y[1]]
     if not pairs:
         return None
-    value, parts = _mean_difference(pairs) if len(keys) == 1 else _ratio_difference(pairs)
-    return Paired(value, standard_error(parts), len(pairs), len(a) - len(common), len(b) - len(common))
+    value, parts = _mean_difference(pairs) if len(a.columns) == 1 else _ratio_difference(pairs)
+    only_a, only_b = (len(set(side.items)) - n_common for side in (a, b))
+    return Paired(value, standard_error(parts), len(pairs), only_a, only_b)
+
+
+def aligned(a: Numbers, b: Numbers) -> tuple[Numbers, Numbers]:
+    """Both over the items that they have in common, in the order of a."""
+    known = set(b.items)
+    if len(known) == len(b.items) and a.items == b.items:
+        return a, b
+    common = [item for item in dict.fromkeys(a.items) if item in known]
+    return a.among(common), b.among(common)
 
 
 def confidence_interval(value: float, stderr: float, level: float = LEVEL) -> Interval:
@@ -192,14 +224,16 @@ def _covariance_of_means(a: Sequence[float], b: Sequence[float]) -> float:
     return math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True)) / (n * (n - 1))
 
 
-def _columns(items: Sequence[Item], metric_name: str, keys: Sequence[str]) -> dict[tuple[Any, Any], list[float]]:
+def item_numbers(items: Sequence[Item], metric_name: str, keys: Sequence[str]) -> Numbers:
     """The numbers under `keys` of the items that the metric is made of; NaN and infinities may be strings."""
     benchmark = metric_name.partition("/")[0]
-    return {
-        (item.get("benchmark"), item["index"]): [float(item[key]) for key in keys]
+    chosen = [
+        item
         for item in items
         if item.get("benchmark", benchmark) == benchmark and all(item.get(key) is not None for key in ("index", *keys))
-    }
+    ]
+    columns = [[float(item[key]) for item in chosen] for key in keys]
+    return Numbers([(item.get("benchmark"), item["index"]) for item in chosen], columns)
 
 
 Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]

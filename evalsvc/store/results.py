@@ -89,7 +89,12 @@ def evaluated_steps(session: Session, run: str, variant: str, suite: str | None 
     for kind, name in (("variant", variant), ("suite", suite)):
         if name is not None and name not in known[kind]:
             raise UnknownName.among(f"evaluated {kind} of run {run!r}", name, known[kind])
-    return sorted({row.step for row in rows if row.variant == variant and suite in (None, row.suite)})
+    steps = sorted({row.step for row in rows if row.variant == variant and suite in (None, row.suite)})
+    if not steps:
+        raise UnknownName(
+            f"suite {suite!r} evaluated nothing of run {run!r} in variant {variant!r}; leave one of them out"
+        )
+    return steps
 
 
 def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = None) -> dict[str, ItemTable]:
@@ -112,8 +117,8 @@ def read_completions(
     """What the run's current checkpoints made of fixed prompts, by step; of each task the newest evaluation.
 
     `prompt` chooses the prompts that it is a part of. Every completion also has `previous`, how it differs from that
-    of the step before which was drawn in the same way; see `_with_previous`. `folder` has the files
-    of results per item.
+    of the step before which was drawn in the same way; see `_with_previous`. `folder` has the files of
+    results per item.
 
     Raises:
         UnknownName: nothing of this variant, or no such prompt, was completed; near ones are named.

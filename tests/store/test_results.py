@@ -12,7 +12,7 @@ from evalsvc.errors import UnknownName
 from evalsvc.protocol import Protocol
 from evalsvc.shard import ShardError, ShardResult
 from evalsvc.store.queue import cancel_evaluation, find_evaluation
-from evalsvc.store.results import read_completions, read_results, read_task_items
+from evalsvc.store.results import evaluated_steps, read_completions, read_results, read_task_items
 from evalsvc.store.session import Store
 from evalsvc.store.submission import evaluate, find_checkpoint, find_run
 
@@ -130,6 +130,25 @@ def test_items_by_task(store: Store) -> None:
     assert items(store, number, task="loss-1") == {"loss-1": rows}
     with pytest.raises(UnknownName, match=r"no task of evaluation 1 is named 'loss-2'; did you mean 'loss-"):
         items(store, number, task="loss-2")
+
+
+def test_evaluated_steps(store: Store) -> None:
+    for step, variant, name in ((50, "raw", "quick"), (0, "raw", "slow"), (25, "ema", "quick"), (75, "raw", None)):
+        suites = [suite(name, limit=len(name))] if name else []
+        enter(store, submission(step, variant=variant, uri=f"/{step}.pt"), *suites)
+    with store.reading() as session:
+        assert evaluated_steps(session, "run-a", "raw") == [0, 50]
+        assert evaluated_steps(session, "run-a", "ema", "quick") == [25]
+        with pytest.raises(UnknownName, match="suite 'slow' evaluated nothing of run 'run-a' in variant 'ema'"):
+            evaluated_steps(session, "run-a", "ema", "slow")
+        with pytest.raises(
+            UnknownName, match="no evaluated variant of run 'run-a' is named 'emma'; did you mean 'ema'"
+        ):
+            evaluated_steps(session, "run-a", "emma")
+        with pytest.raises(
+            UnknownName, match="no evaluated suite of run 'run-a' is named 'quik'; did you mean 'quick'"
+        ):
+            evaluated_steps(session, "run-a", "raw", "quik")
 
 
 def completed(text: str) -> list[dict[str, Any]]:

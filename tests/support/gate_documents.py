@@ -6,8 +6,8 @@ from typing import Any
 
 from lxml import etree
 
-from evalsvc.gate import Result
 from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.result import Result
 
 SCHEMA = Path(__file__).parents[1] / "golden" / "junit" / "junit-10.xsd"
 

@@ -1,0 +1,192 @@
+"""Comparisons: of two checkpoints, and of two runs along their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from sqlalchemy.orm import Session
+
+from evalsvc.api.document import Document, example
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.schemas import CompareQuery, CurvesQuery
+from evalsvc.api.state import CurrentState
+from evalsvc.compare import Options, compare_results, require_comparable
+from evalsvc.difference_curves import difference_curves
+from evalsvc.errors import UnknownName
+from evalsvc.result import Result, parse_checkpoint, parse_run
+from evalsvc.store.base import find_base
+from evalsvc.store.results import evaluated_steps, read_values
+from evalsvc.store.submission import find_run, find_step
+
+router = APIRouter(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
+
+_SIDE = {"value": 0.431, "stderr": 0.0102, "n": 2376, "protocol": "9a3f0c1d2e4b5a69"}
+
+_COMPARISON = {
+    "a": "pretrained@0",
+    "b": "pretrained@3000",
+    "level": 0.95,
+    "forced": False,
+    "contrasts": [
+        {
+            "metric": "arc_easy/acc",
+            "task": "language",
+            "unit": "fraction",
+            "direction": "higher",
+            "verdict": "worse",
+            "a": _SIDE,
+            "b": {**_SIDE, "value": 0.252, "stderr": 0.0089},
+            "difference": -0.179,
+            "stderr": 0.0121,
+            "interval": {"low": -0.203, "high": -0.155, "level": 0.95},
+            "basis": "paired",
+            "n": 2376,
+            "differing": {},
+            "answers": {
+                "both": 321,
+                "only_a": 703,
+                "only_b": 278,
+                "neither": 1074,
+                "p": 3.4e-43,
+                "holm": 2.0e-42,
+                "tests": 6,
+                "flipped": {"only_a": [0, 3], "only_b": [7, 12]},
+            },
+        }
+    ],
+}
+
+_CURVES = {
+    "a": "pretrained",
+    "b": "random-init",
+    "x": "step",
+    "level": 0.95,
+    "band": "pointwise",
+    "forced": False,
+    "curves": [
+        {
+            "metric": "pairs/text",
+            "task": "pairs",
+            "unit": "nats/token",
+            "direction": "lower",
+            "protocol": "9a3f0c1d2e4b5a69",
+            "step_level": 0.95,
+            "x": [0, 80],
+            "a": [5.17, 0.53],
+            "a_stderr": [0.03, 0.01],
+            "b": [6.97, 0.54],
+            "b_stderr": [0.02, 0.01],
+            "difference": [1.79, 0.01],
+            "stderr": [0.03, 0.008],
+            "low": [1.73, -0.006],
+            "high": [1.85, 0.026],
+            "verdict": ["worse", "indistinguishable"],
+            "basis": ["paired", "paired"],
+            "n": [360, 360],
+            "first_indistinguishable": 80,
+            "indistinguishable_from": 80,
+            "first_apart": 0,
+            "apart_from": None,
+            "sign_changes": [],
+        }
+    ],
+    "refused": {},
+}
+
+
+@router.get(
+    "/compare",
+    summary="How far two checkpoints are apart",
+    description="Of every metric the difference b − a, paired over the items that both share, its interval and a "
+    "verdict of b. Of a metric that is right or wrong on each item, `answers` has the counts and the exact p of "
+    "McNemar's test, and p corrected by Holm over the benchmarks that have the metric, `tests` of them; `flipped` "
+    "names as many of the items that only one side gets right. What was measured by different protocols has the "
+    "verdict `other_protocol` and the fields that differ; where nothing else is left, that is an error.",
+    responses=example(200, "The metrics of a in their order, then what only b has.", _COMPARISON),
+)
+def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState) -> Document:
+    options = Options(tuple(query.metric), tuple(query.task), query.level, query.force, query.flipped)
+    names = {name: parse_checkpoint(name) for name in (query.a, query.b)}
+    with state.reading() as session:
+        read = partial(_result, session, state.settings.items_path, query.suite)
+        a, b = (read(name, *names[name]) for name in (query.a, query.b))
+        document = compare_results(a, b, options).to_json()
+    require_comparable(document, all_of_it=False)
+    return Document(document)
+
+
+@router.get(
+    "/compare/curves",
+    summary="How far two runs are apart, step by step, and where their difference enters or leaves the noise",
+    description="The differences of `/v1/compare` at the steps that both runs have; without `b`, of the run's "
+    "checkpoints against its base. `first_indistinguishable` is the first step at which the interval covers zero, "
+    "`indistinguishable_from` the step from which on every one does; `first_apart` and `apart_from` likewise where it "
+    "does not; `sign_changes` has the steps between which the difference went from one side of zero to the other. "
+    "Each interval of the band has the level `step_level`.",
+    responses=example(200, "A curve per metric and protocol, in columns along the steps.", _CURVES),
+)
+def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> Document:
+    options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
+    with state.reading() as session:
+        read = partial(_result, session, state.settings.items_path, query.suite)
+        if query.b is None:
+            a, pairs = _against_base(session, query, read)
+            return Document(difference_curves(a, query.a, pairs, options, query.band))
+        pairs = _in_step(session, query.a, query.b, query.suite, read)
+        return Document(difference_curves(query.a, query.b, pairs, options, query.band))
+
+
+Pairs = Iterator[tuple[int, Result, Result]]
+
+Read = Callable[[str, str, int, str], Result]
+"""Of a name, the run, the step and the variant."""
+
+
+def _result(session: Session, folder: Path, suite: str | None, name: str, run: str, step: int, variant: str) -> Result:
+    document, tables = read_values(session, folder, run, step, variant, suite)
+    return Result(name, document, tables)
+
+
+def _in_step(session: Session, a: str, b: str, suite: str | None, read: Read) -> Pairs:
+    """At the steps that both runs have.
+
+    Raises:
+        UnknownName: there is no such run or variant, or they have no step in common.
+    """
+    runs = [parse_run(name) for name in (a, b)]
+    ours, theirs = (evaluated_steps(session, *run, suite) for run in runs)
+    common = [step for step in ours if step in set(theirs)]
+    if not common:
+        steps = (", ".join(map(str, steps[:8])) + (", …" if len(steps) > 8 else "") for steps in (ours, theirs))
+        raise UnknownName(
+            f"{a} and {b} have no evaluated step in common: {a} has {next(steps)}; {b} has {next(steps)}; "
+            "compare two checkpoints by RUN@STEP"
+        )
+    for step in common:
+        before, after = (read(f"{run}@{step}:{variant}", run, step, variant) for run, variant in runs)
+        yield step, before, after
+
+
+def _against_base(session: Session, query: CurvesQuery, read: Read) -> tuple[str, Pairs]:
+    """The name of the base of `query.a`, and the steps of the run, each beside it.
+
+    Raises:
+        UnknownName: there is no such run or variant, or its base has not been posted or evaluated.
+    """
+    run, variant = parse_run(query.a)
+    steps = evaluated_steps(session, run, variant, query.suite)
+    base = find_base(session, find_step(session, find_run(session, run), steps[0], variant))
+    if base is None:
+        raise UnknownName(
+            f"run {run!r} has no base to be compared with: nothing was posted at its step 0; post it, name another one "
+            f"by PUT /v1/runs/{run}/base, or give a second run"
+        )
+    place = (base.run.name, base.step, base.variant)
+    name = f"{place[0]}@{place[1]}" + ("" if base.variant == "raw" else f":{base.variant}")
+    before = read(name, *place)
+    others = [step for step in steps if (run, step, variant) != place]
+    return name, ((step, before, read(f"{run}@{step}", run, step, variant)) for step in others)

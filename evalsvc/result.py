@@ -1,0 +1,167 @@
+"""The result of a checkpoint, as `evalsvc run --output` writes it or the service keeps it, and how two of them pair."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from evalsvc.errors import InvalidRequest
+from evalsvc.items import ItemTable
+from evalsvc.metrics.paired import Numbers, aligned, difference_of
+
+Metric = Mapping[str, Any]
+"""As `MetricValue.to_json` writes it, with its `task`."""
+
+Basis = Literal["paired", "unpaired", "none"]
+
+CHECKPOINT = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<step>\d+)(:(?P<variant>[^/:]+))?")
+"""RUN@STEP or RUN@STEP:VARIANT; everything else is the path of a result."""
+
+RUN = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)(:(?P<variant>[^/:]+))?")
+"""RUN or RUN:VARIANT."""
+
+
+def parse_checkpoint(name: str) -> tuple[str, int, str]:
+    """Run, step and variant of RUN@STEP[:VARIANT].
+
+    Raises:
+        InvalidRequest: it is no such name.
+    """
+    found = CHECKPOINT.fullmatch(name)
+    # A step has 18 digits at most, so that every database holds it.
+    if found is None or len(found["step"]) > 18:
+        raise InvalidRequest(f"{name!r} names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400")
+    return found["run"], int(found["step"]), found["variant"] or "raw"
+
+
+def parse_run(name: str) -> tuple[str, str]:
+    """Run and variant of RUN[:VARIANT].
+
+    Raises:
+        InvalidRequest: it is no such name.
+    """
+    found = RUN.fullmatch(name)
+    if found is None:
+        raise InvalidRequest(f"{name!r} names no run; give RUN or RUN:VARIANT, such as pretrained:ema_0.9999")
+    return found["run"], found["variant"] or "raw"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `evalsvc run --output` wrote, or the service's document of the same form."""
+
+    name: str
+    document: Mapping[str, Any]
+    tables: Mapping[str, Callable[[], ItemTable]] = field(default_factory=dict)
+    """Results per item by task, read when they are needed, of a document that does not have them."""
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, Metric]]:
+        """The metrics by name and by protocol id."""
+        found: dict[str, dict[str, Metric]] = {}
+        for metric in self.document["metrics"]:
+            found.setdefault(metric["name"], {})[metric["protocol"]] = metric
+        return found
+
+    @property
+    def errors(self) -> Mapping[str, Any]:
+        """By task."""
+        return self.document.get("errors") or {}
+
+    def error(self, task: str) -> str | None:
+        """Why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""
+        found = (error for name, error in self.errors.items() if name.rpartition("/")[2] == task.rpartition("/")[2])
+        return next((str(error["message"]) for error in found), None)
+
+    def protocol(self, identity: str) -> Mapping[str, Any]:
+        content: Mapping[str, Any] = self.document.get("protocols", {}).get(identity, {})
+        return content
+
+    def numbers(self, metric: Metric) -> Numbers:
+        """What the metric is made of, as its `items` say; `metrics.paired.item_numbers` of the task's table.
+
+        Raises:
+            ItemsLost: the service has lost the table.
+        """
+        task, benchmark = task_of(metric), metric["name"].partition("/")[0]
+        place = (task, benchmark, *metric["items"])
+        if place not in self._numbers:
+            self._numbers[place] = self._read_numbers(task, benchmark, metric["items"])
+        return self._numbers[place]
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, ...], Numbers]:
+        return {}
+
+    @cached_property
+    def _read_tables(self) -> dict[str, ItemTable]:
+        return {}
+
+    @cached_property
+    def _items(self) -> dict[tuple[str, str], tuple[list[int], list[tuple[Any, Any]]]]:
+        return {}
+
+    def _table(self, task: str) -> ItemTable:
+        if task not in self._read_tables:
+            read = self.tables.get(task)
+            items = (self.document.get("items") or {}).get(task) or ()
+            self._read_tables[task] = ItemTable.of(items) if read is None else read()
+        return self._read_tables[task]
+
+    def _read_numbers(self, task: str, benchmark: str, keys: list[str]) -> Numbers:
+        table = self._table(task)
+        positions, items = self._of_benchmark(task, benchmark)
+        columns = [[column[position] for position in positions] for column in map(table.column, keys)]
+        if any(None in column for column in columns):
+            there = [place for place, row in enumerate(zip(*columns, strict=True)) if None not in row]
+            columns = [[column[place] for place in there] for column in columns]
+            items = [items[place] for place in there]
+        return Numbers(items, [list(map(float, column)) for column in columns])
+
+    def _of_benchmark(self, task: str, benchmark: str) -> tuple[list[int], list[tuple[Any, Any]]]:
+        """Which rows of the table may be the metric's, and the items that they are."""
+        if (task, benchmark) not in self._items:
+            table = self._table(task)
+            rows = enumerate(zip(table.column("benchmark"), table.column("index"), strict=True))
+            found = [(at, item) for at, item in rows if item[0] in (None, benchmark) and item[1] is not None]
+            self._items[task, benchmark] = [at for at, _ in found], [item for _, item in found]
+        return self._items[task, benchmark]
+
+
+def task_of(metric: Metric) -> str:
+    """The task that measured it."""
+    return str(metric.get("task") or metric["name"].partition("/")[0])
+
+
+def number(value: float | str) -> float:
+    """A number as JSON has it: NaN and infinities are strings."""
+    return float(value)
+
+
+def paired_numbers(before: Metric, after: Metric, a: Result, b: Result) -> tuple[Numbers, Numbers] | None:
+    """What a metric of both is made of, item by item, where it is made of the same items; else None.
+
+    Where an item is on one side only, the pairs are not what the values rest on.
+    """
+    keys = before.get("items") or ()
+    if not keys or keys != after.get("items"):
+        return None
+    sides = a.numbers(before), b.numbers(after)
+    pairs = aligned(*sides)
+    same = all(len(pairs[0].items) == len(set(side.items)) for side in sides)
+    return pairs if same else None
+
+
+def error_of_difference(before: Metric, after: Metric, a: Result, b: Result) -> tuple[float | None, Basis, int]:
+    """Standard error of the difference of a metric `after` in b less `before` in a, where it comes from, and n."""
+    pairs = paired_numbers(before, after, a, b)
+    found = difference_of(*pairs) if pairs else None
+    if found is not None and found.stderr is not None:
+        return found.stderr, "paired", found.n
+    errors = [number(metric["stderr"]) for metric in (before, after) if metric["stderr"] is not None]
+    n = min(before["n"], after["n"])
+    return (math.hypot(*errors), "unpaired", n) if errors and all(map(math.isfinite, errors)) else (None, "none", n)

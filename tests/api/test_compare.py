@@ -1,0 +1,198 @@
+"""Two checkpoints, and two runs, compared by the service: the numbers of the files, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_in_process import App, refused
+from compared_runs import items, put
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.artifacts import artifact_path
+from evalsvc.compare import Options, compare_results
+from evalsvc.items import LARGE, keep_items, pack_items
+from evalsvc.result import Result
+from evalsvc.store.submission import find_run
+from evalsvc.store.tables import Task
+
+
+@pytest.fixture
+def files(app: App) -> dict[str, Result]:
+    """Two checkpoints in the service, and what the files of their results would be."""
+    documents = {"run-a@0": put(app.store, "run-a", 0, 1, 0.7), "run-b@25": put(app.store, "run-b", 25, 2, 0.4)}
+    return {name: Result(name, json.loads(json.dumps(found))) for name, found in documents.items()}
+
+
+def compare(app: App, **query: Any) -> Any:
+    response = app.http.get("/v1/compare", params={"a": "run-a@0", "b": "run-b@25", **query})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_the_numbers_are_those_of_the_files(app: App, files: dict[str, Result]) -> None:
+    queries: list[dict[str, Any]] = [{}, {"metric": ["*/acc"], "flipped": 5, "level": 0.9}, {"task": "language-0"}]
+    for query in queries:
+        options = Options(
+            tuple(query.get("metric", ())),
+            tuple([query["task"]] if "task" in query else []),
+            query.get("level", 0.95),
+            flipped=query.get("flipped", 0),
+        )
+        expected = compare_results(files["run-a@0"], files["run-b@25"], options).to_json()
+        found = compare(app, **query)
+        assert found == expected
+        assert {one["basis"] for one in found["contrasts"]} == {"paired"}
+        assert len(found["contrasts"]) == (2 if "metric" in query else 4)
+
+
+def test_right_answers_are_counted_and_named(app: App, files: dict[str, Result]) -> None:
+    (arc, piqa) = compare(app, metric="*/acc", flipped=2)["contrasts"]
+    for one in (arc, piqa):
+        answers = one["answers"]
+        assert sum(answers[name] for name in ("both", "only_a", "only_b", "neither")) == 40
+        assert answers["tests"] == 2
+        assert answers["p"] <= answers["holm"]
+        assert len(answers["flipped"]["only_a"]) == min(2, answers["only_a"])
+    rows = {place: items(seed, right) for place, seed, right in (("a", 1, 0.7), ("b", 2, 0.4))}
+    right = {place: {row["index"] for row in rows[place] if row["benchmark"] == "arc" and row["acc"]} for place in "ab"}
+    assert arc["answers"]["flipped"]["only_a"] == sorted(right["a"] - right["b"])[:2]
+
+
+def test_large_items_are_read_from_their_file_and_missed_aloud(app: App) -> None:
+    for run, seed in (("run-a", 1), ("run-b", 2)):
+        put(app.store, run, 0, seed, 0.5, n=2_000)
+    before = compare(app, b="run-b@0")
+    folder = app.settings.items_path
+    with app.store.transaction() as session:
+        for number, seed in ((1, 1), (2, 2)):
+            task = session.get_one(Task, number)
+            assert task.items == pack_items(items(seed, 0.5, 2_000))
+            assert len(task.items) > LARGE
+            task.items, task.items_sha256 = None, str(keep_items(folder, task.items))
+    assert compare(app, b="run-b@0") == before
+    artifact_path(folder, _digest(app, 2)).write_bytes(b"torn")
+    query = {"a": "run-a@0", "b": "run-b@0"}
+    refused(
+        app.http.get("/v1/compare", params=query),
+        410,
+        "items_lost",
+        "results per item of task 'language-0' of evaluation 2 are lost",
+        "evaluate the checkpoint again (POST /v1/evaluations)",
+    )
+    assert app.http.get("/v1/runs/run-b/metrics").status_code == 200
+
+
+def _digest(app: App, task: int) -> str:
+    with app.store.reading() as session:
+        return str(session.get_one(Task, task).items_sha256)
+
+
+REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
+    ({"a": "run-c@0"}, 404, "unknown_name", "no run is named 'run-c'; did you mean"),
+    ({"a": "run-a@1"}, 404, "unknown_name", "has no checkpoint at step 1, variant 'raw'; the nearest are 0"),
+    ({"a": "run-a@0:ema"}, 404, "unknown_name", "no variant of run 'run-a' at step 0 is named 'ema'"),
+    ({"a": "run-a"}, 422, "invalid_request", "'run-a' names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT"),
+    ({"a": "run-a@" + "9" * 30}, 422, "invalid_request", "names no checkpoint"),
+    ({"metric": "arc/akk"}, 404, "unknown_name", "did you mean 'arc/acc'?"),
+    ({"task": "language-1"}, 404, "unknown_name", "did you mean 'language-0'?"),
+    ({"suite": "text-2"}, 404, "unknown_name", "did you mean 'text-1'?"),
+    ({"level": 95}, 422, "invalid_request", "the level of an interval is 95"),
+    ({"flipped": -1}, 422, "invalid_request", "flipped"),
+    ({"metrics": "x"}, 422, "invalid_request", "no field is named 'metrics'; did you mean 'metric'?"),
+]
+
+
+def test_what_is_not_there(app: App, files: dict[str, Result]) -> None:
+    for query, status, code, words in REFUSED:
+        response = app.http.get("/v1/compare", params={"a": "run-a@0", "b": "run-b@25", **query})
+        refused(response, status, code, words)
+
+
+def test_other_protocols(app: App, files: dict[str, Result]) -> None:
+    put(app.store, "run-c", 0, 3, 0.5, limit=2)
+    query: dict[str, Any] = {"a": "run-a@0", "b": "run-c@0"}
+    refused(app.http.get("/v1/compare", params=query), 409, "not_comparable", "arc/acc: limit 1 → 2", "--force")
+    forced = app.http.get("/v1/compare", params=query | {"force": "true"}).json()["contrasts"]
+    assert {(one["basis"], one["answers"]) for one in forced} == {("unpaired", None)}
+    assert forced[0]["differing"] == {"limit": {"a": 1, "b": 2}}
+
+
+def test_one_other_protocol_does_not_hide_the_rest(app: App) -> None:
+    for run, limit in (("run-a", 1), ("run-b", 2)):
+        path = f"/{run}.pt"
+        enter(app.store, submission(0, run=run, uri=path, path=path), suite())
+        evaluate_whole(app.store, metric(1.0), metric(1.0, "loss/image", limit=limit))
+    found = compare(app, b="run-b@0")["contrasts"]
+    assert [one["verdict"] for one in found] == ["indistinguishable", "other_protocol"]
+
+
+class TestCurves:
+    @pytest.fixture
+    def runs(self, app: App) -> None:
+        for step, a, b in ((0, 0.9, 0.2), (10, 0.8, 0.4), (20, 0.5, 0.52), (40, 0.5, 0.5)):
+            put(app.store, "run-a", step, 1, a)
+            put(app.store, "run-b", step, 2, b)
+        put(app.store, "run-a", 30, 1, 0.5)
+
+    def curves(self, app: App, **query: Any) -> Any:
+        response = app.http.get("/v1/compare/curves", params=query)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def test_two_runs_at_the_steps_that_both_have(self, app: App, runs: None) -> None:
+        found = self.curves(app, a="run-a", b="run-b", metric="arc/acc")
+        (curve,) = found["curves"]
+        assert curve["x"] == [0, 10, 20, 40]
+        for place, step in enumerate(curve["x"]):
+            (contrast,) = compare(app, a=f"run-a@{step}", b=f"run-b@{step}", metric="arc/acc")["contrasts"]
+            assert curve["difference"][place] == contrast["difference"]
+            assert curve["low"][place] == contrast["interval"]["low"]
+            assert curve["verdict"][place] == contrast["verdict"]
+        assert curve["verdict"] == ["worse", "worse", "indistinguishable", "indistinguishable"]
+        assert (curve["first_indistinguishable"], curve["indistinguishable_from"]) == (20, 20)
+
+    def test_a_run_against_its_base(self, app: App, runs: None) -> None:
+        found = self.curves(app, a="run-a", metric="*/acc", band="simultaneous")
+        assert (found["a"], found["b"], found["band"]) == ("run-a@0", "run-a", "simultaneous")
+        assert [curve["x"] for curve in found["curves"]] == [[10, 20, 30, 40]] * 2
+        assert found["curves"][0]["step_level"] == pytest.approx(1 - 0.05 / 4)
+        with app.store.transaction() as session:
+            find_run(session, "run-b").base = {"run": "run-a", "step": 0, "variant": "raw"}
+        assert self.curves(app, a="run-b")["a"] == "run-a@0"
+        assert self.curves(app, a="run-b")["curves"][0]["x"] == [0, 10, 20, 40]
+
+    def test_what_is_not_there(self, app: App, runs: None) -> None:
+        put(app.store, "late", 99, 1, 0.5)
+        cases: list[tuple[dict[str, str], int, str, str]] = [
+            ({"a": "run-c"}, 404, "unknown_name", "no run is named 'run-c'"),
+            (
+                {"a": "run-a:ema", "b": "run-b"},
+                404,
+                "unknown_name",
+                "no evaluated variant of run 'run-a' is named 'ema'",
+            ),
+            ({"a": "run-a@0", "b": "run-b"}, 422, "invalid_request", "'run-a@0' names no run; give RUN or RUN:VARIANT"),
+            ({"a": "run-a", "b": "run-b", "metric": "arc/akk"}, 404, "unknown_name", "did you mean 'arc/acc'?"),
+            (
+                {"a": "run-a", "b": "late"},
+                404,
+                "unknown_name",
+                "run-a and late have no evaluated step in common: run-a has 0, 1",
+            ),
+            (
+                {"a": "late"},
+                404,
+                "unknown_name",
+                "run 'late' has no base to be compared with: nothing was posted at its step 0",
+            ),
+            ({"a": "run-a", "band": "wide"}, 422, "invalid_request", "band"),
+        ]
+        for query, status, code, words in cases:
+            refused(app.http.get("/v1/compare/curves", params=query), status, code, words)
+
+
+def test_a_checkpoint_that_was_not_evaluated(app: App, files: dict[str, Result], weights: Path) -> None:
+    app.post(weights, run="run-a", step=50, suites=[])
+    response = app.http.get("/v1/compare", params={"a": "run-a@50", "b": "run-b@25"})
+    refused(response, 404, "unknown_name", "run 'run-a' step 50 has no evaluation yet; ask for one by POST")
