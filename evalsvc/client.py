@@ -219,6 +219,14 @@ class Client:
         query = _query(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, band=band, force=force)
         return self._ask("GET", "/v1/compare/curves", query=query)
 
+    def table(
+        self, runs: Sequence[str] = (), metrics: Sequence[str] = (), *, variant: str | None = None
+    ) -> dict[str, list[Any]]:
+        """The history of runs as columns, a row per value, for `pandas.DataFrame`; NaN and infinities are floats."""
+        found = self._ask("GET", "/v1/table", query=_query(run=runs, metric=metrics, variant=variant))
+        columns: dict[str, list[Any]] = found["columns"]
+        return columns | {"value": list(map(float, columns["value"]))}
+
     def completions(self, run: str, *, variant: str | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
         """What a run's checkpoints made of fixed prompts, by step: `[{"step", "variant", "task", "completions"}]`.
 

@@ -96,7 +96,7 @@ def test_base_results_items_and_completions(app: App, client: Client, weights: P
         client.results("run-a", 26)
 
 
-def test_comparisons_for_notebooks(app: App, client: Client) -> None:
+def test_comparisons_and_tables_for_notebooks(app: App, client: Client) -> None:
     for run, seed in (("run-a", 1), ("run-b", 2)):
         for step in (0, 10):
             put(app.store, run, step, seed, 0.9 - 0.04 * step * seed)
@@ -107,8 +107,17 @@ def test_comparisons_for_notebooks(app: App, client: Client) -> None:
     found = client.compare_runs("run-a", "run-b", ["*/acc"], band="simultaneous")
     assert [curve["metric"] for curve in found["curves"]] == ["arc/acc", "piqa/acc"]
     assert client.compare_runs("run-b")["a"] == "run-b@0"
+    frame = DataFrame(client.table(["run-a"], ["arc/*"], variant="raw"))
+    assert frame.groupby("metric")["step"].agg(list).to_dict() == {"arc/acc": [0, 10], "arc/bits_per_byte": [0, 10]}
+    assert frame["value"].dtype == "float64"
     items = DataFrame(client.items(1, task="language-0", columns=["benchmark", "acc"])["items"]["language-0"])
-    assert items.groupby("benchmark")["acc"].mean()["arc"] == one["a"]["value"]
+    assert items.groupby("benchmark")["acc"].mean()["arc"] == frame["value"][0]
+
+
+def test_what_is_no_number_in_a_notebook(app: App, client: Client, weights: Path) -> None:
+    client.submit("run-a", 25, str(weights), suites=["loss"])
+    app.coordinator.work()
+    assert DataFrame(client.table(metrics=["loss/image"]))["value"].isna().tolist() == [True]
 
 
 def test_cancel_retry_and_evaluate(app: App, client: Client, weights: Path) -> None:

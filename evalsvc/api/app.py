@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc import __version__
-from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, runs, suites
+from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, runs, suites, table
 from evalsvc.api.errors import add_handlers
 from evalsvc.api.state import State
 from evalsvc.config import Settings
@@ -37,7 +37,7 @@ def create_app(settings: Settings, make_coordinator: MakeCoordinator = Coordinat
         description="Checkpoints in, metric history per training step out.",
         lifespan=_lifespan(settings, make_coordinator),
     )
-    for noun in (checkpoints, evaluations, artifacts, runs, compare, suites, health):
+    for noun in (checkpoints, evaluations, artifacts, runs, compare, table, suites, health):
         app.include_router(noun.router)
     add_handlers(app)
     app.add_middleware(BodyLimit)

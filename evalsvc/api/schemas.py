@@ -202,6 +202,17 @@ class CurvesQuery(Input):
     """Compare what was measured by different protocols, too; unpaired."""
 
 
+class TableQuery(Input):
+    run: list[str] = []
+    """A run; repeat it for several; without it, all."""
+    metric: list[str] = []
+    """A metric, or a pattern such as `arc_*/acc`; repeat it for several; without it, all."""
+    variant: str | None = None
+    """Only these weights."""
+    format: Literal["json", "csv"] = "json"
+    """Columns in JSON, or a line per value."""
+
+
 class ItemsQuery(Input):
     task: str | None = None
     """Only of this task."""

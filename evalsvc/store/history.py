@@ -116,6 +116,11 @@ def read_protocol(session: Session, protocol_id: str) -> dict[str, Any]:
     return row.content
 
 
+def finite_or_not(value: float | None, kind: int) -> float | None:
+    """The number that `metric_values` holds."""
+    return _FROM_KIND.get(kind, value)
+
+
 def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, Any]]:
     """By metric and protocol: the fields in which the protocols of a metric are not all alike."""
     ids: dict[str, list[str]] = {}
@@ -150,7 +155,7 @@ def _columns(session: Session, series: Series, tokens: Mapping[tuple[str, int], 
         "direction": series.direction,
         "baseline": series.baseline,
         "x": [at for at, _ in points],
-        "value": [number_to_json(_FROM_KIND.get(row.kind, row.value)) for _, row in points],
+        "value": [number_to_json(finite_or_not(row.value, row.kind)) for _, row in points],
         "stderr": [row.stderr for _, row in points],
         "n": [row.n for _, row in points],
         "omitted": len(rows) - len(points),

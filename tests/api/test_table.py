@@ -1,0 +1,75 @@
+"""The history as a table: what a notebook reads is what was measured, to the last bit and to what is no number."""
+
+import io
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+from app_in_process import App, refused
+from compared_runs import put
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.store.table import COLUMNS
+
+
+@pytest.fixture
+def measured(app: App) -> None:
+    values = {0: math.nan, 25: 0.1 + 0.2, 50: math.inf, 75: -math.inf, 100: 1e-300}
+    for step, number in values.items():
+        path = f"/epoch_{step}.pt"
+        enter(app.store, submission(step, uri=path, path=path, tokens_seen=1000 * step), suite())
+        evaluate_whole(app.store, metric(number), metric(2.0, "loss/image", stderr=None, baseline=9.5))
+    put(app.store, "run-b", 25, 1, 0.5)
+
+
+def read_csv(app: App, **query: Any) -> pd.DataFrame:
+    response = app.http.get("/v1/table", params={"format": "csv", **query})
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    return pd.read_csv(io.StringIO(response.text))
+
+
+def test_csv_for_pandas(app: App, measured: None) -> None:
+    table = read_csv(app, run="run-a", metric="loss/text")
+    assert tuple(table.columns) == COLUMNS
+    assert list(table["step"]) == [0, 25, 50, 75, 100]
+    assert repr(list(map(float, table["value"]))) == repr([math.nan, 0.1 + 0.2, math.inf, -math.inf, 1e-300])
+    row = table.iloc[1]
+    assert (row["run"], row["variant"], row["tokens"], row["task"], row["n"]) == ("run-a", "raw", 25_000, "loss-0", 8)
+    assert (row["stderr"], row["unit"], row["direction"], row["evaluation"]) == (0.1, "nats/token", "lower", 2)
+
+
+def test_columns_are_the_lines(app: App, measured: None) -> None:
+    columns = app.http.get("/v1/table").json()["columns"]
+    assert tuple(columns) == COLUMNS
+    table = read_csv(app)
+    assert len(table) == 5 * 2 + 4
+    for name in COLUMNS:
+        found = [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in table[name]]
+        expected = [
+            {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}.get(cell, cell) for cell in columns[name]
+        ]
+        assert found == expected, name
+
+
+def test_runs_metrics_and_patterns(app: App, measured: None) -> None:
+    assert set(read_csv(app, metric="*/acc")["metric"]) == {"arc/acc", "piqa/acc"}
+    assert set(read_csv(app, metric=["*/acc", "loss/image"], run=["run-a", "run-b"])["run"]) == {"run-a", "run-b"}
+    assert list(read_csv(app, run="run-b", metric="arc/acc")["task"]) == ["language-0"]
+
+
+def test_an_empty_table_still_has_its_head(app: App) -> None:
+    assert app.http.get("/v1/table?format=csv").text == ",".join(COLUMNS) + "\n"
+    assert app.http.get("/v1/table").json() == {"columns": {name: [] for name in COLUMNS}}
+
+
+def test_what_is_not_there(app: App, measured: None) -> None:
+    cases: list[tuple[dict[str, str], int, str, str]] = [
+        ({"run": "run-c"}, 404, "unknown_name", "no run is named 'run-c'; did you mean"),
+        ({"metric": "loss/txt"}, 404, "unknown_name", "did you mean 'loss/text'?"),
+        ({"variant": "row"}, 404, "unknown_name", "did you mean 'raw'?"),
+        ({"format": "xls"}, 422, "invalid_request", "format: input should be 'json' or 'csv', found 'xls'"),
+        ({"step": "1"}, 422, "invalid_request", "no field is named 'step'"),
+    ]
+    for query, status, code, words in cases:
+        refused(app.http.get("/v1/table", params=query), status, code, words)
