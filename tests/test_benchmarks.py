@@ -92,6 +92,14 @@ def test_the_roofline_is_that_of_the_facts(monkeypatch: pytest.MonkeyPatch) -> N
         assert 1 < replace(work, batch=batch).memory_bytes() / gigabytes / 1e9 < 1.1
 
 
+def test_the_service_compares_as_its_client_does() -> None:
+    """The benchmark itself fails where the two give different numbers."""
+    document = last_line("compare")
+    assert set(document["ratios"]) == {"SQLite"}
+    assert document["items"] > 1_000
+    assert 4 * document["bytes"]["packed"] < document["bytes"]["json"]
+
+
 def test_all_sides_of_the_features_agree() -> None:
     document = last_line("features")
     assert set(document["ratios"]) == {"torch-fidelity", "clean-fid"}
