@@ -187,8 +187,16 @@ class _Report:
         self._last = time.monotonic()
         message = {"key": self._key, "done": done, "worker": self._worker.address, "process": os.getpid()}
         self._worker.log_event(PROGRESS_TOPIC, message)
-        if self._cancelled.is_set():
+        if self._is_cancelled():
             raise Cancelled("the evaluation was cancelled")
+
+    def _is_cancelled(self) -> bool:
+        """A busy machine may not get through to the scheduler in time; the work is not lost over that."""
+        try:
+            return bool(self._cancelled.is_set())
+        except OSError as error:
+            log.warning("the scheduler did not say whether %s was cancelled (%s); asking again later", self._key, error)
+            return False
 
 
 def run_worker(settings: Settings, scheduler: str) -> None:
