@@ -43,7 +43,10 @@ def test_both_sides_of_sampling_choose_the_same_codes() -> None:
 
 def test_both_sides_of_text_score_the_same() -> None:
     document = last_line("text")
-    assert document["ratios"]
+    assert set(document["ratios"]) == {"0 shots", "fixed shots", "texts"}
+    work = {name: (case["token_ratio"], case["head_ratio"]) for name, case in document["cases"].items()}
+    assert work["texts"][0] == 1, "what is plain is read once by both"
+    assert 2 < work["0 shots"][0] < work["fixed shots"][0] < work["fixed shots"][1]
     assert document["difference"] < 1e-4
 
 

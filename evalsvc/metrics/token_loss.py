@@ -89,7 +89,7 @@ def log_masses(
     text = _log_mass(logits, text_ids)
     image = _log_mass(logits, image_ids)
     everything = torch.logaddexp(text, image)
-    for gap in _gaps(logits.shape[1], text_ids, image_ids):
+    for gap in gaps(logits.shape[1], text_ids, image_ids):
         everything = torch.logaddexp(everything, _log_mass(logits, gap))
     return LogMasses(text, image, everything)
 
@@ -101,7 +101,7 @@ def _log_mass(logits: Tensor, ids: range | None) -> Tensor:
     return logits[:, ids.start : ids.stop].logsumexp(1)
 
 
-def _gaps(vocab_size: int, *blocks: range | None) -> list[range]:
+def gaps(vocab_size: int, *blocks: range | None) -> list[range]:
     """The ids that are in none of `blocks`."""
     gaps, start = [], 0
     for block in sorted((block for block in blocks if block), key=lambda block: block.start):

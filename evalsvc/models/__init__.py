@@ -6,18 +6,25 @@ from evalsvc.models.kv_cache import KVCache
 from evalsvc.models.loading import load_model
 from evalsvc.models.open_lm import Transformer
 from evalsvc.models.packing import WeightFormat, packed_bytes, worth_packing
+from evalsvc.models.tree import Carried, read_trie, tree_hidden
+from evalsvc.models.trie import Trie, build_trie
 
 __all__ = [
+    "Carried",
     "DecodePath",
     "DecodeStep",
     "KVCache",
     "ModelConfig",
     "Transformer",
+    "Trie",
     "WeightFormat",
     "WeightLayout",
+    "build_trie",
     "can_compile",
     "compiled",
     "load_model",
     "packed_bytes",
+    "read_trie",
+    "tree_hidden",
     "worth_packing",
 ]

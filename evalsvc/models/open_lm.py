@@ -6,6 +6,9 @@ remembered between calls lives in the KVCache that the caller passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +21,10 @@ ROTARY_THETA = 10_000.0
 INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, broadcastable to [B, T, 2 (query, key), H, head_dim]
+
+Mix = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""What a token takes from the others: of a layer's number and its queries, keys and values, each [B, H, T, head_dim],
+the mixed values, [B, H, T, head_dim]."""
 
 
 class Transformer(nn.Module):
@@ -89,13 +96,24 @@ class Transformer(nn.Module):
         past = cache.length if cache is not None else 0
         if cache is not None:
             cache.require_room(batch, new)
-        x = self.post_embed_norm(self.tok_embeddings(ids))
-        rotation = self.positions(positions, past, new, x)
-        bias = attention_bias(mask, batch, new, past, x)
-        for layer in self.layers:
-            x = layer(x, rotation, bias, cache)
+        bias = attention_bias(mask, batch, new, past, self.tok_embeddings.weight)
+        hidden = self.mixed(ids, positions, partial(attend, bias, cache), past)
         if cache is not None:
             cache.advance(new)
+        return hidden
+
+    def mixed(
+        self,
+        ids: Tensor,  # [B, T] int64
+        positions: Tensor | None,  # [B, T] int64
+        mix: Mix,
+        past: int = 0,
+    ) -> Tensor:  # [B, T, D]
+        """`hidden` with any attention: who sees whom is for `mix` to say. Raises InvalidData as `hidden` does."""
+        x = self.post_embed_norm(self.tok_embeddings(ids))
+        rotation = self.positions(positions, past, ids.shape[1], x)
+        for layer in self.layers:
+            x = layer(x, rotation, mix)
         normed: Tensor = self.norm(x)
         return normed
 
@@ -134,10 +152,9 @@ class Block(nn.Module):
         self,
         x: Tensor,  # [B, T, D]
         rotation: Rotation | None,
-        bias: Tensor | None,  # [B or 1, 1, T, S]
-        cache: KVCache | None,
+        mix: Mix,
     ) -> Tensor:  # [B, T, D]
-        x = x + self.attention(self.attention_norm(x), rotation, bias, cache)
+        x = x + self.attention(self.attention_norm(x), rotation, mix)
         out: Tensor = x + self.feed_forward(self.ffn_norm(x))
         return out
 
@@ -158,20 +175,11 @@ class Attention(nn.Module):
         self,
         x: Tensor,  # [B, T, D]
         rotation: Rotation | None,
-        bias: Tensor | None,  # [B or 1, 1, T, S]
-        cache: KVCache | None,
+        mix: Mix,
     ) -> Tensor:  # [B, T, D]
         queries, keys, values = self.split(self.in_proj(x), rotation)
-        dtype = values.dtype
-        if cache is not None:
-            keys, values = cache.write(self.layer, keys, values)
-            queries = queries.to(keys.dtype)
-        # Several tokens and nothing before them, unmasked: the one case that SDPA's own causal flag describes. A single
-        # token sees everything before it and needs no mask; the rest comes with a bias.
-        causal = bias is None and queries.shape[2] > 1
-        bias = bias if bias is None else bias.to(queries.dtype)
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
-        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2).to(dtype))
+        mixed = mix(self.layer, queries, keys, values)
+        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2).to(values.dtype))
         return projected
 
     def split(
@@ -191,6 +199,25 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:  # [..., H·head_dim] → [..., H, head_dim]
         return x.view(*x.shape[:-1], -1, self.head_dim)
+
+
+def attend(
+    bias: Tensor | None,  # [B or 1, 1, T, S]
+    cache: KVCache | None,
+    layer: int,
+    queries: Tensor,  # [B, H, T, head_dim]
+    keys: Tensor,
+    values: Tensor,
+) -> Tensor:  # [B, H, T, head_dim]
+    """New tokens among themselves and after those in `cache`, which then holds them too."""
+    if cache is not None:
+        keys, values = cache.write(layer, keys, values)
+        queries = queries.to(keys.dtype)
+    # Several tokens and nothing before them, unmasked: the one case that SDPA's own causal flag describes. A single
+    # token sees everything before it and needs no mask; the rest comes with a bias.
+    causal = bias is None and queries.shape[2] > 1
+    bias = bias if bias is None else bias.to(queries.dtype)
+    return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
 
 
 def attention_bias(

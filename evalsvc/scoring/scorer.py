@@ -1,28 +1,29 @@
 """Scoring continuations: the part that needs torch.
 
-`score` → `pack` (which requests share a row) → `Transformer.hidden` → the output head where something is scored, and
-nowhere else.
+`score` → `pack` (what requests have in common) → `read_trie` → `target_columns` (the output head where something is
+scored, and nowhere else).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidData, NonFinite
 from evalsvc.layout import VocabularyLayout
-from evalsvc.metrics.token_loss import belongs, chunk_rows, log_masses
-from evalsvc.models import Transformer
+from evalsvc.models import Transformer, read_trie
 from evalsvc.models.loading import find_nonfinite, nonfinite_cause
-from evalsvc.scoring.packing import Request, Row, pack, row_batches
+from evalsvc.models.trie import Ints
+from evalsvc.scoring.head import COLUMNS, target_columns
+from evalsvc.scoring.packing import Packed, Request, pack
 
 CPU_BATCH_TOKENS = 1024
-"""More than a GPU's batch is no use to a CPU: rows of more different lengths are padded, and the activations leave its
-caches. 4,096 tokens took 1.4 times as long for the same questions."""
+"""More than a GPU's batch is no use to a CPU: the activations leave its caches."""
 
 
 @dataclass(frozen=True)
@@ -67,121 +68,48 @@ def score(
             raise InvalidData(f"{name(index)} has an empty {part}; give it at least one token")
     device = model.tok_embeddings.weight.device
     budget = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
-    scores: dict[int, Score] = {}
+    first: dict[Request, int] = {}
+    for index, request in enumerate(requests):
+        first.setdefault(request, index)
+    asked = list(first)
     report(0)
-    for rows in row_batches(pack(requests, budget), budget):
-        targets = _targets(rows)
-        sums = _sums(model, layout, rows, targets)
-        bad = [asked[0] for asked, (logprob, *_) in zip(targets.asked, sums, strict=True) if not isfinite(logprob)]
+    done: dict[Request, Score] = {}
+    for answered in _answered(model, layout, pack(asked, budget), len(asked)):
+        bad = [first[asked[index]] for index, (logprob, *_) in answered.items() if not isfinite(logprob)]
         if bad:
-            raise _not_finite(model, requests, bad, name)
-        for asked, (logprob, misses, within, misses_within, mass) in zip(targets.asked, sums, strict=True):
-            scores.update(dict.fromkeys(asked, Score(logprob, misses == 0, within, misses_within == 0, mass)))
-        report(len(scores))
-    return [scores[index] for index in range(len(requests))]
+            raise _not_finite(model, requests, sorted(bad), name)
+        for index, (logprob, misses, within, misses_within, mass) in answered.items():
+            done[asked[index]] = Score(logprob, misses == 0, within, misses_within == 0, mass)
+        report(len(requests) * len(done) // len(asked))
+    return [done[request] for request in requests]
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """The ids that are scored in a batch: parallel lists, a target each, and what was asked."""
-
-    places: list[int]
-    """Which of the batch's kept hidden states each is predicted from."""
-    ids: list[int]
-    answers: list[int]
-    """Which of `asked` each belongs to."""
-    asked: list[Sequence[int]]
-    """Indices of the requests that ask for one continuation."""
-
-
-def _targets(rows: Sequence[Row]) -> _Targets:
-    """Kept are, row by row, the last id of the context and all behind it."""
-    targets = _Targets([], [], [], [])
-    start = 0
-    for row in rows:
-        place = start + 1
-        for branch, ends in row.branches.items():
-            path = [start, *range(place, place + len(branch))]
-            place += len(branch)
-            for last, indices in ends.items():
-                targets.places.extend(path)
-                targets.ids.extend((*branch, last))
-                targets.answers.extend([len(targets.asked)] * len(path))
-                targets.asked.append(indices)
-        start = place
-    return targets
+def _answered(
+    model: Transformer, layout: VocabularyLayout, packed: Packed, count: int
+) -> Iterator[dict[int, list[float]]]:
+    """By request, `target_columns` summed over its continuation; after each batch those that are complete."""
+    device = model.tok_embeddings.weight.device
+    sums = torch.zeros(count, COLUMNS, dtype=torch.float64, device=device)
+    for batch, hidden in read_trie(model, packed.trie):
+        _add_columns(model, layout, hidden, packed.due(batch), batch.start, sums)
+        found: list[list[float]] = sums[list(batch.complete)].tolist()
+        yield dict(zip(batch.complete, found, strict=True))
 
 
 @torch.inference_mode()
-def _sums(model: Transformer, layout: VocabularyLayout, rows: Sequence[Row], targets: _Targets) -> list[list[float]]:
-    """`_columns`, summed over the targets of each continuation."""
-    hidden = _hidden(model, rows)
-    places, ids, answers = (
-        torch.tensor(column, device=hidden.device) for column in (targets.places, targets.ids, targets.answers)
-    )
-    sums = torch.zeros(len(targets.asked), 5, dtype=torch.float64, device=hidden.device)
-    chunk = chunk_rows(model.config.vocab_size)
-    for start in range(0, len(hidden), chunk):
-        logits = model.head(hidden[start : start + chunk])
-        here = (places >= start) & (places < start + chunk)
-        sums.index_add_(0, answers[here], _columns(logits, places[here] - start, ids[here], layout))
-    found: list[list[float]] = sums.tolist()
-    return found
-
-
-def _hidden(model: Transformer, rows: Sequence[Row]) -> Tensor:
-    """The hidden states that predict something, [P, D]: the head sees no others."""
-    device = model.tok_embeddings.weight.device
-    ids = _pad([row.ids for row in rows])  # [B, T]
-    if rows[0].plain:
-        hidden = model.hidden(ids.to(device))
-    else:
-        branches = _pad([row.branch_numbers for row in rows]).to(device)
-        positions = _pad([row.positions for row in rows]).to(device)
-        hidden = model.hidden(ids.to(device), mask=_branch_mask(branches), positions=positions)
-    columns = torch.arange(ids.shape[1])
-    contexts, lengths = torch.tensor([[len(row.context), row.length] for row in rows]).T[..., None]  # each [B, 1]
-    kept = (columns >= contexts - 1) & (columns < lengths)
-    return hidden[kept.to(device)]
-
-
-def _pad(sequences: Sequence[Sequence[int]]) -> Tensor:
-    """[B, T] int64. What follows a sequence is never seen by it, so any id will do there."""
-    padded = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
-        padded[row, : len(sequence)] = torch.tensor(sequence)
-    return padded
-
-
-def _branch_mask(
-    branches: Tensor,  # [B, T]; 0 is the context
-) -> Tensor:  # [B, T, T] bool
-    """A token sees the context and its own branch, and of both what comes before it."""
-    own = branches[:, :, None] == branches[:, None, :]
-    return (own | (branches == 0)[:, None, :]).tril()
-
-
-def _columns(
-    logits: Tensor,  # [n, V] float32
-    at: Tensor,  # [N], which of the n each target is predicted from
-    ids: Tensor,  # [N]
+def _add_columns(
+    model: Transformer,
     layout: VocabularyLayout,
-) -> Tensor:  # [N, 5] float64
-    """Of each target, what sums up to a Score: log-likelihood and whether another id is likelier, over all ids and
-    within text ids; the mass of the image ids."""
-    text = layout.text_ids
-    masses = log_masses(logits, text, layout.image_range)
-    target, everything = logits[at, ids].double(), masses.everything.double()
-    within = torch.where(belongs(ids, text), target - masses.text.double()[at], -torch.inf)
-    likeliest, likeliest_text = logits.argmax(1), logits[:, text.start : text.stop].argmax(1) + text.start
-    columns = (
-        target - everything[at],
-        likeliest[at] != ids,
-        within,
-        likeliest_text[at] != ids,
-        (masses.image.double() - everything).exp()[at],
-    )
-    return torch.stack([column.double() for column in columns], dim=1)
+    hidden: Tensor,  # [N, D], of the nodes from `start` on
+    due: Ints,  # [3, n], see `Packed.targets`
+    start: int,
+    sums: Tensor,  # [requests, COLUMNS] float64, added to
+) -> None:
+    if not due.size:
+        return
+    nodes, places = np.unique(due[0] - start, return_inverse=True)
+    scored, at, ids, owners = (torch.from_numpy(part).to(hidden.device) for part in (nodes, places, due[1], due[2]))
+    sums.index_add_(0, owners, target_columns(hidden[scored], model.head, at, ids, layout))
 
 
 def _not_finite(

@@ -27,9 +27,9 @@ TEXT_TASKS = Path(__file__).parents[2] / "evalsvc" / "text_tasks"
 ITEMS = 200
 """Of each benchmark; COPA has 100."""
 
-SUM = {"rel": 1e-7, "abs": 1e-4}
-"""Between two sums of float32 log-probabilities. All but one differ by less than 7e-5; the relative part is for that
-one, of -1,207 nats and 278 tokens in PIQA, which differs by 1.2e-4: float64 is 3.4e-5 from ours, 8.6e-5 from HFLM's."""
+SUM = {"rel": 2.5e-7, "abs": 1e-4}
+"""Between two sums of float32 log-probabilities. The relative part is for long options: one of PIQA, of -647 nats and
+163 tokens, differs by 1.5e-4. Over 200 of its questions ours are up to 9.7e-5 from float64, HFLM's up to 1.4e-4."""
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidData, NonFinite
 from evalsvc.layout import ImageBlock, TextBlock, VocabularyLayout, text_only
-from evalsvc.metrics import token_loss
 from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
-from evalsvc.scoring import Request, Score, score
+from evalsvc.scoring import Request, Score, head, score
 from evalsvc.scoring.scorer import CPU_BATCH_TOKENS
 
 ROWS = 48
@@ -142,11 +141,12 @@ def test_layouts(layout: VocabularyLayout) -> None:
 
 @pytest.mark.parametrize("budget", [1, 17, 100_000])
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_neither_batch_nor_chunk_nor_order_matters(budget: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_batch_nor_tile_nor_order_matters(budget: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, layout = build_model(), LAYOUTS["image then special"]
     requests = make_requests(model, layout)
     expected = score(model, layout, requests, BUDGET)
-    monkeypatch.setattr(token_loss, "CHUNK_BYTES", 4 * ROWS * chunk)
+    monkeypatch.setattr(head, "LEAST_COLUMNS", chunk)
+    monkeypatch.setattr(head, "CPU_TILE_BYTES", 0)
     assert_equal(score(model, layout, requests, budget), expected, 1e-5)
     order = random.Random(1).sample(range(len(requests)), len(requests))
     shuffled = score(model, layout, [requests[index] for index in order], budget)
@@ -181,24 +181,23 @@ def test_of_equals_the_first_is_the_likeliest() -> None:
 class Counting(Transformer):
     """Notes how much it is given to do."""
 
-    batches: list[tuple[int, int]]
-    masked: list[bool]
+    read: list[int]
     scored: int
 
-    def hidden(self, ids: Tensor, **options: Any) -> Tensor:
-        self.batches.append((ids.shape[0], ids.shape[1]))
-        self.masked.append(options.get("mask") is not None)
-        return super().hidden(ids, **options)
+    def mixed(self, ids: Tensor, *others: Any) -> Tensor:
+        self.read.append(ids.numel())
+        return super().mixed(ids, *others)
 
     def head(self, hidden: Tensor, rows: Tensor | slice | None = None) -> Tensor:
-        self.scored += len(hidden)
+        assert isinstance(rows, slice)
+        self.scored += len(hidden) * (rows.stop - rows.start)
         return super().head(hidden, rows)
 
 
 def count(requests: Sequence[Request], batch_tokens: int) -> Counting:
     model = build_model(Counting)
     assert isinstance(model, Counting)
-    model.batches, model.masked, model.scored = [], [], 0
+    model.read, model.scored = [], 0
     score(model, text_only(ROWS), requests, batch_tokens)
     return model
 
@@ -206,30 +205,24 @@ def count(requests: Sequence[Request], batch_tokens: int) -> Counting:
 def test_the_work_that_packing_saves() -> None:
     """A context is read once, the head is computed once where options begin, and repetitions are free."""
     context = tuple(range(10))
-    options = [(1,), (2,), (3,), (4, 5, 6), (7, 8, 9, 10)]
+    options = [(1,), (2,), (3,), (4, 5, 6), (7, 8, 9, 10), (4, 5, 7)]
     counted = count([Request(context, option) for option in options] * 3, 1000)
-    assert counted.batches == [(1, 10 + 2 + 3)]
-    assert counted.scored == 1 + 2 + 3
-
-
-def test_attention_has_a_mask_only_where_branches_need_it() -> None:
-    """Most texts have one continuation, and SDPA's own causal attention is faster than any mask."""
-    one = [Request((1, 2), (3, 4, 5)), Request((1, 2), (6,)), Request((2, 2, 3), (4, 5))]
-    assert count(one, 1000).masked == [False]
-    assert count([*one, Request((1, 2), (4, 4))], 1000).masked == [True, False]
+    assert counted.read == [10 + 2 + 3]
+    assert counted.scored == (1 + 2 + 3) * ROWS
 
 
 @pytest.mark.parametrize("batch_tokens", [200, 100_000])
 def test_batches_are_small_on_a_cpu(batch_tokens: int) -> None:
-    counted = count([Request(tuple(range(40)), (1, token)) for token in range(30)] * 2, batch_tokens)
-    assert all(rows * length <= min(batch_tokens, CPU_BATCH_TOKENS) for rows, length in counted.batches)
+    budget = min(batch_tokens, CPU_BATCH_TOKENS)
     many = [Request((token, *range(39)), (other, 3)) for token in range(40) for other in range(2)]
     counted = count(many, batch_tokens)
-    assert len(counted.batches) == math.ceil(40 / (min(batch_tokens, CPU_BATCH_TOKENS) // 42))
+    assert sum(counted.read) == 40 * 42
+    assert max(counted.read) <= budget
+    assert len(counted.read) == math.ceil(40 / (budget // 42))
 
 
 def test_a_row_may_be_longer_than_the_table_of_positions() -> None:
-    """Positions start again behind the context; counted along the row they would be refused."""
+    """Its positions are depths; counted along the row they would be refused."""
     model = build_model(positional_embedding_type="llama_rotary", seq_len=8)
     layout = text_only(ROWS)
     requests = [Request(tuple(range(10)), (token,) * 6) for token in range(5)]

@@ -1,0 +1,189 @@
+"""Hidden states of tokens that form a trie: what sequences have in common is computed once.
+
+All tokens of a batch stand in one line without padding, so that products are computed for none too many. Attention
+alone is padded, in groups of rows of about one length: a row has its own tokens as queries, and these and those that
+it shares with earlier rows as keys. What later batches attend to is carried over as keys and values.
+
+    for batch, hidden in read_trie(model, build_trie(sequences, budget)): …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evalsvc.models.open_lm import Transformer
+from evalsvc.models.trie import NOTHING, Batch, Ints, Row, Trie
+
+PADDING = 1.25
+"""Pairs of query and key that a group may score for each that is wanted."""
+QUERIES = 64
+"""How many are scored at once: what comes behind the last of them is left out, not masked."""
+GROUP_PAIRS = 4096
+"""That many more are cheaper than another group."""
+
+
+def read_trie(model: Transformer, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:  # hidden [N, D]
+    """Each batch with the output of the final norm for its nodes.
+
+    Raises InvalidData where llama_rotary's table ends.
+    """
+    carried = Carried()
+    for batch, following in zip_longest(trie.batches, trie.batches[1:]):
+        kept = NOTHING if following is None else following.carried
+        hidden, carried = tree_hidden(model, trie, batch, carried, kept)
+        yield batch, hidden
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """Keys and values of some nodes, by layer [P, H, head_dim]; empty where there are none."""
+
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def tree_hidden(
+    model: Transformer,
+    trie: Trie,
+    batch: Batch,
+    carried: Carried,
+    kept: Ints,  # [P], nodes
+) -> tuple[Tensor, Carried]:  # [N, D]
+    """The output of the final norm for the nodes of a batch, and keys and values of the nodes `kept`.
+
+    `carried` has those of `batch.carried`. Raises InvalidData where llama_rotary's table ends.
+    """
+    weight = model.tok_embeddings.weight
+    own = slice(batch.start, batch.stop)
+    ids, positions, places = (
+        torch.from_numpy(part).to(weight.device) for part in (trie.ids[own], trie.positions[own], batch.places(kept))
+    )
+    groups, results = _attended(trie, batch, weight)
+    found = Carried()
+
+    def mix(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        queries, keys, values = (part[0].transpose(0, 1) for part in (queries, keys, values))  # [N, H, head_dim]
+        if carried.keys:
+            keys, values = torch.cat((carried.keys[layer], keys)), torch.cat((carried.values[layer], values))
+        if len(kept):
+            found.keys.append(keys[places])
+            found.values.append(values[places])
+        mixed = torch.cat([group.mix(queries, keys, values) for group in groups])
+        return mixed[results].transpose(0, 1)[None]
+
+    return model.mixed(ids[None], positions[None], mix)[0], found
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Rows whose attention is computed at once."""
+
+    queries: Tensor  # [B, T] int64
+    """Which tokens of the batch; what pads is any of them, and its result is not used."""
+    keys: Tensor  # [B, S] int64
+    """Which of the tokens that are carried and, counted on, those of the batch."""
+    bias: Tensor | None  # [B, 1, T, S]
+    """0 to attend and -inf not to; None: keys are the queries, and each sees those before it."""
+    before: int
+    """How many keys a row has before its own at most."""
+
+    def mix(
+        self,
+        queries: Tensor,  # [·, H, head_dim]
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:  # [B·T, H, head_dim]
+        rows, seen, mixed = (
+            part.transpose(1, 2) for part in (queries[self.queries], keys[self.keys], values[self.keys])
+        )
+        count, most = self.queries.shape[1], self.keys.shape[1]
+        parts = []
+        for start in range(0, count, QUERIES):
+            stop = min(start + QUERIES, count)
+            span = min(self.before + stop, most)  # no query sees a node that comes behind it
+            bias = None if self.bias is None else self.bias[:, :, start:stop, :span]
+            if bias is None and start:
+                bias = _causal(start, stop, rows)
+            part = functional.scaled_dot_product_attention(
+                rows[:, :, start:stop],
+                seen[:, :, :span],
+                mixed[:, :, :span],
+                attn_mask=bias,
+                is_causal=bias is None,
+            )
+            parts.append(part.transpose(1, 2))
+        return torch.cat(parts, dim=1).flatten(0, 1)
+
+
+def _causal(start: int, stop: int, like: Tensor) -> Tensor:  # [stop - start, stop]
+    return torch.full((stop - start, stop), -torch.inf, dtype=like.dtype, device=like.device).triu_(start + 1)
+
+
+def _attended(
+    trie: Trie,
+    batch: Batch,
+    like: Tensor,
+) -> tuple[list[_Group], Tensor]:  # places [N] int64
+    """The groups of a batch, and where the result of each of its nodes is among theirs."""
+    places = np.empty(batch.stop - batch.start, dtype=np.int64)
+    groups = []
+    start = 0
+    for rows in _groups(batch.rows):
+        queries = _pad([np.arange(row.start, row.stop) for row in rows])
+        keys = queries if rows[0].plain else _pad([np.append(row.stem, np.arange(row.start, row.stop)) for row in rows])
+        for number, row in enumerate(rows):
+            first = start + number * queries.shape[1]
+            places[row.start - batch.start : row.stop - batch.start] = np.arange(first, first + row.own)
+        start += queries.size
+        bias = None if rows[0].plain else _bias(trie, rows, queries, keys, like)
+        at, others = (torch.from_numpy(part).to(like.device) for part in (queries - batch.start, batch.places(keys)))
+        groups.append(_Group(at, others, bias, max(len(row.stem) for row in rows)))
+    return groups, torch.from_numpy(places).to(like.device)
+
+
+def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Plain rows apart: their attention needs no mask, which is faster, and gets none for their neighbours' sake."""
+    group: list[Row] = []
+    own = wanted = 0
+    for row in sorted(rows, key=lambda row: (row.plain, -row.keys, -row.own)):
+        own, wanted = max(own, row.own), wanted + row.own * row.keys
+        if group:
+            pairs = (len(group) + 1) * own * group[0].keys
+            if row.plain != group[0].plain or pairs > PADDING * wanted + GROUP_PAIRS:
+                yield group
+                group, own, wanted = [], row.own, row.own * row.keys
+        group.append(row)
+    yield group
+
+
+def _pad(parts: Sequence[Ints]) -> Ints:  # [B, T]
+    """Padded by its own first, so that what is no number in one row does not get into another."""
+    padded = np.repeat([[part[0]] for part in parts], max(map(len, parts)), axis=1)
+    for row, part in enumerate(parts):
+        padded[row, : len(part)] = part
+    return padded
+
+
+def _bias(
+    trie: Trie,
+    rows: Sequence[Row],
+    queries: Ints,  # [B, T], nodes
+    keys: Ints,  # [B, S], nodes
+    like: Tensor,
+) -> Tensor:  # [B, 1, T, S]
+    """A node sees itself and its ancestors."""
+    device = like.device
+    lengths = torch.tensor([[row.keys] for row in rows], device=device)
+    real = torch.arange(keys.shape[1], device=device) < lengths  # [B, S]
+    of, seen, ends = (torch.from_numpy(part).to(device) for part in (queries, keys, trie.ends[keys]))
+    of = of[:, :, None]  # [B, T, 1]
+    allowed = (seen[:, None] <= of) & (of < ends[:, None]) & real[:, None]
+    return torch.zeros(allowed.shape, dtype=like.dtype, device=device).masked_fill_(~allowed, -torch.inf)[:, None]

@@ -1,0 +1,223 @@
+"""Which tokens are computed, without torch: a token that several sequences have in common is one.
+
+Sequences that begin alike share what they begin with: the options of a question their context, questions their solved
+examples, two contexts of a schema their stem. Sorted, they are the depth-first walk of a trie, a node a token, and its
+position is its depth. What is decided in here is which beginnings are shared and which nodes attend together; see
+`_worth_sharing` and `_Row.takes`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+NOTHING: Ints = np.empty(0, dtype=np.int64)
+
+LEAST_SHARE = 1 / 16
+"""Of a sequence. What is shared has to be gathered and masked; a first word in common is not worth that, and a text
+that shares nothing keeps plain causal attention."""
+
+GATHERED = 20
+"""Attending to a token of another row costs as much as scoring so many pairs: its key and value are copied."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Nodes that attend together: their ancestors in other rows, if they have any, and each other."""
+
+    stem: Ints
+    """Nodes of earlier rows, from the root on; every one is an ancestor of the row's first node."""
+    start: int
+    """The row's own nodes, which are numbered in one go."""
+    stop: int
+    plain: bool
+    """A sequence without a stem and without branches: attention is causal."""
+
+    @property
+    def own(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def keys(self) -> int:
+        return len(self.stem) + self.own
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows whose nodes are computed at once, in order."""
+
+    rows: Sequence[Row]
+    complete: Sequence[int]
+    """Indices of the sequences that end in here."""
+
+    @property
+    def start(self) -> int:
+        return self.rows[0].start
+
+    @property
+    def stop(self) -> int:
+        return self.rows[-1].stop
+
+    @cached_property
+    def carried(self) -> Ints:
+        """Nodes of earlier batches that these rows attend to, a beginning of the path on which the last one ended."""
+        stems = (row.stem for row in self.rows)
+        return max((stem[stem < self.start] for stem in stems), key=len)
+
+    def places(self, nodes: Ints) -> Ints:
+        """Where `nodes` are, which are carried or computed here, when what is carried goes before what is computed."""
+        carried = self.carried
+        before = np.searchsorted(carried, nodes)  # carried nodes are a path, so their numbers rise
+        return np.where(nodes < self.start, before, nodes - self.start + len(carried))
+
+
+@dataclass(frozen=True)
+class Trie:
+    """All that is computed for some sequences."""
+
+    ids: Ints
+    """Of each node, depth first."""
+    positions: Ints
+    ends: Ints
+    """The first node behind each node and all below it: `a` is `b` or its ancestor where a ≤ b < ends[a]."""
+    paths: Sequence[Sequence[int]]
+    """The nodes of each sequence."""
+    batches: Sequence[Batch]
+
+
+def build_trie(sequences: Sequence[tuple[int, ...]], budget: int | None = None) -> Trie:
+    """Of sequences of at least one id each; equal ones are one. A batch has at most `budget` nodes, or those of one
+    sequence; without, there is one batch."""
+    nodes = _Nodes(sys.maxsize if budget is None else budget)
+    for sequence, share, indices in _walk(sequences):
+        nodes.add(sequence, share, indices)
+    return nodes.trie(len(sequences))
+
+
+def _walk(sequences: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int, list[int]]]:
+    """Each sequence, how much of it is taken over from the one before, and its indices.
+
+    Those that begin alike are neighbours. Groups that share nothing with each other come with the longest first, so
+    that rows of one batch are about as long, and memory runs out early or never.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        places.setdefault(sequence, []).append(index)
+    groups: list[list[tuple[tuple[int, ...], int]]] = []
+    before: tuple[int, ...] = ()
+    for sequence in sorted(places):
+        share = _common(before, sequence)
+        if not _worth_sharing(share, len(sequence)):
+            groups.append([])
+            share = 0
+        groups[-1].append((sequence, share))
+        before = sequence
+    groups.sort(key=lambda group: -max(len(sequence) for sequence, _ in group))
+    return ((sequence, share, places[sequence]) for group in groups for sequence, share in group)
+
+
+def _worth_sharing(share: int, length: int) -> bool:
+    return share >= max(1, LEAST_SHARE * length)
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Length of the beginning that both have, by bisection: comparing slices is faster than a loop."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@dataclass
+class _Row:
+    """A row that is being filled."""
+
+    stem: list[int]
+    start: int
+    stop: int
+    plain: bool
+    complete: list[int]
+
+    def takes(self, share: int, own: int, budget: int) -> bool:
+        """Whether a sequence belongs here, of which `own` nodes are new: scoring them against each other costs less
+        than gathering what they share into a row of their own."""
+        size = self.stop - self.start
+        return share > 0 and size + own <= budget and 2 * own * size <= (own + GATHERED) * share
+
+    def finished(self) -> Row:
+        return Row(np.array(self.stem, dtype=np.int64), self.start, self.stop, self.plain)
+
+
+class _Nodes:
+    """Grows by one sequence after the other, each beside the last."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.path: list[int] = []
+        """Nodes of the last sequence."""
+        self.open: list[tuple[int, int]] = []
+        """Runs of nodes on the path, by first node and its depth: nothing has come behind them so far."""
+        self.closed: list[tuple[int, int, int]] = []
+        """Runs of nodes, from, to, and the node that came behind them."""
+        self.rows: list[_Row] = []
+        self.paths: dict[int, list[int]] = {}
+
+    def add(self, sequence: tuple[int, ...], share: int, indices: list[int]) -> None:
+        start, stop = len(self.ids), len(self.ids) + len(sequence) - share
+        if not (self.rows and self.rows[-1].takes(share, stop - start, self.budget)):
+            self.rows.append(_Row(self.path[:share], start, start, share == 0, []))
+        elif self.path[share - 1] != start - 1:
+            self.rows[-1].plain = False
+        self._close(share)
+        self.open.append((start, share))
+        self.ids.extend(sequence[share:])
+        self.positions.extend(range(share, len(sequence)))
+        self.path = [*self.path[:share], *range(start, stop)]
+        self.rows[-1].stop = stop
+        self.rows[-1].complete.extend(indices)
+        self.paths.update(dict.fromkeys(indices, self.path))
+
+    def _close(self, depth: int) -> None:
+        """Nothing comes below the nodes of the path from `depth` on any more."""
+        end = len(self.path)
+        while end > depth:
+            first, above = self.open.pop()
+            kept = max(depth - above, 0)
+            self.closed.append((first + kept, first + end - above, len(self.ids)))
+            if kept:
+                self.open.append((first, above))
+            end = above
+
+    def trie(self, count: int) -> Trie:
+        self._close(0)
+        ends = np.empty(len(self.ids), dtype=np.int64)
+        for start, stop, behind in self.closed:
+            ends[start:stop] = behind
+        ids, positions = (np.array(column, dtype=np.int64) for column in (self.ids, self.positions))
+        return Trie(ids, positions, ends, [self.paths[index] for index in range(count)], list(self._batches()))
+
+    def _batches(self) -> Iterator[Batch]:
+        batch: list[_Row] = []
+        for row in self.rows:
+            if batch and row.stop - batch[0].start > self.budget:
+                yield _batch(batch)
+                batch = []
+            batch.append(row)
+        if batch:
+            yield _batch(batch)
+
+
+def _batch(rows: Sequence[_Row]) -> Batch:
+    return Batch([row.finished() for row in rows], [index for row in rows for index in row.complete])
