@@ -16,6 +16,7 @@ from torch.nn import functional
 from evalsvc.errors import InternalError, InvalidData, UnknownName
 from evalsvc.model_config import ModelConfig
 from evalsvc.models.kv_cache import KVCache
+from evalsvc.models.packing import product
 
 ROTARY_THETA = 10_000.0
 INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -124,7 +125,7 @@ class Transformer(nn.Module):
     ) -> Tensor:  # [N, V] or [N, len(rows)] float32
         """Logits of all token ids or of `rows` only. A slice reads the table in place; an index [R] int64 copies it."""
         weight = self.output.weight if rows is None else self.output.weight[rows]
-        return functional.linear(hidden, weight).float()
+        return product(hidden, weight, None).float()
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for `length` tokens of `batch` rows, in the model's dtype unless told otherwise."""
@@ -138,6 +139,13 @@ class Transformer(nn.Module):
             dtype=dtype or weight.dtype,
             device=weight.device,
         )
+
+
+class Linear(nn.Linear):
+    """torch's, with the faster product where there is one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
 
 
 class Block(nn.Module):
@@ -166,8 +174,8 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_dim = config.head_dim
         self.interleaved = config.positional_embedding_type == "llama_rotary"
-        self.in_proj = nn.Linear(config.hidden_dim, 3 * width, bias=False)
-        self.out_proj = nn.Linear(width, config.hidden_dim, bias=False)
+        self.in_proj = Linear(config.hidden_dim, 3 * width, bias=False)
+        self.out_proj = Linear(width, config.hidden_dim, bias=False)
         self.q_norm = build_norm(config, width) if config.qk_norm else nn.Identity()
         self.k_norm = build_norm(config, width) if config.qk_norm else nn.Identity()
 
@@ -425,8 +433,8 @@ def build_norm(config: ModelConfig, width: int) -> LayerNorm | RMSNorm:
 class SwiGLU(nn.Module):
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
-        self.w12 = nn.Linear(dim, 2 * inner, bias=False)
-        self.w3 = nn.Linear(inner, dim, bias=False)
+        self.w12 = Linear(dim, 2 * inner, bias=False)
+        self.w3 = Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.w12(x).chunk(2, dim=-1)
@@ -439,9 +447,9 @@ class GemmaGeGLU(nn.Module):
 
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, inner)
-        self.up_proj = nn.Linear(dim, inner)
-        self.down_proj = nn.Linear(inner, dim)
+        self.gate_proj = Linear(dim, inner)
+        self.up_proj = Linear(dim, inner)
+        self.down_proj = Linear(inner, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down_proj(functional.gelu(self.gate_proj(x)) * self.up_proj(x))
@@ -451,5 +459,5 @@ class GemmaGeGLU(nn.Module):
 def build_feed_forward(config: ModelConfig) -> nn.Module:
     dim, inner = config.hidden_dim, config.ffn_dim
     if config.ffn_type == "gelu":
-        return nn.Sequential(nn.Linear(dim, inner, bias=False), nn.GELU(), nn.Linear(inner, dim, bias=False))
+        return nn.Sequential(Linear(dim, inner, bias=False), nn.GELU(), Linear(inner, dim, bias=False))
     return GemmaGeGLU(dim, inner) if config.ffn_type == "gemma_geglu" else SwiGLU(dim, inner)

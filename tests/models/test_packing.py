@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from evalsvc.model_config import resolve_config
-from evalsvc.models.packing import can_pack, int8_linear, layer_weights, packed_bytes, packed_linear
+from evalsvc.models.packing import can_pack, int8_linear, layer_weights, packed_bytes, packed_linear, product
 
 CPU = torch.device("cpu")
 
@@ -54,3 +54,33 @@ def test_packed_bytes_count_every_product() -> None:
         assert packed_bytes(config, 16_384, torch.float32, "int8") == count
         tiny = resolve_config("open_lm_test_tiny", Path("none"))
         assert packed_bytes(tiny, 16, torch.float32) == 0, "it lies in the caches"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 40), (1, 7), (200,)])
+def test_the_product_of_many_rows_is_the_plain_one(bias: bool, shape: tuple[int, ...]) -> None:
+    """oneDNN rearranges the weight anew each time: nothing is kept that a changed weight could leave behind."""
+    torch.manual_seed(0)
+    x, weight, shift = torch.randn(*shape, 24), torch.randn(31, 24), torch.randn(31) if bias else None
+    for _ in range(2):
+        with torch.inference_mode():
+            found = product(x, weight, shift)
+        expected = functional.linear(x.double(), weight.double(), None if shift is None else shift.double())
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        weight.mul_(2)
+
+
+def test_a_row_of_a_product_does_not_depend_on_the_others() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(300, 48), torch.randn(96, 48)
+    with torch.inference_mode():
+        whole = product(x, weight, None)
+        assert torch.equal(product(x[100:164], weight, None), whole[100:164])
+
+
+def test_products_that_are_trained_have_gradients() -> None:
+    """oneDNN's has none."""
+    x, weight = torch.randn(100, 8), torch.randn(4, 8, requires_grad=True)
+    product(x, weight, None).sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(4, 8))
