@@ -1,8 +1,9 @@
 """Text generation: prompts in, drawn ids out.
 
 `complete` → `_Batch.step` → `Transformer.hidden` and `logits.draw`, once an id. Prompts of any lengths run together,
-padded on the left. The same prompt draws the same ids whatever its neighbours, its place and the batch, but for
-rounding: its noise is a function of its id, attention always has a mask, and a row that has ended is left out.
+padded on the left; what some of them begin with is computed once, before the first id. The same prompt draws the same
+ids whatever its neighbours, its place and the batch, but for rounding: its noise is a function of its id, and a row
+that has ended is left out.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite
-from evalsvc.models import Transformer
-from evalsvc.models.loading import nonfinite_cause
+from evalsvc.models import Carried, KVCache, Transformer, build_trie, tree_hidden
+from evalsvc.models.loading import find_nonfinite, nonfinite_cause
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import skip_codes, stream_keys
 from evalsvc.sampling.sampler import check_ids
@@ -70,10 +72,12 @@ def complete(
     for indices in _batches(prompts, batch_tokens):
         batch = _Batch(model, prompts, indices, params, allowed)
         while batch.live:
-            for index, (row, finite) in batch.step().items():
+            found = batch.step()
+            bad = [index for index, (_, finite) in found.items() if not finite]
+            if bad:
+                raise _not_finite(model, [(prompts[index], drawn[index]) for index in bad])
+            for index, (row, _) in found.items():
                 ids = drawn[index]
-                if not finite:
-                    raise _not_finite(model, prompts[index], ids)
                 ids.append(row)
                 full = len(ids) == prompts[index].max_tokens
                 if row in end or full or (stop is not None and stop(index, ids)):
@@ -87,7 +91,10 @@ def _batches(prompts: Sequence[Continuation], batch_tokens: int) -> Iterator[lis
     """Indices of prompts that draw as many ids and are about as long, the longest first."""
     batch: list[int] = []
     width = 0
-    for index in sorted(range(len(prompts)), key=lambda index: _size(prompts[index]), reverse=True):
+    # Prompts that are equal are neighbours, and are then computed once.
+    for index in sorted(
+        range(len(prompts)), key=lambda index: (*_size(prompts[index]), prompts[index].ids), reverse=True
+    ):
         # The first of a batch draws the most.
         most = prompts[batch[0] if batch else index].max_tokens
         width = max(width, most + len(prompts[index].ids))
@@ -123,26 +130,39 @@ class _Batch:
         self.first, self.head_rows = rows.start, slice(rows.start, rows.stop)
         self.chunk = max(1, LOGITS_AT_ONCE // len(rows))
         self.position = 0  # of the next id among those that are drawn
+        self.drawn: Tensor | None = None  # [B] int64, the ids before it
         device = model.tok_embeddings.weight.device
         self.keys = skip_codes(stream_keys(params.seed, [prompts[index].id for index in indices], device), rows.start)
-        self.ids, self.positions, self.mask = _inputs([prompts[index] for index in indices], device)
+        some = [prompts[index] for index in indices]
+        self.mask = _mask(some, device)
+        self.lengths = torch.tensor([len(prompt.ids) for prompt in some], device=device)
+        """Of the prompts, and of what has been computed behind each while it was live."""
         with torch.inference_mode():
             self.cache = model.new_cache(len(indices), self.mask.shape[1])
+            self.hidden = _read(model, some, self.cache)  # [B, D], what the next id is drawn from
 
     @torch.inference_mode()
     def step(self) -> dict[int, tuple[int, int]]:
         """Draw one id for every live prompt: row of the table and whether its logits were finite, by the index."""
-        if 2 * len(self.live) <= len(self.rows):
-            self._drop_ended()
-        seen = self.mask[:, : self.cache.length + self.ids.shape[1]]
-        hidden = self.model.hidden(self.ids, mask=seen, positions=self.positions, cache=self.cache)[:, -1]
-        drawn, finite = self._draw(hidden)
-        # A row that has ended stays where it is: going on it could come to the end of llama_rotary's table.
-        live = torch.tensor([index in self.live for index in self.rows], device=drawn.device)
-        self.ids, self.positions = drawn[:, None], self.positions[:, -1:] + live[:, None]
+        if self.drawn is not None:
+            self._go_on(self.drawn)
+        self.drawn, finite = self._draw(self.hidden)
+        found = torch.stack((self.drawn, finite.long()), dim=1).tolist()  # one transfer, since a GPU waits for each
         self.position += 1
-        found = torch.stack((drawn, finite.long()), dim=1).tolist()  # one transfer, since a GPU waits for each
         return {index: (row, good) for index, (row, good) in zip(self.rows, found, strict=True) if index in self.live}
+
+    def _go_on(
+        self,
+        drawn: Tensor,  # [B] int64
+    ) -> None:
+        """Compute what follows the ids that were drawn last."""
+        if 2 * len(self.live) <= len(self.rows):
+            drawn = drawn[self._drop_ended()]
+        seen = self.mask[:, : self.cache.length + 1]
+        # A row that has ended stays where it is: going on it could come to the end of llama_rotary's table.
+        self.lengths = self.lengths + torch.tensor([index in self.live for index in self.rows], device=drawn.device)
+        positions = self.lengths[:, None] - 1
+        self.hidden = self.model.hidden(drawn[:, None], mask=seen, positions=positions, cache=self.cache)[:, -1]
 
     def _draw(
         self,
@@ -155,34 +175,50 @@ class _Batch:
         codes, finite = (torch.cat(column) for column in zip(*parts, strict=True))
         return codes + self.first, finite
 
-    def _drop_ended(self) -> None:
+    def _drop_ended(self) -> Tensor:  # [R] int64, the rows that are kept
         """Go on with the live rows only. Not at every end: keys and values are copied."""
         places = [place for place, index in enumerate(self.rows) if index in self.live]
         kept = torch.tensor(places, device=self.keys.device)
         self.rows = [self.rows[place] for place in places]
-        self.keys, self.mask = self.keys[kept], self.mask[kept]
-        self.ids, self.positions = self.ids[kept], self.positions[kept]
+        self.keys, self.mask, self.lengths = self.keys[kept], self.mask[kept], self.lengths[kept]
         self.cache.keep(kept)
+        return kept
 
 
-def _inputs(prompts: Sequence[Continuation], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """ids and positions [B, T] and mask [B, T + most drawn - 1], padded on the left; the last id is never read.
-
-    What pads is the prompt's own first token, at position 0: masked, and finite where the prompt itself is.
-    """
+def _mask(prompts: Sequence[Continuation], device: torch.device) -> Tensor:
+    """[B, T + most drawn - 1], prompts padded on the left; the last id that is drawn is never read."""
     padded = max(len(prompt.ids) for prompt in prompts)
     slots = padded + max(prompt.max_tokens for prompt in prompts) - 1
-    ids = [[*[prompt.ids[0]] * (padded - len(prompt.ids)), *prompt.ids] for prompt in prompts]
     padding = torch.tensor([[padded - len(prompt.ids)] for prompt in prompts], device=device)  # [B, 1]
-    places = torch.arange(slots, device=device)
-    return torch.tensor(ids, device=device), (places[:padded] - padding).clamp_(min=0), places >= padding
+    return torch.arange(slots, device=device) >= padding
 
 
-def _not_finite(model: Transformer, prompt: Continuation, drawn: Sequence[int]) -> NonFinite:
-    ids = torch.tensor([[*prompt.ids, *drawn]], device=model.tok_embeddings.weight.device)
+def _read(model: Transformer, prompts: Sequence[Continuation], cache: KVCache) -> Tensor:
+    """Fill the cache with the prompts; hidden states at their ends, [B, D].
+
+    What pads has the keys of the prompt's own first token: masked, and finite where the prompt itself is.
+    """
+    trie = build_trie([prompt.ids for prompt in prompts])
+    [batch] = trie.batches
+    hidden, computed = tree_hidden(model, trie, batch, Carried(), np.arange(len(trie.ids)))
+    padded = max(map(len, trie.paths))
+    places = torch.tensor([[*[path[0]] * (padded - len(path)), *path] for path in trie.paths], device=hidden.device)
+    for layer, (keys, values) in enumerate(zip(computed.keys, computed.values, strict=True)):
+        cache.write(layer, keys[places].transpose(1, 2), values[places].transpose(1, 2))
+    cache.advance(padded)
+    return hidden[places[:, -1]]
+
+
+def _not_finite(model: Transformer, bad: Sequence[tuple[Continuation, Sequence[int]]]) -> NonFinite:
+    """The error of the first prompt that is not finite alone: NaN reaches those that share their beginning with it."""
+
+    def alone(prompt: Continuation, drawn: Sequence[int]) -> Tensor:
+        return torch.tensor([[*prompt.ids, *drawn]], device=model.tok_embeddings.weight.device)
+
+    prompt, drawn = next((one for one in bad if find_nonfinite(model, alone(*one))), bad[0])
     return NonFinite(
         f"the logits after {len(drawn)} drawn ids of prompt {reprlib.repr(prompt.id)} are NaN or infinite; "
-        f"{nonfinite_cause(model, ids)}"
+        f"{nonfinite_cause(model, alone(prompt, drawn))}"
     )
 
 

@@ -151,7 +151,56 @@ def test_batches_keep_to_their_tokens_and_ended_rows_leave(monkeypatch: pytest.M
     ragged = [Continuation(str(row), (row,), 2**row) for row in range(6)]
     complete(model, ragged, SamplingParams(), batch_tokens=1_000)
     rows = [rows for rows, _ in watched.shapes]
-    assert rows == [*[6] * 4, *[3] * 12, *[1] * 16], "they leave once they are half of the batch"
+    assert rows == [*[6] * 3, *[3] * 12, *[1] * 16], "they leave once they are half of the batch"
+
+
+def shared_prompts() -> list[Continuation]:
+    """Few-shot prompts of one block, one of them continued in three ways, one the beginning of another."""
+    pick = random.Random(2)
+    block, question = tuple(pick.choices(range(ROWS), k=20)), (3, 1, 4)
+    same = [Continuation(f"way {way}", (*block, *question), 5) for way in range(3)]
+    others = [Continuation(f"question {row}", (*block, *[10 + row] * row), 5) for row in range(4)]
+    return [*same, *others, *make_prompts(4)]
+
+
+@pytest.mark.parametrize("kind", ["rotary", "head_rotary", "llama_rotary", "none"])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_prompts_begin_with_is_computed_once(
+    kind: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to each prompt alone without a cache, in float64, and no token of the block is computed twice."""
+    model, prompts, params = tiny_model(kind), shared_prompts(), SamplingParams(temperature=temperature)
+    expected = [slow(model, prompt, params) for prompt in prompts]
+    read: list[int] = []
+    original = model.mixed
+
+    def mixed(ids: torch.Tensor, *others: Any) -> torch.Tensor:
+        read.append(ids.numel())
+        return original(ids, *others)
+
+    monkeypatch.setattr(model, "mixed", mixed)
+    assert complete(model, prompts[:7], params, batch_tokens=1_000) == expected[:7]
+    assert read[0] == 20 + 3 + 0 + 1 + 2 + 3
+    assert complete(model, prompts, params, batch_tokens=1_000) == expected
+    assert complete(model, prompts, params, batch_tokens=60) == expected
+
+
+def test_a_prompt_that_ends_at_the_end_of_the_table_disturbs_nobody() -> None:
+    """The others went on, and it with them, to a position that the table does not have."""
+    model, params = tiny_model("llama_rotary"), SamplingParams()
+    long, other = Continuation("long", (1,) * 126, 3), Continuation("other", (2, 3), 9)
+    together = complete(model, [long, other], params, batch_tokens=1_000)
+    assert together == [complete(model, [one], params, batch_tokens=1_000)[0] for one in (long, other)]
+
+
+def test_nan_blames_the_prompt_that_has_it() -> None:
+    """It reaches those that share their beginning with it, the mask or not: 0 times NaN is NaN."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.tok_embeddings.weight[7] = float("nan")
+    prompts = [Continuation("good", (1, 2, 3, 4), 2), Continuation("bad", (1, 2, 3, 7), 2)]
+    with pytest.raises(NonFinite, match="of prompt 'bad' are NaN or infinite"):
+        complete(model, prompts, SamplingParams(temperature=0), batch_tokens=100, allowed=range(7))
 
 
 def test_a_row_that_has_ended_disturbs_nobody() -> None:
