@@ -252,8 +252,9 @@ def test_the_cloze_fits_the_model(questions: list[dict[str, Any]]) -> None:
     assert max(len(tokenizer.encode(text)) for text in asked) <= config.seq_len
 
 
-def test_the_cloze_is_answered_before_and_guessed_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cloze_is_answered_before_and_guessed_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the demo shows: `pretrained` falls to chance, which `random-init` never leaves."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("EVALSVC_THREADS", "1")  # on tensors this small a second thread only gets in the way
     content = {"tasks": [{"kind": "language", "benchmarks": ["cloze"], "include_path": [str(ROOT)]}]}
     suite = parse_suite(content, "cloze")

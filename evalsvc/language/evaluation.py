@@ -1,15 +1,17 @@
 """Benchmarks on a model, in parts that can be restarted. The tasks of a suite that ask benchmarks are made of this.
 
-    plan_documents → answer_documents, shard by shard → merge_answers
+    plan_documents → asked_documents → answer_requests, shard by shard → merge_answers
 
 Documents of all benchmarks are one list, in the order of the suite, and a shard is a range of it: small benchmarks
-share shards, and large ones are cut. Only `answer_documents` needs a model.
+share shards, and large ones are cut. Only `answer_requests` needs a model.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +24,7 @@ from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import Results, results
 from evalsvc.language.sheet import IdCounts
-from evalsvc.protocol import digest
+from evalsvc.protocol import canonical_json, digest
 
 
 def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> list[dict[str, Any]]:
@@ -47,29 +49,57 @@ def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> l
     return [{"start": start, "stop": stop, "units": stop - start, **common} for start, stop in bounds]
 
 
-def answer_documents(
-    lm: OpenLM, loaded: Loaded, shard: Mapping[str, Any], report: Callable[[int], None]
-) -> dict[str, Any]:
-    """The model's answers to the documents of a shard, JSON-able; `report` gets the documents done.
+@dataclass(frozen=True)
+class Asked:
+    """The requests of a shard, document by document."""
+
+    instances: Sequence[Instance]
+    names: Sequence[str]
+    """What messages call each."""
+    digests: Sequence[str]
+    """Of each request all that its answer depends on beside model and encoding: requests with the same get the same."""
+
+    def some(self, places: Sequence[int]) -> Asked:
+        return Asked(
+            [self.instances[place] for place in places],
+            [self.names[place] for place in places],
+            [self.digests[place] for place in places],
+        )
+
+
+def asked_documents(loaded: Loaded, shard: Mapping[str, Any], encoding: TextEncoding) -> Asked:
+    """What a shard of `plan_documents` asks.
 
     Raises:
         DataChanged: the benchmarks or the tokenizer are not what was planned.
-        NonFinite: names benchmark, document and the first part of the model that is at fault.
     """
     require_planned(loaded, shard)
-    if lm.encoding.identity() != shard["encoding"]:
+    if encoding.identity() != shard["encoding"]:
         raise DataChanged(
-            f"the tokenizer {lm.encoding.tokenizer.path} or the layout has changed since this evaluation was planned; "
+            f"the tokenizer {encoding.tokenizer.path} or the layout has changed since this evaluation was planned; "
             "evaluate again"
         )
     asked = list(_asked(loaded, shard["start"], shard["stop"]))
-    names = [benchmark.describe(position) for benchmark, position in asked]
     instances = [benchmark.instances[position] for benchmark, position in asked]
-    copies = [place for place, instance in enumerate(instances) for _ in range(_draws(instance))]
-    units = shard["units"]
-    lm.report = lambda done: report(done * units // max(len(copies), 1))
-    answers = iter(lm.answers([instances[place] for place in copies], lambda index: names[copies[index]]))
-    return {"answers": [to_message([next(answers) for _ in range(_draws(instance))]) for instance in instances]}
+    names = [benchmark.describe(position) for benchmark, position in asked]
+    return Asked(instances, names, [_request_digest(instance) for instance in instances])
+
+
+def answer_requests(lm: OpenLM, asked: Asked, report: Callable[[int], None]) -> dict[str, Any]:
+    """The model's answers by the requests' digests, JSON-able; what is asked twice is answered once. `report` gets the
+    requests done, of `len(asked.digests)`.
+
+    Raises:
+        NonFinite: names benchmark, document and the first part of the model that is at fault.
+    """
+    place = {each: index for index, each in reversed(list(enumerate(asked.digests)))}
+    copies = [index for index in sorted(place.values()) for _ in range(_draws(asked.instances[index]))]
+    lm.report = lambda done: report(done * len(asked.digests) // max(len(copies), 1))
+    answers = iter(lm.answers([asked.instances[index] for index in copies], lambda index: asked.names[copies[index]]))
+    return {
+        asked.digests[index]: to_message([next(answers) for _ in range(_draws(asked.instances[index]))])
+        for index in sorted(place.values())
+    }
 
 
 def merge_answers(
@@ -122,7 +152,18 @@ def _asked(loaded: Loaded, start: int, stop: int) -> Iterator[tuple[Benchmark, i
         yield from ((benchmark, position) for position in range(document.requests.start, document.requests.stop))
 
 
+def _request_digest(instance: Instance) -> str:
+    """A generation at random depends on which request of which document it is, too: its noise does."""
+    asked = [instance.request_type, *instance.args]
+    if _is_random(instance):
+        asked += [instance.task_name, instance.doc_id, instance.idx, instance.repeats]
+    return hashlib.sha256(canonical_json(asked).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _draws(instance: Instance) -> int:
     """How often a request is put to the model: repeating what is not random gives the same again."""
-    random = instance.request_type == "generate_until" and instance.args[1].get("do_sample")
-    return int(instance.repeats or 1) if random else 1
+    return int(instance.repeats or 1) if _is_random(instance) else 1
+
+
+def _is_random(instance: Instance) -> bool:
+    return instance.request_type == "generate_until" and bool(instance.args[1].get("do_sample"))

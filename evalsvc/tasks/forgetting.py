@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from evalsvc import __version__
 from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.data import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
@@ -22,7 +21,6 @@ from evalsvc.metrics.paired import confidence_interval
 from evalsvc.tasks.base_comparison import Differences
 from evalsvc.tasks.comparison_rows import Row, benchmark_parts, benchmark_rows, recovered
 from evalsvc.tasks.forgetting_page import Flipped, Report
-from evalsvc.tasks.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.language import BenchmarkTask
 from evalsvc.tasks.retention import benchmark_metrics, centred, text_retained
 from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
@@ -113,10 +111,13 @@ class Forgetting(BenchmarkTask):
         """
         if shard["part"] == "text":
             return self._compare_text(context, shard)
-        if shard["part"] == "base":
-            return self._answer_as_base(context, shard)
         loaded = self._loaded(context, shard["part"])
-        return self.answer(context, loaded, shard, context.report)
+        if shard["part"] != "base":
+            return self.answer(context, loaded, shard, context.report)
+        base = self._planned_base(context, shard)
+        answers = self.answer(base, loaded, shard, context.report, _for_base(self.encoding(context), base))
+        context.provenance.update(base.provenance)
+        return answers
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
         """Metrics, items, and what is to be read. Needs the benchmarks' data, but neither checkpoint, base nor text.
@@ -190,27 +191,6 @@ class Forgetting(BenchmarkTask):
         wanted = [spec for spec in self.benchmarks if self.icl is True or spec.name in (self.icl or ())]
         task = self.model_copy(update={"benchmarks": tuple(wanted)})
         return task.load(context, FEW_SHOTS if part == "few" else 0, "first")
-
-    def _answer_as_base(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The base's answers, which are kept for the run's other checkpoints."""
-        base = self._planned_base(context, shard)
-        folder, key = context.statistics_folder(), self._kept_under(base, shard)
-        if (found := find_answers(folder, key)) is not None:
-            context.report(shard["units"])
-            return found
-        answers = self.answer(base, self.load(context), shard, context.report, _for_base(self.encoding(context), base))
-        keep_answers(folder, key, answers)
-        return answers
-
-    def _kept_under(self, base: Context, shard: Mapping[str, Any]) -> dict[str, Any]:
-        """All that the base's answers depend on."""
-        return {
-            "evalsvc": __version__,
-            "base": shard["base"],
-            "model": base.model_config().model_dump(mode="json"),
-            "asked": {name: shard[name] for name in ("digest", "start", "stop", "encoding")},
-            **self.protocol(),
-        }
 
     def _merge_benchmarks(self, context: Context, parts: Mapping[str, _Part], report: Report) -> TaskResult:
         """The checkpoint's results, what compares them with the base's, and the headlines; puts them into `report`."""

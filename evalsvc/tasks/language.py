@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from evalsvc import __version__
 from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.errors import NonFinite
+from evalsvc.tasks.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
 from evalsvc.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
     from evalsvc.language.benchmarks import Loaded
     from evalsvc.language.encoding import TextEncoding
+    from evalsvc.language.evaluation import Asked
 
 
 class BenchmarkTask(TextTask):
@@ -94,21 +97,50 @@ class BenchmarkTask(TextTask):
     ) -> dict[str, Any]:
         """What the checkpoint of `context` answers to a shard of `plan_documents`; `report` gets the documents done.
 
-        `encoding` is what the shard was planned with [the checkpoint's own].
+        `encoding` is what the shard was planned with [the checkpoint's own]. What it has answered on this machine
+        before, to whichever task, is not asked again; the provenance says how much that was.
 
         Raises:
             DataChanged: the benchmarks or the tokenizer are not what was planned.
             NonFinite: names the checkpoint, the benchmark and the document.
         """
-        from evalsvc.language.evaluation import answer_documents
+        from evalsvc.language.evaluation import asked_documents
+
+        encoding = encoding or self.encoding(context)
+        asked = asked_documents(loaded, shard, encoding)
+        folder, key = context.statistics_folder(), self._kept_under(context, encoding)
+        found = find_answers(folder, key)
+        new = [place for place, digest in enumerate(asked.digests) if digest not in found]
+        context.provenance["answers_reused"] = len(asked.digests) - len(new)
+        if new:
+            answers = self._ask(context, encoding, asked.some(new), shard["units"], report)
+            keep_answers(folder, key, answers)
+            found |= answers
+        report(shard["units"])
+        return {"answers": [found[digest] for digest in asked.digests]}
+
+    def _ask(
+        self, context: Context, encoding: TextEncoding, asked: Asked, units: int, report: Callable[[int], None]
+    ) -> dict[str, Any]:
+        from evalsvc.language.evaluation import answer_requests
         from evalsvc.language.lm import OpenLM
 
         model = context.model(dtype=self.dtype, rotary_inv_freq_dtype=self.rotary_inv_freq_dtype)
-        lm = OpenLM(model, encoding or self.encoding(context), batch_tokens=context.batch_tokens)
+        lm = OpenLM(model, encoding, batch_tokens=context.batch_tokens)
         try:
-            return answer_documents(lm, loaded, shard, report)
+            return answer_requests(lm, asked, lambda done: report(done * units // len(asked.digests)))
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
+
+    def _kept_under(self, context: Context, encoding: TextEncoding) -> dict[str, Any]:
+        """All that an answer depends on beside what is asked."""
+        return {
+            "evalsvc": __version__,
+            "checkpoint": context.digest(),
+            "model": context.model_config().model_dump(mode="json"),
+            "encoding": encoding.identity(),
+            **self.protocol(),
+        }
 
 
 class Language(BenchmarkTask):

@@ -239,20 +239,43 @@ def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) 
     [shard] = [shard for shard in plan["shards"] if shard["part"] == "base"]
     answers = request("run", SECOND, FIRST, shard, **benchmarks)
     folder = data_dir / "statistics"
-    [file] = (folder / FOLDER).iterdir()
-    key = json.loads(file.read_bytes().partition(b"\n")[2])["key"]
-    assert find_answers(folder, key) == answers
+    [file] = (folder / FOLDER).rglob("*.json")
+    content = json.loads(file.read_bytes().partition(b"\n")[2])
+    assert len(content["answers"]) == len(answers["answers"])
     # Whoever finds them does not compute them: what was put there comes back, also for another checkpoint.
-    keep_answers(folder, key, {"answers": ["kept"]})
-    assert request("run", LAST, FIRST, shard, **benchmarks) == {"answers": ["kept"]}
+    keep_answers(folder, content["key"], dict.fromkeys(content["answers"], "kept"))
+    assert set(request("run", LAST, FIRST, shard, **benchmarks)["answers"]) == {"kept"}
     file.write_bytes(file.read_bytes()[:-1])
     assert request("run", LAST, FIRST, shard, **benchmarks) == answers
-    assert find_answers(folder, key) == answers
-    # Another base, or another way to run it, is another file.
+    assert find_answers(folder, content["key"]) == content["answers"]
+    # Another base, or another way to run it, is another folder.
     other = request("plan", LAST, SECOND, **benchmarks)["shards"]
     request("run", LAST, SECOND, next(shard for shard in other if shard["part"] == "base"), **benchmarks)
     request("run", LAST, FIRST, shard, dtype="bfloat16", **benchmarks)
     assert len(list((folder / FOLDER).iterdir())) == 3
+
+
+def test_no_task_asks_again_what_another_has_asked(benchmarks: dict[str, Any], data_dir: Path) -> None:
+    """Other suites, other shards: what is found is what would be computed, but for rounding, and to the last bit where
+    the batches are the same."""
+    given = {"icl": ["sums"], **benchmarks}
+    alone = evaluate(SECOND, FIRST, **given)
+    again = evaluate(SECOND, FIRST, **given)
+    assert (again["items"], again["metrics"]) == (alone["items"], alone["metrics"])
+    shutil.rmtree(data_dir)
+    evaluate(FIRST, None, "language", **{**benchmarks, "benchmarks": ["more"]})
+    evaluate(SECOND, None, "language", **benchmarks, shard_size=5)
+    mixed = evaluate(SECOND, FIRST, **given)
+    for name, metric in metrics(alone).items():
+        assert metrics(mixed)[name]["value"] == pytest.approx(metric["value"], rel=1e-5, abs=1e-6)
+    sums, more = 3 * 12, 3 * 7
+    assert reused(alone) == [0, 0, 0]
+    assert reused(again) == [sums + more, sums + more, sums]
+    assert reused(mixed) == [sums + more, more, 0], "the checkpoint's, the base's of one benchmark, none of five shots"
+
+
+def reused(result: Mapping[str, Any]) -> list[int]:
+    return [shard["answers_reused"] for shard in result["provenance"]["forgetting"]["shards"]]
 
 
 def test_a_run_without_a_base_is_told_how_to_get_one() -> None:

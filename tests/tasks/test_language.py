@@ -25,8 +25,9 @@ CHECKPOINT = CheckpointRef(str(EPOCH), layout=LAYOUT, label="run 'pretrained' st
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.setenv("EVALSVC_THREADS", "1")
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path_factory.mktemp("data")))
 
 
 @pytest.fixture
