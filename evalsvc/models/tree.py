@@ -23,6 +23,8 @@ from evalsvc.models.trie import NOTHING, Batch, Ints, Row, Trie
 
 PADDING = 1.25
 """Pairs of query and key that a group may score for each that is wanted."""
+LANES = 16
+"""Keys come in multiples of so many: a rest costs up to half as much again, 79 more than 80."""
 QUERIES = 64
 """How many are scored at once: what comes behind the last of them is left out, not masked."""
 GROUP_PAIRS = 4096
@@ -108,7 +110,7 @@ class _Group:
         parts = []
         for start in range(0, count, QUERIES):
             stop = min(start + QUERIES, count)
-            span = min(self.before + stop, most)  # no query sees a node that comes behind it
+            span = min(_rounded(self.before + stop), most)  # no query sees a node that comes behind it
             bias = None if self.bias is None else self.bias[:, :, start:stop, :span]
             if bias is None and start:
                 bias = _causal(start, stop, rows)
@@ -137,8 +139,9 @@ def _attended(
     groups = []
     start = 0
     for rows in _groups(batch.rows):
-        queries = _pad([np.arange(row.start, row.stop) for row in rows])
-        keys = queries if rows[0].plain else _pad([np.append(row.stem, np.arange(row.start, row.stop)) for row in rows])
+        own = [np.arange(row.start, row.stop) for row in rows]
+        keys = _pad([np.append(row.stem, nodes) for row, nodes in zip(rows, own, strict=True)], LANES)
+        queries = keys if rows[0].plain else _pad(own)
         for number, row in enumerate(rows):
             first = start + number * queries.shape[1]
             places[row.start - batch.start : row.stop - batch.start] = np.arange(first, first + row.own)
@@ -164,9 +167,13 @@ def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
     yield group
 
 
-def _pad(parts: Sequence[Ints]) -> Ints:  # [B, T]
+def _rounded(count: int, lanes: int = LANES) -> int:
+    return -(-count // lanes) * lanes
+
+
+def _pad(parts: Sequence[Ints], lanes: int = 1) -> Ints:  # [B, T], T a multiple of `lanes`
     """Padded by its own first, so that what is no number in one row does not get into another."""
-    padded = np.repeat([[part[0]] for part in parts], max(map(len, parts)), axis=1)
+    padded = np.repeat([[part[0]] for part in parts], _rounded(max(map(len, parts)), lanes), axis=1)
     for row, part in enumerate(parts):
         padded[row, : len(part)] = part
     return padded
