@@ -320,8 +320,10 @@ def main() -> None:
         return
     print(f"machine   {machine()}")
     found = dict(run(options.quick or not STORIES.exists(), options.case or "", options.turns))
+    if not found:
+        parser.error(f"--case {options.case}: no case has this in its name")
     ceiling = gemm_rate(torch.float32)
-    print(f"\nceiling   {ceiling / 1e9:.0f} GFLOP/s, torch's float32 matrix product; ours are oneDNN's")
+    print(f"\nceiling   {ceiling / 1e9:.0f} GFLOP/s, a float32 matrix product")
     of_ceiling = {name: one.operations / medians(one.times)["evalsvc"] / ceiling for name, one in found.items()}
     print("reached   " + ", ".join(f"{name}: {share:.0%}" for name, share in of_ceiling.items()))
     print("tokens, heads: HFLM's work over ours, without its padding; stages in seconds\n")
