@@ -28,7 +28,7 @@ SETUP = "setup"
 
 
 class SuitesOrCommand(TyperGroup):
-    """`doctor`, `doctor SUITE…` and `doctor --option` are `doctor setup …`: commands of its own came later."""
+    """Where no command is named, `setup` is meant: `doctor`, `doctor SUITE…`, `doctor --option`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = args and (args[0] in self.commands or args[0] == "--help")
