@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgresql_server import PostgresqlServer
 
 from evalsvc.assets import pull
 from evalsvc.errors import AssetCorrupt, AssetMissing
@@ -38,6 +39,13 @@ def inception_path() -> Path:
         if "inception" in os.environ.get("TESTS_REQUIRE", "").split(","):
             pytest.fail(error.message)
         pytest.skip(error.message)
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """The URL of a PostgreSQL server for this session, whose one database the tests share one after the other."""
+    with PostgresqlServer() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
