@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.tokens import PREFIX as PREFIX_OF_TOKENS
+from evalsvc.tokens import TOKEN
 
 PREFIX = "EVALSVC_"
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
+    """`secret`: it is, or may hold, what lets somebody in: never shown, and not handed to child processes."""
+    return field(default=default, repr=not secret, metadata={"help": text, "secret": secret})
 
 
 def _data_home() -> Path:
@@ -30,15 +33,24 @@ class Settings:
 
     data_dir: str = _setting("", "Folder of the database, spooled checkpoints and artifacts [~/.local/share/evalsvc]")
     database_url: str = _setting(
-        "", "SQLAlchemy URL of the store; postgresql://… works too [SQLite in the data folder]"
+        "", "SQLAlchemy URL of the store; postgresql://… works too [SQLite in the data folder]", secret=True
     )
     host: str = _setting("127.0.0.1", "Address that the service listens on")
     port: int = _setting(8321, "Port that the service listens on; 0 takes a free one")
     url: str = _setting("http://127.0.0.1:8321", "Where the client finds the service")
+    token: str = _setting("", "What the client shows a service that asks for a token", secret=True)
+    token_file: str = _setting("", "File that holds the token, readable by its owner only; for `EVALSVC_TOKEN`")
+    https_cert: str = _setting("", "Certificate file: the service listens by https")
+    https_key: str = _setting("", "Private key file of EVALSVC_HTTPS_CERT")
+    https_ca: str = _setting("", "Certificate authority file that the client trusts [those of this machine]")
+    allowed_hosts: str = _setting(
+        "", "Names beside localhost by which an open service may be reached, separated by ','"
+    )
+    rate_limit: float = _setting(100.0, "Requests per second of each token, with bursts of ten times as many; 0: any")
     suites: str = _setting("", "Folder with suites of your own, one YAML file each")
     datasets: str = _setting("", "Folder that `datasets:NAME` in a suite points into [datasets in the data folder]")
     assets: str = _setting("", "Folder of the weights that `evalsvc assets pull` fetches [assets in the data folder]")
-    roots: str = _setting("/", "Folders under which checkpoints may lie, separated by ':'")
+    roots: str = _setting("/", "Folders under which checkpoints and data files may lie, separated by ':'")
     devices: str = _setting("all", "One worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu")
     device: str = _setting(
         "", "Device of this worker process; set by `serve`, and by you for `worker` [cuda, else cpu]"
@@ -131,13 +143,49 @@ class Settings:
     def root_paths(self) -> tuple[Path, ...]:
         return tuple(Path(root).expanduser() for root in self.roots.split(":") if root)
 
+    @property
+    def allowed_host_names(self) -> tuple[str, ...]:
+        return tuple(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
+
+    def client_token(self) -> str | None:
+        """What the client shows the service: the token, or what its file holds; None: none is set.
+
+        Raises:
+            InvalidRequest: what is set is no token, or others may read the file.
+        """
+        if self.token or not self.token_file:
+            return _check_token(self.token, "EVALSVC_TOKEN") if self.token else None
+        return _read_token(Path(self.token_file).expanduser())
+
     def environment(self) -> dict[str, str]:
-        """The variables that reproduce these settings in a child process."""
+        """The variables that reproduce these settings in a child process, but for secrets, which none needs."""
         return {
             PREFIX + item.name.upper(): str(value)
             for item in fields(self)
-            if (value := getattr(self, item.name)) != item.default
+            if (value := getattr(self, item.name)) != item.default and not item.metadata["secret"]
         }
+
+
+SECRETS = tuple(item.name for item in fields(Settings) if item.metadata["secret"])
+"""Names of the settings that are secrets."""
+
+
+def shown_url(url: str) -> str:
+    """A database's address for people to read: without password and query, which may hold one too."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "set, and not shown: it is no URL"
+    place = rest.partition("?")[0]
+    # The last @: one in a password may have been left as it is.
+    who, at, where = place.rpartition("@")
+    user, colon, _ = who.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}{at}{where}"
+
+
+def drop_secrets() -> None:
+    """Take the secrets out of this process's environment, so that processes that it starts do not inherit them."""
+    for name in SECRETS:
+        os.environ.pop(PREFIX + name.upper(), None)
 
 
 def setting_help() -> list[tuple[str, str, str]]:
@@ -151,6 +199,29 @@ def setting_sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     return {
         item.name: "environment" if environ.get(PREFIX + item.name.upper()) else "default" for item in fields(Settings)
     }
+
+
+def _read_token(path: Path) -> str:
+    try:
+        mode, text = path.stat().st_mode, path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise InvalidRequest(f"EVALSVC_TOKEN_FILE {path} cannot be read: {reason.lower()}") from None
+    if mode & 0o077:
+        raise InvalidRequest(
+            f"EVALSVC_TOKEN_FILE {path} may be read by others (mode {mode & 0o777:o}); run: chmod 600 {path}"
+        )
+    return _check_token(text.strip(), f"EVALSVC_TOKEN_FILE {path}")
+
+
+def _check_token(text: str, where: str) -> str:
+    if not TOKEN.fullmatch(text):
+        # What it is instead may be another secret.
+        raise InvalidRequest(
+            f"{where} holds no token of evalsvc, which begins with {PREFIX_OF_TOKENS} and has "
+            f"{len(PREFIX_OF_TOKENS) + 43} characters; found {len(text)}; evalsvc token create NAME makes one"
+        )
+    return text
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -495,7 +494,7 @@ def print_settings(settings: Settings, given: set[str]) -> None:
     rows = [
         [
             PREFIX + name.upper(),
-            _without_password(str(derived.get(name, getattr(settings, name)))),
+            _shown_setting(name, derived.get(name, getattr(settings, name))),
             "option" if name in given else source,
         ]
         for name, source in setting_sources().items()
@@ -527,5 +526,10 @@ def complain(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
-def _without_password(text: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)
+def _shown_setting(name: str, value: object) -> str:
+    """Of a secret, that it is set; of the database's address, all but what lets somebody in."""
+    from evalsvc.config import SECRETS, shown_url
+
+    if name == "database_url":
+        return shown_url(str(value))
+    return str(value) if name not in SECRETS or not value else "set"

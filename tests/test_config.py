@@ -1,9 +1,10 @@
+import os
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from evalsvc.config import Settings, setting_help
+from evalsvc.config import SECRETS, Settings, drop_secrets, setting_help, shown_url
 from evalsvc.errors import InvalidRequest, UnknownName
 
 
@@ -75,3 +76,75 @@ def test_every_setting_has_help() -> None:
     table = setting_help()
     assert [variable for variable, _, _ in table] == [f"EVALSVC_{item.name.upper()}" for item in fields(Settings)]
     assert all(text and text[0].isupper() for _, _, text in table)
+
+
+def test_secrets_are_neither_shown_nor_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker needs none of them, and its environment can be read by whoever reads its core dump or its /proc."""
+    monkeypatch.setenv("EVALSVC_TOKEN", "evalsvc_secret")
+    monkeypatch.setenv("EVALSVC_DATABASE_URL", "postgresql://me:secret@h/d")
+    monkeypatch.setenv("EVALSVC_PORT", "9")
+    settings = Settings.load()
+    assert (settings.token, settings.database) == ("evalsvc_secret", "postgresql+psycopg://me:secret@h/d")
+    assert "secret" not in repr(settings)
+    assert settings.environment() == {"EVALSVC_PORT": "9"}
+    drop_secrets()
+    assert sorted(name for name in os.environ if name.startswith("EVALSVC_")) == ["EVALSVC_PORT"]
+
+
+def test_the_secrets() -> None:
+    assert SECRETS == ("database_url", "token")
+
+
+TOKEN = "evalsvc_" + "a" * 43
+
+
+def test_the_token_comes_from_the_environment_or_a_private_file(tmp_path: Path) -> None:
+    """Never from an argument, which every user of the machine sees in the list of processes."""
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    file.chmod(0o600)
+    assert Settings().client_token() is None
+    assert Settings(token=TOKEN).client_token() == TOKEN
+    assert Settings(token_file=str(file)).client_token() == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("mode", "content", "words"),
+    [
+        (0o644, TOKEN, r"may be read by others \(mode 644\); run: chmod 600 /.*/token"),
+        (0o640, TOKEN, "may be read by others"),
+        (0o600, "hunter2", r"holds no token of evalsvc, which begins with evalsvc_ and has 51 characters; found 7"),
+        (0o600, "", "found 0"),
+        (None, "", "cannot be read: no such file"),
+    ],
+)
+def test_token_files_that_are_refused(tmp_path: Path, mode: int | None, content: str, words: str) -> None:
+    file = tmp_path / "token"
+    if mode is not None:
+        file.write_text(content)
+        file.chmod(mode)
+    with pytest.raises(InvalidRequest, match=words) as error:
+        Settings(token_file=str(file)).client_token()
+    assert "hunter2" not in error.value.message
+
+
+def test_a_variable_that_holds_no_token_is_not_shown() -> None:
+    """It may be the secret of something else that was pasted in."""
+    with pytest.raises(InvalidRequest, match="EVALSVC_TOKEN holds no token") as error:
+        Settings(token="hunter2").client_token()
+    assert "hunter2" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@h:5432/d", "postgresql://me:***@h:5432/d"),
+        ("postgresql://me:se/cr@et@h/d", "postgresql://me:***@h/d"),
+        ("postgresql://h/d?user=me&password=secret", "postgresql://h/d"),
+        ("postgresql://me@h/d", "postgresql://me@h/d"),
+        ("sqlite:////data/evalsvc.db", "sqlite:////data/evalsvc.db"),
+        ("postgres//me:secret@h/d", "set, and not shown: it is no URL"),
+    ],
+)
+def test_addresses_of_databases_are_shown_without_what_lets_in(url: str, shown: str) -> None:
+    assert shown_url(url) == shown

@@ -5,20 +5,23 @@ The service process is the only writer. Every write goes through `Store.transact
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersionMismatch
 
 BUSY_TIMEOUT_MS = 10_000
@@ -84,8 +87,8 @@ class Store:
         found, expected = self.schema_version(), _head()
         if found != expected:
             raise SchemaVersionMismatch(
-                f"the database {_shown(self.url)} has schema version {found or 'none'}, this evalsvc needs {expected}; "
-                "back it up and start `evalsvc serve --migrate`, or start the evalsvc that made it"
+                f"the database {shown_url(self.url)} has schema version {found or 'none'}, this evalsvc needs "
+                f"{expected}; back it up and start `evalsvc serve --migrate`, or start the evalsvc that made it"
             )
 
     def migrate(self) -> None:
@@ -143,15 +146,19 @@ def _head() -> str:
 def _create_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    except (ArgumentError, ImportError):
         raise DatabaseUnusable(
-            f"EVALSVC_DATABASE_URL {url!r} is no database URL; use sqlite:////folder/file.db or postgresql://USER@HOST/NAME"
+            f"EVALSVC_DATABASE_URL ({shown_url(url)}) is no database URL; use sqlite:////folder/file.db or "
+            "postgresql://USER@HOST/NAME"
         ) from None
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
     file = Path(parsed.database or "")
     _prepare_folder(file.parent)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+    if parsed.database:
+        _make_private(file)
+    connect = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+    engine = create_engine(parsed, connect_args=connect, hide_parameters=True)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -173,7 +180,8 @@ def _begin_sqlite(connection: Any) -> None:
 
 def _prepare_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        # Tokens' hashes and all results: for the service's own user. What is there already stays as somebody set it up.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = folder / ".evalsvc-write-test"
         probe.touch()
         probe.unlink()
@@ -189,6 +197,12 @@ def _prepare_folder(folder: Path) -> None:
         )
 
 
+def _make_private(file: Path) -> None:
+    """A new database is its owner's to read; the files that SQLite puts beside it get the same permissions."""
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
 def _file_system(folder: Path) -> str:
     mounts = Path("/proc/mounts")
     if not mounts.exists():
@@ -201,11 +215,17 @@ def _file_system(folder: Path) -> str:
     return best[1]
 
 
-def _shown(url: str) -> str:
-    return make_url(url).render_as_string(hide_password=True)
-
-
 def database_unusable(url: str, error: SQLAlchemyError) -> DatabaseUnusable:
     """The error to raise for what the database or its driver said; passwords stay out of it."""
-    cause = str(error.orig) if isinstance(error, OperationalError) else str(error)
-    return DatabaseUnusable(f"the database {_shown(url)} cannot be used: {' '.join(cause.split())}")
+    cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    for secret in _secrets_in(url):
+        cause = cause.replace(secret, "***")
+    return DatabaseUnusable(f"the database {shown_url(url)} cannot be used: {' '.join(cause.split())}")
+
+
+def _secrets_in(url: str) -> set[str]:
+    """The password, as it is and as it is written in the URL, wherever that has one."""
+    parsed = make_url(url)
+    found = [parsed.password, parsed.query.get("password"), parsed.query.get("sslpassword")]
+    secrets = {str(secret) for secret in found if secret}
+    return secrets | {quote_plus(secret) for secret in secrets} | {quote(secret, safe="") for secret in secrets}

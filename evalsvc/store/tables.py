@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from evalsvc.outputs import pack, unpack
+from evalsvc.tokens import TokenScope
 
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
 """States that end an evaluation; `queued` and `running` come before. Tasks and shards are never `partly_failed`."""
@@ -326,3 +327,29 @@ class MetricValue(Base):
     stderr: Mapped[float | None] = mapped_column(Float(53))
     n: Mapped[int]
     evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"), index=True)
+
+
+class Token(Base):
+    """What lets a request in. A revoked one stays, so that its holder can be told and the service stays closed."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (
+        Index(
+            "uq_tokens_current",
+            "name",
+            unique=True,
+            sqlite_where=text("revoked_at IS NULL"),
+            postgresql_where=text("revoked_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    scope: Mapped[TokenScope] = mapped_column(String(8))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    """Of the token, which is nowhere else."""
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    """Of its last use, to a minute."""
+    revoked_at: Mapped[datetime | None]

@@ -144,10 +144,11 @@ def test_items_are_not_left_behind_on_the_way_down(
     command.upgrade(config, "head")
     with store.transaction() as session:
         session.execute(sa.update(Task).values(items=None, items_sha256="0" * 64))
+    command.downgrade(config, "0004")
     monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "elsewhere"))
     with pytest.raises(ItemsLost, match=r"elsewhere/items/00/0+ is missing or damaged; .* EVALSVC_DATA_DIR"):
         command.downgrade(config, "0002")
-    store.check_schema()
+    assert store.schema_version() == "0004"
     store.close()
 
 
@@ -222,6 +223,43 @@ def test_an_unreachable_database_is_named_without_its_password() -> None:
     with pytest.raises(DatabaseUnusable, match=r"127\.0\.0\.1:1/x cannot be used") as error:
         store.ping()
     assert "secret" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres//me:hunter2@127.0.0.1/x",
+        "postgresql+psycopg://me:hunter2@127.0.0.1:1/x",
+        "postgresql+psycopg://me@127.0.0.1:1/x?password=hunter2",
+        "postgresql+psycopg://me:hunter2@127.0.0.1:1/x?nonsense=1",
+        "postgresql+psycopg://me:hun%2Fter2@127.0.0.1:1/x",
+        "nosuchdb://me:hunter2@127.0.0.1/x",
+    ],
+)
+def test_no_error_of_the_database_shows_its_password(url: str) -> None:
+    """Those of the driver and of SQLAlchemy quote what they were given."""
+
+    def use() -> None:
+        Store(url).ping()
+
+    with pytest.raises(DatabaseUnusable) as error:
+        use()
+    assert "hunter2" not in error.value.message
+    assert "hun/ter2" not in error.value.message
+
+
+def test_a_new_database_is_its_owners_only(tmp_path: Path) -> None:
+    """Its folder, its file and what SQLite puts beside it; what is there already stays as it is."""
+    store = open_store(f"sqlite:///{tmp_path / 'data' / 'evalsvc.db'}", migrate=False)
+    with store.transaction() as session:
+        session.add(Run(name="a"))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()}
+    store.close()
+    assert modes == dict.fromkeys(["evalsvc.db", "evalsvc.db-wal", "evalsvc.db-shm"], 0o600)
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "shared").mkdir(mode=0o755)
+    open_store(f"sqlite:///{tmp_path / 'shared' / 'evalsvc.db'}", migrate=False).close()
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755
 
 
 def test_what_is_no_url_is_refused() -> None:

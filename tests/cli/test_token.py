@@ -1,0 +1,62 @@
+"""`evalsvc token`: what it prints, and where."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from evalsvc.cli import app
+from evalsvc.errors import Conflict, UnknownName
+from evalsvc.store.session import open_store
+from evalsvc.store.tokens import all_tokens, create_token
+from evalsvc.tokens import TOKEN, hash_token
+
+
+def run(folder: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["token", *arguments, "--data-dir", str(folder)], catch_exceptions=True)
+
+
+def test_a_token_is_shown_once_alone_on_standard_output(tmp_path: Path) -> None:
+    """`EVALSVC_TOKEN=$(evalsvc token create …)` must get the token and nothing else."""
+    made = run(tmp_path, "create", "trainer", "--scope", "submit", "--days", "30")
+    assert made.exit_code == 0, made.output
+    token = made.stdout.strip()
+    assert TOKEN.fullmatch(token)
+    assert "token 'trainer' of scope submit: shown only here" in made.stderr
+    listed = run(tmp_path, "list")
+    assert token not in listed.output
+    assert hash_token(token) not in listed.output
+    assert [word for word in ("trainer", "submit", "in force", "never") if word not in listed.stdout] == []
+
+
+def test_from_the_first_to_the_last(tmp_path: Path) -> None:
+    """On a database that is not there yet: the first token may be made before the service is started."""
+    assert "there is no token: the service is open to this machine" in run(tmp_path / "new", "list").stdout
+    run(tmp_path / "new", "create", "ci")
+    assert run(tmp_path / "new", "revoke", "ci").stdout == "token 'ci' is revoked\n"
+    assert "revoked" in run(tmp_path / "new", "list").stdout
+    store = open_store(f"sqlite:///{tmp_path / 'new' / 'evalsvc.db'}", migrate=False)
+    with store.reading() as session:
+        (token,) = all_tokens(session)
+        assert (token.scope, token.expires_at) == ("read", None), "the least, for ever"
+    store.close()
+
+
+def test_expired_tokens_are_listed_as_such(tmp_path: Path) -> None:
+    run(tmp_path, "list")
+    store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
+    with store.transaction() as session:
+        create_token(session, "old", "read", 1e-9)
+    store.close()
+    assert "expired" in run(tmp_path, "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(("create", "ci"), Conflict), (("revoke", "cj"), UnknownName)],
+)
+def test_errors_are_raised_for_the_program_to_print(
+    tmp_path: Path, arguments: tuple[str, ...], error: type[Exception]
+) -> None:
+    run(tmp_path, "create", "ci")
+    assert isinstance(run(tmp_path, *arguments).exception, error)
