@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -10,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from evalsvc.errors import DeadlineExceeded, ServiceUnreachable, leaves
+from evalsvc.errors import DeadlineExceeded, InvalidRequest, ServiceUnreachable, leaves
 
 DEFAULT_URL = "http://127.0.0.1:8321"
 
@@ -25,14 +26,30 @@ class Client:
 
     Raises (all methods):
         ServiceUnreachable: nothing answers at the address, or something else does.
+        Unauthorized, Forbidden: the service asks for a token, or for one of a larger scope.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, timeout: float = 30.0, transport: httpx.BaseTransport | None = None
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: str | None = None,
+        ca: str | None = None,
+        timeout: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """`token` is for a service that asks for one; `ca`, a file of certificates, for https by one of your own."""
         self.url = url.rstrip("/")
-        # The service is reached directly: a proxy for the internet would take 127.0.0.1 for its own.
-        self._http = httpx.Client(timeout=timeout, transport=transport, trust_env=False)
+        # The service is reached directly: a proxy for the internet would take 127.0.0.1 for its own. Redirects are not
+        # followed, so the token goes to no other address.
+        self._http = httpx.Client(
+            timeout=timeout,
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+            headers={"Authorization": f"Bearer {token}"} if token else None,
+            verify=_trusting(ca) if ca else True,
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -301,6 +318,14 @@ class Client:
             f"what answers at {self.url} is no evalsvc of this version "
             f"({response.status_code} {response.reason_phrase}); check --url (EVALSVC_URL)"
         )
+
+
+def _trusting(ca: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # what is wrong with the content is one too
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidRequest(f"EVALSVC_HTTPS_CA {ca} is no file of certificates: {reason}") from None
 
 
 def _query(**given: str | float | Sequence[str] | None) -> list[tuple[str, str]]:

@@ -10,7 +10,10 @@ EvalsvcError
 │   ├── UnknownName                  unknown_name           near misses and what exists are in the message
 │   ├── Conflict                     conflict               the same run, step and variant with another file
 │   ├── WrongState                   wrong_state            retry what runs, cancel what is over
-│   └── NotComparable                not_comparable         numbers of different protocols side by side
+│   ├── NotComparable                not_comparable         numbers of different protocols side by side
+│   ├── Unauthorized                 unauthorized           no token, or one that is not known, revoked or expired
+│   ├── Forbidden                    forbidden              the token's scope is too small, or a foreign web page asks
+│   └── RateLimited                  rate_limited           too many requests, or wrong tokens, in too short a time
 ├── CheckpointError                  the weights are not what was posted
 │   ├── CheckpointNotFound           checkpoint_not_found   at submission
 │   ├── CheckpointNotAllowed         checkpoint_not_allowed outside the allowed roots, unknown scheme
@@ -118,6 +121,18 @@ class WrongState(InputError):
 
 class NotComparable(InputError):
     code = "not_comparable"
+
+
+class Unauthorized(InputError):
+    code = "unauthorized"
+
+
+class Forbidden(InputError):
+    code = "forbidden"
+
+
+class RateLimited(InputError):
+    code = "rate_limited"
 
 
 class CheckpointError(EvalsvcError):

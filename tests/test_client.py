@@ -12,8 +12,18 @@ from compared_runs import put
 from pandas import DataFrame
 
 from evalsvc.client import Client
-from evalsvc.errors import Conflict, DeadlineExceeded, InvalidRequest, ServiceUnreachable, UnknownName, WrongState
+from evalsvc.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    ServiceUnreachable,
+    Unauthorized,
+    UnknownName,
+    WrongState,
+)
 from evalsvc.shard import ShardError
+from evalsvc.store.tokens import create_token
 
 
 @pytest.fixture
@@ -190,3 +200,39 @@ def test_needs_httpx_only() -> None:
     code = f"import sys, evalsvc.client; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_token_is_shown_to_the_service_and_to_nobody_else() -> None:
+    """A service, or who answers in its place, must not be able to have it sent on."""
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.host, request.headers.get("authorization")))
+        return httpx.Response(307, headers={"Location": "http://evil.example/v1/runs"}, json={})
+
+    with Client("http://evalsvc", token="evalsvc_t", transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(ServiceUnreachable, match="no evalsvc of this version"):
+            client.runs()
+        assert "evalsvc_t" not in repr(client)
+    assert asked == [("evalsvc", "Bearer evalsvc_t")]
+
+
+def test_what_the_door_says_is_raised_as_its_own(app: App) -> None:
+    with app.store.transaction() as session:
+        token = create_token(session, "ci", "read")
+    with (
+        Client("http://evalsvc", transport=app.transport) as client,
+        pytest.raises(Unauthorized, match="EVALSVC_TOKEN"),
+    ):
+        client.runs()
+    with Client("http://evalsvc", token=token, transport=app.transport) as client:
+        assert client.runs() == []
+        with pytest.raises(Forbidden, match=r"PUT /v1/suites/a needs submit"):
+            client.put_suite("a", "tasks: []")
+
+
+def test_a_file_of_certificates_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    for name, words in (("ca.pem", "no file of certificates"), ("nowhere.pem", "no such file")):
+        with pytest.raises(InvalidRequest, match=words):
+            Client("https://evalsvc", ca=str(tmp_path / name))

@@ -7,11 +7,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc import __version__
 from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, runs, suites, table
+from evalsvc.api.access import Access, add_access_to_openapi
+from evalsvc.api.bodies import BodyLimit
+from evalsvc.api.browsers import SecurityHeaders
+from evalsvc.api.docs import add_docs
 from evalsvc.api.errors import add_handlers
 from evalsvc.api.state import State
 from evalsvc.config import Settings
@@ -19,13 +21,15 @@ from evalsvc.coordinator import Coordinator
 from evalsvc.store.session import Store, open_store
 from evalsvc.suite import suite_files
 
-MAX_BODY = 1_000_000
-
 MakeCoordinator = Callable[[Store, Settings], Coordinator]
 
 
-def create_app(settings: Settings, make_coordinator: MakeCoordinator = Coordinator) -> FastAPI:
+def create_app(
+    settings: Settings, make_coordinator: MakeCoordinator = Coordinator, *, insecure: bool = False
+) -> FastAPI:
     """The service of these settings; its lifespan opens the store and runs the coordinator.
+
+    `insecure`: where its address is not loopback, let everybody in all the same as long as there is no token.
 
     Raises:
         InvalidSuite: the folder of the suites does not exist.
@@ -36,32 +40,19 @@ def create_app(settings: Settings, make_coordinator: MakeCoordinator = Coordinat
         version=__version__,
         description="Checkpoints in, metric history per training step out.",
         lifespan=_lifespan(settings, make_coordinator),
+        docs_url=None,
+        redoc_url=None,
     )
     for noun in (checkpoints, evaluations, artifacts, runs, compare, table, suites, health):
         app.include_router(noun.router)
     add_handlers(app)
+    add_docs(app)
+    add_access_to_openapi(app)
+    # The last one is the first that a request meets.
     app.add_middleware(BodyLimit)
+    app.add_middleware(Access, settings=settings, insecure=insecure)
+    app.add_middleware(SecurityHeaders)
     return app
-
-
-class BodyLimit:
-    """Refuse a body of more than MAX_BODY bytes, however it is sent, having read no more than that of it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read = 0
-
-        async def receive_limited() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > MAX_BODY:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY:,} bytes; name a large file by its path")
-            return message
-
-        await self.app(scope, receive_limited if scope["type"] == "http" else receive, send)
 
 
 def _lifespan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -17,6 +18,11 @@ from evalsvc.store.queue import find_evaluation
 from evalsvc.store.submission import find_run
 from evalsvc.store.tables import Artifact
 from evalsvc.store.views import evaluation_artifacts, run_artifacts
+
+_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+"""A page or a drawing that an evaluation left is shown, and runs no script: it would be one of this service's own."""
+
+_MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?")
 
 router = APIRouter(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
 
@@ -74,9 +80,17 @@ def get_artifact(artifact_id: Id, state: CurrentState) -> FileResponse:
         artifact = session.get(Artifact, artifact_id)
         if artifact is None:
             raise UnknownName(f"there is no artifact {artifact_id}; GET /v1/runs/{{run}}/artifacts lists a run's")
-    path = artifact_path(state.settings.artifacts_path, artifact.sha256)
-    if not path.exists():
+    folder = state.settings.artifacts_path
+    path = artifact_path(folder, artifact.sha256)
+    # A link in the place of a content would have any file of this machine read.
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
         raise UnknownName(f"the content of artifact {artifact_id} is no longer in {path.parent}; evaluate again")
-    # Content under a digest never changes.
-    headers = {"ETag": f'"{artifact.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
-    return FileResponse(path, media_type=artifact.media_type, headers=headers)
+    headers = {
+        # Content under a digest never changes.
+        "ETag": f'"{artifact.sha256}"',
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Content-Security-Policy": _POLICY,
+    }
+    media_type = artifact.media_type if _MEDIA_TYPE.fullmatch(artifact.media_type) else "application/octet-stream"
+    name = re.split(r"[/\\]", artifact.name)[-1] or f"artifact-{artifact.id}"
+    return FileResponse(path, media_type=media_type, headers=headers, filename=name, content_disposition_type="inline")

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from evalsvc import errors
+from evalsvc.api.browsers import SECURITY_HEADERS
 from evalsvc.errors import EvalsvcError
 
 STATUS: dict[type[EvalsvcError], int] = {
@@ -24,6 +25,9 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.Conflict: 409,
     errors.WrongState: 409,
     errors.NotComparable: 409,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.RateLimited: 429,
     errors.CheckpointNotFound: 422,
     errors.CheckpointNotAllowed: 403,
     errors.CheckpointGone: 410,
@@ -144,7 +148,7 @@ def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     code, detail = errors.InvalidRequest.code, str(error.detail)
     if error.status_code == 404:
         code = errors.UnknownName.code
-        detail = f"there is nothing at {request.url.path}; see {request.app.docs_url} for what there is"
+        detail = f"there is nothing at {request.url.path}; see /docs for what there is"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         detail = f"{request.method} is not possible at {request.url.path}; possible: {allowed}"
@@ -158,4 +162,6 @@ def _on_bug(request: Request, error: Exception) -> JSONResponse:
         errors.InternalError.code,
         f"{request.method} {request.url.path} failed by a bug in evalsvc ({type(error).__name__}); "
         "the service's log has the details",
+        # This answer is made outside of what puts them on the others.
+        SECURITY_HEADERS,
     )

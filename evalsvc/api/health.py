@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from evalsvc import __version__
+from evalsvc.api.access import MaySee
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import problem
 from evalsvc.api.state import CurrentState, State
@@ -29,10 +30,13 @@ def healthz() -> Document:
     responses=example(200, "It can.", {"status": "ok", "database": "ok", "schema": "ok", "workers": 2})
     | example(503, "`detail` says which part is missing.", {"status": 503, "code": "not_ready", "detail": "…"}),
 )
-def readyz(state: CurrentState) -> Any:
+def readyz(state: CurrentState, may_see: MaySee) -> Any:
     missing = _missing_parts(state)
     if missing:
-        return problem(503, NotReady.code, "not ready: " + "; ".join(missing))
+        shown = missing if may_see else ["a request with a token is told what is missing"]
+        return problem(503, NotReady.code, "not ready: " + "; ".join(shown))
+    if not may_see:
+        return Document({"status": "ok"})
     return Document({"status": "ok", "database": "ok", "schema": "ok", "workers": state.coordinator.workers()})
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
+import logging
+import os
 import socket
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
 from evalsvc.api.app import create_app
+from evalsvc.api.browsers import is_loopback
+from evalsvc.api.connections import CONNECTIONS, PatientProtocol
 from evalsvc.config import Settings
 from evalsvc.errors import InternalError, InvalidRequest, PortInUse
 from evalsvc.store.session import open_store
+from evalsvc.store.tokens import has_tokens
+
+log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5
 """How long requests that run may take when the service stops."""
@@ -26,25 +34,72 @@ def serve(
     Raises:
         PortInUse, DataDirectoryUnusable, DatabaseUnusable, SchemaVersionMismatch, InvalidSuite, InvalidRequest.
     """
-    check_address(settings.host, insecure)
+    check_certificate(settings)
     with listen(settings.host, settings.port) as listener:
-        open_store(settings.database, migrate).close()
+        store = open_store(settings.database, migrate)
+        try:
+            with store.reading() as session:
+                check_address(settings, has_tokens(session), insecure)
+        finally:
+            store.close()
         config = uvicorn.Config(
-            create_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
+            create_app(settings, insecure=insecure),
+            http=PatientProtocol,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            ssl_certfile=settings.https_cert or None,
+            ssl_keyfile=settings.https_key or None,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        server = _Server(config, lambda: announce(_address(settings.host, listener)))
+        server = _Server(config, lambda: announce(_address(settings, listener)))
         server.run(sockets=[listener])
         if not server.started:
             raise InternalError("the service could not start; its log above says why")
 
 
-def check_address(host: str, insecure: bool) -> None:
-    """Refuse an address that others can reach, unless that is asked for: there are no tokens yet."""
-    if not insecure and not _is_loopback(host):
+def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
+    """Refuse an address that others can reach as long as there is no token, unless that is asked for.
+
+    Raises:
+        InvalidRequest.
+    """
+    if is_loopback(settings.host):
+        return
+    if not has_tokens and not insecure:
         raise InvalidRequest(
-            f"--host {host}: everyone who reaches this address could use the service, which has no authentication yet; "
-            "use 127.0.0.1 and an SSH tunnel, or add --insecure"
+            f"--host {settings.host}: everyone who reaches this address could use the service, which has no token yet; "
+            "make one first (evalsvc token create NAME --scope submit), or use 127.0.0.1 and an SSH tunnel, or add "
+            "--insecure"
         )
+    if has_tokens and not settings.https_cert:
+        log.warning(
+            "tokens come to %s in the clear, for everyone on the way to read; give --https-cert and --https-key, or "
+            "put a proxy that speaks https in front of 127.0.0.1",
+            settings.host,
+        )
+
+
+def check_certificate(settings: Settings) -> None:
+    """Raise InvalidRequest unless the files for https, where there are any, are a certificate and its key."""
+    certificate, key = settings.https_cert, settings.https_key
+    if not certificate and not key:
+        return
+    for option, file in (("--https-cert", certificate), ("--https-key", key)):
+        if not file:
+            raise InvalidRequest(f"{option} is missing; https needs a certificate and its private key")
+        if not os.access(file, os.R_OK) or not Path(file).is_file():
+            raise InvalidRequest(f"{option} {file}: there is no such file, or it cannot be read")
+    try:
+        # Without the function that asks for a password, a key that has one would wait for somebody to type it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+    except (ssl.SSLError, OSError, ValueError):
+        raise InvalidRequest(
+            f"--https-cert {certificate} and --https-key {key} are no certificate and its unencrypted private key; "
+            "give both as PEM"
+        ) from None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -85,13 +140,6 @@ class _Server(uvicorn.Server):
             self._on_started()
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _address(host: str, listener: socket.socket) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}"
+def _address(settings: Settings, listener: socket.socket) -> str:
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{'https' if settings.https_cert else 'http'}://{shown}:{listener.getsockname()[1]}"

@@ -15,10 +15,10 @@ from evalsvc.cli.options import (
     StepCommand,
     Url,
     absolute_uri,
+    connect,
     inline_layout,
     inline_model,
 )
-from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.terminal import (
     print_interims,
@@ -61,9 +61,8 @@ def submit(
 
     With --wait the exit code is 1 when an evaluation did not succeed.
     """
-    from evalsvc.client import Client
 
-    with Client(Settings.load(url=url).url) as client:
+    with connect(url) as client:
         posted = client.submit(
             run,
             step,
@@ -102,13 +101,12 @@ def sweep(
     RUN's step is the percentage of SECOND: step 30 is lerp(FIRST, SECOND, 0.3). With --wait the exit code is 1 when an
     evaluation did not succeed.
     """
-    from evalsvc.client import Client
 
     if points < 2 or 100 % (points - 1):
         raise InvalidRequest(
             f"--points {points}: steps are whole percents, so give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
         )
-    with Client(Settings.load(url=url).url) as client:
+    with connect(url) as client:
         evaluations = []
         for step in range(0, 101, 100 // (points - 1)):
             between = f"lerp({first}, {second}, {step / 100:g})"
@@ -131,11 +129,10 @@ def base(
 
     Until it is said, that is the run's own step 0.
     """
-    from evalsvc.client import Client
 
     if step is None and of is not None:
         raise InvalidRequest(f"--of {of} is given without a step; say which: evalsvc base {run} STEP --of {of}")
-    with Client(Settings.load(url=url).url) as client:
+    with connect(url) as client:
         found = client.run(run)["base"] if step is None else client.set_base(run, step, of=of, variant=variant)
     there = "not posted yet" if found["checkpoint"] is None else f"checkpoint {found['checkpoint']}"
     print(f"base of {run}: {found['run']} step {found['step']} {found['variant']} ({there})")

@@ -10,9 +10,9 @@ from evalsvc.cli.options import (
     Axis,
     Format,
     Url,
+    connect,
     show_found,
 )
-from evalsvc.config import Settings
 from evalsvc.terminal import (
     print_completions,
     print_curves,
@@ -48,11 +48,10 @@ def history(
     What was measured by different protocols is never on one curve: of one run it is shown apart, with the fields that
     differ; of several runs it is refused with them, and the exit code is 2, unless --force is given.
     """
-    from evalsvc.client import Client
     from evalsvc.curves import join_histories, require_comparable, tabulate
 
     names = [*(metric or []), *([against] if against and metric else [])]
-    with Client(Settings.load(url=url).url) as client:
+    with connect(url) as client:
         found = [client.history(run, names, variant=variant, x=x.value) for run in dict.fromkeys(runs)]
         if against is not None:
             joined = join_histories(found, client.protocol, force)
@@ -80,9 +79,8 @@ def completions(
     image: ids of images. seq-rep-4: share of 4-grams that repeat. base loss: in nats/token, of the text that it begins
     with, and of how many ids. kept, edits: ids that it begins with like the step before, and the edit distance to it.
     """
-    from evalsvc.client import Client
 
-    with Client(Settings.load(url=url).url) as client:
+    with connect(url) as client:
         steps = client.completions(run, variant=variant, prompt=prompt)
     if not steps:
         print(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")

@@ -19,6 +19,7 @@ from evalsvc.cli.options import (
     Until,
     Url,
     checkpoint_reference,
+    connect,
     hand_on,
     inline_layout,
     inline_model,
@@ -104,7 +105,6 @@ def gate(
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
     from evalsvc import gate_reports
-    from evalsvc.client import Client
     from evalsvc.gate import read_rules, run_gate
     from evalsvc.result_source import Service
 
@@ -114,7 +114,7 @@ def gate(
         sides = [_weights(side, inline_model(model), inline_layout(layout)) for side in (candidate, baseline)]
         report = _gate_until(settings, suite, sides, read, spending)
     else:
-        with Client(Settings.load(url=url).url) as client:
+        with connect(url) as client:
             report = run_gate(candidate, baseline, read, Service(client, suite, timeout, print_states()))
     if report.looks:
         print_table(gate_reports.LOOK_COLUMNS, gate_reports.looks_table(report))
@@ -177,11 +177,10 @@ def compare(
     Two runs are compared at the steps that both have, and one run with its base. It is said at which step the interval
     first covers zero, from which step on it always does, and likewise where it does not.
     """
-    from evalsvc.client import Client
     from evalsvc.compare import Options, require_comparable
 
     metrics, tasks = metric or [], task or []
-    with Client(Settings.load(url=url).url) as client:
+    with connect(url) as client:
         if _is_run(a) and (b is None or _is_run(b)):
             found = client.compare_runs(
                 a, b, metrics, tasks=tasks, suite=suite, level=level, band=band.value, force=force

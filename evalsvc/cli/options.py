@@ -18,6 +18,7 @@ from evalsvc.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from evalsvc.checkpoints import CheckpointRef
+    from evalsvc.client import Client
 
 
 FAILED = 1
@@ -71,6 +72,14 @@ Layout = Annotated[
     str | None,
     typer.Option(help="Vocabulary layout: a preset's name, a YAML or JSON file, or JSON.", show_default="all text"),
 ]
+
+
+def connect(url: str | None) -> Client:
+    """The client of the service at `url` [EVALSVC_URL], with the token of the settings."""
+    from evalsvc.client import Client
+
+    settings = Settings.load(url=url)
+    return Client(settings.url, token=settings.client_token(), ca=settings.https_ca or None)
 
 
 class StepCommand(TyperCommand):

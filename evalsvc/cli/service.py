@@ -16,7 +16,7 @@ from evalsvc.cli.options import (
     TlsKey,
     text_of,
 )
-from evalsvc.config import Settings
+from evalsvc.config import Settings, drop_secrets
 from evalsvc.terminal import (
     complain,
     print_answers,
@@ -58,9 +58,11 @@ def serve(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    https_cert: Annotated[Path | None, typer.Option(help="Certificate: listen by https.")] = None,
+    https_key: Annotated[Path | None, typer.Option(help="Private key of --https-cert.")] = None,
     migrate: Annotated[bool, typer.Option("--migrate", help="Bring an older database to this version first.")] = False,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen on an address that others reach, without authentication.")
+        bool, typer.Option("--insecure", help="Listen on an address that others reach though there is no token.")
     ] = False,
 ) -> None:
     """Run the service and its workers on this machine."""
@@ -76,7 +78,10 @@ def serve(
         tls_ca=text_of(tls_ca),
         tls_cert=text_of(tls_cert),
         tls_key=text_of(tls_key),
+        https_cert=text_of(https_cert),
+        https_key=text_of(https_key),
     )
+    drop_secrets()
     from evalsvc.api.server import serve as serve_settings
 
     def announce(url: str) -> None:

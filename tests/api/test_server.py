@@ -1,11 +1,24 @@
 """What is found before anything is started."""
 
+import ipaddress
 import socket
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from service_process import ServiceProcess
 
-from evalsvc.api.server import check_address, listen
-from evalsvc.errors import InvalidRequest, PortInUse
+from evalsvc.api.server import check_address, check_certificate, listen
+from evalsvc.client import Client
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest, PortInUse, ServiceUnreachable, Unauthorized
+from evalsvc.store.session import open_store
+from evalsvc.store.tokens import create_token
 
 
 def test_port_in_use() -> None:
@@ -30,14 +43,85 @@ def test_bad_address(host: str, port: int, words: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_is_allowed(host: str) -> None:
-    check_address(host, insecure=False)
+    check_address(Settings(host=host), has_tokens=False, insecure=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "gpu-node"])
-def test_others_only_when_that_is_asked_for(host: str) -> None:
-    with pytest.raises(InvalidRequest, match="no authentication yet"):
-        check_address(host, insecure=False)
-    check_address(host, insecure=True)
+def test_others_only_with_a_token_or_when_that_is_asked_for(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InvalidRequest, match=r"no token yet; make one first \(evalsvc token create .* --insecure"):
+        check_address(Settings(host=host), has_tokens=False, insecure=False)
+    check_address(Settings(host=host), has_tokens=False, insecure=True)
+    assert caplog.text == ""
+    check_address(Settings(host=host), has_tokens=True, insecure=False)
+    assert f"tokens come to {host} in the clear" in caplog.text
+    caplog.clear()
+    check_address(Settings(host=host, https_cert="cert.pem"), has_tokens=True, insecure=False)
+    assert caplog.text == ""
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Files of a certificate for localhost, signed by itself, and of its key."""
+    folder = tmp_path_factory.mktemp("https")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    plain, kind = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, kind, plain))
+    locked = serialization.BestAvailableEncryption(b"password")
+    (folder / "locked.pem").write_bytes(key.private_bytes(pem, kind, locked))
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+def test_certificates_are_looked_at_before_anything_starts(certificate: tuple[str, str], tmp_path: Path) -> None:
+    cert, key = certificate
+    check_certificate(Settings())
+    check_certificate(Settings(https_cert=cert, https_key=key))
+    wrong = {
+        "--https-key is missing": ("cert.pem", ""),
+        "--https-cert is missing": ("", "key.pem"),
+        "nowhere.pem: there is no such file": ("cert.pem", "nowhere.pem"),
+        "are no certificate and its unencrypted private key": ("key.pem", "key.pem"),
+        "its unencrypted private key; give both as PEM": ("cert.pem", "locked.pem"),
+    }
+    for words, names in wrong.items():
+        files = [str(Path(cert).parent / name) if name else "" for name in names]
+        with pytest.raises(InvalidRequest, match=words) as error:
+            check_certificate(Settings(https_cert=files[0], https_key=files[1]))
+        assert "PRIVATE" not in error.value.message
+
+
+def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> None:
+    """As it is started, with a token, reached by the client that trusts its certificate and by no other."""
+    cert, key = certificate
+    store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
+    with store.transaction() as session:
+        token = create_token(session, "ci", "read")
+    store.close()
+    service = ServiceProcess(tmp_path, "--https-cert", cert, "--https-key", key, "--devices", "cpu").start()
+    try:
+        assert service.url.startswith("https://127.0.0.1:")
+        with Client(service.url, token=token, ca=cert) as client:
+            assert client.runs() == []
+        with Client(service.url, token=token) as client, pytest.raises(ServiceUnreachable, match="certificate"):
+            client.runs()
+        with Client(service.url, ca=cert) as client, pytest.raises(Unauthorized, match="nobody in without a token"):
+            client.runs()
+        assert token not in service.log.read_text()
+    finally:
+        service.stop()
+    assert stat.S_IMODE((tmp_path / "evalsvc.db").stat().st_mode) == 0o600
 
 
 def test_answers_do_not_wait_for_delayed_acknowledgements() -> None:

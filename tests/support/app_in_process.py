@@ -78,9 +78,10 @@ class InlineCoordinator(Coordinator):
 class App:
     """The application with what stands behind it."""
 
-    def __init__(self, settings: Settings, portal: BlockingPortal) -> None:
+    def __init__(self, settings: Settings, portal: BlockingPortal, insecure: bool = False) -> None:
         self.settings = settings
-        self.app = create_app(settings, InlineCoordinator)
+        self.portal = portal
+        self.app = create_app(settings, InlineCoordinator, insecure=insecure)
         self.transport = AppTransport(self.app, portal)
         self.http = httpx.Client(transport=self.transport, base_url="http://evalsvc")
 
@@ -112,12 +113,12 @@ class AppTransport(httpx.BaseTransport):
 
 
 @contextmanager
-def app_in_process(data_dir: Path, **settings: Any) -> Iterator[App]:
+def app_in_process(data_dir: Path, *, insecure: bool = False, **settings: Any) -> Iterator[App]:
     data_dir.mkdir(exist_ok=True)
     shutil.copy(_migrated_database(), data_dir / "evalsvc.db")
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
-        app = App(Settings(data_dir=str(data_dir), **settings), portal)
+        app = App(Settings(data_dir=str(data_dir), **{"allowed_hosts": "evalsvc", **settings}), portal, insecure)
         stack.enter_context(portal.wrap_async_context_manager(app.app.router.lifespan_context(app.app)))
         yield app
 

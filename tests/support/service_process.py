@@ -38,7 +38,7 @@ class ServiceProcess:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])},
             )
         deadline = time.monotonic() + START_TIMEOUT
-        while not (found := re.search(r"listens on (http://\S+)", self.log.read_text())):
+        while not (found := re.search(r"listens on (https?://\S+)", self.log.read_text())):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)

@@ -1,0 +1,221 @@
+"""Who may do what: the scope that each route needs, and the door at which a request is let in or turned away.
+
+A service is open as long as there never was a token and only this machine reaches it. From the first token on, every
+request shows one, but for the routes of `OPEN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.routing import Match, compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from evalsvc.api.browsers import check_browser, is_loopback
+from evalsvc.api.errors import PROBLEM_SCHEMA, STATUS, problem
+from evalsvc.api.known_tokens import KnownToken, KnownTokens, find_token
+from evalsvc.api.rates import Rates, address_key
+from evalsvc.config import Settings
+from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, RateLimited, Unauthorized
+from evalsvc.tokens import TokenScope, includes
+
+SCOPES: Mapping[tuple[str, str], TokenScope] = {
+    ("GET", "/v1/suites"): "read",
+    ("GET", "/v1/suites/{name}"): "read",
+    ("PUT", "/v1/suites/{name}"): "submit",
+    ("POST", "/v1/checkpoints"): "submit",
+    ("GET", "/v1/checkpoints/{checkpoint_id}"): "read",
+    ("POST", "/v1/evaluations"): "submit",
+    ("GET", "/v1/evaluations/{evaluation_id}"): "read",
+    ("GET", "/v1/evaluations/{evaluation_id}/items"): "read",
+    ("GET", "/v1/evaluations/{evaluation_id}/artifacts"): "read",
+    ("POST", "/v1/evaluations/{evaluation_id}/cancel"): "submit",
+    ("POST", "/v1/evaluations/{evaluation_id}/retry"): "submit",
+    ("GET", "/v1/artifacts/{artifact_id}"): "read",
+    ("GET", "/v1/runs"): "read",
+    ("GET", "/v1/runs/{run}"): "read",
+    ("GET", "/v1/runs/{run}/plan"): "read",
+    ("PUT", "/v1/runs/{run}/plan"): "submit",
+    ("PUT", "/v1/runs/{run}/base"): "submit",
+    ("GET", "/v1/runs/{run}/results/{step}"): "read",
+    ("GET", "/v1/runs/{run}/completions"): "read",
+    ("GET", "/v1/runs/{run}/metrics"): "read",
+    ("GET", "/v1/runs/{run}/artifacts"): "read",
+    ("GET", "/v1/protocols/{protocol_id}"): "read",
+    ("GET", "/v1/compare"): "read",
+    ("GET", "/v1/compare/curves"): "read",
+    ("GET", "/v1/table"): "read",
+}
+"""What each route needs. One that is missing here needs `admin`, and fails a test."""
+
+READY = "/readyz"
+
+OPEN = ("/healthz", READY, "/docs", "/openapi.json")
+"""Needs no token: whether the service lives, and what it is. `/readyz` gives details to those only who show one."""
+
+FAILURES, FAILURES_EVERY = 10, 6.0
+"""Wrong tokens that an address may show at once, and seconds until it may show another one."""
+
+BURST_SECONDS = 10
+"""Seconds' worth of requests that may come at once."""
+
+_WHO = "evalsvc.token"
+
+
+class Access:
+    """Turn away what may not come in, before anything of its body is read."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, insecure: bool = False) -> None:
+        """`insecure`: the operator wants others to be let in without a token as long as there is none."""
+        self.app = app
+        self.tokens = KnownTokens()
+        self._settings = settings
+        self._local = is_loopback(settings.host)
+        self._may_be_open = self._local or insecure
+        self._rates = Rates(settings.rate_limit, settings.rate_limit * BURST_SECONDS)
+        self._failures = Rates(1 / FAILURES_EVERY, FAILURES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = await self._refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self.app)(scope, receive, send)
+
+    async def _refusal(self, scope: Scope) -> Response | None:
+        """None: it may come in."""
+        client = address_key((scope["client"] or ("unknown", 0))[0])
+        try:
+            if scope["path"] in OPEN:
+                await self._recognise(scope)
+                return None if self._local else self._too_many(client)
+            token = scope[_WHO] = await self._who(scope)
+            if token is None:
+                return None if self._local else self._too_many(client)
+            _require_scope(token, scope)
+            return self._too_many(f"token {token.name}")
+        except Unauthorized as error:
+            if wait := self._failures.take(client):
+                return _later("too many requests without a valid token came from this address", wait)
+            shown = ', error="invalid_token"' if "authorization" in Headers(scope=scope) else ""
+            return problem(401, error.code, error.message, {"WWW-Authenticate": f'Bearer realm="evalsvc"{shown}'})
+        except EvalsvcError as error:
+            return problem(STATUS[type(error)], error.code, error.message)
+
+    async def _who(self, scope: Scope) -> KnownToken | None:
+        """The token that a request shows; None: the service is open to it.
+
+        Raises:
+            Unauthorized, Forbidden, DatabaseUnusable.
+        """
+        headers = Headers(scope=scope)
+        tokens = await self.tokens.read(scope["app"].state.state.store)
+        if not tokens and self._may_be_open:
+            check_browser(scope["method"], headers, self._settings)
+            return None
+        token = find_token(tokens, headers.get("authorization"))
+        self.tokens.note_use(token)
+        return token
+
+    async def _recognise(self, scope: Scope) -> None:
+        """Of a request that may come in whoever sends it: remember who does, where the route tells some more."""
+        if scope["path"] == READY:
+            with suppress(Unauthorized, Forbidden):
+                try:
+                    scope[_WHO] = await self._who(scope)
+                except DatabaseUnusable:
+                    if self._local:
+                        scope[_WHO] = None
+
+    def _too_many(self, key: str) -> Response | None:
+        if wait := self._rates.take(key):
+            rate = self._settings.rate_limit
+            return _later(
+                f"more than {rate:g} requests a second came for {key}; the operator sets EVALSVC_RATE_LIMIT", wait
+            )
+        return None
+
+
+def _later(reason: str, seconds: int) -> Response:
+    detail = f"{reason}; try again in {seconds} s"
+    return problem(STATUS[RateLimited], RateLimited.code, detail, {"Retry-After": str(seconds)})
+
+
+def _require_scope(token: KnownToken, scope: Scope) -> None:
+    method, path = scope["method"], scope["path"]
+    needed = needed_scope(scope)
+    if needed is not None and not includes(token.scope, needed):
+        raise Forbidden(
+            f"the token {token.name!r} has the scope {token.scope}, and {method} {path} needs {needed}; ask the "
+            f"operator for one: evalsvc token create NAME --scope {needed}"
+        )
+
+
+def needed_scope(scope: Scope) -> TokenScope | None:
+    """What a request needs; None: there is nothing at its path, or not by its method, which the router says."""
+    for pattern, needed in _PATTERNS.get(scope["method"], ()):
+        if pattern.match(scope["path"]):
+            return needed
+    hidden = any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
+    return "admin" if hidden and scope["path"] not in OPEN else None
+
+
+_PATTERNS: dict[str, list[tuple[Any, TokenScope]]] = {}
+for (_method, _path), _scope in SCOPES.items():
+    _PATTERNS.setdefault(_method, []).append((compile_path(_path)[0], _scope))
+
+
+def _may_see(request: Request) -> bool:
+    """Whether who asks may see more than that the service lives: where it is open, or a token was shown."""
+    return _WHO in request.scope
+
+
+MaySee = Annotated[bool, Depends(_may_see)]
+
+
+def describe_access(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with what the door answers, and with the scope that each operation needs."""
+    document.setdefault("components", {}).setdefault("securitySchemes", {})["token"] = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "Made by `evalsvc token create NAME --scope read|submit|admin`. A service without any is open.",
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if path in OPEN:
+                continue
+            needed = SCOPES.get((method.upper(), path), "admin")
+            operation["security"] = [{"token": []}, {}]
+            operation["x-scope"] = needed
+            operation["responses"] |= _REFUSALS | (_TOO_LARGE if "requestBody" in operation else {})
+    return document
+
+
+def _described(text: str, **headers: str) -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
+    described = {name: {"description": what, "schema": {"type": "string"}} for name, what in headers.items()}
+    return {"description": text, "content": content} | ({"headers": described} if described else {})
+
+
+_REFUSALS = {
+    "401": _described("No token, or one that is not known, revoked or expired.", **{"WWW-Authenticate": "Bearer."}),
+    "403": _described("The token's scope is too small, or what is asked for is not allowed; `detail` says which."),
+    "429": _described("Too many requests.", **{"Retry-After": "Seconds until the next one."}),
+}
+
+_TOO_LARGE = {"413": _described("The body is too large.")}
+
+
+def add_access_to_openapi(app: FastAPI) -> None:
+    """Have the application describe its door."""
+    plain = app.openapi
+    described: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not described:
+            described.update(describe_access(plain()))
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,126 @@
+"""The tokens as this process knows them: a copy of the table that is never older than a few seconds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import anyio
+from anyio import to_thread
+from sqlalchemy.exc import SQLAlchemyError
+
+from evalsvc.errors import Unauthorized
+from evalsvc.store.session import Store, database_unusable
+from evalsvc.store.tokens import all_tokens, note_uses
+from evalsvc.tokens import TokenScope, hash_token
+
+log = logging.getLogger(__name__)
+
+LIFETIME = 2.0
+"""Seconds for which a copy holds: so long a new token is not known, and a revoked one lets in, at most."""
+
+PATIENCE = 2.0
+"""Seconds that a request waits for a newer copy where there is an older one: a database that hangs holds nobody up."""
+
+NOTE_EVERY = 60.0
+"""Seconds between two notes of a token's use."""
+
+
+@dataclass(frozen=True)
+class KnownToken:
+    id: int
+    name: str
+    scope: TokenScope
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class KnownTokens:
+    """While the database does not answer, the last copy holds: nothing can be revoked then either."""
+
+    def __init__(self) -> None:
+        self._tokens: Mapping[str, KnownToken] | None = None
+        self._read_at = 0.0
+        self._noted: dict[int, float] = {}
+        self._uses: dict[int, datetime] = {}
+        self._lock = threading.Lock()
+
+    async def read(self, store: Store) -> Mapping[str, KnownToken]:
+        """Every token there ever was, by its hash.
+
+        Raises:
+            DatabaseUnusable: the database does not answer and never did.
+        """
+        if self._tokens is None or time.monotonic() - self._read_at > LIFETIME:
+            with anyio.move_on_after(None if self._tokens is None else PATIENCE):
+                await to_thread.run_sync(self._refresh, store, abandon_on_cancel=True)
+        assert self._tokens is not None
+        return self._tokens
+
+    def note_use(self, token: KnownToken) -> None:
+        """To be written down with one of the next looks at the database."""
+        if time.monotonic() - self._noted.get(token.id, -NOTE_EVERY) >= NOTE_EVERY:
+            self._noted[token.id] = time.monotonic()
+            with self._lock:
+                self._uses[token.id] = datetime.now(UTC)
+
+    def _refresh(self, store: Store) -> None:
+        asked = time.monotonic()
+        try:
+            with store.reading() as session:
+                self._tokens = {token.sha256: _known(token) for token in all_tokens(session)}
+            self._read_at = asked
+            self._write_uses(store)
+        except SQLAlchemyError as error:
+            if self._tokens is None:
+                raise database_unusable(store.url, error) from None
+            # Asked again after the lifetime, not by every request.
+            self._read_at = asked
+            log.warning("the tokens could not be read; those of the last look hold: %s", type(error).__name__)
+
+    def _write_uses(self, store: Store) -> None:
+        with self._lock:
+            uses, self._uses = self._uses, {}
+        if uses:
+            with store.transaction() as session:
+                note_uses(session, uses)
+
+
+def _known(token: object) -> KnownToken:
+    fields = KnownToken.__dataclass_fields__
+    return KnownToken(**{name: getattr(token, name) for name in fields})
+
+
+def find_token(tokens: Mapping[str, KnownToken], authorization: str | None) -> KnownToken:
+    """The token that an Authorization header shows.
+
+    Raises:
+        Unauthorized: there is none, or it is not known, revoked or expired.
+    """
+    if authorization is None:
+        raise Unauthorized(
+            "this service lets nobody in without a token; send `Authorization: Bearer TOKEN`, or set EVALSVC_TOKEN for "
+            "the client and the command line; the operator makes one: evalsvc token create NAME"
+        )
+    scheme, _, shown = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        # Not what it is instead: that may be the token itself.
+        raise Unauthorized("the Authorization header holds no bearer token; send `Authorization: Bearer TOKEN`")
+    token = tokens.get(hash_token(shown.strip()))
+    if token is None:
+        raise Unauthorized(
+            "the token is not one of this service; check that it was copied whole and is meant for this address, or "
+            "ask the operator for one: evalsvc token create NAME"
+        )
+    # Whoever comes so far has had the token, and may be told what became of it.
+    if token.revoked_at is not None:
+        raise Unauthorized(f"the token {token.name!r} was revoked; ask the operator for another one")
+    if token.expires_at is not None and token.expires_at <= datetime.now(UTC):
+        raise Unauthorized(
+            f"the token {token.name!r} expired on {token.expires_at:%Y-%m-%d}; ask the operator for another one"
+        )
+    return token

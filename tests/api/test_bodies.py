@@ -1,0 +1,106 @@
+"""Bodies that are too large, too slow, or made to be expensive."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from app_in_process import App, refused
+from starlette.exceptions import HTTPException
+
+from evalsvc.api import bodies
+from evalsvc.api.bodies import BodyLimit, max_body
+
+
+def test_an_announced_size_is_refused_before_anything_is_read() -> None:
+    async def receive() -> Any:
+        raise AssertionError("was read")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with pytest.raises(HTTPException) as error:
+            await receive()
+        assert error.value.status_code == 413
+
+    scope = {"type": "http", "method": "PUT", "path": "/v1/suites/a", "headers": [(b"content-length", b"1000001")]}
+    asyncio.run(BodyLimit(app)(scope, receive, None))  # type: ignore[arg-type]
+
+
+def test_routes_may_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    from starlette.routing import compile_path
+
+    monkeypatch.setattr(bodies, "_PATTERNS", {("POST", compile_path("/v1/runs/{run}/metrics")[0]): 64_000_000})
+    assert max_body("POST", "/v1/runs/a/metrics") == 64_000_000
+    assert max_body("POST", "/v1/runs/a/metrics/b") == max_body("PUT", "/v1/runs/a/metrics") == bodies.MAX_BODY
+
+
+def test_a_body_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a few hundred connections would hold the service for ever."""
+    monkeypatch.setattr(bodies, "SECONDS", 0.05)
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun = time.monotonic()
+
+        async def read_all() -> None:
+            while True:
+                await receive()
+
+        with pytest.raises(HTTPException) as error:
+            await read_all()
+        assert error.value.status_code == 408
+        assert "the body did not come within" in error.value.detail
+        assert time.monotonic() - begun < 2
+
+    asyncio.run(BodyLimit(app)({"type": "http", "method": "PUT", "path": "/", "headers": []}, receive, None))  # type: ignore[arg-type]
+
+
+def test_a_stream_waits_for_its_client_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the body, to receive is to wait until the client goes; that is not late."""
+    monkeypatch.setattr(bodies, "SECONDS", 0.01)
+    messages = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        await asyncio.sleep(0 if len(messages) == 2 else 0.1)
+        return messages.pop(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+
+    asyncio.run(BodyLimit(app)({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, None))  # type: ignore[arg-type]
+
+
+START = '{"run": "a", "step": 1, "uri": "/nowhere.pt", '
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 900_000,
+        '{"a":' * 150_000,
+        START + '"model": ' + "[" * 900 + "]" * 900 + "}",
+        START + '"model": ' + '{"a": ' * 900 + "1" + "}" * 900 + "}",
+        START + '"layout": ' + '{"a": ' * 300 + "1" + "}" * 300 + "}",
+        START + '"tokens_seen": ' + "9" * 900_000 + "}",
+        START + '"tokens_seen": 1e999999}',
+        START + '"priority": -' + "9" * 4000 + "}",
+        START + '"step": 2, "step": 3}',
+        START + '"tags": {' + ",".join(f'"k{index}": "v"' for index in range(40_000)) + "}}",
+        START + '"model": {"a": ' + "1" * 4000 + "}}",
+        START + '"tags": {"\\u0000": "a"}}',
+        START + '"tags": {"a": "\\ud800"}}',
+        START + '"tags": {"__proto__": "a", "constructor": "b"}}',
+    ],
+    ids=lambda text: text[:12] + text[-12:] if len(text) > 100 else text[-40:],
+)
+def test_json_that_is_made_to_be_expensive(app: App, body: str) -> None:
+    """Deep, huge or double: never a bug of the service, and answered at once."""
+    begun = time.monotonic()
+    response = app.http.post("/v1/checkpoints", content=body, headers={"Content-Type": "application/json"})
+    assert time.monotonic() - begun < 10
+    assert response.status_code in (400, 422), response.text[:300]
+    assert len(response.content) < 10_000, "what was sent is not sent back"
+    refused(response, response.status_code, response.json()["code"])

@@ -1,0 +1,102 @@
+"""The copy of the table of tokens: how old it may be, and what a database that is away does to it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from evalsvc.api import known_tokens
+from evalsvc.api.known_tokens import LIFETIME, KnownTokens
+from evalsvc.errors import DatabaseUnusable
+from evalsvc.store.session import Store, open_store
+from evalsvc.store.tokens import all_tokens, create_token, revoke_token
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
+    with store.transaction() as session:
+        create_token(session, "first", "read")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Seconds that have gone by."""
+    passed = [1000.0]
+    monkeypatch.setattr(known_tokens.time, "monotonic", lambda: passed[0])
+    yield passed
+    monkeypatch.undo()
+
+
+def names(known: KnownTokens, store: Store) -> list[tuple[str, bool]]:
+    tokens = asyncio.run(known.read(store))
+    return [(token.name, token.revoked_at is not None) for token in tokens.values()]
+
+
+def test_changes_are_known_within_the_lifetime(store: Store, later: list[float]) -> None:
+    known = KnownTokens()
+    assert names(known, store) == [("first", False)]
+    with store.transaction() as session:
+        revoke_token(session, "first")
+        create_token(session, "second", "read")
+    later[0] += LIFETIME / 2
+    assert names(known, store) == [("first", False)], "read once per lifetime, not once per request"
+    later[0] += LIFETIME
+    assert names(known, store) == [("first", True), ("second", False)]
+    assert LIFETIME <= 5, "README says seconds"
+
+
+def test_uses_are_written_at_most_once_a_minute(store: Store, later: list[float]) -> None:
+    """Else every request would be a write."""
+    known, written = KnownTokens(), []
+    for seconds in range(0, 150, 3):
+        later[0] = 1000.0 + seconds
+        (token,) = asyncio.run(known.read(store)).values()
+        known.note_use(token)
+        with store.reading() as session:
+            (row,) = all_tokens(session)
+            written.append(row.last_used_at)
+    assert written[0] is None
+    assert len({when for when in written if when is not None}) == 3, "at 0, 60 and 120 seconds"
+
+
+def test_the_last_copy_holds_while_the_database_is_away(
+    store: Store, later: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = KnownTokens()
+    names(known, store)
+    asked = []
+
+    def gone(session: object) -> list[object]:
+        asked.append(1)
+        raise OperationalError("SELECT", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(known_tokens, "all_tokens", gone)
+    later[0] += 2 * LIFETIME
+    assert names(known, store) == names(known, store) == [("first", False)]
+    assert asked == [1], "a database that is away is not asked by every request"
+    with pytest.raises(DatabaseUnusable, match="server closed the connection"):
+        names(KnownTokens(), store)
+
+
+def test_a_database_that_hangs_holds_up_nobody_for_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = KnownTokens()
+    names(known, store)
+    monkeypatch.setattr(known_tokens, "LIFETIME", -1.0)
+    monkeypatch.setattr(known_tokens, "PATIENCE", 0.05)
+    monkeypatch.setattr(known_tokens, "all_tokens", lambda session: time.sleep(0.5))
+
+    async def read() -> float:
+        begun = time.monotonic()
+        await known.read(store)
+        return time.monotonic() - begun
+
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(read()) < 0.4
+    loop.run_until_complete(asyncio.sleep(0.6))
+    loop.close()
