@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalsvc.checkpoints import Identity
-from evalsvc.data_files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
+from evalsvc.data_files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines, show_name
 from evalsvc.errors import InvalidData
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
@@ -336,7 +336,7 @@ def _found(present: Iterable[str], wanted: Sequence[str]) -> str:
     """What is there instead, with what may have been meant."""
     names = [str(name) for name in present]
     near = [match for name in wanted for match in difflib.get_close_matches(name, names, n=1, cutoff=0.6)]
-    shown = ", ".join(repr(name[:40]) for name in names[:10]) or "nothing"
+    shown = ", ".join(map(show_name, names[:10])) or "nothing"
     return f"found {shown}" + (f"; rename {near[0]!r}?" if near else "")
 
 

@@ -25,7 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 from evalsvc.captions import Caption, read_captions
 from evalsvc.checkpoints import Identity, hash_files, identify
-from evalsvc.data_files import CACHED_FILES, check_text, identify_file, missing_package, parse_object, read_lines
+from evalsvc.data_files import (
+    CACHED_FILES,
+    check_text,
+    identify_file,
+    missing_package,
+    parse_object,
+    read_lines,
+    show_name,
+)
 from evalsvc.errors import CheckpointGone, InvalidData
 from evalsvc.images import ImageSource, read_images
 from evalsvc.tokenizer import read_tokenizer
@@ -199,7 +207,7 @@ def _parse_line(where: str, line: bytes, number: int, encode: Encoder) -> Record
         text_ids = array("i", encode(check_text(where, text)))
     image_codes = _ids(where, "image_codes", content.get("image_codes"))
     if text_ids is None and image_codes is None:
-        found = ", ".join(map(repr, content)) or "no keys"
+        found = ", ".join(map(show_name, list(content)[:10])) or "no keys"
         raise InvalidData(f"{where} has neither `text_ids`, `text` nor `image_codes`, found {found}")
     if not text_ids and not image_codes:
         raise InvalidData(f"{where} is empty: it has no text id and no image code")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ def parse_object(where: str, line: bytes, keys: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidData(f"{where} is {type(content).__name__}; it must be an object with {keys}")
     return content
+
+
+def show_name(name: str) -> str:
+    """A column or key as a message shows it. What looks like none is not shown: the file may be of another kind, and a
+    secret of somebody else's."""
+    return repr(name) if re.fullmatch(r"[\w .-]{1,40}", name) else "something that is no name"
 
 
 def check_text(where: str, text: Any, key: str = "text") -> str:

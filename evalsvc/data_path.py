@@ -1,21 +1,65 @@
-"""Paths in a task's parameters: what a suite may write, and what becomes of it."""
+"""Paths in a task's parameters: what a suite may write, what becomes of it, and what may be read."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, InvalidData
+
+DATASETS = "datasets:"
+
+PACKAGE = Path(__file__).parent
+
+
+def local_data(settings: Settings, path: str) -> str:
+    """The local path of a data file or folder in a checked suite; it need not exist.
+
+    Raises:
+        InvalidData: it is outside what suites may read: EVALSVC_ROOTS, the operator's own folders, what is shipped.
+    """
+    local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
+    folders = (*settings.root_paths, settings.datasets_path, settings.assets_path, PACKAGE)
+    try:
+        # Links are followed: one that lies in a folder may lead out of it. Where to is not told.
+        resolved = local.resolve()
+        inside = any(resolved.is_relative_to(folder.resolve()) for folder in folders)
+    except (OSError, RuntimeError, ValueError):
+        inside = False
+    if not inside:
+        roots = ", ".join(map(str, settings.root_paths)) or "none"
+        raise InvalidData(
+            f"{path!r} is, or leads, outside the folders that suites may read ({roots}, and `datasets:`); move it, or "
+            "have the operator add its folder to EVALSVC_ROOTS"
+        )
+    return str(local)
+
+
+def check_data(settings: Settings, path: str) -> None:
+    """Raise what `local_data` raises."""
+    local_data(settings, path)
+
 
 def _resolve_data_path(path: str, info: ValidationInfo) -> str:
-    base = (info.context or {}).get("base")
-    if path.startswith(("/", "datasets:")):
-        return path
-    if base is None:
-        raise ValueError(
-            f"{path!r} is relative; give an absolute path, or datasets:NAME for the folder EVALSVC_DATASETS"
-        )
-    return str((base / path).resolve())
+    context = info.context or {}
+    base, allowed = context.get("base"), context.get("allowed")
+    if "\0" in path:
+        raise ValueError("a path has no NUL character; leave it out")
+    if not path.startswith(("/", DATASETS)):
+        if base is None:
+            raise ValueError(
+                f"{path!r} is relative; give an absolute path, or datasets:NAME for the folder EVALSVC_DATASETS"
+            )
+        path = str((base / path).resolve())
+    if allowed is not None:
+        try:
+            allowed(path)
+        except EvalsvcError as error:
+            raise ValueError(error.message) from None
+    return path
 
 
 def _resolve_asset(name: str, info: ValidationInfo) -> str:

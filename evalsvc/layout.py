@@ -14,12 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel
 from evalsvc.protocol import digest
 from evalsvc.suite import check_keys, validation_message
+from evalsvc.yaml_text import YamlError, read_yaml
 
 TEXT = "TEXT"
 IMAGE = "IMAGE"
@@ -510,13 +510,13 @@ def _resolve_path(path: str, base: Path | None, what: str) -> Path:
 
 def _read_layout(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_bytes())
+        return read_yaml(path.read_bytes())
     except OSError as error:
         raise InvalidLayout(
             f"the layout file {path} cannot be read: {(error.strerror or str(error)).lower()}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidLayout(f"the layout file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except YamlError as error:
+        raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}") from None
 
 
 def _read_map(path: Path) -> Any:

@@ -30,6 +30,7 @@ from evalsvc.checkpoints import (
     verify,
 )
 from evalsvc.config import Settings
+from evalsvc.data_path import local_data
 from evalsvc.errors import CheckpointGone, EvalsvcError, InternalError, MissingPackage, OutOfMemory
 from evalsvc.expression import digest_of, require_parts
 from evalsvc.layout import VocabularyLayout, parse_layout, text_only
@@ -121,7 +122,7 @@ class RunnerContext(Context):
         self.report = report
         self.dtype: str | None = None
         self.provenance: dict[str, Any] = {}
-        self._datasets = settings.datasets_path
+        self._settings = settings
         self._assets = settings.assets_path
         self._statistics = settings.statistics_path
         torch.set_num_threads(settings.worker_threads())
@@ -148,10 +149,12 @@ class RunnerContext(Context):
         rows = self.model_config().vocab_size
         with named(self.checkpoint):
             layout = text_only(rows) if self.checkpoint.layout is None else parse_layout(self.checkpoint.layout)
+            if layout.text.tokenizer is not None:
+                self.dataset(layout.text.tokenizer)
             return layout.resolve(rows)
 
     def dataset(self, path: str) -> str:
-        return str(self._datasets / path.removeprefix("datasets:")) if path.startswith("datasets:") else path
+        return local_data(self._settings, path)
 
     def asset(self, name: str) -> Path:
         from evalsvc.assets import locate_asset

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from evalsvc import catalog
 from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.protocol import digest
+from evalsvc.yaml_text import YamlError, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of runs, suites and tasks, as they appear in addresses and in metrics' names."""
@@ -50,8 +50,15 @@ class Suite:
         return {"name": self.name, "description": self.description, "tasks": tasks}
 
 
-def parse_suite(content: str | bytes | Mapping[str, Any], name: str, base: Path | None = None) -> Suite:
+def parse_suite(
+    content: str | bytes | Mapping[str, Any],
+    name: str,
+    base: Path | None = None,
+    allowed: Callable[[str], object] | None = None,
+) -> Suite:
     """A suite from YAML, JSON or a mapping; `base` is the folder that relative data paths start from.
+
+    `allowed` gets every data path and raises where it may not be read.
 
     Raises:
         InvalidSuite: says which key or parameter of which task is wrong, with near misses.
@@ -72,7 +79,8 @@ def parse_suite(content: str | bytes | Mapping[str, Any], name: str, base: Path 
     tasks = mapping.get("tasks")
     if not isinstance(tasks, list) or not tasks:
         raise InvalidSuite(f"suite {name!r} has no list `tasks`; give at least one, e.g. `- kind: loss`")
-    specs = tuple(_parse_task(name, index, task, base) for index, task in enumerate(tasks))
+    context = {"base": base, "suite": name, "allowed": allowed}
+    specs = tuple(_parse_task(name, index, task, context) for index, task in enumerate(tasks))
     seen: set[str] = set()
     for spec in specs:
         if spec.name in seen:
@@ -120,7 +128,7 @@ def find_suite(name: str, folder: Path | None) -> Suite:
     return load_suite(files[name])
 
 
-def _parse_task(suite: str, index: int, content: Any, base: Path | None) -> TaskSpec:
+def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]) -> TaskSpec:
     where = f"suite {suite!r}, task {index + 1}"
     if not isinstance(content, Mapping):
         raise InvalidSuite(f"{where} is {content!r}; it must be a mapping with the key `kind`")
@@ -134,7 +142,7 @@ def _parse_task(suite: str, index: int, content: Any, base: Path | None) -> Task
         raise InvalidSuite(f"{where}: the name {name!r} must be letters, digits, '.', '_' and '-', at most 128")
     check_keys(f"{where} ({kind})", parameters, task_class.model_fields)
     try:
-        task: BaseModel = task_class.model_validate(parameters, context={"base": base, "suite": suite})
+        task: BaseModel = task_class.model_validate(parameters, context=dict(context))
     except ValidationError as error:
         raise InvalidSuite(f"{where} ({kind}): {validation_message(error)}") from None
     return TaskSpec(kind, name, task.model_dump(mode="json", exclude={"name"}))
@@ -162,7 +170,6 @@ def check_keys(
 
 def _read_yaml(content: str | bytes, name: str) -> Any:
     try:
-        return yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InvalidSuite(f"suite {name!r} is not valid YAML: {reason}") from None
+        return read_yaml(content)
+    except YamlError as error:
+        raise InvalidSuite(f"suite {name!r} is not valid YAML: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,7 +80,9 @@ def _read(path: Path, identity: Identity) -> TextTokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises nothing narrower
-        raise InvalidData(f"the tokenizer {path} is not a tokenizer.json: {error}") from None
+        # The package quotes what it found, and whoever names the file may not be who may read it.
+        reason = re.sub(r'".*?"|`.*?`', "…", str(error))
+        raise InvalidData(f"the tokenizer {path} is not a tokenizer.json: {reason}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     ids = tokenizer.get_vocab(with_added_tokens=True)

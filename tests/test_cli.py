@@ -183,7 +183,7 @@ class TestServe:
 
     def test_address_that_others_reach(self, command: Command) -> None:
         result = command("serve", "--host", "0.0.0.0", "--port", "0")
-        assert (result.code, "no authentication yet" in result.err) == (2, True)
+        assert (result.code, "which has no token yet; make one first" in result.err) == (2, True)
 
     def test_missing_suites_folder(self, command: Command, tmp_path: Path) -> None:
         result = command("serve", "--port", "0", "--suites", str(tmp_path / "nowhere"))

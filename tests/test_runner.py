@@ -470,7 +470,9 @@ def test_a_bug_names_the_innermost_line_and_leaves_its_trace_in_the_log(
         error = faulty(None, "run").error
     assert error is not None
     assert error.code == "internal_error"
-    assert error.message.startswith("AttributeError: 'int' object has no attribute 'startswith' at evalsvc/runner.py:")
+    assert error.message.startswith(
+        "AttributeError: 'int' object has no attribute 'startswith' at evalsvc/data_path.py:"
+    )
     assert "Traceback" in caplog.text
     assert "context.dataset(7)" in caplog.text
 

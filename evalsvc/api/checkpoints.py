@@ -17,6 +17,7 @@ from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
 from evalsvc.checkpoints import Identity, discard, identify, locate, spool_link, spool_path, verify
 from evalsvc.config import Settings
+from evalsvc.data_path import check_data
 from evalsvc.errors import InvalidLayout, InvalidRequest
 from evalsvc.expression import canonical, default_variant, require_parts
 from evalsvc.expression_parser import is_expression
@@ -206,6 +207,8 @@ def _layout(layout: str | Mapping[str, Any], model: Mapping[str, Any] | None, se
     if isinstance(image, Mapping) and isinstance(image.get("map"), str):
         locate(image["map"], settings.root_paths)
     parsed = parse_layout(layout)
+    if parsed.text.tokenizer is not None:
+        check_data(settings, parsed.text.tokenizer)
     rows = (model or {}).get("vocab_size")
     if isinstance(rows, int):
         parsed.resolve(rows)

@@ -51,7 +51,7 @@ class Input(BaseModel):
             for key in data:
                 if key not in cls.model_fields:
                     raise ValueError(UnknownName.among("field", str(key), cls.model_fields).message)
-        _check_storable(data)
+        check_storable(data)
         return data
 
 
@@ -224,7 +224,7 @@ class ItemsQuery(Input):
     """Objects in JSON, or a line per item."""
 
 
-def _check_storable(data: Any) -> None:
+def check_storable(data: Any) -> None:
     """Refuse what is legal in Python's JSON but not in a database's: NaN, NUL, halves of surrogate pairs."""
     rest = [data]
     while rest:

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.schemas import Name
+from evalsvc.api.schemas import Name, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
+from evalsvc.data_path import check_data
 from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.store.submission import kept_suites, put_suite
 from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
@@ -104,7 +105,13 @@ async def _raw_body(request: Request) -> bytes:
 def keep_suite(
     name: Name, request: Request, body: Annotated[bytes, Depends(_raw_body)], state: CurrentState
 ) -> Document:
-    suite = parse_suite(_content(body, name, request.headers.get("content-type", "")), name)
+    suite = parse_suite(
+        _content(body, name, request.headers.get("content-type", "")), name, allowed=partial(check_data, state.settings)
+    )
+    try:
+        check_storable(suite.to_json())
+    except ValueError as error:
+        raise InvalidSuite(f"suite {name!r}: {error}") from None
     with state.writing() as session:
         created = put_suite(session, suite)
     return Document(_view(suite, "put"), 201 if created else 200)

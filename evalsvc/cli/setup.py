@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -98,15 +99,13 @@ def prepare_benchmarks(
     include_path: IncludePath = None,
 ) -> None:
     """Fetch what benchmarks need from the Hugging Face hub into its cache; an evaluation downloads nothing."""
+    from evalsvc.data_path import local_data
     from evalsvc.language.benchmarks import LoadOptions, prepare
     from evalsvc.language.definitions import Rules
 
     settings = Settings.load()
 
-    def local_dataset(path: str) -> str:
-        return str(settings.datasets_path / path.removeprefix("datasets:"))
-
-    rules = Rules(allow_code=bool(settings.allow_benchmark_code), resolve=local_dataset)
+    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings))
     for name in names:
         for ready in prepare(name, LoadOptions(tuple(include_path or []), rules=rules)):
             rows = ", ".join(f"{count:,} rows of {split!r}" for split, count in ready.splits.items())

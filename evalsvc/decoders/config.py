@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evalsvc.errors import InvalidModelConfig, UnknownName
 from evalsvc.suite import validation_message
+from evalsvc.yaml_text import YamlError, read_yaml
 
 MAX_CONFIG_BYTES = 1_000_000
 BESIDE = "config.yaml"
@@ -152,8 +152,8 @@ def _read(file: Path) -> Any:
     try:
         if file.stat().st_size > MAX_CONFIG_BYTES:
             raise InvalidModelConfig(f"{file} is larger than {MAX_CONFIG_BYTES:,} bytes; is it the weights?")
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        return read_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidModelConfig(f"{file} is no readable YAML ({reason}); give the decoder's configuration") from error
 

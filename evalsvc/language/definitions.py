@@ -20,12 +20,17 @@ from lm_eval.tasks._yaml_loader import load_yaml  # lm-eval has no public way to
 from evalsvc.data_files import identify_file, read_bytes
 from evalsvc.errors import InvalidData
 from evalsvc.language.registry import shipped_folder
+from evalsvc.yaml_text import yaml_reason
 
 BUILDERS = ("arrow", "csv", "json", "parquet", "text")
 """Loaders of `datasets` that read the files they are given; every other name is that of a dataset."""
 
 UNPICKLING = ("pandas", "webdataset")
 """Loaders of `datasets` that unpickle what they find, in some of its versions."""
+
+
+REMOTE = ("https://", "http://", "hf://")
+"""Addresses that data files may have."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Rules:
     allow_code: bool = False
     """Functions, classes, scripts."""
     resolve: Callable[[str], str] = str
-    """The local path of `datasets:NAME`."""
+    """The local path of an absolute one or of `datasets:NAME`; raises InvalidData where it may not be read."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def _read(path: Path, rules: Rules, functions: bool, files: list[Path]) -> dict[
         raise InvalidData(f"{path} is included twice; a file may be included once")
     files.append(path)
     if not _is_shipped(path):
+        rules.resolve(str(path))
         identify_file(path, "benchmark file")
         _check_file(path, rules)
     own = _load(path, functions)
@@ -113,7 +119,7 @@ def _check_file(path: Path, rules: Rules) -> None:
     try:
         root = yaml.compose(read_bytes(path), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidData(f"the benchmark file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise InvalidData(f"the benchmark file {path} is not valid YAML: {yaml_reason(error)}") from None
     if not isinstance(root, yaml.MappingNode):
         raise InvalidData(f"the benchmark file {path} holds no mapping; it needs the key `task` or `group`")
     for line, found in () if rules.allow_code else _wants_code(root):
@@ -177,7 +183,7 @@ def _with_local_paths(config: dict[str, Any], inherited: Any, path: Path, rules:
     if isinstance(options, dict) and "data_files" in options and dataset in BUILDERS:
         config = {**config, "dataset_kwargs": {**options, "data_files": _absolute(options["data_files"], path, rules)}}
     if isinstance(dataset, str) and "/" in dataset and (path.parent / dataset).is_dir():
-        config = {**config, "dataset_path": str((path.parent / dataset).resolve())}
+        config = {**config, "dataset_path": rules.resolve(str((path.parent / dataset).resolve()))}
     if isinstance(members := config.get("task"), list):
         local = [_with_local_paths(each, dataset, path, rules) if isinstance(each, dict) else each for each in members]
         config = {**config, "task": local}
@@ -189,10 +195,15 @@ def _absolute(names: Any, path: Path, rules: Rules) -> Any:
         return {split: _absolute(value, path, rules) for split, value in names.items()}
     if isinstance(names, list):
         return [_absolute(value, path, rules) for value in names]
-    if not isinstance(names, str) or "://" in names:
+    if not isinstance(names, str):
         return names
-    local = rules.resolve(names) if names.startswith("datasets:") else names
-    return str(path.parent / local)
+    if "://" in names or "::" in names:
+        if not names.startswith(REMOTE) or "::" in names:
+            # Others are ways to this machine's files as well, which `datasets` would read whatever the roots say.
+            raise InvalidData(f"{path}: data_files {names!r}: give a path, datasets:NAME or a uri {', '.join(REMOTE)}")
+        return names
+    local = names if names.startswith("datasets:") else str(path.parent / names)
+    return rules.resolve(local)
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,9 +1,13 @@
 """Suites by name: put, in the folder, shipped."""
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 from app_in_process import App, app_in_process, refused
 
@@ -11,7 +15,7 @@ from evalsvc.api.app import create_app
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidSuite
 
-GOOD = "tasks:\n  - kind: loss\n    data: /data.jsonl\n"
+GOOD = "tasks:\n  - kind: loss\n    data: datasets:data.jsonl\n"
 
 
 @pytest.fixture
@@ -34,9 +38,9 @@ def with_folder(tmp_path: Path) -> Iterator[Callable[..., App]]:
     [
         (GOOD, "application/yaml"),
         (GOOD, "text/plain"),
-        ('{"tasks": [{"kind": "loss", "data": "/data.jsonl"}]}', "application/json"),
-        ('{\n\t"tasks": [{"kind": "loss", "data": "/data.jsonl"}]}', "application/yaml"),
-        ("{tasks: [{kind: loss, data: /data.jsonl}]}", "application/yaml"),
+        ('{"tasks": [{"kind": "loss", "data": "datasets:data.jsonl"}]}', "application/json"),
+        ('{\n\t"tasks": [{"kind": "loss", "data": "datasets:data.jsonl"}]}', "application/yaml"),
+        ("{tasks: [{kind: loss, data: 'datasets:data.jsonl'}]}", "application/yaml"),
     ],
 )
 def test_put_as_yaml_or_json(app: App, text: str, content_type: str) -> None:
@@ -46,7 +50,7 @@ def test_put_as_yaml_or_json(app: App, text: str, content_type: str) -> None:
     assert app.http.put("/v1/suites/mine", content=text, headers=headers).status_code == 200
     document = app.http.get("/v1/suites/mine").json()
     assert document == first.json()
-    assert (document["source"], document["tasks"][0]["data"]) == ("put", "/data.jsonl")
+    assert (document["source"], document["tasks"][0]["data"]) == ("put", "datasets:data.jsonl")
 
 
 def test_put_comes_before_the_folder_and_the_folder_before_shipped(with_folder: Callable[..., App]) -> None:
@@ -101,7 +105,7 @@ def test_bad_name(app: App) -> None:
 def test_evaluations_keep_the_suite_they_began_with(app: App, weights: Path) -> None:
     app.http.put("/v1/suites/mine", content=GOOD)
     app.post(weights, suites=["mine"])
-    app.http.put("/v1/suites/mine", content=GOOD.replace("/data", "/other"))
+    app.http.put("/v1/suites/mine", content=GOOD.replace("data.jsonl", "other.jsonl"))
     app.coordinator.work()
     assert (
         app.http.get("/v1/evaluations/1").json()["suite"]["digest"] != app.http.get("/v1/suites/mine").json()["digest"]
@@ -111,3 +115,107 @@ def test_evaluations_keep_the_suite_they_began_with(app: App, weights: Path) -> 
 def test_missing_folder_is_told_before_the_service_starts(tmp_path: Path) -> None:
     with pytest.raises(InvalidSuite, match="does not exist; create it or change --suites"):
         create_app(Settings(suites=str(tmp_path / "nowhere")))
+
+
+# What a suite may not do. It is data of whoever may post, and code, files and time of the service are not theirs.
+
+LAUGHS = "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghijkl")
+)
+
+BOMBS = {
+    "aliases": (LAUGHS, "it has more than 50,000 values, those that aliases stand for counted each time"),
+    "merges": (
+        "a: &a {k: 1}\n" + "".join(f"{n}: &{n} {{<<: [*{b}, *{b}, *{b}]}}\n" for b, n in pairwise("abcdefghijklmn")),
+        "it has more than 50,000 values",
+    ),
+    "itself": ("tasks: &a [*a]", "the value in line 1 holds itself"),
+    "deep": ("tasks: " + "[" * 400_000, "it is nested deeper than 64"),
+    "deep mappings": ("".join(" " * depth + "a:\n" for depth in range(1000)), "it is nested deeper than 64"),
+    "long": ("[" + "1," * 400_000 + "1]", "it has more than 50,000 values"),
+    "number": ("tasks: " + "9" * 500_000, "the number in line 1 has 500,000 digits"),
+    "base 60": ("tasks: 1" + ":59" * 200_000, "the number in line 1 has 600,001 digits"),
+    "date": ("tasks: 2001-99-99", "a value is not what it looks like: month must be in 1..12"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_yaml_that_is_made_to_be_expensive(app: App, bomb: str) -> None:
+    """A billion laughs are refused before they are told: in bounded time and memory, and never as a bug."""
+    text, words = BOMBS[bomb]
+    before = psutil.Process().memory_info().rss
+    begun = time.monotonic()
+    response = app.http.put("/v1/suites/bomb", content=text, headers={"Content-Type": "application/yaml"})
+    assert time.monotonic() - begun < 20
+    assert psutil.Process().memory_info().rss - before < 300e6
+    refused(response, 422, "invalid_suite", f"suite 'bomb' is not valid YAML: {words}")
+    assert len(response.content) < 1000, "what was sent is not sent back"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tasks: !!python/object/apply:os.system ['touch /tmp/x']", "could not determine a constructor for the tag"),
+        ("tasks: !!python/name:os.system", "could not determine a constructor for the tag"),
+        ("tasks: !function os.system", "could not determine a constructor for the tag '!function'"),
+        ("tasks: [{kind: !!python/module:os , data: /a}]", "could not determine a constructor for the tag"),
+    ],
+)
+def test_yaml_that_asks_for_code(app: App, text: str, words: str) -> None:
+    refused(app.http.put("/v1/suites/code", content=text), 422, "invalid_suite", words)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("{kind: 'os:system'}", "no task is named 'os:system'"),
+        ("{kind: evalsvc.tasks.loss:LossTask, data: 'datasets:a'}", "no task is named"),
+        ("{kind: language, benchmarks: [{name: arc_easy, trust_remote_code: true}]}", "extra inputs are not permitted"),
+        ("{kind: language, benchmarks: [arc_easy], trust_remote_code: true}", "no key is named 'trust_remote_code'"),
+        ("{kind: language, benchmarks: [arc_easy], include_path: [../x]}", "'../x' is relative"),
+        ("{kind: language, benchmarks: [{task: a, class: os.system}]}", "name: field required"),
+    ],
+)
+def test_tasks_that_ask_for_code(app: App, task: str, words: str) -> None:
+    response = app.http.put("/v1/suites/code", content=f"tasks: [{task}]")
+    assert words in response.json()["detail"]
+    assert response.json()["code"] in ("invalid_suite", "unknown_name")
+
+
+@pytest.mark.parametrize("parameter", ["data", "tokenizer", "general_text", "images", "decoder", "decoder_config"])
+@pytest.mark.parametrize(
+    "path", ["/etc/shadow", "datasets:../../../../../../etc/shadow", "{root}/../x", "{root}/link/x"]
+)
+def test_data_outside_the_roots(app: App, tmp_path: Path, parameter: str, path: str) -> None:
+    """Whoever may post may not read what the service may: not by a path, not by `..`, not by a link."""
+    (tmp_path / "link").symlink_to("/etc")
+    path = path.format(root=tmp_path)
+    task = {"kind": "loss", "data": "datasets:a", parameter: path}
+    response = app.http.put("/v1/suites/spy", json={"tasks": [task]})
+    words = (
+        f"{parameter}: {path!r} is, or leads, outside the folders that suites may read ({tmp_path}, and `datasets:`)"
+    )
+    refused(response, 422, "invalid_suite", words, "EVALSVC_ROOTS")
+
+
+def test_data_with_a_nul(app: App) -> None:
+    task = {"kind": "loss", "data": "/etc/shadow\0.jsonl"}
+    refused(app.http.put("/v1/suites/spy", json={"tasks": [task]}), 422, "invalid_suite", "a path has no NUL character")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_texts_that_a_database_cannot_hold(app: App, text: str) -> None:
+    """PostgreSQL refuses them in the middle of a transaction, which was a bug of the service to who posted."""
+    task = {"kind": "completions", "prompts": [text]}
+    response = app.http.put("/v1/suites/odd", content=json.dumps({"tasks": [task]}))
+    refused(response, 422, "invalid_suite", "has a character that cannot be stored")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../loss", "%2e%2e%2floss", "a%2fb", "a%00b", "CON%20", "a%0d%0ab", "%C3%BC", "-a", ".a", "a" * 129]
+)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_names_that_are_none(app: App, method: str, name: str) -> None:
+    response = app.http.request(method, f"/v1/suites/{name}", content=GOOD if method == "PUT" else None)
+    assert response.status_code in (404, 405, 422), response.text
+    assert app.http.get("/v1/suites").status_code == 200

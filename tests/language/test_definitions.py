@@ -1,9 +1,12 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmark_files import write_benchmark
 
+from evalsvc.config import Settings
+from evalsvc.data_path import local_data
 from evalsvc.errors import InvalidData
 from evalsvc.language.definitions import Rules, check_metrics, read_definition
 from evalsvc.language.registry import shipped_folder
@@ -129,3 +132,45 @@ def test_metrics_from_elsewhere_are_programs(metric: dict[str, Any]) -> None:
         check_metrics("here", {"metric_list": [{"metric": "acc"}, metric]}, Rules())
     check_metrics("here", {"metric_list": [metric]}, Rules(allow_code=True))
     check_metrics("here", {"metric_list": [{"metric": "acc"}]}, Rules())
+
+
+def guarded(root: Path) -> Rules:
+    return Rules(resolve=partial(local_data, Settings(roots=str(root), data_dir=str(root / "data"))))
+
+
+@pytest.mark.parametrize(
+    "addition",
+    [
+        "dataset_path: json\ndataset_kwargs: {data_files: /etc/shadow}",
+        "dataset_path: text\ndataset_kwargs: {data_files: {test: [a.json, ../../../../../etc/shadow]}}",
+        "dataset_path: csv\ndataset_kwargs: {data_files: 'datasets:../../../../../../etc/shadow'}",
+        "dataset_path: parquet\ndataset_kwargs: {data_files: '/etc/*'}",
+        "dataset_path: json\ndataset_kwargs: {data_files: link/shadow}",
+        "dataset_path: /etc",
+        "include: /etc/hosts",
+        "include: link/hosts",
+    ],
+)
+def test_files_outside_the_roots_are_not_read(tmp_path: Path, addition: str) -> None:
+    """A folder that a suite may name by include_path must not lead to files that it may not name itself."""
+    (tmp_path / "link").symlink_to("/etc")
+    (tmp_path / "a.yaml").write_text(f"task: a\n{addition}\n")
+    with pytest.raises(InvalidData, match=r"outside the folders that suites may read .*EVALSVC_ROOTS"):
+        read_definition(tmp_path / "a.yaml", guarded(tmp_path), functions=False)
+
+
+def test_files_under_the_roots_are(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "task: a\ndataset_path: json\ndataset_kwargs: {data_files: [a.json, 'datasets:b']}\n"
+    )
+    config = read_definition(tmp_path / "a.yaml", guarded(tmp_path), functions=False).config
+    assert config["dataset_kwargs"]["data_files"] == [str(tmp_path / "a.json"), str(tmp_path / "data/datasets/b")]
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:///etc/shadow", "local:///etc/shadow", "zip://*::/etc/x.zip", "https://a::/etc/x"]
+)
+def test_ways_to_local_files_that_are_no_paths(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"task: a\ndataset_path: json\ndataset_kwargs: {{data_files: '{uri}'}}\n")
+    with pytest.raises(InvalidData, match="give a path, datasets:NAME or a uri https://, http://, hf://"):
+        read_definition(tmp_path / "a.yaml", guarded(tmp_path), functions=False)

@@ -1,0 +1,103 @@
+"""YAML that others wrote: read in bounded time and memory, and never quoted in an error.
+
+Aliases let a few lines stand for more values than a machine can hold, PyYAML's own error quotes the lines around the
+place, and the place may be in a file that whoever names it cannot read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+MAX_NODES = 50_000
+"""Values, keys and containers, those that aliases stand for counted each time. A suite of a thousand prompts has two
+thousand; this many take a second."""
+
+MAX_DEPTH = 64
+
+MAX_DIGITS = 200
+
+
+class YamlError(ValueError):
+    """It is no YAML, or more than anyone writes; the message has the place and none of the text."""
+
+
+def read_yaml(content: str | bytes) -> Any:
+    """What a YAML document says, with plain types only.
+
+    Raises:
+        YamlError: see there.
+    """
+    try:
+        loader = _BoundedLoader(content)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            _count(root, {})
+            return loader.construct_document(root)
+        finally:
+            loader.dispose()
+    except YamlError:
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise YamlError(yaml_reason(error)) from None
+    except ValueError as error:  # of a constructor: a day that is none
+        raise YamlError(f"a value is not what it looks like: {error}") from None
+
+
+def yaml_reason(error: Exception) -> str:
+    """What PyYAML found and where, without the text that it found it in."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{error.problem or error.context}{place}"
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    def __init__(self, content: str | bytes) -> None:
+        super().__init__(content)
+        self._nodes = 0
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise YamlError(f"it is nested deeper than {MAX_DEPTH}")
+        if self._nodes > MAX_NODES:
+            raise _too_many()
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _count(node: yaml.Node, counted: dict[int, int]) -> int:
+    """How many nodes it is when every alias is written out; `counted` has those that were counted, 0 while they are."""
+    known = counted.get(id(node))
+    if known == 0:
+        raise YamlError(f"the value in line {node.start_mark.line + 1} holds itself")
+    if known is None:
+        _check_number(node)
+        counted[id(node)] = 0
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        known = counted[id(node)] = 1 + sum(_count(part, counted) for part in parts)
+        if known > MAX_NODES:
+            raise _too_many()
+    return known
+
+
+def _check_number(node: yaml.Node) -> None:
+    """Refuse numbers that take long to read: PyYAML's base 60 and Python's base 10 are quadratic in their length."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+        raise YamlError(f"the number in line {node.start_mark.line + 1} has {len(node.value):,} digits")
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def _too_many() -> YamlError:
+    return YamlError(f"it has more than {MAX_NODES:,} values, those that aliases stand for counted each time")
