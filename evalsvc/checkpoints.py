@@ -103,7 +103,7 @@ def locate(uri: str, roots: Sequence[Path]) -> Path:
     path = local_path(uri)
     try:
         resolved = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointNotFound(f"{uri}: {_reason(error)}; post it when the file is complete") from None
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         allowed = ", ".join(str(root) for root in roots)

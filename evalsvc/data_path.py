@@ -14,6 +14,9 @@ DATASETS = "datasets:"
 
 PACKAGE = Path(__file__).parent
 
+MAX_PATH = 4096
+"""Characters; no system opens longer ones, and to follow their links takes seconds."""
+
 
 def local_data(settings: Settings, path: str) -> str:
     """The local path of a data file or folder in a checked suite; it need not exist.
@@ -48,6 +51,8 @@ def _resolve_data_path(path: str, info: ValidationInfo) -> str:
     base, allowed = context.get("base"), context.get("allowed")
     if "\0" in path:
         raise ValueError("a path has no NUL character; leave it out")
+    if len(path) > MAX_PATH:
+        raise ValueError(f"the path has {len(path):,} characters; give at most {MAX_PATH:,}")
     if not path.startswith(("/", DATASETS)):
         if base is None:
             raise ValueError(

@@ -22,6 +22,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHIPPED_SUITES = Path(str(resources.files("evalsvc") / "suites"))
 """The folder of the suites that come with evalsvc."""
 
+MAX_TASKS = 256
+"""In a suite, which is checked within a request."""
+
 _SUITE_KEYS = ("name", "description", "tasks")
 
 
@@ -79,6 +82,10 @@ def parse_suite(
     tasks = mapping.get("tasks")
     if not isinstance(tasks, list) or not tasks:
         raise InvalidSuite(f"suite {name!r} has no list `tasks`; give at least one, e.g. `- kind: loss`")
+    if len(tasks) > MAX_TASKS:
+        raise InvalidSuite(
+            f"suite {name!r} has {len(tasks):,} tasks; give at most {MAX_TASKS}, and the rest in another one"
+        )
     context = {"base": base, "suite": name, "allowed": allowed}
     specs = tuple(_parse_task(name, index, task, context) for index, task in enumerate(tasks))
     seen: set[str] = set()

@@ -21,7 +21,7 @@ from evalsvc.api.errors import PROBLEM_SCHEMA, STATUS, problem
 from evalsvc.api.known_tokens import KnownToken, KnownTokens, find_token
 from evalsvc.api.rates import Rates, address_key
 from evalsvc.config import Settings
-from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, RateLimited, Unauthorized
+from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, InvalidRequest, RateLimited, Unauthorized
 from evalsvc.tokens import TokenScope, includes
 
 SCOPES: Mapping[tuple[str, str], TokenScope] = {
@@ -87,6 +87,9 @@ class Access:
     async def _refusal(self, scope: Scope) -> Response | None:
         """None: it may come in."""
         client = address_key((scope["client"] or ("unknown", 0))[0])
+        if b"%00" in scope["query_string"]:
+            # PostgreSQL takes none in a text that it is to look for.
+            return problem(422, InvalidRequest.code, "the query has a NUL character (%00); leave it out")
         try:
             if scope["path"] in OPEN:
                 await self._recognise(scope)

@@ -58,6 +58,9 @@ STATUS: dict[type[EvalsvcError], int] = {
 }
 """The status of every error; a test fails when one is missing."""
 
+MAX_DETAIL = 4000
+"""Characters of a detail."""
+
 PROBLEM_SCHEMA: dict[str, Any] = {
     "title": "Problem",
     "type": "object",
@@ -96,6 +99,9 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    if len(detail) > MAX_DETAIL:
+        # What was sent is in it, as it was sent.
+        detail = f"{detail[:MAX_DETAIL]} … ({len(detail):,} characters)"
     content = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,

@@ -45,6 +45,7 @@ class KnownTokens:
     def __init__(self) -> None:
         self._tokens: Mapping[str, KnownToken] | None = None
         self._read_at = 0.0
+        self._asking = False
         self._noted: dict[int, float] = {}
         self._uses: dict[int, datetime] = {}
         self._lock = threading.Lock()
@@ -55,8 +56,12 @@ class KnownTokens:
         Raises:
             DatabaseUnusable: the database does not answer and never did.
         """
-        if self._tokens is None or time.monotonic() - self._read_at > LIFETIME:
-            with anyio.move_on_after(None if self._tokens is None else PATIENCE):
+        if self._tokens is None:
+            await to_thread.run_sync(self._refresh, store)
+        elif not self._asking and time.monotonic() - self._read_at > LIFETIME:
+            # One at a time: a database that hangs must not get a thread from every request.
+            self._asking = True
+            with anyio.move_on_after(PATIENCE):
                 await to_thread.run_sync(self._refresh, store, abandon_on_cancel=True)
         assert self._tokens is not None
         return self._tokens
@@ -81,6 +86,8 @@ class KnownTokens:
             # Asked again after the lifetime, not by every request.
             self._read_at = asked
             log.warning("the tokens could not be read; those of the last look hold: %s", type(error).__name__)
+        finally:
+            self._asking = False
 
     def _write_uses(self, store: Store) -> None:
         with self._lock:

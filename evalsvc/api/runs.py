@@ -115,8 +115,8 @@ def get_plan(run: Name, state: CurrentState) -> Document:
 )
 def put_plan(run: Name, body: PlanInput, state: CurrentState) -> Document:
     with state.writing() as session:
-        for entry in body.suites:
-            find_suite(session, state.settings, entry.suite)
+        for name in dict.fromkeys(entry.suite for entry in body.suites):
+            find_suite(session, state.settings, name)
         row = get_or_create_run(session, run)
         row.plan = body.model_dump()
         return Document(plan_view(row))

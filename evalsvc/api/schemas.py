@@ -18,6 +18,7 @@ MAX_URI = 4096
 MAX_STEP = 2**63 - 1
 MAX_ID = 2**31 - 1
 MAX_FLIPPED = 10_000
+MAX_PLANNED = 256
 
 
 def _check_name(name: str) -> str:
@@ -143,7 +144,7 @@ class PlanInput(Input):
         json_schema_extra={"examples": [{"suites": [{"suite": "loss", "every": 500}], "when_behind": "newest"}]}
     )
 
-    suites: list[PlannedSuite]
+    suites: Annotated[list[PlannedSuite], Field(max_length=MAX_PLANNED)]
     when_behind: Literal["all", "newest"] = "all"
     """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
 

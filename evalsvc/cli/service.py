@@ -103,6 +103,7 @@ def worker(
     settings = Settings.load(
         tls_ca=text_of(tls_ca), tls_cert=text_of(tls_cert), tls_key=text_of(tls_key), device=device, threads=threads
     )
+    drop_secrets()
     from evalsvc.cluster import run_worker
 
     run_worker(settings, scheduler)

@@ -81,3 +81,26 @@ def test_posted_example_is_valid(app: App, weights: Path) -> None:
     """An example that does not work is worse than none."""
     body = app.http.get("/openapi.json").json()["components"]["schemas"]["CheckpointInput"]["examples"][0]
     assert app.http.post("/v1/checkpoints", json=body | {"uri": str(weights)}).status_code == 201
+
+
+def test_what_was_sent_is_not_sent_back_whole(app: App) -> None:
+    response = app.http.put("/v1/suites/a", json={"tasks": [{"kind": "l" * 900_000}]})
+    detail = refused(response, 404, "unknown_name", "no task is named 'lllll", "characters)")
+    assert len(detail) < 4100
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/runs/a/artifacts?kind=%00",
+        "/v1/runs/a/completions?prompt=a%00",
+        "/v1/table?run=%00",
+    ],
+)
+def test_queries_with_a_nul(app: App, path: str) -> None:
+    """PostgreSQL takes none in a text that it looks for, which was a bug of the service to who asked."""
+    refused(app.http.get(path), 422, "invalid_request", "the query has a NUL character")
+
+
+def test_a_uri_with_a_nul(app: App) -> None:
+    refused(app.post("file:///a%00b"), 422, "checkpoint_not_found")

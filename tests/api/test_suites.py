@@ -219,3 +219,30 @@ def test_names_that_are_none(app: App, method: str, name: str) -> None:
     response = app.http.request(method, f"/v1/suites/{name}", content=GOOD if method == "PUT" else None)
     assert response.status_code in (404, 405, 422), response.text
     assert app.http.get("/v1/suites").status_code == 200
+
+
+def test_more_tasks_than_a_request_can_check(app: App) -> None:
+    """Each is checked, while whoever posts waits: a body of a megabyte held the service for a minute and a half."""
+    tasks = [{"kind": "loss", "data": "datasets:a", "name": f"t{index}"} for index in range(10_000)]
+    begun = time.monotonic()
+    response = app.http.put("/v1/suites/many", json={"tasks": tasks})
+    refused(response, 422, "invalid_suite", "has 10,000 tasks; give at most 256, and the rest in another one")
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("path", ["/" + "a/" * 400_000, "datasets:" + "../" * 300_000])
+def test_paths_that_take_long_to_follow(app: App, path: str) -> None:
+    begun = time.monotonic()
+    response = app.http.put("/v1/suites/long", json={"tasks": [{"kind": "loss", "data": path}]})
+    refused(response, 422, "invalid_suite", "characters; give at most 4,096")
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("depth", [100, 900, 5000])
+@pytest.mark.parametrize(
+    "body", ['{"tasks": %s}', '{"tasks": [%s]}', '{"tasks": [{"kind": "loss", "data": %s}]}', '{"tasks": [], "a": %s}']
+)
+def test_json_suites_that_are_deep(app: App, body: str, depth: int) -> None:
+    response = app.http.put("/v1/suites/deep", content=body % ('{"a":' * depth + "1" + "}" * depth))
+    refused(response, 422, "invalid_suite")
+    assert len(response.content) < 5000, "what was sent is not sent back"
