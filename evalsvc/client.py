@@ -40,6 +40,8 @@ class Client:
     ) -> None:
         """`token` is for a service that asks for one; `ca`, a file of certificates, for https by one of your own."""
         self.url = url.rstrip("/")
+        # A name and password for a proxy may be in it.
+        self._shown = re.sub(r"//[^/@]*@", "//", self.url)
         # The service is reached directly: a proxy for the internet would take 127.0.0.1 for its own. Redirects are not
         # followed, so the token goes to no other address.
         self._http = httpx.Client(
@@ -294,7 +296,7 @@ class Client:
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = re.sub(r"\[errno -?\d+\] ", "", str(error).lower()) or type(error).__name__
             raise ServiceUnreachable(
-                f"no evaluation service answers at {self.url} ({reason}); "
+                f"no evaluation service answers at {self._shown} ({reason}); "
                 "start one with `evalsvc serve`, or give its address by --url (EVALSVC_URL)"
             ) from None
         return self._read(response)
@@ -315,7 +317,7 @@ class Client:
 
     def _stranger(self, response: httpx.Response) -> NoReturn:
         raise ServiceUnreachable(
-            f"what answers at {self.url} is no evalsvc of this version "
+            f"what answers at {self._shown} is no evalsvc of this version "
             f"({response.status_code} {response.reason_phrase}); check --url (EVALSVC_URL)"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -532,4 +533,6 @@ def _shown_setting(name: str, value: object) -> str:
 
     if name == "database_url":
         return shown_url(str(value))
-    return str(value) if name not in SECRETS or not value else "set"
+    if name in SECRETS and value:
+        return "set"
+    return re.sub(r"//[^/@]*@", "//", str(value))

@@ -236,3 +236,10 @@ def test_a_file_of_certificates_that_is_none(tmp_path: Path) -> None:
     for name, words in (("ca.pem", "no file of certificates"), ("nowhere.pem", "no such file")):
         with pytest.raises(InvalidRequest, match=words):
             Client("https://evalsvc", ca=str(tmp_path / name))
+
+
+def test_a_password_in_the_address_is_not_shown() -> None:
+    with Client("http://me:hunter2@127.0.0.1:1") as client, pytest.raises(ServiceUnreachable) as error:
+        client.runs()
+    assert "http://127.0.0.1:1 " in error.value.message
+    assert "hunter2" not in error.value.message

@@ -114,12 +114,13 @@ class Access:
             Unauthorized, Forbidden, DatabaseUnusable.
         """
         headers = Headers(scope=scope)
-        tokens = await self.tokens.read(scope["app"].state.state.store)
+        store = scope["app"].state.state.store
+        tokens = await self.tokens.read(store)
         if not tokens and self._may_be_open:
             check_browser(scope["method"], headers, self._settings)
             return None
         token = find_token(tokens, headers.get("authorization"))
-        self.tokens.note_use(token)
+        self.tokens.note_use(token, store)
         return token
 
     async def _recognise(self, scope: Scope) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-CONNECTIONS = 1000
+CONNECTIONS = 500
 """Beyond them, requests are answered by 503 until others are closed."""
 
 HEAD_SECONDS = 20.0

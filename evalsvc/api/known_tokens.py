@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from evalsvc.errors import Unauthorized
 from evalsvc.store.session import Store, database_unusable
-from evalsvc.store.tokens import all_tokens, note_uses
+from evalsvc.store.tokens import all_tokens, note_use
 from evalsvc.tokens import TokenScope, hash_token
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,6 @@ class KnownTokens:
         self._read_at = 0.0
         self._asking = False
         self._noted: dict[int, float] = {}
-        self._uses: dict[int, datetime] = {}
-        self._lock = threading.Lock()
 
     async def read(self, store: Store) -> Mapping[str, KnownToken]:
         """Every token there ever was, by its hash.
@@ -66,35 +64,33 @@ class KnownTokens:
         assert self._tokens is not None
         return self._tokens
 
-    def note_use(self, token: KnownToken) -> None:
-        """To be written down with one of the next looks at the database."""
+    def note_use(self, token: KnownToken, store: Store) -> None:
+        """Have it written down, behind the request's back: it does not wait for a database that is locked."""
         if time.monotonic() - self._noted.get(token.id, -NOTE_EVERY) >= NOTE_EVERY:
             self._noted[token.id] = time.monotonic()
-            with self._lock:
-                self._uses[token.id] = datetime.now(UTC)
+            asyncio.get_running_loop().run_in_executor(None, _write_use, store, token, datetime.now(UTC))
 
     def _refresh(self, store: Store) -> None:
         asked = time.monotonic()
         try:
             with store.reading() as session:
                 self._tokens = {token.sha256: _known(token) for token in all_tokens(session)}
-            self._read_at = asked
-            self._write_uses(store)
         except SQLAlchemyError as error:
             if self._tokens is None:
                 raise database_unusable(store.url, error) from None
-            # Asked again after the lifetime, not by every request.
-            self._read_at = asked
             log.warning("the tokens could not be read; those of the last look hold: %s", type(error).__name__)
         finally:
+            # After a failure too: it is asked again after the lifetime, not by every request.
+            self._read_at = asked
             self._asking = False
 
-    def _write_uses(self, store: Store) -> None:
-        with self._lock:
-            uses, self._uses = self._uses, {}
-        if uses:
-            with store.transaction() as session:
-                note_uses(session, uses)
+
+def _write_use(store: Store, token: KnownToken, when: datetime) -> None:
+    try:
+        with store.transaction() as session:
+            note_use(session, token.id, when)
+    except SQLAlchemyError as error:
+        log.warning("the use of token %s could not be noted: %s", token.name, type(error).__name__)
 
 
 def _known(token: object) -> KnownToken:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -63,10 +62,9 @@ def has_tokens(session: Session) -> bool:
     return session.scalar(select(Token.id).limit(1)) is not None
 
 
-def note_uses(session: Session, uses: Mapping[int, datetime]) -> None:
-    """Write down when tokens, by id, were last used."""
-    for token, when in uses.items():
-        session.execute(update(Token).where(Token.id == token).values(last_used_at=when))
+def note_use(session: Session, token: int, when: datetime) -> None:
+    """Write down when a token was last used."""
+    session.execute(update(Token).where(Token.id == token).values(last_used_at=when))
 
 
 def _current(session: Session, name: str) -> Token | None:

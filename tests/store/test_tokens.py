@@ -10,7 +10,7 @@ from alembic import command
 from evalsvc.errors import Conflict, InvalidRequest, UnknownName
 from evalsvc.store.session import Store, alembic_config, open_store
 from evalsvc.store.tables import Token
-from evalsvc.store.tokens import all_tokens, create_token, has_tokens, note_uses, revoke_token
+from evalsvc.store.tokens import all_tokens, create_token, has_tokens, note_use, revoke_token
 from evalsvc.tokens import hash_token
 
 
@@ -79,7 +79,8 @@ def test_uses_are_noted(store: Store) -> None:
         create_token(session, "ci", "read")
     when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     with store.transaction() as session:
-        note_uses(session, {1: when, 99: when})
+        note_use(session, 1, when)
+        note_use(session, 99, when)
     with store.reading() as session:
         assert [token.last_used_at for token in all_tokens(session)] == [when]
 
