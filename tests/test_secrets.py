@@ -106,9 +106,6 @@ def test_secrets_stay_where_they_are(planted: Planted, tmp_path: Path) -> None:
     every_way_to_fail(planted, tmp_path)
     asked = {"EVALSVC_URL": planted.service.url}
     assert planted.command("history", "nobody", **asked).stderr.endswith("[unknown_name]\n")
-    assert planted.command("history", "nobody", **asked, EVALSVC_TOKEN=PASSPHRASE).stderr.endswith(
-        "[invalid_request]\n"
-    )
 
     assert planted.service.process is not None
     service = psutil.Process(planted.service.process.pid)
@@ -128,7 +125,6 @@ def test_secrets_stay_where_they_are(planted: Planted, tmp_path: Path) -> None:
     doctor = planted.command("doctor")
     assert doctor.returncode == 1
     assert re.search(r"EVALSVC_TOKEN +set +environment", doctor.stdout)
-    assert "cannot be used" in planted.command("serve", "--port", "0").stderr
     planted.service.stop()
 
     everything = "\n".join([*planted.said, planted.service.log.read_text()])

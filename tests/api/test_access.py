@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from app_in_process import App, app_in_process, refused
+from sqlalchemy.exc import OperationalError
 
 from evalsvc.api import access, known_tokens
 from evalsvc.api.access import OPEN, SCOPES
@@ -314,3 +315,24 @@ def test_redirects_do_not_take_the_token_along(app: App, token: Tokens) -> None:
     response = app.http.get("/v1/runs/", headers=token(), follow_redirects=False)
     if response.status_code == 307:
         assert httpx.URL(response.headers["location"]).host == "evalsvc"
+
+
+def away(session: object) -> list[object]:
+    raise OperationalError("SELECT", {}, Exception("connection refused"))
+
+
+def test_whether_there_are_tokens_is_not_known(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that has never answered: nobody is let in on the chance that there are none."""
+    monkeypatch.setattr(known_tokens, "all_tokens", away)
+    refused(app.http.get("/v1/runs"), 503, "database_unusable", "connection refused")
+    assert app.http.get("/healthz").status_code == 200
+    assert app.http.get("/readyz").json()["database"] == "ok", "on this machine the operator is told all"
+
+
+def test_whether_there_are_tokens_is_not_known_elsewhere(
+    elsewhere: Callable[..., App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_tokens, "all_tokens", away)
+    app = elsewhere(insecure=True)
+    refused(app.http.get("/v1/runs"), 503, "database_unusable")
+    assert app.http.get("/readyz").json() == {"status": "ok"}
