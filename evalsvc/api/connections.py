@@ -32,8 +32,12 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        """Begin to count where a head is due, and go on counting while it comes byte by byte."""
-        if self.conn.their_state is not h11.IDLE:
+        """Begin to count where a head is due, and go on counting while it comes byte by byte.
+
+        Likewise where the rest of a body is, whose request was answered without it: nobody reads that any more.
+        """
+        answered = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        if self.conn.their_state is not h11.IDLE and not answered:
             self._stop()
         elif self._waiting is None:
             self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.close)

@@ -67,6 +67,16 @@ def test_a_head_that_drips_is_given_up(port: int) -> None:
         assert closed_after(connection, b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 60) < 5
 
 
+def test_the_rest_of_a_body_that_nobody_reads_is_given_up(port: int) -> None:
+    """Who is turned away at the door could else go on sending a body, and hold the connection."""
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(10)
+        connection.sendall(head)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert closed_after(connection, b"a" * 99) < 5
+
+
 def test_an_answer_may_take_longer(port: int) -> None:
     """It is the service then that takes its time."""
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
