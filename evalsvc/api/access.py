@@ -55,7 +55,9 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
 
 READY = "/readyz"
 
-OPEN = ("/healthz", READY, "/docs", "/openapi.json")
+DOCUMENT = "/openapi.json"
+
+OPEN = ("/healthz", READY, "/docs", DOCUMENT)
 """Needs no token: whether the service lives, and what it is. `/readyz` gives details to those only who show one."""
 
 FAILURES, FAILURES_EVERY = 10, 6.0
@@ -87,14 +89,14 @@ class Access:
     async def _refusal(self, scope: Scope) -> Response | None:
         """None: it may come in."""
         client = address_key((scope["client"] or ("unknown", 0))[0])
-        if b"%00" in scope["query_string"]:
-            # PostgreSQL takes none in a text that it is to look for.
-            return problem(422, InvalidRequest.code, "the query has a NUL character (%00); leave it out")
         try:
             if scope["path"] in OPEN:
                 await self._recognise(scope)
                 return None if self._local else self._too_many(client)
             token = scope[_WHO] = await self._who(scope)
+            if b"%00" in scope["query_string"]:
+                # PostgreSQL takes none in a text that it is to look for.
+                raise InvalidRequest("the query has a NUL character (%00); leave it out")
             if token is None:
                 return None if self._local else self._too_many(client)
             _require_scope(token, scope)
@@ -116,7 +118,8 @@ class Access:
         headers = Headers(scope=scope)
         store = scope["app"].state.state.store
         tokens = await self.tokens.read(store)
-        if not tokens and self._may_be_open:
+        is_open = scope["app"].state.is_open = not tokens and self._may_be_open
+        if is_open:
             check_browser(scope["method"], headers, self._settings)
             return None
         token = find_token(tokens, headers.get("authorization"))
@@ -125,7 +128,7 @@ class Access:
 
     async def _recognise(self, scope: Scope) -> None:
         """Of a request that may come in whoever sends it: remember who does, where the route tells some more."""
-        if scope["path"] == READY:
+        if scope["path"] in (READY, DOCUMENT):
             with suppress(Unauthorized, Forbidden):
                 try:
                     scope[_WHO] = await self._who(scope)
@@ -179,7 +182,7 @@ def _may_see(request: Request) -> bool:
 MaySee = Annotated[bool, Depends(_may_see)]
 
 
-def describe_access(document: dict[str, Any]) -> dict[str, Any]:
+def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
     """The OpenAPI document with what the door answers, and with the scope that each operation needs."""
     document.setdefault("components", {}).setdefault("securitySchemes", {})["token"] = {
         "type": "http",
@@ -191,7 +194,7 @@ def describe_access(document: dict[str, Any]) -> dict[str, Any]:
             if path in OPEN:
                 continue
             needed = SCOPES.get((method.upper(), path), "admin")
-            operation["security"] = [{"token": []}, {}]
+            operation["security"] = [{"token": []}, *([{}] if is_open else [])]
             operation["x-scope"] = needed
             operation["responses"] |= _REFUSALS | (_TOO_LARGE if "requestBody" in operation else {})
     return document
@@ -215,11 +218,5 @@ _TOO_LARGE = {"413": _described("The body is too large.")}
 def add_access_to_openapi(app: FastAPI) -> None:
     """Have the application describe its door."""
     plain = app.openapi
-    described: dict[str, Any] = {}
-
-    def openapi() -> dict[str, Any]:
-        if not described:
-            described.update(describe_access(plain()))
-        return described
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.state.is_open = True
+    app.openapi = lambda: describe_access(plain(), app.state.is_open)  # type: ignore[method-assign]
