@@ -14,6 +14,9 @@ DATASETS = "datasets:"
 
 PACKAGE = Path(__file__).parent
 
+NEVER = ("/proc", "/sys")
+"""Below any root: there are the environments and memories of processes, and no data."""
+
 MAX_PATH = 4096
 """Characters; no system opens longer ones, and to follow their links takes seconds."""
 
@@ -22,7 +25,8 @@ def local_data(settings: Settings, path: str) -> str:
     """The local path of a data file or folder in a checked suite; it need not exist.
 
     Raises:
-        InvalidData: it is outside what suites may read: EVALSVC_ROOTS, the operator's own folders, what is shipped.
+        InvalidData: it is outside what suites may read: EVALSVC_ROOTS but for `NEVER`, the operator's own folders, what
+            is shipped.
     """
     local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
     folders = (*settings.root_paths, settings.datasets_path, settings.assets_path, PACKAGE)
@@ -30,6 +34,7 @@ def local_data(settings: Settings, path: str) -> str:
         # Links are followed: one that lies in a folder may lead out of it. Where to is not told.
         resolved = local.resolve()
         inside = any(resolved.is_relative_to(folder.resolve()) for folder in folders)
+        inside = inside and not any(resolved.is_relative_to(folder) for folder in NEVER)
     except (OSError, RuntimeError, ValueError):
         inside = False
     if not inside:

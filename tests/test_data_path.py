@@ -20,6 +20,15 @@ def test_by_default_all_that_the_service_may() -> None:
     assert local_data(Settings(), "/etc/hosts") == "/etc/hosts"
 
 
+@pytest.mark.parametrize(
+    "path", ["/proc/self/environ", "/proc/1/../self/mem", "/sys/kernel", "datasets:../../../proc/1"]
+)
+def test_processes_are_no_data(tmp_path: Path, path: str) -> None:
+    """Their environments hold passwords, and root `/` is the default."""
+    with pytest.raises(InvalidData, match="outside the folders that suites may read"):
+        local_data(Settings(datasets="/data/a/b"), path)
+
+
 def test_under_the_roots_and_in_the_operators_folders(settings: Settings, tmp_path: Path) -> None:
     assert local_data(settings, "datasets:a.jsonl") == str(tmp_path / "data" / "datasets" / "a.jsonl")
     for path in (tmp_path / "root" / "new" / "a.jsonl", tmp_path / "root", tmp_path / "assets" / "b", ROOT / "runs"):

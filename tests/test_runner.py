@@ -399,6 +399,22 @@ def test_data_of_the_datasets_folder(
     assert shard(checkpoint, named).error is None
 
 
+def test_data_outside_the_roots_is_not_opened(
+    checkpoint: CheckpointRef, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suite that was kept before the roots were set, or a file that became a link since, is refused by the worker."""
+    monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path))
+    assert shard(checkpoint, suite).error is None
+    (tmp_path / "data.jsonl").unlink()
+    (tmp_path / "data.jsonl").symlink_to("/etc/passwd")
+    tokenizer = replace(checkpoint, layout={**LAYOUT, "text": {"size": 80, "tokenizer": "/etc/passwd"}})
+    for error in (shard(checkpoint, suite).error, shard(tokenizer, suite).error):
+        assert error is not None
+        assert error.code == "invalid_data"
+        assert "outside the folders that suites may read" in error.message
+        assert "root:" not in error.message
+
+
 def test_a_wrong_setting_is_a_result_too(
     checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,6 +230,18 @@ class TestLayout:
         layout = {"text": {"size": 60}, "image": {"map": "/etc/passwd"}}
         refused(app.post(weights, layout=layout), 403, "checkpoint_not_allowed", "outside the allowed folders")
 
+    def test_tokenizer_outside_the_roots(self, app: App, weights: Path) -> None:
+        layout = {"text": {"size": 60, "tokenizer": "/etc/shadow"}}
+        refused(app.post(weights, layout=layout), 422, "invalid_data", "outside the folders that suites may read")
+
+    def test_files_are_not_quoted(self, app: App, weights: Path, tmp_path: Path) -> None:
+        """Who names a file as a layout or model would else read the lines in which it is none."""
+        for name, text in {"a.yaml": "key: hunter2: [", "b.json": '{"hunter2": hunter2', "c.yaml": "\thunter2"}.items():
+            (tmp_path / name).write_text(text)
+            for field in ("layout", "model"):
+                answer = app.post(weights, **{field: str(tmp_path / name)})
+                assert "hunter2" not in refused(answer, 422, answer.json()["code"], name)
+
 
 class TestSpool:
     def test_link_keeps_the_weights_when_the_trainer_deletes_them(self, app: App, weights: Path) -> None:
