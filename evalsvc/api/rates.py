@@ -22,7 +22,7 @@ class Rates:
 
     def take(self, key: str) -> int:
         """Take one request out of the key's bucket: 0, or the seconds until there will be one, rounded up."""
-        if not self._rate:
+        if self._rate <= 0:
             return 0
         now = self._clock()
         left, before = self._buckets.pop(key, (self._burst, now))

@@ -17,7 +17,7 @@ from evalsvc.api.browsers import is_loopback
 from evalsvc.api.connections import CONNECTIONS, PatientProtocol
 from evalsvc.config import Settings
 from evalsvc.errors import InternalError, InvalidRequest, PortInUse
-from evalsvc.store.session import open_store
+from evalsvc.store.session import make_data_folder, open_store
 from evalsvc.store.tokens import has_tokens
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def serve(
     """
     check_certificate(settings)
     with listen(settings.host, settings.port) as listener:
+        make_data_folder(settings.data_path)
         store = open_store(settings.database, migrate)
         try:
             with store.reading() as session:

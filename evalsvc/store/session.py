@@ -154,7 +154,8 @@ def _create_engine(url: str) -> Engine:
             "postgresql://USER@HOST/NAME"
         ) from None
     file = Path(parsed.database or "")
-    _prepare_folder(file.parent)
+    make_data_folder(file.parent)
+    _require_local(file.parent)
     if parsed.database:
         _make_private(file)
     connect = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
@@ -178,9 +179,13 @@ def _begin_sqlite(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _prepare_folder(folder: Path) -> None:
+def make_data_folder(folder: Path) -> None:
+    """Make the data folder, for the service's own user; one that is there stays as somebody set it up.
+
+    Raises:
+        DataDirectoryUnusable: it cannot be made or written.
+    """
     try:
-        # Tokens' hashes and all results: for the service's own user. What is there already stays as somebody set it up.
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = folder / ".evalsvc-write-test"
         probe.touch()
@@ -190,6 +195,9 @@ def _prepare_folder(folder: Path) -> None:
             f"the folder {folder} cannot be written: {(error.strerror or str(error)).lower()}; "
             "change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
         ) from None
+
+
+def _require_local(folder: Path) -> None:
     if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
         raise DatabaseUnusable(
             f"the folder {folder} is on a network file system ({kind}), where SQLite loses data; "
