@@ -14,6 +14,7 @@ from evalsvc.errors import Conflict, UnknownName, WrongState
 from evalsvc.expression import Step
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.tables import Suite as SuiteRow
+from evalsvc.store.version import touch_history
 from evalsvc.suite import Suite
 
 NEAR_STEPS = 4
@@ -202,6 +203,7 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
 
     Virtual checkpoints that are made of it keep what was measured; what they still wait for is cancelled.
     """
+    touch_history(session, checkpoint.run_id)
     checkpoint.replaced_at = now()
     for child in checkpoint.children:
         for evaluation in child.evaluations:
@@ -267,6 +269,7 @@ def record_digest(session: Session, checkpoint_id: int, sha256: str) -> None:
 
 
 def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
+    touch_history(session, run.id)  # a history along tokens has a place for it
     checkpoint = Checkpoint(
         run_id=run.id,
         run=run,

@@ -7,10 +7,11 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.protocol import Protocol
-from evalsvc.store.history import read_history, read_protocol, write_values
+from evalsvc.store.history import read_history, read_protocol
 from evalsvc.store.session import Store
 from evalsvc.store.submission import evaluate
 from evalsvc.store.tables import Checkpoint, Evaluation
+from evalsvc.store.values import write_values
 
 
 def measure(store: Store, step: int, value: float, limit: int = 1, **fields: object) -> None:
@@ -118,4 +119,5 @@ def test_unknown_metrics_and_variants_are_named_with_near_misses(store: Store) -
 def test_a_run_without_values_has_an_empty_history(store: Store) -> None:
     enter(store, submission(), suite())
     with store.reading() as session:
-        assert read_history(session, "run-a") == {"run": "run-a", "x": "step", "series": [], "names": []}
+        found = read_history(session, "run-a")
+    assert found == {"run": "run-a", "x": "step", "series": [], "names": [], "imports": {}, "next": None}
