@@ -8,10 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc import __version__
-from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, runs, suites, table
+from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, metrics, runs, suites, table
 from evalsvc.api.errors import add_handlers
 from evalsvc.api.state import State
 from evalsvc.config import Settings
@@ -20,6 +21,15 @@ from evalsvc.store.session import Store, open_store
 from evalsvc.suite import suite_files
 
 MAX_BODY = 1_000_000
+
+MAX_IMPORT = 16_000_000
+"""Bytes of a body with imported values: 100,000 with steps, errors and n are 5 MB."""
+
+COMPRESSED_FROM = 1_400
+"""Bytes of an answer: less is one packet anyway. Streams of events are never compressed."""
+
+COMPRESSION = 1
+"""Of 4.8 MB of history level 1 leaves 44 % in 33 ms, and level 9 41 % in 369 ms."""
 
 MakeCoordinator = Callable[[Store, Settings], Coordinator]
 
@@ -37,10 +47,11 @@ def create_app(settings: Settings, make_coordinator: MakeCoordinator = Coordinat
         description="Checkpoints in, metric history per training step out.",
         lifespan=_lifespan(settings, make_coordinator),
     )
-    for noun in (checkpoints, evaluations, artifacts, runs, compare, table, suites, health):
+    for noun in (checkpoints, evaluations, artifacts, runs, metrics, compare, table, suites, health):
         app.include_router(noun.router)
     add_handlers(app)
     app.add_middleware(BodyLimit)
+    app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     return app
 
 

@@ -67,6 +67,9 @@ class Window:
         return {row.series_id: row.omitted for row in rows}
 
 
+WHOLE = Window()
+
+
 def _is_of_value() -> ColumnElement[bool]:
     """The current checkpoint at a value's run, variant and step."""
     return and_(

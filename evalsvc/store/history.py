@@ -14,7 +14,7 @@ from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.store.axis import Axis, Window, require_window
+from evalsvc.store.axis import WHOLE, Axis, Window, require_window
 from evalsvc.store.series import choose_series, metric_names, run_series, series_heads
 from evalsvc.store.submission import find_run
 from evalsvc.store.tables import Import, MetricValue, Protocol, Run
@@ -35,17 +35,14 @@ def read_history(
     run: str,
     names: Sequence[str] = (),
     variant: str | None = None,
-    x: Axis = "step",
-    *,
-    first: int | None = None,
-    last: int | None = None,
+    window: Window = WHOLE,
     limit: int | None = None,
     cursor: str | None = None,
 ) -> dict[str, Any]:
     """A run's series as columns, ordered by x; all of its metrics where `names` (which may be patterns) is empty.
 
-    Where a metric was measured by several protocols, `differs` of each series has the fields that tell them apart. On
-    `x="tokens"`, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them. `import` of
+    Where a metric was measured by several protocols, `differs` of each series has the fields that tell them apart.
+    Along tokens, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them. `import` of
     a series is None where all its values were measured, else a column of ids, which `imports` explains.
 
     With `limit`, at most so many values, of which `next` is the cursor of those that follow; a series of which none is
@@ -53,17 +50,16 @@ def read_history(
 
     Raises:
         UnknownName: no such run, metric or variant; near misses are named.
-        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; `first` lies behind `last`;
-            the cursor is of another question.
+        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; the window ends before it
+            begins; the cursor is of another run or axis.
     """
-    window = Window(x, first, last)
     require_window(window)
     row = find_run(session, run)
     everything = run_series(session, row)
     chosen = choose_series(everything, names, variant)
     if chosen:
         window.require_tokens(session, row)
-    after = None if cursor is None else _parse_cursor(cursor, row, x)
+    after = None if cursor is None else _parse_cursor(cursor, row, window.x)
     imports = read_imports(session, row)
     ids = sorted(item.id for item in chosen)
     values, more = _read_values(session, window, ids, after, limit, bool(imports))
@@ -72,7 +68,7 @@ def read_history(
     heads = series_heads(session, chosen)
     return {
         "run": run,
-        "x": x,
+        "x": window.x,
         "series": [
             {**head, **values.of(item.id).to_json(), "omitted": omitted.get(item.id, 0)}
             for item, head in zip(chosen, heads, strict=True)
@@ -80,7 +76,7 @@ def read_history(
         ],
         "names": metric_names(everything),
         "imports": imports,
-        "next": _cursor(row, x, values) if more else None,
+        "next": _cursor(row, window.x, values) if more else None,
     }
 
 
@@ -104,6 +100,15 @@ def read_imports(session: Session, run: Run) -> dict[str, dict[str, Any]]:
 def number_or_word(value: float | None, kind: int) -> float | str | None:
     """What `metric_values` holds, as JSON has it."""
     return _WORDS.get(kind, value)
+
+
+def append_columns(session: Session, query: Select[Any], columns: Sequence[list[Any]]) -> None:
+    """Add the rows of a query of columns to lists, one a column."""
+    # Not by session.execute, which looks at every row for objects that it knows: that takes as long as all the rest.
+    found = session.connection().execute(query)
+    while rows := found.fetchmany(PIECE):
+        for column, piece in zip(columns, zip(*rows, strict=True), strict=True):
+            column.extend(piece)
 
 
 @dataclass(frozen=True)
@@ -144,17 +149,18 @@ def _read_values(
 ) -> tuple[_Values, bool]:
     """The values of the series behind a place, and whether there are more of them than `limit`."""
     names = [MetricValue.series_id, window.column, MetricValue.value, MetricValue.kind, MetricValue.stderr]
-    names += [MetricValue.n, MetricValue.step, *([MetricValue.import_id] if with_imports else [])]
+    names += [MetricValue.n, *([MetricValue.import_id] if with_imports else [])]
+    names += [MetricValue.step] if window.x == "tokens" else []
     columns: list[list[Any]] = [[] for _ in names]
     for query in _queries(window, ids, after, names):
         query = query.order_by(MetricValue.series_id, window.column, MetricValue.step)
-        missing = None if limit is None else limit + 1 - len(columns[0])
-        _append(session, query.limit(missing), columns)
+        append_columns(session, query.limit(None if limit is None else limit + 1 - len(columns[0])), columns)
     more = limit is not None and len(columns[0]) > limit
-    series, x, value, kind, stderr, n, step = (column[:limit] for column in columns[:7])
+    series, x, value, kind, stderr, n, *rest = (column[:limit] for column in columns)
     if any(kind):
         value = [_WORDS[what] if what else number for number, what in zip(value, kind, strict=True)]
-    return _Values(series, x, value, stderr, n, step, columns[7][:limit] if with_imports else None), more
+    step = rest.pop() if window.x == "tokens" else x
+    return _Values(series, x, value, stderr, n, step, rest[0] if with_imports else None), more
 
 
 def _queries(window: Window, ids: Sequence[int], after: _Place | None, names: Sequence[Any]) -> list[Select[Any]]:
@@ -166,13 +172,6 @@ def _queries(window: Window, ids: Sequence[int], after: _Place | None, names: Se
     later = [identity for identity in ids if identity > after.series]
     rest = [after.series] if after.series in ids else []
     return [window.values(rest, *names).where(behind), window.values(later, *names)]
-
-
-def _append(session: Session, query: Select[Any], columns: Sequence[list[Any]]) -> None:
-    found = session.execute(query)
-    while rows := found.fetchmany(PIECE):
-        for column, piece in zip(columns, zip(*rows, strict=True), strict=True):
-            column.extend(piece)
 
 
 def _cursor(run: Run, x: Axis, values: _Values) -> str:

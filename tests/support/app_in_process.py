@@ -108,7 +108,8 @@ class AppTransport(httpx.BaseTransport):
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         response = await self._transport.handle_async_request(request)
-        return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+        sent = b"".join([piece async for piece in response.aiter_raw()])  # httpx decompresses what it is given
+        return httpx.Response(response.status_code, headers=response.headers, content=sent)
 
 
 @contextmanager
