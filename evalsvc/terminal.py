@@ -162,7 +162,7 @@ def print_history(found: Mapping[str, Any]) -> None:
             str(row[found["x"]]),
             _number(row["value"]),
             _error_bar(row["stderr"]),
-            str(row["n"]),
+            "" if row["n"] is None else str(row["n"]),
             row["unit"],
         ]
         for row in _history_rows(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -12,7 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc import __version__
-from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, metrics, runs, suites, table
+from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, imports, metrics, runs, suites, table
 from evalsvc.api.errors import add_handlers
 from evalsvc.api.state import State
 from evalsvc.config import Settings
@@ -24,6 +25,8 @@ MAX_BODY = 1_000_000
 
 MAX_IMPORT = 16_000_000
 """Bytes of a body with imported values: 100,000 with steps, errors and n are 5 MB."""
+
+_IMPORT_PATH = re.compile(r"/v1/runs/[^/]+/metrics")
 
 COMPRESSED_FROM = 1_400
 """Bytes of an answer: less is one packet anyway. Streams of events are never compressed."""
@@ -47,7 +50,7 @@ def create_app(settings: Settings, make_coordinator: MakeCoordinator = Coordinat
         description="Checkpoints in, metric history per training step out.",
         lifespan=_lifespan(settings, make_coordinator),
     )
-    for noun in (checkpoints, evaluations, artifacts, runs, metrics, compare, table, suites, health):
+    for noun in (checkpoints, evaluations, artifacts, runs, metrics, imports, compare, table, suites, health):
         app.include_router(noun.router)
     add_handlers(app)
     app.add_middleware(BodyLimit)
@@ -55,24 +58,36 @@ def create_app(settings: Settings, make_coordinator: MakeCoordinator = Coordinat
     return app
 
 
+def max_body(method: str, path: str) -> int:
+    """Bytes that the body of a request may have."""
+    return MAX_IMPORT if method == "POST" and _IMPORT_PATH.fullmatch(path) else MAX_BODY
+
+
 class BodyLimit:
-    """Refuse a body of more than MAX_BODY bytes, however it is sent, having read no more than that of it."""
+    """Refuse a body of more than `max_body` bytes, however it is sent, having read no more than that of it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read = 0
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit, read = max_body(scope["method"], scope["path"]), 0
 
         async def receive_limited() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > MAX_BODY:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY:,} bytes; name a large file by its path")
+            if read > limit:
+                raise HTTPException(413, f"the body is larger than {limit:,} bytes; {_smaller(limit)}")
             return message
 
-        await self.app(scope, receive_limited if scope["type"] == "http" else receive, send)
+        await self.app(scope, receive_limited, send)
+
+
+def _smaller(limit: int) -> str:
+    return "send it in parts, which may come in any order" if limit == MAX_IMPORT else "name a large file by its path"
 
 
 def _lifespan(

@@ -11,7 +11,7 @@ NOT_MODIFIED = 304
 def caching_headers(tag: str) -> dict[str, str]:
     """Of an answer and of the 304 in its place. Whoever keeps it must ask before it is used again."""
     # Weak: an answer that was compressed on the way has other bytes and the same content.
-    return {"ETag": f'W/"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept-Encoding"}
+    return {"ETag": f'W/"{tag}"', "Cache-Control": "private, no-cache"}
 
 
 def not_modified(request: Request, tag: str) -> Response | None:
@@ -20,4 +20,4 @@ def not_modified(request: Request, tag: str) -> Response | None:
     tags = {part.strip().removeprefix("W/").strip('"') for part in known.split(",")}
     if known.strip() != "*" and tag not in tags:
         return None
-    return Response(status_code=NOT_MODIFIED, headers=caching_headers(tag))
+    return Response(status_code=NOT_MODIFIED, headers=caching_headers(tag) | {"Vary": "Accept-Encoding"})

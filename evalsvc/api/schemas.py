@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from fastapi import Path
+from fastapi import Depends, Path, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from evalsvc.checkpoints import Spool
@@ -38,6 +38,14 @@ Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 Step = Annotated[int, Field(strict=True, ge=0, le=MAX_STEP)]
 """Strict: 25.0, "25" and true are not steps."""
 
+
+async def _raw_body(request: Request) -> bytes:
+    return await request.body()
+
+
+RawBody = Annotated[bytes, Depends(_raw_body)]
+"""As it was sent, for routes that read it in their own thread: the framework would do it in the one of all requests."""
+
 Priority = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
 
 
@@ -54,7 +62,7 @@ class Input(BaseModel):
             for key in data:
                 if key not in known:
                     raise ValueError(UnknownName.among("field", str(key), known).message)
-        _check_storable(data)
+        check_storable(data)
         return data
 
 
@@ -250,7 +258,7 @@ class ItemsQuery(Input):
     """Objects in JSON, or a line per item."""
 
 
-def _check_storable(data: Any) -> None:
+def check_storable(data: Any) -> None:
     """Refuse what is legal in Python's JSON but not in a database's: NaN, NUL, halves of surrogate pairs."""
     rest = [data]
     while rest:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Executable, Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
@@ -97,12 +97,13 @@ def read_imports(session: Session, run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
-def number_or_word(value: float | None, kind: int) -> float | str | None:
+def number_or_word(value: Any, kind: int) -> float | str:
     """What `metric_values` holds, as JSON has it."""
-    return _WORDS.get(kind, value)
+    found: float | str = _WORDS.get(kind, value)
+    return found
 
 
-def append_columns(session: Session, query: Select[Any], columns: Sequence[list[Any]]) -> None:
+def append_columns(session: Session, query: Executable, columns: Sequence[list[Any]]) -> None:
     """Add the rows of a query of columns to lists, one a column."""
     # Not by session.execute, which looks at every row for objects that it knows: that takes as long as all the rest.
     found = session.connection().execute(query)

@@ -23,6 +23,10 @@ from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersio
 
 BUSY_TIMEOUT_MS = 10_000
 
+POOL = {"pool_size": 20, "max_overflow": 40}
+"""Connections that are kept, and that may be added. As many requests run at once as the web server has threads, 40, and
+the coordinator and the spooler beside them: none ever waits for a connection. PostgreSQL allows 100 by default."""
+
 NETWORK_FILE_SYSTEMS = (
     "nfs",
     "nfs4",
@@ -148,10 +152,11 @@ def _create_engine(url: str) -> Engine:
             f"EVALSVC_DATABASE_URL {url!r} is no database URL; use sqlite:////folder/file.db or postgresql://USER@HOST/NAME"
         ) from None
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        return create_engine(parsed, pool_pre_ping=True, **POOL)
     file = Path(parsed.database or "")
     _prepare_folder(file.parent)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+    arguments = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+    engine = create_engine(parsed, connect_args=arguments, **POOL)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

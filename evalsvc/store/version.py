@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.protocol import digest
@@ -21,6 +21,11 @@ def touch_history(session: Session, run_id: int) -> None:
         .values(history_version=Run.history_version + 1)
         .execution_options(synchronize_session=False)
     )
+
+
+def lock_history(session: Session, run_id: int) -> None:
+    """Keep other writers of a run's history out until this transaction is over, which may not change it after all."""
+    session.execute(select(Run.id).where(Run.id == run_id).with_for_update())
 
 
 def history_tag(run: Run, program: str, question: object) -> str:
