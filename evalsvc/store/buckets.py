@@ -16,7 +16,7 @@ from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc.store.axis import WHOLE, Window, require_window
-from evalsvc.store.history import append_columns, number_or_word
+from evalsvc.store.history import INT64, append_columns, number_or_word
 from evalsvc.store.series import choose_series, metric_names, run_series, series_heads
 from evalsvc.store.submission import find_run
 from evalsvc.store.tables import FINITE, NAN, NEGATIVE_INFINITY, POSITIVE_INFINITY, MetricValue
@@ -102,7 +102,8 @@ class _Buckets:
 
     def __init__(self, session: Session, window: Window, ids: Sequence[int], start: int, width: int) -> None:
         self.session, self.window, self.ids = session, window, ids
-        self.number = (window.column - start) // width
+        # One bucket of all steps that there can be is wider than the largest number that a database has.
+        self.number = (window.column - start) // width if width < INT64 else window.column - window.column
         self.columns = self._read()
 
     def of(self, series: int) -> dict[str, list[Any]]:
