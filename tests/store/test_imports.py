@@ -133,9 +133,7 @@ def test_a_value_that_comes_between_is_not_overwritten(store: Store, monkeypatch
     """What was read is old once another writer was there; then nothing is entered, and the other's value stays."""
     enter_values(store, (10, 1.0))
     monkeypatch.setattr("evalsvc.store.imports._entries", lambda *_: {})
-    with pytest.raises(
-        Conflict, match="entered some of these values at the same moment; send them again"
-    ):
+    with pytest.raises(Conflict, match="entered some of these values at the same moment; send them again"):
         enter_values(store, (10, 2.0), (20, 2.0))
     assert history(store)["value"] == [1.0]
 
