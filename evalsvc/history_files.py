@@ -167,7 +167,7 @@ def _wide(path: Path, step: str, metrics: Sequence[str]) -> Read:
 
     def read(line: int, cells: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for column, value in cells.items():
-            if column == step or column.startswith("_") or column.endswith(("__MIN", "__MAX")):
+            if column == step or column.endswith(("__MIN", "__MAX")):
                 continue
             if column not in names:
                 run, dash, name = column.partition(" - ")
@@ -177,6 +177,8 @@ def _wide(path: Path, step: str, metrics: Sequence[str]) -> Read:
                     raise InvalidData(
                         f"{path} has columns of several runs: {', '.join(sorted(runs))}; export or keep one run a file"
                     )
+            if names[column].startswith("_"):
+                continue  # the clock, and the step once more
             if value not in (None, "") and (not metrics or names[column] in metrics):
                 yield {"step": cells.get(step), "metric": names[column], "value": value}
 
