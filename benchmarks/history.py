@@ -29,12 +29,14 @@ import socket
 import sqlite3
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import venv
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -253,10 +255,10 @@ def _writing(ours: Evalsvc, theirs: Mlflow, values: Sequence[float]) -> dict[str
 class Reading:
     """What many readers had."""
 
-    answers: int = 0
-    errors: int = 0
+    latencies: list[float] = field(default_factory=list)
+    """Seconds of each request, answered or not."""
+    errors: Counter[str] = field(default_factory=Counter)
     evaluations: int = 0
-    latencies: list[float] | None = None
 
 
 def many_readers(url: str, seconds: float) -> Reading:
@@ -268,7 +270,7 @@ def many_readers(url: str, seconds: float) -> Reading:
 
 
 async def _read_and_evaluate(url: str, client: Client, seconds: float) -> Reading:
-    found = Reading(latencies=[])
+    found = Reading()
     until = time.monotonic() + seconds
     questions = ["metrics?name=m1/*", "metrics?name=long&points=500", "metrics?name=long&limit=1000", "summary?name=m*"]
 
@@ -277,11 +279,10 @@ async def _read_and_evaluate(url: str, client: Client, seconds: float) -> Readin
             begun = time.perf_counter()
             try:
                 response = await http.get(f"/v1/runs/r/{questions[number % len(questions)]}")
-                found.errors += not response.is_success
-            except httpx.HTTPError:
-                found.errors += 1
-            found.answers += 1
-            assert found.latencies is not None
+                if not response.is_success:
+                    found.errors[response.text] += 1
+            except httpx.HTTPError as error:
+                found.errors[repr(error)] += 1
             found.latencies.append(time.perf_counter() - begun)
             number += 1
 
@@ -333,12 +334,14 @@ def main() -> None:
         times = measure(ours, theirs, settings.data_path / "evalsvc.db", sizes)
         reading = many_readers(url, 2.0 if arguments.quick else arguments.readers)
     _print(times)
-    latencies = sorted(reading.latencies or [])
+    latencies, errors = sorted(reading.latencies), reading.errors.total()
     percentiles = {name: latencies[int(len(latencies) * share)] for name, share in (("p50", 0.5), ("p99", 0.99))}
     print(
-        f"{READERS} readers: {reading.answers:,} answers, {reading.errors} errors, p50 {percentiles['p50']:.2f} s, "
+        f"{READERS} readers: {len(latencies):,} requests, {errors} errors, p50 {percentiles['p50']:.2f} s, "
         f"p99 {percentiles['p99']:.2f} s, while {reading.evaluations} evaluations were stored"
     )
+    for text, number in reading.errors.items():
+        print(f"{number} × {text}", file=sys.stderr)
     print_last_line(
         "history",
         {case: ratios(sides, OURS)[PEER] for case, sides in times.items()},
@@ -346,8 +349,7 @@ def main() -> None:
         p50={case: medians(sides) for case, sides in times.items()},
         max={case: {side: max(column) for side, column in sides.items()} for case, sides in times.items()},
         written_per_second={side: sizes.written / value for side, value in medians(times["writing"]).items()},
-        readers={"answers": reading.answers, "errors": reading.errors, "evaluations": reading.evaluations}
-        | percentiles,
+        readers={"requests": len(latencies), "errors": errors, "evaluations": reading.evaluations} | percentiles,
     )
 
 

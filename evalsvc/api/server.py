@@ -17,6 +17,10 @@ from evalsvc.store.session import open_store
 DRAIN_SECONDS = 5
 """How long requests that run may take when the service stops."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection may be idle. A client that asks again at the moment of its end gets an error in the place of an
+answer; with uvicorn's own 5 s that is any client which asks every few seconds, or is busy for so long."""
+
 
 def serve(
     settings: Settings, announce: Callable[[str], None], *, migrate: bool = False, insecure: bool = False
@@ -30,7 +34,11 @@ def serve(
     with listen(settings.host, settings.port) as listener:
         open_store(settings.database, migrate).close()
         config = uvicorn.Config(
-            create_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
+            create_app(settings),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         server = _Server(config, lambda: announce(_address(settings.host, listener)))
         server.run(sockets=[listener])

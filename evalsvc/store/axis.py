@@ -32,7 +32,8 @@ class Window:
 
     def values(self, series: Sequence[int], *columns: Any) -> Select[Any]:
         """A query of these columns of the values of some series in the window. Values without an x are left out."""
-        query = select(*columns).select_from(MetricValue).where(MetricValue.series_id.in_(series))
+        chosen = MetricValue.series_id.in_(series) if len(series) != 1 else MetricValue.series_id == series[0]
+        query = select(*columns).select_from(MetricValue).where(chosen)
         if self.x == "tokens":
             query = query.join(Series, Series.id == MetricValue.series_id).join(Checkpoint, _is_of_value())
             query = query.where(Checkpoint.tokens_seen.is_not(None))
