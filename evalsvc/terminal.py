@@ -424,9 +424,14 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "n": n,
             "unit": series["unit"],
             "direction": series["direction"],
+            "import": origin,
         }
         for series in found["series"]
-        for at, value, stderr, n in zip(series["x"], series["value"], series["stderr"], series["n"], strict=True)
+        for at, value, stderr, n, origin in zip(
+            *(series[name] for name in ("x", "value", "stderr", "n")),
+            series["import"] or [None] * len(series["x"]),
+            strict=True,
+        )
     ]
 
 

@@ -65,6 +65,7 @@ _BUCKETS = _object(
     nan=_array(_COUNT),
     positive_infinity=_array(_COUNT),
     negative_infinity=_array(_COUNT),
+    imported=_array(_COUNT),
     omitted=_COUNT,
 )
 
@@ -157,6 +158,7 @@ HISTORY: dict[int | str, dict[str, Any]] = {
                                 "nan": [1, 0],
                                 "positive_infinity": [0, 0],
                                 "negative_infinity": [0, 0],
+                                "imported": [1, 0],
                                 "omitted": 0,
                             }
                         ],

@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1", tags=["history"], responses=PROBLEMS)
     "With `points`, the x from `from` to `to`, by default those of the first and the last value, are cut into at most "
     "so many ranges of `width` = ⌈range / points⌉, the same for all series, and a series has a bucket for each that "
     "has values: `x` of the last of them, `last` itself, `min`, `max` and `mean` of the finite ones, the `count` of "
-    "all, and how many are `nan`, `positive_infinity` and `negative_infinity`.\n\n"
+    "all, and how many are `nan`, `positive_infinity`, `negative_infinity` and `imported`.\n\n"
     "With `limit`, a page: give its `next` as `cursor` of the following one. Values that are written meanwhile move "
     "nothing from one page to another.",
     response_model=None,

@@ -38,10 +38,11 @@ COLUMNS = (
     "nan",
     "positive_infinity",
     "negative_infinity",
+    "imported",
 )
 """Of a series in an answer. `x`: of the last value of the bucket, a place where there is a value. `last`: that value.
-`min`, `max`, `mean`: of the finite ones; None where there is none. `count`: of all, finite or not, and the three after
-it of those that are not."""
+`min`, `max`, `mean`: of the finite ones; None where there is none. `count`: of all, finite or not; the three after it
+of those that are not; and of those that were not measured here."""
 
 
 def read_buckets(
@@ -113,7 +114,7 @@ class _Buckets:
 
     def _read(self) -> dict[str, list[Any]]:
         sums = self._sums()
-        names = ["series", "number", "x", "count", "finite", "min", "max", "total"]
+        names = ["series", "number", "x", "count", "finite", "min", "max", "total", "imported"]
         if self.window.x == "tokens":
             columns = self._rows(sums.order_by("series", "number"), names)
             last, last_kind = self._last_along_tokens(columns)
@@ -158,6 +159,7 @@ class _Buckets:
             func.min(value).label("min"),
             func.max(value).label("max"),
             func.sum(case((and_(value > -LARGE, value < LARGE), value))).label("total"),
+            func.count(MetricValue.import_id).label("imported"),
         ).group_by(self.number, *([] if alone else [series]))
 
     def _rows(self, query: Select[Any], names: Sequence[str]) -> dict[str, list[Any]]:

@@ -64,15 +64,14 @@ def read_history(
     ids = sorted(item.id for item in chosen)
     values, more = _read_values(session, window, ids, after, limit, bool(imports))
     omitted = window.count_omitted(session, ids)
-    shown = chosen if limit is None else [item for item in chosen if values.of(item.id).x]
-    heads = series_heads(session, chosen)
+    columns = [values.of(item.id) for item in chosen]
     return {
         "run": run,
         "x": window.x,
         "series": [
-            {**head, **values.of(item.id).to_json(), "omitted": omitted.get(item.id, 0)}
-            for item, head in zip(chosen, heads, strict=True)
-            if item in shown
+            {**head, **own.to_json(), "omitted": omitted.get(item.id, 0)}
+            for item, head, own in zip(chosen, series_heads(session, chosen), columns, strict=True)
+            if own.x or limit is None
         ],
         "names": metric_names(everything),
         "imports": imports,

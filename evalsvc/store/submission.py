@@ -203,7 +203,6 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
 
     Virtual checkpoints that are made of it keep what was measured; what they still wait for is cancelled.
     """
-    touch_history(session, checkpoint.run_id)
     checkpoint.replaced_at = now()
     for child in checkpoint.children:
         for evaluation in child.evaluations:
@@ -213,8 +212,11 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
     for evaluation in checkpoint.evaluations:
         if evaluation.state not in OVER:
             cancel(evaluation, f"checkpoint {checkpoint.id} was replaced by another file")
-        session.execute(delete(MetricValue).where(MetricValue.evaluation_id == evaluation.id))
+    # In the order in which a merge takes its locks, tasks before the history; crosswise, one of the two would fail.
     session.flush()
+    touch_history(session, checkpoint.run_id)
+    ids = [evaluation.id for evaluation in checkpoint.evaluations]
+    session.execute(delete(MetricValue).where(MetricValue.evaluation_id.in_(ids)))
 
 
 def cancel(evaluation: Evaluation, reason: str) -> None:

@@ -25,7 +25,7 @@ def touch_history(session: Session, run_id: int) -> None:
 
 def lock_history(session: Session, run_id: int) -> None:
     """Keep other writers of a run's history out until this transaction is over, which may not change it after all."""
-    session.execute(select(Run.id).where(Run.id == run_id).with_for_update())
+    session.execute(select(Run.id).where(Run.id == run_id).with_for_update(key_share=True))
 
 
 def history_tag(run: Run, program: str, question: object) -> str:

@@ -108,6 +108,7 @@ def _bucket(rows: Sequence[tuple[int, Point]]) -> dict[str, Any]:
         "nan": sum(math.isnan(value) for value in values),
         "positive_infinity": values.count(math.inf),
         "negative_infinity": values.count(-math.inf),
+        "imported": len(rows),
     }
 
 
