@@ -141,16 +141,28 @@ def _write(session: Session, found: Sequence[_Found], identity: int) -> None:
     new = [row for item in found for row in _rows(item.series, item.new, identity)]
     changed = [row for item in found for row in _rows(item.series, item.changed, identity)]
     if new:
-        try:
-            session.connection().execute(plain_insert(MetricValue), new)
-        except IntegrityError:
-            raise Conflict("another writer entered some of these values at the same moment; send them again") from None
+        _insert_new(session, new)
     if changed:
         statement = insert(session, MetricValue)
         update = {name: statement.excluded[name] for name in VALUE_COLUMNS}
         session.connection().execute(
             statement.on_conflict_do_update(index_elements=["series_id", "step"], set_=update), changed
         )
+
+
+def _insert_new(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    connection = session.connection()
+    driver: Any = connection.dialect.dbapi
+    try:
+        if connection.dialect.name == "postgresql":
+            # Two to three times as fast as a statement a row, during which no other request may write.
+            with connection.connection.cursor().copy(f"COPY metric_values ({', '.join(rows[0])}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(tuple(row.values()))
+        else:
+            connection.execute(plain_insert(MetricValue), rows)
+    except (IntegrityError, driver.IntegrityError):
+        raise Conflict("another writer entered some of these values at the same moment; send them again") from None
 
 
 def _rows(series: int, entries: Mapping[int, Entry], identity: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 from evalsvc.store.session import POOL, Store
 
 READERS = 200
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 def store_results(store: Store, over: threading.Event) -> int:
