@@ -125,6 +125,7 @@ def pages(read: Callable[[str | None], dict[str, Any]], limit: int) -> list[dict
     found = [read(None)]
     while found[-1]["next"] is not None:
         found.append(read(found[-1]["next"]))
+        assert len(found) < 500, "a page gave its own cursor"
     sizes = [sum(len(item["x"]) for item in page["series"]) for page in found]
     assert all(size == limit for size in sizes[:-1])
     assert sizes[-1] <= limit
