@@ -31,6 +31,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/images_end_to_end.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/history.py
 
 $(VENV)/worker $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

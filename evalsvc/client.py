@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -154,11 +154,52 @@ class Client:
         return self._ask("POST", f"/v1/evaluations/{evaluation}/retry")
 
     def history(
-        self, run: str, names: Sequence[str] = (), *, variant: str | None = None, x: str = "step"
+        self,
+        run: str,
+        names: Sequence[str] = (),
+        *,
+        variant: str | None = None,
+        x: str = "step",
+        first: int | None = None,
+        last: int | None = None,
+        points: int | None = None,
     ) -> dict[str, Any]:
-        """A run's series as columns along `x` (`step` or `tokens`); NaN and infinities are strings."""
-        query = [("x", x), *(("name", name) for name in names), *([("variant", variant)] if variant else [])]
+        """A run's series as columns along `x` (`step` or `tokens`), from `first` to `last`.
+
+        NaN and infinities are strings. Names may be patterns, `arc_*/acc`. With `points`, each series is in at most so
+        many buckets of equal width, with `min`, `max`, `mean` and `last` of their values.
+        """
+        query = _query(x=x, name=names, variant=variant, points=points, to=last, **{"from": first})
         return self._ask("GET", f"/v1/runs/{_part(run)}/metrics", query=query)
+
+    def history_pages(
+        self, run: str, names: Sequence[str] = (), *, limit: int, variant: str | None = None, x: str = "step"
+    ) -> Iterator[dict[str, Any]]:
+        """What `history` gives, at most `limit` values at once: the rest of a series comes with the next page."""
+        cursor: str | None = None
+        while True:
+            query = _query(x=x, name=names, variant=variant, limit=limit, cursor=cursor)
+            page = self._ask("GET", f"/v1/runs/{_part(run)}/metrics", query=query)
+            yield page
+            if (cursor := page["next"]) is None:
+                return
+
+    def summary(self, run: str, names: Sequence[str] = (), *, variant: str | None = None) -> list[dict[str, Any]]:
+        """Of each series of a run its `latest` and its `best` value: `{"step", "value", "stderr", "n"}`, or None."""
+        query = _query(name=names, variant=variant)
+        series: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{_part(run)}/summary", query=query)["series"]
+        return series
+
+    def import_values(
+        self, run: str, source: str, series: Sequence[Mapping[str, Any]], *, replace: bool = False
+    ) -> dict[str, Any]:
+        """Enter values that were measured elsewhere, all or none: `{"new", "replaced", "unchanged"}` counts them.
+
+        A series is `{"metric", "step": […], "value": […]}`, with `stderr`, `n`, `unit`, `direction`, `variant` and
+        `protocol` (in words) where they are known. `source` says where the values are from.
+        """
+        body = {"source": source, "series": list(series), "replace": replace}
+        return self._ask("POST", f"/v1/runs/{_part(run)}/metrics", body)
 
     def runs(self) -> list[dict[str, Any]]:
         runs: list[dict[str, Any]] = self._ask("GET", "/v1/runs")["runs"]

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from evalsvc.compare import Contrast, Options, contrast_all, judged_at, require_known
 from evalsvc.errors import NotComparable
 from evalsvc.protocol import describe_differences, number_to_json
-from evalsvc.result import Result
+from evalsvc.result import Result, task_of
 
 Band = Literal["pointwise", "simultaneous"]
 
@@ -100,17 +100,19 @@ def difference_curves(
     """
     found: dict[tuple[str, ...], list[tuple[int, Contrast]]] = {}
     refused: dict[str, str] = {}
-    seen: list[Result] = []
+    seen: dict[tuple[str, str], Result] = {}
     for step, before, after in pairs:
-        # What is kept of a result are its metrics; the results per item go with it.
-        seen += [Result(side.name, {"metrics": side.document["metrics"]}) for side in (before, after)]
+        # Of a result is kept what its metrics are called; the values and the results per item go with it.
+        for metric in (*before.document["metrics"], *after.document["metrics"]):
+            if (key := (metric["name"], task_of(metric))) not in seen:
+                seen[key] = Result("", {"metrics": [metric]})
         for contrast in contrast_all(before, after, options):
             if contrast.verdict == "other_protocol":
                 refused.setdefault(contrast.metric, f"at step {step} {describe_differences(contrast.differing)}")
             elif contrast.a is not None and contrast.b is not None:
-                key = (contrast.metric, contrast.a.protocol, contrast.b.protocol)
-                found.setdefault(key, []).append((step, contrast))
-    require_known(seen, options, f"{a} or {b}")
+                protocols = (contrast.metric, contrast.a.protocol, contrast.b.protocol)
+                found.setdefault(protocols, []).append((step, contrast))
+    require_known(seen.values(), options, f"{a} or {b}")
     if refused and not found:
         reasons = "; ".join(f"{metric}: {reason}" for metric, reason in refused.items())
         raise NotComparable(
@@ -133,7 +135,8 @@ def difference_curves(
 def _curve(rows: Sequence[tuple[int, Contrast]], level: float, band: Band) -> DifferenceCurve:
     looks = sum(contrast.interval is not None for _, contrast in rows)
     step_level = band_level(level, band, looks)
-    contrasts = tuple(judged_at(contrast, step_level) for _, contrast in rows)
+    judged = step_level == level  # each contrast was, when it was made
+    contrasts = tuple(contrast if judged else judged_at(contrast, step_level) for _, contrast in rows)
     steps = tuple(step for step, _ in rows)
     return DifferenceCurve(steps, contrasts, step_level, crossings(steps, contrasts))
 

@@ -8,7 +8,7 @@ EvalsvcError
 │   ├── InvalidModelConfig           invalid_model_config   a model configuration
 │   ├── InvalidData                  invalid_data           a token or text file, with its line
 │   ├── UnknownName                  unknown_name           near misses and what exists are in the message
-│   ├── Conflict                     conflict               the same run, step and variant with another file
+│   ├── Conflict                     conflict               the run has another file, or another value, in this place
 │   ├── WrongState                   wrong_state            retry what runs, cancel what is over
 │   ├── NotComparable                not_comparable         numbers of different protocols side by side
 │   ├── Unauthorized                 unauthorized           no token, or one that is not known, revoked or expired

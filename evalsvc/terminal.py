@@ -162,7 +162,7 @@ def print_history(found: Mapping[str, Any]) -> None:
             str(row[found["x"]]),
             _number(row["value"]),
             _error_bar(row["stderr"]),
-            str(row["n"]),
+            "" if row["n"] is None else str(row["n"]),
             row["unit"],
         ]
         for row in _history_rows(found)
@@ -424,9 +424,14 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "n": n,
             "unit": series["unit"],
             "direction": series["direction"],
+            "import": origin,
         }
         for series in found["series"]
-        for at, value, stderr, n in zip(series["x"], series["value"], series["stderr"], series["n"], strict=True)
+        for at, value, stderr, n, origin in zip(
+            *(series[name] for name in ("x", "value", "stderr", "n")),
+            series["import"] or [None] * len(series["x"]),
+            strict=True,
+        )
     ]
 
 

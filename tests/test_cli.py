@@ -358,6 +358,21 @@ class TestHistory:
         result = command("history", "run-a", "--metric", "loss/txt")
         assert (result.code, "did you mean 'loss/text'" in result.err) == (2, True)
 
+    def test_import_of_a_file(self, command: Command, service: Any, tmp_path: Path) -> None:
+        """An import that was cut off is begun again from the start; what was entered before stays as it is."""
+        (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,31.5\n0,coco/fid,NaN\n")
+        arguments = ("import", "run-a", "old.csv", "--direction", "lower", "--protocol", "30,000 captions")
+        assert command(*arguments).out == "2 values of 1 metrics: 2 entered, 0 replaced, 0 there already\n"
+        assert command(*arguments).out == "2 values of 1 metrics: 0 entered, 0 replaced, 2 there already\n"
+        rows = [line.split()[3:] for line in command("history", "run-a").out.splitlines() if "coco/fid" in line]
+        assert rows == [["0", "NaN"], ["10", "31.5"]]
+        (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,30\n")
+        refused = command(*arguments)
+        assert (refused.code, "coco/fid at step 10 is 31.5, imported, and not 30.0" in refused.err) == (2, True)
+        assert "0 entered, 1 replaced" in command(*arguments, "--replace", "--source", "jane").out
+        found = json.loads(command("history", "run-a", "--format", "json").out)
+        assert [item["source"] for item in found["imports"].values()] == ["old.csv", "jane"]
+
     def test_run_without_values(self, command: Command, service: Any, weights: Path) -> None:
         command("submit", "run-a", "25", str(weights))
         assert command("history", "run-a").out == "run run-a has no values yet\n"

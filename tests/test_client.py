@@ -124,6 +124,20 @@ def test_comparisons_and_tables_for_notebooks(app: App, client: Client) -> None:
     assert items.groupby("benchmark")["acc"].mean()["arc"] == frame["value"][0]
 
 
+def test_a_long_history_is_imported_and_read_in_parts(client: Client) -> None:
+    series = {"metric": "lower/loss", "direction": "lower", "step": list(range(100)), "value": [1.5] * 99 + [1.25]}
+    assert client.import_values("run-a", "elsewhere", [series])["new"] == 100
+    assert client.import_values("run-a", "elsewhere", [series])["unchanged"] == 100
+    with pytest.raises(Conflict, match="send replace=true"):
+        client.import_values("run-a", "elsewhere", [{**series, "unit": "", "value": [2.5] * 100}])
+    [bucketed] = client.history("run-a", ["*/loss"], first=50, last=99, points=5)["series"]
+    assert (bucketed["x"], bucketed["min"][-1]) == ([59, 69, 79, 89, 99], 1.25)
+    pages = list(client.history_pages("run-a", limit=40))
+    assert [len(page["series"][0]["x"]) for page in pages] == [40, 40, 20]
+    [summary] = client.summary("run-a", variant="raw")
+    assert (summary["latest"]["step"], summary["best"]["value"]) == (99, 1.25)
+
+
 def test_what_is_no_number_in_a_notebook(app: App, client: Client, weights: Path) -> None:
     client.submit("run-a", 25, str(weights), suites=["loss"])
     app.coordinator.work()

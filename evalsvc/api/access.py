@@ -45,6 +45,8 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/runs/{run}/results/{step}"): "read",
     ("GET", "/v1/runs/{run}/completions"): "read",
     ("GET", "/v1/runs/{run}/metrics"): "read",
+    ("POST", "/v1/runs/{run}/metrics"): "submit",
+    ("GET", "/v1/runs/{run}/summary"): "read",
     ("GET", "/v1/runs/{run}/artifacts"): "read",
     ("GET", "/v1/protocols/{protocol_id}"): "read",
     ("GET", "/v1/compare"): "read",

@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.gzip import GZipMiddleware
 
 from evalsvc import __version__
-from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, runs, suites, table
+from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, imports, metrics, runs, suites, table
 from evalsvc.api.access import Access, add_access_to_openapi
 from evalsvc.api.bodies import BodyLimit
 from evalsvc.api.browsers import SecurityHeaders
@@ -20,6 +21,12 @@ from evalsvc.config import Settings
 from evalsvc.coordinator import Coordinator
 from evalsvc.store.session import Store, open_store
 from evalsvc.suite import suite_files
+
+COMPRESSED_FROM = 1_400
+"""Bytes of an answer: less is one packet anyway. Streams of events are never compressed."""
+
+COMPRESSION = 1
+"""Of 4.8 MB of history level 1 leaves 44 % in 33 ms, and level 9 41 % in 369 ms."""
 
 MakeCoordinator = Callable[[Store, Settings], Coordinator]
 
@@ -43,13 +50,14 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for noun in (checkpoints, evaluations, artifacts, runs, compare, table, suites, health):
+    for noun in (checkpoints, evaluations, artifacts, runs, metrics, imports, compare, table, suites, health):
         app.include_router(noun.router)
     add_handlers(app)
     add_docs(app)
     add_access_to_openapi(app)
     # The last one is the first that a request meets.
     app.add_middleware(BodyLimit)
+    app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     app.add_middleware(Access, settings=settings, insecure=insecure)
     app.add_middleware(SecurityHeaders)
     return app

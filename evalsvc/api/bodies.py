@@ -14,7 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 1_000_000
 
-LARGE_BODIES: Mapping[tuple[str, str], int] = {}
+MAX_IMPORT = 16_000_000
+"""100,000 imported values with steps, errors and n are 5 MB."""
+
+LARGE_BODIES: Mapping[tuple[str, str], int] = {("POST", "/v1/runs/{run}/metrics"): MAX_IMPORT}
 """Method and path of routes that take more bytes."""
 
 SECONDS = 30.0
@@ -73,4 +76,7 @@ def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
 
 
 def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the body is larger than {limit:,} bytes; name a large file by its path")
+    smaller = (
+        "send it in parts, which may come in any order" if limit == MAX_IMPORT else "name a large file by its path"
+    )
+    return HTTPException(413, f"the body is larger than {limit:,} bytes; {smaller}")

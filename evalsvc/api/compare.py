@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ from evalsvc.difference_curves import difference_curves
 from evalsvc.errors import UnknownName
 from evalsvc.result import Result, parse_checkpoint, parse_run
 from evalsvc.store.base import find_base
-from evalsvc.store.results import evaluated_steps, read_values
+from evalsvc.store.results import evaluated_steps, read_values, read_values_along
 from evalsvc.store.submission import find_run, find_step
 
 router = APIRouter(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
@@ -132,18 +132,15 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
 def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> Document:
     options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
     with state.reading() as session:
-        read = partial(_result, session, state.settings.items_path, query.suite)
+        folder = state.settings.items_path
         if query.b is None:
-            a, pairs = _against_base(session, query, read)
+            a, pairs = _against_base(session, folder, query)
             return Document(difference_curves(a, query.a, pairs, options, query.band))
-        pairs = _in_step(session, query.a, query.b, query.suite, read)
+        pairs = _in_step(session, folder, query.a, query.b, query.suite)
         return Document(difference_curves(query.a, query.b, pairs, options, query.band))
 
 
 Pairs = Iterator[tuple[int, Result, Result]]
-
-Read = Callable[[str, str, int, str], Result]
-"""Of a name, the run, the step and the variant."""
 
 
 def _result(session: Session, folder: Path, suite: str | None, name: str, run: str, step: int, variant: str) -> Result:
@@ -151,7 +148,16 @@ def _result(session: Session, folder: Path, suite: str | None, name: str, run: s
     return Result(name, document, tables)
 
 
-def _in_step(session: Session, a: str, b: str, suite: str | None, read: Read) -> Pairs:
+def _results_along(
+    session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None
+) -> Iterator[Result]:
+    for step, (document, tables) in zip(
+        steps, read_values_along(session, folder, run, steps, variant, suite), strict=True
+    ):
+        yield Result(f"{run}@{step}:{variant}", document, tables)
+
+
+def _in_step(session: Session, folder: Path, a: str, b: str, suite: str | None) -> Pairs:
     """At the steps that both runs have.
 
     Raises:
@@ -166,12 +172,11 @@ def _in_step(session: Session, a: str, b: str, suite: str | None, read: Read) ->
             f"{a} and {b} have no evaluated step in common: {a} has {next(steps)}; {b} has {next(steps)}; "
             "compare two checkpoints by RUN@STEP"
         )
-    for step in common:
-        before, after = (read(f"{run}@{step}:{variant}", run, step, variant) for run, variant in runs)
-        yield step, before, after
+    before, after = (_results_along(session, folder, run, common, variant, suite) for run, variant in runs)
+    yield from zip(common, before, after, strict=True)
 
 
-def _against_base(session: Session, query: CurvesQuery, read: Read) -> tuple[str, Pairs]:
+def _against_base(session: Session, folder: Path, query: CurvesQuery) -> tuple[str, Pairs]:
     """The name of the base of `query.a`, and the steps of the run, each beside it.
 
     Raises:
@@ -187,6 +192,7 @@ def _against_base(session: Session, query: CurvesQuery, read: Read) -> tuple[str
         )
     place = (base.run.name, base.step, base.variant)
     name = f"{place[0]}@{place[1]}" + ("" if base.variant == "raw" else f":{base.variant}")
-    before = read(name, *place)
+    before = _result(session, folder, query.suite, name, *place)
     others = [step for step in steps if (run, step, variant) != place]
-    return name, ((step, before, read(f"{run}@{step}", run, step, variant)) for step in others)
+    after = _results_along(session, folder, run, others, variant, query.suite)
+    return name, ((step, before, result) for step, result in zip(others, after, strict=True))

@@ -1,4 +1,4 @@
-"""Runs: their checkpoints, their plans, and their history, which is what the service exists for."""
+"""Runs: their checkpoints, their plans, and what is known of each checkpoint."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastapi import APIRouter, Path, Query
 
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.schemas import MAX_STEP, BaseInput, HistoryQuery, Name, PlanInput
+from evalsvc.api.schemas import MAX_STEP, BaseInput, Name, PlanInput
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
 from evalsvc.checkpoints import spool_path, verify
 from evalsvc.store.base import base_view, name_base
-from evalsvc.store.history import read_history, read_protocol
+from evalsvc.store.history import read_protocol
 from evalsvc.store.queue import checkpoint_reference
 from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.submission import find_run, get_or_create_run
@@ -22,28 +22,6 @@ from evalsvc.store.views import plan_view, run_view, runs_view
 router = APIRouter(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
 _PLAN = {"suites": [{"suite": "loss", "every": 500, "first": None, "last": None}], "when_behind": "newest"}
-
-_HISTORY = {
-    "run": "t2i-1b-pretrained",
-    "x": "step",
-    "series": [
-        {
-            "metric": "loss/image",
-            "variant": "raw",
-            "protocol": "9a3f0c1d2e4b5a69",
-            "unit": "nats/token",
-            "direction": "lower",
-            "baseline": 9.704,
-            "x": [0, 2500],
-            "value": ["NaN", 6.31],
-            "stderr": [None, 0.02],
-            "n": [400, 400],
-            "omitted": 0,
-            "differs": {"sampling.guidance_scale": 3.0},
-        }
-    ],
-    "names": [{"name": "loss/image", "unit": "nats/token", "direction": "lower"}],
-}
 
 _BASE = {"run": "text-1b", "step": 240_000, "variant": "raw", "named": True, "checkpoint": 3}
 
@@ -175,19 +153,6 @@ def get_completions(
     with state.reading() as session:
         folder = state.settings.items_path
         return Document(read_completions(session, folder, find_run(session, run), variant, prompt))
-
-
-@router.get(
-    "/runs/{run}/metrics",
-    summary="A run's history: values of metrics along training steps or tokens",
-    description="One series per metric, variant and protocol: values in one series are comparable. `differs` has the "
-    "fields that tell several protocols of a metric apart. NaN and infinities are strings. `omitted` counts values "
-    "without a place on the axis.",
-    responses=example(200, "Columns ordered by x.", _HISTORY),
-)
-def get_history(run: Name, query: Annotated[HistoryQuery, Query()], state: CurrentState) -> Document:
-    with state.reading() as session:
-        return Document(read_history(session, run, query.name, query.variant, query.x))
 
 
 @router.get("/protocols/{protocol_id}", summary="What a protocol's id stands for")

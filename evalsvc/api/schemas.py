@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from fastapi import Path
+from fastapi import Depends, Path, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from evalsvc.checkpoints import Spool
@@ -19,6 +19,8 @@ MAX_STEP = 2**63 - 1
 MAX_ID = 2**31 - 1
 MAX_FLIPPED = 10_000
 MAX_PLANNED = 256
+MAX_POINTS = 10_000
+MAX_LIMIT = 1_000_000
 
 
 def _check_name(name: str) -> str:
@@ -37,6 +39,14 @@ Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 Step = Annotated[int, Field(strict=True, ge=0, le=MAX_STEP)]
 """Strict: 25.0, "25" and true are not steps."""
 
+
+async def _raw_body(request: Request) -> bytes:
+    return await request.body()
+
+
+RawBody = Annotated[bytes, Depends(_raw_body)]
+"""As it was sent, for routes that read it in their own thread: the framework would do it in the one of all requests."""
+
 Priority = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
 
 
@@ -49,9 +59,10 @@ class Input(BaseModel):
     @classmethod
     def _check(cls, data: Any) -> Any:
         if isinstance(data, dict):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in data:
-                if key not in cls.model_fields:
-                    raise ValueError(UnknownName.among("field", str(key), cls.model_fields).message)
+                if key not in known:
+                    raise ValueError(UnknownName.among("field", str(key), known).message)
         check_storable(data)
         return data
 
@@ -158,11 +169,34 @@ class BaseInput(Input):
     variant: Name = "raw"
 
 
-class HistoryQuery(Input):
+class SummaryQuery(Input):
     name: list[str] = []
-    """A metric, `<task>/<metric>`; repeat it for several; without it, all."""
+    """A metric, `<task>/<metric>`, or a pattern such as `arc_*/acc`; repeat it for several; without it, all."""
     variant: str | None = None
+    """Only these weights."""
+
+
+class HistoryQuery(SummaryQuery):
     x: Literal["step", "tokens"] = "step"
+    """Along training steps or tokens."""
+    first: Annotated[int | None, Field(alias="from", ge=0, le=MAX_STEP)] = None
+    """Only from this x on."""
+    last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
+    """Only up to this x, which is still in."""
+    points: Annotated[int | None, Field(ge=1, le=MAX_POINTS)] = None
+    """In at most so many buckets a series, instead of every value."""
+    limit: Annotated[int | None, Field(ge=1, le=MAX_LIMIT)] = None
+    """At most so many values, over all series; `next` of the answer is the cursor of the rest."""
+    cursor: Annotated[str | None, Field(max_length=256)] = None
+    """`next` of the page before."""
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> HistoryQuery:
+        if self.points is not None and (self.limit is not None or self.cursor is not None):
+            raise ValueError("points gives the whole of every series in buckets; leave limit and cursor out")
+        if self.cursor is not None and self.limit is None:
+            raise ValueError("a cursor needs the limit of the next page; give both")
+        return self
 
 
 class CompareQuery(Input):

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 5
 """How long requests that run may take when the service stops."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection may be idle. A client that asks again at the moment of its end gets an error in the place of an
+answer; with uvicorn's own 5 s that is any client which asks every few seconds, or is busy for so long."""
+
 
 def serve(
     settings: Settings, announce: Callable[[str], None], *, migrate: bool = False, insecure: bool = False
@@ -54,6 +58,7 @@ def serve(
             ssl_certfile=settings.https_cert or None,
             ssl_keyfile=settings.https_key or None,
             timeout_graceful_shutdown=DRAIN_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         server = _Server(config, lambda: announce(_address(settings, listener)))
         server.run(sockets=[listener])

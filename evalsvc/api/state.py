@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
 from evalsvc.config import Settings
@@ -41,7 +42,7 @@ class State:
     def _translating(self) -> Iterator[None]:
         try:
             yield
-        except OperationalError as error:
+        except (OperationalError, NoConnection) as error:
             raise database_unusable(self.store.url, error) from error
 
 

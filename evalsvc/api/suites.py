@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
 
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.schemas import Name, check_storable
+from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
 from evalsvc.data_path import check_data
@@ -80,10 +80,6 @@ def get_suite(name: Name, state: CurrentState) -> Document:
         return Document(_view(suite, entry.source))
 
 
-async def _raw_body(request: Request) -> bytes:
-    return await request.body()
-
-
 @router.put(
     "/{name}",
     summary="Keep a suite under a name",
@@ -102,9 +98,7 @@ async def _raw_body(request: Request) -> bytes:
         }
     },
 )
-def keep_suite(
-    name: Name, request: Request, body: Annotated[bytes, Depends(_raw_body)], state: CurrentState
-) -> Document:
+def keep_suite(name: Name, request: Request, body: RawBody, state: CurrentState) -> Document:
     suite = parse_suite(
         _content(body, name, request.headers.get("content-type", "")), name, allowed=partial(check_data, state.settings)
     )

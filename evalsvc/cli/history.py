@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from evalsvc.cli.options import (
     Axis,
+    Better,
     Format,
     Url,
     connect,
@@ -64,6 +66,45 @@ def history(
         joined = join_histories(found, client.protocol, force)
     show_found(format, joined, print_curves, write_curves_csv)
     require_comparable(joined)
+
+
+@commands.command("import")
+def import_history(
+    run: Annotated[str, typer.Argument(help="The training run; it begins here where there is none.")],
+    file: Annotated[Path, typer.Argument(help="CSV with a head, or JSON lines.")],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Only these; of a TensorBoard export, the name.", show_default="all")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where the values are from.", show_default="the file's name")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="How they were measured, in words.")] = "not stated",
+    unit: Annotated[str, typer.Option(help="Their unit.", show_default="none")] = "",
+    direction: Annotated[Better, typer.Option(help="Which way is better.")] = Better.NONE,
+    variant: Annotated[str, typer.Option(help="Which weights they are of.")] = "raw",
+    replace: Annotated[bool, typer.Option("--replace", help="Put them in the place of other values.")] = False,
+    url: Url = None,
+) -> None:
+    """Enter values that were measured elsewhere into a run's history, where they are marked as imported.
+
+    The columns are step, metric and value, and where they are known stderr, n, unit, direction, variant and protocol;
+    or a step and a column per metric, as Weights & Biases exports them; or those of TensorBoard's exports. The same
+    again changes nothing, so that an import which was cut off is done again whole.
+    """
+    from evalsvc.history_files import Defaults, read_series, requests
+
+    defaults = Defaults(unit, direction.value, variant, protocol)
+    series = read_series(file, metric or [], defaults)
+    counts = {"new": 0, "replaced": 0, "unchanged": 0}
+    with connect(url) as client:
+        for part in requests(series):
+            found = client.import_values(run, source or file.name, part, replace=replace)
+            counts = {name: count + found[name] for name, count in counts.items()}
+    metrics = len({item.head["metric"] for item in series})
+    print(
+        f"{sum(counts.values()):,} values of {metrics} metrics: {counts['new']:,} entered, {counts['replaced']:,} "
+        f"replaced, {counts['unchanged']:,} there already"
+    )
 
 
 @commands.command()

@@ -36,6 +36,12 @@ class Axis(StrEnum):
     tokens = "tokens"
 
 
+class Better(StrEnum):
+    LOWER = "lower"
+    HIGHER = "higher"
+    NONE = "none"
+
+
 class Until(StrEnum):
     decided = "decided"
 

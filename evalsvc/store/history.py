@@ -1,111 +1,82 @@
-"""The history: values of series along training steps, written by merges and read in columns."""
+"""The history: values of series along training steps, read in columns, whole or page by page."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+import base64
+import binascii
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Executable, Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.protocol import distinguishing, number_to_json
+from evalsvc.store.axis import WHOLE, Axis, Window, require_window
+from evalsvc.store.series import choose_series, metric_names, run_series, series_heads
 from evalsvc.store.submission import find_run
-from evalsvc.store.tables import (
-    FINITE,
-    NAN,
-    NEGATIVE_INFINITY,
-    POSITIVE_INFINITY,
-    Checkpoint,
-    Evaluation,
-    MetricValue,
-    Protocol,
-    Series,
-)
+from evalsvc.store.tables import Import, MetricValue, Protocol, Run
+from evalsvc.store.values import NOT_FINITE
 
-Axis = Literal["step", "tokens"]
+PIECE = 500
+"""Rows that are turned into columns at once. Of many that are alive together the garbage collector walks all again and
+again: 100,000 take 145 ms by 2,000 and 66 ms by 500."""
 
-_NOT_FINITE = {"NaN": NAN, "Infinity": POSITIVE_INFINITY, "-Infinity": NEGATIVE_INFINITY}
-_FROM_KIND = {NAN: math.nan, POSITIVE_INFINITY: math.inf, NEGATIVE_INFINITY: -math.inf}
+INT64 = 2**63
+"""What every id, step and number of tokens is below."""
 
-
-def write_values(
-    session: Session,
-    evaluation: Evaluation,
-    metrics: Iterable[Mapping[str, Any]],
-    protocols: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Put an evaluation's metrics (as `MetricValue.to_json` writes them) into their series at its step.
-
-    A value that a later evaluation wrote stays: re-evaluation replaces, whatever the order of finishing.
-    """
-    checkpoint = evaluation.checkpoint
-    upsert = _insert(session)
-    for protocol_id, content in protocols.items():
-        session.execute(
-            upsert(Protocol).values(id=protocol_id, content=dict(content)).on_conflict_do_nothing(index_elements=["id"])
-        )
-    rows = []
-    for metric in metrics:
-        value = metric["value"]
-        rows.append(
-            {
-                "series_id": _series_id(session, checkpoint, metric),
-                "step": checkpoint.step,
-                "value": None if isinstance(value, str) else value,
-                "kind": _NOT_FINITE[value] if isinstance(value, str) else FINITE,
-                "stderr": None if isinstance(metric["stderr"], str) else metric["stderr"],
-                "n": metric["n"],
-                "evaluation_id": evaluation.id,
-            }
-        )
-    if not rows:
-        return
-    statement = upsert(MetricValue).values(rows)
-    new = statement.excluded
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["series_id", "step"],
-            set_={name: new[name] for name in ("value", "kind", "stderr", "n", "evaluation_id")},
-            where=new.evaluation_id >= MetricValue.evaluation_id,
-        )
-    )
+_WORDS = {kind: word for word, kind in NOT_FINITE.items()}
 
 
 def read_history(
-    session: Session, run: str, names: Sequence[str] = (), variant: str | None = None, x: Axis = "step"
+    session: Session,
+    run: str,
+    names: Sequence[str] = (),
+    variant: str | None = None,
+    window: Window = WHOLE,
+    limit: int | None = None,
+    cursor: str | None = None,
 ) -> dict[str, Any]:
-    """A run's series as columns, ordered by x; all of its metrics where `names` is empty.
+    """A run's series as columns, ordered by x; all of its metrics where `names` (which may be patterns) is empty.
 
-    Where a metric was measured by several protocols, `differs` of each series has the fields that tell them apart. On
-    `x="tokens"`, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them.
+    Where a metric was measured by several protocols, `differs` of each series has the fields that tell them apart.
+    Along tokens, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them. `import` of
+    a series is None where all its values were measured, else a column of ids, which `imports` explains.
+
+    With `limit`, at most so many values, of which `next` is the cursor of those that follow; a series of which none is
+    among them is left out. Pages go by series, the oldest first, and by x: what is written meanwhile moves nothing.
 
     Raises:
         UnknownName: no such run, metric or variant; near misses are named.
-        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen.
+        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; the window ends before it
+            begins; the cursor is of another run or axis.
     """
+    require_window(window)
     row = find_run(session, run)
-    everything = session.scalars(
-        select(Series).where(Series.run_id == row.id).order_by(Series.metric, Series.variant, Series.id)
-    ).all()
-    _check_names("metric", names, {item.metric for item in everything}, "it appears once an evaluation has measured it")
-    _check_names("variant", [variant] if variant else [], {item.variant for item in everything}, "")
-    chosen = [
-        item for item in everything if (not names or item.metric in names) and (not variant or item.variant == variant)
-    ]
-    tokens = _tokens_seen(session, row.id) if x == "tokens" else {}
-    if x == "tokens" and not tokens and chosen:
-        raise InvalidRequest(f"no checkpoint of run {run!r} was posted with tokens_seen; read the history with x=step")
-    differs = _differing(session, chosen)
-    series = [
-        {**_columns(session, item, tokens if x == "tokens" else None), "differs": found}
-        for item in chosen
-        for found in [differs[item.metric, item.protocol_id]]
-    ]
-    listed = {item.metric: {"name": item.metric, "unit": item.unit, "direction": item.direction} for item in everything}
-    return {"run": run, "x": x, "series": series, "names": list(listed.values())}
+    everything = run_series(session, row)
+    chosen = choose_series(everything, names, variant)
+    if chosen:
+        window.require_tokens(session, row)
+    after = None if cursor is None else _parse_cursor(cursor, row, window.x)
+    imports = read_imports(session, row)
+    ids = sorted(item.id for item in chosen)
+    values, more = _read_values(session, window, ids, after, limit, bool(imports))
+    omitted = window.count_omitted(session, ids)
+    columns = [values.of(item.id) for item in chosen]
+    return {
+        "run": run,
+        "x": window.x,
+        "series": [
+            {**head, **own.to_json(), "omitted": omitted.get(item.id, 0)}
+            for item, head, own in zip(chosen, series_heads(session, chosen), columns, strict=True)
+            if own.x or limit is None
+        ],
+        "names": metric_names(everything),
+        "imports": imports,
+        "next": _cursor(row, window.x, values) if more else None,
+    }
 
 
 def read_protocol(session: Session, protocol_id: str) -> dict[str, Any]:
@@ -116,82 +87,108 @@ def read_protocol(session: Session, protocol_id: str) -> dict[str, Any]:
     return row.content
 
 
-def finite_or_not(value: float | None, kind: int) -> float | None:
-    """The number that `metric_values` holds."""
-    return _FROM_KIND.get(kind, value)
-
-
-def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, Any]]:
-    """By metric and protocol: the fields in which the protocols of a metric are not all alike."""
-    ids: dict[str, list[str]] = {}
-    for item in series:
-        if item.protocol_id not in (known := ids.setdefault(item.metric, [])):
-            known.append(item.protocol_id)
-    several = {identity for known in ids.values() if len(known) > 1 for identity in known}
-    rows = session.scalars(select(Protocol).where(Protocol.id.in_(several))) if several else ()
-    contents = {row.id: row.content for row in rows}
+def read_imports(session: Session, run: Run) -> dict[str, dict[str, Any]]:
+    """By id, as JSON has it: where and when the values that were not measured here came from."""
+    rows = session.scalars(select(Import).where(Import.run_id == run.id).order_by(Import.id))
     return {
-        (metric, identity): fields
-        for metric, known in ids.items()
-        for identity, fields in zip(known, distinguishing([contents.get(item, {}) for item in known]), strict=True)
+        str(row.id): {"source": row.source, "created_at": row.created_at.isoformat(timespec="milliseconds")}
+        for row in rows
     }
 
 
-def _columns(session: Session, series: Series, tokens: Mapping[tuple[str, int], int] | None) -> dict[str, Any]:
-    rows = session.execute(
-        select(MetricValue.step, MetricValue.value, MetricValue.kind, MetricValue.stderr, MetricValue.n)
-        .where(MetricValue.series_id == series.id)
-        .order_by(MetricValue.step)
-    ).all()
-    points = [(row.step, row) for row in rows]
-    if tokens is not None:
-        placed = [(tokens.get((series.variant, row.step)), row) for row in rows]
-        points = sorted(((at, row) for at, row in placed if at is not None), key=lambda point: point[0])
-    return {
-        "metric": series.metric,
-        "variant": series.variant,
-        "protocol": series.protocol_id,
-        "unit": series.unit,
-        "direction": series.direction,
-        "baseline": series.baseline,
-        "x": [at for at, _ in points],
-        "value": [number_to_json(finite_or_not(row.value, row.kind)) for _, row in points],
-        "stderr": [row.stderr for _, row in points],
-        "n": [row.n for _, row in points],
-        "omitted": len(rows) - len(points),
-    }
+def number_or_word(value: Any, kind: int) -> float | str:
+    """What `metric_values` holds, as JSON has it."""
+    found: float | str = _WORDS.get(kind, value)
+    return found
 
 
-def _tokens_seen(session: Session, run_id: int) -> dict[tuple[str, int], int]:
-    rows = session.execute(
-        select(Checkpoint.variant, Checkpoint.step, Checkpoint.tokens_seen).where(
-            Checkpoint.run_id == run_id, Checkpoint.replaced_at.is_(None), Checkpoint.tokens_seen.is_not(None)
-        )
+def append_columns(session: Session, query: Executable, columns: Sequence[list[Any]]) -> None:
+    """Add the rows of a query of columns to lists, one a column."""
+    # Not by session.execute, which looks at every row for objects that it knows: that takes as long as all the rest.
+    found = session.connection().execute(query)
+    while rows := found.fetchmany(PIECE):
+        for column, piece in zip(columns, zip(*rows, strict=True), strict=True):
+            column.extend(piece)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a value is in the order of pages."""
+
+    series: int
+    x: int
+    step: int
+    """Two checkpoints may have seen equally many tokens."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Values of several series in one column each, by series, x and step."""
+
+    series: Sequence[int]
+    x: Sequence[int]
+    value: Sequence[float | str | None]
+    stderr: Sequence[float | None]
+    n: Sequence[int | None]
+    step: Sequence[int]
+    imports: Sequence[int | None] | None
+    """None: nothing was imported."""
+
+    def of(self, series: int) -> _Values:
+        part = slice(bisect_left(self.series, series), bisect_right(self.series, series))
+        cut: dict[str, Any] = {name: None if column is None else column[part] for name, column in vars(self).items()}
+        return _Values(**cut)
+
+    def to_json(self) -> dict[str, Any]:
+        imports = None if self.imports is None or not any(self.imports) else self.imports
+        return {"x": self.x, "value": self.value, "stderr": self.stderr, "n": self.n, "import": imports}
+
+
+def _read_values(
+    session: Session, window: Window, ids: Sequence[int], after: _Place | None, limit: int | None, with_imports: bool
+) -> tuple[_Values, bool]:
+    """The values of the series behind a place, and whether there are more of them than `limit`."""
+    names = [MetricValue.series_id, window.column, MetricValue.value, MetricValue.kind, MetricValue.stderr]
+    names += [MetricValue.n, *([MetricValue.import_id] if with_imports else [])]
+    names += [MetricValue.step] if window.x == "tokens" else []
+    columns: list[list[Any]] = [[] for _ in names]
+    for query in _queries(window, ids, after, names):
+        query = query.order_by(MetricValue.series_id, window.column, MetricValue.step)
+        append_columns(session, query.limit(None if limit is None else limit + 1 - len(columns[0])), columns)
+    more = limit is not None and len(columns[0]) > limit
+    series, x, value, kind, stderr, n, *rest = (column[:limit] for column in columns)
+    if any(kind):
+        value = [_WORDS[what] if what else number for number, what in zip(value, kind, strict=True)]
+    step = rest.pop() if window.x == "tokens" else x
+    return _Values(series, x, value, stderr, n, step, rest[0] if with_imports else None), more
+
+
+def _queries(window: Window, ids: Sequence[int], after: _Place | None, names: Sequence[Any]) -> list[Select[Any]]:
+    if after is None:
+        return [window.values(ids, *names)]
+    # The rest of the series in which the last page ended comes apart: in one query with the others, the database
+    # would walk it from its beginning for every page.
+    behind = tuple_(window.column, MetricValue.step) > tuple_(after.x, after.step)
+    later = [identity for identity in ids if identity > after.series]
+    rest = [after.series] if after.series in ids else []
+    return [window.values(rest, *names).where(behind), window.values(later, *names)]
+
+
+def _cursor(run: Run, x: Axis, values: _Values) -> str:
+    place = [run.id, x, values.series[-1], values.x[-1], values.step[-1]]
+    return base64.urlsafe_b64encode(json.dumps(place, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def _parse_cursor(cursor: str, run: Run, x: Axis) -> _Place:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
+        of_run, of_x, *place = json.loads(text)
+        is_number = [type(part) is int and 0 <= part < INT64 for part in place]
+        if (of_run, of_x) == (run.id, x) and is_number == [True] * 3:
+            return _Place(*place)
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        pass
+    raise InvalidRequest(
+        f"the cursor {cursor[:80]!r} is none that run {run.name!r} gave for x={x}; take `next` of the page before, or "
+        "begin without one"
     )
-    return {(row.variant, row.step): row.tokens_seen for row in rows}
-
-
-def _check_names(kind: str, names: Sequence[str], known: set[str], hint: str) -> None:
-    for name in names:
-        if name not in known:
-            raise UnknownName.among(kind, name, known, hint)
-
-
-def _series_id(session: Session, checkpoint: Checkpoint, metric: Mapping[str, Any]) -> int:
-    key = {
-        "run_id": checkpoint.run_id,
-        "variant": checkpoint.variant,
-        "metric": metric["name"],
-        "protocol_id": metric["protocol"],
-    }
-    series = session.scalar(select(Series).filter_by(**key))
-    if series is None:
-        series = Series(**key, unit=metric["unit"], direction=metric["direction"], baseline=metric["baseline"])
-        session.add(series)
-        session.flush()
-    return series.id
-
-
-def _insert(session: Session) -> Any:
-    # The two dialects spell INSERT … ON CONFLICT alike, but in classes of their own.
-    return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert

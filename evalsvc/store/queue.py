@@ -22,9 +22,9 @@ from evalsvc.looks import Until, stop_note
 from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
 from evalsvc.store.base import awaiting_parents, find_base, runs_awaiting_base
-from evalsvc.store.history import write_values
 from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task, now
+from evalsvc.store.values import write_values
 from evalsvc.suite import TaskSpec
 
 

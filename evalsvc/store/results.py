@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from evalsvc.edit_distance import common_prefix, edit_distance
 from evalsvc.errors import UnknownName
@@ -21,6 +21,12 @@ from evalsvc.store.views import artifact_view, evaluation_summary, protocols_vie
 
 WORST_FIRST = ("running", "queued", "failed", "partly_failed", "cancelled", "succeeded")
 """States of evaluations. Whoever waits for several waits until none of the first two is among them."""
+
+Values = tuple[dict[str, Any], dict[str, Callable[[], ItemTable]]]
+"""The metrics of a result with their protocols; and, by task, what reads its results per item."""
+
+STEPS_AT_ONCE = 100
+"""Checkpoints whose evaluations are read by one query, and that are in memory at once."""
 
 COMPLETIONS = "completions"
 """The kind of the tasks whose items are completions."""
@@ -58,18 +64,48 @@ def read_results(
     }
 
 
-def read_values(
-    session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
-) -> tuple[dict[str, Any], dict[str, Callable[[], ItemTable]]]:
+def read_values(session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None) -> Values:
     """Of what `read_results` gives, the metrics with their protocols; and, by task, what reads its results per item.
 
     Raises:
         UnknownName: as `read_results`.
     """
     checkpoint = find_step(session, find_run(session, run), step, variant)
+    return _values(session, folder, checkpoint, suite, {})
+
+
+def read_values_along(
+    session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None = None
+) -> Iterator[Values]:
+    """What `read_values` gives at each of these steps, at which the run has been evaluated; STEPS_AT_ONCE are read at
+    once.
+
+    Raises:
+        UnknownName: there is no such run, or at one of the steps no evaluation (by the suite).
+    """
+    row = find_run(session, run)
+    protocols: dict[str, Any] = {}
+    for start in range(0, len(steps), STEPS_AT_ONCE):
+        piece = steps[start : start + STEPS_AT_ONCE]
+        current = (Checkpoint.run_id == row.id, Checkpoint.variant == variant, Checkpoint.replaced_at.is_(None))
+        loaded = selectinload(Checkpoint.evaluations).selectinload(Evaluation.tasks)
+        found = session.scalars(select(Checkpoint).where(*current, Checkpoint.step.in_(piece)).options(loaded))
+        checkpoints = {checkpoint.step: checkpoint for checkpoint in found}
+        for step in piece:
+            yield _values(session, folder, checkpoints[step], suite, protocols)
+
+
+def _values(
+    session: Session, folder: Path, checkpoint: Checkpoint, suite: str | None, protocols: dict[str, Any]
+) -> Values:
+    """`protocols` has those that are known, and gets those that are read."""
     tasks = _tasks_by_name(_newest_by_suite(checkpoint, suite))
     metrics = _metrics(tasks)
-    return {"metrics": metrics, "protocols": protocols_view(session, metrics)}, _tables(folder, tasks)
+    used = {metric["protocol"] for metric in metrics}
+    if not used <= protocols.keys():
+        protocols |= protocols_view(session, metrics)
+    content = {identity: protocols[identity] for identity in used}
+    return {"metrics": metrics, "protocols": content}, _tables(folder, tasks)
 
 
 def evaluated_steps(session: Session, run: str, variant: str, suite: str | None = None) -> list[int]:

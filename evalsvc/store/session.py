@@ -26,6 +26,10 @@ from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersio
 
 BUSY_TIMEOUT_MS = 10_000
 
+POOL = {"pool_size": 20, "max_overflow": 40}
+"""Connections that are kept, and that may be added. As many requests run at once as the web server has threads, 40, and
+the coordinator and the spooler beside them: none ever waits for a connection. PostgreSQL allows 100 by default."""
+
 NETWORK_FILE_SYSTEMS = (
     "nfs",
     "nfs4",
@@ -147,7 +151,7 @@ def _create_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, **POOL)
     except (ArgumentError, ImportError):
         raise DatabaseUnusable(
             f"EVALSVC_DATABASE_URL ({shown_url(url)}) is no database URL; use sqlite:////folder/file.db or "
@@ -159,7 +163,7 @@ def _create_engine(url: str) -> Engine:
     if parsed.database:
         _make_private(file)
     connect = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
-    engine = create_engine(parsed, connect_args=connect, hide_parameters=True)
+    engine = create_engine(parsed, connect_args=connect, hide_parameters=True, **POOL)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

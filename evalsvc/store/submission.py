@@ -14,6 +14,7 @@ from evalsvc.errors import Conflict, UnknownName, WrongState
 from evalsvc.expression import Step
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.tables import Suite as SuiteRow
+from evalsvc.store.version import touch_history
 from evalsvc.suite import Suite
 
 NEAR_STEPS = 4
@@ -211,8 +212,11 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
     for evaluation in checkpoint.evaluations:
         if evaluation.state not in OVER:
             cancel(evaluation, f"checkpoint {checkpoint.id} was replaced by another file")
-        session.execute(delete(MetricValue).where(MetricValue.evaluation_id == evaluation.id))
+    # In the order in which a merge takes its locks, tasks before the history; crosswise, one of the two would fail.
     session.flush()
+    touch_history(session, checkpoint.run_id)
+    ids = [evaluation.id for evaluation in checkpoint.evaluations]
+    session.execute(delete(MetricValue).where(MetricValue.evaluation_id.in_(ids)))
 
 
 def cancel(evaluation: Evaluation, reason: str) -> None:
@@ -267,6 +271,7 @@ def record_digest(session: Session, checkpoint_id: int, sha256: str) -> None:
 
 
 def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
+    touch_history(session, run.id)  # a history along tokens has a place for it
     checkpoint = Checkpoint(
         run_id=run.id,
         run=run,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
-from evalsvc.protocol import number_to_json
-from evalsvc.store.history import finite_or_not
+from evalsvc.store.history import number_or_word
+from evalsvc.store.series import matches
 from evalsvc.store.submission import find_run
-from evalsvc.store.tables import Checkpoint, Evaluation, MetricValue, Run, Series, Task
+from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run, Series, Task
 
 COLUMNS = (
     "run",
@@ -30,9 +29,10 @@ COLUMNS = (
     "baseline",
     "protocol",
     "evaluation",
+    "source",
 )
 """`tokens`: what the checkpoint had seen, where it was posted with that. `evaluation`: the id of the one that measured
-the value, of which `task` is a task."""
+the value, of which `task` is a task. `source`: of an imported value, which has none of the three, where it is from."""
 
 ROWS = 1000
 """Read at once."""
@@ -50,14 +50,14 @@ def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], v
     rows = session.execute(query).all()
     names, variants = {row.metric for row in rows}, {row.variant for row in rows}
     for metric in metrics:
-        if not any(_matches(name, metric) for name in names):
+        if not any(matches(name, metric) for name in names):
             raise UnknownName.among("metric", metric, names, "it appears once an evaluation has measured it")
     if variant is not None and variant not in variants:
         raise UnknownName.among("variant", variant, variants)
     return [
         row.id
         for row in rows
-        if variant in (None, row.variant) and (not metrics or any(_matches(row.metric, metric) for metric in metrics))
+        if variant in (None, row.variant) and (not metrics or any(matches(row.metric, metric) for metric in metrics))
     ]
 
 
@@ -79,11 +79,13 @@ def read_table(session: Session, series: Sequence[int]) -> Iterator[list[Any]]:
             Series.baseline,
             Series.protocol_id.label("protocol"),
             MetricValue.evaluation_id.label("evaluation"),
+            Import.source,
         )
         .join(Series, Series.id == MetricValue.series_id)
         .join(Run, Run.id == Series.run_id)
-        .join(Evaluation, Evaluation.id == MetricValue.evaluation_id)
-        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .outerjoin(Evaluation, Evaluation.id == MetricValue.evaluation_id)
+        .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .outerjoin(Import, Import.id == MetricValue.import_id)
         .where(Series.id.in_(series))
         .order_by(Run.name, MetricValue.step, Series.variant, Series.metric, Series.id)
     )
@@ -94,9 +96,9 @@ def read_table(session: Session, series: Sequence[int]) -> Iterator[list[Any]]:
             # An evaluation is of one step, so what is known of those before is not asked for again.
             step, tasks = (row.run, row.step, row.variant), {}
         key = (row.evaluation, row.metric, row.protocol)
-        if key not in tasks:
+        if row.evaluation is not None and key not in tasks:
             tasks |= _tasks(session, row.evaluation)
-        cells = {**row._mapping, "task": tasks.get(key), "value": number_to_json(finite_or_not(row.value, row.kind))}
+        cells = {**row._mapping, "task": tasks.get(key), "value": number_or_word(row.value, row.kind)}
         yield [cells[name] for name in COLUMNS]
 
 
@@ -106,7 +108,3 @@ def _tasks(session: Session, evaluation_id: int) -> dict[tuple[int, str, str], s
     return {
         (evaluation_id, metric["name"], metric["protocol"]): row.name for row in rows for metric in row.metrics or ()
     }
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)

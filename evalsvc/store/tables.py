@@ -2,7 +2,7 @@
 
 run ─< checkpoint ─< evaluation ─< task ─< shard ─< attempt
 checkpoint >─< checkpoint (a virtual one and its parents)
-run ─< series (run, variant, metric, protocol) ─< metric_value (keyed by step)
+run ─< series (run, variant, metric, protocol) ─< metric_value (keyed by step) >─ evaluation or import
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    CheckConstraint,
     Column,
     DateTime,
     Dialect,
@@ -108,6 +109,8 @@ class Run(Base):
     """`{"suites": [{"suite", "every", "first", "last"}], "when_behind": "all" | "newest"}`."""
     base: Mapped[dict[str, Any] | None]
     """`{"run", "step", "variant"}`: what its checkpoints are compared with; None: its own step 0."""
+    history_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Grows with every transaction that changes what reading its history gives; see `history.touch_history`."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     checkpoints: Mapped[list[Checkpoint]] = relationship(back_populates="run")
@@ -314,19 +317,41 @@ class Series(Base):
     baseline: Mapped[float | None]
 
 
+class Import(Base):
+    """One writing of values that were measured elsewhere."""
+
+    __tablename__ = "imports"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
+    source: Mapped[str] = mapped_column(String(256))
+    """Where the values are from, in the words of who imported them."""
+    values: Mapped[int]
+    """How many it entered; some may have been replaced since."""
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class MetricValue(Base):
-    """The value of a series at a step. Clustered by (series, step), which is how it is read."""
+    """The value of a series at a step. Clustered by (series, step), which is how it is read.
+
+    It comes from an evaluation or from an import, never from both.
+    """
 
     __tablename__ = "metric_values"
-    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+    __table_args__ = (
+        CheckConstraint("(evaluation_id IS NULL) <> (import_id IS NULL)", name="one_origin"),
+        {"sqlite_with_rowid": False},
+    )
 
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
     step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     value: Mapped[float | None] = mapped_column(Float(53))
     kind: Mapped[int] = mapped_column(default=FINITE)
     stderr: Mapped[float | None] = mapped_column(Float(53))
-    n: Mapped[int]
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"), index=True)
+    n: Mapped[int | None]
+    """None: imported without it."""
+    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"), index=True)
+    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
 
 
 class Token(Base):

@@ -7,10 +7,12 @@ from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.protocol import Protocol
-from evalsvc.store.history import read_history, read_protocol, write_values
+from evalsvc.store.axis import Window
+from evalsvc.store.history import read_history, read_protocol
 from evalsvc.store.session import Store
 from evalsvc.store.submission import evaluate
 from evalsvc.store.tables import Checkpoint, Evaluation
+from evalsvc.store.values import write_values
 
 
 def measure(store: Store, step: int, value: float, limit: int = 1, **fields: object) -> None:
@@ -93,7 +95,7 @@ def test_the_axis_may_be_tokens_and_says_what_has_no_place_on_it(store: Store) -
     measure(store, 1, 1.0)
     measure(store, 3, 3.0, tokens_seen=600)
     with store.reading() as session:
-        [series] = read_history(session, "run-a", x="tokens")["series"]
+        [series] = read_history(session, "run-a", window=Window("tokens"))["series"]
     assert (series["x"], series["value"], series["omitted"]) == ([600, 900], [3.0, 2.0], 1)
 
 
@@ -103,7 +105,7 @@ def test_tokens_are_refused_where_nothing_says_them(store: Store) -> None:
         store.reading() as session,
         pytest.raises(InvalidRequest, match="posted with tokens_seen; read the history with x=step"),
     ):
-        read_history(session, "run-a", x="tokens")
+        read_history(session, "run-a", window=Window("tokens"))
 
 
 def test_unknown_metrics_and_variants_are_named_with_near_misses(store: Store) -> None:
@@ -118,4 +120,5 @@ def test_unknown_metrics_and_variants_are_named_with_near_misses(store: Store) -
 def test_a_run_without_values_has_an_empty_history(store: Store) -> None:
     enter(store, submission(), suite())
     with store.reading() as session:
-        assert read_history(session, "run-a") == {"run": "run-a", "x": "step", "series": [], "names": []}
+        found = read_history(session, "run-a")
+    assert found == {"run": "run-a", "x": "step", "series": [], "names": [], "imports": {}, "next": None}

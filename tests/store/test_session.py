@@ -141,7 +141,7 @@ def test_items_are_not_left_behind_on_the_way_down(
     command.upgrade(config, "0002")
     store = Store(database_url)
     insert_tasks(store, ITEMS)
-    command.upgrade(config, "head")
+    command.upgrade(config, "0004")
     with store.transaction() as session:
         session.execute(sa.update(Task).values(items=None, items_sha256="0" * 64))
     command.downgrade(config, "0004")

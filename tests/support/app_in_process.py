@@ -109,7 +109,8 @@ class AppTransport(httpx.BaseTransport):
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         response = await self._transport.handle_async_request(request)
-        return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())
+        sent = b"".join([piece async for piece in response.aiter_raw()])  # httpx decompresses what it is given
+        return httpx.Response(response.status_code, headers=response.headers, content=sent)
 
 
 @contextmanager
@@ -124,11 +125,11 @@ def app_in_process(data_dir: Path, *, insecure: bool = False, **settings: Any) -
 
 
 @contextmanager
-def app_on_port(data_dir: Path) -> Iterator[tuple[str, Any]]:
+def app_on_port(data_dir: Path, database_url: str = "") -> Iterator[tuple[str, Any]]:
     """The application on a free port: its address, and its `State`."""
     data_dir.mkdir(exist_ok=True)
     shutil.copy(_migrated_database(), data_dir / "evalsvc.db")
-    app = create_app(Settings(data_dir=str(data_dir)), InlineCoordinator)
+    app = create_app(Settings(data_dir=str(data_dir), database_url=database_url), InlineCoordinator)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,0 +1,210 @@
+"""Importing history that was measured elsewhere, many values in one request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from evalsvc.api.document import Document
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.history_schemas import IMPORTED, WORDS
+from evalsvc.api.schemas import MAX_ID, MAX_STEP, Name, RawBody, check_storable
+from evalsvc.api.state import CurrentState
+from evalsvc.errors import InvalidRequest
+from evalsvc.protocol import Direction, Protocol
+from evalsvc.store.imports import Imported, import_values
+
+router = APIRouter(prefix="/v1", tags=["history"], responses=PROBLEMS)
+
+NAMED = 10
+"""How many findings of a body are named; there may be one for each of its values."""
+
+
+def _storable(value: Any) -> Any:
+    check_storable(value)
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+StepOfValue = Annotated[int, Field(ge=0, le=MAX_STEP)]
+
+SizeOfValue = Annotated[int, Field(ge=1, le=MAX_ID)]
+
+
+class _Strict(BaseModel):
+    """Nothing is converted: "1" is no number. Unlike `schemas.Input`, it never walks the columns in Python."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class ImportedSeries(_Strict):
+    metric: Text
+    """`<task>/<metric>`."""
+    step: Annotated[list[StepOfValue], Field(min_length=1)]
+    """In any order, each once."""
+    value: list[Finite | Literal["NaN", "Infinity", "-Infinity"]]
+    """As many as steps, as the two that follow."""
+    stderr: list[Finite | None] | None = None
+    n: list[SizeOfValue | None] | SizeOfValue | None = None
+    """How many items each value rests on; one number where it is the same for all, null where it is not known."""
+    unit: Annotated[str, Field(max_length=64), AfterValidator(_storable)] = ""
+    direction: Direction = "none"
+    """Which way is better."""
+    variant: Name = "raw"
+    protocol: Annotated[dict[str, Any] | Text, AfterValidator(_storable)] = "not stated"
+    """How it was measured: in words, which no measurement of the service has; or the content of a protocol, and then
+    the values are in one series with what the service measured by it."""
+    baseline: Finite | None = None
+    """The value of a model that knows nothing."""
+
+
+class ImportInput(_Strict):
+    source: Text
+    """Where the values are from, for whoever reads them later."""
+    series: Annotated[list[ImportedSeries], Field(min_length=1)]
+    replace: bool = False
+    """Put these values in the place of others at their steps, measured ones too. What an evaluation measured stays in
+    its record."""
+
+
+_EXAMPLE = {
+    "source": "spreadsheet of 2025, by jane",
+    "series": [
+        {
+            "metric": "coco/fid",
+            "unit": "",
+            "direction": "lower",
+            "protocol": "torch-fidelity 0.3, 30,000 captions of val2014, seed not known",
+            "step": [1000, 2000, 3000],
+            "value": [48.1, 31.7, "NaN"],
+            "n": 30000,
+        }
+    ],
+}
+
+
+def _schema() -> dict[str, Any]:
+    """Of the body; in one piece, since it stands where there is no place for definitions."""
+    schema = ImportInput.model_json_schema()
+    definitions = schema.pop("$defs")
+    schema["properties"]["series"]["items"] = definitions["ImportedSeries"]
+    return schema
+
+
+@router.post(
+    "/runs/{run}/metrics",
+    summary="Import history that was measured elsewhere",
+    description="All values of the body are entered, or none. They are marked as imported, and the same again changes "
+    "nothing. A step that has another value, measured or imported, is a conflict, unless `replace` is set. Steps may "
+    "come in any order; a later evaluation by the same protocol replaces them.",
+    status_code=201,
+    responses=IMPORTED,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _schema(), "example": _EXAMPLE}},
+        }
+    },
+)
+def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState) -> Document:
+    content_type = request.headers.get("content-type", "")
+    if "json" not in content_type:
+        raise InvalidRequest(
+            f"the body must be JSON, found {content_type or 'no content type'}; send Content-Type: application/json"
+        )
+    given = parse_import(body)
+    series = [_imported(place, item) for place, item in enumerate(given.series)]
+    _require_distinct(series)
+    with state.writing() as session:
+        done = import_values(session, run, given.source, series, given.replace)
+    counts = {"new": done.new, "replaced": done.replaced, "unchanged": done.unchanged}
+    content = {"run": run, "import": done.identity, "series": len(series), **counts}
+    return Document(content, 200 if done.identity is None else 201)
+
+
+def parse_import(body: bytes) -> ImportInput:
+    """The values in a body.
+
+    Raises:
+        InvalidRequest: naming what is wrong, by series and place in it.
+    """
+    try:
+        return ImportInput.model_validate_json(body)
+    except ValidationError as error:
+        findings = list(dict.fromkeys(_finding(item) for item in error.errors(include_url=False)))
+        more = f"; and {len(findings) - NAMED:,} more" if len(findings) > NAMED else ""
+        raise InvalidRequest("; ".join(findings[:NAMED]) + more) from None
+
+
+def _finding(item: Mapping[str, Any]) -> str:
+    """One finding of pydantic as `series.0.value.17: what is due, found …`."""
+    place = list(item["loc"])
+    if item["type"] == "json_invalid":
+        return f"the body is not JSON: {item['ctx']['error']}"
+    if place[2:3] == ["value"] and len(place) > 4:
+        place = place[:4]
+        message = f"a value is a finite number or one of {', '.join(WORDS)}"
+    elif place[2:3] == ["n"]:
+        place = [part for part in place if part in place[:3] or isinstance(part, int)]
+        message = "n is a whole number from 1 on, or a list of such numbers and nulls"
+    elif item["type"] == "extra_forbidden":
+        return f"{_dotted(place)}: no field has this name"
+    elif item["type"] == "missing":
+        return f"{_dotted(place)} is missing"
+    else:
+        message = item["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+    shown = repr(item["input"])
+    return f"{_dotted(place) or 'the body'}: {message}, found {shown if len(shown) <= 80 else shown[:80] + '…'}"
+
+
+def _dotted(place: Sequence[Any]) -> str:
+    """The fields and places only: pydantic also names which type of several it tried."""
+    return ".".join(str(part) for part in place if isinstance(part, int) or str(part).isidentifier())
+
+
+def _imported(place: int, item: ImportedSeries) -> Imported:
+    size = len(item.step)
+    stderr = [None] * size if item.stderr is None else item.stderr
+    n = item.n if isinstance(item.n, list) else [item.n] * size
+    for name, column in (("value", item.value), ("stderr", stderr), ("n", n)):
+        if len(column) != size:
+            raise InvalidRequest(
+                f"series.{place}: {size} steps and {len(column)} entries in {name}; each step has one of each"
+            )
+    if len(set(item.step)) < size:
+        step, _ = Counter(item.step).most_common(1)[0]
+        places = ", ".join(str(index) for index, other in enumerate(item.step) if other == step)
+        raise InvalidRequest(f"series.{place}.step: step {step} is there several times, at {places}; leave one")
+    content = {"stated": item.protocol} if isinstance(item.protocol, str) else item.protocol
+    return Imported(
+        metric=item.metric,
+        unit=item.unit,
+        direction=item.direction,
+        protocol=Protocol(content),
+        step=item.step,
+        value=item.value,
+        stderr=stderr,
+        n=n,
+        variant=item.variant,
+        baseline=item.baseline,
+    )
+
+
+def _require_distinct(series: Sequence[Imported]) -> None:
+    places: dict[tuple[str, str, str], int] = {}
+    for place, item in enumerate(series):
+        key = (item.metric, item.variant, item.protocol.id)
+        if key in places:
+            raise InvalidRequest(
+                f"series.{place} is series.{places[key]} again: {item.metric}, variant {item.variant!r}, of one "
+                "protocol; put their values into one"
+            )
+        places[key] = place

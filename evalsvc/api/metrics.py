@@ -1,0 +1,68 @@
+"""The history of a run, which is what the service exists for: read whole, in pages or in buckets, and imported."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from evalsvc import __version__
+from evalsvc.api.conditional import caching_headers, not_modified
+from evalsvc.api.document import Document
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.history_schemas import CONDITIONAL, HISTORY, SUMMARY
+from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
+from evalsvc.api.state import CurrentState
+from evalsvc.store.axis import Window
+from evalsvc.store.buckets import read_buckets
+from evalsvc.store.history import read_history
+from evalsvc.store.submission import find_run
+from evalsvc.store.summary import read_summary
+from evalsvc.store.version import history_tag
+
+router = APIRouter(prefix="/v1", tags=["history"], responses=PROBLEMS)
+
+
+@router.get(
+    "/runs/{run}/metrics",
+    summary="A run's history: values of metrics along training steps or tokens",
+    description="One series per metric, variant and protocol: values in one series are comparable. `differs` has the "
+    "fields that tell several protocols of a metric apart. NaN and infinities are strings. `omitted` counts values "
+    "without a place on the axis. Values that were imported have in `import` the id of their import.\n\n"
+    "With `points`, the x from `from` to `to`, by default those of the first and the last value, are cut into at most "
+    "so many ranges of `width` = ⌈range / points⌉, the same for all series, and a series has a bucket for each that "
+    "has values: `x` of the last of them, `last` itself, `min`, `max` and `mean` of the finite ones, the `count` of "
+    "all, and how many are `nan`, `positive_infinity`, `negative_infinity` and `imported`.\n\n"
+    "With `limit`, a page: give its `next` as `cursor` of the following one. Values that are written meanwhile move "
+    "nothing from one page to another.",
+    response_model=None,
+    responses=HISTORY | CONDITIONAL,
+)
+def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Request, state: CurrentState) -> Response:
+    with state.reading() as session:
+        tag = history_tag(find_run(session, run), __version__, query.model_dump())
+        if (same := not_modified(request, tag)) is not None:
+            return same
+        window = Window(query.x, query.first, query.last)
+        if query.points is None:
+            found = read_history(session, run, query.name, query.variant, window, query.limit, query.cursor)
+        else:
+            found = read_buckets(session, run, query.name, query.variant, window, query.points)
+        return Document(found, headers=caching_headers(tag))
+
+
+@router.get(
+    "/runs/{run}/summary",
+    summary="The newest and the best value of every metric of a run",
+    description="`best` is the lowest or the highest finite value, by the metric's direction, and of equal ones the "
+    "first; null where the metric has no direction or no finite value.",
+    response_model=None,
+    responses=SUMMARY | CONDITIONAL,
+)
+def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Request, state: CurrentState) -> Response:
+    with state.reading() as session:
+        tag = history_tag(find_run(session, run), __version__, ["summary", query.model_dump()])
+        if (same := not_modified(request, tag)) is not None:
+            return same
+        return Document(read_summary(session, run, query.name, query.variant), headers=caching_headers(tag))

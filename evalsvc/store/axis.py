@@ -1,0 +1,87 @@
+"""What a history is read along: the training step, or the tokens that its checkpoints have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, and_, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from evalsvc.errors import InvalidRequest
+from evalsvc.store.tables import Checkpoint, MetricValue, Run, Series
+
+Axis = Literal["step", "tokens"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an axis that is read, both ends included."""
+
+    x: Axis = "step"
+    first: int | None = None
+    """None: from the beginning."""
+    last: int | None = None
+    """None: to the end."""
+
+    @property
+    def column(self) -> InstrumentedAttribute[Any]:
+        """The x of a value."""
+        return MetricValue.step if self.x == "step" else Checkpoint.tokens_seen
+
+    def values(self, series: Sequence[int], *columns: Any) -> Select[Any]:
+        """A query of these columns of the values of some series in the window. Values without an x are left out."""
+        chosen = MetricValue.series_id.in_(series) if len(series) != 1 else MetricValue.series_id == series[0]
+        query = select(*columns).select_from(MetricValue).where(chosen)
+        if self.x == "tokens":
+            query = query.join(Series, Series.id == MetricValue.series_id).join(Checkpoint, _is_of_value())
+            query = query.where(Checkpoint.tokens_seen.is_not(None))
+        if self.first is not None:
+            query = query.where(self.column >= self.first)
+        if self.last is not None:
+            query = query.where(self.column <= self.last)
+        return query
+
+    def require_tokens(self, session: Session, run: Run) -> None:
+        """Raise InvalidRequest where x is tokens and no checkpoint of the run says how many it has seen."""
+        if self.x == "step":
+            return
+        posted = select(Checkpoint.id).where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
+        if session.scalar(posted.where(Checkpoint.tokens_seen.is_not(None)).limit(1)) is None:
+            raise InvalidRequest(
+                f"no checkpoint of run {run.name!r} was posted with tokens_seen; read the history with x=step"
+            )
+
+    def count_omitted(self, session: Session, series: Sequence[int]) -> Mapping[int, int]:
+        """By series, how many of its values have no place on the axis, in the window or out of it."""
+        if self.x == "step":
+            return {}
+        placed = func.count(Checkpoint.tokens_seen)
+        rows = session.execute(
+            select(MetricValue.series_id, (func.count() - placed).label("omitted"))
+            .join(Series, Series.id == MetricValue.series_id)
+            .outerjoin(Checkpoint, _is_of_value())
+            .where(MetricValue.series_id.in_(series))
+            .group_by(MetricValue.series_id)
+        )
+        return {row.series_id: row.omitted for row in rows}
+
+
+WHOLE = Window()
+
+
+def _is_of_value() -> ColumnElement[bool]:
+    """The current checkpoint at a value's run, variant and step."""
+    return and_(
+        Checkpoint.run_id == Series.run_id,
+        Checkpoint.variant == Series.variant,
+        Checkpoint.step == MetricValue.step,
+        Checkpoint.replaced_at.is_(None),
+    )
+
+
+def require_window(window: Window) -> None:
+    """Raise InvalidRequest where its ends are the wrong way round."""
+    if window.first is not None and window.last is not None and window.first > window.last:
+        raise InvalidRequest(f"from={window.first} lies behind to={window.last}; swap them")

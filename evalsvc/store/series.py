@@ -1,0 +1,85 @@
+"""Which series of a run are meant, and what tells those of one metric apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from evalsvc.errors import UnknownName
+from evalsvc.protocol import distinguishing
+from evalsvc.store.tables import Protocol, Run, Series
+
+
+def run_series(session: Session, run: Run) -> Sequence[Series]:
+    """All series of a run, by metric, variant and age."""
+    return session.scalars(
+        select(Series).where(Series.run_id == run.id).order_by(Series.metric, Series.variant, Series.id)
+    ).all()
+
+
+def choose_series(everything: Sequence[Series], names: Sequence[str], variant: str | None) -> list[Series]:
+    """Those of the metrics `names` (or patterns, `arc_*/acc`; none: all) and of the variant.
+
+    Raises:
+        UnknownName: there is no such metric or variant; near ones are named.
+    """
+    metrics = {item.metric for item in everything}
+    for name in names:
+        if not any(matches(metric, name) for metric in metrics):
+            raise UnknownName.among("metric", name, metrics, "it appears once an evaluation has measured it")
+    variants = {item.variant for item in everything}
+    if variant and variant not in variants:
+        raise UnknownName.among("variant", variant, variants)
+    wanted = {metric for metric in metrics if not names or any(matches(metric, name) for name in names)}
+    return [item for item in everything if item.metric in wanted and (not variant or item.variant == variant)]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a metric's name is the pattern, or fits it."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def series_heads(session: Session, chosen: Sequence[Series]) -> list[dict[str, Any]]:
+    """What an answer says of each series before its values.
+
+    Where a metric was measured by several protocols, `differs` has the fields that tell them apart.
+    """
+    differs = _differing(session, chosen)
+    return [
+        {
+            "metric": item.metric,
+            "variant": item.variant,
+            "protocol": item.protocol_id,
+            "unit": item.unit,
+            "direction": item.direction,
+            "baseline": item.baseline,
+            "differs": differs[item.metric, item.protocol_id],
+        }
+        for item in chosen
+    ]
+
+
+def metric_names(everything: Iterable[Series]) -> list[dict[str, Any]]:
+    """Every metric of a run, with its unit and direction."""
+    listed = {item.metric: {"name": item.metric, "unit": item.unit, "direction": item.direction} for item in everything}
+    return list(listed.values())
+
+
+def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, Any]]:
+    """By metric and protocol: the fields in which the protocols of a metric are not all alike."""
+    ids: dict[str, list[str]] = {}
+    for item in series:
+        if item.protocol_id not in (known := ids.setdefault(item.metric, [])):
+            known.append(item.protocol_id)
+    several = {identity for known in ids.values() if len(known) > 1 for identity in known}
+    rows = session.scalars(select(Protocol).where(Protocol.id.in_(several))) if several else ()
+    contents = {row.id: row.content for row in rows}
+    return {
+        (metric, identity): fields
+        for metric, known in ids.items()
+        for identity, fields in zip(known, distinguishing([contents.get(item, {}) for item in known]), strict=True)
+    }

@@ -1,0 +1,256 @@
+"""The history by REST: buckets, pages, the newest and the best, what is not sent again, and how it is sent."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_in_process import App, refused
+from history_reference import Point, write
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.store.submission import evaluate
+from evalsvc.store.tables import Checkpoint
+
+HISTORY = "/v1/runs/run-a/metrics"
+SUMMARY = "/v1/runs/run-a/summary"
+
+
+@pytest.fixture
+def curve(app: App) -> None:
+    """Of lower/loss 100 steps, every tenth of which is no number, and one value of another metric."""
+    points = [Point(step, math.nan if step % 10 == 9 else 1 / (step + 1), 0.01, 400) for step in range(100)]
+    write(app.store, {"lower/loss": points, "higher/acc": [Point(50, 0.5, None, None)]})
+
+
+def test_buckets_say_what_is_in_them(app: App, curve: None) -> None:
+    found = app.http.get(HISTORY, params={"points": 10, "name": "lower/*"}).json()
+    assert (found["sampled"], found["start"], found["width"]) == (True, 0, 10)
+    [series] = found["series"]
+    assert series["x"] == list(range(9, 100, 10))
+    assert series["last"] == ["NaN"] * 10
+    assert (series["max"][0], series["min"][0]) == (1.0, 1 / 9)
+    assert series["mean"][0] == pytest.approx(sum(1 / (step + 1) for step in range(9)) / 9)
+    assert (series["count"], series["nan"], series["positive_infinity"]) == ([10] * 10, [1] * 10, [0] * 10)
+
+
+def test_a_window_has_both_its_ends(app: App, curve: None) -> None:
+    found = app.http.get(HISTORY, params={"from": 49, "to": 50}).json()
+    assert [series["x"] for series in found["series"]] == [[50], [49, 50]]
+
+
+def test_pages_by_cursor(app: App, curve: None) -> None:
+    query: dict[str, Any] = {"limit": 40}
+    found: list[tuple[str, int]] = []
+    while True:
+        page = app.http.get(HISTORY, params=query).json()
+        found += [(series["metric"], x) for series in page["series"] for x in series["x"]]
+        if page["next"] is None:
+            break
+        query["cursor"] = page["next"]
+    assert sorted(found) == [("higher/acc", 50), *(("lower/loss", step) for step in range(100))]
+
+
+def test_the_newest_and_the_best_of_many_metrics(app: App, curve: None) -> None:
+    found = app.http.get(SUMMARY).json()["series"]
+    assert [(series["metric"], series["count"]) for series in found] == [("higher/acc", 1), ("lower/loss", 100)]
+    assert found[1]["latest"] == {"step": 99, "value": "NaN", "stderr": 0.01, "n": 400, "import": 1}
+    assert found[1]["best"] == {"step": 98, "value": 1 / 99, "stderr": 0.01, "n": 400, "import": 1}
+    assert found[0]["best"]["n"] is None
+    assert [series["metric"] for series in app.http.get(SUMMARY, params={"name": "*/acc"}).json()["series"]] == [
+        "higher/acc"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code", "words"),
+    [
+        ({"points": 0}, 422, "invalid_request", "points: input should be greater than or equal to 1, found '0'"),
+        ({"points": 5, "limit": 5}, 422, "invalid_request", "points gives the whole of every series in buckets; leave"),
+        ({"cursor": "abc"}, 422, "invalid_request", "a cursor needs the limit of the next page"),
+        ({"cursor": "abc", "limit": 1}, 422, "invalid_request", "is none that run 'run-a' gave for x=step"),
+        ({"from": 5, "to": 4}, 422, "invalid_request", "from=5 lies behind to=4; swap them"),
+        ({"from": 2**63}, 422, "invalid_request", "from: input should be less than or equal to"),
+        ({"first": 5}, 422, "invalid_request", "no field is named 'first'"),
+        ({"x": "tokens", "points": 5}, 422, "invalid_request", "was posted with tokens_seen"),
+        ({"name": "lower/los", "points": 5}, 404, "unknown_name", "did you mean 'lower/loss'?"),
+        ({"name": "upper/*"}, 404, "unknown_name", "no metric is named 'upper/*'"),
+    ],
+)
+def test_bad_question(app: App, curve: None, query: dict[str, Any], status: int, code: str, words: str) -> None:
+    refused(app.http.get(HISTORY, params=query), status, code, words)
+
+
+def test_what_a_client_has_is_not_sent_again(app: App, curve: None) -> None:
+    for path in (HISTORY, HISTORY + "?points=5", SUMMARY):
+        tag = app.http.get(path).headers["etag"]
+        same = app.http.get(path, headers={"If-None-Match": f'"other", {tag}'})
+        assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+        assert app.http.get(path, headers={"If-None-Match": "*"}).status_code == 304
+        assert app.http.get(path, headers={"If-None-Match": tag.removeprefix("W/")}).status_code == 304
+        write(app.store, {"lower/loss": [Point(0, 1.0, 0.01, 400)]})
+        assert app.http.get(path, headers={"If-None-Match": tag}).status_code == 304, "the same again is no change"
+        write(app.store, {"lower/other": [Point(0, 1.0, None, 1)]}, "run-b")
+        assert app.http.get(path, headers={"If-None-Match": tag}).status_code == 304, "another run's is none either"
+        write(app.store, {"lower/loss": [Point(0, 2.0, 0.01, 400)]}, replace=True)
+        assert app.http.get(path, headers={"If-None-Match": tag}).status_code == 200
+        write(app.store, {"lower/loss": [Point(0, 1.0, 0.01, 400)]}, replace=True)
+
+
+def test_a_tag_is_of_one_question(app: App, curve: None) -> None:
+    """A cache in between may know the tag of one window and be asked for another."""
+    tag = app.http.get(HISTORY, params={"to": 5}).headers["etag"]
+    assert app.http.get(HISTORY, params={"to": 6}, headers={"If-None-Match": tag}).status_code == 200
+    refused(app.http.get(HISTORY, params={"name": "no"}, headers={"If-None-Match": tag}), 404, "unknown_name")
+
+
+def test_large_answers_are_compressed_for_who_understands_it(app: App, curve: None) -> None:
+    plain = app.http.get(HISTORY, headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.headers["vary"] == "Accept-Encoding"
+    packed = app.http.get(HISTORY, headers={"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < len(plain.content) / 2
+    assert packed.json() == plain.json()
+    small = app.http.get("/v1/runs/run-a/plan", headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in small.headers
+
+
+def test_measuring_again_replaces_the_history_and_not_the_record(app: App) -> None:
+    enter(app.store, submission(25), suite())
+    evaluate_whole(app.store, metric(1.5))
+    with app.store.transaction() as session:
+        evaluate(session, session.get_one(Checkpoint, 1), suite(), priority=0)
+    evaluate_whole(app.store, metric(1.25))
+    assert app.http.get(HISTORY).json()["series"][0]["value"] == [1.25]
+    kept = [app.http.get(f"/v1/evaluations/{number}").json()["tasks"][0]["metrics"] for number in (1, 2)]
+    assert [[found["value"] for found in metrics] for metrics in kept] == [[1.5], [1.25]]
+
+
+class TestImport:
+    BODY = {  # noqa: RUF012
+        "source": "spreadsheet",
+        "series": [{"metric": "coco/fid", "direction": "lower", "step": [3, 1], "value": [31.5, "NaN"], "n": 30000}],
+    }
+
+    def test_new_the_same_and_another(self, app: App) -> None:
+        first, again = (app.http.post(HISTORY, json=self.BODY) for _ in range(2))
+        counts = {"run": "run-a", "series": 1, "replaced": 0}
+        assert (first.status_code, first.json()) == (201, counts | {"import": 1, "new": 2, "unchanged": 0})
+        assert (again.status_code, again.json()) == (200, counts | {"import": None, "new": 0, "unchanged": 2})
+        [series] = app.http.get(HISTORY).json()["series"]
+        assert (series["x"], series["value"], series["n"]) == ([1, 3], ["NaN", 31.5], [30000, 30000])
+        assert app.http.get(f"/v1/protocols/{series['protocol']}").json() == {"stated": "not stated"}
+        other = json.loads(json.dumps(self.BODY).replace("31.5", "30"))
+        refused(
+            app.http.post(HISTORY, json=other), 409, "conflict", "coco/fid at step 3 is 31.5, imported, and not 30.0"
+        )
+        assert app.http.post(HISTORY, json=other | {"replace": True}).json()["replaced"] == 1
+
+    def test_into_the_series_of_what_is_measured(self, app: App) -> None:
+        enter(app.store, submission(25), suite())
+        evaluate_whole(app.store, metric(1.5))
+        series = {"metric": "loss/text", "unit": "nats/token", "direction": "lower", "protocol": {"limit": 1}}
+        body = {"source": "x", "series": [{**series, "step": [0], "value": [9.5]}]}
+        assert app.http.post(HISTORY, json=body).status_code == 201
+        [found] = app.http.get(HISTORY).json()["series"]
+        assert (found["x"], found["value"], found["import"]) == ([0, 25], [9.5, 1.5], [1, None])
+
+    def test_many_values_in_one_request(self, app: App) -> None:
+        """100,000 with errors and n are 5 MB, which the limit of other bodies would refuse."""
+        size = 100_000
+        columns = {"step": list(range(size)), "value": [step / 7 for step in range(size)], "stderr": [0.1 / 3] * size}
+        body = {"source": "x", "series": [{"metric": "big", **columns, "n": [400] * size}]}
+        assert app.http.post(HISTORY, json=body).json()["new"] == size
+        [found] = app.http.get(HISTORY).json()["series"]
+        assert (found["x"], found["value"], found["stderr"]) == tuple(columns.values())
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"value": [True, "x"]}, "series.0.value.0: a value is a finite number or one of NaN, Infinity, -Infinity"),
+            ({"value": [True, "x"]}, "series.0.value.1: a value is a finite number or one of NaN"),
+            ({"value": [1, None]}, "series.0.value.1: a value is a finite number"),
+            ({"step": [3, "1"]}, "series.0.step.1: input should be a valid integer, found '1'"),
+            ({"step": [3, -1]}, "series.0.step.1: input should be greater than or equal to 0, found -1"),
+            ({"step": [3, 3]}, "series.0.step: step 3 is there several times, at 0, 1; leave one"),
+            ({"step": [3]}, "series.0: 1 steps and 2 entries in value; each step has one of each"),
+            ({"step": [], "value": []}, "series.0.step: list should have at least 1 item"),
+            ({"stderr": [0.1]}, "series.0: 2 steps and 1 entries in stderr"),
+            ({"n": [1, 0]}, "series.0.n.1: n is a whole number from 1 on"),
+            ({"n": 1.5}, "series.0.n: n is a whole number from 1 on"),
+            ({"direction": "up"}, "series.0.direction: input should be 'lower', 'higher' or 'none', found 'up'"),
+            ({"steps": [1]}, "series.0.steps: no field has this name"),
+            ({"metric": "a\0b"}, "series.0.metric: the text 'a\\x00b' has a character that cannot be stored"),
+            ({"variant": "a b"}, "series.0.variant: 'a b' is not a name"),
+        ],
+    )
+    def test_a_wrong_value_is_named_and_nothing_is_entered(self, app: App, change: dict[str, Any], words: str) -> None:
+        good = {"metric": "good", "step": [1], "value": [1]}
+        body = self.BODY | {"series": [self.BODY["series"][0] | change, good]}
+        refused(app.http.post(HISTORY, json=body), 422, "invalid_request", words)
+        assert app.http.get("/v1/runs").json() == {"runs": []}
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (
+                b'{"source":"x","series":[{"metric":"a","step":[1],"value":[NaN]}]}',
+                "series.0.value.0: a value is a finite",
+            ),
+            (
+                b'{"source":"x","series":[{"metric":"a","step":[1],"value":[1e999]}]}',
+                "series.0.value.0: a value is a fin",
+            ),
+            (b"{", "the body is not JSON: EOF while parsing"),
+            (b"[]", "the body: input should be an object, found []"),
+            (b"{}", "source is missing; series is missing"),
+        ],
+    )
+    def test_a_broken_body(self, app: App, content: bytes, words: str) -> None:
+        sent = app.http.post(HISTORY, content=content, headers={"Content-Type": "application/json"})
+        refused(sent, 422, "invalid_request", words)
+
+    def test_a_form_of_a_page_is_not_read(self, app: App) -> None:
+        """A page of another site may send text without being asked, but not JSON."""
+        sent = app.http.post(HISTORY, content=json.dumps(self.BODY), headers={"Content-Type": "text/plain"})
+        refused(sent, 422, "invalid_request", "the body must be JSON, found text/plain; send Content-Type")
+
+    def test_of_very_many_findings_the_first_are_named(self, app: App) -> None:
+        body = {"source": "x", "series": [{"metric": "a", "step": list(range(1000)), "value": ["x"] * 1000}]}
+        detail = refused(app.http.post(HISTORY, json=body), 422, "invalid_request", "; and 990 more")
+        assert len(detail) < 2000
+
+    def test_the_same_series_twice(self, app: App) -> None:
+        body = self.BODY | {"series": self.BODY["series"] * 2}
+        refused(app.http.post(HISTORY, json=body), 422, "invalid_request", "series.1 is series.0 again: coco/fid")
+
+    def test_a_body_beyond_its_limit(self, app: App) -> None:
+        sent = app.http.post(HISTORY, content=b" " * 16_000_001)
+        refused(
+            sent, 413, "invalid_request", "larger than 16,000,000 bytes; send it in parts, which may come in any order"
+        )
+        sent = app.http.post("/v1/checkpoints", content=b" " * 1_000_001)
+        refused(sent, 413, "invalid_request", "larger than 1,000,000 bytes; name a large file by its path")
+
+
+def test_answers_are_of_the_documented_form(app: App, curve: None, tmp_path: Path) -> None:
+    """A schema that is written by hand drifts away from what is sent."""
+    jsonschema = pytest.importorskip("jsonschema")
+    document = app.http.get("/openapi.json").json()
+    enter(app.store, submission(25, tokens_seen=7), suite())
+    evaluate_whole(app.store, metric(math.inf))
+    asked = {HISTORY: ["", "?points=3", "?limit=3", "?x=tokens", "?x=tokens&points=2"], SUMMARY: [""]}
+    for path, queries in asked.items():
+        template = path.replace("run-a", "{run}")
+        schema = document["paths"][template]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        for query in queries:
+            jsonschema.validate(app.http.get(path + query).json(), schema)
+    posted = document["paths"]["/v1/runs/{run}/metrics"]["post"]
+    body = posted["requestBody"]["content"]["application/json"]
+    jsonschema.validate(body["example"], body["schema"])
+    for status in (201, 200):
+        sent = app.http.post(HISTORY, json=body["example"])
+        assert sent.status_code == status
+        jsonschema.validate(sent.json(), posted["responses"][str(status)]["content"]["application/json"]["schema"])

@@ -1,0 +1,120 @@
+"""What a history should read as, over plain rows: the slow reference of the store's queries, and histories to ask."""
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from queue_steps import enter, submission
+
+from evalsvc.protocol import Protocol, number_to_json
+from evalsvc.store.imports import Imported, import_values
+from evalsvc.store.session import Store
+
+MOST = 2**63 - 1
+"""The last step that there can be."""
+
+SPECIAL = (math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 1e290, 5e-324, -5e-324, 0.0, -0.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value of a series."""
+
+    step: int
+    value: float
+    stderr: float | None
+    n: int | None
+
+
+History = dict[str, list[Point]]
+"""By metric. The direction of a metric is how its name begins."""
+
+DIRECTIONS = ("lower", "higher", "none")
+
+
+def random_history(seed: int, series: int = 4, size: int = 40, steps: int = 200) -> History:
+    """Series of which some hold what is no number, some numbers at the ends of float64, and steps in any order."""
+    own = random.Random(seed)
+    found: History = {}
+    for index in range(series):
+        pool = own.sample(range(steps), own.randint(1, size)) + own.choice(([], [MOST]))
+        found[f"{DIRECTIONS[index % 3]}/{index}"] = [
+            Point(step, _value(own, index % 2 == 1), own.choice((None, own.random())), own.choice((None, 400)))
+            for step in pool
+        ]
+    return found
+
+
+def _value(own: random.Random, special: bool) -> float:
+    return own.choice(SPECIAL) if special and own.random() < 0.4 else own.gauss(0, 10.0 ** own.randint(-3, 3))
+
+
+def imported(metric: str, points: Sequence[Point], **fields: Any) -> Imported:
+    """A series as it is imported."""
+    rest = {"unit": "", "direction": metric.partition("/")[0], "protocol": Protocol({"limit": 1}), **fields}
+    return Imported(
+        metric,
+        step=[point.step for point in points],
+        value=[number_to_json(point.value) or 0.0 for point in points],
+        stderr=[point.stderr for point in points],
+        n=[point.n for point in points],
+        **rest,
+    )
+
+
+def write(store: Store, history: History, run: str = "run-a", source: str = "test", replace: bool = False) -> None:
+    with store.transaction() as session:
+        import_values(session, run, source, [imported(*item) for item in history.items()], replace)
+
+
+def post_tokens(store: Store, tokens: dict[int, int], run: str = "run-a") -> None:
+    """Checkpoints that have seen so many tokens, by step. None is evaluated."""
+    for step, seen in tokens.items():
+        enter(store, submission(step, run=run, tokens_seen=seen))
+
+
+def along(points: Iterable[Point], tokens: dict[int, int] | None) -> list[tuple[int, Point]]:
+    """(x, value) in order; what has no place on the axis is left out."""
+    placed = [(point.step if tokens is None else tokens.get(point.step), point) for point in points]
+    return sorted(((x, point) for x, point in placed if x is not None), key=lambda item: (item[0], item[1].step))
+
+
+def within(placed: Iterable[tuple[int, Point]], first: int | None, last: int | None) -> list[tuple[int, Point]]:
+    return [item for item in placed if (first is None or item[0] >= first) and (last is None or item[0] <= last)]
+
+
+def buckets(placed: Sequence[tuple[int, Point]], start: int, width: int) -> list[dict[str, Any]]:
+    """Every bucket that has values, in order."""
+    by_number: dict[int, list[tuple[int, Point]]] = {}
+    for x, point in placed:
+        by_number.setdefault((x - start) // width, []).append((x, point))
+    return [_bucket(rows) for rows in by_number.values()]
+
+
+def _bucket(rows: Sequence[tuple[int, Point]]) -> dict[str, Any]:
+    values = [point.value for _, point in rows]
+    finite = [value for value in values if math.isfinite(value)]
+    mean = float(sum(map(Fraction, finite)) / len(finite)) if finite else None
+    return {
+        "x": rows[-1][0],
+        "last": number_to_json(values[-1]),
+        "min": min(finite, default=None),
+        "max": max(finite, default=None),
+        "mean": mean,
+        "count": len(rows),
+        "nan": sum(math.isnan(value) for value in values),
+        "positive_infinity": values.count(math.inf),
+        "negative_infinity": values.count(-math.inf),
+        "imported": len(rows),
+    }
+
+
+def best(points: Iterable[Point], direction: str) -> Point | None:
+    finite = [point for point in points if math.isfinite(point.value)]
+    if direction == "none" or not finite:
+        return None
+    sign = 1 if direction == "lower" else -1
+    return min(finite, key=lambda point: (sign * point.value, point.step))
