@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,12 +20,27 @@ from evalsvc.errors import (
     CheckpointNotFound,
     EvalsvcError,
     InvalidRequest,
+    NotACheckpoint,
 )
 from evalsvc.expression import Expression
 
 Spool = Literal["none", "link", "copy"]
 
 HASH_BLOCK = 8 << 20
+
+MAX_FILES = 1000
+"""How many files a folder may hold and still be a checkpoint."""
+
+FOLDER_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+"""What weights are called in a Hugging Face folder; the first that is there is taken."""
+
+NO_DISK = (Path("/proc"), Path("/sys"), Path("/dev"))
+"""What looks like files there is made by the kernel when it is read, and may never end."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,13 @@ class Identity:
 
     size: int
     mtime_ns: int
+    """0 where there is an etag."""
+    etag: str | None = None
+    """Of what lies elsewhere: which content it is, in the words of its store."""
+
+    def __str__(self) -> str:
+        content = f"mtime {self.mtime_ns}" if self.etag is None else f"etag {self.etag}"
+        return f"{self.size} bytes and {content}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,8 @@ class CheckpointRef:
     """A checkpoint as it was posted: all that a worker needs to open it and to know that it is the same."""
 
     path: str
-    """The file or folder to open: the posted one, or its spooled copy. Of a virtual checkpoint, its expression."""
+    """The file or folder to open: the posted one, its spooled copy, or the address of one elsewhere. Of a virtual
+    checkpoint, its expression."""
     identity: Identity | None = None
     """None: whatever lies there now (a checkpoint evaluated without a service)."""
     sha256: str | None = None
@@ -53,6 +77,10 @@ class CheckpointRef:
     """How messages name it, e.g. `run-a step 25`."""
     virtual: Virtual | None = None
     """What a virtual checkpoint is computed from; None: it is a file or folder."""
+    source: str | None = None
+    """The address that `path` was fetched from; None: it lies where it was posted, or was not fetched yet."""
+    roots: Sequence[Path] = (Path("/"),)
+    """Where it must lie when it is opened; of a virtual checkpoint, its parents say."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +108,18 @@ def local_path(uri: str) -> Path:
     Raises:
         CheckpointNotAllowed: another scheme, a chained uri, or a relative path.
     """
-    parts = urlsplit(uri)
-    if "::" in uri or (parts.scheme and parts.scheme != "file"):
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # of what only looks like an IPv6 address
+        raise CheckpointNotAllowed(f"{uri}: is no uri ({_reason(error)}); give a path or a file:// uri") from None
+    if "::" in uri or "\0" in uri or (parts.scheme and parts.scheme != "file"):
         raise CheckpointNotAllowed(
             f"{uri}: the scheme is not allowed; give a path or a file:// uri that the service and its workers can read"
         )
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
         raise CheckpointNotAllowed(f"{uri}: names the host {parts.netloc!r}; only this machine's files can be read")
+    if parts.scheme == "file" and (parts.query or parts.fragment):
+        raise CheckpointNotAllowed(f"{uri}: holds '?' or '#', which a path in a uri writes as %3F and %23")
     path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(uri)
     if not path.is_absolute():
         raise CheckpointNotAllowed(f"{uri}: is a relative path; give an absolute one")
@@ -97,22 +130,44 @@ def locate(uri: str, roots: Sequence[Path]) -> Path:
     """The existing file or folder that `uri` names, with links resolved.
 
     Raises:
-        CheckpointNotAllowed: it does not lie under one of `roots`.
+        CheckpointNotAllowed: it, or a file in it, does not lie under one of `roots`, or is none that lies on a disk.
         CheckpointNotFound: nothing is there, or it cannot be read.
+        NotACheckpoint: it is a folder of more than MAX_FILES files.
     """
     path = local_path(uri)
     try:
         resolved = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointNotFound(f"{uri}: {_reason(error)}; post it when the file is complete") from None
+    require_inside(resolved, roots, uri)
+    if not os.access(resolved, os.R_OK):
+        raise CheckpointNotFound(f"{uri}: this process may not read it; change its permissions")
+    try:
+        for file in files_of(resolved, MAX_FILES):
+            require_inside(file.resolve(), roots, str(file))
+    except OSError as error:
+        raise CheckpointNotFound(f"{uri}: {_reason(error)} in it; change its permissions, or post it again") from None
+    return resolved
+
+
+def require_inside(resolved: Path, roots: Sequence[Path], shown: str) -> None:
+    """Raise unless a path without links lies under one of `roots` and is a file or folder on a disk.
+
+    This is the one rule for what may be opened; `opening` asks again of the very file that it has opened.
+
+    Raises:
+        CheckpointNotAllowed: `shown`, as the message calls it, is not.
+    """
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         allowed = ", ".join(str(root) for root in roots)
         raise CheckpointNotAllowed(
-            f"{uri}: lies at {resolved}, outside the allowed folders ({allowed}); see EVALSVC_ROOTS"
+            f"{shown}: lies at {resolved}, outside the allowed folders ({allowed}); see EVALSVC_ROOTS"
         )
-    if not os.access(resolved, os.R_OK):
-        raise CheckpointNotFound(f"{uri}: this process may not read it; change its permissions")
-    return resolved
+    kind = resolved.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or any(resolved.is_relative_to(place) for place in NO_DISK):
+        raise CheckpointNotAllowed(
+            f"{shown}: is not a regular file or folder on a disk; give a checkpoint file or a Hugging Face folder"
+        )
 
 
 def identify(path: Path) -> Identity:
@@ -122,7 +177,7 @@ def identify(path: Path) -> Identity:
         CheckpointGone: nothing is there any more.
     """
     try:
-        stats = [entry.stat() for entry in _files(path)]
+        stats = [entry.stat() for entry in files_of(path)]
     except OSError as error:
         raise CheckpointGone(f"{path}: {_reason(error)}") from None
     if not stats and not path.is_dir():
@@ -140,8 +195,8 @@ def verify(reference: CheckpointRef) -> None:
     with named(reference):
         for parent in parents_of(reference):
             verify(parent)
-    if reference.identity is None:
-        return
+    if reference.identity is None or reference.identity.etag is not None:
+        return  # of what lies elsewhere, the worker that fetches it sees to that
     try:
         now = identify(Path(reference.path))
     except CheckpointGone:
@@ -151,8 +206,8 @@ def verify(reference: CheckpointRef) -> None:
         ) from None
     if now != reference.identity:
         raise CheckpointChanged(
-            f"{reference.label}: {reference.path} has {now.size} bytes and mtime {now.mtime_ns}, was posted with "
-            f"{reference.identity.size} bytes and mtime {reference.identity.mtime_ns}; post it again with replace=true"
+            f"{reference.label}: {reference.path} has {now}, was posted with {reference.identity}; "
+            "post it again with replace=true"
         )
 
 
@@ -164,7 +219,7 @@ def parents_of(reference: CheckpointRef) -> Sequence[CheckpointRef]:
 def hash_files(path: Path) -> str:
     """SHA-256 of a file's bytes; of a folder, over the names and bytes of its files in order of name."""
     total = hashlib.sha256()
-    for file in _files(path):
+    for file in files_of(path):
         if path.is_dir():
             total.update(str(file.relative_to(path)).encode() + b"\0")
         with file.open("rb") as stream:
@@ -235,11 +290,30 @@ def discard(path: Path) -> None:
             path.unlink()
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(entry for entry in path.rglob("*") if entry.is_file())
-    path.stat()
-    return [path] if path.is_file() else []
+def files_of(path: Path, limit: int | None = None) -> list[Path]:
+    """The files in a folder and below, in order of name; a file itself.
+
+    Raises OSError, and NotACheckpoint where more than `limit` are found.
+    """
+    if not path.is_dir():
+        path.stat()
+        return [path] if path.is_file() else []
+    found: list[Path] = []
+    for count, entry in enumerate(_walk(path)):
+        if limit is not None and count >= limit:
+            raise NotACheckpoint(f"{path} holds more than {limit:,} files, which no checkpoint does; post one of them")
+        if entry.is_file():
+            found.append(entry)
+    return sorted(found)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """What lies in a folder and below, as it comes; links to folders are not followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path))
 
 
 def _reason(error: Exception) -> str:

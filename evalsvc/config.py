@@ -6,6 +6,7 @@ A setting is `EVALSVC_` and its name in capitals. `--help`, README and `evalsvc 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -50,7 +51,10 @@ class Settings:
     suites: str = _setting("", "Folder with suites of your own, one YAML file each")
     datasets: str = _setting("", "Folder that `datasets:NAME` in a suite points into [datasets in the data folder]")
     assets: str = _setting("", "Folder of the weights that `evalsvc assets pull` fetches [assets in the data folder]")
-    roots: str = _setting("/", "Folders under which checkpoints and data files may lie, separated by ':'")
+    roots: str = _setting("/", "Folders for checkpoints and data files, and s3://BUCKET/PREFIX, separated by ':'")
+    schemes: str = _setting("file", "Where checkpoints may come from, separated by ',': file, s3, gs, hf, https, http")
+    cache: str = _setting("", "Folder of checkpoints that were fetched from elsewhere [cache in the data folder]")
+    cache_bytes: int = _setting(50_000_000_000, "How large that folder may become; the least recently used goes first")
     devices: str = _setting("all", "One worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu")
     device: str = _setting(
         "", "Device of this worker process; set by `serve`, and by you for `worker` [cuda, else cpu]"
@@ -141,7 +145,29 @@ class Settings:
 
     @property
     def root_paths(self) -> tuple[Path, ...]:
-        return tuple(Path(root).expanduser() for root in self.roots.split(":") if root)
+        """The folders among the roots."""
+        return tuple(Path(root).expanduser() for root in self._roots() if "://" not in root)
+
+    @property
+    def remote_roots(self) -> tuple[str, ...]:
+        """The others, such as `s3://bucket/prefix`."""
+        return tuple(root.rstrip("/") for root in self._roots() if "://" in root)
+
+    @property
+    def allowed_schemes(self) -> frozenset[str]:
+        return frozenset(name.strip().lower() for name in self.schemes.split(",") if name.strip())
+
+    @property
+    def cache_path(self) -> Path:
+        return Path(self.cache).expanduser() if self.cache else self.data_path / "cache"
+
+    @property
+    def kept_paths(self) -> tuple[Path, ...]:
+        """Where evalsvc itself puts copies of checkpoints."""
+        return self.data_path / "spool", self.cache_path
+
+    def _roots(self) -> list[str]:
+        return [root for root in re.split(r":(?!//)", self.roots) if root]
 
     @property
     def allowed_host_names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ EvalsvcError
 │   └── RateLimited                  rate_limited           too many requests, or wrong tokens, in too short a time
 ├── CheckpointError                  the weights are not what was posted
 │   ├── CheckpointNotFound           checkpoint_not_found   at submission
-│   ├── CheckpointNotAllowed         checkpoint_not_allowed outside the allowed roots, unknown scheme
+│   ├── CheckpointNotAllowed         checkpoint_not_allowed outside the roots, a scheme that is not served, no access
 │   ├── CheckpointGone               checkpoint_gone        deleted between submission and evaluation
 │   ├── CheckpointChanged            checkpoint_changed     replaced between submission and evaluation
 │   ├── NotACheckpoint               not_a_checkpoint       empty, truncated, another kind of file
@@ -38,6 +38,8 @@ EvalsvcError
     ├── DataDirectoryUnusable        data_directory_unusable
     ├── DatabaseUnusable             database_unusable      unreachable, or on a network file system
     ├── SchemaVersionMismatch        schema_version_mismatch
+    ├── SourceUnreachable            source_unreachable     the store that a checkpoint lies in; can pass on retry
+    ├── CacheFull                    cache_full             no room for a checkpoint from elsewhere
     ├── MissingPackage               missing_package        with the install command
     ├── AssetMissing                 asset_missing          weights that were not pulled, or cannot be had
     ├── AssetCorrupt                 asset_corrupt          what was fetched or found is not what it should be
@@ -229,6 +231,14 @@ class DatabaseUnusable(ServiceError):
 
 class SchemaVersionMismatch(ServiceError):
     code = "schema_version_mismatch"
+
+
+class SourceUnreachable(ServiceError):
+    code = "source_unreachable"
+
+
+class CacheFull(ServiceError):
+    code = "cache_full"
 
 
 class MissingPackage(ServiceError):

@@ -15,13 +15,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evalsvc import __version__
 from evalsvc.checkpoints import (
     CheckpointRef,
+    Virtual,
     check_sha256,
     hash_files,
     identify,
@@ -36,7 +37,9 @@ from evalsvc.expression import digest_of, require_parts
 from evalsvc.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.looks import Until, stop_note
 from evalsvc.model_config import ModelConfig, resolve_config
+from evalsvc.opening import opened
 from evalsvc.protocol import canonical_json, plain_json
+from evalsvc.remote.fetch import fetched
 from evalsvc.shard import ShardError, ShardRequest, ShardResult
 from evalsvc.suite import Suite, TaskSpec, build_task
 from evalsvc.tasks.task import Context, Task, TaskResult
@@ -70,8 +73,11 @@ def run_shard(request: ShardRequest, report: Report) -> ShardResult:
     started = time.monotonic()
     context: RunnerContext | None = None
     try:
-        context = RunnerContext(request.checkpoint, Settings.load(), report, request.base)
-        output = _run_stage(build_task(request.task), request, context)
+        settings = Settings.load()
+        wanted = [request.checkpoint] if request.base is None else [request.checkpoint, request.base]
+        with fetched(wanted, settings, report) as (checkpoint, *base):
+            context = RunnerContext(checkpoint, settings, report, base[0] if base else None)
+            output = _run_stage(build_task(request.task), request, context)
         return ShardResult(output, None, _provenance(context, started))
     except Exception as error:
         return ShardResult(None, _shard_error(error), _provenance(context, started))
@@ -111,11 +117,12 @@ class RunnerContext(Context):
     def __init__(
         self, checkpoint: CheckpointRef, settings: Settings, report: Report, base: CheckpointRef | None = None
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint = _confined(checkpoint, (*settings.root_paths, *settings.kept_paths))
         self.base = None if base is None else RunnerContext(base, settings, report)
         self._beside = base
         if self.base is not None:
-            self.base._beside = checkpoint
+            self._beside = self.base.checkpoint
+            self.base._beside = self.checkpoint
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_tokens = settings.batch_tokens
         self.allow_benchmark_code = bool(settings.allow_benchmark_code)
@@ -130,12 +137,12 @@ class RunnerContext(Context):
     def inspect_checkpoint(self) -> None:
         """Raise what opening the checkpoint would raise, short of reading its weights."""
         verify(self.checkpoint)
-        with named(self.checkpoint):
-            for file in parents_of(self.checkpoint) or [self.checkpoint]:
+        with opened(self.checkpoint) as checkpoint, named(checkpoint):
+            for file in parents_of(checkpoint) or [checkpoint]:
                 read_weights(Path(file.path))
-            if self.checkpoint.virtual is not None:
-                config = _resolve_config(self.checkpoint)
-                require_parts(self.checkpoint.virtual.expression, config.n_layers, config.weight_tying)
+            if checkpoint.virtual is not None:
+                config = _resolve_config(checkpoint)
+                require_parts(checkpoint.virtual.expression, config.n_layers, config.weight_tying)
 
     def digest(self) -> str:
         loaded = _models.loaded(self.checkpoint)
@@ -187,8 +194,16 @@ class RunnerContext(Context):
         if loaded is not None:
             return loaded.model.config
         verify(self.checkpoint)
-        with named(self.checkpoint):
-            return _resolve_config(self.checkpoint)
+        with opened(self.checkpoint) as checkpoint, named(checkpoint):
+            return _resolve_config(checkpoint)
+
+
+def _confined(checkpoint: CheckpointRef, roots: Sequence[Path]) -> CheckpointRef:
+    """A reference that is opened under these folders only."""
+    if checkpoint.virtual is None:
+        return replace(checkpoint, roots=roots)
+    parents = {name: _confined(parent, roots) for name, parent in checkpoint.virtual.parents.items()}
+    return replace(checkpoint, roots=roots, virtual=Virtual(checkpoint.virtual.expression, parents))
 
 
 @dataclass(frozen=True)
@@ -271,14 +286,18 @@ def _source(checkpoint: CheckpointRef) -> tuple[Any, ...]:
 
 
 def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
-    """Load and hash at the same time; the files must be the posted ones before, after and in between."""
+    """Load and hash at the same time, both from one open file; it must be the posted one before and after."""
     verify(checkpoint)
     source = _source(checkpoint)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash") as executor:
-        digests = executor.submit(_digests, checkpoint)
+    with (
+        opened(checkpoint) as pinned,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash") as executor,
+    ):
+        verify(pinned)
+        digests = executor.submit(_digests, pinned)
         try:
             with named(checkpoint):
-                model = _load_model(checkpoint, form)
+                model = _load_model(pinned, form)
         except Exception:
             # What was replaced while it was read fails in many ways; that it was replaced is the thing to say.
             _require_posted(checkpoint, digests)
@@ -313,7 +332,8 @@ def _known_digest(checkpoint: CheckpointRef) -> str:
         parents = checkpoint.virtual.parents
         return digest_of(checkpoint.virtual.expression, {name: _known_digest(parents[name]) for name in parents})
     verify(checkpoint)
-    found = _hash(checkpoint)
+    with opened(checkpoint) as pinned:
+        found = _hash(pinned)
     verify(checkpoint)
     return found
 
@@ -365,7 +385,8 @@ def _innermost_frame(error: Exception) -> str:
 
 def _provenance(context: RunnerContext | None, started: float) -> dict[str, Any]:
     common = {
-        "versions": {"evalsvc": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        # As plain text: torch's own kind of it would bring torch into the process that receives it.
+        "versions": {"evalsvc": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         "host": platform.node(),
         "seconds": round(time.monotonic() - started, 3),
     }

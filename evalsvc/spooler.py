@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,8 @@ from sqlalchemy.orm import aliased
 
 from evalsvc.checkpoints import CheckpointRef, Identity, discard, spool_copy, spool_path, verify
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError
+from evalsvc.errors import EvalsvcError, SourceUnreachable
+from evalsvc.remote.fetch import fetch_posted
 from evalsvc.shard import ShardError
 from evalsvc.store.base import base_ids
 from evalsvc.store.queue import fail_checkpoint
@@ -21,13 +23,22 @@ from evalsvc.store.tables import Checkpoint, Evaluation, checkpoint_parents
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = (1.0, 5.0, 30.0)
+"""How long to wait between the tries to fetch from a store that does not answer."""
+
+
+class _Closing(Exception):
+    """The service stops while something is fetched."""
+
 
 class Spooler:
     """Copies what waits for it, one checkpoint at a time, and deletes what is no longer needed."""
 
     def __init__(self, store: Store, settings: Settings, wake: Callable[[], None]) -> None:
         self._store = store
+        self._settings = settings
         self._data_path = settings.data_path
+        self._closing = threading.Event()
         self._wake = wake
         self._copier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
         self._begun: set[int] = set()
@@ -47,17 +58,20 @@ class Spooler:
 
     def close(self) -> None:
         """Do not begin another copy; one that runs is not waited for and begins anew after a restart."""
+        self._closing.set()
         self._copier.shutdown(wait=False, cancel_futures=True)
 
     def _copy(self, checkpoint: Checkpoint) -> None:
-        source, target = Path(checkpoint.path), self.path(checkpoint)
-        identity = Identity(checkpoint.size, checkpoint.mtime_ns)
+        source, target = checkpoint.path, self.path(checkpoint)
         error: ShardError | None = None
         try:
             discard(target)
-            spool_copy(source, target)
-            verify(CheckpointRef(path=str(target), identity=identity, label=f"the spooled copy of {source}"))
-            verify(CheckpointRef(path=str(source), identity=identity, label=f"checkpoint {checkpoint.id}"))
+            if checkpoint.etag is None:
+                self._copy_file(checkpoint, target)
+            else:
+                self._fetch(checkpoint, target)
+        except _Closing:
+            return  # the copy stays asked for, and begins anew after a restart
         except EvalsvcError as failure:
             error = ShardError(failure.code, failure.message)
         except OSError as failure:
@@ -72,6 +86,38 @@ class Spooler:
                 fail_checkpoint(session, checkpoint.id, error)
         self._begun.discard(checkpoint.id)
         self._wake()
+
+    def _copy_file(self, checkpoint: Checkpoint, target: Path) -> None:
+        source = checkpoint.path
+        identity = Identity(checkpoint.size, checkpoint.mtime_ns)
+        spool_copy(Path(source), target)
+        verify(CheckpointRef(path=str(target), identity=identity, label=f"the spooled copy of {source}"))
+        verify(CheckpointRef(path=source, identity=identity, label=f"checkpoint {checkpoint.id}"))
+
+    def _fetch(self, checkpoint: Checkpoint, target: Path) -> None:
+        """Fetch what lies elsewhere; a store that does not answer is asked again, each time a little later."""
+        reference = CheckpointRef(
+            path=checkpoint.path,
+            identity=Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag),
+            sha256=checkpoint.sha256,
+            label=f"checkpoint {checkpoint.id}",
+        )
+        partial = target.with_name(target.name + ".partial")
+        for delay in (*RETRY_SECONDS, None):
+            try:
+                fetch_posted(reference, partial, self._settings, self._stop_if_closing)
+                break
+            except SourceUnreachable as error:
+                if delay is None:
+                    raise
+                log.warning("%s; trying again in %s s", error, delay)
+                if self._closing.wait(delay):
+                    raise
+        partial.rename(target)
+
+    def _stop_if_closing(self, _done: int) -> None:
+        if self._closing.is_set():
+            raise _Closing
 
     def _release(self) -> None:
         # A failed evaluation may be retried, so its checkpoint stays; one that nobody has evaluated yet, too.

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import pickletools
 import re
 import stat
-import zipfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from evalsvc.checkpoints import FOLDER_FILES
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
@@ -34,6 +36,14 @@ from evalsvc.errors import (
     ShardedCheckpoint,
     UnsafeCheckpoint,
 )
+from evalsvc.pickle_safety import (
+    LEGACY_PICKLES,
+    MAX_BESIDE_DATA,
+    require_backed,
+    require_plain_archive,
+    require_shallow,
+    safe_globals,
+)
 
 DTYPES = {
     "float32": torch.float32,
@@ -42,16 +52,11 @@ DTYPES = {
     "float64": torch.float64,
 }
 SHOWN = 5  # names of each kind in a message
-MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
+MAX_SAFETENSORS_HEADER = 25_000_000  # bytes: a quarter of the format's own limit, and 100,000 tensors
 MAX_INDEX = 50_000_000  # bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
-FOLDER_FILES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
+PICKLE_INSTRUCTIONS = frozenset(ord(instruction.code) for instruction in pickletools.opcodes)
 LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: a pickled number
 
 
@@ -141,30 +146,19 @@ def _refuse_sharded(folder: Path) -> NoReturn:
 
 
 def _read_torch_zip(path: Path) -> Weights:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise NotACheckpoint(f"{path} is cut off: its zip directory is missing; copy or write it again") from error
-    names = {entry.filename.partition("/")[2] for entry in entries}
-    if "constants.pkl" in names:
-        raise NotACheckpoint(f"{path} is a TorchScript program; save the model's state_dict() with torch.save instead")
-    if "data.pkl" not in names:
-        raise NotACheckpoint(f"{path} is a zip file that torch.save did not write (it has no data.pkl)")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise NotACheckpoint(
-            f"{path} is a compressed zip, which torch.save never writes; save it again with torch.save"
-        )
+    require_plain_archive(path)
     return _from_torch_object(path, _torch_load(path, mmap=True))
 
 
 def _read_legacy_torch(path: Path) -> Weights:
+    with path.open("rb") as file:
+        require_shallow(path, file.read(MAX_BESIDE_DATA + 1), LEGACY_PICKLES)
     return _from_torch_object(path, _torch_load(path, mmap=False))
 
 
 def _torch_load(path: Path, *, mmap: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(safe_globals()), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
@@ -173,7 +167,18 @@ def _torch_load(path: Path, *, mmap: bool) -> Any:
                 f"{path} wants to run {wanted[1]} when it is opened, so it was not opened; save only tensors and plain "
                 "values: torch.save({'state_dict': model.state_dict()}, ...)"
             ) from error
+        operand = re.search(r"Unsupported operand (\d+)", str(error))
+        if operand and int(operand[1]) in PICKLE_INSTRUCTIONS:
+            raise UnsafeCheckpoint(
+                f"{path} holds the pickle instruction {operand[1]}, which files that run code need and files of "
+                "tensors do not, so it was not opened; write it by torch.save and its default protocol"
+            ) from error
         raise _broken_pickle(path, error) from error
+    except UnsafeCheckpoint as error:
+        raise UnsafeCheckpoint(
+            f"{path} {error.message}, so it was not opened; save only tensors and plain values: "
+            "torch.save({'state_dict': model.state_dict()}, ...)"
+        ) from error
     except OSError:
         raise
     except Exception as error:  # a hostile or cut-off pickle makes the unpickler stumble in any way it likes
@@ -185,26 +190,24 @@ def _broken_pickle(path: Path, error: Exception) -> NotACheckpoint:
     return NotACheckpoint(f"{path} is damaged or no torch.save file ({reason[:200]}); copy or write it again")
 
 
-def _numpy_scalars() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What numpy's scalars pickle to: a training loop's learning rate or metric is often one."""
-    scalar: Any = np.float64(0).__reduce__()[0]
-    kinds = (np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64, np.uint8, np.bool_)
-    dtypes: list[Any] = [type(np.dtype(kind)) for kind in kinds]
-    return [np.dtype, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), *dtypes]
-
-
 def _from_torch_object(path: Path, content: Any) -> Weights:
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise NotACheckpoint(f"{path} holds a {type(content).__name__}; a checkpoint is a dictionary of tensors")
-    if isinstance(content.get("state_dict"), Mapping):
+    content = _plain_dict(content)
+    if isinstance(content.get("state_dict"), dict):
         kind = "open_lm epoch" if "epoch" in content else "state_dict"
         kind = "Lightning checkpoint" if "pytorch-lightning_version" in content else kind
-        return _weights(path, kind, content["state_dict"], _without(content, "state_dict"))
-    if isinstance(content.get("av_model_sd"), Mapping):
-        return _weights(path, "open_lm average", content["av_model_sd"], _without(content, "av_model_sd"))
+        return _weights(path, kind, _plain_dict(content["state_dict"]), _without(content, "state_dict"))
+    if isinstance(content.get("av_model_sd"), dict):
+        return _weights(path, "open_lm average", _plain_dict(content["av_model_sd"]), _without(content, "av_model_sd"))
     if "epoch" in content:
         _refuse_companion(path, content)
     return _weights(path, "bare state dict", content, {})
+
+
+def _plain_dict(content: dict[Any, Any]) -> dict[Any, Any]:
+    """Without attributes: those that a pickle gives an OrderedDict stand before its methods."""
+    return dict(dict.items(content))
 
 
 def _without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -240,19 +243,27 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_SAFETENSORS_HEADER:
-            raise NotACheckpoint(f"{path} announces a safetensors header of {length:,} bytes, which none has")
+            raise NotACheckpoint(f"{path} announces a safetensors header of {length:,} bytes, which no model has")
         if 8 + length > size:
             raise NotACheckpoint(f"{path} is cut off inside its safetensors header; copy or write it again")
         raw = file.read(length)
     try:
-        header = json.loads(raw)
+        header = json.loads(raw, object_pairs_hook=_each_once)
         entries = [entry for name, entry in header.items() if name != "__metadata__"]
         end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise NotACheckpoint(f"{path} has a damaged safetensors header; copy or write it again") from error
     if end > size:
         raise NotACheckpoint(f"{path} is cut off: its tensors end at byte {end:,}, the file at {size:,}; copy it again")
     return dict(header)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two entries of one name, other readers may take the other one."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
 
 
 # several files
@@ -302,6 +313,9 @@ def _weights(path: Path, kind: str, tensors: Mapping[Any, Any], metadata: dict[s
         raise NotACheckpoint(
             f"{path} ({kind}) holds {found}; expected tensors by name, alone or under `state_dict` or `av_model_sd`"
         )
+    require_backed(path, tensors)
+    # Without what a pickle may have put beside the values, methods of its own included.
+    tensors = {name: Tensor.detach(tensor) for name, tensor in tensors.items()}
     step = _whole_number(metadata.get("step", metadata.get("global_step")))
     epoch = _whole_number(metadata.get("epoch"))
     return Weights(strip_prefixes(tensors, path), step=step, epoch=epoch, format=kind, metadata=metadata)

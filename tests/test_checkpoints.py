@@ -57,6 +57,10 @@ def test_local_path() -> None:
         ("simplecache::file:///a.pt", "the scheme is not allowed"),
         ("file://elsewhere/a.pt", "names the host 'elsewhere'"),
         ("runs/epoch_1.pt", "is a relative path; give an absolute one"),
+        ("file:///a?b.pt", "holds '?' or '#', which a path in a uri writes as %3F and %23"),
+        ("file:///a#b.pt", "holds '?' or '#'"),
+        ("file://[x/a.pt", "is no uri"),
+        ("//[x/a.pt", "is no uri"),
     ],
 )
 def test_addresses_that_are_not_allowed(uri: str, fragment: str) -> None:
@@ -93,6 +97,23 @@ def test_locate_is_not_fooled_by_names(tmp_path: Path, uri: str) -> None:
 def test_locate_takes_a_root_that_is_a_link(file: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(file.parent)
     assert locate(str(tmp_path / "link" / "epoch_1.pt"), [tmp_path / "link"]) == file
+
+
+def test_a_folder_that_cannot_be_looked_through(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answered, not failed on: the service may lack rights that whoever posts has."""
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(CheckpointNotFound, match="permission denied in it; change its permissions"):
+        locate(str(folder), [Path("/")])
+
+
+@pytest.mark.parametrize("uri", ["/a\0b", "/a\ud800", "/" + "x" * 300, "/" + "x/" * 3000, "file:///%00", "file:///%ff"])
+def test_names_that_no_file_can_have(uri: str) -> None:
+    with pytest.raises((CheckpointNotFound, CheckpointNotAllowed)):
+        locate(uri, [Path("/")])
 
 
 def test_nothing_there_is_not_found(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ class TestSubmit:
             (["run-a", str(2**63), "epoch_1.pt"], "step: input should be less than or equal to 9223372036854775807"),
             (["run a", "25", "epoch_1.pt"], "error: run: 'run a' is not a name"),
             (["run-a", "25", "missing.pt"], "/missing.pt: no such file or directory"),
-            (["run-a", "25", "s3://bucket/a.pt"], "the scheme is not allowed"),
+            (["run-a", "25", "s3://bucket/a.pt"], "the scheme 's3' is not allowed"),
             (["run-a", "25", "epoch_1.pt", "--suite", "los"], "no suite is named 'los'; did you mean 'loss'?"),
             (["run-a", "25", "epoch_1.pt", "--tag", "lr"], "--tag lr: write it as KEY=VALUE"),
             (["run-a", "25", "epoch_1.pt", "--model", "open_lm_1bb"], "did you mean 'open_lm_1b'"),

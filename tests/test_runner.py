@@ -208,6 +208,46 @@ def test_a_checkpoint_replaced_while_it_is_read(
     assert error.code == "checkpoint_changed"
 
 
+def test_a_link_put_in_the_place_of_a_posted_file(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The roots were asked when it was posted; the worker must ask again of what it opens."""
+    allowed, outside = tmp_path / "allowed" / "epoch_1.pt", tmp_path / "outside.pt"
+    allowed.parent.mkdir()
+    weights.rename(allowed)
+    monkeypatch.setenv("EVALSVC_ROOTS", f"{allowed.parent}:{tmp_path / 'data.jsonl'}")
+    posted = replace(checkpoint, path=str(allowed))
+    assert shard(posted, suite, "run").error is None
+    allowed.rename(outside)
+    allowed.symlink_to(outside)
+    error = shard(posted, suite).error
+    assert error is not None
+    assert error.code == "checkpoint_not_allowed"
+    assert f"lies at {outside}, outside the allowed folders" in error.message
+
+
+def test_hash_and_weights_are_of_one_file(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the same size and time that takes the name between hashing and loading, and gives it back."""
+    load, digest = runner.load_model, hash_files(weights)
+
+    def load_meanwhile(path: Path, *given: Any, **named: Any) -> Any:
+        weights.parent.rename(weights.parent.with_name("kept"))
+        weights.parent.mkdir()
+        weights.write_bytes(b"another file")
+        model = load(path, *given, **named)
+        weights.unlink()
+        weights.parent.rmdir()
+        weights.parent.with_name("kept").rename(weights.parent)
+        return model
+
+    monkeypatch.setattr(runner, "load_model", load_meanwhile)
+    result = shard(replace(checkpoint, model={**MODEL, "precision": "fp32"}), suite, "run")
+    assert result.error is None
+    assert result.provenance["checkpoint_sha256"] == digest
+
+
 def test_a_checkpoint_without_identity_that_goes_away_while_it_is_read(
     checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,11 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from evalsvc.api.document import Document, example
-from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.errors import PROBLEM_SCHEMA, PROBLEMS
 from evalsvc.api.schemas import CheckpointInput, Id
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
-from evalsvc.checkpoints import Identity, discard, identify, locate, spool_link, spool_path, verify
+from evalsvc.checkpoints import CheckpointRef, Identity, discard, locate, spool_link, spool_path, verify
 from evalsvc.config import Settings
 from evalsvc.data_path import check_data
 from evalsvc.errors import InvalidLayout, InvalidRequest
@@ -23,11 +23,21 @@ from evalsvc.expression import canonical, default_variant, require_parts
 from evalsvc.expression_parser import is_expression
 from evalsvc.layout import parse_layout
 from evalsvc.model_config import config_beside, read_model_spec, require_one_model
+from evalsvc.opening import opened
+from evalsvc.remote.beside import config_beside_remote
+from evalsvc.remote.fetch import locate_checkpoint
 from evalsvc.store.queue import checkpoint_reference
 from evalsvc.store.submission import Submission, Submitted, find_checkpoint, step_of, submit
 from evalsvc.store.tables import Checkpoint
 from evalsvc.store.views import checkpoint_view, evaluation_summary
 from evalsvc.store.virtual import Resolved, has_files, resolve_expression
+
+UNREACHABLE: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "The checkpoint's store does not answer in time, or the package for it is not installed.",
+        "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}},
+    }
+}
 
 router = APIRouter(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PROBLEMS)
 
@@ -53,7 +63,8 @@ _EXAMPLE = {
     "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint: its weights are "
     "computed from those of other checkpoints when it is evaluated.",
     responses=example(201, "The checkpoint and one evaluation per suite.", _EXAMPLE)
-    | example(200, "It was there already: the same checkpoint, the same evaluations.", _EXAMPLE),
+    | example(200, "It was there already: the same checkpoint, the same evaluations.", _EXAMPLE)
+    | UNREACHABLE,
 )
 def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
     # Files are looked at before the database is locked.
@@ -93,8 +104,13 @@ def _link(settings: Settings, checkpoint: Checkpoint) -> None:
 
 
 def _submission(body: CheckpointInput, settings: Settings) -> Submission:
-    path = locate(body.uri, settings.root_paths)
-    model = config_beside(path) if body.model is None else _model(body.model, settings)
+    path, identity = locate_checkpoint(body.uri, settings)
+    if identity.etag is not None and body.spool == "link":
+        raise InvalidRequest(
+            "spool=link is given for a checkpoint that lies elsewhere, and links lead to files of this machine; give "
+            "spool=copy if its store may lose it before it is evaluated"
+        )
+    model = _model_beside(path, identity, settings) if body.model is None else _model(body.model, settings)
     layout = None if body.layout is None else _layout(body.layout, model, settings)
     assert body.run is not None, "the schema"
     assert body.step is not None, "the schema"
@@ -102,8 +118,8 @@ def _submission(body: CheckpointInput, settings: Settings) -> Submission:
         run=body.run,
         step=body.step,
         uri=body.uri,
-        path=str(path),
-        identity=identify(path),
+        path=path,
+        identity=identity,
         variant=body.variant or "raw",
         sha256=None if body.sha256 is None else body.sha256.lower(),
         model=model,
@@ -190,6 +206,14 @@ def _one_layout(parents: Sequence[Checkpoint], given: dict[str, Any] | None) -> 
 def _tokens_seen(parents: Sequence[Checkpoint], run: str, step: int) -> int | None:
     at = (parent.tokens_seen for parent in parents if parent.run.name == run and parent.step == step)
     return next(at, None)
+
+
+def _model_beside(path: str, identity: Identity, settings: Settings) -> dict[str, Any] | None:
+    """The configuration that lies beside a checkpoint, here or elsewhere."""
+    if identity.etag is not None:
+        return config_beside_remote(path, settings)
+    with opened(CheckpointRef(path, roots=settings.root_paths, label="the checkpoint")) as checkpoint:
+        return config_beside(Path(checkpoint.path))
 
 
 def _model(model: str | Mapping[str, Any], settings: Settings) -> dict[str, Any]:

@@ -49,6 +49,8 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.DataDirectoryUnusable: 503,
     errors.DatabaseUnusable: 503,
     errors.SchemaVersionMismatch: 503,
+    errors.SourceUnreachable: 503,
+    errors.CacheFull: 507,
     errors.MissingPackage: 503,
     errors.AssetMissing: 503,
     errors.AssetCorrupt: 503,

@@ -91,8 +91,8 @@ class CheckpointInput(Input):
     """The training step. Steps may come in any order. Only a virtual checkpoint has a default: the last step of that
     run in its expression."""
     uri: Annotated[str, Field(min_length=1, max_length=MAX_URI)]
-    """An absolute path or file:// uri of the weights, complete before it is posted; or an expression over checkpoints
-    of the service, such as `lerp(run@0, run@5000, 0.3)`."""
+    """An absolute path or file:// uri of the weights, complete before it is posted; s3://, gs:// or hf:// where the
+    operator allows it; or an expression over checkpoints of the service, such as `lerp(run@0, run@5000, 0.3)`."""
     variant: Name | None = None
     """Which weights of the step: `ema_0.9999`, … [`raw`; of a virtual checkpoint in a run that has others, a name of
     its own]."""
@@ -108,7 +108,8 @@ class CheckpointInput(Input):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """Digest of the file, where the trainer knows it; a worker checks it while it loads."""
     spool: Spool = "none"
-    """Keep the weights until they are evaluated: `link` (at once, same file system), `copy` (in the background)."""
+    """Keep the weights until they are evaluated: `link` (at once, same file system), `copy` (in the background; of what
+    lies elsewhere, that alone)."""
     priority: Priority = 0
     """Higher first."""
     tags: dict[str, str] = {}

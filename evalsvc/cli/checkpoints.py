@@ -38,7 +38,7 @@ def submit(
     run: Annotated[str, typer.Argument(help="The training run.")],
     step: Annotated[int, typer.Argument(help="The training step.")],
     uri: Annotated[
-        str, typer.Argument(help="The weights: a path, a file:// uri, or an expression, e.g. lerp(run@0, run@9, 0.3).")
+        str, typer.Argument(help="The weights: a path, a uri, or an expression, e.g. lerp(run@0, run@9, 0.3).")
     ],
     suite: Annotated[
         list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")

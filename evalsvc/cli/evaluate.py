@@ -39,7 +39,7 @@ commands = typer.Typer()
 def run_here(
     suite: Annotated[str, typer.Argument(help="A suite's name, or its YAML file.")],
     checkpoint: Annotated[
-        str, typer.Option(help="The weights: a path, a file:// uri, or an expression, e.g. lerp(a.pt, b.pt, 0.3).")
+        str, typer.Option(help="The weights: a path, a uri, or an expression, e.g. lerp(a.pt, b.pt, 0.3).")
     ],
     model: Model = None,
     layout: Layout = None,

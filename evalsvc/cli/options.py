@@ -138,11 +138,14 @@ def hand_on(settings: Settings) -> None:
 
 def checkpoint_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None = None) -> CheckpointRef:
     """The weights in a file or folder, or an expression over such; `base` is what that means in it."""
-    from evalsvc.checkpoints import CheckpointRef, locate
+    from evalsvc.checkpoints import CheckpointRef
+    from evalsvc.remote.fetch import locate_checkpoint
 
     if is_virtual(uri):
         return _virtual_reference(uri, model, layout, base)
-    return CheckpointRef(path=str(locate(absolute_uri(uri), [Path("/")])), model=model, layout=layout, label=uri)
+    path, identity = locate_checkpoint(absolute_uri(uri), Settings.load())
+    known = identity if identity.etag is not None else None
+    return CheckpointRef(path=path, identity=known, model=model, layout=layout, label=uri)
 
 
 def _virtual_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None) -> CheckpointRef:

@@ -66,13 +66,15 @@ def examine(question: Question, settings: Settings, report: Callable[[int], None
         CheckpointError, InvalidModelConfig, NonFinite: as any evaluation of the checkpoint would.
         OutOfMemory: the batch did not fit.
     """
+    from evalsvc.remote.fetch import fetched
     from evalsvc.runner import RunnerContext
     from evalsvc.tasks.layout_evidence import ModelEvidence
 
     records = read_tokens(question.pairs, question.tokenizer).records[: question.limit]
     check_pairs(question.pairs, records)
-    context = RunnerContext(question.checkpoint, settings, lambda _: None)
-    model = context.model(dtype="float32", rotary_inv_freq_dtype="auto")
+    with fetched([question.checkpoint], settings, lambda _: None) as (checkpoint,):
+        context = RunnerContext(checkpoint, settings, lambda _: None)
+        model = context.model(dtype="float32", rotary_inv_freq_dtype="auto")
     rows = model.config.vocab_size
     sizes = _sizes(question, rows, records)
     candidates, dropped = propose(rows, records, sizes, question.own)

@@ -301,10 +301,10 @@ def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint],
                 {str(step_of(parent)): checkpoint_reference(parent, spooled) for parent in checkpoint.parents},
             ),
         )
-    path = str(spooled(checkpoint)) if checkpoint.spool_state == "ready" else checkpoint.path
+    kept = checkpoint.spool_state == "ready"
     return CheckpointRef(
-        path=path,
-        identity=Identity(checkpoint.size, checkpoint.mtime_ns),
+        path=str(spooled(checkpoint)) if kept else checkpoint.path,
+        identity=Identity(checkpoint.size, checkpoint.mtime_ns, None if kept else checkpoint.etag),
         sha256=checkpoint.sha256,
         model=checkpoint.model,
         layout=checkpoint.layout,

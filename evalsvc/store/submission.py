@@ -281,6 +281,7 @@ def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
         path=submission.path,
         size=submission.identity.size,
         mtime_ns=submission.identity.mtime_ns,
+        etag=submission.identity.etag,
         sha256=submission.sha256,
         model=None if submission.model is None else dict(submission.model),
         layout=None if submission.layout is None else dict(submission.layout),
@@ -298,8 +299,9 @@ def _insert(session: Session, run: Run, submission: Submission) -> Checkpoint:
 def _difference(checkpoint: Checkpoint, submission: Submission) -> str | None:
     if checkpoint.uri != submission.uri:
         return f"the uri {checkpoint.uri}"
-    if (checkpoint.size, checkpoint.mtime_ns) != (submission.identity.size, submission.identity.mtime_ns):
-        return f"{checkpoint.size} bytes and mtime {checkpoint.mtime_ns} under the same uri"
+    posted = Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag)
+    if posted != submission.identity:
+        return f"{posted} under the same uri"
     if None not in (checkpoint.sha256, submission.sha256) and checkpoint.sha256 != submission.sha256:
         return f"the sha256 {checkpoint.sha256}"
     if {parent.id for parent in checkpoint.parents} != set(submission.parents):

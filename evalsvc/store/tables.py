@@ -142,6 +142,9 @@ class Checkpoint(Base):
     """The file that the uri named at submission, links resolved; the uri itself for a virtual checkpoint."""
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    """0 where `etag` says what it was."""
+    etag: Mapped[str | None] = mapped_column(String(128))
+    """Of what lies elsewhere: which content of the object was posted, in the words of its store."""
     sha256: Mapped[str | None] = mapped_column(String(64))
     """From the client, or from the first worker that read the file."""
     model: Mapped[dict[str, Any] | None]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_in_process import App, refused
+from app_in_process import App, app_in_process, refused
 
 from evalsvc.checkpoints import spool_path
 
@@ -158,15 +158,33 @@ def test_bad_field(app: App, weights: Path, fields: dict[str, Any], words: str) 
             "s3://bucket/epoch_1.pt",
             403,
             "checkpoint_not_allowed",
-            "the scheme is not allowed; give a path or a file://",
+            "the scheme 's3' is not allowed, its operator allows it by EVALSVC_SCHEMES; allowed here: file",
         ),
-        ("simplecache::file://{tmp}/epoch_1.pt", 403, "checkpoint_not_allowed", "the scheme is not allowed"),
+        (
+            "simplecache::file://{tmp}/epoch_1.pt",
+            403,
+            "checkpoint_not_allowed",
+            "chained addresses (::)",
+        ),
         ("file://other-host/epoch_1.pt", 403, "checkpoint_not_allowed", "names the host 'other-host'"),
     ],
 )
 def test_bad_uri(app: App, weights: Path, tmp_path: Path, uri: str, status: int, code: str, words: str) -> None:
     (tmp_path / "escape").symlink_to("/etc/passwd")
     refused(app.post(uri.format(tmp=tmp_path)), status, code, words.format(tmp=tmp_path))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "2130706433", "0177.0.0.1", "localhost", "169.254.169.254"])
+def test_http_is_no_way_into_the_network_of_the_service(tmp_path: Path, host: str) -> None:
+    with app_in_process(tmp_path / "data", schemes="http") as app:
+        words = "which is not a public address; only those are fetched from"
+        refused(app.post(f"http://{host}/latest/meta-data"), 403, "checkpoint_not_allowed", words)
+
+
+def test_a_configuration_beside_the_weights_that_leads_out(app: App, weights: Path) -> None:
+    """What the service finds beside a checkpoint is shown by its views."""
+    (weights.parent / "params.txt").symlink_to("/etc/passwd")
+    refused(app.post(weights), 403, "checkpoint_not_allowed", "params.txt: lies at /etc/passwd, outside the allowed")
 
 
 def test_file_uri_with_spaces(app: App, tmp_path: Path) -> None:

@@ -133,6 +133,33 @@ def test_items_of_the_json_column_are_carried_over(
     store.close()
 
 
+def test_a_checkpoint_from_elsewhere_survives_both_ways(database_url: str) -> None:
+    config = alembic_config(database_url)
+    command.upgrade(config, "head")
+    store = Store(database_url)
+    with store.transaction() as session:
+        session.add(Run(name="a", checkpoints=[Checkpoint(**_REMOTE)]))
+    for step, revision in ((command.downgrade, "0004"), (command.upgrade, "head")):
+        step(config, revision)
+        with store.engine.connect() as connection:
+            found = connection.execute(sa.text("SELECT uri, size, mtime_ns FROM checkpoints")).all()
+        assert [tuple(row) for row in found] == [("s3://bucket/a.pt", 7, 0)]
+    with store.reading() as session:
+        assert session.scalars(sa.select(Checkpoint.etag)).all() == [None]
+    store.close()
+
+
+_REMOTE: dict[str, Any] = {
+    "step": 0,
+    "variant": "raw",
+    "uri": "s3://bucket/a.pt",
+    "path": "s3://bucket/a.pt",
+    "size": 7,
+    "mtime_ns": 0,
+    "etag": "abc",
+}
+
+
 def test_items_are_not_left_behind_on_the_way_down(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

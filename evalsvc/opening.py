@@ -1,0 +1,169 @@
+"""Reading a checkpoint from the very files that were checked, whatever becomes of their names meanwhile.
+
+Between the look at a path and its opening, a link may be put in the place of a file or folder on the way. So every
+file is opened first; what the kernel says of the open file is held against the allowed roots; and whoever reads it gets
+a name in a private folder that leads to the open file. Hashing and loading then read one and the same file.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from evalsvc.checkpoints import MAX_FILES, CheckpointRef, Virtual, files_of, locate, parents_of, require_inside
+from evalsvc.errors import CheckpointChanged, CheckpointError, CheckpointGone, EvalsvcError, NotACheckpoint
+
+OPEN_FILES = Path("/proc/self/fd")
+
+NEIGHBOURS = ("params.txt", ".metadata")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+MAX_NEIGHBOURS = 100_000
+"""How many names are looked at for what lies beside a checkpoint."""
+
+
+@dataclass
+class _Open:
+    """What is open, and under which private name."""
+
+    stack: ExitStack
+    folder: Path
+    names: dict[str, str] = field(default_factory=dict)
+    """Private folders, and what they stand for."""
+    stats: dict[int, os.stat_result] = field(default_factory=dict)
+    """Of every open file, when it was opened."""
+
+
+@contextmanager
+def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
+    """The reference with a path, or its parents' paths, that stays what it is now; messages have the posted one.
+
+    What a configuration is read from is there as well: JSON and params.txt in the folder and one above.
+
+    Raises:
+        CheckpointNotAllowed: a file that is read lies outside `reference.roots`, or on no disk.
+        CheckpointGone: it is not there any more.
+        CheckpointChanged: the file was written to meanwhile.
+    """
+    if not OPEN_FILES.is_dir():
+        # Without the kernel's word for what is open, the paths are all that can be asked.
+        for leaf in parents_of(reference) or (reference,):
+            locate(leaf.path, leaf.roots)
+        yield reference
+        return
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
+        files = _Open(stack, folder)
+        pinned = _pinned(reference, files)
+        try:
+            yield pinned
+        except EvalsvcError as error:
+            raise type(error)(_with_posted_names(error.message, files)) from error
+        _require_unchanged(reference, files)
+
+
+def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
+    if reference.virtual is not None:
+        parents = {name: _pinned(parent, files) for name, parent in reference.virtual.parents.items()}
+        return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
+    path = Path(reference.path)
+    above = files.folder / str(len(files.names))
+    here = above / "here"
+    here.mkdir(parents=True)
+    folder = path if path.is_dir() else path.parent
+    files.names |= {str(here): str(folder), str(above): str(folder.parent)}
+    try:
+        inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
+        _allow_open_files(len(inside))
+        for file in inside:
+            _pin(file, here / file.relative_to(folder), reference, files)
+        for file in _neighbours(folder, with_weights=not path.is_dir() and _is_json(here / path.name)):
+            _pin(file, here / file.name, reference, files)
+        for file in _neighbours(folder.parent, with_weights=False):
+            _pin(file, above / file.name, reference, files)
+    except FileNotFoundError as error:
+        raise CheckpointGone(f"{reference.label}: {error.filename} went away while it was opened") from None
+    except OSError as error:
+        raise NotACheckpoint(f"{reference.label}: {path} cannot be read: {error.strerror or error}") from None
+    except CheckpointError as error:
+        raise type(error)(f"{reference.label}: {error.message}") from None
+    shown = reference.source
+    if shown is not None:
+        # What was fetched is known by its address; the cache's names say nothing.
+        files.names[str(here / path.name)] = shown
+    return replace(reference, path=str(here if path.is_dir() else here / path.name))
+
+
+def _pin(file: Path, name: Path, reference: CheckpointRef, files: _Open) -> None:
+    if name.is_symlink():
+        return
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        require_inside(file.resolve(), reference.roots, str(file))
+        return
+    # Should a pipe have taken its place since, opening does not wait for somebody who writes.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    files.stack.callback(os.close, descriptor)
+    real = Path(os.readlink(OPEN_FILES / str(descriptor)).removesuffix(" (deleted)"))
+    files.stats[descriptor] = os.fstat(descriptor)
+    if real.exists():  # deleted since it was opened, it is still what it was
+        require_inside(real, reference.roots, str(file))
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.symlink_to(OPEN_FILES / str(descriptor))
+
+
+def _neighbours(folder: Path, *, with_weights: bool) -> Iterator[Path]:
+    """What lies beside a checkpoint and is read with it."""
+    endings = (".json", *(WEIGHTS if with_weights else ()))
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in islice(entries, MAX_NEIGHBOURS) if _is_read(entry.name, endings)]
+    except OSError:  # a folder that may be passed through and not be listed
+        return
+    for name in sorted(names)[:MAX_FILES]:
+        if (folder / name).is_file() and os.access(folder / name, os.R_OK):
+            yield folder / name
+
+
+def _is_read(name: str, endings: tuple[str, ...]) -> bool:
+    return name in NEIGHBOURS or name.endswith(endings)
+
+
+def _is_json(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16).lstrip().startswith(b"{")
+
+
+def _allow_open_files(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + 512:
+        wanted = count + 1024
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(hard, wanted), hard))
+
+
+def _require_unchanged(reference: CheckpointRef, files: _Open) -> None:
+    """A change that hides its time of modification still shows in that of the inode, unless a link came or went."""
+    for descriptor, before in files.stats.items():
+        now = os.fstat(descriptor)
+        content = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        inode = now.st_ctime_ns == before.st_ctime_ns or now.st_nlink != before.st_nlink
+        if not content or not inode:
+            raise CheckpointChanged(
+                f"{reference.label}: {reference.source or reference.path} was written to while it was read; post it "
+                "again with replace=true when it is complete"
+            )
+
+
+def _with_posted_names(message: str, files: _Open) -> str:
+    for private in sorted(files.names, key=len, reverse=True):
+        message = message.replace(private, files.names[private])
+    return message

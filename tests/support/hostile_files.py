@@ -1,0 +1,131 @@
+"""Checkpoints that are out to harm who opens them, by what is wrong with each; all are small."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def archive(path: Path, pickled: bytes, data: bytes = b"", **more: bytes) -> None:
+    """A file as torch.save writes it around a pickle of one's own."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("x/data.pkl", pickled)
+        file.writestr("x/byteorder", b"little")
+        file.writestr("x/version", b"3\n")
+        file.writestr("x/data/0", data)
+        for name, content in more.items():
+            file.writestr(f"x/{name}", content)
+
+
+def short(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text.encode()
+
+
+def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], numel: int, offset: int = 0) -> bytes:
+    """A state dict of one tensor whose storage and shape are what one says, whatever the file has."""
+
+    class Storage:
+        pass
+
+    class Pickler(pickle._Pickler):  # type: ignore[name-defined]  # the one in Python can be told everything
+        def persistent_id(self, found: Any) -> Any:
+            return ("storage", torch.FloatStorage, "0", "cpu", numel) if isinstance(found, Storage) else None
+
+    class Rebuilt:
+        def __reduce__(self) -> Any:
+            from collections import OrderedDict
+
+            return torch._utils._rebuild_tensor_v2, (Storage(), offset, shape, stride, False, OrderedDict())
+
+    stream = io.BytesIO()
+    Pickler(stream, protocol=2).dump({"state_dict": {"tok_embeddings.weight": Rebuilt()}, "epoch": 1})
+    return stream.getvalue()
+
+
+class Calls:
+    """Pickles to a call."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def calling(function: Any, *arguments: Any, protocol: int = 2) -> bytes:
+    return pickle.dumps({"epoch": 1, "state_dict": {}, "callback": Calls(function, *arguments)}, protocol)
+
+
+def global_of(module: str, name: str, arguments: bytes = b")") -> bytes:
+    """REDUCE of what GLOBAL finds, by hand: also what does not exist here."""
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + arguments + b"R."
+
+
+def dtype_with_pointers() -> bytes:
+    """numpy.dtype's state says that its eight bytes are a pointer to an object, and scalar gives them a value."""
+    state = b"(K\x03U\x01|NNNK\x08K\x01K\x3ft"
+    dtype = b"cnumpy\ndtype\n(U\x02V8K\x00K\x01tR" + state + b"b"
+    return b"\x80\x02cnumpy.core.multiarray\nscalar\n" + dtype + b"U\x08AAAAAAAA\x86R."
+
+
+def deflated(path: Path, size: int = 200_000_000) -> None:
+    """A file of 200 KB whose data is 200 MB of zeros when it is unpacked."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x/data.pkl", tensor_pickle((size // 4,), (1,), size // 4))
+        file.writestr("x/version", b"3\n")
+        file.writestr("x/data/0", bytes(size))
+
+
+def overlapping(path: Path) -> None:
+    """Ten thousand entries that are all the same bytes: 10 KB that look like 40 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("x/data.pkl", b"\x80\x02}.")
+        file.writestr("x/data/0", bytes(4096))
+        first = file.infolist()[1]
+        for number in range(1, 10_000):
+            copied = zipfile.ZipInfo(f"x/data/{number}")
+            copied.header_offset, copied.CRC = first.header_offset, first.CRC
+            copied.file_size = copied.compress_size = first.file_size
+            file.filelist.append(copied)
+            file.NameToInfo[copied.filename] = copied
+
+
+def patched(path: Path, declared: int) -> None:
+    """The catalogue announces another size of the data than there is."""
+    archive(path, tensor_pickle((4,), (1,), 4), bytes(16))
+    content = bytearray(path.read_bytes())
+    place = content.rfind(b"PK\1\2", 0, content.rfind(b"x/data/0"))
+    struct.pack_into("<II", content, place + 20, declared, declared)
+    path.write_bytes(content)
+
+
+def huge_directory(path: Path) -> None:
+    """An end record that announces a catalogue of 3 GB in front of it; the file is sparse."""
+    with path.open("wb") as file:
+        file.write(b"PK\x03\x04" + bytes(26))
+        file.seek(3_000_000_000)
+        file.write(struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 2_900_000_000, 100_000_000 - 30, 0))
+
+
+def safetensors(path: Path, header: dict[str, Any] | bytes, data: bytes = bytes(16)) -> None:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+
+
+def entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": [(end - begin) // 4] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+def scalar_of(kind: str) -> bytes:
+    """A numpy scalar of a kind that is no number."""
+    return pickle.dumps({"epoch": 1, "state_dict": {}, "when": np.array([0]).astype(kind)[0]}, 2)
+
+
+Write = Callable[[Path], None]

@@ -1,0 +1,59 @@
+"""An S3 server of the tests' own, spoken to over its real protocol; nothing leaves this machine."""
+
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from evalsvc.remote.objects import forget_connections
+
+
+class ObjectStore:
+    """A bucket, and where its server listens."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+        self.client: Any = boto3.client("s3", endpoint_url=endpoint)
+        self.client.create_bucket(Bucket=self.bucket)
+
+    def put(self, key: str, content: bytes) -> str:
+        """Put an object; its uri."""
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
+        return f"s3://{self.bucket}/{key}"
+
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=key)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"AWS_ENDPOINT_URL": self.endpoint, **CREDENTIALS}
+
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "tests",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **CREDENTIALS}.items():
+                patch.setenv(name, value)
+            forget_connections()
+            yield ObjectStore(f"http://{host}:{port}")
+    finally:
+        forget_connections()
+        server.stop()
