@@ -8,7 +8,7 @@ from alembic.operations import BatchOperations
 
 from evalsvc.errors import WrongState
 
-revision = "0006"
+revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
