@@ -87,14 +87,16 @@ def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -
     """The beginning of the first bucket and the width of all."""
     start, end = window.first, window.last
     if start is None or end is None:
-        # Each series apart: the database finds its ends by the key, and would walk all values for those of many.
-        found = [
-            session.execute(window.values([identity], func.min(window.column), func.max(window.column))).one()
+        # Each end of each series apart: the database finds it by the key. It walks all values for both in one query, or
+        # for those of many series.
+        column = window.column
+        pairs = [
+            [session.scalar(window.values([identity], extreme(column))) for extreme in (func.min, func.max)]
             for identity in ids
         ]
-        ends = [row for row in found if row[0] is not None]
-        start = min((row[0] for row in ends), default=0) if start is None else start
-        end = max((row[1] for row in ends), default=start) if end is None else end
+        ends = [pair for pair in pairs if None not in pair]
+        start = min((first for first, _ in ends), default=0) if start is None else start
+        end = max((last for _, last in ends), default=start) if end is None else end
     return start, max(1, -(-(end - start + 1) // points))
 
 
