@@ -81,7 +81,7 @@ def write_whole(target: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, target)
-    except OSError:
+    except BaseException:  # of a process that is told to end, too
         if partial is not None:
             Path(partial).unlink(missing_ok=True)
         raise

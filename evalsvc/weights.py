@@ -36,14 +36,9 @@ from evalsvc.errors import (
     ShardedCheckpoint,
     UnsafeCheckpoint,
 )
-from evalsvc.pickle_safety import (
-    LEGACY_PICKLES,
-    MAX_BESIDE_DATA,
-    require_backed,
-    require_plain_archive,
-    require_shallow,
-    safe_globals,
-)
+from evalsvc.pickle_safety import require_backed, safe_globals
+from evalsvc.safetensors_header import read_header
+from evalsvc.torch_archive import LEGACY_PICKLES, MAX_BESIDE_DATA, require_plain_archive, require_shallow
 
 DTYPES = {
     "float32": torch.float32,
@@ -52,7 +47,6 @@ DTYPES = {
     "float64": torch.float64,
 }
 SHOWN = 5  # names of each kind in a message
-MAX_SAFETENSORS_HEADER = 25_000_000  # bytes: a quarter of the format's own limit, and 100,000 tensors
 MAX_INDEX = 50_000_000  # bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
@@ -227,7 +221,7 @@ def _refuse_companion(path: Path, content: Mapping[str, Any]) -> NoReturn:
 
 
 def _read_safetensors(path: Path) -> Weights:
-    header = _safetensors_header(path)
+    header = read_header(path)
     metadata = header.pop("__metadata__", {})
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
@@ -235,35 +229,6 @@ def _read_safetensors(path: Path) -> Weights:
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
         raise NotACheckpoint(f"{path} is damaged ({str(error)[:200]}); copy or write it again") from error
     return _weights(path, "safetensors", tensors, metadata if isinstance(metadata, dict) else {})
-
-
-def _safetensors_header(path: Path) -> dict[str, Any]:
-    """The header, checked against the file's size: safetensors itself would map it first."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > MAX_SAFETENSORS_HEADER:
-            raise NotACheckpoint(f"{path} announces a safetensors header of {length:,} bytes, which no model has")
-        if 8 + length > size:
-            raise NotACheckpoint(f"{path} is cut off inside its safetensors header; copy or write it again")
-        raw = file.read(length)
-    try:
-        header = json.loads(raw, object_pairs_hook=_each_once)
-        entries = [entry for name, entry in header.items() if name != "__metadata__"]
-        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError, OverflowError) as error:
-        raise NotACheckpoint(f"{path} has a damaged safetensors header; copy or write it again") from error
-    if end > size:
-        raise NotACheckpoint(f"{path} is cut off: its tensors end at byte {end:,}, the file at {size:,}; copy it again")
-    return dict(header)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two entries of one name, other readers may take the other one."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
-    return found
 
 
 # several files

@@ -32,7 +32,8 @@ from hostile_files import (
 from safetensors.torch import save_file
 
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
-from evalsvc.pickle_safety import MAX_BESIDE_DATA, require_backed
+from evalsvc.pickle_safety import require_backed
+from evalsvc.torch_archive import MAX_BESIDE_DATA
 from evalsvc.weights import LEGACY_TORCH_MAGIC, read_weights
 
 TOUCH = "touch {tmp}/it-ran"

@@ -172,6 +172,7 @@ def run_view(session: Session, run: Run) -> dict[str, Any]:
                 "step": checkpoint.step,
                 "variant": checkpoint.variant,
                 "uri": checkpoint.uri,
+                "sha256": checkpoint.sha256,
                 "tokens_seen": checkpoint.tokens_seen,
                 "created_at": _time(checkpoint.created_at),
                 "evaluations": evaluations[checkpoint.id],

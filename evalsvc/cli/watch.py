@@ -1,0 +1,99 @@
+"""A folder of checkpoints is watched, and what comes into it is posted."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalsvc.cli.options import FAILED, Layout, Model, Spool, Url, absolute_uri, connect, inline_layout, inline_model
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+
+commands = typer.Typer()
+
+
+@commands.command()
+def watch(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where checkpoints appear: a folder, or s3://….")],
+    run: Annotated[str, typer.Option(help="The training run.")],
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Post what is there and end.")] = False,
+    settle: Annotated[float, typer.Option(min=0, help="Seconds without a change after which a file is whole.")] = 10,
+    marker: Annotated[
+        str | None, typer.Option(help="Instead: the file that says so, e.g. '{}.done'.", show_default="none")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 5,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(min=1, help="Steps in an epoch of the name.", show_default="what the file says")
+    ] = None,
+    step_pattern: Annotated[
+        str | None,
+        typer.Option(help="Regular expression with a group for the step; nothing else is a checkpoint."),
+    ] = None,
+    tokens_per_step: Annotated[int | None, typer.Option(min=1, help="Tokens of a step, for tokens_seen.")] = None,
+    averaged: Annotated[bool, typer.Option(help="Post averaged weights too, each as a variant.")] = True,
+    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = Spool.link,
+    model: Model = None,
+    layout: Layout = None,
+    priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another file at a step and variant.")] = False,
+    url: Url = None,
+) -> None:
+    """Post every checkpoint that appears in a folder, once, with a line for each.
+
+    Ends by Ctrl-C or SIGTERM, and goes on where it was when it is started again. With --once the exit code is 1 when
+    the service refused one.
+    """
+    from evalsvc.watch.found import LocalFolder
+    from evalsvc.watch.judge import Judge, Rules
+    from evalsvc.watch.memory import Memory
+    from evalsvc.watch.naming import StepPattern
+    from evalsvc.watch.watcher import Posting, Watcher
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    if marker is not None and "{}" not in marker:
+        raise InvalidRequest(f"--marker {marker}: has no {{}} for the checkpoint's name; write e.g. '{{}}.done'")
+    settings = Settings.load()
+    place = LocalFolder(Path(absolute_uri(folder)))
+    rules = Rules(
+        settle=settle,
+        marker=marker,
+        step_pattern=None if step_pattern is None else StepPattern(step_pattern),
+        steps_per_epoch=steps_per_epoch,
+        averaged=averaged,
+    )
+    posting = Posting(
+        run=run,
+        suites=suite or None,
+        spool=spool.value,
+        model=inline_model(model),
+        layout=inline_layout(layout),
+        priority=priority,
+        tokens_per_step=tokens_per_step,
+        replace=replace,
+    )
+    with connect(url) as client:
+        judge = Judge(rules, Memory.of(settings.data_path, str(place), run))
+        watcher = Watcher(place, client, posting, judge, _say, _note)
+        if not once:
+            watcher.watch(every)
+        if not place.exists():
+            raise InvalidRequest(f"{place} is no folder; give the one in which checkpoints appear")
+        watcher.post_all(every)
+        if watcher.refused:
+            raise typer.Exit(FAILED)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,83 @@
+"""What a checkpoint's name says: its step or its epoch, and whether it is one at all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from evalsvc.errors import InvalidRequest
+
+COMPANIONS = frozenset(("optimizer", "optim", "stats", "scheduler", "scaler", "rng", "random", "training"))
+"""What names begin with that lie beside checkpoints and are none."""
+
+MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
+"""Words in the names of copies and links that lead to another checkpoint from time to time."""
+
+UNFINISHED = frozenset(("tmp", "temp", "partial", "part", "incomplete"))
+
+_EPOCH = re.compile(r"(?:^|[^a-z])epoch[_=-]?(\d+)(?!\d)", re.IGNORECASE)
+_STEP = re.compile(
+    r"(?:^|[^a-z])(?:global[_-]?step|step|iteration|iter|checkpoint|ckpt|model)s?[_=-]?(\d+)(?!\d)", re.I
+)
+_NUMBERED = re.compile(r"(?P<stem>.+)_(?P<number>\d+)\.[a-z]+")
+_SHARD = re.compile(r"-\d+-of-\d+\.")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What is in a name; None: nothing of it."""
+
+    step: int | None = None
+    epoch: int | None = None
+    variant: str | None = None
+
+
+class StepPattern:
+    """A regular expression of the user's: its group `step` or `epoch`, or its first one as a step, is a number."""
+
+    def __init__(self, pattern: str) -> None:
+        """Raises InvalidRequest: it is no regular expression, or has no group."""
+        try:
+            self._pattern = re.compile(pattern)
+        except re.error as error:
+            raise InvalidRequest(f"--step-pattern {pattern}: is no regular expression ({error})") from None
+        if not self._pattern.groups:
+            raise InvalidRequest(f"--step-pattern {pattern}: has no group for the step; write e.g. 'iter(\\d+)\\.pt'")
+        named = self._pattern.groupindex
+        self._number: str | int = next((name for name in ("step", "epoch") if name in named), 1)
+
+    def read(self, name: str) -> Named | None:
+        """What is in a name that matches; None: it does not.
+
+        Raises:
+            InvalidRequest: what the group matches is no number.
+        """
+        found = self._pattern.search(name)
+        if found is None:
+            return None
+        if not re.fullmatch(r"\d+", found[self._number] or "", re.ASCII):
+            raise InvalidRequest(
+                f"--step-pattern {self._pattern.pattern}: matches {found[self._number]!r} in {name}, which is no step; "
+                "put the digits alone into the group"
+            )
+        variant = found["variant"] if "variant" in self._pattern.groupindex else None
+        number = int(found[self._number])
+        return Named(epoch=number, variant=variant) if self._number == "epoch" else Named(step=number, variant=variant)
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether it can be one; what is unfinished, moving or a companion is not."""
+    words = re.split(r"[._=-]+", name.lower())
+    return not (words[0] in COMPANIONS or {*words} & (MOVING | UNFINISHED) or _SHARD.search(name))
+
+
+def read_name(name: str) -> Named:
+    """`epoch_3.pt` has an epoch, `checkpoint-500` and `step=500.ckpt` a step."""
+    step, epoch = _STEP.search(name), _EPOCH.search(name)
+    return Named(step=int(step[1]) if step else None, epoch=int(epoch[1]) if epoch and not step else None)
+
+
+def read_averaged_name(name: str) -> Named:
+    """`ema_0.9999_1_3.pt`, of an open_lm averager: which one, and the epoch."""
+    found = _NUMBERED.fullmatch(name)
+    return Named() if found is None else Named(epoch=int(found["number"]), variant=found["stem"])

@@ -1,0 +1,257 @@
+"""The loop of a watcher: looks at its place, posts what is new and complete, and outlives a service that is down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from evalsvc.checkpoints import hash_files
+from evalsvc.client import Client
+from evalsvc.errors import (
+    CheckpointError,
+    DatabaseUnusable,
+    EvalsvcError,
+    Forbidden,
+    InputError,
+    InvalidRequest,
+    RateLimited,
+    ServiceUnreachable,
+    SourceUnreachable,
+    Unauthorized,
+    UnknownName,
+)
+from evalsvc.watch.found import Found, look_at
+from evalsvc.watch.judge import Judge, Verdict
+
+FIRST_DELAY, MAX_DELAY = 1.0, 60.0
+"""Seconds between the tries to reach a service that is down."""
+
+DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited)
+"""No other checkpoint would be taken either."""
+
+Say = Callable[[str], None]
+
+
+class Place(Protocol):
+    """What is watched."""
+
+    def exists(self) -> bool: ...
+
+    def list(self) -> Sequence[Found]:
+        """Raises SourceUnreachable, where it lies elsewhere."""
+        ...
+
+
+@dataclass(frozen=True)
+class Posting:
+    """What every post says."""
+
+    run: str
+    suites: Sequence[str] | None = None
+    """None: those that the run's plan has due."""
+    spool: Literal["none", "link", "copy"] = "link"
+    model: Mapping[str, Any] | None = None
+    layout: Mapping[str, Any] | None = None
+    priority: int = 0
+    tokens_per_step: int | None = None
+    replace: bool = False
+
+
+class Watcher:
+    """Posts each checkpoint once: what the service has is not posted again, by whomever it was posted."""
+
+    def __init__(self, place: Place, client: Client, posting: Posting, judge: Judge, say: Say, complain: Say) -> None:
+        """`say` gets a line per post, `complain` what somebody may have to do something about."""
+        self._place = place
+        self._client = client
+        self._posting = posting
+        self._judge = judge
+        self._say = say
+        self._complain = complain
+        self._spool = posting.spool
+        self._done: dict[str, str] = {}
+        """By uri: the mark of what needs no more looking at."""
+        self._said: dict[str, str] = {}
+        self._known: Mapping[tuple[int, str], Mapping[str, Any]] | None = None
+        """The service's checkpoints of the run by step and variant; None: to be asked for."""
+        self._delay: float | None = None
+        """Seconds to the next try; None: the service answers."""
+        self.refused = 0
+        """Posts that the service answered with what is to be done about them."""
+
+    def watch(self, every: float) -> None:
+        """Look every so many seconds, for ever.
+
+        Raises:
+            Unauthorized, Forbidden: the service lets nobody in by this token.
+        """
+        while True:
+            self.look()
+            time.sleep(every if self._delay is None else self._delay)
+
+    def post_all(self, every: float) -> None:
+        """Post what is there now, with what is still being written for as long as that takes to settle.
+
+        Raises:
+            EvalsvcError: the service does not answer, or lets nobody in.
+        """
+        settled_by = self._judge.clock() + 2 * self._judge.rules.settle
+        while (waiting := self.look(patient=False)) and self._judge.clock() < settled_by:
+            time.sleep(min(every, self._judge.rules.settle / 2))
+        for name in waiting:
+            self._complain(f"{name} is still being written, and is not posted")
+
+    def look(self, patient: bool = True) -> list[str]:
+        """Post what is new and complete, in the order of steps; the names of what may be so soon.
+
+        Where `patient`, a service or store that does not answer is asked again at a later look.
+
+        Raises:
+            Unauthorized, Forbidden: and, where not `patient`, ServiceUnreachable and its like.
+        """
+        waiting: list[str] = []
+        try:
+            for found, verdict in self._new(waiting):
+                self._post_one(found, verdict, patient)
+        except (*DOWN, SourceUnreachable) as error:
+            if not patient:
+                raise
+            self._wait_longer(error)
+        else:
+            if self._delay is not None:
+                self._complain("the service answers again")
+            self._delay = None
+        return waiting
+
+    def _new(self, waiting: list[str]) -> list[tuple[Found, Verdict]]:
+        """What is to be posted; puts the names of what is not complete yet into `waiting`."""
+        if not self._place.exists():
+            self._say_once(str(self._place), "", "is not there yet")
+            return []
+        everything = self._place.list()
+        self._judge.memory.forget_others({found.uri for found in everything})
+        new = []
+        for found in everything:
+            if self._done.get(found.uri) == found.mark:
+                continue
+            verdict = self._judge.judge(found)
+            if verdict.reason:
+                self._say_once(found.uri, found.mark, verdict.reason, found.name)
+            if verdict.kind == "checkpoint":
+                new.append((found, verdict))
+            elif verdict.kind == "no checkpoint":
+                self._done[found.uri] = found.mark
+            elif not verdict.reason:
+                waiting.append(found.name)
+        return sorted(new, key=lambda pair: (pair[1].step, pair[1].variant, pair[0].name))
+
+    def _post_one(self, found: Found, verdict: Verdict, patient: bool) -> None:
+        sha256 = None if found.path is None else self._digest(found)
+        if found.path is not None and sha256 is None:
+            return  # it changed meanwhile, and is not complete after all
+        if not self._is_known(found, verdict, sha256):
+            try:
+                self._announce(found, self._post(found, verdict, sha256))
+            except (*DOWN, Unauthorized, Forbidden):
+                raise
+            except (InputError, CheckpointError) as error:
+                self.refused += 1
+                self._complain(f"{found.name} is not posted: {error.message}")
+            except EvalsvcError as error:
+                if not patient:
+                    raise
+                self._say_once(found.uri, found.mark, f"is not posted: {error.message}; trying again", found.name)
+                return
+        self._done[found.uri] = found.mark
+
+    def _digest(self, found: Found) -> str | None:
+        """The SHA-256 of its content; None where it changed while that was made."""
+        assert found.path is not None
+        sha256 = self._judge.memory.digest(found)
+        if sha256 is not None:
+            return sha256
+        try:
+            sha256 = hash_files(found.path)
+        except OSError:
+            return None
+        now = look_at(found.path)
+        if now is None or now.mark != found.mark:
+            return None
+        self._judge.memory.keep_digest(found, sha256)
+        return sha256
+
+    def _is_known(self, found: Found, verdict: Verdict, sha256: str | None) -> bool:
+        """Whether the service has this very content at this step, under whatever name.
+
+        Of one that was posted without a digest it cannot be told: posting it again does no harm.
+        """
+        known = self._history().get((verdict.step, verdict.variant))
+        if known is None:
+            return False
+        if sha256 is None:
+            return bool(known["uri"] == found.uri) and not self._posting.replace
+        return bool(known["sha256"] == sha256)
+
+    def _history(self) -> Mapping[tuple[int, str], Mapping[str, Any]]:
+        if self._known is None:
+            try:
+                checkpoints = self._client.run(self._posting.run)["checkpoints"]
+            except UnknownName:
+                checkpoints = []
+            self._known = {(item["step"], item["variant"]): item for item in checkpoints}
+        return self._known
+
+    def _post(self, found: Found, verdict: Verdict, sha256: str | None) -> Mapping[str, Any]:
+        """Post it, by a link where that can be, else by a copy."""
+        try:
+            return self._submit(found, verdict, sha256)
+        except InvalidRequest:
+            if self._spool != "link":
+                raise
+            self._spool = "copy"
+        try:
+            return self._submit(found, verdict, sha256)
+        except InvalidRequest:
+            self._spool = "link"  # it was not for the link
+            raise
+
+    def _submit(self, found: Found, verdict: Verdict, sha256: str | None) -> Mapping[str, Any]:
+        posting = self._posting
+        # What others have posted meanwhile is asked for again, should this be refused or lost.
+        known = self._history()
+        self._known = None
+        posted = self._client.submit(
+            posting.run,
+            verdict.step,
+            found.uri,
+            variant=verdict.variant,
+            suites=posting.suites,
+            model=posting.model,
+            layout=posting.layout,
+            tokens_seen=None if posting.tokens_per_step is None else posting.tokens_per_step * verdict.step,
+            sha256=sha256,
+            spool=self._spool,
+            priority=posting.priority,
+            replace=posting.replace,
+        )
+        self._known = {**known, (verdict.step, verdict.variant): posted["checkpoint"]}
+        return posted
+
+    def _announce(self, found: Found, posted: Mapping[str, Any]) -> None:
+        checkpoint = posted["checkpoint"]
+        suites = ", ".join(item["suite"] for item in posted["evaluations"]) or "no suite is due"
+        place = f"step {checkpoint['step']} {checkpoint['variant']}"
+        self._say(f"{found.name}: {place} is checkpoint {checkpoint['id']}; {suites}")
+
+    def _wait_longer(self, error: EvalsvcError) -> None:
+        if self._delay is None:
+            self._complain(f"{error.message}; trying again")
+        self._delay = FIRST_DELAY if self._delay is None else min(2 * self._delay, MAX_DELAY)
+        self._known = None
+
+    def _say_once(self, uri: str, mark: str, reason: str, name: str = "") -> None:
+        if self._said.get(uri) != mark + reason:
+            self._said[uri] = mark + reason
+            self._complain(f"{name or uri} {reason}")

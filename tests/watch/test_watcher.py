@@ -1,0 +1,366 @@
+"""A folder as a training job fills it, and what is posted of it."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from app_in_process import App, app_in_process
+
+from evalsvc.client import Client
+from evalsvc.errors import Unauthorized
+from evalsvc.miniature import ROOT
+from evalsvc.store.tables import Checkpoint
+from evalsvc.watch import watcher as watcher_module
+from evalsvc.watch.found import LocalFolder
+from evalsvc.watch.judge import Judge, Rules
+from evalsvc.watch.memory import Memory
+from evalsvc.watch.watcher import Posting, Watcher
+
+MINIATURE = ROOT / "runs" / "pretrained" / "checkpoints"
+
+
+class Time:
+    """A clock that stands still unless it is told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Scene:
+    """A training job's folder, a service, and watchers of them."""
+
+    def __init__(self, tmp_path: Path, app: App) -> None:
+        self.app = app
+        self.folder = tmp_path / "run" / "checkpoints"
+        self.folder.mkdir(parents=True)
+        self.clock = Time()
+        self.memory = tmp_path / "memory.json"
+        self.said: list[str] = []
+        self.noted: list[str] = []
+        app.http.put("/v1/runs/run-a/plan", json={"suites": [{"suite": "loss", "every": 1}]}).raise_for_status()
+
+    def watcher(self, client: Client | None = None, rules: Rules | None = None, **posting: Any) -> Watcher:
+        client = client or Client("http://evalsvc", transport=self.app.transport)
+        # By its date everything is new here, so only the clock settles it.
+        judge = Judge(rules or Rules(), Memory(self.memory), self.clock, wall=lambda: 0.0)
+        place = LocalFolder(self.folder.parent)
+        return Watcher(place, client, Posting("run-a", **posting), judge, self.said.append, self.noted.append)
+
+    def look(self, watcher: Watcher, seconds: float = 11) -> None:
+        """Two looks, far enough from each other for what does not change."""
+        watcher.look()
+        self.clock.now += seconds
+        watcher.look()
+
+    def write(self, name: str, step: int | None = None, **content: Any) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        said = {} if step is None else {"step": step}
+        torch.save({"state_dict": {"w": torch.full((4,), step or 0)}, "epoch": 1, **said, **content}, path)
+        return path
+
+    def posted(self) -> dict[tuple[int, str], dict[str, Any]]:
+        response = self.app.http.get("/v1/runs/run-a")
+        return {(item["step"], item["variant"]): item for item in response.json()["checkpoints"]}
+
+    def rows(self) -> int:
+        with self.app.store.reading() as session:
+            return session.query(Checkpoint).count()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with app_in_process(tmp_path / "data") as app:
+        yield Scene(tmp_path, app)
+
+
+def test_open_lm_folder_raw_and_averaged(scene: Scene, open_lm_case: Path) -> None:
+    """optimizer_1.pt and stats_1.pt have an epoch in their names, too."""
+    shutil.copytree(open_lm_case / "checkpoints", scene.folder, dirs_exist_ok=True)
+    scene.look(scene.watcher())
+    assert set(scene.posted()) == {(2, "raw"), (2, "ema_0.9_1")}
+    assert scene.said == [
+        "ema_0.9_1_1.pt: step 2 ema_0.9_1 is checkpoint 1; loss",
+        "epoch_1.pt: step 2 raw is checkpoint 2; loss",
+    ]
+    assert scene.noted == []
+
+
+def test_posts_in_the_order_of_steps_once_with_digest_and_link(scene: Scene) -> None:
+    shutil.copytree(MINIATURE, scene.folder, dirs_exist_ok=True)
+    watcher = scene.watcher(tokens_per_step=1000)
+    scene.look(watcher)
+    scene.look(watcher)
+    assert [line.partition(":")[0] for line in scene.said] == [f"epoch_{epoch}.pt" for epoch in range(6)]
+    posted = scene.posted()
+    assert sorted(posted) == [(step, "raw") for step in (0, 10, 20, 80, 300, 3000)]
+    assert posted[80, "raw"]["tokens_seen"] == 80_000
+    detail = scene.app.http.get(f"/v1/checkpoints/{posted[80, 'raw']['id']}").json()
+    assert (detail["spool"], detail["spool_state"]) == ("link", "ready")
+    assert len(detail["evaluations"]) == 1
+    assert len(detail["sha256"]) == 64
+
+
+def test_a_file_is_left_alone_while_it_is_written(scene: Scene) -> None:
+    """Half of a checkpoint would be posted, and fail hours later as not_a_checkpoint."""
+    whole = (MINIATURE / "epoch_3.pt").read_bytes()
+    path = scene.folder / "epoch_3.pt"
+    path.touch()
+    watcher = scene.watcher()
+    for share in (0.0, 0.3, 0.6, 0.999):
+        path.write_bytes(whole[: int(share * len(whole))])
+        watcher.look()
+        scene.clock.now += 9  # less than it takes to settle
+    assert scene.noted == []
+    scene.clock.now += 60  # the job hangs: the file has settled, and is torn all the same
+    watcher.look()
+    watcher.look()
+    assert len(scene.noted) == 1
+    assert "epoch_3.pt is not complete" in scene.noted[0]
+    assert "cut off" in scene.noted[0]
+    path.write_bytes(whole)
+    scene.look(watcher)
+    assert set(scene.posted()) == {(80, "raw")}
+
+
+def test_an_empty_file_is_said_once_and_posted_when_it_is_written(scene: Scene) -> None:
+    path = scene.folder / "epoch_1.pt"
+    path.touch()
+    watcher = scene.watcher()
+    for _ in range(3):
+        scene.look(watcher)
+    assert scene.noted == ["epoch_1.pt is empty; it is posted once it is written"]
+    scene.write("epoch_1.pt", step=5)
+    scene.look(watcher)
+    assert set(scene.posted()) == {(5, "raw")}
+
+
+def test_a_marker_says_that_a_file_is_complete(scene: Scene) -> None:
+    scene.write("epoch_1.pt", step=5)
+    watcher = scene.watcher(rules=Rules(marker="{}.done"))
+    scene.look(watcher, seconds=3600)
+    assert scene.said == []
+    (scene.folder / "epoch_1.pt.done").touch()
+    watcher.look()
+    assert set(scene.posted()) == {(5, "raw")}
+
+
+def test_old_files_need_no_waiting(scene: Scene) -> None:
+    path = scene.write("epoch_1.pt", step=5)
+    os.utime(path, (0, 0))
+    judge = Judge(Rules(), Memory(scene.memory))
+    client = Client("http://evalsvc", transport=scene.app.transport)
+    Watcher(LocalFolder(scene.folder), client, Posting("run-a"), judge, scene.said.append, scene.noted.append).look()
+    assert len(scene.said) == 1
+
+
+def test_links_and_copies_are_not_posted_again(scene: Scene) -> None:
+    path = scene.write("epoch_6.pt", step=600)
+    (scene.folder / "epoch_latest.pt").symlink_to(path)
+    (scene.folder / "step_600.pt").symlink_to(path)
+    os.link(path, scene.folder / "step_0600.pt")
+    shutil.copyfile(path, scene.folder / "ckpt_600.pt")
+    scene.look(scene.watcher())
+    assert scene.rows() == 1
+    assert len(scene.said) == 1
+    assert scene.noted == []
+
+
+def test_a_restart_posts_nothing_again_and_misses_nothing(scene: Scene) -> None:
+    scene.write("epoch_1.pt", step=5)
+    scene.look(scene.watcher())
+    scene.write("epoch_2.pt", step=10)
+    scene.look(scene.watcher())
+    scene.memory.write_text("{torn")  # the memory saves time and is not what is relied on
+    scene.look(scene.watcher())
+    assert [line.partition(":")[0] for line in scene.said] == ["epoch_1.pt", "epoch_2.pt"]
+    assert scene.rows() == 2
+
+
+def test_what_somebody_else_posted_is_not_posted_again(scene: Scene) -> None:
+    path = scene.write("epoch_1.pt", step=5)
+    scene.app.post(path, step=5, suites=[]).raise_for_status()
+    scene.look(scene.watcher())
+    assert scene.rows() == 1
+    assert scene.noted == []
+
+
+def test_another_file_in_the_place_is_said_once(scene: Scene) -> None:
+    """A training run that was begun anew in the same folder."""
+    scene.write("epoch_1.pt", step=5)
+    watcher = scene.watcher()
+    scene.look(watcher)
+    scene.write("epoch_1.pt", step=5, more="another run")
+    for _ in range(3):
+        scene.look(watcher)
+    (noted,) = scene.noted
+    assert "epoch_1.pt is not posted: run 'run-a' has a checkpoint at step 5" in noted
+    assert "replace=true" in noted
+    assert watcher.refused == 1
+    scene.look(scene.watcher(replace=True))
+    assert scene.rows() == 2
+    assert len(scene.posted()) == 1
+
+
+def test_a_name_without_a_step_is_said_once_with_what_to_do(scene: Scene) -> None:
+    scene.write("final.pt")
+    scene.write("epoch_1.pt")
+    watcher = scene.watcher()
+    scene.look(watcher)
+    scene.look(watcher)
+    assert len(scene.noted) == 2
+    assert all("does not say its step" in line and "--steps-per-epoch" in line for line in scene.noted)
+    scene.look(scene.watcher(rules=Rules(steps_per_epoch=250)))
+    assert set(scene.posted()) == {(250, "raw")}
+
+
+def test_averaged_weights_take_their_step_from_their_epoch(scene: Scene) -> None:
+    """The epoch's file may come later, and may be deleted before the averaged one is looked at."""
+    average = {"state_dict": None, "av_model_sd": {"w": torch.zeros(1)}}
+    torch.save({"av_model_sd": average["av_model_sd"], "step_counter": 1}, scene.folder / "ema_0.99_1_3.pt")
+    watcher = scene.watcher()
+    scene.look(watcher)
+    assert scene.noted == ["ema_0.99_1_3.pt waits for epoch_3.pt, which says its step; or give --steps-per-epoch N"]
+    path = scene.write("epoch_3.pt", step=900)
+    scene.look(watcher)
+    assert set(scene.posted()) == {(900, "raw"), (900, "ema_0.99_1")}
+    path.unlink()
+    torch.save({"av_model_sd": average["av_model_sd"], "step_counter": 2}, scene.folder / "poly_8_1_3.pt")
+    scene.look(scene.watcher())
+    assert (900, "poly_8_1") in scene.posted()
+
+
+def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(scene: Scene) -> None:
+    folder = scene.folder / "checkpoint-500"
+    folder.mkdir()
+    (folder / "optimizer.pt").write_bytes(b"x")
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    whole = len(header).to_bytes(8, "little") + header + b"\0" * 4
+    watcher = scene.watcher()
+    scene.look(watcher)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict(zip("ab", names, strict=True))})
+    )
+    (folder / names[0]).write_bytes(whole)
+    scene.look(watcher)
+    (folder / names[1]).write_bytes(whole[:-1])
+    scene.look(watcher)
+    assert scene.said == []
+    assert "it has none of model.safetensors.index.json" in scene.noted[0]
+    assert f"{names[1]} is not there yet" in scene.noted[1]
+    assert "its tensors end at byte" in scene.noted[2]
+    (folder / names[1]).write_bytes(whole)
+    scene.look(watcher)
+    assert set(scene.posted()) == {(500, "raw")}
+
+
+def test_a_distributed_folder_is_said_with_the_command(scene: Scene) -> None:
+    folder = scene.folder / "step_7"
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(b"x")
+    scene.look(scene.watcher())
+    assert "dcp_to_torch" in scene.noted[0]
+
+
+class Unsteady(httpx.BaseTransport):
+    """A service that goes away: before it takes a request, or before its answer arrives."""
+
+    def __init__(self, inner: httpx.BaseTransport) -> None:
+        self.inner = inner
+        self.down = False
+        self.lose_answers = False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if self.down:
+            raise httpx.ConnectError("connection refused")
+        response = self.inner.handle_request(request)
+        if self.lose_answers and request.method == "POST":
+            raise httpx.ReadError("connection reset")
+        return response
+
+
+def test_a_service_that_is_down_costs_no_checkpoint(scene: Scene) -> None:
+    transport = Unsteady(scene.app.transport)
+    watcher = scene.watcher(Client("http://evalsvc", transport=transport))
+    scene.write("epoch_1.pt", step=5)
+    transport.down = True
+    for _ in range(3):
+        scene.look(watcher)
+    assert len(scene.noted) == 1
+    assert "no evaluation service answers" in scene.noted[0]
+    transport.down, transport.lose_answers = False, True
+    watcher.look()  # it was entered, and nobody heard of it
+    transport.lose_answers = False
+    watcher.look()
+    assert scene.noted[-1] == "the service answers again"
+    assert scene.rows() == 1
+    evaluations = scene.posted()[5, "raw"]["evaluations"]
+    assert len(evaluations) == 1
+
+
+def test_waits_longer_each_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that is down for hours must not be asked all the time, and is not given up."""
+    transport = Unsteady(scene.app.transport)
+    transport.down = True
+    watcher = scene.watcher(Client("http://evalsvc", transport=transport), rules=Rules(settle=0))
+    scene.write("epoch_1.pt", step=5)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        transport.down = len(slept) < 9
+        if len(slept) == 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watcher_module.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        watcher.watch(every=5)
+    assert slept == [1, 2, 4, 8, 16, 32, 60, 60, 60, 5]
+    assert set(scene.posted()) == {(5, "raw")}
+
+
+def test_an_instruction_is_said_once_and_others_go_on(tmp_path: Path) -> None:
+    with app_in_process(tmp_path / "data", roots=str(tmp_path / "run" / "checkpoints")) as app:
+        scene = Scene(tmp_path, app)
+        outside = tmp_path / "outside.pt"
+        torch.save({"state_dict": {}, "epoch": 1, "step": 1}, outside)
+        (scene.folder / "epoch_1.pt").symlink_to(outside)
+        scene.write("epoch_2.pt", step=10)
+        watcher = scene.watcher()
+        for _ in range(3):
+            scene.look(watcher)
+        (noted,) = scene.noted
+        assert "epoch_1.pt is not posted" in noted
+        assert "outside the allowed folders" in noted
+        assert set(scene.posted()) == {(10, "raw")}
+
+
+def test_without_a_token_it_ends(scene: Scene) -> None:
+    """Every post would be refused: whoever started it has to know."""
+    scene.write("epoch_1.pt", step=5)
+    closed = httpx.MockTransport(lambda _: httpx.Response(401, json={"code": "unauthorized", "detail": "no token"}))
+    with pytest.raises(Unauthorized):
+        scene.look(scene.watcher(Client("http://evalsvc", transport=closed)))
+
+
+def test_where_links_do_not_reach_it_copies(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def elsewhere(*_: Any, **__: Any) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", elsewhere)
+    scene.write("epoch_1.pt", step=5)
+    scene.write("epoch_2.pt", step=10)
+    scene.look(scene.watcher())
+    assert scene.noted == []
+    for item in scene.posted().values():
+        assert scene.app.http.get(f"/v1/checkpoints/{item['id']}").json()["spool"] == "copy"
