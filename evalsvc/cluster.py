@@ -110,10 +110,14 @@ class Cluster:
         self._client.subscribe_topic(PROGRESS_TOPIC, self._progress)
 
     def close(self) -> None:
-        for part in (self._client, self._cluster):
-            if part is not None:
-                part.close(timeout=5)
+        parts: tuple[Any, ...] = (self._client, self._cluster)
         self._client = self._cluster = None
+        for part in parts:
+            try:
+                if part is not None:
+                    part.close(timeout=5)
+            except Exception:  # what is half gone fails in many ways, and is left behind
+                log.exception("a part of the cluster could not be closed")
         self._futures.clear()
         self._events.clear()
 

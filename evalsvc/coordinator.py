@@ -1,8 +1,9 @@
 """The queue's hands: gives shards from SQL to the cluster, one per free worker, and stores what comes back.
 
-One thread does all of it. It wakes on an outcome or on `wake`, and looks around every TICK seconds. Everything that it
-knows can be lost at any moment: what is queued, running and finished stands in the database, and a result is stored
-only by the attempt that is current there.
+One thread does all of it. It wakes on an outcome or on `wake`, and goes its round every TICK seconds. Everything that
+it knows can be lost at any moment: what is queued, running and finished stands in the database, and a result is stored
+only by the attempt that is current there. Each part of the round is a duty of its own: whatever one raises is logged,
+and it is tried again, while the others go on.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from evalsvc.artifacts import keep_content
 from evalsvc.cluster import Cluster, Outcome
 from evalsvc.config import Settings
-from evalsvc.errors import ArtifactNotWritten, DeadlineExceeded, EvalsvcError, InternalError, WorkerDied
+from evalsvc.duty import Duty
+from evalsvc.errors import ArtifactNotWritten, DeadlineExceeded, InternalError, WorkerDied
 from evalsvc.items import keep_items, pack_items, sweep_items
 from evalsvc.outputs import (
     OutputFile,
@@ -36,7 +37,7 @@ from evalsvc.shard import ShardError, ShardRequest, ShardResult
 from evalsvc.spooler import Spooler
 from evalsvc.store import queue as shards
 from evalsvc.store.queue import Assignment
-from evalsvc.store.session import Store
+from evalsvc.store.session import Store, database_unusable, is_outage
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,15 @@ TICK = 0.5
 LOST_AFTER = 1.0
 """Seconds without a scheduler after which its shards are queued again; Dask itself resubmits nothing."""
 
-MAX_BACKOFF = 30.0
+LONGEST_WAIT, LONGEST_WAIT_FOR_CLUSTER = 5.0, 30.0
+"""Seconds until a part of the round that keeps failing is tried again, at most."""
+
+STALLED_AFTER = 120.0
+"""Seconds without a round after which the coordinator counts as dead; each may wait for the database or the scheduler,
+which have shorter limits of their own."""
+
+STOP_PATIENCE = 15.0
+"""Seconds beyond the grace that `stop` waits for a round to end."""
 
 
 @dataclass(frozen=True)
@@ -99,20 +108,40 @@ class Coordinator:
         self._unstored: list[Outcome] = []
         self._stirred = threading.Event()
         self._stirred.set()
+        self._astray = threading.Event()
+        self._astray.set()
+        self._swept = False
         self._stopping = threading.Event()
-        self._disconnected_since: float | None = None
+        self._disconnected_since: float | None = -LOST_AFTER
+        self._round_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
 
     def start(self) -> None:
         """Begin; returns at once. The cluster comes up in the coordinator's own thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Hand out nothing new, give running shards `grace` seconds to finish and be stored, and go."""
+    def drain(self) -> None:
+        """Hand out nothing new, give running shards `grace` seconds to finish and be stored, and go; returns at once.
+
+        What still runs then is queued again, uncharged.
+        """
         self._stopping.set()
         self.wake()
+
+    def stop(self) -> None:
+        """Drain, and wait for the end."""
+        self.drain()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(self._settings.grace + STOP_PATIENCE)
+            if self._thread.is_alive():
+                log.warning("the coordinator hangs and is left behind; what it ran is tried again at the next start")
+
+    def draining(self) -> bool:
+        return self._stopping.is_set()
+
+    def alive(self) -> bool:
+        """Whether it goes its rounds."""
+        return self._thread.is_alive() and time.monotonic() - self._round_at < STALLED_AFTER
 
     def wake(self) -> None:
         """Look at the queue now: something was submitted, cancelled or retried."""
@@ -139,24 +168,47 @@ class Coordinator:
         return self._cluster.slots()
 
     def _run(self) -> None:
-        if not self._retry(self._requeue_running) or not self._retry(self._cluster.start):
-            return
-        self._retry(self._sweep)
+        duties = self._duties()
         stop_by: float | None = None
         while True:
             self._collect()
-            try:
-                self._look_around()
-            except Exception:
-                # Nothing is lost: outcomes stay in `_unstored` until a transaction has taken them.
-                log.exception("the coordinator could not go on; trying again")
-                self._stopping.wait(1)
+            self._round_at = time.monotonic()
+            for duty in duties:
+                duty.attempt()
             if self._stopping.is_set():
                 stop_by = stop_by or time.monotonic() + self._settings.grace
                 if not self._in_flight or time.monotonic() > stop_by:
                     break
-        self._spooler.close()
-        self._cluster.close()
+        for end in self._last_duties():
+            end.attempt()
+
+    def _duties(self) -> list[Duty]:
+        """The parts of a round, in their order."""
+
+        def duty(name: str, do: Callable[[], None], longest_wait: float = LONGEST_WAIT) -> Duty:
+            return Duty(name, do, longest_wait, self._translate)
+
+        return [
+            duty("store what came back", self._store_outcomes),
+            duty("queue again what nobody runs", self._requeue_astray),
+            duty("reach the cluster", self._watch_cluster, LONGEST_WAIT_FOR_CLUSTER),
+            duty("stop what is not wanted any more", self._stop_unwanted),
+            duty("stop what overran its deadline", self._stop_overdue),
+            duty("copy and release checkpoints", self._poll_spooler),
+            duty("hand out shards", self._hand_out),
+            duty("remove files that nothing names", self._sweep),
+        ]
+
+    def _last_duties(self) -> list[Duty]:
+        last = {
+            "queue again what still runs": self._abandon,
+            "stop copying": self._spooler.close,
+            "end the cluster": self._cluster.close,
+        }
+        return [Duty(name, do, LONGEST_WAIT, self._translate) for name, do in last.items()]
+
+    def _translate(self, error: Exception) -> Exception:
+        return database_unusable(self._store.url, error) if is_outage(error) else error
 
     def _collect(self) -> None:
         """Wait for something to happen, at most TICK."""
@@ -169,16 +221,24 @@ class Coordinator:
         except queue.Empty:
             pass
 
-    def _look_around(self) -> None:
-        while self._unstored:
-            self._store_outcome(self._unstored[0])
-            del self._unstored[0]
-        self._watch_cluster()
-        self._stop_unwanted()
-        self._stop_overdue()
-        self._poll_spooler()
-        if not self._stopping.is_set():
-            self._hand_out()
+    def _store_outcomes(self) -> None:
+        """Those that cannot be stored now are kept, and hold up no others."""
+        problem: Exception | None = None
+        for outcome in list(self._unstored):
+            try:
+                self._store_outcome(outcome)
+            except Exception as error:
+                problem = error
+                if is_outage(error):
+                    break
+            else:
+                self._unstored.remove(outcome)
+        if problem is not None:
+            raise problem
+
+    def _abandon(self) -> None:
+        for item in list(self._in_flight.values()):
+            self._store_outcome(Outcome(item.assignment.key, "lost"))
 
     def _poll_spooler(self) -> None:
         """Only where something has happened: what is to be copied or dropped does not change by itself."""
@@ -192,9 +252,10 @@ class Coordinator:
             raise
 
     def _hand_out(self) -> None:
+        if self._stopping.is_set():
+            return
         for _ in range(self._cluster.slots() - len(self._in_flight)):
-            with self._store.transaction() as session:
-                assignment = shards.take(session, self._spooler.path)
+            assignment = self._take()
             if assignment is None:
                 return
             with self._lock:
@@ -210,6 +271,15 @@ class Coordinator:
                 log.exception("%s could not be handed out", assignment.key)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
 
+    def _take(self) -> Assignment | None:
+        try:
+            with self._store.transaction() as session:
+                return shards.take(session, self._spooler.path)
+        except Exception:
+            # The database may have committed it and its answer may be lost: then a shard runs that nobody has.
+            self._astray.set()
+            raise
+
     def _store_outcome(self, outcome: Outcome) -> None:
         item = self._in_flight.get(outcome.key)
         if item is None:
@@ -218,9 +288,9 @@ class Coordinator:
             outcome = self._keep(item.assignment, outcome)
             with self._store.transaction() as session:
                 stored = self._settle(session, item, outcome)
-        except (OperationalError, InterfaceError):
-            raise  # the database went away; the outcome is stored when it is back
         except Exception as error:
+            if is_outage(error):
+                raise  # the outcome is stored when the database is back
             # What a plug-in sent back cannot be stored: its shard fails, and the queue goes on.
             log.exception("the result of %s cannot be stored", outcome.key)
             outcome = Outcome(outcome.key, "error", f"its result cannot be stored ({type(error).__name__}: {error})")
@@ -310,11 +380,15 @@ class Coordinator:
             drop_outputs(folder, assignment.task_id)
 
     def _sweep(self) -> None:
+        """Once, at the start: files of a service that was killed."""
+        if self._swept:
+            return
         with self._store.reading() as session:
             outputs, items = shards.named_outputs(session), shards.named_items(session)
         swept = sweep_outputs(self._settings.outputs_path, outputs) + sweep_items(self._settings.items_path, items)
         if swept:
             log.info("%d files that nothing names were removed", swept)
+        self._swept = True
 
     def _count(self, item: _InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id
@@ -330,11 +404,12 @@ class Coordinator:
         self._disconnected_since = self._disconnected_since or time.monotonic()
         if time.monotonic() - self._disconnected_since < LOST_AFTER or self._stopping.is_set():
             return
-        log.warning("the scheduler went away; its %d shards are queued again", len(self._in_flight))
+        if self._in_flight:
+            log.warning("the scheduler went away; its %d shards are queued again", len(self._in_flight))
         for item in list(self._in_flight.values()):
             self._store_outcome(Outcome(item.assignment.key, "lost"))
         self._cluster.close()
-        self._retry(self._cluster.start)
+        self._cluster.start()
 
     def _stop_unwanted(self) -> None:
         if not self._in_flight:
@@ -358,25 +433,16 @@ class Coordinator:
                 item.overran = True
                 self._cluster.kill(key)
 
-    def _requeue_running(self) -> None:
+    def _requeue_astray(self) -> None:
+        """Shards that run in the database and not here: of a service that was killed, or of a lost answer."""
+        if not self._astray.is_set():
+            return
+        held = {item.assignment.shard_id: item.assignment.attempt for item in self._in_flight.values()}
         with self._store.transaction() as session:
-            lost = shards.requeue_running(session)
+            lost = shards.requeue_running(session, held)
+        self._astray.clear()
         if lost:
-            log.warning("%d shards were running when the service ended; they are queued again", lost)
-
-    def _retry(self, step: Callable[[], None]) -> bool:
-        """Do a step until it works or the service stops; waits longer each time."""
-        delay = 0.5
-        while not self._stopping.is_set():
-            try:
-                step()
-            except (EvalsvcError, SQLAlchemyError, OSError) as error:
-                log.warning("%s; trying again in %.0f s", error, delay)
-                self._stopping.wait(delay)
-                delay = min(2 * delay, MAX_BACKOFF)
-            else:
-                return True
-        return False
+            log.warning("%d shards ran nowhere any more and are queued again", lost)
 
     def _note_progress(self, key: str, done: int) -> None:
         with self._lock:

@@ -13,9 +13,11 @@ from sqlalchemy import select, update
 
 from evalsvc.artifacts import artifact_path
 from evalsvc.checkpoints import identify
+from evalsvc.cluster import Cluster
 from evalsvc.config import Settings
 from evalsvc.coordinator import TICK, Coordinator
 from evalsvc.spooler import Spooler
+from evalsvc.store import queue as queue_module
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
 from evalsvc.store.results import read_results, read_task_items
@@ -73,7 +75,7 @@ def enter(store: Store, file: Path, suite: Suite, step: int = 1, **fields: Any) 
         return submit(session, posted, [suite], find=lambda name: suite).evaluations[0].id
 
 
-def wait_until(store: Store, condition: Callable[[Any], bool], seconds: float = 40) -> None:
+def wait_until(store: Store, condition: Callable[[Any], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while True:
         with store.reading() as session:
@@ -198,12 +200,12 @@ def test_what_is_cancelled_makes_room_whether_it_listens_or_not_and_can_be_retri
 def test_a_shard_that_overruns_its_deadline_is_stopped_and_tried_again(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
-    coordinate(devices="cpu", shard_deadline=3.0, max_attempts=2)
+    coordinate(devices="cpu", shard_deadline=8.0, max_attempts=2)
     slow = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, seconds=60))
     failed = wait(store, slow)
     assert failed.error is not None
     assert failed.error["code"] == "deadline_exceeded"
-    assert "longer than 3 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in failed.error["message"]
+    assert "longer than 8 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in failed.error["message"]
     assert steps_done(tmp_path)["0", "0"] == 2
 
 
@@ -359,3 +361,46 @@ def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copie
     before = len(polls)
     time.sleep(2.5 * TICK)
     assert len(polls) == before
+
+
+def fail_once(patch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, failed: list[str]) -> None:
+    """Have a function raise at its first call, as what it calls might."""
+    original, full_name = getattr(owner, name), f"{owner.__name__}.{name}"
+
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        if full_name in failed:
+            return original(*arguments, **keywords)
+        failed.append(full_name)
+        raise error
+
+    patch.setattr(owner, name, fail)
+
+
+def test_nothing_that_is_raised_ends_the_coordinator(
+    store: Store,
+    coordinate: Callable[..., Coordinator],
+    checkpoint_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its thread died of what was raised outside of the guarded part, and a service that answered evaluated nothing."""
+    failed: list[str] = []
+    parts = [(Cluster, "start"), (Cluster, "connected"), (Cluster, "slots"), (Cluster, "submit"), (Cluster, "release")]
+    parts += [(queue_module, name) for name in ("requeue_running", "unwanted", "take", "finish", "named_outputs")]
+    parts += [(Spooler, "poll"), (Spooler, "close"), (Cluster, "close")]
+    for owner, name in parts:
+        fail_once(monkeypatch, owner, name, RuntimeError(f"{name} is broken"), failed)
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2))
+    coordinator = coordinate(devices="cpu")
+    assert wait(store, evaluation).state in OVER
+    assert coordinator.alive()
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    coordinator.wake()
+    assert wait(store, evaluation).state == "succeeded"
+    coordinator.stop()
+    assert not coordinator.alive()
+    assert sorted(failed) == sorted(f"{owner.__name__}.{name}" for owner, name in parts)
+    assert "could not reach the cluster; trying again in 0.5 s" in caplog.text
+    assert "RuntimeError: take is broken" in caplog.text

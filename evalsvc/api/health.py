@@ -47,6 +47,8 @@ def _missing_parts(state: State) -> list[str]:
         state.store.check_schema()
     except EvalsvcError as error:
         missing.append(error.message)
+    if not state.coordinator.alive():
+        missing.append("the coordinator hands nothing out any more; restart the service, its log says why")
     if not state.coordinator.workers():
         missing.append(
             "no live worker; one that starts takes some seconds, `evalsvc doctor` says what keeps one from starting"

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from evalsvc.config import Settings
 from evalsvc.coordinator import Coordinator
-from evalsvc.store.session import Store, database_unusable
+from evalsvc.store.session import Store, database_unusable, is_outage
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,9 @@ class State:
     def _translating(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, NoConnection) as error:
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
             raise database_unusable(self.store.url, error) from error
 
 

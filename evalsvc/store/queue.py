@@ -81,10 +81,13 @@ def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment 
 
 
 def finish(session: Session, assignment: Assignment, result: ShardResult) -> bool:
-    """Store what an attempt brought back, with all that follows; False (and nothing stored) if it is too late."""
+    """Store what an attempt brought back, with all that follows; False (and nothing stored) if it is too late.
+
+    What is stored already, by a transaction whose answer was lost, is not stored again, and True.
+    """
     shard = _fenced(session, assignment)
     if shard is None:
-        return False
+        return result.error is None and _is_stored(session, assignment)
     task = shard.task
     if result.error is not None:
         cancelled = result.error.code == "cancelled"
@@ -184,9 +187,14 @@ def named_items(session: Session) -> set[str]:
     return set(session.scalars(select(Task.items_sha256).where(Task.items_sha256.is_not(None))))
 
 
-def requeue_running(session: Session) -> int:
-    """At the start of the service: whatever ran when the last one ended is tried again, uncharged. Returns how many."""
-    lost = session.scalars(select(Shard).where(Shard.state == "running")).all()
+def requeue_running(session: Session, held: Mapping[int, int]) -> int:
+    """Queue again, uncharged, what runs in the database and nowhere else. Returns how many.
+
+    Args:
+        held: attempt by shard id, of what the service has on its workers.
+    """
+    running = session.scalars(select(Shard).where(Shard.state == "running"))
+    lost = [shard for shard in running if held.get(shard.id) != shard.attempt]
     for shard in lost:
         _close_attempt(session, shard, "lost")
         shard.state = "cancelled" if shard.task.state == "cancelled" else "queued"
@@ -352,6 +360,11 @@ def _fenced(session: Session, assignment: Assignment) -> Shard | None:
         .where(Shard.id == assignment.shard_id)
         .options(selectinload(Shard.task).selectinload(Task.evaluation))
     )
+
+
+def _is_stored(session: Session, assignment: Assignment) -> bool:
+    attempt = session.get(Attempt, (assignment.shard_id, assignment.attempt))
+    return attempt is not None and attempt.outcome == "succeeded"
 
 
 def _close_attempt(session: Session, shard: Shard, outcome: str) -> None:

@@ -18,7 +18,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
 from evalsvc.config import shown_url
@@ -227,7 +228,13 @@ def _file_system(folder: Path) -> str:
     return best[1]
 
 
-def database_unusable(url: str, error: SQLAlchemyError) -> DatabaseUnusable:
+def is_outage(error: Exception) -> bool:
+    """Whether the database was not there, or could not do it now: the same may work later."""
+    gone = isinstance(error, DBAPIError) and error.connection_invalidated
+    return gone or isinstance(error, (OperationalError, InterfaceError, NoConnection))
+
+
+def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
     """The error to raise for what the database or its driver said; passwords stay out of it."""
     cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     for secret in _secrets_in(url):

@@ -25,3 +25,9 @@ def test_not_ready_on_another_schema(app: App) -> None:
     with app.store.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     refused(app.http.get("/readyz"), 503, "not_ready", "schema version 9999")
+
+
+def test_not_ready_without_a_coordinator(app: App) -> None:
+    """Its thread had died of an exception, and nothing said so: posts were taken and never evaluated."""
+    app.coordinator.living = False
+    refused(app.http.get("/readyz"), 503, "not_ready", "the coordinator hands nothing out any more; restart")

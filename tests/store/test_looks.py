@@ -153,7 +153,7 @@ def test_a_merge_waits_for_a_look_that_may_be_enough(store: Store) -> None:
     look = taken(store, "look")
     assert next_shard(store) is None
     with store.transaction() as session:
-        assert requeue_running(session) == 1
+        assert requeue_running(session, {}) == 1
     again = taken(store, "look")
     assert not store_result(store, look, seen(0.01)), "an attempt that was lost"
     store_result(store, again, seen(0.01))

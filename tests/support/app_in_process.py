@@ -34,6 +34,8 @@ class InlineCoordinator(Coordinator):
         self.error: ShardError | None = None
         self.tasks: dict[int, LiveTask] = {}
         self.processes = 1
+        self.living = True
+        self.leaving = False
         self.looks: list[list[int]] = []
 
     def start(self) -> None:
@@ -52,6 +54,12 @@ class InlineCoordinator(Coordinator):
 
     def workers(self) -> int:
         return self.processes
+
+    def alive(self) -> bool:
+        return self.living
+
+    def draining(self) -> bool:
+        return self.leaving
 
     def work(self) -> None:
         """Bring every shard that waits to its end: succeeded, or failed by `error`."""
