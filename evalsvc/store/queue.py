@@ -209,6 +209,8 @@ def advance(session: Session, task: Task) -> None:
     if task.state in OVER:
         _close_evaluation(task.evaluation)
         return
+    if _only_waits(session, task):
+        return
     stages: dict[str, list[Shard]] = {"plan": [], "run": [], "look": [], "merge": []}
     for shard in session.scalars(select(Shard).where(Shard.task_id == task.id).order_by(Shard.index)):
         stages[shard.stage].append(shard)
@@ -224,6 +226,15 @@ def advance(session: Session, task: Task) -> None:
             session.add(Shard(task_id=task.id, stage="merge", index=0))
     elif merges[0].state == "succeeded":
         _store_result(session, task, merges[0], runs, stages["look"])
+
+
+def _only_waits(session: Session, task: Task) -> bool:
+    """Whether shards are still to run and nothing looks at them before: found without reading all for each of them."""
+    runs = select(Shard.id).where(Shard.task_id == task.id, Shard.stage == "run")
+    if session.scalar(runs.where(Shard.state.not_in(("succeeded", "skipped"))).limit(1)) is None:
+        return False
+    plan = session.scalar(select(Shard).where(Shard.task_id == task.id, Shard.stage == "plan"))
+    return plan is not None and not (plan.output or {}).get("looks")
 
 
 def fail_task(task: Task, error: ShardError) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from evalsvc.checkpoints import Identity
 from evalsvc.errors import UnknownName, WrongState
@@ -331,3 +331,26 @@ def test_an_output_that_is_lost_every_time_fails_its_task(store: Store) -> None:
         retry_evaluation(session, evaluation)
     evaluate_whole(store, metric(1.0))
     assert state(store, evaluation) == "succeeded"
+
+
+def test_a_finished_shard_costs_no_more_among_many(store: Store) -> None:
+    """Each read all the others of its task: with a thousand shards that was most of the coordinator's time."""
+    loaded: list[Shard] = []
+
+    def count(shard: Shard, _context: object) -> None:
+        loaded.append(shard)
+
+    counts = []
+    for shards in (3, 60):
+        enter(store, submission(step=shards, run=f"run-{shards}"), suite(f"of-{shards}", limit=shards))
+        for outcome in (plan(shards), DONE):
+            assignment = next_shard(store)
+            assert assignment is not None
+            loaded.clear()
+            event.listen(Shard, "load", count)
+            assert store_result(store, assignment, outcome)
+            event.remove(Shard, "load", count)
+        counts.append(len(loaded))
+        with store.transaction() as session:
+            cancel_evaluation(session, assignment.evaluation_id)
+    assert counts[0] == counts[1] <= 3
