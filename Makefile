@@ -32,6 +32,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/history.py
+	$(BIN)/python benchmarks/service.py
 
 $(VENV)/worker $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

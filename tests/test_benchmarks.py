@@ -107,3 +107,10 @@ def test_all_sides_of_the_features_agree() -> None:
     document = last_line("features")
     assert set(document["ratios"]) == {"torch-fidelity", "clean-fid"}
     assert all(error < 1e-5 for error in document["errors"].values())
+
+
+def test_the_service_is_measured_by_shards_that_all_ran() -> None:
+    document = last_line("service")
+    assert set(document["ratios"]) == {"2 workers"}
+    assert document["one"]["overhead_ms"]["median"] > 0
+    assert document["one"]["memory_mb"]["service"] > 30
