@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 import httpx
 
-from evalsvc.errors import DeadlineExceeded, InvalidRequest, ServiceUnreachable, leaves
+from evalsvc.errors import DatabaseUnusable, DeadlineExceeded, InvalidRequest, RateLimited, ServiceUnreachable, leaves
 
 DEFAULT_URL = "http://127.0.0.1:8321"
 
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
 """States in which an evaluation stays until it is retried."""
+
+SILENCE = 60.0
+"""Seconds without a sign of life after which a stream of events is given up and asked for again."""
 
 _ERRORS = {leaf.code: leaf for leaf in leaves()}
 
@@ -145,6 +149,31 @@ class Client:
             if timeout is not None and time.monotonic() - begun > timeout:
                 raise DeadlineExceeded(f"evaluation {evaluation} is {found['state']} after {timeout:g} s; it goes on")
             time.sleep(every)
+
+    def events(self, evaluation: int, *, after: int = 0, patience: float = 60.0) -> Iterator[dict[str, Any]]:
+        """What happens to an evaluation, as it happens: `{"id", "event", "data"}`; the last event is `end`.
+
+        The events are `state`, `task`, `interim`, `progress` and `end`. Where the service is cut off or started anew,
+        it is asked again for what comes after the last event that was read. `after` is the id of one that is known.
+
+        Raises:
+            ServiceUnreachable: it did not answer for `patience` seconds.
+        """
+        heard = time.monotonic()
+        while True:
+            try:
+                for event in self._stream(evaluation, after):
+                    heard = time.monotonic()
+                    after = event["id"] or after
+                    yield event
+                    if event["event"] == "end":
+                        return
+            except (ServiceUnreachable, DatabaseUnusable, RateLimited):
+                if time.monotonic() - heard > patience:
+                    raise
+            except _Complete:
+                return
+            time.sleep(min(2.0, patience))
 
     def cancel(self, evaluation: int) -> dict[str, Any]:
         return self._ask("POST", f"/v1/evaluations/{evaluation}/cancel")
@@ -318,6 +347,22 @@ class Client:
     def protocol(self, protocol: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/protocols/{_part(protocol)}")
 
+    def _stream(self, evaluation: int, after: int) -> Iterator[dict[str, Any]]:
+        """One stream of events, until it ends or breaks off; _Complete where there is nothing after `after`."""
+        path, query = f"/v1/evaluations/{evaluation}/events", {"last_event_id": after} if after else {}
+        # Silent streams say that they are there every 15 s.
+        timeout = httpx.Timeout(self._http.timeout.connect, read=SILENCE)
+        try:
+            with self._http.stream("GET", self.url + path, params=query, timeout=timeout) as response:
+                if response.status_code == httpx.codes.NO_CONTENT:
+                    raise _Complete
+                if not response.is_success:
+                    response.read()
+                    self._read(response)
+                yield from _parse_events(response.iter_lines())
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from None
+
     def _ask(
         self,
         method: str,
@@ -335,12 +380,15 @@ class Client:
         try:
             response = self._http.request(method, self.url + path, **arguments)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            reason = re.sub(r"\[errno -?\d+\] ", "", str(error).lower()) or type(error).__name__
-            raise ServiceUnreachable(
-                f"no evaluation service answers at {self._shown} ({reason}); "
-                "start one with `evalsvc serve`, or give its address by --url (EVALSVC_URL)"
-            ) from None
+            raise self._unreachable(error) from None
         return self._read(response)
+
+    def _unreachable(self, error: Exception) -> ServiceUnreachable:
+        reason = re.sub(r"\[errno -?\d+\] ", "", str(error).lower()) or type(error).__name__
+        return ServiceUnreachable(
+            f"no evaluation service answers at {self._shown} ({reason}); "
+            "start one with `evalsvc serve`, or give its address by --url (EVALSVC_URL)"
+        )
 
     def _read(self, response: httpx.Response) -> dict[str, Any]:
         try:
@@ -361,6 +409,24 @@ class Client:
             f"what answers at {self._shown} is no evalsvc of this version "
             f"({response.status_code} {response.reason_phrase}); check --url (EVALSVC_URL)"
         )
+
+
+class _Complete(Exception):
+    """There are no more events."""
+
+
+def _parse_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Server-sent events as this service writes them: comments, and one line for each field."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+            continue
+        if "data" in fields:
+            number = int(fields["id"]) if "id" in fields else None
+            yield {"id": number, "event": fields["event"], "data": json.loads(fields["data"])}
+        fields = {}
 
 
 def _trusting(ca: str) -> ssl.SSLContext:

@@ -32,6 +32,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/checkpoints/{checkpoint_id}"): "read",
     ("POST", "/v1/evaluations"): "submit",
     ("GET", "/v1/evaluations/{evaluation_id}"): "read",
+    ("GET", "/v1/evaluations/{evaluation_id}/events"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}/items"): "read",
     ("GET", "/v1/evaluations/{evaluation_id}/artifacts"): "read",
     ("POST", "/v1/evaluations/{evaluation_id}/cancel"): "submit",

@@ -10,7 +10,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
 from evalsvc import __version__
-from evalsvc.api import artifacts, checkpoints, compare, evaluations, health, imports, metrics, runs, suites, table
+from evalsvc.api import (
+    artifacts,
+    checkpoints,
+    compare,
+    evaluations,
+    events,
+    health,
+    imports,
+    metrics,
+    runs,
+    suites,
+    table,
+)
 from evalsvc.api.access import Access, add_access_to_openapi
 from evalsvc.api.bodies import BodyLimit
 from evalsvc.api.browsers import SecurityHeaders
@@ -50,7 +62,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for noun in (checkpoints, evaluations, artifacts, runs, metrics, imports, compare, table, suites, health):
+    for noun in (checkpoints, evaluations, events, artifacts, runs, metrics, imports, compare, table, suites, health):
         app.include_router(noun.router)
     add_handlers(app)
     add_docs(app)
@@ -72,9 +84,11 @@ def _lifespan(
         coordinator = make_coordinator(store, settings)
         coordinator.start()
         app.state.state = State(settings, store, coordinator)
+        app.state.followers = events.Followers(app.state.state)
         try:
             yield
         finally:
+            await app.state.followers.close()
             await run_in_threadpool(coordinator.stop)
             store.close()
 

@@ -47,8 +47,9 @@ def serve(
                 check_address(settings, has_tokens(session), insecure)
         finally:
             store.close()
+        app = create_app(settings, insecure=insecure)
         config = uvicorn.Config(
-            create_app(settings, insecure=insecure),
+            app,
             http=PatientProtocol,
             ws="none",
             log_level="warning",
@@ -60,7 +61,12 @@ def serve(
             timeout_graceful_shutdown=DRAIN_SECONDS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
-        server = _Server(config, lambda: announce(_address(settings, listener)))
+
+        def stop_streams() -> None:
+            # The server would wait for their ends.
+            app.state.followers.stop()
+
+        server = _Server(config, lambda: announce(_address(settings, listener)), stop_streams)
         server.run(sockets=[listener])
         if not server.started:
             raise InternalError("the service could not start; its log above says why")
@@ -134,16 +140,21 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says when it answers: before that, whoever waits for the address would find nothing there."""
+    """Says when it answers: before that, whoever waits for the address would find nothing there. And when it stops."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_stopping: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._on_stopping = on_stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stopping()
+        await super().shutdown(sockets)
 
 
 def _address(settings: Settings, listener: socket.socket) -> str:

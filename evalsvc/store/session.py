@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersionMismatch
+from evalsvc.store.events import note_events
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -46,6 +47,13 @@ NETWORK_FILE_SYSTEMS = (
 )
 
 
+class _WritingSession(Session):
+    """Writes down what followers of evaluations are told, whichever of the store's functions changes a state."""
+
+
+event.listen(_WritingSession, "after_flush", note_events)
+
+
 class Store:
     """The database of one service."""
 
@@ -62,7 +70,8 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A session that may write; committed at the end, rolled back on an exception."""
-        with Session(self.engine.execution_options(writes=True), expire_on_commit=False) as session, session.begin():
+        engine = self.engine.execution_options(writes=True)
+        with _WritingSession(engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager

@@ -204,9 +204,28 @@ class Evaluation(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    event_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    """The number of its newest event; see `store.events`."""
 
     checkpoint: Mapped[Checkpoint] = relationship(back_populates="evaluations")
     tasks: Mapped[list[Task]] = relationship(back_populates="evaluation", order_by="Task.index")
+
+
+class EvaluationEvent(Base):
+    """A change of an evaluation that its followers are told of, numbered from 1 on without a gap."""
+
+    __tablename__ = "evaluation_events"
+
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    """state | task | interim."""
+    task: Mapped[str | None] = mapped_column(String(128))
+    """Name of the task; None of the evaluation itself."""
+    state: Mapped[str | None] = mapped_column(String(16))
+    data: Mapped[dict[str, Any] | None]
+    """The error, or what a look found."""
+    created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Task(Base):

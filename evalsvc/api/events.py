@@ -1,0 +1,310 @@
+"""Following an evaluation: server-sent events, which a client that was cut off takes up where it stopped.
+
+One task of the event loop looks at the database for all streams, some times a second and only while somebody follows.
+A stream that waits holds a socket and nothing else: no thread, no connection to the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic_core import to_json
+from sqlalchemy.orm import Session
+from starlette.types import Receive, Scope, Send
+
+from evalsvc.api.errors import PROBLEMS, STATUS, problem
+from evalsvc.api.schemas import MAX_ID, Id
+from evalsvc.api.state import State
+from evalsvc.coordinator import LiveTask
+from evalsvc.errors import EvalsvcError, InvalidRequest, RateLimited, UnknownName
+from evalsvc.store.events import TaskProgress, newest_events, read_events, read_progress
+from evalsvc.store.tables import EvaluationEvent
+
+log = logging.getLogger(__name__)
+
+STREAMS = 250
+"""Beyond them, whoever wants to follow is asked to come back later. Half of all connections."""
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the database, for all streams together."""
+
+PROGRESS_EVERY = 2.0
+"""Seconds between two events of progress in a stream."""
+
+HEARTBEAT_EVERY = 15.0
+"""Seconds of silence after which a comment is sent: proxies close connections that are silent."""
+
+LIFETIME = 900.0
+"""Seconds after which a stream ends in any case and its client comes back: with a token that may be revoked by then."""
+
+RETRY_SECONDS = 2
+"""What clients are told to wait before they come back."""
+
+BUSY_SECONDS = 30
+"""What those are told to wait who are too many."""
+
+READERS = 4
+"""Threads that read for the streams, apart from those of the other requests."""
+
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
+
+Progress = dict[str, Any]
+"""How far the tasks are, by name."""
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Follower:
+    """One stream. `stirred` is set when there may be something to send."""
+
+    evaluation_id: int
+    seen: int
+    """Number of the last event that was sent."""
+    newest: int | None = None
+    """Number of the evaluation's newest event at the last look; None before the first."""
+    progress: Progress = field(default_factory=dict)
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Followers:
+    """All streams of the service, and the task that looks at the database for them."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._followers: set[Follower] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._readers = CapacityLimiter(READERS)
+        self._stopping = False
+
+    def __len__(self) -> int:
+        return len(self._followers)
+
+    @property
+    def is_looking(self) -> bool:
+        return self._looking is not None
+
+    def stop(self) -> None:
+        """End all streams: their clients come back, to the service that is started next."""
+        self._stopping = True
+        for follower in self._followers:
+            follower.stirred.set()
+
+    async def close(self) -> None:
+        self.stop()
+        if self._looking is not None:
+            await self._looking
+
+    async def read(self, question: Callable[..., T], *arguments: Any) -> T:
+        """Ask the database in a thread of the followers' own.
+
+        Raises:
+            DatabaseUnusable.
+        """
+        return await to_thread.run_sync(partial(self._read, question, *arguments), limiter=self._readers)
+
+    @contextlib.contextmanager
+    def following(self, evaluation_id: int, after: int) -> Iterator[Follower]:
+        follower = Follower(evaluation_id, after)
+        self._followers.add(follower)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        try:
+            yield follower
+        finally:
+            self._followers.discard(follower)
+
+    async def stream(self, follower: Follower) -> AsyncIterator[bytes]:
+        """What a follower has not seen, until the evaluation is over."""
+        until = time.monotonic() + LIFETIME
+        told, next_progress = Progress(), time.monotonic()
+        yield f"retry: {RETRY_SECONDS * 1000}\n\n".encode()
+        while not self._stopping and time.monotonic() < until:
+            follower.stirred.clear()
+            if follower.newest != follower.seen:
+                try:
+                    page = await self.read(read_events, follower.evaluation_id, follower.seen)
+                except EvalsvcError as error:
+                    log.warning("a stream of events waits for the database: %s", error)
+                    await asyncio.sleep(LOOK_EVERY)
+                    continue
+                if page is None:
+                    return  # deleted meanwhile, of which its client is told when it comes back
+                for event in page.events:
+                    yield _frame(event.kind, _data_of(event), event.number)
+                    follower.seen = event.number
+                if page.is_last:
+                    yield _frame("end", {"evaluation": follower.evaluation_id, "state": page.state}, follower.seen)
+                    return
+                if follower.seen < page.newest:
+                    continue
+            if follower.progress != told and time.monotonic() >= next_progress:
+                told, next_progress = follower.progress, time.monotonic() + PROGRESS_EVERY
+                yield _frame("progress", {"evaluation": follower.evaluation_id, "tasks": told})
+            if not await _stirred(follower):
+                yield b": still here\n\n"
+
+    def _read(self, question: Callable[..., T], *arguments: Any) -> T:
+        with self._state.reading() as session:
+            return question(session, *arguments)
+
+    async def _look(self) -> None:
+        """Look until nobody follows any more."""
+        try:
+            while self._followers and not self._stopping:
+                await asyncio.sleep(LOOK_EVERY)
+                try:
+                    await self._look_once()
+                except EvalsvcError as error:
+                    log.warning("events cannot be read: %s", error)
+                except Exception:
+                    log.exception("events could not be read; trying again")
+        finally:
+            self._looking = None
+
+    async def _look_once(self) -> None:
+        ids = {follower.evaluation_id for follower in self._followers}
+        newest, progress = await self.read(_look_at, ids, dict(self._state.coordinator.live()))
+        for follower in self._followers:
+            # One that was deleted has none, and its streams find out for themselves.
+            follower.newest = newest.get(follower.evaluation_id)
+            follower.progress = progress.get(follower.evaluation_id, {})
+            if follower.newest != follower.seen or follower.progress:
+                follower.stirred.set()
+
+
+class EventStream(Response):
+    """Follows an evaluation as long as its client listens; refused where too many do."""
+
+    def __init__(self, followers: Followers, evaluation_id: int, after: int) -> None:
+        super().__init__()
+        self._followers = followers
+        self._evaluation_id = evaluation_id
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not in the route: between that and this others come in.
+        if len(self._followers) >= STREAMS:
+            await _too_many()(scope, receive, send)
+            return
+        with self._followers.following(self._evaluation_id, self._after) as follower:
+            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            stream = StreamingResponse(self._followers.stream(follower), 200, headers, "text/event-stream")
+            await stream(scope, receive, send)
+
+
+def _too_many() -> Response:
+    detail = (
+        f"{STREAMS} streams of events are open already; try again in {BUSY_SECONDS} s, or ask "
+        "GET /v1/evaluations/{id} now and then"
+    )
+    return problem(STATUS[RateLimited], RateLimited.code, detail, {"Retry-After": str(BUSY_SECONDS)})
+
+
+async def _stirred(follower: Follower) -> bool:
+    """Wait until there may be something to send; False where there was nothing for a while."""
+    try:
+        await asyncio.wait_for(follower.stirred.wait(), HEARTBEAT_EVERY)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _look_at(
+    session: Session, ids: set[int], live: Mapping[int, LiveTask]
+) -> tuple[dict[int, int], dict[int, dict[str, Any]]]:
+    """Of all evaluations that are followed: the newest event, and how far the tasks are that run."""
+    progress: dict[int, dict[str, Any]] = {}
+    for task in read_progress(session, live, ids) if live else ():
+        progress.setdefault(task.evaluation_id, {})[task.name] = _progress_of(task, live[task.id])
+    return newest_events(session, ids), progress
+
+
+def _progress_of(task: TaskProgress, live: LiveTask) -> dict[str, Any]:
+    done, speed = task.finished + live.done, live.per_second
+    left = (task.total - done) / speed if speed and task.total is not None else None
+    return {"done": done, "total": task.total, "unit": task.unit, "per_second": speed, "seconds_left": left}
+
+
+def _data_of(event: EvaluationEvent) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "evaluation": event.evaluation_id,
+        "at": event.created_at.isoformat(timespec="milliseconds"),
+        "task": event.task,
+        "state": event.state,
+    }
+    return {name: value for name, value in data.items() if value is not None} | (event.data or {})
+
+
+def _frame(kind: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
+    head = f"event: {kind}\n" if number is None else f"id: {number}\nevent: {kind}\n"
+    # One line: JSON has no line breaks outside of strings, and none unescaped inside.
+    return head.encode() + b"data: " + to_json(data, inf_nan_mode="strings") + b"\n\n"
+
+
+_EXAMPLE = """retry: 2000
+
+id: 1
+event: state
+data: {"evaluation": 40, "at": "2026-02-03T10:11:12.131+00:00", "state": "queued"}
+
+event: progress
+data: {"evaluation": 40, "tasks": {"loss": {"done": 96, "total": 400, "unit": "sequences", "per_second": 12.5, \
+"seconds_left": 24.3}}}
+
+id: 5
+event: end
+data: {"evaluation": 40, "state": "succeeded"}
+"""
+
+Seen = Annotated[
+    int | None, Query(ge=0, le=MAX_ID, description="The id of the last event that you have; begin after it.")
+]
+
+SeenHeader = Annotated[
+    int | None,
+    Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="The same, as browsers send it when they come back."),
+]
+
+
+@router.get(
+    "/{evaluation_id}/events",
+    summary="Follow an evaluation",
+    description="Server-sent events: `state` and `task` say to which state the evaluation or a task of it came, with "
+    "the error of what failed; `interim` has what a task that goes on has found so far; `progress`, every two seconds "
+    "at most, how far the tasks are that run; `end` is the last one, and then the stream ends. Events but `progress` "
+    "have an id. A client that comes back with the last one that it has, also after the service was started anew, "
+    "misses none. A stream that lasts long ends without `end`; come back likewise.",
+    response_model=None,
+    responses={
+        200: {"description": "The events.", "content": {"text/event-stream": {"example": _EXAMPLE}}},
+        204: {"description": "It is over, and you have all: there is nothing to come back for."},
+    },
+)
+async def get_events(
+    evaluation_id: Id, request: Request, last_event_id: Seen = None, last_event_id_header: SeenHeader = None
+) -> Response:
+    followers: Followers = request.app.state.followers
+    # A browser that comes back asks the address that it was given, and says in the header what is newer.
+    seen = last_event_id if last_event_id_header is None else last_event_id_header
+    page = await followers.read(read_events, evaluation_id, seen or 0)
+    if page is None:
+        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
+    if seen is not None and seen > page.newest:
+        raise InvalidRequest(
+            f"the last event of evaluation {evaluation_id} is {page.newest}, and you have {seen}, of another database; "
+            "leave last_event_id out to get them all"
+        )
+    if seen is not None and page.is_last and not page.events:
+        return Response(status_code=204)
+    return EventStream(followers, evaluation_id, seen or 0)
