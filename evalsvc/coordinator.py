@@ -22,7 +22,7 @@ from evalsvc.artifacts import keep_content
 from evalsvc.cluster import Cluster, Outcome
 from evalsvc.config import Settings
 from evalsvc.duty import Duty
-from evalsvc.errors import ArtifactNotWritten, DeadlineExceeded, InternalError, WorkerDied
+from evalsvc.errors import ArtifactNotWritten, DatabaseInUse, DeadlineExceeded, InternalError, WorkerDied
 from evalsvc.items import keep_items, pack_items, sweep_items
 from evalsvc.outputs import (
     OutputFile,
@@ -36,6 +36,7 @@ from evalsvc.outputs import (
 from evalsvc.shard import ShardError, ShardRequest, ShardResult
 from evalsvc.spooler import Spooler
 from evalsvc.store import queue as shards
+from evalsvc.store.lock import CoordinatorLock
 from evalsvc.store.queue import Assignment
 from evalsvc.store.session import Store, database_unusable, is_outage
 
@@ -96,12 +97,16 @@ class _Rate:
 class Coordinator:
     """Runs the queue of one store on one cluster. `start` and `stop` once each; the rest at any time."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self._store = store
+    def __init__(self, store: Store, settings: Settings, lock: CoordinatorLock | None = None) -> None:
+        """`lock`: that of the store's database, where it is held already; it is released at the end."""
+        self._lock_of_database = lock or CoordinatorLock(store.url)
+        self._displaced = False
+        self._store = self._lock_of_database.fence(store)
+        self._unfenced = store
         self._settings = settings
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._cluster = Cluster(settings, self._note_progress, self._outcomes.put)
-        self._spooler = Spooler(store, settings, self.wake)
+        self._spooler = Spooler(self._store, settings, self.wake)
         self._lock = threading.Lock()
         self._in_flight: dict[str, _InFlight] = {}
         self._rates: dict[int, _Rate] = {}
@@ -135,6 +140,10 @@ class Coordinator:
             self._thread.join(self._settings.grace + STOP_PATIENCE)
             if self._thread.is_alive():
                 log.warning("the coordinator hangs and is left behind; what it ran is tried again at the next start")
+
+    def displaced(self) -> bool:
+        """Whether another process has become the coordinator of this database."""
+        return self._displaced
 
     def draining(self) -> bool:
         return self._stopping.is_set()
@@ -174,7 +183,8 @@ class Coordinator:
             self._collect()
             self._round_at = time.monotonic()
             for duty in duties:
-                duty.attempt()
+                if not duty.attempt() and not self._lock_of_database.has_term():
+                    break  # what the others store would be refused
             if self._stopping.is_set():
                 stop_by = stop_by or time.monotonic() + self._settings.grace
                 if not self._in_flight or time.monotonic() > stop_by:
@@ -189,6 +199,7 @@ class Coordinator:
             return Duty(name, do, longest_wait, self._translate)
 
         return [
+            duty("be the coordinator of the database", self._hold_database),
             duty("store what came back", self._store_outcomes),
             duty("queue again what nobody runs", self._requeue_astray),
             duty("reach the cluster", self._watch_cluster, LONGEST_WAIT_FOR_CLUSTER),
@@ -204,6 +215,7 @@ class Coordinator:
             "queue again what still runs": self._abandon,
             "stop copying": self._spooler.close,
             "end the cluster": self._cluster.close,
+            "give the database back": self._lock_of_database.release,
         }
         return [Duty(name, do, LONGEST_WAIT, self._translate) for name, do in last.items()]
 
@@ -221,6 +233,20 @@ class Coordinator:
         except queue.Empty:
             pass
 
+    def _hold_database(self) -> None:
+        """Get the lock, and get it back where it was lost, unless another process has it meanwhile."""
+        lock = self._lock_of_database
+        if not lock.is_held():
+            try:
+                lock.acquire()
+            except DatabaseInUse:
+                self._displaced = True
+                raise
+        if not lock.has_term():
+            lock.begin_term(self._unfenced)
+            self._displaced = False
+            self._astray.set()
+
     def _store_outcomes(self) -> None:
         """Those that cannot be stored now are kept, and hold up no others."""
         problem: Exception | None = None
@@ -229,7 +255,7 @@ class Coordinator:
                 self._store_outcome(outcome)
             except Exception as error:
                 problem = error
-                if is_outage(error):
+                if _may_pass(error):
                     break
             else:
                 self._unstored.remove(outcome)
@@ -289,7 +315,7 @@ class Coordinator:
             with self._store.transaction() as session:
                 stored = self._settle(session, item, outcome)
         except Exception as error:
-            if is_outage(error):
+            if _may_pass(error):
                 raise  # the outcome is stored when the database is back
             # What a plug-in sent back cannot be stored: its shard fails, and the queue goes on.
             log.exception("the result of %s cannot be stored", outcome.key)
@@ -470,3 +496,7 @@ class Coordinator:
             f"the same, when it was read, {self._settings.max_attempts} times; look at the disk, then retry the "
             "evaluation",
         )
+
+
+def _may_pass(error: Exception) -> bool:
+    return is_outage(error) or isinstance(error, DatabaseInUse)

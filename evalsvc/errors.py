@@ -37,6 +37,8 @@ EvalsvcError
     ├── PortInUse                    port_in_use
     ├── DataDirectoryUnusable        data_directory_unusable
     ├── DatabaseUnusable             database_unusable      unreachable, or on a network file system
+    ├── DatabaseInUse                database_in_use        another process is its coordinator
+    ├── ReadOnly                     read_only              what writes is for another service of this database
     ├── SchemaVersionMismatch        schema_version_mismatch
     ├── SourceUnreachable            source_unreachable     the store that a checkpoint lies in; can pass on retry
     ├── CacheFull                    cache_full             no room for a checkpoint from elsewhere
@@ -227,6 +229,14 @@ class DataDirectoryUnusable(ServiceError):
 
 class DatabaseUnusable(ServiceError):
     code = "database_unusable"
+
+
+class DatabaseInUse(ServiceError):
+    code = "database_in_use"
+
+
+class ReadOnly(ServiceError):
+    code = "read_only"
 
 
 class SchemaVersionMismatch(ServiceError):

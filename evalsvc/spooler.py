@@ -27,6 +27,9 @@ RETRY_SECONDS = (1.0, 5.0, 30.0)
 """How long to wait between the tries to fetch from a store that does not answer."""
 
 
+STORE_AGAIN_SECONDS = 1.0
+
+
 class _Closing(Exception):
     """The service stops while something is fetched."""
 
@@ -79,13 +82,24 @@ class Spooler:
             error = ShardError("checkpoint_gone", f"{source} could not be copied to the spool: {reason}; post it again")
         if error is not None:
             discard(target)
-        with self._store.transaction() as session:
-            state = "ready" if error is None else "failed"
-            session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state=state))
-            if error is not None:
-                fail_checkpoint(session, checkpoint.id, error)
+        while not self._store_state(checkpoint, error):
+            if self._closing.wait(STORE_AGAIN_SECONDS):
+                return
         self._begun.discard(checkpoint.id)
         self._wake()
+
+    def _store_state(self, checkpoint: Checkpoint, error: ShardError | None) -> bool:
+        """Say what became of a copy; False while the database does not take it."""
+        try:
+            with self._store.transaction() as session:
+                state = "ready" if error is None else "failed"
+                session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state=state))
+                if error is not None:
+                    fail_checkpoint(session, checkpoint.id, error)
+        except Exception as problem:  # in a thread that nobody looks at: its checkpoint would wait for ever
+            log.warning("that checkpoint %s is copied could not be stored, trying again: %s", checkpoint.id, problem)
+            return False
+        return True
 
     def _copy_file(self, checkpoint: Checkpoint, target: Path) -> None:
         source = checkpoint.path

@@ -126,7 +126,8 @@ class Access:
             check_browser(scope["method"], headers, self._settings)
             return None
         token = find_token(tokens, headers.get("authorization"))
-        self.tokens.note_use(token, store)
+        if not self._settings.read_only:
+            self.tokens.note_use(token, store)
         return token
 
     async def _recognise(self, scope: Scope) -> None:

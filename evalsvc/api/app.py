@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -80,9 +81,11 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = await run_in_threadpool(open_store, settings.database, False)
+        reads = bool(settings.read_only)
+        store = await run_in_threadpool(partial(open_store, settings.database, migrate=False, read_only=reads))
         coordinator = make_coordinator(store, settings)
-        coordinator.start()
+        if not reads:
+            coordinator.start()
         app.state.state = State(settings, store, coordinator)
         app.state.followers = events.Followers(app.state.state)
         try:

@@ -48,6 +48,8 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.PortInUse: 503,
     errors.DataDirectoryUnusable: 503,
     errors.DatabaseUnusable: 503,
+    errors.DatabaseInUse: 503,
+    errors.ReadOnly: 503,
     errors.SchemaVersionMismatch: 503,
     errors.SourceUnreachable: 503,
     errors.CacheFull: 507,

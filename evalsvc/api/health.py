@@ -37,7 +37,8 @@ def readyz(state: CurrentState, may_see: MaySee) -> Any:
         return problem(503, NotReady.code, "not ready: " + "; ".join(shown))
     if not may_see:
         return Document({"status": "ok"})
-    return Document({"status": "ok", "database": "ok", "schema": "ok", "workers": state.coordinator.workers()})
+    ready = {"status": "ok", "database": "ok", "schema": "ok", "workers": state.coordinator.workers()}
+    return Document(ready | ({"read_only": True} if state.settings.read_only else {}))
 
 
 def _missing_parts(state: State) -> list[str]:
@@ -47,6 +48,12 @@ def _missing_parts(state: State) -> list[str]:
         state.store.check_schema()
     except EvalsvcError as error:
         missing.append(error.message)
+    if state.settings.read_only:
+        return missing
+    if state.coordinator.displaced():
+        missing.append("another service has taken over the database; stop this one")
+    if state.coordinator.draining():
+        missing.append("draining: it ends once what runs is stored, or EVALSVC_GRACE is over; what is posted is kept")
     if not state.coordinator.alive():
         missing.append("the coordinator hands nothing out any more; restart the service, its log says why")
     if not state.coordinator.workers():

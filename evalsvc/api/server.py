@@ -7,23 +7,34 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from evalsvc.api.app import create_app
 from evalsvc.api.browsers import is_loopback
 from evalsvc.api.connections import CONNECTIONS, PatientProtocol
+from evalsvc.api.state import State
 from evalsvc.config import Settings
+from evalsvc.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.errors import InternalError, InvalidRequest, PortInUse
-from evalsvc.store.session import make_data_folder, open_store
+from evalsvc.store.lock import CoordinatorLock
+from evalsvc.store.session import Store, make_data_folder, open_store
 from evalsvc.store.tokens import has_tokens
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5
 """How long requests that run may take when the service stops."""
+
+LOCK_PATIENCE = 3.0
+"""Seconds that a service which ended just now may take to let go of the database."""
 
 KEEP_ALIVE_SECONDS = 75
 """How long a connection may be idle. A client that asks again at the moment of its end gets an error in the place of an
@@ -36,40 +47,59 @@ def serve(
     """Serve until a signal; `announce` gets the address once the service answers.
 
     Raises:
-        PortInUse, DataDirectoryUnusable, DatabaseUnusable, SchemaVersionMismatch, InvalidSuite, InvalidRequest.
+        PortInUse, DataDirectoryUnusable, DatabaseUnusable, DatabaseInUse, SchemaVersionMismatch, InvalidSuite,
+        InvalidRequest.
     """
     check_certificate(settings)
     with listen(settings.host, settings.port) as listener:
         make_data_folder(settings.data_path)
-        store = open_store(settings.database, migrate)
-        try:
-            with store.reading() as session:
-                check_address(settings, has_tokens(session), insecure)
-        finally:
-            store.close()
-        app = create_app(settings, insecure=insecure)
-        config = uvicorn.Config(
-            app,
-            http=PatientProtocol,
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            ssl_certfile=settings.https_cert or None,
-            ssl_keyfile=settings.https_key or None,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        )
+        with _coordinator_lock(settings) as lock:
+            _check_database(settings, migrate, insecure)
+            app = create_app(settings, partial(Coordinator, lock=lock), insecure=insecure)
+            _run(settings, app, listener, announce)
 
-        def stop_streams() -> None:
-            # The server would wait for their ends.
-            app.state.followers.stop()
 
-        server = _Server(config, lambda: announce(_address(settings, listener)), stop_streams)
-        server.run(sockets=[listener])
-        if not server.started:
-            raise InternalError("the service could not start; its log above says why")
+@contextmanager
+def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
+    """Before the database is migrated: nobody else may be at work on it. None: this service only reads."""
+    if settings.read_only:
+        yield None
+        return
+    lock = CoordinatorLock(Store(settings.database).url)  # a store finds what is wrong with the address
+    lock.acquire(LOCK_PATIENCE)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _check_database(settings: Settings, migrate: bool, insecure: bool) -> None:
+    store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
+    try:
+        with store.reading() as session:
+            check_address(settings, has_tokens(session), insecure)
+    finally:
+        store.close()
+
+
+def _run(settings: Settings, app: FastAPI, listener: socket.socket, announce: Callable[[str], None]) -> None:
+    config = uvicorn.Config(
+        app,
+        http=PatientProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        ssl_certfile=settings.https_cert or None,
+        ssl_keyfile=settings.https_key or None,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+    server = _Server(config, app, lambda: announce(_address(settings, listener)))
+    server.run(sockets=[listener])
+    if not server.started:
+        raise InternalError("the service could not start; its log above says why")
 
 
 def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
@@ -140,12 +170,35 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says when it answers: before that, whoever waits for the address would find nothing there. And when it stops."""
+    """Says when it answers: before that, whoever waits for the address would find nothing there.
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_stopping: Callable[[], None]) -> None:
+    At the first signal it drains, and answers all the while; at the second it is gone at once, which loses nothing.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, on_started: Callable[[], None]) -> None:
         super().__init__(config)
+        self._app = app
         self._on_started = on_started
-        self._on_stopping = on_stopping
+        self._asked_to_end = False
+        self._drained_by = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._asked_to_end:
+            os._exit(128 + sig)
+        self._asked_to_end = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._asked_to_end and not self.should_exit:
+            self.should_exit = self._is_drained()
+        return await super().on_tick(counter)
+
+    def _is_drained(self) -> bool:
+        state: State = self._app.state.state
+        if not state.coordinator.draining():
+            log.warning("stopping once what runs is stored; a second signal stops at once")
+            self._drained_by = time.monotonic() + state.settings.grace + STOP_PATIENCE
+            state.coordinator.drain()
+        return not state.coordinator.alive() or time.monotonic() > self._drained_by
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -153,7 +206,8 @@ class _Server(uvicorn.Server):
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._on_stopping()
+        # It would wait for the ends of streams.
+        self._app.state.followers.stop()
         await super().shutdown(sockets)
 
 

@@ -12,9 +12,10 @@ from fastapi import Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from evalsvc.config import Settings
+from evalsvc.config import Settings, shown_url
 from evalsvc.coordinator import Coordinator
-from evalsvc.store.session import Store, database_unusable, is_outage
+from evalsvc.errors import DatabaseUnusable, ReadOnly
+from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, database_unusable, is_outage
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,29 @@ class State:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction of a request; DatabaseUnusable where the database does not answer."""
-        with self.lock, self._translating(), self.store.transaction() as session:
-            yield session
+        """A transaction of a request.
+
+        Raises:
+            DatabaseUnusable: the database does not answer, or others have been writing for too long.
+            ReadOnly: writing is for another service.
+        """
+        self._require_writer()
+        if not self.lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            # Behind one that waits for the database all others would take a thread each, until none is left for reads.
+            raise DatabaseUnusable(
+                f"the database {shown_url(self.store.url)} is busy with what others write; try again in a moment"
+            )
+        try:
+            with self._translating(), self.store.transaction() as session:
+                yield session
+        finally:
+            self.lock.release()
+
+    def _require_writer(self) -> None:
+        if self.settings.read_only:
+            raise ReadOnly("this service answers reads alone (--read-only); write to the other one of its database")
+        if self.coordinator.displaced():
+            raise ReadOnly("another service has taken over the database; write to that one, and stop this one")
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -60,6 +60,9 @@ def serve(
     tls_key: TlsKey = None,
     https_cert: Annotated[Path | None, typer.Option(help="Certificate: listen by https.")] = None,
     https_key: Annotated[Path | None, typer.Option(help="Private key of --https-cert.")] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Answer reads alone, beside the service that has the database.")
+    ] = False,
     migrate: Annotated[bool, typer.Option("--migrate", help="Bring an older database to this version first.")] = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on an address that others reach though there is no token.")
@@ -80,6 +83,7 @@ def serve(
         tls_key=text_of(tls_key),
         https_cert=text_of(https_cert),
         https_key=text_of(https_key),
+        read_only=1 if read_only else None,
     )
     drop_secrets()
     from evalsvc.api.server import serve as serve_settings

@@ -32,6 +32,15 @@ POOL = {"pool_size": 20, "max_overflow": 40}
 """Connections that are kept, and that may be added. As many requests run at once as the web server has threads, 40, and
 the coordinator and the spooler beside them: none ever waits for a connection. PostgreSQL allows 100 by default."""
 
+SILENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+"""libpq's parameters, in seconds, the last in ms; without them, requests would wait for minutes for a dead server."""
+
 NETWORK_FILE_SYSTEMS = (
     "nfs",
     "nfs4",
@@ -120,11 +129,14 @@ class Store:
         self.engine.dispose()
 
 
-def open_store(url: str, migrate: bool) -> Store:
-    """The store at `url`, ready: an empty database is set up, an older one is migrated only where `migrate` is set."""
+def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
+    """The store at `url`, ready: an empty database is set up, an older one is migrated only where `migrate` is set.
+
+    `read_only`: neither is done.
+    """
     store = Store(url)
     try:
-        if migrate or store.schema_version() is None:
+        if not read_only and (migrate or store.schema_version() is None):
             store.migrate()
         store.check_schema()
     except BaseException:
@@ -161,7 +173,8 @@ def _create_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, **POOL)
+            arguments = connect_arguments(url)
+            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=arguments, **POOL)
     except (ArgumentError, ImportError):
         raise DatabaseUnusable(
             f"EVALSVC_DATABASE_URL ({shown_url(url)}) is no database URL; use sqlite:////folder/file.db or "
@@ -177,6 +190,12 @@ def _create_engine(url: str) -> Engine:
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """For connections to a server: one that falls silent is noticed within seconds; what the URL says comes first."""
+    query = make_url(url).query
+    return {name: value for name, value in SILENCE.items() if name not in query}
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -269,7 +269,10 @@ class Shard(Base):
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of the newest attempt: the fence that keeps a late result of an older one out."""
     strikes: Mapped[int] = mapped_column(default=0)
-    """Attempts that killed their worker or overran the deadline. A lost service or scheduler does not count."""
+    """Attempts that killed their worker, overran the deadline, or failed by what may pass. A lost service or scheduler
+    does not count."""
+    not_before: Mapped[datetime | None]
+    """When it may be tried again, where it waits after a strike."""
     payload: Mapped[dict[str, Any] | None]
     units: Mapped[int | None]
     """Units of work that it did, once it succeeded."""
@@ -294,6 +297,19 @@ class Attempt(Base):
     """succeeded | failed | cancelled | worker_died | deadline_exceeded | lost (service or scheduler went away)."""
 
     shard: Mapped[Shard] = relationship(back_populates="attempts")
+
+
+class Term(Base):
+    """Whose the database is: one row, with the newest coordinator that has begun."""
+
+    __tablename__ = "terms"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    """Grows with every coordinator that begins; an older one stores nothing any more."""
+    holder: Mapped[str] = mapped_column(String(256))
+    """In words, for messages: which process on which host."""
+    since: Mapped[datetime]
 
 
 class Artifact(Base):

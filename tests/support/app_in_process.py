@@ -58,6 +58,9 @@ class InlineCoordinator(Coordinator):
     def alive(self) -> bool:
         return self.living
 
+    def displaced(self) -> bool:
+        return False
+
     def draining(self) -> bool:
         return self.leaving
 

@@ -63,7 +63,7 @@ class ServiceProcess:
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=60)
             self.process = None
 
     def request(self, method: str, path: str, **options: Any) -> Any:

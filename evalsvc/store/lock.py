@@ -1,0 +1,233 @@
+"""One coordinator per database: which process may hand out its shards and store their results.
+
+The lock is a session's in PostgreSQL, and a file's beside SQLite: it is gone with the process that holds it, however
+that ends. Whoever gets it begins a term, a number in the database, and every transaction of a coordinator looks whether
+its term is still the newest one. So a process that lost the lock without knowing stores nothing once another has it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Connection, create_engine, make_url, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from evalsvc.config import shown_url
+from evalsvc.errors import DatabaseInUse
+from evalsvc.store.session import Store, connect_arguments, database_unusable
+from evalsvc.store.tables import Term, now
+
+log = logging.getLogger(__name__)
+
+KEY = int.from_bytes(b"evalsvc", "big")
+"""Of the advisory lock, which PostgreSQL keeps apart for each database."""
+
+POLL = 0.1
+"""Seconds between two tries to get the lock."""
+
+
+class _Lock(Protocol):
+    def try_acquire(self) -> bool: ...
+
+    def is_held(self) -> bool: ...
+
+    def release(self) -> None: ...
+
+
+class CoordinatorLock:
+    """The lock and the term of one process. Used by one thread at a time, but for `fence`'s transactions."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        parsed = make_url(url)
+        self._lock: _Lock
+        if parsed.get_backend_name() != "sqlite":
+            self._lock = _SessionLock(url)
+        else:
+            self._lock = _FileLock(Path(parsed.database).resolve() if parsed.database else None)
+        self._term: int | None = None
+
+    def acquire(self, patience: float = 0.0) -> None:
+        """Get the lock, for which a process that just ended may need `patience` seconds.
+
+        Raises:
+            DatabaseInUse: another process has it; the message says which.
+            DatabaseUnusable: the database does not answer.
+        """
+        deadline = time.monotonic() + patience
+        while not self._lock.try_acquire():
+            if time.monotonic() >= deadline:
+                raise DatabaseInUse(
+                    f"the database {shown_url(self._url)} is served by another evalsvc{self._holder()}; stop that one, "
+                    "or start this one with --read-only, beside it"
+                )
+            time.sleep(POLL)
+
+    def is_held(self) -> bool:
+        """Whether the lock is still this process's; one that was lost has to be acquired anew."""
+        if not self._lock.is_held():
+            self._term = None
+            return False
+        return True
+
+    def has_term(self) -> bool:
+        return self._term is not None
+
+    def begin_term(self, store: Store) -> None:
+        """With the lock held: from now on, whoever had it before stores nothing any more."""
+        with store.transaction() as session:
+            row = session.scalar(select(Term).with_for_update())
+            if row is None:
+                session.add(row := Term(id=1, number=0))
+            row.number, row.holder, row.since = row.number + 1, _who(), now()
+            number = row.number
+        self._term = number
+
+    def fence(self, store: Store) -> Store:
+        """The store, with transactions that raise DatabaseInUse unless this process's term is the newest one."""
+        return _FencedStore(store, self)
+
+    def require_term(self, session: Session) -> None:
+        # The row's lock lets no other term begin before this transaction has ended.
+        newest = session.scalar(select(Term.number).with_for_update(read=True))
+        if self._term is None or newest != self._term:
+            self._term = None
+            raise DatabaseInUse(
+                f"the database {shown_url(self._url)} is not this process's any more: it lost the lock{self._holder()}"
+            )
+
+    def release(self) -> None:
+        self._term = None
+        self._lock.release()
+
+    def _holder(self) -> str:
+        """Who began the newest term, for a message; empty where the database does not say."""
+        store = Store(self._url)
+        try:
+            with store.reading() as session:
+                row = session.scalar(select(Term))
+                return "" if row is None else f" ({row.holder}, since {row.since:%Y-%m-%d %H:%M} UTC)"
+        except SQLAlchemyError:
+            return ""  # of another schema version
+        finally:
+            store.close()
+
+
+class _FencedStore(Store):
+    def __init__(self, store: Store, lock: CoordinatorLock) -> None:
+        self.url = store.url
+        self.engine = store.engine
+        self._lock = lock
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with super().transaction() as session:
+            self._lock.require_term(session)
+            yield session
+
+
+class _FileLock:
+    """A lock on a file beside the database, and never on the database: closing that would drop SQLite's own locks."""
+
+    def __init__(self, database: Path | None) -> None:
+        """None: a database in memory, which no other process reaches."""
+        self._path = None if database is None else database.with_name(database.name + ".lock")
+        self._file: int | None = None
+
+    def try_acquire(self) -> bool:
+        if self._path is None or self.is_held():
+            return True
+        self.release()
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._file = file
+        return self.is_held()
+
+    def is_held(self) -> bool:
+        """Not when somebody removed the file: the next one that is made there can be locked too."""
+        if self._path is None:
+            return True
+        if self._file is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class _SessionLock:
+    """An advisory lock of a connection that is used for nothing else."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        # Without a transaction, which would be open for as long as the service lives.
+        self._engine = create_engine(
+            url,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+            connect_args=connect_arguments(url) | {"application_name": f"evalsvc coordinator, {_who()}"[:63]},
+        )
+        self._connection: Connection | None = None
+
+    def try_acquire(self) -> bool:
+        if self.is_held():
+            return True
+        try:
+            connection: Connection | None = self._engine.connect()
+        except SQLAlchemyError as error:
+            raise database_unusable(self._url, error) from None
+        try:
+            # The server, too, must notice a machine that fell silent, or nobody could take over for hours.
+            assert connection is not None
+            for setting, value in (("idle", 10), ("interval", 5), ("count", 3)):
+                connection.exec_driver_sql(f"SET tcp_keepalives_{setting} = {value}")
+            if connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({KEY})").scalar():
+                self._connection, connection = connection, None
+        except SQLAlchemyError as error:
+            raise database_unusable(self._url, error) from None
+        finally:
+            if connection is not None:
+                connection.close()
+        return self._connection is not None
+
+    def is_held(self) -> bool:
+        """The lock is gone with its connection, and only with that."""
+        if self._connection is None:
+            return False
+        try:
+            self._connection.exec_driver_sql("SELECT 1")
+        except SQLAlchemyError as error:
+            log.warning("the lock of the coordinator is lost: %s", database_unusable(self._url, error))
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+
+def _who() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
