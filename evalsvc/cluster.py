@@ -58,7 +58,7 @@ DASK_SETTINGS = {
     "distributed.logging": {"distributed": "error"},
 }
 
-OutcomeKind: TypeAlias = Literal["result", "error", "worker_died", "lost"]
+OutcomeKind: TypeAlias = Literal["result", "error", "cancelled", "worker_died", "lost"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Outcome:
 
     key: str
     kind: OutcomeKind
-    """`error`: it raised, or could not be imported there; `lost`: cancelled, or the scheduler went away."""
+    """`error`: it raised, or could not be imported there; `cancelled`: it was asked to stop, and did; `lost`: the
+    scheduler went away."""
     value: Any = None
     """The result, or the message of the error."""
 
@@ -161,7 +162,12 @@ class Cluster:
             self._client.run(os.kill, process, signal.SIGKILL, workers=[address], nanny=True, on_error="return")
 
     def _done(self, future: Future) -> None:
-        self._on_outcome(_outcome(future))
+        try:
+            outcome = _outcome(future)
+        except Exception:  # the scheduler went away while it was asked; without an outcome the call would never end
+            log.exception("what became of %s cannot be told", future.key)
+            outcome = Outcome(future.key, "lost")
+        self._on_outcome(outcome)
 
     def _progress(self, event: tuple[float, dict[str, Any]]) -> None:
         _time, message = event
@@ -324,6 +330,8 @@ def _outcome(future: Future) -> Outcome:
         error = future.exception(timeout=30)
         if isinstance(error, KilledWorker):
             return Outcome(future.key, "worker_died")
+        if isinstance(error, Cancelled):
+            return Outcome(future.key, "cancelled")
         return Outcome(future.key, "error", f"{type(error).__name__}: {error}")
     return Outcome(future.key, "lost")
 

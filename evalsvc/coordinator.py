@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from evalsvc.artifacts import keep_content
+from evalsvc.artifacts import drop_orphans, keep_content
 from evalsvc.cluster import Cluster, Outcome
 from evalsvc.config import Settings
 from evalsvc.duty import Duty
@@ -61,6 +61,9 @@ which have shorter limits of their own."""
 STOP_PATIENCE = 15.0
 """Seconds beyond the grace that `stop` waits for a round to end."""
 
+KILL_AGAIN = 2.0
+"""Seconds after which a shard that overran its deadline and is still there is killed once more."""
+
 
 @dataclass(frozen=True)
 class LiveTask:
@@ -79,6 +82,7 @@ class _InFlight:
     done: int = 0
     cancelled_at: float | None = None
     overran: bool = False
+    killed_at: float | None = None
     lost: list[OutputFile] = field(default_factory=list)
     """Outputs of other shards that it was to get and that cannot be read."""
 
@@ -339,6 +343,8 @@ class Coordinator:
             return shards.finish(session, assignment, ShardResult(error=error))
         if item.lost:
             return shards.run_again(session, assignment, item.lost, self._loss_error(item.lost[0]), limit)
+        if outcome.kind == "cancelled":
+            return shards.give_up(session, assignment, "cancelled", None, limit)
         if item.cancelled_at is not None or outcome.kind == "lost":
             return shards.give_up(session, assignment, "lost", None, limit)
         if item.overran:
@@ -411,7 +417,9 @@ class Coordinator:
             return
         with self._store.reading() as session:
             outputs, items = shards.named_outputs(session), shards.named_items(session)
+            artifacts = shards.named_artifacts(session)
         swept = sweep_outputs(self._settings.outputs_path, outputs) + sweep_items(self._settings.items_path, items)
+        swept += drop_orphans(self._settings.artifacts_path, artifacts)
         if swept:
             log.info("%d files that nothing names were removed", swept)
         self._swept = True
@@ -454,10 +462,15 @@ class Coordinator:
 
     def _stop_overdue(self) -> None:
         for key, item in self._in_flight.items():
-            if not item.overran and time.monotonic() - item.started > self._settings.shard_deadline:
+            if time.monotonic() - (item.killed_at or item.started) < (
+                KILL_AGAIN if item.overran else self._settings.shard_deadline
+            ):
+                continue
+            if not item.overran:
                 log.warning("%s ran longer than %s s and is stopped", key, self._settings.shard_deadline)
-                item.overran = True
-                self._cluster.kill(key)
+            # Again and again: as long as it has not begun, nobody knows which process to kill.
+            item.overran, item.killed_at = True, time.monotonic()
+            self._cluster.kill(key)
 
     def _requeue_astray(self) -> None:
         """Shards that run in the database and not here: of a service that was killed, or of a lost answer."""

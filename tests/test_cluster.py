@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from distributed import Client
+from distributed import Client, Future
 
 from evalsvc.cluster import Cluster, Outcome, device_list, run_worker, worker_environment
 from evalsvc.config import Settings
@@ -79,8 +79,26 @@ def test_a_cancelled_call_stops_at_its_next_report(cluster: Watched) -> None:
     cluster.wait_for_progress("long")
     begun = time.monotonic()
     cluster.cancel("long")
-    assert cluster.outcome() == Outcome("long", "error", "Cancelled: the evaluation was cancelled")
+    assert cluster.outcome() == Outcome("long", "cancelled")
     assert time.monotonic() - begun < 2
+
+
+def test_a_call_that_is_cancelled_before_it_begins_is_no_error(cluster: Watched) -> None:
+    """Its evaluation, retried meanwhile, failed with `internal_error: Cancelled`."""
+    cluster.cancel("early")
+    cluster.submit("early", "cluster_jobs:count", {"steps": 1000})
+    assert cluster.outcome() == Outcome("early", "cancelled")
+
+
+def test_a_call_always_has_an_outcome(cluster: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its scheduler could not be asked how it ended, its shard was in flight for ever."""
+
+    def unreachable(future: Future) -> Outcome:
+        raise OSError("the connection broke")
+
+    monkeypatch.setattr("evalsvc.cluster._outcome", unreachable)
+    cluster.submit("unasked", "cluster_jobs:count", {"steps": 1})
+    assert cluster.outcome() == Outcome("unasked", "lost")
 
 
 def test_a_call_goes_on_when_it_cannot_ask_whether_it_is_cancelled(cluster: Watched) -> None:

@@ -4,12 +4,15 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from queue_steps import submission
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from evalsvc.artifacts import artifact_path
 from evalsvc.checkpoints import identify
@@ -195,6 +198,71 @@ def test_what_is_cancelled_makes_room_whether_it_listens_or_not_and_can_be_retri
     assert wait(store, polite).state == "succeeded"
     with store.reading() as session:
         assert find_evaluation(session, deaf).state == "cancelled"
+
+
+class UnansweredStore(Store):
+    """Its connection breaks at a commit that `breaks_at` chooses: it is carried out, and nobody is told."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.broken: list[str] = []
+        self.breaks_at: Callable[[Shard], bool] = lambda shard: False
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with super().transaction() as session:
+            yield session
+            found = [shard for shard in session.scalars(select(Shard)) if self.breaks_at(shard)]
+        if found:
+            self.breaks_at = lambda shard: False
+            self.broken.append(found[0].stage)
+            raise OperationalError("COMMIT", {}, Exception("the connection broke"))
+
+
+@pytest.mark.parametrize("state", ["running", "succeeded"])
+def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(
+    tmp_path: Path, checkpoint_file: Path, state: str
+) -> None:
+    """At a hand-out the shard was `running` for ever, with nobody to run it; at a result, the file with its output was
+    removed as one that came too late, and the shard ran again."""
+    store = UnansweredStore(f"sqlite:///{tmp_path / 'evalsvc.db'}")
+    store.migrate()
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path), devices="cpu,cpu", grace=1.0))
+    store.breaks_at = lambda shard: shard.stage == "run" and shard.index == 1 and shard.state == state
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=2, size=200_000))
+    coordinator.start()
+    try:
+        assert wait(store, evaluation).state == "succeeded"
+    finally:
+        coordinator.stop()
+    assert store.broken == ["run"]
+    assert set(steps_done(tmp_path).values()) == {1}
+    with store.reading() as session:
+        outcomes = Counter(session.scalars(select(Attempt.outcome)))
+        assert outcomes == ({"succeeded": 6, "lost": 1} if state == "running" else {"succeeded": 6})
+        assert set(session.scalars(select(Shard.strikes))) == {0}
+    store.close()
+
+
+def test_a_shard_that_is_retried_while_it_stops_runs_again(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    """The old attempt takes its worker's place until it has stopped, and its end must not end the shard."""
+    coordinator = coordinate(devices="cpu", grace=20.0)
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=3, seconds=1.5))
+    coordinator.wake()
+    wait_until(store, lambda session: begun(tmp_path))
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    wait_until(store, lambda _: any(item.cancelled_at for item in coordinator._in_flight.values()))
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    coordinator.wake()
+    assert wait(store, evaluation).state == "succeeded"
+    assert steps_done(tmp_path)["0", "2"] == 1
+    with store.reading() as session:
+        outcomes = session.scalars(select(Attempt.outcome).join(Shard).where(Shard.stage == "run")).all()
+        assert outcomes == ["cancelled", "succeeded"]
 
 
 def test_a_shard_that_overruns_its_deadline_is_stopped_and_tried_again(

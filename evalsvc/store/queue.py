@@ -92,8 +92,9 @@ def finish(session: Session, assignment: Assignment, result: ShardResult) -> boo
     if result.error is not None:
         cancelled = result.error.code == "cancelled"
         _close_attempt(session, shard, "cancelled" if cancelled else "failed")
-        shard.state = "cancelled" if cancelled else "failed"
-        shard.error = result.error.to_json()
+        # Who retries what was cancelled may be faster than the attempt that was told to stop.
+        shard.state = _waiting(task) if cancelled else "failed"
+        shard.error = None if shard.state == "queued" else result.error.to_json()
         if not cancelled and shard.stage != "look":
             fail_task(task, result.error)
     else:
@@ -116,23 +117,21 @@ def give_up(
     """Put a shard whose attempt ended without a result back into the queue.
 
     Args:
-        outcome: `lost` (the service or the scheduler went away), `worker_died` or `deadline_exceeded`.
+        outcome: `lost` (the service or the scheduler went away), `cancelled`, `worker_died` or `deadline_exceeded`.
         error: what to fail its task with once it has been struck `max_attempts` times; None never strikes.
     """
     shard = _fenced(session, assignment)
     if shard is None:
         return False
     _close_attempt(session, shard, outcome)
-    shard.state = "queued"
+    shard.state = _waiting(shard.task)
     if error is not None:
         shard.strikes += 1
-        if shard.strikes >= max_attempts:
+        if shard.strikes >= max_attempts and shard.state == "queued":
             shard.state = "failed"
             shard.error = error.to_json()
             if shard.stage != "look":
                 fail_task(shard.task, error)
-    if shard.task.state == "cancelled":
-        shard.state = "cancelled"
     session.flush()
     advance(session, shard.task)
     return True
@@ -159,7 +158,7 @@ def run_again(
     session.execute(delete(Attempt).where(Attempt.shard_id == reader.id))
     session.execute(delete(Shard).where(Shard.id == reader.id))
     for shard in session.scalars(select(Shard).where(Shard.id.in_([file.shard for file in lost]))):
-        shard.state = "cancelled" if task.state == "cancelled" else "queued"
+        shard.state = _waiting(task)
         shard.output, shard.units = None, None
         shard.strikes += 1
         if shard.strikes >= max_attempts:
@@ -187,6 +186,11 @@ def named_items(session: Session) -> set[str]:
     return set(session.scalars(select(Task.items_sha256).where(Task.items_sha256.is_not(None))))
 
 
+def named_artifacts(session: Session) -> set[str]:
+    """The digests of the artifacts; all other files beside them are orphans."""
+    return set(session.scalars(select(Artifact.sha256).distinct()))
+
+
 def requeue_running(session: Session, held: Mapping[int, int]) -> int:
     """Queue again, uncharged, what runs in the database and nowhere else. Returns how many.
 
@@ -197,7 +201,7 @@ def requeue_running(session: Session, held: Mapping[int, int]) -> int:
     lost = [shard for shard in running if held.get(shard.id) != shard.attempt]
     for shard in lost:
         _close_attempt(session, shard, "lost")
-        shard.state = "cancelled" if shard.task.state == "cancelled" else "queued"
+        shard.state = _waiting(shard.task)
     return len(lost)
 
 
@@ -376,6 +380,11 @@ def _fenced(session: Session, assignment: Assignment) -> Shard | None:
 def _is_stored(session: Session, assignment: Assignment) -> bool:
     attempt = session.get(Attempt, (assignment.shard_id, assignment.attempt))
     return attempt is not None and attempt.outcome == "succeeded"
+
+
+def _waiting(task: Task) -> str:
+    """The state of a shard that is to be tried again, if anybody still wants it."""
+    return "cancelled" if task.state == "cancelled" else "queued"
 
 
 def _close_attempt(session: Session, shard: Shard, outcome: str) -> None:

@@ -147,13 +147,18 @@ def profile_metrics(
 def profile_artifacts(profile: Profile, grid: Grid | None, more: Mapping[str, Any]) -> list[Artifact]:
     """The profile as JSON in columns, a group each, and the grid of losses to look at. `more` stands beside it."""
     groups = {group: _columns(bins, exact=group != "image_cell") for group, bins in profile.items()}
-    content = {"version": 1, "unit": "nats/token", "grid": grid, **more, **groups}
+    content = {"version": 1, "unit": "nats/token", "grid": grid, **_in_order(more), **groups}
     details = {"groups": list(groups), "grid": grid}
     text = json.dumps(content, allow_nan=False).encode()
     found = [Artifact("loss_profile", "loss_profile.json", "application/json", text, details)]
     if grid is not None and "image_cell" in profile:
         found.append(_loss_map([None if one is None else one.loss.value for one in profile["image_cell"]], grid))
     return found
+
+
+def _in_order(value: Any) -> Any:
+    """With sorted keys: a plan that was in PostgreSQL has them in another order, and the digest is to be the same."""
+    return {key: _in_order(value[key]) for key in sorted(value)} if isinstance(value, Mapping) else value
 
 
 def _columns(bins: Sequence[Bin | None], exact: bool) -> dict[str, list[Any]]:

@@ -87,6 +87,28 @@ def test_a_late_result_of_an_older_attempt_is_not_stored(store: Store) -> None:
         assert session.get_one(Shard, new.shard_id).attempt == new.attempt
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_what_is_retried_before_it_has_stopped_runs_again(store: Store, early: bool) -> None:
+    """The attempt that had been told to stop left its shard cancelled in an evaluation that ran: it never ended."""
+    evaluation, [run, other] = begin(store)
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    if early:  # it was told before it had begun
+        with store.transaction() as session:
+            give_up(session, run, "cancelled", None, max_attempts=3)
+    else:
+        store_result(store, run, ShardResult(error=ShardError("cancelled", "the evaluation was cancelled")))
+    again = next_shard(store)
+    assert again is not None
+    assert (again.shard_id, again.attempt) == (run.shard_id, 2)
+    for assignment in (again, other):
+        assert store_result(store, assignment, DONE) is True
+    evaluate_whole(store, metric(1.5))
+    assert state(store, evaluation) == "succeeded"
+
+
 def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(store: Store) -> None:
     poisoned, [poison, innocent] = begin(store)
     [other] = enter(store, submission(50), suite())
