@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 from evalsvc.errors import ArtifactNotWritten
 
 log = logging.getLogger(__name__)
+
+DROPPED_AT_ONCE = 200
+"""Contents that are looked up and removed together: whoever stores a result waits for that."""
 
 PARTIAL = ".partial"
 """Ends the name of a file that is being written."""
@@ -39,6 +43,11 @@ class Artifact:
             "content": self.content,
             "details": dict(self.details),
         }
+
+
+naming = threading.Lock()
+"""Held between writing a content and naming it in the database, and while what nothing names is removed: a content that
+was there already, and is about to be named again, must not go away in between."""
 
 
 def artifact_path(folder: Path, sha256: str) -> Path:
@@ -87,15 +96,37 @@ def write_whole(target: Path, content: bytes) -> None:
         raise
 
 
+def drop_contents(folder: Path, digests: Collection[str], named: Callable[[Collection[str]], Collection[str]]) -> int:
+    """Remove those of these contents that nothing names, as `named` says of some of them. Returns the bytes."""
+    freed = 0
+    rest = sorted(digests)
+    for start in range(0, len(rest), DROPPED_AT_ONCE):
+        piece = rest[start : start + DROPPED_AT_ONCE]
+        with naming:
+            kept = named(piece)
+            for path in (artifact_path(folder, sha256) for sha256 in piece if sha256 not in kept):
+                freed += _remove(path)
+    return freed
+
+
+def _remove(path: Path) -> int:
+    """Remove a file; its bytes. What cannot be removed is swept at a later start; no result is lost over it."""
+    try:
+        size = path.lstat().st_size
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error)
+        return 0
+    return size
+
+
 def drop_orphans(folder: Path, named: Collection[str]) -> int:
     """Remove every content whose digest is not among `named`, and parts of contents. Returns how many."""
     orphans = [path for path in folder.glob("??/*") if path.name not in named and _is_ours(path)]
     for path in orphans:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            # It is swept at a later start; no result is lost over it.
-            log.warning("%s cannot be removed: %s", path, error)
+        _remove(path)
     return len(orphans)
 
 

@@ -237,6 +237,14 @@ class Client:
     def run(self, run: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/runs/{_part(run)}")
 
+    def rename_run(self, run: str, name: str) -> dict[str, Any]:
+        """Give a run another name, wherever it is named."""
+        return self._ask("PATCH", f"/v1/runs/{_part(run)}", {"name": name})
+
+    def delete_run(self, run: str, *, cancel: bool = False) -> dict[str, Any]:
+        """Delete a run with all that came of it, for good; `cancel`: also where evaluations wait or run."""
+        return self._ask("DELETE", f"/v1/runs/{_part(run)}", query=_query(confirm=run, cancel=cancel))
+
     def plan(self, run: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/runs/{_part(run)}/plan")
 

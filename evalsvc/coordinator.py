@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from evalsvc.artifacts import drop_orphans, keep_content
+from evalsvc.artifacts import drop_orphans, keep_content, naming
 from evalsvc.cluster import Cluster, Outcome
 from evalsvc.config import Settings
 from evalsvc.duty import Duty
@@ -315,9 +315,10 @@ class Coordinator:
         if item is None:
             return
         try:
-            outcome = self._keep(item.assignment, outcome)
-            with self._store.transaction() as session:
-                stored = self._settle(session, item, outcome)
+            with naming:
+                outcome = self._keep(item.assignment, outcome)
+                with self._store.transaction() as session:
+                    stored = self._settle(session, item, outcome)
         except Exception as error:
             if _may_pass(error):
                 raise  # the outcome is stored when the database is back

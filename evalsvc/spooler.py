@@ -93,7 +93,9 @@ class Spooler:
         try:
             with self._store.transaction() as session:
                 state = "ready" if error is None else "failed"
-                session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state=state))
+                stated = update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state=state)
+                if session.execute(stated).rowcount == 0:  # type: ignore[attr-defined] # its run was deleted meanwhile
+                    discard(self.path(checkpoint).parent)
                 if error is not None:
                     fail_checkpoint(session, checkpoint.id, error)
         except Exception as problem:  # in a thread that nobody looks at: its checkpoint would wait for ever

@@ -40,6 +40,8 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/artifacts/{artifact_id}"): "read",
     ("GET", "/v1/runs"): "read",
     ("GET", "/v1/runs/{run}"): "read",
+    ("PATCH", "/v1/runs/{run}"): "admin",
+    ("DELETE", "/v1/runs/{run}"): "admin",
     ("GET", "/v1/runs/{run}/plan"): "read",
     ("PUT", "/v1/runs/{run}/plan"): "submit",
     ("PUT", "/v1/runs/{run}/base"): "submit",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.schemas import MAX_STEP, BaseInput, Name, PlanInput
-from evalsvc.api.state import CurrentState
+from evalsvc.api.schemas import MAX_STEP, BaseInput, Name, PlanInput, RunInput
+from evalsvc.api.state import CurrentState, State
 from evalsvc.api.suites import find_suite
-from evalsvc.checkpoints import spool_path, verify
+from evalsvc.artifacts import drop_contents
+from evalsvc.checkpoints import discard, spool_path, verify
+from evalsvc.errors import InvalidRequest
+from evalsvc.outputs import drop_outputs
 from evalsvc.store.base import base_view, name_base
+from evalsvc.store.deletion import Deleted, delete_run
 from evalsvc.store.history import read_protocol
-from evalsvc.store.queue import checkpoint_reference
+from evalsvc.store.queue import checkpoint_reference, named_artifacts, named_items
+from evalsvc.store.renaming import rename_run
 from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.submission import find_run, get_or_create_run
 from evalsvc.store.views import plan_view, run_view, runs_view
@@ -22,6 +28,15 @@ from evalsvc.store.views import plan_view, run_view, runs_view
 router = APIRouter(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
 _PLAN = {"suites": [{"suite": "loss", "every": 500, "first": None, "last": None}], "when_behind": "newest"}
+
+_DELETED = {
+    "run": "t2i-1b-broken",
+    "checkpoints": 9,
+    "evaluations": 18,
+    "values": 180,
+    "artifacts": 27,
+    "freed_bytes": 40_213_000,
+}
 
 _BASE = {"run": "text-1b", "step": 240_000, "variant": "raw", "named": True, "checkpoint": 3}
 
@@ -77,6 +92,61 @@ def list_runs(state: CurrentState) -> Document:
 def get_run(run: Name, state: CurrentState) -> Document:
     with state.reading() as session:
         return Document(run_view(session, find_run(session, run)))
+
+
+@router.patch(
+    "/runs/{run}",
+    summary="Give a run another name",
+    description="Wherever it is named: in its history, in the expressions of virtual checkpoints, and as the base of "
+    "other runs. Nothing is measured again.",
+    responses=example(200, "The run under its new name.", {"name": "t2i-1b-second", "checkpoints": []}),
+)
+def patch_run(run: Name, body: RunInput, state: CurrentState) -> Document:
+    with state.writing() as session:
+        content = run_view(session, rename_run(session, run, body.name))
+    return Document(content)
+
+
+@router.delete(
+    "/runs/{run}",
+    summary="Delete a run with all that came of it",
+    description="Its checkpoints, evaluations, history, artifacts and spooled files; the files that were posted stay "
+    "where they are. There is no way back. Evaluations that wait or run are in the way unless `cancel` is true, and so "
+    "are other runs whose base or virtual checkpoints need it.",
+    responses=example(200, "How much is gone.", _DELETED),
+)
+def delete_run_(
+    run: Name,
+    state: CurrentState,
+    confirm: Annotated[str, Query(description="The run's name once more.")],
+    cancel: Annotated[bool, Query(description="Also where evaluations wait or run; they are stopped.")] = False,
+) -> Document:
+    if confirm != run:
+        raise InvalidRequest(f"confirm is {confirm[:160]!r} and the run is {run!r}; give confirm={run} to delete it")
+    with state.writing() as session:
+        deleted = delete_run(session, run, cancel)
+    state.coordinator.wake()  # attempts that run are told to stop
+    return Document({**deleted.to_json(), "freed_bytes": _drop_files(deleted, state)})
+
+
+def _drop_files(deleted: Deleted, state: State) -> int:
+    """Remove what only the deleted run needed. What is left by a service that dies meanwhile is swept at its start."""
+    settings = state.settings
+
+    def still_named_artifacts(digests: Collection[str]) -> Collection[str]:
+        with state.reading() as session:
+            return named_artifacts(session, digests)
+
+    def still_named_items(digests: Collection[str]) -> Collection[str]:
+        with state.reading() as session:
+            return named_items(session, digests)
+
+    for checkpoint, path in deleted.spooled:
+        discard(spool_path(settings.data_path, checkpoint, path).parent)
+    for task in deleted.tasks:
+        drop_outputs(settings.outputs_path, task)
+    freed = drop_contents(settings.artifacts_path, deleted.artifact_contents, still_named_artifacts)
+    return freed + drop_contents(settings.items_path, deleted.item_contents, still_named_items)
 
 
 @router.get("/runs/{run}/plan", summary="A run's plan", responses=example(200, "The plan.", _PLAN))

@@ -161,6 +161,13 @@ class PlanInput(Input):
     """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
 
 
+class RunInput(Input):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "t2i-1b-second"}]})
+
+    name: Name
+    """What the run is called from now on."""
+
+
 class BaseInput(Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "text-1b", "step": 240_000}]})
 

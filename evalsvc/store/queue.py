@@ -6,12 +6,12 @@ a restart, after a retry. A result is stored only by the attempt that is current
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from evalsvc.checkpoints import CheckpointRef, Identity, Virtual
@@ -181,14 +181,16 @@ def named_outputs(session: Session) -> set[OutputFile]:
     return {output for output in rows if isinstance(output, OutputFile)}
 
 
-def named_items(session: Session) -> set[str]:
-    """The digests of the files that hold results per item; all other files are orphans."""
-    return set(session.scalars(select(Task.items_sha256).where(Task.items_sha256.is_not(None))))
+def named_artifacts(session: Session, digests: Collection[str] | None = None) -> set[str]:
+    """The digests, of all or of these contents, that artifacts have; nobody needs the others."""
+    query = select(Artifact.sha256).distinct()
+    return set(session.scalars(query if digests is None else query.where(Artifact.sha256.in_(digests))))
 
 
-def named_artifacts(session: Session) -> set[str]:
-    """The digests of the artifacts; all other files beside them are orphans."""
-    return set(session.scalars(select(Artifact.sha256).distinct()))
+def named_items(session: Session, digests: Collection[str] | None = None) -> set[str]:
+    """The digests of the files, of all or of these, that hold results per item; all others are orphans."""
+    named = Task.items_sha256.is_not(None) if digests is None else Task.items_sha256.in_(digests)
+    return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}
 
 
 def requeue_running(session: Session, held: Mapping[int, int]) -> int:
@@ -301,14 +303,16 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
 
 
 def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
-    """Which of these shards should stop: their evaluation was cancelled, or a look showed that they are not needed."""
-    rows = session.scalars(
+    """Which of these shards should stop: their evaluation was cancelled, a look showed that they are not needed, or
+    their run was deleted."""
+    ids = set(shard_ids)
+    wanted = (
         select(Shard.id)
         .join(Task)
         .join(Evaluation)
-        .where(Shard.id.in_(shard_ids), or_(Evaluation.state == "cancelled", Shard.state == "skipped"))
+        .where(Shard.id.in_(ids), Evaluation.state != "cancelled", Shard.state != "skipped")
     )
-    return set(rows)
+    return ids - set(session.scalars(wanted))
 
 
 def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
@@ -346,7 +350,9 @@ def _record_digests(session: Session, checkpoint: Checkpoint, provenance: Mappin
         record_digest(session, checkpoint.id, sha256)
     found = provenance.get("parents_sha256", {})
     for parent in checkpoint.parents if found else ():
-        record_digest(session, parent.id, found[str(step_of(parent))])
+        # Where its run was renamed meanwhile, it is under the old name; the next worker finds it.
+        if sha256 := found.get(str(step_of(parent))):
+            record_digest(session, parent.id, sha256)
 
 
 def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest:

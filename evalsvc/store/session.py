@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersionMismatch
 from evalsvc.store.events import note_events
+from evalsvc.store.ids import start_beyond_floors
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -57,9 +58,10 @@ NETWORK_FILE_SYSTEMS = (
 
 
 class _WritingSession(Session):
-    """Writes down what followers of evaluations are told, whichever of the store's functions changes a state."""
+    """Gives no id twice, and writes down what followers of evaluations are told, whichever function changes a state."""
 
 
+event.listen(_WritingSession, "before_flush", start_beyond_floors)
 event.listen(_WritingSession, "after_flush", note_events)
 
 

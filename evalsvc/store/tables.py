@@ -392,6 +392,15 @@ class MetricValue(Base):
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
 
 
+class IdFloor(Base):
+    """Of a table on SQLite: ids up to this one were given, whether or not what had them is still there; see `ids`."""
+
+    __tablename__ = "id_floors"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[int]
+
+
 class Token(Base):
     """What lets a request in. A revoked one stays, so that its holder can be told and the service stays closed."""
 

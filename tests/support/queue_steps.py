@@ -10,6 +10,7 @@ from evalsvc.shard import ShardResult
 from evalsvc.store.queue import Assignment, finish, take
 from evalsvc.store.session import Store
 from evalsvc.store.submission import Submission, submit
+from evalsvc.store.virtual import resolve_expression
 from evalsvc.suite import Suite, TaskSpec
 
 
@@ -35,6 +36,15 @@ def enter(store: Store, posted: Submission, *suites: Suite) -> list[int]:
     with store.transaction() as session:
         submitted = submit(session, posted, suites, find=lambda name: suite(name))
         return [evaluation.id for evaluation in submitted.evaluations]
+
+
+def enter_virtual(store: Store, run: str, text: str, **fields: Any) -> list[int]:
+    """Submit an expression as step 9 of a run, to be evaluated; the ids of the evaluations."""
+    with store.reading() as session:
+        parents = [parent.id for parent in resolve_expression(session, text).parents]
+    return enter(
+        store, submission(9, run=run, uri=text, path=text, identity=Identity(0, 0), parents=parents, **fields), suite()
+    )
 
 
 def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any) -> MetricValue:
