@@ -1,9 +1,9 @@
-# The words of the house: demo, serve, check, test, bench. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, soak, bench. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo serve check test bench clean
+.PHONY: demo serve check test soak bench clean
 
 demo: $(VENV)/worker
 	$(BIN)/evalsvc assets pull inception
@@ -20,6 +20,10 @@ check: $(VENV)/all
 # One thread a process: what a test computes is small, and two that spin for the same core are many times slower.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Random faults for a quarter of an hour: on both databases, with workers of the service's own and with a scheduler.
+soak: $(VENV)/all
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/soak.py $(SOAK)
 
 bench: $(VENV)/all
 	$(BIN)/python benchmarks/loss.py
