@@ -352,6 +352,18 @@ class Client:
         artifacts: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{_part(run)}/artifacts", query=query)["artifacts"]
         return artifacts
 
+    def retention(self, run: str) -> dict[str, Any]:
+        """Which artifacts of a run are kept: `{"keep": {"last", "every", "days", "best"} or None, "from"}`."""
+        return self._ask("GET", f"/v1/runs/{_part(run)}/retention")
+
+    def put_retention(self, run: str, keep: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Say which artifacts of a run are kept; None: those that the service's own rule keeps."""
+        return self._ask("PUT", f"/v1/runs/{_part(run)}/retention", {"keep": None if keep is None else dict(keep)})
+
+    def prune(self, run: str | None = None, *, dry_run: bool = False) -> dict[str, Any]:
+        """Prune artifacts by the rules, of all runs or of one: `{"artifacts", "bytes", "freed_bytes", "runs"}`."""
+        return self._ask("POST", "/v1/artifacts/prune", query=_query(run=run, dry_run=dry_run))
+
     def protocol(self, protocol: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/protocols/{_part(protocol)}")
 

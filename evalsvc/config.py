@@ -68,6 +68,7 @@ class Settings:
     tls_ca: str = _setting("", "Certificate authority file for --scheduler and `worker`")
     tls_cert: str = _setting("", "Certificate file for --scheduler and `worker`")
     tls_key: str = _setting("", "Private key file for --scheduler and `worker`")
+    retention: str = _setting("", 'Which artifacts of a run are kept, e.g. {"last": 10, "every": 1000} [all of them]')
     worker_ttl: float = _setting(120.0, "Seconds of silence after which a worker is given up")
     shard_deadline: float = _setting(7200.0, "Seconds after which a running shard is stopped and tried again")
     max_attempts: int = _setting(3, "How often a shard that kills its worker or overruns its deadline is tried")

@@ -33,6 +33,7 @@ from evalsvc.outputs import (
     read_output,
     sweep_outputs,
 )
+from evalsvc.pruner import PRUNE_EVERY, prune
 from evalsvc.shard import ShardError, ShardRequest, ShardResult
 from evalsvc.spooler import Spooler
 from evalsvc.store import queue as shards
@@ -120,6 +121,7 @@ class Coordinator:
         self._astray = threading.Event()
         self._astray.set()
         self._swept = False
+        self._prune_at = time.monotonic() + PRUNE_EVERY
         self._stopping = threading.Event()
         self._disconnected_since: float | None = -LOST_AFTER
         self._round_at = time.monotonic()
@@ -212,6 +214,7 @@ class Coordinator:
             duty("copy and release checkpoints", self._poll_spooler),
             duty("hand out shards", self._hand_out),
             duty("remove files that nothing names", self._sweep),
+            duty("prune artifacts", self._prune),
         ]
 
     def _last_duties(self) -> list[Duty]:
@@ -424,6 +427,15 @@ class Coordinator:
         if swept:
             log.info("%d files that nothing names were removed", swept)
         self._swept = True
+
+    def _prune(self) -> None:
+        """From time to time; not at once, so that a rule that was given by mistake can be taken back."""
+        if time.monotonic() < self._prune_at:
+            return
+        self._prune_at = time.monotonic() + PRUNE_EVERY
+        pruned = prune(self._settings, self._store.transaction, self._store.reading)
+        if pruned["artifacts"]:
+            log.info("%d artifacts were pruned, %d bytes freed", pruned["artifacts"], pruned["freed_bytes"])
 
     def _count(self, item: _InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id

@@ -45,6 +45,7 @@ EvalsvcError
     ├── MissingPackage               missing_package        with the install command
     ├── AssetMissing                 asset_missing          weights that were not pulled, or cannot be had
     ├── AssetCorrupt                 asset_corrupt          what was fetched or found is not what it should be
+    ├── ArtifactPruned               artifact_pruned        by the rule of its run
     ├── ItemsLost                    items_lost             the file of a task's results per item is gone or damaged
     ├── NotReady                     not_ready              the service answers, but a part of it is missing
     └── ServiceUnreachable           service_unreachable    what the client says
@@ -261,6 +262,10 @@ class AssetMissing(ServiceError):
 
 class AssetCorrupt(ServiceError):
     code = "asset_corrupt"
+
+
+class ArtifactPruned(ServiceError):
+    code = "artifact_pruned"
 
 
 class ItemsLost(ServiceError):

@@ -30,8 +30,9 @@ PARTS = {
     "store": {"ground"},
     "cluster": {"ground"},
     "spooler": {"ground", "store"},
-    "coordinator": {"ground", "store", "cluster", "spooler"},
-    "api": {"ground", "store", "cluster", "coordinator", "compare", "difference_curves", "result", "metrics"},
+    "pruner": {"ground", "store"},
+    "coordinator": {"ground", "store", "cluster", "spooler", "pruner"},
+    "api": {"ground", "store", "cluster", "coordinator", "pruner", "compare", "difference_curves", "result", "metrics"},
     "web": {"ground", "store", "cluster", "coordinator", "api"},
     "client": {"ground"},
     "doctor": {"ground", "store", "cluster", *STAGES},
@@ -208,7 +209,7 @@ def test_the_service_starts_and_checks_suites_without_torch() -> None:
     """It runs on machines that have no GPU and no torch; its workers are other processes."""
     shown = ("cli", "client", "gate", "compare", "difference_curves", "result", "result_source", "layout_doctor")
     own = (*shown, "watch", "data")
-    parts = ("api", "web", "coordinator", "cluster", "store", "spooler", *own)
+    parts = ("api", "web", "coordinator", "cluster", "store", "spooler", "pruner", *own)
     run_blocked(WORKER_PACKAGES, [*modules_of(*parts), "evalsvc.layout", "evalsvc.model_config"], CHECK_SUITES)
 
 

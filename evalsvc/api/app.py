@@ -32,6 +32,7 @@ from evalsvc.api.errors import add_handlers
 from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.coordinator import Coordinator
+from evalsvc.retention import parse_retention
 from evalsvc.store.session import Store, open_store
 from evalsvc.suite import suite_files
 
@@ -53,8 +54,10 @@ def create_app(
 
     Raises:
         InvalidSuite: the folder of the suites does not exist.
+        InvalidRequest: EVALSVC_RETENTION is no rule.
     """
     suite_files(settings.suites_path)
+    parse_retention(settings.retention)
     app = FastAPI(
         title="evalsvc",
         version=__version__,

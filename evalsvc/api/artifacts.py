@@ -10,12 +10,15 @@ from fastapi.responses import FileResponse
 
 from evalsvc.api.document import Document, example
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.schemas import MAX_STEP, Id, Name
+from evalsvc.api.schemas import MAX_STEP, Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
 from evalsvc.artifacts import artifact_path
-from evalsvc.errors import UnknownName
+from evalsvc.errors import ArtifactPruned, UnknownName
+from evalsvc.pruner import prune
+from evalsvc.retention import parse_retention
 from evalsvc.store.queue import find_evaluation
-from evalsvc.store.submission import find_run
+from evalsvc.store.retention import retention_view
+from evalsvc.store.submission import find_run, get_or_create_run
 from evalsvc.store.tables import Artifact
 from evalsvc.store.views import evaluation_artifacts, run_artifacts
 
@@ -41,8 +44,20 @@ _EXAMPLE = {
             "size": 40213,
             "sha256": "9f86d0…",
             "details": {"guidance_scale": 1.0, "seed": 0},
+            "pruned_at": None,
         }
     ]
+}
+
+
+_RETENTION = {"run": "t2i-1b-pretrained", "keep": {"last": 10, "every": 1000, "best": "coco/fid"}, "from": "run"}
+
+_PRUNED = {
+    "artifacts": 120,
+    "bytes": 40_213_000,
+    "freed_bytes": 38_000_000,
+    "runs": {"t2i-1b-pretrained": 120},
+    "dry_run": False,
 }
 
 
@@ -73,6 +88,45 @@ def list_run_artifacts(
 
 
 @router.get(
+    "/runs/{run}/retention",
+    summary="Which artifacts of a run are kept",
+    responses=example(200, "The rule, and whose it is: the run's own, or the service's.", _RETENTION),
+)
+def get_retention(run: Name, state: CurrentState) -> Document:
+    with state.reading() as session:
+        return Document(retention_view(find_run(session, run), parse_retention(state.settings.retention)))
+
+
+@router.put(
+    "/runs/{run}/retention",
+    summary="Say which artifacts of a run are kept",
+    description="What any part of the rule keeps is kept; the others are pruned within the hour, or at once by "
+    "`POST /v1/artifacts/prune`. Without `keep`, the rule is the service's own (`EVALSVC_RETENTION`). Metrics and "
+    "results per item always stay.",
+    responses=example(200, "The rule.", _RETENTION),
+)
+def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> Document:
+    with state.writing() as session:
+        row = get_or_create_run(session, run)
+        row.retention = None if body.keep is None else body.keep.model_dump(exclude_none=True)
+        return Document(retention_view(row, parse_retention(state.settings.retention)))
+
+
+@router.post(
+    "/artifacts/prune",
+    summary="Prune artifacts by the rules now",
+    description="The service does it by itself every hour. A content that several artifacts have goes with the last.",
+    responses=example(200, "How much was, or would be, pruned.", _PRUNED),
+)
+def post_prune(
+    state: CurrentState,
+    run: Annotated[Name | None, Query(description="Only of this run.")] = None,
+    dry_run: Annotated[bool, Query(description="Only say what would be pruned.")] = False,
+) -> Document:
+    return Document(prune(state.settings, state.writing, state.reading, run=run, dry_run=dry_run))
+
+
+@router.get(
     "/artifacts/{artifact_id}", summary="The content of an artifact", response_model=None, response_class=FileResponse
 )
 def get_artifact(artifact_id: Id, state: CurrentState) -> FileResponse:
@@ -80,6 +134,12 @@ def get_artifact(artifact_id: Id, state: CurrentState) -> FileResponse:
         artifact = session.get(Artifact, artifact_id)
         if artifact is None:
             raise UnknownName(f"there is no artifact {artifact_id}; GET /v1/runs/{{run}}/artifacts lists a run's")
+        if artifact.pruned_at is not None:
+            raise ArtifactPruned(
+                f"artifact {artifact_id} ({artifact.name} of evaluation {artifact.task.evaluation_id}) was pruned at "
+                f"{artifact.pruned_at:%Y-%m-%d %H:%M} UTC by the rule of its run; evaluate the checkpoint again by "
+                "POST /v1/evaluations, and keep more by PUT /v1/runs/{run}/retention"
+            )
     folder = state.settings.artifacts_path
     path = artifact_path(folder, artifact.sha256)
     # A link in the place of a content would have any file of this machine read.

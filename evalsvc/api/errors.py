@@ -56,6 +56,7 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.MissingPackage: 503,
     errors.AssetMissing: 503,
     errors.AssetCorrupt: 503,
+    errors.ArtifactPruned: 410,
     errors.ItemsLost: 410,
     errors.NotReady: 503,
     errors.ServiceUnreachable: 503,

@@ -168,6 +168,32 @@ class RunInput(Input):
     """What the run is called from now on."""
 
 
+class Keep(Input):
+    last: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)] | None = None
+    """So many steps, the highest that have artifacts."""
+    every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEP)] | None = None
+    """Steps that are multiples of this."""
+    days: Annotated[float, Field(strict=True, gt=0, le=36_500)] | None = None
+    """What was evaluated in so many days."""
+    best: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """The steps at which this metric is best, in each of its series; as long as it has no values, all is kept."""
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Keep:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("it keeps nothing; give one of last, every, days, best")
+        return self
+
+
+class RetentionInput(Input):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"keep": {"last": 10, "every": 1000, "best": "coco/fid"}}]}
+    )
+
+    keep: Keep | None
+    """What is kept; null: what the service's own rule says."""
+
+
 class BaseInput(Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "text-1b", "step": 240_000}]})
 

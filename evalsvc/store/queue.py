@@ -182,8 +182,8 @@ def named_outputs(session: Session) -> set[OutputFile]:
 
 
 def named_artifacts(session: Session, digests: Collection[str] | None = None) -> set[str]:
-    """The digests, of all or of these contents, that artifacts have; nobody needs the others."""
-    query = select(Artifact.sha256).distinct()
+    """The digests, of all or of these contents, that artifacts have which were not pruned; nobody needs the others."""
+    query = select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).distinct()
     return set(session.scalars(query if digests is None else query.where(Artifact.sha256.in_(digests))))
 
 

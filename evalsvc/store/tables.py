@@ -109,6 +109,8 @@ class Run(Base):
     """`{"suites": [{"suite", "every", "first", "last"}], "when_behind": "all" | "newest"}`."""
     base: Mapped[dict[str, Any] | None]
     """`{"run", "step", "variant"}`: what its checkpoints are compared with; None: its own step 0."""
+    retention: Mapped[dict[str, Any] | None]
+    """Which artifacts are kept, see `retention.Retention`; None: as the service's own rule says."""
     history_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Grows with every transaction that changes what reading its history gives; see `history.touch_history`."""
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -326,6 +328,8 @@ class Artifact(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     details: Mapped[dict[str, Any]]
+    pruned_at: Mapped[datetime | None]
+    """Since then its content is gone, by the run's rule, unless another artifact has the same."""
 
     task: Mapped[Task] = relationship()
 

@@ -124,6 +124,7 @@ def artifact_view(artifact: Artifact) -> dict[str, Any]:
         "size": artifact.size,
         "sha256": artifact.sha256,
         "details": artifact.details,
+        "pruned_at": _time(artifact.pruned_at),
     }
 
 
