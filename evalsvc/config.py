@@ -71,7 +71,9 @@ class Settings:
     retention: str = _setting("", 'Which artifacts of a run are kept, e.g. {"last": 10, "every": 1000} [all of them]')
     worker_ttl: float = _setting(120.0, "Seconds of silence after which a worker is given up")
     shard_deadline: float = _setting(7200.0, "Seconds after which a running shard is stopped and tried again")
-    max_attempts: int = _setting(3, "How often a shard that kills its worker or overruns its deadline is tried")
+    max_attempts: int = _setting(
+        3, "How often a shard is tried that kills its worker, overruns its deadline, or fails by what may pass"
+    )
     read_only: int = _setting(0, "With 1, `serve` answers reads alone, beside the service that has the database")
     grace: float = _setting(10.0, "Seconds that running shards get when they are cancelled or the service stops")
 

@@ -341,7 +341,7 @@ class Coordinator:
         """Store what came of an attempt; False where it is not the current one any more."""
         assignment, limit = item.assignment, self._settings.max_attempts
         if outcome.kind == "result":
-            return shards.finish(session, assignment, outcome.value)
+            return shards.finish(session, assignment, outcome.value, limit)
         if outcome.kind == "error":
             error = ShardError(InternalError.code, f"{outcome.value}; the worker's log has the details")
             return shards.finish(session, assignment, ShardResult(error=error))

@@ -62,6 +62,8 @@ from typing import ClassVar
 
 class EvalsvcError(Exception):
     code: ClassVar[str] = "error"
+    transient: ClassVar[bool] = False
+    """Whether it may pass by itself: a shard that fails by it is tried again later."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -194,10 +196,12 @@ class DataChanged(EvaluationError):
 
 class OutOfMemory(EvaluationError):
     code = "out_of_memory"
+    transient = True  # others may use the same card
 
 
 class ArtifactNotWritten(EvaluationError):
     code = "artifact_not_written"
+    transient = True
 
 
 class WorkerDied(EvaluationError):
@@ -246,6 +250,7 @@ class SchemaVersionMismatch(ServiceError):
 
 class SourceUnreachable(ServiceError):
     code = "source_unreachable"
+    transient = True
 
 
 class CacheFull(ServiceError):
@@ -278,6 +283,11 @@ class NotReady(ServiceError):
 
 class ServiceUnreachable(ServiceError):
     code = "service_unreachable"
+
+
+def is_transient(code: str) -> bool:
+    """Whether the error of this code may pass by itself."""
+    return any(error.code == code and error.transient for error in leaves())
 
 
 def leaves(root: type[EvalsvcError] = EvalsvcError) -> list[type[EvalsvcError]]:

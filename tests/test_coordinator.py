@@ -322,13 +322,13 @@ def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "artifacts").write_text("in the way")
-    coordinator = coordinate(devices="cpu")
+    coordinator = coordinate(devices="cpu", max_attempts=2)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=1, leaves=True))
     coordinator.wake()
     failed = wait(store, evaluation)
     assert failed.error is not None
     assert failed.error["code"] == "artifact_not_written"
-    assert "make room there, then retry the evaluation" in failed.error["message"]
+    assert "make room there, then retry the evaluation (tried 2 times)" in failed.error["message"]
     with store.reading() as session:
         assert read_history(session, "run-a")["series"] == []
     (tmp_path / "artifacts").unlink()
@@ -352,7 +352,7 @@ def test_large_outputs_are_files_until_they_are_merged(
 ) -> None:
     """Where they cannot be written, the shards fail, and nothing of them is in the history."""
     (tmp_path / "outputs").write_text("in the way")
-    coordinator = coordinate(devices="cpu")
+    coordinator = coordinate(devices="cpu", max_attempts=1)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2, steps=1, seconds=0.5, size=200_000))
     coordinator.wake()
     failed = wait(store, evaluation)

@@ -26,6 +26,11 @@ def test_every_error_code_is_named(code: str) -> None:
     assert f"`{code}`" in README
 
 
+def test_what_is_tried_again_is_what_may_pass() -> None:
+    [named] = re.findall(r"^Some may pass: ([^.]*)", README, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", named)) == {error.code for error in leaves() if error.transient}
+
+
 @pytest.mark.parametrize("name", [*suite_files(None), *catalog.COMPONENTS["tasks"]])
 def test_every_suite_and_task_is_named(name: str) -> None:
     assert f"`{name}`" in README

@@ -15,12 +15,13 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from evalsvc.checkpoints import CheckpointRef, Identity, Virtual
-from evalsvc.errors import UnknownName, WrongState
+from evalsvc.errors import UnknownName, WrongState, is_transient
 from evalsvc.expression_parser import parse_expression
 from evalsvc.items import pack_items
 from evalsvc.looks import Until, stop_note
 from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
+from evalsvc.store.back_off import is_due, wait_until
 from evalsvc.store.base import awaiting_parents, find_base, runs_awaiting_base
 from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task, now
@@ -55,6 +56,7 @@ def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment 
         .join(Checkpoint)
         .where(
             Shard.state == "queued",
+            is_due(),
             Task.state.in_(("queued", "running")),
             Checkpoint.spool_state.is_distinct_from("copying"),
             Checkpoint.id.not_in(awaiting_parents()),
@@ -80,10 +82,11 @@ def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment 
     return Assignment(evaluation.id, task.id, shard.id, shard.attempt, request)
 
 
-def finish(session: Session, assignment: Assignment, result: ShardResult) -> bool:
+def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:
     """Store what an attempt brought back, with all that follows; False (and nothing stored) if it is too late.
 
-    What is stored already, by a transaction whose answer was lost, is not stored again, and True.
+    What is stored already, by a transaction whose answer was lost, is not stored again, and True. A shard that failed
+    by what may pass waits for a while and is tried again, `max_attempts` times in all.
     """
     shard = _fenced(session, assignment)
     if shard is None:
@@ -92,14 +95,18 @@ def finish(session: Session, assignment: Assignment, result: ShardResult) -> boo
     if result.error is not None:
         cancelled = result.error.code == "cancelled"
         _close_attempt(session, shard, "cancelled" if cancelled else "failed")
-        # Who retries what was cancelled may be faster than the attempt that was told to stop.
-        shard.state = _waiting(task) if cancelled else "failed"
-        shard.error = None if shard.state == "queued" else result.error.to_json()
-        if not cancelled and shard.stage != "look":
-            fail_task(task, result.error)
+        if cancelled:
+            # Who retries what was cancelled may be faster than the attempt that was told to stop.
+            shard.state = _waiting(task)
+            shard.error = None if shard.state == "queued" else result.error.to_json()
+        elif is_transient(result.error.code):
+            _strike(shard, result.error, max_attempts, tried_before=shard.strikes)
+            shard.not_before = wait_until(shard.strikes)
+        else:
+            _fail(shard, result.error)
     else:
         _close_attempt(session, shard, "succeeded")
-        shard.state = "succeeded"
+        shard.state, shard.not_before = "succeeded", None
         shard.output = result.output
         shard.error = None
         if shard.stage == "run":
@@ -126,15 +133,28 @@ def give_up(
     _close_attempt(session, shard, outcome)
     shard.state = _waiting(shard.task)
     if error is not None:
-        shard.strikes += 1
-        if shard.strikes >= max_attempts and shard.state == "queued":
-            shard.state = "failed"
-            shard.error = error.to_json()
-            if shard.stage != "look":
-                fail_task(shard.task, error)
+        _strike(shard, error, max_attempts)
+        # A worker that dies is most often not the shard's fault: the first time, nobody waits.
+        shard.not_before = wait_until(shard.strikes - 1) if shard.strikes > 1 else None
     session.flush()
     advance(session, shard.task)
     return True
+
+
+def _strike(shard: Shard, error: ShardError, max_attempts: int, tried_before: int = 0) -> None:
+    """Queue it again, or fail it by the last of its tries."""
+    shard.strikes += 1
+    shard.state, shard.error = _waiting(shard.task), error.to_json()
+    if shard.strikes >= max_attempts and shard.state == "queued":
+        often = f" (tried {shard.strikes} times)" if tried_before else ""
+        _fail(shard, replace(error, message=error.message + often))
+
+
+def _fail(shard: Shard, error: ShardError) -> None:
+    """One look less is no failure of its task."""
+    shard.state, shard.error = "failed", error.to_json()
+    if shard.stage != "look":
+        fail_task(shard.task, error)
 
 
 def run_again(
@@ -296,7 +316,7 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
         task.state, task.error = "queued", None
         for shard in task.shards:
             if shard.state in ("failed", "cancelled"):
-                shard.state, shard.error, shard.strikes = "queued", None, 0
+                shard.state, shard.error, shard.strikes, shard.not_before = "queued", None, 0, None
         session.flush()
         advance(session, task)
     return evaluation

@@ -10,6 +10,7 @@ from evalsvc.checkpoints import Identity
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardResult
+from evalsvc.store import back_off
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import (
     Assignment,
@@ -109,7 +110,10 @@ def test_what_is_retried_before_it_has_stopped_runs_again(store: Store, early: b
     assert state(store, evaluation) == "succeeded"
 
 
-def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(store: Store) -> None:
+def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(back_off, "FIRST", 0.0)
     poisoned, [poison, innocent] = begin(store)
     [other] = enter(store, submission(50), suite())
     current: Assignment | None = poison
