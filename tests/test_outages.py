@@ -1,0 +1,243 @@
+"""The database goes away in the middle of an evaluation: what users see meanwhile, and that nothing is lost over it.
+
+TESTS_LONG=1 lets outages last as long as in earnest.
+"""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from postgresql_server import PostgresqlServer
+from service_process import ServiceProcess
+
+CHECKPOINT = Path(__file__).parent / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
+
+OUTAGE = 30.0 if os.environ.get("TESTS_LONG") else 6.0
+"""Seconds that PostgreSQL is away."""
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
+    """Starts services, which are stopped at the end of the test."""
+    started: list[ServiceProcess] = []
+
+    def start(*options: str, data_dir: Path = tmp_path / "service") -> ServiceProcess:
+        service = ServiceProcess(data_dir, "--devices", "cpu", *options)
+        started.append(service)
+        return service.start()
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresqlServer]:
+    with PostgresqlServer() as server:
+        yield server
+
+
+def begin(service: ServiceProcess, log: Path, **parameters: Any) -> int:
+    """Post a checkpoint, and wait until its first step has begun."""
+    service.put_suite("steps", {"kind": "steps", "log": str(log), **parameters})
+    [evaluation] = service.post("run", 1, CHECKPOINT, ["steps"])
+    wait_for(lambda: log.exists() and log.read_text() != "")
+    return evaluation
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def steps_of(log: Path) -> Counter[str]:
+    return Counter(" ".join(line.split()[:2]) for line in log.read_text().splitlines())
+
+
+def is_unusable(response: httpx.Response, *words: str) -> None:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    document = response.json()
+    assert (response.status_code, document["code"]) == (503, "database_unusable"), document
+    for word in ("the database ", "cannot be used: ", *words):
+        assert word in document["detail"], document["detail"]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_postgresql_goes_away_and_comes_back(
+    serve: Callable[..., ServiceProcess], server: PostgresqlServer, tmp_path: Path, end: str
+) -> None:
+    """The results of the workers wait for it, and none of them works for nothing."""
+    engine = sa.create_engine(server.url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    engine.dispose()
+    service, log = serve("--database-url", server.url), tmp_path / "steps.log"
+    evaluation = begin(service, log, shards=4, steps=10, size=100_000)
+    getattr(server, end)()
+    try:
+        away_until = time.monotonic() + OUTAGE
+        body = {"run": "run", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"]}
+        while time.monotonic() < away_until:
+            is_unusable(httpx.get(f"{service.url}/v1/evaluations/{evaluation}", timeout=30))
+            is_unusable(httpx.post(f"{service.url}/v1/checkpoints", json=body, timeout=30))
+            ready = httpx.get(f"{service.url}/readyz", timeout=30)
+            assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
+            assert httpx.get(f"{service.url}/healthz", timeout=30).status_code == 200
+            time.sleep(0.5)
+    finally:
+        server.start()
+    wait_for(lambda: httpx.get(f"{service.url}/readyz", timeout=30).status_code == 200)
+    [posted] = service.post("run", 2, CHECKPOINT, ["steps"])
+    for number in (evaluation, posted):
+        done = service.wait(number)
+        assert done["state"] == "succeeded", done
+        assert done["tasks"][0]["shards"]["attempts"] == done["tasks"][0]["shards"]["total"] == 4
+    assert set(steps_of(log).values()) == {2}, "each step once by each evaluation"
+    assert service.history("run") == {("steps/total", 1): 40, ("steps/total", 2): 40}
+    assert "Traceback" not in service.log.read_text()
+    service.stop()
+
+
+@pytest.mark.timeout(400)
+def test_another_writer_holds_sqlite_for_longer_than_a_request_waits(
+    serve: Callable[..., ServiceProcess], tmp_path: Path
+) -> None:
+    """Requests that write wait, and say so in the end; those that read go on, and so does the coordinator."""
+    service, log = serve(), tmp_path / "steps.log"
+    evaluation = begin(service, log, shards=3, steps=4, seconds=0.5)
+    other = sqlite3.connect(service.data_dir / "evalsvc.db", isolation_level=None, timeout=60)
+    other.execute("BEGIN IMMEDIATE")
+    url, body = f"{service.url}/v1/checkpoints", {"run": "run", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"]}
+    with ThreadPoolExecutor(50) as pool:
+        posts = [pool.submit(httpx.post, url, json=body, timeout=90) for _ in range(50)]
+        begun = time.monotonic()
+        while time.monotonic() < begun + 13:
+            assert service.evaluation(evaluation)["state"] == "running"
+            time.sleep(0.5)
+        other.execute("ROLLBACK")
+        other.close()
+        answers = [post.result() for post in posts]
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert {answer.json()["code"] for answer in refused} == {"database_unusable"}
+    details = " ".join(answer.json()["detail"] for answer in refused)
+    assert "cannot be used: database is locked" in details or "is busy with what others write" in details
+    assert {answer.status_code for answer in answers} <= {200, 201, 503}
+    [posted] = service.post("run", 2, CHECKPOINT, ["steps"])
+    for number in (evaluation, posted):
+        assert service.wait(number)["state"] == "succeeded"
+    assert set(steps_of(log).values()) == {2}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], Path]]:
+    """Mounts file systems of a given size, which only root can.
+
+    Where TESTS_REQUIRE names `tmpfs`, a test that needs it fails without it.
+    """
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: str) -> Path:
+        folder.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            reason = f"needs to mount a tmpfs: {done.stderr.strip()}"
+            if "tmpfs" in os.environ.get("TESTS_REQUIRE", "").split(","):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room that there is; the file that has it."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        for size in (65_536, 4_096):
+            try:
+                while stream.write(b"x" * size) == size:
+                    pass
+            except OSError:
+                continue
+    return filler
+
+
+@pytest.mark.timeout(400)
+def test_a_full_disk_of_artifacts_is_waited_for_and_then_named(
+    small_disk: Callable[[Path, str], Path],
+    serve: Callable[..., ServiceProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EVALSVC_MAX_ATTEMPTS", "2")
+    artifacts = small_disk(tmp_path / "service" / "artifacts", "256k")
+    service, log = serve(), tmp_path / "steps.log"
+    first = begin(service, log, shards=1, steps=2, leaves=True)
+    assert service.wait(first)["state"] == "succeeded"
+    before = service.history("run")
+    filler = fill(artifacts)
+    [second] = service.post("run", 2, CHECKPOINT, ["steps"])
+    failed = service.wait(second)
+    assert failed["error"]["code"] == "artifact_not_written"
+    message = failed["error"]["message"]
+    assert message.startswith("an artifact of "), message
+    assert message.endswith(
+        f"cannot be written to {artifacts}: no space left on device; make room there, then retry the evaluation "
+        "(tried 2 times)"
+    )
+    assert service.history("run") == before
+    assert list(artifacts.rglob("*.partial")) == []
+    filler.unlink()
+    service.request("POST", f"/v1/evaluations/{second}/retry")
+    assert service.wait(second)["state"] == "succeeded"
+    assert service.history("run") == before | {("steps/total", 2): 2}
+    assert set(steps_of(log).values()) == {2}, "only the merge was tried again"
+
+
+@pytest.mark.timeout(400)
+def test_sqlite_on_a_full_disk_refuses_clearly_and_stays_sound(
+    small_disk: Callable[[Path, str], Path], serve: Callable[..., ServiceProcess], tmp_path: Path
+) -> None:
+    folder, log = small_disk(tmp_path / "data", "16m"), tmp_path / "steps.log"
+    service = serve("--data-dir", str(folder))
+    evaluation = begin(service, log, shards=3, steps=8, size=60_000)
+    filler = fill(folder)
+    bodies = [
+        {"run": f"run-{index}", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"], "tags": {"x": "y" * 60_000}}
+        for index in range(10)
+    ]
+    answers = [httpx.post(f"{service.url}/v1/checkpoints", json=body, timeout=60) for body in bodies]
+    is_unusable(answers[-1], "database or disk is full")
+    kept = [body["run"] for body, answer in zip(bodies, answers, strict=True) if answer.is_success]
+    assert service.evaluation(evaluation)["state"] == "running"
+    time.sleep(2)
+    filler.unlink()
+    assert service.wait(evaluation)["state"] == "succeeded"
+    assert set(steps_of(log)) == {f"{shard} {step}" for shard in range(3) for step in range(8)}
+    runs = [run["name"] for run in service.request("GET", "/v1/runs")["runs"]]
+    assert sorted(runs) == sorted(["run", *kept]), "what was answered is there, and what was refused is not"
+    assert service.process is not None
+    service.process.send_signal(signal.SIGKILL)
+    service.process.wait()
+    service.process = None
+    with sqlite3.connect(folder / "evalsvc.db") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
