@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from evalsvc.outputs import (
     read_output,
     sweep_outputs,
 )
+from evalsvc.placement import Placement
 from evalsvc.pruner import PRUNE_EVERY, prune
 from evalsvc.shard import ShardError, ShardRequest, ShardResult
 from evalsvc.spooler import Spooler
@@ -111,6 +112,7 @@ class Coordinator:
         self._settings = settings
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._cluster = Cluster(settings, self._note_progress, self._outcomes.put)
+        self._placement = Placement()
         self._spooler = Spooler(self._store, settings, self.wake)
         self._lock = threading.Lock()
         self._in_flight: dict[str, _InFlight] = {}
@@ -287,16 +289,19 @@ class Coordinator:
     def _hand_out(self) -> None:
         if self._stopping.is_set():
             return
-        for _ in range(self._cluster.slots() - len(self._in_flight)):
-            assignment = self._take()
+        free = self._cluster.free()
+        while free:
+            assignment = self._take(free)
             if assignment is None:
                 return
+            worker = self._placement.choose(free, assignment)
+            free.remove(worker)
             with self._lock:
                 self._in_flight[assignment.key] = item = _InFlight(assignment)
                 if assignment.request.stage == "run":
                     self._rates.setdefault(assignment.task_id, _Rate())
             try:
-                self._cluster.submit(assignment.key, RUN_SHARD, self._with_outputs(item))
+                self._cluster.submit(assignment.key, RUN_SHARD, self._with_outputs(item), worker)
             except OutputLost as error:
                 log.warning("%s cannot be handed out, its outputs are made again: %s", assignment.key, error)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
@@ -304,10 +309,11 @@ class Coordinator:
                 log.exception("%s could not be handed out", assignment.key)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
 
-    def _take(self) -> Assignment | None:
+    def _take(self, free: Sequence[str]) -> Assignment | None:
+        standing = self._placement.standing(free, (item.assignment for item in self._in_flight.values()))
         try:
             with self._store.transaction() as session:
-                return shards.take(session, self._spooler.path)
+                return shards.take(session, self._spooler.path, standing)
         except Exception:
             # The database may have committed it and its answer may be lost: then a shard runs that nobody has.
             self._astray.set()
@@ -353,7 +359,7 @@ class Coordinator:
             return shards.give_up(session, assignment, "lost", None, limit)
         if item.overran:
             return shards.give_up(session, assignment, "deadline_exceeded", self._deadline_error(), limit)
-        return shards.give_up(session, assignment, "worker_died", self._death_error(), limit)
+        return shards.give_up(session, assignment, "worker_died", self._death_error(outcome.cause), limit)
 
     def _keep(self, assignment: Assignment, outcome: Outcome) -> Outcome:
         """The outcome with what is large in it in files of the data folder, before a transaction names them."""
@@ -501,11 +507,12 @@ class Coordinator:
             if item := self._in_flight.get(key):
                 item.done = done
 
-    def _death_error(self) -> ShardError:
+    def _death_error(self, cause: str) -> ShardError:
+        how = f"the last time, {cause}" if cause else "killed, out of memory, or crashed"
         return ShardError(
             WorkerDied.code,
-            f"the worker process died while it ran this shard, {self._settings.max_attempts} times (killed, out of "
-            "memory, or crashed); look at the machine's log, lower EVALSVC_BATCH_TOKENS, then retry the evaluation",
+            f"the worker process died while it ran this shard, {self._settings.max_attempts} times ({how}); look at "
+            "the machine's log, lower EVALSVC_BATCH_TOKENS, then retry the evaluation",
         )
 
     def _deadline_error(self) -> ShardError:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.assets import ASSETS, locate_asset
-from evalsvc.cluster import device_list
 from evalsvc.config import Settings
+from evalsvc.devices import device_list
 from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, MissingPackage, UnknownName
 from evalsvc.store.session import Store
 from evalsvc.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files

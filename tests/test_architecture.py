@@ -28,10 +28,15 @@ PARTS = {
     "tasks": {"ground", *STAGES},
     "runner": {"ground", *STAGES, "tasks"},
     "store": {"ground"},
-    "cluster": {"ground"},
+    "dask_settings": {"ground"},
+    "worker": {"ground"},
+    "supervisor": {"ground", "dask_settings", "worker"},
+    "scheduler": {"ground", "dask_settings"},
+    "cluster": {"ground", "dask_settings", "worker"},
+    "placement": {"ground", "store"},
     "spooler": {"ground", "store"},
     "pruner": {"ground", "store"},
-    "coordinator": {"ground", "store", "cluster", "spooler", "pruner"},
+    "coordinator": {"ground", "store", "cluster", "placement", "spooler", "pruner"},
     "api": {"ground", "store", "cluster", "coordinator", "pruner", "compare", "difference_curves", "result", "metrics"},
     "web": {"ground", "store", "cluster", "coordinator", "api"},
     "client": {"ground"},
@@ -47,6 +52,8 @@ PARTS = {
     "demo": {"ground", "client", "store", "cluster", "coordinator", "api", "runner"},
     "cli": {
         "ground",
+        "supervisor",
+        "scheduler",
         "store",
         "cluster",
         "coordinator",
@@ -228,8 +235,8 @@ def test_a_blocked_package_is_noticed() -> None:
 def test_settings_are_read_in_one_place() -> None:
     """Two readers of one variable drift apart, and `--help` shows only one of them."""
     readers = {str(file.relative_to(PACKAGE)) for file in FILES if {"environ", "getenv"} & names_in(file)}
-    # cli/options.py and demo.py hand settings on to a process that reads them; cluster.py reads CUDA's own variable.
-    assert readers <= {"config.py", "cli/options.py", "cluster.py", "demo.py"}
+    # cli/options.py and demo.py hand settings on to a process that reads them; devices.py reads CUDA's own variable.
+    assert readers <= {"config.py", "cli/options.py", "devices.py", "demo.py"}
 
 
 def names_in(file: Path) -> set[str]:

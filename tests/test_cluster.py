@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 from distributed import Client, Future
 
-from evalsvc.cluster import Cluster, Outcome, device_list, run_worker, worker_environment
+from evalsvc.cluster import Cluster, Outcome
 from evalsvc.config import Settings
+from evalsvc.devices import device_list, worker_environment
 from evalsvc.errors import InvalidRequest
+from evalsvc.supervisor import run_workers
 
 
 class Watched(Cluster):
@@ -127,7 +129,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
     with pytest.raises(InvalidRequest, match="over TLS only; give --tls-ca FILE"):
         Watched(Settings(scheduler="tls://127.0.0.1:1")).start()
     with pytest.raises(InvalidRequest, match="must begin with tls://"):
-        run_worker(Settings(), "tcp://127.0.0.1:1")
+        run_workers(Settings(), "tcp://127.0.0.1:1")
 
 
 def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -454,7 +454,7 @@ def test_nothing_that_is_raised_ends_the_coordinator(
 ) -> None:
     """Its thread died of what was raised outside of the guarded part, and a service that answered evaluated nothing."""
     failed: list[str] = []
-    parts = [(Cluster, "start"), (Cluster, "connected"), (Cluster, "slots"), (Cluster, "submit"), (Cluster, "release")]
+    parts = [(Cluster, "start"), (Cluster, "connected"), (Cluster, "free"), (Cluster, "submit"), (Cluster, "release")]
     parts += [(queue_module, name) for name in ("requeue_running", "unwanted", "take", "finish", "named_outputs")]
     parts += [(Spooler, "poll"), (Spooler, "close"), (Cluster, "close")]
     for owner, name in parts:

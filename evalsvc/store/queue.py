@@ -21,8 +21,9 @@ from evalsvc.items import pack_items
 from evalsvc.looks import Until, stop_note
 from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
-from evalsvc.store.back_off import is_due, wait_until
-from evalsvc.store.base import awaiting_parents, find_base, runs_awaiting_base
+from evalsvc.store.back_off import wait_until
+from evalsvc.store.base import find_base
+from evalsvc.store.order import Standing, next_shard
 from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task, now
 from evalsvc.store.values import write_values
@@ -38,40 +39,29 @@ class Assignment:
     shard_id: int
     attempt: int
     request: ShardRequest
+    checkpoint_id: int
+    run_id: int
+    begins: bool
+    """It is the first of its evaluation."""
 
     @property
     def key(self) -> str:
         return f"evaluation-{self.evaluation_id}/shard-{self.shard_id}/attempt-{self.attempt}"
 
 
-def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment | None:
-    """Hand out the next shard: highest priority, then oldest evaluation, then in order; None when nothing waits.
-
-    A look comes before the shards that run: it may say that they are not needed.
-    """
-    shard = session.scalar(
-        select(Shard)
-        .join(Task)
-        .join(Evaluation)
-        .join(Checkpoint)
-        .where(
-            Shard.state == "queued",
-            is_due(),
-            Task.state.in_(("queued", "running")),
-            Checkpoint.spool_state.is_distinct_from("copying"),
-            Checkpoint.id.not_in(awaiting_parents()),
-            Checkpoint.run_id.not_in(runs_awaiting_base(session)),
-        )
-        .order_by(Evaluation.priority.desc(), Evaluation.id, Task.index, Shard.stage == "run", Shard.id)
-        .limit(1)
-    )
+def take(
+    session: Session, spooled: Callable[[Checkpoint], Path], standing: Standing | None = None
+) -> Assignment | None:
+    """Hand out the next shard, as `order` says; None when nothing waits."""
+    shard = next_shard(session, standing or Standing())
     if shard is None:
         return None
     task, evaluation = shard.task, shard.task.evaluation
     shard.attempt += 1
     shard.state = task.state = "running"
     session.add(Attempt(shard_id=shard.id, number=shard.attempt))
-    if evaluation.state == "queued":
+    begins = evaluation.state == "queued"
+    if begins:
         evaluation.state = "running"
         evaluation.started_at = evaluation.started_at or now()
     base = find_base(session, evaluation.checkpoint)
@@ -79,7 +69,8 @@ def take(session: Session, spooled: Callable[[Checkpoint], Path]) -> Assignment 
         _request(task, shard, checkpoint_reference(evaluation.checkpoint, spooled)),
         base=None if base is None else checkpoint_reference(base, spooled),
     )
-    return Assignment(evaluation.id, task.id, shard.id, shard.attempt, request)
+    run = evaluation.checkpoint.run_id
+    return Assignment(evaluation.id, task.id, shard.id, shard.attempt, request, evaluation.checkpoint_id, run, begins)
 
 
 def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:

@@ -64,15 +64,6 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
     assert next_shard(store) is None
 
 
-def test_higher_priority_goes_first_then_the_older(store: Store) -> None:
-    for step, priority in ((1, 0), (2, 5), (3, 5)):
-        enter(store, submission(step, priority=priority), suite())
-    steps = []
-    while assignment := next_shard(store):
-        steps.append(assignment.request.checkpoint.label)
-    assert steps == ["run 'run-a' step 2", "run 'run-a' step 3", "run 'run-a' step 1"]
-
-
 def test_a_late_result_of_an_older_attempt_is_not_stored(store: Store) -> None:
     """A stopped worker that wakes up must not overwrite what its successor measured."""
     _, [old, _] = begin(store)

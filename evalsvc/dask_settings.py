@@ -1,0 +1,69 @@
+"""How Dask is set up in every process that uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask
+from distributed import Security
+
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+
+DASK_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 0,  # attempts are counted in SQL
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.scheduler.http.routes": ["distributed.http.health"],
+    "distributed.worker.daemon": False,  # a shard may start processes of its own
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "5s",
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.comm.timeouts.connect": "5s",
+    "distributed.comm.timeouts.tcp": "30s",
+    "distributed.comm.require-encryption": True,
+    "distributed.logging": {"distributed": "error"},
+}
+
+
+def configure(settings: Settings, processes: int = 1) -> None:
+    """Set Dask up for this process, over whatever the user's own Dask configuration says.
+
+    Args:
+        processes: worker processes that share this machine's cores.
+    """
+    threads = str(settings.worker_threads(processes))
+    environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    # Threads that spin while they wait stall for milliseconds at every operation once another process wants the core.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    dask.config.set(
+        {
+            **DASK_SETTINGS,
+            "distributed.scheduler.worker-ttl": f"{settings.worker_ttl}s",
+            # The nanny's own default is one thread, which changes speed and the order of summation.
+            "distributed.nanny.pre-spawn-environ": environment,
+        }
+    )
+
+
+def security_of(settings: Settings) -> Security:
+    """The certificates of the settings; InvalidRequest names the option whose file is missing."""
+    for option in ("tls_ca", "tls_cert", "tls_key"):
+        value = getattr(settings, option)
+        flag = "--" + option.replace("_", "-")
+        if not value:
+            raise InvalidRequest(
+                f"an existing scheduler is reached over TLS only; give {flag} FILE (evalsvc certificates makes them)"
+            )
+        if not Path(value).is_file():
+            raise InvalidRequest(f"{flag} {value}: there is no such file")
+    pair = {"cert": settings.tls_cert, "key": settings.tls_key}
+    roles = {f"tls_{role}_{part}": file for role in ("client", "worker", "scheduler") for part, file in pair.items()}
+    return Security(require_encryption=True, tls_ca_file=settings.tls_ca, **roles)

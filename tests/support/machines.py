@@ -1,0 +1,133 @@
+"""A cluster of many machines as people start it: `evalsvc scheduler` and `evalsvc worker`, which tests may kill.
+
+With a prefix such as `ip netns exec NAME` a process runs where that command puts it.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from evalsvc.certificates import write_certificates
+
+SUPPORT = str(Path(__file__).parent)
+PATIENCE = 90.0
+"""Seconds that anything has on a busy machine."""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.05)
+    return found
+
+
+class Command:
+    """`evalsvc …` in a process of its own."""
+
+    def __init__(self, log: Path, arguments: Sequence[str], prefix: Sequence[str] = (), **environment: str) -> None:
+        self.log = log
+        path = os.pathsep.join([SUPPORT, os.environ.get("PYTHONPATH", "")])
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", "evalsvc.cli", *arguments],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONPATH": path} | environment,
+            )
+
+    def wait_for_text(self, pattern: str, seconds: float = PATIENCE) -> str:
+        """The first group of what matches in the log."""
+
+        def found() -> re.Match[str] | None:
+            assert self.process.poll() is None or re.search(pattern, self.log.read_text()), self.log.read_text()
+            return re.search(pattern, self.log.read_text())
+
+        match: re.Match[str] = wait_for(found, f"{pattern!r} in {self.log.read_text()}", seconds)
+        return match[match.lastindex or 0]
+
+    def below(self) -> list[psutil.Process]:
+        """The processes that it has started, and theirs."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    def nannies(self) -> list[psutil.Process]:
+        parents = {child.pid: child.ppid() for child in self.below()}
+        return [psutil.Process(pid) for pid, parent in parents.items() if parent not in parents]
+
+    def workers(self) -> list[psutil.Process]:
+        parents = {child.pid: child.ppid() for child in self.below()}
+        return [psutil.Process(pid) for pid, parent in parents.items() if parent in parents]
+
+    def stop(self) -> None:
+        """At once."""
+        if self.process.poll() is None:
+            below = self.below()
+            self.process.kill()
+            self.process.wait(timeout=20)
+            for child in below:
+                if child.is_running():
+                    child.kill()
+            psutil.wait_procs(below, timeout=20)
+
+
+class Machines:
+    """The certificates, scheduler and workers of a test."""
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1", prefix: Sequence[str] = (), **environment: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.prefix = prefix
+        self.environment = environment
+        self.host, self.port = host, free_port()
+        self.address = f"tls://{host}:{self.port}"
+        files = write_certificates(folder / "tls")
+        self.tls = {"tls_ca": files["ca.pem"], "tls_cert": files["cert.pem"], "tls_key": files["key.pem"]}
+        self.options = [text for name, file in self.tls.items() for text in ("--" + name.replace("_", "-"), str(file))]
+        self.started: list[Command] = []
+        self.scheduler = self.start_scheduler()
+
+    def start_scheduler(self) -> Command:
+        listen = ["scheduler", "--host", self.host, "--port", str(self.port), *self.options]
+        self.scheduler = self._start("scheduler", listen, self.prefix)
+        self.scheduler.wait_for_text(r"listens on (tls://\S+)")
+        return self.scheduler
+
+    def start_worker(self, *options: str, prefix: Sequence[str] = (), wait: bool = True) -> Command:
+        options = options or ("--device", "cpu", "--threads", "1")
+        worker = self._start("worker", ["worker", self.address, *self.options, *options], prefix or self.prefix)
+        if wait:
+            worker.wait_for_text(r"worker (tls://\S+) on")
+        return worker
+
+    def settings(self) -> dict[str, Any]:
+        return {"scheduler": self.address, **{name: str(file) for name, file in self.tls.items()}}
+
+    def _start(self, name: str, arguments: Sequence[str], prefix: Sequence[str]) -> Command:
+        log = self.folder / f"{name}-{len(self.started)}.log"
+        self.started.append(Command(log, arguments, prefix, **self.environment))
+        return self.started[-1]
+
+    def stop(self) -> None:
+        for command in reversed(self.started):
+            command.stop()
+
+
+def term(command: Command) -> None:
+    command.process.send_signal(signal.SIGTERM)
