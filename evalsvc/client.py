@@ -230,6 +230,10 @@ class Client:
         body = {"source": source, "series": list(series), "replace": replace}
         return self._ask("POST", f"/v1/runs/{_part(run)}/metrics", body)
 
+    def status(self) -> dict[str, Any]:
+        """How the service is: what is missing, its workers, the queue, what runs and what failed last."""
+        return self._ask("GET", "/v1/status")
+
     def runs(self) -> list[dict[str, Any]]:
         runs: list[dict[str, Any]] = self._ask("GET", "/v1/runs")["runs"]
         return runs

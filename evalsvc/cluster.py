@@ -73,6 +73,18 @@ class Outcome:
     """Why the worker died, where that is known."""
 
 
+@dataclass(frozen=True)
+class Member:
+    """A worker process."""
+
+    address: str
+    name: str
+    """Of the service's own ones, its device and a number."""
+    host: str
+    takes_shards: bool
+    """False: it drains, or has fallen silent."""
+
+
 class Cluster:
     """Worker processes and the way to them. Callbacks arrive on Dask's threads and must return at once."""
 
@@ -165,6 +177,18 @@ class Cluster:
     def slots(self) -> int:
         """How many there are, each of which takes one shard at a time."""
         return len(self.workers())
+
+    def members(self) -> list[Member]:
+        """The worker processes that are there, those that take nothing too."""
+        known = self._known_workers() or {}
+        return [
+            Member(address, str(worker["name"]), str(worker["host"]), self._takes(address, worker, len(known)))
+            for address, worker in known.items()
+        ]
+
+    def place(self, key: str) -> str | None:
+        """The address of the worker that a call was sent to; None where it is not known."""
+        return self._sent.get(key)
 
     def submit(self, key: str, target: str, request: Any, worker: str | None = None) -> None:
         """Run `target` (`module:function`) with `request` on the worker at an address, or on any.
@@ -325,7 +349,10 @@ def _local_cluster(settings: Settings) -> SpecCluster:
     devices = device_list(settings.devices)
     common = {"security": security, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     workers = {
-        index: {"cls": WorkerNanny, "options": nanny_options(settings, device, len(devices), drains=False) | common}
+        f"{device}#{index}": {
+            "cls": WorkerNanny,
+            "options": nanny_options(settings, device, len(devices), drains=False) | common,
+        }
         for index, device in enumerate(devices)
     }
     scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "protocol": "tls://"}}

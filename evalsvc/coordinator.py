@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from evalsvc.artifacts import drop_orphans, keep_content, naming
-from evalsvc.cluster import Cluster, Outcome
+from evalsvc.cluster import Cluster, Member, Outcome
 from evalsvc.config import Settings
 from evalsvc.duty import Duty
 from evalsvc.errors import ArtifactNotWritten, DatabaseInUse, DeadlineExceeded, InternalError, WorkerDied
@@ -75,6 +75,16 @@ class LiveTask:
     """Units done in the shards that run."""
     per_second: float | None
     """Units per second since this process first saw the task; None before the first."""
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """What a worker does."""
+
+    task_id: int
+    stage: str
+    seconds: float
+    """Since it was handed out."""
 
 
 @dataclass
@@ -179,6 +189,21 @@ class Coordinator:
             finished, seconds = rates.get(task, (0, 0.0))
             live[task] = LiveTask(units, (finished + units) / seconds if seconds > 0 and finished + units else None)
         return live
+
+    def crew(self) -> list[Member]:
+        """The worker processes that are there."""
+        return self._cluster.members()
+
+    def at_work(self) -> Mapping[str, AtWork]:
+        """What runs, by the address of its worker."""
+        moment = time.monotonic()
+        with self._lock:
+            items = [(key, item.assignment, item.started) for key, item in self._in_flight.items()]
+        return {
+            address: AtWork(assignment.task_id, assignment.request.stage, round(moment - started, 1))
+            for key, assignment, started in items
+            if (address := self._cluster.place(key)) is not None
+        }
 
     def workers(self) -> int:
         """Live worker processes."""

@@ -21,6 +21,7 @@ from evalsvc.api import (
     imports,
     metrics,
     runs,
+    status,
     suites,
     table,
 )
@@ -66,7 +67,20 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for noun in (checkpoints, evaluations, events, artifacts, runs, metrics, imports, compare, table, suites, health):
+    for noun in (
+        checkpoints,
+        evaluations,
+        events,
+        artifacts,
+        runs,
+        metrics,
+        imports,
+        compare,
+        table,
+        suites,
+        status,
+        health,
+    ):
         app.include_router(noun.router)
     add_handlers(app)
     add_docs(app)

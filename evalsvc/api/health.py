@@ -31,7 +31,7 @@ def healthz() -> Document:
     | example(503, "`detail` says which part is missing.", {"status": 503, "code": "not_ready", "detail": "…"}),
 )
 def readyz(state: CurrentState, may_see: MaySee) -> Any:
-    missing = _missing_parts(state)
+    missing = missing_parts(state)
     if missing:
         shown = missing if may_see else ["a request with a token is told what is missing"]
         return problem(503, NotReady.code, "not ready: " + "; ".join(shown))
@@ -41,7 +41,8 @@ def readyz(state: CurrentState, may_see: MaySee) -> Any:
     return Document(ready | ({"read_only": True} if state.settings.read_only else {}))
 
 
-def _missing_parts(state: State) -> list[str]:
+def missing_parts(state: State) -> list[str]:
+    """What keeps the service from evaluating, each with what to do."""
     missing = []
     try:
         state.store.ping()

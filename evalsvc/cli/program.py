@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from evalsvc import __version__
-from evalsvc.cli import artifacts, checkpoints, doctor, evaluate, history, judge, runs, service, setup, token, watch
+from evalsvc.cli import (
+    artifacts,
+    checkpoints,
+    doctor,
+    evaluate,
+    history,
+    judge,
+    runs,
+    service,
+    setup,
+    status,
+    token,
+    watch,
+)
 from evalsvc.errors import EvalsvcError
 from evalsvc.terminal import (
     complain,
@@ -60,5 +73,5 @@ def _options(
     pass
 
 
-for group in (service, checkpoints, watch, runs, artifacts, history, evaluate, judge, doctor, setup, token):
+for group in (service, status, checkpoints, watch, runs, artifacts, history, evaluate, judge, doctor, setup, token):
     app.add_typer(group.commands)

@@ -17,8 +17,9 @@ from queue_steps import metric, result
 
 from evalsvc.api.app import create_app
 from evalsvc.api.server import listen
+from evalsvc.cluster import Member
 from evalsvc.config import Settings
-from evalsvc.coordinator import Coordinator, LiveTask
+from evalsvc.coordinator import AtWork, Coordinator, LiveTask
 from evalsvc.shard import ShardError, ShardResult
 from evalsvc.store.queue import finish, take
 from evalsvc.store.session import Store, open_store
@@ -34,6 +35,7 @@ class InlineCoordinator(Coordinator):
         self.error: ShardError | None = None
         self.tasks: dict[int, LiveTask] = {}
         self.processes = 1
+        self.busy: dict[str, AtWork] = {}
         self.living = True
         self.leaving = False
         self.looks: list[list[int]] = []
@@ -51,6 +53,12 @@ class InlineCoordinator(Coordinator):
 
     def live(self) -> dict[int, LiveTask]:
         return self.tasks
+
+    def crew(self) -> list[Member]:
+        return [Member(f"tls://{index}", f"cpu#{index}", "127.0.0.1", True) for index in range(self.processes)]
+
+    def at_work(self) -> dict[str, AtWork]:
+        return self.busy
 
     def workers(self) -> int:
         return self.processes

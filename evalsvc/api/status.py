@@ -1,0 +1,111 @@
+"""The state of the whole service in one answer, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from evalsvc import __version__
+from evalsvc.api.document import Document, example
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.health import missing_parts
+from evalsvc.api.state import CurrentState, State
+from evalsvc.store.status import failed_view, places_of, queue_view, running_view
+
+router = APIRouter(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
+
+_STATUS = {
+    "status": "ready",
+    "missing": [],
+    "version": "0.1.0",
+    "database": "sqlite",
+    "workers": [
+        {
+            "name": "cuda:0#0",
+            "host": "127.0.0.1",
+            "takes_shards": True,
+            "runs": {"evaluation": 40, "run": "t2i-1b", "step": 2500, "task": "coco", "stage": "run", "seconds": 12.5},
+        }
+    ],
+    "queue": {
+        "queued": 3,
+        "running": 1,
+        "oldest_seconds": 340.2,
+        "shards": {"queued": 20, "running": 1},
+        "finished_last_hour": 12,
+        "seconds_left": 1200.0,
+        "runs": [{"run": "t2i-1b", "queued": 3, "running": 1, "oldest_seconds": 340.2}],
+    },
+    "running": [
+        {
+            "id": 40,
+            "run": "t2i-1b",
+            "step": 2500,
+            "variant": "raw",
+            "started_at": "2026-01-01T12:00:00.000+00:00",
+            "suite": "coco",
+            "tasks": [
+                {
+                    "name": "coco",
+                    "progress": {
+                        "done": 96,
+                        "total": 400,
+                        "unit": "images",
+                        "per_second": 12.5,
+                        "seconds_left": 24.3,
+                    },
+                }
+            ],
+        }
+    ],
+    "failed": [
+        {
+            "id": 39,
+            "run": "t2i-1b",
+            "step": 2000,
+            "variant": "raw",
+            "suite": "coco",
+            "state": "failed",
+            "finished_at": "2026-01-01T11:00:00.000+00:00",
+            "error": {"code": "checkpoint_gone", "message": "…"},
+        }
+    ],
+}
+
+
+@router.get(
+    "",
+    summary="How the service is: workers, queue, what runs, what failed last",
+    description="`missing` says what keeps it from evaluating, as `/readyz` does; `seconds_left` is how long the queue "
+    "takes at the pace of the last hour.",
+    responses=example(200, "The state.", _STATUS),
+)
+def get_status(state: CurrentState) -> Document:
+    missing = missing_parts(state)
+    live = state.coordinator.live()
+    with state.reading() as session:
+        at_work = state.coordinator.at_work()
+        places = places_of(session, (work.task_id for work in at_work.values()))
+        content = {
+            "status": "not_ready" if missing else "ready",
+            "missing": missing,
+            "version": __version__,
+            "database": session.get_bind().dialect.name,
+            "workers": _workers(state, places),
+            "queue": queue_view(session),
+            "running": running_view(session, live),
+            "failed": failed_view(session),
+        }
+    return Document(content)
+
+
+def _workers(state: State, places: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    at_work = state.coordinator.at_work()
+    workers = []
+    for member in state.coordinator.crew():
+        work = at_work.get(member.address)
+        place = None if work is None else places.get(work.task_id)
+        runs = None if work is None or place is None else place | {"stage": work.stage, "seconds": work.seconds}
+        workers.append({"name": member.name, "host": member.host, "takes_shards": member.takes_shards, "runs": runs})
+    return workers

@@ -1,0 +1,37 @@
+"""How the service is, for people."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import Annotated
+
+import typer
+
+from evalsvc.cli.options import FAILED, Url, connect
+
+commands = typer.Typer()
+
+
+@commands.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="The whole of it, for programs.")] = False,
+    url: Url = None,
+) -> None:
+    """Show how the service is: its workers and what they run, the queue, what failed last.
+
+    The exit code is 1 when it cannot evaluate, and 2 when nothing answers.
+    """
+    from evalsvc.status_screen import status_screen
+
+    with connect(url) as client:
+        found = client.status()
+        address = client.url
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(status_screen(found, address, width)))
+    if found["status"] != "ready":
+        raise typer.Exit(FAILED)

@@ -1,0 +1,119 @@
+"""The state of a service as one screen of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+SHOWN_RUNS = 8
+"""Lines for runs with a queue; the longest queues come first."""
+
+NARROW = 40
+"""Characters below which lines are not cut any more."""
+
+
+def status_screen(status: Mapping[str, Any], url: str, width: int | None = None) -> list[str]:
+    """The lines, none longer than `width`."""
+    lines = list(_lines(status, url))
+    if width is None:
+        return lines
+    most = max(width, NARROW)
+    return [line if len(line) <= most else line[: most - 1] + "…" for line in lines]
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def _lines(status: Mapping[str, Any], url: str) -> Iterator[str]:
+    ready = "ready" if status["status"] == "ready" else "NOT READY"
+    yield f"evalsvc {status['version']} at {url}: {ready}, database {status['database']}"
+    for missing in status["missing"]:
+        yield f"  ! {_one_line(missing)}"
+    yield from _workers(status["workers"])
+    yield from _queue(status["queue"])
+    yield from _running(status["running"], status["queue"]["running"])
+    yield from _failed(status["failed"])
+
+
+def _workers(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    busy = sum(worker["runs"] is not None for worker in workers)
+    yield f"workers: {len(workers)}, {busy} at work"
+    for worker in workers:
+        work = worker["runs"]
+        what = "idle" if work is None else f"{_place(work)}, {work['task']} ({work['stage']}) for {_age(work)}"
+        leaves = "" if worker["takes_shards"] else "; drains, or is silent"
+        yield f"  {worker['name']} on {worker['host']}: {what}{leaves}"
+
+
+def _age(work: Mapping[str, Any]) -> str:
+    return duration(work["seconds"])
+
+
+def _queue(queue: Mapping[str, Any]) -> Iterator[str]:
+    if not queue["queued"] and not queue["running"]:
+        yield f"queue: empty; {queue['finished_last_hour']:,} evaluations in the last hour"
+        return
+    oldest = "" if queue["oldest_seconds"] is None else f", the oldest for {duration(queue['oldest_seconds'])}"
+    left = "" if queue["seconds_left"] is None else f", about {duration(queue['seconds_left'])} left"
+    yield (
+        f"queue: {queue['queued']:,} evaluations wait{oldest}; {queue['running']:,} run; "
+        f"{queue['finished_last_hour']:,} in the last hour{left}"
+    )
+    runs = sorted(queue["runs"], key=lambda run: (-run["queued"], -run["running"], run["run"]))
+    for run in runs[:SHOWN_RUNS]:
+        waits = "" if run["oldest_seconds"] is None else f" (the oldest for {duration(run['oldest_seconds'])})"
+        yield f"  {run['run']}: {run['queued']:,} wait{waits}, {run['running']:,} run"
+    if len(runs) > SHOWN_RUNS:
+        yield f"  … and {len(runs) - SHOWN_RUNS} more runs"
+
+
+def _running(running: Sequence[Mapping[str, Any]], count: int) -> Iterator[str]:
+    if running:
+        yield "running:"
+    for evaluation in running:
+        tasks = "; ".join(_task(task) for task in evaluation["tasks"]) or "waits for a worker"
+        yield f"  evaluation {evaluation['id']}: {_place(evaluation)}, {evaluation['suite']}: {tasks}"
+    if count > len(running):
+        yield f"  … and {count - len(running)} more"
+
+
+def _task(task: Mapping[str, Any]) -> str:
+    progress = task["progress"]
+    if progress["total"] is None:
+        return f"{task['name']} is planned"
+    speed = "" if progress["per_second"] is None else f", {progress['per_second']:.3g}/s"
+    left = "" if progress["seconds_left"] is None else f", {duration(max(0.0, progress['seconds_left']))} left"
+    return f"{task['name']} {progress['done']:,}/{progress['total']:,} {progress['unit']}{speed}{left}"
+
+
+def _failed(failed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if failed:
+        yield "failed last:"
+    for evaluation in failed:
+        error = evaluation["error"] or {"code": "unknown", "message": "no reason was kept"}
+        when = (evaluation["finished_at"] or "")[:16].replace("T", " ")
+        yield (
+            f"  {when} evaluation {evaluation['id']}: {_place(evaluation)}, {evaluation['suite']}: "
+            f"[{error['code']}] {_one_line(error['message'])}"
+        )
+
+
+def _place(item: Mapping[str, Any]) -> str:
+    variant = "" if item.get("variant", "raw") == "raw" else f":{item['variant']}"
+    return f"{item['run']}@{item['step']}{variant}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
