@@ -31,6 +31,8 @@ class Steps(Task):
     deaf: bool = False
     """Never reports, so it never learns that it was cancelled."""
 
+    hoard: int = 0
+    """Bytes that a step asks for at once."""
     leaves: bool = False
     """Leaves an artifact."""
     size: int = 0
@@ -54,6 +56,7 @@ class Steps(Task):
             time.sleep(self.seconds)
             if shard["index"] == self.poison:
                 os.kill(os.getpid(), signal.SIGKILL)
+            bytearray(self.hoard)
             if not self.deaf:
                 context.report(step + 1)
         return {"steps": self.steps, "bytes": bytes([shard["index"]]) * self.size}
