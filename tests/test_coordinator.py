@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from evalsvc.cluster import Cluster
 from evalsvc.config import Settings
 from evalsvc.coordinator import TICK, Coordinator
 from evalsvc.spooler import Spooler
+from evalsvc.store import back_off
 from evalsvc.store import queue as queue_module
+from evalsvc.store import submission as submission_module
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
 from evalsvc.store.results import read_results, read_task_items
@@ -472,3 +475,48 @@ def test_nothing_that_is_raised_ends_the_coordinator(
     assert sorted(failed) == sorted(f"{owner.__name__}.{name}" for owner, name in parts)
     assert "could not reach the cluster; trying again in 0.5 s" in caplog.text
     assert "RuntimeError: take is broken" in caplog.text
+
+
+def test_a_clock_that_is_set_back_disturbs_no_evaluation(
+    store: Store,
+    coordinate: Callable[..., Coordinator],
+    checkpoint_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the deadline of what runs, nor the order of what waits, nor the wait of what is to be tried again."""
+    (tmp_path / "artifacts").write_text("in the way")
+    coordinator = coordinate(devices="cpu", shard_deadline=60.0)
+    first = enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=2, steps=6, leaves=True))
+    coordinator.wake()
+    wait_until(store, lambda session: begun(tmp_path, "first"))
+    set_back = datetime.now(UTC) - timedelta(days=30)
+    for module in (queue_module, back_off, submission_module):
+        monkeypatch.setattr(module, "now", lambda: set_back)
+    second = enter(store, checkpoint_file, steps_suite(tmp_path, "second", shards=1, steps=1), step=2)
+    coordinator.wake()
+    waiting = select(Shard.not_before).where(Shard.not_before.is_not(None))
+    wait_until(store, lambda session: session.scalars(waiting).all() != [])
+    (tmp_path / "artifacts").unlink()
+    for module in (queue_module, back_off, submission_module):
+        monkeypatch.setattr(module, "now", lambda: set_back - timedelta(days=30))
+    assert wait(store, first).state == wait(store, second).state == "succeeded"
+    assert set(steps_done(tmp_path, "first").values()) == {1}
+    assert (tmp_path / "first.log").stat().st_mtime < (tmp_path / "second.log").stat().st_mtime
+
+
+def test_of_two_coordinators_one_works_and_the_other_takes_over(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    """Each queued again what the other was running, and every shard ran twice."""
+    first = coordinate(devices="cpu", grace=30.0)
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=3, steps=4))
+    first.wake()
+    wait_until(store, lambda session: begun(tmp_path))
+    second = coordinate(devices="cpu")
+    wait_until(store, lambda _: second.displaced())
+    assert second.workers() == 0
+    first.stop()
+    assert wait(store, evaluation).state == "succeeded"
+    assert not second.displaced()
+    assert set(steps_done(tmp_path).values()) == {1}

@@ -131,7 +131,7 @@ class Access:
         if is_open:
             check_browser(scope["method"], headers, self._settings)
             return None
-        token = find_token(tokens, headers.get("authorization"))
+        token = find_token(tokens, headers.get("authorization"), self.tokens.now())
         if not self._settings.read_only:
             self.tokens.note_use(token, store)
         return token

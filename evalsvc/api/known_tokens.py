@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import anyio
 from anyio import to_thread
@@ -47,6 +47,12 @@ class KnownTokens:
         self._read_at = 0.0
         self._asking = False
         self._noted: dict[int, float] = {}
+        self._begun = datetime.now(UTC), time.monotonic()
+
+    def now(self) -> datetime:
+        """The time by which tokens expire. One that has expired does not come back when the clock is set back."""
+        begun, ticks = self._begun
+        return max(datetime.now(UTC), begun + timedelta(seconds=time.monotonic() - ticks))
 
     async def read(self, store: Store) -> Mapping[str, KnownToken]:
         """Every token there ever was, by its hash.
@@ -98,7 +104,7 @@ def _known(token: object) -> KnownToken:
     return KnownToken(**{name: getattr(token, name) for name in fields})
 
 
-def find_token(tokens: Mapping[str, KnownToken], authorization: str | None) -> KnownToken:
+def find_token(tokens: Mapping[str, KnownToken], authorization: str | None, now: datetime) -> KnownToken:
     """The token that an Authorization header shows.
 
     Raises:
@@ -122,7 +128,7 @@ def find_token(tokens: Mapping[str, KnownToken], authorization: str | None) -> K
     # Whoever comes so far has had the token, and may be told what became of it.
     if token.revoked_at is not None:
         raise Unauthorized(f"the token {token.name!r} was revoked; ask the operator for another one")
-    if token.expires_at is not None and token.expires_at <= datetime.now(UTC):
+    if token.expires_at is not None and token.expires_at <= now:
         raise Unauthorized(
             f"the token {token.name!r} expired on {token.expires_at:%Y-%m-%d}; ask the operator for another one"
         )

@@ -110,11 +110,16 @@ class Store:
     def check_schema(self) -> None:
         """Raise SchemaVersionMismatch unless the database stands at this program's schema version."""
         found, expected = self.schema_version(), _head()
-        if found != expected:
-            raise SchemaVersionMismatch(
-                f"the database {shown_url(self.url)} has schema version {found or 'none'}, this evalsvc needs "
-                f"{expected}; back it up and start `evalsvc serve --migrate`, or start the evalsvc that made it"
-            )
+        if found == expected:
+            return
+        if found is not None and not _is_known(found):
+            do = "a newer evalsvc made it: start that one (pip install --upgrade evalsvc)"
+        else:
+            do = "back it up and start `evalsvc serve --migrate`, or start the evalsvc that made it"
+        raise SchemaVersionMismatch(
+            f"the database {shown_url(self.url)} has schema version {found or 'none'}, this evalsvc needs "
+            f"{expected}; {do}"
+        )
 
     def migrate(self) -> None:
         """Bring the database to this program's schema version.
@@ -123,7 +128,7 @@ class Store:
             SchemaVersionMismatch: it was made by a newer evalsvc.
         """
         found = self.schema_version()
-        if found is not None and found not in {item.revision for item in _scripts().walk_revisions()}:
+        if found is not None and not _is_known(found):
             self.check_schema()
         command.upgrade(alembic_config(self.url), "head")
 
@@ -163,6 +168,10 @@ def _migrations() -> Path:
 
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory(str(_migrations()))
+
+
+def _is_known(revision: str) -> bool:
+    return revision in {item.revision for item in _scripts().walk_revisions()}
 
 
 def _head() -> str:

@@ -3,16 +3,18 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from evalsvc.api import known_tokens
-from evalsvc.api.known_tokens import LIFETIME, KnownTokens
-from evalsvc.errors import DatabaseUnusable
+from evalsvc.api.known_tokens import LIFETIME, KnownToken, KnownTokens, find_token
+from evalsvc.errors import DatabaseUnusable, Unauthorized
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
+from evalsvc.tokens import hash_token
 
 
 @pytest.fixture
@@ -115,3 +117,29 @@ def test_a_database_that_hangs_holds_up_nobody_for_long(store: Store, monkeypatc
     assert loop.run_until_complete(read()) < 0.4
     loop.run_until_complete(asyncio.sleep(0.6))
     loop.close()
+
+
+def test_a_token_that_has_expired_does_not_come_back_when_the_clock_is_set_back(
+    monkeypatch: pytest.MonkeyPatch, later: list[float]
+) -> None:
+    """Whoever may set the clock, or a machine that loses it, would open the service to old tokens."""
+    clock = [datetime(2026, 5, 4, 12, tzinfo=UTC)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return clock[0]
+
+    monkeypatch.setattr(known_tokens, "datetime", Clock)
+    known, token = KnownTokens(), "evalsvc_" + "x" * 43
+    expires = clock[0] + timedelta(hours=1)
+    tokens = {hash_token(token): KnownToken(1, "ci", "read", expires, None)}
+    assert find_token(tokens, f"Bearer {token}", known.now()).name == "ci"
+    later[0] += 3_700
+    clock[0] -= timedelta(days=1)
+    with pytest.raises(Unauthorized, match="expired on 2026-05-04"):
+        find_token(tokens, f"Bearer {token}", known.now())
+    later[0] -= 3_700
+    clock[0] += timedelta(days=1, hours=2)
+    with pytest.raises(Unauthorized, match="expired on 2026-05-04"):
+        find_token(tokens, f"Bearer {token}", known.now())

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alembic.script import ScriptDirectory
 from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, ItemsLost, SchemaVersionMismatch
 from evalsvc.items import keep_items, pack_items
 from evalsvc.store import session as session_module
+from evalsvc.store.queue import take
 from evalsvc.store.results import read_task_items
 from evalsvc.store.session import Store, alembic_config, make_data_folder, open_store
 from evalsvc.store.tables import Checkpoint, Evaluation, Json, Run, Task
@@ -133,6 +135,40 @@ def test_items_of_the_json_column_are_carried_over(
     store.close()
 
 
+def test_a_database_in_use_of_the_fourth_schema_keeps_all_that_is_in_it(database_url: str) -> None:
+    """Upgraded from the schema that was given out last: every value of every table, and what is queued runs."""
+    config = alembic_config(database_url)
+    command.upgrade(config, "0004")
+    store = Store(database_url)
+    tables = sa.MetaData()
+    tables.reflect(store.engine)
+    with store.engine.execution_options(writes=True).begin() as connection:
+        for name, rows in _FOURTH.items():
+            connection.execute(tables.tables[name].insert(), rows)
+    assert set(_FOURTH) == set(tables.tables) - {"alembic_version"}, "a row in each"
+    before = contents(store, tables)
+    with pytest.raises(SchemaVersionMismatch, match=r"version 0004, this .*; back it up .*serve --migrate"):
+        open_store(database_url, migrate=False)
+    open_store(database_url, migrate=True).close()
+    assert contents(store, tables) == before
+    with store.transaction() as session:
+        assert take(session, lambda checkpoint: Path("/spool")) is not None
+    store.close()
+
+
+def contents(store: Store, tables: sa.MetaData) -> dict[str, list[dict[str, Any]]]:
+    """All rows of all tables, in the columns of then."""
+    with store.engine.connect() as connection:
+        return {
+            name: sorted(
+                (dict(row._mapping) for row in connection.execute(sa.select(table))),
+                key=lambda row: json.dumps(row, default=str, sort_keys=True),
+            )
+            for name, table in tables.tables.items()
+            if name != "alembic_version"
+        }
+
+
 def test_a_checkpoint_from_elsewhere_survives_both_ways(database_url: str) -> None:
     config = alembic_config(database_url)
     command.upgrade(config, "head")
@@ -157,6 +193,57 @@ _REMOTE: dict[str, Any] = {
     "size": 7,
     "mtime_ns": 0,
     "etag": "abc",
+}
+
+
+_TIME = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
+
+_FOURTH: dict[str, list[dict[str, Any]]] = {
+    "runs": [
+        {"id": 7, "name": "old", "plan": {"suites": [{"suite": "s", "every": 5}]}, "base": None, "created_at": _TIME},
+        {"id": 9, "name": "other", "plan": None, "base": {"run": "old", "step": 0}, "created_at": _TIME},
+    ],
+    "suites": [{"name": "s", "content": {"tasks": [{"kind": "loss"}]}, "digest": "d" * 64, "updated_at": _TIME}],
+    "protocols": [{"id": "p" * 16, "content": {"task": "loss", "limit": 1e22}}],
+    "checkpoints": [
+        {"id": index, "run_id": 7, "step": 10**12 * index, "variant": "raw", "uri": f"/é{index}.pt", "path": "/a"}
+        | {"size": 2**40, "mtime_ns": 2**60, "sha256": None, "model": {"a": [1]}, "layout": None, "tokens_seen": None}
+        | {"tags": {"lr": 0.1 + 0.2}, "spool": "none", "spool_state": None, "created_at": _TIME, "replaced_at": None}
+        for index in (3, 4)
+    ],
+    "checkpoint_parents": [{"checkpoint_id": 4, "parent_id": 3}],
+    "evaluations": [
+        {"id": index, "checkpoint_id": 3, "suite": "s", "suite_digest": "d" * 64, "planned": True, "priority": 2}
+        | {"state": state, "error": None, "created_at": _TIME, "started_at": _TIME, "finished_at": None}
+        for index, state in ((5, "succeeded"), (6, "running"))
+    ],
+    "tasks": [
+        {"id": index + 6, "evaluation_id": index, "index": 0, "kind": "loss", "name": "loss", "parameters": {"x": 1}}
+        | {"state": state, "total": 8, "unit": "sequences", "metrics": [{"name": "loss/text", "value": "NaN"}]}
+        | {"provenance": {"device": "cpu"}, "error": None, "items": b"\x00\xff", "items_sha256": None}
+        for index, state in ((5, "succeeded"), (6, "running"))
+    ],
+    "shards": [
+        {"id": index, "task_id": 12, "stage": stage, "index": 0, "state": state, "attempt": 1, "strikes": 1}
+        | {"payload": {"units": 8}, "units": None, "output": None, "provenance": None, "error": None}
+        for index, stage, state in ((21, "plan", "succeeded"), (22, "run", "queued"))
+    ],
+    "attempts": [{"shard_id": 21, "number": 1, "started_at": _TIME, "finished_at": _TIME, "outcome": "succeeded"}],
+    "artifacts": [
+        {"id": 31, "task_id": 11, "kind": "grid", "name": "g.png", "media_type": "image/png", "sha256": "a" * 64}
+        | {"size": 2**33, "details": {"prompt": "a ⅔"}}
+    ],
+    "series": [
+        {"id": 41, "run_id": 7, "metric": "loss/text", "variant": "raw", "protocol_id": "p" * 16}
+        | {"unit": "nats/token", "direction": "lower", "baseline": 6.37}
+    ],
+    "metric_values": [
+        {"series_id": 41, "step": 3 * 10**12, "value": value, "kind": kind, "stderr": 0.1, "n": 8, "evaluation_id": 5}
+        for value, kind in ((0.1 + 0.2, 0),)
+    ]
+    + [
+        {"series_id": 41, "step": 4, "value": None, "kind": 1, "stderr": None, "n": 8, "evaluation_id": 5},
+    ],
 }
 
 
@@ -229,7 +316,9 @@ def test_another_schema_version_is_refused(store: Store) -> None:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     head = ScriptDirectory.from_config(alembic_config(store.url)).get_current_head()
     for migrate in (False, True):
-        with pytest.raises(SchemaVersionMismatch, match=rf"version 9999, this evalsvc needs {head}; back it up"):
+        with pytest.raises(
+            SchemaVersionMismatch, match=rf"version 9999, this evalsvc needs {head}; a newer .*pip install"
+        ):
             open_store(store.url, migrate)
 
 

@@ -1,0 +1,112 @@
+"""Many at once: clients that post the same, and evaluations that wait."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from app_in_process import app_on_port
+
+from evalsvc.store.queue import take
+from evalsvc.store.session import open_store
+from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
+
+WAITING = 10_000
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Any]]:
+    """An empty service on each database: its address and its `State`."""
+    url = ""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql_url")
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        engine.dispose()
+        open_store(url, migrate=False).close()
+    with app_on_port(tmp_path / "data", url) as started:
+        yield started
+
+
+def test_twenty_clients_that_post_the_same_have_one_checkpoint_evaluated_once(
+    service: tuple[str, Any], weights: Path
+) -> None:
+    url, state = service
+    body = {"run": "run-a", "step": 25, "uri": str(weights), "suites": ["loss"], "spool": "copy"}
+
+    def post(_: int) -> httpx.Response:
+        return httpx.post(f"{url}/v1/checkpoints", json=body, timeout=60)
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(post, range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
+    assert len({answer.json()["checkpoint"]["id"] for answer in answers}) == 1
+    assert len({answer.json()["evaluations"][0]["id"] for answer in answers}) == 1
+    with state.store.reading() as session:
+        tables = (Run, Checkpoint, Evaluation)
+        counts = [session.scalar(sa.select(sa.func.count()).select_from(table)) for table in tables]
+    assert counts == [1, 1, 1]
+
+
+def queue_up(state: Any) -> None:
+    with state.store.transaction() as session:
+        session.execute(sa.insert(Run), [{"id": run, "name": f"run-{run}"} for run in range(1, 11)])
+        ids = range(1, WAITING + 1)
+        session.execute(sa.insert(Checkpoint), [checkpoint(index) for index in ids])
+        session.execute(sa.insert(Evaluation), [evaluation(index) for index in ids])
+        tasks = [{"id": index, "evaluation_id": index, "index": 0, "kind": "loss", "name": "loss"} for index in ids]
+        session.execute(sa.insert(Task), [task | {"parameters": {}, "state": "queued"} for task in tasks])
+        session.execute(sa.insert(Shard), [{"task_id": index, "stage": "plan", "index": 0} for index in ids])
+        if session.get_bind().dialect.name == "postgresql":
+            for table in ("runs", "checkpoints", "evaluations", "tasks"):
+                session.execute(sa.text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {WAITING})"))
+
+
+def checkpoint(index: int) -> dict[str, Any]:
+    fields = {"id": index, "run_id": index % 10 + 1, "step": index, "variant": "raw", "uri": "/a", "path": "/a"}
+    return fields | {"size": 1, "mtime_ns": 1}
+
+
+def evaluation(index: int) -> dict[str, Any]:
+    return {"id": index, "checkpoint_id": index, "suite": "loss", "suite_digest": "0", "state": "queued"}
+
+
+def median_ms(do: Callable[[], object], times: int) -> float:
+    seconds = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        do()
+        seconds.append(time.perf_counter() - begun)
+    return 1_000 * statistics.median(seconds)
+
+
+def test_ten_thousand_evaluations_may_wait(
+    service: tuple[str, Any], weights: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """The limits are wide: a machine that does much else is slower by far, and what reads every row slower still."""
+    url, state = service
+    queue_up(state)
+
+    def hand_out() -> None:
+        with state.store.transaction() as session:
+            assert take(session, lambda checkpoint: Path("/spool")) is not None
+
+    body = {"run": "run-new", "step": 1, "uri": str(weights), "suites": ["loss"]}
+    with httpx.Client(base_url=url, timeout=60) as client:
+        took = {
+            "take": median_ms(hand_out, 15),
+            "GET evaluation": median_ms(lambda: client.get("/v1/evaluations/5000").raise_for_status(), 15),
+            "GET runs": median_ms(lambda: client.get("/v1/runs").raise_for_status(), 5),
+            "POST checkpoint": median_ms(lambda: client.post("/v1/checkpoints", json=body).raise_for_status(), 15),
+        }
+    for name, milliseconds in took.items():
+        record_property(name, milliseconds)
+    print({name: round(milliseconds, 1) for name, milliseconds in took.items()})
+    assert took["take"] < 500, took
+    assert max(took.values()) < 2_000, took
