@@ -1,6 +1,7 @@
 """The coordinator with real worker processes: what runs, how often, and what is kept when something dies."""
 
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from evalsvc import coordinator as coordinator_module
 from evalsvc.artifacts import artifact_path
 from evalsvc.checkpoints import identify
 from evalsvc.cluster import Cluster
@@ -520,3 +522,17 @@ def test_of_two_coordinators_one_works_and_the_other_takes_over(
     assert wait(store, evaluation).state == "succeeded"
     assert not second.displaced()
     assert set(steps_done(tmp_path).values()) == {1}
+
+
+def test_a_coordinator_that_hangs_is_not_alive(
+    store: Store, coordinate: Callable[..., Coordinator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that waits for ever is there, and does as little as one that has ended."""
+    go_on = threading.Event()
+    monkeypatch.setattr(coordinator_module, "STALLED_AFTER", 1.0)
+    monkeypatch.setattr(queue_module, "requeue_running", lambda *_: go_on.wait(60))
+    monkeypatch.setattr(Cluster, "start", lambda cluster: None)
+    coordinator = coordinate()
+    wait_until(store, lambda _: not coordinator.alive())
+    go_on.set()
+    wait_until(store, lambda _: coordinator.alive())

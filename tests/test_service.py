@@ -154,6 +154,33 @@ def test_a_killed_service_goes_on_with_what_was_unfinished(
     assert {metric: value for (metric, _), value in service.history("run").items()} == undisturbed
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_evaluated_fails_with_the_reason(
+    serve: Callable[..., ServiceProcess], checkpoint: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """Else one value would be of two files. A worker that has the first one loaded
+    may go on with it; one that begins may not."""
+    file = tmp_path / "run" / "checkpoints" / "epoch_1.pt"
+    file.parent.mkdir(parents=True)
+    (file.parent.parent / "model.json").write_text(json.dumps(CONFIG))
+    file.write_bytes(checkpoint.read_bytes())
+    service = serve("--devices", "cpu")
+    service.put_suite("loss8", loss_task(pairs, shards=SHARDS))
+    [evaluation] = service.post("run", 100, file, ["loss8"], layout=LAYOUT)
+    wait_for_finished_shards(service, evaluation, 1)
+    content, times = file.read_bytes(), file.stat()
+    file.with_suffix(".new").write_bytes(content[:-1] + b"x")
+    file.with_suffix(".new").rename(file)
+    service.workers()[0].kill()
+    failed = service.wait(evaluation)
+    assert failed["state"] == "failed"
+    assert failed["error"]["code"] == "checkpoint_changed"
+    assert service.history("run") == {}
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    service.request("POST", f"/v1/evaluations/{evaluation}/retry")
+    assert service.wait(evaluation)["state"] == "succeeded"
+
+
 @pytest.fixture
 def second(checkpoint: Path, tmp_path: Path) -> Path:
     """Another checkpoint of the same model."""

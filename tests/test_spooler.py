@@ -1,13 +1,18 @@
 """Which spooled copies are dropped, and which outlive their own evaluation."""
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
-from evalsvc.checkpoints import Identity
+from evalsvc import spooler as spooler_module
+from evalsvc.checkpoints import Identity, identify
 from evalsvc.config import Settings
 from evalsvc.spooler import Spooler
 from evalsvc.store.base import name_base
@@ -89,3 +94,36 @@ def test_a_parent_is_kept_as_long_as_a_virtual_checkpoint_waits(store: Store, sp
     evaluate_whole(store, metric(1.0))
     spooler.poll()
     assert [copy.exists() for copy in (first, second)] == [False, False]
+
+
+def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
+    store: Store, spooler: Spooler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its thread ended by that, and the evaluation waited for the copy until the service was started again."""
+    monkeypatch.setattr(spooler_module, "STORE_AGAIN_SECONDS", 0.05)
+    source = tmp_path / "epoch_1.pt"
+    source.write_bytes(b"weights")
+    enter(store, submission(path=str(source), identity=identify(source), spool="copy"), suite())
+    away = [True, True]
+
+    class Away(Store):
+        @contextmanager
+        def transaction(self) -> Iterator[Session]:
+            if away:
+                away.pop()
+                raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+            with super().transaction() as session:
+                yield session
+
+    spooler._store = Away(store.url)
+    spooler.poll()
+    deadline = time.monotonic() + 60
+    while True:
+        with store.reading() as session:
+            if session.scalars(select(Checkpoint.spool_state)).all() == ["ready"]:
+                break
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    spooler._store.close()
+    assert away == []
+    assert "that checkpoint 1 is copied could not be stored, trying again" in caplog.text

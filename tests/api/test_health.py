@@ -1,6 +1,8 @@
 """Alive and ready are two questions."""
 
-from app_in_process import App, refused
+from pathlib import Path
+
+from app_in_process import App, app_in_process, refused
 
 from evalsvc import __version__
 
@@ -31,3 +33,26 @@ def test_not_ready_without_a_coordinator(app: App) -> None:
     """Its thread had died of an exception, and nothing said so: posts were taken and never evaluated."""
     app.coordinator.living = False
     refused(app.http.get("/readyz"), 503, "not_ready", "the coordinator hands nothing out any more; restart")
+
+
+def test_not_ready_while_it_drains(app: App, weights: Path) -> None:
+    """What is posted meanwhile is kept for the next start; a load balancer sends nothing here any more."""
+    app.coordinator.leaving = True
+    refused(app.http.get("/readyz"), 503, "not_ready", "draining: it ends once what runs is stored", "EVALSVC_GRACE")
+    assert app.post(weights).status_code == 201
+
+
+def test_a_reader_is_ready_without_workers_and_writes_nothing(tmp_path: Path, weights: Path) -> None:
+    with app_in_process(tmp_path / "data", read_only=1) as reader:
+        reader.coordinator.processes, reader.coordinator.living = 0, False
+        ready = reader.http.get("/readyz").json()
+        assert ready == {"status": "ok", "database": "ok", "schema": "ok", "workers": 0, "read_only": True}
+        refused(reader.post(weights), 503, "read_only", "answers reads alone (--read-only); write to the other one")
+        assert reader.http.get("/v1/runs").json() == {"runs": []}
+
+
+def test_who_lost_the_database_takes_no_posts(app: App, weights: Path) -> None:
+    """They would be taken twice, or by a service that nobody looks at any more."""
+    app.coordinator.replaced = True
+    refused(app.post(weights), 503, "read_only", "another service has taken over the database; write to that one")
+    refused(app.http.get("/readyz"), 503, "not_ready", "another service has taken over the database; stop this one")

@@ -38,6 +38,7 @@ class InlineCoordinator(Coordinator):
         self.busy: dict[str, AtWork] = {}
         self.living = True
         self.leaving = False
+        self.replaced = False
         self.looks: list[list[int]] = []
 
     def start(self) -> None:
@@ -67,7 +68,7 @@ class InlineCoordinator(Coordinator):
         return self.living
 
     def displaced(self) -> bool:
-        return False
+        return self.replaced
 
     def draining(self) -> bool:
         return self.leaving
