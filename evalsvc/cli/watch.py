@@ -50,10 +50,12 @@ def watch(
     Ends by Ctrl-C or SIGTERM, and goes on where it was when it is started again. With --once the exit code is 1 when
     the service refused one.
     """
+    from evalsvc.remote.uri import is_remote
     from evalsvc.watch.found import LocalFolder
     from evalsvc.watch.judge import Judge, Rules
     from evalsvc.watch.memory import Memory
     from evalsvc.watch.naming import StepPattern
+    from evalsvc.watch.remote_folder import RemoteFolder
     from evalsvc.watch.watcher import Posting, Watcher
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,7 +63,7 @@ def watch(
     if marker is not None and "{}" not in marker:
         raise InvalidRequest(f"--marker {marker}: has no {{}} for the checkpoint's name; write e.g. '{{}}.done'")
     settings = Settings.load()
-    place = LocalFolder(Path(absolute_uri(folder)))
+    place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
     rules = Rules(
         settle=settle,
         marker=marker,

@@ -70,10 +70,19 @@ class ObjectSource:
 
     def files(self) -> Sequence[RemoteFile]:
         """All files in this folder, not those below."""
+        return self.inside()[0]
+
+    def inside(self) -> tuple[Sequence[RemoteFile], Sequence[str]]:
+        """All files in this folder, and the names of the folders in it."""
         with _translated(self.uri):
             entries = _filesystem(self.uri.scheme).ls(self._path, detail=True)
-        inside = [(entry["name"].rpartition("/")[2], entry) for entry in entries if entry["type"] == "file"]
-        return [_file(name, f"{self._path.rstrip('/')}/{name}", entry) for name, entry in inside if name]
+        named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
+        files = [
+            _file(name, f"{self._path.rstrip('/')}/{name}", entry)
+            for name, entry in named
+            if entry["type"] == "file" and name and not entry["name"].endswith("/")
+        ]
+        return files, [name for name, entry in named if entry["type"] == "directory" and name]
 
     def _list(self) -> Listing:
         found = _filesystem(self.uri.scheme).info(self._path)

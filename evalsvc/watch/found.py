@@ -32,6 +32,8 @@ class Found:
     path: Path | None
     """None: it lies elsewhere."""
     is_folder: bool
+    problem: str | None = None
+    """Why it is not complete, where its place can tell."""
 
 
 class LocalFolder:

@@ -77,6 +77,8 @@ class Judge:
             return Verdict("waits")
         if found.size == 0:
             return Verdict("waits", "is empty; it is posted once it is written")
+        if found.problem is not None:
+            return Verdict("waits", found.problem)
         try:
             outline = None if found.path is None else read_complete(found.path)
         except EvalsvcError as error:

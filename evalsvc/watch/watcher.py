@@ -31,6 +31,9 @@ FIRST_DELAY, MAX_DELAY = 1.0, 60.0
 DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited)
 """No other checkpoint would be taken either."""
 
+ELSEWHERE = "posted"
+"""Stands for the digest of what lies elsewhere, which is not read: that this very object was posted."""
+
 Say = Callable[[str], None]
 
 
@@ -154,6 +157,8 @@ class Watcher:
         if not self._is_known(found, verdict, sha256):
             try:
                 self._announce(found, self._post(found, verdict, sha256))
+                if found.path is None:
+                    self._judge.memory.keep_digest(found, ELSEWHERE)
             except (*DOWN, Unauthorized, Forbidden):
                 raise
             except (InputError, CheckpointError) as error:
@@ -191,7 +196,7 @@ class Watcher:
         if known is None:
             return False
         if sha256 is None:
-            return bool(known["uri"] == found.uri) and not self._posting.replace
+            return bool(known["uri"] == found.uri) and self._judge.memory.digest(found) == ELSEWHERE
         return bool(known["sha256"] == sha256)
 
     def _history(self) -> Mapping[tuple[int, str], Mapping[str, Any]]:

@@ -1,0 +1,103 @@
+"""What lies in a folder of an object store or a hub that is watched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evalsvc.checkpoints import FOLDER_FILES
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, InvalidRequest
+from evalsvc.remote.objects import ObjectSource
+from evalsvc.remote.source import METADATA_SECONDS, Listing, RemoteFile, weights_of_folder, within
+from evalsvc.remote.uri import HTTP, RemoteUri, parse_remote
+from evalsvc.watch.found import FILE_ENDINGS, INSIDE, Found
+
+
+class RemoteFolder:
+    """A folder elsewhere, and `checkpoints` in it. What a store shows is complete, so only folders are looked into."""
+
+    def __init__(self, uri: str, settings: Settings) -> None:
+        """
+        Raises:
+            CheckpointNotAllowed: this address is not to be read, see EVALSVC_SCHEMES and EVALSVC_ROOTS.
+            InvalidRequest: what is there cannot be listed.
+        """
+        self.uri = parse_remote(uri.rstrip("/"), settings)
+        if self.uri.scheme in HTTP:
+            raise InvalidRequest(f"{uri}: {self.uri.scheme} has no folders to list; watch s3://, gs:// or hf://")
+        self._whole: dict[str, Found] = {}
+        """By address, the Hugging Face folders that have all their files: they are not looked into again."""
+
+    def __str__(self) -> str:
+        return str(self.uri)
+
+    def exists(self) -> bool:
+        return True
+
+    def list(self) -> Sequence[Found]:
+        """What is there; nothing where the folder is not there yet.
+
+        Raises:
+            SourceUnreachable, CheckpointNotAllowed, MissingPackage: as posts of such addresses do.
+        """
+        found: list[Found] = []
+        for place in (self.uri, _below(self.uri, INSIDE)):
+            try:
+                files, folders = within(METADATA_SECONDS, place, ObjectSource(place).inside)
+            except FileNotFoundError:
+                continue
+            found += [_file(_below(place, file.name), file) for file in files if file.name.endswith(FILE_ENDINGS)]
+            found += [self._folder(_below(place, name)) for name in folders if name != INSIDE]
+        return found
+
+    def _folder(self, place: RemoteUri) -> Found:
+        if (known := self._whole.get(str(place))) is not None:
+            return known
+        source = ObjectSource(place)
+        found = Found(place.name, str(place), "", 1, None, None, is_folder=True)
+        try:
+            files = within(METADATA_SECONDS, place, source.files)
+            problem = _missing(source, files)
+            if problem is not None:
+                return replace(found, mark=_mark(files), problem=problem)
+            listing = Listing(weights_of_folder(place, files), is_folder=True)
+        except FileNotFoundError:
+            return replace(found, problem="is empty")
+        whole = replace(found, mark=str(listing.identity), size=listing.identity.size)
+        self._whole[str(place)] = whole
+        return whole
+
+
+def _below(uri: RemoteUri, name: str) -> RemoteUri:
+    return replace(uri, path=f"{uri.path}/{name}")
+
+
+def _file(place: RemoteUri, file: RemoteFile) -> Found:
+    return Found(file.name, str(place), f"{file.size} {file.etag}", file.size, None, None, is_folder=False)
+
+
+def _mark(files: Sequence[RemoteFile]) -> str:
+    return str(Listing(files, is_folder=True).identity)
+
+
+def _missing(source: ObjectSource, files: Sequence[RemoteFile]) -> str | None:
+    """What a folder does not have yet; None: it has everything."""
+    by_name = {file.name: file for file in files}
+    if ".metadata" in by_name or any(name.endswith(".distcp") for name in by_name):
+        return "is a torch.distributed.checkpoint folder; make one file of it with dcp_to_torch"
+    first = next((name for name in FOLDER_FILES if name in by_name), None)
+    if first is None:
+        return f"has none of {', '.join(FOLDER_FILES)} yet"
+    if not first.endswith(".index.json"):
+        return None
+    try:
+        index = json.loads(b"".join(source.read(by_name[first], 0)))
+        wanted = {str(name) for name in index["weight_map"].values()}
+    except EvalsvcError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"its {first} is damaged"
+    missing = sorted(wanted - by_name.keys())
+    return f"{', '.join(missing[:3])} is not there yet" if missing else None
