@@ -59,6 +59,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/compare/curves"): "read",
     ("GET", "/v1/table"): "read",
     ("GET", "/v1/status"): "read",
+    ("GET", "/metrics"): "read",
 }
 """What each route needs. One that is missing here needs `admin`, and fails a test."""
 

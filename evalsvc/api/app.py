@@ -20,6 +20,7 @@ from evalsvc.api import (
     health,
     imports,
     metrics,
+    prometheus,
     runs,
     status,
     suites,
@@ -80,6 +81,7 @@ def create_app(
         suites,
         status,
         health,
+        prometheus,
     ):
         app.include_router(noun.router)
     add_handlers(app)
@@ -90,6 +92,8 @@ def create_app(
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     app.add_middleware(Access, settings=settings, insecure=insecure)
     app.add_middleware(SecurityHeaders)
+    app.state.requests = prometheus.Requests()
+    app.add_middleware(prometheus.CountRequests, requests=app.state.requests)
     return app
 
 

@@ -26,6 +26,7 @@ from evalsvc.store.base import find_base
 from evalsvc.store.order import Standing, next_shard
 from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task, now
+from evalsvc.store.totals import Ended, count_attempt
 from evalsvc.store.values import write_values
 from evalsvc.suite import TaskSpec
 
@@ -85,7 +86,7 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
     task = shard.task
     if result.error is not None:
         cancelled = result.error.code == "cancelled"
-        _close_attempt(session, shard, "cancelled" if cancelled else "failed")
+        _close_attempt(session, shard, "cancelled" if cancelled else "failed", result.error.code)
         if cancelled:
             # Who retries what was cancelled may be faster than the attempt that was told to stop.
             shard.state = _waiting(task)
@@ -121,7 +122,7 @@ def give_up(
     shard = _fenced(session, assignment)
     if shard is None:
         return False
-    _close_attempt(session, shard, outcome)
+    _close_attempt(session, shard, outcome, "" if error is None else error.code)
     shard.state = _waiting(shard.task)
     if error is not None:
         _strike(shard, error, max_attempts)
@@ -161,7 +162,7 @@ def run_again(
         return False
     task = reader.task
     if reader.stage == "look":
-        _close_attempt(session, reader, "failed")
+        _close_attempt(session, reader, "failed", error.code)
         reader.state, reader.error = "failed", error.to_json()
         session.flush()
         advance(session, task)
@@ -404,12 +405,19 @@ def _waiting(task: Task) -> str:
     return "cancelled" if task.state == "cancelled" else "queued"
 
 
-def _close_attempt(session: Session, shard: Shard, outcome: str) -> None:
-    session.execute(
+def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "") -> None:
+    """`code`: that of the error which ended it."""
+    finished = now()
+    started = session.scalar(
         update(Attempt)
         .where(Attempt.shard_id == shard.id, Attempt.number == shard.attempt)
-        .values(finished_at=now(), outcome=outcome)
+        .values(finished_at=finished, outcome=outcome)
+        .returning(Attempt.started_at)
     )
+    if started is not None:
+        units = (shard.payload or {}).get("units", 0) if shard.stage == "run" and outcome == "succeeded" else 0
+        ended = Ended(shard.task.kind, shard.stage, outcome, code, (finished - started).total_seconds(), units)
+        count_attempt(session, ended)
 
 
 def _insert_runs(session: Session, task: Task, plan: Any) -> None:

@@ -314,6 +314,25 @@ class Term(Base):
     since: Mapped[datetime]
 
 
+class AttemptTotal(Base):
+    """How many attempts have ended in one way, whatever became of their rows since: runs are deleted, totals grow."""
+
+    __tablename__ = "attempt_totals"
+
+    kind: Mapped[str] = mapped_column(String(128), primary_key=True)
+    """Of the task."""
+    stage: Mapped[str] = mapped_column(String(8), primary_key=True)
+    outcome: Mapped[str] = mapped_column(String(32), primary_key=True)
+    code: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Of the error; empty where there was none."""
+    bucket: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Which of `totals.SECONDS` they took."""
+    attempts: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float] = mapped_column(Float(53))
+    units: Mapped[int] = mapped_column(BigInteger)
+    """Units of work that they did."""
+
+
 class Artifact(Base):
     """Something to look at; its content lies in the data folder under its digest."""
 

@@ -1,0 +1,200 @@
+"""The service's own metrics, for Prometheus: what waits, what was done, who asked, and how long it took."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Sums
+from collections.abc import Iterable, Iterator
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.state import State
+from evalsvc.errors import EvalsvcError
+from evalsvc.store.tables import AttemptTotal
+from evalsvc.store.totals import SECONDS, Depths, kinds_of, read_depths, read_totals
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Any other word that a client sends is `other`: each would be a series of its own."""
+
+REQUEST_SECONDS = (0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+NO_ROUTE = "none"
+"""The route of what was turned away at the door, or asked for what is not there."""
+
+# Each counter would bring a second one along that says when it began.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+router = APIRouter(tags=["health"], responses=PROBLEMS)
+
+
+class Requests:
+    """Counts of this process's requests."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route")
+        self._number = Counter(
+            "evalsvc_requests", "Requests since the start.", (*labels, "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "evalsvc_request_seconds",
+            "Seconds that requests took, streams of events apart.",
+            labels,
+            buckets=REQUEST_SECONDS,
+            registry=self.registry,
+        )
+
+    def count(self, method: str, route: str, status: int, seconds: float, is_stream: bool) -> None:
+        method = method if method in METHODS else "other"
+        self._number.labels(method, route, str(status)).inc()
+        if not is_stream:
+            self._seconds.labels(method, route).observe(seconds)
+
+
+class CountRequests:
+    """Count every request with the route that it took and how it was answered."""
+
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
+        self.app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun, status, is_stream = time.perf_counter(), 500, False
+
+        async def send_counted(message: Message) -> None:
+            nonlocal status, is_stream
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                is_stream = any(
+                    name == b"content-type" and value.startswith(b"text/event-stream")
+                    for name, value in message["headers"]
+                )
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_counted)
+        finally:
+            seconds = time.perf_counter() - begun
+            self._requests.count(scope["method"], _route_of(scope), status, seconds, is_stream)
+
+
+def _route_of(scope: Scope) -> str:
+    """The template of the route, never the path itself: each run would be a series of its own."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else NO_ROUTE
+
+
+class _ServiceCollector(Collector):
+    """Asked anew at every scrape; what was done stands in the database, so it goes on where it was after a restart."""
+
+    def __init__(self, state: State, streams: int) -> None:
+        self._state = state
+        self._streams = streams
+
+    def collect(self) -> Iterator[Metric]:
+        coordinator = self._state.coordinator
+        yield _gauge("workers", "Live worker processes.", coordinator.workers())
+        yield _gauge("coordinator_up", "1: the queue is worked on.", int(coordinator.alive()))
+        yield _gauge("event_streams", "Streams of events that are open.", self._streams)
+        live = coordinator.live()
+        try:
+            with self._state.reading() as session:
+                depths, totals = read_depths(session), read_totals(session)
+                kinds = kinds_of(session, live) if live else {}
+        except EvalsvcError:
+            # What does not need it is told all the same, to whoever looks for what is wrong.
+            yield _gauge("database_up", "1: the database answers.", 0)
+            return
+        yield _gauge("database_up", "1: the database answers.", 1)
+        yield from _depths(depths)
+        yield from _totals(totals)
+        speeds: Sums[str] = Sums()
+        for task, what in live.items():
+            if task in kinds:
+                speeds[kinds[task]] += what.per_second or 0.0  # type: ignore[assignment]
+        yield _labelled("units_per_second", "Units per second of the tasks that run now.", "kind", speeds.items())
+
+
+def _depths(depths: Depths) -> Iterator[Metric]:
+    yield _labelled("evaluations", "Evaluations by state.", "state", depths.evaluations.items())
+    yield _labelled("shards", "Shards that are queued or running.", "state", depths.shards.items())
+    yield _gauge("queue_oldest_seconds", "Age of the oldest evaluation of which a shard waits.", depths.oldest_seconds)
+
+
+def _totals(totals: Iterable[AttemptTotal]) -> Iterator[Metric]:
+    attempts: Sums[tuple[str, str, str]] = Sums()
+    units: Sums[str] = Sums()
+    failures: Sums[str] = Sums()
+    buckets: dict[str, list[int]] = {}
+    seconds: dict[str, float] = {}
+    for row in totals:
+        attempts[row.kind, row.stage, row.outcome] += row.attempts
+        if row.code:
+            failures[row.code] += row.attempts
+        if row.outcome == "succeeded":
+            units[row.kind] += row.units
+            buckets.setdefault(row.stage, [0] * (len(SECONDS) + 1))[row.bucket] += row.attempts
+            seconds[row.stage] = seconds.get(row.stage, 0.0) + row.seconds
+    ended = CounterMetricFamily("evalsvc_attempts", "Tries of shards that ended.", labels=["kind", "stage", "outcome"])
+    for key, number in sorted(attempts.items()):
+        ended.add_metric(key, number)
+    yield ended
+    for name, text, label, sums in (
+        ("evalsvc_units", "Units of work done.", "kind", units),
+        ("evalsvc_failures", "Tries that failed, by error code.", "code", failures),
+    ):
+        family = CounterMetricFamily(name, text, labels=[label])
+        for value, number in sorted(sums.items()):
+            family.add_metric([value], number)
+        yield family
+    took = HistogramMetricFamily("evalsvc_attempt_seconds", "Seconds of tries that succeeded.", labels=["stage"])
+    for stage, counts in sorted(buckets.items()):
+        took.add_metric([stage], _cumulative(counts), seconds[stage])
+    yield took
+
+
+def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
+    ends = [*map(str, SECONDS), "+Inf"]
+    return [(end, float(sum(counts[: place + 1]))) for place, end in enumerate(ends)]
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"evalsvc_{name}", text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"evalsvc_{name}", text, labels=[label])
+    for key, value in sorted(values):
+        family.add_metric([key], value)
+    return family
+
+
+@router.get(
+    "/metrics",
+    summary="The service's own metrics, for Prometheus",
+    response_model=None,
+    response_class=PlainTextResponse,
+    responses={
+        200: {
+            "description": "In Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": "evalsvc_workers 2.0\n"}},
+        }
+    },
+)
+def get_metrics(request: Request) -> Response:
+    app = request.app
+    registry = CollectorRegistry()
+    registry.register(_ServiceCollector(app.state.state, len(app.state.followers)))
+    content = generate_latest(registry) + generate_latest(app.state.requests.registry)
+    return Response(content, media_type=MEDIA_TYPE)

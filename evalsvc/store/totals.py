@@ -1,0 +1,85 @@
+"""What the service's metrics are computed from: how much waits, and how every attempt so far ended.
+
+Sums are kept by the transaction that ends an attempt: counted from the attempts' rows they would take longer with each
+evaluation, and shrink with each run that is deleted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
+from evalsvc.store.values import insert
+
+SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
+"""Upper ends of the buckets of durations; one more has the rest. To change them is to migrate what was counted."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt that ended."""
+
+    kind: str
+    stage: str
+    outcome: str
+    code: str
+    seconds: float
+    units: int
+
+
+def count_attempt(session: Session, ended: Ended) -> None:
+    # A clock that was set back meanwhile must not take away what others took.
+    seconds = max(0.0, ended.seconds)
+    key = {"kind": ended.kind, "stage": ended.stage, "outcome": ended.outcome, "code": ended.code}
+    statement = insert(session, AttemptTotal).values(
+        **key, bucket=bisect_left(SECONDS, seconds), attempts=1, seconds=seconds, units=ended.units
+    )
+    added = ("attempts", "seconds", "units")
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[*key, "bucket"],
+            set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in added},
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Depths:
+    """How much there is of what."""
+
+    evaluations: dict[str, int]
+    """By state."""
+    shards: dict[str, int]
+    """Those that wait or run."""
+    oldest_seconds: float
+    """Since the oldest evaluation that has a shard which waits was asked for."""
+
+
+def read_depths(session: Session) -> Depths:
+    evaluations = select(Evaluation.state, func.count()).group_by(Evaluation.state)
+    states = ("queued", "running")
+    shards = select(Shard.state, func.count()).where(Shard.state.in_(states)).group_by(Shard.state)
+    waits = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, Shard.state == "queued").exists()
+    # By the id, which grows with time, the first that is found is the oldest: none other is looked at.
+    oldest = session.scalar(
+        select(Evaluation.created_at).where(Evaluation.state.in_(states), waits).order_by(Evaluation.id).limit(1)
+    )
+    return Depths(
+        evaluations={state: number for state, number in session.execute(evaluations)},  # noqa: C416
+        shards=dict.fromkeys(states, 0) | {state: number for state, number in session.execute(shards)},  # noqa: C416
+        oldest_seconds=0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds()),
+    )
+
+
+def read_totals(session: Session) -> list[AttemptTotal]:
+    return list(session.scalars(select(AttemptTotal)))
+
+
+def kinds_of(session: Session, task_ids: Iterable[int]) -> dict[int, str]:
+    rows = session.execute(select(Task.id, Task.kind).where(Task.id.in_(sorted(task_ids))))
+    return {task: kind for task, kind in rows}  # noqa: C416

@@ -1,0 +1,246 @@
+"""The service's own metrics: right, the same after a restart, and cheap."""
+
+import re
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from app_in_process import App, app_in_process, refused
+from prometheus_client.parser import text_string_to_metric_families
+from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
+
+from evalsvc.coordinator import LiveTask
+from evalsvc.shard import ShardError, ShardResult
+from evalsvc.store.queue import give_up
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Evaluation, Shard, Task, now
+from evalsvc.store.tokens import create_token
+from evalsvc.store.totals import SECONDS, AttemptTotal, Ended, count_attempt, read_depths, read_totals
+
+ROOT = Path(__file__).parents[2]
+
+
+def scraped(app: App) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Samples by name and sorted labels, read by Prometheus' own parser."""
+    response = app.http.get("/metrics")
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    families = text_string_to_metric_families(response.text)
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def value(app: App, name: str, **labels: str) -> float | None:
+    return scraped(app).get((f"evalsvc_{name}", tuple(sorted(labels.items()))))
+
+
+def fail(store: Store, code: str) -> None:
+    assignment = next_shard(store)
+    assert assignment is not None
+    assert store_result(store, assignment, ShardResult(error=ShardError(code, "…")))
+
+
+def test_what_waits_and_what_was_done(app: App) -> None:
+    enter(app.store, submission(25), suite())
+    evaluate_whole(app.store, metric(1.5), shards=3)
+    enter(app.store, submission(50), suite())
+    fail(app.store, "invalid_data")
+    enter(app.store, submission(75), suite())
+    found = scraped(app)
+
+    def at(name: str, **labels: str) -> float | None:
+        return found.get((f"evalsvc_{name}", tuple(sorted(labels.items()))))
+
+    assert [at("evaluations", state=state) for state in ("succeeded", "failed", "queued")] == [1, 1, 1]
+    assert (at("shards", state="queued"), at("shards", state="running")) == (1, 0)
+    assert at("attempts_total", kind="loss", stage="run", outcome="succeeded") == 3
+    assert at("attempts_total", kind="loss", stage="plan", outcome="failed") == 1
+    assert at("failures_total", code="invalid_data") == 1
+    assert at("units_total", kind="loss") == 30
+    assert at("attempt_seconds_bucket", stage="run", le="+Inf") == at("attempt_seconds_count", stage="run") == 3
+    assert (at("workers"), at("coordinator_up"), at("database_up"), at("event_streams")) == (1, 1, 1, 0)
+
+
+def test_the_oldest_that_waits(app: App) -> None:
+    assert value(app, "queue_oldest_seconds") == 0
+    enter(app.store, submission(25), suite())
+    enter(app.store, submission(50), suite())
+    with app.store.transaction() as session:
+        session.execute(sa.text("UPDATE evaluations SET created_at = '2020-01-01 00:00:00' WHERE id = 1"))
+    found = value(app, "queue_oldest_seconds")
+    assert found is not None
+    assert found > 5 * 365 * 86400
+    app.http.post("/v1/evaluations/1/cancel")
+    found = value(app, "queue_oldest_seconds")
+    assert found is not None
+    assert found < 600, "the older one is over"
+
+
+def test_the_speed_of_what_runs(app: App) -> None:
+    enter(app.store, submission(), suite(tasks=2))
+    app.coordinator.tasks = {1: LiveTask(5, 2.5), 2: LiveTask(1, None)}
+    assert value(app, "units_per_second", kind="loss") == 2.5
+
+
+def test_counts_outlast_the_service_and_what_is_deleted(tmp_path: Path) -> None:
+    """A counter that shrinks is read as one that began anew, and a rate over it has a peak that never was."""
+    with app_in_process(tmp_path / "data") as app:
+        enter(app.store, submission(), suite())
+        evaluate_whole(app.store, metric(1.5), shards=3)
+        url = app.store.url
+        before = value(app, "attempts_total", kind="loss", stage="run", outcome="succeeded")
+    store = Store(url)
+    with store.transaction() as session:
+        for table in ("attempts", "shards"):
+            session.execute(sa.text(f"DELETE FROM {table}"))
+        totals = {(row.stage, row.outcome): row.attempts for row in read_totals(session)}
+    assert totals["run", "succeeded"] == before == 3
+    store.close()
+
+
+def test_a_worker_that_died_is_a_failure_by_its_code(app: App) -> None:
+    enter(app.store, submission(), suite())
+    assignment = next_shard(app.store)
+    assert assignment is not None
+    with app.store.transaction() as session:
+        assert give_up(session, assignment, "worker_died", ShardError("worker_died", "…"), 3)
+    again = next_shard(app.store)
+    assert again is not None
+    with app.store.transaction() as session:
+        assert give_up(session, again, "lost", None, 3)
+    assert value(app, "failures_total", code="worker_died") == 1
+    assert value(app, "attempts_total", kind="loss", stage="plan", outcome="lost") == 1
+
+
+def test_every_duration_has_its_bucket(app: App) -> None:
+    """The end of a bucket is in it; a clock that was set back takes nothing away."""
+    durations = [-5.0, 0.1, 0.11, 10_000.0, 20_000.0]
+    with app.store.transaction() as session:
+        for seconds in durations:
+            count_attempt(session, Ended("loss", "run", "succeeded", "", seconds, 1))
+    with app.store.reading() as session:
+        counts = {row.bucket: row.attempts for row in session.scalars(sa.select(AttemptTotal))}
+    assert counts == {0: 2, 1: 1, len(SECONDS) - 1: 1, len(SECONDS): 1}
+    assert value(app, "attempt_seconds_bucket", stage="run", le="0.1") == 2
+    assert value(app, "attempt_seconds_bucket", stage="run", le="10000.0") == 4
+    assert value(app, "attempt_seconds_count", stage="run") == 5
+    assert value(app, "attempt_seconds_sum", stage="run") == pytest.approx(30_000.21)
+
+
+def test_requests_by_their_routes(app: App) -> None:
+    """Not by their paths: each run that somebody asks for would be a series, for ever."""
+    for run in "abc":
+        app.http.get(f"/v1/runs/{run}")
+    app.http.get("/v1/runs")
+    app.http.get("/nothing/here")
+    app.http.request("BREW", "/v1/runs")
+    found = scraped(app)
+    requests = {labels: number for (name, labels), number in found.items() if name == "evalsvc_requests_total"}
+    assert {(dict(labels)["route"], dict(labels)["status"], number) for labels, number in requests.items()} == {
+        ("/v1/runs/{run}", "404", 3),
+        ("/v1/runs", "200", 1),
+        ("none", "404", 1),
+        ("/v1/runs", "405", 1),
+    }
+    seconds = ("evalsvc_request_seconds_count", (("method", "GET"), ("route", "/v1/runs/{run}")))
+    assert found[seconds] == 3
+    assert not any(dict(labels).get("method") == "BREW" for _, labels in found)
+
+
+def test_a_bug_is_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(session: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("evalsvc.api.runs.runs_view", broken)
+    refused(app.http.get("/v1/runs"), 500, "internal_error")
+    assert value(app, "requests_total", method="GET", route="/v1/runs", status="500") == 1
+
+
+def test_streams_of_events_are_not_among_the_durations(app: App) -> None:
+    enter(app.store, submission(), suite())
+    evaluate_whole(app.store, metric(1.5))
+    assert app.http.get("/v1/evaluations/1/events").status_code == 200
+    route = "/v1/evaluations/{evaluation_id}/events"
+    assert value(app, "requests_total", method="GET", route=route, status="200") == 1
+    assert value(app, "request_seconds_count", method="GET", route=route) is None
+
+
+def test_a_database_that_is_away_is_told(app: App) -> None:
+    """Whoever looks for what is wrong must not get an error in the place of what is right."""
+    with app.store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE evaluations RENAME TO gone")
+    found = scraped(app)
+    assert found["evalsvc_database_up", ()] == 0
+    assert found["evalsvc_workers", ()] == 1
+    assert not any(name == "evalsvc_evaluations" for name, _ in found)
+
+
+def test_a_token_is_needed_where_there_are_some(tmp_path: Path) -> None:
+    with app_in_process(tmp_path / "data") as app:
+        with app.store.transaction() as session:
+            token = create_token(session, "prometheus", "read")
+        refused(app.http.get("/metrics"), 401, "unauthorized")
+        assert app.http.get("/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_readme_names_every_metric_and_none_that_is_not_there(app: App) -> None:
+    enter(app.store, submission(), suite())
+    evaluate_whole(app.store, metric(1.5))
+    enter(app.store, submission(50), suite())
+    fail(app.store, "invalid_data")
+    app.coordinator.tasks = {1: LiveTask(5, 2.5)}
+    app.http.get("/v1/runs")
+    families = {family.name: family for family in text_string_to_metric_families(app.http.get("/metrics").text)}
+    shown = {name + ("_total" if family.type == "counter" else ""): family for name, family in families.items()}
+    section = (ROOT / "README.md").read_text().split("### Metrics of the service")[1].split("\n## ")[0]
+    named = dict(re.findall(r"`(evalsvc_\w+)(\{[\w,]+\})?`", section))
+    assert set(named) == set(shown)
+    for name, labels in named.items():
+        found: set[str] = set().union(*(sample.labels for sample in shown[name].samples)) - {"le"}
+        assert found == set(re.findall(r"\w+", labels)), name
+
+
+def test_a_scrape_of_a_large_queue_is_cheap(app: App) -> None:
+    """Ten thousand evaluations; Prometheus asks every few seconds."""
+    fill(app.store, 10_000)
+    with app.store.reading() as session:
+        assert read_depths(session).evaluations == {"queued": 5_000, "succeeded": 5_000}
+    app.http.get("/metrics")
+    seconds = []
+    for _ in range(9):
+        begun = time.perf_counter()
+        assert app.http.get("/metrics").status_code == 200
+        seconds.append(time.perf_counter() - begun)
+    print(f"a scrape takes {1000 * statistics.median(seconds):.1f} ms")
+    assert min(seconds) < 0.1
+
+
+def fill(store: Store, evaluations: int) -> None:
+    enter(store, submission(), suite())
+    common: dict[str, Any] = {"suite": "quick", "suite_digest": "0", "planned": False, "priority": 0}
+    with store.transaction() as session:
+        session.execute(sa.text("DELETE FROM shards"))
+        session.execute(sa.delete(Task))
+        session.execute(sa.delete(Evaluation))
+        ids = range(1, evaluations + 1)
+        states = ["succeeded" if number % 2 else "queued" for number in ids]
+        rows = [
+            {"id": number, "checkpoint_id": 1, "state": state, "created_at": now(), **common}
+            for number, state in zip(ids, states, strict=True)
+        ]
+        session.execute(sa.insert(Evaluation), rows)
+        parameters: dict[str, Any] = {"index": 0, "kind": "loss", "name": "loss", "parameters": {}}
+        tasks = [{"id": row["id"], "evaluation_id": row["id"], "state": row["state"], **parameters} for row in rows]
+        session.execute(sa.insert(Task), tasks)
+        shards = [
+            {"task_id": row["id"], "stage": stage, "index": 0, "state": row["state"]}
+            for row in rows
+            for stage in (("plan", "run", "merge") if row["state"] == "succeeded" else ("plan",))
+        ]
+        session.execute(sa.insert(Shard), shards)
