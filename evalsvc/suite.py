@@ -93,7 +93,10 @@ def parse_suite(
         if spec.name in seen:
             raise InvalidSuite(f"suite {name!r} has two tasks named {spec.name!r}; give one of them another `name`")
         seen.add(spec.name)
-    return Suite(name, str(mapping.get("description", "")).strip(), specs)
+    description = mapping.get("description")
+    if not isinstance(description, str | None):
+        raise InvalidSuite(f"suite {name!r}: the description is {type(description).__name__}; put it in quotes")
+    return Suite(name, (description or "").strip(), specs)
 
 
 def build_task(spec: TaskSpec) -> Any:

@@ -244,7 +244,7 @@ class TestSubmit:
         [
             (["run-a", "-5", "epoch_1.pt"], "error: step -5: a step is a whole number of at least 0 [invalid_request]"),
             (["run-a", "late", "epoch_1.pt"], "Invalid value for 'step'"),
-            (["run-a", str(2**63), "epoch_1.pt"], "step: input should be less than or equal to 9223372036854775807"),
+            (["run-a", str(2**63), "epoch_1.pt"], "step: input should be less than or equal to 9007199254740991"),
             (["run a", "25", "epoch_1.pt"], "error: run: 'run a' is not a name"),
             (["run-a", "25", "missing.pt"], "/missing.pt: no such file or directory"),
             (["run-a", "25", "s3://bucket/a.pt"], "the scheme 's3' is not allowed"),

@@ -54,6 +54,7 @@ def test_data_paths_start_from_the_suites_file(tmp_path: Path) -> None:
         ({}, InvalidSuite, ["has no list `tasks`; give at least one"]),
         ({"tasks": []}, InvalidSuite, ["has no list `tasks`"]),
         ({"tasks": {"kind": "loss"}}, InvalidSuite, ["has no list `tasks`"]),
+        ({"tasks": [LOSS], "description": {}}, InvalidSuite, ["the description is dict; put it in quotes"]),
         ({"task": [LOSS]}, InvalidSuite, ["'task'", "did you mean 'tasks'"]),
         ({"name": "big", "tasks": [LOSS]}, InvalidSuite, ["suite 'small' calls itself 'big'"]),
         ({"tasks": ["loss"]}, InvalidSuite, ["task 1 is 'loss'; it must be a mapping with the key `kind`"]),

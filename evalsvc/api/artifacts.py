@@ -8,8 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 
-from evalsvc.api.document import Document, example
+from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_schema import ANYTHING
+from evalsvc.api.response_schemas import ARTIFACTS, PRUNED, RETENTION
 from evalsvc.api.schemas import MAX_STEP, Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
 from evalsvc.artifacts import artifact_path
@@ -45,6 +47,7 @@ _EXAMPLE = {
             "sha256": "9f86d0…",
             "details": {"guidance_scale": 1.0, "seed": 0},
             "pruned_at": None,
+            "pruned_at": None,
         }
     ]
 }
@@ -64,7 +67,7 @@ _PRUNED = {
 @router.get(
     "/evaluations/{evaluation_id}/artifacts",
     summary="What an evaluation left to be looked at",
-    responses=example(200, "Descriptions; the content is at /v1/artifacts/{id}.", _EXAMPLE),
+    responses=answer(200, "Descriptions; the content is at /v1/artifacts/{id}.", ARTIFACTS, _EXAMPLE),
 )
 def list_evaluation_artifacts(evaluation_id: Id, state: CurrentState) -> Document:
     with state.reading() as session:
@@ -75,7 +78,7 @@ def list_evaluation_artifacts(evaluation_id: Id, state: CurrentState) -> Documen
 @router.get(
     "/runs/{run}/artifacts",
     summary="A run's artifacts, by step",
-    responses=example(200, "Descriptions; the content is at /v1/artifacts/{id}.", _EXAMPLE),
+    responses=answer(200, "Descriptions; the content is at /v1/artifacts/{id}.", ARTIFACTS, _EXAMPLE),
 )
 def list_run_artifacts(
     run: Name,
@@ -90,7 +93,7 @@ def list_run_artifacts(
 @router.get(
     "/runs/{run}/retention",
     summary="Which artifacts of a run are kept",
-    responses=example(200, "The rule, and whose it is: the run's own, or the service's.", _RETENTION),
+    responses=answer(200, "The rule, and whose it is: the run's own, or the service's.", RETENTION, _RETENTION),
 )
 def get_retention(run: Name, state: CurrentState) -> Document:
     with state.reading() as session:
@@ -103,7 +106,7 @@ def get_retention(run: Name, state: CurrentState) -> Document:
     description="What any part of the rule keeps is kept; the others are pruned within the hour, or at once by "
     "`POST /v1/artifacts/prune`. Without `keep`, the rule is the service's own (`EVALSVC_RETENTION`). Metrics and "
     "results per item always stay.",
-    responses=example(200, "The rule.", _RETENTION),
+    responses=answer(200, "The rule.", RETENTION, _RETENTION),
 )
 def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> Document:
     with state.writing() as session:
@@ -116,7 +119,7 @@ def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> Docum
     "/artifacts/prune",
     summary="Prune artifacts by the rules now",
     description="The service does it by itself every hour. A content that several artifacts have goes with the last.",
-    responses=example(200, "How much was, or would be, pruned.", _PRUNED),
+    responses=answer(200, "How much was, or would be, pruned.", PRUNED, _PRUNED),
 )
 def post_prune(
     state: CurrentState,
@@ -127,7 +130,13 @@ def post_prune(
 
 
 @router.get(
-    "/artifacts/{artifact_id}", summary="The content of an artifact", response_model=None, response_class=FileResponse
+    "/artifacts/{artifact_id}",
+    summary="The content of an artifact",
+    response_model=None,
+    response_class=FileResponse,
+    responses={
+        200: {"description": "As it was left, of the type that it has.", "content": {"*/*": {"schema": ANYTHING}}}
+    },
 )
 def get_artifact(artifact_id: Id, state: CurrentState) -> FileResponse:
     with state.reading() as session:

@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
-from evalsvc.api.document import Document, example
+from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEM_SCHEMA, PROBLEMS
+from evalsvc.api.response_schemas import CHECKPOINT, POSTED
 from evalsvc.api.schemas import CheckpointInput, Id
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
@@ -47,8 +48,19 @@ _EXAMPLE = {
         "run": "t2i-1b-pretrained",
         "step": 2500,
         "variant": "raw",
-        "in_use": True,
+        "uri": "/checkpoints/t2i-1b-pretrained/checkpoints/epoch_25.pt",
+        "sha256": None,
+        "model": None,
+        "layout": None,
+        "tokens_seen": 2_621_440_000,
+        "tags": {"lr": "3e-4"},
         "spool": "none",
+        "spool_state": None,
+        "in_use": True,
+        "created_at": "2026-02-03T10:11:12.131+00:00",
+        "replaced_at": None,
+        "parents": [],
+        "evaluations": [{"id": 40, "suite": "loss", "state": "queued"}],
     },
     "evaluations": [{"id": 40, "suite": "loss", "state": "queued"}],
 }
@@ -62,8 +74,8 @@ _EXAMPLE = {
     "step and variant is a conflict unless `replace` is true.\n\nA `uri` such as `avg(run@1000..2000/100)`, "
     "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint: its weights are "
     "computed from those of other checkpoints when it is evaluated.",
-    responses=example(201, "The checkpoint and one evaluation per suite.", _EXAMPLE)
-    | example(200, "It was there already: the same checkpoint, the same evaluations.", _EXAMPLE)
+    responses=answer(201, "The checkpoint and one evaluation per suite.", POSTED, _EXAMPLE)
+    | answer(200, "It was there already: the same checkpoint, the same evaluations.", POSTED, _EXAMPLE)
     | UNREACHABLE,
 )
 def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
@@ -80,7 +92,11 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
     return Document(content, 201 if submitted.created else 200)
 
 
-@router.get("/{checkpoint_id}", summary="A checkpoint, whether its file is still needed, and its evaluations")
+@router.get(
+    "/{checkpoint_id}",
+    summary="A checkpoint, whether its file is still needed, and its evaluations",
+    responses=answer(200, "As it was posted.", CHECKPOINT),
+)
 def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> Document:
     with state.reading() as session:
         return Document(checkpoint_view(session, find_checkpoint(session, checkpoint_id)))

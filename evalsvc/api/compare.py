@@ -10,8 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
-from evalsvc.api.document import Document, example
+from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.response_schemas import COMPARISON, CURVES
 from evalsvc.api.schemas import CompareQuery, CurvesQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.compare import Options, compare_results, require_comparable
@@ -106,7 +107,7 @@ _CURVES = {
     "McNemar's test, and p corrected by Holm over the benchmarks that have the metric, `tests` of them; `flipped` "
     "names as many of the items that only one side gets right. What was measured by different protocols has the "
     "verdict `other_protocol` and the fields that differ; where nothing else is left, that is an error.",
-    responses=example(200, "The metrics of a in their order, then what only b has.", _COMPARISON),
+    responses=answer(200, "The metrics of a in their order, then what only b has.", COMPARISON, _COMPARISON),
 )
 def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState) -> Document:
     options = Options(tuple(query.metric), tuple(query.task), query.level, query.force, query.flipped)
@@ -127,7 +128,7 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
     "`indistinguishable_from` the step from which on every one does; `first_apart` and `apart_from` likewise where it "
     "does not; `sign_changes` has the steps between which the difference went from one side of zero to the other. "
     "Each interval of the band has the level `step_level`.",
-    responses=example(200, "A curve per metric and protocol, in columns along the steps.", _CURVES),
+    responses=answer(200, "A curve per metric and protocol, in columns along the steps.", CURVES, _CURVES),
 )
 def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> Document:
     options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)

@@ -7,6 +7,8 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
+from evalsvc.api.json_schema import TEXT, Schema
+
 
 class Document(JSONResponse):
     """JSON. A NaN or an infinity from wherever becomes its string and never an error."""
@@ -16,6 +18,14 @@ class Document(JSONResponse):
         return to_json(content, inf_nan_mode="strings")
 
 
-def example(status: int, description: str, content: Any) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: what it answers with, by an example."""
-    return {status: {"description": description, "content": {"application/json": {"example": content}}}}
+def answer(status: int, description: str, schema: Schema, example: Any = None) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: what it answers with, by a schema and an example."""
+    content = {"schema": schema} | ({} if example is None else {"example": example})
+    return {status: {"description": description, "content": {"application/json": content}}}
+
+
+def or_csv(answers: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """The same, where a client may ask for a table of text in its place."""
+    for described in answers.values():
+        described["content"]["text/csv"] = {"schema": TEXT}
+    return answers

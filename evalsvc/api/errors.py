@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from evalsvc import errors
 from evalsvc.api.browsers import SECURITY_HEADERS
@@ -86,11 +87,11 @@ PROBLEM_SCHEMA: dict[str, Any] = {
     },
 }
 
+PROBLEM_CONTENT: dict[str, Any] = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {
-        "description": "The caller can fix it; `detail` says how.",
-        "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}},
-    }
+    "4XX": {"description": "The caller can fix it; `detail` says how.", "content": PROBLEM_CONTENT},
+    "503": {"description": "The database does not answer; the same may be asked again.", "content": PROBLEM_CONTENT},
 }
 """For a router's `responses`."""
 
@@ -161,9 +162,19 @@ def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         code = errors.UnknownName.code
         detail = f"there is nothing at {request.url.path}; see /docs for what there is"
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = _allowed(request) or (error.headers or {}).get("Allow", "")
         detail = f"{request.method} is not possible at {request.url.path}; possible: {allowed}"
+        return problem(405, code, detail, {"Allow": allowed})
     return problem(error.status_code, code, detail, error.headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method at the path: the router names those of the first route that it finds there."""
+    found: set[str] = set()
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].match(request.url.path):
+            found |= {method.upper() for method in operations}
+    return ", ".join(sorted(found))
 
 
 def _on_bug(request: Request, error: Exception) -> JSONResponse:

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from evalsvc.api.csv_lines import csv_response
-from evalsvc.api.document import Document, example
+from evalsvc.api.document import Document, answer, or_csv
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.response_schemas import EVALUATION, ITEMS
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
@@ -31,6 +32,9 @@ _EXAMPLE = {
     "suite": {"name": "loss", "digest": "4f0c…"},
     "state": "running",
     "priority": 0,
+    "created_at": "2026-02-03T10:11:12.131+00:00",
+    "started_at": "2026-02-03T10:11:12.642+00:00",
+    "finished_at": None,
     "error": None,
     "tasks": [
         {
@@ -70,7 +74,8 @@ _ITEMS = {
     summary="Evaluate a posted checkpoint with a suite",
     description="While an evaluation with this suite is not over, it is answered with 200; afterwards a new one "
     "measures again.",
-    responses=example(201, "A new evaluation.", _EXAMPLE) | example(200, "The one that is not over.", _EXAMPLE),
+    responses=answer(201, "A new evaluation.", EVALUATION, _EXAMPLE)
+    | answer(200, "The one that is not over.", EVALUATION, _EXAMPLE),
 )
 def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
     with state.writing() as session:
@@ -90,7 +95,7 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
     summary="An evaluation",
     description="A task that goes on may have an `interim` result: its metrics after `done` units of work. It is "
     "replaced at every look and removed at the end, and never enters the history.",
-    responses=example(200, "Its state, progress and results.", _EXAMPLE),
+    responses=answer(200, "Its state, progress and results.", EVALUATION, _EXAMPLE),
 )
 def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:
     with state.reading() as session:
@@ -103,7 +108,7 @@ def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:
     description="Of the tasks that have succeeded. Paired comparisons of two checkpoints rest on them. `columns` "
     "chooses keys of the items. As CSV, the first column is the task, what an item lacks is empty, and lists are JSON.",
     response_model=None,
-    responses=example(200, "By task, in the order of the data.", _ITEMS),
+    responses=or_csv(answer(200, "By task, in the order of the data.", ITEMS, _ITEMS)),
 )
 def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: CurrentState) -> Response:
     with state.reading() as session:
@@ -137,7 +142,7 @@ def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id:
     status_code=202,
     summary="Cancel an evaluation",
     description="What waits is not begun, what runs is told to stop; finished shards keep their results.",
-    responses=example(202, "Cancelled; running shards stop soon.", _EXAMPLE),
+    responses=answer(202, "Cancelled; running shards stop soon.", EVALUATION, _EXAMPLE),
 )
 def post_cancel(evaluation_id: Id, state: CurrentState) -> Document:
     with state.writing() as session:
@@ -151,7 +156,7 @@ def post_cancel(evaluation_id: Id, state: CurrentState) -> Document:
     status_code=202,
     summary="Try again what failed or was cancelled",
     description="Finished shards keep their results and do not run again.",
-    responses=example(202, "Queued again.", _EXAMPLE),
+    responses=answer(202, "Queued again.", EVALUATION, _EXAMPLE),
 )
 def post_retry(evaluation_id: Id, state: CurrentState) -> Document:
     with state.writing() as session:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from starlette.types import Receive, Scope, Send
 
 from evalsvc.api.errors import PROBLEMS, STATUS, problem
+from evalsvc.api.response_schemas import EVENT
 from evalsvc.api.schemas import MAX_ID, Id
 from evalsvc.api.state import State
 from evalsvc.coordinator import LiveTask
@@ -183,6 +184,10 @@ class Followers:
                 follower.stirred.set()
 
 
+class EventStreamResponse(StreamingResponse):
+    media_type = "text/event-stream"
+
+
 class EventStream(Response):
     """Follows an evaluation as long as its client listens; refused where too many do."""
 
@@ -199,7 +204,7 @@ class EventStream(Response):
             return
         with self._followers.following(self._evaluation_id, self._after) as follower:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            stream = StreamingResponse(self._followers.stream(follower), 200, headers, "text/event-stream")
+            stream = EventStreamResponse(self._followers.stream(follower), headers=headers)
             await stream(scope, receive, send)
 
 
@@ -267,12 +272,10 @@ event: end
 data: {"evaluation": 40, "state": "succeeded"}
 """
 
-Seen = Annotated[
-    int | None, Query(ge=0, le=MAX_ID, description="The id of the last event that you have; begin after it.")
-]
+Seen = Annotated[int, Query(ge=0, le=MAX_ID, description="The id of the last event that you have; begin after it.")]
 
 SeenHeader = Annotated[
-    int | None,
+    int,
     Header(alias="Last-Event-ID", ge=0, le=MAX_ID, description="The same, as browsers send it when they come back."),
 ]
 
@@ -286,25 +289,26 @@ SeenHeader = Annotated[
     "have an id. A client that comes back with the last one that it has, also after the service was started anew, "
     "misses none. A stream that lasts long ends without `end`; come back likewise.",
     response_model=None,
+    response_class=EventStreamResponse,
     responses={
-        200: {"description": "The events.", "content": {"text/event-stream": {"example": _EXAMPLE}}},
+        200: {"description": "The events.", "content": {"text/event-stream": {"schema": EVENT, "example": _EXAMPLE}}},
         204: {"description": "It is over, and you have all: there is nothing to come back for."},
     },
 )
 async def get_events(
-    evaluation_id: Id, request: Request, last_event_id: Seen = None, last_event_id_header: SeenHeader = None
+    evaluation_id: Id, request: Request, last_event_id: Seen = 0, last_event_id_header: SeenHeader = 0
 ) -> Response:
     followers: Followers = request.app.state.followers
     # A browser that comes back asks the address that it was given, and says in the header what is newer.
-    seen = last_event_id if last_event_id_header is None else last_event_id_header
-    page = await followers.read(read_events, evaluation_id, seen or 0)
+    seen = last_event_id_header or last_event_id
+    page = await followers.read(read_events, evaluation_id, seen)
     if page is None:
         raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
-    if seen is not None and seen > page.newest:
+    if seen > page.newest:
         raise InvalidRequest(
             f"the last event of evaluation {evaluation_id} is {page.newest}, and you have {seen}, of another database; "
             "leave last_event_id out to get them all"
         )
-    if seen is not None and page.is_last and not page.events:
+    if seen and page.is_last and not page.events:
         return Response(status_code=204)
-    return EventStream(followers, evaluation_id, seen or 0)
+    return EventStream(followers, evaluation_id, seen)

@@ -8,8 +8,9 @@ from fastapi import APIRouter
 
 from evalsvc import __version__
 from evalsvc.api.access import MaySee
-from evalsvc.api.document import Document, example
-from evalsvc.api.errors import problem
+from evalsvc.api.document import Document, answer
+from evalsvc.api.errors import PROBLEM_CONTENT, problem
+from evalsvc.api.response_schemas import HEALTH, READY
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import EvalsvcError, NotReady
 
@@ -17,7 +18,9 @@ router = APIRouter(tags=["health"])
 
 
 @router.get(
-    "/healthz", summary="The service answers", responses=example(200, "It does.", {"status": "ok", "version": "0.1.0"})
+    "/healthz",
+    summary="The service answers",
+    responses=answer(200, "It does.", HEALTH, {"status": "ok", "version": "0.1.0"}),
 )
 def healthz() -> Document:
     return Document({"status": "ok", "version": __version__})
@@ -27,8 +30,8 @@ def healthz() -> Document:
     "/readyz",
     summary="The service can evaluate: database, schema and workers are there",
     response_model=None,
-    responses=example(200, "It can.", {"status": "ok", "database": "ok", "schema": "ok", "workers": 2})
-    | example(503, "`detail` says which part is missing.", {"status": 503, "code": "not_ready", "detail": "…"}),
+    responses=answer(200, "It can.", READY, {"status": "ok", "database": "ok", "schema": "ok", "workers": 2})
+    | {503: {"description": "`detail` says which part is missing.", "content": PROBLEM_CONTENT}},
 )
 def readyz(state: CurrentState, may_see: MaySee) -> Any:
     missing = missing_parts(state)

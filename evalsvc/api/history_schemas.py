@@ -4,85 +4,59 @@ from __future__ import annotations
 
 from typing import Any
 
-Schema = dict[str, Any]
+from evalsvc.api.json_schema import COUNT, FINITE, NUMBER, TEXT, Schema, array, by_name, closed, one_of, or_null
 
-WORDS = ["NaN", "Infinity", "-Infinity"]
-"""Numbers that JSON has no words for."""
-
-
-def _object(**properties: Schema) -> Schema:
-    """An object that has these properties and no others."""
-    return {
-        "type": "object",
-        "required": list(properties),
-        "additionalProperties": False,
-        "properties": properties,
-    }
-
-
-def _array(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-_TEXT: Schema = {"type": "string"}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_FINITE: Schema = {"type": "number"}
-_NUMBER: Schema = {"anyOf": [{"type": "number"}, {"type": "string", "enum": WORDS}]}
-_DIRECTION: Schema = {"type": "string", "enum": ["lower", "higher", "none"]}
+DIRECTION = one_of("lower", "higher", "none")
 
 _HEAD: dict[str, Schema] = {
-    "metric": _TEXT,
-    "variant": _TEXT,
-    "protocol": _TEXT,
-    "unit": _TEXT,
-    "direction": _DIRECTION,
-    "baseline": _or_null(_NUMBER),
+    "metric": TEXT,
+    "variant": TEXT,
+    "protocol": TEXT,
+    "unit": TEXT,
+    "direction": DIRECTION,
+    "baseline": or_null(NUMBER),
     "differs": {"type": "object"},
 }
 
-_VALUES = _object(
+_VALUES = closed(
     **_HEAD,
-    x=_array(_COUNT),
-    value=_array(_NUMBER),
-    stderr=_array(_or_null(_FINITE)),
-    n=_array(_or_null(_COUNT)),
-    omitted=_COUNT,
-    **{"import": _or_null(_array(_or_null(_COUNT)))},
+    x=array(COUNT),
+    value=array(NUMBER),
+    stderr=array(or_null(FINITE)),
+    n=array(or_null(COUNT)),
+    omitted=COUNT,
+    **{"import": or_null(array(or_null(COUNT)))},
 )
 
-_BUCKETS = _object(
+_BUCKETS = closed(
     **_HEAD,
-    x=_array(_COUNT),
-    last=_array(_NUMBER),
-    min=_array(_or_null(_FINITE)),
-    max=_array(_or_null(_FINITE)),
-    mean=_array(_or_null(_FINITE)),
-    count=_array(_COUNT),
-    nan=_array(_COUNT),
-    positive_infinity=_array(_COUNT),
-    negative_infinity=_array(_COUNT),
-    imported=_array(_COUNT),
-    omitted=_COUNT,
+    x=array(COUNT),
+    last=array(NUMBER),
+    min=array(or_null(FINITE)),
+    max=array(or_null(FINITE)),
+    mean=array(or_null(FINITE)),
+    count=array(COUNT),
+    nan=array(COUNT),
+    positive_infinity=array(COUNT),
+    negative_infinity=array(COUNT),
+    imported=array(COUNT),
+    omitted=COUNT,
 )
 
-_IMPORTS: Schema = {"type": "object", "additionalProperties": _object(source=_TEXT, created_at=_TEXT)}
+_IMPORTS = by_name(closed(source=TEXT, created_at=TEXT))
 
 _WHAT: dict[str, Schema] = {
-    "run": _TEXT,
+    "run": TEXT,
     "x": {"type": "string", "enum": ["step", "tokens"]},
-    "names": _array(_object(name=_TEXT, unit=_TEXT, direction=_DIRECTION)),
+    "names": array(closed(name=TEXT, unit=TEXT, direction=DIRECTION)),
 }
 
-_POINT = _object(
-    step=_COUNT,
-    value=_NUMBER,
-    stderr=_or_null(_FINITE),
-    n=_or_null(_COUNT),
-    **{"import": _or_null(_COUNT)},
+_POINT = closed(
+    step=COUNT,
+    value=NUMBER,
+    stderr=or_null(FINITE),
+    n=or_null(COUNT),
+    **{"import": or_null(COUNT)},
 )
 
 _EXAMPLE_HEAD = {
@@ -111,13 +85,13 @@ HISTORY: dict[int | str, dict[str, Any]] = {
             "application/json": {
                 "schema": {
                     "anyOf": [
-                        _object(**_WHAT, series=_array(_VALUES), imports=_IMPORTS, next=_or_null(_TEXT)),
-                        _object(
+                        closed(**_WHAT, series=array(_VALUES), imports=_IMPORTS, next=or_null(TEXT)),
+                        closed(
                             **_WHAT,
                             sampled={"type": "boolean", "const": True},
-                            start=_COUNT,
+                            start=COUNT,
                             width={"type": "integer", "minimum": 1},
-                            series=_array(_BUCKETS),
+                            series=array(_BUCKETS),
                         ),
                     ]
                 },
@@ -175,9 +149,9 @@ SUMMARY: dict[int | str, dict[str, Any]] = {
         "description": "A series per metric, variant and protocol.",
         "content": {
             "application/json": {
-                "schema": _object(
-                    run=_TEXT,
-                    series=_array(_object(**_HEAD, count=_COUNT, latest=_or_null(_POINT), best=_or_null(_POINT))),
+                "schema": closed(
+                    run=TEXT,
+                    series=array(closed(**_HEAD, count=COUNT, latest=or_null(_POINT), best=or_null(_POINT))),
                     imports=_IMPORTS,
                 ),
                 "example": {
@@ -201,13 +175,13 @@ CONDITIONAL: dict[int | str, dict[str, Any]] = {
     304: {"description": "It is what `If-None-Match` says that you have: the `ETag` of an earlier answer."}
 }
 
-IMPORTED_SCHEMA = _object(
-    run=_TEXT,
-    series=_COUNT,
-    new=_COUNT,
-    replaced=_COUNT,
-    unchanged=_COUNT,
-    **{"import": _or_null(_COUNT)},
+IMPORTED_SCHEMA = closed(
+    run=TEXT,
+    series=COUNT,
+    new=COUNT,
+    replaced=COUNT,
+    unchanged=COUNT,
+    **{"import": or_null(COUNT)},
 )
 
 _IMPORTED_EXAMPLE = {"run": "t2i-1b-pretrained", "import": 1, "series": 1, "new": 3, "replaced": 0, "unchanged": 0}

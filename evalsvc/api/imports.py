@@ -11,7 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from evalsvc.api.document import Document
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.history_schemas import IMPORTED, WORDS
+from evalsvc.api.history_schemas import IMPORTED
+from evalsvc.api.json_schema import WORDS
 from evalsvc.api.schemas import MAX_ID, MAX_STEP, Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import InvalidRequest

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from evalsvc.api.document import Document, example
+from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, PROTOCOL, RESULT, RUN, RUNS
 from evalsvc.api.schemas import MAX_STEP, BaseInput, Name, PlanInput, RunInput
 from evalsvc.api.state import CurrentState, State
 from evalsvc.api.suites import find_suite
@@ -27,6 +28,18 @@ from evalsvc.store.views import plan_view, run_view, runs_view
 
 router = APIRouter(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
+_RUNS = {
+    "runs": [
+        {
+            "name": "t2i-1b",
+            "checkpoints": 9,
+            "last_step": 4000,
+            "values": 180,
+            "created_at": "2026-02-03T10:11:12.131+00:00",
+        }
+    ]
+}
+
 _PLAN = {"suites": [{"suite": "loss", "every": 500, "first": None, "last": None}], "when_behind": "newest"}
 
 _DELETED = {
@@ -41,11 +54,32 @@ _DELETED = {
 _BASE = {"run": "text-1b", "step": 240_000, "variant": "raw", "named": True, "checkpoint": 3}
 
 _RESULTS = {
-    "checkpoint": {"path": "/checkpoints/t2i-1b/epoch_25.pt", "label": "run 't2i-1b' step 2500", "sha256": "9f86…"},
+    "checkpoint": {
+        "path": "/checkpoints/t2i-1b/epoch_25.pt",
+        "label": "run 't2i-1b' step 2500",
+        "sha256": "9f86…",
+        "id": 17,
+        "run": "t2i-1b",
+        "step": 2500,
+        "variant": "raw",
+    },
     "suite": {"name": "loss", "digest": "4f0c…", "tasks": [{"kind": "loss", "name": "loss"}]},
     "state": "succeeded",
     "evaluations": [{"id": 40, "suite": "loss", "state": "succeeded"}],
-    "metrics": [{"name": "loss/image", "value": 6.31, "stderr": 0.02, "protocol": "9a3f0c1d2e4b5a69", "task": "loss"}],
+    "metrics": [
+        {
+            "name": "loss/image",
+            "value": 6.31,
+            "stderr": 0.02,
+            "n": 400,
+            "unit": "nats/token",
+            "direction": "lower",
+            "protocol": "9a3f0c1d2e4b5a69",
+            "baseline": 9.704,
+            "items": ["nll_image", "n_image"],
+            "task": "loss",
+        }
+    ],
     "protocols": {"9a3f0c1d2e4b5a69": {"task": "loss"}},
     "items": {"loss": [{"index": 0, "n_image": 1024, "nll_image": 6460.1}]},
     "artifacts": {"loss": []},
@@ -79,16 +113,18 @@ _COMPLETIONS = {
 @router.get(
     "/runs",
     summary="Every run",
-    responses=example(
-        200, "The runs by name.", {"runs": [{"name": "t2i-1b", "checkpoints": 9, "last_step": 4000, "values": 180}]}
-    ),
+    responses=answer(200, "The runs by name.", RUNS, _RUNS),
 )
 def list_runs(state: CurrentState) -> Document:
     with state.reading() as session:
         return Document({"runs": runs_view(session)})
 
 
-@router.get("/runs/{run}", summary="A run: its checkpoints, how far their evaluations are, and its plan")
+@router.get(
+    "/runs/{run}",
+    summary="A run: its checkpoints, how far their evaluations are, and its plan",
+    responses=answer(200, "The run; its checkpoints by step.", RUN),
+)
 def get_run(run: Name, state: CurrentState) -> Document:
     with state.reading() as session:
         return Document(run_view(session, find_run(session, run)))
@@ -99,7 +135,7 @@ def get_run(run: Name, state: CurrentState) -> Document:
     summary="Give a run another name",
     description="Wherever it is named: in its history, in the expressions of virtual checkpoints, and as the base of "
     "other runs. Nothing is measured again.",
-    responses=example(200, "The run under its new name.", {"name": "t2i-1b-second", "checkpoints": []}),
+    responses=answer(200, "The run under its new name.", RUN),
 )
 def patch_run(run: Name, body: RunInput, state: CurrentState) -> Document:
     with state.writing() as session:
@@ -113,7 +149,7 @@ def patch_run(run: Name, body: RunInput, state: CurrentState) -> Document:
     description="Its checkpoints, evaluations, history, artifacts and spooled files; the files that were posted stay "
     "where they are. There is no way back. Evaluations that wait or run are in the way unless `cancel` is true, and so "
     "are other runs whose base or virtual checkpoints need it.",
-    responses=example(200, "How much is gone.", _DELETED),
+    responses=answer(200, "How much is gone.", DELETED, _DELETED),
 )
 def delete_run_(
     run: Name,
@@ -149,7 +185,7 @@ def _drop_files(deleted: Deleted, state: State) -> int:
     return freed + drop_contents(settings.items_path, deleted.item_contents, still_named_items)
 
 
-@router.get("/runs/{run}/plan", summary="A run's plan", responses=example(200, "The plan.", _PLAN))
+@router.get("/runs/{run}/plan", summary="A run's plan", responses=answer(200, "The plan.", PLAN, _PLAN))
 def get_plan(run: Name, state: CurrentState) -> Document:
     with state.reading() as session:
         return Document(plan_view(find_run(session, run)))
@@ -159,7 +195,7 @@ def get_plan(run: Name, state: CurrentState) -> Document:
     "/runs/{run}/plan",
     summary="Say which suites a run's checkpoints get",
     description="It may come before the run's first checkpoint. It holds for what is posted from now on.",
-    responses=example(200, "The plan.", _PLAN),
+    responses=answer(200, "The plan.", PLAN, _PLAN),
 )
 def put_plan(run: Name, body: PlanInput, state: CurrentState) -> Document:
     with state.writing() as session:
@@ -176,7 +212,7 @@ def put_plan(run: Name, body: PlanInput, state: CurrentState) -> Document:
     description="Any checkpoint of any run; until it is said, the run's own step 0. It may come before the run's first "
     "checkpoint, and holds for what is evaluated from now on. Its weights must stay: those that were posted with "
     "`spool` are kept, and of others `in_use` stays true.",
-    responses=example(200, "The base, and the checkpoint that it is now.", _BASE),
+    responses=answer(200, "The base, and the checkpoint that it is now.", BASE, _BASE),
 )
 def put_base(run: Name, body: BaseInput, state: CurrentState) -> Document:
     with state.writing() as session:
@@ -194,7 +230,7 @@ def put_base(run: Name, body: BaseInput, state: CurrentState) -> Document:
     summary="All that is known of a checkpoint, in one document",
     description="As `evalsvc run --output` writes it: metrics, protocols, results per item, artifacts as references. "
     "Of every suite that evaluated the checkpoint, the newest evaluation; `state` is the worst of theirs.",
-    responses=example(200, "The result.", _RESULTS),
+    responses=answer(200, "The result.", RESULT, _RESULTS),
 )
 def get_results(
     run: Name,
@@ -212,7 +248,7 @@ def get_results(
     summary="What a run's checkpoints made of fixed prompts, by step",
     description="From the tasks of kind `completions`; of each, the newest evaluation of a checkpoint. `previous` says "
     "how a completion differs, in ids, from that of the step before which was drawn in the same way.",
-    responses=example(200, "By step; the base's beside the checkpoint's.", _COMPLETIONS),
+    responses=answer(200, "By step; the base's beside the checkpoint's.", COMPLETIONS, _COMPLETIONS),
 )
 def get_completions(
     run: Name,
@@ -225,7 +261,11 @@ def get_completions(
         return Document(read_completions(session, folder, find_run(session, run), variant, prompt))
 
 
-@router.get("/protocols/{protocol_id}", summary="What a protocol's id stands for")
+@router.get(
+    "/protocols/{protocol_id}",
+    summary="What a protocol's id stands for",
+    responses=answer(200, "What moves a number that was measured by it.", PROTOCOL, {"task": "loss", "version": 1}),
+)
 def get_protocol(protocol_id: Name, state: CurrentState) -> Document:
     with state.reading() as session:
         return Document(read_protocol(session, protocol_id))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Path, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from evalsvc.checkpoints import Spool
 from evalsvc.errors import UnknownName
 from evalsvc.expression_parser import is_expression
 from evalsvc.metrics.paired import LEVEL
+from evalsvc.result import CHECKPOINT, RUN
 from evalsvc.suite import NAME
 
 MAX_URI = 4096
-MAX_STEP = 2**63 - 1
+MAX_STEP = 2**53 - 1
+"""The largest whole number that every reader of JSON keeps as it is."""
+
 MAX_ID = 2**31 - 1
 MAX_FLIPPED = 10_000
 MAX_PLANNED = 256
@@ -31,7 +35,13 @@ def _check_name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
+def _plain(pattern: re.Pattern[str]) -> str:
+    """A pattern for JSON schema, which has no named groups; of digits, no more than a step has."""
+    plain = re.sub(r"\(\?P<\w+>", "(", pattern.pattern).replace(r"\d+", "[0-9]{1,18}")
+    return f"^{plain}$"
+
+
+Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
 """Of a run, a variant or a suite."""
 
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
@@ -114,7 +124,7 @@ class CheckpointInput(Input):
     """Higher first."""
     tags: dict[str, str] = {}
     """Anything worth keeping, as strings."""
-    replace: bool = False
+    replace: Annotated[bool, Field(strict=True)] = False
     """Put this checkpoint in the place of another one at the same step and variant, and drop that one's values."""
 
     @model_validator(mode="before")
@@ -233,10 +243,16 @@ class HistoryQuery(SummaryQuery):
         return self
 
 
+# Python's names of groups are not JSON schema's.
+NamedCheckpoint = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(CHECKPOINT)})]
+
+NamedRun = Annotated[str, WithJsonSchema({"type": "string", "pattern": _plain(RUN)})]
+
+
 class CompareQuery(Input):
-    a: str
+    a: NamedCheckpoint
     """A checkpoint of the service, RUN@STEP or RUN@STEP:VARIANT."""
-    b: str
+    b: NamedCheckpoint
     """What is compared with it, given likewise."""
     metric: list[str] = []
     """A metric, or a pattern such as `arc_*/acc`; repeat it for several; without it, all."""
@@ -253,9 +269,9 @@ class CompareQuery(Input):
 
 
 class CurvesQuery(Input):
-    a: str
+    a: NamedRun
     """A run, RUN or RUN:VARIANT."""
-    b: str | None = None
+    b: NamedRun | None = None
     """The run that is compared with it at the steps that both have; without it, a is compared with its base."""
     metric: list[str] = []
     """A metric, or a pattern such as `*/text`; repeat it for several; without it, all."""

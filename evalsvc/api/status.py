@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import APIRouter
 
 from evalsvc import __version__
-from evalsvc.api.document import Document, example
+from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.health import missing_parts
+from evalsvc.api.response_schemas import STATUS
 from evalsvc.api.state import CurrentState, State
 from evalsvc.store.status import failed_view, places_of, queue_view, running_view
 
@@ -79,7 +80,7 @@ _STATUS = {
     summary="How the service is: workers, queue, what runs, what failed last",
     description="`missing` says what keeps it from evaluating, as `/readyz` does; `seconds_left` is how long the queue "
     "takes at the pace of the last hour.",
-    responses=example(200, "The state.", _STATUS),
+    responses=answer(200, "The state.", STATUS, _STATUS),
 )
 def get_status(state: CurrentState) -> Document:
     missing = missing_parts(state)

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
 
-from evalsvc.api.document import Document, example
+from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.response_schemas import SUITE, SUITE_INPUT, SUITES
 from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
@@ -22,6 +23,16 @@ from evalsvc.store.submission import kept_suites, put_suite
 from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 
 router = APIRouter(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
+
+_INPUT = {"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}
+
+_SUITE = {
+    "name": "mine",
+    "description": "",
+    "tasks": [{"kind": "loss", "name": "loss", "data": "datasets:heldout_text.jsonl"}],
+    "digest": "4f0c…",
+    "source": "put",
+}
 
 Source = Literal["put", "folder", "shipped"]
 
@@ -60,9 +71,10 @@ def _find_entry(session: Session, settings: Settings, name: str) -> Entry:
 @router.get(
     "",
     summary="Every suite that can be named",
-    responses=example(
+    responses=answer(
         200,
         "The suites by name. A broken one carries its error and disturbs no other.",
+        SUITES,
         {"suites": [{"name": "loss", "source": "shipped", "description": "…", "digest": "4f0c…", "tasks": ["loss"]}]},
     ),
 )
@@ -72,7 +84,11 @@ def list_suites(state: CurrentState) -> Document:
         return Document({"suites": [_summary(name, entry) for name, entry in sorted(entries.items())]})
 
 
-@router.get("/{name}", summary="A suite with its tasks and all their parameters")
+@router.get(
+    "/{name}",
+    summary="A suite with its tasks and all their parameters",
+    responses=answer(200, "The suite.", SUITE, _SUITE | {"source": "shipped"}),
+)
 def get_suite(name: Name, state: CurrentState) -> Document:
     with state.reading() as session:
         entry = _find_entry(session, state.settings, name)
@@ -85,15 +101,13 @@ def get_suite(name: Name, state: CurrentState) -> Document:
     summary="Keep a suite under a name",
     description="The body is the suite as YAML or JSON. Evaluations that have begun keep the suite they began with.",
     status_code=201,
-    responses=example(
-        201, "The name is new (200: it was there).", {"name": "mine", "source": "put", "digest": "4f0c…"}
-    ),
+    responses=answer(201, "The name is new.", SUITE, _SUITE) | answer(200, "The name was there.", SUITE, _SUITE),
     openapi_extra={
         "requestBody": {
             "required": True,
             "content": {
-                "application/yaml": {"example": "tasks:\n  - kind: loss\n    data: datasets:heldout_text.jsonl\n"},
-                "application/json": {"example": {"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}},
+                media_type: {"schema": SUITE_INPUT, "example": _INPUT}
+                for media_type in ("application/yaml", "application/json")
             },
         }
     },

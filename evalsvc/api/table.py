@@ -10,8 +10,9 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
 
 from evalsvc.api.csv_lines import csv_response
-from evalsvc.api.document import example
+from evalsvc.api.document import answer, or_csv
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.response_schemas import TABLE
 from evalsvc.api.schemas import TableQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.store.table import COLUMNS, find_series, read_table
@@ -27,7 +28,7 @@ _TABLE = {"columns": {"run": ["pretrained"], "step": [0], "metric": ["pairs/text
     description="A row per value, by run, step, variant and metric: `pandas.read_csv` of the address with "
     "`format=csv`, or `DataFrame` of the columns. NaN and infinities are words, as pandas reads them.",
     response_model=None,
-    responses=example(200, "Columns of equal length; as CSV, a line per value.", _TABLE),
+    responses=or_csv(answer(200, "Columns of equal length; as CSV, a line per value.", TABLE, _TABLE)),
 )
 def get_table(query: Annotated[TableQuery, Query()], state: CurrentState) -> Response:
     with state.reading() as session:

@@ -104,7 +104,7 @@ def test_eight_gigabytes_are_not_read(app: App, tmp_path: Path) -> None:
     response = app.post(large, suites=["loss"])
     seconds = time.perf_counter() - begun
     assert response.status_code == 201
-    assert seconds < 0.1
+    assert seconds < 1, "to read them takes longer on any disk"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_eight_gigabytes_are_not_read(app: App, tmp_path: Path) -> None:
         ({"step": 2.5}, "step: input should be a valid integer, found 2.5"),
         ({"step": True}, "step: input should be a valid integer, found True"),
         ({"step": None}, "step: input should be a valid integer, found None"),
-        ({"step": 2**63}, "step: input should be less than or equal to 9223372036854775807"),
+        ({"step": 2**63}, "step: input should be less than or equal to 9007199254740991"),
         ({"stepp": 3}, "no field is named 'stepp'; did you mean 'step'?"),
         ({"run": "a b"}, "run: 'a b' is not a name; use letters, digits"),
         ({"run": "../a"}, "is not a name"),

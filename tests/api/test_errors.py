@@ -25,6 +25,13 @@ def test_wrong_method(app: App) -> None:
     assert response.headers["allow"] == "GET"
 
 
+def test_a_wrong_method_is_told_all_that_are_right(app: App) -> None:
+    """Those of the first route at the path alone would hide that a suite can be put."""
+    response = app.http.delete("/v1/suites/mine")
+    refused(response, 405, "invalid_request", "possible: GET, PUT")
+    assert response.headers["allow"] == "GET, PUT"
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "words"),
     [

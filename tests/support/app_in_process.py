@@ -145,11 +145,11 @@ def app_in_process(data_dir: Path, *, insecure: bool = False, **settings: Any) -
 
 
 @contextmanager
-def app_on_port(data_dir: Path, database_url: str = "") -> Iterator[tuple[str, Any]]:
+def app_on_port(data_dir: Path, database_url: str = "", **settings: Any) -> Iterator[tuple[str, Any]]:
     """The application on a free port: its address, and its `State`."""
     data_dir.mkdir(exist_ok=True)
     shutil.copy(_migrated_database(), data_dir / "evalsvc.db")
-    app = create_app(Settings(data_dir=str(data_dir), database_url=database_url), InlineCoordinator)
+    app = create_app(Settings(data_dir=str(data_dir), database_url=database_url, **settings), InlineCoordinator)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,0 +1,318 @@
+"""What the routes answer with, as JSON schemas; those of the history are in `history_schemas`.
+
+Tests hold the answers to them, so a field that is named here is there, in every answer.
+"""
+
+from __future__ import annotations
+
+from evalsvc.api.json_schema import (
+    ANYTHING,
+    COUNT,
+    FIELDS,
+    FINITE,
+    FLAG,
+    ID,
+    NUMBER,
+    TEXT,
+    TIME,
+    Schema,
+    array,
+    by_name,
+    has,
+    one_of,
+    or_null,
+)
+
+STATE = one_of("queued", "running", "succeeded", "partly_failed", "failed", "cancelled")
+
+DIRECTION = one_of("lower", "higher", "none")
+
+ERROR = has(code=TEXT, message=TEXT)
+
+METRIC = has(
+    name=TEXT,
+    value=NUMBER,
+    stderr=or_null(NUMBER),
+    n=or_null(COUNT),
+    unit=TEXT,
+    direction=DIRECTION,
+    protocol=TEXT,
+    baseline=or_null(NUMBER),
+)
+
+PROGRESS = has(
+    done=COUNT,
+    total=or_null(COUNT),
+    unit=or_null(TEXT),
+    per_second=or_null(FINITE),
+    seconds_left=or_null(FINITE),
+)
+
+SHARDS = has(
+    total=COUNT,
+    succeeded=COUNT,
+    running=COUNT,
+    queued=COUNT,
+    failed=COUNT,
+    cancelled=COUNT,
+    skipped=COUNT,
+    attempts=COUNT,
+)
+
+TASK = has(
+    name=TEXT,
+    kind=TEXT,
+    state=STATE,
+    progress=PROGRESS,
+    error=or_null(ERROR),
+    metrics=or_null(array(METRIC)),
+    interim=or_null(has(done=COUNT)),
+    protocols=by_name(FIELDS),
+    provenance=or_null(FIELDS),
+    shards=SHARDS,
+)
+
+EVALUATION = has(
+    id=ID,
+    checkpoint=ID,
+    run=TEXT,
+    step=COUNT,
+    variant=TEXT,
+    suite=has(name=TEXT, digest=TEXT),
+    state=STATE,
+    priority={"type": "integer"},
+    created_at=TIME,
+    started_at=or_null(TIME),
+    finished_at=or_null(TIME),
+    error=or_null(ERROR),
+    tasks=array(TASK),
+)
+
+EVALUATION_SUMMARY = has(id=ID, suite=TEXT, state=STATE)
+
+PARENT = has(name=TEXT, checkpoint=ID, sha256=or_null(TEXT), replaced_at=or_null(TIME))
+
+CHECKPOINT = has(
+    id=ID,
+    run=TEXT,
+    step=COUNT,
+    variant=TEXT,
+    uri=TEXT,
+    sha256=or_null(TEXT),
+    model=or_null(FIELDS),
+    layout=or_null(FIELDS),
+    tokens_seen=or_null(COUNT),
+    tags=by_name(TEXT),
+    spool=one_of("none", "link", "copy"),
+    spool_state=or_null(one_of("copying", "ready", "failed", "released")),
+    in_use=FLAG,
+    created_at=TIME,
+    replaced_at=or_null(TIME),
+    parents=array(PARENT),
+    evaluations=array(EVALUATION_SUMMARY),
+)
+
+POSTED = has(checkpoint=CHECKPOINT, evaluations=array(EVALUATION_SUMMARY))
+
+EVENT = {
+    **has(
+        event=one_of("state", "task", "interim", "progress", "end"),
+        data={**TEXT, "contentMediaType": "application/json"},
+    ),
+    "description": "One of the stream; `data` is JSON, an object.",
+}
+
+ITEMS = has(evaluation=ID, state=STATE, items=by_name(array(FIELDS)))
+
+ARTIFACT = has(
+    id=ID,
+    evaluation=ID,
+    run=TEXT,
+    step=COUNT,
+    variant=TEXT,
+    task=TEXT,
+    kind=TEXT,
+    name=TEXT,
+    media_type=TEXT,
+    size=COUNT,
+    sha256=TEXT,
+    details=FIELDS,
+    pruned_at=or_null(TIME),
+)
+
+RETENTION = has(run=TEXT, keep=or_null(FIELDS), **{"from": or_null(one_of("run", "service"))})
+
+PRUNED = has(artifacts=COUNT, bytes=COUNT, freed_bytes=COUNT, runs=by_name(COUNT), dry_run=FLAG)
+
+ARTIFACTS = has(artifacts=array(ARTIFACT))
+
+PLAN = has(
+    suites=array(has(suite=TEXT, every=ID, first=or_null(COUNT), last=or_null(COUNT))),
+    when_behind=one_of("all", "newest"),
+)
+
+BASE = has(run=TEXT, step=COUNT, variant=TEXT, named=FLAG, checkpoint=or_null(ID))
+
+RUNS = has(
+    runs=array(has(name=TEXT, checkpoints=COUNT, last_step=or_null(COUNT), values=COUNT, created_at=TIME)),
+)
+
+RUN = has(
+    name=TEXT,
+    created_at=TIME,
+    plan=PLAN,
+    base=BASE,
+    checkpoints=array(
+        has(
+            id=ID,
+            step=COUNT,
+            variant=TEXT,
+            uri=TEXT,
+            tokens_seen=or_null(COUNT),
+            created_at=TIME,
+            evaluations=array(EVALUATION_SUMMARY),
+        )
+    ),
+)
+
+DELETED = has(run=TEXT, checkpoints=COUNT, evaluations=COUNT, values=COUNT, artifacts=COUNT, freed_bytes=COUNT)
+
+RESULT = has(
+    checkpoint=has(path=TEXT, label=TEXT, sha256=or_null(TEXT), id=ID, run=TEXT, step=COUNT, variant=TEXT),
+    suite=has(name=TEXT, digest=or_null(TEXT), tasks=array(has(kind=TEXT, name=TEXT))),
+    state=STATE,
+    evaluations=array(EVALUATION_SUMMARY),
+    metrics=array({**METRIC, "required": [*METRIC["required"], "task"]}),
+    protocols=by_name(FIELDS),
+    items=by_name(array(FIELDS)),
+    artifacts=by_name(array(ARTIFACT)),
+    errors=by_name(ERROR),
+    provenance=by_name(FIELDS),
+)
+
+COMPLETIONS = has(
+    run=TEXT,
+    steps=array(has(step=COUNT, variant=TEXT, task=TEXT, completions=array(FIELDS))),
+)
+
+PROTOCOL = FIELDS
+
+SUITE = has(
+    name=TEXT,
+    description=TEXT,
+    tasks=array(has(kind=TEXT, name=TEXT)),
+    digest=TEXT,
+    source=one_of("put", "folder", "shipped"),
+)
+
+SUITES = has(
+    suites=array(
+        {
+            "anyOf": [
+                has(name=TEXT, source=TEXT, description=TEXT, digest=TEXT, tasks=array(TEXT)),
+                has(name=TEXT, source=TEXT, error=ERROR),
+            ]
+        }
+    )
+)
+
+_SIDE = has(value=NUMBER, stderr=or_null(NUMBER), n=or_null(COUNT), protocol=TEXT)
+
+COMPARISON = has(
+    a=TEXT,
+    b=TEXT,
+    level=FINITE,
+    forced=FLAG,
+    contrasts=array(
+        has(
+            metric=TEXT,
+            task=TEXT,
+            unit=TEXT,
+            direction=DIRECTION,
+            verdict=TEXT,
+            a=or_null(_SIDE),
+            b=or_null(_SIDE),
+            difference=or_null(NUMBER),
+            stderr=or_null(NUMBER),
+            interval=or_null(has(low=NUMBER, high=NUMBER, level=FINITE)),
+            basis=one_of("paired", "unpaired", "none"),
+            n=or_null(COUNT),
+            differing=FIELDS,
+            answers=or_null(FIELDS),
+        )
+    ),
+)
+
+_COLUMN = array(or_null(NUMBER))
+
+CURVES = has(
+    a=TEXT,
+    b=TEXT,
+    x=TEXT,
+    level=FINITE,
+    band=one_of("pointwise", "simultaneous"),
+    forced=FLAG,
+    curves=array(
+        has(
+            metric=TEXT,
+            task=TEXT,
+            unit=TEXT,
+            direction=DIRECTION,
+            x=array(COUNT),
+            a=_COLUMN,
+            b=_COLUMN,
+            difference=_COLUMN,
+            stderr=_COLUMN,
+            low=_COLUMN,
+            high=_COLUMN,
+            verdict=array(TEXT),
+        )
+    ),
+    refused=by_name(TEXT),
+)
+
+HEALTH = has(status=TEXT, version=TEXT)
+
+READY: Schema = {"anyOf": [has(status=TEXT, database=TEXT, schema=TEXT, workers=COUNT), has(status=TEXT)]}
+
+TABLE = has(columns=by_name(array(ANYTHING)))
+
+SUITE_INPUT: Schema = {
+    "type": "object",
+    "required": ["tasks"],
+    "properties": {
+        "description": or_null(TEXT),
+        "tasks": {"type": "array", "minItems": 1, "items": has(kind=TEXT)},
+    },
+}
+"""The body that keeps a suite; a task's kind has its own parameters."""
+
+_SECONDS = {"type": "number", "minimum": 0}
+
+_PLACE = {"run": TEXT, "step": COUNT}
+
+STATUS = has(
+    status=one_of("ready", "not_ready"),
+    missing=array(TEXT),
+    version=TEXT,
+    database=TEXT,
+    workers=array(
+        has(
+            name=TEXT,
+            host=TEXT,
+            takes_shards=FLAG,
+            runs=or_null(has(evaluation=ID, **_PLACE, task=TEXT, stage=TEXT, seconds=_SECONDS)),
+        )
+    ),
+    queue=has(
+        queued=COUNT,
+        running=COUNT,
+        oldest_seconds=or_null(FINITE),
+        shards=has(queued=COUNT, running=COUNT),
+        finished_last_hour=COUNT,
+        seconds_left=or_null(FINITE),
+        runs=array(has(run=TEXT, queued=COUNT, running=COUNT, oldest_seconds=or_null(FINITE))),
+    ),
+    running=array(has(id=ID, **_PLACE, variant=TEXT, suite=TEXT, tasks=array(has(name=TEXT, progress=PROGRESS)))),
+    failed=array(has(id=ID, **_PLACE, variant=TEXT, suite=TEXT, state=STATE, error=or_null(ERROR))),
+)

@@ -1,0 +1,161 @@
+"""Thousands of requests made from the OpenAPI document: every answer is one that it has, and none is a bug.
+
+What reaches the queue must not harm it either, so everything that was posted is worked off afterwards.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from app_in_process import app_on_port
+from generated_requests import REFUSED_BY_MEANING, Found, generate
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.api import access, events
+from evalsvc.api.access import OPEN
+from evalsvc.api.app import create_app
+from evalsvc.config import Settings
+from evalsvc.store.tables import Evaluation
+from evalsvc.store.tokens import create_token
+
+LONG = os.environ.get("EVALSVC_TEST_LONG") == "1"
+
+EXAMPLES = 100 if LONG else 4
+"""Made up for each operation, right and wrong ones, beside what is systematic."""
+
+CASES = 10_000 if LONG else 1_000
+"""At least, on each database."""
+
+Service = Callable[..., tuple[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _short_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an evaluation that waits, a stream would last for a quarter of an hour."""
+    monkeypatch.setattr(events, "LIFETIME", 0.05)
+    monkeypatch.setattr(events, "HEARTBEAT_EVERY", 0.02)
+
+
+@pytest.fixture(autouse=True)
+def _as_many_wrong_tokens_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "FAILURES", 1_000_000)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        return ""
+    url: str = request.getfixturevalue("postgresql_url")
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A service with something in it."""
+    with ExitStack() as stack:
+
+        def start(database_url: str = "") -> tuple[str, Any]:
+            url, state = stack.enter_context(app_on_port(tmp_path / "data", database_url, rate_limit=0.0))
+            enter(state.store, submission(), suite())
+            evaluate_whole(state.store, metric(1.5), items=[{"index": 0, "acc": 1.0}])
+            enter(state.store, submission(50), suite())
+            return url, state
+
+        yield start
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "epoch_1.pt"
+    path.write_bytes(b"weights")
+    return path
+
+
+def work_off(state: Any) -> None:
+    """What was posted: none of it may stop the queue."""
+    state.coordinator.work()
+    with state.store.reading() as session:
+        waiting = session.scalars(sa.select(Evaluation.id).where(Evaluation.state.in_(("queued", "running")))).all()
+    assert waiting == []
+
+
+def shown(found: Found) -> str:
+    return "\n\n".join(f"{where}\n{what}" for where, what in found.failures.items())
+
+
+def test_an_open_service(service: Service, database_url: str, weights: Path) -> None:
+    url, state = service(database_url)
+    found = generate(url, EXAMPLES, weights)
+    assert not found.failures, shown(found)
+    print(f"{found.cases} cases; {dict(found.statuses)}; {dict(found.checks)}")
+    assert found.cases >= CASES
+    assert not [status for status in found.statuses if status >= 500]
+    assert {200, 201, 202, 404, 405, 409, 422} <= set(found.statuses), "the cases get past the first check"
+    work_off(state)
+
+
+def test_a_service_with_tokens(service: Service, database_url: str, weights: Path) -> None:
+    """With a token that may do everything; and Schemathesis' own question whether any route ignores who asks."""
+    url, state = service(database_url)
+    with state.store.transaction() as session:
+        token = create_token(session, "admin", "admin")
+    headers = {"Authorization": f"Bearer {token}"}
+    found = generate(url, max(1, EXAMPLES // 4), weights, seed=2, headers=headers, stateful=False)
+    assert not found.failures, shown(found)
+    print(f"{found.cases} cases; {dict(found.statuses)}; {dict(found.checks)}")
+    assert found.checks["ignored_auth"] >= len(access.SCOPES)
+    assert not [status for status in found.statuses if status >= 500]
+    work_off(state)
+
+
+def test_without_a_token(service: Service, weights: Path) -> None:
+    """Whatever is asked, the answer is that a token is needed, as the document says."""
+    url, state = service()
+    with state.store.transaction() as session:
+        create_token(session, "admin", "admin")
+    wait_until_closed(url)
+    found = generate(url, 1, weights, stateful=False, coverage=False)
+    mistaken = {where: what for where, what in found.failures.items() if "rejected" not in where}
+    assert not mistaken, mistaken
+    open_answers = Counter(found.statuses)
+    assert set(open_answers) <= {200, 401, 405, 503}
+    assert open_answers[401] > 5 * open_answers[200]
+
+
+def wait_until_closed(url: str) -> None:
+    while httpx.get(f"{url}/v1/runs", trust_env=False).status_code != 401:
+        pass
+
+
+def test_the_exceptions_are_operations() -> None:
+    """One that was renamed would be an exception for nothing."""
+    document = create_app(Settings()).openapi()
+    operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
+    assert set(REFUSED_BY_MEANING) <= operations
+
+
+def test_every_answer_is_described() -> None:
+    """By a schema where it is JSON; errors as problems."""
+    document = create_app(Settings()).openapi()
+    missing = []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for status, answer in operation["responses"].items():
+                for media_type, content in answer.get("content", {}).items():
+                    if not content.get("schema") and media_type != "*/*":
+                        missing.append((method, path, status, media_type))
+                    if status[0] in "45":
+                        assert media_type == "application/problem+json", (method, path, status)
+            if path not in OPEN:
+                assert {"401", "403", "429", "4XX", "503"} <= set(operation["responses"]), (method, path)
+    assert missing == []

@@ -1,0 +1,126 @@
+"""Schemathesis as the tests use it: requests made from the OpenAPI document, and every answer checked against it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import from_schema
+from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
+
+ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "429"]
+"""How a request may be answered that is right by its schema."""
+
+REFUSED_BY_MEANING = {
+    "POST /v1/checkpoints": "its file must be there, and what it names, or its expression, must make sense",
+    "PUT /v1/suites/{name}": "each kind of task has parameters of its own, which the document does not have",
+    "GET /v1/runs/{run}/metrics": "`points` and `limit` exclude one another, and a cursor is of a page before",
+    "POST /v1/runs/{run}/metrics": "columns have one length, steps are there once, series are distinct",
+    "DELETE /v1/runs/{run}": "what is confirmed is the name in the address",
+    "GET /v1/compare": "a level lies between 0 and 1",
+    "GET /v1/compare/curves": "a level lies between 0 and 1",
+    "GET /v1/evaluations/{evaluation_id}/events": "an event must have been there",
+}
+"""Operations that refuse, by 422, what their schema allows, and why no schema can say so."""
+
+
+NOT_STORABLE = ("has a NUL character", "has a character that cannot be stored")
+"""Nor do schemas say that a text has none of these, which no database keeps."""
+
+
+@dataclass
+class Found:
+    """What came of a run."""
+
+    cases: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)
+    """Passed or failed."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """By operation and title, the first of each with the request that shows it."""
+
+
+def generate(
+    url: str, examples: int, weights: Path, *, seed: int = 1, headers: Mapping[str, str] | None = None, **phases: bool
+) -> Found:
+    """Ask everything of the service at `url`, `examples` times each beside what is systematic."""
+    document = httpx.get(f"{url}/openapi.json", headers=headers, trust_env=False).json()
+    _make_realistic(document, weights)
+    schema = schemathesis.openapi.from_dict(document, config=_config(url, examples, seed, headers, phases))
+    schema.hook(map_body)
+    found = Found()
+    for event in from_schema(schema).execute():
+        if isinstance(event, FatalError):
+            raise event.exception
+        if isinstance(event, NonFatalError):
+            found.failures[event.label] = repr(event.value)
+        if isinstance(event, ScenarioFinished):
+            _count(found, event)
+    return found
+
+
+def map_body(_context: object, body: Any) -> Any:
+    """With 25 for 25.0, which JSON schema counts among the whole numbers, and this service does not."""
+    if isinstance(body, dict):
+        return {key: map_body(None, value) for key, value in body.items()}
+    if isinstance(body, list):
+        return [map_body(None, value) for value in body]
+    return int(body) if isinstance(body, float) and body.is_integer() else body
+
+
+def _count(found: Found, event: ScenarioFinished) -> None:
+    recorder = event.recorder
+    for case_id, interaction in recorder.interactions.items():
+        found.cases += 1
+        response = interaction.response
+        if response is not None:
+            found.statuses[response.status_code] += 1
+        for check in recorder.checks.get(case_id, ()):
+            found.checks[check.name] += 1
+            if check.failure_info is None:
+                continue
+            if response is not None and any(words in response.text for words in NOT_STORABLE):
+                continue
+            case, failure = recorder.cases[case_id].value, check.failure_info.failure
+            answer = "" if response is None else f"{response.status_code} {response.text[:500]}"
+            key = f"{case.operation.label}: {failure.title}"
+            found.failures.setdefault(key, f"{failure.message}\n{check.failure_info.code_sample}\n{answer}")
+
+
+def _make_realistic(document: dict[str, Any], weights: Path) -> None:
+    """Names and ids that are there: what is made up is hardly ever found, and then no answer but 404 is checked."""
+    document["components"]["schemas"]["CheckpointInput"]["examples"][0]["uri"] = str(weights)
+    known = {"run": "run-a", "step": 25, "name": "loss", "a": "run-a@25", "b": "run-a@25"}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                name = parameter["name"]
+                if parameter["in"] == "path":
+                    parameter["example"] = known.get(name, 1)
+                elif path == "/v1/compare" and name in known:
+                    parameter["example"] = known[name]
+
+
+def _config(
+    url: str, examples: int, seed: int, headers: Mapping[str, str] | None, phases: Mapping[str, bool]
+) -> SchemathesisConfig:
+    refused = {"positive_data_acceptance": {"expected-statuses": [*ACCEPTED, "422"]}}
+    return SchemathesisConfig.from_dict(
+        {
+            "base-url": url,
+            "seed": seed,
+            "headers": dict(headers or {}),
+            "workers": 1,
+            "continue-on-failure": True,
+            "request-timeout": 60,
+            "tls-verify": False,
+            "checks": {"enabled": True, "positive_data_acceptance": {"expected-statuses": ACCEPTED}},
+            "generation": {"max-examples": examples, "deterministic": True, "database": "none", "no-shrink": True},
+            "phases": {name: {"enabled": enabled} for name, enabled in phases.items()},
+            "operations": [{"include-name": name, "checks": refused} for name in REFUSED_BY_MEANING],
+        }
+    )
