@@ -69,6 +69,8 @@ class Settings:
     tls_cert: str = _setting("", "Certificate file for --scheduler and `worker`")
     tls_key: str = _setting("", "Private key file for --scheduler and `worker`")
     retention: str = _setting("", 'Which artifacts of a run are kept, e.g. {"last": 10, "every": 1000} [all of them]')
+    log_format: str = _setting("text", "How the service and its workers log: text, or json, an object a line")
+    log_level: str = _setting("warning", "What they log: debug, info (every request and shard), warning or error")
     worker_ttl: float = _setting(120.0, "Seconds of silence after which a worker is given up")
     shard_deadline: float = _setting(7200.0, "Seconds after which a running shard is stopped and tried again")
     max_attempts: int = _setting(

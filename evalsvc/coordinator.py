@@ -327,6 +327,7 @@ class Coordinator:
                     self._rates.setdefault(assignment.task_id, _Rate())
             try:
                 self._cluster.submit(assignment.key, RUN_SHARD, self._with_outputs(item), worker)
+                log.info("%s handed out: %s", assignment.key, assignment.request.stage)
             except OutputLost as error:
                 log.warning("%s cannot be handed out, its outputs are made again: %s", assignment.key, error)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
@@ -361,6 +362,7 @@ class Coordinator:
             outcome = Outcome(outcome.key, "error", f"its result cannot be stored ({type(error).__name__}: {error})")
             with self._store.transaction() as session:
                 stored = self._settle(session, item, outcome)
+        log.info("%s ended: %s%s", outcome.key, outcome.kind, "" if stored else ", too late")
         self._stirred.set()
         self._drop_outputs(item.assignment, stored and outcome.kind == "result" and outcome.value.error is None)
         with self._lock:

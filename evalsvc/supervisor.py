@@ -19,6 +19,7 @@ from typing import Any
 
 from distributed import Security
 
+from evalsvc import logs
 from evalsvc.config import Settings
 from evalsvc.dask_settings import configure, security_of
 from evalsvc.devices import device_list, worker_environment
@@ -161,6 +162,7 @@ def serve_device(settings: Settings, scheduler: str, device: str, processes: int
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     settings = replace(settings, device="")
+    logs.configure(settings.log_format, settings.log_level)
     configure(settings, processes)
     asyncio.run(_Service(settings, scheduler, device, processes, heard).run())
 

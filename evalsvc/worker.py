@@ -20,6 +20,7 @@ from distributed import Event, Nanny, Worker, get_worker
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from evalsvc import logs
 from evalsvc.config import Settings
 from evalsvc.devices import worker_environment
 from evalsvc.errors import Cancelled
@@ -56,8 +57,17 @@ def execute(target: str, key: str, request: Any) -> Any:
     """
     if _draining.is_set():
         raise WorkerDrains(get_worker().address)
+    if not logs.is_configured():
+        settings = Settings.load()
+        logs.configure(settings.log_format, settings.log_level)
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)(request, Report(key))
+    with logs.about(**logs.ids_in(key), worker=get_worker().address):
+        log.info("begun")
+        begun = time.monotonic()
+        try:
+            return getattr(importlib.import_module(module), name)(request, Report(key))
+        finally:
+            log.info("ended after %.3f s", time.monotonic() - begun)
 
 
 class Report:

@@ -70,6 +70,9 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planted
         store.close()
         monkeypatch.setenv("EVALSVC_DATABASE_URL", address)
         monkeypatch.setenv("EVALSVC_TOKEN", tokens["admin"])
+        # All that can be logged, for machines, who keep it longest.
+        monkeypatch.setenv("EVALSVC_LOG_LEVEL", "debug")
+        monkeypatch.setenv("EVALSVC_LOG_FORMAT", "json")
         service = ServiceProcess(tmp_path / "data", "--devices", "cpu")
         try:
             yield Planted(service.start(), database, tokens)
@@ -93,6 +96,9 @@ def every_way_to_fail(planted: Planted, tmp_path: Path) -> None:
         planted.ask("GET", "/v1/artifacts/1", token)
         planted.ask("DELETE", "/v1/runs", token)
         planted.ask("GET", "/readyz", token)
+        planted.ask("GET", "/v1/runs", token, headers={"X-Request-ID": token})
+        planted.ask("GET", "/v1/evaluations/1/events", token)
+        planted.ask("GET", "/metrics", token)
     admin = planted.tokens["admin"]
     planted.ask("GET", "/v1/runs", headers={"Authorization": f"Basic {admin}"})
     planted.ask("GET", "/v1/runs", headers={"Authorization": admin})
@@ -129,4 +135,9 @@ def test_secrets_stay_where_they_are(planted: Planted, tmp_path: Path) -> None:
 
     everything = "\n".join([*planted.said, planted.service.log.read_text()])
     assert "database_unusable" in everything, "what is searched has what was said"
+    assert '"path": "/v1/runs"' in service_log(planted), "and the requests that are logged"
     assert [secret for secret in planted.secrets() if secret in everything] == []
+
+
+def service_log(planted: Planted) -> str:
+    return planted.service.log.read_text()

@@ -31,6 +31,7 @@ from evalsvc.api.bodies import BodyLimit
 from evalsvc.api.browsers import SecurityHeaders
 from evalsvc.api.docs import add_docs
 from evalsvc.api.errors import add_handlers
+from evalsvc.api.request_ids import RequestIds
 from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.coordinator import Coordinator
@@ -94,6 +95,7 @@ def create_app(
     app.add_middleware(SecurityHeaders)
     app.state.requests = prometheus.Requests()
     app.add_middleware(prometheus.CountRequests, requests=app.state.requests)
+    app.add_middleware(RequestIds)
     return app
 
 

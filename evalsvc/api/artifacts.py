@@ -47,7 +47,6 @@ _EXAMPLE = {
             "sha256": "9f86d0…",
             "details": {"guidance_scale": 1.0, "seed": 0},
             "pruned_at": None,
-            "pruned_at": None,
         }
     ]
 }

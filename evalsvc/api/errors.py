@@ -14,6 +14,7 @@ from starlette.routing import compile_path
 
 from evalsvc import errors
 from evalsvc.api.browsers import SECURITY_HEADERS
+from evalsvc.api.request_ids import HEADER, request_id_of
 from evalsvc.errors import EvalsvcError
 
 STATUS: dict[type[EvalsvcError], int] = {
@@ -185,5 +186,5 @@ def _on_bug(request: Request, error: Exception) -> JSONResponse:
         f"{request.method} {request.url.path} failed by a bug in evalsvc ({type(error).__name__}); "
         "the service's log has the details",
         # This answer is made outside of what puts them on the others.
-        SECURITY_HEADERS,
+        {**SECURITY_HEADERS, HEADER: request_id_of(request.scope)},
     )

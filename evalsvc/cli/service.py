@@ -17,6 +17,7 @@ from evalsvc.cli.options import (
     text_of,
 )
 from evalsvc.config import Settings, drop_secrets
+from evalsvc.logs import configure as configure_logs
 from evalsvc.terminal import (
     complain,
     print_answers,
@@ -86,6 +87,7 @@ def serve(
         read_only=1 if read_only else None,
     )
     drop_secrets()
+    configure_logs(settings.log_format, settings.log_level)
     from evalsvc.api.server import serve as serve_settings
 
     def announce(url: str) -> None:
@@ -120,6 +122,7 @@ def worker(
         threads=threads,
     )
     drop_secrets()
+    configure_logs(settings.log_format, settings.log_level)
     from evalsvc.supervisor import run_workers
 
     raise typer.Exit(run_workers(settings, scheduler))
@@ -139,6 +142,7 @@ def scheduler(
     """
     settings = Settings.load(tls_ca=text_of(tls_ca), tls_cert=text_of(tls_cert), tls_key=text_of(tls_key))
     drop_secrets()
+    configure_logs(settings.log_format, settings.log_level)
     from evalsvc.scheduler import run_scheduler
 
     def announce(address: str) -> None:

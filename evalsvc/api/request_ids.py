@@ -1,0 +1,60 @@
+"""A name for every request: in the answer, and in each line of the log that it causes."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from evalsvc.logs import note
+from evalsvc.tokens import TOKEN
+
+log = logging.getLogger(__name__)
+
+HEADER = "X-Request-ID"
+
+GIVEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What is taken over from a client or a proxy; anything else gets a name of our own in its place."""
+
+_KEY = "evalsvc.request_id"
+
+
+class RequestIds:
+    """Name each request, and log it once it is answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        is_name = GIVEN.fullmatch(given) and not TOKEN.search(given)
+        request_id = scope[_KEY] = given if is_name else uuid.uuid4().hex
+        # Not taken back: the server logs a bug after this is left, and each request has a context of its own.
+        note(request=request_id)
+        begun, status = time.perf_counter(), 500
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_named)
+        finally:
+            seconds = round(time.perf_counter() - begun, 4)
+            fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
+            # Without the query: addresses are where people put what should not be in a log.
+            log.info("%s %s: %d", scope["method"], scope["path"], status, extra={"fields": fields})
+
+
+def request_id_of(scope: Scope) -> str:
+    return str(scope.get(_KEY, ""))
