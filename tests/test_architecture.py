@@ -32,6 +32,7 @@ PARTS = {
     "worker": {"ground"},
     "supervisor": {"ground", "dask_settings", "worker"},
     "scheduler": {"ground", "dask_settings"},
+    "slurm": {"ground", "dask_settings"},
     "cluster": {"ground", "dask_settings", "worker"},
     "placement": {"ground", "store"},
     "spooler": {"ground", "store"},

@@ -1,0 +1,45 @@
+"""The job that Slurm is given. Where dask-jobqueue is not installed, that is said; with it, the script is what runs."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from machines import free_port
+
+from evalsvc.certificates import write_certificates
+from evalsvc.errors import InvalidRequest, MissingPackage
+
+try:
+    import dask_jobqueue
+except ModuleNotFoundError:
+    dask_jobqueue = None
+
+needed = pytest.mark.skipif(dask_jobqueue is None, reason="needs dask-jobqueue")
+
+
+@pytest.mark.skipif(dask_jobqueue is not None, reason="dask-jobqueue is installed")
+def test_what_is_missing_is_named_with_the_command() -> None:
+    with pytest.raises(MissingPackage, match="Slurm jobs need the package 'dask_jobqueue'; run: pip install dask-job"):
+        import evalsvc.slurm  # noqa: F401
+
+
+@needed
+def test_a_job_runs_our_worker_in_the_place_of_its_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dask-jobqueue's own command starts workers that do not drain, and that no shard is given to."""
+    from evalsvc.slurm import slurm_cluster
+
+    with pytest.raises(InvalidRequest, match="give --tls-ca FILE"):
+        slurm_cluster(0)
+    for name, path in write_certificates(tmp_path / "tls").items():
+        monkeypatch.setenv(f"EVALSVC_TLS_{name.removesuffix('.pem').upper()}", str(path))
+    port = free_port()
+    with slurm_cluster(0, host="127.0.0.1", port=port, walltime="02:00:00") as cluster:
+        script = cluster.job_script()
+        address = cluster.scheduler_address
+    assert address == f"tls://127.0.0.1:{port}"
+    lines = script.splitlines()
+    assert "#SBATCH --signal=B:TERM@300" in lines
+    assert "#SBATCH -t 02:00:00" in lines
+    assert f" -m evalsvc.cli worker {address} --tls-ca {tmp_path}/tls/ca.pem " in lines[-1]
+    assert lines[-1].startswith("exec ")
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
