@@ -116,6 +116,34 @@ def test_a_call_that_does_not_listen_is_killed(cluster: Watched) -> None:
     assert cluster.outcome() == Outcome("hang", "worker_died")
 
 
+def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() -> None:
+    """Dask's client comes back by itself, without its calls and deaf to progress: their process could not be killed."""
+    cluster = Watched(Settings(devices="cpu", threads=1))
+    cluster.start()
+    try:
+        cluster.submit("broken-off", "cluster_jobs:count", {"steps": 1000})
+        cluster.wait_for_progress("broken-off")
+        client = cluster._client
+        assert client is not None
+        client.loop.add_callback(client.scheduler_comm.abort)
+        assert cluster.outcome() == Outcome("broken-off", "lost")
+        deadline = time.monotonic() + 30
+        while client.status != "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not cluster.connected()
+        assert cluster.slots() == 0
+        cluster.close()
+        cluster.start()
+        assert cluster.connected()
+        cluster.submit("hang-again", "cluster_jobs:hang", {})
+        cluster.wait_for_progress("hang-again")
+        cluster.kill("hang-again")
+        assert cluster.outcome() == Outcome("hang-again", "worker_died")
+    finally:
+        cluster.close()
+
+
 def test_nobody_without_the_certificate_is_let_in(cluster: Watched) -> None:
     """The port takes pickles: whoever may connect may run code as the service."""
     assert cluster._cluster is not None

@@ -19,7 +19,7 @@ from typing import Any
 
 from soak_database import Database, PostgresqlDatabase, SqliteDatabase
 from soak_faults import FAULTS, TTL, possible
-from soak_judgement import Found, Hit, Judgement, all_over, found_by, judge, progress
+from soak_judgement import Found, Hit, Judgement, all_over, any_running, found_by, judge, progress
 from soak_schedule import Planned, schedule
 from soak_trainer import Ledger, Trainer
 from soak_world import World
@@ -32,6 +32,9 @@ WORKERS = 2
 SUITE = "soak"
 STALLED = 120
 """Seconds without any progress after which a run has hung."""
+
+LATEST = 4.0
+"""Seconds that a fault waits for a shard to be running."""
 
 SETTINGS = {
     "EVALSVC_THREADS": "1",
@@ -144,12 +147,21 @@ def _world(folder: Path, database: str, external: bool) -> World:
 def _disturb(world: World, trainer: Trainer, planned: Sequence[Planned], hits: list[Hit]) -> None:
     begun = time.monotonic()
     for fault in planned:
-        while time.monotonic() - begun < fault.at:
+        while not _is_due(world, time.monotonic() - begun - fault.at):
             world.supervise()
             time.sleep(0.05)
         at, seconds = datetime.now(UTC), time.monotonic() - begun
         if what := FAULTS[fault.kind].inject(world, trainer, fault.draw):
             hits.append(Hit(at, seconds, fault.kind, what))
+
+
+def _is_due(world: World, late: float) -> bool:
+    """A fault waits for something that it may hit, but not for ever."""
+    if late < 0:
+        return False
+    with suppress(SQLAlchemyError):
+        return late > LATEST or any_running(world.store)
+    return True
 
 
 def _close(world: World, trainer: Trainer) -> None:

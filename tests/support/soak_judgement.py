@@ -195,11 +195,23 @@ def _judge_attempts(judgement: Judgement, session: Session, world: World, hits: 
     judgement.figures |= {
         "shards": len(attempts),
         "attempts": dict(sorted(Counter(str(item.outcome) for items in attempts.values() for item in items).items())),
+        "attempts that came to nothing": _in_vain(session),
         "shards run more than once": sum(len(items) > 1 for items in attempts.values()),
         "attempts beyond the first": total - len(attempts),
         "of at most": bound,
         "strikes": strikes,
     }
+
+
+def _in_vain(session: Session) -> dict[str, int]:
+    """How many, by stage and outcome: whether faults have hit all stages."""
+    rows = session.execute(
+        select(Shard.stage, Attempt.outcome, func.count())
+        .join(Shard, Shard.id == Attempt.shard_id)
+        .where(Attempt.outcome != "succeeded")
+        .group_by(Shard.stage, Attempt.outcome)
+    )
+    return {f"{stage} {outcome}": n for stage, outcome, n in sorted(map(tuple, rows))}
 
 
 def _judge_files(judgement: Judgement, session: Session, data_dir: Path) -> None:
@@ -240,6 +252,11 @@ def progress(store: Store) -> tuple[int, int]:
     with store.reading() as session:
         attempts = session.scalar(select(func.count()).select_from(Attempt).where(Attempt.finished_at.is_not(None)))
         return attempts or 0, session.scalar(select(func.count()).select_from(MetricValue)) or 0
+
+
+def any_running(store: Store) -> bool:
+    with store.reading() as session:
+        return session.scalar(select(Shard.id).where(Shard.state == "running").limit(1)) is not None
 
 
 def all_over(store: Store) -> bool:
