@@ -93,8 +93,8 @@ def wait_until(store: Store, condition: Callable[[Any], bool], seconds: float = 
         time.sleep(0.05)
 
 
-def wait(store: Store, evaluation: int) -> Evaluation:
-    wait_until(store, lambda session: find_evaluation(session, evaluation).state in OVER)
+def wait(store: Store, evaluation: int, seconds: float = 40) -> Evaluation:
+    wait_until(store, lambda session: find_evaluation(session, evaluation).state in OVER, seconds)
     with store.reading() as session:
         return find_evaluation(session, evaluation)
 
@@ -275,11 +275,22 @@ def test_a_shard_that_overruns_its_deadline_is_stopped_and_tried_again(
 ) -> None:
     coordinate(devices="cpu", shard_deadline=8.0, max_attempts=2)
     slow = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, seconds=60))
-    failed = wait(store, slow)
+    failed = wait(store, slow, 120)
     assert failed.error is not None
     assert failed.error["code"] == "deadline_exceeded"
     assert "longer than 8 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in failed.error["message"]
     assert steps_done(tmp_path)["0", "0"] == 2
+
+
+def test_a_shard_that_overruns_its_deadline_before_it_has_begun_is_stopped_too(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    """On a machine that was busy it was killed while nobody knew its process yet, once and in vain, and ran on."""
+    coordinate(devices="cpu", shard_deadline=0.05, max_attempts=1)
+    slow = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, seconds=600))
+    failed = wait(store, slow, 120)
+    assert failed.error is not None
+    assert failed.error["code"] == "deadline_exceeded"
 
 
 def test_stopping_stores_what_was_running_and_the_next_start_runs_only_the_rest(

@@ -30,8 +30,8 @@ from evalsvc.miniature import ROOT
 
 WORKERS = 2
 SUITE = "soak"
-STALLED = 120
-"""Seconds without any progress after which a run has hung."""
+STALLED = 420
+"""Seconds without any progress after which a run has hung; a shard that was hit often waits for up to 375."""
 
 LATEST = 4.0
 """Seconds that a fault waits for a shard to be running."""
@@ -40,6 +40,8 @@ SETTINGS = {
     "EVALSVC_THREADS": "1",
     "EVALSVC_WORKER_TTL": str(TTL),
     "EVALSVC_GRACE": "2",
+    # Small batches: shards that last long enough to be hit.
+    "EVALSVC_BATCH_TOKENS": "256",
     # One shard may well be hit three times; how often anything was charged is judged at the end.
     "EVALSVC_MAX_ATTEMPTS": "50",
     "OMP_NUM_THREADS": "1",

@@ -1,6 +1,7 @@
 """The faults, one function and one line of the table each."""
 
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ Thing = TypeVar("Thing")
 TTL = 5.0
 """EVALSVC_WORKER_TTL of a fault run; Dask looks every so many seconds, and may so notice after twice as many."""
 
+LOOK = 0.1
+"""Seconds for which workers are watched to see which of them is at work."""
+
 Inject = Callable[[World, Trainer, float], str | None]
 """Brings a fault about. Says what was hit, or None where there was nothing to hit."""
 
@@ -30,12 +34,7 @@ class Fault:
 
 
 def kill_worker(world: World, trainer: Trainer, draw: float) -> str | None:
-    worker = _one_of(world.workers(), draw)
-    if worker is None:
-        return None
-    with suppress(psutil.Error):
-        worker.send_signal(signal.SIGKILL)
-    return f"worker process {worker.pid}"
+    return _kill(_busy_one_of(world.workers(), draw), "worker process")
 
 
 def stop_worker_briefly(world: World, trainer: Trainer, draw: float) -> str | None:
@@ -47,10 +46,23 @@ def stop_worker_long(world: World, trainer: Trainer, draw: float) -> str | None:
 
 
 def kill_nanny(world: World, trainer: Trainer, draw: float) -> str | None:
-    nanny = _one_of(world.nannies, draw)
-    assert nanny is not None
-    nanny.kill()
-    return nanny.name
+    return _kill(_one_of(world.nannies(), draw), "nanny")
+
+
+def kill_supervisor(world: World, trainer: Trainer, draw: float) -> str | None:
+    """Its worker drains, since nobody would start it again, beside the one of its successor."""
+    supervisor = _one_of(world.supervisors, draw)
+    assert supervisor is not None
+    supervisor.kill()
+    return supervisor.name
+
+
+def drain_workers(world: World, trainer: Trainer, draw: float) -> str | None:
+    """As a batch system does before it takes a machine away."""
+    supervisor = _one_of(world.supervisors, draw)
+    assert supervisor is not None
+    supervisor.drain()
+    return supervisor.name
 
 
 def kill_service(world: World, trainer: Trainer, draw: float) -> str:
@@ -121,6 +133,8 @@ FAULTS: dict[str, Fault] = {
     "stop-worker-briefly": Fault(stop_worker_briefly, _none),
     "stop-worker-long": Fault(stop_worker_long, _one, strikes=1),
     "kill-nanny": Fault(kill_nanny, _one, strikes=1),
+    "kill-supervisor": Fault(kill_supervisor, _one, strikes=1),
+    "drain-workers": Fault(drain_workers, _none),
     "kill-service": Fault(kill_service, _all_running),
     "kill-scheduler": Fault(kill_scheduler, _all_running),
     "stop-database": Fault(stop_database, _one),
@@ -135,12 +149,13 @@ FAULTS: dict[str, Fault] = {
 def possible(world: World) -> list[str]:
     """The kinds that can happen in a world."""
     always = ["kill-worker", "stop-worker-briefly", "stop-worker-long", "kill-service"]
+    machines = ["kill-nanny", "kill-supervisor", "drain-workers", "kill-scheduler"]
     clients = ["post-again", "cancel-and-retry", "replace-checkpoint"]
-    return [*always, *(["kill-nanny", "kill-scheduler"] if world.external else []), *world.database.faults, *clients]
+    return [*always, *(machines if world.external else []), *world.database.faults, *clients]
 
 
 def _stop_worker(world: World, draw: float, seconds: float) -> str | None:
-    worker = _one_of(world.workers(), draw)
+    worker = _busy_one_of(world.workers(), draw)
     if worker is None:
         return None
     try:
@@ -148,6 +163,32 @@ def _stop_worker(world: World, draw: float, seconds: float) -> str | None:
     except psutil.Error:
         return None
     return f"worker process {worker.pid} for {seconds:.1f} s"
+
+
+def _kill(process: psutil.Process | None, what: str) -> str | None:
+    if process is None:
+        return None
+    with suppress(psutil.Error):
+        process.send_signal(signal.SIGKILL)
+    return f"{what} {process.pid}"
+
+
+def _busy_one_of(workers: list[psutil.Process], draw: float) -> psutil.Process | None:
+    """Mostly the one that is at work; sometimes whichever."""
+    before = [_cpu_seconds(worker) for worker in workers]
+    time.sleep(LOOK)
+    used = [_cpu_seconds(worker) - start for worker, start in zip(workers, before, strict=True)]
+    if workers and draw < 0.8:
+        return workers[used.index(max(used))]
+    return _one_of(workers, draw)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _one_of(things: list[Thing], draw: float) -> Thing | None:

@@ -92,7 +92,7 @@ def judge(world: World, ledger: Ledger, hits: Sequence[Hit], expected: Mapping[P
         _judge_attempts(judgement, session, world, hits)
         _judge_files(judgement, session, world.data_dir)
         judgement.figures["recovery"] = _recoveries(session, hits)
-    for part in (world.service, *world.nannies, world.scheduler):
+    for part in (world.service, *world.supervisors, world.scheduler):
         # A start without its database or scheduler fails, and is tried again.
         if part is not None and part.ended_by_itself:
             judgement.figures.setdefault("ended by themselves", {})[part.name] = part.ended_by_itself

@@ -17,15 +17,12 @@ class Planned:
 
 
 def schedule(seed: int, seconds: float, kinds: Sequence[str], gap: float) -> list[Planned]:
-    """Faults for so many seconds, `gap` seconds apart on average: every kind once, in random order, and so again."""
+    """A fault every `gap` seconds, give or take a half: every kind once, in random order, and so again."""
     chance = Random(seed)
     planned: list[Planned] = []
     deck: list[str] = []
-    at = 0.0
-    while True:
-        at += gap * chance.uniform(0.5, 1.5)
-        if at >= seconds:
-            return planned
+    for number in range(1, int(seconds / gap) + 1):
         if not deck:
             deck = chance.sample(kinds, len(kinds))
-        planned.append(Planned(at, deck.pop(), chance.random()))
+        planned.append(Planned(gap * (number + chance.uniform(-0.5, 0.5)), deck.pop(), chance.random()))
+    return planned

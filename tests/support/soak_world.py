@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from soak_database import Database
 
+from evalsvc.certificates import CA, CERT, KEY, write_certificates
 from evalsvc.store.session import Store
 
 MARK = "SOAK_WORLD"
@@ -37,6 +38,7 @@ class Supervised:
         self._command = [sys.executable, *arguments]
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._told_to_end = False
 
     @property
     def pid(self) -> int:
@@ -49,7 +51,9 @@ class Supervised:
             code = self._process.poll()
             if code is None:
                 return
-            self.ended_by_itself.append(code)
+            if not self._told_to_end:
+                self.ended_by_itself.append(code)
+            self._told_to_end = False
         self.starts += 1
         with self.log.open("ab") as stream:
             stream.write(f"--- start {self.starts} of {self.name}\n".encode())
@@ -65,6 +69,12 @@ class Supervised:
             self._process.wait(timeout=30)
             self._process = None
 
+    def drain(self) -> None:
+        """SIGTERM; once it has ended, `watch` starts it again."""
+        if self._process is not None:
+            self._told_to_end = True
+            self._process.terminate()
+
     def stop(self) -> int | None:
         """SIGTERM, and its exit code."""
         if self._process is None:
@@ -75,16 +85,19 @@ class Supervised:
         return code
 
     def children(self) -> list[psutil.Process]:
-        """The worker processes below it."""
-        if self._process is None:
-            return []
-        found = []
-        with suppress(psutil.Error):
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                with suppress(psutil.Error):
-                    if "spawn_main" in " ".join(child.cmdline()):
-                        found.append(child)
-        return sorted(found, key=lambda process: process.pid)
+        """The processes that it has started to work for it."""
+        return [] if self._process is None else spawned_by(self._process.pid)
+
+
+def spawned_by(pid: int) -> list[psutil.Process]:
+    """The child processes that multiprocessing has started, but for its own helper."""
+    found = []
+    with suppress(psutil.Error):
+        for child in psutil.Process(pid).children():
+            with suppress(psutil.Error):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    found.append(child)
+    return sorted(found, key=lambda process: process.pid)
 
 
 class World:
@@ -108,7 +121,7 @@ class World:
         self.url = f"http://127.0.0.1:{port}"
         options = ["--port", str(port), "--data-dir", str(self.data_dir), "--database-url", database.url]
         self.scheduler: Supervised | None = None
-        self.nannies: list[Supervised] = []
+        self.supervisors: list[Supervised] = []
         if external:
             options += self._make_external(workers)
         else:
@@ -120,18 +133,21 @@ class World:
         return self.scheduler is not None
 
     def _make_external(self, workers: int) -> list[str]:
-        files = write_certificates(self.folder)
-        tls = [text for name, file in files.items() for text in (f"--tls-{name}", str(file))]
+        files = write_certificates(self.folder / "certificates")
+        names = {"--tls-ca": CA, "--tls-cert": CERT, "--tls-key": KEY}
+        tls = [text for option, name in names.items() for text in (option, str(files[name]))]
         address = f"tls://127.0.0.1:{free_port()}"
         self.scheduler = self._supervised("scheduler", scheduler_arguments(address, tls))
         for index in range(workers):
             arguments = ["-m", "evalsvc.cli", "worker", address, "--device", "cpu", *tls]
-            self.nannies.append(self._supervised(f"worker-{index}", arguments))
+            self.supervisors.append(self._supervised(f"worker-{index}", arguments))
         return ["--scheduler", address, *tls]
 
     def _supervised(self, name: str, arguments: Sequence[str]) -> Supervised:
         path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | self._settings | {MARK: self._mark, "PYTHONPATH": path}
+        # Workers of other machines keep answers in a folder of their own, and must not find those of other runs.
+        own = {MARK: self._mark, "PYTHONPATH": path, "XDG_DATA_HOME": str(self.folder / "home")}
+        environment = os.environ | self._settings | own
         return Supervised(name, arguments, self.folder / f"{name}.log", environment)
 
     def supervise(self) -> None:
@@ -150,10 +166,17 @@ class World:
         while self._undo:
             heapq.heappop(self._undo)[2]()
 
+    def nannies(self) -> list[psutil.Process]:
+        """The nannies' processes; those of a service's own workers are part of the service."""
+        return [nanny for supervisor in self.supervisors for nanny in supervisor.children()]
+
     def workers(self) -> list[psutil.Process]:
         """Worker processes that are there and not stopped."""
-        owners = self.nannies or [self.service]
-        return [worker for owner in owners for worker in owner.children() if worker.pid not in self._stopped]
+        if self.external:
+            found = [worker for nanny in self.nannies() for worker in spawned_by(nanny.pid)]
+        else:
+            found = self.service.children()
+        return [worker for worker in found if worker.pid not in self._stopped]
 
     def stop_worker(self, worker: psutil.Process, seconds: float) -> None:
         """SIGSTOP now, SIGCONT after so many seconds, if it is still there."""
@@ -171,9 +194,9 @@ class World:
         """An orderly end of all; the service's exit code."""
         self.undo_all()
         code = self.service.stop()
-        for part in (*self.nannies, self.scheduler):
+        for part in (*self.supervisors, self.scheduler):
             if part is not None:
-                part.kill()
+                part.stop()
         return code
 
     def close(self) -> None:
@@ -204,7 +227,7 @@ class World:
         return found
 
     def _parts(self) -> list[Supervised]:
-        return [part for part in (self.scheduler, *self.nannies, self.service) if part is not None]
+        return [part for part in (self.scheduler, *self.supervisors, self.service) if part is not None]
 
 
 def free_port() -> int:
@@ -213,26 +236,7 @@ def free_port() -> int:
         return port
 
 
-def write_certificates(folder: Path) -> dict[str, Path]:
-    """A certificate for the processes of one scheduler, and its key."""
-    from distributed import Security
-
-    security = Security.temporary()
-    contents = {"ca": security.tls_ca_file, "cert": security.tls_client_cert, "key": security.tls_client_key}
-    files = {name: folder / f"{name}.pem" for name in contents}
-    for name, file in files.items():
-        file.touch(mode=0o600)
-        file.write_text(contents[name])
-    return files
-
-
 def scheduler_arguments(address: str, tls: Sequence[str]) -> list[str]:
     """How an external scheduler is started at an address."""
     host, _, port = address.removeprefix("tls://").partition(":")
-    options = ["--host", host, "--port", port, "--no-dashboard", "--protocol", "tls"]
-    return [
-        "-m",
-        "distributed.cli.dask_scheduler",
-        *options,
-        *(text.replace("--tls-ca", "--tls-ca-file") for text in tls),
-    ]
+    return ["-m", "evalsvc.cli", "scheduler", "--host", host, "--port", port, *tls]
