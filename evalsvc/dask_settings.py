@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import dask
@@ -39,6 +40,8 @@ def configure(settings: Settings, processes: int = 1) -> None:
     Args:
         processes: worker processes that share this machine's cores.
     """
+    # Its own setting is read when it is imported, which was before.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     threads = str(settings.worker_threads(processes))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     # Threads that spin while they wait stall for milliseconds at every operation once another process wants the core.

@@ -207,7 +207,8 @@ class _Service:
                 await self._nanny.finished()
             return "went away, or the worker was drained"
         except Exception as error:  # connecting fails in many ways
-            return f"does not answer ({type(error).__name__}: {error})"
+            cause = error.__cause__ or error
+            return f"does not answer ({type(cause).__name__}: {cause})"
         finally:
             self._nanny = None
 

@@ -38,8 +38,9 @@ def running(laboratory: Laboratory, name: str, process: int) -> int:
     return [shard for shard, _, worker in laboratory.log(name) if worker == process][-1]
 
 
+@pytest.mark.parametrize("who", ["worker", "nanny"])
 def test_a_killed_worker_s_shard_starts_again_at_once_and_finished_ones_never(
-    laboratory: Callable[..., Laboratory], machines: Machines
+    laboratory: Callable[..., Laboratory], machines: Machines, who: str
 ) -> None:
     world = laboratory()
     workers = [machines.start_worker(), machines.start_worker()]
@@ -47,18 +48,20 @@ def test_a_killed_worker_s_shard_starts_again_at_once_and_finished_ones_never(
     begun_on_two(world, "killed", shards=4)
     [victim] = workers[0].workers()
     shard = running(world, "killed", victim.pid)
+    [nanny] = workers[0].nannies()
     killed_at = datetime.now(UTC)
-    victim.kill()
+    (victim if who == "worker" else nanny).kill()
     assert world.wait(evaluation).state == "succeeded"
     attempts = world.attempts("killed")
     again = [start for index, _, start in attempts if index == shard]
     assert len(again) == 2
     seconds = (again[1] - killed_at).total_seconds()
-    print(f"a killed worker's shard started again after {seconds:.2f} s")
+    print(f"a killed {who}'s shard started again after {seconds:.2f} s")
     assert seconds < 2 + BUSY
     assert Counter(outcome for _, outcome, _ in attempts) == {"succeeded": 8, "worker_died": 1}
     assert {index for index, outcome, _ in attempts if outcome == "worker_died"} == {shard}
     assert world.value("killed") == [40]
+    wait_for(lambda: world.coordinator.workers() == 2, "it has come back", 120)
 
 
 def test_a_stopped_worker_is_given_up_and_what_it_sends_late_is_not_stored(
