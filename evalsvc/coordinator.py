@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -331,7 +332,7 @@ class Coordinator:
             except OutputLost as error:
                 log.warning("%s cannot be handed out, its outputs are made again: %s", assignment.key, error)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
-            except Exception:  # the client fails in many ways while its scheduler goes away
+            except (Exception, CancelledError):  # the client fails in many ways while its scheduler goes away
                 log.exception("%s could not be handed out", assignment.key)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
 
@@ -363,6 +364,8 @@ class Coordinator:
             with self._store.transaction() as session:
                 stored = self._settle(session, item, outcome)
         log.info("%s ended: %s%s", outcome.key, outcome.kind, "" if stored else ", too late")
+        if stored and outcome.kind == "result" and outcome.value.error is not None:
+            log.warning("%s failed: %s", outcome.key, outcome.value.error.message)
         self._stirred.set()
         self._drop_outputs(item.assignment, stored and outcome.kind == "result" and outcome.value.error is None)
         with self._lock:

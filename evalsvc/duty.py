@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from asyncio import CancelledError
 from collections.abc import Callable
 
 from evalsvc.errors import EvalsvcError
@@ -43,13 +44,16 @@ class Duty:
             return False
         try:
             self._do()
+        except CancelledError as error:  # no Exception; of a loop that ends, in whatever waited for it
+            self._note_failure(error)
+            return False
         except Exception as error:
             self._note_failure(self._translate(error))
             return False
         self._wait = 0.0
         return True
 
-    def _note_failure(self, error: Exception) -> None:
+    def _note_failure(self, error: BaseException) -> None:
         self._wait = min(2 * self._wait or FIRST_WAIT, self._longest_wait)
         self._again_at = time.monotonic() + self._wait
         if isinstance(error, EvalsvcError):

@@ -296,7 +296,7 @@ def test_a_shard_that_overruns_its_deadline_before_it_has_begun_is_stopped_too(
 def test_stopping_stores_what_was_running_and_the_next_start_runs_only_the_rest(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
-    first = coordinate(grace=10.0)
+    first = coordinate(grace=90.0)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=6, steps=4))
     first.wake()
     wait_until(store, lambda session: begun(tmp_path))

@@ -1,6 +1,7 @@
 """A part of the round that fails: how often it is tried, and what the log says."""
 
 import logging
+from asyncio import CancelledError
 from itertools import pairwise
 
 import pytest
@@ -39,6 +40,16 @@ def test_what_fails_is_tried_again_later_each_time_and_at_once_when_it_worked(mo
     clock.now += 0.5
     assert not duty.attempt()
     assert tries[-1] == clock.now
+
+
+def test_a_cancelled_wait_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no Exception, and a client whose loop ends raises it in the thread that waits for an answer."""
+
+    def fail() -> None:
+        raise CancelledError
+
+    assert not Duty("reach the cluster", fail, 5).attempt()
+    assert "could not reach the cluster" in caplog.text
 
 
 def test_what_is_expected_has_no_trace_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

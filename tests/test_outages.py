@@ -70,7 +70,8 @@ def is_unusable(response: httpx.Response, *words: str) -> None:
     assert response.headers["content-type"] == "application/problem+json", response.text
     document = response.json()
     assert (response.status_code, document["code"]) == (503, "database_unusable"), document
-    for word in ("the database ", "cannot be used: ", *words):
+    assert response.headers["retry-after"] == "5"
+    for word in ("the database ", "cannot be used: ", "try again, nothing that was stored is lost", *words):
         assert word in document["detail"], document["detail"]
 
 

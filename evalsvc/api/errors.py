@@ -121,7 +121,9 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
 
 def _on_evalsvc_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EvalsvcError)
-    return problem(STATUS[type(error)], error.code, error.message)
+    # A database that was restarted is back within seconds.
+    headers = {"Retry-After": "5"} if isinstance(error, errors.DatabaseUnusable) else None
+    return problem(STATUS[type(error)], error.code, error.message, headers)
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:

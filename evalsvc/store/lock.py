@@ -127,11 +127,13 @@ class _FencedStore(Store):
     def __init__(self, store: Store, lock: CoordinatorLock) -> None:
         self.url = store.url
         self.engine = store.engine
+        self.reading = store.reading  # type: ignore[method-assign]
+        self._store = store
         self._lock = lock
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        with super().transaction() as session:
+        with self._store.transaction() as session:
             self._lock.require_term(session)
             yield session
 

@@ -278,7 +278,11 @@ def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
     cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     for secret in _secrets_in(url):
         cause = cause.replace(secret, "***")
-    return DatabaseUnusable(f"the database {shown_url(url)} cannot be used: {' '.join(cause.split())}")
+    cause = " ".join(cause.split()).rstrip(".?")
+    return DatabaseUnusable(
+        f"the database {shown_url(url)} cannot be used: {cause}; see to it and try again, "
+        "nothing that was stored is lost"
+    )
 
 
 def _secrets_in(url: str) -> set[str]:
