@@ -209,7 +209,7 @@ def test_a_virtual_checkpoint_outlives_a_killed_service_and_notices_a_replaced_p
     assert done["state"] == "succeeded", done
     assert SHARDS < attempts(done) <= SHARDS + 2
 
-    [plain] = service.post("plain", 50, tmp_path / "mean.pt", ["loss8"], layout=LAYOUT)
+    [plain] = service.post("plain", 50, tmp_path / "mean.pt", ["loss8"], layout=LAYOUT, priority=1)
     [late] = service.post("mix", 75, Path("lerp(run@100, run@200, 0.75)"), ["loss8"])
     wait_for_finished_shards(service, plain, 0)
     content, times = second.read_bytes(), second.stat()
