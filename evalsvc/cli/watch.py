@@ -62,6 +62,10 @@ def watch(
         signal.signal(number, lambda *_: sys.exit(0))
     if marker is not None and "{}" not in marker:
         raise InvalidRequest(f"--marker {marker}: has no {{}} for the checkpoint's name; write e.g. '{{}}.done'")
+    if marker is not None and is_remote(folder):
+        raise InvalidRequest(
+            f"--marker is given for {folder}; a store shows an object when it is whole, so leave it out"
+        )
     settings = Settings.load()
     place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
     rules = Rules(

@@ -42,7 +42,7 @@ def start_beyond_floors(session: Session, _context: Any, _instances: Any) -> Non
         for kind in KEPT_APART:
             rows = [item for item in new if isinstance(item, kind)]
             floor = floors.get(kind.__tablename__, 0)
-            if rows and floor > (session.scalar(select(func.max(kind.id))) or 0):
+            if rows and floor and floor > (session.scalar(select(func.max(kind.id))) or 0):
                 for number, row in enumerate(sorted(rows, key=_order), floor + 1):
                     row.id = number
 

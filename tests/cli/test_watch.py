@@ -89,6 +89,13 @@ def test_wrong_use_is_one_line(tmp_path: Path, options: list[str], words: str) -
     assert words in err
 
 
+def test_a_marker_is_for_folders_of_this_machine(tmp_path: Path) -> None:
+    """It would be looked for in vain, and nothing ever posted."""
+    command = [sys.executable, "-m", "evalsvc.cli", "watch", "s3://bucket/run", "--run", "r", "--marker", "{}.done"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "leave it out" in done.stderr) == (2, True)
+
+
 def test_a_folder_that_is_not_there_and_a_service_that_is_not(tmp_path: Path) -> None:
     nowhere = start(tmp_path / "nowhere", "http://127.0.0.1:9", "--once")
     assert "nowhere is no folder" in nowhere.communicate(timeout=60)[1]
