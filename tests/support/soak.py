@@ -33,7 +33,7 @@ SUITE = "soak"
 STALLED = 420
 """Seconds without any progress after which a run has hung; a shard that was hit often waits for up to 375."""
 
-LATEST = 4.0
+LATEST = 6.0
 """Seconds that a fault waits for a shard to be running."""
 
 SETTINGS = {
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=900, help="of faults, shared by the runs [900]")
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(1 << 31), help="[a random one]")
-    parser.add_argument("--gap", type=float, default=5.0, help="seconds between two faults, on average [5]")
+    parser.add_argument("--gap", type=float, default=7.0, help="seconds between two faults, on average [7]")
     parser.add_argument("--checkpoints", type=int, default=6, help="of the miniature, at most 12 [6]")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), help="[both]")
     parser.add_argument("--cluster", choices=("own", "external"), help="[both]")

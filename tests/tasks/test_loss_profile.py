@@ -294,6 +294,14 @@ def test_the_largest_artifact_is_bounded_and_the_papers_is_small() -> None:
     assert sizes[1] < 2_000_000
 
 
+def test_a_profile_has_one_digest_in_whatever_order_the_database_keeps_keys() -> None:
+    """PostgreSQL sorts the keys of JSON by their length, and the same evaluation left another file than on SQLite."""
+    more = {"choices": {"text": 3, "image": 5}, "entropies": {"text": {"value": 1.0, "n": 2}, "image": None}}
+    other = {"entropies": {"image": None, "text": {"n": 2, "value": 1.0}}, "choices": {"image": 5, "text": 3}}
+    [one], [same] = (profile_artifacts({}, None, said) for said in (more, other))
+    assert one.content == same.content
+
+
 def test_the_map_shows_the_grid() -> None:
     layout = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
     sums = ProfileSums(layout, (2, 3))
