@@ -129,7 +129,7 @@ def post_prune(
 
 
 @router.get(
-    "/artifacts/{artifact_id}",
+    "/artifacts/{artifact_id:int}",  # what is no number is another route's
     summary="The content of an artifact",
     response_model=None,
     response_class=FileResponse,

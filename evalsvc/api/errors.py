@@ -173,11 +173,10 @@ def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(request: Request) -> str:
     """Every method at the path: the router names those of the first route that it finds there."""
-    found: set[str] = set()
-    for path, operations in request.app.openapi()["paths"].items():
-        if compile_path(path)[0].match(request.url.path):
-            found |= {method.upper() for method in operations}
-    return ", ".join(sorted(found))
+    paths = request.app.openapi()["paths"]
+    asked = request.url.path
+    same = [asked] if asked in paths else [path for path in paths if compile_path(path)[0].match(asked)]
+    return ", ".join(sorted({method.upper() for path in same for method in paths[path]}))
 
 
 def _on_bug(request: Request, error: Exception) -> JSONResponse:

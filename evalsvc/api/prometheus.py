@@ -91,7 +91,7 @@ class CountRequests:
 
 def _route_of(scope: Scope) -> str:
     """The template of the route, never the path itself: each run would be a series of its own."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path_format", None)
     return path if isinstance(path, str) else NO_ROUTE
 
 

@@ -20,6 +20,7 @@ REFUSED_BY_MEANING = {
     "PUT /v1/suites/{name}": "each kind of task has parameters of its own, which the document does not have",
     "GET /v1/runs/{run}/metrics": "`points` and `limit` exclude one another, and a cursor is of a page before",
     "POST /v1/runs/{run}/metrics": "columns have one length, steps are there once, series are distinct",
+    "PUT /v1/runs/{run}/retention": "a rule keeps something",
     "DELETE /v1/runs/{run}": "what is confirmed is the name in the address",
     "GET /v1/compare": "a level lies between 0 and 1",
     "GET /v1/compare/curves": "a level lies between 0 and 1",
