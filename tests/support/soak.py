@@ -5,6 +5,7 @@ python tests/support/soak.py --seconds 900
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -78,6 +79,12 @@ class Plan:
     """Seconds between two faults, on average."""
     tasks: Sequence[dict[str, Any]]
     files: Sequence[tuple[str, int, Path]]
+
+    @property
+    def options(self) -> str:
+        """What gives this schedule again."""
+        where = f"--database {self.database} --cluster {'external' if self.external else 'own'}"
+        return f"--seed {self.seed} --seconds {self.seconds:g} --gap {self.gap:g} {where}"
 
     @property
     def name(self) -> str:
@@ -194,7 +201,7 @@ def _wait(world: World, condition: Callable[[], bool]) -> None:
 
 
 def _report(plan: Plan, hits: Sequence[Hit], world: World, wrong: Sequence[str]) -> str:
-    lines = [f"a fault run went wrong ({plan.name}; the same seed gives the same schedule):"]
+    lines = [f"a fault run went wrong; make soak SOAK='{plan.options}' has its schedule again:"]
     lines += [f"  - {item}" for item in wrong]
     lines += ["faults:", *(f"  {hit.seconds:7.1f} s  {hit.at:%H:%M:%S.%f}  {hit.kind}: {hit.what}" for hit in hits)]
     lines += ["the end of the service's log:", *world.service.log.read_text().splitlines()[-60:]]
@@ -240,16 +247,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (external, database) for external in clusters for database in databases
         )
     ]
-    with tempfile.TemporaryDirectory(prefix="evalsvc-soak-") as temporary:
-        print(f"seed {chosen.seed}; computing the undisturbed values", flush=True)
-        _, expected = undisturbed(Path(temporary) / "undisturbed", plans[0])
-        for index, plan in enumerate(plans):
-            print(f"running {plan.name} for {plan.seconds:.0f} s", flush=True)
-            try:
-                print(table(plan, run(Path(temporary) / str(index), plan, expected)), flush=True)
-            except SoakFailure as failure:
-                print(failure, file=sys.stderr)
-                return 1
+    folder = Path(tempfile.mkdtemp(prefix="evalsvc-soak-"))
+    print(f"seed {chosen.seed}; computing the undisturbed values", flush=True)
+    _, expected = undisturbed(folder / "undisturbed", plans[0])
+    for index, plan in enumerate(plans):
+        print(f"running {plan.name} for {plan.seconds:.0f} s", flush=True)
+        try:
+            print(table(plan, run(folder / str(index), plan, expected)), flush=True)
+        except SoakFailure as failure:
+            print(f"{failure}\nlogs and data are in {folder / str(index)}", file=sys.stderr)
+            return 1
+    shutil.rmtree(folder)
     return 0
 
 
