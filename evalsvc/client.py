@@ -366,7 +366,7 @@ class Client:
 
     def prune(self, run: str | None = None, *, dry_run: bool = False) -> dict[str, Any]:
         """Prune artifacts by the rules, of all runs or of one: `{"artifacts", "bytes", "freed_bytes", "runs"}`."""
-        return self._ask("POST", "/v1/artifacts/prune", query=_query(run=run, dry_run=dry_run))
+        return self._ask("POST", "/v1/prune", query=_query(run=run, dry_run=dry_run))
 
     def protocol(self, protocol: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/protocols/{_part(protocol)}")

@@ -38,7 +38,7 @@ SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("POST", "/v1/evaluations/{evaluation_id}/cancel"): "submit",
     ("POST", "/v1/evaluations/{evaluation_id}/retry"): "submit",
     ("GET", "/v1/artifacts/{artifact_id}"): "read",
-    ("POST", "/v1/artifacts/prune"): "admin",
+    ("POST", "/v1/prune"): "admin",
     ("GET", "/v1/runs/{run}/retention"): "read",
     ("PUT", "/v1/runs/{run}/retention"): "admin",
     ("GET", "/v1/runs"): "read",

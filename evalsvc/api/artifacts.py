@@ -103,7 +103,7 @@ def get_retention(run: Name, state: CurrentState) -> Document:
     "/runs/{run}/retention",
     summary="Say which artifacts of a run are kept",
     description="What any part of the rule keeps is kept; the others are pruned within the hour, or at once by "
-    "`POST /v1/artifacts/prune`. Without `keep`, the rule is the service's own (`EVALSVC_RETENTION`). Metrics and "
+    "`POST /v1/prune`. Without `keep`, the rule is the service's own (`EVALSVC_RETENTION`). Metrics and "
     "results per item always stay.",
     responses=answer(200, "The rule.", RETENTION, _RETENTION),
 )
@@ -115,7 +115,7 @@ def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> Docum
 
 
 @router.post(
-    "/artifacts/prune",
+    "/prune",
     summary="Prune artifacts by the rules now",
     description="The service does it by itself every hour. A content that several artifacts have goes with the last.",
     responses=answer(200, "How much was, or would be, pruned.", PRUNED, _PRUNED),
