@@ -22,7 +22,6 @@ REFUSED_BY_MEANING = {
     "POST /v1/runs/{run}/metrics": "columns have one length, steps are there once, series are distinct",
     "PUT /v1/runs/{run}/retention": "a rule keeps something",
     "DELETE /v1/runs/{run}": "what is confirmed is the name in the address",
-    "PUT /v1/runs/{run}/retention": "a rule keeps something",
     "GET /v1/compare": "a level lies between 0 and 1",
     "GET /v1/compare/curves": "a level lies between 0 and 1",
     "GET /v1/evaluations/{evaluation_id}/events": "an event must have been there",
