@@ -8,8 +8,6 @@ result is ever computed again.
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +31,7 @@ from evalsvc.worker import (
     WorkerNanny,
     cancel_name,
     execute,
+    kill_worker,
     nanny_options,
 )
 
@@ -102,7 +101,7 @@ class Cluster:
     def _forget(self) -> None:
         self._futures: dict[str, Future] = {}
         self._events: dict[str, Event] = {}
-        self._places: dict[str, tuple[str, int]] = {}
+        self._places: dict[str, str] = {}
         self._sent: dict[str, str] = {}
         self._heard: dict[str, tuple[float, float]] = {}
         self._missing: dict[str, float] = {}
@@ -232,10 +231,9 @@ class Cluster:
 
     def kill(self, key: str) -> None:
         """kill -9 of the worker process that runs a call: the outcome is `worker_died`, its nanny starts another."""
-        place = self._places.get(key)
-        if place is not None and self._client is not None:
-            address, process = place
-            self._client.run(os.kill, process, signal.SIGKILL, workers=[address], nanny=True, on_error="return")
+        address = self._sent.get(key) or self._places.get(key)
+        if address is not None and self._client is not None:
+            self._client.run(kill_worker, workers=[address], nanny=True, on_error="return")
 
     def _known_workers(self) -> Mapping[str, Mapping[str, Any]] | None:
         """All that the scheduler knows; None where it does not say."""
@@ -300,7 +298,7 @@ class Cluster:
 
     def _progress(self, event: tuple[float, dict[str, Any]]) -> None:
         _time, message = event
-        self._places[message["key"]] = (message["worker"], message["process"])
+        self._places[message["key"]] = message["worker"]
         self._on_progress(message["key"], message["done"])
 
 

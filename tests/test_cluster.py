@@ -144,6 +144,17 @@ def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() ->
         cluster.close()
 
 
+def test_a_call_is_killed_before_it_has_reported(cluster: Watched) -> None:
+    """While its modules were imported, one that overran its deadline could not be stopped."""
+    deadline = time.monotonic() + 20
+    while not (free := cluster.free()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cluster.submit("early", "cluster_jobs:hang", {}, free[0])
+    cluster.kill("early")
+    assert cluster.outcome() == Outcome("early", "worker_died")
+
+
 def test_nobody_without_the_certificate_is_let_in(cluster: Watched) -> None:
     """The port takes pickles: whoever may connect may run code as the service."""
     assert cluster._cluster is not None

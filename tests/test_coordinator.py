@@ -279,7 +279,10 @@ def test_a_shard_that_overruns_its_deadline_is_stopped_and_tried_again(
     assert failed.error is not None
     assert failed.error["code"] == "deadline_exceeded"
     assert "longer than 8 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in failed.error["message"]
-    assert steps_done(tmp_path)["0", "0"] == 2
+    with store.reading() as session:
+        # On a busy machine it is the plan that overruns, while its modules are imported.
+        tried = select(Attempt.outcome).join(Attempt.shard).where(Shard.state == "failed")
+        assert session.scalars(tried).all() == ["deadline_exceeded"] * 2
 
 
 def test_a_shard_that_overruns_its_deadline_before_it_has_begun_is_stopped_too(
