@@ -1,6 +1,8 @@
-"""The job that Slurm is given. Where dask-jobqueue is not installed, that is said; with it, the script is what runs."""
+"""The job that Slurm is given: its script is what runs there."""
 
+import importlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,21 +11,14 @@ from machines import free_port
 from evalsvc.certificates import write_certificates
 from evalsvc.errors import InvalidRequest, MissingPackage
 
-try:
-    import dask_jobqueue
-except ModuleNotFoundError:
-    dask_jobqueue = None
 
-needed = pytest.mark.skipif(dask_jobqueue is None, reason="needs dask-jobqueue")
-
-
-@pytest.mark.skipif(dask_jobqueue is not None, reason="dask-jobqueue is installed")
-def test_what_is_missing_is_named_with_the_command() -> None:
-    with pytest.raises(MissingPackage, match="Slurm jobs need the package 'dask_jobqueue'; run: pip install dask-job"):
-        import evalsvc.slurm  # noqa: F401
+def test_what_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    monkeypatch.delitem(sys.modules, "evalsvc.slurm", raising=False)
+    with pytest.raises(MissingPackage, match=r"Slurm jobs need the package 'dask_jobqueue'; run: pip install dask-job"):
+        importlib.import_module("evalsvc.slurm")
 
 
-@needed
 def test_a_job_runs_our_worker_in_the_place_of_its_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """dask-jobqueue's own command starts workers that do not drain, and that no shard is given to."""
     from evalsvc.slurm import slurm_cluster
