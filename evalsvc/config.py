@@ -56,9 +56,7 @@ class Settings:
     cache: str = _setting("", "Folder of checkpoints that were fetched from elsewhere [cache in the data folder]")
     cache_bytes: int = _setting(50_000_000_000, "How large that folder may become; the least recently used goes first")
     devices: str = _setting("all", "One worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu")
-    device: str = _setting(
-        "", "Device of this worker process; set by `serve` and `worker` [cuda, else cpu]"
-    )
+    device: str = _setting("", "Device of this worker process; set by `serve` and `worker` [cuda, else cpu]")
     threads: int = _setting(0, "CPU threads of a worker process [cores / workers]")
     batch_tokens: int = _setting(8192, "Tokens in a batch, padding included; moves speed and memory, not the numbers")
     allow_benchmark_code: int = _setting(
