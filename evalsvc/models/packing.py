@@ -136,16 +136,17 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 @functools.cache
 def _has_int8() -> bool:
+    """Whether oneDNN's product is exact: without VNNI, the processor adds two products in 16 bits, which overflow."""
     try:
-        packed = torch.ops.onednn.qlinear_prepack(torch.ones(16, 16, dtype=torch.int8), None)
-        x = torch.full((2, 16), 129, dtype=torch.uint8)
+        packed = torch.ops.onednn.qlinear_prepack(torch.full((16, 16), 127, dtype=torch.int8), None)
+        x = torch.full((2, 16), 255, dtype=torch.uint8)
         scale, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int32)
         out = torch.ops.onednn.qlinear_pointwise.default(
             x, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
     except (AttributeError, RuntimeError):
         return False
-    return bool((out == 16).all())
+    return bool((out == 16 * 127 * 127).all())
 
 
 def layer_weights(config: ModelConfig) -> int:
