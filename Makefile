@@ -1,9 +1,9 @@
-# The words of the house: demo, serve, check, test, soak, bench. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-long, soak, bench. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo serve check test soak bench clean
+.PHONY: demo serve check test test-long soak bench clean
 
 demo: $(VENV)/worker
 	$(BIN)/evalsvc assets pull inception
@@ -20,6 +20,10 @@ check: $(VENV)/all
 # One thread a process: what a test computes is small, and two that spin for the same core are many times slower.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# All tests: those too that `test` leaves out for their length, outages of half a minute, ten thousand requests.
+test-long: check
+	TESTS_LONG=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m ""
 
 # Random faults for a quarter of an hour: on both databases, with workers of the service's own and with a scheduler.
 soak: $(VENV)/all

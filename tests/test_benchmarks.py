@@ -28,6 +28,7 @@ def last_line(name: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.long
 def test_both_sides_of_the_loss_compute_the_same() -> None:
     """A change of the task's context once left the benchmark unable to start."""
     document = last_line("loss")
@@ -35,12 +36,14 @@ def test_both_sides_of_the_loss_compute_the_same() -> None:
     assert document["losses"]["ours"] == pytest.approx(document["losses"]["theirs"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_both_sides_of_sampling_choose_the_same_codes() -> None:
     document = last_line("sampling")
     assert set(document["ratios"]) == {"fp32-32", "bf16-32", "fp32-1"}
     assert document["equal_greedy_codes"]["fp32-32"] == document["equal_greedy_codes"]["fp32-1"] == 1.0
 
 
+@pytest.mark.long
 def test_both_sides_of_text_score_the_same() -> None:
     document = last_line("text")
     assert set(document["ratios"]) == {"0 shots", "fixed shots", "texts"}
@@ -58,6 +61,7 @@ def test_all_sides_of_the_frechet_distance_agree() -> None:
     assert ours == pytest.approx(groups, rel=0.6), "twenty groups tell an error to a sixth"
 
 
+@pytest.mark.long
 def test_both_sides_of_decoding_compute_the_same() -> None:
     document = last_line("decoding")
     assert document["equality"]["small decode"] < 1e-4
@@ -65,6 +69,7 @@ def test_both_sides_of_decoding_compute_the_same() -> None:
     assert document["bf16_error_in_grey_levels"]["small"]["mean"] < 3
 
 
+@pytest.mark.long
 def test_prompts_to_features_are_those_of_the_assembled_script() -> None:
     document = last_line("images_end_to_end")
     assert set(document["ratios"]) == {"assembled script"}
@@ -103,12 +108,14 @@ def test_the_service_compares_as_its_client_does() -> None:
     assert 4 * document["bytes"]["packed"] < document["bytes"]["json"]
 
 
+@pytest.mark.long
 def test_all_sides_of_the_features_agree() -> None:
     document = last_line("features")
     assert set(document["ratios"]) == {"torch-fidelity", "clean-fid"}
     assert all(error < 1e-5 for error in document["errors"].values())
 
 
+@pytest.mark.long
 def test_the_service_is_measured_by_shards_that_all_ran() -> None:
     document = last_line("service")
     assert set(document["ratios"]) == {"2 workers"}

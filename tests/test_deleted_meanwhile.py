@@ -17,7 +17,7 @@ def steps(log: Path) -> int:
     return len(log.read_text().splitlines()) if log.exists() else 0
 
 
-@pytest.mark.parametrize("spool", ["link", "copy"])
+@pytest.mark.parametrize("spool", ["link", pytest.param("copy", marks=pytest.mark.long)])
 def test_a_run_that_is_deleted_while_it_is_evaluated(tmp_path: Path, spool: str) -> None:
     weights, log = tmp_path / "epoch_1.pt", tmp_path / "steps.log"
     shutil.copy(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_1.pt", weights)

@@ -136,15 +136,16 @@ def test_unknown_suite_and_folder(tmp_path: Path) -> None:
         check("", tmp_path, suites=str(tmp_path / "nowhere"))
 
 
-def test_database_of_another_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "do"), [("0003", "--migrate"), ("9999", "a newer evalsvc made it")])
+def test_database_of_another_version(tmp_path: Path, version: str, do: str) -> None:
     store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
     with store.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{version}'")
     store.close()
     found = check("database", tmp_path)
     assert not found.ok
-    assert "schema version 9999" in found.found
-    assert "--migrate" in found.do
+    assert f"schema version {version}" in found.found
+    assert do in found.do
 
 
 def test_database_that_answers(tmp_path: Path) -> None:

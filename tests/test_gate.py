@@ -429,11 +429,11 @@ class TestService:
     @pytest.mark.parametrize(("candidate", "baseline"), [("run-a@100", "run-a@0"), ("run-a@0", "run-a@100")])
     def test_time_out(self, app: App, client: Client, candidate: str, baseline: str) -> None:
         """Of either side."""
-        while client.results("run-a", 0)["state"] != "succeeded":
+        while client.results("run-a", 100)["state"] != "succeeded":
             app.coordinator.step()
         found = run_gate(candidate, baseline, read_rules(None), Service(client, timeout=0, every=0.01))
         assert found.outcome == Outcome.TIME_OUT
-        assert found.problems[0].startswith("run-a@100: evaluation 2 is queued after 0 s; it goes on; try again, or")
+        assert found.problems[0].startswith("run-a@0: evaluation 1 is queued after 0 s; it goes on; try again, or")
 
     @pytest.mark.parametrize("baseline", ["run-a@7", "run-b@0", "run-a@0:ema"])
     def test_no_baseline(self, client: Client, baseline: str) -> None:

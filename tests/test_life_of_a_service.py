@@ -104,6 +104,7 @@ def test_a_draining_service_stores_what_runs_answers_and_keeps_what_is_posted(
     assert task["shards"]["attempts"] == 3, "of the shards; what was running was not run again"
 
 
+@pytest.mark.long
 def test_what_outlasts_the_grace_is_queued_again_uncharged(
     serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +118,7 @@ def test_what_outlasts_the_grace_is_queued_again_uncharged(
     assert service.wait(evaluation)["state"] == "succeeded"
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_second_signal_ends_it_at_once(
     serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: signal.Signals
 ) -> None:

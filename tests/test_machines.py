@@ -38,7 +38,7 @@ def running(laboratory: Laboratory, name: str, process: int) -> int:
     return [shard for shard, _, worker in laboratory.log(name) if worker == process][-1]
 
 
-@pytest.mark.parametrize("who", ["worker", "nanny"])
+@pytest.mark.parametrize("who", ["worker", pytest.param("nanny", marks=pytest.mark.long)])
 def test_a_killed_worker_s_shard_starts_again_at_once_and_finished_ones_never(
     laboratory: Callable[..., Laboratory], machines: Machines, who: str
 ) -> None:
@@ -114,6 +114,7 @@ def test_a_preempted_worker_costs_its_shard_nothing(laboratory: Callable[..., La
     assert world.value("drained") == [48]
 
 
+@pytest.mark.long
 def test_a_killed_scheduler_is_replaced_in_mid_evaluation(
     laboratory: Callable[..., Laboratory], machines: Machines
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_killed_scheduler_is_replaced_in_mid_evaluation(
     assert world.coordinator.alive()
 
 
+@pytest.mark.long
 def test_a_poisonous_shard_fails_with_the_cause_and_takes_nobody_along(
     laboratory: Callable[..., Laboratory], machines: Machines
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_worker_out_of_memory_says_so_and_goes_on(laboratory: Callable[..., La
     assert "was lost" not in worker.log.read_text()
 
 
+@pytest.mark.long
 def test_checkpoints_stay_on_the_workers_that_have_them(
     laboratory: Callable[..., Laboratory], machines: Machines
 ) -> None:
@@ -185,6 +188,7 @@ def test_checkpoints_stay_on_the_workers_that_have_them(
         assert max(places.values()) >= 0.6 * places.total(), (world.log("left"), world.log("right"))
 
 
+@pytest.mark.long
 def test_two_services_with_a_scheduler_each_do_not_disturb_each_other(
     laboratory: Callable[..., Laboratory], machines: Machines, tmp_path: Path
 ) -> None:

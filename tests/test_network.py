@@ -117,6 +117,7 @@ def test_a_machine_that_is_cut_off_is_given_up_and_serves_again(
     wait_for(lambda: world.coordinator.workers() == 2, "it serves again", 120)
 
 
+@pytest.mark.long
 def test_machines_come_and_go_in_mid_evaluation(
     world: Laboratory, machines: Machines, machine: Callable[[], Machine]
 ) -> None:

@@ -76,7 +76,7 @@ def is_unusable(response: httpx.Response, *words: str) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("end", [pytest.param("stop", marks=pytest.mark.long), "kill"])
 def test_postgresql_goes_away_and_comes_back(
     serve: Callable[..., ServiceProcess], server: PostgresqlServer, tmp_path: Path, end: str
 ) -> None:

@@ -125,6 +125,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, pair
         service.stop()
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_its_shard_one_more_attempt_and_nothing_else(
     serve: Callable[..., ServiceProcess], checkpoint: Path, pairs: Path, undisturbed: dict[str, float]
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_killed_worker_costs_its_shard_one_more_attempt_and_nothing_else(
     assert {metric: value for (metric, _), value in service.history("run").items()} == undisturbed
 
 
+@pytest.mark.long
 def test_a_killed_service_goes_on_with_what_was_unfinished(
     serve: Callable[..., ServiceProcess], checkpoint: Path, pairs: Path, undisturbed: dict[str, float]
 ) -> None:
@@ -192,6 +194,7 @@ def second(checkpoint: Path, tmp_path: Path) -> Path:
     return tmp_path / "epoch_2.pt"
 
 
+@pytest.mark.long
 def test_a_virtual_checkpoint_outlives_a_killed_service_and_notices_a_replaced_parent(
     serve: Callable[..., ServiceProcess], checkpoint: Path, second: Path, pairs: Path, tmp_path: Path
 ) -> None:

@@ -167,7 +167,7 @@ def test_wrong_registered_name(golden: Path, plain: Path) -> None:
 
 def test_nearest_name_goes_by_shapes(tmp_path: Path) -> None:
     """The 1B shape with a widened table, posted as the 160M model."""
-    table = torch.zeros(1).expand(66832, 2048)
+    table = torch.zeros(66832, 2048, dtype=torch.int8)
     tensors = {"tok_embeddings.weight": table} | {f"layers.{i}.attention_norm.weight": table[0] for i in range(24)}
     torch.save(tensors, tmp_path / "x.pt")
     with pytest.raises(CheckpointMismatch, match="hidden_dim 2048, n_layers 24, vocab_size 66832") as caught:

@@ -190,5 +190,6 @@ def test_migration_with_values(database_url: str, tmp_path: Path) -> None:
     enter_values(store, (20, 1.0))
     with pytest.raises(WrongState, match="the history has 1 imported values, for which the older schema has no place"):
         command.downgrade(config, "0004")
+    command.upgrade(config, "head")  # SQLite keeps the steps down that were done
     assert history(store)["value"] == [1.5, 1.0]
     store.close()
