@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from app_in_process import App, refused
 from history_reference import Point, write
@@ -237,7 +238,6 @@ class TestImport:
 
 def test_answers_are_of_the_documented_form(app: App, curve: None, tmp_path: Path) -> None:
     """A schema that is written by hand drifts away from what is sent."""
-    jsonschema = pytest.importorskip("jsonschema")
     document = app.http.get("/openapi.json").json()
     enter(app.store, submission(25, tokens_seen=7), suite())
     evaluate_whole(app.store, metric(math.inf))
