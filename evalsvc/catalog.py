@@ -8,6 +8,10 @@ Installed packages add to it by entry points of the groups `evalsvc.decoders`, `
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+from contextlib import suppress
+from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -85,5 +89,19 @@ def load(group: str, name: str) -> Any:
 
 
 def _targets(group: str) -> dict[str, str]:
-    installed = {point.name: point.value for point in entry_points(group=f"evalsvc.{group}")}
-    return installed | COMPONENTS[group]
+    return _installed(group, _installation()) | COMPONENTS[group]
+
+
+@lru_cache(maxsize=2 * len(COMPONENTS))
+def _installed(group: str, _installation: object) -> dict[str, str]:
+    """Reads a file of every package that is installed, which takes 20 ms, for each shard of a task."""
+    return {point.name: point.value for point in entry_points(group=f"evalsvc.{group}")}
+
+
+def _installation() -> tuple[tuple[str, int], ...]:
+    """Changes when a package is installed or removed."""
+    found = []
+    for folder in sys.path:
+        with suppress(OSError):
+            found.append((folder, os.stat(folder or ".").st_mtime_ns))
+    return tuple(found)
