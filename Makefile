@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Many tests wait for processes of their own, so one more at a time than there are cores.
+TESTS_AT_ONCE ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))")
+# Tests start some hundred processes, none of which is to compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo serve check test test-long soak bench clean
 
@@ -19,11 +23,11 @@ check: $(VENV)/all
 
 # One thread a process: what a test computes is small, and two that spin for the same core are many times slower.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile
 
 # All tests: those too that `test` leaves out for their length, outages of half a minute, ten thousand requests.
 test-long: check
-	TESTS_LONG=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m ""
+	TESTS_LONG=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile -m ""
 
 # Random faults for a quarter of an hour: on both databases, with workers of the service's own and with a scheduler.
 soak: $(VENV)/all

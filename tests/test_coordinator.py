@@ -140,7 +140,7 @@ def test_an_evaluation_runs_on_all_workers_with_progress(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     coordinator = coordinate()
-    enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=1, steps=1), step=0)
+    first = enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=1, steps=1), step=0)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=8))
     coordinator.wake()
     seen: list[int] = []
@@ -150,7 +150,7 @@ def test_an_evaluation_runs_on_all_workers_with_progress(
         return find_evaluation(session, evaluation).state in OVER
 
     wait_until(store, watch)
-    assert wait(store, evaluation).state == "succeeded"
+    assert wait(store, evaluation).state == wait(store, first).state == "succeeded"
     assert coordinator.workers() == 2
     assert max(seen) > 0
     wait_until(store, lambda session: coordinator.live() == {})  # a moment after the result is in the database
@@ -323,7 +323,7 @@ def test_a_copied_checkpoint_may_be_deleted_and_its_copy_goes_when_it_is_evaluat
     checkpoint_file.unlink()
     assert wait(store, evaluation).state == "succeeded"
     wait_until(store, lambda session: session.get_one(Checkpoint, 1).spool_state == "released")
-    assert not (tmp_path / "spool" / "1").exists()
+    wait_until(store, lambda _: not (tmp_path / "spool" / "1").exists())
 
 
 def test_a_checkpoint_that_changes_before_it_is_copied_fails_with_the_reason(

@@ -350,19 +350,19 @@ def test_a_killed_worker_moves_no_token_of_an_image_task(
         "kind": "text_to_image",
         "name": "digits",
         "captions": str(ROOT / "captions.jsonl"),
-        "samples": 192,
+        "samples": 96,
         "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
         "reference": str(tmp_path / "real.safetensors"),
         "classifier": str(ROOT / "classifier.safetensors"),
         "metrics": ["fid64"],
-        "batch": 24,
-        "shard_size": 24,
-        "keep": 192,
+        "batch": 12,
+        "shard_size": 12,
+        "keep": 96,
     }
     service = serve("--devices", "cpu,cpu")
     service.put_suite("digits", task)
     [evaluation] = service.post("pretrained", 3000, last, ["digits"], layout=str(layout))
-    wait_for_finished_shards(service, evaluation, 4)  # 3 are of the reference
+    wait_for_finished_shards(service, evaluation, 8)  # 6 are of the reference
     service.workers()[0].kill()
     done = service.wait(evaluation)
     assert done["state"] == "succeeded", done
@@ -370,7 +370,7 @@ def test_a_killed_worker_moves_no_token_of_an_image_task(
     assert shards["attempts"] == shards["total"] + 1
     artifacts = service.request("GET", f"/v1/evaluations/{evaluation}/artifacts")["artifacts"]
     digests = {item["name"]: item["sha256"] for item in artifacts}
-    assert len(digests) == 193
+    assert len(digests) == 97
 
     suite, result = tmp_path / "digits.json", tmp_path / "result.json"
     suite.write_text(json.dumps({"tasks": [task]}))
