@@ -20,7 +20,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import KilledWorker
 
 from evalsvc.config import Settings
-from evalsvc.dask_settings import configure, security_of
+from evalsvc.dask_settings import WIDGETS_ONLY, configure, security_of
 from evalsvc.devices import device_list
 from evalsvc.errors import Cancelled, ServiceUnreachable
 from evalsvc.worker import (
@@ -48,6 +48,10 @@ cluster of hundreds have longer intervals, which Dask grows as n / 200 + 1 s."""
 
 STRANDED_AFTER = 1.0
 """Seconds after which a call is lost whose worker is not there any more, and of which Dask says nothing."""
+
+ROSTER_AGE = 0.5
+"""Seconds that what the scheduler said of its workers is good for choosing one that is free: asking takes longer than
+many a shard. What is handed to one that went away meanwhile is lost, and queued again."""
 
 CAUSE_WAIT = 0.5
 """Seconds that the news of a worker's death wait for their cause, which the nanny sends on another way."""
@@ -100,12 +104,15 @@ class Cluster:
 
     def _forget(self) -> None:
         self._futures: dict[str, Future] = {}
+        self._released: list[Future] = []
         self._events: dict[str, Event] = {}
         self._places: dict[str, str] = {}
         self._sent: dict[str, str] = {}
         self._heard: dict[str, tuple[float, float]] = {}
         self._missing: dict[str, float] = {}
         self._refused: set[str] = set()
+        self._roster: Mapping[str, Mapping[str, Any]] = {}
+        self._roster_until = 0.0
         self._deaths = _Deaths(self._on_outcome)
 
     def start(self) -> None:
@@ -162,10 +169,14 @@ class Cluster:
 
     def free(self) -> list[str]:
         """Those of them that run nothing of what was submitted. Gives up calls whose worker is gone, too."""
-        known = self._known_workers()
-        if known is None:
-            return []
-        self._watch(known)
+        if time.monotonic() > self._roster_until or not self.connected():
+            asked_at = time.monotonic()
+            known = self._known_workers()
+            if known is None:
+                return []
+            self._watch(known)
+            self._roster, self._roster_until = known, asked_at + ROSTER_AGE
+        known = self._roster
         busy = set(self._sent.values())
         return [
             address
@@ -217,11 +228,19 @@ class Cluster:
         future.add_done_callback(self._done)
 
     def release(self, key: str) -> None:
-        """Forget a call whose outcome is stored; until then Dask would compute a lost result again."""
+        """Forget a call whose outcome is stored, so that its worker is free; Dask is told by `let_go`."""
         for known in (self._places, self._sent, self._events, self._missing):
             known.pop(key, None)
         if future := self._futures.pop(key, None):
-            future.release()
+            self._released.append(future)
+
+    def let_go(self) -> None:
+        """Drop the results of what was released; until then Dask would compute a lost one again.
+
+        For itself, since it keeps Dask busy for as long as handing out the next call takes.
+        """
+        while self._released:
+            self._released.pop().release()
 
     def cancel(self, key: str) -> None:
         """Ask a running call to stop at its next report."""
@@ -278,6 +297,8 @@ class Cluster:
         except Exception:  # the scheduler went away while it was asked; without an outcome the call would never end
             log.exception("what became of %s cannot be told", future.key)
             outcome = Outcome(future.key, "lost")
+        if outcome.kind not in ("result", "cancelled"):
+            self._roster_until = 0.0
         address = self._sent.get(outcome.key)
         if outcome.kind != "worker_died" or address is None:
             if outcome.kind == "refused" and address is not None:
@@ -355,7 +376,12 @@ def _local_cluster(settings: Settings) -> SpecCluster:
     }
     scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "protocol": "tls://"}}
     return SpecCluster(
-        workers=workers, scheduler=scheduler, security=security, silence_logs=logging.ERROR, name="evalsvc"
+        workers=workers,
+        scheduler=scheduler,
+        security=security,
+        silence_logs=logging.ERROR,
+        name="evalsvc",
+        scheduler_sync_interval=WIDGETS_ONLY,
     )
 
 

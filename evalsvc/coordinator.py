@@ -13,30 +13,21 @@ import queue
 import threading
 import time
 from asyncio import CancelledError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sqlalchemy.orm import Session
 
-from evalsvc.artifacts import drop_orphans, keep_content, naming
+from evalsvc.artifacts import naming
 from evalsvc.cluster import Cluster, Member, Outcome
 from evalsvc.config import Settings
 from evalsvc.duty import Duty
 from evalsvc.errors import ArtifactNotWritten, DatabaseInUse, DeadlineExceeded, InternalError, WorkerDied
-from evalsvc.items import keep_items, pack_items, sweep_items
-from evalsvc.outputs import (
-    OutputFile,
-    OutputLost,
-    drop_output,
-    drop_outputs,
-    keep_output,
-    read_output,
-    sweep_outputs,
-)
+from evalsvc.outputs import OutputFile
 from evalsvc.placement import Placement
 from evalsvc.pruner import PRUNE_EVERY, prune
-from evalsvc.shard import ShardError, ShardRequest, ShardResult
+from evalsvc.shard import ShardError, ShardResult
+from evalsvc.shard_files import OutputsLost, ShardFiles
 from evalsvc.spooler import Spooler
 from evalsvc.store import queue as shards
 from evalsvc.store.lock import CoordinatorLock
@@ -50,6 +41,14 @@ RUN_SHARD = "evalsvc.runner:run_shard"
 
 TICK = 0.5
 """Seconds between two looks at cancellations, deadlines and the cluster, when nothing happens."""
+
+STORE, REACH, HAND_OUT, LET_GO = "store what came back", "reach the cluster", "hand out shards", "let go of results"
+
+AFTER_OUTCOMES = (STORE, HAND_OUT, LET_GO)
+"""What a round consists of when nothing but outcomes has come: all else would be done for every shard."""
+
+IDLE_LOOK = 5.0
+"""Seconds between two looks at an empty queue, of which `wake` says when it is not empty any more."""
 
 LOST_AFTER = 1.0
 """Seconds without a scheduler after which its shards are queued again; Dask itself resubmits nothing."""
@@ -124,6 +123,7 @@ class Coordinator:
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._cluster = Cluster(settings, self._note_progress, self._outcomes.put)
         self._placement = Placement()
+        self._files = ShardFiles(settings)
         self._spooler = Spooler(self._store, settings, self.wake)
         self._lock = threading.Lock()
         self._in_flight: dict[str, _InFlight] = {}
@@ -136,6 +136,8 @@ class Coordinator:
         self._swept = False
         self._prune_at = time.monotonic() + PRUNE_EVERY
         self._stopping = threading.Event()
+        self._look_around_at = 0.0
+        self._idle_until = 0.0
         self._disconnected_since: float | None = -LOST_AFTER
         self._round_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
@@ -173,6 +175,7 @@ class Coordinator:
 
     def wake(self) -> None:
         """Look at the queue now: something was submitted, cancelled or retried."""
+        self._idle_until = 0.0
         self._stirred.set()
         self._outcomes.put(None)
 
@@ -214,9 +217,9 @@ class Coordinator:
         duties = self._duties()
         stop_by: float | None = None
         while True:
-            self._collect()
+            look_around = self._collect()
             self._round_at = time.monotonic()
-            for duty in duties:
+            for duty in duties.values() if look_around else [duties[name] for name in AFTER_OUTCOMES]:
                 if not duty.attempt() and not self._lock_of_database.has_term():
                     break  # what the others store would be refused
             if self._stopping.is_set():
@@ -226,24 +229,25 @@ class Coordinator:
         for end in self._last_duties():
             end.attempt()
 
-    def _duties(self) -> list[Duty]:
-        """The parts of a round, in their order."""
-
-        def duty(name: str, do: Callable[[], None], longest_wait: float = LONGEST_WAIT) -> Duty:
-            return Duty(name, do, longest_wait, self._translate)
-
-        return [
-            duty("be the coordinator of the database", self._hold_database),
-            duty("store what came back", self._store_outcomes),
-            duty("queue again what nobody runs", self._requeue_astray),
-            duty("reach the cluster", self._watch_cluster, LONGEST_WAIT_FOR_CLUSTER),
-            duty("stop what is not wanted any more", self._stop_unwanted),
-            duty("stop what overran its deadline", self._stop_overdue),
-            duty("copy and release checkpoints", self._poll_spooler),
-            duty("hand out shards", self._hand_out),
-            duty("remove files that nothing names", self._sweep),
-            duty("prune artifacts", self._prune),
-        ]
+    def _duties(self) -> dict[str, Duty]:
+        """The parts of a round by their names, in their order."""
+        parts = {
+            "be the coordinator of the database": self._hold_database,
+            STORE: self._store_outcomes,
+            "queue again what nobody runs": self._requeue_astray,
+            REACH: self._watch_cluster,
+            "stop what is not wanted any more": self._stop_unwanted,
+            "stop what overran its deadline": self._stop_overdue,
+            "copy and release checkpoints": self._poll_spooler,
+            HAND_OUT: self._hand_out,
+            LET_GO: self._cluster.let_go,
+            "remove files that nothing names": self._sweep,
+            "prune artifacts": self._prune,
+        }
+        longest_waits = {REACH: LONGEST_WAIT_FOR_CLUSTER}
+        return {
+            name: Duty(name, do, longest_waits.get(name, LONGEST_WAIT), self._translate) for name, do in parts.items()
+        }
 
     def _last_duties(self) -> list[Duty]:
         last = {
@@ -257,16 +261,24 @@ class Coordinator:
     def _translate(self, error: Exception) -> Exception:
         return database_unusable(self._store.url, error) if is_outage(error) else error
 
-    def _collect(self) -> None:
-        """Wait for something to happen, at most TICK."""
+    def _collect(self) -> bool:
+        """Wait for something to happen, at most TICK; whether it was more than outcomes, or TICK is over."""
+        look_around = False
+        wait = max(0.0, self._look_around_at - time.monotonic())
         try:
-            outcome = self._outcomes.get(timeout=TICK)
+            outcome = self._outcomes.get(timeout=wait)
             while True:
-                if outcome is not None:
+                if outcome is None:
+                    look_around = True
+                else:
                     self._unstored.append(outcome)
                 outcome = self._outcomes.get_nowait()
         except queue.Empty:
             pass
+        if look_around or time.monotonic() >= self._look_around_at:
+            self._look_around_at = time.monotonic() + TICK
+            return True
+        return False
 
     def _hold_database(self) -> None:
         """Get the lock, and get it back where it was lost, unless another process has it meanwhile."""
@@ -315,10 +327,14 @@ class Coordinator:
     def _hand_out(self) -> None:
         if self._stopping.is_set():
             return
+        if time.monotonic() < self._idle_until:
+            return
         free = self._cluster.free()
         while free:
             assignment = self._take(free)
             if assignment is None:
+                if not self._in_flight and not self._is_queued():
+                    self._idle_until = time.monotonic() + IDLE_LOOK
                 return
             worker = self._placement.choose(free, assignment)
             free.remove(worker)
@@ -327,14 +343,19 @@ class Coordinator:
                 if assignment.request.stage == "run":
                     self._rates.setdefault(assignment.task_id, _Rate())
             try:
-                self._cluster.submit(assignment.key, RUN_SHARD, self._with_outputs(item), worker)
+                self._cluster.submit(assignment.key, RUN_SHARD, self._files.with_outputs(assignment.request), worker)
                 log.info("%s handed out: %s", assignment.key, assignment.request.stage)
-            except OutputLost as error:
+            except OutputsLost as error:
+                item.lost = error.files
                 log.warning("%s cannot be handed out, its outputs are made again: %s", assignment.key, error)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
             except (Exception, CancelledError):  # the client fails in many ways while its scheduler goes away
                 log.exception("%s could not be handed out", assignment.key)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
+
+    def _is_queued(self) -> bool:
+        with self._store.reading() as session:
+            return shards.is_queued(session)
 
     def _take(self, free: Sequence[str]) -> Assignment | None:
         standing = self._placement.standing(free, (item.assignment for item in self._in_flight.values()))
@@ -352,7 +373,8 @@ class Coordinator:
             return
         try:
             with naming:
-                outcome = self._keep(item.assignment, outcome)
+                if outcome.kind == "result":
+                    outcome = replace(outcome, value=self._files.keep(item.assignment, outcome.value))
                 with self._store.transaction() as session:
                     stored = self._settle(session, item, outcome)
         except Exception as error:
@@ -366,8 +388,10 @@ class Coordinator:
         log.info("%s ended: %s%s", outcome.key, outcome.kind, "" if stored else ", too late")
         if stored and outcome.kind == "result" and outcome.value.error is not None:
             log.warning("%s failed: %s", outcome.key, outcome.value.error.message)
-        self._stirred.set()
-        self._drop_outputs(item.assignment, stored and outcome.kind == "result" and outcome.value.error is None)
+        succeeded = stored and outcome.kind == "result" and outcome.value.error is None
+        if not succeeded or item.assignment.request.stage != "run":  # it may have ended its evaluation
+            self.wake()
+        self._files.drop(item.assignment, succeeded=succeeded)
         with self._lock:
             del self._in_flight[outcome.key]
             self._count(item, outcome)
@@ -391,77 +415,11 @@ class Coordinator:
             return shards.give_up(session, assignment, "deadline_exceeded", self._deadline_error(), limit)
         return shards.give_up(session, assignment, "worker_died", self._death_error(outcome.cause), limit)
 
-    def _keep(self, assignment: Assignment, outcome: Outcome) -> Outcome:
-        """The outcome with what is large in it in files of the data folder, before a transaction names them."""
-        if outcome.kind != "result" or outcome.value.error is not None:
-            return outcome
-        result: ShardResult = outcome.value
-        try:
-            if assignment.request.stage == "run":
-                output = self._keep_output(assignment, result.output)
-            else:
-                output = self._keep_items(self._keep_artifacts(result.output))
-        except ArtifactNotWritten as error:
-            failed = ShardResult(error=ShardError(error.code, error.message), provenance=result.provenance)
-            return replace(outcome, value=failed)
-        return replace(outcome, value=replace(result, output=output))
-
-    def _keep_output(self, assignment: Assignment, output: Any) -> Any:
-        place = {"task": assignment.task_id, "shard": assignment.shard_id, "attempt": assignment.attempt}
-        return keep_output(self._settings.outputs_path, output, **place)
-
-    def _keep_artifacts(self, output: Any) -> Any:
-        """The output with the contents of its artifacts in the data folder, and their digests in their place."""
-        artifacts = output.get("artifacts") if isinstance(output, dict) else None
-        if not artifacts:
-            return output
-        kept = []
-        for artifact in artifacts:
-            content = artifact["content"]
-            sha256 = keep_content(self._settings.artifacts_path, content)
-            rest = {key: value for key, value in artifact.items() if key != "content"}
-            kept.append(rest | {"sha256": sha256, "size": len(content)})
-        return output | {"artifacts": kept}
-
-    def _keep_items(self, output: Any) -> Any:
-        """The output with its results per item packed, or in the data folder and their digest in their place."""
-        if not isinstance(output, dict) or "items" not in output:
-            return output
-        return output | {"items": keep_items(self._settings.items_path, pack_items(output["items"]))}
-
-    def _with_outputs(self, item: _InFlight) -> ShardRequest:
-        """The request with the outputs that lie in files; OutputLost after all have been tried."""
-        request, outputs = item.assignment.request, []
-        problem: OutputLost | None = None
-        for kept in request.outputs:
-            try:
-                outputs.append(read_output(self._settings.outputs_path, kept))
-            except OutputLost as error:
-                item.lost.append(kept)
-                problem = error
-        if problem is not None:
-            raise problem
-        return replace(request, outputs=outputs)
-
-    def _drop_outputs(self, assignment: Assignment, succeeded: bool) -> None:
-        """Remove the file of an attempt that came to nothing, or those that a merge has made superfluous."""
-        folder = self._settings.outputs_path
-        if not succeeded:
-            drop_output(folder, assignment.task_id, assignment.shard_id, assignment.attempt)
-        elif assignment.request.stage == "merge":
-            drop_outputs(folder, assignment.task_id)
-
     def _sweep(self) -> None:
         """Once, at the start: files of a service that was killed."""
         if self._swept:
             return
-        with self._store.reading() as session:
-            outputs, items = shards.named_outputs(session), shards.named_items(session)
-            artifacts = shards.named_artifacts(session)
-        swept = sweep_outputs(self._settings.outputs_path, outputs) + sweep_items(self._settings.items_path, items)
-        swept += drop_orphans(self._settings.artifacts_path, artifacts)
-        if swept:
-            log.info("%d files that nothing names were removed", swept)
+        self._files.sweep(self._store)
         self._swept = True
 
     def _prune(self) -> None:
@@ -530,6 +488,7 @@ class Coordinator:
             lost = shards.requeue_running(session, held)
         self._astray.clear()
         if lost:
+            self.wake()
             log.warning("%d shards ran nowhere any more and are queued again", lost)
 
     def _note_progress(self, key: str, done: int) -> None:

@@ -11,6 +11,10 @@ from distributed import Security
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 
+WIDGETS_ONLY = "1h"
+"""Between two inventories of the workers which Dask makes by itself, for its widgets in notebooks: every second or two,
+by default."""
+
 DASK_SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # attempts are counted in SQL
     "distributed.scheduler.work-stealing": False,
@@ -24,6 +28,7 @@ DASK_SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
+    "distributed.client.scheduler-info-interval": WIDGETS_ONLY,
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.system-monitor.gil.enabled": False,

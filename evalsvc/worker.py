@@ -71,23 +71,25 @@ def execute(target: str, key: str, request: Any) -> Any:
 
 
 class Report:
-    """Sends progress and looks for the cancel flag, at most once per REPORT_INTERVAL."""
+    """Sends progress, at once and then once per REPORT_INTERVAL at most, and looks for the cancel flag from then on."""
 
     def __init__(self, key: str) -> None:
         self._key = key
         self._worker = get_worker()
         self._cancelled = Event(cancel_name(key))
-        self._last = 0.0
-        self(0)
+        self._send(0)
 
     def __call__(self, done: int) -> None:
         if time.monotonic() - self._last < REPORT_INTERVAL:
             return
+        self._send(done)
+        if self._is_cancelled():
+            raise Cancelled("the evaluation was cancelled")
+
+    def _send(self, done: int) -> None:
         self._last = time.monotonic()
         message = {"key": self._key, "done": done, "worker": self._worker.address}
         self._worker.log_event(PROGRESS_TOPIC, message)
-        if self._is_cancelled():
-            raise Cancelled("the evaluation was cancelled")
 
     def _is_cancelled(self) -> bool:
         """A busy machine may not get through to the scheduler in time; the work is not lost over that."""

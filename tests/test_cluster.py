@@ -25,6 +25,7 @@ class Watched(Cluster):
     def outcome(self) -> Outcome:
         outcome = self.outcomes.get(timeout=20)
         self.release(outcome.key)
+        self.let_go()
         return outcome
 
     def wait_for_progress(self, key: str) -> None:

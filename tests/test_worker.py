@@ -30,6 +30,7 @@ class Watched(Cluster):
     def outcome(self, seconds: float = 60) -> Outcome:
         outcome = self.outcomes.get(timeout=seconds)
         self.release(outcome.key)
+        self.let_go()
         return outcome
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from random import uniform
 
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import bindparam, or_
 
 from evalsvc.store.tables import Shard, now
 
@@ -22,8 +22,15 @@ def wait_until(failures: int) -> datetime:
     return now() + timedelta(seconds=seconds * uniform(1, 1 + JITTER))
 
 
-def is_due() -> ColumnElement[bool]:
-    """Whether a shard need not wait (any more). A clock that was set back makes none wait longer than LONGEST."""
+IS_DUE = or_(
+    Shard.not_before.is_(None),
+    Shard.not_before <= bindparam("now"),
+    Shard.not_before > bindparam("longest_wait_from_now"),
+)
+"""Whether a shard need not wait (any more), with `due_now` as parameters."""
+
+
+def due_now() -> dict[str, datetime]:
+    """A clock that was set back makes none wait longer than LONGEST."""
     time = now()
-    longest = timedelta(seconds=LONGEST * (1 + JITTER))
-    return or_(Shard.not_before.is_(None), Shard.not_before <= time, Shard.not_before > time + longest)
+    return {"now": time, "longest_wait_from_now": time + timedelta(seconds=LONGEST * (1 + JITTER))}

@@ -68,21 +68,6 @@ def base_ids(session: Session) -> set[int]:
     return bases | set(session.scalars(parents))
 
 
-def runs_awaiting_base(session: Session) -> set[int]:
-    """Runs whose base is being copied to the spool: a shard begun now would lose its base once the copy is ready."""
-    copying = session.scalars(
-        select(Checkpoint).where(
-            or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())),
-            Checkpoint.replaced_at.is_(None),
-        )
-    ).all()
-    if not copying:
-        return set()
-    default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}
-    places = [_place(item) for item in copying]
-    return default | {run_id for run_id, base in _named(session).items() if base in places}
-
-
 def awaiting_parents() -> Select[tuple[int]]:
     """The virtual checkpoints of which a parent is being copied to the spool."""
     return (
@@ -90,6 +75,22 @@ def awaiting_parents() -> Select[tuple[int]]:
         .join(Checkpoint, Checkpoint.id == checkpoint_parents.c.parent_id)
         .where(Checkpoint.spool_state == "copying")
     )
+
+
+# Put together once: it is executed for every shard.
+_COPYING = select(Checkpoint).where(
+    or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())), Checkpoint.replaced_at.is_(None)
+)
+
+
+def runs_awaiting_base(session: Session) -> set[int]:
+    """Runs whose base is being copied to the spool: a shard begun now would lose its base once the copy is ready."""
+    copying = session.scalars(_COPYING).all()
+    if not copying:
+        return set()
+    default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}
+    places = [_place(item) for item in copying]
+    return default | {run_id for run_id, base in _named(session).items() if base in places}
 
 
 def _named(session: Session) -> dict[int, dict[str, Any]]:

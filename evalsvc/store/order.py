@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy.orm import Session, contains_eager
 
-from evalsvc.store.back_off import is_due
+from evalsvc.store.back_off import IS_DUE, due_now
 from evalsvc.store.base import awaiting_parents, runs_awaiting_base
 from evalsvc.store.tables import Checkpoint, Evaluation, Shard, Task
 
@@ -37,13 +37,7 @@ def next_shard(session: Session, standing: Standing) -> Shard | None:
     passed: set[int] = set()
     while rows := _first_of_each_run(session, standing.loaded, passed):
         best = min(rows, key=lambda row: _rank(row, standing))
-        shard = session.scalar(
-            select(Shard)
-            .join(Task)
-            .where(Task.evaluation_id == best.evaluation_id, _waiting())
-            .order_by(Task.index, Shard.stage == "run", Shard.id)
-            .limit(1)
-        )
+        shard = session.scalar(_FIRST_SHARD, {"evaluation": best.evaluation_id, **due_now()})
         if shard is not None:
             return shard
         # A worker still has its only shard, from before a retry; or all of them wait to be tried again.
@@ -67,15 +61,50 @@ def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collect
     What was begun is looked up first, by its shards: it is little. Of what only waits nothing but the evaluation and
     its checkpoint is read, since a join with the shards of all would take seconds where a database plans it badly.
     """
+    running = session.scalars(_RUNNING_WITH_WAITING_SHARDS, due_now()).all()
+    found = {
+        "running": running,
+        "passed": list(passed),
+        "loaded": list(loaded),
+        "held_up": list(runs_awaiting_base(session)),
+    }
+    return list(session.execute(_FIRST_OF_EACH_RUN, found).all())
+
+
+# Statements are put together once: that takes longer than to execute them, and they are executed for every shard.
+
+_WAITING = and_(Shard.state == "queued", IS_DUE, Task.state.in_(("queued", "running")))
+"""Of a shard with its task: it may be handed out, for all that its checkpoint says."""
+
+_RUNNING_WITH_WAITING_SHARDS = (
+    select(Task.evaluation_id).join(Evaluation).join(Shard).where(Evaluation.state == "running", _WAITING).distinct()
+)
+
+_FIRST_SHARD = (
+    select(Shard)
+    .join(Shard.task)
+    .options(
+        contains_eager(Shard.task)
+        .joinedload(Task.evaluation)
+        .joinedload(Evaluation.checkpoint)
+        .joinedload(Checkpoint.run)
+    )
+    .where(Task.evaluation_id == bindparam("evaluation"), _WAITING)
+    .order_by(Task.index, Shard.stage == "run", Shard.id)
+    .limit(1)
+)
+
+
+def _ranked() -> Select[Any]:
     begun = Evaluation.started_at.is_not(None)
     within = (
         Evaluation.priority.desc(),
-        case((and_(begun, Checkpoint.id.in_(loaded)), 0), (begun, 1), else_=2),
+        case((and_(begun, Checkpoint.id.in_(bindparam("loaded", expanding=True))), 0), (begun, 1), else_=2),
         Evaluation.started_at,
         Checkpoint.step.desc(),
         Evaluation.id,
     )
-    ranked = (
+    return (
         select(
             Evaluation.id.label("evaluation_id"),
             Checkpoint.id.label("checkpoint_id"),
@@ -86,22 +115,13 @@ def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collect
         )
         .join(Checkpoint)
         .where(
-            or_(Evaluation.state == "queued", Evaluation.id.in_(_running_with_waiting_shards(session))),
-            Evaluation.id.not_in(passed),
+            or_(Evaluation.state == "queued", Evaluation.id.in_(bindparam("running", expanding=True))),
+            Evaluation.id.not_in(bindparam("passed", expanding=True)),
             Checkpoint.spool_state.is_distinct_from("copying"),
             Checkpoint.id.not_in(awaiting_parents()),
-            Checkpoint.run_id.not_in(runs_awaiting_base(session)),
+            Checkpoint.run_id.not_in(bindparam("held_up", expanding=True)),
         )
-        .subquery()
     )
-    return list(session.execute(select(ranked).where(ranked.c.place == 1)).all())
 
 
-def _running_with_waiting_shards(session: Session) -> set[int]:
-    running = select(Task.evaluation_id).join(Evaluation).join(Shard).where(Evaluation.state == "running", _waiting())
-    return set(session.scalars(running.distinct()))
-
-
-def _waiting() -> ColumnElement[bool]:
-    """Of a shard with its task: it may be handed out, for all that its checkpoint says."""
-    return and_(Shard.state == "queued", is_due(), Task.state.in_(("queued", "running")))
+_FIRST_OF_EACH_RUN = select(places := _ranked().subquery()).where(places.c.place == 1)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, select, update
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.orm import Session, aliased, joinedload
 
 from evalsvc.checkpoints import CheckpointRef, Identity, Virtual
 from evalsvc.errors import UnknownName, WrongState, is_transient
@@ -25,10 +25,49 @@ from evalsvc.store.back_off import wait_until
 from evalsvc.store.base import find_base
 from evalsvc.store.order import Standing, next_shard
 from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
-from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task, now
+from evalsvc.store.tables import OVER, Artifact, Attempt, Base, Checkpoint, Evaluation, Shard, Task, now
 from evalsvc.store.totals import Ended, count_attempt
 from evalsvc.store.values import write_values
 from evalsvc.suite import TaskSpec
+
+# What happens for every shard is written down once: to put a statement together takes longer than to execute it.
+
+_SHARDS, _ATTEMPTS = Base.metadata.tables["shards"], Base.metadata.tables["attempts"]
+
+# The update takes the row's lock, so what it finds holds until the transaction ends.
+_FENCE = (
+    update(_SHARDS)
+    .where(
+        _SHARDS.c.id == bindparam("of_shard"), _SHARDS.c.attempt == bindparam("current"), _SHARDS.c.state == "running"
+    )
+    .values(attempt=_SHARDS.c.attempt)
+)
+
+_BEHIND_FENCE = (
+    select(Shard)
+    .where(Shard.id == bindparam("of_shard"))
+    .options(joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint))
+)
+
+_CLOSE_ATTEMPT = (
+    update(_ATTEMPTS)
+    .where(_ATTEMPTS.c.shard_id == bindparam("of_shard"), _ATTEMPTS.c.number == bindparam("current"))
+    .values(finished_at=bindparam("finished"), outcome=bindparam("came_to"))
+    .returning(_ATTEMPTS.c.started_at)
+)
+
+_UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)
+
+_RUNS = aliased(Shard)
+
+_PLAN_WHILE_RUNNING = select(Shard).where(
+    Shard.task_id == bindparam("task"),
+    Shard.stage == "plan",
+    select(_RUNS.id)
+    .where(_RUNS.task_id == bindparam("task"), _RUNS.stage == "run", _RUNS.state.not_in(("succeeded", "skipped")))
+    .exists(),
+)
+"""The plan of a task which has shards that are still to run."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +123,7 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
     if shard is None:
         return result.error is None and _is_stored(session, assignment)
     task = shard.task
+    shard.provenance = dict(result.provenance)
     if result.error is not None:
         cancelled = result.error.code == "cancelled"
         _close_attempt(session, shard, "cancelled" if cancelled else "failed", result.error.code)
@@ -103,8 +143,8 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
         shard.error = None
         if shard.stage == "run":
             shard.units = (shard.payload or {})["units"]
+        session.flush()
         _record_digests(session, task.evaluation.checkpoint, result.provenance)
-    shard.provenance = dict(result.provenance)
     session.flush()
     advance(session, task)
     return True
@@ -248,11 +288,13 @@ def advance(session: Session, task: Task) -> None:
 
 def _only_waits(session: Session, task: Task) -> bool:
     """Whether shards are still to run and nothing looks at them before: found without reading all for each of them."""
-    runs = select(Shard.id).where(Shard.task_id == task.id, Shard.stage == "run")
-    if session.scalar(runs.where(Shard.state.not_in(("succeeded", "skipped"))).limit(1)) is None:
-        return False
-    plan = session.scalar(select(Shard).where(Shard.task_id == task.id, Shard.stage == "plan"))
+    plan = session.scalar(_PLAN_WHILE_RUNNING, {"task": task.id})
     return plan is not None and not (plan.output or {}).get("looks")
+
+
+def is_queued(session: Session) -> bool:
+    """Whether there is anything to hand out, or may be in a while: an evaluation that is not over."""
+    return session.scalar(_UNFINISHED) is not None
 
 
 def fail_task(task: Task, error: ShardError) -> None:
@@ -358,7 +400,7 @@ def checkpoint_label(checkpoint: Checkpoint) -> str:
 
 
 def _record_digests(session: Session, checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> None:
-    if sha256 := provenance.get("checkpoint_sha256"):
+    if (sha256 := provenance.get("checkpoint_sha256")) and checkpoint.sha256 is None:
         record_digest(session, checkpoint.id, sha256)
     found = provenance.get("parents_sha256", {})
     for parent in checkpoint.parents if found else ():
@@ -380,19 +422,10 @@ def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest
 
 
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:
-    # The update takes the row's lock, so the check holds until the transaction ends.
-    result = session.execute(
-        update(Shard)
-        .where(Shard.id == assignment.shard_id, Shard.attempt == assignment.attempt, Shard.state == "running")
-        .values(attempt=Shard.attempt)
-    )
-    if result.rowcount != 1:  # type: ignore[attr-defined]
+    key = {"of_shard": assignment.shard_id, "current": assignment.attempt}
+    if session.execute(_FENCE, key).rowcount != 1:  # type: ignore[attr-defined]
         return None
-    return session.scalar(
-        select(Shard)
-        .where(Shard.id == assignment.shard_id)
-        .options(selectinload(Shard.task).selectinload(Task.evaluation))
-    )
+    return session.scalar(_BEHIND_FENCE, {"of_shard": assignment.shard_id})
 
 
 def _is_stored(session: Session, assignment: Assignment) -> bool:
@@ -408,12 +441,8 @@ def _waiting(task: Task) -> str:
 def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "") -> None:
     """`code`: that of the error which ended it."""
     finished = now()
-    started = session.scalar(
-        update(Attempt)
-        .where(Attempt.shard_id == shard.id, Attempt.number == shard.attempt)
-        .values(finished_at=finished, outcome=outcome)
-        .returning(Attempt.started_at)
-    )
+    key = {"of_shard": shard.id, "current": shard.attempt}
+    started = session.scalar(_CLOSE_ATTEMPT, key | {"finished": finished, "came_to": outcome})
     if started is not None:
         units = (shard.payload or {}).get("units", 0) if shard.stage == "run" and outcome == "succeeded" else 0
         ended = Ended(shard.task.kind, shard.stage, outcome, code, (finished - started).total_seconds(), units)

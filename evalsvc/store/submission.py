@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints import Identity, Spool
@@ -125,15 +125,17 @@ def find_checkpoint(session: Session, checkpoint_id: int) -> Checkpoint:
     return checkpoint
 
 
+# Put together once: it is executed for every shard.
+_CURRENT = select(Checkpoint).where(
+    Checkpoint.run_id == bindparam("run"),
+    Checkpoint.step == bindparam("step"),
+    Checkpoint.variant == bindparam("variant"),
+    Checkpoint.replaced_at.is_(None),
+)
+
+
 def current_checkpoint(session: Session, run_id: int, step: int, variant: str) -> Checkpoint | None:
-    return session.scalar(
-        select(Checkpoint).where(
-            Checkpoint.run_id == run_id,
-            Checkpoint.step == step,
-            Checkpoint.variant == variant,
-            Checkpoint.replaced_at.is_(None),
-        )
-    )
+    return session.scalar(_CURRENT, {"run": run_id, "step": step, "variant": variant})
 
 
 def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
-from evalsvc.store.values import insert
+from evalsvc.store.values import insert_of
 
 SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
 """Upper ends of the buckets of durations; one more has the rest. To change them is to migrate what was counted."""
@@ -35,16 +37,27 @@ class Ended:
 def count_attempt(session: Session, ended: Ended) -> None:
     # A clock that was set back meanwhile must not take away what others took.
     seconds = max(0.0, ended.seconds)
-    key = {"kind": ended.kind, "stage": ended.stage, "outcome": ended.outcome, "code": ended.code}
-    statement = insert(session, AttemptTotal).values(
-        **key, bucket=bisect_left(SECONDS, seconds), attempts=1, seconds=seconds, units=ended.units
-    )
+    row = {
+        "kind": ended.kind,
+        "stage": ended.stage,
+        "outcome": ended.outcome,
+        "code": ended.code,
+        "bucket": bisect_left(SECONDS, seconds),
+        "attempts": 1,
+        "seconds": seconds,
+        "units": ended.units,
+    }
+    session.execute(_adding(session.get_bind().dialect.name), row)
+
+
+@lru_cache
+def _adding(dialect: str) -> Any:
+    """The statement that adds to what was counted; put together once, since it is executed for every attempt."""
+    statement = insert_of(dialect, AttemptTotal.__table__)
     added = ("attempts", "seconds", "units")
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=[*key, "bucket"],
-            set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in added},
-        )
+    return statement.on_conflict_do_update(
+        index_elements=["kind", "stage", "outcome", "code", "bucket"],
+        set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in added},
     )
 
 

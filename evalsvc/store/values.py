@@ -109,6 +109,10 @@ def stored(value: float | str) -> dict[str, Any]:
 
 
 def insert(session: Session, table: type[Any]) -> Any:
-    """An INSERT that may say ON CONFLICT: the two dialects spell it alike, but in classes of their own."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+    """An INSERT that may say ON CONFLICT."""
+    return insert_of(session.get_bind().dialect.name, table)
+
+
+def insert_of(dialect: str, table: Any) -> Any:
+    """The two dialects spell it alike, but in classes of their own."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
