@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,13 +66,20 @@ def print_interim(look: TaskLook) -> None:
     _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", look.result.output["metrics"])
 
 
-def print_interims() -> Callable[[Mapping[str, Any]], None]:
-    """Says on stderr what the tasks of an evaluation have found so far, once each time that they are looked at."""
-    said: set[tuple[int, str, int]] = set()
+def print_news() -> Callable[[Mapping[str, Any]], None]:
+    """Says on stderr what the tasks of an evaluation have found so far, and why one waits to be tried again; once each
+    time."""
+    said: set[tuple[int, str, object]] = set()
 
     def report(evaluation: Mapping[str, Any]) -> None:
         for task in evaluation["tasks"]:
-            interim = task.get("interim")
+            retry, interim = task.get("retry"), task.get("interim")
+            if retry and (wait := (evaluation["id"], task["name"], retry["at"])) not in said:
+                said.add(wait)
+                error = retry["error"]
+                when = datetime.fromisoformat(retry["at"]).astimezone()
+                again = f"{task['name']} is tried again at {when:%H:%M:%S}"
+                print(f"{again}: {error['message']} [{error['code']}]", file=sys.stderr, flush=True)
             if interim and (look := (evaluation["id"], task["name"], interim["done"])) not in said:
                 said.add(look)
                 _say_so_far(f"{task['name']} after {interim['done']:,} {task['progress']['unit']}", interim["metrics"])

@@ -44,7 +44,6 @@ _EXAMPLE = {
             "progress": {"done": 96, "total": 400, "unit": "sequences", "per_second": 12.5, "seconds_left": 24.3},
             "error": None,
             "metrics": None,
-            "interim": None,
             "protocols": {},
             "provenance": None,
             "shards": {
@@ -56,6 +55,12 @@ _EXAMPLE = {
                 "cancelled": 0,
                 "skipped": 0,
                 "attempts": 3,
+            },
+            "interim": None,
+            "retry": {
+                "shards": 1,
+                "at": "2026-02-03T10:11:30.131+00:00",
+                "error": {"code": "out_of_memory", "message": "the worker ran out of memory; …"},
             },
         }
     ],
@@ -94,7 +99,8 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
     "/{evaluation_id}",
     summary="An evaluation",
     description="A task that goes on may have an `interim` result: its metrics after `done` units of work. It is "
-    "replaced at every look and removed at the end, and never enters the history.",
+    "replaced at every look and removed at the end, and never enters the history. `retry` says how many of its shards "
+    "failed by what may pass and wait to be tried again, from when on, and what the first of them failed by.",
     responses=answer(200, "Its state, progress and results.", EVALUATION, _EXAMPLE),
 )
 def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:

@@ -70,6 +70,7 @@ TASK = has(
     protocols=by_name(FIELDS),
     provenance=or_null(FIELDS),
     shards=SHARDS,
+    retry=or_null(has(shards=COUNT, at=TIME, error=ERROR)),
 )
 
 EVALUATION = has(

@@ -21,7 +21,7 @@ from evalsvc.cli.options import (
 )
 from evalsvc.errors import InvalidRequest
 from evalsvc.terminal import (
-    print_interims,
+    print_news,
     show_bars,
     show_finished,
     show_posted,
@@ -140,7 +140,7 @@ def base(
 
 def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]], show: bool = True) -> bool:
     """Wait for evaluations with a bar per task, then show what they (or those that failed) found; did all succeed?"""
-    say_so_far = print_interims()
+    say_news = print_news()
     with show_bars() as bars:
 
         def report(evaluation: Mapping[str, Any]) -> None:
@@ -149,7 +149,7 @@ def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]], show: bool =
                 bars.show(
                     f"{evaluation['suite']['name']}: {task['name']}", now["done"], now["total"], now["unit"] or ""
                 )
-            say_so_far(evaluation)
+            say_news(evaluation)
 
         finished = [client.wait(evaluation["id"], report=report) for evaluation in evaluations]
     for evaluation in finished:

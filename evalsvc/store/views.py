@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.store.base import base_view, is_named_base
 from evalsvc.store.submission import step_of
-from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task
+from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow
 
 
@@ -32,7 +32,8 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
     checkpoint = evaluation.checkpoint
     tasks = evaluation.tasks
     counts = _count_shards(session, [task.id for task in tasks])
-    interim = _interim(session, [task.id for task in tasks if task.state not in OVER])
+    unfinished = [task.id for task in tasks if task.state not in OVER]
+    interim, retries = _interim(session, unfinished), _retries(session, unfinished)
     return {
         "id": evaluation.id,
         "checkpoint": checkpoint.id,
@@ -46,7 +47,11 @@ def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int,
         "started_at": _time(evaluation.started_at),
         "finished_at": _time(evaluation.finished_at),
         "error": evaluation.error,
-        "tasks": [_task(session, task, counts[task.id], live.get(task.id), interim.get(task.id)) for task in tasks],
+        "tasks": [
+            _task(session, task, counts[task.id], live.get(task.id))
+            | {"interim": interim.get(task.id), "retry": retries.get(task.id)}
+            for task in tasks
+        ],
     }
 
 
@@ -214,9 +219,7 @@ def runs_view(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _task(
-    session: Session, task: Task, shards: dict[str, int], live: Live | None, interim: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _task(session: Session, task: Task, shards: dict[str, int], live: Live | None) -> dict[str, Any]:
     units = shards.pop("units")
     return {
         "name": task.name,
@@ -225,7 +228,6 @@ def _task(
         "progress": _progress(task, units, live),
         "error": task.error,
         "metrics": task.metrics,
-        "interim": interim,
         "protocols": protocols_view(session, task.metrics or []),
         "provenance": task.provenance,
         "shards": shards,
@@ -251,6 +253,20 @@ def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, A
         .order_by(Shard.index)
     )
     return {task: {"done": payload["done"], **output} for task, payload, output in rows if output is not None}
+
+
+def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Of each task with shards that failed by what may pass, and wait: how many, and the one that is tried first."""
+    rows = session.execute(
+        select(Shard.task_id, Shard.not_before, Shard.error)
+        .where(Shard.task_id.in_(task_ids), Shard.state == "queued", Shard.not_before > now())
+        .order_by(Shard.not_before)
+    )
+    found: dict[int, dict[str, Any]] = {}
+    for task, not_before, error in rows:
+        first = found.setdefault(task, {"shards": 0, "at": _time(not_before), "error": error})
+        first["shards"] += 1
+    return found
 
 
 def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:

@@ -1,15 +1,17 @@
 """The documents of rows, on each database."""
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
 from evalsvc.shard import ShardError, ShardResult
-from evalsvc.store.queue import find_evaluation
+from evalsvc.store.queue import find_evaluation, finish
 from evalsvc.store.session import Store
 from evalsvc.store.submission import find_checkpoint, find_run
+from evalsvc.store.tables import now
 from evalsvc.store.views import checkpoint_view, evaluation_view, in_use, run_view, runs_view
 
 
@@ -55,6 +57,25 @@ def test_speed_that_is_not_known_yet(store: Store) -> None:
     next_shard(store)
     progress = view(store, number, task1=Speed(0, None))["tasks"][0]["progress"]
     assert (progress["per_second"], progress["seconds_left"]) == (None, None)
+
+
+def test_what_waits_to_be_tried_again_says_why_and_until_when(store: Store) -> None:
+    """A task stood at 2 of 4 for minutes, and nothing said that its disk was full."""
+    (number,) = enter(store, submission(), suite())
+    assert store_result(store, next_shard(store), plan(shards=3))  # type: ignore[arg-type]
+    before, full = now(), ShardError("artifact_not_written", "no space left on device; make room")
+    for _ in range(2):
+        assignment = next_shard(store)
+        assert assignment is not None
+        with store.transaction() as session:
+            assert finish(session, assignment, ShardResult(error=full), max_attempts=3)
+    (task,) = view(store, number)["tasks"]
+    retry = task["retry"]
+    assert (retry["shards"], retry["error"]) == (2, full.to_json())
+    assert timedelta(seconds=1) < datetime.fromisoformat(retry["at"]) - before < timedelta(seconds=60)
+    assert store_result(store, next_shard(store), ShardResult(error=ShardError("non_finite", "NaN")))  # type: ignore[arg-type]
+    (task,) = view(store, number)["tasks"]
+    assert (task["state"], task["retry"]) == ("failed", None)
 
 
 def test_results_carry_their_protocols(store: Store) -> None:
