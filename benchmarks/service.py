@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from distributed.scheduler import heartbeat_interval
 from side_by_side import machine, print_last_line
 
 from evalsvc.client import Client
@@ -222,8 +223,12 @@ def many_workers(sizes: Sizes, alone: float) -> dict[str, Any]:
 
 
 def on_paper(many: dict[str, Any]) -> dict[str, float]:
-    """A thousand GPUs on one service, whose scheduler and coordinator share one core."""
-    watching = GPUS * many["service_cpu_ms_per_worker_second"] / 1e3
+    """A thousand GPUs on one service, whose scheduler and coordinator share one core.
+
+    What a worker costs is its heartbeats, which Dask has come the less often the more workers there are.
+    """
+    often = heartbeat_interval(MANY) / heartbeat_interval(GPUS)
+    watching = GPUS * often * many["service_cpu_ms_per_worker_second"] / 1e3
     per_shard = many["service_cpu_ms_per_shard"] / 1e3
     return {
         "gpus": GPUS,

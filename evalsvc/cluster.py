@@ -51,7 +51,8 @@ STRANDED_AFTER = 1.0
 
 ROSTER_AGE = 0.5
 """Seconds that what the scheduler said of its workers is good for choosing one that is free: asking takes longer than
-many a shard. What is handed to one that went away meanwhile is lost, and queued again."""
+many a shard, and the longer the more there are: with more than 50 of them it is asked less often. What is handed to one
+that went away meanwhile is lost, and queued again."""
 
 CAUSE_WAIT = 0.5
 """Seconds that the news of a worker's death wait for their cause, which the nanny sends on another way."""
@@ -175,7 +176,7 @@ class Cluster:
             if known is None:
                 return []
             self._watch(known)
-            self._roster, self._roster_until = known, asked_at + ROSTER_AGE
+            self._roster, self._roster_until = known, asked_at + ROSTER_AGE * max(1.0, len(known) / 50)
         known = self._roster
         busy = set(self._sent.values())
         return [

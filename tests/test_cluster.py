@@ -3,11 +3,12 @@
 import queue
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from distributed import Client, Future
 
-from evalsvc.cluster import Cluster, Outcome
+from evalsvc.cluster import ROSTER_AGE, Cluster, Outcome
 from evalsvc.config import Settings
 from evalsvc.devices import device_list, worker_environment
 from evalsvc.errors import InvalidRequest
@@ -51,6 +52,33 @@ def test_a_result_comes_back_with_progress_on_the_way(cluster: Watched) -> None:
     assert done[0] == 0
     assert done == sorted(done)
     assert done[-1] >= 5
+
+
+def test_the_scheduler_is_not_asked_who_is_free_for_every_call(
+    cluster: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand workers it has a long answer."""
+    asked: list[float] = []
+    known = cluster._known_workers
+
+    def ask() -> Any:
+        asked.append(time.monotonic())
+        return known()
+
+    monkeypatch.setattr(cluster, "_known_workers", ask)
+    begun = time.monotonic()
+    for number in range(30):
+        free = cluster.free()
+        assert len(free) == 2
+        cluster.submit(f"quick-{number}", "cluster_jobs:count", {"steps": 0}, free[0])
+        assert cluster.free() == free[1:], "what is handed out is known here"
+        assert cluster.outcome().kind == "result"
+    assert len(asked) <= (time.monotonic() - begun) / ROSTER_AGE + 1
+    cluster.submit("last", "cluster_jobs:fail", {})
+    cluster.outcome()
+    before = len(asked)
+    cluster.free()
+    assert len(asked) == before + 1, "at once where something went wrong"
 
 
 def test_an_exception_is_an_outcome(cluster: Watched) -> None:
