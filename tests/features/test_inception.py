@@ -125,7 +125,7 @@ class TestParity:
             assert relative_error(ours[tap][:PARITY], expected) < 1e-5
 
     def test_features_with_pil_bicubic(
-        self, smoke_features: Features, theirs: nn.Module, pictures: tuple[Tensor, Tensor]
+        self, extractor: Inception, theirs: nn.Module, pictures: tuple[Tensor, Tensor]
     ) -> None:
         """clean-fid's resize before torch-fidelity's layers: the network is the same for both."""
         x = (clean_fid_resize(pictures[0][:PARITY]) - 128) / 128
@@ -135,16 +135,16 @@ class TestParity:
         stem = x.mean((2, 3))
         for layer in layers[4:]:
             x = layer(x)
-        ours = smoke_features("pil-bicubic")[0]
-        assert relative_error(ours[64][:PARITY], stem) < 1e-5
-        assert relative_error(ours[2048][:PARITY], x.flatten(1)) < 1e-5
+        ours = extractor.features(pictures[0][:PARITY], "pil-bicubic")
+        assert relative_error(ours[64], stem) < 1e-5
+        assert relative_error(ours[2048], x.flatten(1)) < 1e-5
 
     @pytest.mark.parametrize(
         ("resize", "tap", "program"),
         [
             ("tf1-bilinear", 64, "torch-fidelity/64"),
             ("tf1-bilinear", 2048, "torch-fidelity/2048"),
-            ("pil-bicubic", 2048, "clean-fid/2048"),
+            pytest.param("pil-bicubic", 2048, "clean-fid/2048", marks=pytest.mark.long),
         ],
     )
     def test_distance_of_the_smoke_set(

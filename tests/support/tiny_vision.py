@@ -1,10 +1,12 @@
-"""Small vision networks with random weights, in folders as the library writes them."""
+"""Small vision networks with random weights, in folders as the library writes them.
+
+The library is imported where it is used: it takes seconds, in each process that collects tests.
+"""
 
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -13,6 +15,8 @@ SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 def write_clip(folder: Path) -> Path:
     """CLIP with the layout of the published ones: 32 pixels, 12 text ids."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
     tokenizer = letters()
     tokenizer.save(str(folder / "tokenizer.json"))
     end = tokenizer.token_to_id(END)
@@ -40,6 +44,8 @@ def letters() -> Tokenizer:
 
 def write_dinov2(folder: Path) -> Path:
     """DINOv2 trained on 56 pixels and used on 28, out of a shorter side of 32."""
+    from transformers import CLIPImageProcessor, Dinov2Config, Dinov2Model
+
     torch.manual_seed(1)
     shape = {key: value for key, value in SHAPE.items() if key != "intermediate_size"}
     Dinov2Model(Dinov2Config(**shape, image_size=56, patch_size=14)).save_pretrained(folder)
