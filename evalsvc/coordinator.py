@@ -333,8 +333,10 @@ class Coordinator:
         while free:
             assignment = self._take(free)
             if assignment is None:
-                if not self._in_flight and not self._is_queued():
-                    self._idle_until = time.monotonic() + IDLE_LOOK
+                # Before it is looked, so that a `wake` after that look is not lost.
+                self._idle_until = time.monotonic() + IDLE_LOOK
+                if self._in_flight or self._is_queued():
+                    self._idle_until = 0.0
                 return
             worker = self._placement.choose(free, assignment)
             free.remove(worker)

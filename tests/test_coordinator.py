@@ -136,6 +136,44 @@ def test_large_items_are_a_file_that_a_restart_keeps(
     assert tables[0].column("mark")[:4] == tables[1].column("mark"), "of the same checkpoint"
 
 
+def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waiting(
+    store: Store, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path)))
+    coordinator._hold_database()
+    looks, handed_out = [], []
+
+    def come_too_late() -> bool:
+        looks.append(found := enter(store, checkpoint_file, steps_suite(tmp_path)))
+        coordinator.wake()
+        return found is None
+
+    monkeypatch.setattr(coordinator._cluster, "free", lambda: ["tls://worker"])
+    monkeypatch.setattr(coordinator._cluster, "submit", lambda key, *_: handed_out.append(key))
+    monkeypatch.setattr(coordinator, "_is_queued", come_too_late)
+    coordinator._hand_out()
+    assert (len(looks), handed_out) == (1, [])
+    coordinator._hand_out()
+    assert handed_out == ["evaluation-1/shard-1/attempt-1"]
+    coordinator._lock_of_database.release()
+
+
+def test_an_idle_coordinator_asks_neither_database_nor_scheduler_until_it_is_woken(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path)))
+    coordinator._hold_database()
+    asked: list[str] = []
+    monkeypatch.setattr(coordinator._cluster, "free", lambda: asked.append("scheduler") or ["tls://worker"])
+    for _ in range(3):
+        coordinator._hand_out()
+    assert asked == ["scheduler"]
+    coordinator.wake()
+    coordinator._hand_out()
+    assert asked == ["scheduler"] * 2
+    coordinator._lock_of_database.release()
+
+
 def test_an_evaluation_runs_on_all_workers_with_progress(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
