@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from migrated import migrated_store
 from queue_steps import submission
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
@@ -29,7 +30,7 @@ from evalsvc.store import submission as submission_module
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
 from evalsvc.store.results import read_results, read_task_items
-from evalsvc.store.session import Store, open_store
+from evalsvc.store.session import Store
 from evalsvc.store.submission import submit
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task
 from evalsvc.store.views import evaluation_view
@@ -38,7 +39,7 @@ from evalsvc.suite import Suite, parse_suite
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
+    store = migrated_store(tmp_path / "evalsvc.db")
     yield store
     store.close()
 

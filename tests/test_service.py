@@ -350,14 +350,14 @@ def test_a_killed_worker_moves_no_token_of_an_image_task(
         "kind": "text_to_image",
         "name": "digits",
         "captions": str(ROOT / "captions.jsonl"),
-        "samples": 96,
+        "samples": 72,
         "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
         "reference": str(tmp_path / "real.safetensors"),
         "classifier": str(ROOT / "classifier.safetensors"),
         "metrics": ["fid64"],
         "batch": 12,
         "shard_size": 12,
-        "keep": 96,
+        "keep": 72,
     }
     service = serve("--devices", "cpu,cpu")
     service.put_suite("digits", task)
@@ -370,7 +370,7 @@ def test_a_killed_worker_moves_no_token_of_an_image_task(
     assert shards["attempts"] == shards["total"] + 1
     artifacts = service.request("GET", f"/v1/evaluations/{evaluation}/artifacts")["artifacts"]
     digests = {item["name"]: item["sha256"] for item in artifacts}
-    assert len(digests) == 97
+    assert len(digests) == 73
 
     suite, result = tmp_path / "digits.json", tmp_path / "result.json"
     suite.write_text(json.dumps({"tasks": [task]}))

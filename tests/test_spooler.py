@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from migrated import migrated_store
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
@@ -16,14 +17,14 @@ from evalsvc.checkpoints import Identity, identify
 from evalsvc.config import Settings
 from evalsvc.spooler import Spooler
 from evalsvc.store.base import name_base
-from evalsvc.store.session import Store, open_store
+from evalsvc.store.session import Store
 from evalsvc.store.submission import find_run, get_or_create_run
 from evalsvc.store.tables import Checkpoint, Evaluation
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
+    store = migrated_store(tmp_path / "evalsvc.db")
     yield store
     store.close()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from migrated import migrated_store
 
 from evalsvc.store.session import Store, open_store
 
@@ -23,7 +24,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = open_store(database_url, migrate=False)
+def store(database_url: str, tmp_path: Path) -> Iterator[Store]:
+    is_file = database_url.startswith("sqlite")
+    store = migrated_store(tmp_path / "evalsvc.db") if is_file else open_store(database_url, migrate=False)
     yield store
     store.close()

@@ -1,9 +1,5 @@
 """The web application without a port or worker processes, on a real migrated database."""
 
-import atexit
-import functools
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +9,7 @@ from typing import Any
 import httpx
 import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from migrated import copy_migrated
 from queue_steps import metric, result
 
 from evalsvc.api.app import create_app
@@ -22,7 +19,7 @@ from evalsvc.config import Settings
 from evalsvc.coordinator import AtWork, Coordinator, LiveTask
 from evalsvc.shard import ShardError, ShardResult
 from evalsvc.store.queue import finish, take
-from evalsvc.store.session import Store, open_store
+from evalsvc.store.session import Store
 
 
 class InlineCoordinator(Coordinator):
@@ -136,7 +133,7 @@ class AppTransport(httpx.BaseTransport):
 @contextmanager
 def app_in_process(data_dir: Path, *, insecure: bool = False, **settings: Any) -> Iterator[App]:
     data_dir.mkdir(exist_ok=True)
-    shutil.copy(_migrated_database(), data_dir / "evalsvc.db")
+    copy_migrated(data_dir / "evalsvc.db")
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
         app = App(Settings(data_dir=str(data_dir), **{"allowed_hosts": "evalsvc", **settings}), portal, insecure)
@@ -148,7 +145,7 @@ def app_in_process(data_dir: Path, *, insecure: bool = False, **settings: Any) -
 def app_on_port(data_dir: Path, database_url: str = "", **settings: Any) -> Iterator[tuple[str, Any]]:
     """The application on a free port: its address, and its `State`."""
     data_dir.mkdir(exist_ok=True)
-    shutil.copy(_migrated_database(), data_dir / "evalsvc.db")
+    copy_migrated(data_dir / "evalsvc.db")
     app = create_app(Settings(data_dir=str(data_dir), database_url=database_url, **settings), InlineCoordinator)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with listen("127.0.0.1", 0) as listener:
@@ -159,15 +156,6 @@ def app_on_port(data_dir: Path, database_url: str = "", **settings: Any) -> Iter
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.state
         server.should_exit = True
         thread.join()
-
-
-@functools.cache
-def _migrated_database() -> Path:
-    """Migrating takes longer than most tests, so it is done once."""
-    path = Path(tempfile.mkdtemp(prefix="evalsvc-test-")) / "evalsvc.db"
-    atexit.register(shutil.rmtree, path.parent)
-    open_store(f"sqlite:///{path}", migrate=False).close()
-    return path
 
 
 def refused(response: httpx.Response, status: int, code: str, *words: str) -> str:

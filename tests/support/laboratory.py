@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from machines import Machines, wait_for
+from migrated import migrated_store
 from queue_steps import submission
 from sqlalchemy import select
 
@@ -13,7 +14,7 @@ from evalsvc.config import Settings
 from evalsvc.coordinator import Coordinator
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import find_evaluation
-from evalsvc.store.session import Store, open_store
+from evalsvc.store.session import Store
 from evalsvc.store.submission import submit
 from evalsvc.store.tables import OVER, Attempt, Evaluation, Shard
 from evalsvc.suite import parse_suite
@@ -35,7 +36,7 @@ class Laboratory:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.machines = machines
-        self.store: Store = open_store(f"sqlite:///{folder / 'evalsvc.db'}", migrate=False)
+        self.store: Store = migrated_store(folder / "evalsvc.db")
         defaults: dict[str, Any] = {"data_dir": str(folder), "grace": 1.0, "worker_ttl": TTL, **machines.settings()}
         self.coordinator = Coordinator(self.store, Settings(**(defaults | settings)))
         self.coordinator.start()
