@@ -319,7 +319,7 @@ class Coordinator:
             return
         self._stirred.clear()
         try:
-            self._spooler.poll()
+            self._spooler.poll({item.assignment.checkpoint_id for item in self._in_flight.values()})
         except Exception:
             self._stirred.set()
             raise
@@ -391,7 +391,8 @@ class Coordinator:
         if stored and outcome.kind == "result" and outcome.value.error is not None:
             log.warning("%s failed: %s", outcome.key, outcome.value.error.message)
         succeeded = stored and outcome.kind == "result" and outcome.value.error is None
-        if not succeeded or item.assignment.request.stage != "run":  # it may have ended its evaluation
+        # It may have ended its evaluation, or been the last that read the checkpoint of one that is over.
+        if not succeeded or item.assignment.request.stage != "run" or item.cancelled_at is not None:
             self.wake()
         self._files.drop(item.assignment, succeeded=succeeded)
         with self._lock:

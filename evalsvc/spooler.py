@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,14 +50,19 @@ class Spooler:
         """Where the spooled copy of a checkpoint lies."""
         return spool_path(self._data_path, checkpoint.id, checkpoint.path)
 
-    def poll(self) -> None:
-        """Begin copies that were asked for (or cut off by a restart), and drop those that are done with."""
+    def poll(self, in_use: Collection[int] = ()) -> None:
+        """Begin copies that were asked for (or cut off by a restart), and drop those that are done with.
+
+        Args:
+            in_use: ids of the checkpoints of shards that run, whatever became of their evaluations: one that was
+                cancelled may be retried before its shard has stopped.
+        """
         with self._store.reading() as session:
             for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "copying")):
                 if checkpoint.id not in self._begun:
                     self._begun.add(checkpoint.id)
                     self._copier.submit(self._copy, checkpoint)
-        self._release()
+        self._release(in_use)
 
     def close(self) -> None:
         """Do not begin another copy; one that runs is not waited for and begins anew after a restart."""
@@ -135,7 +140,7 @@ class Spooler:
         if self._closing.is_set():
             raise _Closing
 
-    def _release(self) -> None:
+    def _release(self, in_use: Collection[int]) -> None:
         # A failed evaluation may be retried, so its checkpoint stays; one that nobody has evaluated yet, too.
         pending = select(Evaluation.checkpoint_id).where(Evaluation.state.not_in(("succeeded", "cancelled")))
         begun = select(Evaluation.checkpoint_id)
@@ -144,18 +149,27 @@ class Spooler:
         needed = (
             select(checkpoint_parents.c.parent_id)
             .join(child, child.id == checkpoint_parents.c.checkpoint_id)
-            .where(child.replaced_at.is_(None), child.id.in_(pending) | child.id.not_in(begun))
+            .where(
+                (child.replaced_at.is_(None) & (child.id.in_(pending) | child.id.not_in(begun))) | child.id.in_(in_use)
+            )
         )
         done = (
-            select(Checkpoint)
+            select(Checkpoint.id)
             .where(Checkpoint.spool_state == "ready", Checkpoint.id.in_(begun))
             .where((Checkpoint.id.not_in(pending) & Checkpoint.id.not_in(needed)) | Checkpoint.replaced_at.is_not(None))
+            .where(Checkpoint.id.not_in(in_use))
         )
         with self._store.reading() as session:
             # What others are compared with is needed as long as there may be others.
-            checkpoints = session.scalars(done.where(Checkpoint.id.not_in(base_ids(session)))).all()
+            found = select(Checkpoint).where(Checkpoint.id.in_(done), Checkpoint.id.not_in(base_ids(session)))
+            checkpoints = session.scalars(found).all()
         for checkpoint in checkpoints:
             with self._store.transaction() as session:
+                # Asked again with its evaluations locked: one that was cancelled may have been retried meanwhile.
+                locked = select(Evaluation.id).where(Evaluation.checkpoint_id == checkpoint.id).with_for_update()
+                session.execute(locked).all()
+                if session.scalar(done.where(Checkpoint.id == checkpoint.id)) is None:
+                    continue
                 session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state="released"))
             discard(self.path(checkpoint).parent)
             log.info("spooled copy of checkpoint %s released", checkpoint.id)

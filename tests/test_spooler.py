@@ -97,6 +97,48 @@ def test_a_parent_is_kept_as_long_as_a_virtual_checkpoint_waits(store: Store, sp
     assert [copy.exists() for copy in (first, second)] == [False, False]
 
 
+def state(store: Store, evaluation: int, value: str) -> None:
+    with store.transaction() as session:
+        session.get_one(Evaluation, evaluation).state = value
+
+
+def test_what_was_cancelled_is_kept_until_its_shard_has_stopped(store: Store, spooler: Spooler) -> None:
+    """It was retried before that, and failed since its copy was gone under a worker that was about to open it."""
+    first, second = (spool(store, spooler, step) for step in (3, 5))
+    uri = "avg(run-a@3, run-a@5)"
+    enter(store, submission(30, run="v", uri=uri, path=uri, identity=Identity(0, 0), parents=[1]), suite())
+    for number in (1, 2, 3):
+        state(store, number, "cancelled")
+    spooler.poll(in_use=[3])
+    assert [copy.exists() for copy in (first, second)] == [True, False], "what runs is made of the first"
+    spooler.poll(in_use=[1])
+    assert first.exists()
+    spooler.poll()
+    assert not first.exists()
+
+
+def test_what_is_retried_while_its_copy_is_about_to_be_dropped_keeps_it(
+    store: Store, spooler: Spooler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = spool(store, spooler, 3)
+    state(store, 1, "cancelled")
+    transaction = store.transaction
+
+    @contextmanager
+    def after_a_retry() -> Iterator[Session]:
+        with transaction() as session:
+            session.get_one(Evaluation, 1).state = "queued"
+        with transaction() as session:
+            yield session
+
+    monkeypatch.setattr(store, "transaction", after_a_retry)
+    spooler.poll()
+    assert copy.exists()
+    monkeypatch.undo()
+    with store.reading() as session:
+        assert session.get_one(Checkpoint, 1).spool_state == "ready"
+
+
 def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
     store: Store, spooler: Spooler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
