@@ -100,6 +100,7 @@ def test_the_roofline_is_that_of_the_facts(monkeypatch: pytest.MonkeyPatch) -> N
         assert 1 < replace(work, batch=batch).memory_bytes() / gigabytes / 1e9 < 1.1
 
 
+@pytest.mark.long
 def test_the_service_compares_as_its_client_does() -> None:
     """The benchmark itself fails where the two give different numbers."""
     document = last_line("compare")

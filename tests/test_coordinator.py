@@ -263,7 +263,7 @@ class UnansweredStore(Store):
             raise OperationalError("COMMIT", {}, Exception("the connection broke"))
 
 
-@pytest.mark.parametrize("state", ["running", "succeeded"])
+@pytest.mark.parametrize("state", [pytest.param("running", marks=pytest.mark.long), "succeeded"])
 def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(
     tmp_path: Path, checkpoint_file: Path, state: str
 ) -> None:

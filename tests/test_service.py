@@ -264,6 +264,7 @@ def test_two_protocols_are_two_series_and_a_variant_is_another(
     assert averaged[0] not in raw.values()
 
 
+@pytest.mark.long
 def test_the_history_of_forgetting_checkpoints_equals_the_reference(
     serve: Callable[..., ServiceProcess], shared: Path, tmp_path: Path
 ) -> None:
@@ -339,6 +340,7 @@ def test_an_existing_scheduler_is_used_over_tls(
             process.wait(timeout=20)
 
 
+@pytest.mark.long
 def test_a_killed_worker_moves_no_token_of_an_image_task(
     serve: Callable[..., ServiceProcess], inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,10 @@ def accuracy(benchmark: Benchmark, answers: Sequence[tuple[float, bool]]) -> lis
     ]
 
 
-@pytest.mark.parametrize("name", ["arc_easy", "piqa", "winogrande", "lambada_openai", "copa"])
+@pytest.mark.parametrize(
+    "name",
+    ["arc_easy", pytest.param("piqa", marks=pytest.mark.long), "winogrande", "lambada_openai", "copa"],
+)
 def test_scores_are_those_of_hflm(shared: Path, ours: OpenLM, theirs: HFLM, name: str) -> None:
     """Packed behind shared contexts: the log-likelihoods, the greedy flags and so the right answers are the same."""
     benchmark = load(shared, name, ITEMS)

@@ -202,7 +202,12 @@ PAIRS = 100_000
 
 @pytest.mark.parametrize(
     "changes",
-    [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.8}, {"guidance_scale": 2.5}],
+    [
+        pytest.param({"temperature": 0.7}, marks=pytest.mark.long),
+        pytest.param({"top_k": 3}, marks=pytest.mark.long),
+        {"top_p": 0.8},
+        {"guidance_scale": 2.5},
+    ],
     ids=str,
 )
 def test_frequencies_match_the_enumerated_probabilities(changes: dict[str, Any]) -> None:
