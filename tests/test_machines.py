@@ -94,6 +94,7 @@ def test_a_stopped_worker_is_given_up_and_what_it_sends_late_is_not_stored(
     wait_for(lambda: world.coordinator.workers() == 2, "it serves again", 120)
 
 
+@pytest.mark.long
 def test_a_preempted_worker_costs_its_shard_nothing(laboratory: Callable[..., Laboratory], machines: Machines) -> None:
     world = laboratory()
     workers = [machines.start_worker(), machines.start_worker()]

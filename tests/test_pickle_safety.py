@@ -224,7 +224,7 @@ def memory(kind: str) -> int:
 
 def test_memory_is_measured() -> None:
     with pytest.raises(AssertionError, match="bytes more"), at_most(32 << 20):
-        assert len(b"x" * (64 << 20)) > 0
+        assert len(b"x" * (512 << 20)) > 0  # much more, since a machine may take memory back at the same time
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy"])

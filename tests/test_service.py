@@ -236,6 +236,7 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.long
 def test_two_protocols_are_two_series_and_a_variant_is_another(
     serve: Callable[..., ServiceProcess], tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_worker_without_work_goes_at_once_and_a_second_signal_ends_one_with_wo
     assert cluster.outcome().kind == "worker_died"
 
 
+@pytest.mark.long
 def test_a_signal_to_the_whole_group_drains_too(machines: Machines, cluster: Watched) -> None:
     """As systemd, Slurm and Ctrl-C send it: to the worker process and its nanny as well."""
     worker = machines.start_worker()

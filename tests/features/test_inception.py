@@ -169,6 +169,7 @@ class TestParity:
         expected = theirs(first.mean(0), np.cov(first.T), second.mean(0), np.cov(second.T))
         assert distance(torch.from_numpy(first), torch.from_numpy(second)) == pytest.approx(expected, rel=1e-5)
 
+    @pytest.mark.long
     def test_the_documented_example_of_torchmetrics(self, extractor: Inception, state_dict_file: Path) -> None:
         """FrechetInceptionDistance(feature=64) in its documentation, whose examples run after manual_seed(42).
 

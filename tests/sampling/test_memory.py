@@ -228,6 +228,7 @@ print(sum(len(samples.indices) for samples in found), *[shape.batch for shape in
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space, as Linux does it")
+@pytest.mark.long
 def test_a_real_limit_is_survived() -> None:
     """torch's own error for the CPU is a plain RuntimeError; buffers held by its traceback would stay allocated."""
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
