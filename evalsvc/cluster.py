@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,8 @@ class Cluster:
         self._settings = settings
         self._on_progress = on_progress
         self._on_outcome = on_outcome
+        # A scheduler gives two calls of one name one result, though they be those of two services.
+        self._suffix = f"@{uuid.uuid4().hex}"
         self._cluster: SpecCluster | None = None
         self._client: Client | None = None
         self._stream: Any = None
@@ -210,15 +213,16 @@ class Cluster:
             key: new for every call.
         """
         assert self._client is not None
+        name = key + self._suffix
         place = {} if worker is None else {"workers": [worker], "allow_other_workers": False}
         if worker is not None:
             self._sent[key] = worker
         future = self._client.submit(
             execute,
             target,
-            key,
+            name,
             request,
-            key=key,
+            key=name,
             pure=False,
             retries=0,
             resources=RESOURCES,
@@ -246,7 +250,7 @@ class Cluster:
     def cancel(self, key: str) -> None:
         """Ask a running call to stop at its next report."""
         if key not in self._events and self._client is not None:
-            self._events[key] = Event(cancel_name(key), client=self._client)
+            self._events[key] = Event(cancel_name(key + self._suffix), client=self._client)
             self._events[key].set()
 
     def kill(self, key: str) -> None:
@@ -293,11 +297,12 @@ class Cluster:
                 future.cancel()
 
     def _done(self, future: Future) -> None:
+        key = str(future.key).removesuffix(self._suffix)
         try:
-            outcome = _outcome(future)
+            outcome = _outcome(key, future)
         except Exception:  # the scheduler went away while it was asked; without an outcome the call would never end
-            log.exception("what became of %s cannot be told", future.key)
-            outcome = Outcome(future.key, "lost")
+            log.exception("what became of %s cannot be told", key)
+            outcome = Outcome(key, "lost")
         if outcome.kind not in ("result", "cancelled"):
             self._roster_until = 0.0
         address = self._sent.get(outcome.key)
@@ -320,8 +325,10 @@ class Cluster:
 
     def _progress(self, event: tuple[float, dict[str, Any]]) -> None:
         _time, message = event
-        self._places[message["key"]] = message["worker"]
-        self._on_progress(message["key"], message["done"])
+        key = message["key"].removesuffix(self._suffix)
+        if key != message["key"]:  # of this service
+            self._places[key] = message["worker"]
+            self._on_progress(key, message["done"])
 
 
 SILENT = "it was silent for longer than EVALSVC_WORKER_TTL, {ttl:g} s: stopped, cut off, or too busy to answer"
@@ -386,24 +393,24 @@ def _local_cluster(settings: Settings) -> SpecCluster:
     )
 
 
-def _outcome(future: Future) -> Outcome:
+def _outcome(key: str, future: Future) -> Outcome:
     if future.status == "finished":
         try:
-            return Outcome(future.key, "result", future.result(timeout=30))
+            return Outcome(key, "result", future.result(timeout=30))
         except CancelledError:
-            return Outcome(future.key, "lost")
+            return Outcome(key, "lost")
         except Exception:
             # The worker died while it handed over, or what it sent cannot be read. `lost` costs a shard nothing, and
             # the second would be tried for ever.
-            log.exception("the result of %s did not arrive", future.key)
-            return Outcome(future.key, "worker_died")
+            log.exception("the result of %s did not arrive", key)
+            return Outcome(key, "worker_died")
     if future.status == "error":
         error = future.exception(timeout=30)
         if isinstance(error, KilledWorker):
-            return Outcome(future.key, "worker_died")
+            return Outcome(key, "worker_died")
         if isinstance(error, Cancelled):
-            return Outcome(future.key, "cancelled")
+            return Outcome(key, "cancelled")
         if isinstance(error, WorkerDrains):
-            return Outcome(future.key, "refused")
-        return Outcome(future.key, "error", f"{type(error).__name__}: {error}")
-    return Outcome(future.key, "lost")
+            return Outcome(key, "refused")
+        return Outcome(key, "error", f"{type(error).__name__}: {error}")
+    return Outcome(key, "lost")

@@ -3,10 +3,12 @@
 import queue
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import Client, Future
+from machines import Machines
 
 from evalsvc.cluster import ROSTER_AGE, Cluster, Outcome
 from evalsvc.config import Settings
@@ -136,6 +138,34 @@ def test_a_call_goes_on_when_it_cannot_ask_whether_it_is_cancelled(cluster: Watc
     """A busy machine took more than the 5 s that a connection may take, and the whole task failed."""
     cluster.submit("unheard", "cluster_jobs:count_unheard", {"steps": 12})
     assert cluster.outcome().kind == "result"
+
+
+def test_two_services_on_one_scheduler_have_calls_of_the_same_name(tmp_path: Path) -> None:
+    """The second had the result of the first, and one that the first had cancelled was cancelled in the second too."""
+    machines = Machines(tmp_path / "machines")
+    machines.start_worker()
+    first, second = (Watched(Settings(**machines.settings())) for _ in range(2))
+    try:
+        for cluster in (first, second):
+            cluster.start()
+        services = {"the first": first, "the second": second}
+        for text, cluster in services.items():
+            cluster.submit("same", "cluster_jobs:echo", text)
+        for text, cluster in services.items():
+            assert cluster.outcomes.get(timeout=60) == Outcome("same", "result", text)
+            cluster.release("same")
+            cluster.let_go()
+        first.submit("again", "cluster_jobs:count", {"steps": 1000})
+        first.wait_for_progress("again")
+        assert not any(key.startswith("again") for key, _ in second.progress)
+        first.cancel("again")
+        assert first.outcome() == Outcome("again", "cancelled")
+        second.submit("again", "cluster_jobs:count", {"steps": 12})
+        assert second.outcome().kind == "result"
+    finally:
+        first.close()
+        second.close()
+        machines.stop()
 
 
 def test_a_call_that_does_not_listen_is_killed(cluster: Watched) -> None:

@@ -16,6 +16,10 @@ def count(request: dict[str, Any], report: Any) -> dict[str, Any]:
     return {"device": os.environ["EVALSVC_DEVICE"], "threads": os.environ["EVALSVC_THREADS"]}
 
 
+def echo(request: Any, report: Any) -> Any:
+    return request
+
+
 def die(request: dict[str, Any], report: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
