@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from laboratory import BUSY, GIVEN_UP_WITHIN, TTL, Laboratory, begun_on_two
+from laboratory import BUSY, GIVEN_UP_WITHIN, TTL, Laboratory, begun_on_two, just_begun
 from machines import Machines, term, wait_for
 
 
@@ -33,22 +33,16 @@ def laboratory(tmp_path: Path, machines: Machines) -> Iterator[Callable[..., Lab
         laboratory.close()
 
 
-def running(laboratory: Laboratory, name: str, process: int) -> int:
-    """The shard that a process began last."""
-    return [shard for shard, _, worker in laboratory.log(name) if worker == process][-1]
-
-
 @pytest.mark.parametrize("who", ["worker", pytest.param("nanny", marks=pytest.mark.long)])
 def test_a_killed_worker_s_shard_starts_again_at_once_and_finished_ones_never(
     laboratory: Callable[..., Laboratory], machines: Machines, who: str
 ) -> None:
     world = laboratory()
     workers = [machines.start_worker(), machines.start_worker()]
-    evaluation = world.post("killed", shards=8, steps=5, seconds=0.3)
-    begun_on_two(world, "killed", shards=4)
-    [victim] = workers[0].workers()
-    shard = running(world, "killed", victim.pid)
-    [nanny] = workers[0].nannies()
+    evaluation = world.post("killed", shards=8, steps=6, seconds=0.3)
+    begun_on_two(world, "killed", shards=3)
+    [victim], [nanny] = workers[0].workers(), workers[0].nannies()
+    shard = just_begun(world, "killed", victim.pid)
     killed_at = datetime.now(UTC)
     (victim if who == "worker" else nanny).kill()
     assert world.wait(evaluation).state == "succeeded"
@@ -60,7 +54,7 @@ def test_a_killed_worker_s_shard_starts_again_at_once_and_finished_ones_never(
     assert seconds < 2 + BUSY
     assert Counter(outcome for _, outcome, _ in attempts) == {"succeeded": 8, "worker_died": 1}
     assert {index for index, outcome, _ in attempts if outcome == "worker_died"} == {shard}
-    assert world.value("killed") == [40]
+    assert world.value("killed") == [48]
     wait_for(lambda: world.coordinator.workers() == 2, "it has come back", 120)
 
 
@@ -73,7 +67,7 @@ def test_a_stopped_worker_is_given_up_and_what_it_sends_late_is_not_stored(
     evaluation = world.post("stopped", shards=8, steps=8, seconds=0.25)
     begun_on_two(world, "stopped", shards=3)
     [worker], [nanny] = workers[0].workers(), workers[0].nannies()
-    shard = running(world, "stopped", worker.pid)
+    shard = just_begun(world, "stopped", worker.pid)
     stopped = time.monotonic()
     for process in (nanny, worker):
         process.suspend()
@@ -101,7 +95,7 @@ def test_a_preempted_worker_costs_its_shard_nothing(laboratory: Callable[..., La
     evaluation = world.post("drained", shards=6, steps=8, seconds=0.25)
     begun_on_two(world, "drained")
     [worker] = workers[0].workers()
-    shard = running(world, "drained", worker.pid)
+    shard = just_begun(world, "drained", worker.pid)
     term(workers[0])
     assert workers[0].process.wait(timeout=120) == 0
     before = [index for index, _, process in world.log("drained") if process == worker.pid]

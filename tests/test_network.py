@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from laboratory import BUSY, GIVEN_UP_WITHIN, TTL, Laboratory, begun_on_two
+from laboratory import BUSY, GIVEN_UP_WITHIN, TTL, Laboratory, begun_on_two, just_begun
 from machines import Command, Machines, term, wait_for
 
 
@@ -101,7 +101,7 @@ def test_a_machine_that_is_cut_off_is_given_up_and_serves_again(
     evaluation = world.post("cut", shards=8, steps=8, seconds=0.4, deaf=True)
     begun_on_two(world, "cut", shards=3)
     [process] = worker.workers()
-    shard = [index for index, _, pid in world.log("cut") if pid == process.pid][-1]
+    shard = just_begun(world, "cut", process.pid)
     far.cut()
     cut_at = time.monotonic()
     wait_for(lambda: [index for index, _, _ in world.attempts("cut")].count(shard) == 2, "given up", 120)

@@ -103,3 +103,14 @@ def begun_on_two(laboratory: Laboratory, name: str, shards: int = 2) -> None:
         return len({process for _, _, process in log}) == 2 and len({shard for shard, _, _ in log}) >= shards
 
     wait_for(both, "both workers work", 120)
+
+
+def just_begun(laboratory: Laboratory, name: str, process: int) -> int:
+    """Until a process begins a shard: its index, and all of its steps but the first lie before it."""
+
+    def begun() -> list[int]:
+        steps = [(shard, step) for shard, step, worker in laboratory.log(name) if worker == process]
+        return [shard for shard, step in steps[-1:] if step == 0]
+
+    [shard] = wait_for(begun, f"process {process} begins a shard", 120)
+    return int(shard)
