@@ -24,8 +24,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(database_url: str, tmp_path: Path) -> Iterator[Store]:
-    is_file = database_url.startswith("sqlite")
-    store = migrated_store(tmp_path / "evalsvc.db") if is_file else open_store(database_url, migrate=False)
+def store(database_url: str) -> Iterator[Store]:
+    url = sa.make_url(database_url)
+    file = url.database if url.get_backend_name() == "sqlite" else None
+    store = migrated_store(Path(file)) if file else open_store(database_url, migrate=False)
     yield store
     store.close()
