@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from machines import Machines
 from migrated import migrated_store
 from queue_steps import submission
 from sqlalchemy import select, update
@@ -44,13 +45,23 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The settings for a scheduler with two workers that the tests share which leave them as they found them."""
+    machines = Machines(tmp_path_factory.mktemp("machines"))
+    machines.start_worker("--devices", "cpu,cpu", "--threads", "1")
+    yield machines.settings()
+    machines.stop()
+
+
 @pytest.fixture
-def coordinate(store: Store, tmp_path: Path) -> Iterator[Callable[..., Coordinator]]:
-    """Starts coordinators, which are stopped at the end of the test."""
+def coordinate(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Coordinator]]:
+    """Starts coordinators on the shared workers, or on `devices` of their own; the test's end stops them."""
     started: list[Coordinator] = []
 
     def start(**settings: Any) -> Coordinator:
-        defaults: dict[str, Any] = {"data_dir": str(tmp_path), "devices": "cpu,cpu", "grace": 1.0}
+        shared = {} if "devices" in settings else request.getfixturevalue("two_workers")
+        defaults: dict[str, Any] = {"data_dir": str(tmp_path), "grace": 1.0, **shared}
         coordinator = Coordinator(store, Settings(**(defaults | settings)))
         coordinator.start()
         started.append(coordinator)
@@ -118,7 +129,7 @@ def test_large_items_are_a_file_that_a_restart_keeps(
     large = steps_suite(tmp_path, "large", shards=1, steps=9_000, seconds=0, looks=True)
     evaluation = enter(store, checkpoint_file, large)
     small = enter(store, checkpoint_file, steps_suite(tmp_path, "small", shards=1, steps=4, seconds=0, looks=True))
-    first = coordinate(devices="cpu")
+    first = coordinate()
     assert wait(store, evaluation).state == wait(store, small).state == "succeeded"
     first.stop()
     folder = tmp_path / "items"
@@ -126,7 +137,7 @@ def test_large_items_are_a_file_that_a_restart_keeps(
     orphan = folder / "00" / ("0" * 64)
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"of a service that was killed")
-    second = coordinate(devices="cpu")
+    second = coordinate()
     second.wake()
     wait_until(store, lambda _: not orphan.exists())
     with store.reading() as session:
@@ -209,7 +220,7 @@ def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_oth
 ) -> None:
     poisoned = enter(store, checkpoint_file, steps_suite(tmp_path, "poisoned", shards=3, poison=1))
     innocent = enter(store, checkpoint_file, steps_suite(tmp_path, "innocent", shards=8))
-    coordinate()
+    coordinate(devices="cpu,cpu")
     assert wait(store, innocent).state == "succeeded"
     failed = wait(store, poisoned)
     assert failed.state == "failed"
@@ -224,7 +235,7 @@ def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_oth
 def test_what_is_cancelled_makes_room_whether_it_listens_or_not_and_can_be_retried(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
-    coordinator = coordinate(grace=0.5)
+    coordinator = coordinate(devices="cpu,cpu", grace=0.5)
     polite = enter(store, checkpoint_file, steps_suite(tmp_path, "polite", shards=1, steps=30))
     deaf = enter(store, checkpoint_file, steps_suite(tmp_path, "deaf", shards=1, seconds=60, deaf=True))
     other = enter(store, checkpoint_file, steps_suite(tmp_path, "other", shards=2, steps=1))
@@ -265,13 +276,13 @@ class UnansweredStore(Store):
 
 @pytest.mark.parametrize("state", [pytest.param("running", marks=pytest.mark.long), "succeeded"])
 def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(
-    tmp_path: Path, checkpoint_file: Path, state: str
+    tmp_path: Path, checkpoint_file: Path, two_workers: dict[str, Any], state: str
 ) -> None:
     """At a hand-out the shard was `running` for ever, with nobody to run it; at a result, the file with its output was
     removed as one that came too late, and the shard ran again."""
     store = UnansweredStore(f"sqlite:///{tmp_path / 'evalsvc.db'}")
     store.migrate()
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path), devices="cpu,cpu", grace=1.0))
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path), grace=1.0, **two_workers))
     store.breaks_at = lambda shard: shard.stage == "run" and shard.index == 1 and shard.state == state
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=2, size=200_000))
     coordinator.start()
@@ -354,7 +365,7 @@ def test_stopping_stores_what_was_running_and_the_next_start_runs_only_the_rest(
 def test_a_copied_checkpoint_may_be_deleted_and_its_copy_goes_when_it_is_evaluated(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
-    coordinator = coordinate(devices="cpu")
+    coordinator = coordinate()
     suite = steps_suite(tmp_path, shards=1, steps=8)
     evaluation = enter(store, checkpoint_file, suite, spool="copy")
     coordinator.wake()
@@ -370,7 +381,7 @@ def test_a_checkpoint_that_changes_before_it_is_copied_fails_with_the_reason(
 ) -> None:
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1), spool="copy")
     checkpoint_file.write_bytes(b"other")
-    coordinate(devices="cpu")
+    coordinate()
     failed = wait(store, evaluation)
     assert failed.error is not None
     assert failed.error["code"] == "checkpoint_changed"
@@ -380,7 +391,7 @@ def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "artifacts").write_text("in the way")
-    coordinator = coordinate(devices="cpu", max_attempts=2)
+    coordinator = coordinate(max_attempts=2)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=1, leaves=True))
     coordinator.wake()
     failed = wait(store, evaluation)
@@ -442,7 +453,7 @@ def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     """A service may be killed between file and row, and its folder may be lost while its database is kept."""
-    first = coordinate(devices="cpu", grace=0.0)
+    first = coordinate(grace=0.0)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=3, steps=2, seconds=0.3, size=200_000))
     first.wake()
     wait_until(store, lambda session: len(output_files(tmp_path)) >= 2)
@@ -455,7 +466,7 @@ def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(
     artifact = tmp_path / "artifacts" / "00" / ("0" * 64)
     artifact.parent.mkdir(parents=True)
     artifact.touch()
-    coordinate(devices="cpu")
+    coordinate()
     wait_until(store, lambda session: "99/1-1" not in output_files(tmp_path))
     assert wait(store, evaluation).state == "succeeded"
     assert not artifact.exists()
@@ -495,14 +506,17 @@ def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copie
 
 
 def fail_once(patch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception, failed: list[str]) -> None:
-    """Have a function raise at its first call, as what it calls might."""
+    """Have a function raise at its first call, as what it calls might; `close` has done its work by then."""
     original, full_name = getattr(owner, name), f"{owner.__name__}.{name}"
 
     def fail(*arguments: Any, **keywords: Any) -> Any:
-        if full_name in failed:
-            return original(*arguments, **keywords)
-        failed.append(full_name)
-        raise error
+        fails = full_name not in failed
+        if name == "close" or not fails:
+            result = original(*arguments, **keywords)
+        if fails:
+            failed.append(full_name)
+            raise error
+        return result
 
     patch.setattr(owner, name, fail)
 
@@ -569,11 +583,11 @@ def test_of_two_coordinators_one_works_and_the_other_takes_over(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     """Each queued again what the other was running, and every shard ran twice."""
-    first = coordinate(devices="cpu", grace=30.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=3, steps=4))
+    first = coordinate(grace=30.0)
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=12, steps=4))
     first.wake()
     wait_until(store, lambda session: begun(tmp_path))
-    second = coordinate(devices="cpu")
+    second = coordinate()
     wait_until(store, lambda _: second.displaced())
     assert second.workers() == 0
     first.stop()
@@ -590,7 +604,7 @@ def test_a_coordinator_that_hangs_is_not_alive(
     monkeypatch.setattr(coordinator_module, "STALLED_AFTER", 1.0)
     monkeypatch.setattr(queue_module, "requeue_running", lambda *_: go_on.wait(60))
     monkeypatch.setattr(Cluster, "start", lambda cluster: None)
-    coordinator = coordinate()
+    coordinator = coordinate(devices="cpu")
     wait_until(store, lambda _: not coordinator.alive())
     go_on.set()
     wait_until(store, lambda _: coordinator.alive())
