@@ -63,7 +63,11 @@ def test_a_second_service_is_refused_and_a_reader_beside_it_only_reads(
     assert second.returncode == 2
     assert f"is served by another evalsvc (process {first.process.pid} on " in second.stderr
     assert "stop that one, or start this one with --read-only, beside it [database_in_use]" in second.stderr
-    assert "Traceback" not in second.stderr + second.stdout
+    elsewhere = [*command, "--database-url", f"sqlite:///{tmp_path / 'other.db'}"]
+    third = subprocess.run(elsewhere, capture_output=True, text=True, timeout=60)
+    assert third.returncode == 2
+    assert f"has the artifacts of another database, sqlite:///{first.data_dir}/evalsvc.db" in third.stderr
+    assert "Traceback" not in second.stderr + second.stdout + third.stderr + third.stdout
 
     reader = serve("--data-dir", str(first.data_dir), "--read-only", name="reader")
     assert reader.history("run") == first.history("run") != {}

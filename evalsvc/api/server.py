@@ -24,8 +24,9 @@ from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.errors import InternalError, InvalidRequest, PortInUse
-from evalsvc.store.lock import CoordinatorLock
-from evalsvc.store.session import Store, make_data_folder, open_store
+from evalsvc.store.data_folder import claim_data_folder, make_data_folder
+from evalsvc.store.lock import CoordinatorLock, database_id
+from evalsvc.store.session import Store, open_store
 from evalsvc.store.tokens import has_tokens
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def _check_database(settings: Settings, migrate: bool, insecure: bool) -> None:
     try:
         with store.reading() as session:
             check_address(settings, has_tokens(session), insecure)
+        if not settings.read_only:
+            claim_data_folder(settings.data_path, database_id(store), store.url)
     finally:
         store.close()
 

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,9 +87,7 @@ class CoordinatorLock:
     def begin_term(self, store: Store) -> None:
         """With the lock held: from now on, whoever had it before stores nothing any more."""
         with store.transaction() as session:
-            row = session.scalar(select(Term).with_for_update())
-            if row is None:
-                session.add(row := Term(id=1, number=0))
+            row = _row(session)
             row.number, row.holder, row.since = row.number + 1, _who(), now()
             number = row.number
         self._term = number
@@ -229,6 +228,21 @@ class _SessionLock:
         if connection is not None:
             connection.invalidate()
             connection.close()
+
+
+def database_id(store: Store) -> str:
+    """What tells this database from all others, wherever it is copied or moved to."""
+    with store.transaction() as session:
+        row = _row(session)
+        row.database_id = row.database_id or uuid.uuid4().hex
+        return row.database_id
+
+
+def _row(session: Session) -> Term:
+    row = session.scalar(select(Term).with_for_update())
+    if row is None:
+        session.add(row := Term(id=1, number=0, holder=_who(), since=now()))
+    return row
 
 
 def _who() -> str:

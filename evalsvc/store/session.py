@@ -23,7 +23,8 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
 from evalsvc.config import shown_url
-from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, SchemaVersionMismatch
+from evalsvc.errors import DatabaseUnusable, SchemaVersionMismatch
+from evalsvc.store.data_folder import make_data_folder
 from evalsvc.store.events import note_events
 from evalsvc.store.ids import start_beyond_floors
 
@@ -221,24 +222,6 @@ def _begin_sqlite(connection: Any) -> None:
     # A transaction that reads before it writes must take the lock first, or it fails when another one wrote between.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def make_data_folder(folder: Path) -> None:
-    """Make the data folder, for the service's own user; one that is there stays as somebody set it up.
-
-    Raises:
-        DataDirectoryUnusable: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = folder / ".evalsvc-write-test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise DataDirectoryUnusable(
-            f"the folder {folder} cannot be written: {(error.strerror or str(error)).lower()}; "
-            "change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
-        ) from None
 
 
 def _require_local(folder: Path) -> None:

@@ -312,6 +312,8 @@ class Term(Base):
     holder: Mapped[str] = mapped_column(String(256))
     """In words, for messages: which process on which host."""
     since: Mapped[datetime]
+    database_id: Mapped[str | None] = mapped_column(String(32))
+    """Random; its data folder has it too. None before a service has started on it."""
 
 
 class AttemptTotal(Base):

@@ -18,7 +18,7 @@ from evalsvc.items import keep_items, pack_items
 from evalsvc.store import session as session_module
 from evalsvc.store.queue import take
 from evalsvc.store.results import read_task_items
-from evalsvc.store.session import Store, alembic_config, make_data_folder, open_store
+from evalsvc.store.session import Store, alembic_config, open_store
 from evalsvc.store.tables import Checkpoint, Evaluation, Json, Run, Task
 
 
@@ -381,10 +381,3 @@ def test_a_new_database_is_its_owners_only(tmp_path: Path) -> None:
 def test_what_is_no_url_is_refused() -> None:
     with pytest.raises(DatabaseUnusable, match=r"no database URL; use sqlite:////"):
         Store("evalsvc.db")
-
-
-def test_the_data_folder_of_any_database_is_its_owners_only(tmp_path: Path) -> None:
-    """With PostgreSQL it holds artifacts, items and spooled checkpoints all the same."""
-    make_data_folder(tmp_path / "a" / "data")
-    assert (tmp_path / "a" / "data").stat().st_mode & 0o777 == 0o700
-    assert list((tmp_path / "a" / "data").iterdir()) == []

@@ -1,0 +1,66 @@
+"""The data folder has the files of one database: what its rows do not name is removed when a service starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from evalsvc.config import shown_url
+from evalsvc.errors import DataDirectoryUnusable
+
+OWNER = "database.json"
+"""File of the folder: `{"id": …, "url": …}` of its database."""
+
+
+def make_data_folder(folder: Path) -> None:
+    """Make the data folder, for the service's own user; one that is there stays as somebody set it up.
+
+    Raises:
+        DataDirectoryUnusable: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / ".evalsvc-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(f"the folder {folder}", error) from None
+
+
+def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
+    """Have the folder belong to this database; of one that belongs to another, what that names would be removed.
+
+    Args:
+        database_id: as `store.lock.database_id` says.
+        url: of the database, for the message that another one gets.
+
+    Raises:
+        DataDirectoryUnusable: it belongs to another one, or cannot be written.
+    """
+    path = folder / OWNER
+    try:
+        owner = json.loads(path.read_bytes()) if path.exists() else None
+        if owner is None:
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps({"id": database_id, "url": shown_url(url)}))
+            os.replace(partial, path)
+            return
+    except OSError as error:
+        raise _unwritable(str(path), error) from None
+    except ValueError:
+        owner = None
+    found = owner if isinstance(owner, dict) else {}
+    if found.get("id") != database_id:
+        raise DataDirectoryUnusable(
+            f"the folder {folder} has the artifacts of another database, {found.get('url', f'see {path}')}, and this "
+            "one would remove them; choose another folder with --data-dir (EVALSVC_DATA_DIR), or, if that database is "
+            f"gone for good, remove {path}"
+        )
+
+
+def _unwritable(what: str, error: OSError) -> DataDirectoryUnusable:
+    return DataDirectoryUnusable(
+        f"{what} cannot be written: {(error.strerror or str(error)).lower()}; "
+        "change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
+    )

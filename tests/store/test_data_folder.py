@@ -1,0 +1,52 @@
+"""The data folder: whose it is, and which database's files it has."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evalsvc.errors import DataDirectoryUnusable
+from evalsvc.store.data_folder import OWNER, claim_data_folder, make_data_folder
+from evalsvc.store.lock import CoordinatorLock, database_id
+from evalsvc.store.session import Store
+
+
+def test_it_is_its_owners_only(tmp_path: Path) -> None:
+    """With PostgreSQL it holds artifacts, items and spooled checkpoints all the same."""
+    make_data_folder(tmp_path / "a" / "data")
+    assert (tmp_path / "a" / "data").stat().st_mode & 0o777 == 0o700
+    assert list((tmp_path / "a" / "data").iterdir()) == []
+
+
+def test_another_database_is_refused_before_it_removes_what_it_does_not_name(tmp_path: Path) -> None:
+    claim_data_folder(tmp_path, "a" * 32, "postgresql://user:secret@host/first")
+    claim_data_folder(tmp_path, "a" * 32, "postgresql://user:secret@moved/first")
+    with pytest.raises(DataDirectoryUnusable, match=r"another database, postgresql://user:.*@host/first, .*--data-dir"):
+        claim_data_folder(tmp_path, "b" * 32, "postgresql://user:secret@host/second")
+    (tmp_path / OWNER).unlink()
+    claim_data_folder(tmp_path, "b" * 32, "postgresql://user:secret@host/second")
+    assert json.loads((tmp_path / OWNER).read_text())["id"] == "b" * 32
+    assert "secret" not in (tmp_path / OWNER).read_text()
+
+
+@pytest.mark.parametrize("content", ["torn", "", "[]", "{}"])
+def test_a_damaged_file_is_nobodys(tmp_path: Path, content: str) -> None:
+    (tmp_path / OWNER).write_text(content)
+    with pytest.raises(DataDirectoryUnusable, match=f"see .*{OWNER}"):
+        claim_data_folder(tmp_path, "a" * 32, "sqlite:///evalsvc.db")
+
+
+def test_it_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / OWNER).with_suffix(".partial").mkdir()
+    with pytest.raises(DataDirectoryUnusable, match=f"{OWNER} cannot be written: is a directory; change"):
+        claim_data_folder(tmp_path, "a" * 32, "sqlite:///evalsvc.db")
+
+
+def test_a_database_is_the_same_for_ever(store: Store) -> None:
+    lock = CoordinatorLock(store.url)
+    before = database_id(store)
+    lock.acquire()
+    lock.begin_term(store)
+    lock.release()
+    assert database_id(store) == before
+    assert len(before) == 32
