@@ -8,6 +8,7 @@ result is ever computed again.
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 import time
 import uuid
@@ -28,6 +29,8 @@ from evalsvc.worker import (
     DEATH_TOPIC,
     PROGRESS_TOPIC,
     RESOURCES,
+    RESULT_TOPIC,
+    SENT_AHEAD,
     WorkerDrains,
     WorkerNanny,
     cancel_name,
@@ -108,6 +111,7 @@ class Cluster:
 
     def _forget(self) -> None:
         self._futures: dict[str, Future] = {}
+        self._results: dict[str, bytes | None] = {}
         self._released: list[Future] = []
         self._events: dict[str, Event] = {}
         self._places: dict[str, str] = {}
@@ -143,6 +147,7 @@ class Cluster:
             self._client = Client(self._cluster, set_as_default=False)
         self._stream = self._client.scheduler_comm
         self._client.subscribe_topic(PROGRESS_TOPIC, self._progress)
+        self._client.subscribe_topic(RESULT_TOPIC, self._result)
         self._client.subscribe_topic(DEATH_TOPIC, self._death)
         self._client.subscribe_topic(SCHEDULER_TOPIC, self._silence)
 
@@ -217,6 +222,7 @@ class Cluster:
         place = {} if worker is None else {"workers": [worker], "allow_other_workers": False}
         if worker is not None:
             self._sent[key] = worker
+        self._results[key] = None
         future = self._client.submit(
             execute,
             target,
@@ -234,7 +240,7 @@ class Cluster:
 
     def release(self, key: str) -> None:
         """Forget a call whose outcome is stored, so that its worker is free; Dask is told by `let_go`."""
-        for known in (self._places, self._sent, self._events, self._missing):
+        for known in (self._places, self._sent, self._events, self._missing, self._results):
             known.pop(key, None)
         if future := self._futures.pop(key, None):
             self._released.append(future)
@@ -299,7 +305,7 @@ class Cluster:
     def _done(self, future: Future) -> None:
         key = str(future.key).removesuffix(self._suffix)
         try:
-            outcome = _outcome(key, future)
+            outcome = _outcome(key, future, self._results.get(key))
         except Exception:  # the scheduler went away while it was asked; without an outcome the call would never end
             log.exception("what became of %s cannot be told", key)
             outcome = Outcome(key, "lost")
@@ -325,10 +331,18 @@ class Cluster:
 
     def _progress(self, event: tuple[float, dict[str, Any]]) -> None:
         _time, message = event
-        key = message["key"].removesuffix(self._suffix)
-        if key != message["key"]:  # of this service
+        if (key := self._own(message["key"])) is not None:
             self._places[key] = message["worker"]
             self._on_progress(key, message["done"])
+
+    def _result(self, event: tuple[float, dict[str, Any]]) -> None:
+        _time, message = event
+        if (key := self._own(message["key"])) is not None and key in self._results:
+            self._results[key] = message["result"]
+
+    def _own(self, name: str) -> str | None:
+        """The key of a call of this service; None for one of another service on the same scheduler."""
+        return name.removesuffix(self._suffix) if name.endswith(self._suffix) else None
 
 
 SILENT = "it was silent for longer than EVALSVC_WORKER_TTL, {ttl:g} s: stopped, cut off, or too busy to answer"
@@ -393,10 +407,14 @@ def _local_cluster(settings: Settings) -> SpecCluster:
     )
 
 
-def _outcome(key: str, future: Future) -> Outcome:
+def _outcome(key: str, future: Future, sent: bytes | None) -> Outcome:
+    """What became of a call; `sent` is its result where that came on RESULT_TOPIC."""
     if future.status == "finished":
         try:
-            return Outcome(key, "result", future.result(timeout=30))
+            value = future.result(timeout=30) if sent is None else pickle.loads(sent)
+            if isinstance(value, str) and value == SENT_AHEAD:
+                raise ValueError("what was sent ahead did not come")
+            return Outcome(key, "result", value)
         except CancelledError:
             return Outcome(key, "lost")
         except Exception:
