@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Row, Select, and_, bindparam, case, func, or_, select
-from sqlalchemy.orm import Session, contains_eager
+from sqlalchemy.orm import Session, joinedload
 
 from evalsvc.store.back_off import IS_DUE, due_now
 from evalsvc.store.base import awaiting_parents, runs_awaiting_base
@@ -76,22 +76,27 @@ def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collect
 _WAITING = and_(Shard.state == "queued", IS_DUE, Task.state.in_(("queued", "running")))
 """Of a shard with its task: it may be handed out, for all that its checkpoint says."""
 
-_RUNNING_WITH_WAITING_SHARDS = (
-    select(Task.evaluation_id).join(Evaluation).join(Shard).where(Evaluation.state == "running", _WAITING).distinct()
+_RUNNING_WITH_WAITING_SHARDS = select(Evaluation.id).where(
+    Evaluation.state == "running",
+    select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, _WAITING).exists(),
 )
 
+# The ids alone are put in order: with all that is read of the first one, a thousand shards are a large table.
 _FIRST_SHARD = (
     select(Shard)
-    .join(Shard.task)
     .options(
-        contains_eager(Shard.task)
-        .joinedload(Task.evaluation)
-        .joinedload(Evaluation.checkpoint)
-        .joinedload(Checkpoint.run)
+        joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint).joinedload(Checkpoint.run)
     )
-    .where(Task.evaluation_id == bindparam("evaluation"), _WAITING)
-    .order_by(Task.index, Shard.stage == "run", Shard.id)
-    .limit(1)
+    .where(
+        Shard.id
+        == select(Shard.id)
+        .join(Task)
+        .where(Task.evaluation_id == bindparam("evaluation"), _WAITING)
+        .order_by(Task.index, Shard.stage == "run", Shard.id)
+        .limit(1)
+        .correlate(None)
+        .scalar_subquery()
+    )
 )
 
 

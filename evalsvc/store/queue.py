@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm.attributes import set_committed_value
 
 from evalsvc.checkpoints import CheckpointRef, Identity, Virtual
 from evalsvc.errors import UnknownName, WrongState, is_transient
@@ -25,7 +26,18 @@ from evalsvc.store.back_off import wait_until
 from evalsvc.store.base import find_base
 from evalsvc.store.order import Standing, next_shard
 from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
-from evalsvc.store.tables import OVER, Artifact, Attempt, Base, Checkpoint, Evaluation, Shard, Task, now
+from evalsvc.store.tables import (
+    OVER,
+    Artifact,
+    Attempt,
+    Base,
+    Checkpoint,
+    Evaluation,
+    Shard,
+    Task,
+    checkpoint_parents,
+    now,
+)
 from evalsvc.store.totals import Ended, count_attempt
 from evalsvc.store.values import write_values
 from evalsvc.suite import TaskSpec
@@ -49,6 +61,12 @@ _BEHIND_FENCE = (
     .options(joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint))
 )
 
+_OPEN_ATTEMPT = insert(_ATTEMPTS)
+
+_HAND_OUT = (
+    update(_SHARDS).where(_SHARDS.c.id == bindparam("of_shard")).values(attempt=bindparam("number"), state="running")
+)
+
 _CLOSE_ATTEMPT = (
     update(_ATTEMPTS)
     .where(_ATTEMPTS.c.shard_id == bindparam("of_shard"), _ATTEMPTS.c.number == bindparam("current"))
@@ -56,18 +74,21 @@ _CLOSE_ATTEMPT = (
     .returning(_ATTEMPTS.c.started_at)
 )
 
+_HAVE_PARENTS = select(checkpoint_parents.c.checkpoint_id).where(
+    checkpoint_parents.c.checkpoint_id.in_(bindparam("checkpoints", expanding=True))
+)
+
 _UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)
 
-_RUNS = aliased(Shard)
-
-_PLAN_WHILE_RUNNING = select(Shard).where(
-    Shard.task_id == bindparam("task"),
-    Shard.stage == "plan",
-    select(_RUNS.id)
-    .where(_RUNS.task_id == bindparam("task"), _RUNS.stage == "run", _RUNS.state.not_in(("succeeded", "skipped")))
-    .exists(),
+_STILL_TO_RUN = (
+    select(_SHARDS.c.id)
+    .where(
+        _SHARDS.c.task_id == bindparam("task"),
+        _SHARDS.c.stage == "run",
+        _SHARDS.c.state.not_in(("succeeded", "skipped")),
+    )
+    .limit(1)
 )
-"""The plan of a task which has shards that are still to run."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +118,23 @@ def take(
     if shard is None:
         return None
     task, evaluation = shard.task, shard.task.evaluation
-    shard.attempt += 1
-    shard.state = task.state = "running"
-    session.add(Attempt(shard_id=shard.id, number=shard.attempt))
+    checkpoint, base = evaluation.checkpoint, find_base(session, evaluation.checkpoint)
+    _note_files(session, [checkpoint] if base is None else [checkpoint, base])
+    request = replace(
+        _request(task, shard, checkpoint_reference(checkpoint, spooled)),
+        base=None if base is None else checkpoint_reference(base, spooled),
+    )
+    attempt = shard.attempt + 1
+    session.execute(_OPEN_ATTEMPT, {"shard_id": shard.id, "number": attempt, "started_at": now()})
+    session.execute(_HAND_OUT, {"of_shard": shard.id, "number": attempt})
+    for name, value in (("attempt", attempt), ("state", "running")):
+        set_committed_value(shard, name, value)
+    task.state = "running"
     begins = evaluation.state == "queued"
     if begins:
         evaluation.state = "running"
         evaluation.started_at = evaluation.started_at or now()
-    base = find_base(session, evaluation.checkpoint)
-    request = replace(
-        _request(task, shard, checkpoint_reference(evaluation.checkpoint, spooled)),
-        base=None if base is None else checkpoint_reference(base, spooled),
-    )
-    run = evaluation.checkpoint.run_id
-    return Assignment(evaluation.id, task.id, shard.id, shard.attempt, request, evaluation.checkpoint_id, run, begins)
+    return Assignment(evaluation.id, task.id, shard.id, attempt, request, checkpoint.id, checkpoint.run_id, begins)
 
 
 def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:
@@ -122,22 +146,21 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
     shard = _fenced(session, assignment)
     if shard is None:
         return result.error is None and _is_stored(session, assignment)
-    task = shard.task
+    task, error = shard.task, result.error
+    outcome = "succeeded" if error is None else "cancelled" if error.code == "cancelled" else "failed"
+    _close_attempt(session, shard, outcome, "" if error is None else error.code)
     shard.provenance = dict(result.provenance)
-    if result.error is not None:
-        cancelled = result.error.code == "cancelled"
-        _close_attempt(session, shard, "cancelled" if cancelled else "failed", result.error.code)
-        if cancelled:
+    if error is not None:
+        if outcome == "cancelled":
             # Who retries what was cancelled may be faster than the attempt that was told to stop.
             shard.state = _waiting(task)
-            shard.error = None if shard.state == "queued" else result.error.to_json()
-        elif is_transient(result.error.code):
-            _strike(shard, result.error, max_attempts, tried_before=shard.strikes)
+            shard.error = None if shard.state == "queued" else error.to_json()
+        elif is_transient(error.code):
+            _strike(shard, error, max_attempts, tried_before=shard.strikes)
             shard.not_before = wait_until(shard.strikes)
         else:
-            _fail(shard, result.error)
+            _fail(shard, error)
     else:
-        _close_attempt(session, shard, "succeeded")
         shard.state, shard.not_before = "succeeded", None
         shard.output = result.output
         shard.error = None
@@ -288,8 +311,7 @@ def advance(session: Session, task: Task) -> None:
 
 def _only_waits(session: Session, task: Task) -> bool:
     """Whether shards are still to run and nothing looks at them before: found without reading all for each of them."""
-    plan = session.scalar(_PLAN_WHILE_RUNNING, {"task": task.id})
-    return plan is not None and not (plan.output or {}).get("looks")
+    return task.looks is False and session.scalar(_STILL_TO_RUN, {"task": task.id}) is not None
 
 
 def is_queued(session: Session) -> bool:
@@ -393,6 +415,14 @@ def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint],
     )
 
 
+def _note_files(session: Session, checkpoints: Sequence[Checkpoint]) -> None:
+    """Have those that are no virtual ones know it, of whose parents each would ask for itself."""
+    virtual = set(session.scalars(_HAVE_PARENTS, {"checkpoints": [checkpoint.id for checkpoint in checkpoints]}))
+    for checkpoint in checkpoints:
+        if checkpoint.id not in virtual:
+            set_committed_value(checkpoint, "parents", [])
+
+
 def checkpoint_label(checkpoint: Checkpoint) -> str:
     """How messages name it."""
     label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
@@ -450,7 +480,7 @@ def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "")
 
 
 def _insert_runs(session: Session, task: Task, plan: Any) -> None:
-    task.total, task.unit = plan["total"], plan["unit"]
+    task.total, task.unit, task.looks = plan["total"], plan["unit"], bool(plan.get("looks"))
     for index, payload in enumerate(plan["shards"]):
         session.add(Shard(task_id=task.id, stage="run", index=index, payload=payload))
 

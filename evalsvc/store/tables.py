@@ -245,6 +245,8 @@ class Task(Base):
     state: Mapped[str] = mapped_column(String(16), default="queued")
     total: Mapped[int | None]
     unit: Mapped[str | None] = mapped_column(String(64))
+    looks: Mapped[bool | None]
+    """Whether its plan has looks, which is long where shards are many; None: there is none yet, or it is of old."""
     metrics: Mapped[list[Any] | None]
     items: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
     """Results per item, packed (`items.ItemTable`), where they are small enough for a row; read only when asked for."""
