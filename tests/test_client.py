@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -250,6 +251,18 @@ def test_a_file_of_certificates_that_is_none(tmp_path: Path) -> None:
     for name, words in (("ca.pem", "no file of certificates"), ("nowhere.pem", "no such file")):
         with pytest.raises(InvalidRequest, match=words):
             Client("https://evalsvc", ca=str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("url", "verifies"), [("https://evalsvc", True), ("HTTPS://evalsvc", True), ("http://evalsvc", False)]
+)
+def test_certificates_are_verified_wherever_there_are_some(
+    url: str, verifies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options))
+    Client(url)
+    assert given["verify"] is verifies
 
 
 def test_a_password_in_the_address_is_not_shown() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import hostile_files
-import httpx
 import pytest
 import torch
 from hostile_files import archive, calling, entry, safetensors, tensor_pickle
@@ -147,7 +146,7 @@ def test_the_service_says_what_is_wrong(service: ServiceProcess, bad: Path) -> N
     posted: dict[str, int] = {}
     for step, uri in enumerate([*(str(bad / name) for name in BAD), *ADDRESSES]):
         body = {"run": "bad", "step": step, "uri": uri, "suites": ["losses"], "model": "open_lm_test_tiny"}
-        answer = httpx.post(f"{service.url}/v1/checkpoints", json=body, timeout=30)
+        answer = service.ask("POST", "/v1/checkpoints", json=body)
         document = answer.json()
         if answer.status_code == 201:
             posted[uri] = document["evaluations"][0]["id"]
@@ -190,7 +189,7 @@ def test_a_model_of_an_absurd_size_is_refused_before_anything_is_allocated(servi
     for field, value in {"vocab_size": 10**12, "hidden_dim": 2**40, "n_layers": 10**9, "seq_len": 10**15}.items():
         model = {**HUGE, "vocab_size": 112, field: value}
         body = {"run": "absurd", "step": 1, "uri": str(bad / "empty.pt"), "suites": ["losses"], "model": model}
-        answer = httpx.post(f"{service.url}/v1/checkpoints", json=body, timeout=30)
+        answer = service.ask("POST", "/v1/checkpoints", json=body)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_model_config")
         assert f"{field} is '{value}': input should be less than or equal to" in answer.json()["detail"]
 

@@ -92,15 +92,15 @@ def test_postgresql_goes_away_and_comes_back(
         away_until = time.monotonic() + OUTAGE
         body = {"run": "run", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"]}
         while time.monotonic() < away_until:
-            is_unusable(httpx.get(f"{service.url}/v1/evaluations/{evaluation}", timeout=30))
-            is_unusable(httpx.post(f"{service.url}/v1/checkpoints", json=body, timeout=30))
-            ready = httpx.get(f"{service.url}/readyz", timeout=30)
+            is_unusable(service.ask("GET", f"/v1/evaluations/{evaluation}"))
+            is_unusable(service.ask("POST", "/v1/checkpoints", json=body))
+            ready = service.ask("GET", "/readyz")
             assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
-            assert httpx.get(f"{service.url}/healthz", timeout=30).status_code == 200
+            assert service.ask("GET", "/healthz").status_code == 200
             time.sleep(0.5)
     finally:
         server.start()
-    wait_for(lambda: httpx.get(f"{service.url}/readyz", timeout=30).status_code == 200)
+    wait_for(lambda: service.ask("GET", "/readyz").status_code == 200)
     [posted] = service.post("run", 2, CHECKPOINT, ["steps"])
     for number in (evaluation, posted):
         done = service.wait(number)
@@ -225,7 +225,7 @@ def test_sqlite_on_a_full_disk_refuses_clearly_and_stays_sound(
         {"run": f"run-{index}", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"], "tags": {"x": "y" * 60_000}}
         for index in range(10)
     ]
-    answers = [httpx.post(f"{service.url}/v1/checkpoints", json=body, timeout=60) for body in bodies]
+    answers = [service.ask("POST", "/v1/checkpoints", json=body) for body in bodies]
     is_unusable(answers[-1], "database or disk is full")
     kept = [body["run"] for body, answer in zip(bodies, answers, strict=True) if answer.is_success]
     assert service.evaluation(evaluation)["state"] == "running"

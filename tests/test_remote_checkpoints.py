@@ -51,7 +51,7 @@ def post(service: ServiceProcess, open_lm_case: Path) -> Post:
         body = {"run": run, "step": step, "uri": uri, "suites": ["losses"], "layout": dict(LAYOUT), **fields}
         if "model" not in fields and "(" not in uri:
             body["model"] = str(model)
-        return httpx.post(f"{service.url}/v1/checkpoints", json=body, timeout=30)
+        return service.ask("POST", "/v1/checkpoints", json=body)
 
     return send
 

@@ -42,7 +42,7 @@ class Planted:
 
     def ask(self, method: str, path: str, token: str | None = None, **options: Any) -> httpx.Response:
         headers = options.pop("headers", {}) | ({"Authorization": f"Bearer {token}"} if token else {})
-        response = httpx.request(method, self.service.url + path, headers=headers, timeout=60, **options)
+        response = self.service.ask(method, path, headers=headers, **options)
         self.said.append(f"{response.headers}\n{response.text}")
         return response
 

@@ -166,7 +166,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_evaluated_fails_with_the_reas
     (file.parent.parent / "model.json").write_text(json.dumps(CONFIG))
     file.write_bytes(checkpoint.read_bytes())
     service = serve("--devices", "cpu")
-    service.put_suite("loss8", loss_task(pairs, shards=SHARDS))
+    service.put_suite("loss8", loss_task(pairs, shards=SHARDS, limit=160))
     [evaluation] = service.post("run", 100, file, ["loss8"], layout=LAYOUT)
     wait_for_finished_shards(service, evaluation, 1)
     content, times = file.read_bytes(), file.stat()
