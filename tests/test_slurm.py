@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from machines import free_port
+from ports import free_port
 
 from evalsvc.certificates import write_certificates
 from evalsvc.errors import InvalidRequest, MissingPackage

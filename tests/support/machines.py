@@ -6,7 +6,6 @@ With a prefix such as `ip netns exec NAME` a process runs where that command put
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,19 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ports import free_port
 
 from evalsvc.certificates import write_certificates
 
 SUPPORT = str(Path(__file__).parent)
 PATIENCE = 90.0
 """Seconds that anything has on a busy machine."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:

@@ -3,7 +3,6 @@
 import heapq
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
+from ports import free_port
 from soak_database import Database
 
 from evalsvc.certificates import CA, CERT, KEY, write_certificates
@@ -228,12 +228,6 @@ class World:
 
     def _parts(self) -> list[Supervised]:
         return [part for part in (self.scheduler, *self.supervisors, self.service) if part is not None]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def scheduler_arguments(address: str, tls: Sequence[str]) -> list[str]:
