@@ -46,6 +46,12 @@ from evalsvc.suite import TaskSpec
 
 _SHARDS, _ATTEMPTS = Base.metadata.tables["shards"], Base.metadata.tables["attempts"]
 
+_EVALUATIONS = Base.metadata.tables["evaluations"]
+
+# Whoever changes what belongs to an evaluation holds its row first, and reads then: PostgreSQL would have one cancel it
+# and retry it between the reads and the writes of another.
+_HOLD_EVALUATION = select(_EVALUATIONS.c.state).where(_EVALUATIONS.c.id == bindparam("evaluation")).with_for_update()
+
 # The update takes the row's lock, so what it finds holds until the transaction ends.
 _FENCE = (
     update(_SHARDS)
@@ -115,6 +121,9 @@ def take(
 ) -> Assignment | None:
     """Hand out the next shard, as `order` says; None when nothing waits."""
     shard = next_shard(session, standing or Standing())
+    while shard is not None and _hold(session, shard.task.evaluation_id) != shard.task.evaluation.state:
+        session.expire_all()  # cancelled meanwhile
+        shard = next_shard(session, standing or Standing())
     if shard is None:
         return None
     task, evaluation = shard.task, shard.task.evaluation
@@ -342,6 +351,7 @@ def find_evaluation(session: Session, evaluation_id: int) -> Evaluation:
 
 def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
     """Cancel; WrongState when it is over."""
+    _hold(session, evaluation_id)
     evaluation = find_evaluation(session, evaluation_id)
     if evaluation.state in OVER:
         raise WrongState(
@@ -357,6 +367,7 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
     Raises:
         WrongState: nothing of it failed or was cancelled, or its checkpoint, or one that this is made of, was replaced.
     """
+    _hold(session, evaluation_id)
     evaluation = find_evaluation(session, evaluation_id)
     if evaluation.state not in ("failed", "partly_failed", "cancelled"):
         raise WrongState(
@@ -451,7 +462,13 @@ def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest
     return ShardRequest(spec, stage, reference, [shard.payload] if shard.payload is not None else [])
 
 
+def _hold(session: Session, evaluation_id: int) -> str | None:
+    """The state of an evaluation, which nobody else changes until the transaction ends."""
+    return session.scalar(_HOLD_EVALUATION, {"evaluation": evaluation_id})
+
+
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:
+    _hold(session, assignment.evaluation_id)
     key = {"of_shard": assignment.shard_id, "current": assignment.attempt}
     if session.execute(_FENCE, key).rowcount != 1:  # type: ignore[attr-defined]
         return None

@@ -1,5 +1,7 @@
 """The queue by hand: order, the fence, strikes, cancellation, retry. A lost or doubled shard begins here."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,35 @@ def test_a_lost_service_costs_a_shard_no_strike(store: Store) -> None:
     with store.reading() as session:
         shards = session.scalars(select(Shard).where(Shard.stage == "run")).all()
         assert [(shard.state, shard.strikes, shard.attempt) for shard in shards] == [("running", 0, 6)] * 2
+
+
+def test_a_retry_and_the_end_of_what_was_cancelled_may_come_at_once(store: Store) -> None:
+    """On PostgreSQL the end read `cancelled` before the retry was committed, and left its shard so: it never ended."""
+    evaluation, [run, _] = begin(store)
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            retry_evaluation(session, evaluation)
+            session.flush()
+            end = threads.submit(store_result, store, run, ShardResult(error=ShardError("cancelled", "stopped")))
+            time.sleep(0.5)
+        assert end.result(30) is True
+    with store.reading() as session:
+        assert session.get_one(Shard, run.shard_id).state == "queued"
+
+
+def test_what_is_cancelled_while_it_is_handed_out_does_not_run(store: Store) -> None:
+    """On PostgreSQL it was taken from before the cancellation, which its state then overwrote."""
+    [evaluation] = enter(store, submission(), suite())
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            cancel_evaluation(session, evaluation)
+            session.flush()
+            taken = threads.submit(next_shard, store)
+            time.sleep(0.5)
+        assert taken.result(30) is None
+    assert state(store, evaluation) == "cancelled"
 
 
 def test_a_failed_task_leaves_the_others_and_the_retry_keeps_what_is_finished(store: Store) -> None:
