@@ -205,6 +205,12 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
 
     Virtual checkpoints that are made of it keep what was measured; what they still wait for is cancelled.
     """
+    open_ones = {
+        item for user in (checkpoint, *checkpoint.children) for item in user.evaluations if item.state not in OVER
+    }
+    for evaluation in sorted(open_ones, key=lambda item: item.id):
+        # As the queue does before it changes one: it may be over by the time that it is held.
+        session.refresh(evaluation, ["state"], with_for_update=True)
     checkpoint.replaced_at = now()
     for child in checkpoint.children:
         for evaluation in child.evaluations:
@@ -331,6 +337,8 @@ def _skip_older(session: Session, run_id: int, submission: Submission, suites: S
             Evaluation.planned,
             Evaluation.state == "queued",
         )
+        .order_by(Evaluation.id)
+        .with_for_update(of=Evaluation)
     )
     for evaluation in older:
         cancel(evaluation, f"skipped, since step {submission.step} arrived and the plan says when_behind: newest")

@@ -155,6 +155,20 @@ def test_a_retry_and_the_end_of_what_was_cancelled_may_come_at_once(store: Store
         assert session.get_one(Shard, run.shard_id).state == "queued"
 
 
+def test_what_ends_while_its_checkpoint_is_replaced_is_not_cancelled(store: Store) -> None:
+    """On PostgreSQL the replacement read `running`, waited for the end, and wrote `cancelled` over it."""
+    [evaluation] = enter(store, submission(), suite())
+    other = submission(identity=Identity(size=7, mtime_ns=7), replace=True)
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            find_evaluation(session, evaluation).state = "succeeded"
+            session.flush()
+            replaced = threads.submit(enter, store, other, suite())
+            time.sleep(0.5)
+        assert replaced.result(30) != [evaluation]
+    assert state(store, evaluation) == "succeeded"
+
+
 def test_what_is_cancelled_while_it_is_handed_out_does_not_run(store: Store) -> None:
     """On PostgreSQL it was taken from before the cancellation, which its state then overwrote."""
     [evaluation] = enter(store, submission(), suite())
