@@ -63,6 +63,18 @@ def following(url: str, evaluation: int, **headers: str) -> Iterator[Iterator[st
         yield response.iter_lines()
 
 
+@contextmanager
+def heard(url: str, evaluation: int) -> Iterator[list[str]]:
+    """The lines so far of a stream that a thread reads to its end: closed under it, a socket is left open at times."""
+    with following(url, evaluation) as lines:
+        sent: list[str] = []
+        reader = threading.Thread(target=lambda: sent.extend(lines))
+        reader.start()
+        yield sent
+        reader.join(TIMEOUT)
+        assert not reader.is_alive()
+
+
 # What is sent
 
 
@@ -142,20 +154,18 @@ def test_it_is_told_as_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_progress_is_not_sent_at_every_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "PROGRESS_EVERY", 3600.0)
-    with app_on_port(tmp_path / "data") as (url, state), ExitStack() as stack:
+    with app_on_port(tmp_path / "data") as (url, state):
         (evaluation,) = enter(state.store, submission(), suite())
         step(state.store, plan(2))
         state.coordinator.tasks = {1: LiveTask(1, 2.5)}
-        lines = stack.enter_context(following(url, evaluation))
-        sent: list[str] = []
-        threading.Thread(target=lambda: sent.extend(lines)).start()
-        wait_for(lambda: "event: progress" in sent)
-        for done in range(2, 8):
-            state.coordinator.tasks = {1: LiveTask(done, 2.5)}
-            time.sleep(0.1)
-        with state.store.transaction() as session:
-            cancel_evaluation(session, evaluation)
-        wait_for(lambda: "event: end" in sent)
+        with heard(url, evaluation) as sent:
+            wait_for(lambda: "event: progress" in sent)
+            for done in range(2, 8):
+                state.coordinator.tasks = {1: LiveTask(done, 2.5)}
+                time.sleep(0.1)
+            with state.store.transaction() as session:
+                cancel_evaluation(session, evaluation)
+        assert "event: end" in sent
         assert sent.count("event: progress") == 1
 
 
@@ -345,10 +355,7 @@ def test_streams_outlast_a_database_that_is_away(tmp_path: Path) -> None:
     """The followers of an evaluation are not to be cut off by what the service itself waits for."""
     with app_on_port(tmp_path / "data") as (url, state):
         (evaluation,) = enter(state.store, submission(), suite())
-        with following(url, evaluation) as lines:
-            sent: list[str] = []
-            thread = threading.Thread(target=lambda: sent.extend(lines))
-            thread.start()
+        with heard(url, evaluation) as sent:
             wait_for(lambda: "event: state" in sent)
             with state.store.engine.execution_options(writes=True).begin() as connection:
                 connection.exec_driver_sql("ALTER TABLE evaluation_events RENAME TO gone")
@@ -359,5 +366,4 @@ def test_streams_outlast_a_database_that_is_away(tmp_path: Path) -> None:
                 connection.exec_driver_sql("UPDATE evaluations SET event_count = event_count - 1")
             with state.store.transaction() as session:
                 cancel_evaluation(session, evaluation)
-            thread.join(TIMEOUT)
         assert "event: end" in sent
