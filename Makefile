@@ -23,11 +23,11 @@ check: $(VENV)/all
 
 # One thread a process: what a test computes is small, and two that spin for the same core are many times slower.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 # All tests: those too that `test` leaves out for their length, outages of half a minute, ten thousand requests.
 test-long: check
-	TESTS_LONG=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile -m ""
+	TESTS_LONG=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder -m ""
 
 # Random faults for a quarter of an hour: on both databases, with workers of the service's own and with a scheduler.
 soak: $(VENV)/all
