@@ -1,35 +1,54 @@
-"""CLIP against the library's own processor, tokenizer and model."""
+"""CLIP against the library's own processor, tokenizer and model.
+
+The library is imported where it is used: it takes seconds, in each process that collects tests.
+"""
+
+from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidModelConfig
-from evalsvc.features.clip import CLIP
 from evalsvc.features.vision_folder import resize_and_crop
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    from evalsvc.features.clip import CLIP
 
 TEXTS = ["a cat", "two dogs on a long sofa in the sun", ""]
 
 
 @pytest.fixture(scope="module")
 def clip(clip_folder: Path) -> CLIP:
-    return CLIP.from_path(clip_folder)
+    return read(clip_folder)
+
+
+def read(folder: Path) -> CLIP:
+    from evalsvc.features.clip import CLIP
+
+    return CLIP.from_path(folder)
 
 
 @pytest.fixture(scope="module")
-def theirs(clip_folder: Path) -> transformers.CLIPModel:
-    return transformers.CLIPModel.from_pretrained(clip_folder, local_files_only=True).eval()
+def theirs(clip_folder: Path) -> CLIPModel:
+    from transformers import CLIPModel
+
+    return CLIPModel.from_pretrained(clip_folder, local_files_only=True).eval()
 
 
-def processor(folder: Path) -> "transformers.CLIPImageProcessor":
+def processor(folder: Path) -> CLIPImageProcessor:
     """The one that resizes by PIL, as the authors do; newer releases have it apart from torchvision's."""
+    import transformers
+
     kind = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
     return kind.from_pretrained(folder, local_files_only=True)
 
@@ -52,7 +71,7 @@ def as_tensor(image: Image.Image) -> Tensor:
 
 
 @torch.inference_mode()
-def test_images(clip: CLIP, clip_folder: Path, theirs: transformers.CLIPModel, photographs: list[Image.Image]) -> None:
+def test_images(clip: CLIP, clip_folder: Path, theirs: CLIPModel, photographs: list[Image.Image]) -> None:
     found = torch.cat([clip.features(as_tensor(image), "pil-bicubic-crop")[24] for image in photographs])
     inputs = processor(clip_folder)(images=photographs, return_tensors="pt")
     pooled = theirs.vision_model(**inputs).pooler_output
@@ -62,8 +81,10 @@ def test_images(clip: CLIP, clip_folder: Path, theirs: transformers.CLIPModel, p
 
 
 @torch.inference_mode()
-def test_texts(clip: CLIP, clip_folder: Path, theirs: transformers.CLIPModel) -> None:
-    tokenizer = transformers.PreTrainedTokenizerFast(
+def test_texts(clip: CLIP, clip_folder: Path, theirs: CLIPModel) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(clip_folder / "tokenizer.json"), pad_token="<|endoftext|>", eos_token="<|endoftext|>"
     )
     inputs = tokenizer(TEXTS, padding=True, truncation=True, max_length=12, return_tensors="pt")
@@ -110,16 +131,16 @@ def change(path: Path, **values: object) -> None:
 
 def test_digest_holds_what_no_tensor_says(clip: CLIP, copy: Path) -> None:
     """Other means of the channels, other heads and other words make other features of the same weights."""
-    assert CLIP.from_path(copy).digest == clip.digest
+    assert read(copy).digest == clip.digest
     digests = {clip.digest}
     change(copy / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
-    digests.add(CLIP.from_path(copy).digest)
+    digests.add(read(copy).digest)
     vision = json.loads((copy / "config.json").read_text())["vision_config"]
     change(copy / "config.json", vision_config=vision | {"num_attention_heads": 2})
-    digests.add(CLIP.from_path(copy).digest)
+    digests.add(read(copy).digest)
     words = json.loads((copy / "tokenizer.json").read_text())["model"]
     change(copy / "tokenizer.json", model=words | {"vocab": words["vocab"] | {"a": 1, "b": 0}})
-    digests.add(CLIP.from_path(copy).digest)
+    digests.add(read(copy).digest)
     assert len(digests) == 4
 
 
@@ -136,33 +157,33 @@ def test_digest_holds_what_no_tensor_says(clip: CLIP, copy: Path) -> None:
 def test_configuration_of_something_else(copy: Path, file: str, values: dict[str, object], message: str) -> None:
     change(copy / file, **values)
     with pytest.raises(InvalidModelConfig, match=message):
-        CLIP.from_path(copy)
+        read(copy)
 
 
 def test_numbers_instead_of_names(clip: CLIP, copy: Path) -> None:
     """OpenAI's first folders have `"size": 224`."""
     change(copy / "preprocessor_config.json", size=32, crop_size=32)
-    assert CLIP.from_path(copy).digest == clip.digest
+    assert read(copy).digest == clip.digest
 
 
 def test_weights_of_another_shape(copy: Path) -> None:
     change(copy / "config.json", projection_dim=16)
     with pytest.raises(CheckpointMismatch, match=r"2 wrongly shaped: text_projection\.weight"):
-        CLIP.from_path(copy)
+        read(copy)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
 def test_damaged_configuration(copy: Path, text: str) -> None:
     (copy / "preprocessor_config.json").write_text(text)
     with pytest.raises(InvalidModelConfig, match="copy it again"):
-        CLIP.from_path(copy)
+        read(copy)
 
 
 def test_tokenizer_of_something_else(copy: Path) -> None:
     path = copy / "tokenizer.json"
     path.write_text(path.read_text().replace("endoftext", "end"))
     with pytest.raises(InvalidModelConfig, match="so it is not CLIP's"):
-        CLIP.from_path(copy)
+        read(copy)
     path.unlink()
     with pytest.raises(InvalidModelConfig, match="is no tokenizer"):
-        CLIP.from_path(copy)
+        read(copy)

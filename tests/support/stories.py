@@ -1,14 +1,19 @@
-"""stories260K, a real language model of 260 thousand weights: as ours, and as a Llama under lm-eval's own HFLM."""
+"""stories260K, a real language model of 260 thousand weights: as ours, and as a Llama under lm-eval's own HFLM.
+
+The library of the Llama is imported where it is used: it takes seconds, in each process that collects tests.
+"""
+
+from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import OpenLM
@@ -16,6 +21,9 @@ from evalsvc.layout import parse_layout, text_only
 from evalsvc.models import Transformer
 from evalsvc.models.loading import load_model
 from evalsvc.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 BOS, END = 1, 2
 WIDENED = {"text": {"offset": 0, "size": 512}, "image": {"offset": 512, "size": 256}}
@@ -50,6 +58,8 @@ def open_lm(shared: Path, model: Transformer, max_length: int = 512, bos: int | 
 
 def hflm(shared: Path, model: Transformer, max_length: int = 512, bos: bool = True) -> HFLM:
     """The same weights under lm-eval's own model, without its cache: that one answers some requests wrongly."""
+    from transformers import PreTrainedTokenizerFast
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is not a path
     tokenizer = Tokenizer.from_file(str(folder(shared) / "tokenizer.json"))
     if bos:
@@ -67,6 +77,8 @@ def hflm(shared: Path, model: Transformer, max_length: int = 512, bos: bool = Tr
 
 
 def _llama(ours: Transformer) -> LlamaForCausalLM:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     shape = ours.config
     theirs = LlamaForCausalLM(
         LlamaConfig(
