@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -283,6 +283,7 @@ def requeue_running(session: Session, held: Mapping[int, int]) -> int:
     Args:
         held: attempt by shard id, of what the service has on its workers.
     """
+    _hold_all(session, Evaluation.id.in_(select(Task.evaluation_id).join(Shard).where(Shard.state == "running")))
     running = session.scalars(select(Shard).where(Shard.state == "running"))
     lost = [shard for shard in running if held.get(shard.id) != shard.attempt]
     for shard in lost:
@@ -336,6 +337,7 @@ def fail_task(task: Task, error: ShardError) -> None:
 
 def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> None:
     """Fail what waits for a checkpoint that could not be spooled."""
+    _hold_all(session, Evaluation.checkpoint_id == checkpoint_id)
     for evaluation in session.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint_id)):
         for task in evaluation.tasks:
             fail_task(task, error)
@@ -465,6 +467,11 @@ def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest
 def _hold(session: Session, evaluation_id: int) -> str | None:
     """The state of an evaluation, which nobody else changes until the transaction ends."""
     return session.scalar(_HOLD_EVALUATION, {"evaluation": evaluation_id})
+
+
+def _hold_all(session: Session, which: ColumnElement[bool]) -> None:
+    """Hold several, in the order in which everybody does."""
+    session.execute(select(Evaluation.id).where(which).order_by(Evaluation.id).with_for_update()).all()
 
 
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:

@@ -17,6 +17,7 @@ from evalsvc.store.history import read_history
 from evalsvc.store.queue import (
     Assignment,
     cancel_evaluation,
+    fail_checkpoint,
     find_evaluation,
     give_up,
     named_outputs,
@@ -153,6 +154,47 @@ def test_a_retry_and_the_end_of_what_was_cancelled_may_come_at_once(store: Store
         assert end.result(30) is True
     with store.reading() as session:
         assert session.get_one(Shard, run.shard_id).state == "queued"
+
+
+def test_a_retry_and_a_start_of_the_service_may_come_at_once(store: Store) -> None:
+    """On PostgreSQL the start read `cancelled` before the retry was committed, and left so what had run: as above."""
+    evaluation, [run, other] = begin(store)
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            retry_evaluation(session, evaluation)
+            session.flush()
+            start = threads.submit(queue_again, store)
+            time.sleep(0.5)
+        assert start.result(30) == 2
+    with store.reading() as session:
+        assert [session.get_one(Shard, item.shard_id).state for item in (run, other)] == ["queued"] * 2
+
+
+def queue_again(store: Store) -> int:
+    with store.transaction() as session:
+        return requeue_running(session, {})
+
+
+def test_what_is_cancelled_while_its_copy_fails_stays_so(store: Store) -> None:
+    """On PostgreSQL the failure of the copy read `queued`, waited for the cancellation, and wrote over it."""
+    [evaluation] = enter(store, submission(), suite())
+    with store.reading() as session:
+        checkpoint = find_evaluation(session, evaluation).checkpoint_id
+
+    def fail() -> None:
+        with store.transaction() as session:
+            fail_checkpoint(session, checkpoint, ShardError("checkpoint_gone", "it could not be copied"))
+
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            cancel_evaluation(session, evaluation)
+            session.flush()
+            failed = threads.submit(fail)
+            time.sleep(0.5)
+        failed.result(30)
+    assert state(store, evaluation) == "cancelled"
 
 
 def test_what_ends_while_its_checkpoint_is_replaced_is_not_cancelled(store: Store) -> None:
