@@ -3,6 +3,7 @@
 What reaches the queue must not harm it either, so everything that was posted is worked off afterwards.
 """
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,10 +35,17 @@ CASES = 10_000 if LONG else 1_000
 
 BOTH = ("sqlite", "postgresql")
 
-# Schemathesis leaves its connections to the garbage collector, which may close them in any test.
+# Schemathesis leaves its connections to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 
 Service = Callable[..., tuple[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _close_connections_here() -> Iterator[None]:
+    """Else it closes them in any test that comes later, where that is an error."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
