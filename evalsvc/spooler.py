@@ -17,6 +17,7 @@ from evalsvc.errors import EvalsvcError, SourceUnreachable
 from evalsvc.remote.fetch import fetch_posted
 from evalsvc.shard import ShardError
 from evalsvc.store.base import base_ids
+from evalsvc.store.hold import hold_all
 from evalsvc.store.queue import fail_checkpoint
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, checkpoint_parents
@@ -165,9 +166,8 @@ class Spooler:
             checkpoints = session.scalars(found).all()
         for checkpoint in checkpoints:
             with self._store.transaction() as session:
-                # Asked again with its evaluations locked: one that was cancelled may have been retried meanwhile.
-                locked = select(Evaluation.id).where(Evaluation.checkpoint_id == checkpoint.id).with_for_update()
-                session.execute(locked).all()
+                # Asked again while they are held: one that was cancelled may have been retried meanwhile.
+                hold_all(session, Evaluation.checkpoint_id == checkpoint.id)
                 if session.scalar(done.where(Checkpoint.id == checkpoint.id)) is None:
                     continue
                 session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state="released"))

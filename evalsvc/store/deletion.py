@@ -10,6 +10,7 @@ from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from evalsvc.errors import Conflict, WrongState
+from evalsvc.store.hold import hold_all
 from evalsvc.store.ids import raise_floors
 from evalsvc.store.submission import find_run, step_of
 from evalsvc.store.tables import (
@@ -71,8 +72,8 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
     evaluations = select(Evaluation.id).where(Evaluation.checkpoint_id.in_(checkpoints))
     tasks = select(Task.id).where(Task.evaluation_id.in_(evaluations))
     shards = select(Shard.id).where(Shard.task_id.in_(tasks))
-    # Whoever stores a result begins with the shard: from here on nobody does so for this run.
-    session.execute(shards.with_for_update()).all()
+    # From here on nobody stores a result for this run.
+    hold_all(session, Evaluation.id.in_(evaluations))
     if not cancel:
         _require_over(session, name, evaluations)
     _require_unused(session, run)

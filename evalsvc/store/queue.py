@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -24,6 +24,7 @@ from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
 from evalsvc.store.back_off import wait_until
 from evalsvc.store.base import find_base
+from evalsvc.store.hold import hold, hold_all
 from evalsvc.store.order import Standing, next_shard
 from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
 from evalsvc.store.tables import (
@@ -45,12 +46,6 @@ from evalsvc.suite import TaskSpec
 # What happens for every shard is written down once: to put a statement together takes longer than to execute it.
 
 _SHARDS, _ATTEMPTS = Base.metadata.tables["shards"], Base.metadata.tables["attempts"]
-
-_EVALUATIONS = Base.metadata.tables["evaluations"]
-
-# Whoever changes what belongs to an evaluation holds its row first, and reads then: PostgreSQL would have one cancel it
-# and retry it between the reads and the writes of another.
-_HOLD_EVALUATION = select(_EVALUATIONS.c.state).where(_EVALUATIONS.c.id == bindparam("evaluation")).with_for_update()
 
 # The update takes the row's lock, so what it finds holds until the transaction ends.
 _FENCE = (
@@ -121,7 +116,7 @@ def take(
 ) -> Assignment | None:
     """Hand out the next shard, as `order` says; None when nothing waits."""
     shard = next_shard(session, standing or Standing())
-    while shard is not None and _hold(session, shard.task.evaluation_id) != shard.task.evaluation.state:
+    while shard is not None and hold(session, shard.task.evaluation_id) != shard.task.evaluation.state:
         session.expire_all()  # cancelled meanwhile
         shard = next_shard(session, standing or Standing())
     if shard is None:
@@ -283,7 +278,7 @@ def requeue_running(session: Session, held: Mapping[int, int]) -> int:
     Args:
         held: attempt by shard id, of what the service has on its workers.
     """
-    _hold_all(session, Evaluation.id.in_(select(Task.evaluation_id).join(Shard).where(Shard.state == "running")))
+    hold_all(session, Evaluation.id.in_(select(Task.evaluation_id).join(Shard).where(Shard.state == "running")))
     running = session.scalars(select(Shard).where(Shard.state == "running"))
     lost = [shard for shard in running if held.get(shard.id) != shard.attempt]
     for shard in lost:
@@ -337,7 +332,7 @@ def fail_task(task: Task, error: ShardError) -> None:
 
 def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> None:
     """Fail what waits for a checkpoint that could not be spooled."""
-    _hold_all(session, Evaluation.checkpoint_id == checkpoint_id)
+    hold_all(session, Evaluation.checkpoint_id == checkpoint_id)
     for evaluation in session.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint_id)):
         for task in evaluation.tasks:
             fail_task(task, error)
@@ -353,7 +348,7 @@ def find_evaluation(session: Session, evaluation_id: int) -> Evaluation:
 
 def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
     """Cancel; WrongState when it is over."""
-    _hold(session, evaluation_id)
+    hold(session, evaluation_id)
     evaluation = find_evaluation(session, evaluation_id)
     if evaluation.state in OVER:
         raise WrongState(
@@ -369,7 +364,7 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
     Raises:
         WrongState: nothing of it failed or was cancelled, or its checkpoint, or one that this is made of, was replaced.
     """
-    _hold(session, evaluation_id)
+    hold(session, evaluation_id)
     evaluation = find_evaluation(session, evaluation_id)
     if evaluation.state not in ("failed", "partly_failed", "cancelled"):
         raise WrongState(
@@ -464,18 +459,8 @@ def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest
     return ShardRequest(spec, stage, reference, [shard.payload] if shard.payload is not None else [])
 
 
-def _hold(session: Session, evaluation_id: int) -> str | None:
-    """The state of an evaluation, which nobody else changes until the transaction ends."""
-    return session.scalar(_HOLD_EVALUATION, {"evaluation": evaluation_id})
-
-
-def _hold_all(session: Session, which: ColumnElement[bool]) -> None:
-    """Hold several, in the order in which everybody does."""
-    session.execute(select(Evaluation.id).where(which).order_by(Evaluation.id).with_for_update()).all()
-
-
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:
-    _hold(session, assignment.evaluation_id)
+    hold(session, assignment.evaluation_id)
     key = {"of_shard": assignment.shard_id, "current": assignment.attempt}
     if session.execute(_FENCE, key).rowcount != 1:  # type: ignore[attr-defined]
         return None

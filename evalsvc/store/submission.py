@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from evalsvc.checkpoints import Identity, Spool
 from evalsvc.errors import Conflict, UnknownName, WrongState
 from evalsvc.expression import Step
+from evalsvc.store.hold import hold_all
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.tables import Suite as SuiteRow
 from evalsvc.store.version import touch_history
@@ -205,12 +206,7 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
 
     Virtual checkpoints that are made of it keep what was measured; what they still wait for is cancelled.
     """
-    open_ones = {
-        item for user in (checkpoint, *checkpoint.children) for item in user.evaluations if item.state not in OVER
-    }
-    for evaluation in sorted(open_ones, key=lambda item: item.id):
-        # As the queue does before it changes one: it may be over by the time that it is held.
-        session.refresh(evaluation, ["state"], with_for_update=True)
+    hold_all(session, Evaluation.checkpoint_id.in_([user.id for user in (checkpoint, *checkpoint.children)]))
     checkpoint.replaced_at = now()
     for child in checkpoint.children:
         for evaluation in child.evaluations:

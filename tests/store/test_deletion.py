@@ -1,5 +1,8 @@
 """Deleting a run: all of it and nothing else, and nothing that comes late brings it back."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import sqlalchemy as sa
 from history_reference import Point, imported
@@ -21,8 +24,9 @@ from evalsvc.shard import ShardResult
 from evalsvc.store.base import name_base
 from evalsvc.store.deletion import Deleted, delete_run
 from evalsvc.store.history import read_history
+from evalsvc.store.hold import hold
 from evalsvc.store.imports import import_values
-from evalsvc.store.queue import named_artifacts, named_items, unwanted
+from evalsvc.store.queue import finish, named_artifacts, named_items, unwanted
 from evalsvc.store.session import Store
 from evalsvc.store.submission import find_run, get_or_create_run
 from evalsvc.store.tables import Base, Protocol
@@ -58,6 +62,21 @@ def test_nothing_of_it_is_left(store: Store) -> None:
     deleted = delete(store)
     assert deleted.to_json()["checkpoints"] == 3
     assert deleted.to_json()["evaluations"] == 4
+    assert rows(store) == {}
+
+
+def test_it_waits_for_a_result_that_is_being_stored(store: Store) -> None:
+    """On PostgreSQL each had what the other waited for, and one of the two failed."""
+    enter(store, submission(25), suite())
+    assignment = next_shard(store)
+    assert assignment is not None
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            hold(session, assignment.evaluation_id)
+            deleted = threads.submit(delete, store, cancel=True)
+            time.sleep(0.5)
+            assert finish(session, assignment, plan(3)) is True
+        assert deleted.result(30).evaluations == 1
     assert rows(store) == {}
 
 
