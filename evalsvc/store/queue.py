@@ -114,14 +114,13 @@ class Assignment:
 def take(
     session: Session, spooled: Callable[[Checkpoint], Path], standing: Standing | None = None
 ) -> Assignment | None:
-    """Hand out the next shard, as `order` says; None when nothing waits."""
+    """Hand out the next shard, as `order` says; None when nothing waits, or what is next was cancelled just now."""
     shard = next_shard(session, standing or Standing())
-    while shard is not None and hold(session, shard.task.evaluation_id) != shard.task.evaluation.state:
-        session.expire_all()  # cancelled meanwhile
-        shard = next_shard(session, standing or Standing())
     if shard is None:
         return None
     task, evaluation = shard.task, shard.task.evaluation
+    if hold(session, evaluation.id) != evaluation.state:
+        return None
     checkpoint, base = evaluation.checkpoint, find_base(session, evaluation.checkpoint)
     _note_files(session, [checkpoint] if base is None else [checkpoint, base])
     request = replace(

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session, aliased
 from evalsvc.errors import Conflict
 from evalsvc.expression import Expression, Leaf, Step, Steps, canonical, replaced
 from evalsvc.expression_parser import parse_expression
+from evalsvc.store.hold import hold_all
 from evalsvc.store.submission import find_run
-from evalsvc.store.tables import Checkpoint, Run, checkpoint_parents
+from evalsvc.store.tables import Checkpoint, Evaluation, Run, checkpoint_parents
 from evalsvc.store.version import touch_history
 
 
@@ -28,12 +29,15 @@ def rename_run(session: Session, name: str, new: str) -> Run:
         return run
     if session.scalar(select(Run.id).where(Run.name == new)) is not None:
         raise Conflict(f"there is a run {new!r} already; delete it first, or choose another name")
+    made_of = _made_of(session, run)
+    # Who stores a result of one writes to it first, and to its run then.
+    hold_all(session, Evaluation.checkpoint_id.in_([checkpoint.id for checkpoint in made_of]))
     touch_history(session, run.id)
     run.name = new
     for other in session.scalars(select(Run).where(Run.base.is_not(None))):
         if other.base is not None and other.base["run"] == name:
             other.base = {**other.base, "run": new}
-    for checkpoint in _made_of(session, run):
+    for checkpoint in made_of:
         checkpoint.uri = checkpoint.path = _renamed(checkpoint.uri, name, new)
     return run
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, false, or_, select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints import Identity, Spool
@@ -63,29 +63,31 @@ def submit(
         Conflict: the run has another file at this step and variant, and `replace` is not set.
     """
     run = get_or_create_run(session, submission.run)
-    checkpoint = current_checkpoint(session, run.id, submission.step, submission.variant)
-    created = False
-    if checkpoint is not None and (difference := _difference(checkpoint, submission)):
-        if not submission.replace:
-            raise Conflict(
-                f"run {run.name!r} has a checkpoint at step {submission.step}, variant {submission.variant!r}, "
-                f"with {difference}; post another variant, or replace=true to drop that checkpoint's values"
-            )
-        replace_checkpoint(session, checkpoint)
-        checkpoint = None
-    if checkpoint is None:
-        checkpoint, created = _insert(session, run, submission), True
-    if suites is None:
-        wanted, planned = [find(name) for name in due_suites(run.plan, submission.step)], True
-    else:
-        wanted, planned = list(suites), False
+    found = current_checkpoint(session, run.id, submission.step, submission.variant)
+    difference = None if found is None else _difference(found, submission)
+    if difference and not submission.replace:
+        raise Conflict(
+            f"run {run.name!r} has a checkpoint at step {submission.step}, variant {submission.variant!r}, "
+            f"with {difference}; post another variant, or replace=true to drop that checkpoint's values"
+        )
+    planned = suites is None
+    wanted = [find(name) for name in due_suites(run.plan, submission.step)] if suites is None else list(suites)
+    skips = planned and (run.plan or {}).get("when_behind") == "newest"
+    older = _older(run.id, submission, [suite.name for suite in wanted]) if skips else false()
+    replaced = found if difference else None
+    # All that is to be stopped at once, and before the run's row: who stores a result takes them in this order.
+    hold_all(session, or_(false() if replaced is None else _needs(replaced), older))
+    if replaced is not None:
+        replace_checkpoint(session, replaced)
+    created = found is None or replaced is not None
+    checkpoint = _insert(session, run, submission) if found is None or replaced is not None else found
     evaluations = [
         find_evaluation(session, checkpoint.id, suite.digest)
         or insert_evaluation(session, checkpoint, suite, submission.priority, planned)
         for suite in wanted
     ]
-    if planned and (run.plan or {}).get("when_behind") == "newest":
-        _skip_older(session, run.id, submission, [suite.name for suite in wanted])
+    for evaluation in session.scalars(select(Evaluation).where(older)):
+        cancel(evaluation, f"skipped, since step {submission.step} arrived and the plan says when_behind: newest")
     return Submitted(checkpoint, evaluations, created)
 
 
@@ -206,7 +208,6 @@ def replace_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
 
     Virtual checkpoints that are made of it keep what was measured; what they still wait for is cancelled.
     """
-    hold_all(session, Evaluation.checkpoint_id.in_([user.id for user in (checkpoint, *checkpoint.children)]))
     checkpoint.replaced_at = now()
     for child in checkpoint.children:
         for evaluation in child.evaluations:
@@ -321,20 +322,19 @@ def _moved(checkpoint: Checkpoint, submission: Submission) -> list[str]:
     return [str(step_of(parent)) for parent in checkpoint.parents if parent.id not in submission.parents]
 
 
-def _skip_older(session: Session, run_id: int, submission: Submission, suites: Sequence[str]) -> None:
-    older = session.scalars(
-        select(Evaluation)
-        .join(Checkpoint)
-        .where(
-            Checkpoint.run_id == run_id,
-            Checkpoint.variant == submission.variant,
-            Checkpoint.step < submission.step,
-            Evaluation.suite.in_(suites),
-            Evaluation.planned,
-            Evaluation.state == "queued",
-        )
-        .order_by(Evaluation.id)
-        .with_for_update(of=Evaluation)
+def _needs(checkpoint: Checkpoint) -> ColumnElement[bool]:
+    """An evaluation of this one, or of what is made of it."""
+    return Evaluation.checkpoint_id.in_([user.id for user in (checkpoint, *checkpoint.children)])
+
+
+def _older(run_id: int, submission: Submission, suites: Sequence[str]) -> ColumnElement[bool]:
+    """An evaluation by the run's plan that need not begin any more, since this one is by the same suite."""
+    older = select(Checkpoint.id).where(
+        Checkpoint.run_id == run_id, Checkpoint.variant == submission.variant, Checkpoint.step < submission.step
     )
-    for evaluation in older:
-        cancel(evaluation, f"skipped, since step {submission.step} arrived and the plan says when_behind: newest")
+    return and_(
+        Evaluation.checkpoint_id.in_(older),
+        Evaluation.suite.in_(suites),
+        Evaluation.planned,
+        Evaluation.state == "queued",
+    )

@@ -1,0 +1,260 @@
+"""A service's two writers at once, at random: whatever meets whatever, all that is asked for ends, and once.
+
+The soak does so with real processes, and has hundreds of such meetings in an hour; here are thousands in seconds.
+"""
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import count
+from random import SystemRandom
+
+import pytest
+import sqlalchemy as sa
+from history_reference import Point, imported
+from queue_steps import metric, next_shard, plan, result, submission, suite
+from sqlalchemy import event, select
+
+from evalsvc.checkpoints import Identity
+from evalsvc.errors import Conflict, UnknownName, WrongState
+from evalsvc.shard import ShardError, ShardResult
+from evalsvc.store import back_off
+from evalsvc.store.deletion import delete_run
+from evalsvc.store.imports import import_values
+from evalsvc.store.queue import (
+    Assignment,
+    cancel_evaluation,
+    fail_checkpoint,
+    finish,
+    give_up,
+    is_queued,
+    requeue_running,
+    retry_evaluation,
+    unwanted,
+)
+from evalsvc.store.renaming import rename_run
+from evalsvc.store.session import Store
+from evalsvc.store.submission import current_checkpoint, evaluate, get_or_create_run, submit
+from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, MetricValue, Run, Shard, Task
+from evalsvc.store.virtual import resolve_expression
+
+SECONDS = 60.0 if os.environ.get("TESTS_LONG") else 5.0
+RUNS, STEPS, SUITES, AT_WORK, ATTEMPTS = ("run-a", "run-b", "run-c", "run-d"), 4, ("quick", "other"), 4, 3
+STUCK_AFTER = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _slow_statements_and_no_back_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes between two statements is what is looked for."""
+    monkeypatch.setattr(back_off, "FIRST", 0.0)
+    dice = random.Random(1)
+
+    @event.listens_for(store.engine, "before_cursor_execute")
+    def _dawdle(*_: object) -> None:
+        if dice.random() < 0.1:
+            time.sleep(dice.random() * 0.003)
+
+
+class Client:
+    """Requests, one after the other as the service lets them write: none may fail but for its meaning."""
+
+    def __init__(self, store: Store, seed: int) -> None:
+        self.store = store
+        self.dice = random.Random(seed)
+        self.done: Counter[str] = Counter()
+        self._contents = count(1)
+
+    def act(self) -> None:
+        acts: dict[Callable[[sa.orm.Session], object], float] = {
+            self.post: 6,
+            self.post_mean: 2,
+            self.cancel: 4,
+            self.retry: 6,
+            self.measure_again: 2,
+            self.fail_copy: 1,
+            self.import_history: 2,
+            self.rename: 1,
+            self.delete: 0.3,
+        }
+        [act] = self.dice.choices(list(acts), list(acts.values()))
+        try:
+            with self.store.transaction() as session:
+                act(session)
+            self.done[act.__name__] += 1
+        except (Conflict, UnknownName, WrongState):
+            self.done[f"{act.__name__} refused"] += 1
+
+    def post(self, session: sa.orm.Session) -> None:
+        replace = self.dice.random() < 0.6
+        identity = Identity(100, next(self._contents) if replace else 0)
+        step = self.dice.randrange(STEPS)
+        posted = submission(step, run=self.dice.choice(RUNS), identity=identity, replace=replace)
+        suites = [suite(name, limit=index) for index, name in enumerate(SUITES)]
+        if planned := self.dice.random() < 0.3:
+            plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
+            get_or_create_run(session, posted.run).plan = plan
+        submit(session, posted, None if planned else suites, lambda name: suites[0])
+
+    def post_mean(self, session: sa.orm.Session) -> None:
+        first, second = (f"{self.dice.choice(RUNS[:2])}@{self.dice.randrange(STEPS)}" for _ in range(2))
+        text = f"avg({first}, {second})"
+        parents = [parent.id for parent in resolve_expression(session, text).parents]
+        fields = {"uri": text, "path": text, "identity": Identity(0, 0), "parents": parents, "variant": "mean"}
+        posted = submission(self.dice.randrange(STEPS), run=RUNS[2], replace=True, **fields)
+        submit(session, posted, [suite(SUITES[0], limit=0)], suite)
+
+    def cancel(self, session: sa.orm.Session) -> None:
+        cancel_evaluation(session, self._any(session, Evaluation.id))
+
+    def retry(self, session: sa.orm.Session) -> None:
+        retry_evaluation(session, self._any(session, Evaluation.id))
+
+    def measure_again(self, session: sa.orm.Session) -> None:
+        run = session.scalar(select(Run).where(Run.name == self.dice.choice(RUNS)))
+        checkpoint = run and current_checkpoint(session, run.id, self.dice.randrange(STEPS), "raw")
+        if checkpoint:
+            evaluate(session, checkpoint, suite(SUITES[0], limit=0), priority=0)
+
+    def fail_copy(self, session: sa.orm.Session) -> None:
+        fail_checkpoint(session, self._any(session, Checkpoint.id), ShardError("checkpoint_gone", "not copied"))
+
+    def import_history(self, session: sa.orm.Session) -> None:
+        points = [Point(self.dice.randrange(STEPS), self.dice.random(), None, None)]
+        import_values(session, self.dice.choice(RUNS), "old.csv", [imported("fid", points)], replace=True)
+
+    def rename(self, session: sa.orm.Session) -> None:
+        rename_run(session, self.dice.choice(RUNS), self.dice.choice(RUNS))
+
+    def delete(self, session: sa.orm.Session) -> None:
+        delete_run(session, self.dice.choice(RUNS[2:]), cancel=True)
+
+    def _any(self, session: sa.orm.Session, ids: sa.orm.InstrumentedAttribute[int]) -> int:
+        """Of the newest, mostly: what is old is over."""
+        found = session.scalars(select(ids).order_by(ids.desc()).limit(12)).all()
+        return self.dice.choice(found) if found else 0
+
+
+class Hands:
+    """What the coordinator does, with shards that it only seems to run."""
+
+    def __init__(self, store: Store, seed: int) -> None:
+        self.store = store
+        self.dice = random.Random(seed)
+        self.held: list[Assignment] = []
+        self.ended: Counter[str] = Counter()
+        self.calm = False
+
+    def act(self) -> None:
+        if len(self.held) < AT_WORK and (assignment := next_shard(self.store)):
+            self.held.append(assignment)
+            return
+        if self.dice.random() < 0.02 and not self.calm:
+            self.held.clear()  # the service was killed, and starts
+        if self.dice.random() < 0.05:
+            with self.store.transaction() as session:
+                requeue_running(session, {item.shard_id: item.attempt for item in self.held})
+        if self.held:
+            self.end(self.held.pop(self.dice.randrange(len(self.held))))
+
+    def end(self, assignment: Assignment) -> None:
+        with self.store.reading() as session:
+            stopped = bool(unwanted(session, [assignment.shard_id])) and self.dice.random() < 0.7
+        kind = "cancelled" if stopped else "succeeded"
+        if not stopped and not self.calm:
+            [kind] = self.dice.choices(["succeeded", "failed", "worker_died", "lost"], [20, 1, 1, 1])
+        with self.store.transaction() as session:
+            if kind == "worker_died":
+                stored = give_up(session, assignment, kind, ShardError(kind, "it died"), ATTEMPTS)
+            elif kind == "lost":
+                stored = give_up(session, assignment, kind, None, ATTEMPTS)
+            else:
+                stored = finish(session, assignment, self.outcome(assignment, kind), ATTEMPTS)
+        self.ended[kind if stored else "too late"] += 1
+
+    def outcome(self, assignment: Assignment, kind: str) -> ShardResult:
+        if kind == "cancelled":
+            return ShardResult(error=ShardError("cancelled", "stopped"))
+        if kind == "failed":
+            return ShardResult(error=ShardError(self.dice.choice(["non_finite", "out_of_memory"]), "it failed"))
+        if assignment.request.stage == "plan":
+            return plan(self.dice.randrange(1, 4))
+        if assignment.request.stage == "run":
+            return ShardResult(output={"sum": 1})
+        return result(metric(float(assignment.evaluation_id), limit=int(assignment.request.task.parameters["limit"])))
+
+
+def test_all_ends_whatever_meets_whatever(store: Store) -> None:
+    seed = SystemRandom().randrange(1 << 31)
+    print(f"seed {seed}")
+    client, hands = Client(store, seed), Hands(store, seed + 1)
+    problems: list[BaseException] = []
+    until = time.monotonic() + SECONDS
+
+    def repeat(act: Callable[[], None]) -> None:
+        try:
+            while time.monotonic() < until and not problems:
+                act()
+        except BaseException as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=repeat, args=(each.act,)) for each in (client, hands)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise problems[0]
+    finish_all(hands)
+    print(f"{dict(client.done)}; {dict(hands.ended)}")
+    judge(store)
+    assert hands.ended["succeeded"] > 0
+    assert client.done["retry"] > 0
+
+
+def finish_all(hands: Hands) -> None:
+    hands.calm = True
+    stuck_at = time.monotonic() + STUCK_AFTER
+    while True:
+        with hands.store.reading() as session:
+            if not is_queued(session) and not hands.held:
+                return
+        assert time.monotonic() < stuck_at, "some evaluation never ends"
+        before = hands.ended.total()
+        hands.act()
+        if hands.ended.total() > before:
+            stuck_at = time.monotonic() + STUCK_AFTER
+
+
+def judge(store: Store) -> None:
+    with store.reading() as session:
+        assert session.scalars(select(Task.id).where(Task.state.not_in(OVER))).all() == []
+        open_shards = select(Shard.id).where(Shard.state == "running")
+        assert session.scalars(open_shards).all() == []
+        assert session.scalars(select(Attempt.shard_id).where(Attempt.finished_at.is_(None))).all() == []
+        twice = select(Attempt.shard_id).where(Attempt.outcome == "succeeded").group_by(Attempt.shard_id)
+        assert session.scalars(twice.having(sa.func.count() > 1)).all() == [], "none that is finished runs again"
+        for evaluation in session.scalars(select(Evaluation)):
+            states = {task.state for task in evaluation.tasks}
+            expected = states.pop() if len(states) == 1 else "partly_failed"
+            assert evaluation.state == expected, f"evaluation {evaluation.id}"
+            stages = {shard.state for task in evaluation.tasks for shard in task.shards}
+            assert evaluation.state != "succeeded" or stages == {"succeeded"}
+        replaced = (
+            select(MetricValue.evaluation_id)
+            .join(Evaluation, Evaluation.id == MetricValue.evaluation_id)
+            .join(Checkpoint)
+            .where(Checkpoint.replaced_at.is_not(None))
+        )
+        assert session.scalars(replaced).all() == [], "no value is of a file that was replaced"
+        newest = (
+            select(sa.func.max(Evaluation.id))
+            .join(Checkpoint)
+            .where(Evaluation.state == "succeeded", Checkpoint.replaced_at.is_(None))
+            .group_by(Evaluation.checkpoint_id, Evaluation.suite_digest)
+        )
+        measured = select(MetricValue.evaluation_id, MetricValue.value).where(MetricValue.import_id.is_(None))
+        values = {row.evaluation_id: row.value for row in session.execute(measured)}
+        assert values == {number: float(number) for number in session.scalars(newest)}, "every result is in the history"
