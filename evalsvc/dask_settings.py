@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import dask
@@ -45,6 +46,8 @@ def configure(settings: Settings, processes: int = 1) -> None:
     Args:
         processes: worker processes that share this machine's cores.
     """
+    # Where there is no network, it warns that it has found no address to give to a scheduler within this process.
+    warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
     # Its own setting is read when it is imported, which was before.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     threads = str(settings.worker_threads(processes))
