@@ -30,7 +30,7 @@ LONG = bool(os.environ.get("TESTS_LONG"))
 EXAMPLES = 100 if LONG else 4
 """Made up for each operation, right and wrong ones, beside what is systematic."""
 
-CASES = 10_000 if LONG else 1_000
+CASES = 2_000 if LONG else 1_000
 """At least, of an open service and of one with tokens."""
 
 BOTH = ("sqlite", "postgresql")
