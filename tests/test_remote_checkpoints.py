@@ -24,7 +24,7 @@ def service(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALSVC_SCHEMES", "file,s3")
         patch.setenv("EVALSVC_ROOTS", f"/:s3://{store.bucket}")
-        patch.setenv("EVALSVC_DEVICES", "cpu,cpu")
+        patch.setenv("EVALSVC_DEVICES", "cpu")
         patch.setenv("EVALSVC_THREADS", "1")
         running = ServiceProcess(folder / "service")
         try:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from history_reference import Point, imported
 from queue_steps import metric, next_shard, plan, result, submission, suite
 from sqlalchemy import event, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from evalsvc.checkpoints import Identity
 from evalsvc.errors import Conflict, UnknownName, WrongState
@@ -41,7 +42,7 @@ from evalsvc.store.submission import current_checkpoint, evaluate, get_or_create
 from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, MetricValue, Run, Shard, Task
 from evalsvc.store.virtual import resolve_expression
 
-SECONDS = 60.0 if os.environ.get("TESTS_LONG") else 5.0
+SECONDS = 60.0 if os.environ.get("TESTS_LONG") else 4.0
 RUNS, STEPS, SUITES, AT_WORK, ATTEMPTS = ("run-a", "run-b", "run-c", "run-d"), 4, ("quick", "other"), 4, 3
 STUCK_AFTER = 20.0
 
@@ -68,7 +69,7 @@ class Client:
         self._contents = count(1)
 
     def act(self) -> None:
-        acts: dict[Callable[[sa.orm.Session], object], float] = {
+        acts: dict[Callable[[Session], object], float] = {
             self.post: 6,
             self.post_mean: 2,
             self.cancel: 4,
@@ -87,7 +88,7 @@ class Client:
         except (Conflict, UnknownName, WrongState):
             self.done[f"{act.__name__} refused"] += 1
 
-    def post(self, session: sa.orm.Session) -> None:
+    def post(self, session: Session) -> None:
         replace = self.dice.random() < 0.6
         identity = Identity(100, next(self._contents) if replace else 0)
         step = self.dice.randrange(STEPS)
@@ -98,7 +99,7 @@ class Client:
             get_or_create_run(session, posted.run).plan = plan
         submit(session, posted, None if planned else suites, lambda name: suites[0])
 
-    def post_mean(self, session: sa.orm.Session) -> None:
+    def post_mean(self, session: Session) -> None:
         first, second = (f"{self.dice.choice(RUNS[:2])}@{self.dice.randrange(STEPS)}" for _ in range(2))
         text = f"avg({first}, {second})"
         parents = [parent.id for parent in resolve_expression(session, text).parents]
@@ -106,32 +107,32 @@ class Client:
         posted = submission(self.dice.randrange(STEPS), run=RUNS[2], replace=True, **fields)
         submit(session, posted, [suite(SUITES[0], limit=0)], suite)
 
-    def cancel(self, session: sa.orm.Session) -> None:
+    def cancel(self, session: Session) -> None:
         cancel_evaluation(session, self._any(session, Evaluation.id))
 
-    def retry(self, session: sa.orm.Session) -> None:
+    def retry(self, session: Session) -> None:
         retry_evaluation(session, self._any(session, Evaluation.id))
 
-    def measure_again(self, session: sa.orm.Session) -> None:
+    def measure_again(self, session: Session) -> None:
         run = session.scalar(select(Run).where(Run.name == self.dice.choice(RUNS)))
         checkpoint = run and current_checkpoint(session, run.id, self.dice.randrange(STEPS), "raw")
         if checkpoint:
             evaluate(session, checkpoint, suite(SUITES[0], limit=0), priority=0)
 
-    def fail_copy(self, session: sa.orm.Session) -> None:
+    def fail_copy(self, session: Session) -> None:
         fail_checkpoint(session, self._any(session, Checkpoint.id), ShardError("checkpoint_gone", "not copied"))
 
-    def import_history(self, session: sa.orm.Session) -> None:
+    def import_history(self, session: Session) -> None:
         points = [Point(self.dice.randrange(STEPS), self.dice.random(), None, None)]
         import_values(session, self.dice.choice(RUNS), "old.csv", [imported("fid", points)], replace=True)
 
-    def rename(self, session: sa.orm.Session) -> None:
+    def rename(self, session: Session) -> None:
         rename_run(session, self.dice.choice(RUNS), self.dice.choice(RUNS))
 
-    def delete(self, session: sa.orm.Session) -> None:
+    def delete(self, session: Session) -> None:
         delete_run(session, self.dice.choice(RUNS[2:]), cancel=True)
 
-    def _any(self, session: sa.orm.Session, ids: sa.orm.InstrumentedAttribute[int]) -> int:
+    def _any(self, session: Session, ids: InstrumentedAttribute[int]) -> int:
         """Of the newest, mostly: what is old is over."""
         found = session.scalars(select(ids).order_by(ids.desc()).limit(12)).all()
         return self.dice.choice(found) if found else 0
