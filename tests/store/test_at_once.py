@@ -71,6 +71,7 @@ class Client:
     def act(self) -> None:
         acts: dict[Callable[[Session], object], float] = {
             self.post: 6,
+            self.plan: 2,
             self.post_mean: 2,
             self.cancel: 4,
             self.retry: 6,
@@ -94,10 +95,12 @@ class Client:
         step = self.dice.randrange(STEPS)
         posted = submission(step, run=self.dice.choice(RUNS), identity=identity, replace=replace)
         suites = [suite(name, limit=index) for index, name in enumerate(SUITES)]
-        if planned := self.dice.random() < 0.3:
-            plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
-            get_or_create_run(session, posted.run).plan = plan
-        submit(session, posted, None if planned else suites, lambda name: suites[0])
+        submit(session, posted, None if self.dice.random() < 0.3 else suites, lambda name: suites[0])
+
+    def plan(self, session: Session) -> None:
+        """A request of its own: it writes to the run, which a post does after it has held the evaluations."""
+        plan = {"suites": [{"suite": "quick", "every": 1}], "when_behind": "newest"}
+        get_or_create_run(session, self.dice.choice(RUNS)).plan = plan
 
     def post_mean(self, session: Session) -> None:
         first, second = (f"{self.dice.choice(RUNS[:2])}@{self.dice.randrange(STEPS)}" for _ in range(2))
@@ -194,9 +197,13 @@ def test_all_ends_whatever_meets_whatever(store: Store) -> None:
     problems: list[BaseException] = []
     until = time.monotonic() + SECONDS
 
+    def has_met() -> bool:
+        """On a busy machine some seconds are few."""
+        return client.done["retry"] > 0 and hands.ended["succeeded"] > 0
+
     def repeat(act: Callable[[], None]) -> None:
         try:
-            while time.monotonic() < until and not problems:
+            while not problems and (time.monotonic() < until or not has_met()):
                 act()
         except BaseException as problem:
             problems.append(problem)
@@ -211,8 +218,6 @@ def test_all_ends_whatever_meets_whatever(store: Store) -> None:
     finish_all(hands)
     print(f"{dict(client.done)}; {dict(hands.ended)}")
     judge(store)
-    assert hands.ended["succeeded"] > 0
-    assert client.done["retry"] > 0
 
 
 def finish_all(hands: Hands) -> None:
