@@ -49,9 +49,9 @@ try:
 
     from evalsvc.decoders import ImageDecoder, load_decoder
     from evalsvc.features import FeatureExtractor, load_extractor
-    from evalsvc.models.loading import load_model
+    from evalsvc.models.loading import load_model, saved_frequencies
     from evalsvc.models.open_lm import Transformer
-    from evalsvc.models.virtual import agreed_config, load_virtual
+    from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
     from evalsvc.sampling.memory import is_out_of_memory
     from evalsvc.weights import read_weights
 except ModuleNotFoundError as error:
@@ -114,6 +114,8 @@ def _merge_output(result: TaskResult) -> dict[str, Any]:
 class RunnerContext(Context):
     """What a task gets from this process: its device, the checkpoint's model and layout, local files."""
 
+    base: RunnerContext | None
+
     def __init__(
         self, checkpoint: CheckpointRef, settings: Settings, report: Report, base: CheckpointRef | None = None
     ) -> None:
@@ -129,6 +131,7 @@ class RunnerContext(Context):
         self.report = report
         self.dtype: str | None = None
         self.provenance: dict[str, Any] = {}
+        self._frequencies: tuple[float, ...] | None = None
         self._settings = settings
         self._assets = settings.assets_path
         self._statistics = settings.statistics_path
@@ -150,7 +153,27 @@ class RunnerContext(Context):
 
     def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
         self.dtype = dtype
-        return _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._beside)
+        model = _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._beside)
+        self._frequencies = model.saved_inv_freq
+        return model
+
+    def rotary(self) -> Mapping[str, str]:
+        if self._frequencies is None:
+            self._frequencies = self._read_frequencies()
+        return {"rotary": "file"} if self._frequencies else {}
+
+    def rotary_values(self) -> Mapping[str, Sequence[float]]:
+        """What the provenance says of rotary frequencies that are a checkpoint's own, as far as they were asked for."""
+        found = {"rotary_inv_freq": self._frequencies, "base_rotary_inv_freq": self.base and self.base._frequencies}
+        return {name: list(values) for name, values in found.items() if values}
+
+    def _read_frequencies(self) -> tuple[float, ...]:
+        if (loaded := _models.loaded(self.checkpoint)) is not None:
+            return loaded.model.saved_inv_freq
+        verify(self.checkpoint)
+        with opened(self.checkpoint) as checkpoint, named(checkpoint):
+            saved = _saved_frequencies(checkpoint)
+        return () if saved is None else tuple(saved.tolist())
 
     def layout(self) -> VocabularyLayout:
         rows = self.model_config().vocab_size
@@ -317,6 +340,15 @@ def _load_model(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> Transf
     return load_virtual(expression, paths, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
 
 
+def _saved_frequencies(checkpoint: CheckpointRef) -> torch.Tensor | None:
+    config = _resolve_config(checkpoint)
+    if checkpoint.virtual is None:
+        path = Path(checkpoint.path)
+        return saved_frequencies(path, config, read_weights(path).tensors)
+    paths = {name: Path(parent.path) for name, parent in checkpoint.virtual.parents.items()}
+    return virtual_frequencies(checkpoint.virtual.expression, paths, config)
+
+
 def _resolve_config(checkpoint: CheckpointRef) -> ModelConfig:
     if checkpoint.virtual is None:
         return resolve_config(checkpoint.model, Path(checkpoint.path))
@@ -399,6 +431,7 @@ def _provenance(context: RunnerContext | None, started: float) -> dict[str, Any]
         "batch_tokens": context.batch_tokens,
         "threads": torch.get_num_threads(),
         **_known_digests(context.checkpoint),
+        **context.rotary_values(),
         **plain_json(context.provenance),
         **common,
     }

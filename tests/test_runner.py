@@ -16,6 +16,9 @@ from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
 from evalsvc.expression import digest_of
 from evalsvc.expression_parser import parse_expression
+from evalsvc.layout import parse_layout
+from evalsvc.miniature import ROOT
+from evalsvc.model_config import config_beside
 from evalsvc.runner import ModelCache, RunnerContext, run_shard, run_suite
 from evalsvc.shard import ShardRequest, ShardResult, Stage
 from evalsvc.suite import Suite, TaskSpec, parse_suite
@@ -149,6 +152,96 @@ def test_provenance(checkpoint: CheckpointRef, suite: Suite, weights: Path) -> N
     assert found["versions"]["torch"] == torch.__version__
     assert found["seconds"] >= 0
     assert found["host"]
+
+
+MINIATURE: dict[str, dict[str, Any]] = {
+    "loss": {"data": str(ROOT / "heldout_pairs.jsonl"), "limit": 4},
+    "completions": {"max_tokens": 4},
+    "language": {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 4},
+    "forgetting": {
+        "benchmarks": ["cloze"],
+        "include_path": [str(ROOT)],
+        "limit": 4,
+        "text": str(ROOT / "heldout_text.jsonl"),
+        "text_limit": 4,
+    },
+    "text_to_image": {
+        "captions": str(ROOT / "captions.jsonl"),
+        "samples": 4,
+        "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+        "metrics": [],
+        "classifier": str(ROOT / "classifier.safetensors"),
+    },
+    "alignment": {"data": str(ROOT / "heldout_pairs.jsonl")},
+}
+"""Small tasks on the bundled run. The last one reads tables only, whatever the frequencies."""
+
+
+def turned(checkpoint: CheckpointRef, path: Path) -> tuple[CheckpointRef, list[float]]:
+    """The checkpoint with doubled rotary frequencies in its file, and these."""
+    tensors = dict(torch.load(checkpoint.path, weights_only=True)["state_dict"])
+    tensors |= {name: 2 * tensor for name, tensor in tensors.items() if "inv_freq" in name}
+    torch.save(tensors, path)
+    return replace(checkpoint, path=str(path), label="turned"), tensors[
+        "layers.0.attention.pos_embed.inv_freq"
+    ].tolist()
+
+
+@pytest.mark.parametrize("kind", MINIATURE)
+def test_rotary_frequencies_of_the_file_are_in_protocol_and_provenance(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They move every number of the model; with open_lm's own table a series goes on as it was."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    epoch = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_1.pt"
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+    plain = CheckpointRef(str(epoch), model=config_beside(epoch), layout=layout, label="plain")
+    own, saved = turned(plain, tmp_path / "turned.pt")
+    suite = parse_suite({"tasks": [{"kind": kind, "name": "task", **MINIATURE[kind]}]}, "small")
+    results = [run_suite(suite, one, ignored, base) for one, base in ((plain, plain), (own, plain), (plain, own))]
+    before, after, of_base = (contents(result) for result in results)
+    uses_model = kind != "alignment"
+    for name, content in before.items():
+        assert without_rotary(content) == without_rotary(after[name]) == without_rotary(of_base[name])
+        assert not {"rotary", "base_rotary"} & content.keys()
+        if "members" not in content:  # these name the protocols of others
+            assert after[name].get("rotary") == ("file" if uses_model else None)
+        assert of_base[name].get("base_rotary") == ("file" if "base" in content else None)
+    shards = results[1]["provenance"]["task"]["shards"]
+    assert any(provenance.get("rotary_inv_freq") == saved for provenance in shards)
+    assert (values(results[0]) != values(results[1])) == uses_model
+
+
+def ignored(*progress: Any) -> None:
+    pass
+
+
+def without_rotary(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol, without what is said of rotary frequencies, and of the base and other protocols by their digests."""
+    others = ("rotary", "base_rotary", "base", "less", "members")
+    return {key: value for key, value in content.items() if key not in others}
+
+
+def contents(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    assert result["errors"] == {}
+    return {metric["name"]: result["protocols"][metric["protocol"]] for metric in result["metrics"]}
+
+
+def values(result: Mapping[str, Any]) -> list[Any]:
+    return [metric["value"] for metric in result["metrics"]]
+
+
+def test_a_virtual_checkpoint_whose_parents_turn_differently_fails_in_its_plan(
+    checkpoint: CheckpointRef, suite: Suite, tmp_path: Path
+) -> None:
+    other, _ = turned(replace(checkpoint, identity=None), tmp_path / "turned.pt")
+    planned = shard(virtual_of("avg(run-a@2, run-a@3)", {"run-a@2": checkpoint, "run-a@3": other}), suite)
+    assert planned.error is not None
+    assert planned.error.code == "checkpoint_mismatch"
+    assert planned.error.message == (
+        "run-v step 7: run-a@2 and run-a@3 turn by different rotary frequencies: open_lm's table and those saved as "
+        "inv_freq; only checkpoints of one model can be combined"
+    )
 
 
 @pytest.mark.parametrize("stage", ["plan", "run"])
@@ -300,7 +393,8 @@ def virtual(checkpoint: CheckpointRef, tmp_path: Path) -> CheckpointRef:
     """A quarter of the way from the checkpoint to another one, with nothing known of either file but its stat."""
     tensors = torch.load(checkpoint.path, weights_only=True)["state_dict"]
     torch.manual_seed(0)
-    other = {name: tensor + 0.1 * torch.randn(tensor.shape) for name, tensor in tensors.items()}
+    moved = {name: tensor + 0.1 * torch.randn(tensor.shape) for name, tensor in tensors.items()}
+    other = {name: tensors[name] if "inv_freq" in name else tensor for name, tensor in moved.items()}
     torch.save(other, tmp_path / "other.pt")
     second = replace(checkpoint, path=str(tmp_path / "other.pt"), identity=identify(tmp_path / "other.pt"))
     parents = {"run-a@2": checkpoint, "run-a@3": replace(second, label="run-a step 3")}

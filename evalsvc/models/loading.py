@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evalsvc.errors import CheckpointMismatch, UnknownName
+from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
 from evalsvc.model_config import ModelConfig, registered_models, resolve_config
-from evalsvc.models.open_lm import Transformer
-from evalsvc.weights import DTYPES, Weights, copied, is_plain, listed, read_weights
+from evalsvc.models.open_lm import INV_FREQ_DTYPES, Transformer, inv_freq_table
+from evalsvc.weights import DTYPES, Weights, copied, is_finite, is_plain, listed, read_weights
 
 INV_FREQ = ".attention.pos_embed.inv_freq"
+SAME_FREQUENCY = 5e-7
+"""Relative difference up to which two frequencies are one: four units in the last place of float32, since devices
+compute powers differently. At position 2,048 it turns by a thousandth of a radian."""
 
 
 def load_model(
@@ -31,8 +34,11 @@ def load_model(
     """The model in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
 
     `config` is a registered open_lm name, the path of a model JSON, its fields, or None to look beside the checkpoint.
+    The model turns by the rotary frequencies of the file, see `saved_frequencies`.
+
     Raises what `resolve_config` and `read_weights` raise, CheckpointMismatch where keys or shapes differ from the
-    configuration, NonFinite for NaN or infinity in the weights, and UnknownName for the dtypes.
+    configuration or layers have different rotary frequencies, NonFinite for NaN or infinity in the weights, and
+    UnknownName for the dtypes.
     """
     path = Path(path)
     weights = read_weights(path)
@@ -40,6 +46,8 @@ def load_model(
         config = resolve_config(config, path)
     model = empty_model(config, dtype, rotary_inv_freq_dtype)
     tensors = matched(path, config, weights, model)
+    if (saved := saved_frequencies(path, config, weights.tensors)) is not None:
+        model.use_frequencies(saved)
     del weights  # so that `tensors` holds the last reference to each
     return filled(model, path, tensors, dtype, device)
 
@@ -80,8 +88,8 @@ def matched(path: Path, config: ModelConfig, weights: Weights, model: Transforme
 
 
 def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The buffers that open_lm's rotary embeddings save. Their values are not used, but their presence tells rotary
-    from the others, and their width is the only thing in a file that tells the number of heads."""
+    """The buffers that open_lm's rotary embeddings save. Their presence tells rotary from the others, and their width
+    is the only thing in a file that tells the number of heads; for their values see `saved_frequencies`."""
     if config.positional_embedding_type not in ("rotary", "head_rotary"):
         return {}
     return {f"layers.{layer}{INV_FREQ}": (config.head_dim // 2,) for layer in range(config.n_layers)}
@@ -122,6 +130,62 @@ def _twins(config: ModelConfig) -> Iterator[tuple[str, str]]:
         for layer in range(config.n_layers):
             yield f"layers.{layer}.feed_forward.0.weight", f"layers.{layer}._ff_w1.weight"
             yield f"layers.{layer}.feed_forward.2.weight", f"layers.{layer}._ff_w2.weight"
+
+
+# rotary frequencies
+
+
+def saved_frequencies(
+    path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
+) -> Tensor | None:  # [head_dim / 2] float32
+    """Return the rotary frequencies that a file saves where they are not open_lm's table; None: turn by the table.
+
+    open_lm computes with the saved values wherever the model is on another device, or in another dtype, than where it
+    was built: on every GPU. Values that equal the table in float32, or its rounding to bfloat16 or float16, say
+    nothing more than the configuration does, which knows how they were rounded.
+
+    Raises:
+        CheckpointMismatch: the layers do not all save the same frequencies.
+        NonFinite: a frequency is NaN or infinite.
+    """
+    if config.positional_embedding_type != "rotary":
+        return None  # head_rotary turns queries and keys alike, so its frequencies move nothing
+    shapes = _inv_freq_shapes(config)
+    usable = {
+        name: tensors[name]
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) == shape and is_plain(tensors[name])  # else `matched` tells
+    }
+    saved = {name: tensor.to(torch.float32, copy=True) for name, tensor in usable.items()}
+    if all(_is_table(frequencies) for frequencies in saved.values()):
+        return None
+    if broken := [name for name, frequencies in saved.items() if not is_finite(frequencies)]:
+        raise NonFinite(f"{path} has NaN or infinity in {broken[0]}; write the model's rotary frequencies there")
+    first, *others = shapes
+    if first not in saved or any(
+        name not in saved or not same_frequencies(saved[name], saved[first]) for name in others
+    ):
+        raise CheckpointMismatch(
+            f"{path} saves rotary frequencies that are not open_lm's table, and not the same ones in every layer; "
+            f"write the model's frequencies into layers.N{INV_FREQ} of all {config.n_layers} layers, or into none for "
+            "the table"
+        )
+    return saved[first]
+
+
+def same_frequencies(one: Tensor | None, other: Tensor | None) -> bool:
+    """Tell whether two results of `saved_frequencies` turn alike."""
+    if one is None or other is None:
+        return one is other
+    return torch.allclose(one, other, rtol=SAME_FREQUENCY, atol=0)
+
+
+def _is_table(saved: Tensor) -> bool:
+    table = inv_freq_table(2 * len(saved))
+    low, high = table * (1 - SAME_FREQUENCY), table * (1 + SAME_FREQUENCY)
+    # Rounding keeps order, so that what lies between two values lies between them when all are rounded.
+    rounded = ((low.to(dtype).float(), high.to(dtype).float()) for dtype in INV_FREQ_DTYPES.values())
+    return any(bool(((least <= saved) & (saved <= most)).all()) for least, most in rounded)
 
 
 # what a mismatch says

@@ -51,8 +51,18 @@ class Transformer(nn.Module):
         self.norm = build_norm(config, config.hidden_dim)
         self.output = nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
         self.tie_weights()
+        self.saved_inv_freq: tuple[float, ...] = ()
+        """The checkpoint's own rotary frequencies, unrounded; empty where the model turns by open_lm's table."""
         self.packed: tuple[object, object] | None = None
         """The weights as they were last laid out for decoding, and how: see `decoding.lay_out`."""
+
+    def use_frequencies(
+        self,
+        saved: Tensor,  # [head_dim / 2] float32
+    ) -> None:
+        """Turn by the frequencies that a checkpoint saves, rounded as in training, instead of by open_lm's table."""
+        self.saved_inv_freq = tuple(saved.tolist())
+        self.positions = Positions(self.config, INV_FREQ_DTYPES[self.rotary_inv_freq_dtype], saved)
 
     def release_packed(self) -> None:
         """Free the copies of weights that were laid out for decoding."""
@@ -260,14 +270,14 @@ class Positions(nn.Module):
 
     inv_freq: Tensor  # [head_dim / 2] float32
 
-    def __init__(self, config: ModelConfig, inv_freq_dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, inv_freq_dtype: torch.dtype, saved: Tensor | None = None) -> None:
+        """`saved` holds the checkpoint's own frequencies [head_dim / 2]; None: open_lm's table."""
         super().__init__()
         self.kind = config.positional_embedding_type
         self.n_heads = config.n_heads
         self.rows = 2 * config.seq_len  # open_lm builds llama_rotary's table once, this long
-        exponents = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
-        inv_freq = (1.0 / ROTARY_THETA**exponents).to(inv_freq_dtype).float()
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        inv_freq = inv_freq_table(config.head_dim) if saved is None else saved
+        self.register_buffer("inv_freq", inv_freq.to(inv_freq_dtype).float(), persistent=False)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         # Moves with the model, but model.bfloat16() must not round it: that is rotary_inv_freq_dtype's to say.
@@ -321,6 +331,12 @@ class Positions(nn.Module):
                 f"position {last} is beyond llama_rotary's {self.rows} positions (twice the model's seq_len "
                 f"{self.rows // 2}); use shorter sequences"
             )
+
+
+def inv_freq_table(head_dim: int) -> Tensor:  # [head_dim / 2] float32
+    """Return the rotary frequencies that open_lm's constructor computes."""
+    exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
+    return 1.0 / ROTARY_THETA**exponents
 
 
 def rotate_halves(

@@ -7,7 +7,7 @@ more than one parent's tensors, however many parents there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalsvc.errors import NonFinite
+from evalsvc.errors import CheckpointMismatch, NonFinite
 from evalsvc.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
 from evalsvc.model_config import ModelConfig, require_one_model
-from evalsvc.models.loading import empty_model, filled, matched
+from evalsvc.models.loading import empty_model, filled, matched, same_frequencies, saved_frequencies
 from evalsvc.models.open_lm import Transformer, trained_inv_freq_dtype
 from evalsvc.weights import is_finite, read_weights
 
@@ -44,24 +44,63 @@ def load_virtual(
     Raises:
         InvalidRequest: a graft chooses what the model does not have.
         NonFinite: a parent has NaN or infinity in its weights, or the values do not fit `dtype`.
+        CheckpointMismatch: the parents turn by different rotary frequencies.
         CheckpointError: what `load_model` raises of a parent.
     """
     require_parts(expression, config.n_layers, config.weight_tying)
     model = empty_model(config, dtype, rotary_inv_freq_dtype)
-    shares = cache(lambda part: coefficients(expression, part))
     sums: dict[str, Tensor] = {}
+    frequencies: dict[str, Tensor | None] = {}
     precise = torch.float64 if dtype == "float64" else torch.float32
-    for parent in map(str, leaves(expression)):
-        counts = {name: shares(part_of(name)).get(parent, 0.0) for name in model.state_dict()}
-        if not any(counts.values()):
-            continue
-        tensors = matched(parents[parent], config, read_weights(parents[parent]), model)
+    for parent, counts in _counting(expression, model.state_dict()):
+        weights = read_weights(parents[parent])
+        tensors = matched(parents[parent], config, weights, model)
+        frequencies[parent] = saved_frequencies(parents[parent], config, weights.tensors)
+        del weights
         for name in list(tensors):
             tensor = tensors.pop(name)
             if counts[name]:
                 _require_finite(parents[parent], name, tensor)
                 _add(sums, name, tensor, counts[name], precise)
+    if (saved := _agreed_frequencies(frequencies)) is not None:
+        model.use_frequencies(saved)
     return filled(model, canonical(expression), sums, dtype, device)
+
+
+def virtual_frequencies(
+    expression: Expression, parents: Mapping[str, Path], config: ModelConfig
+) -> Tensor | None:  # [head_dim / 2] float32
+    """Return what `saved_frequencies` gives for the parents that count. Raises what it raises, and CheckpointMismatch
+    where the parents differ."""
+    names = empty_model(config, "float32", "auto").state_dict()
+    counting = [parent for parent, _ in _counting(expression, names)]
+    return _agreed_frequencies(
+        {name: saved_frequencies(parents[name], config, read_weights(parents[name]).tensors) for name in counting}
+    )
+
+
+def _counting(expression: Expression, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each parent that counts for anything, and for how much of every tensor."""
+    shares = cache(lambda part: coefficients(expression, part))
+    for parent in map(str, leaves(expression)):
+        counts = {name: shares(part_of(name)).get(parent, 0.0) for name in names}
+        if any(counts.values()):
+            yield parent, counts
+
+
+def _agreed_frequencies(frequencies: Mapping[str, Tensor | None]) -> Tensor | None:
+    (first, ours), *others = frequencies.items()
+    for name, theirs in others:
+        if not same_frequencies(ours, theirs):
+            raise CheckpointMismatch(
+                f"{first} and {name} turn by different rotary frequencies: {_described(ours)} and "
+                f"{_described(theirs)}; only checkpoints of one model can be combined"
+            )
+    return ours
+
+
+def _described(frequencies: Tensor | None) -> str:
+    return "open_lm's table" if frequencies is None else "those saved as inv_freq"
 
 
 def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:

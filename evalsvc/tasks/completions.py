@@ -34,7 +34,7 @@ from evalsvc.tasks.completion_measures import (
     prompt_numbers,
 )
 from evalsvc.tasks.task import Context, Plan, TaskResult
-from evalsvc.tasks.text_task import TextTask
+from evalsvc.tasks.text_task import TextTask, base_rotary
 from evalsvc.tokenizer import TextTokenizer, render
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Completions(TextTask):
             "bos": self.bos,
             "end_of_text": self._end_of_text(tokenizer),
             "layout": layout.digest,
-            **self.protocol(),
+            **self.protocol(context.rotary()),
         }
         items = self._items(own, prompts, protocol)
         if base is not None:
@@ -153,6 +153,7 @@ class Completions(TextTask):
             "chance": layout.image.size / layout.rows if layout.image and layout.rows else None,
             "base": None if base is None else base.digest(),
             "base_layout": None if base is None else base.layout().digest,
+            "base_rotary": {} if base is None else base_rotary(base),
             "base_text_ids": 0 if base is None else base.layout().text.size,
             "protocol": {**protocol, "prompts": digest([self.prompts, prompts])},
         }
@@ -317,7 +318,8 @@ class Completions(TextTask):
             )
         same = [item["same_as_base"] for item in items if "same_as_base" in item]
         if (mean := ratio_of_sums(same, [1] * len(same))) is not None:
-            protocol = Protocol({**output["protocol"], "sampling": ways[:1], "base": output["base"]})
+            compared = {"base": output["base"], **output["base_rotary"]}
+            protocol = Protocol({**output["protocol"], "sampling": ways[:1], **compared})
             yield MetricValue(
                 f"{self.name}/same_as_base",
                 mean.value,
@@ -330,7 +332,7 @@ class Completions(TextTask):
             )
         groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
         protocols = {group: {**output["protocol"], "sampling": drawn} for group, drawn in groups.items()}
-        base = {name: output[name] for name in ("base", "base_layout")}
+        base = {**{name: output[name] for name in ("base", "base_layout")}, **output["base_rotary"]}
         yield from measure_metrics(self.name, items, protocols, base, output["base_text_ids"])
 
 

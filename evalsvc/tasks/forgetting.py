@@ -25,6 +25,7 @@ from evalsvc.tasks.language import BenchmarkTask
 from evalsvc.tasks.retention import benchmark_metrics, centred, text_retained
 from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
 from evalsvc.tasks.text_measures import measure_text
+from evalsvc.tasks.text_task import base_rotary
 
 if TYPE_CHECKING:
     from evalsvc.language.benchmarks import Loaded
@@ -99,6 +100,7 @@ class Forgetting(BenchmarkTask):
         base = self._base(context)
         self.require_same_text(context, base, tokenized=bool(self.benchmarks))
         common = {"base": base.digest(), "same": _is_same(context, base), "base_layout": base.layout().digest}
+        common["base_rotary"] = base_rotary(base)
         shards = [*self._plan_text(context, base), *self._plan_benchmarks(context, base, bool(common["same"]))]
         return Plan([{**shard, **common} for shard in shards], "documents")
 
@@ -178,8 +180,9 @@ class Forgetting(BenchmarkTask):
             known = {benchmark.name: benchmark.digest for benchmark in loaded.benchmarks}
             if any(known[benchmark.name] != benchmark.digest for benchmark in zero.benchmarks):
                 wanted["zero"] = (zero, encoding)
+        rotary = {part: dict((base if part == "base" else context).rotary()) for part in wanted}
         return [
-            {"part": part, **shard}
+            {"part": part, **shard, "rotary": rotary[part]}
             for part, (what, how) in wanted.items()
             for shard in plan_documents(what, how, self.shard_size)
         ]
@@ -197,7 +200,9 @@ class Forgetting(BenchmarkTask):
         from evalsvc.language.evaluation import merge_answers
 
         found = {
-            name: merge_answers(self._loaded(context, name), part.shards, part.outputs, self.protocol())
+            name: merge_answers(
+                self._loaded(context, name), part.shards, part.outputs, self.protocol(part.shards[0]["rotary"])
+            )
             for name, part in parts.items()
             if name != "text"
         }
@@ -205,7 +210,7 @@ class Forgetting(BenchmarkTask):
         base = found.get("base", own)
         shard = parts["checkpoint"].shards[0]
         content = {"task": self.kind, "comparison": ESTIMATOR}
-        compared = {**content, "base": shard["base"], "base_layout": shard["base_layout"]}
+        compared = {**content, "base": shard["base"], "base_layout": shard["base_layout"], **shard["base_rotary"]}
         differences = Differences(self.name)
         differences.add_changes(own, base, compared)
         rows = benchmark_rows(own, base)
@@ -293,7 +298,7 @@ class Forgetting(BenchmarkTask):
             # What is predicted in both layouts is a matter of both.
             **({} if layout == other else {"base_layout": other}),
             **({} if data.tokenizer_digest is None else tokenized),
-            **self.protocol(),
+            **self.protocol(context.rotary()),
         }
 
     def _compare_text(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -94,6 +94,7 @@ def sample_images(
             "layout": layout.digest,
             "decoder": decoder.digest,
             "size": side,
+            **context.rotary(),
         },
         "classifier": None if classifier is None else classifier.digest,
     }

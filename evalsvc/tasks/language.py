@@ -139,7 +139,7 @@ class BenchmarkTask(TextTask):
             "checkpoint": context.digest(),
             "model": context.model_config().model_dump(mode="json"),
             "encoding": encoding.identity(),
-            **self.protocol(),
+            **self.protocol(context.rotary()),
         }
 
 
@@ -169,7 +169,9 @@ class Language(BenchmarkTask):
         encoding, loaded = self.encoding(context), self.load(context)
         if self.mean:
             require_mean(self.mean, loaded)
-        return Plan(plan_documents(loaded, encoding, self.shard_size), "documents")
+        shards = plan_documents(loaded, encoding, self.shard_size)
+        rotary = dict(context.rotary())
+        return Plan([{**shard, "rotary": rotary} for shard in shards], "documents")
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
         return self.answer(context, self.load(context), shard, context.report)
@@ -180,6 +182,6 @@ class Language(BenchmarkTask):
         from evalsvc.language.results import plain_mean
 
         loaded = self.load(context)
-        found = merge_answers(loaded, shards, outputs, self.protocol())
+        found = merge_answers(loaded, shards, outputs, self.protocol(shards[0]["rotary"]))
         means = plain_mean(self.name, self.mean, loaded, found.metrics) if self.mean else []
         return TaskResult([*found.metrics, *means], found.items, found.notes)

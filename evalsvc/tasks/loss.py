@@ -128,7 +128,7 @@ class Loss(Task):
             del entropies["image"]  # known when the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
         grid, no_grid = find_grid(counts, self.image_columns, data.path)
-        protocol = self._protocol(layout, data, self.limit)
+        protocol = self._protocol(context, layout, data, self.limit)
         if coder is not None and pairs is not None:
             protocol |= {**coder.identity(), "images": pairs.source.digest(pairs.images[: self.limit])}
         common = {
@@ -154,7 +154,7 @@ class Loss(Task):
         common = {
             "part": GENERAL_TEXT,
             "digest": data.digest,
-            "protocol": self._protocol(layout, data, self.general_text_limit),
+            "protocol": self._protocol(context, layout, data, self.general_text_limit),
             "entropies": entropies,
         }
         return [
@@ -264,7 +264,9 @@ class Loss(Task):
         require_codebook(layout, decoder, self.decoder)
         return ImageCoder(decoder, self.size, self.crop, self.filter)
 
-    def _protocol(self, layout: VocabularyLayout, data: TokenData, limit: int | None) -> dict[str, Any]:
+    def _protocol(
+        self, context: Context, layout: VocabularyLayout, data: TokenData, limit: int | None
+    ) -> dict[str, Any]:
         tokenized = data.tokenizer_digest is not None
         return {
             "task": self.kind,
@@ -275,6 +277,7 @@ class Loss(Task):
             "layout": layout.digest,
             "dtype": self.dtype,
             "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype,
+            **context.rotary(),
             **({"tokenizer": data.tokenizer_digest, "bos": self.bos} if tokenized else {}),
         }
 

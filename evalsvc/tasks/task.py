@@ -83,6 +83,14 @@ class Context(ABC):
         """The checkpoint's model, loaded once per worker process."""
 
     @abstractmethod
+    def rotary(self) -> Mapping[str, str]:
+        """What protocols say of the model's rotary frequencies, read without its other weights.
+
+        Empty where they are open_lm's table, so that a series goes on; `{"rotary": "file"}` where the checkpoint's
+        own values count, which are then in the provenance.
+        """
+
+    @abstractmethod
     def model_config(self) -> ModelConfig:
         """The configuration of the checkpoint's model, read without its weights."""
 

@@ -84,7 +84,7 @@ def _metrics(
 ) -> list[MetricValue]:
     """Every metric that has texts to rest on; those within text where there is anything else."""
     own = shard["protocol"]
-    compared = {**own, "base": shard["base"], "base_layout": shard["base_layout"]}
+    compared = {**own, "base": shard["base"], "base_layout": shard["base_layout"], **shard["base_rotary"]}
     positions = {"positions": list(icl_positions)}
     ids = shard["rows"]
     wanted: dict[str, _Wanted] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,12 +79,17 @@ class TextTask(Task):
                 "padding; give the task's `tokenizer`, or name a base with the checkpoint's tokenizer"
             )
 
-    def protocol(self) -> dict[str, Any]:
-        """What of the parameters moves a number, whatever the text."""
-        return {"dtype": self.dtype, "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype}
+    def protocol(self, rotary: Mapping[str, str]) -> dict[str, Any]:
+        """What of the parameters, and of the model's `Context.rotary`, moves a number, whatever the text."""
+        return {"dtype": self.dtype, "rotary_inv_freq_dtype": self.rotary_inv_freq_dtype, **rotary}
 
     def _tokenizer_path(self, context: Context, text: TextBlock) -> str | None:
         return text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
+
+
+def base_rotary(base: Context) -> dict[str, str]:
+    """What the protocol of a comparison says of the base's rotary frequencies; see `Context.rotary`."""
+    return {f"base_{key}": value for key, value in base.rotary().items()}
 
 
 def _tokenizer_digest(text: TextBlock) -> str | None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, NonFinite, UnknownName
 from evalsvc.model_config import ModelConfig, config_beside, resolve_config
-from evalsvc.models import Transformer, load_model
+from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout, build_trie, load_model, read_trie
 from evalsvc.models.loading import find_nonfinite
 from evalsvc.weights import read_weights
 
@@ -131,14 +131,134 @@ def test_tied_in_the_configuration_only(tied: Path, tmp_path: Path) -> None:
     assert "different values: tok_embeddings.weight and output.weight" in mismatch(path, config_of(tied))
 
 
-def test_inv_freq_is_optional_and_ignored(plain: Path, tmp_path: Path) -> None:
-    expected = load_file(plain / "expected.safetensors")
-    for change in (
+# rotary frequencies
+
+
+def frequencies(change: Callable[[Tensor], Tensor], where: str = "inv_freq") -> Change:
+    """A change of the frequencies that the layers save."""
+
+    def made(tensors: dict[str, Tensor]) -> None:
+        tensors.update(
+            {name: change(tensor) for name, tensor in tensors.items() if where in name and "inv_freq" in name}
+        )
+
+    return made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         lambda t: [t.pop(name) for name in list(t) if "inv_freq" in name],
-        lambda t: [t[name].fill_(7) for name in t if "inv_freq" in name],
-    ):
-        model = load_model(changed(plain, tmp_path, change), config_of(plain))
-        assert (model(expected["input_ids"]) - expected["logits_full"]).abs().max() < 1e-5
+        frequencies(lambda saved: saved.double()),
+        frequencies(lambda saved: saved.bfloat16()),
+        frequencies(lambda saved: saved.bfloat16().float(), "layers.1"),
+        frequencies(lambda saved: saved.half()),
+        frequencies(lambda saved: saved * (1 + 2e-7)),
+    ],
+    ids=["none", "float64", "bfloat16", "one layer rounded", "float16", "powers of another device"],
+)
+def test_inv_freq_that_equals_the_table_says_nothing(plain: Path, tmp_path: Path, change: Change) -> None:
+    """How the table was rounded in training is for the configuration to say, in every file of a series alike."""
+    expected = load_file(plain / "expected.safetensors")
+    model = load_model(changed(plain, tmp_path, change), config_of(plain))
+    assert model.saved_inv_freq == ()
+    assert (model(expected["input_ids"]) - expected["logits_full"]).abs().max() < 1e-5
+
+
+def double(saved: Tensor) -> Tensor:
+    return 2 * saved
+
+
+@pytest.fixture
+def turned(plain: Path, tmp_path: Path) -> tuple[Transformer, Transformer]:
+    """A model whose file saves doubled frequencies, and the plain one: what the latter computes at twice the position,
+    the former computes at the position."""
+    path = changed(plain, tmp_path, frequencies(double))
+    loaded = (load_model(path, config_of(plain)), load_model(plain / "checkpoints" / "epoch_1.pt", config_of(plain)))
+    return loaded[0].double(), loaded[1].double()
+
+
+def test_other_frequencies_are_used_as_the_file_has_them(turned: tuple[Transformer, Transformer]) -> None:
+    """On a GPU open_lm computes with them; the table instead gives plausible logits that are wrong."""
+    own, table = turned
+    ids = torch.arange(2, 14)[None]
+    doubled = table(ids, positions=2 * torch.arange(12)[None])
+    torch.testing.assert_close(own(ids), doubled, rtol=0, atol=1e-5)
+    assert (own(ids) - table(ids)).abs().max() > 0.1
+    assert own.saved_inv_freq == tuple(double(table.positions.inv_freq).tolist())
+
+
+@pytest.mark.parametrize("path", ["plain", "packed", "graph"])
+@torch.inference_mode()
+def test_other_frequencies_in_prefill_and_steps(turned: tuple[Transformer, Transformer], path: DecodePath) -> None:
+    own, table = turned
+    ids = torch.arange(2, 14)[None]
+    cache = own.new_cache(1, 8)
+    own.hidden(ids[:, :8], cache=cache)
+    step = DecodeStep(own, WeightLayout(range(80), 1, packed=path != "plain"), 12, path)
+    step.begin([(slice(0, 1), cache)], torch.ones(1, 8, dtype=torch.bool))
+    stepped = torch.stack([step(ids[:, slot], torch.tensor([slot]), slot) for slot in range(8, 12)], dim=1)
+    doubled = table(ids, positions=2 * torch.arange(12)[None])
+    torch.testing.assert_close(stepped, doubled[:, 8:], rtol=0, atol=1e-5)
+
+
+def test_other_frequencies_in_a_trie(turned: tuple[Transformer, Transformer]) -> None:
+    own, table = turned
+    sequences = [(2, 3, 4, 5, 6, 7), (2, 3, 4, 9, 8)]
+    trie = build_trie(sequences, 4)
+    hidden = torch.cat([part for _, part in read_trie(own, trie)])
+    for sequence, nodes in zip(sequences, trie.paths, strict=True):
+        positions = 2 * torch.arange(len(sequence))[None]
+        doubled = table.hidden(torch.tensor([sequence]), positions=positions)[0]
+        torch.testing.assert_close(hidden[torch.tensor(nodes)], doubled, rtol=0, atol=1e-9)
+
+
+def test_other_frequencies_are_rounded_as_in_training(plain: Path, tmp_path: Path) -> None:
+    """Under autocast open_lm rounds what it has loaded, whatever that is; the provenance has the file's values."""
+    path = changed(plain, tmp_path, frequencies(lambda saved: saved / 3))
+    saved = read_weights(path).tensors["layers.0.attention.pos_embed.inv_freq"]
+    model = load_model(path, config_of(plain), dtype="bfloat16", rotary_inv_freq_dtype="bfloat16")
+    assert torch.equal(model.positions.inv_freq, saved.bfloat16().float())
+    assert model.saved_inv_freq == tuple(saved.tolist())
+
+
+def test_other_frequencies_in_safetensors(plain: Path, tmp_path: Path) -> None:
+    path = changed(plain, tmp_path, frequencies(double))
+    save_file(dict(read_weights(path).tensors), tmp_path / "x.safetensors")
+    ids = torch.arange(2, 14)[None]
+    found, expected = (load_model(file, config_of(plain)) for file in (tmp_path / "x.safetensors", path))
+    assert torch.equal(found(ids), expected(ids))
+    assert found.saved_inv_freq == expected.saved_inv_freq != ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        frequencies(double, "layers.1"),
+        frequencies(double, "layers.0"),
+        lambda t: [frequencies(double)(t), t.pop("layers.1.attention.pos_embed.inv_freq")],
+        lambda t: [frequencies(double)(t), t.pop("layers.0.attention.pos_embed.inv_freq")],
+    ],
+)
+def test_layers_with_different_frequencies(plain: Path, tmp_path: Path, change: Change) -> None:
+    message = mismatch(changed(plain, tmp_path, change), config_of(plain))
+    assert "x.pt saves rotary frequencies that are not open_lm's table, and not the same ones in every layer" in message
+    assert "write the model's frequencies into layers.N.attention.pos_embed.inv_freq of all 2 layers" in message
+
+
+def test_frequencies_that_are_no_numbers(plain: Path, tmp_path: Path) -> None:
+    path = changed(plain, tmp_path, frequencies(lambda saved: saved / 0))
+    with pytest.raises(NonFinite, match=r"NaN or infinity in layers\.0\.attention\.pos_embed\.inv_freq"):
+        load_model(path, config_of(plain))
+
+
+def test_the_frequencies_of_head_rotary_move_nothing(golden: Path, tmp_path: Path) -> None:
+    """It turns queries and keys alike, so a series need not end for them."""
+    case = golden / "03_head_rotary_default_ln_swiglu"
+    expected = load_file(case / "expected.safetensors")
+    model = load_model(changed(case, tmp_path, frequencies(double)), config_of(case))
+    assert model.saved_inv_freq == ()
+    assert (model(expected["input_ids"]) - expected["logits_full"]).abs().max() < 1e-5
 
 
 # what does not fit

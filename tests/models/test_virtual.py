@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evalsvc.errors import CheckpointMismatch, InvalidRequest, NonFinite
@@ -15,6 +15,8 @@ from evalsvc.expression_parser import parse_expression
 from evalsvc.miniature import ROOT
 from evalsvc.model_config import ModelConfig, resolve_config
 from evalsvc.models import Transformer, load_model
+from evalsvc.models.loading import INV_FREQ
+from evalsvc.models.open_lm import inv_freq_table
 from evalsvc.models.virtual import agreed_config, load_virtual
 
 CONFIG = {
@@ -131,8 +133,6 @@ def test_a_parent_in_bfloat16_counts_with_all_its_digits(tmp_path: Path, parents
 
 
 def test_a_diverged_parent_is_named(tmp_path: Path, parents: dict[str, Path]) -> None:
-    from safetensors.torch import load_file
-
     tensors = load_file(parents["r@2"])
     tensors["layers.1.ffn_norm.weight"][3] = float("nan")
     save_file(tensors, parents["r@2"])
@@ -146,6 +146,38 @@ def test_a_parent_of_other_shapes_is_named(tmp_path: Path, parents: dict[str, Pa
     parents |= {"r@8": write(tmp_path, 8, n_layers=2)}
     with pytest.raises(CheckpointMismatch, match=r"8\.safetensors .* does not match .* missing: layers\.2"):
         load("avg(r@1, r@8)", parents)
+
+
+def with_frequencies(path: Path, factor: float) -> Path:
+    """The checkpoint, with a multiple of open_lm's rotary frequencies saved in every layer."""
+    saved = factor * inv_freq_table(CONFIG["hidden_dim"] // CONFIG["n_heads"])
+    buffers = {f"layers.{layer}{INV_FREQ}": saved.clone() for layer in range(CONFIG["n_layers"])}
+    save_file({**load_file(path), **buffers}, path)
+    return path
+
+
+def test_parents_with_rotary_frequencies_of_their_own(parents: dict[str, Path]) -> None:
+    """Ignored, they would make every virtual checkpoint of the run silently wrong."""
+    for name in ("r@1", "r@2"):
+        with_frequencies(parents[name], 3)
+    model = load("avg(r@1, r@2)", parents)
+    own = load_model(parents["r@1"], ModelConfig.model_validate(CONFIG))
+    assert model.saved_inv_freq == own.saved_inv_freq != ()
+    assert torch.equal(model.positions.inv_freq, own.positions.inv_freq)
+
+
+def test_parents_that_disagree_about_rotary_frequencies(parents: dict[str, Path]) -> None:
+    with_frequencies(parents["r@1"], 3)
+    with_frequencies(parents["r@2"], 1)
+    words = "r@1 and r@{} turn by different rotary frequencies: those saved as inv_freq and open_lm's table; only"
+    for other in (2, 3):
+        with pytest.raises(CheckpointMismatch, match=words.format(other)):
+            load(f"avg(r@1, r@{other})", parents)
+    with_frequencies(parents["r@4"], 4)
+    with pytest.raises(CheckpointMismatch, match="those saved as inv_freq and those saved as inv_freq"):
+        load("graft(r@1, r@4, layers=0)", parents)
+    load("avg(r@2, r@3)", parents)
+    load("lerp(r@1, r@2, 0)", parents)  # a parent that counts for nothing says nothing
 
 
 def test_configurations_that_differ_are_named_with_their_fields() -> None:
