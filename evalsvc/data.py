@@ -35,7 +35,7 @@ from evalsvc.data_files import (
     show_name,
 )
 from evalsvc.errors import CheckpointGone, InvalidData
-from evalsvc.images import ImageSource, read_images
+from evalsvc.images import ImageSource
 from evalsvc.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
@@ -108,18 +108,17 @@ class PairData:
 
 
 def read_pairs(
-    path: str | Path, images: str | Path, tokenizer: str | Path | None = None, bos: int | None = None
+    path: str | Path, source: ImageSource, tokenizer: str | Path | None = None, bos: int | None = None
 ) -> PairData:
-    """The captions of a COCO annotation file, a CSV or a JSONL file, and the folder or file of their images.
+    """The captions of a COCO annotation file, a CSV or a JSONL file, and their images.
 
     `tokenizer` and `bos` as in `read_tokens`.
 
     Raises:
-        InvalidData: as `read_captions` and `read_images`, or a caption names no image or none that there is.
+        InvalidData: as `read_captions`, or a caption names no image or none that there is.
         MissingPackage: safetensors or tokenizers is not installed.
     """
     path = Path(path)
-    source = read_images(images)
     tokenizer = None if tokenizer is None else Path(tokenizer)
     stamp = None if tokenizer is None else _stamp(tokenizer)
     texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp, bos)

@@ -29,21 +29,31 @@ def local_data(settings: Settings, path: str) -> str:
             is shipped.
     """
     local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
-    folders = (*settings.root_paths, settings.datasets_path, settings.assets_path, PACKAGE)
     try:
         # Links are followed: one that lies in a folder may lead out of it. Where to is not told.
         resolved = local.resolve()
-        inside = any(resolved.is_relative_to(folder.resolve()) for folder in folders)
-        inside = inside and not any(resolved.is_relative_to(folder) for folder in NEVER)
     except (OSError, RuntimeError, ValueError):
-        inside = False
-    if not inside:
+        resolved = Path("/proc")  # which is outside
+    require_readable(settings, resolved, path)
+    return str(local)
+
+
+def require_readable(settings: Settings, resolved: Path, shown: str) -> None:
+    """Raise unless a path without links lies where suites may read; `shown` is what messages call it.
+
+    This is the one rule for data; `opening` asks again of the very file that it has opened.
+
+    Raises:
+        InvalidData: it is outside; see `local_data`.
+    """
+    folders = (*settings.root_paths, settings.datasets_path, settings.assets_path, PACKAGE)
+    inside = any(resolved.is_relative_to(folder.resolve()) for folder in folders)
+    if not inside or any(resolved.is_relative_to(folder) for folder in NEVER):
         roots = ", ".join(map(str, settings.root_paths)) or "none"
         raise InvalidData(
-            f"{path!r} is, or leads, outside the folders that suites may read ({roots}, and `datasets:`); move it, or "
+            f"{shown!r} is, or leads, outside the folders that suites may read ({roots}, and `datasets:`); move it, or "
             "have the operator add its folder to EVALSVC_ROOTS"
         )
-    return str(local)
 
 
 def check_data(settings: Settings, path: str) -> None:

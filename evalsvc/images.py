@@ -1,8 +1,8 @@
 """Images as data: a folder of image files, or a safetensors file that holds them all.
 
 A folder's images are its files with the suffixes of `SUFFIXES`, in subfolders too, in the order of their paths below
-it; hidden files are none. A safetensors file has the tensor `images`, uint8 [n, 3, H, W]. Either is asked for by index,
-a folder also by path below it.
+it; hidden files are none. Each is JPEG, PNG, WebP or BMP, whichever its name says. A safetensors file has the tensor
+`images`, uint8 [n, 3, H, W]. Either is asked for by index, a folder also by path below it.
 
 From a file to pixels: the camera's orientation (EXIF) is applied, grey becomes three equal channels, palettes and CMYK
 become RGB as Pillow does it, colour profiles are ignored. Then crop and resize, see `Fit`. An image that has the wanted
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalsvc.checkpoints import Identity, hash_files
-from evalsvc.data_files import CACHED_FILES, identify_file, missing_package, unreadable
-from evalsvc.errors import InvalidData
+from evalsvc.data_files import CACHED_FILES, missing_package, show_name, unreadable
+from evalsvc.errors import CheckpointError, InvalidData
+from evalsvc.opening import Allow, OpenFile, anywhere, open_file, opened_folder
+from evalsvc.safetensors_header import read_header
 
 if TYPE_CHECKING:
     import numpy
@@ -32,7 +34,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""What Pillow may take a file for: its other readers are many, old, and one of them runs a program."""
 TENSOR = "images"
+
+MAX_PIXELS = 89_478_485
+"""Of one image, decoded a quarter of a gigabyte: the limit from which on Pillow warns of bombs."""
+MAX_NAMES = 5_000_000
+"""Files and folders that are looked at for the images of a folder."""
+KEPT_DIGESTS = 1 << 16
 
 Crop = Literal["center", "center-torchvision", "none"]
 Filter = Literal["lanczos", "bicubic"]
@@ -125,32 +135,36 @@ class ImageSource(ABC):
         return index
 
 
-def read_images(path: str | Path) -> ImageSource:
+def read_images(path: str | Path, allow: Allow = anywhere) -> ImageSource:
     """The images of a folder, or of a safetensors file if the name ends so.
 
+    `allow` is asked of every file that is opened, now or later: links in a folder may lead anywhere.
+
     Raises:
-        InvalidData: nothing is there, it holds no images, or it is another kind of file.
+        InvalidData: nothing is there, it holds no images, or it is another kind of file; or what `allow` raises.
     """
     path = Path(path)
     if path.is_dir():
-        return _Folder(path)
-    identity = identify_file(path, "image folder or file")
-    if path.suffix == ".safetensors":
-        return _packed(path, identity)
-    raise InvalidData(f"{path} is neither a folder of images nor a .safetensors file; give one of the two")
+        return _Folder(path, allow)
+    file = open_file(path, "image folder or file", allow)
+    with file.stream:
+        if path.suffix != ".safetensors":
+            raise InvalidData(f"{path} is neither a folder of images nor a .safetensors file; give one of the two")
+        return _packed(path, file)
 
 
 @lru_cache(maxsize=CACHED_FILES)
-def _packed(path: Path, identity: Identity) -> ImageSource:
-    # `identity` is there to make the cache forget a file that was written anew.
-    return _Packed(path)
+def _packed(path: Path, file: OpenFile) -> ImageSource:
+    # A file that was written anew is another `OpenFile`. It is mapped, and so needs to be open no longer.
+    return _Packed(path, file)
 
 
 class _Folder(ImageSource):
-    def __init__(self, path: Path) -> None:
-        files = (file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    def __init__(self, path: Path, allow: Allow) -> None:
         self.path = str(path)
-        self._names = sorted(file.as_posix() for file in files if not any(part[0] == "." for part in file.parts))
+        self._allow = allow
+        with opened_folder(path, "image folder", allow) as folder:
+            self._names = sorted(_image_names(path, folder))
         self._indices = {name: index for index, name in enumerate(self._names)}
         if not self._names:
             raise InvalidData(f"the folder {path} holds no images; they are files named {', '.join(SUFFIXES)}")
@@ -171,45 +185,69 @@ class _Folder(ImageSource):
         return self._indices[image]
 
     def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
-        return load_image(self._file(index), fit)
+        return load_image(self._file(index), fit, self._allow)
 
     def content_digest(self, index: int) -> str:
-        return _file_digest(self._file(index), identify_file(self._file(index), "image"))
+        path = self._file(index)
+        file = open_file(path, "image", self._allow)
+        with file.stream as stream:
+            key = (file.real, file.version)
+            if key not in _digests:
+                if len(_digests) >= KEPT_DIGESTS:
+                    _digests.clear()
+                try:
+                    _digests[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+                except OSError as error:
+                    raise unreadable(path, error) from None
+            return _digests[key]
 
     def _file(self, index: int) -> Path:
         return Path(self.path) / self._names[index]
 
 
-@lru_cache(maxsize=1 << 16)
-def _file_digest(path: Path, identity: Identity) -> str:
-    # `identity` is there to make the cache forget a file that was written anew.
-    try:
-        return hash_files(path)
-    except OSError as error:
-        raise unreadable(path, error) from None
+_digests: dict[tuple[Path, tuple[int, ...]], str] = {}
+"""Of files that were read before: a plan and its shards ask for the same ones."""
+
+
+def _image_names(path: Path, folder: Path) -> Iterator[str]:
+    """Paths of the image files in the open `folder` and below, which messages call `path`."""
+    looked = 0
+    for place, subfolders, files in os.walk(folder):
+        looked += len(subfolders) + len(files)
+        if looked > MAX_NAMES:
+            raise InvalidData(
+                f"the folder {path} holds more than {MAX_NAMES:,} files; give the folder of the images alone"
+            )
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = Path(place).relative_to(folder)
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield (below / name).as_posix()
 
 
 class _Packed(ImageSource):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: OpenFile) -> None:
         self.path = str(path)
         try:
             from safetensors import SafetensorError, safe_open
         except ModuleNotFoundError:
             raise missing_package("safetensors", "a .safetensors image file") from None
         try:
-            with safe_open(path, framework="numpy") as file:
-                names = list(file.keys())
-                found = file.get_slice(TENSOR) if TENSOR in names else None
-                dtype, shape = (found.get_dtype(), found.get_shape()) if found else ("", [])
-        except (SafetensorError, OSError) as error:
-            raise InvalidData(f"{path} is not a safetensors file: {error}") from None
+            read_header(Path(file.name))
+            self._content: Any = safe_open(file.name, framework="numpy")
+            names = list(self._content.keys())  # type: ignore[no-untyped-call]
+            found = self._content.get_slice(TENSOR) if TENSOR in names else None  # type: ignore[no-untyped-call]
+            dtype, shape = (found.get_dtype(), found.get_shape()) if found else ("", [])
+        except (SafetensorError, CheckpointError, OSError):
+            # Their own words quote the file.
+            raise InvalidData(f"{path} is not a safetensors file, or is cut off; copy or write it again") from None
         if found is None:
-            raise InvalidData(f"{path} has no tensor `{TENSOR}`, found {', '.join(sorted(names)) or 'nothing'}")
+            shown = ", ".join(map(show_name, sorted(names)[:10])) or "nothing"
+            raise InvalidData(f"{path} has no tensor `{TENSOR}`, found {shown}")
         if dtype != "U8" or len(shape) != 4 or shape[1] != 3 or not shape[0]:
             raise InvalidData(f"{path}: `{TENSOR}` is {dtype} {shape}; it must be U8 [n, 3, height, width], n above 0")
         _check_size(f"{path}, image 0", shape[3], shape[2])
         self._count: int = shape[0]
-        self._file: Any = safe_open(path, framework="numpy")
 
     def __len__(self) -> int:
         return self._count
@@ -231,33 +269,38 @@ class _Packed(ImageSource):
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
     def _pixels(self, index: int) -> numpy.ndarray[Any, Any]:
-        pixels: numpy.ndarray[Any, Any] = self._file.get_slice(TENSOR)[index]
+        pixels: numpy.ndarray[Any, Any] = self._content.get_slice(TENSOR)[index]
         return pixels
 
 
-def load_image(path: str | Path, fit: Fit) -> numpy.ndarray[Any, Any]:
+def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> numpy.ndarray[Any, Any]:
     """uint8 [3, size, size] of an image file; see the module and `Fit` for what is done to it.
 
     Raises:
-        InvalidData: it is missing, no image, truncated, an animation, transparent in places, 16 bits deep, or less than
-            2 pixels wide or high; names the file.
+        InvalidData: it is missing, no JPEG, PNG, WebP or BMP, truncated, an animation, transparent in places, 16 bits
+            deep, less than 2 pixels wide or high, or of more than MAX_PIXELS; names the file. Or what `allow` raises.
         MissingPackage: Pillow is not installed.
     """
     path = Path(path)
-    identify_file(path, "image")
     pillow, orientation = _pillow()
-    try:
-        with pillow.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            image.load()
-            upright = orientation.exif_transpose(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # each of Pillow's formats has its own
-        raise InvalidData(f"{path} is not an image that can be read, or is truncated: {error}") from None
-    if frames > 1:
-        raise InvalidData(f"{path} has {frames} frames; save the one that is meant")
-    _check_size(str(path), *upright.size)
+    file = open_file(path, "image", allow)
+    with file.stream as stream:
+        try:
+            with pillow.open(stream, formats=FORMATS) as image:
+                _check_size(str(path), *image.size)
+                frames = getattr(image, "n_frames", 1)
+                if frames > 1:
+                    raise InvalidData(f"{path} has {frames} frames; save the one that is meant")
+                image.load()
+                upright = orientation.exif_transpose(image)
+        except (MemoryError, InvalidData):
+            raise
+        except (pillow.DecompressionBombError, pillow.DecompressionBombWarning):
+            raise _too_large(str(path), "more than that") from None
+        except pillow.UnidentifiedImageError:
+            raise InvalidData(f"{path} is not a JPEG, PNG, WebP or BMP image; save it as one of these") from None
+        except Exception:  # each of Pillow's formats has its own, and some quote the file
+            raise InvalidData(f"{path} is not an image that can be read, or is truncated; save it again") from None
     return _fitted(_opaque_rgb(path, upright), fit)
 
 
@@ -284,6 +327,14 @@ def _pillow() -> tuple[Any, Any]:
 def _check_size(where: str, width: int, height: int) -> None:
     if min(width, height) < 2:
         raise InvalidData(f"{where} is {width}×{height}; too small: an image has at least 2×2 pixels")
+    if width * height > MAX_PIXELS:
+        raise _too_large(where, f"{width}×{height}")
+
+
+def _too_large(where: str, found: str) -> InvalidData:
+    return InvalidData(
+        f"{where} is too large: at most {MAX_PIXELS:,} pixels are decoded, it has {found}; make it smaller"
+    )
 
 
 def _opaque_rgb(path: Path, image: Image) -> Image:

@@ -1,4 +1,4 @@
-"""Reading a checkpoint from the very files that were checked, whatever becomes of their names meanwhile.
+"""Reading checkpoints and data from the very files that were checked, whatever becomes of their names meanwhile.
 
 Between the look at a path and its opening, a link may be put in the place of a file or folder on the way. So every
 file is opened first; what the kernel says of the open file is held against the allowed roots; and whoever reads it gets
@@ -7,18 +7,27 @@ a name in a private folder that leads to the open file. Hashing and loading then
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from evalsvc.checkpoints import MAX_FILES, CheckpointRef, Virtual, files_of, locate, parents_of, require_inside
-from evalsvc.errors import CheckpointChanged, CheckpointError, CheckpointGone, EvalsvcError, NotACheckpoint
+from evalsvc.errors import (
+    CheckpointChanged,
+    CheckpointError,
+    CheckpointGone,
+    EvalsvcError,
+    InvalidData,
+    NotACheckpoint,
+)
 
 OPEN_FILES = Path("/proc/self/fd")
 
@@ -27,6 +36,118 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 MAX_NEIGHBOURS = 100_000
 """How many names are looked at for what lies beside a checkpoint."""
+
+
+Allow = Callable[[Path, str], None]
+"""Raises unless a path without links, of what is open, may be read; the second argument is what messages call it."""
+
+
+def anywhere(real: Path, shown: str) -> None:
+    """Allow every file: for paths that no submitter chose."""
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """A data file that was checked when it was open. Two of them are equal if they are one file in one state."""
+
+    real: Path
+    """Where the file lies, without links."""
+    version: tuple[int, ...]
+    """What the kernel says of its content: device, inode, size, and both times of change."""
+    stream: io.BufferedReader = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """A path that leads to the open file, for libraries that take no stream."""
+        return str(OPEN_FILES / str(self.stream.fileno())) if OPEN_FILES.is_dir() else str(self.real)
+
+
+def open_file(path: Path, what: str, allow: Allow) -> OpenFile:
+    """Open a data file and check what was opened; `what` is how messages call it. Close its stream.
+
+    Raises:
+        InvalidData: the file is missing, cannot be read, or is no regular file; or what `allow` raises.
+    """
+    descriptor = _descriptor(path, what, os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        real = _real(path, descriptor)
+        allow(real, str(path))
+        if stat.S_ISDIR(found.st_mode):
+            raise InvalidData(f"the {what} {path} is a folder; give a file")
+        if not stat.S_ISREG(found.st_mode):
+            raise InvalidData(f"the {what} {path} is not a regular file; give a file on a disk")
+        stream = os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return OpenFile(real, version, stream)
+
+
+@contextmanager
+def opened_folder(path: Path, what: str, allow: Allow) -> Iterator[Path]:
+    """Open a data folder, check what was opened, and give a path that leads to it; see `open_file`."""
+    descriptor = _descriptor(path, what, os.O_DIRECTORY)
+    try:
+        allow(_real(path, descriptor), str(path))
+        yield OPEN_FILES / str(descriptor) if OPEN_FILES.is_dir() else path
+    finally:
+        os.close(descriptor)
+
+
+def _descriptor(path: Path, what: str, flags: int) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    except OSError:
+        raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
+
+
+def _real(path: Path, descriptor: int) -> Path:
+    """Where an open file lies. Without the kernel's word for it, the path is all that can be asked."""
+    if not OPEN_FILES.is_dir():
+        return path.resolve()
+    return Path(os.readlink(OPEN_FILES / str(descriptor)).removesuffix(" (deleted)"))
+
+
+@contextmanager
+def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iterator[Path]:
+    """Give the file or folder of a network's weights a path that stays what it is now; messages have the posted one.
+
+    Of what lies beside a file, only the names in `beside` are there, and the files that an index names.
+
+    Raises:
+        InvalidData: a file is missing or cannot be read; or what `allow` raises.
+        NotACheckpoint: the folder has more than MAX_FILES files.
+    """
+    if not OPEN_FILES.is_dir():
+        for file in files_of(path, MAX_FILES):
+            allow(file.resolve(), str(file))
+        yield path
+        return
+    with ExitStack() as stack:
+        files = _Open(stack, Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-"))))
+        here = files.folder / "here"
+        here.mkdir()
+        folder = path if path.is_dir() else path.parent
+        files.names[str(here)] = str(folder)
+        try:
+            inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
+            _allow_open_files(len(inside))
+            for file in inside:
+                _pin(file, here / file.relative_to(folder), allow, files)
+            if not path.is_dir():
+                for name in beside:
+                    if (folder / name).is_file():
+                        _pin(folder / name, here / name, allow, files)
+                for file in _neighbours(folder, with_weights=True) if _is_json(here / path.name) else ():
+                    _pin(file, here / file.name, allow, files)
+        except OSError as error:
+            raise InvalidData(
+                f"{path} cannot be read: {(error.strerror or str(error)).lower()}; check the path"
+            ) from None
+        with _posted_names(files):
+            yield here if path.is_dir() else here / path.name
 
 
 @dataclass
@@ -62,10 +183,8 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
         files = _Open(stack, folder)
         pinned = _pinned(reference, files)
-        try:
+        with _posted_names(files):
             yield pinned
-        except EvalsvcError as error:
-            raise type(error)(_with_posted_names(error.message, files)) from error
         _require_unchanged(reference, files)
 
 
@@ -79,15 +198,16 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
     here.mkdir(parents=True)
     folder = path if path.is_dir() else path.parent
     files.names |= {str(here): str(folder), str(above): str(folder.parent)}
+    allow = partial(_require_inside, reference)
     try:
         inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
         _allow_open_files(len(inside))
         for file in inside:
-            _pin(file, here / file.relative_to(folder), reference, files)
+            _pin(file, here / file.relative_to(folder), allow, files)
         for file in _neighbours(folder, with_weights=not path.is_dir() and _is_json(here / path.name)):
-            _pin(file, here / file.name, reference, files)
+            _pin(file, here / file.name, allow, files)
         for file in _neighbours(folder.parent, with_weights=False):
-            _pin(file, above / file.name, reference, files)
+            _pin(file, above / file.name, allow, files)
     except FileNotFoundError as error:
         raise CheckpointGone(f"{reference.label}: {error.filename} went away while it was opened") from None
     except OSError as error:
@@ -101,12 +221,16 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
     return replace(reference, path=str(here if path.is_dir() else here / path.name))
 
 
-def _pin(file: Path, name: Path, reference: CheckpointRef, files: _Open) -> None:
+def _require_inside(reference: CheckpointRef, real: Path, shown: str) -> None:
+    require_inside(real, reference.roots, shown)
+
+
+def _pin(file: Path, name: Path, allow: Allow, files: _Open) -> None:
     if name.is_symlink():
         return
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
-        require_inside(file.resolve(), reference.roots, str(file))
+        allow(file.resolve(), str(file))
         return
     # Should a pipe have taken its place since, opening does not wait for somebody who writes.
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -114,7 +238,7 @@ def _pin(file: Path, name: Path, reference: CheckpointRef, files: _Open) -> None
     real = Path(os.readlink(OPEN_FILES / str(descriptor)).removesuffix(" (deleted)"))
     files.stats[descriptor] = os.fstat(descriptor)
     if real.exists():  # deleted since it was opened, it is still what it was
-        require_inside(real, reference.roots, str(file))
+        allow(real, str(file))
     name.parent.mkdir(parents=True, exist_ok=True)
     name.symlink_to(OPEN_FILES / str(descriptor))
 
@@ -161,6 +285,14 @@ def _require_unchanged(reference: CheckpointRef, files: _Open) -> None:
                 f"{reference.label}: {reference.source or reference.path} was written to while it was read; post it "
                 "again with replace=true when it is complete"
             )
+
+
+@contextmanager
+def _posted_names(files: _Open) -> Iterator[None]:
+    try:
+        yield
+    except EvalsvcError as error:
+        raise type(error)(_with_posted_names(error.message, files)) from error
 
 
 def _with_posted_names(message: str, files: _Open) -> str:

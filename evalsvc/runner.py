@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from evalsvc.checkpoints import (
     verify,
 )
 from evalsvc.config import Settings
-from evalsvc.data_path import local_data
+from evalsvc.data_path import local_data, require_readable
 from evalsvc.errors import CheckpointGone, EvalsvcError, InternalError, MissingPackage, OutOfMemory
 from evalsvc.expression import digest_of, require_parts
+from evalsvc.images import ImageSource, read_images
 from evalsvc.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.looks import Until, stop_note
 from evalsvc.model_config import ModelConfig, resolve_config
-from evalsvc.opening import opened
+from evalsvc.opening import Allow, anywhere, opened, opened_weights
 from evalsvc.protocol import canonical_json, plain_json
 from evalsvc.remote.fetch import fetched
 from evalsvc.shard import ShardError, ShardRequest, ShardResult
@@ -48,7 +50,9 @@ try:
     import torch
 
     from evalsvc.decoders import ImageDecoder, load_decoder
+    from evalsvc.decoders.config import BESIDE
     from evalsvc.features import FeatureExtractor, load_extractor
+    from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
     from evalsvc.models.loading import load_model, saved_frequencies
     from evalsvc.models.open_lm import Transformer
     from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
@@ -186,6 +190,20 @@ class RunnerContext(Context):
     def dataset(self, path: str) -> str:
         return local_data(self._settings, path)
 
+    def images(self, path: str) -> ImageSource:
+        return read_images(self.dataset(path), self._allow)
+
+    def classifier(self, path: str) -> DigitClassifier:
+        with opened_weights(Path(self.dataset(path)), self._allow) as pinned:
+            return load_classifier(pinned)
+
+    def _allow(self, real: Path, shown: str) -> None:
+        require_readable(self._settings, real, shown)
+
+    def _allow_of(self, name: str) -> Allow:
+        """What may be read of an asset: the operator's own folder may well be made of links."""
+        return self._allow if "/" in name else anywhere
+
     def asset(self, name: str) -> Path:
         from evalsvc.assets import locate_asset
 
@@ -198,15 +216,27 @@ class RunnerContext(Context):
         elif config is not None and "/" in config:
             config = self.dataset(config)
         key = (f"decoder {dtype}", path, identify(path), config, ema, self.device)
-        decoder: ImageDecoder = _companions.get(
-            key, lambda: load_decoder(path, config, ema, dtype=dtype, device=self.device)
-        )
+
+        def load() -> ImageDecoder:
+            with ExitStack() as stack:
+                pinned = stack.enter_context(opened_weights(path, self._allow_of(name), (BESIDE,)))
+                shape = config
+                if config is not None and "/" in config:
+                    shape = str(stack.enter_context(opened_weights(Path(config), self._allow)))
+                return load_decoder(pinned, shape, ema, dtype=dtype, device=self.device)
+
+        decoder: ImageDecoder = _companions.get(key, load)
         return decoder
 
     def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
         path = self.asset(name)
         key = (f"extractor {kind}", path, identify(path), self.device)
-        extractor: FeatureExtractor = _companions.get(key, lambda: load_extractor(kind, path, device=self.device))
+
+        def load() -> FeatureExtractor:
+            with opened_weights(path, self._allow_of(name)) as pinned:
+                return load_extractor(kind, pinned, device=self.device)
+
+        extractor: FeatureExtractor = _companions.get(key, load)
         return extractor
 
     def statistics_folder(self) -> Path:

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from evalsvc import data
 from evalsvc.data import read_pairs, read_tokens, text_encoder
 from evalsvc.errors import InvalidData
+from evalsvc.images import read_images
 
 
 def write(folder: Path, *records: Any, name: str = "data.jsonl") -> Path:
@@ -197,7 +198,7 @@ def test_pairs(tmp_path: Path, tokenizer: Path) -> None:
     captions = write(
         tmp_path, {"text": "a b", "image": 2}, {"text": "", "image": 0}, {"text": "b", "image": "2"}, name="a.jsonl"
     )
-    pairs = read_pairs(captions, images, tokenizer)
+    pairs = read_pairs(captions, read_images(images), tokenizer)
     assert pairs.captions == ("a b", "", "b")
     assert [list(record.text_ids or ()) for record in pairs.texts.records] == [[1, 2], [], [2]]
     assert [record.image_codes for record in pairs.texts.records] == [None] * 3
@@ -205,7 +206,9 @@ def test_pairs(tmp_path: Path, tokenizer: Path) -> None:
     assert pairs.images == (2, 0, 2)
     texts = write(tmp_path, {"text_ids": [1, 2]}, {"text_ids": [0], "image_codes": [1]}, {"text_ids": [2]})
     assert pairs.texts.digest != read_tokens(texts).digest
-    assert [list(item.text_ids or ()) for item in read_pairs(captions, images, tokenizer, bos=0).texts.records] == [
+    assert [
+        list(item.text_ids or ()) for item in read_pairs(captions, read_images(images), tokenizer, bos=0).texts.records
+    ] == [
         [0, 1, 2],
         [0],
         [0, 2],
@@ -222,22 +225,22 @@ def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path) -
     ):
         path = write(tmp_path, {"text": "a", "image": 0}, record, name="captions.jsonl")
         with pytest.raises(InvalidData, match=fragment):
-            read_pairs(path, images, tokenizer)
+            read_pairs(path, read_images(images), tokenizer)
     path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
     with pytest.raises(InvalidData, match="there is no tokenizer"):
-        read_pairs(path, images)
+        read_pairs(path, read_images(images))
     with pytest.raises(InvalidData, match=r"none\.json does not exist"):
-        read_pairs(path, images, tmp_path / "none.json")
+        read_pairs(path, read_images(images), tmp_path / "none.json")
 
 
 def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer: Path) -> None:
     images = tmp_path / "images.safetensors"
     save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
     path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
-    first = read_pairs(path, images, tokenizer).texts
-    assert read_pairs(path, images, tokenizer).texts is first
+    first = read_pairs(path, read_images(images), tokenizer).texts
+    assert read_pairs(path, read_images(images), tokenizer).texts is first
     write(tmp_path, {"text": "a b", "image": 0}, name="captions.jsonl")
-    assert read_pairs(path, images, tokenizer).texts.digest != first.digest
+    assert read_pairs(path, read_images(images), tokenizer).texts.digest != first.digest
 
 
 def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:

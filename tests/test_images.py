@@ -1,4 +1,8 @@
+import os
 import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from evalsvc import images
+from evalsvc.config import Settings
+from evalsvc.data_path import require_readable
 from evalsvc.errors import InvalidData
 from evalsvc.images import Fit, load_image, read_images
+from evalsvc.opening import Allow
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 """Height 12, width 20."""
@@ -86,6 +93,23 @@ def write_bad(folder: Path, kind: str) -> Path:
     elif kind == "text.png":
         path = folder / kind
         path.write_text("no image")
+    elif kind == "other.png":
+        path = folder / kind
+        picture().save(path, "TIFF")
+    elif kind == "program.jpg":  # for which Pillow starts Ghostscript
+        path = folder / kind
+        path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    elif kind == "bomb.png":
+        path = save(folder, kind, picture().convert("1"))
+        content = bytearray(path.read_bytes())
+        content[16:24] = (60000).to_bytes(4) * 2
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+        path.write_bytes(content)
+    elif kind == "large.bmp":
+        path = save(folder, kind, picture())
+        content = bytearray(path.read_bytes())
+        content[18:26] = (10000).to_bytes(4, "little") + (9000).to_bytes(4, "little")
+        path.write_bytes(content)
     elif kind == "empty.jpg":
         path = folder / kind
         path.write_bytes(b"")
@@ -107,10 +131,14 @@ def write_bad(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "fragment"),
     [
-        ("truncated.jpg", "is not an image that can be read, or is truncated: "),
-        ("truncated.png", "is not an image that can be read, or is truncated: "),
-        ("text.png", "is not an image that can be read, or is truncated: cannot identify image file"),
-        ("empty.jpg", "is not an image that can be read"),
+        ("truncated.jpg", "is not an image that can be read, or is truncated; save it again"),
+        ("truncated.png", "is not an image that can be read, or is truncated; save it again"),
+        ("text.png", "is not a JPEG, PNG, WebP or BMP image; save it as one of these"),
+        ("empty.jpg", "is not a JPEG, PNG, WebP or BMP image"),
+        ("other.png", "is not a JPEG, PNG, WebP or BMP image"),
+        ("program.jpg", "is not a JPEG, PNG, WebP or BMP image"),
+        ("bomb.png", "is too large: at most 89,478,485 pixels are decoded, it has more than that; make it smaller"),
+        ("large.bmp", "is too large: at most 89,478,485 pixels are decoded, it has "),
         ("frames.webp", "has 2 frames; save the one that is meant"),
         ("deep.png", "has pixels of mode I;16; save it with 8 bits a channel"),
         ("alpha.png", "has an alpha channel that is not opaque (down to 200 of 255)"),
@@ -180,7 +208,7 @@ def test_packed_images(packed: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "fragment"),
     [
-        ({"image": np.zeros((1, 3, 8, 8), np.uint8)}, "has no tensor `images`, found image"),
+        ({"image": np.zeros((1, 3, 8, 8), np.uint8)}, "has no tensor `images`, found 'image'"),
         ({"images": np.zeros((1, 3, 8, 8), np.float32)}, "`images` is F32 [1, 3, 8, 8]; it must be U8 [n, 3, height"),
         ({"images": np.zeros((1, 8, 8, 3), np.uint8)}, "`images` is U8 [1, 8, 8, 3]; it must be"),
         ({"images": np.zeros((0, 3, 8, 8), np.uint8)}, "n above 0"),
@@ -253,3 +281,128 @@ def test_real_photographs(shared: Path) -> None:
     batches = list(source.batches(range(0, 85, 5), Fit(64), 4))
     assert [tuple(batch.shape) for batch in batches] == [(4, 3, 64, 64)] * 4 + [(1, 3, 64, 64)]
     assert len(source.digest(range(85))) == 64
+
+
+# files that lead elsewhere
+
+
+def below(root: Path) -> Allow:
+    """What suites may read where `root` is the only root."""
+    settings = Settings(roots=str(root), data_dir=str(root / "data"))
+    return lambda real, shown: require_readable(settings, real, shown)
+
+
+OUTSIDE = "is, or leads, outside the folders that suites may read"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A picture that lies outside the root, `tmp_path / "root"`."""
+    (tmp_path / "root").mkdir()
+    return save(tmp_path / "secret", "a.png", picture(pixels=RANDOM[::-1]))
+
+
+@pytest.mark.parametrize("where", ["a.png", "sub/a.png"])
+def test_a_link_in_a_folder_that_leads_out(tmp_path: Path, secret: Path, where: str) -> None:
+    """Neither the pixels nor a digest of what lies there is told."""
+    folder = tmp_path / "root" / "images"
+    save(folder, "b.png", picture())
+    (folder / where).parent.mkdir(exist_ok=True)
+    (folder / where).symlink_to(secret)
+    source = read_images(folder, below(tmp_path / "root"))
+    for read in (lambda: source.load(source.index(where), Fit(8)), lambda: source.digest([source.index(where)])):
+        with pytest.raises(InvalidData, match=OUTSIDE) as caught:
+            read()
+        assert str(folder / where) in caught.value.message
+        assert str(secret) not in caught.value.message
+    assert read_images(folder).load(0, Fit(12)).shape == (3, 12, 12), "without roots a link may lead anywhere"
+
+
+def test_a_link_in_a_folder_that_stays(tmp_path: Path, secret: Path) -> None:
+    """A subset of a data set is often a folder of links."""
+    folder = tmp_path / "root" / "images"
+    target = save(tmp_path / "root", "all.png", picture())
+    folder.mkdir()
+    (folder / "a.png").symlink_to(target)
+    assert read_images(folder, below(tmp_path / "root")).load(0, Fit(12)).shape == (3, 12, 12)
+
+
+def test_a_linked_folder_or_file_of_images(tmp_path: Path, secret: Path, packed: Path) -> None:
+    for name, target in (("images", secret.parent), ("images.safetensors", packed)):
+        (tmp_path / "root" / name).symlink_to(target)
+        with pytest.raises(InvalidData, match=OUTSIDE):
+            read_images(tmp_path / "root" / name, below(tmp_path / "root"))
+
+
+@pytest.mark.parametrize("name", ["images/a.png", "images.safetensors"])
+def test_swapping_as_fast_as_one_can(tmp_path: Path, secret: Path, name: str) -> None:
+    """Whatever the moment, what is read is the allowed image, or nothing."""
+    root, own = tmp_path / "root", picture()
+    save(root / "own", "a.png", own)
+    save_file({"images": np.asarray(own).transpose(2, 0, 1)[None].copy()}, root / "own.safetensors")
+    save_file({"images": RANDOM[::-1].transpose(2, 0, 1)[None].copy()}, tmp_path / "secret.safetensors")
+    target = root / name.partition("/")[0]
+    kept, other = root / f"own{target.suffix}", tmp_path / f"secret{target.suffix}"
+    expected = np.asarray(own)[:, 4:16].transpose(2, 0, 1)
+    seen = {"read": 0, "refused": 0}
+    with swapping(target, kept, other):
+        for _ in range(300):
+            try:
+                source = read_images(target, below(root))
+                digest = source.digest([0])
+                assert np.array_equal(source.load(0, Fit(12)), expected)
+                assert digest == read_images(kept).digest([0])
+                seen["read"] += 1
+            except InvalidData:
+                seen["refused"] += 1
+    assert min(seen.values()) > 0, seen
+
+
+@contextmanager
+def swapping(target: Path, *places: Path) -> Iterator[None]:
+    """Let a link lead to one place and the other by turns, as fast as the machine can."""
+    stop = threading.Event()
+
+    def swap() -> None:
+        for turn in range(10**9):
+            if stop.is_set():
+                return
+            fresh = target.with_name("fresh")
+            fresh.symlink_to(places[turn % 2])
+            fresh.rename(target)
+
+    target.symlink_to(places[0])
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """Opening it does not wait for somebody who writes."""
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InvalidData, match=r"a\.png is not a regular file"):
+        read_images(tmp_path).load(0, Fit(8))
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(InvalidData, match=r"a\.safetensors is not a regular file"):
+        read_images(tmp_path / "a.safetensors")
+
+
+def test_a_folder_of_too_many_files_is_not_listed_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_NAMES", 3)
+    with pytest.raises(InvalidData, match="holds more than 3 files; give the folder of the images alone"):
+        read_images(folder)
+
+
+def test_messages_quote_nothing_of_a_file(tmp_path: Path) -> None:
+    """Who names a file need not be who may read it."""
+    header = b'{"hunter2": {"dtype": "hunter2", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nhunter2")
+    for read in (lambda: read_images(tmp_path / "a.safetensors"), lambda: load_image(tmp_path / "b.png", Fit(8))):
+        with pytest.raises(InvalidData) as caught:
+            read()
+        assert "hunter2" not in caught.value.message

@@ -12,9 +12,9 @@ import pytest
 
 from evalsvc import opening
 from evalsvc.checkpoints import MAX_FILES, CheckpointRef, files_of, hash_files, locate
-from evalsvc.errors import CheckpointChanged, CheckpointGone, CheckpointNotAllowed, NotACheckpoint
+from evalsvc.errors import CheckpointChanged, CheckpointGone, CheckpointNotAllowed, InvalidData, NotACheckpoint
 from evalsvc.model_config import config_beside
-from evalsvc.opening import opened
+from evalsvc.opening import Allow, anywhere, opened, opened_weights
 
 
 @pytest.fixture
@@ -273,3 +273,65 @@ def test_more_files_than_a_process_may_have_open(tmp_path: Path) -> None:
             assert len(files_of(Path(pinned.path))) == 900
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# other networks' weights
+
+
+def only(root: Path) -> Allow:
+    def allow(real: Path, shown: str) -> None:
+        if not real.is_relative_to(root):
+            raise InvalidData(f"{shown} leads out")
+
+    return allow
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "sub/tokenizer.json"])
+def test_a_link_inside_a_networks_folder_that_leads_out(root: Path, tmp_path: Path, name: str) -> None:
+    (root / "clip" / "sub").mkdir(parents=True)
+    (root / "clip" / name).symlink_to(tmp_path / "secret" / "model.json")
+    words = f"^{root}/clip/{name} leads out$"
+    with pytest.raises(InvalidData, match=words), opened_weights(root / "clip", only(root)):
+        pass
+    with opened_weights(root / "clip", anywhere) as pinned:
+        assert json.loads((pinned / name).read_text()) == {"hidden_dim": 7777}
+
+
+def test_a_networks_folder_that_is_swapped_between_two_reads(root: Path, tmp_path: Path) -> None:
+    """Its configuration and its weights are read one after the other."""
+    folder = root / "run" / "checkpoints"
+    with opened_weights(folder, only(root)) as pinned:
+        folder.rename(root / "kept")
+        folder.symlink_to(tmp_path / "secret")
+        assert [file.name for file in pinned.iterdir()] == ["epoch_1.pt"]
+        assert (pinned / "epoch_1.pt").read_bytes() == b"weights"
+    with pytest.raises(InvalidData, match="leads out"), opened_weights(folder, only(root)):
+        pass
+
+
+def test_what_lies_beside_a_networks_file(root: Path, tmp_path: Path) -> None:
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    for name in ("config.yaml", "other.yaml"):
+        file.with_name(name).write_text(name)
+    with opened_weights(file, only(root), ("config.yaml", "missing.yaml")) as pinned:
+        assert sorted(found.name for found in pinned.parent.iterdir()) == ["config.yaml", "epoch_1.pt"]
+    file.with_name("config.yaml").unlink()
+    file.with_name("config.yaml").symlink_to(tmp_path / "secret" / "model.json")
+    words = r"config\.yaml leads out"
+    with pytest.raises(InvalidData, match=words), opened_weights(file, only(root), ("config.yaml",)):
+        pass
+
+
+def test_messages_name_the_networks_file(root: Path) -> None:
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    with pytest.raises(NotACheckpoint, match=rf"^{file} is empty"), opened_weights(file, anywhere) as pinned:
+        complain(pinned)
+
+
+def test_a_networks_file_that_is_missing_or_none(root: Path) -> None:
+    words = r"none\.pt cannot be read: no such file or directory; check the path"
+    with pytest.raises(InvalidData, match=words), opened_weights(root / "none.pt", anywhere):
+        pass
+    os.mkfifo(root / "pipe.pt")
+    with opened_weights(root / "pipe.pt", anywhere) as pinned:
+        assert not pinned.exists(), "nothing waits for somebody who writes"

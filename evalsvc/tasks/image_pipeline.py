@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evalsvc.decoders import ImageDecoder, pixel_error, to_uint8
 from evalsvc.errors import NonFinite
-from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
+from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.images import Fit, fit_pixels
 from evalsvc.layout import VocabularyLayout
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
@@ -63,7 +63,7 @@ def sample_images(
     length = grid[0] * grid[1]
     spec = _spec(task, layout, length, shard["scale"])
     model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
-    classifier = None if task.classifier is None else load_classifier(context.dataset(task.classifier))
+    classifier = None if task.classifier is None else context.classifier(task.classifier)
     stages = Stages(decoder, grid, task.fit(side), features, classifier)
     aftermath = Aftermath(stages, records, kept=task.keep - shard["start"])
     prompts = [Prompt(record.id, record.ids) for record in records]

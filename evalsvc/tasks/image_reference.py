@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalsvc.errors import DataChanged
-from evalsvc.images import Fit, ImageSource, read_images
+from evalsvc.images import Fit, ImageSource
 from evalsvc.metrics.frechet import Moments
 from evalsvc.protocol import canonical_json
 from evalsvc.reference import (
@@ -65,7 +65,7 @@ def identify_reference(context: Context, spec: ReferenceSpec) -> dict[str, Any]:
     """What a protocol says of it. Reads every image's content, once per process and file."""
     if spec.imported:
         return {"imported": load_reference(spec.name, context.statistics_folder()).digest}
-    source = read_images(context.dataset(spec.name))
+    source = context.images(spec.name)
     indices = spec.indices(source)
     return {"images": source.digest(indices), "n": len(indices), "fit": spec.fit.to_json()}
 
@@ -77,7 +77,7 @@ def reference_shards(
     missing = [] if spec.imported else [key for key in features if not _known(context, identity, key, features[key])]
     if not missing:
         return
-    source = read_images(context.dataset(spec.name))
+    source = context.images(spec.name)
     indices = spec.indices(source)
     for start in range(0, len(indices), shard_size):
         stop = min(start + shard_size, len(indices))
@@ -94,7 +94,7 @@ def reference_features(
     Raises:
         DataChanged: their digest is not the planned one.
     """
-    source = read_images(context.dataset(spec.name))
+    source = context.images(spec.name)
     indices = spec.indices(source)[images]
     if source.digest(indices) != planned:
         raise DataChanged(f"{source.path} has changed since this evaluation was planned; evaluate again")

@@ -242,7 +242,7 @@ class Loss(Task):
         tokenizer = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
         if self.images is None:
             return read_tokens(path, tokenizer, self.bos), None
-        pairs = read_pairs(path, context.dataset(self.images), tokenizer, self.bos)
+        pairs = read_pairs(path, context.images(self.images), tokenizer, self.bos)
         return pairs.texts, pairs
 
     def _read_general(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, Sequence[Record]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from evalsvc.errors import InvalidData
-from evalsvc.images import Crop, Filter, ImageSource, read_images
+from evalsvc.images import Crop, Filter, ImageSource
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import MetricValue, Protocol, number_to_json
 from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult
@@ -70,7 +70,7 @@ class Reconstruction(Task):
             InvalidData: fewer images than asked for, or than a tap needs; a size that does not divide into codes.
             AssetMissing: the decoder or the extractor is not there.
         """
-        source = read_images(context.dataset(self.images))
+        source = context.images(self.images)
         count = self._count(source)
         taps = self._taps(source, count)
         coder = self._coder(context)
@@ -96,7 +96,7 @@ class Reconstruction(Task):
         """
         from evalsvc.tasks.round_trip import reconstruct
 
-        source = read_images(context.dataset(self.images))
+        source = context.images(self.images)
         coder = self._coder(context)
         images = range(min(shard["start"], len(source)), min(shard["stop"], len(source)))
         coder.require_planned(source, images, shard["images"], shard["protocol"]["decoder"])

@@ -18,6 +18,7 @@ from evalsvc.artifacts import Artifact
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.data_path import AssetName as AssetName
 from evalsvc.data_path import DataPath as DataPath
+from evalsvc.images import ImageSource
 from evalsvc.layout import VocabularyLayout
 from evalsvc.looks import Until
 from evalsvc.model_config import ModelConfig
@@ -26,6 +27,7 @@ from evalsvc.protocol import MetricValue
 if TYPE_CHECKING:
     from evalsvc.decoders import ImageDecoder
     from evalsvc.features import FeatureExtractor
+    from evalsvc.features.digit_classifier import DigitClassifier
     from evalsvc.models import Transformer
 
 
@@ -101,6 +103,14 @@ class Context(ABC):
     @abstractmethod
     def dataset(self, path: str) -> str:
         """The local path of a data file; resolves `datasets:NAME`."""
+
+    @abstractmethod
+    def images(self, path: str) -> ImageSource:
+        """The images of a folder or file; every file is opened where suites may read, wherever links lead."""
+
+    @abstractmethod
+    def classifier(self, path: str) -> DigitClassifier:
+        """The classifier of digits in a file."""
 
     @abstractmethod
     def asset(self, name: str) -> Path:

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from evalsvc.checkpoints import CheckpointRef
+from evalsvc.config import Settings
 from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidModelConfig
 from evalsvc.features.vision_folder import resize_and_crop
 
@@ -187,3 +189,28 @@ def test_tokenizer_of_something_else(copy: Path) -> None:
     path.unlink()
     with pytest.raises(InvalidModelConfig, match="is no tokenizer"):
         read(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"])
+def test_a_link_in_the_folder_that_leads_out_of_the_roots(copy: Path, tmp_path: Path, name: str) -> None:
+    """The folder lies below the roots, what its file leads to does not: a worker reads none of it."""
+    from evalsvc.runner import RunnerContext
+
+    root = tmp_path / "root"
+    root.mkdir()
+    folder = copy.rename(root / "clip")
+    settings = Settings(device="cpu", threads=1, roots=str(root), data_dir=str(tmp_path / "data"))
+    context = RunnerContext(CheckpointRef("unused"), settings, lambda done: None)
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    assert read(folder), "the library itself follows links"
+    with pytest.raises(InvalidData) as caught:
+        context.extractor(str(folder), "clip")
+    assert caught.value.message == (
+        f"'{folder / name}' is, or leads, outside the folders that suites may read ({root}, and `datasets:`); move it, "
+        "or have the operator add its folder to EVALSVC_ROOTS"
+    )
+    (tmp_path / name).rename(root / name)
+    (folder / name).unlink()
+    (folder / name).symlink_to(root / name)
+    assert context.extractor(str(folder), "clip").digest == read(folder).digest
