@@ -83,7 +83,9 @@ def run_shard(request: ShardRequest, report: Report) -> ShardResult:
             context = RunnerContext(checkpoint, settings, report, base[0] if base else None)
             output = _run_stage(build_task(request.task), request, context)
         return ShardResult(output, None, _provenance(context, started))
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in a library's Rust is no Exception, and would end the worker
         return ShardResult(None, _shard_error(error), _provenance(context, started))
 
 
@@ -424,7 +426,7 @@ def _require_posted(checkpoint: CheckpointRef, digests: Future[dict[str, str]]) 
 # what goes wrong, and what is recorded
 
 
-def _shard_error(error: Exception) -> ShardError:
+def _shard_error(error: BaseException) -> ShardError:
     if isinstance(error, EvalsvcError):
         return ShardError(error.code, error.message)
     reason = " ".join(str(error).split())
@@ -439,7 +441,7 @@ def _shard_error(error: Exception) -> ShardError:
     )
 
 
-def _innermost_frame(error: Exception) -> str:
+def _innermost_frame(error: BaseException) -> str:
     entries = [(Path(entry.filename), entry.lineno) for entry in traceback.extract_tb(error.__traceback__)]
     ours = [f"{path.relative_to(PACKAGE.parent)}:{line}" for path, line in entries if path.is_relative_to(PACKAGE)]
     return ours[-1] if ours else ""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evalsvc.checkpoints import Identity, hash_files
+from evalsvc.checkpoints import Identity
 from evalsvc.data_files import CACHED_FILES, identify_file, missing_package
-from evalsvc.errors import InvalidData
+from evalsvc.errors import EvalsvcError, InvalidData
 from evalsvc.layout import TextBlock, VocabularyLayout
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")
 """What tokenizers call the token that ends a text, the field's most common name first."""
+
+
+MAX_BYTES = 100_000_000
+"""Three times the largest that is published, of 262,144 ids."""
+
+PANIC = "PanicException"
+"""What the Rust of the library raises where it gives up; the class can be imported from nowhere."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,13 @@ class TextTokenizer:
     _tokenizer: Any
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        with translated(self.path):
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of some ids; `skip_special` leaves the tokenizer's special tokens out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+        with translated(self.path):
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     def require_fits(self, text: TextBlock) -> None:
         """Raise unless this can be the tokenizer that the model was trained with.
@@ -70,6 +81,41 @@ def read_tokenizer(path: str | Path) -> TextTokenizer:
     return _read(path, identify_file(path, "tokenizer"))
 
 
+def read_bounded(path: Path) -> bytes:
+    """The content of a `tokenizer.json`. Raises InvalidData where it cannot be read, or is larger than any."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InvalidData(f"the tokenizer {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if len(content) > MAX_BYTES:
+        raise InvalidData(f"the tokenizer {path} is larger than {MAX_BYTES:,} bytes, which no tokenizer.json is")
+    return content
+
+
+@contextmanager
+def translated(path: Path | str) -> Iterator[None]:
+    """Translate what the library raises while it reads or uses a tokenizer, without what it quotes of the file.
+
+    Raises:
+        InvalidData: says the place in the file, where the library does. Also for a panic of its Rust, which is no
+            Exception and would end a worker.
+    """
+    try:
+        yield
+    except (EvalsvcError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
+        place = re.search(r"line \d+ column \d+$", str(error))
+        where = f" at {place[0]}" if place else ""
+        raise InvalidData(
+            f"the tokenizer {path} is not a tokenizer.json that works{where}; give the tokenizer that the model was "
+            "trained with"
+        ) from None
+
+
 @lru_cache(maxsize=CACHED_FILES)
 def _read(path: Path, identity: Identity) -> TextTokenizer:
     # `identity` is there to make the cache forget a file that was written anew.
@@ -77,17 +123,15 @@ def _read(path: Path, identity: Identity) -> TextTokenizer:
         from tokenizers import Tokenizer
     except ModuleNotFoundError:
         raise missing_package("tokenizers", "text data") from None
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing narrower
-        # The package quotes what it found, and whoever names the file may not be who may read it.
-        reason = re.sub(r'".*?"|`.*?`', "…", str(error))
-        raise InvalidData(f"the tokenizer {path} is not a tokenizer.json: {reason}") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    ids = tokenizer.get_vocab(with_added_tokens=True)
+    content = read_bounded(path)
+    with translated(path):
+        tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        ids = tokenizer.get_vocab(with_added_tokens=True)
     end_of_text = next((ids[name] for name in END_OF_TEXT if name in ids), None)
-    return TextTokenizer(str(path), max(ids.values(), default=-1) + 1, hash_files(path), end_of_text, tokenizer)
+    digest = hashlib.sha256(content).hexdigest()
+    return TextTokenizer(str(path), max(ids.values(), default=-1) + 1, digest, end_of_text, tokenizer)
 
 
 def render(ids: Sequence[int], layout: VocabularyLayout, tokenizer: TextTokenizer) -> str:

@@ -559,6 +559,10 @@ def test_a_wrong_setting_is_a_result_too(
     assert "did you mean 'EVALSVC_THREADS'" in error.message
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise it, of a class that cannot be imported."""
+
+
 class Faulty(Task):
     """A task that raises what it is told to."""
 
@@ -588,6 +592,22 @@ def faulty(checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> Callab
     return run
 
 
+def test_a_tokenizer_that_makes_its_library_panic(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """A panic is no Exception: it went through every handler and ended the worker, shard after shard."""
+    content = json.loads((ROOT / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
+    task = {"kind": "loss", "data": "data.jsonl", "tokenizer": "tokenizer.json"}
+    planned = shard(checkpoint, parse_suite({"tasks": [task]}, "panics", tmp_path))
+    assert planned.error is not None
+    assert planned.error.code == "invalid_data"
+    assert planned.error.message == (
+        f"the tokenizer {tmp_path}/tokenizer.json is not a tokenizer.json that works; give the tokenizer that the "
+        "model was trained with"
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "code", "fragment"),
     [
@@ -595,6 +615,7 @@ def faulty(checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> Callab
         (MemoryError(), "out_of_memory", "lower EVALSVC_BATCH_TOKENS"),
         (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "out_of_memory", "(CUDA out of memory. Tried to)"),
         (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "device with more"),
+        (Panic("index out of bounds"), "internal_error", "Panic: index out of bounds"),
         (
             RuntimeError("shape '[2]' is invalid"),
             "internal_error",

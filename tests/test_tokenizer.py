@@ -1,7 +1,10 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from evalsvc.errors import InvalidData
 from evalsvc.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.miniature import ROOT
 from evalsvc.tokenizer import read_tokenizer, render
@@ -50,3 +53,65 @@ def test_byte_fallback_and_special_tokens(shared: Path) -> None:
     ids = [1, *tokenizer.encode("naïve"), 2]
     assert render(ids, text_only(512), tokenizer) == "naïve"
     assert render([200, 201], text_only(512), tokenizer) == "\ufffd\ufffd"
+
+
+# files that are out to harm who opens them
+
+
+def hostile(path: Path, **parts: Any) -> Path:
+    """A small tokenizer with some parts replaced."""
+    content = {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    }
+    path.write_text(json.dumps({**content, **parts}))
+    return path
+
+
+PANICS: dict[str, dict[str, Any]] = {
+    "when it is read": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "when it encodes": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "when it decodes": {"decoder": {"type": "Strip", "content": "a", "start": 9999, "stop": 9999}},
+}
+
+
+@pytest.mark.parametrize("when", PANICS)
+def test_a_panic_of_the_library_is_an_error_of_the_file(tmp_path: Path, when: str) -> None:
+    """It is no Exception: nothing that caught errors caught it."""
+    path = hostile(tmp_path / "tokenizer.json", **PANICS[when])
+    with pytest.raises(InvalidData, match=rf"^the tokenizer {path} is not a tokenizer\.json that works; give the"):
+        round_trip(path, "a b")
+
+
+def round_trip(path: Path, text: str) -> str:
+    tokenizer = read_tokenizer(path)
+    return tokenizer.decode(tokenizer.encode(text))
+
+
+def test_a_word_that_the_tokenizer_cannot_encode(tmp_path: Path) -> None:
+    path = hostile(tmp_path / "tokenizer.json", model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "none"})
+    with pytest.raises(InvalidData, match=r"tokenizer\.json that works"):
+        read_tokenizer(path).encode("b")
+
+
+def test_a_tokenizer_that_is_deep_or_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    for content in ("[" * 1_000_000, '{"normalizer": ' + '{"type":"Sequence","normalizers":[' * 100_000):
+        path.write_text(content)
+        with pytest.raises(InvalidData, match=r"is not a tokenizer\.json that works at line 1 column \d+; give"):
+            read_tokenizer(path)
+    monkeypatch.setattr("evalsvc.tokenizer.MAX_BYTES", 100)
+    with pytest.raises(InvalidData, match="is larger than 100 bytes, which no tokenizer"):
+        read_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"version": "hunter2"}', '"hunter2"', "hunter2", '{"model": {"type": "hunter2"}}']
+)
+def test_what_a_tokenizers_file_holds_is_not_quoted(tmp_path: Path, content: str) -> None:
+    """Who names a file need not be who may read it."""
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InvalidData) as caught:
+        read_tokenizer(tmp_path / "tokenizer.json")
+    assert "hunter2" not in caught.value.message
