@@ -61,10 +61,15 @@ def parse_object(where: str, line: bytes, keys: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidData(f"{where} is not valid JSON: {error}") from None
+        raise InvalidData(f"{where} is not valid JSON: {json_reason(error)}") from None
     if not isinstance(content, dict):
         raise InvalidData(f"{where} is {type(content).__name__}; it must be an object with {keys}")
     return content
+
+
+def json_reason(error: ValueError | RecursionError) -> str:
+    """What Python's parser found and where, without the text that it found it in."""
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def show_name(name: str) -> str:

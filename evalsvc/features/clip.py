@@ -7,11 +7,12 @@ arXiv 2401.09603), and their cosine with the caption's makes CLIPScore (Hessel e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
@@ -20,7 +21,13 @@ from transformers import CLIPConfig, CLIPModel
 from evalsvc.errors import InvalidData, InvalidModelConfig
 from evalsvc.features.extractor import FeatureExtractor
 from evalsvc.features.vision_folder import (
+    MAX_POSITIONS,
+    MAX_SIDE,
+    Activation,
+    ImageShape,
     Preparation,
+    TransformerShape,
+    check_shape,
     identity,
     load_network,
     normalise,
@@ -30,9 +37,42 @@ from evalsvc.features.vision_folder import (
 )
 from evalsvc.precision import full_precision
 from evalsvc.protocol import canonical_json
+from evalsvc.tokenizer import read_bounded, translated
 
 TEXTS_AT_ONCE = 256
+END = "<|endoftext|>"
 SHAPE = ("hidden_act", "layer_norm_eps", "num_attention_heads")
+
+
+class TextShape(TransformerShape):
+    """The network that reads texts; defaults are the library's, which leaves them out of the files that it writes."""
+
+    vocab_size: int = Field(default=49408, gt=0, le=2**20)
+    hidden_size: int = Field(default=512, gt=0, le=2**14)
+    intermediate_size: int = Field(default=2048, gt=0, le=2**16)
+    num_attention_heads: int = Field(default=8, gt=0, le=2**10)
+    max_position_embeddings: int = Field(default=77, gt=1, le=MAX_POSITIONS)
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: float = Field(default=1e-5, gt=0, le=1)
+
+
+class VisionShape(ImageShape):
+    """The network that reads images; defaults as in `TextShape`."""
+
+    hidden_size: int = Field(default=768, gt=0, le=2**14)
+    intermediate_size: int = Field(default=3072, gt=0, le=2**16)
+    num_attention_heads: int = Field(default=12, gt=0, le=2**10)
+    patch_size: int = Field(default=32, gt=0, le=MAX_SIDE)
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: float = Field(default=1e-5, gt=0, le=1)
+
+
+class Projection(BaseModel):
+    """The space that images and texts share."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    projection_dim: int = Field(default=512, gt=0, le=2**14)
 
 
 class CLIP(FeatureExtractor):
@@ -55,14 +95,23 @@ class CLIP(FeatureExtractor):
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
         """From a folder: `config.json`, `preprocessor_config.json`, `tokenizer.json` and the weights."""
         content, preparation = read_config(path, "clip"), read_preparation(path)
-        config = _config(path, content)
-        length = int(config.text_config.max_position_embeddings)
+        text = check_shape(TextShape, path, _part(content, "text_config"), "text_config")
+        vision = check_shape(VisionShape, path, _part(content, "vision_config"), "vision_config")
+        projection = check_shape(Projection, path, content)
+        length = text.max_position_embeddings
         tokenizer = read_clip_tokenizer(path / "tokenizer.json", length)
-        shapes = {
-            f"{part}.{key}": getattr(getattr(config, f"{part}_config"), key)
-            for part in ("text", "vision")
-            for key in SHAPE
-        }
+        if max(tokenizer.get_vocab(with_added_tokens=True).values()) >= text.vocab_size:
+            raise InvalidModelConfig(
+                f"{path / 'tokenizer.json'} has ids beyond the {text.vocab_size:,} of config.json; take both from one "
+                "model"
+            )
+        config = CLIPConfig(
+            text_config={**text.model_dump(), "eos_token_id": tokenizer.token_to_id(END)},
+            vision_config=vision.model_dump(),
+            projection_dim=projection.projection_dim,
+        )
+        parts = {"text": text.model_dump(), "vision": vision.model_dump()}
+        shapes = {f"{part}.{key}": values[key] for part, values in parts.items() for key in SHAPE}
         words = hashlib.sha256(canonical_json(tokenizer.get_vocab()).encode()).hexdigest()
         about = shapes | {"vocabulary": words, "text_length": length}
         network, digest = load_network(CLIPModel, config, path, device)
@@ -84,7 +133,8 @@ class CLIP(FeatureExtractor):
         parts = [torch.empty(0, self.taps[0], device=self.device)]
         with full_precision(self.device):
             for start in range(0, len(texts), TEXTS_AT_ONCE):
-                encodings = self._tokenizer.encode_batch(list(texts[start : start + TEXTS_AT_ONCE]))
+                with translated("of CLIP, tokenizer.json,"):
+                    encodings = self._tokenizer.encode_batch(list(texts[start : start + TEXTS_AT_ONCE]))
                 ids = torch.tensor([encoding.ids for encoding in encodings], device=self.device)
                 pooled = self._network.text_model(input_ids=ids).pooler_output
                 parts.append(functional.normalize(self._network.text_projection(pooled), dim=1))
@@ -106,25 +156,28 @@ class CLIP(FeatureExtractor):
 
 
 def read_clip_tokenizer(path: Path, length: int) -> Tokenizer:
-    """A tokenizer that cuts to `length` ids, the last of them the end of text, and pads. Raises InvalidModelConfig.
+    """A tokenizer that cuts to `length` ids, the last of them the end of text, and pads.
+
+    Raises InvalidData for a file that is no tokenizer, and InvalidModelConfig for one that is not CLIP's.
 
     Text is read from its end on, so with what it is padded behind it makes no difference.
     """
-    try:
-        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise InvalidModelConfig(f"{path} is no tokenizer ({error}); take the model's own tokenizer.json") from None
-    end = tokenizer.token_to_id("<|endoftext|>")
+    content = read_bounded(path)
+    with translated(path):
+        tokenizer: Tokenizer = Tokenizer.from_buffer(content)
+    end = tokenizer.token_to_id(END)
     if end is None:
-        raise InvalidModelConfig(f"{path} has no <|endoftext|>, so it is not CLIP's; take the model's own file")
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(pad_id=end, pad_token="<|endoftext|>")
+        raise InvalidModelConfig(f"{path} has no {END}, so it is not CLIP's; take the model's own file")
+    with translated(path):
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(pad_id=end, pad_token=END)
+        tokenizer.encode_batch(["a photo", ""])  # so that what cannot encode is told before weights are read
     return tokenizer
 
 
-def _config(path: Path, content: dict[str, Any]) -> Any:
-    try:
-        return CLIPConfig.from_dict(content)
-    except Exception as error:  # checked by whatever the library's classes do with it
-        reason = " ".join(str(error).split())
-        raise InvalidModelConfig(f"{path / 'config.json'} is no configuration of CLIP: {reason[:200]}") from error
+def _part(content: Mapping[str, Any], name: str) -> Any:
+    """A part of the configuration; files of before 2022 have a second copy, which the library lets win."""
+    first, second = content.get(name), content.get(f"{name}_dict")
+    if first is None or second is None:
+        return first if second is None else second
+    return {**first, **second} if isinstance(first, Mapping) and isinstance(second, Mapping) else second

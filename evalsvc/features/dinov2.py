@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Dinov2Config, Dinov2Model
@@ -18,7 +19,11 @@ from transformers import Dinov2Config, Dinov2Model
 from evalsvc.errors import InvalidModelConfig
 from evalsvc.features.extractor import FeatureExtractor
 from evalsvc.features.vision_folder import (
+    MAX_SIDE,
+    Activation,
+    ImageShape,
     Preparation,
+    check_shape,
     identity,
     load_network,
     normalise,
@@ -29,6 +34,20 @@ from evalsvc.features.vision_folder import (
 )
 
 SHAPE = ("hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size", "use_swiglu_ffn")
+
+
+class DINOv2Shape(ImageShape):
+    """The network; defaults are the library's, which leaves them out of the files that it writes."""
+
+    hidden_size: int = Field(default=768, gt=0, le=2**14)
+    num_attention_heads: int = Field(default=12, gt=0, le=2**10)
+    mlp_ratio: int = Field(default=4, gt=0, le=64)
+    patch_size: int = Field(default=14, gt=0, le=MAX_SIDE)
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: float = Field(default=1e-6, gt=0, le=1)
+    qkv_bias: bool = True
+    use_swiglu_ffn: bool = False
+    use_mask_token: bool = True
 
 
 class DINOv2(FeatureExtractor):
@@ -56,14 +75,14 @@ class DINOv2(FeatureExtractor):
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
         """From a folder: `config.json`, `preprocessor_config.json` and the weights."""
         content, preparation = read_config(path, "dinov2"), read_preparation(path)
-        config = _config(path, content)
-        if preparation.crop % int(config.patch_size):
+        shape = check_shape(DINOv2Shape, path, content)
+        if preparation.crop % shape.patch_size:
             raise InvalidModelConfig(
                 f"{path / 'preprocessor_config.json'} crops {preparation.crop} pixels, which are no whole patches of "
-                f"{config.patch_size}"
+                f"{shape.patch_size}"
             )
-        network, digest = load_network(Dinov2Model, config, path, device)
-        about = {key: getattr(config, key) for key in SHAPE}
+        network, digest = load_network(Dinov2Model, Dinov2Config(**shape.model_dump()), path, device)
+        about = {key: getattr(shape, key) for key in SHAPE}
         return cls(network, preparation, identity(digest, preparation, about), device)
 
     def extract(
@@ -95,11 +114,3 @@ def resample_positions(
     scale = (side + 0.1) / trained
     resampled = functional.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
     return torch.cat([positions[:, :1], resampled.permute(0, 2, 3, 1).flatten(1, 2)], 1)
-
-
-def _config(path: Path, content: dict[str, Any]) -> Any:
-    try:
-        return Dinov2Config.from_dict(content)
-    except Exception as error:  # checked by whatever the library's classes do with it
-        reason = " ".join(str(error).split())
-        raise InvalidModelConfig(f"{path / 'config.json'} is no configuration of DINOv2: {reason[:200]}") from error

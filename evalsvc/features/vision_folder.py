@@ -8,24 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 from transformers.utils import logging
 
+from evalsvc.data_files import json_reason, show_name
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig
 from evalsvc.protocol import canonical_json
 from evalsvc.weights import copied, is_plain, listed, read_weights, tensor_digest
 
+MAX_CONFIG_BYTES = 1_000_000
+MAX_SIDE = 4096
+"""Pixels."""
+MAX_POSITIONS = 2**16
+SLACK = 1_000_000
+"""Values that a configuration may describe beyond twice those of the weights, before it is told what does not fit."""
+
 BICUBIC = 3
 """PIL's number of the filter, as `preprocessor_config.json` has it."""
+
+
+Shape = TypeVar("Shape", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -41,17 +54,59 @@ class Preparation:
     """By channel, of levels from 0 to 1."""
 
 
+Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
+
+
+class TransformerShape(BaseModel):
+    """What evalsvc takes of a transformer's configuration; every other key is ignored, whatever the library would do.
+
+    The upper bounds only keep a hostile file from building a network for hours.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+    hidden_size: int = Field(gt=0, le=2**14)
+    num_hidden_layers: int = Field(default=12, gt=0, le=256)
+    num_attention_heads: int = Field(gt=0, le=2**10)
+    hidden_act: Activation
+    layer_norm_eps: float = Field(gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size is no multiple of num_attention_heads")
+        return self
+
+
+class ImageShape(TransformerShape):
+    """A transformer that reads images."""
+
+    image_size: int = Field(default=224, gt=0, le=MAX_SIDE)
+    patch_size: int = Field(gt=0, le=MAX_SIDE)
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        if not 0 < (self.image_size // self.patch_size) ** 2 <= MAX_POSITIONS:
+            raise ValueError(f"image_size over patch_size gives no patch, or more than {MAX_POSITIONS:,}")
+        return self
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """An object of a folder's configuration. Raises InvalidModelConfig."""
     try:
-        content = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise InvalidModelConfig(
             f"{path} cannot be read ({error.strerror or error}); give a folder of Hugging Face's layout, with "
             "config.json, preprocessor_config.json and the weights"
         ) from error
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise InvalidModelConfig(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, which no configuration is")
+    try:
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise InvalidModelConfig(f"{path} is no JSON ({error}); copy it again") from error
+        raise InvalidModelConfig(f"{path} is no JSON ({json_reason(error)}); copy it again") from None
     if not isinstance(content, dict):
         raise InvalidModelConfig(f"{path} is no JSON object; copy it again")
     return content
@@ -62,9 +117,27 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     content = read_json(folder / "config.json")
     if content.get("model_type") != kind:
         raise InvalidModelConfig(
-            f"{folder / 'config.json'} is of the model_type {content.get('model_type')!r}; give a folder with {kind!r}"
+            f"{folder / 'config.json'} is of the model_type {show_name(str(content.get('model_type')))}; give a folder "
+            f"with {kind!r}"
         )
     return content
+
+
+def check_shape(kind: type[Shape], folder: Path, content: Mapping[str, Any], part: str = "") -> Shape:
+    """The shape in `config.json`, or in a `part` of it. Raises InvalidModelConfig, which quotes no value."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(_problem(part, item["loc"], item["msg"]) for item in error.errors(include_input=False))
+        raise InvalidModelConfig(
+            f"{folder / 'config.json'} is no configuration that is known here: {problems}; take the model's own file"
+        ) from None
+
+
+def _problem(part: str, location: tuple[int | str, ...], message: str) -> str:
+    field = ".".join(str(name) for name in (*([part] if part else ()), *location))
+    message = message.removeprefix("Value error, ")
+    return f"{field}: {message[:1].lower()}{message[1:]}" if field else message
 
 
 def read_preparation(folder: Path) -> Preparation:
@@ -75,12 +148,19 @@ def read_preparation(folder: Path) -> Preparation:
         crop, size = content["crop_size"], content["size"]
         mean, std = (tuple(float(value) for value in content[key]) for key in ("image_mean", "image_std"))
         prepared = Preparation(_side(size, "shortest_edge"), _side(crop, "height"), mean, std)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidModelConfig(f"{path} lacks {error}, or it is of another kind; take the model's own file") from None
-    if content.get("resample", BICUBIC) != BICUBIC or len(mean) != 3 or len(std) != 3 or 0 in std:
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise InvalidModelConfig(
+            f"{path} lacks crop_size, size, image_mean or image_std, or has something else than numbers there; take "
+            "the model's own file"
+        ) from None
+    if content.get("resample", BICUBIC) != BICUBIC or len(mean) != 3 or len(std) != 3:
         raise InvalidModelConfig(f"{path} asks for another filter than bicubic, or not for three channels")
-    if not 0 < prepared.crop <= prepared.shorter:
-        raise InvalidModelConfig(f"{path} crops {prepared.crop} pixels out of {prepared.shorter}")
+    if not all(map(math.isfinite, (*mean, *std))) or 0 in std:
+        raise InvalidModelConfig(f"{path} divides by 0, or by what is no number; take the model's own file")
+    if not 0 < prepared.crop <= prepared.shorter <= MAX_SIDE:
+        raise InvalidModelConfig(
+            f"{path} crops {prepared.crop} pixels out of {prepared.shorter}, at most {MAX_SIDE:,} are possible"
+        )
     return prepared
 
 
@@ -103,6 +183,7 @@ def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any
     )
     if problems:
         raise CheckpointMismatch(f"the weights in {folder} are no weights; {'; '.join(problems)}")
+    _require_about_as_large(kind, config, folder, sum(tensor.numel() for tensor in named.values()))
     tensors = copied(folder, named, torch.float32, "cpu")
     digest = tensor_digest(tensors)
     with _without_progress_bar():
@@ -122,6 +203,18 @@ def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any
     if problems:
         raise CheckpointMismatch(f"the weights in {folder} are not those of its config.json; {'; '.join(problems)}")
     return network.requires_grad_(False).eval().to(device), digest
+
+
+def _require_about_as_large(kind: Any, config: Any, folder: Path, held: int) -> None:
+    """Raise CheckpointMismatch where a configuration describes far more than the weights hold: the library allocates
+    what is missing before it says so."""
+    with torch.device("meta"):
+        described = sum(parameter.numel() for parameter in kind(config).parameters())
+    if described > 2 * held + SLACK:
+        raise CheckpointMismatch(
+            f"{folder / 'config.json'} describes a network of {described:,} values, the weights beside it hold "
+            f"{held:,}; take both from one model"
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ The library is imported where it is used: it takes seconds, in each process that
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,7 +151,7 @@ def test_digest_holds_what_no_tensor_says(clip: CLIP, copy: Path) -> None:
     ("file", "values", "message"),
     [
         ("config.json", {"model_type": "bert"}, "is of the model_type 'bert'; give a folder with 'clip'"),
-        ("config.json", {"vision_config": 3}, "is no configuration of CLIP"),
+        ("config.json", {"vision_config": 3}, "vision_config: input should be a valid dictionary"),
         ("preprocessor_config.json", {"resample": 2}, "another filter than bicubic"),
         ("preprocessor_config.json", {"crop_size": None}, "preprocessor_config.json lacks"),
         ("preprocessor_config.json", {"size": 16}, "crops 32 pixels out of 16"),
@@ -187,7 +188,106 @@ def test_tokenizer_of_something_else(copy: Path) -> None:
     with pytest.raises(InvalidModelConfig, match="so it is not CLIP's"):
         read(copy)
     path.unlink()
-    with pytest.raises(InvalidModelConfig, match="is no tokenizer"):
+    with pytest.raises(InvalidData, match=r"tokenizer\.json cannot be read: no such file or directory"):
+        read(copy)
+
+
+# folders that are out to harm who opens them
+
+
+def test_keys_of_the_configuration_that_are_not_known_do_nothing(clip: CLIP, copy: Path, tmp_path: Path) -> None:
+    """The library imports, converts or allocates by some of them."""
+    (copy / "evil.py").write_text(f"open({str(tmp_path / 'it-ran')!r}, 'w')")
+    hostile = {
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+        "trust_remote_code": True,
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        "_attn_implementation": "kernels-community/flash-attn",
+        "attn_implementation": "flash_attention_2",
+        "torch_dtype": "float16",
+        "dtype": "nonsense",
+        "architectures": ["evil.Model"],
+        "_commit_hash": 7,
+        "tie_word_embeddings": "maybe",
+        "initializer_range": "nonsense",
+    }
+    content = json.loads((copy / "config.json").read_text())
+    parts = {name: content[name] | hostile for name in ("text_config", "vision_config")}
+    change(copy / "config.json", **hostile, **parts)
+    found = read(copy)
+    assert found.digest == clip.digest
+    assert torch.equal(found.text_features(TEXTS), clip.text_features(TEXTS))
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "words"),
+    [
+        ("text_config", {"hidden_size": 2**40}, "text_config.hidden_size: input should be less than or equal to 16384"),
+        ("vision_config", {"num_hidden_layers": 10**9}, "vision_config.num_hidden_layers: input should be less"),
+        ("vision_config", {"image_size": 4096, "patch_size": 1}, "vision_config: image_size over patch_size gives"),
+        ("text_config", {"num_attention_heads": 5}, "text_config: hidden_size is no multiple of num_attention_heads"),
+        ("text_config", {"max_position_embeddings": 10**12}, "text_config.max_position_embeddings: input should be"),
+        ("text_config", {"hidden_act": "hunter2"}, "text_config.hidden_act: input should be 'gelu'"),
+        ("vision_config", {"hidden_size": "hunter2"}, "vision_config.hidden_size: input should be a valid integer"),
+        ("vision_config", {"layer_norm_eps": 1e999}, "vision_config.layer_norm_eps: input should be a finite number"),
+    ],
+)
+def test_a_configuration_that_nobody_means(copy: Path, part: str, values: dict[str, object], words: str) -> None:
+    content = json.loads((copy / "config.json").read_text())
+    change(copy / "config.json", **{part: content[part] | values})
+    with pytest.raises(InvalidModelConfig) as caught:
+        read(copy)
+    assert words in caught.value.message
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_configuration_far_larger_than_the_weights_allocates_nothing(copy: Path) -> None:
+    """Within every bound, it describes 400 GB: the library makes what is missing before it says so."""
+    content = json.loads((copy / "config.json").read_text())
+    large = {"hidden_size": 2**14, "intermediate_size": 2**16, "num_hidden_layers": 32, "num_attention_heads": 4}
+    change(copy / "config.json", vision_config=content["vision_config"] | large)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointMismatch, match=r"describes a network of [\d,]+ values, the weights beside it hold"):
+        read(copy)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kilobytes"
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": "' + "x" * 2_000_000 + '"}', '{"size": 1' + "0" * 9999 + "}"])
+def test_a_configuration_that_is_deep_or_long(copy: Path, name: str, text: str) -> None:
+    (copy / name).write_text(text)
+    with pytest.raises(InvalidModelConfig, match=rf"{name} is (no JSON|larger than 1,000,000 bytes)"):
+        read(copy)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image_mean": ["hunter2", 0, 0]},
+        {"image_mean": [float("nan"), 0, 0]},
+        {"image_std": [0, 1, 1]},
+        {"size": float("inf")},
+        {"size": {"shortest_edge": 10**6}, "crop_size": {"height": 10**6}},
+    ],
+)
+def test_a_preparation_that_nobody_means(copy: Path, values: dict[str, object]) -> None:
+    change(copy / "preprocessor_config.json", **values)
+    with pytest.raises(InvalidModelConfig, match=r"preprocessor_config\.json") as caught:
+        read(copy)
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_tokenizer_that_makes_its_library_panic(copy: Path) -> None:
+    change(copy / "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+    with pytest.raises(InvalidData, match=r"copy/tokenizer\.json is not a tokenizer\.json that works"):
+        read(copy)
+
+
+def test_a_tokenizer_with_ids_beyond_the_vocabulary(copy: Path) -> None:
+    content = json.loads((copy / "config.json").read_text())
+    change(copy / "config.json", text_config=content["text_config"] | {"vocab_size": 20})
+    with pytest.raises(InvalidModelConfig, match=r"tokenizer\.json has ids beyond the 20 of config\.json"):
         read(copy)
 
 
