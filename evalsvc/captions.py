@@ -29,7 +29,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalsvc.checkpoints import Identity
-from evalsvc.data_files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines, show_name
+from evalsvc.data_files import (
+    CACHED_FILES,
+    check_text,
+    identify_file,
+    json_reason,
+    parse_object,
+    read_bytes,
+    read_lines,
+    show_name,
+)
 from evalsvc.errors import InvalidData
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
@@ -138,7 +147,7 @@ def _check_ids(path: Path, captions: Iterable[Caption]) -> None:
     for caption in captions:
         if caption.id in first:
             raise InvalidData(
-                f"{path}, {caption.where}: the id {caption.id!r} is that of {first[caption.id]} too; "
+                f"{path}, {caption.where}: its id is that of {first[caption.id]} too; "
                 "ids must differ, since each caption is its own prompt"
             )
         first[caption.id] = caption.where
@@ -183,7 +192,7 @@ def _coco_content(path: Path) -> Mapping[str, Any]:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         hint = "; a file with an object a line is named .jsonl" if "Extra data" in str(error) else ""
-        raise InvalidData(f"{path} is not valid JSON: {error}{hint}") from None
+        raise InvalidData(f"{path} is not valid JSON: {json_reason(error)}{hint}") from None
     if not isinstance(content, dict):
         raise InvalidData(
             f"{path} is {type(content).__name__}; COCO's annotations are an object with `images` and `annotations`"
@@ -206,7 +215,7 @@ def _entries(path: Path, content: Mapping[str, Any], key: str) -> Sequence[Mappi
 def _whole_number(where: str, entry: Mapping[str, Any], key: str) -> int:
     value = entry.get(key)
     if type(value) is not int:
-        found = f"is {json.dumps(value)[:60]}" if key in entry else "is missing"
+        found = f"is {type(value).__name__}" if key in entry else "is missing"
         raise InvalidData(f"{where}: `{key}` {found}; it must be a whole number")
     return value
 
@@ -304,7 +313,7 @@ def _csv_label(where: str, text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise InvalidData(f"{where}: the label is {text.strip()!r}; it must be a whole number") from None
+        raise InvalidData(f"{where}: the label is no whole number; correct it, or leave the column out") from None
 
 
 # JSONL
@@ -329,7 +338,7 @@ def _one_of(where: str, content: Mapping[str, Any], key: str, types: tuple[type,
     # A bool is an int to Python.
     if value is None or (isinstance(value, types) and not isinstance(value, bool)):
         return value
-    raise InvalidData(f"{where}: `{key}` is {json.dumps(value)[:60]}; it must be {must}")
+    raise InvalidData(f"{where}: `{key}` is {type(value).__name__}; it must be {must}")
 
 
 def _found(present: Iterable[str], wanted: Sequence[str]) -> str:

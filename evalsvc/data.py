@@ -14,7 +14,6 @@ Ids and codes are those of tokenizer and codebook: `layout.py` says which rows o
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -221,7 +220,7 @@ def _ids(where: str, key: str, values: Any) -> array[int] | None:
     # A bool is an int to Python and to array, and would pass for the id 0 or 1.
     wrong = [value for value in values if type(value) is not int]
     if wrong:
-        raise InvalidData(f"{where}: `{key}` holds {json.dumps(wrong[0])[:60]}; it must hold whole numbers only")
+        raise InvalidData(f"{where}: `{key}` holds {type(wrong[0]).__name__}; it must hold whole numbers only")
     try:
         return array("i", values)
     except OverflowError:
@@ -256,10 +255,11 @@ def _load_tensors(path: Path) -> dict[str, numpy.ndarray[Any, Any]]:
         raise missing_package("safetensors", "a .safetensors data file") from None
     try:
         tensors: dict[str, numpy.ndarray[Any, Any]] = load_file(path)
-    except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise InvalidData(f"{path} is not a safetensors file of integers: {error}") from None
+    except (SafetensorError, OSError, TypeError, KeyError):  # whose words quote the file
+        raise InvalidData(f"{path} is not a safetensors file of integers, or is cut off; write it again") from None
     if not {"text_ids", "image_codes"} & set(tensors):
-        raise InvalidData(f"{path} has neither `text_ids` nor `image_codes`, found {', '.join(tensors) or 'nothing'}")
+        found = ", ".join(map(show_name, sorted(tensors)[:10])) or "nothing"
+        raise InvalidData(f"{path} has neither `text_ids` nor `image_codes`, found {found}")
     for name, tensor in tensors.items():
         _check_tensor(path, name, tensor, {other: len(value) if value.ndim else 0 for other, value in tensors.items()})
     if "text_lengths" in tensors and "text_ids" not in tensors:
@@ -269,7 +269,7 @@ def _load_tensors(path: Path) -> dict[str, numpy.ndarray[Any, Any]]:
 
 def _check_tensor(path: Path, name: str, tensor: numpy.ndarray[Any, Any], counts: Mapping[str, int]) -> None:
     if name not in _TENSORS:
-        raise InvalidData(f"{path} has the tensor {name!r}; known are {', '.join(_TENSORS)}")
+        raise InvalidData(f"{path} has the tensor {show_name(name)}; known are {', '.join(_TENSORS)}")
     if tensor.dtype.kind not in "iu":
         raise InvalidData(f"{path}: `{name}` is {tensor.dtype}; it must hold whole numbers")
     if tensor.ndim != _TENSORS[name]:

@@ -168,7 +168,8 @@ def _program_tensors(path: Path) -> dict[str, Tensor]:
     except (UnsafeCheckpoint, NotACheckpoint):
         raise
     except Exception as error:  # a cut-off or hostile file makes zip reader and unpickler stumble in any way
-        raise NotACheckpoint(f"{path} is a damaged TorchScript file ({str(error)[:200]}); copy it again") from error
+        kind = type(error).__name__  # its words may quote the file
+        raise NotACheckpoint(f"{path} is a damaged TorchScript file ({kind}); copy it again") from error
     tensors: dict[str, Tensor] = {}
     _collect(root, "", tensors)
     return tensors

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from evalsvc.data_files import json_reason, show_name
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -148,9 +149,11 @@ def read_model_spec(model: str | Mapping[str, Any], base: Path | None = None) ->
     """
     if isinstance(model, str):
         fields, source = _read_named(model, base)
+        shown: Mapping[str, Any] = {}
     else:
         fields, source = _open_lm_fields(model, "the given model configuration", ()), "the given model configuration"
-    _validated(fields, source)
+        shown = model
+    _validated(fields, source, shown)
     return fields
 
 
@@ -172,7 +175,8 @@ def resolve_config(model: str | Mapping[str, Any] | None, checkpoint: Path) -> M
     else:
         fields = read_model_spec(model)
         source = f"model {model!r}" if isinstance(model, str) else "the given model configuration"
-    return _validated(_with_training_flags(fields, checkpoint), source)
+    shown = model if isinstance(model, Mapping) else {}
+    return _validated(_with_training_flags(fields, checkpoint), source, shown)
 
 
 def require_one_model(models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -233,7 +237,7 @@ def _by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, Any], str]
     """The model that open_lm recorded as `stem`: it keeps only the name of the JSON, never its folder."""
     name = stem.rsplit("/", 1)[-1].removesuffix(".json")
     if "mamba" in name:
-        raise UnsupportedModel(_MAMBA.format(source=f"model {name!r}"))
+        raise UnsupportedModel(_MAMBA.format(source=f"model {show_name(name)}"))
     for folder in folders:
         path = folder / f"{name}.json"
         if path.is_file():
@@ -278,7 +282,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InvalidModelConfig(f"{path} is not JSON: {error}") from error
+        raise InvalidModelConfig(f"{path} is not JSON: {json_reason(error)}") from error
     except OSError as error:
         raise InvalidModelConfig(f"{path} cannot be read: {error.strerror}") from error
     if not isinstance(fields, dict):
@@ -323,8 +327,8 @@ def _from_arguments(args: Mapping[str, Any], source: str, folders: tuple[Path, .
     found = _by_stem(name, folders) if isinstance(name, str) else None
     if found is None:
         raise InvalidModelConfig(
-            f"{source} gives the model only by the name {name!r} (params_args_dict.model), which is not registered "
-            f"and whose JSON is not beside it; put {name}.json there or give its path as `model`"
+            f"{source} gives the model only by the name {show_name(str(name))} (params_args_dict.model), which is not "
+            "registered and whose JSON is not beside it; put it there, or give its path as `model`"
         )
     return _training_flags({key: _python_value(value) for key, value in args.items()}) | found[0]
 
@@ -368,18 +372,24 @@ def _python_value(text: Any) -> Any:
     return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 20 else text
 
 
-def _validated(fields: Mapping[str, Any], source: str) -> ModelConfig:
+def _validated(fields: Mapping[str, Any], source: str, shown: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The configuration that `fields` are. Raises InvalidModelConfig, which quotes the values that are `shown`: those
+    that came with the request, and none of a file's."""
     if fields.get("ffn_type") == "moe" or fields.get("moe_freq") not in (None, 0):
-        found = "ffn_type moe" if fields.get("ffn_type") == "moe" else f"moe_freq {fields['moe_freq']}"
+        found = "ffn_type moe" if fields.get("ffn_type") == "moe" else "moe_freq is not 0"
         raise UnsupportedModel(_MOE.format(source=source, found=found))
     try:
         return ModelConfig.model_validate(dict(fields))
     except ValidationError as error:
-        problems = "; ".join(_problem(fields, item["loc"], item["type"], item["msg"]) for item in error.errors())
+        problems = "; ".join(
+            _problem(fields, shown or {}, item["loc"], item["type"], item["msg"]) for item in error.errors()
+        )
         raise InvalidModelConfig(f"{source} is not an open_lm model configuration: {problems}") from error
 
 
-def _problem(fields: Mapping[str, Any], location: tuple[int | str, ...], kind: str, message: str) -> str:
+def _problem(
+    fields: Mapping[str, Any], shown: Mapping[str, Any], location: tuple[int | str, ...], kind: str, message: str
+) -> str:
     name = str(location[0]) if location else ""
     if kind == "missing":
         unknown = [key for key in fields if key not in ModelConfig.model_fields]
@@ -387,4 +397,5 @@ def _problem(fields: Mapping[str, Any], location: tuple[int | str, ...], kind: s
         return f"{name} is missing" + (f" (found {', '.join(near)}: is one of them meant?)" if near else "")
     if not name:
         return message.removeprefix("Value error, ")
-    return f"{name} is {str(fields.get(name))[:60]!r}: {message[0].lower()}{message[1:]}"
+    found = f" is {str(shown[name])[:60]!r}" if name in shown else ""
+    return f"{name}{found}: {message[0].lower()}{message[1:]}"

@@ -158,13 +158,14 @@ def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]
     return TaskSpec(kind, name, task.model_dump(mode="json", exclude={"name"}))
 
 
-def validation_message(error: ValidationError) -> str:
-    """pydantic's findings as one line: `field: what is wrong, found …; …`."""
+def validation_message(error: ValidationError, *, quoting: bool = True) -> str:
+    """pydantic's findings as one line: `field: what is wrong, found …; …`; of a file, without `quoting` what it has."""
     lines = []
     for item in error.errors(include_url=False):
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        found = "" if item["type"] in ("missing", "value_error") else f", found {item['input']!r}"
+        silent = not quoting or item["type"] in ("missing", "value_error")
+        found = "" if silent else f", found {item['input']!r}"
         lines.append(f"{field}: {message[:1].lower()}{message[1:]}{found}" if field else message)
     return "; ".join(lines)
 

@@ -180,8 +180,8 @@ def _torch_load(path: Path, *, mmap: bool) -> Any:
 
 
 def _broken_pickle(path: Path, error: Exception) -> NotACheckpoint:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return NotACheckpoint(f"{path} is damaged or no torch.save file ({reason[:200]}); copy or write it again")
+    # Its words may quote the file.
+    return NotACheckpoint(f"{path} is damaged or no torch.save file ({type(error).__name__}); copy or write it again")
 
 
 def _from_torch_object(path: Path, content: Any) -> Weights:
@@ -226,8 +226,8 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise NotACheckpoint(f"{path} is damaged ({str(error)[:200]}); copy or write it again") from error
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:  # whose words quote the file
+        raise NotACheckpoint(f"{path} is damaged; copy or write it again") from error
     return _weights(path, "safetensors", tensors, metadata if isinstance(metadata, dict) else {})
 
 

@@ -6,6 +6,7 @@ place, and the place may be in a file that whoever names it cannot read.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -43,8 +44,8 @@ def read_yaml(content: str | bytes) -> Any:
         raise
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise YamlError(yaml_reason(error)) from None
-    except ValueError as error:  # of a constructor: a day that is none
-        raise YamlError(f"a value is not what it looks like: {error}") from None
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError):  # of a constructor: a day that is none
+        raise YamlError("a value is not what its form or its tag says") from None
 
 
 def yaml_reason(error: Exception) -> str:
@@ -53,7 +54,11 @@ def yaml_reason(error: Exception) -> str:
         return "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
     mark = error.problem_mark or error.context_mark
     place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{error.problem or error.context}{place}"
+    return _QUOTED.sub("…", str(error.problem or error.context)) + place
+
+
+_QUOTED = re.compile(r"""(['"])(?!<)[^\n]{2,}\1""")
+"""Names of tags, aliases and anchors; PyYAML's own names of what it expects are one character, or between < and >."""
 
 
 class _BoundedLoader(yaml.SafeLoader):

@@ -104,7 +104,7 @@ def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -
         ("a.json", {"images": [], "annotations": []}, "holds no captions; write at least one"),
         ("a.json", {**COCO, "images": COCO["images"] * 2}, "image 3: another image has the id 7 too"),
         ("a.json", {**COCO, "images": COCO["images"][:1]}, "annotation 1: `images` has no image 8; add it"),
-        ("a.json", {**COCO, "images": [{"id": "7"}]}, 'image 1: `id` is "7"; it must be a whole number'),
+        ("a.json", {**COCO, "images": [{"id": "7"}]}, "image 1: `id` is str; it must be a whole number"),
         ("a.json", {**COCO, "images": [{"id": 7}]}, "image 1: `file_name` is NoneType; it must be a string"),
         (
             "a.json",
@@ -119,7 +119,7 @@ def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -
         (
             "a.json",
             {**COCO, "annotations": COCO["annotations"][:1] * 2},
-            "annotation 2: the id '8:31' is that of annotation 1 too; ids must differ",
+            "annotation 2: its id is that of annotation 1 too; ids must differ",
         ),
         ("a.csv", "", "holds no captions"),
         ("a.csv", "caption\n", "holds no captions"),
@@ -131,19 +131,19 @@ def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -
         ("a.csv", 'text\na\n"b\n', "line 3 is not valid CSV: its quotation mark is never closed"),
         ("a.csv", 'id,text\n1,a\n2,"b\n', "line 3 is not valid CSV: unexpected end of data"),
         ("a.csv", b"text\na\n\xff\n", "line 3 is not UTF-8; save the file as UTF-8"),
-        ("a.csv", "id,text\n1,a\n1,b\n", "line 3: the id '1' is that of line 2 too; ids must differ"),
+        ("a.csv", "id,text\n1,a\n1,b\n", "line 3: its id is that of line 2 too; ids must differ"),
         ("a.csv", "id,text\n1,a\n ,b\n", "line 3: the id is empty"),
-        ("a.csv", "label,text\nseven,a\n", "line 2: the label is 'seven'; it must be a whole number"),
+        ("a.csv", "label,text\nseven,a\n", "line 2: the label is no whole number; correct it"),
         ("a.jsonl", "", "holds no captions"),
         ("a.jsonl", '{"text": "a"}\n{"text', "line 2 is not valid JSON"),
         ("a.jsonl", "[]", "line 1 is list; it must be an object with `text`"),
         ("a.jsonl", '{"txet": "a"}', "line 1 has no `text`; found 'txet'; rename 'txet'?"),
         ("a.jsonl", '{"text": null}', "line 1: `text` is NoneType; it must be a string"),
         ("a.jsonl", '{"text": "a \\ud800"}', "line 1: `text` holds half of a surrogate pair"),
-        ("a.jsonl", '{"text": "a", "id": 1.5}', "line 1: `id` is 1.5; it must be a string or a whole number"),
-        ("a.jsonl", '{"text": "a", "image": true}', "line 1: `image` is true; it must be a file name or an index"),
-        ("a.jsonl", '{"text": "a", "label": "7"}', 'line 1: `label` is "7"; it must be a whole number'),
-        ("a.jsonl", '{"text": "a", "id": "2"}\n{"text": "b"}', "line 2: the id '2' is that of line 1 too"),
+        ("a.jsonl", '{"text": "a", "id": 1.5}', "line 1: `id` is float; it must be a string or a whole number"),
+        ("a.jsonl", '{"text": "a", "image": true}', "line 1: `image` is bool; it must be a file name or an index"),
+        ("a.jsonl", '{"text": "a", "label": "7"}', "line 1: `label` is str; it must be a whole number"),
+        ("a.jsonl", '{"text": "a", "id": "2"}\n{"text": "b"}', "line 2: its id is that of line 1 too"),
         ("a.txt", "a\n", "a.txt ends in '.txt'; captions are read from .json (COCO annotations), .csv"),
     ],
 )
@@ -230,3 +230,24 @@ def test_too_few_captions_and_captions_without_images(tmp_path: Path) -> None:
     plain = read_captions(write(tmp_path, "text\na\n", "a.csv"))
     with pytest.raises(InvalidData, match="line 2 names no image; `select: one_per_image` needs one"):
         select_captions(plain, "one_per_image", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", "hunter2"),
+        ("a.json", '{"images": [{"id": "hunter2"}], "annotations": []}'),
+        ("a.csv", "label,text\nhunter2,a\n"),
+        ("a.csv", "id,text\nhunter2,a\nhunter2,b\n"),
+        ("a.csv", "text,id\n'hunter2\n"),
+        ("a.jsonl", "hunter2"),
+        ("a.jsonl", '{"text": "a", "id": ["hunter2"]}'),
+        ("a.jsonl", '{"text": ["hunter2"]}'),
+        ("a.jsonl", '{"text": "a", "label": "hunter2"}'),
+    ],
+)
+def test_no_message_quotes_a_value(tmp_path: Path, name: str, content: str) -> None:
+    """Who names a file need not be who may read it."""
+    with pytest.raises(InvalidData) as caught:
+        read_captions(write(tmp_path, content, name))
+    assert "hunter2" not in caught.value.message

@@ -100,11 +100,11 @@ def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
         ("[1, 2]", "line 2 is list; it must be an object"),
         ('{"codes": [1]}', "line 2 has neither `text_ids`, `text` nor `image_codes`, found 'codes'"),
         ("{}", "found no keys"),
-        ('{"text_ids": [1, 2.5]}', "line 2: `text_ids` holds 2.5; it must hold whole numbers"),
-        ('{"text_ids": [true]}', "`text_ids` holds true"),
-        ('{"text_ids": [null]}', "`text_ids` holds null"),
-        ('{"text_ids": ["1"]}', '`text_ids` holds "1"'),
-        ('{"text_ids": [NaN]}', "`text_ids` holds NaN"),
+        ('{"text_ids": [1, 2.5]}', "line 2: `text_ids` holds float; it must hold whole numbers"),
+        ('{"text_ids": [true]}', "`text_ids` holds bool"),
+        ('{"text_ids": [null]}', "`text_ids` holds NoneType"),
+        ('{"text_ids": ["1"]}', "`text_ids` holds str"),
+        ('{"text_ids": [NaN]}', "`text_ids` holds float"),
         ('{"image_codes": [99999999999]}', "`image_codes` holds 99999999999, which is no token id"),
         ('{"image_codes": 7}', "`image_codes` is int; it must be a list"),
         ('{"text_ids": []}', "line 2 is empty"),
@@ -149,7 +149,7 @@ def test_missing_and_empty_files_are_named(tmp_path: Path, tokenizer: Path) -> N
 @pytest.mark.parametrize(
     ("tensors", "fragment"),
     [
-        ({"text_id": np.array([[1]])}, "neither `text_ids` nor `image_codes`, found text_id"),
+        ({"text_id": np.array([[1]])}, "neither `text_ids` nor `image_codes`, found 'text_id'"),
         ({"text_ids": np.array([[1]]), "text_lenghts": np.array([1])}, "the tensor 'text_lenghts'; known are text_ids"),
         ({"text_ids": np.array([[1.0]])}, "`text_ids` is float64; it must hold whole numbers"),
         ({"text_ids": np.array([1])}, "`text_ids` has the shape [1]; it must have 2 dimensions"),
@@ -247,3 +247,21 @@ def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:
     assert text_encoder(tmp_path / "captions.csv", tokenizer, bos=0)("a b a b") == [0, 1, 2, 1, 2]
     with pytest.raises(InvalidData, match=r"captions\.csv holds `text`, but there is no tokenizer"):
         text_encoder(tmp_path / "captions.csv", None)("a")
+
+
+@pytest.mark.parametrize(
+    "line", ["hunter2", '{"text_ids": ["hunter2"]}', '{"text_ids": "hunter2"}', '{"text": ["hunter2"]}']
+)
+def test_no_message_quotes_a_value(tmp_path: Path, line: str) -> None:
+    """Who names a file need not be who may read it."""
+    with pytest.raises(InvalidData) as caught:
+        read_tokens(write(tmp_path, line))
+    assert "hunter2" not in caught.value.message
+
+
+def test_no_message_quotes_the_header_of_a_tensor_file(tmp_path: Path) -> None:
+    header = b'{"text_ids": {"dtype": "hunter2", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(InvalidData, match="is not a safetensors file of integers, or is cut off; write") as caught:
+        read_tokens(tmp_path / "a.safetensors")
+    assert "hunter2" not in caught.value.message

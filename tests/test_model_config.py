@@ -235,7 +235,7 @@ def test_fsdp_policies_count_as_precision(checkpoint: Path, flag: str, precision
 
 def test_params_of_a_mixture_of_experts(checkpoint: Path) -> None:
     write(checkpoint.parent.parent / "params.txt", PARAMS.replace("moe_freq: 0", "moe_freq: 2"))
-    with pytest.raises(UnsupportedModel, match="moe_freq 2"):
+    with pytest.raises(UnsupportedModel, match="moe_freq is not 0"):
         resolve_config(SHAPE, checkpoint)
 
 
@@ -310,7 +310,7 @@ def test_hugging_face_config_of_arguments(tmp_path: Path) -> None:
 
 def test_hugging_face_config_whose_model_is_elsewhere(tmp_path: Path) -> None:
     write(tmp_path / "config.json", {"params_args_dict": {"model": "mine"}})
-    with pytest.raises(InvalidModelConfig, match=r"only by the name 'mine' .*; put mine\.json there"):
+    with pytest.raises(InvalidModelConfig, match=r"only by the name 'mine' .*; put it there"):
         resolve_config(None, tmp_path)
     write(tmp_path / "mine.json", SHAPE)
     assert resolve_config(None, tmp_path).hidden_dim == 24
@@ -325,3 +325,27 @@ def test_configurations_are_read_without_torch() -> None:
     """The API resolves them at submission and runs where torch is not installed."""
     code = "import sys, evalsvc.model_config; assert not {'torch', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_dim": "hunter2"},
+        {"model_norm": "hunter2"},
+        {"moe_freq": "hunter2"},
+        {"params_args_dict": {"model": "my hunter2, (which is no name)"}},
+    ],
+)
+def test_no_message_quotes_a_value_of_a_file(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Who names a file need not be who may read it; what came with the request is shown, see `test_wrong_fields`."""
+    write(tmp_path / "model.json", SHAPE | fields)
+    with pytest.raises((InvalidModelConfig, UnsupportedModel)) as caught:
+        read_model_spec(str(tmp_path / "model.json"))
+    assert "hunter2" not in caught.value.message
+
+
+def test_no_message_quotes_a_value_of_params(checkpoint: Path) -> None:
+    write(checkpoint.parent.parent / "params.txt", "model_norm: hunter2")
+    with pytest.raises(InvalidModelConfig, match="model_norm: input should be") as caught:
+        resolve_config(SHAPE, checkpoint)
+    assert "hunter2" not in caught.value.message

@@ -354,3 +354,12 @@ def test_index_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
 def test_unreadable_things_are_no_crash(tmp_path: Path) -> None:
     refused(Path("/dev/null"), NotACheckpoint, "not a regular file")
     refused(tmp_path / ("x" * 300), NotACheckpoint, "cannot be read: File name too long")
+
+
+def test_no_message_quotes_a_header(tmp_path: Path) -> None:
+    """Who names a file need not be who may read it."""
+    header = b'{"a": {"dtype": "hunter2", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(NotACheckpoint, match="is damaged; copy or write it again") as caught:
+        read_weights(tmp_path / "a.safetensors")
+    assert "hunter2" not in caught.value.message

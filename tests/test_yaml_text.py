@@ -49,7 +49,12 @@ def test_aliases_count_each_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: b: hunter2", "\thunter2: a", '{"a": hunter2', "hunter2: [", "x: '\nhunter2", "\x01hunter2"]
+    "text",
+    [
+        *("a: b: hunter2", "\thunter2: a", '{"a": hunter2', "hunter2: [", "x: '\nhunter2", "\x01hunter2"),
+        *("a: *hunter2", "a: !hunter2 b", "a: !<hunter2> b", "a: !x!hunter2 b", "a: &hunter2 1\nb: &hunter2 [*hunter2"),
+        *("a: !h\"un'ter2 b", "a: {[hunter2]: 1}"),
+    ],
 )
 def test_errors_have_the_place_and_not_the_text(text: str) -> None:
     """Whoever names a file may not be who may read it."""
@@ -57,3 +62,12 @@ def test_errors_have_the_place_and_not_the_text(text: str) -> None:
         read_yaml(text)
     assert "hunter2" not in str(error.value)
     assert "line" in str(error.value) or "position" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: !!int hunter2", "a: !!float hunter2", "a: !!bool hunter2", "a: !!timestamp hunter2"]
+)
+def test_a_value_that_is_not_what_its_tag_says_is_not_quoted(text: str) -> None:
+    with pytest.raises(YamlError) as error:
+        read_yaml(text)
+    assert "hunter2" not in str(error.value)

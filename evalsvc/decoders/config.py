@@ -69,9 +69,9 @@ class NetworkConfig(BaseModel):
         if isinstance(content, Mapping):
             wrong = [key for key, value in UNSUPPORTED.items() if content.get(key, value) != value]
             if wrong:
-                raise ValueError(f"{wrong[0]}: {content[wrong[0]]} is not supported, only {UNSUPPORTED[wrong[0]]} is")
+                raise ValueError(f"{wrong[0]} is not {UNSUPPORTED[wrong[0]]}, and nothing else is supported")
             if content.get("attn_type", "vanilla") != "vanilla":
-                raise ValueError(f"attn_type {content['attn_type']!r} is not supported, only 'vanilla' is")
+                raise ValueError("attn_type is not 'vanilla', and nothing else is supported")
         return content
 
     @model_validator(mode="after")
@@ -117,7 +117,7 @@ class AutoencoderConfig(BaseModel):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise InvalidModelConfig(f"decoder configuration: {validation_message(error)}") from error
+            raise InvalidModelConfig(f"decoder configuration: {validation_message(error, quoting=False)}") from error
 
 
 def resolve_config(config: str | Path | Mapping[str, Any] | None, path: Path) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _read(file: Path) -> Any:
             raise InvalidModelConfig(f"{file} is larger than {MAX_CONFIG_BYTES:,} bytes; is it the weights?")
         return read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YamlError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).partition("\n")[0]
         raise InvalidModelConfig(f"{file} is no readable YAML ({reason}); give the decoder's configuration") from error
 
 

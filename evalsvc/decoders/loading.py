@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from evalsvc import catalog
+from evalsvc.data_files import show_name
 from evalsvc.decoders.config import resolve_config
 from evalsvc.decoders.decoder import ImageDecoder
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
@@ -57,12 +58,12 @@ def load_decoder(
 def _kind(path: Path, target: Any, names: Collection[str]) -> type[ImageDecoder]:
     known = catalog.names("decoders")
     if target is not None and not isinstance(target, str):
-        raise InvalidModelConfig(f"model.target is {target!r}; it must be the dotted name of a class")
+        raise InvalidModelConfig(f"model.target is {type(target).__name__}; it must be the dotted name of a class")
     for name in known:
         kind: type[ImageDecoder] = catalog.load("decoders", name)
         if kind.recognises(target, names):
             return kind
-    wanted = f"model.target {target}" if target else f"keys such as {some(sorted(names))}"
+    wanted = f"model.target {show_name(target)}" if target else f"keys such as {some(sorted(names))}"
     raise UnsupportedModel(f"{path} with {wanted} is of no decoder that is known here: {', '.join(known)}")
 
 

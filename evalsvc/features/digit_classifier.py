@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evalsvc.data_files import show_name
 from evalsvc.errors import CheckpointMismatch, InvalidData
 from evalsvc.weights import read_weights, tensor_digest
 
@@ -81,8 +82,9 @@ def load_classifier(path: str | Path) -> DigitClassifier:
     count = found.get("points", [0])[0]
     expected = {"coefficients": [count, 10], "gamma": [], "points": [count, GRID * GRID]}
     if found != expected:
+        shown = ", ".join(f"{show_name(name)} {shape}" for name, shape in [*found.items()][:10]) or "nothing"
         raise CheckpointMismatch(
-            f"{path} is no classifier of digits: it holds {found}; expected points [M, {GRID * GRID}], "
+            f"{path} is no classifier of digits: it holds {shown}; expected points [M, {GRID * GRID}], "
             "coefficients [M, 10] and gamma []"
         )
     return DigitClassifier(tensors["points"], tensors["coefficients"], tensors["gamma"])

@@ -68,3 +68,10 @@ def test_another_file_is_refused(tensors: dict[str, Tensor], tmp_path: Path) -> 
     save_file({**tensors, "points": tensors["points"][:, :32].contiguous()}, path)
     with pytest.raises(CheckpointMismatch, match="no classifier of digits"):
         load_classifier(path)
+
+
+def test_no_message_quotes_what_another_file_holds(tmp_path: Path) -> None:
+    save_file({"hunter2 is my (secret)": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointMismatch, match="it holds something that is no name") as caught:
+        load_classifier(tmp_path / "a.safetensors")
+    assert "hunter2" not in caught.value.message

@@ -224,7 +224,7 @@ def test_a_damaged_image_of_the_reference_is_named(evaluate: Evaluate, tmp_path:
     Image.new("RGB", (40, 32)).save(folder / "a.png")
     (folder / "b.png").write_bytes(b"no image")
     error = evaluate(reference=str(folder))["errors"]["digits"]
-    assert "b.png is not an image that can be read" in error["message"]
+    assert "b.png is not a JPEG, PNG, WebP or BMP image" in error["message"]
 
 
 def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate, tmp_path: Path) -> None:
