@@ -40,6 +40,7 @@ from evalsvc.data_files import (
     show_name,
 )
 from evalsvc.errors import InvalidData
+from evalsvc.opening import Allow, anywhere
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
 ID_COLUMNS = ("id", "image_id")
@@ -78,15 +79,15 @@ class CaptionData:
         return sum(not caption.text for caption in self.captions)
 
 
-def read_captions(path: str | Path) -> CaptionData:
+def read_captions(path: str | Path, allow: Allow = anywhere) -> CaptionData:
     """The captions of COCO annotations, a CSV or a JSONL file, as the name ends. Parsed once per process and file.
 
     Raises:
         InvalidData: the file is missing, empty or broken, it has no texts, or two captions have one id; names file and
-            line.
+            line. Or what `allow` raises of the file.
     """
     path = Path(path)
-    return _read_captions(path, identify_file(path, "caption file"))
+    return _read_captions(path, identify_file(path, "caption file"), allow)
 
 
 def select_captions(data: CaptionData, rule: Selection, count: int | None, seed: int) -> tuple[Caption, ...]:
@@ -130,12 +131,12 @@ def _draw(seed: int, name: str) -> bytes:
 
 
 @lru_cache(maxsize=CACHED_FILES)
-def _read_captions(path: Path, identity: Identity) -> CaptionData:
+def _read_captions(path: Path, identity: Identity, allow: Allow) -> CaptionData:
     # `identity` is there to make the cache forget a file that was written anew.
     if path.suffix not in _READERS:
         known = ", ".join(f"{suffix} ({what})" for suffix, (what, _) in _READERS.items())
         raise InvalidData(f"{path} ends in {path.suffix or 'nothing'!r}; captions are read from {known}")
-    captions = tuple(_READERS[path.suffix][1](path))
+    captions = tuple(_READERS[path.suffix][1](path, allow))
     if not captions:
         raise InvalidData(f"{path} holds no captions; write at least one")
     _check_ids(path, captions)
@@ -166,8 +167,8 @@ def _digest(captions: Iterable[Caption]) -> str:
 # COCO annotations
 
 
-def _read_coco(path: Path) -> Iterator[Caption]:
-    content = _coco_content(path)
+def _read_coco(path: Path, allow: Allow) -> Iterator[Caption]:
+    content = _coco_content(path, allow)
     files = {}
     for number, image in enumerate(_entries(path, content, "images"), 1):
         where = f"{path}, image {number}"
@@ -184,8 +185,8 @@ def _read_coco(path: Path) -> Iterator[Caption]:
         yield Caption(f"{image_id}:{caption_id}", text, files[image_id], None, f"annotation {number}")
 
 
-def _coco_content(path: Path) -> Mapping[str, Any]:
-    raw = read_bytes(path)
+def _coco_content(path: Path, allow: Allow) -> Mapping[str, Any]:
+    raw = read_bytes(path, allow)
     if not raw.strip():
         raise InvalidData(f"{path} is empty; it must be COCO's annotations: an object with `images` and `annotations`")
     try:
@@ -223,8 +224,8 @@ def _whole_number(where: str, entry: Mapping[str, Any], key: str) -> int:
 # CSV
 
 
-def _read_csv(path: Path) -> Iterator[Caption]:
-    rows = _csv_rows(path)
+def _read_csv(path: Path, allow: Allow) -> Iterator[Caption]:
+    rows = _csv_rows(path, allow)
     first = next(rows, None)
     if first is None:
         return
@@ -246,11 +247,11 @@ def _read_csv(path: Path) -> Iterator[Caption]:
         yield Caption(identifier, text, image, _csv_label(where, fields.get("label", "")), f"line {line}")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path, allow: Allow) -> Iterator[tuple[int, list[str]]]:
     """Each row with the line that it begins in. A blank line is no row: an empty text alone in its row is `""`."""
     try:
         # utf-8-sig: spreadsheets put a byte order mark first, which would become part of the first column's name.
-        text = read_bytes(path).decode("utf-8-sig")
+        text = read_bytes(path, allow).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InvalidData(f"{path}, line {line} is not UTF-8; save the file as UTF-8") from None
@@ -319,8 +320,8 @@ def _csv_label(where: str, text: str) -> int | None:
 # JSONL
 
 
-def _read_jsonl(path: Path) -> Iterator[Caption]:
-    for number, line in read_lines(path):
+def _read_jsonl(path: Path, allow: Allow) -> Iterator[Caption]:
+    for number, line in read_lines(path, allow):
         where = f"{path}, line {number}"
         content = parse_object(where, line, "`text`")
         if "text" not in content:
@@ -349,7 +350,7 @@ def _found(present: Iterable[str], wanted: Sequence[str]) -> str:
     return f"found {shown}" + (f"; rename {near[0]!r}?" if near else "")
 
 
-_READERS: Mapping[str, tuple[str, Callable[[Path], Iterator[Caption]]]] = {
+_READERS: Mapping[str, tuple[str, Callable[[Path, Allow], Iterator[Caption]]]] = {
     ".json": ("COCO annotations", _read_coco),
     ".csv": ("a header and a caption a row", _read_csv),
     ".jsonl": ("an object with `text` a line", _read_jsonl),

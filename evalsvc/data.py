@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalsvc.captions import Caption, read_captions
-from evalsvc.checkpoints import Identity, hash_files, identify
+from evalsvc.checkpoints import Identity, identify
 from evalsvc.data_files import (
     CACHED_FILES,
     check_text,
@@ -35,7 +35,8 @@ from evalsvc.data_files import (
 )
 from evalsvc.errors import CheckpointGone, InvalidData
 from evalsvc.images import ImageSource
-from evalsvc.tokenizer import read_tokenizer
+from evalsvc.opening import Allow, anywhere, open_file
+from evalsvc.tokenizer import TextTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     import numpy
@@ -64,33 +65,36 @@ class TokenData:
     """Of the tokenizer's file, if it was needed to make ids of text."""
 
 
-def read_tokens(path: str | Path, tokenizer: str | Path | None = None, bos: int | None = None) -> TokenData:
+def read_tokens(
+    path: str | Path, tokenizer: str | Path | None = None, bos: int | None = None, allow: Allow = anywhere
+) -> TokenData:
     """The records of a JSONL file, or of a safetensors file if its name ends so. Parsed once per process and file.
 
     `tokenizer` (a `tokenizer.json`) is for records that hold `text`; `bos` is put before its ids. The tokenizer's own
     post-processor adds nothing.
 
     Raises:
-        InvalidData: a file is missing or empty, or a record is not as described above; names file and line.
+        InvalidData: a file is missing or empty, or a record is not as described above; names file and line. Or what
+            `allow` raises of a file.
         MissingPackage: safetensors or tokenizers is not installed.
     """
     path = Path(path)
     identity = identify_file(path, "data file")
     tokenizer = None if tokenizer is None else Path(tokenizer)
-    return _read_tokens(path, identity, tokenizer, None if tokenizer is None else _stamp(tokenizer), bos)
+    return _read_tokens(path, identity, tokenizer, None if tokenizer is None else _stamp(tokenizer), bos, allow)
 
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read_tokens(
-    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None
+    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
 ) -> TokenData:
     # `identity` and `stamp` are there to make the cache forget a file that was written anew.
-    encoder = _LazyEncoder(path, tokenizer, bos)
-    records = tuple(_read_safetensors(path) if path.suffix == ".safetensors" else _read_jsonl(path, encoder))
+    encoder = _LazyEncoder(path, tokenizer, bos, allow)
+    packed = path.suffix == ".safetensors"
+    records = tuple(_read_safetensors(path, allow) if packed else _read_jsonl(path, encoder, allow))
     if not records:
         raise InvalidData(f"{path} holds no records; each is an object with `text_ids`, `text` or `image_codes`")
-    used = tokenizer if encoder.used else None
-    return TokenData(str(path), records, _digest(records), None if used is None else hash_files(used))
+    return TokenData(str(path), records, _digest(records), encoder.digest)
 
 
 @dataclass(frozen=True)
@@ -107,11 +111,15 @@ class PairData:
 
 
 def read_pairs(
-    path: str | Path, source: ImageSource, tokenizer: str | Path | None = None, bos: int | None = None
+    path: str | Path,
+    source: ImageSource,
+    tokenizer: str | Path | None = None,
+    bos: int | None = None,
+    allow: Allow = anywhere,
 ) -> PairData:
     """The captions of a COCO annotation file, a CSV or a JSONL file, and their images.
 
-    `tokenizer` and `bos` as in `read_tokens`.
+    `tokenizer`, `bos` and `allow` as in `read_tokens`.
 
     Raises:
         InvalidData: as `read_captions`, or a caption names no image or none that there is.
@@ -120,21 +128,21 @@ def read_pairs(
     path = Path(path)
     tokenizer = None if tokenizer is None else Path(tokenizer)
     stamp = None if tokenizer is None else _stamp(tokenizer)
-    texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp, bos)
-    captions = read_captions(path).captions
+    texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp, bos, allow)
+    captions = read_captions(path, allow).captions
     images_of = tuple(_image_indices(path, captions, source))
     return PairData(texts, tuple(caption.text for caption in captions), images_of, source)
 
 
 @lru_cache(maxsize=CACHED_FILES)
 def _read_texts(
-    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None
+    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
 ) -> TokenData:
     # `identity` and `stamp` as in `_read_tokens`.
-    encoder = text_encoder(path, tokenizer, bos)
-    captions = read_captions(path).captions
+    encoder = _LazyEncoder(path, tokenizer, bos, allow)
+    captions = read_captions(path, allow).captions
     records = tuple(Record(array("i", encoder(caption.text)), None, caption.where) for caption in captions)
-    return TokenData(str(path), records, _digest(records), None if tokenizer is None else hash_files(tokenizer))
+    return TokenData(str(path), records, _digest(records), encoder.digest)
 
 
 def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource) -> Iterator[int]:
@@ -147,12 +155,14 @@ def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource)
             raise InvalidData(f"{path}, {caption.where}: {error.message}") from None
 
 
-def text_encoder(path: str | Path, tokenizer: str | Path | None, bos: int | None = None) -> Encoder:
+def text_encoder(
+    path: str | Path, tokenizer: str | Path | None, bos: int | None = None, allow: Allow = anywhere
+) -> Encoder:
     """Texts of the file `path` to ids of `tokenizer`, which is opened, and missed, when the first text comes.
 
     Texts are tokenised as they stand: nothing is cut, padded or added, but for `bos` before the ids.
     """
-    return _LazyEncoder(Path(path), None if tokenizer is None else Path(tokenizer), bos)
+    return _LazyEncoder(Path(path), None if tokenizer is None else Path(tokenizer), bos, allow)
 
 
 def _stamp(path: Path) -> Identity | None:
@@ -166,32 +176,34 @@ def _stamp(path: Path) -> Identity | None:
 class _LazyEncoder:
     """The tokenizer, opened when the first text asks for it."""
 
-    def __init__(self, path: Path, tokenizer: Path | None, bos: int | None) -> None:
+    def __init__(self, path: Path, tokenizer: Path | None, bos: int | None, allow: Allow) -> None:
         self._path = path
         self._tokenizer = tokenizer
         self._prefix = [] if bos is None else [bos]
-        self._encode: Encoder | None = None
+        self._allow = allow
+        self._opened: TextTokenizer | None = None
 
     @property
-    def used(self) -> bool:
-        return self._encode is not None
+    def digest(self) -> str | None:
+        """Of the tokenizer; None: no text asked for it."""
+        return None if self._opened is None else self._opened.digest
 
     def __call__(self, text: str) -> list[int]:
-        if self._encode is None:
-            self._encode = self._open()
-        return self._prefix + self._encode(text)
+        if self._opened is None:
+            self._opened = self._open()
+        return self._prefix + self._opened.encode(text)
 
-    def _open(self) -> Encoder:
+    def _open(self) -> TextTokenizer:
         if self._tokenizer is None:
             raise InvalidData(
                 f"{self._path} holds `text`, but there is no tokenizer; give the task's parameter `tokenizer` "
                 "or the layout's `text.tokenizer`"
             )
-        return read_tokenizer(self._tokenizer).encode
+        return read_tokenizer(self._tokenizer, self._allow)
 
 
-def _read_jsonl(path: Path, encode: Encoder) -> Iterator[Record]:
-    for number, line in read_lines(path):
+def _read_jsonl(path: Path, encode: Encoder, allow: Allow) -> Iterator[Record]:
+    for number, line in read_lines(path, allow):
         yield _parse_line(f"{path}, line {number}", line, number, encode)
 
 
@@ -230,8 +242,8 @@ def _ids(where: str, key: str, values: Any) -> array[int] | None:
 _TENSORS: Mapping[str, int] = {"text_ids": 2, "text_lengths": 1, "image_codes": 2}
 
 
-def _read_safetensors(path: Path) -> Iterator[Record]:
-    tensors = _load_tensors(path)
+def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
+    tensors = _load_tensors(path, allow)
     text_ids, codes, lengths = tensors.get("text_ids"), tensors.get("image_codes"), tensors.get("text_lengths")
     count = len(next(iter(tensors.values())))
     if lengths is not None and text_ids is not None and lengths.size:
@@ -247,14 +259,16 @@ def _read_safetensors(path: Path) -> Iterator[Record]:
         yield record
 
 
-def _load_tensors(path: Path) -> dict[str, numpy.ndarray[Any, Any]]:
+def _load_tensors(path: Path, allow: Allow) -> dict[str, numpy.ndarray[Any, Any]]:
     try:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ModuleNotFoundError:
         raise missing_package("safetensors", "a .safetensors data file") from None
     try:
-        tensors: dict[str, numpy.ndarray[Any, Any]] = load_file(path)
+        file = open_file(path, "data file", allow)
+        with file.stream:
+            tensors: dict[str, numpy.ndarray[Any, Any]] = load_file(file.name)
     except (SafetensorError, OSError, TypeError, KeyError):  # whose words quote the file
         raise InvalidData(f"{path} is not a safetensors file of integers, or is cut off; write it again") from None
     if not {"text_ids", "image_codes"} & set(tensors):

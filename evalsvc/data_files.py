@@ -10,6 +10,7 @@ from typing import Any
 
 from evalsvc.checkpoints import Identity, identify
 from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage
+from evalsvc.opening import Allow, anywhere, open_file
 
 CACHED_FILES = 4
 """Data files that a process keeps parsed: a suite's tasks and their shards come in turns."""
@@ -29,18 +30,19 @@ def identify_file(path: Path, what: str) -> Identity:
         raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a data file."""
+def read_bytes(path: Path, allow: Allow = anywhere) -> bytes:
+    """The content of a data file. Raises what `open_file` raises."""
     try:
-        return path.read_bytes()
+        with open_file(path, "data file", allow).stream as stream:
+            return stream.read()
     except OSError as error:
         raise unreadable(path, error) from None
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number, counted from 1, and content of each line that is not blank."""
+def read_lines(path: Path, allow: Allow = anywhere) -> Iterator[tuple[int, bytes]]:
+    """Number, counted from 1, and content of each line that is not blank. Raises what `open_file` raises."""
     try:
-        with path.open("rb") as stream:
+        with open_file(path, "data file", allow).stream as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield number, line

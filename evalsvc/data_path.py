@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,17 @@ def local_data(settings: Settings, path: str) -> str:
         resolved = Path("/proc")  # which is outside
     require_readable(settings, resolved, path)
     return str(local)
+
+
+@dataclass(frozen=True)
+class Readable:
+    """The rule for what is open under these settings, as an `opening.Allow`; equal for equal settings."""
+
+    settings: Settings
+
+    def __call__(self, real: Path, shown: str) -> None:
+        """Raise what `require_readable` raises."""
+        require_readable(self.settings, real, shown)
 
 
 def require_readable(settings: Settings, resolved: Path, shown: str) -> None:

@@ -32,7 +32,7 @@ from evalsvc.checkpoints import (
     verify,
 )
 from evalsvc.config import Settings
-from evalsvc.data_path import local_data, require_readable
+from evalsvc.data_path import Readable, local_data
 from evalsvc.errors import CheckpointGone, EvalsvcError, InternalError, MissingPackage, OutOfMemory
 from evalsvc.expression import digest_of, require_parts
 from evalsvc.images import ImageSource, read_images
@@ -134,6 +134,7 @@ class RunnerContext(Context):
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.batch_tokens = settings.batch_tokens
         self.allow_benchmark_code = bool(settings.allow_benchmark_code)
+        self.readable = Readable(settings)
         self.report = report
         self.dtype: str | None = None
         self.provenance: dict[str, Any] = {}
@@ -193,18 +194,15 @@ class RunnerContext(Context):
         return local_data(self._settings, path)
 
     def images(self, path: str) -> ImageSource:
-        return read_images(self.dataset(path), self._allow)
+        return read_images(self.dataset(path), self.readable)
 
     def classifier(self, path: str) -> DigitClassifier:
-        with opened_weights(Path(self.dataset(path)), self._allow) as pinned:
+        with opened_weights(Path(self.dataset(path)), self.readable) as pinned:
             return load_classifier(pinned)
-
-    def _allow(self, real: Path, shown: str) -> None:
-        require_readable(self._settings, real, shown)
 
     def _allow_of(self, name: str) -> Allow:
         """What may be read of an asset: the operator's own folder may well be made of links."""
-        return self._allow if "/" in name else anywhere
+        return self.readable if "/" in name else anywhere
 
     def asset(self, name: str) -> Path:
         from evalsvc.assets import locate_asset
@@ -224,7 +222,7 @@ class RunnerContext(Context):
                 pinned = stack.enter_context(opened_weights(path, self._allow_of(name), (BESIDE,)))
                 shape = config
                 if config is not None and "/" in config:
-                    shape = str(stack.enter_context(opened_weights(Path(config), self._allow)))
+                    shape = str(stack.enter_context(opened_weights(Path(config), self.readable)))
                 return load_decoder(pinned, shape, ema, dtype=dtype, device=self.device)
 
         decoder: ImageDecoder = _companions.get(key, load)

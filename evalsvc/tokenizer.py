@@ -16,6 +16,7 @@ from evalsvc.checkpoints import Identity
 from evalsvc.data_files import CACHED_FILES, identify_file, missing_package
 from evalsvc.errors import EvalsvcError, InvalidData
 from evalsvc.layout import TextBlock, VocabularyLayout
+from evalsvc.opening import Allow, anywhere, open_file
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")
 """What tokenizers call the token that ends a text, the field's most common name first."""
@@ -70,22 +71,31 @@ class TextTokenizer:
             )
 
 
-def read_tokenizer(path: str | Path) -> TextTokenizer:
+def read_tokenizer(path: str | Path, allow: Allow = anywhere) -> TextTokenizer:
     """The tokenizer in a `tokenizer.json`. Opened once per process and file.
 
     Raises:
-        InvalidData: the file is missing, or not a tokenizer.
+        InvalidData: the file is missing, or not a tokenizer; or what `allow` raises of it.
         MissingPackage: tokenizers is not installed.
     """
     path = Path(path)
-    return _read(path, identify_file(path, "tokenizer"))
+    return _read(path, identify_file(path, "tokenizer"), allow)
 
 
-def read_bounded(path: Path) -> bytes:
-    """The content of a `tokenizer.json`. Raises InvalidData where it cannot be read, or is larger than any."""
+def tokenizer_digest(path: str | Path, allow: Allow = anywhere) -> str:
+    """SHA-256 of a `tokenizer.json`, as `TextTokenizer.digest`. Raises what `read_bounded` raises."""
+    return hashlib.sha256(read_bounded(Path(path), allow)).hexdigest()
+
+
+def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
+    """The content of a `tokenizer.json`.
+
+    Raises:
+        InvalidData: it cannot be read, or is larger than any; or what `allow` raises.
+    """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        with open_file(path, "tokenizer", allow).stream as stream:
+            content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise InvalidData(f"the tokenizer {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
     if len(content) > MAX_BYTES:
@@ -117,13 +127,13 @@ def translated(path: Path | str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=CACHED_FILES)
-def _read(path: Path, identity: Identity) -> TextTokenizer:
+def _read(path: Path, identity: Identity, allow: Allow) -> TextTokenizer:
     # `identity` is there to make the cache forget a file that was written anew.
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError:
         raise missing_package("tokenizers", "text data") from None
-    content = read_bounded(path)
+    content = read_bounded(path, allow)
     with translated(path):
         tokenizer = Tokenizer.from_buffer(content)
         tokenizer.no_truncation()

@@ -166,7 +166,7 @@ def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     """Every shard of a task reads them all."""
     parsed = []
     rows = captions._csv_rows
-    monkeypatch.setattr(captions, "_csv_rows", lambda path: parsed.append(1) or rows(path))
+    monkeypatch.setattr(captions, "_csv_rows", lambda *given: parsed.append(1) or rows(*given))
     path = write(tmp_path, "text\na\n", "a.csv")
     assert read_captions(path) is read_captions(path)
     assert len(parsed) == 1

@@ -1,13 +1,21 @@
 """What suites may read."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from evalsvc.captions import read_captions
 from evalsvc.config import Settings
-from evalsvc.data_path import check_data, local_data
+from evalsvc.data import read_tokens
+from evalsvc.data_path import Readable, check_data, local_data
 from evalsvc.errors import InvalidData
 from evalsvc.miniature import ROOT
+from evalsvc.tokenizer import read_tokenizer, tokenizer_digest
 
 
 @pytest.fixture
@@ -59,3 +67,58 @@ def test_whether_something_is_there_is_not_told(settings: Settings) -> None:
         return error.value.message.replace(path, "")
 
     assert message("/etc/hosts") == message("/etc/nothing-of-this-name")
+
+
+# what becomes of a path between the check and the reading
+
+SECRET = {
+    "a.jsonl": b'{"text_ids": [7, 7], "text": "hunter2"}\n',
+    "a.csv": b"text\nhunter2\n",
+    "a.json": b'{"images": [{"id": 1, "file_name": "hunter2"}], "annotations": []}',
+    "tokenizer.json": (ROOT / "tokenizer.json").read_bytes(),
+}
+READERS: dict[str, Callable[[str, Readable], Any]] = {
+    "a.csv": read_captions,
+    "a.json": read_captions,
+    "a.jsonl": lambda path, readable: read_tokens(path, allow=readable),
+    "a.safetensors": lambda path, readable: read_tokens(path, allow=readable),
+    "tokenizer.json": read_tokenizer,
+    "digest/tokenizer.json": tokenizer_digest,
+    "captions/a.jsonl": read_captions,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_link_that_is_swapped_in_after_the_check(settings: Settings, tmp_path: Path, name: str) -> None:
+    """A path was checked and opened at two moments, and whoever was fast read what lies outside."""
+    path, secret = tmp_path / "root" / name, tmp_path / "secret" / name
+    for file in (path, secret):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file({"text_ids": np.array([[7]])}, secret)
+    else:
+        secret.write_bytes(SECRET[path.name])
+    path.touch()
+    checked = local_data(settings, str(path))
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(InvalidData, match="is, or leads, outside the folders that suites may read") as caught:
+        READERS[name](checked, Readable(settings))
+    assert "hunter2" not in caught.value.message
+    assert str(secret) not in caught.value.message
+
+
+def test_what_was_read_before_is_not_given_to_whoever_may_not_read_it(settings: Settings, tmp_path: Path) -> None:
+    """Parsed files are kept by path and state of the file; the rule that let them through counts too."""
+    secret = tmp_path / "secret.jsonl"
+    secret.write_bytes(SECRET["a.jsonl"])
+    (tmp_path / "root" / "a.jsonl").symlink_to(secret)
+    assert len(read_captions(tmp_path / "root" / "a.jsonl").captions) == 1
+    with pytest.raises(InvalidData, match="outside the folders"):
+        read_captions(tmp_path / "root" / "a.jsonl", Readable(settings))
+
+
+def test_a_file_is_parsed_once_for_all_shards_with_one_rule(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "root" / "a.csv").write_bytes(SECRET["a.csv"])
+    path = tmp_path / "root" / "a.csv"
+    assert read_captions(path, Readable(settings)) is read_captions(path, Readable(replace(settings)))

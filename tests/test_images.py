@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from evalsvc import images
 from evalsvc.config import Settings
-from evalsvc.data_path import require_readable
+from evalsvc.data_path import Readable
 from evalsvc.errors import InvalidData
 from evalsvc.images import Fit, load_image, read_images
 from evalsvc.opening import Allow
@@ -288,8 +288,7 @@ def test_real_photographs(shared: Path) -> None:
 
 def below(root: Path) -> Allow:
     """What suites may read where `root` is the only root."""
-    settings = Settings(roots=str(root), data_dir=str(root / "data"))
-    return lambda real, shown: require_readable(settings, real, shown)
+    return Readable(Settings(roots=str(root), data_dir=str(root / "data")))
 
 
 OUTSIDE = "is, or leads, outside the folders that suites may read"

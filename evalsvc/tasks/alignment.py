@@ -160,7 +160,7 @@ class Alignment(Task):
         return result
 
     def _read(self, context: Context, layout: VocabularyLayout, path: str) -> TokenData:
-        return read_tokens(context.dataset(path), self._tokenizer_path(context, layout))
+        return read_tokens(context.dataset(path), self._tokenizer_path(context, layout), allow=context.readable)
 
     def _tokenizer_path(self, context: Context, layout: VocabularyLayout) -> str | None:
         return layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
@@ -169,7 +169,7 @@ class Alignment(Task):
         path = self._tokenizer_path(context, layout)
         if path is None:
             return None
-        tokenizer = read_tokenizer(path)
+        tokenizer = read_tokenizer(path, context.readable)
         tokenizer.require_fits(layout.text)
         return tokenizer
 

@@ -278,7 +278,7 @@ class Forgetting(BenchmarkTask):
         """The text, and the records of it that are used."""
         assert self.text is not None, "there is no part of text without it"
         tokenizer = context.layout().text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
-        data = read_tokens(context.dataset(self.text), tokenizer, self.bos)
+        data = read_tokens(context.dataset(self.text), tokenizer, self.bos, context.readable)
         records = data.records[: self.text_limit]
         for record in records:
             if record.image_codes is not None or record.text_ids is None:

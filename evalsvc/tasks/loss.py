@@ -241,14 +241,14 @@ class Loss(Task):
         path = context.dataset(self.data)
         tokenizer = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
         if self.images is None:
-            return read_tokens(path, tokenizer, self.bos), None
-        pairs = read_pairs(path, context.images(self.images), tokenizer, self.bos)
+            return read_tokens(path, tokenizer, self.bos, context.readable), None
+        pairs = read_pairs(path, context.images(self.images), tokenizer, self.bos, context.readable)
         return pairs.texts, pairs
 
     def _read_general(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, Sequence[Record]]:
         assert self.general_text is not None, "there is no part of general text without it"
         tokenizer = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
-        data = read_tokens(context.dataset(self.general_text), tokenizer, self.bos)
+        data = read_tokens(context.dataset(self.general_text), tokenizer, self.bos, context.readable)
         records = data.records[: self.general_text_limit]
         for record in records:
             if record.image_codes is not None or record.text_ids is None:

@@ -13,6 +13,7 @@ from evalsvc.data import text_encoder
 from evalsvc.data_files import CACHED_FILES, identify_file
 from evalsvc.errors import CheckpointGone, InvalidData
 from evalsvc.layout import VocabularyLayout
+from evalsvc.opening import Allow, anywhere
 from evalsvc.protocol import canonical_json
 
 
@@ -69,6 +70,8 @@ class PromptSpec:
     """Of an image."""
     layout: VocabularyLayout = field(compare=False)
     layout_digest: str
+    allow: Allow = anywhere
+    """What may be read of captions and tokenizer."""
 
 
 def read_prompts(spec: PromptSpec) -> Prompts:
@@ -94,8 +97,8 @@ def _read_prompts(spec: PromptSpec, captions: Identity | None, tokenizer: Identi
     # The identities are there to make the cache forget files that were written anew.
     if spec.captions is None:
         return _unconditional(spec)
-    data = read_captions(spec.captions)
-    encode = text_encoder(data.path, spec.tokenizer)
+    data = read_captions(spec.captions, spec.allow)
+    encode = text_encoder(data.path, spec.tokenizer, None, spec.allow)
     records = []
     for caption in select_captions(data, spec.select, spec.samples, spec.select_seed):
         try:

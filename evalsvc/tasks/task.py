@@ -22,6 +22,7 @@ from evalsvc.images import ImageSource
 from evalsvc.layout import VocabularyLayout
 from evalsvc.looks import Until
 from evalsvc.model_config import ModelConfig
+from evalsvc.opening import Allow
 from evalsvc.protocol import MetricValue
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Context(ABC):
     """Whether YAML files of benchmarks may run code."""
     base: Context | None
     """The same for the checkpoint that the run is compared with, e.g. before it saw images; None: the run has none."""
+    readable: Allow
+    """What may be read of the paths that `dataset` gives: for whoever opens them, since links lead on."""
     provenance: dict[str, Any]
     """Empty at first. What a task puts into it, JSON-able, becomes part of this shard's provenance."""
 

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evalsvc.checkpoints import hash_files
 from evalsvc.errors import InvalidData
 from evalsvc.layout import TextBlock
 from evalsvc.tasks.task import Context, DataPath, Task
-from evalsvc.tokenizer import TextTokenizer, read_tokenizer
+from evalsvc.tokenizer import TextTokenizer, read_tokenizer, tokenizer_digest
 
 
 class TextTask(Task):
@@ -44,7 +43,7 @@ class TextTask(Task):
                 f"task {self.name!r} needs text, but there is no tokenizer; give the task's `tokenizer` or the "
                 "layout's `text.tokenizer`"
             )
-        tokenizer = read_tokenizer(path)
+        tokenizer = read_tokenizer(path, context.readable)
         tokenizer.require_fits(text)
         return tokenizer
 
@@ -59,7 +58,7 @@ class TextTask(Task):
         """
         own, other = context.layout().text, base.layout().text
         label = f"the base, {base.checkpoint.label},"
-        digests = [_tokenizer_digest(text) for text in (own, other)]
+        digests = [_tokenizer_digest(context, text) for text in (own, other)]
         if None not in digests and digests[0] != digests[1]:
             raise InvalidData(
                 f"{label} has a tokenizer with sha256 {digests[1]}, the checkpoint's has {digests[0]}; name a base "
@@ -67,7 +66,7 @@ class TextTask(Task):
             )
         path = self._tokenizer_path(context, own) or other.tokenizer
         if path is not None and (tokenized or own.size != other.size):
-            tokenizer = read_tokenizer(path)
+            tokenizer = read_tokenizer(path, context.readable)
             tokenizer.require_fits(own)
             try:
                 tokenizer.require_fits(other)
@@ -92,7 +91,7 @@ def base_rotary(base: Context) -> dict[str, str]:
     return {f"base_{key}": value for key, value in base.rotary().items()}
 
 
-def _tokenizer_digest(text: TextBlock) -> str | None:
+def _tokenizer_digest(context: Context, text: TextBlock) -> str | None:
     if text.tokenizer_sha256 is not None or text.tokenizer is None:
         return text.tokenizer_sha256
-    return hash_files(Path(text.tokenizer)) if Path(text.tokenizer).is_file() else None
+    return tokenizer_digest(text.tokenizer, context.readable) if Path(text.tokenizer).is_file() else None

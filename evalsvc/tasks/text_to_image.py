@@ -305,7 +305,15 @@ class TextToImage(Task):
         captions = None if self.captions is None else context.dataset(self.captions)
         tokenizer = layout.text.tokenizer if self.tokenizer is None else context.dataset(self.tokenizer)
         spec = PromptSpec(
-            captions, self.samples, self.select, self.select_seed, tokenizer, height * width, layout, layout.digest
+            captions,
+            self.samples,
+            self.select,
+            self.select_seed,
+            tokenizer,
+            height * width,
+            layout,
+            layout.digest,
+            context.readable,
         )
         return read_prompts(spec)
 
