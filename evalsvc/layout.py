@@ -16,10 +16,15 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
+from evalsvc.data_files import json_reason
 from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel
+from evalsvc.opening import Allow, anywhere, open_file
 from evalsvc.protocol import digest
 from evalsvc.suite import check_keys, validation_message
 from evalsvc.yaml_text import YamlError, read_yaml
+
+MAX_FILE_BYTES = 20_000_000
+"""Of a layout or a map: two million codes."""
 
 TEXT = "TEXT"
 IMAGE = "IMAGE"
@@ -442,49 +447,65 @@ def _preset(
 _SIZES = ("text_size", "codebook_size", "rows")
 
 
-def parse_layout(spec: str | Mapping[str, Any], base: Path | None = None) -> VocabularyLayout:
+def parse_layout(spec: str | Mapping[str, Any], base: Path | None = None, allow: Allow = anywhere) -> VocabularyLayout:
     """A layout from a preset's name, the path of a YAML or JSON file, or a mapping.
 
     A mapping holds the fields of `VocabularyLayout`, or `preset` with `text_size`, `codebook_size`, `rows` and any
-    field that replaces the preset's. `base` is the folder that relative paths start from.
+    field that replaces the preset's. `base` is the folder that relative paths start from. `allow` is asked of every
+    file that is read: the layout's own, and the map that it names.
 
     Raises:
-        InvalidLayout: says which key is wrong, with near misses; which blocks overlap.
+        InvalidLayout: says which key is wrong, with near misses; which blocks overlap. Quotes no value of a file.
         UnknownName: there is no preset of this name.
         UnsupportedModel: the preset is one that evalsvc cannot run.
     """
     if isinstance(spec, str):
         if not spec.endswith((".yaml", ".yml", ".json")):
-            return _from_preset({"preset": spec}, base)
+            return _from_preset({"preset": spec}, _Source(base, allow))
         path = _resolve_path(spec, base, "the layout file")
-        return _parse_mapping(_read_layout(path), path.parent)
-    return _parse_mapping(spec, base)
+        return _parse_mapping(_read_layout(path, allow), _Source(path.parent, allow, file=True))
+    return _parse_mapping(spec, _Source(base, allow))
 
 
-def _parse_mapping(spec: Any, base: Path | None) -> VocabularyLayout:
+@dataclass(frozen=True)
+class _Source:
+    """Where a mapping comes from."""
+
+    base: Path | None
+    """The folder that relative paths start from."""
+    allow: Allow
+    file: bool = False
+    """Out of a file, whose values are not quoted."""
+
+
+def _parse_mapping(spec: Any, source: _Source) -> VocabularyLayout:
     if not isinstance(spec, Mapping):
         raise InvalidLayout(f"a layout is a preset's name, a path or a mapping, found {type(spec).__name__}")
-    return _from_preset(spec, base) if "preset" in spec else _from_mapping(spec, base)
+    return _from_preset(spec, source) if "preset" in spec else _from_mapping(spec, source)
 
 
-def _from_preset(spec: Mapping[str, Any], base: Path | None) -> VocabularyLayout:
+def _from_preset(spec: Mapping[str, Any], source: _Source) -> VocabularyLayout:
     name = str(spec["preset"])
-    check_keys(f"layout {name!r}", spec, ("preset", *_SIZES, *VocabularyLayout.model_fields), InvalidLayout)
+    where = "layout" if source.file else f"layout {name!r}"
+    check_keys(where, spec, ("preset", *_SIZES, *VocabularyLayout.model_fields), InvalidLayout)
+    if name not in PRESETS and source.file:
+        raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(PRESETS))}")
     if name not in PRESETS:
         raise UnknownName.among("layout preset", name, PRESETS, "a path that ends in .yaml or .json works too")
     sizes = {key: spec[key] for key in _SIZES if spec.get(key) is not None}
     for key, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InvalidLayout(f"layout {name!r}: {key} must be a whole number above 0, found {value!r}")
+            found = type(value).__name__ if source.file else repr(value)
+            raise InvalidLayout(f"{where}: {key} must be a whole number above 0, found {found}")
     overrides = {key: value for key, value in spec.items() if key not in ("preset", *_SIZES)}
     fields = PRESETS[name](**sizes).to_json()
     for block in ("text", "image"):
         if isinstance(overrides.get(block), Mapping):
             overrides[block] = fields[block] | overrides[block]
-    return _from_mapping(fields | overrides, base)
+    return _from_mapping(fields | overrides, source)
 
 
-def _from_mapping(spec: Mapping[str, Any], base: Path | None) -> VocabularyLayout:
+def _from_mapping(spec: Mapping[str, Any], source: _Source) -> VocabularyLayout:
     content = dict(spec)
     check_keys("layout", content, VocabularyLayout.model_fields, InvalidLayout)
     for block, model in (("text", TextBlock), ("image", ImageBlock)):
@@ -493,13 +514,13 @@ def _from_mapping(spec: Mapping[str, Any], base: Path | None) -> VocabularyLayou
             check_keys(f"layout, {block}", content[block], model.model_fields, InvalidLayout)
     text, image = content.get("text"), content.get("image")
     if isinstance(text, dict) and isinstance(text.get("tokenizer"), str):
-        text["tokenizer"] = str(_resolve_path(text["tokenizer"], base, "text.tokenizer"))
+        text["tokenizer"] = str(_resolve_path(text["tokenizer"], source.base, "text.tokenizer"))
     if isinstance(image, dict) and isinstance(image.get("map"), str):
-        image["map"] = _read_map(_resolve_path(image["map"], base, "image.map"))
+        image["map"] = _read_map(_resolve_path(image["map"], source.base, "image.map"), source.allow)
     try:
         return VocabularyLayout.model_validate(content)
     except ValidationError as error:
-        raise InvalidLayout(f"layout: {validation_message(error)}") from None
+        raise InvalidLayout(f"layout: {validation_message(error, quoting=not source.file)}") from None
 
 
 def _resolve_path(path: str, base: Path | None, what: str) -> Path:
@@ -508,24 +529,31 @@ def _resolve_path(path: str, base: Path | None, what: str) -> Path:
     return Path(path) if base is None else (base / path).resolve()
 
 
-def _read_layout(path: Path) -> Any:
+def _read_layout(path: Path, allow: Allow) -> Any:
     try:
-        return read_yaml(path.read_bytes())
-    except OSError as error:
-        raise InvalidLayout(
-            f"the layout file {path} cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from None
+        return read_yaml(_read_file(path, "layout file", allow))
     except YamlError as error:
         raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}") from None
 
 
-def _read_map(path: Path) -> Any:
+def _read_map(path: Path, allow: Allow) -> Any:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(_read_file(path, "image.map", allow))
+    except (ValueError, RecursionError) as error:
+        raise InvalidLayout(f"image.map {path} is not valid JSON: {json_reason(error)}") from None
+    if not isinstance(content, list) or any(type(code) is not int for code in content):
+        raise InvalidLayout(f"image.map {path} is no list of whole numbers; write one id for each code")
+    return content
+
+
+def _read_file(path: Path, what: str, allow: Allow) -> bytes:
+    try:
+        with open_file(path, what, allow).stream as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except InvalidData as error:
+        raise InvalidLayout(error.message) from None
     except OSError as error:
-        raise InvalidLayout(f"image.map {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except ValueError as error:
-        raise InvalidLayout(f"image.map {path} is not valid JSON: {error}") from None
-    if not isinstance(content, list):
-        raise InvalidLayout(f"image.map {path} is {type(content).__name__}; it must be a list of whole numbers")
+        raise InvalidLayout(f"the {what} {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidLayout(f"the {what} {path} is larger than {MAX_FILE_BYTES:,} bytes, which no layout is")
     return content

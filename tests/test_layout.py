@@ -133,7 +133,11 @@ def test_preset_fields_can_be_replaced() -> None:
             21,
             ["text.tokenizer 'tokenizer.json' is a relative path"],
         ),
-        ({"image": {"offset": 17, "size": 4, "map": "/no/such.json"}}, 21, ["image.map /no/such.json", "no such file"]),
+        (
+            {"image": {"offset": 17, "size": 4, "map": "/no/such.json"}},
+            21,
+            ["the image.map /no/such.json does not exist"],
+        ),
     ],
 )
 def test_wrong_layouts_say_what_is_wrong(changes: Mapping[str, Any], rows: int, fragments: list[str]) -> None:
@@ -157,7 +161,7 @@ def test_wrong_layouts_say_what_is_wrong(changes: Mapping[str, Any], rows: int, 
         ({"preset": ["image-first"]}, UnknownName, "no layout preset is named"),
         ({}, InvalidLayout, "text: field required"),
         (["text"], InvalidLayout, "found list"),
-        ("/no/such/layout.yaml", InvalidLayout, "/no/such/layout.yaml cannot be read: no such file"),
+        ("/no/such/layout.yaml", InvalidLayout, "the layout file /no/such/layout.yaml does not exist"),
         ("layout.yaml", InvalidLayout, "'layout.yaml' is a relative path"),
     ],
 )
@@ -188,7 +192,9 @@ def test_broken_files_are_named(tmp_path: Path, content: str, fragment: str) -> 
         parse_layout(str(tmp_path / "layout.yaml"))
 
 
-@pytest.mark.parametrize(("content", "fragment"), [("[1,", "is not valid JSON"), ('{"a": 1}', "is dict")])
+@pytest.mark.parametrize(
+    ("content", "fragment"), [("[1,", "is not valid JSON"), ('{"a": 1}', "is no list of whole numbers")]
+)
 def test_broken_maps_are_named(tmp_path: Path, content: str, fragment: str) -> None:
     (tmp_path / "map.json").write_text(content)
     with pytest.raises(InvalidLayout, match=fragment):
@@ -323,3 +329,23 @@ def test_resolving_twice_changes_nothing() -> None:
     resolved = layout.resolve(112)
     assert resolved.image_ids == range(96, 112)
     assert resolved.resolve(112) == resolved
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "hunter2",
+        "{preset: hunter2}",
+        "{preset: image-then-special, rows: hunter2}",
+        "{text: {size: hunter2}}",
+        "{text: {size: 9}, template: [[hunter2]]}",
+        "{text: {size: 9}, image: {offset: 9, size: 2, map: map.json}}",
+    ],
+)
+def test_no_message_quotes_a_value_of_a_file(tmp_path: Path, content: str) -> None:
+    """Who names a file need not be who may read it."""
+    (tmp_path / "map.json").write_text('["hunter2"]')
+    (tmp_path / "layout.yaml").write_text(content)
+    with pytest.raises(EvalsvcError) as caught:
+        parse_layout(str(tmp_path / "layout.yaml"))
+    assert "hunter2" not in caught.value.message

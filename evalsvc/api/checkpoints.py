@@ -16,7 +16,16 @@ from evalsvc.api.response_schemas import CHECKPOINT, POSTED
 from evalsvc.api.schemas import CheckpointInput, Id
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
-from evalsvc.checkpoints import CheckpointRef, Identity, discard, locate, spool_link, spool_path, verify
+from evalsvc.checkpoints import (
+    CheckpointRef,
+    Identity,
+    discard,
+    locate,
+    require_inside,
+    spool_link,
+    spool_path,
+    verify,
+)
 from evalsvc.config import Settings
 from evalsvc.data_path import check_data
 from evalsvc.errors import InvalidLayout, InvalidRequest
@@ -246,7 +255,7 @@ def _layout(layout: str | Mapping[str, Any], model: Mapping[str, Any] | None, se
     image = layout.get("image") if isinstance(layout, Mapping) else None
     if isinstance(image, Mapping) and isinstance(image.get("map"), str):
         locate(image["map"], settings.root_paths)
-    parsed = parse_layout(layout)
+    parsed = parse_layout(layout, allow=lambda real, shown: require_inside(real, settings.root_paths, shown))
     if parsed.text.tokenizer is not None:
         check_data(settings, parsed.text.tokenizer)
     rows = (model or {}).get("vocab_size")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -247,6 +248,19 @@ class TestLayout:
     def test_map_outside_the_roots(self, app: App, weights: Path) -> None:
         layout = {"text": {"size": 60}, "image": {"map": "/etc/passwd"}}
         refused(app.post(weights, layout=layout), 403, "checkpoint_not_allowed", "outside the allowed folders")
+
+    def test_map_outside_the_roots_that_a_layouts_file_names(self, app: App, weights: Path, tmp_path: Path) -> None:
+        """The file lies below the roots; what it names was read wherever that lay, and its values were quoted."""
+        outside = Path(tempfile.mkdtemp(dir=tmp_path.parent)) / "secret.json"
+        outside.write_text('["hunter2"]')
+        layout = tmp_path / "layouts" / "layout.yaml"
+        layout.parent.mkdir()
+        layout.with_name("link.json").symlink_to(outside)
+        for named in (str(outside), "link.json"):
+            layout.write_text(f"{{text: {{size: 9}}, image: {{offset: 9, size: 2, map: {named}}}}}")
+            answer = app.post(weights, layout=str(layout))
+            refused(answer, 403, "checkpoint_not_allowed", "outside the allowed folders")
+            assert "hunter2" not in answer.text
 
     def test_tokenizer_outside_the_roots(self, app: App, weights: Path) -> None:
         layout = {"text": {"size": 60, "tokenizer": "/etc/shadow"}}
