@@ -30,13 +30,20 @@ def identify_file(path: Path, what: str) -> Identity:
         raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
 
 
-def read_bytes(path: Path, allow: Allow = anywhere) -> bytes:
-    """The content of a data file. Raises what `open_file` raises."""
+def read_bytes(path: Path, allow: Allow = anywhere, limit: int = -1) -> bytes:
+    """Return the content of a data file, of at most `limit` bytes [any number].
+
+    Raises:
+        InvalidData: what `open_file` raises; or it has more than `limit` bytes.
+    """
     try:
         with open_file(path, "data file", allow).stream as stream:
-            return stream.read()
+            content = stream.read(limit + 1 if limit >= 0 else -1)
     except OSError as error:
         raise unreadable(path, error) from None
+    if 0 <= limit < len(content):
+        raise InvalidData(f"{path} has more than {limit:,} bytes; give a smaller file")
+    return content
 
 
 def read_lines(path: Path, allow: Allow = anywhere) -> Iterator[tuple[int, bytes]]:

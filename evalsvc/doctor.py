@@ -9,12 +9,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from evalsvc.assets import ASSETS, locate_asset
 from evalsvc.config import Settings
+from evalsvc.data_path import Readable, local_data
 from evalsvc.devices import device_list
 from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, MissingPackage, UnknownName
 from evalsvc.store.session import Store
@@ -193,12 +195,13 @@ def _files_of(task: TaskSpec, settings: Settings) -> Iterator[Path]:
     yield from _paths(parameters, settings)
     # A benchmark's own `data` takes the place of the files in its definition.
     names = [item["name"] for item in parameters.get("benchmarks") or () if item["data"] is None]
-    folders = [Path(folder) for folder in parameters.get("include_path") or ()]
+    folders = tuple(Path(folder) for folder in parameters.get("include_path") or ())
     try:
-        from evalsvc.language.local_data import named_files
+        from evalsvc.language.definitions import Rules, named_files
     except MissingPackage:  # which is told by itself
         return
-    yield from named_files(names, folders, lambda name: str(next(_paths(name, settings))))
+    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
+    yield from named_files(names, folders, rules)
 
 
 def _paths(value: Any, settings: Settings) -> Iterator[Path]:

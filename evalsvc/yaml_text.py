@@ -57,8 +57,9 @@ def yaml_reason(error: Exception) -> str:
     return _QUOTED.sub("…", str(error.problem or error.context)) + place
 
 
-_QUOTED = re.compile(r"""(['"])(?!<)[^\n]{2,}\1""")
-"""Names of tags, aliases and anchors; PyYAML's own names of what it expects are one character, or between < and >."""
+_QUOTED = re.compile(r"""(['"])(?!<|!function\1)[^\n]{2,}\1""")
+"""Names of tags, aliases and anchors. PyYAML's own names of what it expects are one character, or between < and >, and
+`!function` is a tag of lm-eval's."""
 
 
 class _BoundedLoader(yaml.SafeLoader):

@@ -95,12 +95,12 @@ def needed(tmp_path: Path, *benchmarks: dict[str, Any], **parameters: Any) -> li
 
 
 def test_data_that_benchmarks_of_ones_own_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval is not imported for it: the doctor answers at once, and also where functions cannot be imported."""
+    """lm-eval is not imported for it: the doctor answers at once."""
     monkeypatch.delitem(sys.modules, "lm_eval", raising=False)
     definitions = {
-        "_shared": "dataset_path: json\ntag: both\ndoc_to_text: !function nowhere.text\n",
+        "_shared": "dataset_path: json\ntag: both\n",
         "first": "include: _shared.yaml\ntask: first\ndataset_kwargs: {data_files: {test: 'datasets:text/a.jsonl'}}\n",
-        "second": "include: _shared.yaml\ntask: second\ndataset_kwargs: {data_files: [b.jsonl, 'https://c/d', 'e*']}\n",
+        "second": "include: _shared.yaml\ntask: second\ndataset_kwargs: {data_files: [b.jsonl]}\n",
         "third": "include: first.yaml\ntask: third\n",
         "broken": "task: broken\nx: [",
         "circle": "include: circle.yaml\ntask: circle\n",
@@ -210,6 +210,6 @@ def test_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_suites_are_looked_at_without_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    for module in ("evalsvc.language", "evalsvc.language.local_data"):
+    for module in ("evalsvc.language", "evalsvc.language.definitions"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert check("suite text-quick", tmp_path).ok

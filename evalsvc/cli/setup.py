@@ -99,13 +99,13 @@ def prepare_benchmarks(
     include_path: IncludePath = None,
 ) -> None:
     """Fetch what benchmarks need from the Hugging Face hub into its cache; an evaluation downloads nothing."""
-    from evalsvc.data_path import local_data
+    from evalsvc.data_path import Readable, local_data
     from evalsvc.language.benchmarks import LoadOptions, prepare
     from evalsvc.language.definitions import Rules
 
     settings = Settings.load()
 
-    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings))
+    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
     for name in names:
         for ready in prepare(name, LoadOptions(tuple(include_path or []), rules=rules)):
             rows = ", ".join(f"{count:,} rows of {split!r}" for split, count in ready.splits.items())

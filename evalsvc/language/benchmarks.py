@@ -20,16 +20,15 @@ from lm_eval.api.task import Task
 from lm_eval.config.group import GroupConfig
 
 from evalsvc.benchmark_spec import BenchmarkSpec
-from evalsvc.checkpoints import Identity, identify
 from evalsvc.data_files import identify_file
+from evalsvc.data_path import DATASETS
 from evalsvc.errors import AssetMissing, InvalidSuite
-from evalsvc.language.building import Changes, Fewshot, build_task, seeded
-from evalsvc.language.definitions import Definition, Rules, read_definition
+from evalsvc.language.building import Changes, Fewshot, build_task, define, seeded
+from evalsvc.language.definitions import Definition, Rules, local_files
 from evalsvc.language.documents import Selection
 from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
 from evalsvc.language.questions import Document, ask, chance_level, question_digest
 from evalsvc.language.registry import Registry
-from evalsvc.language.rows import local_sources
 from evalsvc.language.selection import Branch, Leaf, expand
 from evalsvc.language.templates import sandbox
 
@@ -109,7 +108,7 @@ def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loa
         AssetMissing: the data are on the hub and not in the cache; has the command to run.
         MissingPackage: lm-eval, or what a benchmark needs beside it, is not installed.
     """
-    registry = Registry(options.include_path)
+    registry = Registry(options.include_path, options.rules.allow)
     with quiet(), offline():
         chosen = [(spec, expand(spec.name, registry, options.rules)) for spec in specs]
         _check_choice(chosen)
@@ -143,7 +142,7 @@ def prepare(name: str, options: LoadOptions) -> Iterator[Prepared]:
         And what load_benchmarks raises.
     """
     spec = BenchmarkSpec(name=name)
-    for item in expand(name, Registry(options.include_path), options.rules):
+    for item in expand(name, Registry(options.include_path, options.rules.allow), options.rules):
         for leaf in item.leaves():
             fetched: list[tuple[Source, Rows]] = []
 
@@ -152,7 +151,8 @@ def prepare(name: str, options: LoadOptions) -> Iterator[Prepared]:
                 return fetched[-1][1]
 
             with quiet(), online(), seeded():
-                task = build_task(leaf, _changes(spec, options), options.rules, load)
+                definition = define(leaf, options.rules)
+                task = build_task(leaf, definition, _changes(spec, options), options.rules, load)
                 ask(leaf.name, task, Selection(limit=1))
             source, rows = fetched[0] if fetched else ("", {})
             yield Prepared(leaf.name, str(source), {split: len(part) for split, part in rows.items()})
@@ -164,28 +164,26 @@ class _Recipe:
 
     key: tuple[Any, ...]
     leaf: Leaf = field(compare=False)
+    definition: Definition = field(compare=False)
     spec: BenchmarkSpec = field(compare=False)
     options: LoadOptions = field(compare=False)
 
 
 def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions) -> _Recipe:
-    changes = _changes(spec, options)
-    selection = _selection(spec, options)
-    files = [*_files(leaf, options.rules), *([] if changes.data is None else [changes.data])]
-    identities = tuple((file, _identity(file)) for file in files)
-    key = (leaf.name, changes, selection, repr(sorted(leaf.overrides.items())), options.rules.allow_code, identities)
-    return _Recipe(key, leaf, spec, options)
+    definition, changes = define(leaf, options.rules), _changes(spec, options)
+    identities = tuple((file, identify_file(file, "data file")) for file in _files(definition, changes, options.rules))
+    says = repr(sorted(definition.config.items()))
+    key = (leaf.name, changes, _selection(spec, options), says, options.rules.allow_code, identities)
+    return _Recipe(key, leaf, definition, spec, options)
 
 
-def _files(leaf: Leaf, rules: Rules) -> list[Path]:
-    """The YAML files and the local data files and folders of a benchmark."""
-    definition = Definition({}, ()) if leaf.path is None else read_definition(leaf.path, rules, functions=False)
-    config = {**definition.config, **leaf.overrides}
-    return [*definition.files, *local_sources(config.get("dataset_path"), config.get("dataset_kwargs") or {})]
-
-
-def _identity(path: Path) -> Identity:
-    return identify(path) if path.is_dir() else identify_file(path, "data file")
+def _files(definition: Definition, changes: Changes, rules: Rules) -> list[Path]:
+    """The local data files of a benchmark, as far as their names are plain paths."""
+    if changes.data is not None:
+        return [changes.data]
+    names = [name for names in (local_files(definition.config) or {}).values() for name in names]
+    paths = [Path(rules.resolve(name)) for name in names if name.startswith(("/", DATASETS))]
+    return [path for path in paths if path.exists()]
 
 
 def _changes(spec: BenchmarkSpec, options: LoadOptions) -> Changes:
@@ -203,7 +201,7 @@ def _build(recipe: _Recipe) -> Benchmark:
     leaf, spec, options = recipe.leaf, recipe.spec, recipe.options
     with seeded():
         try:
-            task = build_task(leaf, _changes(spec, options), options.rules, cached)
+            task = build_task(leaf, recipe.definition, _changes(spec, options), options.rules, cached)
         except AssetMissing as error:
             raise _not_prepared(leaf, spec, error) from error
         questions = ask(leaf.name, task, _selection(spec, options))

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import dis
+import logging
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import numpy
-from jinja2 import TemplateError
+from jinja2 import TemplateSyntaxError, UndefinedError
+from jinja2.exceptions import SecurityError
 from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import ConfigurableTask, Task
-from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 
+from evalsvc.data_path import DATASETS
 from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
-from evalsvc.language.definitions import Rules, check_metrics, read_definition
-from evalsvc.language.hub import Rows, Source
-from evalsvc.language.rows import local_files, read_rows
+from evalsvc.language.definitions import Definition, Rules, local_files, read_definition
+from evalsvc.language.hub import Rows, Source, require_named
+from evalsvc.language.rows import plain_rows, read_rows
 from evalsvc.language.selection import Leaf
-from evalsvc.suite import check_keys
+
+log = logging.getLogger(__name__)
 
 FEWSHOT_SEED = 1234
 """lm-eval's own default: which solved examples are drawn."""
 
 PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "bert_score": "bert-score"}
 """Packages that are installed by another name than they are imported by."""
+
+_UNDEFINED = re.compile(r"'[A-Za-z_]\w*' is undefined")
+"""Jinja's message on a name that stands in the template; its other messages may quote the row."""
 
 Load = Callable[[Source], Rows]
 """Where the rows of a dataset on the hub come from: `hub.cached` or `hub.fetch`."""
@@ -51,33 +57,52 @@ class Changes:
     """A local file with the rows, for every split."""
 
 
-def build_task(leaf: Leaf, changes: Changes, rules: Rules, load: Load) -> Task:
+def define(leaf: Leaf, rules: Rules) -> Definition:
+    """Return what a benchmark's file and the groups around it say together. Functions are not imported.
+
+    Raises:
+        InvalidSuite: it asks about images or sound, or runs code that the model writes.
+        InvalidData: a file says what it may not.
+    """
+    definition = Definition({}, trusted=not leaf.closed)
+    if leaf.path is not None:
+        definition = read_definition(leaf.path, rules, functions=False, closed=leaf.closed)
+    config = {**definition.config, **leaf.overrides}
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        raise InvalidSuite(f"benchmark {leaf.name!r} asks about images or sound; choose one that is all text")
+    if (definition.unsafe or leaf.unsafe) and not rules.allow_code:
+        raise InvalidSuite(
+            f"benchmark {leaf.name!r} runs code that the model writes; take it out, or have the operator set "
+            "EVALSVC_ALLOW_BENCHMARK_CODE=1"
+        )
+    return Definition(config, definition.trusted and not leaf.closed)
+
+
+def build_task(leaf: Leaf, definition: Definition, changes: Changes, rules: Rules, load: Load) -> Task:
     """lm-eval's task object. Explicit `num_fewshot` wins also where the definition says 0, other than in lm-eval.
 
     The document that is asked about is never among its own solved examples. lm-eval sees to that only where the
     definition names the split that it evaluates as that of the examples.
 
     Raises:
-        InvalidSuite: the benchmark cannot be evaluated here, or not with these changes.
+        InvalidSuite: the benchmark cannot be evaluated with these changes.
         InvalidData: the definition or its data are wrong.
         AssetMissing: the data are on the hub, and `load` does not get them.
         MissingPackage: a function or metric of the benchmark needs it.
     """
-    definition = None if leaf.path is None else read_definition(leaf.path, rules, functions=False)
-    plain = {**(definition.config if definition else {}), **leaf.overrides}
-    _require_allowed(leaf.name, plain, rules)
-    with blamed(leaf.name, "its definition"):
-        full = read_definition(leaf.path, rules, functions=True).config if leaf.path else {}
-    config = deepcopy({**full, **leaf.overrides})
-    if not (leaf.trusted and (definition is None or definition.trusted)):
-        check_metrics(f"benchmark {leaf.name!r}", config, rules)
-    config = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
+    config = definition.config
+    if definition.trusted and leaf.path is not None:
+        with blamed(leaf.name, "its definition"):
+            config = {**read_definition(leaf.path, rules, functions=True).config, **leaf.overrides}
+    config = {key: value for key, value in deepcopy(config).items() if key not in ("tag", "group", "task_list")}
     config |= {"task": leaf.name}
     if "class" in config:
         return _build_class(leaf.name, config, changes)
-    check_keys(f"benchmark {leaf.name!r}", config, [item.name for item in fields(TaskConfig)], InvalidData)
     config = _with_shots(config, changes)
-    config = _with_rows(leaf.name, config, changes.data, load)
+    if changes.data is not None:
+        config = _with_rows(leaf.name, config, {str(config["test_split"]): read_rows([changes.data], rules.allow)})
+    elif not callable(config.get("custom_dataset")):
+        config = _with_rows(leaf.name, config, _rows(leaf.name, config, definition.trusted, rules, load))
     task = _construct(leaf.name, config)
     _check_pool(leaf.name, task)
     require_metrics(leaf.name, task)
@@ -93,14 +118,25 @@ def blamed(name: str, what: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise _missing(name, error) from error
-    except TemplateError as error:
-        raise InvalidData(f"benchmark {name!r}, {what}: a template cannot be filled in: {_line(error)}") from error
+    except TemplateSyntaxError as error:  # quotes the template alone
+        raise InvalidData(f"benchmark {name!r}, {what}: a template is not valid: {_line(error)}") from error
+    except SecurityError as error:
+        raise InvalidData(
+            f"benchmark {name!r}, {what}: a template uses what is unsafe; templates see the values of a row, and no "
+            "attributes of Python's"
+        ) from error
+    except UndefinedError as error:
+        undefined = _UNDEFINED.fullmatch(str(error))
+        missing = undefined[0] if undefined else "something that a template names is undefined"
+        raise InvalidData(
+            f"benchmark {name!r}, {what}: {missing} in its rows; correct the template or the data"
+        ) from error
     except ConnectionError as error:
         raise AssetMissing(f"benchmark {name!r} needs the network ({_line(error)})") from error
     except Exception as error:
-        problem = f"{type(error).__name__}: {_line(error)}"
+        log.debug("benchmark %r, %s: %s", name, what, error)  # which may quote a row that a submitter must not see
         look = "; look at its options and its right answer" if what.startswith("document") else ""
-        message = f"benchmark {name!r}, {what} does not fit what lm-eval makes of it: {problem}{look}"
+        message = f"benchmark {name!r}, {what} does not fit what lm-eval makes of it ({type(error).__name__}){look}"
         raise InvalidData(message) from error
 
 
@@ -137,16 +173,6 @@ def require_metrics(name: str, task: Task) -> None:
             known = ", ".join(sorted(AGGREGATION_REGISTRY))
             raise InvalidData(f"benchmark {name!r}, metric {metric!r}: no such aggregation; choose from {known}")
         _require_imports(name, function)
-
-
-def _require_allowed(name: str, config: Mapping[str, Any], rules: Rules) -> None:
-    if config.get("doc_to_image") or config.get("doc_to_audio"):
-        raise InvalidSuite(f"benchmark {name!r} asks about images or sound; choose one that is all text")
-    if config.get("unsafe_code") and not rules.allow_code:
-        raise InvalidSuite(
-            f"benchmark {name!r} runs code that the model writes; take it out, or have the operator set "
-            "EVALSVC_ALLOW_BENCHMARK_CODE=1"
-        )
 
 
 def _with_shots(config: dict[str, Any], changes: Changes) -> dict[str, Any]:
@@ -195,24 +221,37 @@ def _splits(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(split for split in (evaluated, shots) if split))
 
 
-def _with_rows(name: str, config: dict[str, Any], data: Path | None, load: Load) -> dict[str, Any]:
+def _with_rows(name: str, config: dict[str, Any], rows: Rows) -> dict[str, Any]:
     """`config` with its rows in place of where they come from, so that lm-eval has nothing to fetch."""
-    options = config.get("dataset_kwargs") or {}
-    path, subset = config.get("dataset_path"), config.get("dataset_name")
-    if data is not None:
-        rows: Rows = {str(config["test_split"]): read_rows([data])}
-    elif callable(config.get("custom_dataset")):
-        return config
-    elif files := local_files(path, options):
-        rows = {split: read_rows(paths) for split, paths in files.items()}
-    elif not isinstance(path, str) or not path:
-        raise InvalidData(f"benchmark {name!r} has no `dataset_path`; give one in its YAML, or `data` in the suite")
-    else:
-        with blamed(name, "its `dataset_kwargs`"):
-            rows = load(Source(path, subset, options, _splits(config)))
     _check_splits(name, config, rows)
     given = datasets.DatasetDict(rows)
     return config | {"custom_dataset": lambda **_: given, "dataset_kwargs": None}
+
+
+def _rows(name: str, config: Mapping[str, Any], trusted: bool, rules: Rules, load: Load) -> Rows:
+    """The rows that a definition names; a trusted one may name them by all means that `datasets` has."""
+    local = local_files(config)
+    if local is not None and (
+        not trusted or (local and all(_is_path(each) for names in local.values() for each in names))
+    ):
+        if not local:
+            raise InvalidData(f"benchmark {name!r} names local files and has no `data_files`; give their paths")
+        return {
+            split: read_rows([Path(rules.resolve(each)) for each in names], rules.allow)
+            for split, names in local.items()
+        }
+    path = config.get("dataset_path")
+    if not isinstance(path, str) or not path:
+        raise InvalidData(f"benchmark {name!r} has no `dataset_path`; give one in its YAML, or `data` in the suite")
+    source = Source(path, config.get("dataset_name"), config.get("dataset_kwargs") or {}, _splits(config))
+    with blamed(name, "its `dataset_kwargs`"):
+        if not trusted:
+            require_named(source)
+        return {split: plain_rows(part) for split, part in load(source).items()}
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", DATASETS)) and not set(name) & set("*?[]")
 
 
 def _check_splits(name: str, config: Mapping[str, Any], rows: Rows) -> None:

@@ -1,36 +1,35 @@
-"""The YAML files that define benchmarks: what they may do, and what they say with everything that they include.
+"""The YAML files that define benchmarks, with everything that they include.
 
-Trusted is what is installed: lm-eval's own files, their Python functions and metrics. A YAML file that a suite names by
-`include_path` is data, which anyone may have written who can post a suite: it gets templates in a sandbox
-(`templates.py`), lm-eval's registered metrics and filters, and data files. What would run code of its author is refused
-unless the operator sets EVALSVC_ALLOW_BENCHMARK_CODE=1.
+lm-eval's own files are trusted: they are installed, and so are the Python functions that they name. A YAML file that a
+suite names by `include_path` is data, which anyone may have written who can post a suite. What it may say is listed in
+`schema`; the bytes that are checked are the bytes that are used; and it may include only files, lm-eval's too, that
+keep to the same list. With EVALSVC_ALLOW_BENCHMARK_CODE=1 the operator trusts every file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from lm_eval.api.registry import metric_registry
-from lm_eval.tasks._yaml_loader import load_yaml  # lm-eval has no public way to the file without loading its data
+from evalsvc.data_files import read_bytes
+from evalsvc.errors import EvalsvcError, InvalidData
+from evalsvc.language.registry import MAX_FILE, Registry, shipped_folder
+from evalsvc.language.schema import ALLOW, BUILDERS, by_split, check_benchmark_file
+from evalsvc.opening import Allow, anywhere
+from evalsvc.yaml_text import YamlError, read_yaml
 
-from evalsvc.data_files import identify_file, read_bytes
-from evalsvc.errors import InvalidData
-from evalsvc.language.registry import shipped_folder
-from evalsvc.yaml_text import yaml_reason
+RUNS_CODE = ("score/math",)
+"""Folders of lm-eval whose functions run text of the model or of a row as Python, though their files say no
+`unsafe_code`: this one by SymPy's `parse_expr`. A test looks through the installed release for others."""
 
-BUILDERS = ("arrow", "csv", "json", "parquet", "text")
-"""Loaders of `datasets` that read the files they are given; every other name is that of a dataset."""
+MAX_INCLUDES = 100
+"""Files that a benchmark file may include, and those that they include."""
 
-UNPICKLING = ("pandas", "webdataset")
-"""Loaders of `datasets` that unpickle what they find, in some of its versions."""
-
-
-REMOTE = ("https://", "http://", "hf://")
-"""Addresses that data files may have."""
+MAX_DEPTH = 20
+"""Of groups in groups."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,11 @@ class Rules:
     """What YAML files outside lm-eval may do, and where their data lie."""
 
     allow_code: bool = False
-    """Functions, classes, scripts."""
+    """Whether every file is trusted as lm-eval's own are."""
     resolve: Callable[[str], str] = str
     """The local path of an absolute one or of `datasets:NAME`; raises InvalidData where it may not be read."""
+    allow: Allow = anywhere
+    """What may be read, asked of every file of a submitter's when it is open: links may have been put in since."""
 
 
 @dataclass(frozen=True)
@@ -48,162 +49,141 @@ class Definition:
     """A benchmark or group, as its YAML file and the included ones say together."""
 
     config: dict[str, Any]
-    """Keys as lm-eval knows them; paths of data files are absolute."""
-    files: tuple[Path, ...]
-    """What it was read from, its own file first."""
-
-    @property
-    def trusted(self) -> bool:
-        return all(_is_shipped(file) for file in self.files)
+    """Keys as lm-eval knows them; paths of local data files are absolute."""
+    trusted: bool
+    """Whether functions may be called that it names. If not, it keeps to `schema`."""
+    unsafe: bool = False
+    """Whether one of its files says `unsafe_code`, whatever the others say, or is in `RUNS_CODE`."""
 
 
-def read_definition(path: Path, rules: Rules, *, functions: bool) -> Definition:
-    """What the YAML file says. With `functions`, what `!function` names is imported; else it stays a string.
+def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool = False) -> Definition:
+    """Return what a YAML file says. With `functions`, what `!function` names is imported; else it stays a string.
+
+    With `closed`, a file of lm-eval's is held to `schema` like any other, since a submitter's group changes it.
 
     Raises:
-        InvalidData: names file and line: it cannot be read, is no mapping, includes itself, or wants to run code.
+        InvalidData: names the file and the key: it cannot be read, is no mapping, includes itself, or says what it may
+            not.
     """
     path = path.resolve()
-    files: list[Path] = []
-    config = _read(path, rules, functions, files)
-    return Definition(config, tuple(files))
+    if rules.allow_code or (_is_shipped(path) and not closed):
+        return _read_trusted(path, functions, [])
+    return Definition(_read_closed(path, rules, []), trusted=False)
 
 
-def check_metrics(where: str, config: Mapping[str, Any], rules: Rules) -> None:
-    """Refuse metrics of a YAML file of one's own that are programs elsewhere: the library evaluate would run them."""
-    if rules.allow_code or config.get("process_results") is not None:
-        return
-    for metric in config.get("metric_list") or []:
-        name = metric.get("metric") if isinstance(metric, dict) else metric
-        if not isinstance(name, str) or name not in metric_registry or metric.get("hf_evaluate"):
-            raise InvalidData(
-                f"{where}: the metric {name!r} is none of lm-eval's own, and one from elsewhere is a program; choose "
-                f"from {', '.join(sorted(metric_registry))}, or have the operator set EVALSVC_ALLOW_BENCHMARK_CODE=1"
-            )
+def local_files(config: Mapping[str, Any]) -> dict[str, list[str]] | None:
+    """Return the names of a definition's local data files by split; None where a dataset of the hub has the rows."""
+    if config.get("dataset_path") not in BUILDERS:
+        return None
+    files = (config.get("dataset_kwargs") or {}).get("data_files")
+    return by_split(files) if files else {}
 
 
-def _read(path: Path, rules: Rules, functions: bool, files: list[Path]) -> dict[str, Any]:
-    if path in files:
-        raise InvalidData(f"{path} is included twice; a file may be included once")
-    files.append(path)
-    if not _is_shipped(path):
-        rules.resolve(str(path))
-        identify_file(path, "benchmark file")
-        _check_file(path, rules)
-    own = _load(path, functions)
-    merged: dict[str, Any] = {}
-    for include in _list(own.pop("include", [])):
-        inherited = _read((path.parent / str(include)).resolve(), rules, functions, files)
-        inherited.pop("task_list", None)  # as lm-eval does: it lists what the included file defines
-        merged |= inherited
-    if not _is_shipped(path):
-        own = _with_local_paths(own, merged.get("dataset_path"), path, rules)
-    return merged | own
+def named_files(names: Iterable[str], include_path: Sequence[Path], rules: Rules) -> Iterator[Path]:
+    """Yield the data files that the benchmarks of a suite's own folders need. lm-eval is not imported.
+
+    Names that `include_path` does not have are lm-eval's, whose data are on the hub. Groups are passed over, and so is
+    a definition that cannot be used, which is told where it is loaded.
+    """
+    with suppress(EvalsvcError):
+        registry = Registry(include_path, rules.allow)
+        for path in (path for name in names for path in registry.own_files(name)):
+            with suppress(EvalsvcError):
+                files = local_files(read_definition(path, rules, functions=False).config) or {}
+                yield from (Path(rules.resolve(name)) for names in files.values() for name in names)
 
 
-def _load(path: Path, functions: bool) -> dict[str, Any]:
+def _read_closed(path: Path, rules: Rules, files: list[Path]) -> dict[str, Any]:
+    _add_file(path, files)
     try:
-        content: dict[str, Any] = load_yaml(path, resolve_func=functions, recursive=False)
+        content = read_yaml(read_bytes(path, anywhere if _is_shipped(path) else rules.allow, MAX_FILE))
+    except YamlError as error:
+        runs = (
+            f"; a function runs code, which a benchmark file may not: remove it, {ALLOW}"
+            if "!function" in str(error)
+            else ""
+        )
+        raise InvalidData(f"the benchmark file {path} is not YAML as a benchmark file may be: {error}{runs}") from None
+    if not isinstance(content, dict):
+        raise InvalidData(f"the benchmark file {path} holds no mapping; it needs the key `task` or `group`")
+    if _is_shipped(path):
+        content = _without_scripts(content)
+    own = check_benchmark_file(f"the benchmark file {path}", content)
+    merged: dict[str, Any] = {}
+    for include in _list(own.pop("include", None) or []):
+        merged |= _read_closed((path.parent / include).resolve(), rules, files)
+    return merged | (own if _is_shipped(path) else _anchored(own, merged.get("dataset_path"), path))
+
+
+def _read_trusted(path: Path, functions: bool, files: list[Path]) -> Definition:
+    # lm-eval takes a second to import, and has no public way to a file without loading its data.
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    _add_file(path, files)
+    try:
+        own = load_yaml(path, resolve_func=functions, recursive=False)
     except ImportError:
         raise
     except Exception as error:  # what a `!function` imports may raise anything
         raise InvalidData(f"the benchmark file {path} cannot be used: {' '.join(str(error).split())}") from error
-    return content
+    unsafe = bool(own.get("unsafe_code")) or any(path.is_relative_to(shipped_folder() / name) for name in RUNS_CODE)
+    merged: dict[str, Any] = {}
+    for include in _list(own.pop("include", [])):
+        inherited = _read_trusted((path.parent / str(include)).resolve(), functions, files)
+        unsafe = unsafe or inherited.unsafe
+        # As lm-eval does: `task_list` is about the included file.
+        merged |= {key: value for key, value in inherited.config.items() if key != "task_list"}
+    if not _is_shipped(path):
+        own = _anchored(own, merged.get("dataset_path"), path)
+    return Definition(merged | own, trusted=True, unsafe=unsafe)
+
+
+def _add_file(path: Path, files: list[Path]) -> None:
+    if path in files:
+        raise InvalidData(f"{path} is included twice; a file may be included once")
+    if len(files) > MAX_INCLUDES:
+        raise InvalidData(f"{files[0]} includes more than {MAX_INCLUDES} files; put them into one")
+    files.append(path)
 
 
 def _is_shipped(path: Path) -> bool:
     return path.is_relative_to(shipped_folder())
 
 
-def _check_file(path: Path, rules: Rules) -> None:
-    try:
-        root = yaml.compose(read_bytes(path), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidData(f"the benchmark file {path} is not valid YAML: {yaml_reason(error)}") from None
-    if not isinstance(root, yaml.MappingNode):
-        raise InvalidData(f"the benchmark file {path} holds no mapping; it needs the key `task` or `group`")
-    for line, found in () if rules.allow_code else _wants_code(root):
-        raise InvalidData(
-            f"{path}, line {line}: {found} runs code, which a benchmark file may not; remove it, or have the operator "
-            "set EVALSVC_ALLOW_BENCHMARK_CODE=1"
-        )
+def _without_scripts(content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what lm-eval's files say for versions of `datasets` that ran scripts."""
+    options = content.get("dataset_kwargs")
+    if not isinstance(options, dict):
+        return content
+    return {**content, "dataset_kwargs": {key: options[key] for key in options if key != "trust_remote_code"}}
 
 
-def _wants_code(root: yaml.MappingNode) -> Iterator[tuple[int, str]]:
-    """Line, and what in it would run code that came with the file."""
-    for node in _nodes(root, set()):
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python/"):
-            yield node.start_mark.line + 1, f"`{node.tag}`"
-    for key, value in _entries(root):
-        scalar = str(value.value) if isinstance(value, yaml.ScalarNode) else ""
-        on = value.tag != "tag:yaml.org,2002:bool" or scalar.lower() in ("true", "yes", "on")
-        if key in ("class", "custom_dataset") or (key in ("unsafe_code", "trust_remote_code") and on):
-            yield value.start_mark.line + 1, f"`{key}`"
-        if key == "dataset_path" and (scalar.endswith(".py") or scalar in UNPICKLING):
-            yield value.start_mark.line + 1, f"`dataset_path: {scalar}`"
-
-
-def _nodes(node: yaml.Node, seen: set[int]) -> Iterator[yaml.Node]:
-    """Every node once: an alias is the node that it stands for, also within itself."""
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    yield node
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _nodes(item, seen)
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _nodes(key, seen)
-            yield from _nodes(value, seen)
-
-
-def _entries(node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[str, yaml.Node]]:
-    """The keys that lm-eval reads as settings: of the file, of a group's members, and of `dataset_kwargs`."""
-    for key, value in node.value:
-        name = str(key.value)
-        yield name, value
-        members = value.value if name == "task" and isinstance(value, yaml.SequenceNode) else [value]
-        for member in members if name in ("task", "dataset_kwargs") and depth < MAX_DEPTH else ():
-            if isinstance(member, yaml.MappingNode):
-                yield from _entries(member, depth + 1)
-
-
-MAX_DEPTH = 20
-"""Of groups in groups; an alias may put one into itself."""
-
-
-def _with_local_paths(config: dict[str, Any], inherited: Any, path: Path, rules: Rules) -> dict[str, Any]:
-    """`config` with absolute paths of its data: relative ones start at the YAML file; lm-eval's start anywhere.
+def _anchored(config: dict[str, Any], inherited: Any, path: Path) -> dict[str, Any]:
+    """Let relative data files start at the YAML file that names them; lm-eval's start where the process does.
 
     `inherited` is the `dataset_path` that holds where `config` has none. The files of a dataset on the hub are its own.
     """
     dataset = config.get("dataset_path", inherited)
     options = config.get("dataset_kwargs")
-    if isinstance(options, dict) and "data_files" in options and dataset in BUILDERS:
-        config = {**config, "dataset_kwargs": {**options, "data_files": _absolute(options["data_files"], path, rules)}}
-    if isinstance(dataset, str) and "/" in dataset and (path.parent / dataset).is_dir():
-        config = {**config, "dataset_path": rules.resolve(str((path.parent / dataset).resolve()))}
+    if dataset in BUILDERS and isinstance(options, dict) and "data_files" in options:
+        config = {**config, "dataset_kwargs": {**options, "data_files": _absolute(options["data_files"], path)}}
     if isinstance(members := config.get("task"), list):
-        local = [_with_local_paths(each, dataset, path, rules) if isinstance(each, dict) else each for each in members]
+        local = [_anchored(each, dataset, path) if isinstance(each, dict) else each for each in members]
         config = {**config, "task": local}
     return config
 
 
-def _absolute(names: Any, path: Path, rules: Rules) -> Any:
+def _absolute(names: Any, path: Path) -> Any:
     if isinstance(names, dict):
-        return {split: _absolute(value, path, rules) for split, value in names.items()}
+        return {split: _absolute(value, path) for split, value in names.items()}
     if isinstance(names, list):
-        return [_absolute(value, path, rules) for value in names]
-    if not isinstance(names, str):
-        return names
-    if "://" in names or "::" in names:
-        if not names.startswith(REMOTE) or "::" in names:
-            # Others are ways to this machine's files as well, which `datasets` would read whatever the roots say.
-            raise InvalidData(f"{path}: data_files {names!r}: give a path, datasets:NAME or a uri {', '.join(REMOTE)}")
-        return names
-    local = names if names.startswith("datasets:") else str(path.parent / names)
-    return rules.resolve(local)
+        return [_absolute(value, path) for value in names]
+    if isinstance(names, str) and "://" in names:
+        raise InvalidData(
+            f"{path}: `data_files` has an address; download the file and give its path, or give the name of a dataset "
+            "on the hub as `dataset_path`"
+        )
+    return names if not isinstance(names, str) or names.startswith("datasets:") else str(path.parent / names)
 
 
 def _list(value: Any) -> list[Any]:

@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -25,9 +26,10 @@ import datasets
 import httpx
 import huggingface_hub.constants
 from datasets.exceptions import DatasetsError
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as LOADERS
 
 from evalsvc.errors import AssetMissing, InvalidData
-from evalsvc.language.definitions import BUILDERS
+from evalsvc.language.schema import BUILDERS, by_split
 from evalsvc.protocol import digest
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,32 @@ class Source:
         name = f"configuration {self.name!r}, " if self.name else ""
         files = f"files {self.options['data_files']}, " if "data_files" in self.options else ""
         return f"the dataset {self.path!r} ({name}{files}splits {', '.join(map(repr, self.splits))})"
+
+
+_DATASET = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_PART = re.compile(r"(?!\.\.$)[\w*?\[\]{}.,:+=@ ()-]{1,256}")
+
+
+def require_named(source: Source) -> None:
+    """Make sure that a source of a submitter's benchmark names a dataset of the hub, and nothing on this machine.
+
+    `datasets` takes a name for a folder where there is one, and for a loader of local files where it has one.
+
+    Raises:
+        InvalidData: the dataset, its configuration or its files are none that the hub can have.
+    """
+    local = source.path in LOADERS or os.path.exists(source.path)
+    if local or not _DATASET.fullmatch(source.path):
+        raise InvalidData(
+            "`dataset_path` is neither a dataset of the hub, such as allenai/ai2_arc, nor one of "
+            f"{', '.join(BUILDERS)} with the paths of its `data_files`; correct it"
+        )
+    files = source.options.get("data_files") or []
+    parts = [source.name or "default", *(name for names in by_split(files).values() for name in names)]
+    if not all(_PART.fullmatch(piece) and "::" not in piece for part in parts for piece in part.split("/")):
+        raise InvalidData(
+            "`data_files` and `dataset_name` of a hub dataset are names or relative paths within it; correct them"
+        )
 
 
 def cached(source: Source) -> Rows:

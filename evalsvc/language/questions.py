@@ -191,10 +191,12 @@ def _check_answers(name: str, task: Task, index: int, made: Sequence[Instance]) 
 
 def _check_choices(where: str, choices: Any) -> None:
     if not isinstance(choices, list) or not choices:
-        raise InvalidData(f"{where} has {choices!r} as its options; they must be a list of texts")
+        raise InvalidData(f"{where} has {_kind(choices)} as its options; they must be a list of texts")
     for number, choice in enumerate(choices):
         if not isinstance(choice, str) or not choice:
-            raise InvalidData(f"{where}, option {number} is {choice!r}; it must be a text of at least one character")
+            raise InvalidData(
+                f"{where}, option {number} is {_kind(choice)}; it must be a text of at least one character"
+            )
 
 
 def _check_gold(where: str, gold: Any, choices: Sequence[str]) -> None:
@@ -202,9 +204,18 @@ def _check_gold(where: str, gold: Any, choices: Sequence[str]) -> None:
         right = each in choices if isinstance(each, str) else type(each) is int and 0 <= each < len(choices)
         if not right:
             raise InvalidData(
-                f"{where}: the right answer is {each!r}, which is none of its {len(choices)} options; give an index "
+                f"{where}: the right answer is {_kind(each)}, and none of its {len(choices)} options; give an index "
                 f"from 0 to {len(choices) - 1}, or the text of one"
             )
+
+
+def _kind(value: Any) -> str:
+    """Say what a value of a row is and nothing of what it holds: a submitter may not be allowed to read the row."""
+    if isinstance(value, str):
+        return f"a text of {len(value)} characters"
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    return "a number" if isinstance(value, (int, float)) else type(value).__name__
 
 
 def _gold(task: ConfigurableTask, row: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -16,9 +16,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
+from evalsvc.data_files import read_bytes
+from evalsvc.errors import EvalsvcError, InvalidData, UnknownName
+from evalsvc.opening import Allow, anywhere
+from evalsvc.yaml_text import YamlError, read_yaml
 
-from evalsvc.errors import InvalidData, UnknownName
+MAX_FILE = 1 << 20
+"""Bytes of a benchmark file; lm-eval's largest has a twentieth."""
+
+MAX_NAMES = 100_000
+"""Files and folders that are looked at for benchmark files; lm-eval has a fifth."""
 
 _KEY = re.compile(
     rb"""^["']?(task|group|tag|include|class)["']?[ \t]*:([^\n]*(?:\n(?:[ \t#-][^\n]*|\r?)(?=\n|\Z))*)""", re.MULTILINE
@@ -63,13 +70,26 @@ class Entry:
 class Registry:
     """Names in the folders of an `include_path`, and behind them those of lm-eval."""
 
-    def __init__(self, include_path: Sequence[Path] = ()) -> None:
-        """Raises InvalidData for a folder that is not there."""
+    def __init__(self, include_path: Sequence[Path] = (), allow: Allow = anywhere) -> None:
+        """Read the names in the folders of `include_path`; `allow` is asked of every file that is opened.
+
+        Raises:
+            InvalidData: a folder is not there, or holds more than `MAX_NAMES` files and folders.
+        """
         self._local: dict[str, Entry] = {}
         for folder in reversed(include_path):
             if not folder.is_dir():
                 raise InvalidData(f"the folder {folder} of include_path does not exist; correct the path")
-            self._local |= scan(folder)
+            self._local |= scan(folder, lambda path: read_bytes(Path(path), allow, MAX_FILE))
+
+    def own_files(self, name: str) -> list[Path]:
+        """Return the files of the benchmarks that a name, which is no group's, stands for in `include_path`."""
+        entry = self._local.get(name)
+        if entry is None or entry.kind is Kind.group:
+            return []
+        if entry.path is not None:
+            return [entry.path]
+        return [path for member in entry.members for path in self.own_files(member)]
 
     def find(self, name: str) -> Entry:
         """What `name` stands for; lm-eval's own names are read when the first of them is asked for.
@@ -99,7 +119,7 @@ class Registry:
 @lru_cache(maxsize=1)
 def shipped() -> Mapping[str, Entry]:
     """lm-eval's own names. Takes half a second, the first time that the disk sees these files some more."""
-    return scan(shipped_folder())
+    return scan(shipped_folder(), _read_shipped)
 
 
 @lru_cache(maxsize=1)
@@ -111,9 +131,12 @@ def shipped_folder() -> Path:
     return Path(spec.origin).resolve().parent / "tasks"
 
 
-def scan(folder: Path) -> dict[str, Entry]:
-    """What the YAML files in a folder and the folders in it are, by name. Of two with one name the first counts."""
-    headers = _Headers()
+def scan(folder: Path, read: Callable[[str], bytes]) -> dict[str, Entry]:
+    """Return what the YAML files in a folder and the folders in it are, by name. Of two with one name the first counts.
+
+    A file for which `read` raises an error is passed over; whoever asks for it by its name is told.
+    """
+    headers = _Headers(read)
     entries: dict[str, Entry] = {}
     tags: dict[str, set[str]] = {}
     for path in sorted(_yaml_files(folder)):
@@ -129,36 +152,47 @@ def scan(folder: Path) -> dict[str, Entry]:
 
 
 def _yaml_files(folder: Path) -> Iterator[str]:
+    count = 0
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in ("__pycache__", ".ipynb_checkpoints")]
+        count += len(folders) + len(files)
+        if count > MAX_NAMES:
+            raise InvalidData(
+                f"the folder {folder} of include_path holds more than {MAX_NAMES:,} files and folders; give the folder "
+                "of your benchmark files"
+            )
         yield from (f"{root}/{name}" for name in files if name.endswith(".yaml"))
 
 
 class _Headers:
     """The keys of YAML files that say what they are, `include`d ones inherited. Reads each file once."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[str], bytes]) -> None:
+        self._content = read
         self._read: dict[str, dict[str, bytes]] = {}
 
     def read(self, path: str) -> dict[str, bytes]:
         if path not in self._read:
             self._read[path] = {}  # a file that includes itself inherits nothing more
-            own = _own_keys(path)
+            own = self._own_keys(path)
             inherited: dict[str, bytes] = {}
             for include in _words(own.pop("include", b"")):
                 inherited |= self.read(os.path.normpath(os.path.join(os.path.dirname(path), include)))
             self._read[path] = inherited | own
         return self._read[path]
 
+    def _own_keys(self, path: str) -> dict[str, bytes]:
+        try:
+            content = self._content(path)
+        except (EvalsvcError, OSError):
+            return {}
+        return {key.decode(): value for key, value in _KEY.findall(content)}
 
-def _own_keys(path: str) -> dict[str, bytes]:
-    """What cannot be read is nothing here; whoever asks for it by its name is told."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            content = file.read()
-    except OSError:
-        return {}
-    return {key.decode(): value for key, value in _KEY.findall(content)}
+
+def _read_shipped(path: str) -> bytes:
+    # 14,000 files: no check of what is installed, and the fewest system calls.
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def _words(text: bytes) -> list[str]:
@@ -171,6 +205,6 @@ def _value(text: bytes) -> Any:
     if plain and plain[2].lower() not in _WORDS:
         return plain[2].decode()
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return read_yaml(text)
+    except YamlError:
         return None

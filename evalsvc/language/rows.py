@@ -1,61 +1,105 @@
-"""Data files of benchmarks, read and checked here: Arrow says neither in which line it stumbled nor over what."""
+"""Rows of benchmarks: plain JSON values, whatever file or dataset they come from.
+
+Files are read and checked here: Arrow says neither in which line it stumbled nor over what. No error quotes a value,
+since whoever names a file in a suite may not be allowed to read it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pandas
+import pyarrow
 import pyarrow.parquet
 
 from evalsvc.checkpoints import Identity
-from evalsvc.data_files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines, unreadable
+from evalsvc.data_files import (
+    CACHED_FILES,
+    check_text,
+    identify_file,
+    parse_object,
+    read_bytes,
+    read_lines,
+    show_name,
+)
 from evalsvc.errors import InvalidData
+from evalsvc.opening import Allow, anywhere, open_file
+
+MAX_BYTES = 1 << 30
+"""Bytes of a data file, and of what a parquet file says that it unpacks to."""
 
 
-def read_rows(paths: Sequence[Path]) -> datasets.Dataset:
+def read_rows(paths: Sequence[Path], allow: Allow = anywhere) -> datasets.Dataset:
     """The rows of JSONL, JSON, CSV, TSV and parquet files, in memory; one file after the other.
+
+    `allow` is asked of every file that is opened.
 
     Raises:
         InvalidData: names the file and, where it has lines, the line: it is broken, or has other columns or types than
-            the lines before it. Or there are no rows.
+            the lines before it. Or there are no rows. Or what `allow` raises.
     """
-    parts = [_read(path, identify_file(path, "data file")) for path in paths]
+    parts = [_read(path, identify_file(path, "data file"), allow) for path in paths]
     if not sum(len(part) for part in parts):
         raise InvalidData(f"{', '.join(map(str, paths))} holds no rows; a benchmark needs at least one")
     try:
         return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-    except ValueError as error:
-        raise InvalidData(f"{paths[0]} and the files after it differ in their columns: {_line(error)}") from None
+    except ValueError:
+        raise InvalidData(f"{paths[0]} and the files after it differ in their columns; make them equal") from None
+
+
+def plain_rows(rows: datasets.Dataset) -> datasets.Dataset:
+    """Return a dataset without the columns that hold anything but plain JSON values: images, sounds, bytes, dates.
+
+    A template that is handed a picture can write it to any path.
+    """
+    return rows.select_columns([name for name, feature in rows.features.items() if _is_plain(feature)])
+
+
+def _is_plain(feature: Any) -> bool:
+    if isinstance(feature, datasets.Value):
+        return feature.dtype in _PLAIN
+    if isinstance(feature, dict):
+        return all(map(_is_plain, feature.values()))
+    if isinstance(feature, (list, tuple)):
+        return all(map(_is_plain, feature))
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return _is_plain(feature.feature)
+    return isinstance(feature, (datasets.ClassLabel, datasets.Translation))
+
+
+_PLAIN = {"null", "bool", "string", "large_string", "float16", "float32", "float64"}
+_PLAIN |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 @lru_cache(maxsize=CACHED_FILES)
-def _read(path: Path, identity: Identity) -> datasets.Dataset:
+def _read(path: Path, identity: Identity, allow: Allow) -> datasets.Dataset:
     # `identity` is there to make the cache forget a file that was written anew.
+    if identity.size > MAX_BYTES:
+        raise InvalidData(f"{path} has {identity.size:,} bytes; a benchmark's data file has at most {MAX_BYTES:,}")
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        return _read_csv(path, "\t" if suffix == ".tsv" else ",")
+        return _read_csv(path, allow, "\t" if suffix == ".tsv" else ",")
     if suffix == ".parquet":
-        return _read_parquet(path)
+        return _read_parquet(path, allow)
     if suffix not in (".jsonl", ".ndjson", ".json"):
         raise InvalidData(f"{path} ends in {suffix!r}; give a file that ends in .jsonl, .json, .csv, .tsv or .parquet")
-    rows = list(_like_the_first(path, _json_rows(path)))
+    rows = list(_like_the_first(path, _json_rows(path, allow)))
     try:
         return datasets.Dataset.from_list(rows)
-    except (ValueError, TypeError, OverflowError, pyarrow.ArrowException) as error:
-        raise InvalidData(f"{path} does not fit into columns: {_line(error)}") from None
+    except (ValueError, TypeError, OverflowError, pyarrow.ArrowException):
+        raise _no_columns(path) from None
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object and where it is: those of a JSON list, else one a line."""
-    content = read_bytes(path) if path.suffix.lower() == ".json" else b""
+    content = read_bytes(path, allow) if path.suffix.lower() == ".json" else b""
     if content.lstrip()[:1] != b"[":
-        for number, line in read_lines(path):
+        for number, line in read_lines(path, allow):
             yield f"line {number}", parse_object(f"{path}, line {number}", line, "the benchmark's columns")
         return
     try:
@@ -77,7 +121,8 @@ def _like_the_first(path: Path, rows: Iterator[tuple[str, dict[str, Any]]]) -> I
         if odd := seen.keys() ^ row.keys():
             key = min(odd)
             has, lacks = ("has", "has not") if key in row else ("has no", "has")
-            raise InvalidData(f"{path}, {where} {has} `{key}`, which {first} {lacks}; give all rows the same keys")
+            shown = f"`{_shown(key)}`"
+            raise InvalidData(f"{path}, {where} {has} {shown}, which {first} {lacks}; give all rows the same keys")
         seen = _merge(seen, row, f"{path}, {where}", "")
         yield row
 
@@ -98,9 +143,20 @@ def _merge(seen: Any, value: Any, where: str, key: str) -> Any:
     if isinstance(value, dict):
         fields = dict(seen or {})
         for name, each in value.items():
-            fields[name] = _merge(fields.get(name), each, where, f"{key}.{name}" if key else name)
+            fields[name] = _merge(fields.get(name), each, where, f"{key}.{_shown(name)}" if key else _shown(name))
         return fields
     return value
+
+
+def _shown(key: str) -> str:
+    return key if show_name(key) == repr(key) else "…"
+
+
+def _no_columns(path: Path) -> InvalidData:
+    return InvalidData(
+        f"{path} does not fit into columns of text and numbers: one of them holds values of several kinds, of another "
+        "kind, or whole numbers of more than 64 bits; make them equal, or write them as text"
+    )
 
 
 def _kind(value: Any) -> str:
@@ -112,51 +168,45 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "null")
 
 
-def _read_csv(path: Path, separator: str) -> datasets.Dataset:
+def _read_csv(path: Path, allow: Allow, separator: str) -> datasets.Dataset:
     try:
-        # Empty cells are missing; "NA" and the like, which pandas takes for missing too, are words.
-        frame = pandas.read_csv(path, sep=separator, keep_default_na=False, na_values=[""])
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except (ValueError, pandas.errors.ParserError) as error:
+        with open_file(path, "data file", allow).stream as stream:
+            # Empty cells are missing; "NA" and the like, which pandas takes for missing too, are words.
+            frame = pandas.read_csv(stream, sep=separator, keep_default_na=False, na_values=[""])
+    except pandas.errors.ParserError as error:  # has the line, and nothing of it
         raise InvalidData(f"{path} is not a table of values between {separator!r}: {_line(error)}") from None
-    return datasets.Dataset.from_pandas(frame, preserve_index=False)
-
-
-def _read_parquet(path: Path) -> datasets.Dataset:
+    except UnicodeDecodeError:
+        raise InvalidData(f"{path} is not UTF-8; save the file as UTF-8") from None
+    except (OSError, ValueError):
+        raise InvalidData(f"{path} is not a table of values between {separator!r}; correct the file") from None
     try:
-        return datasets.Dataset(pyarrow.parquet.read_table(path))
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except (ValueError, TypeError, pyarrow.ArrowException) as error:
-        raise InvalidData(f"{path} is not a parquet file: {_line(error)}") from None
+        return datasets.Dataset.from_pandas(frame, preserve_index=False)
+    except (ValueError, TypeError, pyarrow.ArrowException):
+        raise _no_columns(path) from None
+
+
+def _read_parquet(path: Path, allow: Allow) -> datasets.Dataset:
+    with open_file(path, "data file", allow).stream as stream:
+        try:
+            file = pyarrow.parquet.ParquetFile(stream)
+            groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+            if max(file.metadata.num_rows, sum(group.total_byte_size for group in groups)) > MAX_BYTES:
+                raise InvalidData(f"{path} unpacks to more than {MAX_BYTES:,} bytes; give a smaller file")
+            table = file.read()
+        except (OSError, ValueError, TypeError, pyarrow.ArrowException):
+            raise InvalidData(f"{path} is not a parquet file, or is broken; correct the file") from None
+    try:
+        # What the file says of its columns beside their types, such as that they are pictures, is left behind.
+        rows = datasets.Dataset(table.replace_schema_metadata(None))
+    except (ValueError, TypeError, NotImplementedError):
+        raise _no_columns(path) from None
+    for name in set(rows.column_names) - set(plain_rows(rows).column_names):
+        raise InvalidData(
+            f"{path}, column {show_name(name)} holds neither text, numbers, true or false, nor lists or objects of "
+            "them; convert the column or leave it out"
+        )
+    return rows
 
 
 def _line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
-
-
-def local_files(dataset: str | None, options: Mapping[str, Any]) -> dict[str, list[Path]] | None:
-    """The data files by split, where a YAML's `dataset_path` and `dataset_kwargs` ask for nothing but local files.
-
-    None where `datasets` has to see to it: another builder, further options, patterns, addresses.
-    """
-    if dataset not in ("json", "csv", "parquet") or options.keys() - {"data_files", "trust_remote_code"}:
-        return None
-    files = {split: [Path(name) for name in names] for split, names in _by_split(options).items()}
-    plain = all(path.is_absolute() and not set(str(path)) & set("*?[]") for paths in files.values() for path in paths)
-    return files if files and plain else None
-
-
-def local_sources(dataset: str | None, options: Mapping[str, Any]) -> list[Path]:
-    """The files and folders of this machine that rows come from, whoever reads them."""
-    names = [name for names in _by_split(options).values() for name in names if name.startswith("/")]
-    folder = [dataset] if dataset and dataset.startswith("/") else []
-    return [Path(path) for name in [*names, *folder] for path in sorted(glob(name)) or [name]]
-
-
-def _by_split(options: Mapping[str, Any]) -> dict[str, list[str]]:
-    given = options.get("data_files") or {}
-    by_split = given if isinstance(given, dict) else {"train": given}
-    lists = {str(split): value if isinstance(value, list) else [value] for split, value in by_split.items()}
-    return {split: [str(name) for name in names] for split, names in lists.items()}
+    return " ".join(str(error).split())[:300]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from lm_eval.config.group import GroupConfig
 from evalsvc.errors import InvalidData
 from evalsvc.language.definitions import MAX_DEPTH, Rules, read_definition
 from evalsvc.language.registry import Entry, Kind, Registry
+
+MAX_MEMBERS = 8192
+"""Members of a group, those of its tags included."""
 
 _OF_GROUPS = {item.name for item in fields(GroupConfig)}
 """Keys of a group's file that are about the group; all others are for its members."""
@@ -26,8 +29,10 @@ class Leaf:
     """Its YAML file; None: a group's file has all of it."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """What the groups around it say in place of the file."""
-    trusted: bool = True
-    """Whether those groups are lm-eval's own."""
+    closed: bool = False
+    """Whether a group of a submitter's changes the file, which then has to keep to `schema`, lm-eval's own too."""
+    unsafe: bool = False
+    """Whether a group around it says `unsafe_code`."""
 
     def leaves(self) -> Iterator[Leaf]:
         yield self
@@ -53,54 +58,80 @@ def expand(name: str, registry: Registry, rules: Rules) -> tuple[Leaf | Branch, 
         UnknownName: there is nothing of this name; or a group lists it.
         InvalidData: a group's file cannot be used, or a group has no members.
     """
-    found = _Expansion(registry, rules).of(registry.find(name), {}, True, 0)
+    found = _Expansion(registry, rules).of(registry.find(name), _Within(), 0)
     if not any(True for item in found for _ in item.leaves()):
         raise InvalidData(f"{name!r} stands for no benchmark at all; see `evalsvc benchmarks list {name}`")
     return found
 
 
 @dataclass(frozen=True)
+class _Within:
+    """What the groups around a member make of it."""
+
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = True
+    """Whether all of them are lm-eval's, or the operator's."""
+    unsafe: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether a submitter changes more than the number of shots."""
+        return not self.trusted and bool(self.overrides.keys() - {"num_fewshot"})
+
+    def changed(self, overrides: Mapping[str, Any], *, outer_wins: bool = False) -> _Within:
+        merged = {**overrides, **self.overrides} if outer_wins else {**self.overrides, **overrides}
+        return replace(self, overrides=merged, unsafe=self.unsafe or bool(overrides.get("unsafe_code")))
+
+    def leaf(self, name: str, path: Path | None) -> Leaf:
+        return Leaf(name, path, self.overrides, self.closed, self.unsafe)
+
+
+@dataclass(frozen=True)
 class _Expansion:
     registry: Registry
     rules: Rules
+    opened: set[str] = field(default_factory=set)
+    """Groups that were met: two that list each other twice would otherwise stand for any number of benchmarks."""
 
-    def of(self, entry: Entry, overrides: Mapping[str, Any], trusted: bool, depth: int) -> tuple[Leaf | Branch, ...]:
+    def of(self, entry: Entry, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
         if entry.kind is Kind.tag:
             found = (self.registry.get(name) for name in entry.members)
-            return tuple(Leaf(item.name, item.path, overrides, trusted) for item in found if item)
+            return tuple(within.leaf(item.name, item.path) for item in found if item)
         if entry.kind is Kind.benchmark or entry.path is None:
-            return (Leaf(entry.name, entry.path, overrides, trusted),)
-        definition = read_definition(entry.path, self.rules, functions=True)
-        return (self.branch(entry.name, definition.config, overrides, trusted and definition.trusted, depth),)
+            return (within.leaf(entry.name, entry.path),)
+        definition = read_definition(entry.path, self.rules, functions=True, closed=within.closed)
+        inner = replace(
+            within, trusted=within.trusted and definition.trusted, unsafe=within.unsafe or definition.unsafe
+        )
+        return (self.branch(entry.name, definition.config, inner, depth),)
 
-    def branch(
-        self, name: str, config: Mapping[str, Any], overrides: Mapping[str, Any], trusted: bool, depth: int
-    ) -> Branch:
-        if depth > MAX_DEPTH:
-            raise InvalidData(f"the group {name!r} is a member of itself; take it out of its own members")
+    def branch(self, name: str, config: Mapping[str, Any], within: _Within, depth: int) -> Branch:
+        if name in self.opened or depth > MAX_DEPTH:
+            raise InvalidData(f"the group {name!r} is a member of itself, or a member twice; list it once")
+        self.opened.add(name)
         own = {key: value for key, value in config.items() if key in _OF_GROUPS} | {"group": name}
-        passed = {**{key: value for key, value in config.items() if key not in _OF_GROUPS}, **overrides}
+        inner = within.changed({key: value for key, value in config.items() if key not in _OF_GROUPS}, outer_wins=True)
         listed = config.get("task")
         members: list[Leaf | Branch] = []
         for item in listed if isinstance(listed, list) else [listed]:
-            members += self.member(name, item, passed, trusted, depth + 1)
+            members += self.member(name, item, inner, depth + 1)
+            if len(members) > MAX_MEMBERS:
+                raise InvalidData(f"the group {name!r} has more than {MAX_MEMBERS:,} members; make several of it")
         return Branch(own, tuple(members))
 
-    def member(
-        self, group: str, item: Any, overrides: Mapping[str, Any], trusted: bool, depth: int
-    ) -> tuple[Leaf | Branch, ...]:
+    def member(self, group: str, item: Any, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
         content = item if isinstance(item, dict) else {"task": item}
         key = "group" if "group" in content else "task"
         name = content.get(key)
         if not isinstance(name, str):
-            raise InvalidData(f"the group {group!r} lists {item!r}; a member is a name, or a mapping with `task`")
+            raise InvalidData(f"the group {group!r} lists {type(item).__name__}; a member is a name, or has a `task`")
         # `task` must not be passed on: lm-eval then calls every member of a nested group or tag by its name.
-        merged = {**overrides, **{other: value for other, value in content.items() if other != key}}
+        merged = within.changed({other: value for other, value in content.items() if other != key})
         entry = self.registry.get(name)
         if entry is not None:
-            return self.of(entry, merged, trusted, depth)
+            return self.of(entry, merged, depth)
         if key == "group":
-            return (self.branch(f"{group}::{name}", content, overrides, trusted, depth),)
-        if "dataset_path" not in merged and "custom_dataset" not in merged:
+            return (self.branch(f"{group}::{name}", content, within, depth),)
+        if "dataset_path" not in merged.overrides and "custom_dataset" not in merged.overrides:
             raise InvalidData(f"the group {group!r} has the member {name!r}, which no YAML file defines; correct it")
-        return (Leaf(f"{group}::{name}", None, merged, trusted),)
+        return (merged.leaf(f"{group}::{name}", None),)

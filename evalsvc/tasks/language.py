@@ -70,7 +70,7 @@ class BenchmarkTask(TextTask):
             self.num_fewshot,
             "first" if "first" in (fewshot, self.fewshot) else "configured",
             self.limit,
-            Rules(context.allow_benchmark_code, context.dataset),
+            Rules(context.allow_benchmark_code, context.dataset, context.readable),
             self.sample,
         )
         given = {} if num_fewshot is None else {"num_fewshot": num_fewshot}

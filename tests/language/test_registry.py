@@ -1,11 +1,14 @@
+import os
 from pathlib import Path
 
 import pytest
 from lm_eval.tasks._index import Kind as TheirKind
 from lm_eval.tasks._index import TaskIndex
 
+from evalsvc.config import Settings
+from evalsvc.data_path import Readable
 from evalsvc.errors import InvalidData, UnknownName
-from evalsvc.language.registry import Kind, Registry, scan, shipped, shipped_folder
+from evalsvc.language.registry import MAX_FILE, Entry, Kind, Registry, scan, shipped, shipped_folder
 
 KINDS = {
     TheirKind.TASK: Kind.benchmark,
@@ -13,6 +16,10 @@ KINDS = {
     TheirKind.GROUP: Kind.group,
     TheirKind.TAG: Kind.tag,
 }
+
+
+def names_in(folder: Path) -> dict[str, Entry]:
+    return scan(folder, lambda path: Path(path).read_bytes())
 
 
 @pytest.mark.parametrize("folder", ["arc", "glue", "lambada", "squadv2", "mmlu/continuation", "leaderboard"])
@@ -26,7 +33,7 @@ def test_names_are_those_of_lm_eval(folder: str) -> None:
         name: (KINDS[entry.kind], entry.yaml_path, tuple(sorted(entry.tags)) if entry.kind is TheirKind.TAG else ())
         for name, entry in TaskIndex.build([path]).items()
     }
-    assert {entry.name: (entry.kind, entry.path, entry.members) for entry in scan(path).values()} == theirs
+    assert {entry.name: (entry.kind, entry.path, entry.members) for entry in names_in(path).values()} == theirs
     assert theirs
 
 
@@ -50,7 +57,7 @@ def test_a_file_that_is_no_benchmark_disturbs_none(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(
         'include: nowhere.yaml\n"task": "good"  # a comment\ntag:\n  - one\n\n  - two\n'
     )
-    assert {entry.name: entry.kind for entry in scan(tmp_path).values()} == {
+    assert {entry.name: entry.kind for entry in names_in(tmp_path).values()} == {
         "good": Kind.benchmark,
         "one": Kind.tag,
         "two": Kind.tag,
@@ -71,3 +78,32 @@ def test_search_tells_where_a_name_comes_from() -> None:
     found = {entry.name: entry.origin for entry in Registry().search("ai2_ARC")}
     assert found["ai2_arc"] == "2 benchmarks"
     assert Registry().find("arc_easy").origin == "arc/arc_easy.yaml"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large", "outside"])
+def test_what_is_no_file_of_the_folder_is_passed_over(tmp_path: Path, kind: str) -> None:
+    """A pipe made a worker wait for ever, and /dev/zero took all of its memory."""
+    folder, outside = tmp_path / "folder", tmp_path / "outside.yaml"
+    folder.mkdir()
+    outside.write_text("task: secret\n")
+    strange = folder / "strange.yaml"
+    if kind == "pipe":
+        os.mkfifo(strange)
+    elif kind == "large":
+        strange.write_text("task: secret\n" + "#" * MAX_FILE)
+    else:
+        strange.symlink_to("/dev/zero" if kind == "device" else outside)
+    (folder / "good.yaml").write_text("task: good\n")
+    settings = Settings(roots=str(folder), data_dir=str(tmp_path / "data"))
+    registry = Registry([folder], Readable(settings))
+    assert registry.get("good")
+    assert registry.get("secret") is None
+
+
+def test_a_folder_of_everything_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`include_path: [/]` took minutes of a worker."""
+    monkeypatch.setattr("evalsvc.language.registry.MAX_NAMES", 5)
+    for number in range(7):
+        (tmp_path / f"{number}").mkdir()
+    with pytest.raises(InvalidData, match="holds more than 5 files and folders; give the folder of your benchmark"):
+        Registry([tmp_path])

@@ -1,12 +1,12 @@
 from pathlib import Path
-from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from evalsvc.errors import InvalidData
-from evalsvc.language.rows import local_files, local_sources, read_rows
+from evalsvc.language.rows import plain_rows, read_rows
 
 ROWS = [{"text": "a", "gold": 1}, {"text": "b", "gold": 2}]
 
@@ -71,7 +71,7 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
         ("a.json", b'[{"a": 1}', r"a\.json is not valid JSON"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv is not a table.*line 3"),
         ("a.csv", b"", r"a\.csv is not a table"),
-        ("a.csv", b"a\n\xff\n", r"a\.csv is not a table.*decode"),
+        ("a.csv", b"a\n\xff\n", r"a\.csv is not UTF-8"),
         ("a.parquet", b"nothing", r"a\.parquet is not a parquet file"),
         ("a.txt", b"x", r"ends in '\.txt'; give a file that ends in"),
     ],
@@ -96,28 +96,91 @@ def test_files_with_other_columns_are_not_put_together(tmp_path: Path) -> None:
         read_rows([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
 
 
+def test_a_parquet_file_does_not_say_that_its_column_is_a_picture(tmp_path: Path) -> None:
+    """`datasets` believes it, and a template that gets a picture can save it to any path."""
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = datasets.Dataset.from_dict(
+        {"image": [{"path": "/etc/hosts", "bytes": None}], "text": ["x"]}, features=features
+    )
+    rows.to_parquet(tmp_path / "a.parquet")
+    assert b"huggingface" in pyarrow.parquet.read_schema(tmp_path / "a.parquet").metadata
+    with pytest.raises(InvalidData, match=r"column 'image' holds neither text, numbers"):
+        read_rows([tmp_path / "a.parquet"])
+    strings = pyarrow.table({"image": ["/etc/hosts"]}).replace_schema_metadata(
+        {"huggingface": '{"info": {"features": {"image": {"_type": "Image"}}}}'}
+    )
+    pyarrow.parquet.write_table(strings, tmp_path / "b.parquet")
+    assert read_rows([tmp_path / "b.parquet"]).to_list() == [{"image": "/etc/hosts"}]
+
+
 @pytest.mark.parametrize(
-    ("dataset", "options", "files"),
+    "column",
     [
-        ("json", {"data_files": {"test": "/a", "train": ["/b", "/c"]}}, {"test": ["/a"], "train": ["/b", "/c"]}),
-        ("csv", {"data_files": "/a", "trust_remote_code": True}, {"train": ["/a"]}),
-        ("json", {"data_files": {"test": "/a*"}}, None),
-        ("json", {"data_files": {"test": "https://x/a"}}, None),
-        ("json", {"data_files": {"test": "/a"}, "field": "data"}, None),
-        ("text", {"data_files": {"test": "/a"}}, None),
-        ("someone/dataset", {"data_files": {"test": "/a"}}, None),
-        ("json", {}, None),
+        pyarrow.array([b"x"]),
+        pyarrow.array([0], pyarrow.timestamp("s")),
+        pyarrow.array([[("a", 1)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+        pyarrow.array([{"a": [b"x"]}]),
+        pyarrow.array([1], pyarrow.decimal128(5)),
     ],
 )
-def test_only_plain_local_files_are_read_here(dataset: str, options: dict[str, Any], files: Any) -> None:
-    found = local_files(dataset, options)
-    assert found == (files and {split: [Path(name) for name in names] for split, names in files.items()})
+def test_columns_of_parquet_are_plain_json(tmp_path: Path, column: pyarrow.Array) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"a": column}), tmp_path / "a.parquet")
+    with pytest.raises(
+        InvalidData, match=r"a\.parquet(, column 'a' holds neither text| does not fit into columns of text)"
+    ):
+        read_rows([tmp_path / "a.parquet"])
 
 
-def test_sources_are_found_whoever_reads_them(tmp_path: Path) -> None:
-    """What was loaded is kept in the process until one of them changes."""
-    for name in ("a1", "a2"):
-        (tmp_path / name).write_text("x")
-    options = {"data_files": {"test": f"{tmp_path}/a*", "train": "/gone", "dev": "https://x/a"}, "field": "data"}
-    assert local_sources("json", options) == [tmp_path / "a1", tmp_path / "a2", Path("/gone")]
-    assert local_sources(str(tmp_path), {}) == [tmp_path]
+def test_a_parquet_file_that_unpacks_to_more_than_fits_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column of one value takes a few bytes a million rows."""
+    monkeypatch.setattr("evalsvc.language.rows.MAX_BYTES", 100_000)
+    pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.nulls(1_000_000)}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    with pytest.raises(InvalidData, match=r"a\.parquet unpacks to more than 100,000 bytes"):
+        read_rows([tmp_path / "a.parquet"])
+
+
+def test_columns_of_a_dataset_that_are_no_json_are_left_out() -> None:
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+            "answers": {
+                "text": datasets.List(datasets.Value("string")),
+                "start": datasets.List(datasets.Value("int32")),
+            },
+            "image": datasets.Image(),
+            "pages": datasets.List(datasets.Image()),
+            "sound": {"a": datasets.Value("binary")},
+            "day": datasets.Value("timestamp[s]"),
+        }
+    )
+    rows = datasets.Dataset.from_dict({name: [] for name in features}, features=features)
+    assert plain_rows(rows).column_names == ["text", "label", "answers"]
+
+
+SECRET = "hunter2-of-somebody-else"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", f'{{"a": 1}}\n{{"{SECRET}: x": 1}}\n'),
+        ("a.jsonl", f'{{"a": 1}}\n{{"a": "{SECRET}"}}\n'),
+        ("a.jsonl", f'{{"a": 1}}\n{SECRET}\n'),
+        ("a.jsonl", f'{{"a": ["{SECRET}", 99999999999999999999]}}\n'),
+        ("a.jsonl", f'{{"a": {{"{SECRET}!": 1}}}}\n{{"a": {{"{SECRET}!": "x"}}}}\n'),
+        ("a.json", f"[{SECRET}]"),
+        ("a.csv", f"a,b\n1,2\n{SECRET},3,4,5\n"),
+        ("a.csv", f'a\n"{SECRET}\n'),
+        ("a.parquet", SECRET),
+    ],
+)
+def test_no_error_quotes_what_a_file_holds(tmp_path: Path, name: str, content: str) -> None:
+    """The file may be somebody else's password, named in a suite to see what the error says."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InvalidData) as error:
+        read_rows([tmp_path / name])
+    assert SECRET not in error.value.message

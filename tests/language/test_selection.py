@@ -22,7 +22,7 @@ def test_groups_and_tags_of_lm_eval_have_their_members(name: str, count: int, fi
     found = leaves(name)
     assert len(found) == count
     assert sorted(leaf.name for leaf in found)[0] == first
-    assert all(leaf.trusted and leaf.path and leaf.path.is_file() for leaf in found)
+    assert all(not leaf.closed and leaf.path and leaf.path.is_file() for leaf in found)
 
 
 def test_what_a_group_says_holds_for_its_members(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ task:
     assert outer.config["aggregate_metric_list"] == [{"metric": "acc"}]
     found = {leaf.name: leaf.overrides["num_fewshot"] for leaf in outer.leaves()}
     assert found == {"a": 1, "b": 2, "c": 3, "outer::written::here": 1, "piqa": 1}
-    assert not any(leaf.trusted for leaf in outer.leaves())
+    assert {leaf.name for leaf in outer.leaves() if leaf.closed} == {"outer::written::here"}
 
 
 def test_members_of_a_group_in_a_group_keep_their_names(tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_members_of_a_group_in_a_group_keep_their_names(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("group: g\ntask: [gone]\n", "the group 'g' has the member 'gone', which no YAML file defines"),
-        ("group: g\ntask: [g]\n", "the group 'g' is a member of itself"),
-        ("group: g\ntask: [[x]]\n", r"the group 'g' lists \['x'\]; a member is a name"),
+        ("group: g\ntask: [g]\n", "the group 'g' is a member of itself, or a member twice"),
+        ("group: g\ntask: [[x]]\n", r"g\.yaml: `task.0`: input should be"),
         ("group: g\n", "the group 'g' lists None"),
         ("group: g\ntask: []\n", "'g' stands for no benchmark at all"),
     ],

@@ -1,0 +1,378 @@
+"""Attacks on the worker by way of benchmarks: YAML, rows and templates of somebody who may post a suite."""
+
+import ast
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+import pytest
+import yaml
+from benchmark_files import questions, write_benchmark, write_rows
+
+from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.config import Settings
+from evalsvc.data_path import Readable, local_data
+from evalsvc.errors import EvalsvcError, InvalidData, InvalidSuite
+from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
+from evalsvc.language.definitions import RUNS_CODE, Rules, read_definition
+from evalsvc.language.registry import Kind, shipped, shipped_folder
+
+COUNTDOWN = "longproc/countdown_0.5k.yaml"
+"""Its `process_results` calls `eval` on the model's answer."""
+
+
+def rules_of(root: Path) -> Rules:
+    settings = Settings(roots=str(root), data_dir=str(root.parent / "data"))
+    return Rules(resolve=partial(local_data, settings), allow=Readable(settings))
+
+
+def load(root: Path, name: str, **fields: Any) -> Benchmark:
+    """A benchmark as a worker loads it whose roots are `root`."""
+    options = LoadOptions(include_path=(root,), rules=rules_of(root))
+    return load_benchmarks([BenchmarkSpec(name=name, **fields)], options).benchmarks[0]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "secret.txt").write_text("hunter2\n")
+    return tmp_path / "root"
+
+
+def refused(root: Path, name: str, match: str, **fields: Any) -> str:
+    with pytest.raises(EvalsvcError, match=match) as error:
+        load(root, name, **fields)
+    assert isinstance(error.value, (InvalidData, InvalidSuite)), "told to the submitter, and not tried again"
+    return error.value.message
+
+
+# Code by lm-eval's own files
+
+
+@pytest.mark.parametrize("own", ["", "unsafe_code: false\n", "unsafe_code: false\nprocess_results: null\n"])
+def test_a_file_that_runs_code_is_not_included(root: Path, own: str) -> None:
+    """`unsafe_code: false` in the file that includes it was all that was looked at."""
+    answer = {"function": "map", "mapping_dict": {}, "default_value": "__import__('os').system('touch ran')"}
+    filters = yaml.safe_dump({"filter_list": [{"name": "x", "filter": [answer, {"function": "take_first"}]}]})
+    (root / "a.yaml").write_text(f"include: {shipped_folder() / COUNTDOWN}\ntask: mine\n{own}{filters}")
+    rows = write_rows(root / "rows.jsonl", [{"nums": [1], "target": 1, "question": "?", "answer": "1"}])
+    refused(
+        root, "mine", r"(countdown_0\.5k\.yaml is not|`process_results` runs code).*BENCHMARK_CODE=1", data=str(rows)
+    )
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"task": "longproc_countdown_0.5k", "unsafe_code": False},
+        {"task": "longproc_countdown_0.5k", "description": "x"},
+        {"task": "longproc_countdown_0.5k", "num_fewshot": 0},
+        {"task": "humaneval", "test_split": "test"},
+        {"group": "inner", "task": [{"task": "longproc_countdown_0.5k", "unsafe_code": False}]},
+        {"group": "inner", "unsafe_code": False, "task": ["mbpp"]},
+    ],
+)
+def test_a_groups_members_do_not_hide_that_they_run_code(root: Path, member: dict[str, Any]) -> None:
+    (root / "g.yaml").write_text(yaml.safe_dump({"group": "g", "task": [member]}))
+    refused(root, "g", r"runs code that the model writes|not YAML as a benchmark file may be: .*'!function'")
+
+
+def test_a_group_does_not_change_what_a_function_of_lm_eval_sees(root: Path) -> None:
+    (root / "g.yaml").write_text("group: g\ndoc_to_text: '{{ctx}}'\ntask: [hellaswag]\n")
+    refused(root, "g", r"hellaswag\.yaml is not YAML as a benchmark file may be: .*'!function'")
+
+
+def names_of(folder: str) -> list[str]:
+    entries = shipped().values()
+    own = [entry.name for entry in entries if entry.path and entry.path.is_relative_to(shipped_folder() / folder)]
+    return sorted(name for name in own if shipped()[name].kind is Kind.benchmark)
+
+
+def flagged_folders() -> list[str]:
+    files = (path for path in shipped_folder().rglob("*") if path.is_file() and path.suffix in ("", ".yaml", ".5k"))
+    found = {path.parent for path in files if b"\nunsafe_code: true" in b"\n" + path.read_bytes()}
+    return sorted(str(folder.relative_to(shipped_folder())) for folder in found)
+
+
+def test_benchmarks_that_run_code_are_refused_by_name(root: Path) -> None:
+    """Ten files of five folders say so, some of them without the ending .yaml."""
+    assert set(flagged_folders()) >= {"cruxeval", "humaneval", "humaneval_infilling", "longproc", "mbpp"}
+    rows = write_rows(root / "rows.jsonl", questions(2))
+    for folder in ("cruxeval", "humaneval", "longproc", "mbpp", *RUNS_CODE):
+        for name in names_of(folder)[:3]:
+            refused(root, name, "runs code that the model writes.*EVALSVC_ALLOW_BENCHMARK_CODE=1", data=str(rows))
+
+
+def test_no_benchmark_of_lm_eval_runs_code_without_saying_so() -> None:
+    """Whoever gives the rows, or the checkpoint, would choose the code. SymPy's parser is `eval` by another name."""
+    reached: dict[Path, set[str]] = {}
+    for entry in shipped().values():
+        if entry.kind is Kind.benchmark and entry.path is not None:
+            definition = read_definition(entry.path, Rules(), functions=False)
+            for module in {} if definition.unsafe else set(_modules(definition.config)):
+                reached.setdefault(module, set()).add(entry.name)
+    assert len(reached) > 100
+    running = {}
+    for module, names in reached.items():
+        if calls := sorted({call for file in _with_imports(module, set()) for call in _running(file)}):
+            running[f"{module.relative_to(shipped_folder())}: {', '.join(calls)}"] = sorted(names)[:3]
+    assert running == {}
+
+
+RUNNING = {"eval", "exec", "compile", "__import__", "parse_expr", "sympify", "system", "popen"}
+RUNNING_MODULES = {"subprocess", "pickle", "dill", "marshal", "runpy"}
+
+
+def _modules(value: Any) -> Iterator[Path]:
+    """The files of the functions that a definition names; they are read as `/folder/module.function`."""
+    if isinstance(value, str) and value.startswith(f"{shipped_folder()}/"):
+        path = Path(value.rpartition(".")[0] + ".py")
+        if path.is_file():
+            yield path
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _modules(each)
+
+
+def _with_imports(path: Path, seen: set[Path]) -> set[Path]:
+    """A file of lm-eval's and those that it imports, in its own folder or by their full names."""
+    if path not in seen:
+        seen.add(path)
+        for node in _nodes(path):
+            if isinstance(node, ast.ImportFrom):
+                for name in (node.module or "", *(f"{node.module or ''}.{each.name}" for each in node.names)):
+                    parts = name.removeprefix("lm_eval.tasks.").strip(".").split(".")
+                    folder = shipped_folder() if name.startswith("lm_eval.tasks.") else path.parent
+                    if (file := folder.joinpath(*parts).with_suffix(".py")).is_file():
+                        _with_imports(file, seen)
+    return seen
+
+
+def _nodes(path: Path) -> Iterator[ast.AST]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes in strings
+        yield from ast.walk(ast.parse(path.read_text()))
+
+
+def _running(path: Path) -> Iterator[str]:
+    for node in _nodes(path):
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            # `re.compile` and `datasets.…` are not the built-in functions.
+            if name in RUNNING and (isinstance(node.func, ast.Name) or name not in ("compile", "eval", "exec")):
+                yield f"{path.name} calls {name}"
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [each.name for each in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from (f"{path.name} imports {name}" for name in modules if name.split(".")[0] in RUNNING_MODULES)
+
+
+# Rows and templates
+
+
+def test_a_template_is_not_handed_a_picture(root: Path, tmp_path: Path) -> None:
+    """It saved the picture to any path, and had any path read as one."""
+    features = datasets.Features({"question": datasets.Image(), "gold": datasets.Value("int64")})
+    rows = datasets.Dataset.from_dict(
+        {"question": [{"path": str(tmp_path / "secret.txt"), "bytes": None}], "gold": [0]}, features=features
+    )
+    rows.to_parquet(root / "a.parquet")
+    text = f"{{{{ question.save('{tmp_path}/written.ppm', 'PPM') }}}}"
+    write_benchmark(
+        root,
+        "a",
+        dataset_path="parquet",
+        dataset_kwargs={"data_files": {"test": "a.parquet"}},
+        doc_to_text=text,
+        doc_to_choice=["a", "b"],
+    )
+    refused(root, "a", r"column 'question' holds neither text, numbers")
+    assert not (tmp_path / "written.ppm").exists()
+
+
+def test_a_column_of_names_is_not_made_pictures(root: Path, tmp_path: Path) -> None:
+    """The schema of a parquet file has a note in JSON, which `datasets` believes."""
+    note = {"info": {"features": {"question": {"_type": "Image"}, "gold": {"dtype": "int64", "_type": "Value"}}}}
+    table = pyarrow.table({"question": [str(tmp_path / "secret.txt")], "gold": [0]})
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(note)}), root / "a.parquet")
+    files = {"data_files": {"test": "a.parquet"}}
+    write_benchmark(root, "a", dataset_path="parquet", dataset_kwargs=files, doc_to_choice=["a", "b"])
+    assert load(root, "a").instances[0].arguments[0] == f"Question: {tmp_path}/secret.txt\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ choices[question] }}", "something that a template names is undefined"),
+        ("{{ {}[question] }}", "something that a template names is undefined"),
+        ("{{ question.split('') }}", "does not fit what lm-eval makes of it"),
+        ("{{ choices.index(question) }}", "does not fit what lm-eval makes of it"),
+        ("{% include question %}", "does not fit what lm-eval makes of it"),
+        ("{{ question.__class__ }}", "uses what is unsafe"),
+        ("{{ question.format_map({}) }}{{ '{0.__class__}'.format(question) }}", ""),
+        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "uses what is unsafe"),
+        ("{{ (question ~ '{') | safe }}{% set x = question.index('zzz') %}", "does not fit"),
+    ],
+)
+def test_no_error_quotes_a_row(root: Path, template: str, message: str) -> None:
+    """The rows may be a file that the submitter cannot read."""
+    write_benchmark(root, "a", [{**questions(1)[0], "question": "hunter2"}], doc_to_text=template)
+    assert "hunter2" not in refused(root, "a", f"benchmark 'a', document 0.*{message}")
+
+
+@pytest.mark.parametrize("row", [{"gold": "hunter2"}, {"choices": "hunter2"}, {"choices": ["hunter2", ""]}])
+def test_no_error_quotes_an_answer(root: Path, row: dict[str, Any]) -> None:
+    write_benchmark(root, "a", [{**questions(1)[0], **row}])
+    assert "hunter2" not in refused(root, "a", "benchmark 'a', document 0")
+
+
+# Files outside the roots
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset_path": "json", "dataset_kwargs": {"data_files": "{out}/secret.txt"}}, "outside the folders that"),
+        ({"dataset_path": "csv", "dataset_kwargs": {"data_files": "../secret.txt"}}, "outside the folders that"),
+        ({"dataset_path": "json", "dataset_kwargs": {"data_files": "link.jsonl"}}, "outside the folders that"),
+        (
+            {"dataset_path": "json", "dataset_kwargs": {"data_files": "datasets:../../secret.txt"}},
+            "outside the folders",
+        ),
+        ({"dataset_path": "json", "dataset_kwargs": {"data_files": "/proc/self/environ"}}, "outside the folders that"),
+        ({"dataset_path": "json", "dataset_kwargs": {"data_files": "file://{out}/secret.txt"}}, "has an address"),
+        ({"dataset_path": "json", "dataset_kwargs": None}, "has no `data_files`"),
+        (
+            {"dataset_path": "text", "dataset_kwargs": {"data_files": "{out}/secret.txt"}},
+            "neither a dataset of the hub",
+        ),
+        ({"dataset_path": "arrow", "dataset_kwargs": {"data_files": "{out}"}}, "neither a dataset of the hub"),
+        ({"dataset_path": "imagefolder", "dataset_kwargs": {"data_files": "{out}/*"}}, "neither a dataset of the hub"),
+        ({"dataset_path": "pandas", "dataset_kwargs": {"data_files": "x.pkl"}}, "neither a dataset of the hub"),
+        ({"dataset_path": "{out}", "dataset_kwargs": None}, "neither a dataset of the hub"),
+        ({"dataset_path": "../root", "dataset_kwargs": None}, "neither a dataset of the hub"),
+        ({"dataset_path": "here", "dataset_kwargs": None}, "neither a dataset of the hub"),
+        ({"dataset_path": "u/d", "dataset_kwargs": {"data_files": "{out}/secret.txt"}}, "relative paths within it"),
+        (
+            {"dataset_path": "u/d", "dataset_kwargs": {"data_files": {"test": "zip://*::/x"}}},
+            "relative paths within it",
+        ),
+        ({"dataset_path": "u/d", "dataset_kwargs": {"data_dir": "../../../../etc"}}, "no key is named 'data_dir'"),
+        ({"dataset_path": "u/d", "dataset_kwargs": {"data_files": "a/../../b"}}, "relative paths within it"),
+        ({"dataset_path": "u/d", "dataset_name": "../../../x", "dataset_kwargs": None}, "relative paths within it"),
+        ({"dataset_kwargs": {"cache_dir": "{out}/written"}}, "no key is named 'cache_dir'"),
+        ({"dataset_kwargs": {"data_files": "a.jsonl", "storage_options": {}}}, "no key is named 'storage_options'"),
+    ],
+)
+def test_rows_lie_below_the_roots_or_on_the_hub(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    """`datasets` reads and writes wherever it is told to, and takes a name for a folder where there is one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.json").write_text('{"question": "hunter2"}\n')
+    (root / "link.jsonl").symlink_to(tmp_path / "secret.txt")
+    filled = json.loads(json.dumps(changes).replace("{out}", str(tmp_path)))
+    write_benchmark(root, "a", **filled)
+    assert "hunter2" not in refused(root, "a", message)
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_benchmark_of_two_files_does_not_mix_their_data(root: Path, tmp_path: Path) -> None:
+    """A path that is harmless for a dataset of the hub is none for a local loader, and the other way round."""
+    write_benchmark(root, "hub", dataset_path="u/d", dataset_kwargs={"data_files": {"test": "../secret.txt"}})
+    write_benchmark(root, "local", dataset_kwargs={"data_files": {"test": "a.jsonl"}})
+    (root / "a.yaml").write_text("include: hub.yaml\ntask: a\ndataset_path: json\n")
+    (root / "b.yaml").write_text("include: local.yaml\ntask: b\ndataset_path: u/d\n")
+    refused(root, "a", "outside the folders that suites may read")
+    refused(root, "b", "relative paths within it")
+
+
+def test_a_link_does_not_win_the_race_to_the_rows(root: Path, tmp_path: Path) -> None:
+    """A program that swaps a link in and out won at its first try: the path was checked, and opened later."""
+    (tmp_path / "secret.jsonl").write_text(json.dumps({**questions(1)[0], "question": "hunter2"}) + "\n")
+    write_benchmark(root, "a", questions(1))
+    path, other, link = root / "a.jsonl", root / "other", root / "link"
+    ended, asked = threading.Event(), set[str]()
+
+    def swap() -> None:
+        while not ended.is_set():
+            link.symlink_to(tmp_path / "secret.jsonl")
+            link.replace(path)
+            os.link(other, link)
+            link.replace(path)
+
+    os.link(path, other)
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for number in range(60):
+            os.utime(other, ns=(number, number))  # so that nothing is kept
+            with suppress(InvalidData):
+                asked.add(load(root, "a").instances[0].arguments[0])
+    finally:
+        ended.set()
+        swapper.join()
+    assert asked <= {"Question: what is 0?\nAnswer:"}
+
+
+# What must go on working
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "arc_easy": {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"},
+    "openbookqa": {"question_stem": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"},
+    "sciq": {"support": "s", "question": "q", "distractor1": "a", "distractor2": "b", "distractor3": "c",
+             "correct_answer": "d"},
+    "boolq": {"passage": "p", "question": "q", "label": 1},
+    "copa": {"premise": "It rained.", "question": "effect", "choice1": "A wet road.", "choice2": "Sun.", "label": 0},
+    "hellaswag": {"activity_label": "x", "ctx_a": "a", "ctx_b": "b", "endings": ["c", "d", "e", "f"], "label": "2"},
+    "winogrande": {"sentence": "Ann saw _ again.", "option1": "Bob", "option2": "Eve", "answer": "1"},
+    "piqa": {"goal": "g", "sol1": "a", "sol2": "b", "label": 1},
+    "mmlu_anatomy": {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 3},
+    "wikitext": {"page": " = A = \n a page . \n"},
+    "gsm8k": {"question": "1 + 1?", "answer": "It is two. #### 2"},
+    "triviaqa": {"question": "q", "answer": {"aliases": ["a", "b"]}},
+    "nq_open": {"question": "q", "answer": ["a"]},
+    "rte": {"sentence1": "a", "sentence2": "b", "label": 0},
+    "wic": {"sentence1": "a bank", "sentence2": "b bank", "start1": 2, "end1": 6, "label": 1},
+    "cola": {"sentence": "a", "label": 1},
+    "mrpc": {"sentence1": "a", "sentence2": "b", "label": 0},
+    "sst2": {"sentence": "a", "label": 1},
+    "wnli": {"sentence1": "a", "sentence2": "b", "label": 0},
+    "swag": {"startphrase": "s", "ending0": "a", "ending1": "b", "ending2": "c", "ending3": "d", "label": 3},
+    "social_iqa": {"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": "c", "label": "2"},
+    "commonsense_qa": {"question": "q", "choices": {"text": ["a", "b", "c", "d", "e"]}, "answerKey": "C"},
+    "lambada_openai": {"text": "the one and the last"},
+    "blimp_causative": {"sentence_good": "a b", "sentence_bad": "b a"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_benchmarks_of_lm_eval_run_by_name_on_local_rows(root: Path, name: str) -> None:
+    """With lm-eval's own functions, which seven of these have."""
+    rows = write_rows(root / "rows.jsonl", [ROWS[name]] * 2)
+    benchmark = load(root, name, data=str(rows), num_fewshot=0)
+    assert len(benchmark.documents) == 2
+    assert benchmark.task.aggregation()
+
+
+def test_groups_of_ones_own_and_of_lm_eval(root: Path) -> None:
+    write_benchmark(root, "a", questions(2))
+    write_rows(root / "arc.jsonl", [ROWS["arc_easy"]])
+    members = ["a", {"task": "b", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "a.jsonl"}},
+                     "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "question",
+                     "doc_to_choice": "choices", "doc_to_target": "gold", "metric_list": [{"metric": "acc"}]},
+               {"task": "arc_easy", "dataset_path": "json", "dataset_name": None, "description": "d",
+                "dataset_kwargs": {"data_files": {"test": "arc.jsonl"}}}]  # fmt: skip
+    group = {"group": "g", "task": members, "aggregate_metric_list": [{"metric": "acc", "weight_by_size": False}]}
+    (root / "g.yaml").write_text(yaml.safe_dump(group))
+    loaded = load_benchmarks([BenchmarkSpec(name="g")], LoadOptions(include_path=(root,), rules=rules_of(root)))
+    assert [benchmark.name for benchmark in loaded.benchmarks] == ["a", "g::b", "arc_easy"]
+    assert loaded.benchmarks[2].instances[0].arguments == ("dQuestion: q\nAnswer:", " a")
