@@ -15,8 +15,9 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from evalsvc.errors import NotComparable, UnknownName
+from evalsvc.metrics import paired
 from evalsvc.metrics.mcnemar import McNemar, holm, mcnemar
-from evalsvc.metrics.paired import LEVEL, Interval, Numbers, confidence_interval, judge
+from evalsvc.metrics.paired import LEVEL, Basis, Distance, Interval, Numbers, confidence_interval, judge
 from evalsvc.protocol import (
     Direction,
     describe_differences,
@@ -25,7 +26,7 @@ from evalsvc.protocol import (
     differences_to_json,
     plain_json,
 )
-from evalsvc.result import Basis, Metric, Result, error_of_difference, number, paired_numbers, task_of
+from evalsvc.result import Measured, Metric, Result, distance, number, paired_numbers, task_of
 
 Verdict = Literal[
     "better",
@@ -216,14 +217,15 @@ def _contrast_name(name: str, a: Result, b: Result, options: Options) -> Iterato
     ours, theirs = (options.of_tasks(side.values.get(name, {})) for side in (a, b))
     for protocol, metric in ours.items():
         if protocol in theirs:
-            yield _compare(metric, theirs.pop(protocol), a, b, options)
+            yield _compare(Measured(metric, a), Measured(theirs.pop(protocol), b), options)
             continue
         strange = [other for identity, other in theirs.items() if identity not in ours]
         if not strange:
             yield _contrast(metric, "only_a", a=Side.of(metric))
             continue
         differing, nearest = _nearest(metric, strange, a, b)
-        yield _compare_strangers(metric, theirs.pop(nearest["protocol"]), differing, options)
+        stranger = theirs.pop(nearest["protocol"])
+        yield _compare_strangers(Measured(metric, a), Measured(stranger, b), differing, options)
     for metric in theirs.values():
         yield _contrast(metric, "only_b", b=Side.of(metric))
 
@@ -252,14 +254,11 @@ def _nearest(metric: Metric, strange: Sequence[Metric], a: Result, b: Result) ->
     return differing or {"protocol": (metric["protocol"], nearest["protocol"])}, nearest
 
 
-def _compare(before: Metric, after: Metric, a: Result, b: Result, options: Options) -> Contrast:
-    stderr, basis, n = error_of_difference(before, after, b, a)
-    if basis == "unpaired" and None in (before["stderr"], after["stderr"]):
-        # What is left is the error of one side, and an interval of it would be too narrow.
-        stderr, basis = None, "none"
-    pairs = paired_numbers(before, after, a, b) if basis == "paired" else None
+def _compare(a: Measured, b: Measured, options: Options) -> Contrast:
+    found = distance(a, b)
+    pairs = paired_numbers(a, b) if found.basis == "paired" else None
     answers = None if pairs is None else _answers(*pairs, options.flipped)
-    return _judged(before, after, options, stderr=stderr, basis=basis, n=n, answers=answers)
+    return _judged(a, b, found, options, answers=answers)
 
 
 def _answers(a: Numbers, b: Numbers, flipped: int) -> Answers | None:
@@ -275,37 +274,32 @@ def _answers(a: Numbers, b: Numbers, flipped: int) -> Answers | None:
     return Answers(counts, p, p, 1, tuple(only_a[:flipped]), tuple(only_b[:flipped]))
 
 
-def _compare_strangers(before: Metric, after: Metric, differing: Mapping[str, Any], options: Options) -> Contrast:
+def _compare_strangers(a: Measured, b: Measured, differing: Mapping[str, Any], options: Options) -> Contrast:
     if not options.force:
-        return _contrast(before, "other_protocol", a=Side.of(before), b=Side.of(after), differing=differing)
-    errors = [number(metric["stderr"]) for metric in (before, after) if metric["stderr"] is not None]
-    known = len(errors) == 2 and all(map(math.isfinite, errors))
-    return _judged(
-        before,
-        after,
-        options,
-        stderr=math.hypot(*errors) if known else None,
-        basis="unpaired" if known else "none",
-        n=min(before["n"], after["n"]),
-        differing=differing,
+        return _contrast(a.metric, "other_protocol", a=Side.of(a.metric), b=Side.of(b.metric), differing=differing)
+    return _judged(a, b, paired.distance(a.estimate, b.estimate), options, differing=differing)
+
+
+def _judged(a: Measured, b: Measured, found: Distance, options: Options, **more: Any) -> Contrast:
+    interval = found.interval(options.level) if math.isfinite(found.value) else None
+    return _contrast(
+        a.metric,
+        _verdict(a.estimate.value, b.estimate.value, found, interval, a.metric["direction"]),
+        a=Side.of(a.metric),
+        b=Side.of(b.metric),
+        difference=found.value,
+        stderr=found.stderr,
+        interval=interval,
+        basis=found.basis,
+        n=found.n,
+        **more,
     )
 
 
-def _judged(before: Metric, after: Metric, options: Options, *, stderr: float | None, **found: Any) -> Contrast:
-    a, b = Side.of(before), Side.of(after)
-    equal = a.value == b.value or (math.isnan(a.value) and math.isnan(b.value))
-    difference = 0.0 if equal else b.value - a.value
-    interval = None
-    if stderr is not None and math.isfinite(difference):
-        interval = confidence_interval(difference, stderr, options.level)
-    verdict = _verdict(a.value, b.value, equal, interval, before["direction"])
-    return _contrast(before, verdict, a=a, b=b, difference=difference, stderr=stderr, interval=interval, **found)
-
-
-def _verdict(a: float, b: float, equal: bool, interval: Interval | None, direction: Direction) -> Verdict:
+def _verdict(a: float, b: float, found: Distance, interval: Interval | None, direction: Direction) -> Verdict:
     if interval is not None:
         return judge(interval, direction)
-    if equal or (math.isfinite(a) and math.isfinite(b)):
+    if math.isfinite(found.value):
         return "no_error_known"
     # NaN is as bad as it gets, and an infinity is no matter of chance.
     if direction == "none":

@@ -19,8 +19,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
+from evalsvc.metrics.paired import Basis
 from evalsvc.protocol import describe_differences, differences
-from evalsvc.result import Result, error_of_difference, number, task_of
+from evalsvc.result import Measured, Result, distance, number, task_of
 from evalsvc.result_source import Service, read_result
 from evalsvc.suite import check_keys, validation_message
 
@@ -74,8 +75,7 @@ class Difference:
     value: float
     stderr: float | None
     """None: no error is known, and the tolerance alone decides."""
-    basis: Literal["paired", "unpaired", "none"]
-    """Where `stderr` comes from: the items that both share, or the errors of the two values."""
+    basis: Basis
     n: int
     """Items that are paired; else those of the smaller side."""
     tolerance: float
@@ -295,7 +295,7 @@ def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) ->
     strange = [metric for protocol, metric in ours.items() if protocol not in theirs]
     for protocol, before in theirs.items():
         if protocol in ours:
-            yield _judge(rule, before, ours[protocol], candidate, baseline)
+            yield _judge(rule, Measured(before, baseline), Measured(ours[protocol], candidate))
         elif strange:
             yield _refuse(before, strange, candidate, baseline)
         else:
@@ -305,19 +305,20 @@ def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) ->
             yield _comparison(metric, "new", "the baseline has no such value", candidate=number(metric["value"]))
 
 
-def _judge(
-    rule: Rule, before: Mapping[str, Any], after: Mapping[str, Any], candidate: Result, baseline: Result
-) -> Comparison:
-    old, new = number(before["value"]), number(after["value"])
-    sign = -1.0 if (rule.direction or before["direction"]) == "higher" else 1.0
+def _judge(rule: Rule, before: Measured, after: Measured) -> Comparison:
+    old, new = before.estimate.value, after.estimate.value
+    sign = -1.0 if (rule.direction or before.metric["direction"]) == "higher" else 1.0
     worse = _worse(sign * old, sign * new)
     tolerance = max(rule.absolute, rule.relative * abs(old) if math.isfinite(old) else 0.0)
-    stderr, basis, n = error_of_difference(before, after, baseline, candidate)
-    difference = Difference(new - old, stderr, basis, n, tolerance, noise=rule.standard_errors * (stderr or 0.0))
+    found = distance(before, after)
+    noise = rule.standard_errors * (found.stderr or 0.0)
+    difference = Difference(found.value, found.stderr, found.basis, found.n, tolerance, noise)
     within = abs(worse) <= max(difference.tolerance, difference.noise)
     verdict: Verdict = "unchanged" if within else "worse" if worse > 0 else "better"
     reason = _reason(worse, within, difference)
-    return _comparison(before, verdict, reason, rule.direction, baseline=old, candidate=new, difference=difference)
+    return _comparison(
+        before.metric, verdict, reason, rule.direction, baseline=old, candidate=new, difference=difference
+    )
 
 
 def _reason(worse: float, within: bool, difference: Difference) -> str:

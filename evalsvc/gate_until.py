@@ -168,7 +168,7 @@ def _decision(comparison: Comparison, rule: Rule, last: bool) -> Comparison | No
         return comparison
     if difference is None or not _has_error(difference.stderr) or rule.standard_errors == 0:
         # What is not finite now will not be so at the end.
-        diverged = difference is not None and not math.isfinite(difference.value)
+        diverged = difference is not None and not _is_finite(comparison)
         return comparison if diverged else None
     if comparison.verdict in ("worse", "better"):
         return comparison
@@ -177,6 +177,11 @@ def _decision(comparison: Comparison, rule: Rule, last: bool) -> Comparison | No
         return None
     said = f"worse by {most:.3g} at most, within" if most > 0 else f"better by {-most:.3g} at least, and never beyond"
     return replace(comparison, reason=f"{said} the tolerance {difference.tolerance:.2g}")
+
+
+def _is_finite(comparison: Comparison) -> bool:
+    sides = (comparison.baseline, comparison.candidate)
+    return all(value is not None and math.isfinite(value) for value in sides)
 
 
 def _has_error(stderr: float | None) -> bool:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.items import ItemTable
-from evalsvc.metrics.paired import Numbers, aligned, difference_of
+from evalsvc.metrics import paired
+from evalsvc.metrics.paired import Distance, Numbers, aligned
+from evalsvc.metrics.ratio import Ratio
 
 Metric = Mapping[str, Any]
 """As `MetricValue.to_json` writes it, with its `task`."""
-
-Basis = Literal["paired", "unpaired", "none"]
 
 CHECKPOINT = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<step>\d+)(:(?P<variant>[^/:]+))?")
 """RUN@STEP or RUN@STEP:VARIANT; everything else is the path of a result."""
@@ -142,26 +141,42 @@ def number(value: float | str) -> float:
     return float(value)
 
 
-def paired_numbers(before: Metric, after: Metric, a: Result, b: Result) -> tuple[Numbers, Numbers] | None:
-    """What a metric of both is made of, item by item, where it is made of the same items; else None.
+@dataclass(frozen=True)
+class Measured:
+    """A metric together with the result that it is of, so that its items are looked up on no other side."""
+
+    metric: Metric
+    result: Result
+
+    @property
+    def estimate(self) -> Ratio:
+        """The value with its standard error and n."""
+        stderr = self.metric["stderr"]
+        return Ratio(number(self.metric["value"]), None if stderr is None else number(stderr), self.metric["n"])
+
+
+def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
+    """Return what a metric of both sides is made of, item by item, where both are made of the same items; else None.
 
     Where an item is on one side only, the pairs are not what the values rest on.
+
+    Raises:
+        ItemsLost: the service has lost a table of results per item.
     """
-    keys = before.get("items") or ()
-    if not keys or keys != after.get("items"):
+    keys = a.metric.get("items") or ()
+    if not keys or keys != b.metric.get("items"):
         return None
-    sides = a.numbers(before), b.numbers(after)
+    sides = a.result.numbers(a.metric), b.result.numbers(b.metric)
     pairs = aligned(*sides)
     same = all(len(pairs[0].items) == len(set(side.items)) for side in sides)
     return pairs if same else None
 
 
-def error_of_difference(before: Metric, after: Metric, a: Result, b: Result) -> tuple[float | None, Basis, int]:
-    """Standard error of the difference of a metric `after` in b less `before` in a, where it comes from, and n."""
-    pairs = paired_numbers(before, after, a, b)
-    found = difference_of(*pairs) if pairs else None
-    if found is not None and found.stderr is not None:
-        return found.stderr, "paired", found.n
-    errors = [number(metric["stderr"]) for metric in (before, after) if metric["stderr"] is not None]
-    n = min(before["n"], after["n"])
-    return (math.hypot(*errors), "unpaired", n) if errors and all(map(math.isfinite, errors)) else (None, "none", n)
+def distance(a: Measured, b: Measured) -> Distance:
+    """Say how far a metric of b is from that of a, paired over their items where both have the same; see
+    `metrics.paired.distance`.
+
+    Raises:
+        ItemsLost: the service has lost a table of results per item.
+    """
+    return paired.distance(a.estimate, b.estimate, paired_numbers(a, b))

@@ -9,7 +9,7 @@ from gate_documents import result, value
 from evalsvc.errors import InvalidRequest
 from evalsvc.items import ItemTable, pack_items
 from evalsvc.metrics.paired import aligned, difference_of, item_numbers, paired_difference
-from evalsvc.result import Result, error_of_difference, paired_numbers, parse_checkpoint, parse_run
+from evalsvc.result import Measured, Result, distance, paired_numbers, parse_checkpoint, parse_run
 
 MESSY: list[dict[str, Any]] = [
     {"benchmark": "arc", "index": 0, "acc": 1, "bits": 2.5, "bytes": 4},
@@ -59,10 +59,10 @@ def test_pairs_in_another_order_are_the_same_pairs() -> None:
 def test_items_of_one_side_only_are_no_pairs(drop: int, basis: str) -> None:
     items = [{"index": index, "x": float(index)} for index in range(10)]
     sides = [result(value("t/x", 4.5, 0.1, items=("x",)), items={"t": rows}) for rows in (items, items[drop:])]
-    metrics = [side.document["metrics"][0] for side in sides]
-    assert (paired_numbers(*metrics, *sides) is None) == (basis == "unpaired")
-    stderr, found, _ = error_of_difference(*metrics, *sides)
-    assert (stderr, found) == (0.0 if basis == "paired" else math.hypot(0.1, 0.1), basis)
+    a, b = (Measured(side.document["metrics"][0], side) for side in sides)
+    assert (paired_numbers(a, b) is None) == (basis == "unpaired")
+    found = distance(a, b)
+    assert (found.stderr, found.basis) == (0.0 if basis == "paired" else math.hypot(0.1, 0.1), basis)
 
 
 def test_a_table_is_read_once_and_only_when_it_is_needed() -> None:

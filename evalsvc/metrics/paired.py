@@ -1,4 +1,4 @@
-"""Differences between two results on the same items, with the error that pairing leaves.
+"""Differences between two results, with their errors; on the same items, with the error that pairing leaves.
 
 Two checkpoints that answer the same questions are right and wrong on mostly the same ones, so the error of their
 difference is far below what their own errors suggest.
@@ -22,6 +22,10 @@ Item = Mapping[str, Any]
 
 LEVEL = 0.95
 """How often an interval holds the truth, where nothing else is said."""
+
+Basis = Literal["paired", "unpaired", "none"]
+"""Where the standard error of a difference comes from: the items that both sides share, the standard errors of both
+values, or nowhere: no error is known."""
 
 Judgement = Literal["better", "worse", "different", "indistinguishable"]
 """Of b, against a. `different`: of a metric that has no better side."""
@@ -57,9 +61,31 @@ class Paired:
     """Items of one side that the other lacks; `value` leaves them out."""
     n_only_b: int
 
+
+@dataclass(frozen=True)
+class Distance:
+    """How far two values are apart, b − a, with which standard error and on which basis."""
+
+    value: float
+    """b − a; 0 where the two are equal, NaN and infinities included."""
+    stderr: float | None
+    """The standard error of the difference; None where `basis` is `none`."""
+    basis: Basis
+    n: int
+    """The number of paired items; without pairs, the number of items of the smaller side."""
+    lacking: tuple[Literal["a", "b"], ...] = ()
+    """Where `basis` is `none`: the sides whose value has no finite standard error."""
+
     def interval(self, level: float = LEVEL) -> Interval | None:
-        """Of the difference; None without an error."""
+        """Return the interval of the difference; None without a standard error."""
         return None if self.stderr is None else confidence_interval(self.value, self.stderr, level)
+
+    def why_no_error(self, a: str, b: str) -> str:
+        """Say why no standard error is known, naming the sides `a` and `b`; an empty string where one is."""
+        if len(self.lacking) == 1:
+            known = b if self.lacking == ("a",) else a
+            return f"only {known} has a standard error, and the error of one side is no error of a difference"
+        return f"neither {a} nor {b} has a standard error" if self.lacking else ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +102,27 @@ class Numbers:
         place = {item: position for position, item in enumerate(self.items)}
         positions = [place[item] for item in chosen]
         return Numbers(chosen, [[column[position] for position in positions] for column in self.columns])
+
+
+def distance(a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None = None) -> Distance:
+    """Say how far the value `b` is from the value `a`, with which standard error, and on which basis.
+
+    This function alone decides that: comparisons, the gate, curves of differences and the forgetting task ask it.
+    `pairs` is what the two values are made of, over the same items. Without pairs, or where these leave no error, the
+    error is √(a.stderr² + b.stderr²) of independent values. The standard error of one side alone is smaller than that
+    of the difference, so it is never taken for it.
+    """
+    equal = a.value == b.value or (math.isnan(a.value) and math.isnan(b.value))
+    value = 0.0 if equal else b.value - a.value
+    found = None if pairs is None else difference_of(*pairs)
+    if found is not None and found.stderr is not None:
+        return Distance(value, found.stderr, "paired", found.n)
+    n = min(a.n, b.n)
+    errors: dict[Literal["a", "b"], float | None] = {"a": a.stderr, "b": b.stderr}
+    known = {side: error for side, error in errors.items() if error is not None and math.isfinite(error)}
+    if len(known) == len(errors):
+        return Distance(value, math.hypot(*known.values()), "unpaired", n)
+    return Distance(value, None, "none", n, tuple(side for side in errors if side not in known))
 
 
 def paired_difference(

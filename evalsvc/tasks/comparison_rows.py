@@ -12,7 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalsvc.metrics.mcnemar import McNemar, holm
-from evalsvc.metrics.paired import LEVEL, Interval, Paired, interval_of_centred, paired_difference, ratio_of_centred
+from evalsvc.metrics.paired import (
+    LEVEL,
+    Basis,
+    Distance,
+    Interval,
+    Numbers,
+    distance,
+    interval_of_centred,
+    ratio_of_centred,
+)
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.tasks.base_comparison import SCOPES, accuracy_of, benchmarks_of, numbers_of
 from evalsvc.tasks.random_baselines import Baseline, random_baseline
@@ -49,18 +58,12 @@ class Pairs:
         assert found is not None, "a row has items of some weight"
         return found
 
-    def difference(self) -> Paired:
+    def difference(self) -> Distance:
         """Checkpoint less base."""
-        base, own = (
-            [
-                {"index": index, "number": number, "weight": weight}
-                for index, (number, weight) in enumerate(zip(numbers, self.weights, strict=True))
-            ]
-            for numbers in (self.base, self.own)
-        )
-        found = paired_difference(base, own, "", ("number", "weight"))
-        assert found is not None, "a row has items of some weight"
-        return found
+        return distance(self.side(self.base), self.side(self.own), (self._numbers(self.base), self._numbers(self.own)))
+
+    def _numbers(self, numbers: Sequence[float]) -> Numbers:
+        return Numbers([(None, index) for index in range(len(numbers))], [numbers, self.weights])
 
     def counts(self, higher_is_better: bool) -> McNemar:
         """`only_a`: items on which the base is better; of those on which both are equal, `both` have a number but 0."""
@@ -91,7 +94,9 @@ class Row:
     change: float
     """Checkpoint less base."""
     change_stderr: float | None
-    """Paired over the items."""
+    """The standard error of the change."""
+    change_basis: Basis
+    """Where `change_stderr` comes from."""
     change_low: float | None
     """Of the change's interval, of level 0.95."""
     change_high: float | None
@@ -142,16 +147,16 @@ class Parts:
 
     what: str
     unit: str
-    total: Paired
-    knowledge: Paired
+    total: Distance
+    knowledge: Distance
     """Change within the text ids."""
-    expectation: Paired
+    expectation: Distance
     """Change of the rest."""
     base_image_mass: float | None
     image_mass: float
     """Mean probability of image ids where text is due, of base and checkpoint; None: it was not measured."""
 
-    def share(self, part: Paired) -> float:
+    def share(self, part: Distance) -> float:
         """Of the total change; 0 where the part may be nothing or goes the other way."""
         interval = part.interval()
         if interval is None or interval.covers_zero or not self.total.value:
@@ -313,6 +318,7 @@ def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, *, higher_
         own.stderr,
         change.value,
         change.stderr,
+        change.basis,
         interval.low if interval else None,
         interval.high if interval else None,
         counts.only_a,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from evalsvc.artifacts import Artifact
-from evalsvc.metrics.paired import Interval, Paired
+from evalsvc.metrics.paired import Distance, Interval
 from evalsvc.protocol import MetricValue
 from evalsvc.tasks.comparison_rows import ALPHA, BITS, NAMED, NATS, Parts, Row, what_is_gone
 
@@ -132,7 +132,7 @@ def _gone(report: Report) -> Iterator[str]:
             part = parts.get(row.what)
             words = what_is_gone(row, by_key, part, report.recovered.get(row.what, 1.0))
             bits = by_key.get((row.what, "bits_per_byte", "all"))
-            change = Paired(bits.change, bits.change_stderr, bits.n, 0, 0) if bits else None
+            change = Distance(bits.change, bits.change_stderr, bits.change_basis, bits.n) if bits else None
             cells.append([row.what, words, *_part_cells(part, change)])
     yield from _table(["", "what is gone", BITS, "text", "other ids", "image ids"], cells)
 
@@ -215,7 +215,7 @@ def _centred_cells(row: Row) -> list[str]:
     ]
 
 
-def _part_cells(part: Parts | None, total: Paired | None) -> list[str]:
+def _part_cells(part: Parts | None, total: Distance | None) -> list[str]:
     """`total` is the whole change where there are no parts."""
     if part is None:
         return [_value(total.value, total.stderr, "+") if total else "", "", "", ""]

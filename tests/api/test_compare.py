@@ -46,6 +46,17 @@ def test_the_numbers_are_those_of_the_files(app: App, files: dict[str, Result]) 
         assert len(found["contrasts"]) == (2 if "metric" in query else 4)
 
 
+@pytest.mark.parametrize("twice", ["run-a", "run-b"])
+def test_a_task_whose_name_two_suites_share_is_still_paired(app: App, files: dict[str, Result], twice: str) -> None:
+    """On one side the task is called `<suite>/<task>`; its items were then looked for on the other side."""
+    alone = compare(app)
+    put(app.store, twice, {"run-a": 0, "run-b": 25}[twice], 9, 0.5, limit=2)
+    found = [one for one in compare(app)["contrasts"] if one["a"] and one["b"]]
+    assert [(one["metric"], one["stderr"], one["basis"]) for one in found] == [
+        (one["metric"], one["stderr"], "paired") for one in alone["contrasts"]
+    ]
+
+
 def test_right_answers_are_counted_and_named(app: App, files: dict[str, Result]) -> None:
     (arc, piqa) = compare(app, metric="*/acc", flipped=2)["contrasts"]
     for one in (arc, piqa):

@@ -7,12 +7,15 @@ import pytest
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.paired import (
+    Distance,
     Interval,
     Judgement,
     Paired,
     confidence_interval,
+    distance,
     interval_of_centred,
     interval_of_mean,
+    item_numbers,
     judge,
     mean_of,
     paired_difference,
@@ -42,6 +45,42 @@ def correlated_answers(base: float, flips: float, seed: int) -> tuple[list[int],
     before = [int(draw.random() < base) for _ in range(ITEMS)]
     after = [int(draw.random() > flips) if right else int(draw.random() < flips / 3) for right in before]
     return before, after
+
+
+class TestDistance:
+    """Which standard error the difference of two values has, and where it comes from."""
+
+    A, B = Ratio(1.0, 0.3, 40), Ratio(1.5, 0.4, 30)
+
+    def test_pairs_come_first(self) -> None:
+        pairs = tuple(item_numbers(items(values), "t/x", ["acc"]) for values in ([0, 1, 2], [1, 1, 3]))
+        found = distance(self.A, self.B, pairs)  # type: ignore[arg-type]
+        assert found == Distance(0.5, pytest.approx(1 / 3), "paired", 3)
+
+    def test_independent_values_have_the_error_of_both(self) -> None:
+        assert distance(self.A, self.B) == Distance(0.5, pytest.approx(0.5), "unpaired", 30)
+        one_item = item_numbers(items([1]), "t/x", ["acc"])
+        assert distance(self.A, self.B, (one_item, one_item)).basis == "unpaired", "one pair has no error"
+
+    @pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_the_error_of_one_side_is_no_error_of_the_difference(self, unknown: float | None, side: int) -> None:
+        sides = [self.A, self.B]
+        sides[side] = Ratio(sides[side].value, unknown, 30)
+        found = distance(*sides)
+        assert found == Distance(0.5, None, "none", 30, ("ab"[side],))  # type: ignore[arg-type]
+        other = "BA"[side]
+        assert found.why_no_error("A", "B").startswith(f"only {other} has a standard error, and the error of one")
+
+    def test_neither_side_has_an_error(self) -> None:
+        found = distance(Ratio(1.0, None, 1), Ratio(3.0, None, 1))
+        assert found == Distance(2.0, None, "none", 1, ("a", "b"))
+        assert found.why_no_error("A", "B") == "neither A nor B has a standard error"
+        assert distance(self.A, self.B).why_no_error("A", "B") == ""
+
+    @pytest.mark.parametrize("value", [1.0, math.nan, math.inf, -math.inf])
+    def test_equal_values_are_apart_by_nothing(self, value: float) -> None:
+        assert distance(Ratio(value, None, 1), Ratio(value, None, 1)).value == 0.0
 
 
 class TestMean:
@@ -333,9 +372,9 @@ class TestInterval:
         with pytest.raises(InvalidRequest, match="give a number between 0 and 1"):
             confidence_interval(0, 1, level)
 
-    def test_of_a_paired_difference(self) -> None:
-        assert Paired(1.0, None, 1, 0, 0).interval() is None
-        assert Paired(1.0, 0.5, 9, 0, 0).interval(0.9) == confidence_interval(1.0, 0.5, 0.9)
+    def test_of_a_difference(self) -> None:
+        assert Distance(1.0, None, "none", 1).interval() is None
+        assert Distance(1.0, 0.5, "paired", 9).interval(0.9) == confidence_interval(1.0, 0.5, 0.9)
 
     def test_within_a_margin(self) -> None:
         assert Interval(-0.1, 0.2, 0.95).within(0.3)
