@@ -100,6 +100,11 @@ class Comparison:
     candidate: float | None = None
     difference: Difference | None = None
 
+    @property
+    def basis(self) -> Basis:
+        """Where the standard error of the difference comes from; `none`, too, where nothing was compared."""
+        return "none" if self.difference is None else self.difference.basis
+
 
 @dataclass(frozen=True)
 class Look:
@@ -114,6 +119,7 @@ class Look:
     difference: float
     """Candidate minus baseline."""
     stderr: float | None
+    basis: Basis
     standard_errors: float
     """So many of them are noise at this look."""
     level: float

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from evalsvc.protocol import plain_json
 
 if TYPE_CHECKING:
-    from evalsvc.gate import Comparison, Difference, Look, Report
+    from evalsvc.gate import Comparison, Look, Report
 
 WORDS = {
     "worse": "WORSE",
@@ -27,11 +27,12 @@ WORDS = {
 }
 """What tables call each verdict, in the order in which they show them."""
 
-COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "why")
+COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "basis", "n", "why")
+"""`error`: the standard error of the change; `basis`: where that comes from."""
 
-LOOK_COLUMNS = ("metric", "n", "change", "interval", "errors", "level", "")
-"""Of the looks at samples that were still drawn; `errors`: how many standard errors the interval reaches; `level`: how
-often one of a metric's intervals may miss."""
+LOOK_COLUMNS = ("metric", "n", "change", "interval", "basis", "errors", "level", "")
+"""Of the looks at samples that were still drawn; `basis`: where the standard error comes from; `errors`: how many
+standard errors the interval reaches; `level`: how often one of a metric's intervals may miss."""
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write (section 2.2)."""
@@ -56,7 +57,8 @@ def look_row(look: Look) -> list[str]:
     interval = f"{look.difference - reach:+.4g} … {look.difference + reach:+.4g}" if math.isfinite(reach) else ""
     n = f"{look.units:,} of {look.total:,} {look.unit}"
     errors = f"{look.standard_errors:.2f}"
-    return [look.metric, n, f"{look.difference:+.4g}", interval, errors, f"{look.level:.2g}", look.verdict]
+    change = f"{look.difference:+.4g}"
+    return [look.metric, n, change, interval, look.basis, errors, f"{look.level:.2g}", look.verdict]
 
 
 def effort(report: Report) -> list[str]:
@@ -82,7 +84,7 @@ def to_json(report: Report) -> str:
         "candidate": report.candidate,
         "baseline": report.baseline,
         "problems": report.problems,
-        "comparisons": [asdict(comparison) for comparison in report.comparisons],
+        "comparisons": [{**asdict(item), "basis": item.basis} for item in report.comparisons],
         "looks": [asdict(look) for look in report.looks],
         "samples": [{**asdict(item), "saved": item.saved} for item in report.samples],
     }
@@ -156,19 +158,15 @@ def _row(comparison: Comparison) -> list[str]:
         _value(comparison.baseline),
         _value(comparison.candidate),
         f"{difference.value:+.4g}" if difference else "",
-        _error(difference) if difference else "",
+        f"± {difference.stderr:.2g}" if difference and difference.stderr is not None else "",
+        comparison.basis,
+        f"{difference.n:,}" if difference else "",
         comparison.reason,
     ]
 
 
 def _value(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
-
-
-def _error(difference: Difference) -> str:
-    if difference.stderr is None:
-        return ""
-    return f"± {difference.stderr:.2g} ({difference.basis}, n {difference.n:,})"
 
 
 def _case(comparison: Comparison, report: Report) -> ElementTree.Element:

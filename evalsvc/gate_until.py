@@ -218,6 +218,7 @@ def _look(comparison: Comparison, both: Both, standard_errors: float, level: flo
         unit=both.unit,
         difference=comparison.difference.value,
         stderr=comparison.difference.stderr,
+        basis=comparison.basis,
         standard_errors=standard_errors,
         level=level,
         verdict="undecided" if decided is None else decided.verdict,

@@ -262,7 +262,7 @@ def print_contrasts(found: Mapping[str, Any]) -> None:
     """A comparison of two checkpoints, a line per metric; of the columns at the end, those that a line needs."""
     print(f"A: {found['a']}\nB: {found['b']}")
     interval = f"{100 * found['level']:.4g} % interval"
-    columns = ["B is", "metric", "A", "B", "B − A", interval, "", "n"]
+    columns = ["B is", "metric", "A", "B", "B − A", interval, "basis", "n"]
     columns += ["only A / B right", "p (Holm)", "protocols differ in"]
     rows = [_contrast_row(contrast) for contrast in found["contrasts"]]
     used = [place for place in range(len(columns)) if place < 8 or any(row[place] for row in rows)]
@@ -284,7 +284,7 @@ def _contrast_row(contrast: Mapping[str, Any]) -> list[str]:
         _side(contrast["b"]),
         _change(contrast["difference"]),
         f"{_change(interval['low'])} … {_change(interval['high'])}" if interval else "",
-        contrast["basis"] if contrast["basis"] != "none" else "",
+        contrast["basis"],
         "" if contrast["n"] is None else f"{contrast['n']:,}",
         f"{answers['only_a']:,} / {answers['only_b']:,}" if answers else "",
         f"{answers['p']:.2g} ({answers['holm']:.2g})" if answers else "",
@@ -307,7 +307,8 @@ def print_difference_curves(found: Mapping[str, Any]) -> None:
         protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
         print(f"{curve['metric']} ({', '.join(filter(None, [curve['unit'], protocol]))})")
         band = f"{100 * found['level']:.4g} % interval, {found['band']}"
-        print_table([found["x"], "A", "B", "B − A", band, "B is"], [_step_row(row) for row in _curve_rows(curve)])
+        columns = [found["x"], "A", "B", "B − A", band, "basis", "B is"]
+        print_table(columns, [_step_row(row) for row in _curve_rows(curve)])
         for line in _crossing_lines(curve):
             print(line)
         print()
@@ -321,7 +322,7 @@ def _step_row(row: Mapping[str, Any]) -> list[str]:
     sides = (f"{_number(row[side])} {_error_bar(row[side + '_stderr'])}".rstrip() for side in "ab")
     interval = "" if row["low"] is None else f"{_change(row['low'])} … {_change(row['high'])}"
     verdict = CONTRAST_WORDS.get(row["verdict"], row["verdict"])
-    return [str(row["x"]), *sides, _change(row["difference"]), interval, verdict]
+    return [str(row["x"]), *sides, _change(row["difference"]), interval, row["basis"], verdict]
 
 
 def _crossing_lines(curve: Mapping[str, Any]) -> Iterator[str]:

@@ -12,6 +12,9 @@ from evalsvc.protocol import Protocol
 
 OTHER = Protocol({"limit": 8})
 
+MADE = [("pairs", 0.1, ("nll",)), ("apart", 0.1, ()), ("unknown", None, ())]
+"""Metrics by name, with their standard error and what they are made of."""
+
 
 @pytest.fixture(scope="module")
 def report() -> Report:
@@ -59,9 +62,24 @@ class TestText:
             *("WORSE", "WORSE", "MISSING", "OTHER PROTOCOL", "better", "unchanged", "new", "ignored"),
         ]
         assert {len(row) for row in rows} == {len(COLUMNS)}
-        assert rows[0][:6] == ["WORSE", "b/worse", "1", "1.5", "+0.5", "± 0.0014 (unpaired, n 100)"]
-        assert rows[1][2:6] == ["1", "nan", "+nan", ""]
-        assert rows[2][2:6] == ["1", "", "", ""]
+        assert rows[0][:8] == ["WORSE", "b/worse", "1", "1.5", "+0.5", "± 0.0014", "unpaired", "100"]
+        assert rows[1][2:8] == ["1", "nan", "+nan", "", "none", "100"]
+        assert rows[2][2:8] == ["1", "", "", "", "none", ""]
+
+
+def test_the_basis_stands_in_every_row_of_every_form() -> None:
+    """An error that is not that of pairs is larger, and a verdict without any is another kind of verdict."""
+    metrics = [value(f"t/{name}", 1.0, stderr, items=items) for name, stderr, items in MADE]
+    items = {"t": [{"index": index, "nll": float(index)} for index in range(4)]}
+    sides = [result(*metrics, name=name, items=items) for name in ("after", "before")]
+    found = compare(*sides)
+    expected = {"t/pairs": "paired", "t/apart": "unpaired", "t/unknown": "none"}
+    assert {row[1]: row[COLUMNS.index("basis")] for row in table(found.comparisons)} == expected
+    assert {one["metric"]: one["basis"] for one in json.loads(to_json(found))["comparisons"]} == expected
+    cells = [line.split(" | ") for line in to_markdown(found).splitlines() if "`t/" in line]
+    assert {row[1].strip("`"): row[COLUMNS.index("basis")] for row in cells} == expected
+    outputs = {case.get("name"): case.find("system-out").text for case in read_junit(to_junit(found))[0]}
+    assert {name: text.partition("basis: ")[2].split("\n")[0] for name, text in outputs.items()} == expected
 
 
 def test_json(report: Report) -> None:

@@ -17,7 +17,7 @@ from evalsvc.checkpoints import CheckpointRef, identify
 from evalsvc.cli import app
 from evalsvc.errors import InvalidRequest
 from evalsvc.gate import Outcome, Report, Rule
-from evalsvc.gate_reports import effort, looks_table, to_json, to_markdown
+from evalsvc.gate_reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
 from evalsvc.gate_until import Both, Sides, Trial, judge_look, run_gate_until
 from evalsvc.metrics.paired import standard_error
 from evalsvc.metrics.sequential import boundaries, level_of
@@ -202,7 +202,9 @@ class TestBothSides:
         (row,) = looks_table(report)
         assert row[:2] == ["steps/mark", "256 of 2,048 steps"]
         assert row[-1] == "worse"
+        assert row[LOOK_COLUMNS.index("basis")] == "paired"
         document = json.loads(to_json(report))
+        assert [one["basis"] for one in document["looks"]] == ["paired"]
         assert document["samples"][0]["saved"] == 0.875
         assert document["looks"][0]["standard_errors"] == pytest.approx(
             boundaries(level_of(3.0), (0.125,), "obrien-fleming")[-1]

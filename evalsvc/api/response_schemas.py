@@ -217,6 +217,8 @@ SUITES = has(
     )
 )
 
+BASIS = one_of("paired", "unpaired", "none")
+
 _SIDE = has(value=NUMBER, stderr=or_null(NUMBER), n=or_null(COUNT), protocol=TEXT)
 
 COMPARISON = has(
@@ -236,7 +238,7 @@ COMPARISON = has(
             difference=or_null(NUMBER),
             stderr=or_null(NUMBER),
             interval=or_null(has(low=NUMBER, high=NUMBER, level=FINITE)),
-            basis=one_of("paired", "unpaired", "none"),
+            basis=BASIS,
             n=or_null(COUNT),
             differing=FIELDS,
             answers=or_null(FIELDS),
@@ -267,6 +269,8 @@ CURVES = has(
             low=_COLUMN,
             high=_COLUMN,
             verdict=array(TEXT),
+            basis=array(BASIS),
+            n=array(or_null(COUNT)),
         )
     ),
     refused=by_name(TEXT),

@@ -9,6 +9,7 @@ from app_in_process import App, refused
 from compared_runs import items, put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.api.response_schemas import COMPARISON, CURVES
 from evalsvc.artifacts import artifact_path
 from evalsvc.compare import Options, compare_results
 from evalsvc.items import LARGE, keep_items, pack_items
@@ -94,6 +95,11 @@ def test_large_items_are_read_from_their_file_and_missed_aloud(app: App) -> None
     assert app.http.get("/v1/runs/run-b/metrics").status_code == 200
 
 
+def test_the_schemas_promise_the_basis_of_every_row() -> None:
+    for schema, rows in ((COMPARISON, "contrasts"), (CURVES, "curves")):
+        assert "basis" in schema["properties"][rows]["items"]["required"]
+
+
 def _digest(app: App, task: int) -> str:
     with app.store.reading() as session:
         return str(session.get_one(Task, task).items_sha256)
@@ -161,6 +167,7 @@ class TestCurves:
             assert curve["low"][place] == contrast["interval"]["low"]
             assert curve["verdict"][place] == contrast["verdict"]
         assert curve["verdict"] == ["worse", "worse", "indistinguishable", "indistinguishable"]
+        assert curve["basis"] == ["paired"] * 4
         assert (curve["first_indistinguishable"], curve["indistinguishable_from"]) == (20, 20)
 
     def test_a_run_against_its_base(self, app: App, runs: None) -> None:
