@@ -116,7 +116,9 @@ class Contrast:
     """Of the difference."""
     interval: Interval | None = None
     basis: Basis = "none"
-    """Where `stderr` comes from: the items that both share, or the errors of the two values."""
+    """Where `stderr` comes from."""
+    no_error: str = ""
+    """Why no standard error of the difference is known; an empty string where one is, or where nothing is compared."""
     n: int | None = None
     """Items that are paired; else those of the smaller side."""
     differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
@@ -291,6 +293,7 @@ def _judged(a: Measured, b: Measured, found: Distance, options: Options, **more:
         stderr=found.stderr,
         interval=interval,
         basis=found.basis,
+        no_error=found.why_no_error("A", "B"),
         n=found.n,
         **more,
     )

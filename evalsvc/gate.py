@@ -32,14 +32,16 @@ class Outcome(IntEnum):
     PASSED = 0
     REGRESSION = 1
     NOT_JUDGED = 2
-    """A metric is missing or was measured by another protocol, or nothing was compared."""
+    """A metric is missing, was measured by another protocol, or has neither a standard error nor a tolerance; or
+    nothing was compared."""
     NO_BASELINE = 3
     TIME_OUT = 4
 
 
 class Rule(BaseModel):
     """How much worse a metric may be. It is a regression if it is worse by more than the tolerance, which is the larger
-    of `absolute` and `relative`, and by more than the noise, which is so many `standard_errors` of the difference."""
+    of `absolute` and `relative`, and by more than the noise, which is so many `standard_errors` of the difference. If
+    no error of the difference is known, a tolerance that the rule states decides alone; without one, nothing does."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -57,6 +59,11 @@ class Rule(BaseModel):
     missing: Literal["fail", "ignore"] = "fail"
     """What it means that the candidate, or the baseline, has no such value."""
 
+    @property
+    def states_tolerance(self) -> bool:
+        """Whether whoever wrote the rule gave it a tolerance; the default one is for rounding only."""
+        return not self.model_fields_set.isdisjoint(("absolute", "relative"))
+
     def matches(self, name: str) -> bool:
         return name == self.metric or fnmatchcase(name, self.metric)
 
@@ -64,8 +71,9 @@ class Rule(BaseModel):
 EVERYTHING = (Rule(metric="*"),)
 """Without rules: every metric that has a better side."""
 
-Verdict = Literal["worse", "better", "unchanged", "missing", "other_protocol", "new", "ignored"]
-"""`new`: only the candidate has it. `ignored`: missing, as the rule allows."""
+Verdict = Literal["worse", "better", "unchanged", "missing", "other_protocol", "not_judged", "new", "ignored"]
+"""`not_judged`: no error of the difference is known, and the rule states no tolerance. `new`: only the candidate has
+the value. `ignored`: missing, as the rule allows."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Difference:
 
     value: float
     stderr: float | None
-    """None: no error is known, and the tolerance alone decides."""
+    """None: no error is known, and only a tolerance that the rule states can decide."""
     basis: Basis
     n: int
     """Items that are paired; else those of the smaller side."""
@@ -170,7 +178,7 @@ class Report:
             return self.failed
         if "worse" in verdicts:
             return Outcome.REGRESSION
-        if self.problems or verdicts & {"missing", "other_protocol"}:
+        if self.problems or verdicts & {"missing", "other_protocol", "not_judged"}:
             return Outcome.NOT_JUDGED
         return Outcome.PASSED
 
@@ -319,26 +327,35 @@ def _judge(rule: Rule, before: Measured, after: Measured) -> Comparison:
     found = distance(before, after)
     noise = rule.standard_errors * (found.stderr or 0.0)
     difference = Difference(found.value, found.stderr, found.basis, found.n, tolerance, noise)
+    unknown = found.why_no_error("the baseline", "the candidate")
+    verdict, reason = _verdict(worse, difference, rule, unknown)
+    values: dict[str, Any] = {"baseline": old, "candidate": new, "difference": difference}
+    return _comparison(before.metric, verdict, reason, rule.direction, **values)
+
+
+def _verdict(worse: float, difference: Difference, rule: Rule, unknown: str) -> tuple[Verdict, str]:
+    """The verdict and its reason; `unknown` says why the difference has no standard error.
+
+    Equal values are within any tolerance, and what is not finite is no matter of chance: both need no bound.
+    """
+    if worse == 0:
+        return "unchanged", "equal"
+    side = f"{'worse' if worse > 0 else 'better'} by {abs(worse):.3g}"
+    if unknown and math.isfinite(worse) and not rule.states_tolerance:
+        remedy = "give its rule (--rules) a tolerance, `absolute` or `relative`, which then decides alone"
+        return "not_judged", f"{side}, but it is not known what is noise: {unknown}; {remedy}"
     within = abs(worse) <= max(difference.tolerance, difference.noise)
     verdict: Verdict = "unchanged" if within else "worse" if worse > 0 else "better"
-    reason = _reason(worse, within, difference)
-    return _comparison(
-        before.metric, verdict, reason, rule.direction, baseline=old, candidate=new, difference=difference
-    )
+    return verdict, f"{side}, {'within' if within else 'beyond'} {_bound(within, difference, unknown)}"
 
 
-def _reason(worse: float, within: bool, difference: Difference) -> str:
-    if worse == 0:
-        return "equal"
+def _bound(within: bool, difference: Difference, unknown: str) -> str:
     tolerance, noise = f"the tolerance {difference.tolerance:.2g}", f"the noise {difference.noise:.2g}"
-    if difference.stderr is None:
-        bound = f"{tolerance}, which alone decides: no standard error is known"
-    elif within:
-        bound = noise if difference.noise > difference.tolerance else tolerance
-    else:
-        bound = f"{tolerance} and {noise}"
-    side = "worse" if worse > 0 else "better"
-    return f"{side} by {abs(worse):.3g}, {'within' if within else 'beyond'} {bound}"
+    if unknown:
+        return f"{tolerance}, which alone decides: {unknown}"
+    if within:
+        return noise if difference.noise > difference.tolerance else tolerance
+    return f"{tolerance} and {noise}"
 
 
 def _worse(old: float, new: float) -> float:

@@ -20,12 +20,16 @@ WORDS = {
     "worse": "WORSE",
     "missing": "MISSING",
     "other_protocol": "OTHER PROTOCOL",
+    "not_judged": "NOT JUDGED",
     "better": "better",
     "unchanged": "unchanged",
     "new": "new",
     "ignored": "ignored",
 }
 """What tables call each verdict, in the order in which they show them."""
+
+UNJUDGED = ("missing", "other_protocol", "not_judged")
+"""Verdicts of what should have been judged and was not."""
 
 COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "basis", "n", "why")
 """`error`: the standard error of the change; `basis`: where that comes from."""
@@ -139,7 +143,8 @@ def to_annotations(report: Report) -> list[str]:
 
     Source of the escaping: `@actions/core`, command.ts.
     """
-    kinds = {"worse": "error", "missing": "error", "other_protocol": "error", "ignored": "warning", "better": "notice"}
+    unjudged = dict.fromkeys(UNJUDGED, "error")
+    kinds = {"worse": "error", **unjudged, "ignored": "warning", "better": "notice"}
     lines = [_annotation("error", "gate", problem) for problem in report.problems]
     for verdict in WORDS:
         lines += [
@@ -173,7 +178,7 @@ def _case(comparison: Comparison, report: Report) -> ElementTree.Element:
     protocols = {other.protocol for other in report.comparisons if other.metric == comparison.metric}
     name = comparison.metric if len(protocols) == 1 else f"{comparison.metric} ({comparison.protocol})"
     case = ElementTree.Element("testcase", {"classname": _xml_text(comparison.task), "name": _xml_text(name)})
-    kinds = {"worse": "failure", "missing": "error", "other_protocol": "error", "new": "skipped", "ignored": "skipped"}
+    kinds = {"worse": "failure", **dict.fromkeys(UNJUDGED, "error"), "new": "skipped", "ignored": "skipped"}
     if comparison.verdict in kinds:
         _add(case, kinds[comparison.verdict], comparison.verdict, comparison.reason)
     numbers = [f"{key}: {cell}" for key, cell in zip(COLUMNS, _row(comparison), strict=True) if key and cell]

@@ -203,7 +203,7 @@ def _left_open(comparison: Comparison) -> Comparison:
     """A metric that was not decided when the sampling stopped for another reason."""
     if _holds_up(comparison):
         return replace(comparison, reason=f"{comparison.reason}; it was not decided when the sampling stopped")
-    if comparison.difference is None:
+    if comparison.difference is None or comparison.verdict == "not_judged":
         return comparison
     reason = "no standard error is known, so a part of the samples does not judge it"
     return replace(comparison, verdict="ignored", reason=reason)

@@ -263,7 +263,7 @@ def print_contrasts(found: Mapping[str, Any]) -> None:
     print(f"A: {found['a']}\nB: {found['b']}")
     interval = f"{100 * found['level']:.4g} % interval"
     columns = ["B is", "metric", "A", "B", "B − A", interval, "basis", "n"]
-    columns += ["only A / B right", "p (Holm)", "protocols differ in"]
+    columns += ["only A / B right", "p (Holm)", "protocols differ in", "why no error is known"]
     rows = [_contrast_row(contrast) for contrast in found["contrasts"]]
     used = [place for place in range(len(columns)) if place < 8 or any(row[place] for row in rows)]
     if rows:
@@ -289,6 +289,7 @@ def _contrast_row(contrast: Mapping[str, Any]) -> list[str]:
         f"{answers['only_a']:,} / {answers['only_b']:,}" if answers else "",
         f"{answers['p']:.2g} ({answers['holm']:.2g})" if answers else "",
         describe_differences(differences_from_json(contrast["differing"])),
+        contrast["no_error"],
     ]
 
 

@@ -89,6 +89,9 @@ class TestVerdict:
     def test_without_the_error_of_both_nothing_is_claimed(self, errors: Sequence[float | None]) -> None:
         found = contrast(*(value("a/b", number, stderr) for number, stderr in zip((1.0, 9.0), errors, strict=True)))
         assert (found.verdict, found.difference, found.interval) == ("no_error_known", 8.0, None)
+        expected = {(None, None): "neither A nor B has", (0.1, None): "only A has", (None, 0.1): "only B has"}
+        assert found.no_error.startswith(expected[errors[0], errors[1]])
+        assert contrast(value("a/b", 1.0), value("a/b", 9.0)).no_error == ""
 
     @pytest.mark.parametrize(
         ("before", "after", "verdict"),

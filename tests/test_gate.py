@@ -85,7 +85,8 @@ class TestVerdict:
         found = judge(value("a/fid", 10.0, None), value("a/fid", 10.5, None), absolute=0.4)
         assert found.verdict == "worse"
         assert found.reason == (
-            "worse by 0.5, beyond the tolerance 0.4, which alone decides: no standard error is known"
+            "worse by 0.5, beyond the tolerance 0.4, which alone decides: neither the baseline nor the candidate has a "
+            "standard error"
         )
         assert judge(value("a/fid", 10.0, None), value("a/fid", 10.5, None), absolute=0.6).verdict == "unchanged"
 
@@ -111,10 +112,33 @@ class TestVerdict:
         for stderr in (0.1, None):
             assert judge(value("a/b", before, stderr), value("a/b", after, stderr)).verdict == verdict
 
-    def test_an_error_that_is_not_finite_is_none(self) -> None:
-        found = judge(value("a/b", 1.0, math.inf), value("a/b", 2.0))
-        assert found.difference is not None
-        assert (found.verdict, found.difference.basis) == ("worse", "none")
+    @pytest.mark.parametrize("after", [0.5, 9.0])
+    @pytest.mark.parametrize("errors", [(None, None), (0.001, None), (None, 0.001), (math.inf, 0.001)])
+    def test_without_error_and_tolerance_nothing_is_judged(
+        self, after: float, errors: tuple[float | None, float | None]
+    ) -> None:
+        """The error of one side is narrower than that of the difference: as noise it failed builds."""
+        before, changed = value("a/b", 1.0, errors[0]), value("a/b", after, errors[1])
+        found = compare(result(changed), result(before))
+        assert (found.outcome, verdicts(found)) == (Outcome.NOT_JUDGED, {"a/b": "not_judged"})
+        (one,) = found.comparisons
+        assert one.basis == "none"
+        assert one.reason.endswith(
+            "give its rule (--rules) a tolerance, `absolute` or `relative`, which then decides alone"
+        )
+        if errors[0] is None and errors[1] is not None:
+            assert "only the candidate has a standard error, and the error of one side is no error" in one.reason
+
+    @pytest.mark.parametrize(("tolerance", "verdict"), [("absolute", "worse"), ("relative", "worse")])
+    def test_a_tolerance_that_the_rule_states_decides_alone(self, tolerance: str, verdict: str) -> None:
+        for stated, expected in ((0.0, verdict), (0.4, verdict), (0.6, "unchanged")):
+            found = judge(value("a/b", 1.0, 0.2), value("a/b", 1.5, None), **{tolerance: stated})
+            assert found.verdict == expected
+            assert "which alone decides: only the baseline has a standard error" in found.reason
+
+    def test_equal_values_need_no_bound(self) -> None:
+        found = judge(value("a/b", 1.0, None), value("a/b", 1.0, 0.1))
+        assert (found.verdict, found.reason) == ("unchanged", "equal")
 
 
 class TestPaired:

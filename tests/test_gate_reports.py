@@ -27,6 +27,7 @@ def report() -> Report:
         value("b/lost", 1.0, None),
         value("b/better", 1.0, 0.001),
         value("b/limited", 1.0),
+        value("b/unsure", 1.0, None),
     ]
     candidate = [
         value("a/same", 1.0),
@@ -34,6 +35,7 @@ def report() -> Report:
         value("b/lost", math.nan, None),
         value("b/better", 0.5, 0.001),
         value("b/limited", 1.0, protocol=OTHER),
+        value("b/unsure", 1.5),
         value("c/new", 3.0),
     ]
     rules = [Rule(metric="a/unasked", missing="ignore"), Rule(metric="*")]
@@ -45,13 +47,13 @@ def failed(outcome: Outcome) -> Report:
 
 
 def test_the_fixture_has_every_verdict(report: Report) -> None:
-    assert len({comparison.verdict for comparison in report.comparisons}) == 7
+    assert len({comparison.verdict for comparison in report.comparisons}) == 8
 
 
 class TestText:
     def test_headline(self, report: Report) -> None:
         assert headline(report) == (
-            "regression: 2 worse, 1 missing, 1 other protocol, 1 better, 1 unchanged, 1 new, 1 ignored"
+            "regression: 2 worse, 1 missing, 1 other protocol, 1 not judged, 1 better, 1 unchanged, 1 new, 1 ignored"
         )
         assert headline(failed(Outcome.NO_BASELINE)) == "no baseline: nothing is there"
         assert headline(failed(Outcome.TIME_OUT)) == "time out: nothing is there"
@@ -59,7 +61,7 @@ class TestText:
     def test_the_gravest_come_first(self, report: Report) -> None:
         rows = table(report.comparisons)
         assert [row[0] for row in rows] == [
-            *("WORSE", "WORSE", "MISSING", "OTHER PROTOCOL", "better", "unchanged", "new", "ignored"),
+            *("WORSE", "WORSE", "MISSING", "OTHER PROTOCOL", "NOT JUDGED", "better", "unchanged", "new", "ignored"),
         ]
         assert {len(row) for row in rows} == {len(COLUMNS)}
         assert rows[0][:8] == ["WORSE", "b/worse", "1", "1.5", "+0.5", "± 0.0014", "unpaired", "100"]
@@ -105,7 +107,7 @@ class TestJunit:
         (suite,) = root
         assert suite.get("name") == "after.json against before.json"
         counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
-        assert counts == {"tests": "8", "failures": "2", "errors": "2", "skipped": "2"}
+        assert counts == {"tests": "9", "failures": "2", "errors": "3", "skipped": "2"}
         kinds = {case.get("name"): case[0].tag for case in suite}
         assert kinds == {
             "a/same": "system-out",
@@ -115,6 +117,7 @@ class TestJunit:
             "b/lost": "failure",
             "b/better": "system-out",
             "b/limited": "error",
+            "b/unsure": "error",
             "c/new": "skipped",
         }
         worse = next(case for case in suite if case.get("name") == "b/worse")
@@ -177,6 +180,7 @@ class TestAnnotations:
             ["error", "b/lost"],
             ["error", "a/gone"],
             ["error", "b/limited"],
+            ["error", "b/unsure"],
             ["notice", "b/better"],
             ["warning", "a/unasked"],
         ]

@@ -142,8 +142,14 @@ class TestLook:
         rules = [Rule(metric="t/*", standard_errors=1.96)]
         early = judge_look(Trial("t", rules), both(256))
         assert early is not None
-        assert [item.verdict for item in early] == ["worse", "ignored"]
+        assert [item.verdict for item in early] == ["worse", "not_judged"]
         late = judge_look(Trial("t", rules), both(1024))
+        assert late is not None
+        assert [item.verdict for item in late] == ["worse", "not_judged"]
+        tolerant = [rules[0].model_copy(update={"absolute": 0.1})]
+        early, late = (judge_look(Trial("t", tolerant), both(n)) for n in (256, 1024))
+        assert early is not None
+        assert [item.verdict for item in early] == ["worse", "ignored"]
         assert late is not None
         assert [item.verdict for item in late] == ["worse", "worse"]
 

@@ -45,6 +45,7 @@ _COMPARISON = {
             "stderr": 0.0121,
             "interval": {"low": -0.203, "high": -0.155, "level": 0.95},
             "basis": "paired",
+            "no_error": "",
             "n": 2376,
             "differing": {},
             "answers": {

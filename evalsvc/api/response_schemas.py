@@ -239,6 +239,7 @@ COMPARISON = has(
             stderr=or_null(NUMBER),
             interval=or_null(has(low=NUMBER, high=NUMBER, level=FINITE)),
             basis=BASIS,
+            no_error=TEXT,
             n=or_null(COUNT),
             differing=FIELDS,
             answers=or_null(FIELDS),

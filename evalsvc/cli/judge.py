@@ -92,8 +92,9 @@ def gate(
 ) -> None:
     """Pass or fail a checkpoint by its distance from a baseline, e.g. in CI.
 
-    The exit code is 0 when nothing is worse, 1 when something is, 2 when it could not be judged (a metric is missing or
-    was measured by another protocol, wrong use, no service), 3 when there is no baseline, 4 when it took too long.
+    The exit code is 0 when nothing is worse, 1 when something is, 2 when it could not be judged (a metric is missing,
+    was measured by another protocol, or has neither a standard error nor a tolerance; wrong use, no service), 3 when
+    there is no baseline, 4 when it took too long.
 
     With --until decided, CANDIDATE and --baseline are weights. Both are sampled on the same prompts with the same
     noise, looked at eight times at most, and no further than it takes to decide every metric that the rules judge, or
