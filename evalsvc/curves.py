@@ -100,9 +100,8 @@ def _by_place(curve: Mapping[str, Any]) -> dict[tuple[str, str, int], dict[str, 
 
 def _tell_apart(found: Sequence[Series], content: Content) -> list[Series]:
     """The series with `differs` over all runs, not only over their own."""
-    ids = list(dict.fromkeys(series["protocol"] for series in found))
-    fields = distinguishing([content(identity) for identity in ids]) if len(ids) > 1 else [{}]
-    differs = dict(zip(ids, fields, strict=True))
+    ids = dict.fromkeys(series["protocol"] for series in found)
+    differs = distinguishing({identity: content(identity) if len(ids) > 1 else {} for identity in ids})
     return [{**series, "differs": differs[series["protocol"]]} for series in found]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, Literal
 
 Direction = Literal["lower", "higher", "none"]
@@ -109,12 +111,18 @@ ABSENT = object()
 def differences(one: Any, other: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
     """What differs between two JSON-able values, by dotted key; `ABSENT` where one side has none."""
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        return {} if one == other else {where: (one, other)}
+        # True equals 1 for Python, and 1 equals 1.0; of a protocol they are different values.
+        return {} if _spelling(one) == _spelling(other) else {where: (one, other)}
     found: dict[str, tuple[Any, Any]] = {}
     for key in {**one, **other}:
         dotted = f"{where}.{key}" if where else str(key)
         found |= differences(one.get(key, ABSENT), other.get(key, ABSENT), dotted)
     return found
+
+
+def _spelling(value: Any) -> Any:
+    """What only equal values share. A file that somebody wrote may hold NaN, which the canonical form refuses."""
+    return value if value is ABSENT else json.dumps(value, sort_keys=True)
 
 
 def differences_to_json(found: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
@@ -135,15 +143,57 @@ def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{key} {short_json(old)} → {short_json(new)}" for key, (old, new) in found.items())
 
 
-def distinguishing(contents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each of several protocols, by dotted key, the fields in which they are not all alike; without those it lacks.
+def distinguishing(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the fields that tell several protocols of one metric apart, by the protocols' ids and by dotted key.
 
-    It is what tells series of one metric apart for people, who cannot tell ids apart.
+    `contents` are the protocols by id. Every field stands as its own protocol has it. Of two protocols of another
+    form, such as a measured one and an imported one, the fields that only one of them has are told from the side that
+    has fewer. Where the fields do not tell a protocol apart for people, `protocol` has its id. One protocol alone has
+    nothing to be told apart from.
     """
-    found = [differences(contents[0], content) for content in contents]
-    first = {key: old for pairs in found for key, (old, _) in pairs.items()}
-    fields = [{key: pairs[key][1] if key in pairs else old for key, old in first.items()} for pairs in found]
-    return [{key: value for key, value in own.items() if value is not ABSENT} for own in fields]
+    if len(contents) < 2:
+        return {identity: {} for identity in contents}
+    leaves = {identity: dict(_leaves(content)) for identity, content in contents.items()}
+    values: dict[_Path, set[str]] = {}
+    for fields in leaves.values():
+        for path, value in fields.items():
+            values.setdefault(path, set()).add(_spelling(value))
+    told = {path for path, different in values.items() if len(different) > 1}
+    told |= _told_by_presence({frozenset(fields) for fields in leaves.values()})
+    found = {
+        identity: {".".join(path): value for path, value in fields.items() if path in told}
+        for identity, fields in leaves.items()
+    }
+    words = Counter(map(describe_fields, found.values()))
+    return {
+        identity: fields if fields and words[describe_fields(fields)] == 1 else {**fields, "protocol": identity}
+        for identity, fields in found.items()
+    }
+
+
+_Path = tuple[str, ...]
+"""The keys that lead to a value inside nested objects."""
+
+FORMS = 32
+"""With more different sets of fields than this, protocols are not told apart by which fields they have."""
+
+
+def _leaves(content: Mapping[str, Any], path: _Path = ()) -> Iterator[tuple[_Path, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _told_by_presence(forms: Set[frozenset[_Path]]) -> set[_Path]:
+    """Return the fields that some protocols have and others lack, of each two protocols those of one side."""
+    told: set[_Path] = set()
+    for one, other in permutations(forms, 2) if len(forms) <= FORMS else ():
+        only_one, only_other = one - other, other - one
+        if not only_other or len(only_one) <= len(only_other):
+            told |= only_one
+    return told
 
 
 def describe_fields(found: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from evalsvc.protocol import (
     Protocol,
     canonical_json,
     describe_differences,
+    describe_fields,
     differences,
     digest,
     distinguishing,
@@ -69,11 +71,67 @@ def test_differences_are_named_by_dotted_keys() -> None:
     assert describe_differences(differences(one, other)) == 'b.c [1] → [2], data (none) → "000000000000000…'
 
 
-def test_several_protocols_are_told_apart_by_the_fields_that_differ() -> None:
-    guided = [{"data": "ab", "sampling": {"seed": 0, "guidance_scale": scale}} for scale in (1.0, 3.0)]
-    assert distinguishing([*guided, {**guided[0], "limit": 64}]) == [
-        {"sampling.guidance_scale": 1.0},
-        {"sampling.guidance_scale": 3.0},
-        {"sampling.guidance_scale": 1.0, "limit": 64},
-    ]
-    assert distinguishing(guided[:1]) == [{}]
+def told(*contents: dict[str, Any]) -> list[dict[str, Any]]:
+    """What tells these protocols apart; their ids are `p0`, `p1`, …"""
+    return list(distinguishing({f"p{place}": content for place, content in enumerate(contents)}).values())
+
+
+def guided(scale: float, **more: Any) -> dict[str, Any]:
+    return {"task": "text_to_image", "data": "ab", "sampling": {"seed": 0, "guidance_scale": scale}, **more}
+
+
+class TestToldApart:
+    def test_by_the_fields_that_differ(self) -> None:
+        assert told(guided(1.0), guided(3.0), guided(1.0, limit=64)) == [
+            {"sampling.guidance_scale": 1.0},
+            {"sampling.guidance_scale": 3.0},
+            {"sampling.guidance_scale": 1.0, "limit": 64},
+        ]
+        assert told(guided(1.0)) == [{}]
+        assert told(guided(1.0), guided(3.0, limit=64))[1] == {"sampling.guidance_scale": 3.0, "limit": 64}
+
+    def test_what_a_protocol_lacks_is_not_filled_in(self) -> None:
+        """An imported value was shown with the guidance scale of the first measured one."""
+        assert told(guided(1.0), guided(3.0), {"stated": "torch-fidelity 0.3"}) == [
+            {"sampling.guidance_scale": 1.0},
+            {"sampling.guidance_scale": 3.0},
+            {"stated": "torch-fidelity 0.3"},
+        ]
+        assert told(guided(1.0), {"stated": "by hand"}, {"tool": "x", "n": 5}) == [
+            {"protocol": "p0"},
+            {"stated": "by hand"},
+            {"tool": "x", "n": 5},
+        ]
+
+    def test_a_key_does_not_stand_beside_its_parent(self) -> None:
+        """Where one protocol had no `sampling`, the others had both `sampling` and `sampling.guidance_scale`."""
+        for fields in told(guided(1.0), guided(2.0), {"task": "text_to_image", "sampling": None}):
+            assert not {"sampling"} < fields.keys()
+        assert told({"a": {"b": 1}}, {"a": {}}, {"a": 2}) == [{"a.b": 1}, {"a": {}}, {"a": 2}]
+
+    def test_every_field_is_as_its_own_protocol_has_it(self) -> None:
+        contents = [guided(1.0), guided(2.0, limit=8), {"sampling": 3}, {"stated": "x"}, {"task": "fid", "n": 3}, {}]
+        for content, fields in zip(contents, told(*contents), strict=True):
+            for key, value in fields.items():
+                place: Any = content
+                for part in key.split(".") if key != "protocol" else ():
+                    place = place[part]
+                assert key == "protocol" or place == value
+
+    @pytest.mark.parametrize(
+        "contents",
+        [
+            [{}, {}],
+            [{"stated": "x" * 60 + "a"}, {"stated": "x" * 60 + "b"}],
+            [{"a.b": 1}, {"a": {"b": 1}}],
+            [{"n": 1}, {"n": 1.0}, {"n": True}],
+            [{str(place): 0} for place in range(40)],
+        ],
+        ids=["unknown", "cut in words", "a dot in a key", "equal for Python", "many forms"],
+    )
+    def test_no_two_have_the_same_words(self, contents: list[dict[str, Any]]) -> None:
+        words = [describe_fields(fields) for fields in told(*contents)]
+        assert len({*words, ""}) == len(contents) + 1
+
+    def test_an_equal_number_of_another_type_differs(self) -> None:
+        assert differences({"n": 1}, {"n": True}) == {"n": (1, True)}

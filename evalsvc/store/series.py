@@ -70,7 +70,7 @@ def metric_names(everything: Iterable[Series]) -> list[dict[str, Any]]:
 
 
 def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, Any]]:
-    """By metric and protocol: the fields in which the protocols of a metric are not all alike."""
+    """By metric and protocol: the fields that tell the protocols of a metric apart."""
     ids: dict[str, list[str]] = {}
     for item in series:
         if item.protocol_id not in (known := ids.setdefault(item.metric, [])):
@@ -81,5 +81,5 @@ def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, st
     return {
         (metric, identity): fields
         for metric, known in ids.items()
-        for identity, fields in zip(known, distinguishing([contents.get(item, {}) for item in known]), strict=True)
+        for identity, fields in distinguishing({item: contents.get(item, {}) for item in known}).items()
     }

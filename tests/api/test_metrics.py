@@ -11,6 +11,7 @@ from app_in_process import App, refused
 from history_reference import Point, write
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
+from evalsvc.protocol import Protocol
 from evalsvc.store.submission import evaluate
 from evalsvc.store.tables import Checkpoint
 
@@ -157,6 +158,22 @@ class TestImport:
         assert app.http.post(HISTORY, json=body).status_code == 201
         [found] = app.http.get(HISTORY).json()["series"]
         assert (found["x"], found["value"], found["import"]) == ([0, 25], [9.5, 1.5], [1, None])
+
+    @pytest.mark.parametrize("query", [{}, {"points": 5}])
+    def test_it_differs_by_its_own_fields_alone(self, app: App, query: dict[str, Any]) -> None:
+        """It was shown with the guidance scale of the first measured series, whose sampling it does not have."""
+        enter(app.store, submission(25), suite())
+        scales = [{"data": "ab", "sampling": {"seed": 0, "guidance_scale": scale}} for scale in (1.0, 2.0)]
+        evaluate_whole(app.store, *(metric(9.0, "coco/fid", protocol=Protocol(content)) for content in scales))
+        series = self.BODY["series"][0] | {"protocol": "torch-fidelity 0.3"}  # type: ignore[operator]
+        assert app.http.post(HISTORY, json=self.BODY | {"series": [series]}).status_code == 201
+        for path in (HISTORY, SUMMARY):
+            found = app.http.get(path, params=query if path == HISTORY else {}).json()["series"]
+            assert [one["differs"] for one in found] == [
+                {"sampling.guidance_scale": 1.0},
+                {"sampling.guidance_scale": 2.0},
+                {"stated": "torch-fidelity 0.3"},
+            ]
 
     def test_many_values_in_one_request(self, app: App) -> None:
         """100,000 with errors and n are 5 MB, which the limit of other bodies would refuse."""
