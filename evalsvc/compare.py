@@ -25,6 +25,7 @@ from evalsvc.protocol import (
     differences_from_json,
     differences_to_json,
     plain_json,
+    tell_apart,
 )
 from evalsvc.result import Measured, Metric, Result, distance, number, paired_numbers, task_of
 
@@ -126,6 +127,14 @@ class Contrast:
     is `other_protocol`, or where it was forced."""
     answers: Answers | None = None
     """Of a paired metric whose items are right or wrong."""
+    differs: Mapping[str, Any] = field(default_factory=dict)
+    """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
+
+    @property
+    def protocol(self) -> str:
+        """The id of the protocol; where the protocols of the two sides differ, that of A."""
+        side = self.a or self.b
+        return "" if side is None else side.protocol
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; of `differing`, a side that lacks the field is left out."""
@@ -189,7 +198,9 @@ def contrast_all(a: Result, b: Result, options: Options) -> Iterator[Contrast]:
     """The contrasts of `compare_results`, of two results that may have nothing of what is asked for."""
     names = {**a.values, **b.values}
     found = [contrast for name in names if options.wants(name) for contrast in _contrast_name(name, a, b, options)]
-    return _corrected(found)
+    contents = {**b.protocols, **a.protocols}
+    differs = tell_apart([(contrast.metric, contrast.protocol) for contrast in found], contents)
+    return _corrected([replace(one, differs=differs[one.metric, one.protocol]) for one in found])
 
 
 def judged_at(contrast: Contrast, level: float) -> Contrast:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from evalsvc.errors import NotComparable, UnknownName
-from evalsvc.protocol import describe_differences, describe_fields, differences, distinguishing
+from evalsvc.protocol import describe_differences, describe_fields, differences, distinguishing, labelled
 
 Series = Mapping[str, Any]
 """As the history has it, with its `run`."""
@@ -61,11 +60,7 @@ def tabulate(joined: Mapping[str, Any], metric: str) -> dict[str, Any]:
     if len(mine) > 1 or mine[0]["protocol"] is None:
         told = "; ".join(describe_fields(curve["differs"]) for curve in mine)
         raise NotComparable(f"{metric} was measured by several protocols, so nothing is shown against it: {told}")
-    several = Counter(curve["metric"] for curve in others)
-    labels = [
-        curve["metric"] + (f" ({describe_fields(curve['differs'])})" if several[curve["metric"]] > 1 else "")
-        for curve in others
-    ]
+    labels = [labelled(curve["metric"], curve["differs"]) for curve in others]
     columns = {label: _by_place(curve) for label, curve in zip(labels, others, strict=True)}
     rows = [
         {

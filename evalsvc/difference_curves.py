@@ -12,14 +12,14 @@ intervals has the level 1 − (1 − level) / k, by Bonferroni, however the step
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 from evalsvc.compare import Contrast, Options, contrast_all, judged_at, require_known
 from evalsvc.errors import NotComparable
-from evalsvc.protocol import describe_differences, number_to_json
+from evalsvc.protocol import describe_differences, number_to_json, plain_json, tell_apart
 from evalsvc.result import Result, task_of
 
 Band = Literal["pointwise", "simultaneous"]
@@ -56,8 +56,17 @@ class DifferenceCurve:
     """Of the interval at each step."""
     crossings: Crossings
 
-    def to_json(self) -> dict[str, Any]:
-        """Columns along the steps; NaN and infinities are strings."""
+    @property
+    def place(self) -> tuple[str, str]:
+        """The metric and the id of its protocol, or those of both sides where they differ."""
+        first = self.contrasts[0]
+        if first.differing and first.b is not None:
+            return first.metric, f"{first.protocol} → {first.b.protocol}"
+        return first.metric, first.protocol
+
+    def to_json(self, differs: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns along the steps; NaN and infinities are strings. `differs` tells the curve from others of the
+        metric."""
         first, rows = self.contrasts[0], self.contrasts
         sides = {
             name: [side and number_to_json(getattr(side, field)) for side in side_of]
@@ -70,6 +79,7 @@ class DifferenceCurve:
             "unit": first.unit,
             "direction": first.direction,
             "protocol": None if first.differing or first.a is None else first.a.protocol,
+            "differs": plain_json(differs),
             "step_level": self.step_level,
             "x": list(self.steps),
             **sides,
@@ -101,11 +111,13 @@ def difference_curves(
     found: dict[tuple[str, ...], list[tuple[int, Contrast]]] = {}
     refused: dict[str, str] = {}
     seen: dict[tuple[str, str], Result] = {}
+    contents: dict[str, Mapping[str, Any]] = {}
     for step, before, after in pairs:
         # Of a result is kept what its metrics are called; the values and the results per item go with it.
         for metric in (*before.document["metrics"], *after.document["metrics"]):
             if (key := (metric["name"], task_of(metric))) not in seen:
                 seen[key] = Result("", {"metrics": [metric]})
+        contents |= {**before.protocols, **after.protocols}
         for contrast in contrast_all(before, after, options):
             if contrast.verdict == "other_protocol":
                 refused.setdefault(contrast.metric, f"at step {step} {describe_differences(contrast.differing)}")
@@ -120,6 +132,7 @@ def difference_curves(
             "them all the same: --force (force=true)"
         )
     curves = [_curve(rows, options.level, band) for rows in found.values()]
+    differs = tell_apart([curve.place for curve in curves], contents)
     return {
         "a": a,
         "b": b,
@@ -127,7 +140,7 @@ def difference_curves(
         "level": options.level,
         "band": band,
         "forced": options.force,
-        "curves": [curve.to_json() for curve in curves],
+        "curves": [curve.to_json(differs[curve.place]) for curve in curves],
         "refused": refused,
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
 from evalsvc.metrics.paired import Basis
-from evalsvc.protocol import describe_differences, differences
+from evalsvc.protocol import describe_differences, differences, labelled, tell_apart
 from evalsvc.result import Measured, Result, distance, number, task_of
 from evalsvc.result_source import Service, read_result
 from evalsvc.suite import check_keys, validation_message
@@ -107,6 +107,13 @@ class Comparison:
     baseline: float | None = None
     candidate: float | None = None
     difference: Difference | None = None
+    differs: Mapping[str, Any] = field(default_factory=dict)
+    """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
+
+    @property
+    def label(self) -> str:
+        """The metric's name for people, with what tells its protocol apart."""
+        return labelled(self.metric, self.differs)
 
     @property
     def basis(self) -> Basis:
@@ -134,6 +141,13 @@ class Look:
     """Of the error, two-sided, that all looks at this metric together may make: ± so many standard errors is an
     interval that covers at all of them with probability 1 - level."""
     verdict: Verdict | Literal["undecided"]
+    differs: Mapping[str, Any] = field(default_factory=dict)
+    """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
+
+    @property
+    def label(self) -> str:
+        """The metric's name for people, with what tells its protocol apart."""
+        return labelled(self.metric, self.differs)
 
 
 @dataclass(frozen=True)
@@ -273,7 +287,16 @@ def compare(candidate: Result, baseline: Result, rules: Sequence[Rule] = EVERYTH
     problems = [problem for rule in rules for problem in _unmatched(rule, candidate, baseline)]
     if not problems and all(comparison.verdict in ("new", "ignored") for comparison in comparisons):
         problems.append("nothing was compared: no value of the baseline that the rules ask for is in the candidate")
-    return Report(candidate.name, baseline.name, tuple(comparisons), tuple(problems))
+    told_apart = tell_comparisons_apart(comparisons, {**candidate.protocols, **baseline.protocols})
+    return Report(candidate.name, baseline.name, told_apart, tuple(problems))
+
+
+def tell_comparisons_apart(
+    comparisons: Sequence[Comparison], contents: Mapping[str, Mapping[str, Any]]
+) -> tuple[Comparison, ...]:
+    """Return the comparisons with `differs`; `contents` are the protocols by id."""
+    differs = tell_apart([(one.metric, one.protocol) for one in comparisons], contents)
+    return tuple(replace(one, differs=differs[one.metric, one.protocol]) for one in comparisons)
 
 
 def _require_sides(rule: Rule, baseline: Result) -> None:

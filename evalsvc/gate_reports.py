@@ -62,7 +62,7 @@ def look_row(look: Look) -> list[str]:
     n = f"{look.units:,} of {look.total:,} {look.unit}"
     errors = f"{look.standard_errors:.2f}"
     change = f"{look.difference:+.4g}"
-    return [look.metric, n, change, interval, look.basis, errors, f"{look.level:.2g}", look.verdict]
+    return [look.label, n, change, interval, look.basis, errors, f"{look.level:.2g}", look.verdict]
 
 
 def effort(report: Report) -> list[str]:
@@ -100,7 +100,7 @@ def to_junit(report: Report) -> bytes:
 
     Valid by the schema that Jenkins' xUnit plug-in and pytest share.
     """
-    cases = [_case(comparison, report) for comparison in report.comparisons]
+    cases = [_case(comparison) for comparison in report.comparisons]
     for number, problem in enumerate(report.problems, 1):
         case = ElementTree.Element("testcase", {"classname": "gate", "name": f"problem {number}"})
         _add(case, "error", report.outcome.name.lower(), problem)
@@ -148,7 +148,7 @@ def to_annotations(report: Report) -> list[str]:
     lines = [_annotation("error", "gate", problem) for problem in report.problems]
     for verdict in WORDS:
         lines += [
-            _annotation(kinds[verdict], comparison.metric, comparison.reason)
+            _annotation(kinds[verdict], comparison.label, comparison.reason)
             for comparison in report.comparisons
             if comparison.verdict == verdict and verdict in kinds
         ]
@@ -159,7 +159,7 @@ def _row(comparison: Comparison) -> list[str]:
     difference = comparison.difference
     return [
         WORDS[comparison.verdict],
-        comparison.metric,
+        comparison.label,
         _value(comparison.baseline),
         _value(comparison.candidate),
         f"{difference.value:+.4g}" if difference else "",
@@ -174,10 +174,9 @@ def _value(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _case(comparison: Comparison, report: Report) -> ElementTree.Element:
-    protocols = {other.protocol for other in report.comparisons if other.metric == comparison.metric}
-    name = comparison.metric if len(protocols) == 1 else f"{comparison.metric} ({comparison.protocol})"
-    case = ElementTree.Element("testcase", {"classname": _xml_text(comparison.task), "name": _xml_text(name)})
+def _case(comparison: Comparison) -> ElementTree.Element:
+    names = {"classname": _xml_text(comparison.task), "name": _xml_text(comparison.label)}
+    case = ElementTree.Element("testcase", names)
     kinds = {"worse": "failure", **dict.fromkeys(UNJUDGED, "error"), "new": "skipped", "ignored": "skipped"}
     if comparison.verdict in kinds:
         _add(case, kinds[comparison.verdict], comparison.verdict, comparison.reason)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from evalsvc.checkpoints import CheckpointRef
-from evalsvc.gate import Comparison, Look, Outcome, Report, Rule, Samples, compare
+from evalsvc.gate import Comparison, Look, Outcome, Report, Rule, Samples, compare, tell_comparisons_apart
 from evalsvc.metrics.sequential import WIDEST, Spending, boundaries, level_of
 from evalsvc.result import Result
 from evalsvc.runner import TaskLook, result_document, walk_task
@@ -76,10 +77,12 @@ def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None
     looks: list[Look] = []
     samples: list[Samples] = []
     ends: list[tuple[TaskLook, TaskLook]] = []
+    protocols: dict[str, Mapping[str, Any]] = {}
     for task in sides.suite.tasks:
         trial = Trial(task.name, sides.rules, sides.spending)
         for pair in _walk_both(task, sides, progress):
             both = _results(pair, sides)
+            protocols |= {**both.candidate.protocols, **both.baseline.protocols}
             before = len(trial.looks)
             found = judge_look(trial, both)
             for look in trial.looks[before:]:
@@ -101,7 +104,8 @@ def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None
         problem = f"{baseline.name} has no values{reasons}"
         return Report(candidate.name, baseline.name, problems=(problem,), failed=Outcome.NO_BASELINE)
     whole = compare(candidate, baseline, sides.rules)
-    return replace(whole, comparisons=tuple(comparisons), looks=tuple(looks), samples=tuple(samples))
+    told_apart = tell_comparisons_apart(comparisons, protocols)
+    return replace(whole, comparisons=told_apart, looks=tuple(looks), samples=tuple(samples))
 
 
 def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:
@@ -222,6 +226,7 @@ def _look(comparison: Comparison, both: Both, standard_errors: float, level: flo
         standard_errors=standard_errors,
         level=level,
         verdict="undecided" if decided is None else decided.verdict,
+        differs=comparison.differs,
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal
@@ -171,6 +171,24 @@ def distinguishing(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
     }
 
 
+def tell_apart(
+    places: Iterable[tuple[str, str]], contents: Mapping[str, Mapping[str, Any]]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the fields that tell the protocols of each metric apart, by metric and id of the protocol.
+
+    `places` are names of metrics with the ids of their protocols, `contents` the protocols by id; one that is not
+    there is told by its id. A metric with one protocol has no such fields. See `distinguishing`.
+    """
+    ids: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for metric, identity in places:
+        ids.setdefault(metric, {})[identity] = contents.get(identity, {})
+    return {
+        (metric, identity): fields
+        for metric, known in ids.items()
+        for identity, fields in distinguishing(known).items()
+    }
+
+
 _Path = tuple[str, ...]
 """The keys that lead to a value inside nested objects."""
 
@@ -199,6 +217,18 @@ def _told_by_presence(forms: Set[frozenset[_Path]]) -> set[_Path]:
 def describe_fields(found: Mapping[str, Any]) -> str:
     """For people: `sampling.guidance_scale=3.0`."""
     return ", ".join(f"{key}={short_json(value)}" for key, value in found.items())
+
+
+def labelled(metric: str, differs: Mapping[str, Any]) -> str:
+    """Return the metric's name for people, with what tells its protocol apart: `coco/fid (limit=64)`."""
+    return f"{metric} ({describe_fields(differs)})" if differs else metric
+
+
+def labels(metrics: Iterable[Mapping[str, Any]], contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of metrics, as `MetricValue.to_json` writes them, for people; see `tell_apart`."""
+    places = [(metric["name"], metric["protocol"]) for metric in metrics]
+    differs = tell_apart(places, contents)
+    return [labelled(place[0], differs[place]) for place in places]
 
 
 def short_json(value: Any) -> str:

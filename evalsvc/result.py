@@ -76,9 +76,13 @@ class Result:
         found = (error for name, error in self.errors.items() if name.rpartition("/")[2] == task.rpartition("/")[2])
         return next((str(error["message"]) for error in found), None)
 
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
+        """The contents of protocols by id; of a file, perhaps not of all."""
+        return self.document.get("protocols") or {}
+
     def protocol(self, identity: str) -> Mapping[str, Any]:
-        content: Mapping[str, Any] = self.document.get("protocols", {}).get(identity, {})
-        return content
+        return self.protocols.get(identity, {})
 
     def numbers(self, metric: Metric) -> Numbers:
         """What the metric is made of, as its `items` say; `metrics.paired.item_numbers` of the task's table.

@@ -70,6 +70,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         raise InvalidData(f"{path} is not JSON: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict) or not _has_metrics(document.get("metrics")):
         raise InvalidData(f"{path} is no result of `evalsvc run --output`: its `metrics` are missing or no metrics")
+    protocols = document.get("protocols") or {}
+    if not isinstance(protocols, dict) or not all(isinstance(content, dict) for content in protocols.values()):
+        raise InvalidData(f"{path} is no result of `evalsvc run --output`: its `protocols` are not objects by id")
     return document
 
 

@@ -63,7 +63,7 @@ def print_look(look: Look) -> None:
 
 def print_interim(look: TaskLook) -> None:
     """What a task has found so far, on stderr."""
-    _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", look.result.output["metrics"])
+    _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", look.result.output)
 
 
 def print_news() -> Callable[[Mapping[str, Any]], None]:
@@ -82,16 +82,19 @@ def print_news() -> Callable[[Mapping[str, Any]], None]:
                 print(f"{again}: {error['message']} [{error['code']}]", file=sys.stderr, flush=True)
             if interim and (look := (evaluation["id"], task["name"], interim["done"])) not in said:
                 said.add(look)
-                _say_so_far(f"{task['name']} after {interim['done']:,} {task['progress']['unit']}", interim["metrics"])
+                _say_so_far(f"{task['name']} after {interim['done']:,} {task['progress']['unit']}", interim)
 
     return report
 
 
-def _say_so_far(when: str, metrics: Sequence[Mapping[str, Any]]) -> None:
+def _say_so_far(when: str, output: Mapping[str, Any]) -> None:
     """Of metrics with an error, which says how far they may be from the end."""
+    from evalsvc.protocol import labels
+
+    metrics = output["metrics"]
     found = [
-        f"{metric['name'].partition('/')[2]} {_number(metric['value'])} {_error_bar(metric['stderr'])}"
-        for metric in metrics
+        f"{label.partition('/')[2]} {_number(metric['value'])} {_error_bar(metric['stderr'])}"
+        for label, metric in zip(labels(metrics, output["protocols"]), metrics, strict=True)
         if isinstance(metric["stderr"], float)
     ]
     if found:
@@ -110,7 +113,8 @@ def show_posted(posted: Mapping[str, Any]) -> None:
 
 
 def show_finished(evaluation: Mapping[str, Any]) -> None:
-    print_metrics([metric for task in evaluation["tasks"] for metric in task["metrics"] or []])
+    protocols = {identity: content for task in evaluation["tasks"] for identity, content in task["protocols"].items()}
+    print_metrics([metric for task in evaluation["tasks"] for metric in task["metrics"] or []], protocols)
     name = f"evaluation {evaluation['id']} ({evaluation['suite']['name']})"
     failed = [task for task in evaluation["tasks"] if task["error"]]
     for task in failed:
@@ -150,11 +154,14 @@ def show_bars() -> Iterator[Bars]:
         yield Bars(progress)
 
 
-def print_metrics(metrics: Sequence[Mapping[str, Any]]) -> None:
+def print_metrics(metrics: Sequence[Mapping[str, Any]], protocols: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line per metric; where several protocols have one, with what tells them apart. `protocols` are by id."""
+    from evalsvc.protocol import labels
+
     if metrics:
         rows = [
-            [metric["name"], _number(metric["value"]), _error_bar(metric["stderr"]), str(metric["n"]), metric["unit"]]
-            for metric in metrics
+            [label, _number(metric["value"]), _error_bar(metric["stderr"]), str(metric["n"]), metric["unit"]]
+            for label, metric in zip(labels(metrics, protocols), metrics, strict=True)
         ]
         print_table(["metric", "value", "± stderr", "n", "unit"], rows)
 
@@ -273,13 +280,13 @@ def print_contrasts(found: Mapping[str, Any]) -> None:
 
 
 def _contrast_row(contrast: Mapping[str, Any]) -> list[str]:
-    from evalsvc.protocol import describe_differences, differences_from_json
+    from evalsvc.protocol import describe_differences, differences_from_json, labelled
 
     forced = " (forced)" if contrast["differing"] and contrast["difference"] is not None else ""
     interval, answers = contrast["interval"], contrast["answers"]
     return [
         CONTRAST_WORDS.get(contrast["verdict"], contrast["verdict"]) + forced,
-        contrast["metric"],
+        labelled(contrast["metric"], contrast["differs"]),
         _side(contrast["a"]),
         _side(contrast["b"]),
         _change(contrast["difference"]),
@@ -306,7 +313,8 @@ def print_difference_curves(found: Mapping[str, Any]) -> None:
     print(f"A: {found['a']}\nB: {found['b']}")
     for curve in found["curves"]:
         protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
-        print(f"{curve['metric']} ({', '.join(filter(None, [curve['unit'], protocol]))})")
+        said = ", ".join(filter(None, [curve["unit"], protocol, _fields(curve["differs"])]))
+        print(f"{curve['metric']} ({said})")
         band = f"{100 * found['level']:.4g} % interval, {found['band']}"
         columns = [found["x"], "A", "B", "B − A", band, "basis", "B is"]
         print_table(columns, [_step_row(row) for row in _curve_rows(curve)])
@@ -463,7 +471,12 @@ def write_difference_curves_csv(found: Mapping[str, Any]) -> None:
     said = ("metric", "task", "unit", "direction", "protocol", "step_level")
     _write_rows(
         [
-            {**{name: curve[name] for name in said}, found["x"]: row.pop("x"), **row}
+            {
+                **{name: curve[name] for name in said},
+                "differs": _fields(curve["differs"]),
+                found["x"]: row.pop("x"),
+                **row,
+            }
             for curve in found["curves"]
             for row in _curve_rows(curve)
         ]
@@ -485,7 +498,8 @@ def write_contrasts_csv(found: Mapping[str, Any]) -> None:
         plain |= {"low": interval.get("low"), "high": interval.get("high")}
         answers = plain.pop("answers") or {}
         plain |= {name: answers.get(name) for name in ("only_a", "only_b", "p", "holm")}
-        rows.append(plain | {"differing": describe_differences(differences_from_json(contrast["differing"]))})
+        differing = describe_differences(differences_from_json(contrast["differing"]))
+        rows.append(plain | {"differing": differing, "differs": _fields(contrast["differs"])})
     _write_rows(rows)
 
 

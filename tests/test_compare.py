@@ -140,6 +140,19 @@ class TestProtocol:
         assert [one.verdict for one in compare_results(a, b).contrasts] == ["indistinguishable"] * 2 + ["only_b"]
         assert [one.verdict for one in compare_results(b, a).contrasts] == ["indistinguishable"] * 2 + ["only_a"]
 
+    def test_rows_of_one_metric_say_which_they_are(self) -> None:
+        a = result(self.guided(1.0), self.guided(3.0), value("coco/kid", 1.0))
+        b = result(self.guided(3.0), self.guided(5.0, limit=8), self.guided(7.0), value("coco/kid", 1.0))
+        found = compare_results(a, b)
+        assert [(one.verdict, one.differs) for one in found.contrasts] == [
+            ("other_protocol", {"sampling.guidance_scale": 1.0}),
+            ("indistinguishable", {"sampling.guidance_scale": 3.0}),
+            ("only_b", {"sampling.guidance_scale": 5.0, "limit": 8}),
+            ("indistinguishable", {}),
+        ]
+        assert found.contrasts[0].differing == {"sampling.guidance_scale": (1.0, 7.0)}
+        assert [one["differs"] for one in found.to_json()["contrasts"]] == [one.differs for one in found.contrasts]
+
     def test_the_nearest_is_named(self) -> None:
         found = compare_results(result(self.guided(1.0)), result(self.guided(3.0, data="cd"), self.guided(2.0)))
         assert [one.verdict for one in found.contrasts] == ["other_protocol", "only_b"]

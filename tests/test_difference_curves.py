@@ -155,6 +155,17 @@ class TestRefusal:
         both = result(self.measured(0), self.measured(1, 2.0))
         found = difference_curves("a", "b", [(0, both, both)], Options())
         assert [curve["a"] for curve in found["curves"]] == [[1.0], [2.0]]
+        assert [curve["differs"] for curve in found["curves"]] == [{"seed": 0}, {"seed": 1}]
+        alone = result(self.measured(0))
+        assert difference_curves("a", "b", [(0, alone, alone)], Options())["curves"][0]["differs"] == {}
+
+    def test_forced_curves_of_one_metric_have_names_of_their_own(self) -> None:
+        sides = [result(self.measured(seed)) for seed in (0, 1, 2)]
+        pairs = [(0, sides[0], sides[1]), (5, sides[0], sides[2])]
+        found = difference_curves("a", "b", pairs, Options(force=True))
+        names = [curve["differs"]["protocol"] for curve in found["curves"]]
+        ids = [self.measured(seed).protocol.id for seed in (0, 1, 2)]
+        assert names == [f"{ids[0]} → {ids[1]}", f"{ids[0]} → {ids[2]}"]
 
     def test_names(self) -> None:
         pairs = runs({0: 1.0})

@@ -363,6 +363,22 @@ class TestProtocol:
         more = report([self.guided(1.0), self.guided(3.0)], [self.guided(1.0)])
         assert [one.verdict for one in more.comparisons] == ["unchanged", "new"]
 
+    def test_rows_of_one_metric_say_which_they_are(self) -> None:
+        """Several guidance scales stood in the report as lines of one name."""
+        baseline = [self.guided(1.0), self.guided(3.0), value("digits/kid", 1.0)]
+        found = report([*baseline, self.guided(5.0)], baseline)
+        assert [one.label for one in found.comparisons] == [
+            "digits/fid (sampling.guidance_scale=1.0)",
+            "digits/fid (sampling.guidance_scale=3.0)",
+            "digits/fid (sampling.guidance_scale=5.0)",
+            "digits/kid",
+        ]
+        one_sided = report(baseline[:1], baseline[:2])
+        assert [one.differs for one in one_sided.comparisons] == [
+            {"sampling.guidance_scale": 1.0},
+            {"sampling.guidance_scale": 3.0},
+        ]
+
 
 class TestFiles:
     @pytest.fixture
@@ -402,6 +418,8 @@ class TestFiles:
             *("", "{", "[1]", "[" * 9999, '{"metrics": 3}', '{"metrics": [{"name": "a/b"}]}'),
             {"metrics": [value("a/b", 1.0).to_json() | {"value": None}]},
             {"metrics": [value("a/b", 1.0).to_json() | {"stderr": "small"}]},
+            {"metrics": [value("a/b", 1.0).to_json()], "protocols": [1]},
+            {"metrics": [value("a/b", 1.0).to_json()], "protocols": {"x": 1}},
         ],
     )
     def test_what_is_not_a_result(self, tmp_path: Path, service: Service, content: Any) -> None:

@@ -101,6 +101,23 @@ def test_json(report: Report) -> None:
     assert json.loads(to_json(failed(Outcome.TIME_OUT)))["problems"] == ["nothing is there"]
 
 
+def test_several_guidance_scales_are_told_apart_in_every_form() -> None:
+    scales = [value("coco/fid", 1.0, protocol=Protocol({"guidance_scale": scale})) for scale in (1.0, 3.0)]
+    baseline = [value("coco/fid", 0.5, 0.001, protocol=metric.protocol) for metric in scales]
+    found = compare(result(*scales), result(*baseline))
+    expected = [f"coco/fid (guidance_scale={scale})" for scale in (1.0, 3.0)]
+    assert [row[1] for row in table(found.comparisons)] == expected
+    assert [one["differs"] for one in json.loads(to_json(found))["comparisons"]] == [
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 3.0},
+    ]
+    assert [case.get("name") for case in read_junit(to_junit(found))[0]] == expected
+    assert [line.split(" | ")[1] for line in to_markdown(found).splitlines() if "WORSE" in line] == [
+        f"`{label}`" for label in expected
+    ]
+    assert [line.split("::")[1] for line in to_annotations(found)] == [f"error title={label}" for label in expected]
+
+
 class TestJunit:
     def test_a_case_per_metric(self, report: Report) -> None:
         root = read_junit(to_junit(report))
@@ -135,7 +152,7 @@ class TestJunit:
     def test_one_metric_under_two_protocols_is_two_cases(self) -> None:
         metrics = [value("a/b", 1.0), value("a/b", 1.0, protocol=OTHER)]
         root = read_junit(to_junit(compare(result(*metrics), result(*metrics))))
-        assert [case.get("name") for case in root[0]] == [f"a/b ({metric.protocol.id})" for metric in metrics]
+        assert [case.get("name") for case in root[0]] == [f'a/b (protocol="{metrics[0].protocol.id}")', "a/b (limit=8)"]
 
     def test_what_xml_cannot_hold(self) -> None:
         """Messages quote what they found, and a library's may hold anything."""

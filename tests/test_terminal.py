@@ -1,10 +1,11 @@
 """What the command line says while it waits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from evalsvc.terminal import print_news
+from evalsvc.terminal import print_news, show_finished
 
 
 def evaluation(retry: dict[str, Any] | None = None, interim: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -18,12 +19,46 @@ def waits_until(at: str) -> dict[str, Any]:
 
 def test_news_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     report = print_news()
-    metric = {"name": "loss/text", "value": 1.5, "stderr": 0.25}
+    metric = {"name": "loss/text", "value": 1.5, "stderr": 0.25, "protocol": "p1"}
     for at in ("2026-05-04T10:00:00+00:00", "2026-05-04T10:00:00+00:00", "2026-05-04T10:00:08+00:00"):
         report(evaluation(waits_until(at)))
-        report(evaluation(interim={"done": 256, "metrics": [metric]}))
+        report(evaluation(interim={"done": 256, "metrics": [metric], "protocols": {}}))
     report(evaluation())
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" at ")[0] for line in lines if "tried again" in line] == ["loss is tried again"] * 2
     assert lines[0].endswith(":00: the worker ran out of memory [out_of_memory]")
     assert sum("after 256 sequences: text 1.5" in line for line in lines) == 1
+
+
+SCALES = {scale: {"data": "ab", "sampling": {"guidance_scale": scale}} for scale in (1.0, 3.0)}
+
+
+def measured(scales: Sequence[float]) -> dict[str, Any]:
+    """A metric under protocols of different guidance scales, as a task has it."""
+    metrics = [
+        {"name": "coco/fid", "value": 10 * scale, "stderr": 0.5, "n": 64, "unit": "", "protocol": f"p{scale:.0f}"}
+        for scale in scales
+    ]
+    return {"metrics": metrics, "protocols": {f"p{scale:.0f}": SCALES[scale] for scale in scales}}
+
+
+class TestGuidanceScales:
+    """Several values of one name stood under each other, and nothing said which was which."""
+
+    def test_in_the_table_of_what_was_found(self, capsys: pytest.CaptureFixture[str]) -> None:
+        tasks = [{"name": "coco", "error": None, **measured(scales)} for scales in ((1.0, 3.0), ())]
+        show_finished({"id": 1, "suite": {"name": "coco"}, "error": None, "tasks": tasks})
+        rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if "coco/fid" in line]
+        assert rows == [
+            "coco/fid (sampling.guidance_scale=1.0) 10 ± 0.5 64",
+            "coco/fid (sampling.guidance_scale=3.0) 30 ± 0.5 64",
+        ]
+        show_finished(
+            {"id": 1, "suite": {"name": "coco"}, "error": None, "tasks": [{"error": None, **measured([3.0])}]}
+        )
+        assert "coco/fid  " in capsys.readouterr().out, "one alone needs no label"
+
+    def test_in_the_news(self, capsys: pytest.CaptureFixture[str]) -> None:
+        print_news()(evaluation(interim={"done": 64, **measured((1.0, 3.0))}))
+        said = "fid (sampling.guidance_scale=1.0) 10 ± 0.5, fid (sampling.guidance_scale=3.0) 30 ± 0.5"
+        assert capsys.readouterr().err == f"loss after 64 sequences: {said}\n"

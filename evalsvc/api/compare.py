@@ -48,6 +48,7 @@ _COMPARISON = {
             "no_error": "",
             "n": 2376,
             "differing": {},
+            "differs": {},
             "answers": {
                 "both": 321,
                 "only_a": 703,
@@ -76,6 +77,7 @@ _CURVES = {
             "unit": "nats/token",
             "direction": "lower",
             "protocol": "9a3f0c1d2e4b5a69",
+            "differs": {},
             "step_level": 0.95,
             "x": [0, 80],
             "a": [5.17, 0.53],

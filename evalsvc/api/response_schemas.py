@@ -242,6 +242,7 @@ COMPARISON = has(
             no_error=TEXT,
             n=or_null(COUNT),
             differing=FIELDS,
+            differs=FIELDS,
             answers=or_null(FIELDS),
         )
     ),
@@ -262,6 +263,8 @@ CURVES = has(
             task=TEXT,
             unit=TEXT,
             direction=DIRECTION,
+            protocol=or_null(TEXT),
+            differs=FIELDS,
             x=array(COUNT),
             a=_COLUMN,
             b=_COLUMN,

@@ -78,7 +78,7 @@ def run_here(
     _write_artifacts(result["artifacts"], output)
     if output is not None:
         output.write_text(json.dumps(result, indent=2) + "\n")
-    print_metrics(result["metrics"])
+    print_metrics(result["metrics"], result["protocols"])
     for task, error in (result.get("errors") or {}).items():
         complain(f"{task}: {error['message']} [{error['code']}]")
     if result.get("errors"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
-from evalsvc.protocol import distinguishing
+from evalsvc.protocol import tell_apart
 from evalsvc.store.tables import Protocol, Run, Series
 
 
@@ -71,15 +72,8 @@ def metric_names(everything: Iterable[Series]) -> list[dict[str, Any]]:
 
 def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, Any]]:
     """By metric and protocol: the fields that tell the protocols of a metric apart."""
-    ids: dict[str, list[str]] = {}
-    for item in series:
-        if item.protocol_id not in (known := ids.setdefault(item.metric, [])):
-            known.append(item.protocol_id)
-    several = {identity for known in ids.values() if len(known) > 1 for identity in known}
-    rows = session.scalars(select(Protocol).where(Protocol.id.in_(several))) if several else ()
-    contents = {row.id: row.content for row in rows}
-    return {
-        (metric, identity): fields
-        for metric, known in ids.items()
-        for identity, fields in distinguishing({item: contents.get(item, {}) for item in known}).items()
-    }
+    places = dict.fromkeys((item.metric, item.protocol_id) for item in series)
+    several = Counter(metric for metric, _ in places)
+    ids = {identity for metric, identity in places if several[metric] > 1}
+    rows = session.scalars(select(Protocol).where(Protocol.id.in_(ids))) if ids else ()
+    return tell_apart(places, {row.id: row.content for row in rows})
