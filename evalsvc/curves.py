@@ -16,9 +16,10 @@ Content = Callable[[str], Mapping[str, Any]]
 
 
 def join_histories(histories: Sequence[Mapping[str, Any]], content: Content, force: bool = False) -> dict[str, Any]:
-    """Histories of several runs as curves: `{"runs", "x", "forced", "curves", "refused"}`.
+    """Histories of several runs as curves: `{"runs", "x", "forced", "curves", "refused", "imports"}`.
 
-    A curve is a metric under one protocol, with a series per run and variant. A metric of which the runs have no
+    `imports` has, by run, what the ids in the columns `import` stand for: where imported values are from. A curve is a
+    metric under one protocol, with a series per run and variant. A metric of which the runs have no
     protocol in common is refused: `refused` has the reason by metric. With `force` it is one curve, whose `protocol` is
     None, and every series says by `differs` how it was measured. `content` is asked only where protocols differ.
     """
@@ -38,14 +39,22 @@ def join_histories(histories: Sequence[Mapping[str, Any]], content: Content, for
         else:
             refused[metric] = _reason(*strangers, content)
     runs = [history["run"] for history in histories]
-    return {"runs": runs, "x": histories[0]["x"], "forced": force, "curves": curves, "refused": refused}
+    return {
+        "runs": runs,
+        "x": histories[0]["x"],
+        "forced": force,
+        "curves": curves,
+        "refused": refused,
+        "imports": {history["run"]: history["imports"] for history in histories},
+    }
 
 
 def tabulate(joined: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """Joined histories as points along a metric, one for each of its values: `{"x", "against", "columns", "rows"}`.
 
     `columns` are the labels of the other curves: the metric, and how it was measured where that was in several ways. A
-    row has its `run`, `variant` and place on the axis, and by `against` and column a `{"value", "stderr"}`, or None.
+    row has its `run`, `variant` and place on the axis, and by `against` and column a `{"value", "stderr", "import"}`,
+    or None. `import` is None where the value was measured, else the id of its import, which `imports` explains by run.
 
     Raises:
         NotComparable: the metric was measured by several protocols, so there is no one axis.
@@ -72,7 +81,8 @@ def tabulate(joined: Mapping[str, Any], metric: str) -> dict[str, Any]:
         }
         for (run, variant, at), point in _by_place(mine[0]).items()
     ]
-    return {"x": joined["x"], "against": metric, "columns": labels, "rows": rows}
+    said = {"x": joined["x"], "against": metric, "columns": labels}
+    return {**said, "rows": rows, "imports": joined["imports"]}
 
 
 def require_comparable(joined: Mapping[str, Any]) -> None:
@@ -87,10 +97,17 @@ def require_comparable(joined: Mapping[str, Any]) -> None:
 
 def _by_place(curve: Mapping[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
     return {
-        (series["run"], series["variant"], at): {"value": value, "stderr": stderr}
+        (series["run"], series["variant"], at): {"value": value, "stderr": stderr, "import": origin}
         for series in curve["series"]
-        for at, value, stderr in zip(series["x"], series["value"], series["stderr"], strict=True)
+        for at, value, stderr, origin in zip(
+            series["x"], series["value"], series["stderr"], origins(series), strict=True
+        )
     }
+
+
+def origins(series: Series) -> Sequence[int | None]:
+    """Return of each value of a series the id of its import; None where it was measured."""
+    return series["import"] or [None] * len(series["x"])
 
 
 def _tell_apart(found: Sequence[Series], content: Content) -> list[Series]:

@@ -167,7 +167,7 @@ def print_metrics(metrics: Sequence[Mapping[str, Any]], protocols: Mapping[str, 
 
 
 def print_history(found: Mapping[str, Any]) -> None:
-    """A run's values; where a metric has several protocols, with what tells them apart."""
+    """A run's values, with what tells several protocols of a metric apart, and where imported values are from."""
     rows = [
         [
             row["metric"],
@@ -179,14 +179,25 @@ def print_history(found: Mapping[str, Any]) -> None:
             _error_bar(row["stderr"]),
             "" if row["n"] is None else str(row["n"]),
             row["unit"],
+            row["source"] or "",
         ]
         for row in _history_rows(found)
     ]
-    columns = ["metric", "variant", "protocol", "differs", found["x"], "value", "± stderr", "n", "unit"]
-    if not any(row[3] for row in rows):
-        columns, rows = [*columns[:3], *columns[4:]], [[*row[:3], *row[4:]] for row in rows]
+    columns = [
+        "metric",
+        "variant",
+        "protocol",
+        "differs",
+        found["x"],
+        "value",
+        "± stderr",
+        "n",
+        "unit",
+        "imported from",
+    ]
+    needed = [place for place in range(len(columns)) if place not in (3, 9) or any(row[place] for row in rows)]
     if rows:
-        print_table(columns, rows)
+        print_table([columns[place] for place in needed], [[row[place] for place in needed] for row in rows])
     else:
         print(f"run {found['run']} has no values yet")
     _print_omitted(found["series"])
@@ -226,12 +237,23 @@ def write_tradeoff_csv(found: Mapping[str, Any]) -> None:
         for metric in (found["against"], *found["columns"]):
             point = row[metric] or {}
             plain |= {metric: point.get("value"), f"{metric} stderr": point.get("stderr")}
+            plain |= {f"{metric} source": _source(found["imports"][row["run"]], point.get("import"))}
         rows.append(plain)
     _write_rows(rows)
 
 
 def _point(point: Mapping[str, Any] | None) -> str:
-    return "" if point is None else f"{_number(point['value'])} {_error_bar(point['stderr'])}".rstrip()
+    return "" if point is None else _cell(point["value"], point["stderr"], point["import"])
+
+
+def _cell(value: float | str | None, stderr: float | None, origin: int | None) -> str:
+    """A value with its error; one that was not measured here is marked."""
+    return " ".join(filter(None, [_number(value), _error_bar(stderr), "" if origin is None else "(imported)"]))
+
+
+def _source(imports: Mapping[str, Mapping[str, str]], origin: int | None) -> str | None:
+    """Where an imported value is from; None where it was measured."""
+    return None if origin is None else imports[str(origin)]["source"]
 
 
 def _print_omitted(series: Sequence[Mapping[str, Any]]) -> None:
@@ -245,8 +267,10 @@ def _series_label(series: Mapping[str, Any], several: bool) -> str:
 
 
 def _cells(series: Mapping[str, Any]) -> dict[int, str]:
-    columns = zip(series["x"], series["value"], series["stderr"], strict=True)
-    return {at: f"{_number(value)} {_error_bar(stderr)}".rstrip() for at, value, stderr in columns}
+    from evalsvc.curves import origins
+
+    columns = zip(series["x"], series["value"], series["stderr"], origins(series), strict=True)
+    return {at: _cell(value, stderr, origin) for at, value, stderr, origin in columns}
 
 
 def _fields(differs: Mapping[str, Any]) -> str:
@@ -430,6 +454,8 @@ def _one_line(text: str) -> str:
 
 def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per value."""
+    from evalsvc.curves import origins
+
     return [
         {
             "metric": series["metric"],
@@ -443,12 +469,11 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "unit": series["unit"],
             "direction": series["direction"],
             "import": origin,
+            "source": _source(found["imports"], origin),
         }
         for series in found["series"]
         for at, value, stderr, n, origin in zip(
-            *(series[name] for name in ("x", "value", "stderr", "n")),
-            series["import"] or [None] * len(series["x"]),
-            strict=True,
+            *(series[name] for name in ("x", "value", "stderr", "n")), origins(series), strict=True
         )
     ]
 
@@ -460,10 +485,11 @@ def write_csv(found: Mapping[str, Any]) -> None:
 
 def write_curves_csv(joined: Mapping[str, Any]) -> None:
     """Histories of several runs, a line per value."""
-    series = [series for curve in joined["curves"] for series in curve["series"]]
-    _write_rows(
-        [{"run": one["run"], **row} for one in series for row in _history_rows({"x": joined["x"], "series": [one]})]
-    )
+    rows = []
+    for series in (series for curve in joined["curves"] for series in curve["series"]):
+        history = {"x": joined["x"], "series": [series], "imports": joined["imports"][series["run"]]}
+        rows += [{"run": series["run"], **row} for row in _history_rows(history)]
+    _write_rows(rows)
 
 
 def write_difference_curves_csv(found: Mapping[str, Any]) -> None:

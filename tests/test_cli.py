@@ -301,8 +301,9 @@ class TestVirtual:
         rows = [line.split() for line in command(*arguments).out.splitlines() if "raw" in line]
         assert rows == [["mix", "raw", step, "2", "±", "0.1", "1.25"] for step in ("0", "50", "100")]
         rows = list(csv.reader(io.StringIO(command(*arguments, "--format", "csv").out)))
-        assert rows[0] == ["run", "variant", "step", "loss/text", "loss/text stderr", "loss/image", "loss/image stderr"]
-        assert rows[2] == ["mix", "raw", "50", "2.0", "0.1", "1.25", ""]
+        columns = [f"{name}{end}" for name in ("loss/text", "loss/image") for end in ("", " stderr", " source")]
+        assert rows[0] == ["run", "variant", "step", *columns]
+        assert rows[2] == ["mix", "raw", "50", "2.0", "0.1", "", "1.25", "", ""]
         found = json.loads(command("history", "mix", "--against", "loss/text", "--format", "json").out)
         assert [row["loss/image"]["value"] for row in found["rows"]] == [1.25] * 3
         assert "did you mean 'loss/text'" in command("history", "mix", "--against", "loss/txt").err
@@ -362,13 +363,48 @@ class TestHistory:
         assert command(*arguments).out == "2 values of 1 metrics: 2 entered, 0 replaced, 0 there already\n"
         assert command(*arguments).out == "2 values of 1 metrics: 0 entered, 0 replaced, 2 there already\n"
         rows = [line.split()[3:] for line in command("history", "run-a").out.splitlines() if "coco/fid" in line]
-        assert rows == [["0", "NaN"], ["10", "31.5"]]
+        assert rows == [["0", "NaN", "old.csv"], ["10", "31.5", "old.csv"]]
         (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,30\n")
         refused = command(*arguments)
         assert (refused.code, "coco/fid at step 10 is 31.5, imported, and not 30.0" in refused.err) == (2, True)
         assert "0 entered, 1 replaced" in command(*arguments, "--replace", "--source", "jane").out
         found = json.loads(command("history", "run-a", "--format", "json").out)
         assert [item["source"] for item in found["imports"].values()] == ["old.csv", "jane"]
+
+    def test_imported_values_are_marked_wherever_they_are_shown(
+        self, command: Command, service: Any, measured: None, tmp_path: Path
+    ) -> None:
+        """In one series with measured ones, or beside another run's, nothing else tells them apart."""
+        (tmp_path / "old.csv").write_text("step,metric,value\n0,coco/fid,31.5\n50,coco/fid,30\n")
+        arguments = ("old.csv", "--direction", "lower")
+        assert "2 entered" in command("import", "run-a", *arguments, "--source", "wandb").out
+        assert "2 entered" in command("import", "run-b", *arguments, "--source", "jane").out
+
+        def values(*options: str) -> list[dict[str, Any]]:
+            return list(csv.DictReader(io.StringIO(command("history", *options, "--format", "csv").out)))
+
+        shown = command("history", "run-a").out
+        assert "imported from" in shown
+        assert [line.split()[-1] for line in shown.splitlines() if "coco/fid" in line] == ["wandb"] * 2
+        assert "wandb" not in "".join(line for line in shown.splitlines() if "loss/" in line)
+        assert {(row["metric"], row["source"]) for row in values("run-a")} == {
+            ("coco/fid", "wandb"),
+            ("loss/image", ""),
+            ("loss/text", ""),
+        }
+        both = command("history", "run-a", "run-b", "--metric", "coco/fid").out
+        assert both.count("31.5 (imported)") == both.count("30 (imported)") == 2
+        assert {(row["run"], row["source"]) for row in values("run-a", "run-b", "--metric", "coco/fid")} == {
+            ("run-a", "wandb"),
+            ("run-b", "jane"),
+        }
+        along = ("run-a", "--metric", "coco/fid", "--against", "loss/text")
+        assert "31.5 (imported)" in command("history", *along).out
+        points = {row["step"]: (row["coco/fid source"], row["loss/text source"]) for row in values(*along)}
+        assert points["0"] == ("wandb", "")
+        found = json.loads(command("history", *along, "--format", "json").out)
+        assert [row["coco/fid"] and row["coco/fid"]["import"] for row in found["rows"]] == [1, None]
+        assert found["imports"]["run-a"]["1"]["source"] == "wandb"
 
     def test_run_without_values(self, command: Command, service: Any, weights: Path) -> None:
         command("submit", "run-a", "25", str(weights))

@@ -17,10 +17,19 @@ CONTENTS: dict[str, dict[str, Any]] = {
 
 def history(run: str, *series: tuple[str, str], **fields: Any) -> dict[str, Any]:
     """Of (metric, protocol)."""
-    said = {"variant": "raw", "unit": "", "direction": "lower", "x": [0, 25], "value": [2.0, 1.0], "differs": {}}
+    said: dict[str, Any] = {
+        "variant": "raw",
+        "unit": "",
+        "direction": "lower",
+        "x": [0, 25],
+        "value": [2.0, 1.0],
+        "differs": {},
+    }
+    said["import"] = None
     return {
         "run": run,
         "x": "step",
+        "imports": {"1": {"source": f"sheet of {run}", "created_at": "2026-02-03T10:11:12.131+00:00"}},
         "series": [{"metric": metric, "protocol": protocol, **said, **fields} for metric, protocol in series],
     }
 
@@ -75,16 +84,17 @@ def test_a_run_without_values_is_no_stranger() -> None:
 def test_points_along_a_metric_are_those_of_one_checkpoint() -> None:
     """A value of step 25 beside one of step 0 would be a point that no checkpoint has."""
     later = history("run-a", ("loss/text", "p1"), x=[25, 50], value=["NaN", 4.0], stderr=[0.1, None])
-    image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], stderr=[0.2, 0.3])
+    image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], stderr=[0.2, 0.3], **{"import": [None, 1]})
     other = history("run-b", ("loss/image", "p1"), x=[25], value=[5.0], stderr=[None])
     joined = join({**image, "series": image["series"] + later["series"]}, other)
     found = tabulate(joined, "loss/image")
     assert (found["x"], found["against"], found["columns"]) == ("step", "loss/image", ["loss/text"])
     assert [(row["run"], row["step"], row["loss/image"], row["loss/text"]) for row in found["rows"]] == [
-        ("run-a", 0, {"value": 9.0, "stderr": 0.2}, None),
-        ("run-a", 25, {"value": 3.0, "stderr": 0.3}, {"value": "NaN", "stderr": 0.1}),
-        ("run-b", 25, {"value": 5.0, "stderr": None}, None),
+        ("run-a", 0, {"value": 9.0, "stderr": 0.2, "import": None}, None),
+        ("run-a", 25, {"value": 3.0, "stderr": 0.3, "import": 1}, {"value": "NaN", "stderr": 0.1, "import": None}),
+        ("run-b", 25, {"value": 5.0, "stderr": None, "import": None}, None),
     ]
+    assert found["imports"]["run-a"]["1"]["source"] == "sheet of run-a"
 
 
 def test_an_axis_is_measured_in_one_way() -> None:
