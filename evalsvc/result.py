@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.items import ItemTable
 from evalsvc.metrics import paired
 from evalsvc.metrics.paired import Distance, Numbers, aligned
@@ -89,6 +89,7 @@ class Result:
 
         Raises:
             ItemsLost: the service has lost the table.
+            InvalidData: the table of a file has values that are no numbers.
         """
         task, benchmark = task_of(metric), metric["name"].partition("/")[0]
         place = (task, benchmark, *metric["items"])
@@ -123,7 +124,13 @@ class Result:
             there = [place for place, row in enumerate(zip(*columns, strict=True)) if None not in row]
             columns = [[column[place] for place in there] for column in columns]
             items = [items[place] for place in there]
-        return Numbers(items, [list(map(float, column)) for column in columns])
+        try:
+            return Numbers(items, [list(map(float, column)) for column in columns])
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidData(
+                f"{self.name}: the results per item of task {task!r} have values under {', '.join(keys)} that are no "
+                "numbers; write the result anew by `evalsvc run SUITE --output FILE`"
+            ) from None
 
     def _of_benchmark(self, task: str, benchmark: str) -> tuple[list[int], list[tuple[Any, Any]]]:
         """Which rows of the table may be the metric's, and the items that they are."""

@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.client import OVER, Client
 from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName
-from evalsvc.result import CHECKPOINT, Metric, Result, number
+from evalsvc.protocol import Direction
+from evalsvc.result import CHECKPOINT, Result, number
 
 
 @dataclass(frozen=True)
@@ -68,22 +71,68 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         raise InvalidData(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
     except (ValueError, RecursionError) as error:
         raise InvalidData(f"{path} is not JSON: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or not _has_metrics(document.get("metrics")):
-        raise InvalidData(f"{path} is no result of `evalsvc run --output`: its `metrics` are missing or no metrics")
-    protocols = document.get("protocols") or {}
-    if not isinstance(protocols, dict) or not all(isinstance(content, dict) for content in protocols.values()):
-        raise InvalidData(f"{path} is no result of `evalsvc run --output`: its `protocols` are not objects by id")
-    return document
-
-
-def _has_metrics(metrics: Any) -> bool:
-    return isinstance(metrics, list) and all(isinstance(metric, dict) and _is_metric(metric) for metric in metrics)
-
-
-def _is_metric(metric: Metric) -> bool:
-    if not metric.keys() >= {"name", "value", "stderr", "n", "unit", "direction", "protocol"}:
-        return False
     try:
-        return bool([number(metric["value"]), number(metric["stderr"] or 0)])
-    except (TypeError, ValueError):
-        return False
+        _Document.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the document"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidData(
+            f"{path} is no result of `evalsvc run --output`: {place}: {message[:1].lower()}{message[1:]}, found "
+            f"{repr(first['input'])[:80]}; write the file anew by `evalsvc run SUITE --output {path}`"
+        ) from None
+    found: Mapping[str, Any] = document
+    return found
+
+
+def _check_number(value: float | str) -> float | str:
+    number(value)
+    return value
+
+
+_Number = Annotated[float | str, AfterValidator(_check_number)]
+"""A number, or the word for one that JSON cannot write."""
+
+
+class _Metric(BaseModel):
+    """A metric in the file of a result, as far as comparisons read it."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    value: _Number
+    stderr: _Number | None
+    n: int = Field(ge=0)
+    unit: str
+    direction: Direction
+    protocol: str
+    items: list[str] = Field(default=[], max_length=2)
+    task: str | None = None
+
+
+class _Row(BaseModel):
+    """What a result per item is matched by."""
+
+    model_config = ConfigDict(strict=True)
+
+    index: int | str | None = None
+    benchmark: str | None = None
+
+
+class _Error(BaseModel):
+    """Why a task has no values."""
+
+    model_config = ConfigDict(strict=True)
+
+    message: str
+
+
+class _Document(BaseModel):
+    """The file of a result, as far as comparisons read it."""
+
+    model_config = ConfigDict(strict=True)
+
+    metrics: list[_Metric]
+    protocols: dict[str, dict[str, Any]] | None = None
+    items: dict[str, list[_Row]] | None = None
+    errors: dict[str, _Error] | None = None

@@ -380,6 +380,17 @@ class TestProtocol:
         ]
 
 
+WRONG_FIELDS: list[dict[str, Any]] = [
+    *({"name": 3}, {"n": None}, {"n": "many"}, {"direction": "sideways"}, {"protocol": [1]}, {"unit": None}),
+    *({"items": "x"}, {"items": [1]}, {"items": ["x", "y", "z"]}, {"task": [1]}),
+]
+
+WRONG_PARTS: list[dict[str, Any]] = [
+    *({"protocols": [1]}, {"protocols": {"x": 1}}, {"errors": [1]}, {"errors": {"a": {}}}),
+    *({"items": [1]}, {"items": {"a": [1]}}, {"items": {"a": [{"index": [0]}]}}),
+]
+
+
 class TestFiles:
     @pytest.fixture
     def service(self) -> Iterator[Service]:
@@ -418,13 +429,19 @@ class TestFiles:
             *("", "{", "[1]", "[" * 9999, '{"metrics": 3}', '{"metrics": [{"name": "a/b"}]}'),
             {"metrics": [value("a/b", 1.0).to_json() | {"value": None}]},
             {"metrics": [value("a/b", 1.0).to_json() | {"stderr": "small"}]},
-            {"metrics": [value("a/b", 1.0).to_json()], "protocols": [1]},
-            {"metrics": [value("a/b", 1.0).to_json()], "protocols": {"x": 1}},
+            *({"metrics": [value("a/b", 1.0).to_json() | wrong]} for wrong in WRONG_FIELDS),
+            *(document(value("a/b", 1.0)) | wrong for wrong in WRONG_PARTS),
         ],
     )
     def test_what_is_not_a_result(self, tmp_path: Path, service: Service, content: Any) -> None:
         path = self.write(tmp_path, "wrong.json", content)
         with pytest.raises(InvalidData, match=r"wrong\.json is no"):
+            run_gate(path, path, read_rules(None), service)
+
+    def test_items_that_are_no_numbers(self, tmp_path: Path, service: Service) -> None:
+        items = {"a": [{"index": index, "nll": "word"} for index in range(3)]}
+        path = self.write(tmp_path, "wrong.json", document(value("a/b", 1.0, items=("nll",)), items=items))
+        with pytest.raises(InvalidData, match=r"wrong\.json: the results per item of task 'a' have values under nll"):
             run_gate(path, path, read_rules(None), service)
 
     def test_a_folder(self, tmp_path: Path, service: Service) -> None:
