@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 from typing import Any, Literal
 
 Direction = Literal["lower", "higher", "none"]
@@ -153,20 +153,22 @@ def distinguishing(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
     """
     if len(contents) < 2:
         return {identity: {} for identity in contents}
-    leaves = {identity: dict(_leaves(content)) for identity, content in contents.items()}
+    leaves = {identity: _fields(content) for identity, content in contents.items()}
     values: dict[_Path, set[str]] = {}
     for fields in leaves.values():
         for path, value in fields.items():
             values.setdefault(path, set()).add(_spelling(value))
     told = {path for path, different in values.items() if len(different) > 1}
-    told |= _told_by_presence({frozenset(fields) for fields in leaves.values()})
+    # A protocol of which nothing is known is told by its id: all that others have would tell it from them.
+    told |= _told_by_presence({frozenset(fields) for fields in leaves.values() if fields})
     found = {
         identity: {".".join(path): value for path, value in fields.items() if path in told}
         for identity, fields in leaves.items()
     }
-    words = Counter(map(describe_fields, found.values()))
+    words = {identity: describe_fields(fields) for identity, fields in found.items()}
+    counts = Counter(words.values())
     return {
-        identity: fields if fields and words[describe_fields(fields)] == 1 else {**fields, "protocol": identity}
+        identity: fields if fields and counts[words[identity]] == 1 else {**fields, "protocol": identity}
         for identity, fields in found.items()
     }
 
@@ -194,6 +196,15 @@ _Path = tuple[str, ...]
 
 FORMS = 32
 """With more different sets of fields than this, protocols are not told apart by which fields they have."""
+
+
+FIELDS = 1_000
+"""A protocol with more fields, which somebody has imported, is told apart by its id alone."""
+
+
+def _fields(content: Mapping[str, Any]) -> dict[_Path, Any]:
+    found = dict(islice(_leaves(content), FIELDS + 1))
+    return found if len(found) <= FIELDS else {}
 
 
 def _leaves(content: Mapping[str, Any], path: _Path = ()) -> Iterator[tuple[_Path, Any]]:

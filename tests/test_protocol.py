@@ -126,12 +126,17 @@ class TestToldApart:
             [{"a.b": 1}, {"a": {"b": 1}}],
             [{"n": 1}, {"n": 1.0}, {"n": True}],
             [{str(place): 0} for place in range(40)],
+            [{str(place): side for place in range(2_000)} for side in (0, 1)],
         ],
-        ids=["unknown", "cut in words", "a dot in a key", "equal for Python", "many forms"],
+        ids=["unknown", "cut in words", "a dot in a key", "equal for Python", "many forms", "many fields"],
     )
     def test_no_two_have_the_same_words(self, contents: list[dict[str, Any]]) -> None:
         words = [describe_fields(fields) for fields in told(*contents)]
         assert len({*words, ""}) == len(contents) + 1
+
+    def test_what_is_told_has_a_bound(self) -> None:
+        """Whoever imports a protocol of 100,000 fields made every read of the history take seconds, and show them."""
+        assert told({str(place): 0 for place in range(2_000)}, guided(1.0)) == [{"protocol": "p0"}, {"protocol": "p1"}]
 
     def test_an_equal_number_of_another_type_differs(self) -> None:
         assert differences({"n": 1}, {"n": True}) == {"n": (1, True)}
