@@ -6,7 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from evalsvc.bounds import MAX_ROWS, Rows, Shots, Word
 from evalsvc.data_path import DataPath
+
+MAX_BENCHMARKS = 1000
+"""In a task."""
 
 
 class BenchmarkSpec(BaseModel):
@@ -14,15 +18,17 @@ class BenchmarkSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    name: str = Field(min_length=1)
+    name: Word
     """What lm-eval calls it: a task, or a group or tag, which stands for all of its tasks."""
-    num_fewshot: int | None = Field(default=None, ge=0)
+    num_fewshot: Shots | None = None
     """Solved examples before each question [the task's `num_fewshot`, else the benchmark's own]."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Rows | None = None
     """Use the first so many documents only [the task's `limit`]."""
-    samples: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    samples: tuple[Annotated[int, Field(ge=0, lt=MAX_ROWS)], ...] | None = Field(
+        default=None, min_length=1, max_length=10_000
+    )
     """Use these documents only, counted from 0."""
-    sample: int | None = Field(default=None, ge=1)
+    sample: Rows | None = None
     """Use so many documents, drawn by strata: the place of the right answer and the question's length [the task's
     `sample`]."""
     data: DataPath | None = None

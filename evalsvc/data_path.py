@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidData
@@ -19,7 +20,13 @@ NEVER = ("/proc", "/sys")
 """Below any root: there are the environments and memories of processes, and no data."""
 
 MAX_PATH = 4096
-"""Characters; no system opens longer ones, and to follow their links takes seconds."""
+"""Characters; no system opens longer ones."""
+
+MAX_FOLDERS = 64
+"""Of a path: links are followed folder by folder."""
+
+MAX_PATHS = 500
+"""Of a suite. What may be read is checked path by path, which takes most of a millisecond."""
 
 
 def local_data(settings: Settings, path: str) -> str:
@@ -78,8 +85,10 @@ def _resolve_data_path(path: str, info: ValidationInfo) -> str:
     base, allowed = context.get("base"), context.get("allowed")
     if "\0" in path:
         raise ValueError("a path has no NUL character; leave it out")
-    if len(path) > MAX_PATH:
-        raise ValueError(f"the path has {len(path):,} characters; give at most {MAX_PATH:,}")
+    if path.count("/") > MAX_FOLDERS:
+        raise ValueError(f"the path leads through {path.count('/'):,} folders; give at most {MAX_FOLDERS}")
+    if next(context.get("paths", repeat(1))) > MAX_PATHS:
+        raise ValueError(f"the suite names more than {MAX_PATHS} files; put a part into another suite")
     if not path.startswith(("/", DATASETS)):
         if base is None:
             raise ValueError(
@@ -98,8 +107,8 @@ def _resolve_asset(name: str, info: ValidationInfo) -> str:
     return _resolve_data_path(name, info) if "/" in name else name
 
 
-DataPath = Annotated[str, AfterValidator(_resolve_data_path)]
+DataPath = Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_resolve_data_path)]
 """A data file in a task's parameters: an absolute path, a path relative to the suite's own file, or `datasets:NAME`."""
 
-AssetName = Annotated[str, AfterValidator(_resolve_asset)]
+AssetName = Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_resolve_asset)]
 """An asset in a task's parameters: its name, or the path of a file like a DataPath; a path has a slash in it."""

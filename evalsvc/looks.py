@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evalsvc.bounds import Word
+
 MOST = 8
 """Looks at one task, that at its end included: what is tested at every look is paid for at all the others."""
 
@@ -26,7 +28,7 @@ class Until(BaseModel):
 
     stderr: float = Field(gt=0, allow_inf_nan=False)
     """So small, in the metric's unit."""
-    metric: str = Field(min_length=1)
+    metric: Word
     """Which metric: the second half of its name, `kid`."""
 
     def reached(self, metrics: Iterable[Mapping[str, Any]]) -> str | None:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from evalsvc import catalog
+from evalsvc.bounds import excess, first_repeated, shortened
 from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.protocol import digest
 from evalsvc.yaml_text import YamlError, read_yaml
@@ -24,6 +26,15 @@ SHIPPED_SUITES = Path(str(resources.files("evalsvc") / "suites"))
 
 MAX_TASKS = 256
 """In a suite, which is checked within a request."""
+
+MAX_YAML = 1 << 17
+"""Characters of a suite in YAML, which takes forty times as long to read as JSON."""
+
+MAX_YAML_VALUES = 10_000
+"""Values, keys and containers of a suite in YAML: 256 tasks of 19 parameters. This many take a third of a second."""
+
+MAX_FINDINGS = 8
+"""Of wrong parameters, how many a message tells."""
 
 _SUITE_KEYS = ("name", "description", "tasks")
 
@@ -77,7 +88,7 @@ def parse_suite(
         )
     if mapping.get("name", name) != name:
         raise InvalidSuite(
-            f"suite {name!r} calls itself {mapping['name']!r}; make the two names equal or leave `name` out"
+            f"suite {name!r} calls itself {shortened(mapping['name'])}; make the two names equal or leave `name` out"
         )
     tasks = mapping.get("tasks")
     if not isinstance(tasks, list) or not tasks:
@@ -86,17 +97,18 @@ def parse_suite(
         raise InvalidSuite(
             f"suite {name!r} has {len(tasks):,} tasks; give at most {MAX_TASKS}, and the rest in another one"
         )
-    context = {"base": base, "suite": name, "allowed": allowed}
+    _require_bounded(name, mapping)
+    context = {"base": base, "suite": name, "allowed": allowed, "paths": count(1)}
     specs = tuple(_parse_task(name, index, task, context) for index, task in enumerate(tasks))
-    seen: set[str] = set()
-    for spec in specs:
-        if spec.name in seen:
-            raise InvalidSuite(f"suite {name!r} has two tasks named {spec.name!r}; give one of them another `name`")
-        seen.add(spec.name)
+    if (twice := first_repeated(spec.name for spec in specs)) is not None:
+        raise InvalidSuite(f"suite {name!r} has two tasks named {twice!r}; give one of them another `name`")
     description = mapping.get("description")
     if not isinstance(description, str | None):
         raise InvalidSuite(f"suite {name!r}: the description is {type(description).__name__}; put it in quotes")
-    return Suite(name, (description or "").strip(), specs)
+    suite = Suite(name, (description or "").strip(), specs)
+    # The service keeps a suite with its defaults filled in, and reads that again.
+    _require_bounded(name, suite.to_json())
+    return suite
 
 
 def build_task(spec: TaskSpec) -> Any:
@@ -141,15 +153,19 @@ def find_suite(name: str, folder: Path | None) -> Suite:
 def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]) -> TaskSpec:
     where = f"suite {suite!r}, task {index + 1}"
     if not isinstance(content, Mapping):
-        raise InvalidSuite(f"{where} is {content!r}; it must be a mapping with the key `kind`")
+        raise InvalidSuite(f"{where} is {shortened(content)}; it must be a mapping with the key `kind`")
     if "kind" not in content:
         raise InvalidSuite(f"{where} has no `kind`; it is one of: {', '.join(catalog.names('tasks'))}")
-    kind = str(content["kind"])
+    kind = content["kind"]
+    if not isinstance(kind, str):
+        raise InvalidSuite(f"{where}: the kind is {shortened(kind)}; it is one of: {', '.join(catalog.names('tasks'))}")
     task_class = catalog.load("tasks", kind)
     parameters = {str(key): value for key, value in content.items() if key != "kind"}
     name = parameters.setdefault("name", kind)
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidSuite(f"{where}: the name {name!r} must be letters, digits, '.', '_' and '-', at most 128")
+        raise InvalidSuite(
+            f"{where}: the name {shortened(name)} must be letters, digits, '.', '_' and '-', at most 128"
+        )
     check_keys(f"{where} ({kind})", parameters, task_class.model_fields)
     try:
         task: BaseModel = task_class.model_validate(parameters, context=dict(context))
@@ -159,14 +175,17 @@ def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]
 
 
 def validation_message(error: ValidationError, *, quoting: bool = True) -> str:
-    """pydantic's findings as one line: `field: what is wrong, found …; …`; of a file, without `quoting` what it has."""
+    """pydantic's first findings as a line: `field: what is wrong, found …; …`; without `quoting` no values are shown."""
     lines = []
-    for item in error.errors(include_url=False):
+    findings = error.errors(include_url=False)
+    for item in findings[:MAX_FINDINGS]:
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         silent = not quoting or item["type"] in ("missing", "value_error")
-        found = "" if silent else f", found {item['input']!r}"
+        found = "" if silent else f", found {shortened(item['input'])}"
         lines.append(f"{field}: {message[:1].lower()}{message[1:]}{found}" if field else message)
+    if len(findings) > MAX_FINDINGS:
+        lines.append(f"and {len(findings) - MAX_FINDINGS:,} more")
     return "; ".join(lines)
 
 
@@ -179,8 +198,17 @@ def check_keys(
             raise error(f"{where}: {UnknownName.among('key', str(key), known).message}")
 
 
+def _require_bounded(name: str, document: object) -> None:
+    if too_much := excess(document):
+        raise InvalidSuite(f"suite {name!r}: {too_much}")
+
+
 def _read_yaml(content: str | bytes, name: str) -> Any:
+    if len(content) > MAX_YAML:
+        raise InvalidSuite(
+            f"suite {name!r} is {len(content):,} characters of YAML; give at most {MAX_YAML:,}, or send it as JSON"
+        )
     try:
-        return read_yaml(content)
+        return read_yaml(content, MAX_YAML_VALUES)
     except YamlError as error:
         raise InvalidSuite(f"suite {name!r} is not valid YAML: {error}") from None

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 MAX_NODES = 50_000
-"""Values, keys and containers, those that aliases stand for counted each time. A suite of a thousand prompts has two
-thousand; this many take a second."""
+"""Values, keys and containers, those that aliases stand for counted each time. A layout may have a value
+for each image id; this many take a second."""
 
 MAX_DEPTH = 64
 
@@ -24,19 +24,19 @@ class YamlError(ValueError):
     """It is no YAML, or more than anyone writes; the message has the place and none of the text."""
 
 
-def read_yaml(content: str | bytes) -> Any:
-    """What a YAML document says, with plain types only.
+def read_yaml(content: str | bytes, max_nodes: int | None = None) -> Any:
+    """What a YAML document says, with plain types only; of at most `max_nodes` nodes [MAX_NODES].
 
     Raises:
         YamlError: see there.
     """
     try:
-        loader = _BoundedLoader(content)
+        loader = _BoundedLoader(content, max_nodes or MAX_NODES)
         try:
             root = loader.get_single_node()
             if root is None:
                 return None
-            _count(root, {})
+            _count(root, {}, loader.max_nodes)
             return loader.construct_document(root)
         finally:
             loader.dispose()
@@ -63,8 +63,9 @@ _QUOTED = re.compile(r"""(['"])(?!<|!function\1)[^\n]{2,}\1""")
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    def __init__(self, content: str | bytes) -> None:
+    def __init__(self, content: str | bytes, max_nodes: int) -> None:
         super().__init__(content)
+        self.max_nodes = max_nodes
         self._nodes = 0
         self._depth = 0
 
@@ -73,14 +74,14 @@ class _BoundedLoader(yaml.SafeLoader):
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise YamlError(f"it is nested deeper than {MAX_DEPTH}")
-        if self._nodes > MAX_NODES:
-            raise _too_many()
+        if self._nodes > self.max_nodes:
+            raise _too_many(self.max_nodes)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
 
-def _count(node: yaml.Node, counted: dict[int, int]) -> int:
+def _count(node: yaml.Node, counted: dict[int, int], most: int) -> int:
     """How many nodes it is when every alias is written out; `counted` has those that were counted, 0 while they are."""
     known = counted.get(id(node))
     if known == 0:
@@ -90,9 +91,9 @@ def _count(node: yaml.Node, counted: dict[int, int]) -> int:
         counted[id(node)] = 0
         children = node.value if isinstance(node, yaml.CollectionNode) else ()
         parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
-        known = counted[id(node)] = 1 + sum(_count(part, counted) for part in parts)
-        if known > MAX_NODES:
-            raise _too_many()
+        known = counted[id(node)] = 1 + sum(_count(part, counted, most) for part in parts)
+        if known > most:
+            raise _too_many(most)
     return known
 
 
@@ -105,5 +106,5 @@ def _check_number(node: yaml.Node) -> None:
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-def _too_many() -> YamlError:
-    return YamlError(f"it has more than {MAX_NODES:,} values, those that aliases stand for counted each time")
+def _too_many(most: int) -> YamlError:
+    return YamlError(f"it has more than {most:,} values, those that aliases stand for counted each time")

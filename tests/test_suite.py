@@ -1,13 +1,15 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
+from evalsvc import bounds, catalog
+from evalsvc.errors import EvalsvcError, InvalidRequest, InvalidSuite, UnknownName
 from evalsvc.suite import SHIPPED_SUITES, build_task, find_suite, load_suite, parse_suite, suite_files
 from evalsvc.tasks.loss import Loss
+from evalsvc.tasks.task import Plan, cut
 
 LOSS = {"kind": "loss", "data": "/data/pairs.jsonl"}
 
@@ -117,3 +119,87 @@ def test_a_broken_suite_disturbs_no_other(tmp_path: Path) -> None:
     assert find_suite("mine", tmp_path).name == "mine"
     with pytest.raises(InvalidSuite, match="suite 'broken' is not valid YAML"):
         find_suite("broken", tmp_path)
+
+
+def unbounded(schema: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Places in a JSON schema that a value of any size fits into."""
+    needed = {
+        "integer": {"minimum", "maximum"},
+        "string": {"maxLength"},
+        "array": {"maxItems"},
+        "object": {"properties"},
+    }
+    kind = schema.get("type", "")
+    least = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
+    told = schema.keys() | ({"minimum", "maximum"} if None not in least else set())
+    if not {"enum", "const"} & schema.keys() and not needed.get(kind, set()) <= told:
+        yield f"{where} is a {kind} without {' and '.join(sorted(needed[kind] - told))}"
+    for name, item in (*schema.get("properties", {}).items(), *schema.get("$defs", {}).items()):
+        yield from unbounded(item, f"{where}.{name}")
+    items = [schema["items"]] if "items" in schema else []
+    for item in (*schema.get("anyOf", ()), *schema.get("prefixItems", ()), *items):
+        yield from unbounded(item, where)
+
+
+@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+def test_every_parameter_has_a_bound(kind: str) -> None:
+    """A count without one became 7.6 GB of objects while a suite was checked; the next one would, too."""
+    schema = catalog.load("tasks", kind).model_json_schema()
+    del schema["properties"]["name"]  # of every task, bounded by its pattern
+    assert list(unbounded(schema, kind)) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"kind": "completions", "samples": 100_000_000}, "samples: input should be less than or equal to 10000"),
+        (
+            {"kind": "completions", "samples": 9000, "max_tokens": 5000},
+            "2 prompts with 9,001 completions of 5,000 ids are 90,010,000 ids, at most 10,000,000 are drawn; lower "
+            "`samples` or `max_tokens`",
+        ),
+        ({"kind": "completions", "samples": 2, "seed": 2**63 - 1}, "seed is 9223372036854775808; it must be"),
+        ({"kind": "completions", "prompts": ["a"] * 1001}, "prompts: tuple should have at most 1000 items"),
+        ({**LOSS, "data": "/" + "a/" * 65}, "data: the path leads through 66 folders; give at most 64"),
+        ({**LOSS, "data": "/" + "a" * 5000}, "data: string should have at most 4096 characters, found '/aaa"),
+        ({**LOSS, "limit": 10**30}, "tasks.0.limit: a whole number of more than 64 bits; give a smaller one"),
+        ({**LOSS, "limit": float("nan")}, "tasks.0.limit: nan is no number that a parameter can have"),
+        ({**LOSS, "data": "/" + "x" * 30_000}, "tasks.0.data: a text of 30,001 characters; give at most 20,000"),
+        ({**LOSS, "limit": [0] * 30_000}, "it has more than 25,000 values; put a part into another suite"),
+        ({**LOSS, "limit": ["x" * 20_000] * 26}, "its texts have more than 500,000 characters together"),
+        (
+            {"kind": "language", "benchmarks": [{"name": f"b{index}", "data": "/a"} for index in range(501)]},
+            "benchmarks.500.data: the suite names more than 500 files; put a part into another suite",
+        ),
+        ({"kind": ["loss"] * 1000}, "the kind is ['loss', 'loss',"),
+        ({"kind": "language", "benchmarks": [1] * 50}, "; and 43 more"),
+    ],
+)
+def test_what_is_too_much_is_refused_before_it_is_expanded(task: Mapping[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSuite) as caught:
+        parse_suite({"tasks": [task]}, "small")
+    assert words in caught.value.message
+    assert len(caught.value.message) < 2500, "what was found is not sent back whole"
+
+
+def test_yaml_has_less_room_than_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes forty times as long to read."""
+    text = "tasks: [{kind: loss, data: /data/pairs.jsonl}]\n"
+    with pytest.raises(InvalidSuite, match="is 131,073 characters of YAML; give at most 131,072, or send it as JSON"):
+        parse_suite(text + "#" * (131_073 - len(text)), "small")
+    with pytest.raises(InvalidSuite, match="it has more than 10,000 values, those that aliases stand for"):
+        parse_suite("x: [" + "1," * 10_000 + "]", "small")
+    assert parse_suite(text + "#" * (131_072 - len(text)), "small").tasks
+    # What is kept has the defaults filled in, and is read again.
+    monkeypatch.setattr(bounds, "MAX_VALUES", 20)
+    with pytest.raises(InvalidSuite, match="suite 'small': it has more than 20 values"):
+        parse_suite(text, "small")
+
+
+def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
+    words = "the task is cut into 1,000,000 shards, at most 10,000 are queued; raise `shard_size`"
+    with pytest.raises(InvalidRequest, match=words):
+        cut(1_000_000, 1)
+    with pytest.raises(InvalidRequest, match="is cut into 10,001 shards"):
+        Plan([{"units": 1}] * 10_001, "images")
+    assert list(cut(5, 2)) == [(0, 2), (2, 4), (4, 5)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from evalsvc import __version__
+from evalsvc.bounds import MAX_BATCH, Rows, Seed
 from evalsvc.data import TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, NonFinite
 from evalsvc.layout import VocabularyLayout
@@ -44,13 +45,13 @@ class Learning(BaseModel):
 
     data: DataPath | None = None
     """Pairs to train on [a random half of the task's own; the other half then measures]."""
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=1000, ge=1, le=1_000_000)
     """Of Adam."""
-    batch: int = Field(default=1024, ge=2)
+    batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
     """Pairs a step; all of them where there are fewer."""
     rate: float = Field(default=0.03, gt=0, le=10)
     """Adam's, for rows in units of the text rows' root mean square entry, and for the logarithm of the temperature."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Of the batches, and of the halves."""
 
 
@@ -64,18 +65,18 @@ class Alignment(Task):
     that lack one of both are left out and counted, and so are further captions of an image."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text`, and to show tokens [the layout's]."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Rows | None = None
     """Use the first so many records only."""
-    batch: int = Field(default=1024, ge=2)
+    batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
     """Pairs that are told apart from each other; all of them where there are fewer. What does not fill a batch is left
     out and counted."""
     table: Literal["input", "output"] = "input"
     """Whose rows: the input's embeddings or the output layer's."""
-    neighbours: int = Field(default=5, ge=1)
+    neighbours: int = Field(default=5, ge=1, le=1000)
     """Nearest text tokens of an image token."""
-    permutations: int = Field(default=999, ge=1)
+    permutations: int = Field(default=999, ge=1, le=1_000_000)
     """Random pairings that the pairs are compared with."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Of the permutations, and of the batches where there are several."""
     learn: Learning | None = None
     """Also train the image rows, and measure them the same way [no]."""

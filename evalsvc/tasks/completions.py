@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, product, takewhile
 from textwrap import indent
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from evalsvc.artifacts import Artifact
+from evalsvc.bounds import MAX_ID, MAX_TEXT, Seed, first_repeated, shortened
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, NonFinite
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import MetricValue, Protocol, digest
@@ -55,47 +56,57 @@ TABLE_1 = (
 """The prompts of Table 1 of Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help
 Auto-regressive Text-to-Image Generation" (arXiv 2311.16201)."""
 
+MAX_DRAWN = 10_000_000
+"""Ids that a checkpoint draws at most, all prompts and completions together."""
+
 
 class Completions(TextTask):
     """Fixed prompts continued by the checkpoint and by its base."""
 
     kind: ClassVar[str] = "completions"
 
-    prompts: tuple[str, ...] = Field(default=TABLE_1, min_length=1)
+    prompts: tuple[Annotated[str, Field(max_length=MAX_TEXT)], ...] = Field(
+        default=TABLE_1, min_length=1, max_length=1000
+    )
     """What to continue [the two prompts of Table 1 of arXiv 2311.16201]."""
-    max_tokens: int = Field(default=48, ge=1)
+    max_tokens: int = Field(default=48, ge=1, le=1 << 16)
     """Ids to draw at most; a completion ends earlier where it draws the end of the text."""
-    samples: int = Field(default=2, ge=0)
+    samples: int = Field(default=2, ge=0, le=10_000)
     """Seeded completions of each prompt, beside the greedy one."""
     temperature: float = 1.0
     """Of the seeded ones; divides the logits."""
-    top_k: int | None = None
+    top_k: int | None = Field(default=None, ge=1, le=MAX_ID)
     """Draw from this many likeliest ids [all]."""
     top_p: float | None = None
     """Draw from the fewest likeliest ids with this probability [all]."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the first seeded one; the next has the next seed."""
 
     @model_validator(mode="after")
     def _check(self) -> Completions:
-        if len(set(self.prompts)) < len(self.prompts):
-            twice = next(prompt for prompt in self.prompts if self.prompts.count(prompt) > 1)
-            raise ValueError(f"the prompt {twice!r} is given twice; leave one of them out")
+        if (twice := first_repeated(self.prompts)) is not None:
+            raise ValueError(f"the prompt {shortened(twice)} is given twice; leave one of them out")
         if self.temperature == 0 and self.samples:
             raise ValueError("seeded completions at temperature 0 are the greedy one; set samples to 0")
+        drawn = len(self.prompts) * (self.samples + 1) * self.max_tokens
+        if drawn > MAX_DRAWN:
+            raise ValueError(
+                f"{len(self.prompts):,} prompts with {self.samples + 1:,} completions of {self.max_tokens:,} ids are "
+                f"{drawn:,} ids, at most {MAX_DRAWN:,} are drawn; lower `samples` or `max_tokens`"
+            )
         try:
-            self.ways()
+            self._seeded(self.seed + max(self.samples - 1, 0))
         except InvalidRequest as error:
             raise ValueError(error.message) from None
         return self
 
     def ways(self) -> dict[str, SamplingParams]:
         """How each prompt is continued, by name."""
-        seeded = {
-            f"seed {seed}": SamplingParams(self.temperature, self.top_k, self.top_p, seed=seed)
-            for seed in range(self.seed, self.seed + self.samples)
-        }
-        return {GREEDY: SamplingParams(temperature=0), **seeded}
+        seeds = range(self.seed, self.seed + self.samples)
+        return {GREEDY: SamplingParams(temperature=0), **{f"seed {seed}": self._seeded(seed) for seed in seeds}}
+
+    def _seeded(self, seed: int) -> SamplingParams:
+        return SamplingParams(self.temperature, self.top_k, self.top_p, seed=seed)
 
     def plan(self, context: Context) -> Plan:
         """One shard. Nothing is drawn, but tokenizer, layouts and prompts are checked.

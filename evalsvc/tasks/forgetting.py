@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.benchmark_spec import MAX_BENCHMARKS, BenchmarkSpec
+from evalsvc.bounds import MAX_TOKENS, Rows, Shards, Word
 from evalsvc.data import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
 from evalsvc.metrics.paired import confidence_interval
@@ -44,6 +45,9 @@ TOKENS_PER_SHARD = 1 << 17
 SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", "icl_loss_change")
 """What the page shows of the text's metrics beside the losses."""
 
+Position = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+"""An id of a text, counted from 1."""
+
 
 class Forgetting(BenchmarkTask):
     """A checkpoint against the run's base, on benchmarks and on a fixed text.
@@ -54,23 +58,23 @@ class Forgetting(BenchmarkTask):
 
     kind: ClassVar[str] = "forgetting"
 
-    benchmarks: tuple[BenchmarkSpec, ...] = ()
+    benchmarks: tuple[BenchmarkSpec, ...] = Field(default=(), max_length=MAX_BENCHMARKS)
     """lm-eval's tasks, groups or tags, as in the task `language`."""
-    icl: bool | tuple[str, ...] = False
+    icl: bool | Annotated[tuple[Word, ...], Field(max_length=MAX_BENCHMARKS)] = False
     """Also put these of the benchmarks, or all, with their first five examples solved before each question, and without
     any: the difference is what the checkpoint learns from its context."""
     text: DataPath | None = None
     """Text that both models read, one a record: a JSONL file with `text_ids` or `text`, or a safetensors file. `bos` is
     put before a `text`."""
-    text_limit: int | None = Field(default=None, ge=1)
+    text_limit: Rows | None = None
     """Use the first so many records of it only."""
-    icl_positions: tuple[int, int] = (50, 500)
+    icl_positions: tuple[Position, Position] = (50, 500)
     """Counted from 1, the two ids of a text whose losses are compared: a model that uses its context has less at the
     later one. Texts that do not reach so far say nothing about it."""
-    flipped: int = Field(default=100, ge=0)
+    flipped: int = Field(default=100, ge=0, le=10_000)
     """Of each benchmark, keep so many of the questions that only the base or only the checkpoint gets right, with the
     answers, as the artifact `flipped.jsonl`; moves no number."""
-    text_shards: int | None = Field(default=None, ge=1)
+    text_shards: Shards | None = None
     """Parts to cut the text into [one per 131,072 tokens]; moves no number."""
 
     @model_validator(mode="after")
@@ -80,9 +84,9 @@ class Forgetting(BenchmarkTask):
         if self.text is None and self.text_limit is not None:
             raise ValueError("`text_limit` is given without `text`")
         early, late = self.icl_positions
-        if not 1 <= early < late:
-            raise ValueError(f"icl_positions: {early}, {late} must be two positions from 1 on, the earlier one first")
-        names = [spec.name for spec in self.benchmarks]
+        if early >= late:
+            raise ValueError(f"icl_positions: {early}, {late} must be two positions, the earlier one first")
+        names = {spec.name: None for spec in self.benchmarks}
         if self.icl and not names:
             raise ValueError("icl: there are no `benchmarks`")
         for name in self.icl if isinstance(self.icl, tuple) else ():

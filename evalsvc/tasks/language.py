@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from evalsvc import __version__
-from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.benchmark_spec import MAX_BENCHMARKS, BenchmarkSpec
+from evalsvc.bounds import Rows, ShardSize, Shots, Word, first_repeated
 from evalsvc.errors import NonFinite
 from evalsvc.tasks.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
@@ -28,29 +29,27 @@ if TYPE_CHECKING:
 class BenchmarkTask(TextTask):
     """What the tasks that ask benchmarks have in common."""
 
-    benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
+    benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1, max_length=MAX_BENCHMARKS)
     """lm-eval's tasks, groups or tags: names, or mappings that also have `num_fewshot`, `limit`, `samples`, `sample` or
     `data`, a file that takes the place of the benchmark's dataset."""
-    include_path: tuple[DataPath, ...] = ()
+    include_path: tuple[DataPath, ...] = Field(default=(), max_length=16)
     """Folders of lm-eval YAML files; their names go before lm-eval's own."""
-    num_fewshot: int | None = Field(default=None, ge=0)
+    num_fewshot: Shots | None = None
     """Solved examples before each question [the benchmark's own]."""
     fewshot: Literal["configured", "first"] = "configured"
     """Which: as the benchmark says, or the first ones, which are the same for every question."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Rows | None = None
     """Use the first so many documents of each benchmark only."""
-    sample: int | None = Field(default=None, ge=1)
+    sample: Rows | None = None
     """Use so many documents of each benchmark, drawn by strata: the right answer's place and the question's length.
     They are the same for every checkpoint and number of solved examples; a larger sample holds a smaller one. Members
     of a group weigh as much as all of their documents."""
-    shard_size: int = Field(default=1024, ge=1)
+    shard_size: ShardSize = 1024
     """Documents in a shard; moves no number."""
 
     @model_validator(mode="after")
     def _check_benchmarks(self) -> BenchmarkTask:
-        names = [spec.name for spec in self.benchmarks]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+        if (twice := first_repeated(spec.name for spec in self.benchmarks)) is not None:
             raise ValueError(f"the benchmark {twice!r} is there twice; put one of them into a task of its own")
         if self.limit is not None and self.sample is not None:
             raise ValueError("`limit` and `sample` are both given; give the one or the other")
@@ -152,7 +151,7 @@ class Language(BenchmarkTask):
 
     kind: ClassVar[str] = "language"
 
-    mean: tuple[str, ...] = ()
+    mean: tuple[Word, ...] = Field(default=(), max_length=64)
     """Give `<name>/mean` too, the plain mean over the benchmarks, of the first of these metrics that each has; a group
     that aggregates its members counts as one."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from evalsvc.bounds import MAX_SIDE, Rows, Shards, TokenId
 from evalsvc.data import PairData, Record, TokenData, read_pairs, read_tokens
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.images import Crop, Filter
@@ -66,7 +67,7 @@ class Loss(Task):
     checkpoint]."""
     decoder_ema: bool = False
     """Use its averaged weights."""
-    size: int | None = Field(default=None, ge=2)
+    size: int | None = Field(default=None, ge=2, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
     crop: Crop = "center"
     """`center` cuts the square in the middle, `none` squeezes the whole image to a square."""
@@ -74,22 +75,24 @@ class Loss(Task):
     """Of the resampling to `size`."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text` [the layout's]."""
-    bos: int | None = Field(default=None, ge=0)
+    bos: TokenId | None = None
     """Id of the tokenizer that is put before the ids of a `text`."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Rows | None = None
     """Use the first so many sequences only."""
     general_text: DataPath | None = None
     """General text, in a file like `data` without codes: its loss, and by how much it is above that of the captions."""
-    general_text_limit: int | None = Field(default=None, ge=1)
+    general_text_limit: Rows | None = None
     """Use the first so many sequences of it only."""
     profile: bool = True
     """Leave the artifact `loss_profile`: the loss by position in the text, and by row, column and cell of the image."""
-    profile_metrics: tuple[Literal["text_position", "image_row", "image_column", "image_position"], ...] = ()
+    profile_metrics: tuple[Literal["text_position", "image_row", "image_column", "image_position"], ...] = Field(
+        default=(), max_length=4
+    )
     """Groups of the profile of which each bin is a metric too, for a curve over steps."""
-    image_columns: int | None = Field(default=None, ge=1)
+    image_columns: int | None = Field(default=None, ge=1, le=MAX_SIDE)
     """Columns of an image's codes, which come row by row [as many as rows; where that cannot be, or images have
     different numbers of codes, their profile is by position]."""
-    shards: int | None = Field(default=None, ge=1)
+    shards: Shards | None = None
     """Parts to cut the work into [one per 262,144 tokens]; moves no number."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of weights and activations; logits and losses are float32 in any case."""

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from evalsvc.bounds import MAX_SIDE, Images, ShardSize
 from evalsvc.errors import InvalidData
 from evalsvc.images import Crop, Filter, ImageSource
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import MetricValue, Protocol, number_to_json
-from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult
+from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, cut
 
 if TYPE_CHECKING:
     from evalsvc.tasks.image_codes import ImageCoder
@@ -46,9 +46,9 @@ class Reconstruction(Task):
     checkpoint]."""
     decoder_ema: bool = False
     """Use its averaged weights."""
-    samples: int | None = Field(default=None, ge=1)
+    samples: Images | None = None
     """How many images, the first so many; fewer are an error [all]."""
-    size: int | None = Field(default=None, ge=11)
+    size: int | None = Field(default=None, ge=11, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]; SSIM needs 11."""
     crop: Crop = "center"
     """`center` cuts the square in the middle, `none` squeezes the whole image to a square."""
@@ -58,9 +58,9 @@ class Reconstruction(Task):
     """The feature extractor for the Fréchet distances: the name of an asset or the path of its file; None: without."""
     resize: Literal["pil-bicubic", "tf1-bilinear"] = "pil-bicubic"
     """How images come to the extractor's size: as clean-fid or as torch-fidelity. They are different metrics."""
-    taps: tuple[Literal[64, 2048], ...] | None = None
+    taps: tuple[Literal[64, 2048], ...] | None = Field(default=None, max_length=2)
     """Features of `fid64` and `fid`; each needs more images than it has features [those that there are enough for]."""
-    shard_size: int = Field(default=256, ge=1)
+    shard_size: ShardSize = 256
     """Images in a shard; moves no number."""
 
     def plan(self, context: Context) -> Plan:
@@ -81,7 +81,7 @@ class Reconstruction(Task):
             "taps": taps,
         }
         shards = []
-        for start, stop in pairwise([*range(0, count, self.shard_size), count]):
+        for start, stop in cut(count, self.shard_size):
             digest = source.digest(range(start, stop))
             shards.append({"start": start, "stop": stop, "units": stop - start, "images": digest, **common})
         return Plan(shards, "images")

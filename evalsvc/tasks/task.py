@@ -7,17 +7,20 @@ runs without torch. The work imports what it needs inside `run`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from evalsvc.artifacts import Artifact
+from evalsvc.bounds import MAX_SHARDS
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.data_path import AssetName as AssetName
 from evalsvc.data_path import DataPath as DataPath
+from evalsvc.errors import InvalidRequest
 from evalsvc.images import ImageSource
 from evalsvc.layout import VocabularyLayout
 from evalsvc.looks import Until
@@ -30,6 +33,25 @@ if TYPE_CHECKING:
     from evalsvc.features import FeatureExtractor
     from evalsvc.features.digit_classifier import DigitClassifier
     from evalsvc.models import Transformer
+
+
+def require_few_shards(count: int) -> None:
+    """Raise InvalidRequest for more shards than the queue of the service takes for one task."""
+    if count > MAX_SHARDS:
+        raise InvalidRequest(
+            f"the task is cut into {count:,} shards, at most {MAX_SHARDS:,} are queued; raise `shard_size`, or ask for "
+            "fewer `shards`"
+        )
+
+
+def cut(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """First unit and the one behind the last of each shard of `size` units.
+
+    Raises:
+        InvalidRequest: there are too many shards.
+    """
+    require_few_shards(-(-count // size))
+    return pairwise([*range(0, count, size), count])
 
 
 @dataclass(frozen=True)
@@ -45,6 +67,9 @@ class Plan:
     the last is all of them. See `looks.schedule`. Empty: only at the end."""
     until: Until | None = None
     """When the task may stop at one of its looks."""
+
+    def __post_init__(self) -> None:
+        require_few_shards(len(self.shards))
 
     @property
     def total(self) -> int:
@@ -137,6 +162,9 @@ class Context(ABC):
 
 class Task(BaseModel, ABC):
     """One part of a suite. The fields of a subclass are its parameters; every field has a docstring.
+
+    Whoever may submit sets them: every whole number, list and text has a bound (see `bounds`), and a validator expands
+    nothing.
 
     The same parameters, checkpoint and data give the same numbers whatever the shards, batches and workers.
     """

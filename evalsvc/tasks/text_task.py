@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from evalsvc.bounds import MAX_TOKENS, TokenId
 from evalsvc.errors import InvalidData
 from evalsvc.layout import TextBlock
 from evalsvc.tasks.task import Context, DataPath, Task
@@ -19,11 +20,11 @@ class TextTask(Task):
 
     tokenizer: DataPath | None = None
     """The `tokenizer.json` that the model was trained with [the layout's]."""
-    bos: int | None = Field(default=None, ge=0)
+    bos: TokenId | None = None
     """Id of the tokenizer that is put before every text that the model goes on from."""
-    end_of_text: int | None = Field(default=None, ge=0)
+    end_of_text: TokenId | None = None
     """Id of the tokenizer that ends what is drawn, and stands for an empty context without `bos` [the tokenizer's]."""
-    max_length: int | None = Field(default=None, ge=2)
+    max_length: int | None = Field(default=None, ge=2, le=MAX_TOKENS)
     """Longest input in tokens, with what is drawn; what is longer is cut from the left and counted [the model's]."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of weights and activations; logits are float32 in any case."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from evalsvc import catalog
 from evalsvc.artifacts import Artifact
+from evalsvc.bounds import MAX_BATCH, MAX_ID, MAX_SIDE, Images, Seed, ShardSize, Word
 from evalsvc.captions import Selection
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, UnknownName
 from evalsvc.image_protocols import PROMPTS, find_protocol
@@ -25,7 +25,7 @@ from evalsvc.looks import Until, schedule
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.sampling_params import SamplingParams
 from evalsvc.tasks.prompts import Prompts, PromptSpec, read_prompts
-from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult
+from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, cut
 
 if TYPE_CHECKING:
     from evalsvc.decoders import ImageDecoder
@@ -43,16 +43,16 @@ class TextToImage(Task):
 
     kind: ClassVar[str] = "text_to_image"
 
-    protocol: str | None = None
+    protocol: Word | None = None
     """A published recipe, see `image_protocols.py`; it fixes some of the parameters below and refuses others in their
     place. `samples` may be smaller, for a trial, which then is not called by the recipe's name."""
     captions: DataPath | None = None
     """Prompts: COCO annotations, CSV or JSONL; None: images without text, `samples` of them."""
-    samples: int | None = Field(default=None, ge=1)
+    samples: Images | None = None
     """How many captions [all that `select` allows]."""
     select: Selection = "first"
     """Which: the first, a random choice, or one each of randomly chosen images."""
-    select_seed: int = Field(default=0, ge=0)
+    select_seed: Seed = 0
     """Of that choice."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for the captions [the layout's]."""
@@ -65,9 +65,9 @@ class TextToImage(Task):
     """Use its averaged weights."""
     decoder_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the decoder. bfloat16 moves pixels, and so every metric a little."""
-    size: int | None = Field(default=None, ge=8)
+    size: int | None = Field(default=None, ge=8, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
-    metrics: tuple[str, ...] | None = None
+    metrics: tuple[Word, ...] | None = Field(default=None, max_length=64)
     """Which of the catalog's image metrics [all that can be measured with what is given and so many images]."""
     reference: AssetName | None = None
     """Real images: a folder or a packed file; or the name of statistics from `evalsvc reference import`."""
@@ -77,21 +77,21 @@ class TextToImage(Task):
     """`center` cuts the square in the middle, `none` squeezes the whole image to a square."""
     reference_filter: Filter = "lanczos"
     """Of the resampling of real images to `reference_size`."""
-    reference_size: int | None = Field(default=None, ge=8)
+    reference_size: int | None = Field(default=None, ge=8, le=MAX_SIDE)
     """Side in pixels at which images are compared [that of the sampled ones]."""
     filter: Filter = "lanczos"
     """Of the resampling of sampled images to `reference_size`, where theirs is another size."""
     temperature: float = 1.0
     """Divides the logits; 0 takes the likeliest code."""
-    top_k: int | None = None
+    top_k: int | None = Field(default=None, ge=1, le=MAX_ID)
     """Draw from this many likeliest codes [all]."""
     top_p: float | None = None
     """Draw from the fewest likeliest codes with this probability [all]."""
-    guidance_scale: float | tuple[float, ...] = 1.0
+    guidance_scale: float | Annotated[tuple[float, ...], Field(max_length=16)] = 1.0
     """Classifier-free guidance; several values give one series each."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise, and of the subsets that metrics draw."""
-    batch: int = Field(default=32, ge=1)
+    batch: int = Field(default=32, ge=1, le=MAX_BATCH)
     """Images sampled together, if memory allows; moves tokens by rounding at most."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the language model; features are float32."""
@@ -115,9 +115,9 @@ class TextToImage(Task):
     """A classifier of the images; measures how often it reads the caption's label."""
     until: Until | None = None
     """Stop when a metric's standard error is small enough, as `{metric: kid, stderr: 0.0005}` [after all images]."""
-    keep: int = Field(default=64, ge=0)
+    keep: int = Field(default=64, ge=0, le=10_000)
     """How many images are kept, as files and in the grid."""
-    shard_size: int = Field(default=256, ge=1)
+    shard_size: ShardSize = 256
     """Images in a shard; moves no number."""
 
     @model_validator(mode="before")
@@ -237,7 +237,7 @@ class TextToImage(Task):
         shards = [
             {"part": "sample", "scale": scale, "start": start, "stop": stop, "units": stop - start}
             for scale in self.scales
-            for start, stop in pairwise([*range(0, count, self.shard_size), count])
+            for start, stop in cut(count, self.shard_size)
         ]
         # Of several scales the first ones would be done before the others begin.
         several = len(self.scales) > 1

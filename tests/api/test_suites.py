@@ -124,17 +124,17 @@ LAUGHS = "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
 )
 
 BOMBS = {
-    "aliases": (LAUGHS, "it has more than 50,000 values, those that aliases stand for counted each time"),
+    "aliases": (LAUGHS, "it has more than 10,000 values, those that aliases stand for counted each time"),
     "merges": (
         "a: &a {k: 1}\n" + "".join(f"{n}: &{n} {{<<: [*{b}, *{b}, *{b}]}}\n" for b, n in pairwise("abcdefghijklmn")),
-        "it has more than 50,000 values",
+        "it has more than 10,000 values",
     ),
     "itself": ("tasks: &a [*a]", "the value in line 1 holds itself"),
-    "deep": ("tasks: " + "[" * 400_000, "it is nested deeper than 64"),
-    "deep mappings": ("".join(" " * depth + "a:\n" for depth in range(1000)), "it is nested deeper than 64"),
-    "long": ("[" + "1," * 400_000 + "1]", "it has more than 50,000 values"),
-    "number": ("tasks: " + "9" * 500_000, "the number in line 1 has 500,000 digits"),
-    "base 60": ("tasks: 1" + ":59" * 200_000, "the number in line 1 has 600,001 digits"),
+    "deep": ("tasks: " + "[" * 100_000, "it is nested deeper than 64"),
+    "deep mappings": ("".join(" " * depth + "a:\n" for depth in range(300)), "it is nested deeper than 64"),
+    "long": ("[" + "1," * 60_000 + "1]", "it has more than 10,000 values"),
+    "number": ("tasks: " + "9" * 100_000, "the number in line 1 has 100,000 digits"),
+    "base 60": ("tasks: 1" + ":59" * 40_000, "the number in line 1 has 120,001 digits"),
     "date": ("tasks: 2001-99-99", "a value is not what it looks like: month must be in 1..12"),
 }
 
@@ -203,12 +203,14 @@ def test_data_with_a_nul(app: App) -> None:
     refused(app.http.put("/v1/suites/spy", json={"tasks": [task]}), 422, "invalid_suite", "a path has no NUL character")
 
 
-@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
-def test_texts_that_a_database_cannot_hold(app: App, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"), [("a\0b", "has a character that cannot be stored"), ("\ud800", "should be a valid string")]
+)
+def test_texts_that_a_database_cannot_hold(app: App, text: str, words: str) -> None:
     """PostgreSQL refuses them in the middle of a transaction, which was a bug of the service to who posted."""
     task = {"kind": "completions", "prompts": [text]}
     response = app.http.put("/v1/suites/odd", content=json.dumps({"tasks": [task]}))
-    refused(response, 422, "invalid_suite", "has a character that cannot be stored")
+    refused(response, 422, "invalid_suite", words)
 
 
 @pytest.mark.parametrize(
@@ -230,11 +232,11 @@ def test_more_tasks_than_a_request_can_check(app: App) -> None:
     assert time.monotonic() - begun < 5
 
 
-@pytest.mark.parametrize("path", ["/" + "a/" * 400_000, "datasets:" + "../" * 300_000])
+@pytest.mark.parametrize("path", ["/" + "a/" * 400_000, "datasets:" + "../" * 200_000])
 def test_paths_that_take_long_to_follow(app: App, path: str) -> None:
     begun = time.monotonic()
     response = app.http.put("/v1/suites/long", json={"tasks": [{"kind": "loss", "data": path}]})
-    refused(response, 422, "invalid_suite", "characters; give at most 4,096")
+    refused(response, 422, "invalid_suite", "data: ", "characters; give at most 20,000")
     assert time.monotonic() - begun < 2
 
 

@@ -369,7 +369,7 @@ def test_progress_counts_both_sides() -> None:
         ({"prompts": ["a", "b", "a"]}, "the prompt 'a' is given twice"),
         ({"temperature": 0}, "seeded completions at temperature 0 are the greedy one; set samples to 0"),
         ({"top_p": 2}, "top_p is 2.0"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -1}, "seed: input should be greater than or equal to 0, found -1"),
         ({"guidance_scale": 2}, "no key is named 'guidance_scale'"),
     ],
 )
