@@ -1,12 +1,15 @@
 """Suites by name: put, in the folder, shipped."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
+import hostile_suites
 import psutil
 import pytest
 from app_in_process import App, app_in_process, refused
@@ -248,3 +251,16 @@ def test_json_suites_that_are_deep(app: App, body: str, depth: int) -> None:
     response = app.http.put("/v1/suites/deep", content=body % ('{"a":' * depth + "1" + "}" * depth))
     refused(response, 422, "invalid_suite")
     assert len(response.content) < 5000, "what was sent is not sent back"
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("count", [80, pytest.param(2000, marks=pytest.mark.long)])
+def test_suites_that_are_made_to_cost(count: int) -> None:
+    """Whatever the parameters of whichever tasks: an answer within a second and 100 MB, of a process that has no room
+    for more. `samples: 100000000` once took 7.6 GB, and could not be stopped."""
+    command = [sys.executable, hostile_suites.__file__, "--count", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["suites"] == count
+    assert found["statuses"]["200"] > count / 20, "some are kept, or nothing is shown"

@@ -1,0 +1,290 @@
+"""Suites made to cost: the parameters of every kind of task by their schemas, with values that nobody means.
+
+    python tests/support/hostile_suites.py --count 2000
+
+puts each into a service in this process and ends with a line of JSON: how long the slowest took, how much memory the
+largest, and every suite that was not answered as it should be. What this process may hold is limited beforehand, so
+that a suite which is expanded fails instead of taking the machine down.
+"""
+
+import argparse
+import functools
+import json
+import logging
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from app_in_process import App, app_in_process
+
+from evalsvc import catalog
+
+ANSWERS = (200, 201, 404, 413, 422)
+"""Kept, or refused with the reason."""
+
+MAX_SECONDS, MAX_GROWTH, MAX_ERROR = 1.0, 100_000_000, 6000
+
+HEADROOM = 2_000_000_000
+"""Bytes of address space beyond what this process has when it begins: threads take most of it."""
+
+COUNTS = [-1, 0, 1, 3, 1000, 10**5, 10**6, 10**8, 2**31, 2**63 - 1, 2**63, 10**19, 10**100]
+NUMBERS = [*COUNTS, -1.0, 1e-320, 0.5, 1e9, 1e308, float("nan"), float("inf"), float("-inf"), "1e400"]
+LENGTHS = [0, 1, 17, 257, 1001, 5000, 12_000, 60_000, 200_000]
+TEXTS = ["x", "/a", "a/", "../", "é", "\0", "\ud800", "{{ x }}", "*", "datasets:", "\n", "'", "%", "-", "&a ", "!!x "]
+DEPTHS = [3, 40, 100, 900]
+TASKS = [2, 64, 256, 257, 4000]
+
+
+MAX_BODY = 1_200_000
+"""Bytes; the service takes fewer."""
+
+
+def _until_full(values: Iterable[Any]) -> Iterator[Any]:
+    """The values until they fill a body."""
+    size = 0
+    for value in values:
+        size += len(json.dumps(value))
+        if size > MAX_BODY:
+            return
+        yield value
+
+
+@dataclass
+class Hostile:
+    """Draws values for JSON schemas: plain ones, and ones that cost."""
+
+    draw: random.Random
+    definitions: Mapping[str, Any]
+
+    def plain(self, schema: Mapping[str, Any]) -> Any:
+        """A value that the schema allows, more or less."""
+        schema = self._resolved(schema)
+        if "enum" in schema or "const" in schema:
+            return self.draw.choice(schema.get("enum", [schema.get("const")]))
+        match schema.get("type"):
+            case "integer":
+                return self.draw.randint(schema.get("minimum", 1), min(schema.get("maximum", 64), 64))
+            case "number":
+                return self.draw.choice([0.25, 1.0, 2.0])
+            case "boolean":
+                return self.draw.random() < 0.5
+            case "array":
+                items = schema.get("prefixItems") or [schema.get("items", {})] * self.draw.randint(1, 3)
+                return [self.plain(item) for item in items]
+            case "object":
+                return self._object(schema, only_required=self.draw.random() < 0.7)
+            case "null":
+                return None
+        return f"datasets:name-{self.draw.randrange(10**6)}"
+
+    def hostile(self, schema: Mapping[str, Any]) -> Any:
+        """A value in the place of one that the schema allows."""
+        schema = self._resolved(schema)
+        kinds: dict[str, Callable[[], Any]] = {
+            "integer": lambda: self.draw.choice(COUNTS),
+            "number": lambda: self.draw.choice(NUMBERS),
+            "string": self._text,
+            "array": lambda: self._list(schema),
+            "object": lambda: self._object(schema, only_required=False, hostile=True),
+        }
+        kind = schema.get("type")
+        if kind not in kinds or self.draw.random() < 0.2:
+            return self.draw.choice([self._deep, self._text, lambda: self.draw.choice(NUMBERS), lambda: None])()
+        return kinds[kind]()
+
+    def task(self, schema: Mapping[str, Any], kind: str, hostile_fields: int) -> dict[str, Any]:
+        task = {"kind": kind, **self._object(schema, only_required=self.draw.random() < 0.5)}
+        for name in self.draw.sample(sorted(schema["properties"]), hostile_fields):
+            task[name] = self.hostile(schema["properties"][name])
+        return task
+
+    def _resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "$ref" in schema:
+            return self._resolved(self.definitions[schema["$ref"].rpartition("/")[2]])
+        if "anyOf" in schema:
+            return self._resolved(self.draw.choice([each for each in schema["anyOf"] if each.get("type") != "null"]))
+        return schema
+
+    def _object(self, schema: Mapping[str, Any], *, only_required: bool, hostile: bool = False) -> dict[str, Any]:
+        names = schema.get("properties", {}).keys() - {"name"}
+        needed = set(schema.get("required", []))
+        chosen = [name for name in sorted(names) if name in needed or (not only_required and self.draw.random() < 0.3)]
+        make = self.hostile if hostile else self.plain
+        return {name: make(schema["properties"][name]) for name in chosen}
+
+    def _list(self, schema: Mapping[str, Any]) -> list[Any]:
+        item = (schema.get("prefixItems") or [schema.get("items", {})])[0]
+        length = self.draw.choice(LENGTHS)
+        if self.draw.random() < 0.5:
+            return list(_until_full(self.hostile(item) for _ in range(min(length, 3000))))
+        plain = self.plain(item)
+        return [f"{plain}{index}" if isinstance(plain, str) else plain for index in range(length)]
+
+    def _text(self) -> str:
+        piece = self.draw.choice(TEXTS)
+        return piece * (self.draw.choice(LENGTHS) // len(piece))
+
+    def _deep(self) -> Any:
+        value: Any = 1
+        for _ in range(self.draw.choice(DEPTHS)):
+            value = [value] if self.draw.random() < 0.5 else {"a": value}
+        return value
+
+
+EXPANDED = b"tasks: [{kind: completions, samples: 100000000}]"
+"""A line that took 7.6 GB, since every seed became an object while the suite was checked."""
+
+
+def hostile_suite(seed: int) -> tuple[bytes, str]:
+    """A body and its content type; the same for the same seed."""
+    if seed == 0:
+        return EXPANDED, "application/yaml"
+    draw = random.Random(seed)
+    kinds = catalog.names("tasks")
+    kind = kinds[seed % len(kinds)]
+    schema = _schema(kind)
+    hostile = Hostile(draw, schema.get("$defs", {}))
+    form = draw.choice(["task", "task", "task", "tasks", "document"])
+    if form == "document":
+        return _document(draw, kind, hostile.task(schema, kind, 0))
+    count = 1 if form == "task" else draw.choice(TASKS)
+    fields = draw.choice([1, 1, 2]) if count == 1 else draw.choice([0, 0, 1])
+    task = hostile.task(schema, kind, fields)
+    tasks = ({**task, "name": f"task-{index}"} if count > 1 else task for index in range(count))
+    return _written(draw, {"tasks": list(_until_full(tasks)) or [task]})
+
+
+@functools.cache
+def _schema(kind: str) -> dict[str, Any]:
+    schema: dict[str, Any] = catalog.load("tasks", kind).model_json_schema()
+    return schema
+
+
+def _written(draw: random.Random, suite: Mapping[str, Any]) -> tuple[bytes, str]:
+    text = json.dumps(suite)
+    if draw.random() < 0.5:
+        return text[:MAX_BODY].encode(), "application/json"
+    if len(text) < 20_000 and "\\u" not in text and text.count("[") + text.count("{") < 50:
+        return yaml.safe_dump(json.loads(text)).encode(), "application/yaml"
+    # JSON is YAML; what begins otherwise is read as such.
+    return f"# a suite\n{text}".encode(), "application/yaml"
+
+
+def _document(draw: random.Random, kind: str, task: Mapping[str, Any]) -> tuple[bytes, str]:
+    """YAML that is made to be expensive around a task that is none."""
+    size = draw.choice([1000, 20_000, 130_000, 400_000])
+    few, names = draw.randint(2, 9), "abcdefghijklmn"
+    laughs = "a: &a [lol]\n" + "".join(f"{n}: &{n} [{', '.join([f'*{b}'] * few)}]\n" for b, n in pairwise(names))
+    merges = "a: &a {k: 1}\n" + "".join(
+        f"{n}: &{n} {{<<: [{', '.join([f'*{b}'] * few)}]}}\n" for b, n in pairwise(names)
+    )
+    rest = f"tasks: [{json.dumps(task)}]\n"
+    text = f"description: &text {'x' * size}\n"
+    parameter = draw.choice(sorted(task.keys() - {"kind"}) or ["data"])
+    bombs = [
+        laughs + rest,
+        merges + rest,
+        f"{text}tasks: [{{kind: {kind}, {parameter}: [{', '.join(['*text'] * (size // 50))}]}}]",
+        f"x: &x [{'1, ' * 300}]\ntasks: [{{kind: {kind}, {parameter}: [{', '.join(['*x'] * (size // 50))}]}}]",
+        "tasks: &a [*a]",
+        "tasks: " + "[" * size,
+        "tasks: " + "- " * size,
+        "#\n" * size + rest,
+        f"description: {'x ' * size}\n{rest}",
+        f"description: |\n{' x' * 20}\n" + " y\n" * size + rest,
+        "".join(f"key{index}: 1\n" for index in range(size // 10)),
+        f"tasks: [{'{}, ' * size}]",
+        f"tasks: {'9' * size}",
+        f"tasks: 1{':59' * size}",
+        f"tasks: [{{kind: {kind}, {parameter}: !!binary {'QUFB' * size}}}]",
+        f"tasks: [{{kind: {kind}, {parameter}: 2001-01-01}}]",
+        f"tasks: [{{kind: {kind}, {parameter}: !!set {{{', '.join(f'a{i}' for i in range(size // 20))}}}}}]",
+        f"{'? ' * size}",
+        f"!{'a' * size} 1",
+        f"%YAML 1.1\n---\n&{'a' * size} x: 1",
+        "\0" * size,
+    ]
+    return draw.choice(bombs).encode()[:MAX_BODY], "application/yaml"
+
+
+@dataclass
+class Found:
+    suites: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    slowest: float = 0.0
+    """Seconds of this process's time."""
+    slowest_seed: int = 0
+    largest: int = 0
+    """Bytes by which this process grew at most, during a request."""
+    largest_seed: int = 0
+    wrong: dict[int, str] = field(default_factory=dict)
+    """By seed."""
+
+
+def put_all(app: App, seeds: Iterator[int] | range) -> Found:
+    found = Found()
+    for seed in seeds:
+        body, content_type = hostile_suite(seed)
+        before = _reset_peak()
+        begun = time.process_time()
+        response = app.http.put("/v1/suites/hostile", content=body, headers={"Content-Type": content_type})
+        seconds, growth = time.process_time() - begun, _memory("VmHWM") - before
+        found.suites += 1
+        found.statuses[response.status_code] += 1
+        if seconds > found.slowest:
+            found.slowest, found.slowest_seed = seconds, seed
+        if growth > found.largest:
+            found.largest, found.largest_seed = growth, seed
+        kept = response.status_code in (200, 201)
+        if response.status_code not in ANSWERS:
+            found.wrong[seed] = f"answered with {response.status_code}: {response.text[:300]}"
+        elif seconds > MAX_SECONDS:
+            found.wrong[seed] = f"took {seconds:.2f} s"
+        elif growth > MAX_GROWTH:
+            found.wrong[seed] = f"took {growth / 1e6:.0f} MB"
+        elif not kept and len(response.content) > MAX_ERROR:
+            found.wrong[seed] = f"was refused with {len(response.content):,} bytes"
+        elif kept and app.http.get("/v1/suites/hostile").status_code != 200:
+            found.wrong[seed] = "was kept and cannot be read again"
+    return found
+
+
+def _reset_peak() -> int:
+    """Make the peak of this process's memory that of now, which is given in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(name)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--count", type=int, default=2000)
+    options = parser.parse_args()
+    logging.disable()
+    with tempfile.TemporaryDirectory() as folder, app_in_process(Path(folder)) as app:
+        app.http.get("/v1/suites")  # imports the tasks of those that are shipped
+        for kind in catalog.names("tasks"):
+            _schema(kind)
+        limit = _memory("VmSize") + HEADROOM
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        found = put_all(app, range(options.first, options.first + options.count))
+    print(json.dumps(vars(found)))
+    sys.exit(1 if found.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
