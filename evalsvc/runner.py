@@ -81,6 +81,7 @@ def run_shard(request: ShardRequest, report: Report) -> ShardResult:
         wanted = [request.checkpoint] if request.base is None else [request.checkpoint, request.base]
         with fetched(wanted, settings, report) as (checkpoint, *base):
             context = RunnerContext(checkpoint, settings, report, base[0] if base else None)
+            context.is_first |= request.is_first
             output = _run_stage(build_task(request.task), request, context)
         return ShardResult(output, None, _provenance(context, started))
     except (KeyboardInterrupt, SystemExit):
@@ -114,6 +115,7 @@ def _merge_output(result: TaskResult) -> dict[str, Any]:
         "items": plain_json(list(result.items)),
         "artifacts": [artifact.to_message() for artifact in result.artifacts],
         "notes": plain_json(result.notes),
+        "warnings": plain_json([warning.to_json() for warning in result.warnings]),
     }
 
 
@@ -128,6 +130,7 @@ class RunnerContext(Context):
         self.checkpoint = _confined(checkpoint, (*settings.root_paths, *settings.kept_paths))
         self.base = None if base is None else RunnerContext(base, settings, report)
         self._beside = base
+        self.is_first = base is not None and base.path == checkpoint.path
         if self.base is not None:
             self._beside = self.base.checkpoint
             self.base._beside = self.checkpoint
@@ -524,9 +527,9 @@ def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[Tas
     """What these looks, one a task, say of a checkpoint.
 
     JSON-able but for the contents of artifacts, with the keys `checkpoint`, `suite`, `metrics` (each with its `task`),
-    `protocols`, and, by task, `items`, `artifacts`, `errors` and `provenance`.
+    `protocols`, and, by task, `items`, `artifacts`, `errors`, `warnings` and `provenance`.
     """
-    by_task: dict[str, Any] = {"items": {}, "artifacts": {}, "errors": {}, "provenance": {}}
+    by_task: dict[str, Any] = {"items": {}, "artifacts": {}, "errors": {}, "warnings": {}, "provenance": {}}
     result: dict[str, Any] = {"metrics": [], "protocols": {}, **by_task}
     sha256 = checkpoint.sha256
     for look in looks:
@@ -538,6 +541,8 @@ def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[Tas
             result["protocols"] |= found.output["protocols"]
             result["items"][task] = found.output["items"]
             result["artifacts"][task] = found.output["artifacts"]
+            if found.output["warnings"]:
+                result["warnings"][task] = found.output["warnings"]
         notes = found.output["notes"] if found.output else {}
         result["provenance"][task] = {**found.provenance, "shards": look.shards, "notes": notes}
         sha256 = found.provenance.get("checkpoint_sha256") or sha256

@@ -27,6 +27,8 @@ class ShardRequest:
     """For `look` and `merge`: the output of each shard."""
     base: CheckpointRef | None = None
     """The checkpoint that the run is compared with; None: it has none."""
+    is_first: bool = False
+    """Whether the checkpoint is that base, or the run's first step; told for `merge`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ShardResult:
 
     output: Any = None
     """plan: `{"shards", "total", "unit", "looks", "until"}`; run: the task's own; merge: `{"metrics", "protocols",
-    "items", "notes", "artifacts"}`; look: the first two of them."""
+    "items", "notes", "artifacts", "warnings"}`; look: the first two of them."""
     error: ShardError | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Device, batch budget, versions, host, seconds, sha256 of the checkpoint: stored beside, never compared."""

@@ -45,6 +45,7 @@ def _lines(status: Mapping[str, Any], url: str) -> Iterator[str]:
     yield from _queue(status["queue"])
     yield from _running(status["running"], status["queue"]["running"])
     yield from _failed(status["failed"])
+    yield from _warned(status.get("warned", ()))
 
 
 def _workers(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -108,6 +109,18 @@ def _failed(failed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"  {when} evaluation {evaluation['id']}: {_place(evaluation)}, {evaluation['suite']}: "
             f"[{error['code']}] {_one_line(error['message'])}"
         )
+
+
+def _warned(warned: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each suspicion about the results of the tasks that ended last."""
+    if warned:
+        yield "suspicious:"
+    for task in warned:
+        for warning in task["warnings"]:
+            yield (
+                f"  evaluation {task['id']}: {_place(task)}, {task['suite']}: "
+                f"{_one_line(warning['metric'])}: {_one_line(warning['message'])}"
+            )
 
 
 def _place(item: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -115,6 +115,9 @@ def show_posted(posted: Mapping[str, Any]) -> None:
 def show_finished(evaluation: Mapping[str, Any]) -> None:
     protocols = {identity: content for task in evaluation["tasks"] for identity, content in task["protocols"].items()}
     print_metrics([metric for task in evaluation["tasks"] for metric in task["metrics"] or []], protocols)
+    for task in evaluation["tasks"]:
+        # A service of an older version has none.
+        print_warnings(task.get("warnings", ()))
     name = f"evaluation {evaluation['id']} ({evaluation['suite']['name']})"
     failed = [task for task in evaluation["tasks"] if task["error"]]
     for task in failed:
@@ -576,6 +579,12 @@ def _number(value: float | str | None) -> str:
 
 def _error_bar(stderr: float | None) -> str:
     return "" if stderr is None else f"± {stderr:.2g}"
+
+
+def print_warnings(warnings: Iterable[Mapping[str, Any]]) -> None:
+    """What is suspicious about a task's result, on stderr."""
+    for warning in warnings:
+        print(f"warning: {warning['metric']}: {_one_line(warning['message'])}", file=sys.stderr)
 
 
 def complain(message: str) -> None:

@@ -673,6 +673,19 @@ class TestRun:
         assert {"checkpoint", "suite", "metrics", "protocols", "provenance", "items"} <= set(document)
         assert {metric["protocol"] for metric in document["metrics"]} == set(document["protocols"])
 
+    def test_what_is_suspicious_is_told_beside_the_result(self, command: Command, tmp_path: Path) -> None:
+        """Of a checkpoint that is its own base, a text loss above that of a guess is no forgetting."""
+        (tmp_path / "ids.jsonl").write_text('{"text_ids": [1, 2, 3, 4, 5]}\n{"text_ids": [5, 4, 3]}\n' * 4)
+        (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
+        options = ["--checkpoint", str(GOLDEN), "--output", "result.json", "--device", "cpu"]
+        assert "warning" not in command("run", "mine.yaml", *options).err
+        assert json.loads((tmp_path / "result.json").read_text())["warnings"] == {}
+        result = command("run", "mine.yaml", *options, "--base", str(GOLDEN))
+        assert result.code == 0
+        assert "warning: loss/text_within: " in result.err
+        [warning] = json.loads((tmp_path / "result.json").read_text())["warnings"]["loss"]
+        assert (warning["code"], warning["metric"]) == ("worse_than_guessing", "loss/text_within")
+
     def test_task_that_fails(self, command: Command, suite: str, tmp_path: Path) -> None:
         (tmp_path / "empty.pt").touch()
         result = command("run", suite, "--checkpoint", "empty.pt", "--device", "cpu")

@@ -135,7 +135,7 @@ def test_a_plan_loads_no_model_and_a_merge_needs_no_checkpoint(
     monkeypatch.setattr(runner, "_models", ModelCache())
     merged = run_shard(ShardRequest(suite.tasks[0], "merge", checkpoint, payloads, outputs), ignore)
     assert merged.error is None
-    assert set(merged.output) == {"metrics", "protocols", "items", "notes", "artifacts"}
+    assert set(merged.output) == {"metrics", "protocols", "items", "notes", "artifacts", "warnings"}
 
 
 def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:

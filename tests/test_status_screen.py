@@ -68,6 +68,17 @@ STATUS: dict[str, Any] = {
             "error": {"code": "checkpoint_gone", "message": "it was\ndeleted \x1b[31mbefore"},
         }
     ],
+    "warned": [
+        {
+            "id": 5,
+            "run": "few",
+            "step": 30,
+            "variant": "raw",
+            "suite": "quick",
+            "task": "loss",
+            "warnings": [{"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}],
+        }
+    ],
 }
 
 
@@ -84,6 +95,8 @@ def test_everything_is_on_one_screen() -> None:
         "  evaluation 7: few@50:ema_0.99, quick: loss 10/4,000 sequences, 12.3/s, 2 min left",
         "failed last:",
         "  2026-01-02 03:04 evaluation 6: few@40, quick: [checkpoint_gone] it was deleted [31mbefore",
+        "suspicious:",
+        "  evaluation 5: few@30, quick: loss/total: 9 sequences [31m were cut",
     ]
 
 
@@ -91,14 +104,14 @@ def test_everything_is_on_one_screen() -> None:
 def test_a_line_is_a_line_of_the_terminal(width: int) -> None:
     lines = status_screen(STATUS, "http://127.0.0.1:8321", width)
     assert max(map(len, lines)) <= width
-    assert len(lines) == 11
+    assert len(lines) == 13
     assert any(line.endswith("…") for line in lines) == (width == 60)
 
 
 def test_an_idle_service_that_cannot_work() -> None:
     empty = {**QUEUE, "queued": 0, "running": 0, "runs": [], "seconds_left": None}
     status = {**STATUS, "status": "not_ready", "missing": ["no live worker"], "workers": [], "queue": empty}
-    lines = status_screen({**status, "running": [], "failed": []}, "http://x")
+    lines = status_screen({**status, "running": [], "failed": [], "warned": []}, "http://x")
     assert lines == [
         "evalsvc 1.0 at http://x: NOT READY, database sqlite",
         "  ! no live worker",

@@ -62,3 +62,12 @@ class TestGuidanceScales:
         print_news()(evaluation(interim={"done": 64, **measured((1.0, 3.0))}))
         said = "fid (sampling.guidance_scale=1.0) 10 ± 0.5, fid (sampling.guidance_scale=3.0) 30 ± 0.5"
         assert capsys.readouterr().err == f"loss after 64 sequences: {said}\n"
+
+
+def test_what_is_suspicious_is_told_with_the_metric_and_beside_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    warning = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}
+    task = {"name": "loss", "metrics": [], "protocols": {}, "error": None, "warnings": [warning]}
+    show_finished({"id": 4, "suite": {"name": "quick"}, "error": None, "tasks": [task]})
+    told = capsys.readouterr()
+    assert told.err == "warning: loss/total: 9 sequences�[31m were cut\n"
+    assert told.out == ""

@@ -43,6 +43,7 @@ _EXAMPLE = {
             "state": "running",
             "progress": {"done": 96, "total": 400, "unit": "sequences", "per_second": 12.5, "seconds_left": 24.3},
             "error": None,
+            "warnings": [],
             "metrics": None,
             "protocols": {},
             "provenance": None,
@@ -100,7 +101,8 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
     summary="An evaluation",
     description="A task that goes on may have an `interim` result: its metrics after `done` units of work. It is "
     "replaced at every look and removed at the end, and never enters the history. `retry` says how many of its shards "
-    "failed by what may pass and wait to be tried again, from when on, and what the first of them failed by.",
+    "failed by what may pass and wait to be tried again, from when on, and what the first of them failed by. "
+    "`warnings` say what is suspicious about a task's result: numbers that cannot be right, or rest on too little.",
     responses=answer(200, "Its state, progress and results.", EVALUATION, _EXAMPLE),
 )
 def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:

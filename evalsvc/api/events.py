@@ -284,10 +284,10 @@ SeenHeader = Annotated[
     "/{evaluation_id}/events",
     summary="Follow an evaluation",
     description="Server-sent events: `state` and `task` say to which state the evaluation or a task of it came, with "
-    "the error of what failed; `interim` has what a task that goes on has found so far; `progress`, every two seconds "
-    "at most, how far the tasks are that run; `end` is the last one, and then the stream ends. Events but `progress` "
-    "have an id. A client that comes back with the last one that it has, also after the service was started anew, "
-    "misses none. A stream that lasts long ends without `end`; come back likewise.",
+    "the error of what failed and the warnings of a result; `interim` has what a task that goes on has found so far; "
+    "`progress`, every two seconds at most, how far the tasks are that run; `end` is the last one, and then the stream "
+    "ends. Events but `progress` have an id. A client that comes back with the last one that it has, also after "
+    "the service was started anew, misses none. A stream that lasts long ends without `end`; come back likewise.",
     response_model=None,
     response_class=EventStreamResponse,
     responses={

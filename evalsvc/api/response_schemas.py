@@ -29,6 +29,9 @@ DIRECTION = one_of("lower", "higher", "none")
 
 ERROR = has(code=TEXT, message=TEXT)
 
+WARNING = has(code=TEXT, metric=TEXT, message=TEXT)
+"""A suspicion about a task's result."""
+
 METRIC = has(
     name=TEXT,
     value=NUMBER,
@@ -65,6 +68,7 @@ TASK = has(
     state=STATE,
     progress=PROGRESS,
     error=or_null(ERROR),
+    warnings=array(WARNING),
     metrics=or_null(array(METRIC)),
     interim=or_null(has(done=COUNT)),
     protocols=by_name(FIELDS),
@@ -188,6 +192,7 @@ RESULT = has(
     items=by_name(array(FIELDS)),
     artifacts=by_name(array(ARTIFACT)),
     errors=by_name(ERROR),
+    warnings=by_name(array(WARNING)),
     provenance=by_name(FIELDS),
 )
 
@@ -324,4 +329,5 @@ STATUS = has(
     ),
     running=array(has(id=ID, **_PLACE, variant=TEXT, suite=TEXT, tasks=array(has(name=TEXT, progress=PROGRESS)))),
     failed=array(has(id=ID, **_PLACE, variant=TEXT, suite=TEXT, state=STATE, error=or_null(ERROR))),
+    warned=array(has(id=ID, **_PLACE, variant=TEXT, suite=TEXT, task=TEXT, warnings=array(WARNING))),
 )

@@ -84,6 +84,7 @@ _RESULTS = {
     "items": {"loss": [{"index": 0, "n_image": 1024, "nll_image": 6460.1}]},
     "artifacts": {"loss": []},
     "errors": {},
+    "warnings": {},
     "provenance": {"loss": {"device": "cuda:0"}},
 }
 

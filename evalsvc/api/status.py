@@ -12,7 +12,7 @@ from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.health import missing_parts
 from evalsvc.api.response_schemas import STATUS
 from evalsvc.api.state import CurrentState, State
-from evalsvc.store.status import failed_view, places_of, queue_view, running_view
+from evalsvc.store.status import failed_view, places_of, queue_view, running_view, warned_view
 
 router = APIRouter(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
 
@@ -72,12 +72,23 @@ _STATUS = {
             "error": {"code": "checkpoint_gone", "message": "…"},
         }
     ],
+    "warned": [
+        {
+            "id": 38,
+            "run": "t2i-1b",
+            "step": 1500,
+            "variant": "raw",
+            "suite": "captions",
+            "task": "captions",
+            "warnings": [{"code": "worse_than_guessing", "metric": "captions/image_within", "message": "…"}],
+        }
+    ],
 }
 
 
 @router.get(
     "",
-    summary="How the service is: workers, queue, what runs, what failed last",
+    summary="How the service is: workers, queue, what runs, what failed last, what is suspicious",
     description="`missing` says what keeps it from evaluating, as `/readyz` does; `seconds_left` is how long the queue "
     "takes at the pace of the last hour.",
     responses=answer(200, "The state.", STATUS, _STATUS),
@@ -97,6 +108,7 @@ def get_status(state: CurrentState) -> Document:
             "queue": queue_view(session),
             "running": running_view(session, live),
             "failed": failed_view(session),
+            "warned": warned_view(session),
         }
     return Document(content)
 

@@ -26,6 +26,7 @@ from evalsvc.terminal import (
     complain,
     print_interim,
     print_metrics,
+    print_warnings,
     show_bars,
 )
 
@@ -79,6 +80,8 @@ def run_here(
     if output is not None:
         output.write_text(json.dumps(result, indent=2) + "\n")
     print_metrics(result["metrics"], result["protocols"])
+    for warnings in result["warnings"].values():
+        print_warnings(warnings)
     for task, error in (result.get("errors") or {}).items():
         complain(f"{task}: {error['message']} [{error['code']}]")
     if result.get("errors"):

@@ -41,6 +41,16 @@ def base_of(session: Session, run: Run, variant: str) -> Checkpoint | None:
     return next((base for base in found if base is not None), None)
 
 
+def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) -> bool:
+    """Whether a checkpoint is its own `base`, that of another run, or of the smallest step that its run has by now."""
+    if base is not None and base.id == checkpoint.id:
+        return True
+    earlier = select(Checkpoint.id).where(
+        Checkpoint.run_id == checkpoint.run_id, Checkpoint.step < checkpoint.step, Checkpoint.replaced_at.is_(None)
+    )
+    return session.scalar(earlier.limit(1)) is None or is_named_base(session, checkpoint)
+
+
 def base_view(session: Session, run: Run) -> dict[str, Any]:
     """A run's base, whether it was named, and the checkpoint that it is now: None where nothing is there."""
     base = run.base or {"run": run.name, "step": FIRST_STEP, "variant": "raw"}

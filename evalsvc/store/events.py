@@ -112,7 +112,8 @@ def _events_of(connection: Connection, item: object) -> list[dict[str, Any]]:
     if isinstance(item, Evaluation):
         return [_event(item.id, "state", state=item.state, data=_error(item))]
     if isinstance(item, Task):
-        return [] if is_new else [_event(item.evaluation_id, "task", item.name, item.state, _error(item), item.index)]
+        found = _findings(item)
+        return [] if is_new else [_event(item.evaluation_id, "task", item.name, item.state, found, item.index)]
     if item.stage != "look" or item.state != "succeeded" or item.output is None:
         return []
     query = select(Task.evaluation_id, Task.name, Task.index).where(Task.id == item.task_id)
@@ -123,6 +124,11 @@ def _events_of(connection: Connection, item: object) -> list[dict[str, Any]]:
 
 def _error(item: Evaluation | Task) -> dict[str, Any] | None:
     return None if item.error is None else {"error": item.error}
+
+
+def _findings(task: Task) -> dict[str, Any] | None:
+    """Why a task has failed, or what is suspicious about its result."""
+    return _error(task) or ({"warnings": task.warnings} if task.state == "succeeded" and task.warnings else None)
 
 
 def _event(

@@ -23,7 +23,7 @@ from evalsvc.looks import Until, stop_note
 from evalsvc.outputs import OutputFile
 from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
 from evalsvc.store.back_off import wait_until
-from evalsvc.store.base import find_base
+from evalsvc.store.base import find_base, is_first
 from evalsvc.store.hold import hold, hold_all
 from evalsvc.store.order import Standing, next_shard
 from evalsvc.store.submission import cancel, record_digest, require_current_parents, step_of
@@ -126,6 +126,7 @@ def take(
     request = replace(
         _request(task, shard, checkpoint_reference(checkpoint, spooled)),
         base=None if base is None else checkpoint_reference(base, spooled),
+        is_first=shard.stage == "merge" and is_first(session, checkpoint, base),
     )
     attempt = shard.attempt + 1
     session.execute(_OPEN_ATTEMPT, {"shard_id": shard.id, "number": attempt, "started_at": now()})
@@ -537,6 +538,7 @@ def _store_result(
     used = [shard for shard in runs if shard.state == "succeeded"]
     stopped = [(look.payload or {})["stopped"] for look in looks if "stopped" in (look.payload or {})]
     task.metrics, task.state = result["metrics"], "succeeded"
+    task.warnings = result.get("warnings") or None
     task.items, task.items_sha256 = _kept(result["items"])
     session.execute(delete(Artifact).where(Artifact.task_id == task.id))
     session.add_all(Artifact(task_id=task.id, **artifact) for artifact in result.get("artifacts", ()))

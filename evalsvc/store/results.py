@@ -60,6 +60,7 @@ def read_results(
         "items": {name: list(read().rows()) for name, read in _tables(folder, tasks).items()},
         "artifacts": _artifacts(session, tasks),
         "errors": {name: error for name, task in tasks.items() if (error := _error(task))},
+        "warnings": {name: task.warnings for name, task in tasks.items() if task.warnings},
         "provenance": {name: task.provenance for name, task in tasks.items() if task.provenance is not None},
     }
 

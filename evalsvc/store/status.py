@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task, now
 from evalsvc.store.views import Live, evaluation_view
 
-SHOWN_RUNNING, SHOWN_FAILED = 20, 5
-"""How many evaluations are named."""
+SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
+"""How many evaluations or tasks are named."""
 
 WINDOW = timedelta(hours=1)
 """Over which the throughput is taken."""
@@ -96,6 +96,22 @@ def failed_view(session: Session) -> list[dict[str, Any]]:
         }
         for evaluation in session.scalars(query)
     ]
+
+
+def warned_view(session: Session) -> list[dict[str, Any]]:
+    """The tasks that ended last with a suspicion about their result, the newest first."""
+    query = (
+        select(Task.name, Task.warnings, Evaluation.id, Evaluation.suite, Checkpoint.step, Checkpoint.variant)
+        .add_columns(Run.name.label("run"))
+        .join(Evaluation, Evaluation.id == Task.evaluation_id)
+        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .join(Run, Run.id == Checkpoint.run_id)
+        .where(Task.warnings.is_not(None))
+        .order_by(Task.id.desc())
+        .limit(SHOWN_WARNED)
+    )
+    names = ("id", "run", "step", "variant", "suite", "warnings")
+    return [{**{name: getattr(row, name) for name in names}, "task": row.name} for row in session.execute(query)]
 
 
 def places_of(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:

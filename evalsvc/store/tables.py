@@ -234,7 +234,15 @@ class Task(Base):
     """One task of an evaluation, with its results as they were then; the series may since hold newer ones."""
 
     __tablename__ = "tasks"
-    __table_args__ = (UniqueConstraint("evaluation_id", "index"),)
+    __table_args__ = (
+        UniqueConstraint("evaluation_id", "index"),
+        Index(
+            "ix_tasks_warned",
+            "id",
+            sqlite_where=text("warnings IS NOT NULL"),
+            postgresql_where=text("warnings IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"))
@@ -252,6 +260,8 @@ class Task(Base):
     """Results per item, packed (`items.ItemTable`), where they are small enough for a row; read only when asked for."""
     items_sha256: Mapped[str | None] = mapped_column(String(64))
     """Digest of the file that holds them where they are not. Neither: there are none (yet)."""
+    warnings: Mapped[list[Any] | None]
+    """Suspicions about the result, `{"code", "metric", "message"}` each; None where there are none."""
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 

@@ -227,6 +227,7 @@ def _task(session: Session, task: Task, shards: dict[str, int], live: Live | Non
         "state": task.state,
         "progress": _progress(task, units, live),
         "error": task.error,
+        "warnings": task.warnings or [],
         "metrics": task.metrics,
         "protocols": protocols_view(session, task.metrics or []),
         "provenance": task.provenance,

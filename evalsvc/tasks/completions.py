@@ -34,6 +34,7 @@ from evalsvc.tasks.completion_measures import (
     measure_metrics,
     prompt_numbers,
 )
+from evalsvc.tasks.suspicions import cut_inputs
 from evalsvc.tasks.task import Context, Plan, TaskResult
 from evalsvc.tasks.text_task import TextTask, base_rotary
 from evalsvc.tokenizer import TextTokenizer, render
@@ -182,7 +183,9 @@ class Completions(TextTask):
         page = "\n".join(_page(items, sources)) + "\n"
         details = {"prompts": len(self.prompts), "ways": list(self.ways()), **sources}
         artifact = Artifact("completions", "completions.txt", "text/plain; charset=utf-8", page.encode(), details)
-        return TaskResult(list(self._metrics(output)), items, notes, [artifact])
+        remedy = "lower `max_tokens`, or raise `max_length` if the model bears it"
+        warnings = list(cut_inputs(self.name, "prompts", output["cut"], len(self.prompts), remedy))
+        return TaskResult(list(self._metrics(output)), items, notes, [artifact], warnings)
 
     def _encode(self, tokenizer: TextTokenizer) -> list[list[int]]:
         """The prompts as ids of the tokenizer, `bos` first."""

@@ -24,7 +24,8 @@ from evalsvc.tasks.comparison_rows import Row, benchmark_parts, benchmark_rows, 
 from evalsvc.tasks.forgetting_page import Flipped, Report
 from evalsvc.tasks.language import BenchmarkTask
 from evalsvc.tasks.retention import benchmark_metrics, centred, text_retained
-from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
+from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
+from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult, TaskWarning
 from evalsvc.tasks.text_measures import measure_text
 from evalsvc.tasks.text_task import base_rotary
 
@@ -142,7 +143,7 @@ class Forgetting(BenchmarkTask):
         if self.benchmarks:
             results.append(self._merge_benchmarks(context, parts, report))
         if self.text is not None:
-            results.append(self._merge_text(parts["text"], report))
+            results.append(self._merge_text(context, parts["text"], report))
         return replace(_joined(self.name, results), artifacts=report.artifacts())
 
     # the base
@@ -232,7 +233,13 @@ class Forgetting(BenchmarkTask):
         items = [{"benchmark": self.name, "index": index, **row} for index, row in differences.numbers.items()]
         of_each = benchmark_metrics(self.name, rows, own, compared)
         metrics = [*own.metrics, *differences.metrics, *of_each, *above]
-        return TaskResult(metrics, [*own.items, *items], notes)
+        warnings = [*self.suspicions(context, own), *self._cut_shots(notes)]
+        return TaskResult(metrics, [*own.items, *items], notes, warnings=warnings)
+
+    def _cut_shots(self, notes: Mapping[str, Any]) -> Iterator[TaskWarning]:
+        for name, cut in notes.get("icl_contexts_cut", {}).items():
+            remedy = "raise `max_length` if the model bears it, or leave the benchmark out of `icl`"
+            yield from cut_inputs(name, f"contexts with {FEW_SHOTS} solved examples", cut, None, remedy)
 
     def _flipped(self, loaded: Loaded, rows: Sequence[Row], own: Results, base: Results) -> Iterator[Flipped]:
         from evalsvc.language.flips import flips
@@ -246,7 +253,7 @@ class Forgetting(BenchmarkTask):
 
     # text
 
-    def _merge_text(self, part: _Part, report: Report) -> TaskResult:
+    def _merge_text(self, context: Context, part: _Part, report: Report) -> TaskResult:
         found = measure_text(self.name, self.icl_positions, part.shards, part.outputs)
         report.rows += found.rows
         report.parts += found.parts
@@ -255,7 +262,11 @@ class Forgetting(BenchmarkTask):
             for metric in found.metrics
             if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT
         ]
-        return TaskResult(found.metrics, found.items, found.notes)
+        remedy = "raise `max_length` if the model bears it, or give shorter texts"
+        cut = cut_inputs(f"{self.name}/loss", "texts", found.notes["texts_cut"], found.notes["texts"], remedy)
+        within = [f"{self.name}/loss_within"] if context.is_first else []
+        warnings = [*worse_than_guessing(found.metrics, within, AT_FIRST), *cut]
+        return TaskResult(found.metrics, found.items, found.notes, warnings=warnings)
 
     def _plan_text(self, context: Context, base: Context) -> list[dict[str, Any]]:
         if self.text is None:
@@ -364,4 +375,5 @@ def _joined(task: str, results: Sequence[TaskResult]) -> TaskResult:
         rows.setdefault(item["index"], {}).update(item)
     notes = {key: note for result in results for key, note in result.notes.items()}
     metrics = [metric for result in results for metric in result.metrics]
-    return TaskResult(metrics, [*answers, *(rows[index] for index in sorted(rows))], notes)
+    warnings = [warning for result in results for warning in result.warnings]
+    return TaskResult(metrics, [*answers, *(rows[index] for index in sorted(rows))], notes, warnings=warnings)

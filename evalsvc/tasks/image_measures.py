@@ -30,6 +30,13 @@ class Given:
     count: int
     """Sampled images."""
 
+    def means(self, metric: ImageMetric) -> bool:
+        """Whether there are the extractor, the captions and the reference that the metric is measured with, so that
+        who gave them expects it."""
+        known = kind_of(metric.features) in {spec.kind for spec in self.extractors}
+        compared = metric.needs == "nothing" or self.reference is not None
+        return known and compared and (self.texts or metric.features != SCORE)
+
     def lacks(self, context: Context, metric: ImageMetric) -> str | None:
         """Why the metric cannot be measured; None: it can. Raises AssetMissing for an extractor that was not pulled."""
         kind = kind_of(metric.features)

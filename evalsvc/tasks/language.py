@@ -6,7 +6,8 @@ that an image is due.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,13 +18,17 @@ from evalsvc.benchmark_spec import MAX_BENCHMARKS, BenchmarkSpec
 from evalsvc.bounds import Rows, ShardSize, Shots, Word, first_repeated
 from evalsvc.errors import NonFinite
 from evalsvc.tasks.kept_answers import find_answers, keep_answers
-from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult
+from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
+from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult, TaskWarning
 from evalsvc.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
     from evalsvc.language.benchmarks import Loaded
     from evalsvc.language.encoding import TextEncoding
     from evalsvc.language.evaluation import Asked
+    from evalsvc.language.results import Results
+
+BITS = "bits/byte"
 
 
 class BenchmarkTask(TextTask):
@@ -118,6 +123,17 @@ class BenchmarkTask(TextTask):
         report(shard["units"])
         return {"answers": [found[digest] for digest in asked.digests]}
 
+    def suspicions(self, context: Context, found: Results) -> Iterator[TaskWarning]:
+        """Warnings of the checkpoint's own results: contexts that were cut, and text that no base has forgotten."""
+        if context.is_first:
+            bits = [metric.name for metric in found.metrics if metric.unit == BITS]
+            yield from worse_than_guessing(found.metrics, bits, AT_FIRST)
+        sizes = Counter(item["benchmark"] for item in found.items)
+        for note, what in (("contexts_cut", "contexts"), ("continuations_cut", "continuations")):
+            for name, cut in found.notes[note].items():
+                remedy = "raise `max_length` if the model bears it, or lower `num_fewshot`"
+                yield from cut_inputs(name, f"documents' {what}", cut, sizes[name], remedy)
+
     def _ask(
         self, context: Context, encoding: TextEncoding, asked: Asked, units: int, report: Callable[[int], None]
     ) -> dict[str, Any]:
@@ -183,4 +199,5 @@ class Language(BenchmarkTask):
         loaded = self.load(context)
         found = merge_answers(loaded, shards, outputs, self.protocol(shards[0]["rotary"]))
         means = plain_mean(self.name, self.mean, loaded, found.metrics) if self.mean else []
-        return TaskResult([*found.metrics, *means], found.items, found.notes)
+        warnings = list(self.suspicions(context, found))
+        return TaskResult([*found.metrics, *means], found.items, found.notes, warnings=warnings)

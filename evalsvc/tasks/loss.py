@@ -23,7 +23,7 @@ from evalsvc.data import PairData, Record, TokenData, read_pairs, read_tokens
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.images import Crop, Filter
 from evalsvc.layout import TokenSequence, VocabularyLayout
-from evalsvc.protocol import Protocol
+from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.tasks.loss_metrics import general_text_metrics, loss_items, loss_metrics, with_totals
 from evalsvc.tasks.loss_profile import (
     Grid,
@@ -35,7 +35,8 @@ from evalsvc.tasks.loss_profile import (
     require_identity,
 )
 from evalsvc.tasks.loss_yardsticks import Targets, entropy_metrics
-from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult
+from evalsvc.tasks.suspicions import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
+from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, TaskWarning
 
 if TYPE_CHECKING:
     from evalsvc.tasks.image_codes import ImageCoder
@@ -233,7 +234,21 @@ class Loss(Task):
             profile = {**data.profile, **(general.renamed_profile() if general else {})}
             artifacts = profile_artifacts(profile, grid, {"choices": ids, "entropies": entropies})
         items = loss_items(data.sums, None if general is None else general.sums)
-        return TaskResult(found, items, _notes(data, general), artifacts)
+        warnings = [*self._suspicions(context, found), *self._cut(data, general)]
+        return TaskResult(found, items, _notes(data, general), artifacts, warnings)
+
+    def _suspicions(self, context: Context, metrics: Sequence[MetricValue]) -> Iterator[TaskWarning]:
+        yield from worse_than_guessing(metrics, [f"{self.name}/image_within"], UNTRAINED_IMAGES)
+        if context.is_first:
+            text = [f"{self.name}/text_within", f"{self.name}/general_text_within"]
+            yield from worse_than_guessing(metrics, text, AT_FIRST)
+
+    def _cut(self, data: _Part, general: _Part | None) -> Iterator[TaskWarning]:
+        remedy = "give a layout with a greater `length`, or shorter texts"
+        yield from cut_inputs(f"{self.name}/total", "sequences", data.cut, len(data.sums["n_text"]), remedy)
+        if general is not None:
+            total = len(general.sums["n_text"])
+            yield from cut_inputs(f"{self.name}/general_text", "general texts", general.cut, total, remedy)
 
     def _bounds(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
         """First record and the one behind the last of each shard, for records with so many tokens."""

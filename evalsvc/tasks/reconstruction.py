@@ -16,7 +16,8 @@ from evalsvc.errors import InvalidData
 from evalsvc.images import Crop, Filter, ImageSource
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import MetricValue, Protocol, number_to_json
-from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, cut
+from evalsvc.tasks.suspicions import left_out
+from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, TaskWarning, cut
 
 if TYPE_CHECKING:
     from evalsvc.tasks.image_codes import ImageCoder
@@ -117,7 +118,20 @@ class Reconstruction(Task):
             {"index": index, "image": name, "psnr": number_to_json(psnr), "ssim": number_to_json(ssim)}
             for index, (name, psnr, ssim) in enumerate(rows)
         ]
-        return TaskResult(metrics, items, {"images": len(items), "taps": list(shards[0]["taps"])})
+        taps = list(shards[0]["taps"])
+        warnings = self._left_out(taps, len(items))
+        return TaskResult(metrics, items, {"images": len(items), "taps": taps}, warnings=warnings)
+
+    def _left_out(self, taps: Sequence[int], count: int) -> list[TaskWarning]:
+        """Distances that nobody chose to do without."""
+        if self.extractor is None or self.taps is not None:
+            return []
+        reasons = {
+            FRECHET[tap]: f"more than {tap:,} images are needed, {count:,} are there"
+            for tap in sorted(FRECHET)
+            if tap not in taps
+        }
+        return list(left_out(self.name, reasons, "add images, or say which you want by `taps`"))
 
     def _count(self, source: ImageSource) -> int:
         if self.samples is not None and self.samples > len(source):

@@ -78,6 +78,21 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class TaskWarning:
+    """A suspicion about a result: a number that cannot be right, or that rests on too little."""
+
+    code: str
+    """Stable name of the rule, such as `inputs_cut`."""
+    metric: str
+    """Name of the metric, `<task>/<metric>`; of the task where no metric is meant."""
+    message: str
+    """What is suspicious, the figures, and what to look at."""
+
+    def to_json(self) -> dict[str, str]:
+        return {"code": self.code, "metric": self.metric, "message": self.message}
+
+
+@dataclass(frozen=True)
 class TaskResult:
     metrics: Sequence[MetricValue]
     items: Sequence[Mapping[str, Any]] = ()
@@ -87,6 +102,8 @@ class TaskResult:
     """Counts that a reader should know (sequences cut to length, items skipped); part of the provenance."""
     artifacts: Sequence[Artifact] = ()
     """What to look at: grids, samples."""
+    warnings: Sequence[TaskWarning] = ()
+    """Suspicions, shown wherever the result is; see `suspicions` for the common ones."""
 
 
 class Context(ABC):
@@ -101,6 +118,8 @@ class Context(ABC):
     """The same for the checkpoint that the run is compared with, e.g. before it saw images; None: the run has none."""
     readable: Allow
     """What may be read of the paths that `dataset` gives: for whoever opens them, since links lead on."""
+    is_first: bool
+    """Whether the checkpoint is known to be its run's base or the run's first step, where nothing is forgotten yet."""
     provenance: dict[str, Any]
     """Empty at first. What a task puts into it, JSON-able, becomes part of this shard's provenance."""
 

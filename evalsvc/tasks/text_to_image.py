@@ -25,7 +25,8 @@ from evalsvc.looks import Until, schedule
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.sampling_params import SamplingParams
 from evalsvc.tasks.prompts import Prompts, PromptSpec, read_prompts
-from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, cut
+from evalsvc.tasks.suspicions import cut_inputs, left_out
+from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, TaskWarning, cut
 
 if TYPE_CHECKING:
     from evalsvc.decoders import ImageDecoder
@@ -217,7 +218,7 @@ class TextToImage(Task):
             _require_labels(self.captions, prompts)
         count = len(prompts.records)
         reference = self._reference(self._size(decoder), prompts)
-        metrics, left_out = self._choose(context, reference, count)
+        metrics, lacking, expected = self._choose(context, reference, count)
         features = self._features(context, {metric.features for metric in metrics})
         identities = {key: features.identity(key) for key in features.keys}
         real = {metric.features: identities[metric.features] for metric in metrics if metric.needs != "nothing"}
@@ -229,7 +230,8 @@ class TextToImage(Task):
             "digest": prompts.digest,
             "captions": prompts.captions,
             "metrics": [metric.name for metric in metrics],
-            "left_out": left_out,
+            "left_out": lacking,
+            "expected": expected,
             "features": identities,
             "reference": identity,
             "real": sorted(real),
@@ -292,7 +294,32 @@ class TextToImage(Task):
             "left_out": dict(shards[0]["left_out"]),
             "details": details,
         }
-        return TaskResult(metrics, items, notes | self._called(shards[0], metrics), artifacts)
+        called = self._called(shards[0], metrics)
+        warnings = list(self._suspicions(shards[0], metrics, notes, called))
+        return TaskResult(metrics, items, notes | called, artifacts, warnings)
+
+    def _suspicions(
+        self,
+        planned: Mapping[str, Any],
+        metrics: Sequence[MetricValue],
+        notes: Mapping[str, Any],
+        called: Mapping[str, Any],
+    ) -> Iterator[TaskWarning]:
+        reasons = {name: planned["left_out"][name] for name in planned.get("expected", ())}
+        measured = {metric.name.partition("/")[2] for metric in metrics}
+        count = notes["images"] // len(self.scales)
+        too_few = f"the task stopped after {count:,} images, which are too few for it"
+        reasons |= {name: too_few for name in planned["metrics"] if name not in measured}
+        yield from left_out(self.name, reasons, "sample more images, or name in `metrics` what you want")
+        if "fid_deviates" in called:
+            deviations = ", ".join(called["fid_deviates"])
+            yield TaskWarning(
+                "not_the_recipe",
+                f"{self.name}/fid",
+                f"it is not the FID-30K of {self.protocol}: {deviations}; do not compare it with published ones",
+            )
+        remedy = "give shorter captions, or a layout with a greater `length`"
+        yield from cut_inputs(self.name, "captions", notes["captions_cut"], notes["images"], remedy)
 
     def _decoder(self, context: Context) -> ImageDecoder:
         return context.decoder(self.decoder, self.decoder_config, self.decoder_ema, self.decoder_dtype)
@@ -343,17 +370,18 @@ class TextToImage(Task):
 
     def _choose(
         self, context: Context, reference: ReferenceSpec | None, count: int
-    ) -> tuple[list[ImageMetric], dict[str, str]]:
-        """The metrics that are measured, and why the others are not."""
+    ) -> tuple[list[ImageMetric], dict[str, str], list[str]]:
+        """The metrics that are measured, why the others are not, and which of those were to be expected."""
         from evalsvc.tasks.image_measures import Given, load_metrics
 
         given = Given(self._extractors(), reference, self.captions is not None, count)
-        lacking = {metric: given.lacks(context, metric) for metric in load_metrics(self.metrics)}
-        left_out = {metric.name: reason for metric, reason in lacking.items() if reason is not None}
-        if self.metrics is not None and left_out:
-            name, reason = next(iter(left_out.items()))
+        found = {metric: given.lacks(context, metric) for metric in load_metrics(self.metrics)}
+        lacking = {metric.name: reason for metric, reason in found.items() if reason is not None}
+        if self.metrics is not None and lacking:
+            name, reason = next(iter(lacking.items()))
             raise InvalidData(f"{name} cannot be measured: {reason}; give it, or leave {name} out of `metrics`")
-        return [metric for metric, reason in lacking.items() if reason is None], left_out
+        expected = [metric.name for metric in found if metric.name in lacking and given.means(metric)]
+        return [metric for metric, reason in found.items() if reason is None], lacking, expected
 
     def _statistics(
         self, context: Context, planned: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]

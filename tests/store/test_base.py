@@ -1,10 +1,12 @@
 """What a run is compared with: named, by default, replaced, and kept."""
 
 import pytest
-from queue_steps import enter, evaluate_whole, metric, submission, suite
+from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
 
 from evalsvc.checkpoints import Identity
 from evalsvc.errors import UnknownName
+from evalsvc.shard import ShardResult
+from evalsvc.store import base as bases
 from evalsvc.store.base import base_ids, base_view, find_base, name_base, runs_awaiting_base
 from evalsvc.store.session import Store
 from evalsvc.store.submission import find_checkpoint, find_run, get_or_create_run
@@ -108,3 +110,37 @@ def test_who_waits_for_a_base_that_is_being_copied(store: Store) -> None:
         assert runs_awaiting_base(session) == waiting
         find_checkpoint(session, 2).spool_state = "failed"
         assert runs_awaiting_base(session) == {find_run(session, "run-a").id}
+
+
+def is_first(store: Store, checkpoint: int) -> bool:
+    with store.reading() as session:
+        found = find_checkpoint(session, checkpoint)
+        return bases.is_first(session, found, find_base(session, found))
+
+
+def test_the_first_is_the_base_or_the_smallest_step(store: Store) -> None:
+    """There nothing is forgotten yet, so a text loss above that of a guess is no finding."""
+    enter(store, submission(50))
+    assert is_first(store, 1), "as far as is known"
+    enter(store, submission(25))
+    enter(store, submission(25, variant="ema"))
+    assert [is_first(store, number) for number in (1, 2, 3)] == [False, True, True]
+    enter(store, submission(100, run="text"))
+    enter(store, submission(300, run="text"))
+    assert [is_first(store, number) for number in (4, 5)] == [True, False]
+    name(store, "run-a", "text", 300)
+    assert [is_first(store, number) for number in (1, 5)] == [False, True]
+    enter(store, submission(25, identity=Identity(7, 7), replace=True))
+    enter(store, submission(30, identity=Identity(8, 8)))
+    assert [is_first(store, number) for number in (6, 7)] == [True, False]
+
+
+def test_a_merge_is_told_whether_its_checkpoint_is_the_first(store: Store) -> None:
+    enter(store, submission(0), suite())
+    enter(store, submission(25), suite())
+    told = []
+    while assignment := next_shard(store):
+        stages = {"plan": plan(1), "run": ShardResult(output={}), "merge": result(metric(1.0))}
+        told.append((assignment.checkpoint_id, assignment.request.stage, assignment.request.is_first))
+        assert store_result(store, assignment, stages[assignment.request.stage])
+    assert sorted(entry for entry in told if entry[1] == "merge") == [(1, "merge", True), (2, "merge", False)]

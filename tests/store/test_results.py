@@ -12,6 +12,7 @@ from evalsvc.checkpoints import Identity
 from evalsvc.errors import UnknownName
 from evalsvc.protocol import Protocol
 from evalsvc.shard import ShardError, ShardResult
+from evalsvc.store.events import read_events
 from evalsvc.store.queue import cancel_evaluation, find_evaluation
 from evalsvc.store.results import (
     evaluated_steps,
@@ -23,6 +24,7 @@ from evalsvc.store.results import (
 )
 from evalsvc.store.session import Store
 from evalsvc.store.submission import evaluate, find_checkpoint, find_run
+from evalsvc.store.views import evaluation_view
 
 NOWHERE = Path("/nowhere")
 """Of files of items; what these tests store is small enough for rows."""
@@ -58,6 +60,25 @@ def test_a_finished_evaluation(store: Store) -> None:
     assert document["checkpoint"]["label"] == "run 'run-a' step 25"
     assert document["provenance"]["loss-0"]["device"] == "cpu"
     assert document["artifacts"] == {"loss-0": []}
+
+
+WARNING = {"code": "worse_than_guessing", "metric": "loss/image_within", "message": "5.78 is above 4.16"}
+
+
+def test_what_is_suspicious_is_stored_and_told_wherever_the_result_is(store: Store) -> None:
+    [number] = enter(store, submission(), suite(), suite("slow", kind="steps"))[:1]
+    evaluate_whole(store, metric(1.5), warnings=[WARNING])
+    assert results(store)["warnings"] == {"loss-0": [WARNING], "steps-0": [WARNING]}
+    with store.reading() as session:
+        [task] = evaluation_view(session, find_evaluation(session, number), {})["tasks"]
+        page = read_events(session, number, 0)
+    assert task["warnings"] == [WARNING]
+    assert page is not None
+    assert [event.data for event in page.events if event.state == "succeeded"] == [{"warnings": [WARNING]}, None]
+    with store.transaction() as session:
+        evaluate(session, find_checkpoint(session, 1), suite(), priority=0)
+    evaluate_whole(store, metric(1.5))
+    assert results(store)["warnings"] == {"steps-0": [WARNING]}, "of the newest evaluation alone"
 
 
 def test_the_newest_evaluation_of_each_suite_counts(store: Store) -> None:

@@ -8,7 +8,7 @@ from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_r
 from evalsvc.coordinator import LiveTask
 from evalsvc.shard import ShardError, ShardResult
 from evalsvc.store.session import Store
-from evalsvc.store.status import failed_view, queue_view, running_view
+from evalsvc.store.status import failed_view, queue_view, running_view, warned_view
 from evalsvc.store.tables import Evaluation, now
 
 
@@ -70,3 +70,22 @@ def test_what_failed_last_comes_first_with_its_reason(store: Store) -> None:
         found = failed_view(session)
     assert [item["step"] for item in found] == [6, 5, 4, 3, 2]
     assert found[0]["error"] == {"code": "non_finite", "message": "NaN at step 6"}
+
+
+def test_what_is_suspicious_comes_newest_first_and_not_without_end(store: Store) -> None:
+    for step in range(7):
+        enter(store, submission(step), suite())
+        warning = {"code": "inputs_cut", "metric": "loss-0/total", "message": f"cut at step {step}"}
+        evaluate_whole(store, metric(1.0), warnings=[warning] if step != 5 else [])
+    with store.reading() as session:
+        found = warned_view(session)
+    assert [task["step"] for task in found] == [6, 4, 3, 2, 1]
+    assert found[0] == {
+        "id": 7,
+        "run": "run-a",
+        "step": 6,
+        "variant": "raw",
+        "suite": "quick",
+        "task": "loss-0",
+        "warnings": [{"code": "inputs_cut", "metric": "loss-0/total", "message": "cut at step 6"}],
+    }

@@ -58,13 +58,16 @@ def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any)
     return MetricValue(name, value, **(defaults | fields))
 
 
-def result(*metrics: MetricValue, items: Sequence[Mapping[str, Any]] = ()) -> ShardResult:
+def result(
+    *metrics: MetricValue, items: Sequence[Mapping[str, Any]] = (), warnings: Sequence[Mapping[str, str]] = ()
+) -> ShardResult:
     """What a merge brings back."""
     return ShardResult(
         output={
             "metrics": [item.to_json() for item in metrics],
             "protocols": {item.protocol.id: dict(item.protocol.content) for item in metrics},
             "items": list(items),
+            "warnings": list(warnings),
         },
         provenance={"device": "cpu"},
     )
@@ -94,10 +97,8 @@ def store_result(store: Store, assignment: Assignment, outcome: ShardResult) -> 
         return finish(session, assignment, outcome)
 
 
-def evaluate_whole(
-    store: Store, *metrics: MetricValue, shards: int = 1, items: Sequence[Mapping[str, Any]] = ()
-) -> None:
-    """Run everything that waits, each merge bringing back `metrics` and `items`."""
+def evaluate_whole(store: Store, *metrics: MetricValue, shards: int = 1, **found: Any) -> None:
+    """Run everything that waits, each merge bringing back `metrics`, and the `items` and `warnings` of `found`."""
     while assignment := next_shard(store):
-        stages = {"plan": plan(shards), "run": ShardResult(output={"sum": 1}), "merge": result(*metrics, items=items)}
+        stages = {"plan": plan(shards), "run": ShardResult(output={"sum": 1}), "merge": result(*metrics, **found)}
         assert store_result(store, assignment, stages[assignment.request.stage])

@@ -113,6 +113,12 @@ def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, 
     moments = [part for side in sides for part in (side.mean(0), np.cov(side, rowvar=False))]
     assert found["fid64"].value == pytest.approx(frechet_distance(*moments), rel=1e-2)
     assert result.notes == {"images": 70, "taps": [64]}
+    [warning] = result.warnings
+    assert (warning.code, warning.metric) == ("left_out", "floor/fid")
+    assert warning.message == (
+        "fid is left out: more than 2,048 images are needed, 70 are there; add images, or say which you want by `taps`"
+    )
+    assert evaluate(task(digits, taps=(64,)), context_of(tmp_path)).warnings == []
 
 
 def test_shards_move_nothing_at_all(digits: Path, tmp_path: Path) -> None:

@@ -237,6 +237,12 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate,
     assert left_out["fid"] == "it needs 2,049 images, 20 are sampled"
     assert left_out["clip_score"] == "there is no `clip`"
     assert set(left_out) == set(catalog.names("metrics")) - found
+    warnings = {warning["metric"]: warning["message"] for warning in result["warnings"]["digits"]}
+    assert warnings["digits/fid"] == (
+        "fid is left out: it needs 2,049 images, 20 are sampled; sample more images, or name in `metrics` what you want"
+    )
+    assert not any("clip" in message for message in warnings.values()), "nobody gave one"
+    assert evaluate(metrics=["kid"], reference=reference, samples=20)["warnings"] == {}, "what is named is all"
     assert "it needs 2,049 images" in evaluate(metrics=["fid"])["errors"]["digits"]["message"]
     assert "there is no `reference`" in evaluate(reference=None)["errors"]["digits"]["message"]
 

@@ -1,0 +1,53 @@
+"""What a number cannot be by rights, or rests on too little for: warnings that are stored with a task's result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from evalsvc.protocol import MetricValue
+from evalsvc.tasks.task import TaskWarning
+
+LOOK_AT = "the layout's preset and offsets, the tokenizer, and the data's ids"
+"""What most numbers that are worse than a guess come from."""
+
+
+def worse_than_guessing(metrics: Iterable[MetricValue], names: Iterable[str], reason: str) -> Iterator[TaskWarning]:
+    """A warning for each of the metrics called `names` that is above its baseline, a uniform guess, by more than its
+    standard error. `reason` says what else may be behind it."""
+    wanted = set(names)
+    for metric in metrics:
+        uniform = metric.baseline
+        if metric.name not in wanted or uniform is None or not metric.value - uniform > (metric.stderr or 0.0):
+            continue
+        error = "" if metric.stderr is None else f" ± {metric.stderr:.2g}"
+        yield TaskWarning(
+            "worse_than_guessing",
+            metric.name,
+            f"{metric.value:.4g}{error} {metric.unit} is above {uniform:.4g}, the cost of a uniform guess; look at "
+            f"{LOOK_AT}{reason}",
+        )
+
+
+UNTRAINED_IMAGES = ". It is right only for image ids that were never trained"
+
+AT_FIRST = (
+    ". The checkpoint is the run's base or first step, where nothing is forgotten yet: it is right only for weights "
+    "that were never trained on text"
+)
+
+
+def cut_inputs(metric: str, what: str, cut: int, total: int | None, remedy: str) -> Iterator[TaskWarning]:
+    """A warning where inputs did not fit and were cut; `metric` is what rests on them, `what` names them."""
+    if cut:
+        of = "" if total is None else f" of {total:,}"
+        yield TaskWarning("inputs_cut", metric, f"{cut:,}{of} {what} did not fit and were cut; {remedy}")
+
+
+def left_out(task: str, reasons: Mapping[str, str], remedy: str) -> Iterator[TaskWarning]:
+    """A warning for each metric that was asked for and is not there, with the reason; the reason is shared by some."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        said = "is left out" if len(names) == 1 else "are left out"
+        yield TaskWarning("left_out", f"{task}/{names[0]}", f"{', '.join(names)} {said}: {reason}; {remedy}")

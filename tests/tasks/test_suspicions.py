@@ -1,0 +1,158 @@
+"""Which results are suspicious, and what is said of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loss_task import context_of
+
+import evalsvc
+from evalsvc.checkpoints import CheckpointRef
+from evalsvc.layout import parse_layout
+from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.runner import run_shard, run_suite
+from evalsvc.shard import ShardRequest
+from evalsvc.suite import parse_suite
+from evalsvc.tasks.loss import Loss
+from evalsvc.tasks.suspicions import cut_inputs, left_out, worse_than_guessing
+from evalsvc.tasks.task import TaskWarning
+
+ROOT = Path(evalsvc.__file__).parent / "miniature"
+LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+PAIRS = {"kind": "loss", "data": str(ROOT / "heldout_pairs.jsonl"), "limit": 12, "shards": 1}
+
+
+def checkpoint(epoch: int, **layout: Any) -> CheckpointRef:
+    weights = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
+    return CheckpointRef(str(weights), layout={**LAYOUT, **layout}, label=f"epoch {epoch}")
+
+
+def loss_warnings(reference: CheckpointRef, *, is_first: bool = False, **parameters: Any) -> dict[str, TaskWarning]:
+    """The warnings of the loss task by metric."""
+    task = Loss(name="loss", **{name: value for name, value in (PAIRS | parameters).items() if name != "kind"})
+    context = context_of(reference)
+    context.is_first = is_first
+    plan = task.plan(context)
+    result = task.merge(context, plan.shards, [task.run(context, shard) for shard in plan.shards])
+    return {warning.metric: warning for warning in result.warnings}
+
+
+def value(number: float, stderr: float | None, baseline: float | None = 4.0) -> MetricValue:
+    return MetricValue("a/image_within", number, stderr, 8, "nats/token", "lower", Protocol({}), baseline)
+
+
+@pytest.mark.parametrize(
+    ("metric", "suspicious"),
+    [
+        (value(4.21, 0.2), True),
+        (value(4.19, 0.2), False),
+        (value(4.01, None), True),
+        (value(4.0, None), False),
+        (value(9.0, 0.1, baseline=None), False),
+        (value(float("nan"), 0.1), False),
+        (value(float("inf"), None), True),
+        (value(9.0, float("nan")), False),
+    ],
+)
+def test_a_loss_is_worse_than_guessing_beyond_its_error(metric: MetricValue, suspicious: bool) -> None:
+    assert bool(list(worse_than_guessing([metric], ["a/image_within"], ""))) == suspicious
+    assert list(worse_than_guessing([metric], ["a/text_within"], "")) == []
+
+
+def test_a_warning_has_the_figures_and_what_to_look_at() -> None:
+    [guess] = worse_than_guessing([value(5.78, 0.031)], ["a/image_within"], "")
+    assert guess.message == (
+        "5.78 ± 0.031 nats/token is above 4, the cost of a uniform guess; look at the layout's preset and offsets, the "
+        "tokenizer, and the data's ids"
+    )
+    assert list(cut_inputs("a", "prompts", 0, 9, "lower it")) == []
+    [cut] = cut_inputs("a", "prompts", 1200, 3000, "lower it")
+    assert cut.to_json() == {
+        "code": "inputs_cut",
+        "metric": "a",
+        "message": "1,200 of 3,000 prompts did not fit and were cut; lower it",
+    }
+    reasons = {"fid": "it needs 2,049 images", "fid_infinity": "it needs 2,049 images", "kid": "no features"}
+    assert [(warning.metric, warning.message) for warning in left_out("a", reasons, "add")] == [
+        ("a/fid", "fid, fid_infinity are left out: it needs 2,049 images; add"),
+        ("a/kid", "kid is left out: no features; add"),
+    ]
+
+
+def test_a_right_layout_raises_no_suspicion() -> None:
+    assert loss_warnings(checkpoint(5)) == {}
+    assert loss_warnings(checkpoint(5), is_first=True) == {}
+
+
+def test_image_codes_in_another_order_are_worse_than_a_guess() -> None:
+    """Absurd numbers passed without a word: 5.78 nats where knowing nothing is 4.16."""
+    other = {"offset": 512, "size": 64, "map": [code ^ 1 for code in range(64)]}
+    warnings = loss_warnings(checkpoint(5, image=other))
+    assert list(warnings) == ["loss/image_within"]
+    assert warnings["loss/image_within"].code == "worse_than_guessing"
+    assert "is above 4.159, the cost of a uniform guess" in warnings["loss/image_within"].message
+
+
+TEXT = str(ROOT / "heldout_text.jsonl")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_text_is_worse_than_a_guess_only_where_nothing_can_be_forgotten(is_first: bool) -> None:
+    """Later it may be the very finding: the last checkpoint has forgotten its English."""
+    warnings = loss_warnings(checkpoint(5), is_first=is_first, general_text=TEXT, general_text_limit=5)
+    assert list(warnings) == (["loss/general_text_within"] if is_first else [])
+
+
+def test_sequences_that_were_cut_are_told() -> None:
+    warnings = loss_warnings(checkpoint(5), general_text=TEXT, general_text_limit=5)
+    assert warnings == {}
+    short = loss_warnings(checkpoint(5, length=20), data=TEXT, general_text=TEXT, general_text_limit=5)
+    assert short["loss/total"].message.startswith("12 of 12 sequences did not fit and were cut; give a layout with")
+    assert short["loss/general_text"].message.startswith("5 of 5 general texts did not fit")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+
+    def evaluate(base: CheckpointRef | None, **task: Any) -> dict[str, Any]:
+        result = run_suite(parse_suite({"tasks": [task]}, "test"), checkpoint(5), lambda *_: None, base)
+        assert result["errors"] == {}
+        return result
+
+    return evaluate
+
+
+CLOZE = {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 8}
+
+
+@pytest.mark.parametrize("base", [0, 5])
+def test_a_checkpoint_that_is_its_own_base_is_the_first(run: Callable[..., dict[str, Any]], base: int) -> None:
+    """Bits per byte of another tokenizer of the same size are above those of a uniform guess, and nobody said so."""
+    result = run(checkpoint(base), kind="forgetting", text=TEXT, text_limit=4, **CLOZE)
+    found = [warning["metric"] for warning in result["warnings"].get("forgetting", [])]
+    first = ["cloze/bits_per_byte", "cloze/bits_per_byte_within", "forgetting/loss_within"]
+    assert found == (first if base == 5 else [])
+
+
+def test_the_first_step_is_told_by_the_service(run: Callable[..., dict[str, Any]]) -> None:
+    suite = parse_suite({"tasks": [{**PAIRS, "general_text": TEXT, "general_text_limit": 5}]}, "test")
+    [task] = suite.tasks
+    plan = run_shard(ShardRequest(task, "plan", checkpoint(5)), lambda _: None).output
+    outputs = [run_shard(ShardRequest(task, "run", checkpoint(5), [s]), lambda _: None).output for s in plan["shards"]]
+    for is_first in (True, False):
+        request = ShardRequest(task, "merge", checkpoint(5), plan["shards"], outputs, is_first=is_first)
+        warnings = run_shard(request, lambda _: None).output["warnings"]
+        assert [warning["metric"] for warning in warnings] == (["loss/general_text_within"] if is_first else [])
+
+
+def test_contexts_and_prompts_that_were_cut_are_told(run: Callable[..., dict[str, Any]]) -> None:
+    result = run(None, kind="language", max_length=20, num_fewshot=2, **CLOZE)
+    [warning] = result["warnings"]["language"]
+    assert (warning["code"], warning["metric"]) == ("inputs_cut", "cloze")
+    assert warning["message"].startswith("8 of 8 documents' contexts did not fit and were cut; raise `max_length`")
+    result = run(None, kind="completions", max_length=16, max_tokens=8, samples=0)
+    [warning] = result["warnings"]["completions"]
+    assert "prompts did not fit and were cut; lower `max_tokens`" in warning["message"]
