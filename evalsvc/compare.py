@@ -9,7 +9,7 @@ of McNemar's test, and the items on which the two differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -153,6 +153,8 @@ class Contrasts:
     options: Options
     contrasts: tuple[Contrast, ...]
     """In the order of A's metrics, then what only B has."""
+    warnings: Mapping[str, Sequence[Mapping[str, str]]]
+    """What is suspicious about the results of the compared tasks, by side, `a` and `b`."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; NaN and infinities are strings."""
@@ -162,6 +164,7 @@ class Contrasts:
             "level": self.options.level,
             "forced": self.options.force,
             "contrasts": [contrast.to_json() for contrast in self.contrasts],
+            "warnings": {side: list(found) for side, found in self.warnings.items()},
         }
 
 
@@ -191,7 +194,16 @@ def compare_results(a: Result, b: Result, options: Options = Options()) -> Contr
         ItemsLost: results per item that the service once had are gone.
     """
     require_known([a, b], options, f"{a.name} or {b.name}")
-    return Contrasts(a.name, b.name, options, tuple(contrast_all(a, b, options)))
+    contrasts = tuple(contrast_all(a, b, options))
+    tasks = {contrast.task for contrast in contrasts}
+    warnings = {side: [*_warnings(result, tasks)] for side, result in (("a", a), ("b", b))}
+    return Contrasts(a.name, b.name, options, contrasts, warnings)
+
+
+def _warnings(result: Result, tasks: Collection[str]) -> Iterator[Mapping[str, str]]:
+    for task, warnings in result.warnings.items():
+        if task in tasks:
+            yield from warnings
 
 
 def contrast_all(a: Result, b: Result, options: Options) -> Iterator[Contrast]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -70,6 +70,11 @@ class Result:
     def errors(self) -> Mapping[str, Any]:
         """By task."""
         return self.document.get("errors") or {}
+
+    @property
+    def warnings(self) -> Mapping[str, Sequence[Mapping[str, str]]]:
+        """What is suspicious, by task; results of older versions say nothing."""
+        return self.document.get("warnings") or {}
 
     def error(self, task: str) -> str | None:
         """Why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""

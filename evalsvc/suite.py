@@ -175,7 +175,7 @@ def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]
 
 
 def validation_message(error: ValidationError, *, quoting: bool = True) -> str:
-    """pydantic's first findings as a line: `field: what is wrong, found …; …`; without `quoting` no values are shown."""
+    """pydantic's first findings as a line: `field: what is wrong, found …; …`; without `quoting` no values."""
     lines = []
     findings = error.errors(include_url=False)
     for item in findings[:MAX_FINDINGS]:

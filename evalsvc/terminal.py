@@ -304,6 +304,9 @@ def print_contrasts(found: Mapping[str, Any]) -> None:
         print_table([columns[place] for place in used], [[row[place] for place in used] for row in rows])
     else:
         print("neither has any metrics")
+    for side in "ab":
+        # A service of an older version has none.
+        print_warnings(found.get("warnings", {}).get(side, ()), f"{side.upper()}, ")
 
 
 def _contrast_row(contrast: Mapping[str, Any]) -> list[str]:
@@ -581,10 +584,10 @@ def _error_bar(stderr: float | None) -> str:
     return "" if stderr is None else f"± {stderr:.2g}"
 
 
-def print_warnings(warnings: Iterable[Mapping[str, Any]]) -> None:
+def print_warnings(warnings: Iterable[Mapping[str, Any]], whose: str = "") -> None:
     """What is suspicious about a task's result, on stderr."""
     for warning in warnings:
-        print(f"warning: {warning['metric']}: {_one_line(warning['message'])}", file=sys.stderr)
+        print(f"warning: {whose}{warning['metric']}: {_one_line(warning['message'])}", file=sys.stderr)
 
 
 def complain(message: str) -> None:

@@ -330,3 +330,12 @@ def test_compare_the_gate_and_forgetting_say_the_same(
         assert (row.change_basis, row.n) == (basis, n)
         assert row.change == pytest.approx(difference, rel=1e-9, abs=1e-12)
         assert row.change_stderr == (None if stderr is None else pytest.approx(stderr, rel=1e-9, abs=1e-12))
+
+
+def test_a_comparison_says_what_is_suspicious_about_either_side() -> None:
+    """A difference between two numbers says nothing where one of them cannot be right."""
+    sides = [result(value("pairs/text", number), name=name) for name, number in (("a", 1.0), ("b", 9.0))]
+    warning = {"code": "worse_than_guessing", "metric": "pairs/image_within", "message": "9 is above 4.16"}
+    other = {"code": "inputs_cut", "metric": "coco", "message": "9 captions were cut"}
+    after = Result("b", {**sides[1].document, "warnings": {"pairs": [warning], "coco": [other]}})
+    assert compare_results(sides[0], after).to_json()["warnings"] == {"a": [], "b": [warning]}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evalsvc.terminal import print_news, show_finished
+from evalsvc.terminal import print_contrasts, print_news, show_finished
 
 
 def evaluation(retry: dict[str, Any] | None = None, interim: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -71,3 +71,9 @@ def test_what_is_suspicious_is_told_with_the_metric_and_beside_the_result(capsys
     told = capsys.readouterr()
     assert told.err == "warning: loss/total: 9 sequences�[31m were cut\n"
     assert told.out == ""
+
+
+def test_a_comparison_says_whose_result_is_suspicious(capsys: pytest.CaptureFixture[str]) -> None:
+    warning = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences were cut"}
+    print_contrasts({"a": "x@1", "b": "x@2", "level": 0.95, "contrasts": [], "warnings": {"a": [], "b": [warning]}})
+    assert capsys.readouterr().err == "warning: B, loss/total: 9 sequences were cut\n"

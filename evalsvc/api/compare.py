@@ -61,6 +61,7 @@ _COMPARISON = {
             },
         }
     ],
+    "warnings": {"a": [], "b": [{"code": "inputs_cut", "metric": "arc_easy", "message": "12 of 2,376 …"}]},
 }
 
 _CURVES = {

@@ -251,6 +251,7 @@ COMPARISON = has(
             answers=or_null(FIELDS),
         )
     ),
+    warnings=has(a=array(WARNING), b=array(WARNING)),
 )
 
 _COLUMN = array(or_null(NUMBER))

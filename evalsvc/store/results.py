@@ -23,7 +23,7 @@ WORST_FIRST = ("running", "queued", "failed", "partly_failed", "cancelled", "suc
 """States of evaluations. Whoever waits for several waits until none of the first two is among them."""
 
 Values = tuple[dict[str, Any], dict[str, Callable[[], ItemTable]]]
-"""The metrics of a result with their protocols; and, by task, what reads its results per item."""
+"""The metrics of a result with their protocols, and its warnings; and, by task, what reads its results per item."""
 
 STEPS_AT_ONCE = 100
 """Checkpoints whose evaluations are read by one query, and that are in memory at once."""
@@ -60,7 +60,7 @@ def read_results(
         "items": {name: list(read().rows()) for name, read in _tables(folder, tasks).items()},
         "artifacts": _artifacts(session, tasks),
         "errors": {name: error for name, task in tasks.items() if (error := _error(task))},
-        "warnings": {name: task.warnings for name, task in tasks.items() if task.warnings},
+        "warnings": _warnings(tasks),
         "provenance": {name: task.provenance for name, task in tasks.items() if task.provenance is not None},
     }
 
@@ -106,7 +106,7 @@ def _values(
     if not used <= protocols.keys():
         protocols |= protocols_view(session, metrics)
     content = {identity: protocols[identity] for identity in used}
-    return {"metrics": metrics, "protocols": content}, _tables(folder, tasks)
+    return {"metrics": metrics, "protocols": content, "warnings": _warnings(tasks)}, _tables(folder, tasks)
 
 
 def evaluated_steps(session: Session, run: str, variant: str, suite: str | None = None) -> list[int]:
@@ -238,6 +238,10 @@ def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[di
     for artifact in session.scalars(select(Artifact).where(Artifact.task_id.in_(names)).order_by(Artifact.id)):
         found.setdefault(names[artifact.task_id], []).append(artifact_view(artifact))
     return found
+
+
+def _warnings(tasks: Mapping[str, Task]) -> dict[str, list[Any]]:
+    return {name: task.warnings for name, task in tasks.items() if task.warnings}
 
 
 def _error(task: Task) -> dict[str, Any] | None:
