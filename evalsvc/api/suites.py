@@ -19,7 +19,7 @@ from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
 from evalsvc.data_path import check_data
 from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
-from evalsvc.store.submission import kept_suites, put_suite
+from evalsvc.store.submission import kept_suite, kept_suites, put_suite
 from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 
 router = APIRouter(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
@@ -51,9 +51,13 @@ def suite_entries(session: Session, settings: Settings) -> dict[str, Entry]:
     for name, path in suite_files(settings.suites_path).items():
         source: Source = "shipped" if path.parent == SHIPPED_SUITES else "folder"
         entries[name] = Entry(source, partial(load_suite, path))
-    for name, content in kept_suites(session).items():
-        entries[name] = Entry("put", partial(parse_suite, content, name))
+    for name in kept_suites(session):
+        entries[name] = Entry("put", partial(_load_kept, session, name))
     return entries
+
+
+def _load_kept(session: Session, name: str) -> Suite:
+    return parse_suite(kept_suite(session, name), name)
 
 
 def find_suite(session: Session, settings: Settings, name: str) -> Suite:

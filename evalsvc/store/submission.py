@@ -263,9 +263,14 @@ def put_suite(session: Session, suite: Suite) -> bool:
     return False
 
 
-def kept_suites(session: Session) -> dict[str, dict[str, Any]]:
-    """The content of the suites that were put, by name: one whose task is no longer installed disturbs no other."""
-    return {row.name: row.content for row in session.scalars(select(SuiteRow))}
+def kept_suites(session: Session) -> Sequence[str]:
+    """The names of the suites that were put."""
+    return session.scalars(select(SuiteRow.name)).all()
+
+
+def kept_suite(session: Session, name: str) -> dict[str, Any]:
+    """The content of a suite that was put, which may name a task that is no longer installed."""
+    return session.get_one(SuiteRow, name).content
 
 
 def record_digest(session: Session, checkpoint_id: int, sha256: str) -> None:

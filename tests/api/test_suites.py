@@ -14,9 +14,11 @@ import psutil
 import pytest
 from app_in_process import App, app_in_process, refused
 
+from evalsvc.api import suites
 from evalsvc.api.app import create_app
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidSuite
+from evalsvc.store.submission import kept_suite
 
 GOOD = "tasks:\n  - kind: loss\n    data: datasets:data.jsonl\n"
 
@@ -113,6 +115,18 @@ def test_evaluations_keep_the_suite_they_began_with(app: App, weights: Path) -> 
     assert (
         app.http.get("/v1/evaluations/1").json()["suite"]["digest"] != app.http.get("/v1/suites/mine").json()["digest"]
     )
+
+
+def test_a_suite_is_found_without_reading_the_others(app: App, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may submit may put thousands of half a megabyte, and every post would have read them all."""
+    for name in ("mine", "other", "third"):
+        app.http.put(f"/v1/suites/{name}", content=GOOD)
+    read = []
+    monkeypatch.setattr(suites, "kept_suite", lambda session, name: read.append(name) or kept_suite(session, name))
+    assert app.post(weights, suites=["mine"]).status_code == 201
+    refused(app.post(weights, step=50, suites=["mien"]), 404, "unknown_name", "did you mean 'mine'?")
+    assert read == ["mine"]
+    assert {"mine", "other", "third"} <= {suite["name"] for suite in app.http.get("/v1/suites").json()["suites"]}
 
 
 def test_missing_folder_is_told_before_the_service_starts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from evalsvc.checkpoints import Identity
 from evalsvc.errors import Conflict, UnknownName
 from evalsvc.store.history import read_history
 from evalsvc.store.session import Store
-from evalsvc.store.submission import due_suites, evaluate, find_run, get_or_create_run, kept_suites, put_suite, submit
+from evalsvc.store.submission import due_suites, evaluate, find_run, get_or_create_run, kept_suite, put_suite, submit
 from evalsvc.store.tables import Checkpoint, Evaluation
 
 
@@ -118,4 +118,4 @@ def test_a_suite_is_kept_as_it_was_given(store: Store, tmp_path: Path) -> None:
         assert put_suite(session, suite("mine")) is True
         assert put_suite(session, suite("mine", limit=3)) is False
     with store.reading() as session:
-        assert kept_suites(session)["mine"]["tasks"][0]["limit"] == 3
+        assert kept_suite(session, "mine")["tasks"][0]["limit"] == 3
