@@ -44,6 +44,7 @@ from evalsvc.protocol import canonical_json, plain_json
 from evalsvc.remote.fetch import fetched
 from evalsvc.shard import ShardError, ShardRequest, ShardResult
 from evalsvc.suite import Suite, TaskSpec, build_task
+from evalsvc.tasks.suspicions import few_warnings
 from evalsvc.tasks.task import Context, Task, TaskResult
 
 try:
@@ -115,7 +116,7 @@ def _merge_output(result: TaskResult) -> dict[str, Any]:
         "items": plain_json(list(result.items)),
         "artifacts": [artifact.to_message() for artifact in result.artifacts],
         "notes": plain_json(result.notes),
-        "warnings": plain_json([warning.to_json() for warning in result.warnings]),
+        "warnings": plain_json([warning.to_json() for warning in few_warnings(result.warnings)]),
     }
 
 

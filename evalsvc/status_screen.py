@@ -112,15 +112,16 @@ def _failed(failed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _warned(warned: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each suspicion about the results of the tasks that ended last."""
+    """A line for each of the tasks that ended last with a suspicion about their result: the first suspicion."""
     if warned:
         yield "suspicious:"
     for task in warned:
-        for warning in task["warnings"]:
-            yield (
-                f"  evaluation {task['id']}: {_place(task)}, {task['suite']}: "
-                f"{_one_line(warning['metric'])}: {_one_line(warning['message'])}"
-            )
+        first, *others = task["warnings"]
+        more = f" (and {len(others)} more)" if others else ""
+        yield (
+            f"  evaluation {task['id']}: {_place(task)}, {task['suite']}{more}: "
+            f"{_one_line(first['metric'])}: {_one_line(first['message'])}"
+        )
 
 
 def _place(item: Mapping[str, Any]) -> str:

@@ -76,7 +76,7 @@ STATUS: dict[str, Any] = {
             "variant": "raw",
             "suite": "quick",
             "task": "loss",
-            "warnings": [{"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}],
+            "warnings": [{"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}] * 3,
         }
     ],
 }
@@ -96,7 +96,7 @@ def test_everything_is_on_one_screen() -> None:
         "failed last:",
         "  2026-01-02 03:04 evaluation 6: few@40, quick: [checkpoint_gone] it was deleted [31mbefore",
         "suspicious:",
-        "  evaluation 5: few@30, quick: loss/total: 9 sequences [31m were cut",
+        "  evaluation 5: few@30, quick (and 2 more): loss/total: 9 sequences [31m were cut",
     ]
 
 

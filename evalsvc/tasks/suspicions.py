@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evalsvc.protocol import MetricValue
 from evalsvc.tasks.task import TaskWarning
 
 LOOK_AT = "the layout's preset and offsets, the tokenizer, and the data's ids"
 """What most numbers that are worse than a guess come from."""
+
+
+MAX_WARNINGS = 32
+"""Of a task: a suite may name a thousand benchmarks, and warnings are shown with every result."""
+
+
+def few_warnings(warnings: Sequence[TaskWarning]) -> Iterator[TaskWarning]:
+    """The first warnings of each rule in turn, and how many there are beside them."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for warning in warnings:
+        ranked.append((seen[warning.code], warning))
+        seen[warning.code] += 1
+    kept = [warning for _, warning in sorted(ranked, key=lambda pair: pair[0])][:MAX_WARNINGS]
+    yield from kept
+    if more := len(warnings) - len(kept):
+        last = kept[-1]
+        yield TaskWarning("more", last.metric.partition("/")[0], f"there are {more:,} more warnings of these kinds")
 
 
 def worse_than_guessing(metrics: Iterable[MetricValue], names: Iterable[str], reason: str) -> Iterator[TaskWarning]:

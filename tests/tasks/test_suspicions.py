@@ -15,7 +15,7 @@ from evalsvc.runner import run_shard, run_suite
 from evalsvc.shard import ShardRequest
 from evalsvc.suite import parse_suite
 from evalsvc.tasks.loss import Loss
-from evalsvc.tasks.suspicions import cut_inputs, left_out, worse_than_guessing
+from evalsvc.tasks.suspicions import MAX_WARNINGS, cut_inputs, few_warnings, left_out, worse_than_guessing
 from evalsvc.tasks.task import TaskWarning
 
 ROOT = Path(evalsvc.__file__).parent / "miniature"
@@ -78,6 +78,18 @@ def test_a_warning_has_the_figures_and_what_to_look_at() -> None:
         ("a/fid", "fid, fid_infinity are left out: it needs 2,049 images; add"),
         ("a/kid", "kid is left out: no features; add"),
     ]
+
+
+def test_of_a_thousand_warnings_each_rule_has_its_first() -> None:
+    """They are shown with every result, and a suite may name a thousand benchmarks."""
+    cut = [TaskWarning("inputs_cut", f"benchmark-{index}", "cut") for index in range(1000)]
+    guess = TaskWarning("worse_than_guessing", "benchmark-7/bits_per_byte", "guess")
+    found = list(few_warnings([*cut, guess]))
+    assert len(found) == MAX_WARNINGS + 1
+    assert found[:2] == [cut[0], guess]
+    assert found[-1].message == "there are 969 more warnings of these kinds"
+    assert list(few_warnings([guess])) == [guess]
+    assert list(few_warnings([])) == []
 
 
 def test_a_right_layout_raises_no_suspicion() -> None:
