@@ -44,8 +44,10 @@ def read_yaml(content: str | bytes, max_nodes: int | None = None) -> Any:
         raise
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise YamlError(yaml_reason(error)) from None
-    except (ValueError, KeyError, AttributeError, TypeError, OverflowError):  # of a constructor: a day that is none
-        raise YamlError("a value is not what its form or its tag says") from None
+    except ValueError as error:  # of a constructor: a day that is none
+        raise YamlError(f"a value is not what it looks like: {_QUOTED.sub('…', str(error))}") from None
+    except (KeyError, AttributeError, TypeError, OverflowError):  # of a constructor, by a tag that does not fit
+        raise YamlError("a value is not what its tag says") from None
 
 
 def yaml_reason(error: Exception) -> str:

@@ -188,7 +188,7 @@ def test_tokenizer_of_something_else(copy: Path) -> None:
     with pytest.raises(InvalidModelConfig, match="so it is not CLIP's"):
         read(copy)
     path.unlink()
-    with pytest.raises(InvalidData, match=r"tokenizer\.json cannot be read: no such file or directory"):
+    with pytest.raises(InvalidData, match=r"the tokenizer .*tokenizer\.json does not exist or cannot be read; check"):
         read(copy)
 
 
