@@ -158,7 +158,10 @@ def test_every_parameter_has_a_bound(kind: str) -> None:
             "2 prompts with 9,001 completions of 5,000 ids are 90,010,000 ids, at most 10,000,000 are drawn; lower "
             "`samples` or `max_tokens`",
         ),
-        ({"kind": "completions", "samples": 2, "seed": 2**63 - 1}, "seed is 9223372036854775808; it must be"),
+        (
+            {"kind": "completions", "samples": 2, "seed": 2**63 - 1},
+            "seed is 9223372036854775807, and each of the 2 `samples` has the next one",
+        ),
         ({"kind": "completions", "prompts": ["a"] * 1001}, "prompts: tuple should have at most 1000 items"),
         ({**LOSS, "data": "/" + "a/" * 65}, "data: the path leads through 66 folders; give at most 64"),
         ({**LOSS, "data": "/" + "a" * 5000}, "data: string should have at most 4096 characters, found '/aaa"),

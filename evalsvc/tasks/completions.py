@@ -24,7 +24,7 @@ from evalsvc.bounds import MAX_ID, MAX_TEXT, Seed, first_repeated, shortened
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, NonFinite
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import MetricValue, Protocol, digest
-from evalsvc.sampling_params import SamplingParams
+from evalsvc.sampling_params import MAX_SEED, SamplingParams
 from evalsvc.tasks.completion_measures import (
     GREEDY,
     SEEDED,
@@ -95,8 +95,12 @@ class Completions(TextTask):
                 f"{len(self.prompts):,} prompts with {self.samples + 1:,} completions of {self.max_tokens:,} ids are "
                 f"{drawn:,} ids, at most {MAX_DRAWN:,} are drawn; lower `samples` or `max_tokens`"
             )
+        if self.seed + max(self.samples - 1, 0) > MAX_SEED:
+            raise ValueError(
+                f"seed is {self.seed}, and each of the {self.samples:,} `samples` has the next one; give a smaller one"
+            )
         try:
-            self._seeded(self.seed + max(self.samples - 1, 0))
+            self._seeded(self.seed)
         except InvalidRequest as error:
             raise ValueError(error.message) from None
         return self
