@@ -264,8 +264,9 @@ class Forgetting(BenchmarkTask):
         ]
         remedy = "raise `max_length` if the model bears it, or give shorter texts"
         cut = cut_inputs(f"{self.name}/loss", "texts", found.notes["texts_cut"], found.notes["texts"], remedy)
-        within = [f"{self.name}/loss_within"] if context.is_first else []
-        warnings = [*worse_than_guessing(found.metrics, within, AT_FIRST), *cut]
+        # Where there is nothing but text, its loss within text is the loss.
+        loss = f"{self.name}/loss_within" if part.shards[0]["within"] else f"{self.name}/loss"
+        warnings = [*worse_than_guessing(found.metrics, [loss] if context.is_first else [], AT_FIRST), *cut]
         return TaskResult(found.metrics, found.items, found.notes, warnings=warnings)
 
     def _plan_text(self, context: Context, base: Context) -> list[dict[str, Any]]:
