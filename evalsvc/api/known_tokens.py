@@ -6,11 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import anyio
-from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from evalsvc.errors import Unauthorized
@@ -26,6 +25,9 @@ LIFETIME = 2.0
 PATIENCE = 2.0
 """Seconds that a request waits for a newer copy where there is an older one: a database that hangs holds nobody up."""
 
+FIRST_PATIENCE = 15.0
+"""Seconds that a request waits where there is no copy yet; longer than a locked SQLite database is waited for."""
+
 NOTE_EVERY = 60.0
 """Seconds between two notes of a token's use."""
 
@@ -40,12 +42,17 @@ class KnownToken:
 
 
 class KnownTokens:
-    """While the database does not answer, the last copy holds: nothing can be revoked then either."""
+    """While the database does not answer, the last copy holds: nothing can be revoked then either.
+
+    The table is read, and uses are written, in threads that no request can occupy.
+    """
 
     def __init__(self) -> None:
         self._tokens: Mapping[str, KnownToken] | None = None
         self._read_at = 0.0
-        self._asking = False
+        self._reader = ThreadPoolExecutor(1, "known-tokens")
+        self._refresh: Future[Exception | None] | None = None
+        self._writer = ThreadPoolExecutor(1, "token-uses")
         self._noted: dict[int, float] = {}
         self._begun = datetime.now(UTC), time.monotonic()
 
@@ -61,34 +68,49 @@ class KnownTokens:
             DatabaseUnusable: the database does not answer and never did.
         """
         if self._tokens is None:
-            await to_thread.run_sync(self._refresh, store)
-        elif not self._asking and time.monotonic() - self._read_at > LIFETIME:
-            # One at a time: a database that hangs must not get a thread from every request.
-            self._asking = True
-            with anyio.move_on_after(PATIENCE):
-                await to_thread.run_sync(self._refresh, store, abandon_on_cancel=True)
+            await self._read_first(store)
+        elif time.monotonic() - self._read_at > LIFETIME and not self._is_refreshing():
+            # One at a time: a database that hangs must not hold up every request.
+            await asyncio.wait({asyncio.wrap_future(self._begin_refresh(store))}, timeout=PATIENCE)
         assert self._tokens is not None
         return self._tokens
 
-    def note_use(self, token: KnownToken, store: Store) -> None:
-        """Have it written down, behind the request's back: it does not wait for a database that is locked."""
-        if time.monotonic() - self._noted.get(token.id, -NOTE_EVERY) >= NOTE_EVERY:
-            self._noted[token.id] = time.monotonic()
-            asyncio.get_running_loop().run_in_executor(None, _write_use, store, token, datetime.now(UTC))
+    def note_use(self, token: KnownToken, store: Store) -> Future[None] | None:
+        """Have a use written down behind the request's back; None: one of the last minute stands there already."""
+        if time.monotonic() - self._noted.get(token.id, -NOTE_EVERY) < NOTE_EVERY:
+            return None
+        self._noted[token.id] = time.monotonic()
+        return self._writer.submit(_write_use, store, token, datetime.now(UTC))
 
-    def _refresh(self, store: Store) -> None:
+    async def _read_first(self, store: Store) -> None:
+        """Wait for the first copy, which all requests share until it is there."""
+        refresh = self._refresh if self._is_refreshing() else None
+        waiting = asyncio.wrap_future(refresh or self._begin_refresh(store))
+        await asyncio.wait({waiting}, timeout=FIRST_PATIENCE)
+        if self._tokens is None:
+            error = waiting.result() if waiting.done() else None
+            raise database_unusable(store.url, error or TimeoutError(f"no answer within {FIRST_PATIENCE:g} s"))
+
+    def _is_refreshing(self) -> bool:
+        return self._refresh is not None and not self._refresh.done()
+
+    def _begin_refresh(self, store: Store) -> Future[Exception | None]:
+        self._refresh = self._reader.submit(self._read_table, store)
+        return self._refresh
+
+    def _read_table(self, store: Store) -> Exception | None:
+        """Read the table into a new copy; what kept it from being read."""
         asked = time.monotonic()
         try:
             with store.reading() as session:
                 self._tokens = {token.sha256: _known(token) for token in all_tokens(session)}
-        except SQLAlchemyError as error:
-            if self._tokens is None:
-                raise database_unusable(store.url, error) from None
+        except Exception as error:  # whatever it is, the next look may succeed
             log.warning("the tokens could not be read; those of the last look hold: %s", type(error).__name__)
+            return error
         finally:
-            # After a failure too: it is asked again after the lifetime, not by every request.
+            # After a failure too: the next look is after the lifetime, not at every request.
             self._read_at = asked
-            self._asking = False
+        return None
 
 
 def _write_use(store: Store, token: KnownToken, when: datetime) -> None:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from evalsvc.api import known_tokens
 from evalsvc.api.known_tokens import LIFETIME, KnownToken, KnownTokens, find_token
@@ -55,7 +57,8 @@ def test_changes_are_known_within_the_lifetime(store: Store, later: list[float])
 
 async def use(known: KnownTokens, store: Store) -> None:
     (token,) = (await known.read(store)).values()
-    known.note_use(token, store)
+    if (written := known.note_use(token, store)) is not None:
+        await asyncio.wrap_future(written)
 
 
 def test_a_use_that_cannot_be_written_disturbs_nobody(
@@ -117,6 +120,60 @@ def test_a_database_that_hangs_holds_up_nobody_for_long(store: Store, monkeypatc
     assert loop.run_until_complete(read()) < 0.4
     loop.run_until_complete(asyncio.sleep(0.6))
     loop.close()
+
+
+def test_requests_that_take_every_thread_do_not_keep_a_revoked_token_alive(
+    store: Store, later: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once no thread was free for two seconds, the tokens were never read again: a revoked one let in until a restart,
+    a new one did not, and an open service stayed open."""
+    known = KnownTokens()
+    names(known, store)
+    with store.transaction() as session:
+        revoke_token(session, "first")
+    later[0] += 2 * LIFETIME
+    monkeypatch.setattr(known_tokens, "PATIENCE", 1.0)
+
+    async def read_in_a_crowd() -> list[bool]:
+        threads = to_thread.current_default_thread_limiter()
+        crowd = [object() for _ in range(int(threads.total_tokens))]
+        for request in crowd:
+            threads.acquire_on_behalf_of_nowait(request)
+        try:
+            return [token.revoked_at is not None for token in (await known.read(store)).values()]
+        finally:
+            for request in crowd:
+                threads.release_on_behalf_of(request)
+
+    assert asyncio.run(read_in_a_crowd()) == [True]
+    with store.transaction() as session:
+        create_token(session, "second", "read")
+    later[0] += 2 * LIFETIME
+    assert names(known, store) == [("first", True), ("second", False)]
+
+
+@pytest.mark.parametrize(
+    "error", [NoConnection("QueuePool limit"), MemoryError(), RuntimeError("can't start"), OSError()]
+)
+def test_the_tokens_are_read_again_after_every_failure(
+    store: Store, later: list[float], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    known = KnownTokens()
+    names(known, store)
+
+    def fail(session: object) -> list[object]:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(known_tokens, "all_tokens", fail)
+        later[0] += 2 * LIFETIME
+        assert names(known, store) == [("first", False)]
+        with pytest.raises(DatabaseUnusable):
+            names(KnownTokens(), store)
+    with store.transaction() as session:
+        revoke_token(session, "first")
+    later[0] += 2 * LIFETIME
+    assert names(known, store) == [("first", True)]
 
 
 def test_a_token_that_has_expired_does_not_come_back_when_the_clock_is_set_back(
