@@ -57,7 +57,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import ClassVar
+
+MAX_COMPARED = 100
+"""Characters of a name for which near misses are looked for."""
+
+MAX_LIKELY, MAX_CLOSELY = 500, 20
+"""Names that are looked at for a near miss, and those of them that are compared letter by letter."""
+
+MAX_SHOWN = 160
+"""Characters of a name in a message."""
 
 
 class EvalsvcError(Exception):
@@ -104,12 +114,14 @@ class UnknownName(InputError):
         `hint` is a sentence that says how such a thing is made, for when nothing exists yet.
         """
         choices = sorted(known)
-        near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
-        parts = [f"no {kind} is named {name!r}"]
+        near = near_misses(name, choices)
+        parts = [f"no {kind} is named {_shortened(name)!r}"]
         if near:
-            parts.append("did you mean " + " or ".join(repr(item) for item in near) + "?")
+            parts.append("did you mean " + " or ".join(map(repr, near)) + "?")
         if choices:
-            shown = ", ".join(choices[:20]) + (f" and {len(choices) - 20} more" if len(choices) > 20 else "")
+            shown = ", ".join(map(_shortened, choices[:20])) + (
+                f" and {len(choices) - 20} more" if len(choices) > 20 else ""
+            )
             parts.append(f"available: {shown}")
         else:
             parts.append(f"there is no {kind} yet")
@@ -283,6 +295,31 @@ class NotReady(ServiceError):
 
 class ServiceUnreachable(ServiceError):
     code = "service_unreachable"
+
+
+def near_misses(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """Up to three of `known` that `name` may be meant to be, the nearest first.
+
+    Names come from requests, and a comparison takes longer than all else that answers one: long names are left out,
+    and of many only the likeliest are compared.
+    """
+    if len(name) > MAX_COMPARED:
+        return []
+    by_length = sorted(
+        (item for item in known if len(item) <= MAX_COMPARED), key=lambda item: abs(len(item) - len(name))
+    )
+    pairs = _pairs(name)
+    likely = sorted(by_length[:MAX_LIKELY], key=lambda item: -len(pairs & _pairs(item)))
+    return difflib.get_close_matches(name, likely[:MAX_CLOSELY], n=3, cutoff=cutoff)
+
+
+def _pairs(name: str) -> set[tuple[str, str]]:
+    """The letters that follow each other, which near misses have in common."""
+    return set(pairwise(name))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
 
 
 def is_transient(code: str) -> bool:

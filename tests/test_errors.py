@@ -1,0 +1,53 @@
+"""What errors say of names, which come from requests."""
+
+import difflib
+import random
+import string
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from evalsvc.errors import MAX_CLOSELY, MAX_COMPARED, UnknownName, near_misses
+
+
+def drawn_names(number: int, length: int) -> list[str]:
+    own = random.Random(length)
+    return ["".join(own.choices(string.ascii_lowercase, k=length)) for _ in range(number)]
+
+
+@pytest.mark.parametrize("length", [4, 12, 40, 100])
+def test_a_misspelt_name_is_found_among_many(length: int) -> None:
+    names = drawn_names(400, length)
+    for name in (names[7], names[399]):
+        misspelt = name[: length // 2] + name[length // 2 + 1 :]
+        assert near_misses(misspelt, names)[0] == name
+
+
+def test_a_search_for_near_misses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """45 requests for a metric that was not there, beside 200 long names, held up the service for seconds."""
+    compared: list[str] = []
+    close = difflib.get_close_matches
+
+    def note(name: str, known: Sequence[str], **options: Any) -> list[str]:
+        compared.extend((name, *known))
+        return close(name, known, **options)
+
+    monkeypatch.setattr(difflib, "get_close_matches", note)
+    names = [f"{'ab' * 40}{number}" for number in range(50_000)] + drawn_names(10, 256)
+    begun = time.monotonic()
+    UnknownName.among("metric", "ab" * 40, names)
+    assert len(compared) == 1 + MAX_CLOSELY
+    assert max(map(len, compared)) <= MAX_COMPARED
+    compared.clear()
+    UnknownName.among("metric", "x" * 60_000, names)
+    assert compared == []
+    assert time.monotonic() - begun < 5
+
+
+def test_a_long_name_leaves_room_for_what_to_do() -> None:
+    message = UnknownName.among("metric", "x" * 60_000, ["y" * 250] * 30, "measure it first").message
+    assert len(message) < 4000
+    assert message.startswith("no metric is named 'xxx")
+    assert message.endswith("and 10 more; measure it first")
