@@ -134,20 +134,42 @@ def locate(uri: str, roots: Sequence[Path]) -> Path:
         CheckpointNotFound: nothing is there, or it cannot be read.
         NotACheckpoint: it is a folder of more than MAX_FILES files.
     """
-    path = local_path(uri)
+    resolved = resolve_inside(local_path(uri), roots, uri)
     try:
-        resolved = path.resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as error:
+        _require_on_disk(resolved, uri)
+    except (OSError, ValueError) as error:
         raise CheckpointNotFound(f"{uri}: {_reason(error)}; post it when the file is complete") from None
-    require_inside(resolved, roots, uri)
     if not os.access(resolved, os.R_OK):
         raise CheckpointNotFound(f"{uri}: this process may not read it; change its permissions")
     try:
         for file in files_of(resolved, MAX_FILES):
             require_inside(file.resolve(), roots, str(file))
+        for link in _links_in(resolved):
+            resolve_inside(link, roots, str(link))
     except OSError as error:
         raise CheckpointNotFound(f"{uri}: {_reason(error)} in it; change its permissions, or post it again") from None
     return resolved
+
+
+def resolve_inside(path: Path, roots: Sequence[Path], shown: str) -> Path:
+    """The path with links resolved, which lies under one of `roots`; something need not be there.
+
+    Of what lies outside, nothing is told but that it does: not whether it exists, nor where a link leads.
+
+    Raises:
+        CheckpointNotAllowed: `shown`, as the message calls it, is not.
+    """
+    current = Path(path.anchor)
+    for part in (*path.parts[1:], None):
+        if part is not None and part != "..":
+            current /= part
+            continue
+        with suppress(OSError, ValueError):  # no name that a file can have
+            current = Path(os.path.realpath(current))
+        # Before a step up, too: one from outside would tell whether there is something to step up from.
+        _require_under(current, roots, shown)
+        current = current if part is None else current.parent
+    return current
 
 
 def require_inside(resolved: Path, roots: Sequence[Path], shown: str) -> None:
@@ -158,16 +180,29 @@ def require_inside(resolved: Path, roots: Sequence[Path], shown: str) -> None:
     Raises:
         CheckpointNotAllowed: `shown`, as the message calls it, is not.
     """
+    _require_under(resolved, roots, shown)
+    _require_on_disk(resolved, shown)
+
+
+def _require_under(resolved: Path, roots: Sequence[Path], shown: str) -> None:
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         allowed = ", ".join(str(root) for root in roots)
         raise CheckpointNotAllowed(
-            f"{shown}: lies at {resolved}, outside the allowed folders ({allowed}); see EVALSVC_ROOTS"
+            f"{shown}: lies, or leads by a link, outside the allowed folders ({allowed}); see EVALSVC_ROOTS"
         )
+
+
+def _require_on_disk(resolved: Path, shown: str) -> None:
     kind = resolved.stat().st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or any(resolved.is_relative_to(place) for place in NO_DISK):
         raise CheckpointNotAllowed(
             f"{shown}: is not a regular file or folder on a disk; give a checkpoint file or a Hugging Face folder"
         )
+
+
+def _links_in(folder: Path) -> list[Path]:
+    """Every link in a folder and below, whether or not something is there where it leads."""
+    return [entry for entry in _walk(folder) if entry.is_symlink()] if folder.is_dir() else []
 
 
 def identify(path: Path) -> Identity:

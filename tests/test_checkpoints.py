@@ -1,5 +1,6 @@
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,50 @@ def test_locate_follows_links_before_it_compares_with_the_roots(file: Path, tmp_
     link.symlink_to(file)
     with pytest.raises(CheckpointNotAllowed, match="outside the allowed folders") as caught:
         locate(str(link), roots)
-    assert str(file) in caught.value.message
+    assert str(file) not in caught.value.message, "where a link leads is not told"
     assert str(roots[0]) in caught.value.message
     assert locate(str(link), [tmp_path]) == file
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "{out}/{name}",
+        "{out}/{name}/x.pt",
+        "{out}/{name}/../../root/epoch_1.pt",
+        "{root}/../out/{name}/../../root/epoch_1.pt",
+        "{root}/to-{name}",
+        "{root}/to-{name}/x.pt",
+        "{root}/folder-{name}",
+    ],
+)
+def test_whether_a_path_outside_the_roots_exists_is_not_told(tmp_path: Path, uri: str) -> None:
+    """Else whoever may submit finds out, name by name, what lies on the machine."""
+    root, out = tmp_path / "root", tmp_path / "out"
+    for folder in (root, out / "a-folder", out / "a-lock"):
+        folder.mkdir(parents=True)
+    (root / "epoch_1.pt").write_bytes(b"weights")
+    (out / "a-file").write_bytes(b"secret")
+    (out / "a-link").symlink_to(out / "a-file")
+    names = ("a-file", "a-folder", "a-lock", "a-link", "a-gap")
+    for name in names:
+        (root / f"to-{name}").symlink_to(out / name)
+        (root / f"folder-{name}").mkdir()
+        (root / f"folder-{name}" / "part.pt").symlink_to(out / name)
+    (out / "a-lock").chmod(0)
+    answers = set()
+    for name in names:
+        with pytest.raises(CheckpointNotAllowed) as caught:
+            locate(uri.format(root=root, out=out, name=name), [root])
+        answers.add(caught.value.message.replace(name, "NAME"))
+    assert len(answers) == 1, answers
+
+
+def test_a_path_of_many_steps_up_is_answered_soon(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    begun = time.monotonic()
+    assert locate(f"{tmp_path}/" + "a/../" * 700, [tmp_path]) == tmp_path
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("uri", ["{root}/../outside.pt", "{root}-more/epoch_1.pt"])

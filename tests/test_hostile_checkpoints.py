@@ -82,7 +82,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "escape.pt": (
         lambda path: path.symlink_to("/etc/passwd"),
         "checkpoint_not_allowed",
-        "lies at /etc/passwd, outside the allowed folders",
+        "lies, or leads by a link, outside the allowed folders",
     ),
     "shards": (
         lambda path: write_folder(path, **{"model.safetensors.index.json": '{"weight_map": {"a": "../../x"}}'}),
@@ -92,14 +92,14 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "linked": (
         lambda path: write_folder(path, ("model.safetensors", "/etc/passwd"), **{"config.json": "{}"}),
         "checkpoint_not_allowed",
-        "linked/model.safetensors: lies at /etc/passwd, outside the allowed folders",
+        "linked/model.safetensors: lies, or leads by a link, outside the allowed folders",
     ),
     "many": (fill, "not_a_checkpoint", "holds more than 1,000 files, which no checkpoint does; post one of them"),
     "pipe.pt": (os.mkfifo, "checkpoint_not_allowed", "is not a regular file or folder on a disk"),
 }
 ADDRESSES = {
-    "file:///etc/passwd": ("checkpoint_not_allowed", "lies at /etc/passwd, outside the allowed folders"),
-    "/root/../etc/passwd": ("checkpoint_not_allowed", "lies at /etc/passwd, outside the allowed folders"),
+    "file:///etc/passwd": ("checkpoint_not_allowed", "lies, or leads by a link, outside the allowed folders"),
+    "/root/../etc/passwd": ("checkpoint_not_allowed", "lies, or leads by a link, outside the allowed folders"),
     "gopher://host/x.pt": ("checkpoint_not_allowed", "the scheme 'gopher' is not allowed, there is no support for it"),
     "s3://bucket/x.pt": (
         "checkpoint_not_allowed",
