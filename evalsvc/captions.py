@@ -29,17 +29,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalsvc.checkpoints import Identity
-from evalsvc.data_files import (
-    CACHED_FILES,
-    check_text,
-    identify_file,
-    json_reason,
-    parse_object,
-    read_bytes,
-    read_lines,
-    show_name,
-)
-from evalsvc.errors import InvalidData
+from evalsvc.data_files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
+from evalsvc.errors import InvalidData, json_reason, show_name
 from evalsvc.opening import Allow, anywhere
 
 TEXT_COLUMNS = ("prompt", "caption", "text")

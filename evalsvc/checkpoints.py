@@ -31,6 +31,9 @@ HASH_BLOCK = 8 << 20
 MAX_FILES = 1000
 """How many files a folder may hold and still be a checkpoint."""
 
+MAX_BESIDE = 100
+"""How many JSON files beside a checkpoint are looked at for its model."""
+
 FOLDER_FILES = (
     "model.safetensors.index.json",
     "model.safetensors",

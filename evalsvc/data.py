@@ -24,16 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from evalsvc.captions import Caption, read_captions
 from evalsvc.checkpoints import Identity, identify
-from evalsvc.data_files import (
-    CACHED_FILES,
-    check_text,
-    identify_file,
-    missing_package,
-    parse_object,
-    read_lines,
-    show_name,
-)
-from evalsvc.errors import CheckpointGone, InvalidData
+from evalsvc.data_files import CACHED_FILES, check_text, identify_file, missing_package, parse_object, read_lines
+from evalsvc.errors import CheckpointGone, InvalidData, show_name
 from evalsvc.images import ImageSource
 from evalsvc.opening import Allow, anywhere, open_file
 from evalsvc.tokenizer import TextTokenizer, read_tokenizer

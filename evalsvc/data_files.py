@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from evalsvc.checkpoints import Identity, identify
-from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage
+from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage, json_reason
 from evalsvc.opening import Allow, anywhere, open_file
 
 CACHED_FILES = 4
@@ -74,17 +73,6 @@ def parse_object(where: str, line: bytes, keys: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidData(f"{where} is {type(content).__name__}; it must be an object with {keys}")
     return content
-
-
-def json_reason(error: ValueError | RecursionError) -> str:
-    """What Python's parser found and where, without the text that it found it in."""
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-
-
-def show_name(name: str) -> str:
-    """A column or key as a message shows it. What looks like none is not shown: the file may be of another kind, and a
-    secret of somebody else's."""
-    return repr(name) if re.fullmatch(r"[\w .-]{1,40}", name) else "something that is no name"
 
 
 def check_text(where: str, text: Any, key: str = "text") -> str:

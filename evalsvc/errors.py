@@ -56,6 +56,7 @@ A message says what is wrong, what was found and what to do. `code` is stable an
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import ClassVar
@@ -331,3 +332,14 @@ def leaves(root: type[EvalsvcError] = EvalsvcError) -> list[type[EvalsvcError]]:
     """Every error class that is raised, in the order of the tree above."""
     children = root.__subclasses__()
     return [root] if not children else [leaf for child in children for leaf in leaves(child)]
+
+
+def json_reason(error: ValueError | RecursionError) -> str:
+    """What Python's parser found and where, without the text that it found it in."""
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def show_name(name: str) -> str:
+    """A column or key as a message shows it. What looks like none is not shown: the file may be of another kind, and a
+    secret of somebody else's."""
+    return repr(name) if re.fullmatch(r"[\w .-]{1,40}", name) else "something that is no name"

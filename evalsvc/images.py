@@ -23,8 +23,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalsvc.data_files import CACHED_FILES, missing_package, show_name, unreadable
-from evalsvc.errors import CheckpointError, InvalidData
+from evalsvc.data_files import CACHED_FILES, missing_package, unreadable
+from evalsvc.errors import CheckpointError, InvalidData, show_name
 from evalsvc.opening import Allow, OpenFile, anywhere, open_file, opened_folder
 from evalsvc.safetensors_header import read_header
 

@@ -16,8 +16,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from evalsvc.data_files import json_reason
-from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel
+from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel, json_reason
 from evalsvc.opening import Allow, anywhere, open_file
 from evalsvc.protocol import digest
 from evalsvc.suite import check_keys, validation_message

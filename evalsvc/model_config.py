@@ -7,7 +7,6 @@ over `params.txt`, and `params.txt` over open_lm's defaults.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,10 +14,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evalsvc.data_files import json_reason, show_name
-from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.checkpoints import MAX_BESIDE
+from evalsvc.errors import (
+    CheckpointMismatch,
+    InvalidModelConfig,
+    UnknownName,
+    UnsupportedModel,
+    json_reason,
+    near_misses,
+    show_name,
+)
 
 MAX_CONFIG_BYTES = 1_000_000
+
+MAX_MODEL_BYTES = 100_000
+"""Of a model JSON that nothing names; those of open_lm have 400 bytes."""
 
 ModelNorm = Literal[
     "default_layer_norm",
@@ -224,18 +234,32 @@ def _find_beside(checkpoint: Path) -> tuple[dict[str, Any], str] | None:
     hf_config = folder / "config.json"
     if hf_config.is_file() and _describes_open_lm(fields := _read_json(hf_config)):
         return _open_lm_fields(fields, str(hf_config), (folder,)), str(hf_config)
-    params = _params_file(checkpoint)
-    stem = _read_params(params).get("model") if params else None
-    if params and isinstance(stem, str):
+    params, stem = _params_file(checkpoint), recorded_model(checkpoint)
+    if params and stem is not None:
         found = _by_stem(stem, (params.parent, folder))
         if found is not None:
             return found
     return _only_json((folder, folder.parent))
 
 
+def recorded_model(checkpoint: Path) -> str | None:
+    """The model that the `params.txt` of a checkpoint's run names; None: there is none, or it names none.
+
+    Raises:
+        InvalidModelConfig: the file is too large.
+    """
+    params = _params_file(checkpoint)
+    stem = _read_params(params).get("model") if params else None
+    return _stem(stem) if isinstance(stem, str) else None
+
+
+def _stem(name: str) -> str:
+    return name.rsplit("/", 1)[-1].removesuffix(".json")
+
+
 def _by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, Any], str] | None:
     """The model that open_lm recorded as `stem`: it keeps only the name of the JSON, never its folder."""
-    name = stem.rsplit("/", 1)[-1].removesuffix(".json")
+    name = _stem(stem)
     if "mamba" in name:
         raise UnsupportedModel(_MAMBA.format(source=f"model {show_name(name)}"))
     for folder in folders:
@@ -259,10 +283,20 @@ def _only_json(folders: tuple[Path, ...]) -> tuple[dict[str, Any], str] | None:
 
 
 def _json_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The JSON objects in `folder`; files that are none are somebody else's and are passed over."""
-    for path in sorted(folder.glob("*.json")):
+    """The JSON objects in `folder`; files that are none are somebody else's and are passed over.
+
+    Raises:
+        InvalidModelConfig: there are too many to read them all.
+    """
+    paths = sorted(folder.glob("*.json"))
+    if len(paths) > MAX_BESIDE:
+        raise InvalidModelConfig(
+            f"{folder} holds more than {MAX_BESIDE} JSON files, too many to look for the model's among them; give "
+            "`model`: its path, a registered name such as 'open_lm_1b', or its fields"
+        )
+    for path in paths:
         try:
-            yield path, _read_json(path)
+            yield path, _read_json(path, MAX_MODEL_BYTES)
         except InvalidModelConfig:
             continue
 
@@ -274,11 +308,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     if not _is_file(path):
         raise InvalidModelConfig(f"{path} is not a file; give the path of a model JSON")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise InvalidModelConfig(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, which no model JSON is")
+    if path.stat().st_size > limit:
+        raise InvalidModelConfig(f"{path} is larger than {limit:,} bytes, which no model JSON is")
     try:
         fields = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -393,7 +427,7 @@ def _problem(
     name = str(location[0]) if location else ""
     if kind == "missing":
         unknown = [key for key in fields if key not in ModelConfig.model_fields]
-        near = difflib.get_close_matches(name, unknown, n=3, cutoff=0.5)
+        near = near_misses(name, unknown, cutoff=0.5)
         return f"{name} is missing" + (f" (found {', '.join(near)}: is one of them meant?)" if near else "")
     if not name:
         return message.removeprefix("Value error, ")

@@ -11,27 +11,41 @@ import io
 import os
 import resource
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from evalsvc.checkpoints import MAX_FILES, CheckpointRef, Virtual, files_of, locate, parents_of, require_inside
+from evalsvc.checkpoints import (
+    MAX_BESIDE,
+    MAX_FILES,
+    CheckpointRef,
+    Virtual,
+    files_of,
+    locate,
+    parents_of,
+    require_inside,
+)
 from evalsvc.errors import (
     CheckpointChanged,
     CheckpointError,
     CheckpointGone,
+    CheckpointNotAllowed,
     EvalsvcError,
     InvalidData,
     NotACheckpoint,
 )
+from evalsvc.model_config import recorded_model
 
 OPEN_FILES = Path("/proc/self/fd")
 
-NEIGHBOURS = ("params.txt", ".metadata")
+NEIGHBOURS = ("params.txt", "config.json", ".metadata")
+"""What is read beside a checkpoint by its name, and may not lead out of the roots; other JSON files that do are passed
+over."""
+
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 MAX_NEIGHBOURS = 100_000
@@ -140,8 +154,9 @@ def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iter
                 for name in beside:
                     if (folder / name).is_file():
                         _pin(folder / name, here / name, allow, files)
-                for file in _neighbours(folder, with_weights=True) if _is_json(here / path.name) else ():
-                    _pin(file, here / file.name, allow, files)
+                if _is_json(here / path.name):
+                    for file in _existing(folder, _names(folder, (".json", *WEIGHTS))[:MAX_FILES]):
+                        _pin(file, here / file.name, allow, files)
         except OSError as error:
             raise InvalidData(
                 f"{path} cannot be read: {(error.strerror or str(error)).lower()}; check the path"
@@ -166,7 +181,8 @@ class _Open:
 def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
     """The reference with a path, or its parents' paths, that stays what it is now; messages have the posted one.
 
-    What a configuration is read from is there as well: JSON and params.txt in the folder and one above.
+    What a configuration is read from is there as well: params.txt and JSON in the folder and one above. JSON files
+    that lead out of the roots are not.
 
     Raises:
         CheckpointNotAllowed: a file that is read lies outside `reference.roots`, or on no disk.
@@ -204,10 +220,17 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
         _allow_open_files(len(inside))
         for file in inside:
             _pin(file, here / file.relative_to(folder), allow, files)
-        for file in _neighbours(folder, with_weights=not path.is_dir() and _is_json(here / path.name)):
-            _pin(file, here / file.name, allow, files)
-        for file in _neighbours(folder.parent, with_weights=False):
-            _pin(file, above / file.name, allow, files)
+        for place, private in {folder: here, folder.parent: above}.items():
+            for file in _existing(place, NEIGHBOURS):
+                _pin(file, private / file.name, allow, files)
+        model = recorded_model(here / path.name if not path.is_dir() else here)
+        for place, private in {folder: here, folder.parent: above}.items():
+            for file in _jsons(place, f"{model}.json"):
+                with suppress(CheckpointNotAllowed, FileNotFoundError):  # somebody else's; as if it were not there
+                    _pin(file, private / file.name, allow, files)
+        if not path.is_dir() and _is_json(here / path.name):
+            for file in _existing(folder, _names(folder, WEIGHTS)[:MAX_FILES]):
+                _pin(file, here / file.name, allow, files)
     except FileNotFoundError as error:
         raise CheckpointGone(f"{reference.label}: {error.filename} went away while it was opened") from None
     except OSError as error:
@@ -243,21 +266,31 @@ def _pin(file: Path, name: Path, allow: Allow, files: _Open) -> None:
     name.symlink_to(OPEN_FILES / str(descriptor))
 
 
-def _neighbours(folder: Path, *, with_weights: bool) -> Iterator[Path]:
-    """What lies beside a checkpoint and is read with it."""
-    endings = (".json", *(WEIGHTS if with_weights else ()))
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in islice(entries, MAX_NEIGHBOURS) if _is_read(entry.name, endings)]
-    except OSError:  # a folder that may be passed through and not be listed
-        return
-    for name in sorted(names)[:MAX_FILES]:
-        if (folder / name).is_file() and os.access(folder / name, os.R_OK):
+def _jsons(folder: Path, model: str) -> Iterator[Path]:
+    """The JSON files beside a checkpoint, of very many a few more than are looked at; that of `model` goes first."""
+    names = sorted(_names(folder, (".json",)), key=lambda name: (name != model, name))
+    return _existing(folder, names[: MAX_BESIDE + 1])
+
+
+def _existing(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    for name in names:
+        if _is_readable(folder / name):
             yield folder / name
 
 
-def _is_read(name: str, endings: tuple[str, ...]) -> bool:
-    return name in NEIGHBOURS or name.endswith(endings)
+def _is_readable(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.R_OK)
+    except OSError:  # a link into a folder that may not be entered
+        return False
+
+
+def _names(folder: Path, endings: tuple[str, ...]) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in islice(entries, MAX_NEIGHBOURS) if entry.name.endswith(endings))
+    except OSError:  # a folder that may be passed through and not be listed
+        return []
 
 
 def _is_json(path: Path) -> bool:

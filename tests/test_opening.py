@@ -132,8 +132,16 @@ def test_links_inside_a_folder_that_stay(root: Path) -> None:
         assert (Path(pinned.path) / "model.safetensors").read_text() == "{}"
 
 
-@pytest.mark.parametrize("where", ["run/checkpoints/model.json", "run/model.json", "run/params.txt"])
-def test_a_model_json_beside_the_checkpoint_that_leads_out(root: Path, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("where", ["run/checkpoints/model.json", "run/model.json"])
+def test_a_stray_json_that_leads_out_is_not_there(root: Path, tmp_path: Path, where: str) -> None:
+    """Not read, since its fields would show what lies outside; nor in the way of whoever posts from there."""
+    (root / where).symlink_to(tmp_path / "secret" / "model.json")
+    with opened(posted(root / "run" / "checkpoints" / "epoch_1.pt", root)) as pinned:
+        assert config_beside(Path(pinned.path)) is None
+
+
+@pytest.mark.parametrize("where", ["run/checkpoints/config.json", "run/checkpoints/params.txt", "run/params.txt"])
+def test_a_configuration_beside_the_checkpoint_that_leads_out(root: Path, tmp_path: Path, where: str) -> None:
     """Its fields, or the words of a parser's complaint, would show what lies outside."""
     (root / where).symlink_to(tmp_path / "secret" / "model.json")
     file = root / "run" / "checkpoints" / "epoch_1.pt"

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from evalsvc import catalog
-from evalsvc.data_files import show_name
 from evalsvc.decoders.config import resolve_config
 from evalsvc.decoders.decoder import ImageDecoder
-from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel, show_name
 from evalsvc.weights import DTYPES, Weights, copied, is_plain, listed, read_weights, some
 
 EXTRAS = ("loss.", "ema_", "model_ema.")

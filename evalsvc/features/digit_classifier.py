@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalsvc.data_files import show_name
-from evalsvc.errors import CheckpointMismatch, InvalidData
+from evalsvc.errors import CheckpointMismatch, InvalidData, show_name
 from evalsvc.weights import read_weights, tensor_digest
 
 GRID = 8

@@ -22,8 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from transformers.utils import logging
 
-from evalsvc.data_files import json_reason, show_name
-from evalsvc.errors import CheckpointMismatch, InvalidModelConfig
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, json_reason, show_name
 from evalsvc.protocol import canonical_json
 from evalsvc.weights import copied, is_plain, listed, read_weights, tensor_digest
 

@@ -18,16 +18,8 @@ import pyarrow
 import pyarrow.parquet
 
 from evalsvc.checkpoints import Identity
-from evalsvc.data_files import (
-    CACHED_FILES,
-    check_text,
-    identify_file,
-    parse_object,
-    read_bytes,
-    read_lines,
-    show_name,
-)
-from evalsvc.errors import InvalidData
+from evalsvc.data_files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
+from evalsvc.errors import InvalidData, show_name
 from evalsvc.opening import Allow, anywhere, open_file
 
 MAX_BYTES = 1 << 30

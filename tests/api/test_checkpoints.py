@@ -185,7 +185,37 @@ def test_http_is_no_way_into_the_network_of_the_service(tmp_path: Path, host: st
 def test_a_configuration_beside_the_weights_that_leads_out(app: App, weights: Path) -> None:
     """What the service finds beside a checkpoint is shown by its views."""
     (weights.parent / "params.txt").symlink_to("/etc/passwd")
-    refused(app.post(weights), 403, "checkpoint_not_allowed", "params.txt: lies, or leads by a link, outside the allowed")
+    refused(
+        app.post(weights), 403, "checkpoint_not_allowed", "params.txt: lies, or leads by a link, outside the allowed"
+    )
+
+
+def test_a_stray_link_beside_the_weights_disturbs_nobody(app: App, weights: Path) -> None:
+    """One in a folder that several may write to stopped every post from there."""
+    for name, target in {
+        "a.json": "/etc/passwd",
+        "b.json": "/nowhere",
+        "c.json": "c.json",
+        "d.json": "/proc/version",
+    }.items():
+        (weights.parent / name).symlink_to(target)
+    weights.with_name("model.json").write_text(json.dumps(MODEL))
+    answer = app.post(weights)
+    assert answer.status_code == 201, answer.text
+    assert MODEL.items() <= answer.json()["checkpoint"]["model"].items()
+
+
+def test_what_lies_beside_the_weights_is_bounded(app: App, weights: Path) -> None:
+    """A post beside a thousand JSON files took 25 s, each of them opened and parsed."""
+    for number in range(1000):
+        weights.with_name(f"stats_{number}.json").write_text(json.dumps({"loss": [0.5] * 1000}))
+    refused(app.post(weights), 422, "invalid_model_config", "holds more than 100 JSON files", "give `model`")
+    begun = time.monotonic()
+    assert app.post(weights, model=MODEL).status_code == 201
+    (weights.parent / "params.txt").write_text("model: /somewhere/zzz.json\n")
+    weights.with_name("zzz.json").write_text(json.dumps(MODEL))
+    assert MODEL.items() <= app.post(weights, step=2).json()["checkpoint"]["model"].items(), "what is named is read"
+    assert time.monotonic() - begun < 5
 
 
 def test_file_uri_with_spaces(app: App, tmp_path: Path) -> None:
