@@ -5,18 +5,21 @@ A setting is `EVALSVC_` and its name in capitals. `--help`, README and `evalsvc 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.tokens import PREFIX as PREFIX_OF_TOKENS
 from evalsvc.tokens import TOKEN
 
 PREFIX = "EVALSVC_"
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
@@ -48,6 +51,9 @@ class Settings:
         "", "Names beside localhost by which an open service may be reached, separated by ','"
     )
     rate_limit: float = _setting(100.0, "Requests per second of each token, with bursts of ten times as many; 0: any")
+    trusted_proxies: str = _setting(
+        "", "Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed, separated by ','"
+    )
     suites: str = _setting("", "Folder with suites of your own, one YAML file each")
     datasets: str = _setting("", "Folder that `datasets:NAME` in a suite points into [datasets in the data folder]")
     assets: str = _setting("", "Folder of the weights that `evalsvc assets pull` fetches [assets in the data folder]")
@@ -177,6 +183,15 @@ class Settings:
     def allowed_host_names(self) -> tuple[str, ...]:
         return tuple(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
 
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """The proxies whose word for a client's address is taken.
+
+        Raises:
+            InvalidRequest: one is no address and no network.
+        """
+        return tuple(_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip())
+
     def client_token(self) -> str | None:
         """What the client shows the service: the token, or what its file holds; None: none is set.
 
@@ -229,6 +244,16 @@ def setting_sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     return {
         item.name: "environment" if environ.get(PREFIX + item.name.upper()) else "default" for item in fields(Settings)
     }
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"EVALSVC_TRUSTED_PROXIES has {text!r}, which is no address or network ({error}); give e.g. 127.0.0.1 or "
+            "10.1.0.0/16"
+        ) from None
 
 
 def _read_token(path: Path) -> str:

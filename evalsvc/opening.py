@@ -217,7 +217,7 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
     allow = partial(_require_inside, reference)
     try:
         inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
-        _allow_open_files(len(inside))
+        allow_open_files(len(inside))
         for file in inside:
             _pin(file, here / file.relative_to(folder), allow, files)
         for place, private in {folder: here, folder.parent: above}.items():
@@ -300,7 +300,8 @@ def _is_json(path: Path) -> bool:
         return file.read(16).lstrip().startswith(b"{")
 
 
-def _allow_open_files(count: int) -> None:
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files, as far as it may, so that `count` more can be opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count + 512:
         wanted = count + 1024

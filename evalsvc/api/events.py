@@ -34,7 +34,7 @@ from evalsvc.store.tables import EvaluationEvent
 log = logging.getLogger(__name__)
 
 STREAMS = 250
-"""Beyond them, whoever wants to follow is asked to come back later. Half of all connections."""
+"""Beyond them, whoever wants to follow is asked to come back later. A quarter of all connections."""
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the database, for all streams together."""

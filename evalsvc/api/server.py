@@ -16,14 +16,16 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from evalsvc.api.app import create_app
 from evalsvc.api.browsers import is_loopback
-from evalsvc.api.connections import CONNECTIONS, PatientProtocol
+from evalsvc.api.connections import CONNECTIONS, SEND_BYTES, PatientProtocol
 from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.errors import InternalError, InvalidRequest, PortInUse
+from evalsvc.opening import allow_open_files
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
 from evalsvc.store.session import Store, open_store
@@ -52,6 +54,7 @@ def serve(
         InvalidRequest.
     """
     check_certificate(settings)
+    check_proxies(settings)
     with listen(settings.host, settings.port) as listener:
         make_data_folder(settings.data_path)
         with _coordinator_lock(settings) as lock:
@@ -86,23 +89,40 @@ def _check_database(settings: Settings, migrate: bool, insecure: bool) -> None:
 
 
 def _run(settings: Settings, app: FastAPI, listener: socket.socket, announce: Callable[[str], None]) -> None:
-    config = uvicorn.Config(
+    allow_open_files(2 * CONNECTIONS)  # each may have a file or a database behind it
+    server = _Server(server_config(settings, app), app, lambda: announce(_address(settings, listener)))
+    server.run(sockets=[listener])
+    if not server.started:
+        raise InternalError("the service could not start; its log above says why")
+
+
+def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
+    """How the web server runs the application.
+
+    Raises:
+        InvalidRequest: a trusted proxy is no address.
+    """
+    proxies = settings.trusted_networks
+    return uvicorn.Config(
         app,
-        http=PatientProtocol,
+        http=partial(PatientProtocol, proxies=proxies),  # type: ignore[arg-type]
         ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=CONNECTIONS,
+        # uvicorn's default believes any client of this machine, and a variable that is not ours.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=[str(network) for network in proxies],
         ssl_certfile=settings.https_cert or None,
         ssl_keyfile=settings.https_key or None,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    server = _Server(config, app, lambda: announce(_address(settings, listener)))
-    server.run(sockets=[listener])
-    if not server.started:
-        raise InternalError("the service could not start; its log above says why")
+
+
+def check_proxies(settings: Settings) -> None:
+    """Raise InvalidRequest where a trusted proxy is no address, or a network of them."""
+    _ = settings.trusted_networks
 
 
 def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
@@ -161,6 +181,7 @@ def listen(host: str, port: int) -> socket.socket:
         # Its connections inherit this. Without it, head and body of an answer travel apart, and the second waits for
         # the client's delayed acknowledgement of the first: 40 ms on each request of a kept connection.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

@@ -1,9 +1,13 @@
 """Connections that are held for nothing, on a real port."""
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -20,15 +24,19 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        import asyncio
-
         if scope["type"] != "http":
             return
         await asyncio.sleep(0.6)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    config = uvicorn.Config(app, http=PatientProtocol, ws="none", lifespan="off", log_level="critical")
+    with served(app) as port:
+        yield port
+
+
+@contextmanager
+def served(app: Any, protocol: Any = PatientProtocol) -> Iterator[int]:
+    config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_level="critical")
     server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -99,3 +107,113 @@ def test_a_head_that_is_too_long_is_refused(port: int) -> None:
         except OSError:
             return
         assert connection.recv(1000).startswith((b"HTTP/1.1 400", b""))
+
+
+def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ninety of them held every connection to the database, and each one of the service's for ever."""
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.3)
+    ended, sent = threading.Event(), 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def send_without_end() -> None:
+            nonlocal sent
+            while True:
+                await send({"type": "http.response.body", "body": bytes(10_000), "more_body": True})
+                sent += 10_000
+                await asyncio.sleep(0)  # to a client that went away, to send takes no time
+
+        sending = asyncio.ensure_future(send_without_end())
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        sending.cancel()
+        ended.set()
+
+    with served(app) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert ended.wait(20)
+    assert sent < 8_000_000, "of what nobody reads little is made"
+
+
+def test_a_client_that_reads_slowly_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 1.0)
+    size = 2_000_000
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        for _ in range(size // 10_000):
+            await send({"type": "http.response.body", "body": bytes(10_000), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    with served(app) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        begun, read = time.monotonic(), 0
+        while read < size:
+            piece = connection.recv(20_000)
+            assert piece
+            read += len(piece)
+            time.sleep(0.02)
+        assert time.monotonic() - begun > 1.5
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def ask(connection: socket.socket) -> bytes:
+    connection.settimeout(10)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = b""
+    while not answer.endswith((b"ok", b"}")):
+        answer += connection.recv(10_000)
+    return answer
+
+
+def ask_until(port: int, words: bytes) -> None:
+    """On new connections: that another one was closed is known a moment later."""
+    deadline = time.monotonic() + 10
+    answer = b""
+    while words not in answer:
+        assert time.monotonic() < deadline, answer
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            answer = ask(connection)
+
+
+def test_an_address_has_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client that held 500 had all others answered by 503."""
+    monkeypatch.setattr(connections, "PER_ADDRESS", 2)
+    with served(hello) as port, ExitStack() as stack:
+        first, second, third = (stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3))
+        assert ask(first).endswith(b"ok")
+        assert ask(second).endswith(b"ok")
+        refused = ask(third)
+        assert refused.startswith(b"HTTP/1.1 429")
+        assert b'"code":"rate_limited"' in refused
+        assert b"2 connections from 127.0.0.1 are open, as many as it may have; close some" in refused
+        assert third.recv(100) == b"", "it is closed"
+        assert ask(first).endswith(b"ok"), "those that are there go on"
+        second.close()
+        ask_until(port, b"HTTP/1.1 200")
+
+
+def test_a_trusted_proxy_has_as_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PER_ADDRESS", 1)
+    monkeypatch.setattr(connections, "CONNECTIONS", 3)
+    proxies = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1"))
+    with served(hello, partial(PatientProtocol, proxies=proxies)) as port, ExitStack() as stack:
+        for status in (200, 200, 200, 503):
+            answer = ask(stack.enter_context(socket.create_connection(("127.0.0.1", port))))
+            assert answer.startswith(b"HTTP/1.1 %d" % status)
+        assert b"3 connections to the service are open, as many as it takes" in answer
+
+
+def test_connections_that_are_refused_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PER_ADDRESS", 0)
+    monkeypatch.setattr(connections, "REFUSED", 1)
+    with served(hello) as port, ExitStack() as stack:
+        first, second = (stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2))
+        assert closed_after(second) < 1
+        assert closed_after(first) < 5, "nor do they last"

@@ -1,10 +1,12 @@
 """What is found before anything is started."""
 
+import asyncio
 import ipaddress
 import socket
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -13,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from service_process import ServiceProcess
 
-from evalsvc.api.server import check_address, check_certificate, listen
+from evalsvc.api.server import check_address, check_certificate, check_proxies, listen, server_config
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse, ServiceUnreachable, Unauthorized
@@ -122,6 +124,48 @@ def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> Non
     finally:
         service.stop()
     assert stat.S_IMODE((tmp_path / "evalsvc.db").stat().st_mode) == 0o600
+
+
+async def client_seen(settings: Settings, client: str, forwarded: str) -> str:
+    """The address that the application is told of a request."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+
+    config = server_config(settings, app)
+    config.load()
+    headers = [(b"x-forwarded-for", forwarded.encode())]
+    await config.loaded_app({"type": "http", "client": (client, 5), "headers": headers}, None, None)
+    return seen[0]
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", "::1", "10.1.2.3"])
+def test_nobody_is_believed_to_be_a_proxy(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of this machine had as many tries at tokens as it could make addresses up."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    assert asyncio.run(client_seen(Settings(), client, "203.0.113.9")) == client
+
+
+def test_a_proxy_that_the_operator_names_is_believed() -> None:
+    settings = Settings(trusted_proxies="127.0.0.1, 10.1.0.0/16")
+    seen = {
+        ("127.0.0.1", "203.0.113.9"): "203.0.113.9",
+        ("10.1.2.3", "198.51.100.1, 203.0.113.9"): "203.0.113.9",
+        ("10.1.2.3", "198.51.100.1, 203.0.113.9, 10.1.0.7"): "203.0.113.9",
+        ("10.2.2.3", "203.0.113.9"): "10.2.2.3",
+        ("::1", "203.0.113.9"): "::1",
+    }
+    for (client, forwarded), expected in seen.items():
+        assert asyncio.run(client_seen(settings, client, forwarded)) == expected
+
+
+@pytest.mark.parametrize("proxies", ["*", "proxy.example", "10.1.2.3/16", "127.0.0.1;10.1.0.0/16"])
+def test_what_is_no_proxy(proxies: str) -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"EVALSVC_TRUSTED_PROXIES has .*; give e\.g\. 127\.0\.0\.1 or 10\.1\.0\.0/16"
+    ):
+        check_proxies(Settings(trusted_proxies=proxies))
 
 
 def test_answers_do_not_wait_for_delayed_acknowledgements() -> None:
