@@ -185,7 +185,7 @@ for (_method, _path), _scope in SCOPES.items():
     _PATTERNS.setdefault(_method, []).append((compile_path(_path)[0], _scope))
 
 
-def _may_see(request: Request) -> bool:
+async def _may_see(request: Request) -> bool:
     """Whether who asks may see more than that the service lives: where it is open, or a token was shown."""
     return _WHO in request.scope
 

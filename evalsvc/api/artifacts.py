@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import FileResponse
 
 from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_schema import ANYTHING
 from evalsvc.api.response_schemas import ARTIFACTS, PRUNED, RETENTION
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_STEP, Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
 from evalsvc.artifacts import artifact_path
@@ -29,7 +30,7 @@ _POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; 
 
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?")
 
-router = APIRouter(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
 
 _EXAMPLE = {
     "artifacts": [

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEM_SCHEMA, PROBLEMS
 from evalsvc.api.response_schemas import CHECKPOINT, POSTED
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointInput, Id
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
@@ -49,7 +49,7 @@ UNREACHABLE: dict[int | str, dict[str, Any]] = {
     }
 }
 
-router = APIRouter(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PROBLEMS)
+router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PROBLEMS)
 
 _EXAMPLE = {
     "checkpoint": {

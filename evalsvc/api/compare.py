@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from sqlalchemy.orm import Session
 
 from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.response_schemas import COMPARISON, CURVES
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.compare import Options, compare_results, require_comparable
@@ -23,7 +24,7 @@ from evalsvc.store.base import find_base
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
 from evalsvc.store.submission import find_run, find_step
 
-router = APIRouter(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
 
 _SIDE = {"value": 0.431, "stderr": 0.0102, "n": 2376, "protocol": "9a3f0c1d2e4b5a69"}
 

@@ -33,7 +33,7 @@ HEAD_SECONDS = 20.0
 WRITE_SECONDS = 30.0
 """In which a client must read some of what is ready to be sent, or the connection is closed."""
 
-SEND_BYTES = 256 << 10
+SEND_BYTES = 128 << 10
 """What the system takes of an answer before the client has read it; by itself it takes megabytes, all of which would be
 made for clients that never read."""
 

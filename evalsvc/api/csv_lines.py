@@ -11,18 +11,19 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
+from evalsvc.api.threads import Threads
 from evalsvc.protocol import number_to_json, plain_json
 
 LINES = 1000
 """In a piece of the answer."""
 
 
-def csv_response(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> StreamingResponse:
+def csv_response(columns: Sequence[str], rows: Iterable[Sequence[Any]], threads: Threads) -> StreamingResponse:
     """A head and a line per row. What is None is empty, NaN and infinities are words, and lists and objects JSON.
 
     `rows` is read while the answer is sent, so what can be wrong must be found before.
     """
-    return StreamingResponse(_pieces(columns, rows), media_type="text/csv")
+    return StreamingResponse(threads.stream(_pieces(columns, rows)), media_type="text/csv")
 
 
 def _pieces(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.document import Document, answer, or_csv
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.response_schemas import EVALUATION, ITEMS
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
@@ -21,7 +22,7 @@ from evalsvc.store.results import read_task_items
 from evalsvc.store.submission import evaluate, find_checkpoint, require_current_parents
 from evalsvc.store.views import evaluation_view
 
-router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
+router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
 
 _EXAMPLE = {
     "id": 40,
@@ -132,7 +133,7 @@ def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: 
     chosen = query.columns or names
     if query.format == "csv":
         rows = ([task, *map(row.get, chosen)] for task, table in tables.items() for row in table.rows(chosen))
-        return csv_response(["task", *chosen], rows)
+        return csv_response(["task", *chosen], rows, state.threads)
     return Document(status | {"items": {task: list(table.rows(chosen)) for task, table in tables.items()}})
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic_core import to_json
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from evalsvc.api.errors import PROBLEMS, STATUS, problem
 from evalsvc.api.response_schemas import EVENT
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, Id
 from evalsvc.api.state import State
 from evalsvc.coordinator import LiveTask
@@ -57,7 +58,7 @@ BUSY_SECONDS = 30
 READERS = 4
 """Threads that read for the streams, apart from those of the other requests."""
 
-router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
+router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
 
 Progress = dict[str, Any]
 """How far the tasks are, by name."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
-
 from evalsvc import __version__
 from evalsvc.api.access import MaySee
 from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEM_CONTENT, problem
 from evalsvc.api.response_schemas import HEALTH, READY
+from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import EvalsvcError, NotReady
 
-router = APIRouter(tags=["health"])
+router = router_of(tags=["health"])
 
 
 @router.get(
@@ -22,7 +21,7 @@ router = APIRouter(tags=["health"])
     summary="The service answers",
     responses=answer(200, "It does.", HEALTH, {"status": "ok", "version": "0.1.0"}),
 )
-def healthz() -> Document:
+async def healthz() -> Document:
     return Document({"status": "ok", "version": __version__})
 
 
@@ -33,8 +32,8 @@ def healthz() -> Document:
     responses=answer(200, "It can.", READY, {"status": "ok", "database": "ok", "schema": "ok", "workers": 2})
     | {503: {"description": "`detail` says which part is missing.", "content": PROBLEM_CONTENT}},
 )
-def readyz(state: CurrentState, may_see: MaySee) -> Any:
-    missing = missing_parts(state)
+async def readyz(state: CurrentState, may_see: MaySee) -> Any:
+    missing = await state.threads.probe(missing_parts, state)
     if missing:
         shown = missing if may_see else ["a request with a token is told what is missing"]
         return problem(503, NotReady.code, "not ready: " + "; ".join(shown))

@@ -6,20 +6,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.api.document import Document
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.history_schemas import IMPORTED
 from evalsvc.api.json_schema import WORDS
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, MAX_STEP, Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import InvalidRequest
 from evalsvc.protocol import Direction, Protocol
 from evalsvc.store.imports import Imported, import_values
 
-router = APIRouter(prefix="/v1", tags=["history"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 
 NAMED = 10
 """How many findings of a body are named; there may be one for each of its values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
 from evalsvc import __version__
@@ -12,6 +12,7 @@ from evalsvc.api.conditional import caching_headers, not_modified
 from evalsvc.api.document import Document
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.history_schemas import CONDITIONAL, HISTORY, SUMMARY
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.store.axis import Window
@@ -21,7 +22,7 @@ from evalsvc.store.submission import find_run
 from evalsvc.store.summary import read_summary
 from evalsvc.store.version import history_tag
 
-router = APIRouter(prefix="/v1", tags=["history"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 
 
 @router.get(

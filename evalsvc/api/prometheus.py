@@ -6,7 +6,7 @@ import time
 from collections import Counter as Sums
 from collections.abc import Iterable, Iterator
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -14,7 +14,8 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.state import State
+from evalsvc.api.routing import router_of
+from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import EvalsvcError
 from evalsvc.store.tables import AttemptTotal
 from evalsvc.store.totals import SECONDS, Depths, kinds_of, read_depths, read_totals
@@ -32,7 +33,7 @@ NO_ROUTE = "none"
 # Each counter would bring a second one along that says when it began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-router = APIRouter(tags=["health"], responses=PROBLEMS)
+router = router_of(tags=["health"], responses=PROBLEMS)
 
 
 class Requests:
@@ -192,9 +193,9 @@ def _labelled(name: str, text: str, label: str, values: Iterable[tuple[str, floa
         }
     },
 )
-def get_metrics(request: Request) -> Response:
+def get_metrics(request: Request, state: CurrentState) -> Response:
     app = request.app
     registry = CollectorRegistry()
-    registry.register(_ServiceCollector(app.state.state, len(app.state.followers)))
+    registry.register(_ServiceCollector(state, len(app.state.followers)))
     content = generate_latest(registry) + generate_latest(app.state.requests.registry)
     return Response(content, media_type=MEDIA_TYPE)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
 from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, PROTOCOL, RESULT, RUN, RUNS
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_STEP, BaseInput, Name, PlanInput, RunInput
 from evalsvc.api.state import CurrentState, State
 from evalsvc.api.suites import find_suite
@@ -26,7 +27,7 @@ from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.submission import find_run, get_or_create_run
 from evalsvc.store.views import plan_view, run_view, runs_view
 
-router = APIRouter(prefix="/v1", tags=["runs"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
 
 _RUNS = {
     "runs": [

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from evalsvc.api.threads import Threads
 from evalsvc.config import Settings, shown_url
 from evalsvc.coordinator import Coordinator
 from evalsvc.errors import DatabaseUnusable, ReadOnly
@@ -25,6 +26,7 @@ class State:
     coordinator: Coordinator
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a request writes: two posts of a new run at once must not both make it."""
+    threads: Threads = field(default_factory=Threads)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -68,7 +70,7 @@ class State:
             raise database_unusable(self.store.url, error) from error
 
 
-def _state(request: Request) -> State:
+async def _state(request: Request) -> State:  # on the event loop: no thread is needed for it
     state: State = request.app.state.state
     return state
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
-
 from evalsvc import __version__
 from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.health import missing_parts
 from evalsvc.api.response_schemas import STATUS
+from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.store.status import failed_view, places_of, queue_view, running_view, warned_view
 
-router = APIRouter(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
+router = router_of(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
 
 _STATUS = {
     "status": "ready",

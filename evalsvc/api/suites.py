@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from sqlalchemy.orm import Session
 
 from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.response_schemas import SUITE, SUITE_INPUT, SUITES
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
@@ -22,7 +23,7 @@ from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.store.submission import kept_suite, kept_suites, put_suite
 from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 
-router = APIRouter(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
+router = router_of(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
 
 _INPUT = {"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}
 

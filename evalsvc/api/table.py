@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response, StreamingResponse
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.document import answer, or_csv
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.response_schemas import TABLE
+from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import TableQuery
 from evalsvc.api.state import CurrentState, State
-from evalsvc.store.table import COLUMNS, find_series, read_table
+from evalsvc.store.table import COLUMNS, TableRun, cut_pages, find_series, read_page
 
-router = APIRouter(prefix="/v1", tags=["table"], responses=PROBLEMS)
+router = router_of(prefix="/v1", tags=["table"], responses=PROBLEMS)
 
 _TABLE = {"columns": {"run": ["pretrained"], "step": [0], "metric": ["pairs/text"], "value": [5.17], "stderr": [0.03]}}
 
@@ -30,23 +31,32 @@ _TABLE = {"columns": {"run": ["pretrained"], "step": [0], "metric": ["pairs/text
     response_model=None,
     responses=or_csv(answer(200, "Columns of equal length; as CSV, a line per value.", TABLE, _TABLE)),
 )
-def get_table(query: Annotated[TableQuery, Query()], state: CurrentState) -> Response:
-    with state.reading() as session:
-        series = find_series(session, query.run, query.metric, query.variant)
-    rows = _stream(state, series)
+async def get_table(query: Annotated[TableQuery, Query()], state: CurrentState) -> Response:
+    runs = await state.threads.read(_find, state, query)
+    rows = _rows(state, runs)
     if query.format == "csv":
-        return csv_response(COLUMNS, rows)
-    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
-    return StreamingResponse(_column_pieces(columns), media_type="application/json")
+        return csv_response(COLUMNS, rows, state.threads)
+    return StreamingResponse(state.threads.stream(_column_pieces(rows)), media_type="application/json")
 
 
-def _stream(state: State, series: list[int]) -> Iterator[list[Any]]:
-    """In a session of its own: an answer is sent after its request's is closed."""
+def _find(state: State, query: TableQuery) -> list[TableRun]:
     with state.reading() as session:
-        yield from read_table(session, series)
+        return find_series(session, query.run, query.metric, query.variant)
 
 
-def _column_pieces(columns: list[tuple[Any, ...]]) -> Iterator[str]:
+def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[Any]]:
+    """The rows, each page read in a session of its own: a client that stops reading holds no connection."""
+    for run in runs:
+        with state.reading() as session:
+            pages = cut_pages(session, run)
+        for page in pages:
+            with state.reading() as session:
+                rows = read_page(session, page)
+            yield from rows
+
+
+def _column_pieces(rows: Iterable[list[Any]]) -> Iterator[str]:
+    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     yield '{"columns":{'
     for place, (name, values) in enumerate(zip(COLUMNS, columns, strict=True)):
         yield f"{',' if place else ''}{json.dumps(name)}:{json.dumps(values, ensure_ascii=False)}"

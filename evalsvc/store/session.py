@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,9 @@ def _migrations() -> Path:
     return packaged if packaged.is_dir() else packaged.parents[1] / "migrations"
 
 
+@cache
 def _scripts() -> ScriptDirectory:
+    """The migrations, which are read once: each is a module, and readiness asks for the newest."""
     return ScriptDirectory(str(_migrations()))
 
 

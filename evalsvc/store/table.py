@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Executable, Row, func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
@@ -35,16 +38,58 @@ COLUMNS = (
 the value, of which `task` is a task. `source`: of an imported value, which has none of the three, where it is from."""
 
 ROWS = 1000
-"""Read at once."""
+"""Rows of a page; a step with more of them is a page of its own."""
+
+SERIES = 1000
+"""Series that one query names."""
 
 
-def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], variant: str | None) -> list[int]:
-    """The ids of the series of these runs and metrics (names, or patterns such as `arc_*/acc`); without any, of all.
+@dataclass(frozen=True)
+class TableSeries:
+    """What a table says of each value of a series."""
+
+    id: int
+    variant: str
+    metric: str
+    unit: str
+    direction: str
+    baseline: float | None
+    protocol: str
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """A run and those of its series that a table shows."""
+
+    name: str
+    series: Sequence[TableSeries]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The steps of a run from `first` to `last`."""
+
+    run: TableRun
+    first: int
+    last: int
+
+
+def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], variant: str | None) -> list[TableRun]:
+    """The runs and series of these names (metrics may be patterns such as `arc_*/acc`), by name; without any, all.
 
     Raises:
         UnknownName: there is no such run; none of these runs has such a metric or variant. Near ones are named.
     """
-    query = select(Series.id, Series.metric, Series.variant)
+    query = select(
+        Run.name,
+        Series.id,
+        Series.variant,
+        Series.metric,
+        Series.unit,
+        Series.direction,
+        Series.baseline,
+        Series.protocol_id,
+    ).join(Run, Run.id == Series.run_id)
     if runs:
         query = query.where(Series.run_id.in_([find_run(session, run).id for run in runs]))
     rows = session.execute(query).all()
@@ -54,57 +99,93 @@ def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], v
             raise UnknownName.among("metric", metric, names, "it appears once an evaluation has measured it")
     if variant is not None and variant not in variants:
         raise UnknownName.among("variant", variant, variants)
-    return [
-        row.id
-        for row in rows
-        if variant in (None, row.variant) and (not metrics or any(matches(row.metric, metric) for metric in metrics))
-    ]
+    wanted = {name for name in names if not metrics or any(matches(name, metric) for metric in metrics)}
+    by_run: dict[str, list[TableSeries]] = {}
+    for row in rows:
+        if row.metric in wanted and variant in (None, row.variant):
+            head: Any = row[1:]
+            by_run.setdefault(row.name, []).append(TableSeries(*head))
+    return [TableRun(name, by_run[name]) for name in sorted(by_run)]
 
 
-def read_table(session: Session, series: Sequence[int]) -> Iterator[list[Any]]:
-    """The rows of COLUMNS, by run, step, variant and metric; NaN and infinities are strings. Read piece by piece."""
-    query = (
+def cut_pages(session: Session, run: TableRun) -> list[Page]:
+    """The pages of a run, by its steps.
+
+    What is written later at steps between two of them is on one of the pages; nothing moves to another page.
+    """
+    sizes: Counter[int] = Counter()
+    for ids in _parts([series.id for series in run.series]):
+        query = select(MetricValue.step, func.count()).where(MetricValue.series_id.in_(ids))
+        for step, number in session.execute(query.group_by(MetricValue.step)):
+            sizes[step] += number
+    pages: list[Page] = []
+    first, size = 0, 0
+    steps = sorted(sizes)
+    for step, following in zip_longest(steps, steps[1:]):
+        size += sizes[step]
+        if following is None or size + sizes[following] > ROWS:
+            pages.append(Page(run, first, step))
+            first, size = step + 1, 0
+    return pages
+
+
+def read_page(session: Session, page: Page) -> list[list[Any]]:
+    """The rows of COLUMNS on a page, by step, variant and metric; NaN and infinities are strings."""
+    series = {item.id: item for item in page.run.series}
+    values = [row for ids in _parts(list(series)) for row in session.execute(_values(ids, page))]
+    tasks = _tasks(session, {row.evaluation for row in values if row.evaluation is not None})
+
+    def place(row: Row[Any]) -> tuple[Any, ...]:
+        own = series[row.series_id]
+        return row.step, own.variant, own.metric, own.id
+
+    return [_cells(page.run.name, series[row.series_id], row, tasks) for row in sorted(values, key=place)]
+
+
+def _values(ids: Sequence[int], page: Page) -> Executable:
+    return (
         select(
-            Run.name.label("run"),
+            MetricValue.series_id,
             MetricValue.step,
-            Series.variant,
             Checkpoint.tokens_seen.label("tokens"),
-            Series.metric,
             MetricValue.value,
             MetricValue.kind,
             MetricValue.stderr,
             MetricValue.n,
-            Series.unit,
-            Series.direction,
-            Series.baseline,
-            Series.protocol_id.label("protocol"),
             MetricValue.evaluation_id.label("evaluation"),
             Import.source,
         )
-        .join(Series, Series.id == MetricValue.series_id)
-        .join(Run, Run.id == Series.run_id)
         .outerjoin(Evaluation, Evaluation.id == MetricValue.evaluation_id)
         .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .outerjoin(Import, Import.id == MetricValue.import_id)
-        .where(Series.id.in_(series))
-        .order_by(Run.name, MetricValue.step, Series.variant, Series.metric, Series.id)
+        .where(MetricValue.series_id.in_(ids), MetricValue.step.between(page.first, page.last))
     )
-    step: tuple[Any, ...] = ()
-    tasks: dict[tuple[int, str, str], str] = {}
-    for row in session.execute(query).yield_per(ROWS):
-        if step != (row.run, row.step, row.variant):
-            # An evaluation is of one step, so what is known of those before is not asked for again.
-            step, tasks = (row.run, row.step, row.variant), {}
-        key = (row.evaluation, row.metric, row.protocol)
-        if row.evaluation is not None and key not in tasks:
-            tasks |= _tasks(session, row.evaluation)
-        cells = {**row._mapping, "task": tasks.get(key), "value": number_or_word(row.value, row.kind)}
-        yield [cells[name] for name in COLUMNS]
 
 
-def _tasks(session: Session, evaluation_id: int) -> dict[tuple[int, str, str], str]:
+def _cells(run: str, series: TableSeries, row: Row[Any], tasks: Mapping[tuple[int, str, str], str]) -> list[Any]:
+    """A row of COLUMNS."""
+    task = tasks.get((row.evaluation, series.metric, series.protocol))
+    value = number_or_word(row.value, row.kind)
+    before = [run, row.step, series.variant, row.tokens, task, series.metric, value, row.stderr, row.n]
+    return [*before, series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
+
+
+def _tasks(session: Session, evaluations: Collection[int]) -> dict[tuple[int, str, str], str]:
     """Which task of an evaluation measured what, by its id, metric and protocol."""
-    rows = session.execute(select(Task.name, Task.metrics).where(Task.evaluation_id == evaluation_id)).all()
+    rows = [
+        row
+        for ids in _parts(sorted(evaluations))
+        for row in session.execute(
+            select(Task.evaluation_id, Task.name, Task.metrics).where(Task.evaluation_id.in_(ids))
+        )
+    ]
     return {
-        (evaluation_id, metric["name"], metric["protocol"]): row.name for row in rows for metric in row.metrics or ()
+        (row.evaluation_id, metric["name"], metric["protocol"]): row.name
+        for row in rows
+        for metric in row.metrics or ()
     }
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many ids as a query takes."""
+    return (ids[start : start + SERIES] for start in range(0, len(ids), SERIES))

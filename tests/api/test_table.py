@@ -4,13 +4,15 @@ import io
 import math
 from typing import Any
 
+import anyio
 import pandas as pd
 import pytest
 from app_in_process import App, refused
 from compared_runs import put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.store.table import COLUMNS
+from evalsvc.store import table
+from evalsvc.store.table import COLUMNS, cut_pages, find_series, read_page
 
 
 @pytest.fixture
@@ -73,3 +75,76 @@ def test_what_is_not_there(app: App, measured: None) -> None:
     ]
     for query, status, code, words in cases:
         refused(app.http.get("/v1/table", params=query), status, code, words)
+
+
+def test_pages_are_the_table_whatever_their_size(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = app.http.get("/v1/table?format=csv").text
+    for rows, series in ((1, 1000), (3, 2), (5, 1)):
+        monkeypatch.setattr(table, "ROWS", rows)
+        monkeypatch.setattr(table, "SERIES", series)
+        assert app.http.get("/v1/table?format=csv").text == whole
+
+
+def test_what_is_written_meanwhile_moves_nothing(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "ROWS", 3)
+    with app.store.reading() as session:
+        before = {tuple(row) for row in whole_table(session)}
+        [first, *_] = find_series(session, [], [], None)
+        pages = cut_pages(session, first)
+    path = "/epoch_60.pt"
+    enter(app.store, submission(60, uri=path, path=path, tokens_seen=60_000), suite())
+    evaluate_whole(app.store, metric(7.0))
+    with app.store.reading() as session:
+        rows = [tuple(row) for page in pages for row in read_page(session, page)]
+    assert len(rows) == len(set(rows))
+    assert {row for row in before if row[0] == first.name} <= set(rows)
+    assert 60 in {row[1] for row in rows}
+
+
+def whole_table(session: Any) -> list[list[Any]]:
+    runs = find_series(session, [], [], None)
+    return [row for run in runs for page in cut_pages(session, run) for row in read_page(session, page)]
+
+
+def test_a_client_that_stops_reading_holds_no_connection(app: App) -> None:
+    """Ninety such clients held every connection to the database, and the service answered nobody."""
+    series = [{"metric": "a/b", "step": list(range(5000)), "value": [0.5] * 5000}]
+    assert app.http.post("/v1/runs/run-a/metrics", json={"source": "x", "series": series}).is_success
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/v1/table",
+        "raw_path": b"/v1/table",
+        "query_string": b"format=csv",
+        "root_path": "",
+        "headers": [(b"host", b"evalsvc")],
+        "client": ("127.0.0.1", 1),
+        "server": ("evalsvc", 80),
+    }
+
+    async def stop_reading() -> int:
+        reading, rows = anyio.Event(), 0
+
+        async def receive() -> Any:
+            await anyio.sleep_forever()
+
+        async def send(message: Any) -> None:
+            nonlocal rows
+            rows += message.get("body", b"").count(b"\n")
+            if rows > 1:
+                reading.set()
+                await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app.app, scope, receive, send)
+            with anyio.fail_after(30):
+                await reading.wait()
+            held = app.store.engine.pool.checkedout()  # type: ignore[attr-defined]
+            tasks.cancel_scope.cancel()
+        assert rows < 5000
+        return held
+
+    assert app.portal.call(stop_reading) == 0

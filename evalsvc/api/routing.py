@@ -1,0 +1,38 @@
+"""How a request reaches the function of its route."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+from evalsvc.api.state import State
+
+
+class Route(APIRoute):
+    """A route whose function runs in a thread of its kind: that of a GET reads, every other one writes.
+
+    The function takes the `state`. A coroutine runs on the event loop and sees to its threads itself.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if not inspect.iscoroutinefunction(endpoint):
+            endpoint = _in_thread(endpoint, reads=set(options.get("methods") or ()) <= {"GET"})
+        super().__init__(path, endpoint, **options)
+
+
+router_of = functools.partial(APIRouter, route_class=Route)
+"""A router of such routes."""
+
+
+def _in_thread(function: Callable[..., Any], reads: bool) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def run(*, state: State, **values: Any) -> Any:
+        threads = state.threads
+        return await (threads.read if reads else threads.write)(function, state=state, **values)
+
+    return run
