@@ -1,11 +1,47 @@
-"""Answers that a client may keep: an ETag that is known before anything is read, and 304 where it has not changed."""
+"""Answers that may be kept: an ETag that is known before anything is read, and 304 where it has not changed.
+
+The service keeps the newest ones too: clients that watch a run ask the same, and Python makes one answer at a time.
+"""
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 NOT_MODIFIED = 304
+
+KEPT_BYTES = 32 << 20
+"""Of answers that the service keeps, those that were asked for last."""
+
+
+class Answers:
+    """What was answered lately, by what it was an answer to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, str], bytes] = {}
+        self._bytes = 0
+
+    def get(self, run: str, tag: str, make: Callable[[], bytes]) -> bytes:
+        """The answer with this tag about a run of this name, made where it is not kept."""
+        key = (run, tag)
+        with self._lock:
+            if (body := self._kept.pop(key, None)) is not None:
+                self._kept[key] = body  # put at the end, so the dictionary is in the order of use
+                return body
+        body = make()
+        self._keep(key, body)
+        return body
+
+    def _keep(self, key: tuple[str, str], body: bytes) -> None:
+        with self._lock:
+            self._bytes += len(body) - len(self._kept.pop(key, b""))
+            self._kept[key] = body
+            while self._bytes > KEPT_BYTES:
+                self._bytes -= len(self._kept.pop(next(iter(self._kept))))
 
 
 def caching_headers(tag: str) -> dict[str, str]:

@@ -14,8 +14,13 @@ class Document(JSONResponse):
     """JSON. A NaN or an infinity from wherever becomes its string and never an error."""
 
     def render(self, content: Any) -> bytes:
-        # Eight times as fast as the standard library where it is numbers, of which a history is made.
-        return to_json(content, inf_nan_mode="strings")
+        return content if isinstance(content, bytes) else rendered(content)
+
+
+def rendered(content: Any) -> bytes:
+    """The content of a document as it is sent, which a document may be made of as well."""
+    # Eight times as fast as the standard library where it is numbers, of which a history is made.
+    return to_json(content, inf_nan_mode="strings")
 
 
 def answer(status: int, description: str, schema: Schema, example: Any = None) -> dict[int | str, dict[str, Any]]:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import Query, Request
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.api.conditional import caching_headers, not_modified
-from evalsvc.api.document import Document
+from evalsvc.api.document import Document, rendered
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.history_schemas import CONDITIONAL, HISTORY, SUMMARY
 from evalsvc.api.routing import router_of
@@ -45,12 +46,15 @@ def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Req
         tag = history_tag(find_run(session, run), __version__, query.model_dump())
         if (same := not_modified(request, tag)) is not None:
             return same
-        window = Window(query.x, query.first, query.last)
-        if query.points is None:
-            found = read_history(session, run, query.name, query.variant, window, query.limit, query.cursor)
-        else:
-            found = read_buckets(session, run, query.name, query.variant, window, query.points)
-        return Document(found, headers=caching_headers(tag))
+        body = state.answers.get(run, tag, lambda: _read(session, run, query))
+        return Document(body, headers=caching_headers(tag))
+
+
+def _read(session: Session, run: str, query: HistoryQuery) -> bytes:
+    window = Window(query.x, query.first, query.last)
+    if query.points is None:
+        return rendered(read_history(session, run, query.name, query.variant, window, query.limit, query.cursor))
+    return rendered(read_buckets(session, run, query.name, query.variant, window, query.points))
 
 
 @router.get(
@@ -66,4 +70,5 @@ def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Req
         tag = history_tag(find_run(session, run), __version__, ["summary", query.model_dump()])
         if (same := not_modified(request, tag)) is not None:
             return same
-        return Document(read_summary(session, run, query.name, query.variant), headers=caching_headers(tag))
+        body = state.answers.get(run, tag, lambda: rendered(read_summary(session, run, query.name, query.variant)))
+        return Document(body, headers=caching_headers(tag))

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from evalsvc.api.conditional import Answers
 from evalsvc.api.threads import Threads
 from evalsvc.config import Settings, shown_url
 from evalsvc.coordinator import Coordinator
@@ -27,6 +28,7 @@ class State:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a request writes: two posts of a new run at once must not both make it."""
     threads: Threads = field(default_factory=Threads)
+    answers: Answers = field(default_factory=Answers)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
