@@ -108,7 +108,7 @@ ADDRESSES = {
     "https://169.254.169.254/latest": ("checkpoint_not_allowed", "the scheme 'https' is not allowed"),
     "zip://x::/etc/passwd": ("checkpoint_not_allowed", "chained addresses (::) are not allowed"),
     "/etc/pass\0wd": ("invalid_request", "has a character that cannot be stored"),
-    "file:///etc/pass%00wd": ("checkpoint_not_found", "embedded null byte"),
+    "file:///etc/pass%00wd": ("checkpoint_not_allowed", "outside the allowed folders"),
 }
 
 

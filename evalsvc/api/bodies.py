@@ -1,7 +1,9 @@
-"""How large the body of a request may be, and how long it may take to come."""
+"""What the body of a request may be: how large, how long in coming, and how deep as JSON."""
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import anyio
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +27,13 @@ SECONDS = 30.0
 """In which a body must be there, and one more for each `SLOWEST` bytes of it."""
 
 SLOWEST = 20_000
+
+
+MAX_DEPTH = 64
+"""Levels of lists and objects in the JSON of a body."""
+
+MAX_DIGITS = 4300
+"""Of a whole number, for which Python takes longer than in proportion; so many is what it takes by itself."""
 
 
 class BodyLimit:
@@ -80,3 +90,75 @@ def _too_large(limit: int) -> HTTPException:
         "send it in parts, which may come in any order" if limit == MAX_IMPORT else "name a large file by its path"
     )
     return HTTPException(413, f"the body is larger than {limit:,} bytes; {smaller}")
+
+
+class JsonRequest(Request):
+    """A request whose JSON is bounded, and of which a refusal says what is wrong with it and where."""
+
+    async def json(self) -> Any:
+        return parse_json(await self.body())
+
+
+def parse_json(body: bytes) -> Any:
+    """The content of a body.
+
+    Raises:
+        JSONDecodeError: it is no JSON.
+        HTTPException: it is not UTF-8, nested too deeply, or has a number of too many digits.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(
+            f"is not UTF-8: byte 0x{body[error.start]:02x} at place {error.start}; send the text as UTF-8"
+        ) from None
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):  # more digits than Python makes a number of, or deeper than it goes
+        raise _unreadable(_excess(text)) from None
+    if _is_deep(content):
+        raise _unreadable(_excess(text))
+    return content
+
+
+def _unreadable(what: str) -> HTTPException:
+    return HTTPException(422, f"the body {what}")
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether a content is nested too deeply; level by level, since a recursion would be as deep."""
+    level: list[Any] = [content]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (list, dict))
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _excess(text: str) -> str:
+    """Where a text goes beyond what is read."""
+    depth = 0
+    for token in _TOKENS.finditer(text):
+        mark = token[0][0]
+        if mark in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return f"is nested more than {MAX_DEPTH} levels deep at character {token.start()}; send it flatter"
+        elif mark in "]}":
+            depth -= 1
+        elif len(token[0]) > MAX_DIGITS and mark != '"':
+            return (
+                f"has a number of {len(token[0]):,} characters at character {token.start()}; give at most "
+                f"{MAX_DIGITS:,} digits"
+            )
+    return f"cannot be read; send JSON of at most {MAX_DEPTH} levels and numbers of at most {MAX_DIGITS:,} digits"
+
+
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|-?[0-9][0-9.eE+-]*', re.DOTALL)

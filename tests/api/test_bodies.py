@@ -9,7 +9,7 @@ from app_in_process import App, refused
 from starlette.exceptions import HTTPException
 
 from evalsvc.api import bodies
-from evalsvc.api.bodies import BodyLimit, max_body
+from evalsvc.api.bodies import BodyLimit, max_body, parse_json
 
 
 def test_an_announced_size_is_refused_before_anything_is_read() -> None:
@@ -101,6 +101,38 @@ def test_json_that_is_made_to_be_expensive(app: App, body: str) -> None:
     begun = time.monotonic()
     response = app.http.post("/v1/checkpoints", content=body, headers={"Content-Type": "application/json"})
     assert time.monotonic() - begun < 10
-    assert response.status_code in (400, 422), response.text[:300]
+    assert response.status_code in (403, 422), response.text[:300]
     assert len(response.content) < 10_000, "what was sent is not sent back"
     refused(response, response.status_code, response.json()["code"])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"[" * 900_000, "the body is nested more than 64 levels deep at character 64; send it flatter"),
+        (
+            START.encode() + b'"model": {"[[": ' + b"[" * 70 + b"]" * 70 + b"}}",
+            "the body is nested more than 64 levels deep at character 124",
+        ),
+        (b'{"a": ' * 65 + b"1" + b"}" * 65, "the body is nested more than 64 levels deep at character 384"),
+        (
+            START.encode() + b'"tags": {"99": "' + b"1" * 5000 + b'"}, "tokens_seen": -' + b"9" * 5000 + b"}",
+            "the body has a number of 5,001 characters at character 5081; give at most 4,300 digits",
+        ),
+        (b'{"run": "\xff"}', "the body is not UTF-8: byte 0xff at place 9; send the text as UTF-8"),
+        (b'{"run": "r\xc3', "the body is not UTF-8: byte 0xc3 at place 10"),
+        ('{"run": "r"}'.encode("utf-16"), "the body is not UTF-8: byte 0xff at place 0"),
+        (b'{"run": "r",}', "the body is not JSON"),
+    ],
+    ids=lambda value: repr(value[-12:]),
+)
+def test_a_body_that_cannot_be_read_is_told_where(app: App, body: bytes, words: str) -> None:
+    """All of these were answered by `There was an error parsing the body`."""
+    headers = {"Content-Type": "application/json"}
+    for method, path in (("POST", "/v1/checkpoints"), ("PUT", "/v1/runs/r/plan"), ("PATCH", "/v1/runs/r")):
+        refused(app.http.request(method, path, content=body, headers=headers), 422, "invalid_request", words)
+
+
+def test_a_body_at_the_limits_is_read() -> None:
+    for content in ("[" * 64 + "]" * 64, "[" + ",".join(["[]"] * 100_000) + "]", "\ufeff{}", "9" * 4300):
+        parse_json(content.encode())
