@@ -538,10 +538,12 @@ def write_contrasts_csv(found: Mapping[str, Any]) -> None:
 def _write_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     import csv
 
+    from evalsvc.csv_cells import plain_cell
+
     if rows:
         writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: plain_cell(value) for name, value in row.items()} for row in rows)
 
 
 def print_settings(settings: Settings, given: set[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 
 from evalsvc.api.threads import Threads
+from evalsvc.csv_cells import plain_cell
 from evalsvc.protocol import number_to_json, plain_json
 
 LINES = 1000
@@ -20,6 +21,7 @@ LINES = 1000
 
 def csv_response(columns: Sequence[str], rows: Iterable[Sequence[Any]], threads: Threads) -> StreamingResponse:
     """A head and a line per row. What is None is empty, NaN and infinities are words, and lists and objects JSON.
+    Text that a spreadsheet would take for a formula begins with an apostrophe.
 
     `rows` is read while the answer is sent, so what can be wrong must be found before.
     """
@@ -27,7 +29,7 @@ def csv_response(columns: Sequence[str], rows: Iterable[Sequence[Any]], threads:
 
 
 def _pieces(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    yield _lines([columns])
+    yield _lines([[plain_cell(name) for name in columns]])
     rest = iter(rows)
     while piece := [[_cell(value) for value in row] for row in islice(rest, LINES)]:
         yield _lines(piece)
@@ -44,4 +46,4 @@ def _cell(value: Any) -> Any:
         return number_to_json(value)
     if isinstance(value, (list, dict)):
         return json.dumps(plain_json(value), ensure_ascii=False)
-    return value
+    return plain_cell(value)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from evalsvc.artifacts import Artifact
+from evalsvc.csv_cells import plain_cell
 from evalsvc.metrics.paired import Distance, Interval
 from evalsvc.protocol import MetricValue
 from evalsvc.tasks.comparison_rows import ALPHA, BITS, NAMED, NATS, Parts, Row, what_is_gone
@@ -302,5 +303,5 @@ def _csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.to_json() for row in rows)
+    writer.writerows({name: plain_cell(value) for name, value in row.to_json().items()} for row in rows)
     return text.getvalue()

@@ -60,6 +60,18 @@ def test_runs_metrics_and_patterns(app: App, measured: None) -> None:
     assert list(read_csv(app, run="run-b", metric="arc/acc")["task"]) == ["language-0"]
 
 
+def test_no_cell_is_a_formula(app: App) -> None:
+    """Whoever names a source or a metric would else run programs where the table is opened in a spreadsheet."""
+    series = [{"metric": "a/b", "unit": "@SUM(A1)", "step": [1, 2], "value": [-0.5, "-Infinity"]}]
+    body = {"source": "=cmd|' /C calc'!A0", "series": series}
+    assert app.http.post("/v1/runs/run-a/metrics", json=body).is_success
+    table = read_csv(app)
+    assert list(table["source"]) == ["'=cmd|' /C calc'!A0"] * 2
+    assert list(table["unit"]) == ["'@SUM(A1)"] * 2
+    assert list(table["value"]) == [-0.5, -math.inf]
+    assert app.http.get("/v1/table").json()["columns"]["unit"] == ["@SUM(A1)"] * 2, "JSON is as it was given"
+
+
 def test_an_empty_table_still_has_its_head(app: App) -> None:
     assert app.http.get("/v1/table?format=csv").text == ",".join(COLUMNS) + "\n"
     assert app.http.get("/v1/table").json() == {"columns": {name: [] for name in COLUMNS}}
