@@ -5,6 +5,7 @@ A setting is `EVALSVC_` and its name in capitals. `--help`, README and `evalsvc 
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
@@ -13,13 +14,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.errors import InvalidRequest
 from evalsvc.tokens import PREFIX as PREFIX_OF_TOKENS
 from evalsvc.tokens import TOKEN
 
 PREFIX = "EVALSVC_"
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+_OF_A_SERVICE = re.compile(
+    r"EVALSVC(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""Names of variables that Kubernetes sets in every pod for a Service."""
+
+_ADDRESS_OF_A_SERVICE = re.compile(r"EVALSVC(_[A-Z0-9_]+)?_PORT=(tcp|udp|sctp)://[^/\s]+:\d+")
+"""Another one, whose name may be that of a setting, so that its value must tell."""
 
 
 def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
@@ -85,22 +93,19 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Settings from the environment, with `overrides` (None means not given) on top.
+        """Read the settings from the environment, with `overrides` (None means not given) on top.
+
+        A variable with the prefix that is no setting is left to `unknown_variables`.
 
         Raises:
-            UnknownName: a variable with the prefix is not a setting.
             InvalidRequest: not a number where one is due.
         """
         environ = os.environ if environ is None else environ
-        known = {PREFIX + item.name.upper() for item in fields(cls)}
-        for variable in environ:
-            if variable.startswith(PREFIX) and variable not in known:
-                raise UnknownName.among("setting", variable, known)
-        values: dict[str, Any] = {}
-        for item in fields(cls):
-            text = environ.get(PREFIX + item.name.upper())
-            if text is not None and text != "":
-                values[item.name] = _parse(item.name, text, type(item.default))
+        values: dict[str, Any] = {
+            item.name: _parse(item.name, text, type(item.default))
+            for item in fields(cls)
+            if (text := _given(environ, item.name))
+        }
         values.update({name: value for name, value in overrides.items() if value is not None})
         return cls(**values)
 
@@ -241,9 +246,38 @@ def setting_help() -> list[tuple[str, str, str]]:
 def setting_sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Where the value of each setting comes from, by its name: `environment` or `default`."""
     environ = os.environ if environ is None else environ
-    return {
-        item.name: "environment" if environ.get(PREFIX + item.name.upper()) else "default" for item in fields(Settings)
-    }
+    return {item.name: "environment" if _given(environ, item.name) else "default" for item in fields(Settings)}
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Warn of each variable with the prefix that is no setting, with its near miss; what Kubernetes makes is none."""
+    environ = os.environ if environ is None else environ
+    known = [item.name.upper() for item in fields(Settings)]
+    unknown = [
+        variable.removeprefix(PREFIX)
+        for variable, text in sorted(environ.items())
+        if variable.startswith(PREFIX) and not _is_of_kubernetes(variable, text)
+    ]
+    return [_warning(name, known) for name in unknown if name not in known]
+
+
+def _warning(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {PREFIX}{near[0]}?" if near else "evalsvc doctor lists the settings"
+    return f"{PREFIX}{name} is no setting of evalsvc and is ignored; {meant}"
+
+
+def _given(environ: Mapping[str, str], name: str) -> str:
+    """Return the text of a setting's variable; empty where it is not set, or is Kubernetes' own."""
+    variable = PREFIX + name.upper()
+    text = environ.get(variable, "")
+    return "" if _is_of_kubernetes(variable, text) else text
+
+
+def _is_of_kubernetes(variable: str, text: str) -> bool:
+    """Tell whether a variable is one of those that a pod gets of each Service, here of `evalsvc` or `evalsvc-NAME`."""
+    is_address = _ADDRESS_OF_A_SERVICE.fullmatch(f"{variable}={text}") is not None
+    return is_address or _OF_A_SERVICE.fullmatch(variable) is not None
 
 
 def _network(text: str) -> Network:

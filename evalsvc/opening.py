@@ -147,7 +147,7 @@ def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iter
         files.names[str(here)] = str(folder)
         try:
             inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
-            _allow_open_files(len(inside))
+            allow_open_files(len(inside))
             for file in inside:
                 _pin(file, here / file.relative_to(folder), allow, files)
             if not path.is_dir():

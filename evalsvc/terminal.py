@@ -596,6 +596,10 @@ def complain(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _shown_setting(name: str, value: object) -> str:
     """Of a secret, that it is set; of the database's address, all but what lets somebody in."""
     from evalsvc.config import SECRETS, shown_url

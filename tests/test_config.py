@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc.config import SECRETS, Settings, drop_secrets, setting_help, shown_url
-from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.config import SECRETS, Settings, drop_secrets, setting_help, setting_sources, shown_url, unknown_variables
+from evalsvc.errors import InvalidRequest
 
 
 def test_defaults_need_no_environment() -> None:
@@ -33,7 +33,6 @@ def test_arguments_win_and_none_is_not_given() -> None:
 @pytest.mark.parametrize(
     ("environ", "error", "fragment"),
     [
-        ({"EVALSVC_PROT": "9"}, UnknownName, "'EVALSVC_PROT'; did you mean 'EVALSVC_PORT'"),
         ({"EVALSVC_PORT": "nine"}, InvalidRequest, "EVALSVC_PORT is 'nine'; it must be a whole number"),
         ({"EVALSVC_PORT": "9.5"}, InvalidRequest, "it must be a whole number"),
         ({"EVALSVC_GRACE": "long"}, InvalidRequest, "EVALSVC_GRACE is 'long'; it must be a number"),
@@ -42,6 +41,46 @@ def test_arguments_win_and_none_is_not_given() -> None:
 def test_wrong_variables_are_named(environ: dict[str, str], error: type[Exception], fragment: str) -> None:
     with pytest.raises(error, match=fragment):
         Settings.load(environ)
+
+
+def test_unknown_variables_are_warned_of_and_ignored() -> None:
+    """A refusal stopped the service over a variable of somebody else's; the value may be a secret, and is not shown."""
+    environ = {"EVALSVC_PROT": "9", "EVALSVC_XYZZY": "hunter2", "EVALSVC_PORT": "10", "HOME": "/h"}
+    assert Settings.load(environ).port == 10
+    assert unknown_variables(environ) == [
+        "EVALSVC_PROT is no setting of evalsvc and is ignored; did you mean EVALSVC_PORT?",
+        "EVALSVC_XYZZY is no setting of evalsvc and is ignored; evalsvc doctor lists the settings",
+    ]
+
+
+OF_A_SERVICE = {
+    "SERVICE_HOST": "10.0.171.239",
+    "SERVICE_PORT": "8321",
+    "SERVICE_PORT_HTTP_API": "8321",
+    "PORT": "tcp://10.0.171.239:8321",
+    "PORT_8321_TCP": "tcp://10.0.171.239:8321",
+    "PORT_8321_TCP_PROTO": "tcp",
+    "PORT_8321_TCP_PORT": "8321",
+    "PORT_8321_TCP_ADDR": "fd00::7",
+    "PORT_53_UDP": "udp://[fd00::7]:53",
+    "PORT_53_UDP_ADDR": "fd00::7",
+}
+"""What Kubernetes sets in every pod for a Service, behind its name."""
+
+
+@pytest.mark.parametrize("name", ["EVALSVC", "EVALSVC_SCHEDULER", "EVALSVC_2"])
+def test_the_variables_of_a_service_of_kubernetes_are_ignored(name: str) -> None:
+    """Every pod beside a Service named `evalsvc` refused to start: EVALSVC_PORT was no number."""
+    environ = {f"{name}_{variable}": value for variable, value in OF_A_SERVICE.items()}
+    assert Settings.load(environ) == Settings()
+    assert unknown_variables(environ) == []
+    assert set(setting_sources(environ).values()) == {"default"}
+
+
+@pytest.mark.parametrize("text", ["http://10.0.0.1:8321", "tcp://10.0.0.1", "tcp://10.0.0.1:8321/x", "tcp:8321"])
+def test_a_port_that_no_service_has_set_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"EVALSVC_PORT is .* it must be a whole number"):
+        Settings.load({"EVALSVC_PORT": text})
 
 
 def test_paths_follow_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:

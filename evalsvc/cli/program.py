@@ -22,10 +22,9 @@ from evalsvc.cli import (
     token,
     watch,
 )
+from evalsvc.config import unknown_variables
 from evalsvc.errors import EvalsvcError
-from evalsvc.terminal import (
-    complain,
-)
+from evalsvc.terminal import complain, warn
 
 if TYPE_CHECKING:
     pass
@@ -70,7 +69,8 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    for warning in unknown_variables():
+        warn(warning)
 
 
 for group in (service, status, checkpoints, watch, runs, artifacts, history, evaluate, judge, doctor, setup, token):
