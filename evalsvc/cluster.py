@@ -22,7 +22,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import KilledWorker
 
 from evalsvc.config import Settings
-from evalsvc.dask_settings import WIDGETS_ONLY, configure, security_of
+from evalsvc.dask_settings import WIDGETS_ONLY, configure, private_folder, security_of
 from evalsvc.devices import device_list
 from evalsvc.errors import Cancelled, ServiceUnreachable
 from evalsvc.worker import (
@@ -129,8 +129,10 @@ class Cluster:
         Raises:
             ServiceUnreachable: the scheduler does not answer.
             InvalidRequest: a device or a certificate file of the settings is not there.
+            DataDirectoryUnusable: Dask's folder in the data folder cannot be made.
         """
-        configure(self._settings, len(device_list(self._settings.devices)))
+        scratch = private_folder(self._settings.scratch_path)
+        configure(self._settings, scratch, len(device_list(self._settings.devices)))
         if self._settings.scheduler:
             security = security_of(self._settings)
             try:

@@ -133,6 +133,11 @@ class Settings:
         return self.data_path / "statistics"
 
     @property
+    def scratch_path(self) -> Path:
+        """Folder of Dask, for the workers of this service."""
+        return self.data_path / "dask"
+
+    @property
     def artifacts_path(self) -> Path:
         return self.data_path / "artifacts"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import dask
 from distributed import Security
 
 from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
 
 WIDGETS_ONLY = "1h"
 """Between two inventories of the workers which Dask makes by itself, for its widgets in notebooks: every second or two,
 by default."""
+
+SCRATCH_PREFIX = "evalsvc-dask-"
+"""Begins the name of a private folder for Dask, in a process without a data folder of its own."""
 
 DASK_SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # attempts are counted in SQL
@@ -40,10 +45,12 @@ DASK_SETTINGS = {
 }
 
 
-def configure(settings: Settings, processes: int = 1) -> None:
+def configure(settings: Settings, scratch: Path, processes: int = 1) -> None:
     """Set Dask up for this process, over whatever the user's own Dask configuration says.
 
     Args:
+        scratch: a folder that no other user can write. Dask's default is shared by all users of the machine: a lock
+            there stops every worker from starting, and Dask puts the folder first among those that Python imports from.
         processes: worker processes that share this machine's cores.
     """
     # Where there is no network, it warns that it has found no address to give to a scheduler within this process.
@@ -57,11 +64,32 @@ def configure(settings: Settings, processes: int = 1) -> None:
     dask.config.set(
         {
             **DASK_SETTINGS,
+            "temporary-directory": str(scratch),
             "distributed.scheduler.worker-ttl": f"{settings.worker_ttl}s",
             # The nanny's own default is one thread, which changes speed and the order of summation.
             "distributed.nanny.pre-spawn-environ": environment,
         }
     )
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder that is this user's only; one that is there becomes so.
+
+    Raises:
+        DataDirectoryUnusable: it cannot be made, or is another user's, or a link.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise PermissionError(None, "it is a link, or the folder of another user")
+        folder.chmod(0o700)
+    except OSError as error:
+        raise DataDirectoryUnusable(
+            f"the folder {folder} cannot be used: {(error.strerror or str(error)).lower()}; remove it, or choose "
+            "another data folder with --data-dir (EVALSVC_DATA_DIR)"
+        ) from None
+    return folder
 
 
 def security_of(settings: Settings) -> Security:

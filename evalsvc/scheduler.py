@@ -7,11 +7,13 @@ import errno
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from distributed import Scheduler, Security
 
 from evalsvc.config import Settings
-from evalsvc.dask_settings import configure, security_of
+from evalsvc.dask_settings import SCRATCH_PREFIX, configure, security_of
 from evalsvc.errors import InvalidRequest, PortInUse
 
 DEFAULT_PORT = 8786
@@ -25,9 +27,10 @@ def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[
         PortInUse: another process has the port.
     """
     security = security_of(settings)
-    configure(settings)
     _require_free(host, port)
-    asyncio.run(_serve(security, host, port, announce))
+    with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+        configure(settings, Path(scratch))
+        asyncio.run(_serve(security, host, port, announce))
 
 
 def _require_free(host: str, port: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import shlex
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from evalsvc.config import Settings
-from evalsvc.dask_settings import configure, security_of
+from evalsvc.dask_settings import SCRATCH_PREFIX, configure, security_of
 from evalsvc.errors import MissingPackage
 
 try:
@@ -46,7 +49,9 @@ def slurm_cluster(
     """
     settings = Settings.load()
     security = security_of(settings)
-    configure(settings)
+    scratch = TemporaryDirectory(prefix=SCRATCH_PREFIX)
+    atexit.register(scratch.cleanup)
+    configure(settings, Path(scratch.name))
     directives = [f"--signal=B:TERM@{warning}", *options.pop("job_extra_directives", [])]
     listen = {"host": host, "port": port, "dashboard_address": "127.0.0.1:0"}
     defaults = {"cores": 1, "memory": "16GB", "protocol": "tls://"}

@@ -15,13 +15,15 @@ import threading
 import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from distributed import Security
 
 from evalsvc import logs
 from evalsvc.config import Settings
-from evalsvc.dask_settings import configure, security_of
+from evalsvc.dask_settings import SCRATCH_PREFIX, configure, security_of
 from evalsvc.devices import device_list, worker_environment
 from evalsvc.errors import InvalidRequest
 from evalsvc.worker import WorkerNanny, cause_of_death, nanny_options
@@ -163,8 +165,9 @@ def serve_device(settings: Settings, scheduler: str, device: str, processes: int
         signal.signal(number, signal.SIG_IGN)
     settings = replace(settings, device="")
     logs.configure(settings.log_format, settings.log_level)
-    configure(settings, processes)
-    asyncio.run(_Service(settings, scheduler, device, processes, heard).run())
+    with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+        configure(settings, Path(scratch), processes)
+        asyncio.run(_Service(settings, scheduler, device, processes, heard).run())
 
 
 class _Service:

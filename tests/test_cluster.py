@@ -1,6 +1,10 @@
 """The cluster as the coordinator sees it: outcomes, progress, cancellation, and who may connect."""
 
+import fcntl
 import queue
+import stat
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +18,7 @@ from machines import Machines
 from evalsvc.cluster import ROSTER_AGE, Cluster, Outcome
 from evalsvc.config import Settings
 from evalsvc.devices import device_list, worker_environment
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
 from evalsvc.supervisor import run_workers
 
 
@@ -254,6 +258,35 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
         Watched(Settings(scheduler="tls://127.0.0.1:1")).start()
     with pytest.raises(InvalidRequest, match="must begin with tls://"):
         run_workers(Settings(), "tcp://127.0.0.1:1")
+
+
+def test_no_other_user_can_keep_workers_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's own folder is shared by all users: one who held its lock stopped every worker, and a module that lay there
+    was imported in the place of another."""
+    shared = tmp_path / "tmp" / "dask-scratch-space"
+    shared.mkdir(parents=True, mode=0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared.parent))
+    monkeypatch.setenv("TMPDIR", str(shared.parent))
+    cluster = Watched(Settings(data_dir=str(tmp_path / "data"), devices="cpu", threads=1))
+    with (shared / "global.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cluster.start()
+        try:
+            assert cluster.slots() == 1
+            assert str(shared) not in sys.path
+            assert stat.S_IMODE((tmp_path / "data" / "dask").stat().st_mode) == 0o700
+            assert list((tmp_path / "data" / "dask").rglob("worker-*.dirlock"))
+        finally:
+            cluster.close()
+    assert [path.name for path in shared.iterdir()] == ["global.lock"]
+
+
+def test_a_link_in_the_place_of_the_folder_of_dask_is_refused(tmp_path: Path) -> None:
+    """Whoever may write the data folder would have the service use another one."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "dask").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataDirectoryUnusable, match=r"dask cannot be used: it is a link.*; remove it, or choose"):
+        Watched(Settings(data_dir=str(tmp_path), devices="cpu")).start()
 
 
 def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
