@@ -22,7 +22,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import KilledWorker
 
 from evalsvc.config import Settings
-from evalsvc.dask_settings import WIDGETS_ONLY, configure, private_folder, security_of
+from evalsvc.dask_settings import NO_DASHBOARD, WIDGETS_ONLY, configure, private_folder, security_of
 from evalsvc.devices import device_list
 from evalsvc.errors import Cancelled, ServiceUnreachable
 from evalsvc.worker import (
@@ -391,7 +391,7 @@ class _Deaths:
 def _local_cluster(settings: Settings) -> SpecCluster:
     security = Security.temporary()
     devices = device_list(settings.devices)
-    common = {"security": security, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    common = {"security": security, "host": "127.0.0.1", **NO_DASHBOARD}
     workers = {
         f"{device}#{index}": {
             "cls": WorkerNanny,

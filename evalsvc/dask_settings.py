@@ -18,6 +18,10 @@ WIDGETS_ONLY = "1h"
 """Between two inventories of the workers which Dask makes by itself, for its widgets in notebooks: every second or two,
 by default."""
 
+NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+"""Options of every scheduler, worker and nanny. Where bokeh is installed, Dask shows its dashboard unless told not to,
+to every user of the machine; what is left at the address answers whether the process lives."""
+
 SCRATCH_PREFIX = "evalsvc-dask-"
 """Begins the name of a private folder for Dask, in a process without a data folder of its own."""
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from distributed import Scheduler, Security
 
 from evalsvc.config import Settings
-from evalsvc.dask_settings import SCRATCH_PREFIX, configure, security_of
+from evalsvc.dask_settings import NO_DASHBOARD, SCRATCH_PREFIX, configure, security_of
 from evalsvc.errors import InvalidRequest, PortInUse
 
 DEFAULT_PORT = 8786
@@ -49,9 +49,7 @@ def _require_free(host: str, port: int) -> None:
 
 
 async def _serve(security: Security, host: str, port: int, announce: Callable[[str], None]) -> None:
-    scheduler = await Scheduler(
-        host=host, port=port, protocol="tls://", security=security, dashboard_address="127.0.0.1:0"
-    )
+    scheduler = await Scheduler(host=host, port=port, protocol="tls://", security=security, **NO_DASHBOARD)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)

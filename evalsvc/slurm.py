@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from evalsvc.config import Settings
-from evalsvc.dask_settings import SCRATCH_PREFIX, configure, security_of
+from evalsvc.dask_settings import NO_DASHBOARD, SCRATCH_PREFIX, configure, security_of
 from evalsvc.errors import MissingPackage
 
 try:
@@ -53,7 +53,7 @@ def slurm_cluster(
     atexit.register(scratch.cleanup)
     configure(settings, Path(scratch.name))
     directives = [f"--signal=B:TERM@{warning}", *options.pop("job_extra_directives", [])]
-    listen = {"host": host, "port": port, "dashboard_address": "127.0.0.1:0"}
+    listen = {"host": host, "port": port, **NO_DASHBOARD}
     defaults = {"cores": 1, "memory": "16GB", "protocol": "tls://"}
     return SLURMCluster(
         n_workers=jobs,

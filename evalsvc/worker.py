@@ -23,6 +23,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from evalsvc import logs
 from evalsvc.config import Settings
+from evalsvc.dask_settings import NO_DASHBOARD
 from evalsvc.devices import worker_environment
 from evalsvc.errors import Cancelled
 
@@ -231,7 +232,7 @@ def nanny_options(settings: Settings, device: str, processes: int, drains: bool)
         "memory_limit": 0,
         "env": worker_environment(settings, device, processes),
         "silence_logs": logging.ERROR,
-        "dashboard_address": "127.0.0.1:0",
+        **NO_DASHBOARD,
         "plugins": (SignalPlugin(drains, settings.grace),),
         "metrics": {"draining": is_draining},
     }

@@ -29,7 +29,7 @@ PARTS = {
     "runner": {"ground", *STAGES, "tasks"},
     "store": {"ground"},
     "dask_settings": {"ground"},
-    "worker": {"ground"},
+    "worker": {"ground", "dask_settings"},
     "supervisor": {"ground", "dask_settings", "worker"},
     "scheduler": {"ground", "dask_settings"},
     "slurm": {"ground", "dask_settings"},

@@ -1,24 +1,32 @@
 """The cluster as the coordinator sees it: outcomes, progress, cancellation, and who may connect."""
 
 import fcntl
+import os
 import queue
+import signal
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed.dashboard
 import numpy as np
 import pytest
 from distributed import Client, Future
 from machines import Machines
+from ports import free_port
 
+from evalsvc.certificates import write_certificates
 from evalsvc.cluster import ROSTER_AGE, Cluster, Outcome
 from evalsvc.config import Settings
 from evalsvc.devices import device_list, worker_environment
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
+from evalsvc.scheduler import run_scheduler
+from evalsvc.slurm import slurm_cluster
 from evalsvc.supervisor import run_workers
 
 
@@ -279,6 +287,48 @@ def test_no_other_user_can_keep_workers_from_starting(tmp_path: Path, monkeypatc
         finally:
             cluster.close()
     assert [path.name for path in shared.iterdir()] == ["global.lock"]
+
+
+@pytest.fixture
+def with_bokeh(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Where bokeh is installed, Dask can import its dashboard; which schedulers have one."""
+    shown: list[object] = []
+    dashboard = types.ModuleType("distributed.dashboard.scheduler")
+    dashboard.connect = lambda *arguments, **_: shown.append(arguments)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, dashboard.__name__, dashboard)
+    monkeypatch.setattr(distributed.dashboard, "scheduler", dashboard, raising=False)
+    return shown
+
+
+def own_cluster(tmp_path: Path, _settings: Settings) -> None:
+    cluster = Watched(Settings(data_dir=str(tmp_path), devices="cpu", threads=1))
+    cluster.start()
+    cluster.close()
+
+
+def scheduler_of_its_own(_tmp_path: Path, settings: Settings) -> None:
+    run_scheduler(settings, "127.0.0.1", 0, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def scheduler_for_slurm(_tmp_path: Path, _settings: Settings) -> None:
+    with slurm_cluster(0, host="127.0.0.1", port=free_port()):
+        pass
+
+
+@pytest.mark.parametrize("start", [own_cluster, scheduler_of_its_own, scheduler_for_slurm])
+def test_no_scheduler_shows_a_dashboard(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_bokeh: list[object],
+    start: Callable[[Path, Settings], None],
+) -> None:
+    """It needs no certificate, and tells every user of the machine what runs."""
+    files = write_certificates(tmp_path / "tls")
+    settings = {f"tls_{name.removesuffix('.pem')}": str(path) for name, path in files.items()}
+    for name, path in settings.items():
+        monkeypatch.setenv(f"EVALSVC_{name.upper()}", path)
+    start(tmp_path, Settings(**settings))
+    assert with_bokeh == []
 
 
 def test_a_link_in_the_place_of_the_folder_of_dask_is_refused(tmp_path: Path) -> None:
