@@ -7,11 +7,14 @@ one cannot be replaced alone. Imports are what breaks this unseen, so they are h
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import evalsvc
 
@@ -232,6 +235,18 @@ def test_a_blocked_package_is_noticed() -> None:
     """The two tests above prove nothing if the block does not work."""
     with pytest.raises(AssertionError, match="No module named 'torch'"):
         run_blocked({"torch"}, ["evalsvc.models"])
+
+
+@pytest.mark.parametrize(
+    ("package", "vulnerable"), [("h11", "0.14.0"), ("jinja2", "3.1.5"), ("starlette", "1.3.0"), ("pillow", "12.3.0")]
+)
+def test_no_version_with_a_known_hole_is_admitted(package: str, vulnerable: str) -> None:
+    """They read what strangers send: requests, templates and images. Others bring them in without a floor."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    listed = [*project["dependencies"], *project["optional-dependencies"]["worker"]]
+    [found] = [item for item in map(Requirement, listed) if item.name == package]
+    assert not found.specifier.contains(vulnerable)
+    assert found.specifier.contains(metadata.version(package)), "the tests run with one that is admitted"
 
 
 def test_settings_are_read_in_one_place() -> None:
