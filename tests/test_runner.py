@@ -552,11 +552,11 @@ def test_data_outside_the_roots_is_not_opened(
 def test_a_wrong_setting_is_a_result_too(
     checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EVALSVC_THREAD", "1")
+    monkeypatch.setenv("EVALSVC_THREADS", "many")
     error = shard(checkpoint, suite).error
     assert error is not None
-    assert error.code == "unknown_name"
-    assert "did you mean 'EVALSVC_THREADS'" in error.message
+    assert error.code == "invalid_request"
+    assert "EVALSVC_THREADS is 'many'; it must be a whole number" in error.message
 
 
 class Panic(BaseException):
