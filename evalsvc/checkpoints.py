@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,8 @@ class CheckpointRef:
     """The address that `path` was fetched from; None: it lies where it was posted, or was not fetched yet."""
     roots: Sequence[Path] = (Path("/"),)
     """Where it must lie when it is opened; of a virtual checkpoint, its parents say."""
+    closed: Sequence[Path] = ()
+    """Where it must not lie, but for roots in there."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +131,16 @@ def local_path(uri: str) -> Path:
     return path
 
 
-def locate(uri: str, roots: Sequence[Path]) -> Path:
+def locate(uri: str, roots: Sequence[Path], closed: Sequence[Path] = ()) -> Path:
     """The existing file or folder that `uri` names, with links resolved.
 
     Raises:
-        CheckpointNotAllowed: it, or a file in it, does not lie under one of `roots`, or is none that lies on a disk.
+        CheckpointNotAllowed: it, or a file in it, does not lie under one of `roots`, lies under one of `closed`, or is
+            none that lies on a disk.
         CheckpointNotFound: nothing is there, or it cannot be read.
         NotACheckpoint: it is a folder of more than MAX_FILES files.
     """
-    resolved = resolve_inside(local_path(uri), roots, uri)
+    resolved = resolve_inside(local_path(uri), roots, uri, closed)
     try:
         _require_on_disk(resolved, uri)
     except (OSError, ValueError) as error:
@@ -146,15 +149,15 @@ def locate(uri: str, roots: Sequence[Path]) -> Path:
         raise CheckpointNotFound(f"{uri}: this process may not read it; change its permissions")
     try:
         for file in files_of(resolved, MAX_FILES):
-            require_inside(file.resolve(), roots, str(file))
+            require_inside(file.resolve(), roots, str(file), closed)
         for link in _links_in(resolved):
-            resolve_inside(link, roots, str(link))
+            resolve_inside(link, roots, str(link), closed)
     except OSError as error:
         raise CheckpointNotFound(f"{uri}: {_reason(error)} in it; change its permissions, or post it again") from None
     return resolved
 
 
-def resolve_inside(path: Path, roots: Sequence[Path], shown: str) -> Path:
+def resolve_inside(path: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path] = ()) -> Path:
     """The path with links resolved, which lies under one of `roots`; something need not be there.
 
     Of what lies outside, nothing is told but that it does: not whether it exists, nor where a link leads.
@@ -170,12 +173,21 @@ def resolve_inside(path: Path, roots: Sequence[Path], shown: str) -> Path:
         with suppress(OSError, ValueError):  # no name that a file can have
             current = Path(os.path.realpath(current))
         # Before a step up, too: one from outside would tell whether there is something to step up from.
-        _require_under(current, roots, shown)
+        _require_under(current, roots, shown, closed)
         current = current if part is None else current.parent
     return current
 
 
-def require_inside(resolved: Path, roots: Sequence[Path], shown: str) -> None:
+def lies_within(resolved: Path, opened: Iterable[Path], closed: Iterable[Path]) -> bool:
+    """Whether the nearest of these folders that a path without links lies in is one of `opened`."""
+    nearest_opened, nearest_closed = (
+        max((len(folder.parts) for item in folders if resolved.is_relative_to(folder := item.resolve())), default=0)
+        for folders in (opened, closed)
+    )
+    return nearest_opened > nearest_closed
+
+
+def require_inside(resolved: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path] = ()) -> None:
     """Raise unless a path without links lies under one of `roots` and is a file or folder on a disk.
 
     This is the one rule for what may be opened; `opening` asks again of the very file that it has opened.
@@ -183,12 +195,16 @@ def require_inside(resolved: Path, roots: Sequence[Path], shown: str) -> None:
     Raises:
         CheckpointNotAllowed: `shown`, as the message calls it, is not.
     """
-    _require_under(resolved, roots, shown)
+    _require_under(resolved, roots, shown, closed)
     _require_on_disk(resolved, shown)
 
 
-def _require_under(resolved: Path, roots: Sequence[Path], shown: str) -> None:
-    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
+def _require_under(resolved: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path]) -> None:
+    if not lies_within(resolved, (Path("/"), *roots), closed):
+        raise CheckpointNotAllowed(
+            f"{shown}: leads into the data folder of evalsvc, or to a key or token of it, which are never read; move it"
+        )
+    if not lies_within(resolved, roots, ()):
         allowed = ", ".join(str(root) for root in roots)
         raise CheckpointNotAllowed(
             f"{shown}: lies, or leads by a link, outside the allowed folders ({allowed}); see EVALSVC_ROOTS"

@@ -165,8 +165,22 @@ class Settings:
 
     @property
     def root_paths(self) -> tuple[Path, ...]:
-        """The folders among the roots."""
-        return tuple(Path(root).expanduser() for root in self._roots() if "://" not in root)
+        """The folders among the roots, without those in the data folder."""
+        return tuple(root for root in self._local_roots() if not self._is_in_data_folder(root))
+
+    @property
+    def useless_roots(self) -> tuple[Path, ...]:
+        """The folders among the roots that are, or lie in, the data folder."""
+        return tuple(root for root in self._local_roots() if self._is_in_data_folder(root))
+
+    @property
+    def private_paths(self) -> tuple[Path, ...]:
+        """The data folder, and files with keys, tokens or the database: no suite or checkpoint is read from there."""
+        database = self.database
+        file = database.partition("?")[0].removeprefix("sqlite:///") if database.startswith("sqlite:///") else ""
+        beside = [f"{file}-wal", f"{file}-shm"] if file else []
+        files = [self.https_key, self.tls_key, self.token_file, file, *beside]
+        return (self.data_path, *(Path(name).expanduser() for name in files if name))
 
     @property
     def remote_roots(self) -> tuple[str, ...]:
@@ -185,6 +199,12 @@ class Settings:
     def kept_paths(self) -> tuple[Path, ...]:
         """Where evalsvc itself puts copies of checkpoints."""
         return self.data_path / "spool", self.cache_path
+
+    def _local_roots(self) -> list[Path]:
+        return [Path(root).expanduser() for root in self._roots() if "://" not in root]
+
+    def _is_in_data_folder(self, root: Path) -> bool:
+        return root.resolve().is_relative_to(self.data_path.resolve())
 
     def _roots(self) -> list[str]:
         return [root for root in re.split(r":(?!//)", self.roots) if root]

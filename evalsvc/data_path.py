@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
+from evalsvc.checkpoints import lies_within
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidData
 
@@ -16,7 +17,7 @@ DATASETS = "datasets:"
 
 PACKAGE = Path(__file__).parent
 
-NEVER = ("/proc", "/sys")
+NEVER = (Path("/proc"), Path("/sys"))
 """Below any root: there are the environments and memories of processes, and no data."""
 
 MAX_PATH = 4096
@@ -33,8 +34,8 @@ def local_data(settings: Settings, path: str) -> str:
     """The local path of a data file or folder in a checked suite; it need not exist.
 
     Raises:
-        InvalidData: it is outside what suites may read: EVALSVC_ROOTS but for `NEVER`, the operator's own folders, what
-            is shipped.
+        InvalidData: it is outside what suites may read: EVALSVC_ROOTS but for `NEVER` and what is private to the
+            service, the operator's own folders, what is shipped.
     """
     local = settings.datasets_path / path.removeprefix(DATASETS) if path.startswith(DATASETS) else Path(path)
     try:
@@ -65,13 +66,13 @@ def require_readable(settings: Settings, resolved: Path, shown: str) -> None:
     Raises:
         InvalidData: it is outside; see `local_data`.
     """
-    folders = (*settings.root_paths, settings.datasets_path, settings.assets_path, PACKAGE)
-    inside = any(resolved.is_relative_to(folder.resolve()) for folder in folders)
-    if not inside or any(resolved.is_relative_to(folder) for folder in NEVER):
+    of_the_operator = (settings.datasets_path, settings.assets_path, *filter(None, [settings.suites_path]))
+    opened = (*settings.root_paths, *of_the_operator, PACKAGE)
+    if not lies_within(resolved, opened, (*NEVER, *settings.private_paths)):
         roots = ", ".join(map(str, settings.root_paths)) or "none"
         raise InvalidData(
-            f"{shown!r} is, or leads, outside the folders that suites may read ({roots}, and `datasets:`); move it, or "
-            "have the operator add its folder to EVALSVC_ROOTS"
+            f"{shown!r} is, or leads, outside the folders that suites may read ({roots}, and `datasets:`), or into "
+            "evalsvc's own data folder or keys; move it, or have the operator add its folder to EVALSVC_ROOTS"
         )
 
 

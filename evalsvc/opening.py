@@ -192,7 +192,7 @@ def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
     if not OPEN_FILES.is_dir():
         # Without the kernel's word for what is open, the paths are all that can be asked.
         for leaf in parents_of(reference) or (reference,):
-            locate(leaf.path, leaf.roots)
+            locate(leaf.path, leaf.roots, leaf.closed)
         yield reference
         return
     with ExitStack() as stack:
@@ -245,7 +245,7 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
 
 
 def _require_inside(reference: CheckpointRef, real: Path, shown: str) -> None:
-    require_inside(real, reference.roots, shown)
+    require_inside(real, reference.roots, shown, reference.closed)
 
 
 def _pin(file: Path, name: Path, allow: Allow, files: _Open) -> None:

@@ -128,7 +128,7 @@ class RunnerContext(Context):
     def __init__(
         self, checkpoint: CheckpointRef, settings: Settings, report: Report, base: CheckpointRef | None = None
     ) -> None:
-        self.checkpoint = _confined(checkpoint, (*settings.root_paths, *settings.kept_paths))
+        self.checkpoint = _confined(checkpoint, settings)
         self.base = None if base is None else RunnerContext(base, settings, report)
         self._beside = base
         self.is_first = base is not None and base.path == checkpoint.path
@@ -255,12 +255,13 @@ class RunnerContext(Context):
             return _resolve_config(checkpoint)
 
 
-def _confined(checkpoint: CheckpointRef, roots: Sequence[Path]) -> CheckpointRef:
-    """A reference that is opened under these folders only."""
+def _confined(checkpoint: CheckpointRef, settings: Settings) -> CheckpointRef:
+    """Return a reference that is opened only where this process may read checkpoints, and its own copies of them."""
     if checkpoint.virtual is None:
-        return replace(checkpoint, roots=roots)
-    parents = {name: _confined(parent, roots) for name, parent in checkpoint.virtual.parents.items()}
-    return replace(checkpoint, roots=roots, virtual=Virtual(checkpoint.virtual.expression, parents))
+        roots = (*settings.root_paths, *settings.kept_paths)
+        return replace(checkpoint, roots=roots, closed=settings.private_paths)
+    parents = {name: _confined(parent, settings) for name, parent in checkpoint.virtual.parents.items()}
+    return replace(checkpoint, virtual=Virtual(checkpoint.virtual.expression, parents))
 
 
 @dataclass(frozen=True)

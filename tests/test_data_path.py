@@ -58,6 +58,41 @@ def test_what_leads_out(settings: Settings, tmp_path: Path, path: str) -> None:
     assert "/etc" not in error.value.message.replace(repr(path), ""), "where a link leads is not told"
 
 
+@pytest.mark.parametrize("roots", ["/", "{data}", "{data}/spool", "{data}/dask:/", "{data}/../link-to-data:/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("{data}/evalsvc.db", "{data}/tls/key.pem", "{data}/spool/7/a.pt", "{data}", "{data}/../data/evalsvc.db"),
+        *("{data}/../link-to-data/evalsvc.db", "datasets:../evalsvc.db", "{keys}/https.pem", "{keys}/tls.pem"),
+        *("{keys}/token", "{keys}/a.db", "{keys}/a.db-wal"),
+    ],
+)
+def test_what_is_private_to_the_service_is_no_data(tmp_path: Path, roots: str, path: str) -> None:
+    """Whoever may submit read the service's TLS key in an error of its first line."""
+    data, keys = tmp_path / "data", tmp_path / "keys"
+    data.mkdir()
+    (tmp_path / "link-to-data").symlink_to(data)
+    settings = Settings(
+        roots=roots.format(data=data),
+        data_dir=str(data),
+        database_url=f"sqlite:///{keys}/a.db",
+        https_key=f"{keys}/https.pem",
+        tls_key=f"{keys}/tls.pem",
+        token_file=f"{keys}/token",
+    )
+    with pytest.raises(InvalidData, match=r"or into evalsvc's own data folder or keys; move it"):
+        check_data(settings, path.format(data=data, keys=keys))
+
+
+def test_the_operators_folders_in_the_data_folder_are_data(tmp_path: Path) -> None:
+    """Unless they are the data folder itself."""
+    settings = Settings(data_dir=str(tmp_path), suites=str(tmp_path / "suites"))
+    for name in ("datasets", "assets", "suites"):
+        assert local_data(settings, f"{tmp_path}/{name}/a") == f"{tmp_path}/{name}/a"
+    with pytest.raises(InvalidData):
+        local_data(Settings(data_dir=str(tmp_path), datasets=str(tmp_path)), "datasets:evalsvc.db")
+
+
 def test_whether_something_is_there_is_not_told(settings: Settings) -> None:
     """Else a suite would be a way to look through the folders of others."""
 

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -317,6 +318,24 @@ def test_a_link_put_in_the_place_of_a_posted_file(
     assert error is not None
     assert error.code == "checkpoint_not_allowed"
     assert "lies, or leads by a link, outside the allowed folders" in error.message
+
+
+def test_a_link_into_the_data_folder_is_not_followed(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By default everything lies under the roots, the service's keys included."""
+    data, spooled = tmp_path / "service", tmp_path / "service" / "spool" / "7" / "epoch_1.pt"
+    spooled.parent.mkdir(parents=True)
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(data))
+    shutil.copy2(weights, spooled)
+    shutil.copy2(weights, data / "key.pem")
+    assert shard(replace(checkpoint, path=str(spooled)), suite, "run").error is None, "its own copy is read"
+    weights.unlink()
+    weights.symlink_to(data / "key.pem")
+    error = shard(checkpoint, suite).error
+    assert error is not None
+    assert error.code == "checkpoint_not_allowed"
+    assert "leads into the data folder of evalsvc" in error.message
 
 
 def test_hash_and_weights_are_of_one_file(

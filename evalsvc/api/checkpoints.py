@@ -237,13 +237,14 @@ def _model_beside(path: str, identity: Identity, settings: Settings) -> dict[str
     """The configuration that lies beside a checkpoint, here or elsewhere."""
     if identity.etag is not None:
         return config_beside_remote(path, settings)
-    with opened(CheckpointRef(path, roots=settings.root_paths, label="the checkpoint")) as checkpoint:
+    roots, closed = settings.root_paths, settings.private_paths
+    with opened(CheckpointRef(path, roots=roots, closed=closed, label="the checkpoint")) as checkpoint:
         return config_beside(Path(checkpoint.path))
 
 
 def _model(model: str | Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     if isinstance(model, str) and _names_file(model):
-        model = str(locate(model, settings.root_paths))
+        model = str(locate(model, settings.root_paths, settings.private_paths))
     # Without the base, a name could be a file of the folder that the service happens to run in.
     return read_model_spec(model, base=Path("/"))
 
@@ -251,11 +252,11 @@ def _model(model: str | Mapping[str, Any], settings: Settings) -> dict[str, Any]
 def _layout(layout: str | Mapping[str, Any], model: Mapping[str, Any] | None, settings: Settings) -> dict[str, Any]:
     """The layout inline, checked against the model's table where its size is known."""
     if isinstance(layout, str) and _names_file(layout):
-        layout = str(locate(layout, settings.root_paths))
+        layout = str(locate(layout, settings.root_paths, settings.private_paths))
     image = layout.get("image") if isinstance(layout, Mapping) else None
     if isinstance(image, Mapping) and isinstance(image.get("map"), str):
-        locate(image["map"], settings.root_paths)
-    parsed = parse_layout(layout, allow=lambda real, shown: require_inside(real, settings.root_paths, shown))
+        locate(image["map"], settings.root_paths, settings.private_paths)
+    parsed = parse_layout(layout, allow=partial(_require_inside, settings))
     if parsed.text.tokenizer is not None:
         check_data(settings, parsed.text.tokenizer)
     rows = (model or {}).get("vocab_size")
@@ -266,3 +267,7 @@ def _layout(layout: str | Mapping[str, Any], model: Mapping[str, Any] | None, se
 
 def _names_file(text: str) -> bool:
     return "/" in text or text.endswith((".json", ".yaml", ".yml"))
+
+
+def _require_inside(settings: Settings, real: Path, shown: str) -> None:
+    require_inside(real, settings.root_paths, shown, settings.private_paths)

@@ -75,7 +75,7 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
         return address, identify_remote(address, settings)
     if "file" not in settings.allowed_schemes:
         raise CheckpointNotAllowed(f"{uri}: is a file of this machine, which EVALSVC_SCHEMES does not allow")
-    path = locate(uri, settings.root_paths)
+    path = locate(uri, settings.root_paths, settings.private_paths)
     return str(path), identify(path)
 
 

@@ -255,6 +255,30 @@ class TestModel:
         refused(app.post(weights, model="/etc/passwd"), 403, "checkpoint_not_allowed", "outside the allowed folders")
 
 
+class TestDataFolder:
+    """The service's own files are none to evaluate, under whatever root they lie; here the data folder is in one."""
+
+    @pytest.mark.parametrize("name", ["evalsvc.db", "tls/key.pem", "spool/7/epoch_1.pt", "cache/a.pt", ""])
+    def test_is_no_checkpoint(self, app: App, tmp_path: Path, name: str) -> None:
+        private = tmp_path / "data" / name
+        private.parent.mkdir(parents=True, exist_ok=True)
+        if not private.exists():
+            private.write_text("hunter2")
+        (tmp_path / "link.pt").symlink_to(private)
+        for uri in (private, f"file://{private}", tmp_path / "link.pt"):
+            answer = app.post(uri)
+            assert "hunter2" not in answer.text
+            refused(answer, 403, "checkpoint_not_allowed", "leads into the data folder of evalsvc", "move it")
+        assert app.http.get("/v1/runs").json()["runs"] == []
+
+    @pytest.mark.parametrize("field", ["model", "layout"])
+    def test_is_no_model_and_no_layout(self, app: App, weights: Path, tmp_path: Path, field: str) -> None:
+        (tmp_path / "data" / "secret.json").write_text('{"n_layers": "hunter2"}')
+        answer = app.post(weights, **{field: str(tmp_path / "data" / "secret.json")})
+        assert "hunter2" not in answer.text
+        refused(answer, 403, "checkpoint_not_allowed", "leads into the data folder of evalsvc")
+
+
 class TestLayout:
     def test_is_kept_inline(self, app: App, weights: Path) -> None:
         layout = app.post(weights, layout={"text": {"size": 100}}, model=MODEL).json()["checkpoint"]["layout"]
