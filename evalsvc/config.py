@@ -169,6 +169,11 @@ class Settings:
         return tuple(root for root in self._local_roots() if not self._is_in_data_folder(root))
 
     @property
+    def has_roots(self) -> bool:
+        """Whether the roots leave out anything: `/` leaves out nothing."""
+        return not any(root.resolve() == Path("/") for root in self.root_paths)
+
+    @property
     def useless_roots(self) -> tuple[Path, ...]:
         """The folders among the roots that are, or lie in, the data folder."""
         return tuple(root for root in self._local_roots() if self._is_in_data_folder(root))
@@ -240,6 +245,12 @@ class Settings:
             if (value := getattr(self, item.name)) != item.default and not item.metadata["secret"]
         }
 
+
+OPEN_ROOTS = (
+    "EVALSVC_ROOTS IS NOT SET: everyone whose token has the scope submit can have any file read that the service and "
+    "its workers can read; set it to the folders of checkpoints and data, e.g. EVALSVC_ROOTS=/runs:/data"
+)
+"""Warning of a service that has tokens and no roots."""
 
 SECRETS = tuple(item.name for item in fields(Settings) if item.metadata["secret"])
 """Names of the settings that are secrets."""

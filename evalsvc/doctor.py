@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.assets import ASSETS, locate_asset
-from evalsvc.config import Settings
+from evalsvc.config import OPEN_ROOTS, Settings
 from evalsvc.data_path import Readable, local_data
 from evalsvc.devices import device_list
 from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, MissingPackage, UnknownName
 from evalsvc.store.session import Store
+from evalsvc.store.tokens import has_tokens
 from evalsvc.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
 
 PYTHON = (3, 11)
@@ -60,6 +61,7 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
         _check_lm_eval(settings),
         _check_data_folder(settings.data_path),
         _check_database(settings),
+        _check_roots(settings),
         *(_check_asset(name, settings) for name in ASSETS),
         *(_check_suite(name, path, settings, needed=bool(suites)) for name, path in files.items()),
     ]
@@ -128,8 +130,8 @@ def _check_data_folder(folder: Path) -> Check:
 
 def _check_database(settings: Settings) -> Check:
     """Looking must not make a database, so an SQLite file that is not there is left so."""
-    file = settings.database.removeprefix("sqlite:///")
-    if settings.database.startswith("sqlite:///") and not Path(file).exists():
+    if _is_missing(settings):
+        file = settings.database.removeprefix("sqlite:///")
         return Check("database", True, f"{file} (made at the first start)")
     try:
         store = Store(settings.database)
@@ -143,6 +145,35 @@ def _check_database(settings: Settings) -> Check:
         found, _, do = error.message.partition("; ")
         return Check("database", False, found, do or "start the database or correct EVALSVC_DATABASE_URL")
     return Check("database", True, f"answers; schema {version or 'made at the first start'}")
+
+
+def _is_missing(settings: Settings) -> bool:
+    """Whether the database is an SQLite file that is not there yet."""
+    database = settings.database
+    return database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists()
+
+
+def _check_roots(settings: Settings) -> Check:
+    """Without tokens, nobody but the users of this machine may submit."""
+    found = settings.roots
+    if settings.useless_roots:
+        names = ", ".join(map(str, settings.useless_roots))
+        return Check("roots", False, found, f"nothing is read below {names}, in the data folder; change EVALSVC_ROOTS")
+    if settings.has_roots or not _any_tokens(settings):
+        return Check("roots", True, found)
+    return Check("roots", False, f"{found} though there are tokens", OPEN_ROOTS)
+
+
+def _any_tokens(settings: Settings) -> bool:
+    """Whether the database has tokens; one that cannot be asked is told by itself."""
+    if not _check_database(settings).ok or _is_missing(settings):
+        return False
+    store = Store(settings.database)
+    try:
+        with store.reading() as session:
+            return has_tokens(session)
+    finally:
+        store.close()
 
 
 def _check_asset(name: str, settings: Settings) -> Check:

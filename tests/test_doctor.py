@@ -12,6 +12,7 @@ from evalsvc.config import Settings
 from evalsvc.doctor import Check, assets_of, data_files, run_checks
 from evalsvc.errors import InvalidSuite, UnknownName
 from evalsvc.store.session import open_store
+from evalsvc.store.tokens import create_token
 from evalsvc.suite import Suite, TaskSpec
 
 
@@ -166,6 +167,27 @@ def test_database_that_does_not(tmp_path: Path, url: str, words: str) -> None:
     assert words in found.found
     assert found.do
     assert "secret" not in found.found + found.do
+
+
+def test_roots_that_are_open_to_every_token(tmp_path: Path) -> None:
+    """By default all files of the machine lie under the roots."""
+    assert check("roots", tmp_path).ok
+    store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
+    assert check("roots", tmp_path).ok, "without tokens nobody comes in from elsewhere"
+    with store.transaction() as session:
+        create_token(session, "trainer", "submit")
+    store.close()
+    found = check("roots", tmp_path)
+    assert (found.ok, found.needed, found.found) == (False, True, "/ though there are tokens")
+    assert "EVALSVC_ROOTS IS NOT SET: everyone whose token" in found.do
+    assert not check("roots", tmp_path, roots="/runs:/").ok
+    assert check("roots", tmp_path, roots="/runs:/data").ok
+
+
+def test_roots_in_the_data_folder(tmp_path: Path) -> None:
+    found = check("roots", tmp_path, roots=f"/runs:{tmp_path}/runs")
+    assert not found.ok
+    assert found.do == f"nothing is read below {tmp_path}/runs, in the data folder; change EVALSVC_ROOTS"
 
 
 def test_data_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from evalsvc.api.app import create_app
 from evalsvc.api.browsers import is_loopback
 from evalsvc.api.connections import CONNECTIONS, SEND_BYTES, PatientProtocol
 from evalsvc.api.state import State
-from evalsvc.config import Settings
+from evalsvc.config import OPEN_ROOTS, Settings
 from evalsvc.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.errors import InternalError, InvalidRequest, PortInUse
 from evalsvc.opening import allow_open_files
@@ -81,7 +81,9 @@ def _check_database(settings: Settings, migrate: bool, insecure: bool) -> None:
     store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
     try:
         with store.reading() as session:
-            check_address(settings, has_tokens(session), insecure)
+            any_tokens = has_tokens(session)
+        check_address(settings, any_tokens, insecure)
+        warn_of_roots(settings, any_tokens)
         if not settings.read_only:
             claim_data_folder(settings.data_path, database_id(store), store.url)
     finally:
@@ -145,6 +147,14 @@ def check_address(settings: Settings, has_tokens: bool, insecure: bool) -> None:
             "put a proxy that speaks https in front of 127.0.0.1",
             settings.host,
         )
+
+
+def warn_of_roots(settings: Settings, has_tokens: bool) -> None:
+    """Log what is wrong with the roots: open to everyone who has a token, or in the data folder."""
+    if has_tokens and not settings.has_roots:
+        log.warning(OPEN_ROOTS)
+    for root in settings.useless_roots:
+        log.warning("nothing is read below the root %s, which is in the data folder; move what is to be read", root)
 
 
 def check_certificate(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from service_process import ServiceProcess
 
-from evalsvc.api.server import check_address, check_certificate, check_proxies, listen, server_config
+from evalsvc.api.server import check_address, check_certificate, check_proxies, listen, server_config, warn_of_roots
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse, ServiceUnreachable, Unauthorized
@@ -59,6 +59,18 @@ def test_others_only_with_a_token_or_when_that_is_asked_for(host: str, caplog: p
     caplog.clear()
     check_address(Settings(host=host, https_cert="cert.pem"), has_tokens=True, insecure=False)
     assert caplog.text == ""
+
+
+def test_roots_that_are_open_to_every_token(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """By default all files of the machine lie under the roots."""
+    warn_of_roots(Settings(), has_tokens=False)
+    warn_of_roots(Settings(roots="/runs:/data"), has_tokens=True)
+    assert caplog.text == ""
+    warn_of_roots(Settings(), has_tokens=True)
+    assert "EVALSVC_ROOTS IS NOT SET: everyone whose token has the scope submit can have any file read" in caplog.text
+    caplog.clear()
+    warn_of_roots(Settings(roots=f"{tmp_path}/data/runs", data_dir=f"{tmp_path}/data"), has_tokens=False)
+    assert f"nothing is read below the root {tmp_path}/data/runs, which is in the data folder" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +133,7 @@ def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> Non
         with Client(service.url, ca=cert) as client, pytest.raises(Unauthorized, match="nobody in without a token"):
             client.runs()
         assert token not in service.log.read_text()
+        assert "EVALSVC_ROOTS IS NOT SET" in service.log.read_text()
     finally:
         service.stop()
     assert stat.S_IMODE((tmp_path / "evalsvc.db").stat().st_mode) == 0o600
