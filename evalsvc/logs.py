@@ -20,6 +20,7 @@ from typing import Any
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.tokens import TOKEN
+from evalsvc.visible_text import visible_line
 
 FORMATS = ("text", "json")
 
@@ -30,9 +31,6 @@ KEY = re.compile(r"evaluation-(?P<evaluation>\d+)/shard-(?P<shard>\d+)/attempt-(
 
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@\"']*):[^\s/\"']*@")
 """Up to the last @: one in a password may have been left as it is."""
-
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
-"""What could begin a line of its own, or move the terminal of who reads."""
 
 _about: ContextVar[Mapping[str, Any]] = ContextVar("about", default=MappingProxyType({}))
 
@@ -105,10 +103,10 @@ class TextLines(_Lines):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={_word(value)}" for name, value in self.fields(record).items())
-        message = without_secrets(record.getMessage()).translate(_CONTROL)
+        message = visible_line(without_secrets(record.getMessage()))
         line = f"{self.time(record)} {record.levelname} {record.name}{fields}: {message}"
         trace = self.trace(record)
-        return line + "".join(f"\n    {part.translate(_CONTROL)}" for part in trace.splitlines())
+        return line + "".join(f"\n    {visible_line(part)}" for part in trace.splitlines())
 
 
 class JsonLines(_Lines):
@@ -137,5 +135,5 @@ def without_secrets(text: str) -> str:
 
 
 def _word(value: Any) -> str:
-    text = without_secrets(str(value)).translate(_CONTROL)
+    text = visible_line(without_secrets(str(value)))
     return text if re.fullmatch(r"[^\s\"=]+", text) else json.dumps(text)

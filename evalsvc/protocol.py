@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from itertools import islice, permutations
 from typing import Any, Literal
 
+from evalsvc.errors import InvalidData
+from evalsvc.visible_text import check_visible
+
 Direction = Literal["lower", "higher", "none"]
 """Which way is better. `none` is a description, such as a count or a probability mass."""
 
@@ -61,6 +64,14 @@ class MetricValue:
     """What of the task's items the value is made of: one key, and it is the mean of that number; two, and it is the
     ratio of their sums. Only items that have the keys count, and of those with a `benchmark` only the ones whose
     benchmark is the first half of the name. Empty: it is not made of items, and paired comparisons do not apply."""
+
+    def __post_init__(self) -> None:
+        """Raise InvalidData for a name or unit with a control character: both are shown on terminals."""
+        for field, text in (("name", self.name), ("unit", self.unit)):
+            try:
+                check_visible(text)
+            except ValueError as error:
+                raise InvalidData(f"the {field} of a metric, {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; NaN and infinities as strings, the protocol as its id."""

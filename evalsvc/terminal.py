@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from evalsvc.csv_cells import plain_cell
+from evalsvc.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,11 +37,11 @@ def print_answers(answers: Sequence[Any]) -> None:
     from itertools import groupby
 
     for prompt, runs in groupby(answers, lambda found: found.prompt):
-        print(_one_line(prompt))
+        say(_one_line(prompt))
         for found in runs:
             for step, text in found.by_step.items():
-                print(f"  {found.run:>11} {step:>4} │ {_one_line(text)[:ANSWER_WIDTH]}")
-        print()
+                say(f"  {found.run:>11} {step:>4} │ {_one_line(text)[:ANSWER_WIDTH]}")
+        say()
 
 
 def print_states() -> Callable[[Mapping[str, Any]], None]:
@@ -48,7 +52,7 @@ def print_states() -> Callable[[Mapping[str, Any]], None]:
         number, state = evaluation["id"], evaluation["state"]
         if said.get(number) != state:
             said[number] = state
-            print(f"evaluation {number} ({evaluation['suite']['name']}) is {state}", file=sys.stderr, flush=True)
+            say(f"evaluation {number} ({evaluation['suite']['name']}) is {state}", err=True)
 
     return report
 
@@ -58,7 +62,7 @@ def print_look(look: Look) -> None:
     from evalsvc.gate_reports import look_row
 
     metric, n, change, interval, *_, verdict = look_row(look)
-    print(f"{metric} after {n}: {change} ({interval}), {verdict}", file=sys.stderr, flush=True)
+    say(f"{metric} after {n}: {change} ({interval}), {verdict}", err=True)
 
 
 def print_interim(look: TaskLook) -> None:
@@ -79,7 +83,7 @@ def print_news() -> Callable[[Mapping[str, Any]], None]:
                 error = retry["error"]
                 when = datetime.fromisoformat(retry["at"]).astimezone()
                 again = f"{task['name']} is tried again at {when:%H:%M:%S}"
-                print(f"{again}: {error['message']} [{error['code']}]", file=sys.stderr, flush=True)
+                say(f"{again}: {error['message']} [{error['code']}]", err=True)
             if interim and (look := (evaluation["id"], task["name"], interim["done"])) not in said:
                 said.add(look)
                 _say_so_far(f"{task['name']} after {interim['done']:,} {task['progress']['unit']}", interim)
@@ -98,18 +102,18 @@ def _say_so_far(when: str, output: Mapping[str, Any]) -> None:
         if isinstance(metric["stderr"], float)
     ]
     if found:
-        print(f"{when}: {', '.join(found)}", file=sys.stderr, flush=True)
+        say(f"{when}: {', '.join(found)}", err=True)
 
 
 def show_posted(posted: Mapping[str, Any]) -> None:
     checkpoint = posted["checkpoint"]
     made_of = f", {checkpoint['uri']}" if checkpoint["parents"] else ""
     place = f"{checkpoint['run']} step {checkpoint['step']} {checkpoint['variant']}"
-    print(f"checkpoint {checkpoint['id']}: {place}{made_of}")
+    say(f"checkpoint {checkpoint['id']}: {place}{made_of}")
     for evaluation in posted["evaluations"]:
-        print(f"evaluation {evaluation['id']}: {evaluation['suite']} {evaluation['state']}")
+        say(f"evaluation {evaluation['id']}: {evaluation['suite']} {evaluation['state']}")
     if not posted["evaluations"]:
-        print("no suite is due at this step by the run's plan; name one with --suite")
+        say("no suite is due at this step by the run's plan; name one with --suite")
 
 
 def show_finished(evaluation: Mapping[str, Any]) -> None:
@@ -135,8 +139,8 @@ class Bars:
 
     def show(self, task: str, done: int, total: int | None, unit: str) -> None:
         if task not in self._ids:
-            self._ids[task] = self._progress.add_task(task, total=None, unit=unit)
-        self._progress.update(self._ids[task], completed=done, total=total, unit=unit)
+            self._ids[task] = self._progress.add_task(visible_line(task), total=None, unit=visible_line(unit))
+        self._progress.update(self._ids[task], completed=done, total=total, unit=visible_line(unit))
 
 
 @contextmanager
@@ -146,10 +150,10 @@ def show_bars() -> Iterator[Bars]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[unit]}", markup=False),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
@@ -202,7 +206,7 @@ def print_history(found: Mapping[str, Any]) -> None:
     if rows:
         print_table([columns[place] for place in needed], [[row[place] for place in needed] for row in rows])
     else:
-        print(f"run {found['run']} has no values yet")
+        say(f"run {found['run']} has no values yet")
     _print_omitted(found["series"])
 
 
@@ -211,7 +215,7 @@ def print_curves(joined: Mapping[str, Any]) -> None:
     for curve in joined["curves"]:
         protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
         said = ", ".join(filter(None, [curve["unit"], protocol, _fields(curve["differs"])]))
-        print(f"{curve['metric']} ({said})")
+        say(f"{curve['metric']} ({said})")
         several = curve["protocol"] is None
         columns = [_series_label(series, several) for series in curve["series"]]
         cells = [_cells(series) for series in curve["series"]]
@@ -219,7 +223,7 @@ def print_curves(joined: Mapping[str, Any]) -> None:
         print_table([joined["x"], *columns], [[str(at), *(series.get(at, "") for series in cells)] for at in steps])
     _print_omitted([series for curve in joined["curves"] for series in curve["series"]])
     if not joined["curves"] and not joined["refused"]:
-        print(f"runs {', '.join(joined['runs'])} have no values yet")
+        say(f"runs {', '.join(joined['runs'])} have no values yet")
 
 
 def print_tradeoff(found: Mapping[str, Any]) -> None:
@@ -261,7 +265,7 @@ def _source(imports: Mapping[str, Mapping[str, str]], origin: int | None) -> str
 
 def _print_omitted(series: Sequence[Mapping[str, Any]]) -> None:
     if omitted := sum(one["omitted"] for one in series):
-        print(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
+        say(f"{omitted} values of checkpoints that were posted without tokens_seen are not shown")
 
 
 def _series_label(series: Mapping[str, Any], several: bool) -> str:
@@ -294,7 +298,7 @@ CONTRAST_WORDS = {
 
 def print_contrasts(found: Mapping[str, Any]) -> None:
     """A comparison of two checkpoints, a line per metric; of the columns at the end, those that a line needs."""
-    print(f"A: {found['a']}\nB: {found['b']}")
+    say(f"A: {found['a']}\nB: {found['b']}")
     interval = f"{100 * found['level']:.4g} % interval"
     columns = ["B is", "metric", "A", "B", "B − A", interval, "basis", "n"]
     columns += ["only A / B right", "p (Holm)", "protocols differ in", "why no error is known"]
@@ -303,7 +307,7 @@ def print_contrasts(found: Mapping[str, Any]) -> None:
     if rows:
         print_table([columns[place] for place in used], [[row[place] for place in used] for row in rows])
     else:
-        print("neither has any metrics")
+        say("neither has any metrics")
     for side in "ab":
         # A service of an older version has none.
         print_warnings(found.get("warnings", {}).get(side, ()), f"{side.upper()}, ")
@@ -340,21 +344,21 @@ def _change(value: float | str | None) -> str:
 
 def print_difference_curves(found: Mapping[str, Any]) -> None:
     """Two runs along their steps: a table per metric, and where the difference enters and leaves the noise."""
-    print(f"A: {found['a']}\nB: {found['b']}")
+    say(f"A: {found['a']}\nB: {found['b']}")
     for curve in found["curves"]:
         protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
         said = ", ".join(filter(None, [curve["unit"], protocol, _fields(curve["differs"])]))
-        print(f"{curve['metric']} ({said})")
+        say(f"{curve['metric']} ({said})")
         band = f"{100 * found['level']:.4g} % interval, {found['band']}"
         columns = [found["x"], "A", "B", "B − A", band, "basis", "B is"]
         print_table(columns, [_step_row(row) for row in _curve_rows(curve)])
         for line in _crossing_lines(curve):
-            print(line)
-        print()
+            say(line)
+        say()
     for metric, reason in found["refused"].items():
-        print(f"{metric} is left out where its protocols differ: {reason}")
+        say(f"{metric} is left out where its protocols differ: {reason}")
     if not found["curves"] and not found["refused"]:
-        print("they have no metric in common at any step")
+        say("they have no metric in common at any step")
 
 
 def _step_row(row: Mapping[str, Any]) -> list[str]:
@@ -403,9 +407,9 @@ def print_completions(steps: Sequence[Mapping[str, Any]], everything: bool) -> N
                 found[_completion_label("base", "raw", way)] = _base_numbers(item), item["base"]
             found[_completion_label(f"step {row['step']}", row["variant"], way)] = _own_numbers(item), item["text"]
     for (_, prompt), found in lines.items():
-        print(prompt)
+        say(prompt)
         _print_answers_to(found)
-        print()
+        say()
 
 
 def _print_answers_to(found: Mapping[str, tuple[Mapping[str, str], str]]) -> None:
@@ -421,7 +425,7 @@ def _print_answers_to(found: Mapping[str, tuple[Mapping[str, str], str]]) -> Non
     first = max(map(len, found))
     for label, cells, text in rows:
         numbers = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        print(f"  {label:{first}}{numbers} │ {_one_line(text)}".rstrip())
+        say(f"  {label:{first}}{numbers} │ {_one_line(text)}".rstrip())
 
 
 def _own_numbers(item: Mapping[str, Any]) -> dict[str, str]:
@@ -454,8 +458,7 @@ def _completion_label(what: str, variant: str, way: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    # What a model wrote is shown, never obeyed: it may hold a terminal's control characters.
-    return "".join("⏎" if char == "\n" else char if char.isprintable() else "�" for char in text)
+    return visible_line(text.replace("\n", "⏎"))
 
 
 def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -538,12 +541,14 @@ def write_contrasts_csv(found: Mapping[str, Any]) -> None:
 def _write_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     import csv
 
-    from evalsvc.csv_cells import plain_cell
-
     if rows:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: plain_cell(value) for name, value in row.items()} for row in rows)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(map(_csv_cell, rows[0]))
+        writer.writerows([_csv_cell(row.get(name)) for name in rows[0]] for row in rows)
+
+
+def _csv_cell(value: Any) -> Any:
+    return plain_cell(visible(value) if isinstance(value, str) else value)
 
 
 def print_settings(settings: Settings, given: set[str]) -> None:
@@ -570,10 +575,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*columns, box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
+    # As `Text`, brackets in names are no markup.
+    for column in columns:
+        table.add_column(Text(visible_line(column)))
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*(Text(visible_line(cell)) for cell in row))
     # A pipe has no width: what reads it wants whole lines.
     Console(width=None if sys.stdout.isatty() else 240).print(table)
 
@@ -587,17 +596,27 @@ def _error_bar(stderr: float | None) -> str:
 
 
 def print_warnings(warnings: Iterable[Mapping[str, Any]], whose: str = "") -> None:
-    """What is suspicious about a task's result, on stderr."""
+    """Print what is suspicious about a task's result, on stderr."""
     for warning in warnings:
-        print(f"warning: {whose}{warning['metric']}: {_one_line(warning['message'])}", file=sys.stderr)
+        say(f"warning: {whose}{warning['metric']}: {_one_line(warning['message'])}", err=True)
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print a text at once, with what others wrote in it shown and not obeyed: all output but tables and bars."""
+    print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def say_json(document: Any) -> None:
+    """Print a document as JSON, which escapes all control characters but one."""
+    print(json.dumps(document, indent=2).replace("\x7f", "\\u007f"), flush=True)
 
 
 def complain(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", err=True)
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    say(f"warning: {message}", err=True)
 
 
 def _shown_setting(name: str, value: object) -> str:

@@ -256,5 +256,16 @@ def test_settings_are_read_in_one_place() -> None:
     assert readers <= {"config.py", "cli/options.py", "devices.py", "demo.py"}
 
 
+def test_only_the_terminal_prints() -> None:
+    """What is printed otherwise is obeyed by the terminal, whoever wrote it."""
+    printing = {str(file.relative_to(PACKAGE)) for file in FILES if calls_print(file)}
+    assert printing == {"terminal.py"}
+
+
+def calls_print(file: Path) -> bool:
+    nodes = ast.walk(ast.parse(file.read_text()))
+    return any(isinstance(node, ast.Name) and node.id == "print" for node in nodes)
+
+
 def names_in(file: Path) -> set[str]:
     return {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}

@@ -617,7 +617,7 @@ class TestCompletions:
             "cheese =>",
             "  base     │  fromage",
             "  step 0   │  fromage",
-            "  step 400 │  I love⏎cheese�[2J",
+            "  step 400 │  I love⏎cheese\\x1b[2J",
             "",
         ]
         assert command("completions", "run-a").out.startswith("one\ntwo\n  base     │")

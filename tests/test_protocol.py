@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from evalsvc.errors import InvalidData
 from evalsvc.protocol import (
     ABSENT,
     MetricValue,
@@ -46,6 +47,15 @@ def test_protocol_id_is_of_the_content() -> None:
 )
 def test_numbers_that_json_has_no_words_for(value: float | None, expected: float | str | None) -> None:
     assert number_to_json(value) == expected
+
+
+@pytest.mark.parametrize(("name", "unit"), [("coco/fid\x1b[2J", ""), ("coco/fid", "nats\r"), ("a\nb", "nats")])
+def test_names_and_units_are_shown_on_terminals(name: str, unit: str) -> None:
+    """A benchmark of somebody's own, or a plug-in, says what they are."""
+    with pytest.raises(
+        InvalidData, match=r"the (name|unit) of a metric, .* has the control character .*; leave it out"
+    ):
+        MetricValue(name, 1.0, None, 3, unit, "lower", Protocol({}))
 
 
 def test_metric_value_to_json() -> None:

@@ -1,10 +1,11 @@
-"""What the command line says while it waits."""
+"""What the command line says, whoever wrote it, and while it waits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from evalsvc import terminal
 from evalsvc.terminal import print_contrasts, print_news, show_finished
 
 
@@ -69,7 +70,7 @@ def test_what_is_suspicious_is_told_with_the_metric_and_beside_the_result(capsys
     task = {"name": "loss", "metrics": [], "protocols": {}, "error": None, "warnings": [warning]}
     show_finished({"id": 4, "suite": {"name": "quick"}, "error": None, "tasks": [task]})
     told = capsys.readouterr()
-    assert told.err == "warning: loss/total: 9 sequences�[31m were cut\n"
+    assert told.err == "warning: loss/total: 9 sequences\\x1b[31m were cut\n"
     assert told.out == ""
 
 
@@ -77,3 +78,84 @@ def test_a_comparison_says_whose_result_is_suspicious(capsys: pytest.CaptureFixt
     warning = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences were cut"}
     print_contrasts({"a": "x@1", "b": "x@2", "level": 0.95, "contrasts": [], "warnings": {"a": [], "b": [warning]}})
     assert capsys.readouterr().err == "warning: B, loss/total: 9 sequences were cut\n"
+
+
+EVIL = "\x1b[2J\x07fid\u202e[b]"
+
+SERIES = {
+    "metric": EVIL,
+    "run": EVIL,
+    "variant": EVIL,
+    "protocol": "abc",
+    "differs": {EVIL: EVIL},
+    "x": [1],
+    "value": [1.5],
+    "stderr": [None],
+    "n": [3],
+    "unit": EVIL,
+    "direction": "lower",
+    "import": [7],
+    "omitted": 0,
+}
+
+METRIC = {"name": EVIL, "value": 1.5, "stderr": 0.1, "n": 3, "unit": EVIL, "protocol": "abc"}
+
+SIDE = {"value": 1.5, "stderr": 0.1, "import": 7}
+
+POSTED = {
+    "checkpoint": {"id": 1, "uri": EVIL, "parents": [1], "run": EVIL, "step": 1, "variant": EVIL},
+    "evaluations": [{"id": 1, "suite": EVIL, "state": EVIL}],
+}
+
+CURVE = {"metric": EVIL, "unit": EVIL, "protocol": EVIL, "differs": {}, "series": [SERIES]}
+
+
+IMPORTS = {"7": {"source": EVIL}}
+
+HISTORY = {"run": EVIL, "x": "step", "series": [SERIES], "imports": IMPORTS}
+
+TRADEOFF = {
+    "x": "step",
+    "against": EVIL,
+    "columns": [],
+    "rows": [{"run": EVIL, "variant": EVIL, "step": 1, EVIL: SIDE}],
+    "imports": {EVIL: IMPORTS},
+}
+
+
+def show_bars() -> None:
+    with terminal.show_bars() as bars:
+        bars.show(EVIL, 1, 2, EVIL)
+
+
+SHOWN: dict[str, Callable[[], None]] = {
+    "say": lambda: terminal.say(EVIL),
+    "say_json": lambda: terminal.say_json({EVIL: EVIL + "\x7f\x9b"}),
+    "complain": lambda: terminal.complain(EVIL),
+    "metrics": lambda: terminal.print_metrics([METRIC], {}),
+    "history": lambda: terminal.print_history(HISTORY),
+    "history as CSV": lambda: terminal.write_csv(HISTORY),
+    "curves": lambda: terminal.print_curves({"runs": [EVIL], "x": "step", "curves": [CURVE], "refused": {}}),
+    "tradeoff": lambda: terminal.print_tradeoff(TRADEOFF),
+    "tradeoff as CSV": lambda: terminal.write_tradeoff_csv(TRADEOFF),
+    "posted": lambda: terminal.show_posted(POSTED),
+    "completions": lambda: terminal.print_completions(
+        [{"step": 1, "variant": EVIL, "task": EVIL, "completions": [completion(EVIL)]}], everything=True
+    ),
+    "bars": show_bars,
+}
+
+
+def completion(text: str) -> dict[str, Any]:
+    return {"way": text, "prompt": text, "base": text, "text": text}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_terminal_obeys_nothing_that_others_wrote(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of metrics, units and files reached the operator's terminal as they were."""
+    SHOWN[name]()
+    shown = capsys.readouterr()
+    text = shown.out + shown.err
+    assert "fid" in text
+    assert [char for char in text if not (char.isprintable() or char == "\n")] == []
+    assert "[b]" in "".join(text.split()), "brackets are no markup"

@@ -19,6 +19,7 @@ from evalsvc.api.state import CurrentState
 from evalsvc.errors import InvalidRequest
 from evalsvc.protocol import Direction, Protocol
 from evalsvc.store.imports import Imported, import_values
+from evalsvc.visible_text import check_visible
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 
@@ -31,7 +32,7 @@ def _storable(value: Any) -> Any:
     return value
 
 
-Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
+Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable), AfterValidator(check_visible)]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -56,7 +57,7 @@ class ImportedSeries(_Strict):
     stderr: list[Finite | None] | None = None
     n: list[SizeOfValue | None] | SizeOfValue | None = None
     """How many items each value rests on; one number where it is the same for all, null where it is not known."""
-    unit: Annotated[str, Field(max_length=64), AfterValidator(_storable)] = ""
+    unit: Annotated[str, Field(max_length=64), AfterValidator(_storable), AfterValidator(check_visible)] = ""
     direction: Direction = "none"
     """Which way is better."""
     variant: Name = "raw"

@@ -8,6 +8,7 @@ import typer
 
 from evalsvc.cli.options import Url, connect
 from evalsvc.errors import InvalidRequest
+from evalsvc.terminal import say
 
 commands = typer.Typer()
 artifacts_app = typer.Typer(no_args_is_help=True, help="Image grids, samples and pages: which of them are kept.")
@@ -32,10 +33,10 @@ def keep(
     with connect(url) as client:
         found = client.put_retention(run, rule or None) if rule or default else client.retention(run)
     if found["keep"] is None:
-        print(f"run {run} keeps all artifacts")
+        say(f"run {run} keeps all artifacts")
         return
     parts = ", ".join(f"{name} {value}" for name, value in found["keep"].items())
-    print(f"run {run} keeps {parts} (the {found['from']}'s rule)")
+    say(f"run {run} keeps {parts} (the {found['from']}'s rule)")
 
 
 @artifacts_app.command()
@@ -48,8 +49,8 @@ def prune(
     with connect(url) as client:
         pruned = client.prune(run, dry_run=dry_run)
     for name, count in pruned["runs"].items():
-        print(f"{name}: {count:,} artifacts")
+        say(f"{name}: {count:,} artifacts")
     if dry_run:
-        print(f"{pruned['artifacts']:,} artifacts would be pruned, {pruned['bytes']:,} bytes")
+        say(f"{pruned['artifacts']:,} artifacts would be pruned, {pruned['bytes']:,} bytes")
     else:
-        print(f"{pruned['artifacts']:,} artifacts are pruned, {pruned['freed_bytes']:,} bytes freed")
+        say(f"{pruned['artifacts']:,} artifacts are pruned, {pruned['freed_bytes']:,} bytes freed")

@@ -22,6 +22,7 @@ from evalsvc.cli.options import (
 from evalsvc.errors import InvalidRequest
 from evalsvc.terminal import (
     print_news,
+    say,
     show_bars,
     show_finished,
     show_posted,
@@ -135,7 +136,7 @@ def base(
     with connect(url) as client:
         found = client.run(run)["base"] if step is None else client.set_base(run, step, of=of, variant=variant)
     there = "not posted yet" if found["checkpoint"] is None else f"checkpoint {found['checkpoint']}"
-    print(f"base of {run}: {found['run']} step {found['step']} {found['variant']} ({there})")
+    say(f"base of {run}: {found['run']} step {found['step']} {found['variant']} ({there})")
 
 
 def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]], show: bool = True) -> bool:

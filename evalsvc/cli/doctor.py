@@ -22,7 +22,7 @@ from evalsvc.cli.options import (
 )
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import print_settings, print_table, show_bars
+from evalsvc.terminal import print_settings, print_table, say, show_bars
 
 SETUP = "setup"
 
@@ -138,10 +138,10 @@ def _print_checkup(found: Any) -> None:
     from evalsvc.layout_doctor.report import COLUMNS, LEGEND, conclusion, condition_rows, ranking_rows, summary
 
     for line in summary(found):
-        print(line)
+        say(line)
     print_table(list(COLUMNS), ranking_rows(found))
-    print(LEGEND)
+    say(LEGEND)
     if found.dropped:
         print_table(["does not fit", "because"], [[dropped.name, dropped.reason] for dropped in found.dropped])
     print_table(["rule", "", "found", "do"], condition_rows(found))
-    print(conclusion(found))
+    say(conclusion(found))

@@ -20,6 +20,7 @@ from evalsvc.terminal import (
     print_curves,
     print_history,
     print_tradeoff,
+    say,
     write_csv,
     write_curves_csv,
     write_tradeoff_csv,
@@ -101,7 +102,7 @@ def import_history(
             found = client.import_values(run, source or file.name, part, replace=replace)
             counts = {name: count + found[name] for name, count in counts.items()}
     metrics = len({item.head["metric"] for item in series})
-    print(
+    say(
         f"{sum(counts.values()):,} values of {metrics} metrics: {counts['new']:,} entered, {counts['replaced']:,} "
         f"replaced, {counts['unchanged']:,} there already"
     )
@@ -124,5 +125,5 @@ def completions(
     with connect(url) as client:
         steps = client.completions(run, variant=variant, prompt=prompt)
     if not steps:
-        print(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
+        say(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
     print_completions(steps, everything)

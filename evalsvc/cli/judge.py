@@ -34,6 +34,7 @@ from evalsvc.terminal import (
     print_look,
     print_states,
     print_table,
+    say,
     show_bars,
     write_contrasts_csv,
     write_difference_curves_csv,
@@ -122,10 +123,10 @@ def gate(
     if report.comparisons:
         print_table(gate_reports.COLUMNS, gate_reports.table(report.comparisons))
     for line in gate_reports.to_annotations(report) if annotations else ():
-        print(line)
+        say(line)
     for line in gate_reports.effort(report):
-        print(line)
-    print(gate_reports.headline(report))
+        say(line)
+    say(gate_reports.headline(report))
     _write("--json", json_file, gate_reports.to_json(report).encode())
     _write("--junit", junit, gate_reports.to_junit(report))
     _write("--markdown", markdown, gate_reports.to_markdown(report).encode(), mode="ab")

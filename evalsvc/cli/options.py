@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
+from evalsvc.terminal import say_json
 
 if TYPE_CHECKING:
     from evalsvc.checkpoints import CheckpointRef
@@ -106,7 +107,7 @@ def show_found(
 ) -> None:
     """Print what the service answered."""
     if format is Format.json:
-        print(json.dumps(found, indent=2))
+        say_json(found)
     elif format is Format.csv:
         csv(found)
     else:

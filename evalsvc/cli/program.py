@@ -24,7 +24,7 @@ from evalsvc.cli import (
 )
 from evalsvc.config import unknown_variables
 from evalsvc.errors import EvalsvcError
-from evalsvc.terminal import complain, warn
+from evalsvc.terminal import complain, say, warn
 
 if TYPE_CHECKING:
     pass
@@ -59,7 +59,7 @@ def main() -> NoReturn:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"evalsvc {__version__}")
+        say(f"evalsvc {__version__}")
         raise typer.Exit
 
 

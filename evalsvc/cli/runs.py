@@ -9,6 +9,7 @@ import typer
 
 from evalsvc.cli.options import Url, connect
 from evalsvc.errors import InvalidRequest
+from evalsvc.terminal import say
 
 commands = typer.Typer()
 
@@ -22,7 +23,7 @@ def rename_run(
     """Give a run another name, in its history, in expressions, and where it is the base of others."""
     with connect(url) as client:
         client.rename_run(run, name)
-    print(f"run {run} is called {name}")
+    say(f"run {run} is called {name}")
 
 
 @commands.command(name="delete-run")
@@ -38,7 +39,7 @@ def delete_run(
         if not yes:
             _ask(run, count)
         deleted = client.delete_run(run, cancel=cancel)
-    print(
+    say(
         f"run {run} is deleted: {deleted['checkpoints']:,} checkpoints, {deleted['evaluations']:,} evaluations, "
         f"{deleted['values']:,} values, {deleted['artifacts']:,} artifacts, {deleted['freed_bytes']:,} bytes of files"
     )

@@ -22,6 +22,7 @@ from evalsvc.terminal import (
     complain,
     print_answers,
     print_demo,
+    say,
     show_bars,
 )
 
@@ -91,7 +92,7 @@ def serve(
     from evalsvc.api.server import serve as serve_settings
 
     def announce(url: str) -> None:
-        print(f"evalsvc listens on {url}", flush=True)
+        say(f"evalsvc listens on {url}")
 
     serve_settings(settings, announce, migrate=migrate, insecure=insecure)
 
@@ -146,7 +147,7 @@ def scheduler(
     from evalsvc.scheduler import run_scheduler
 
     def announce(address: str) -> None:
-        print(f"evalsvc scheduler listens on {address}", flush=True)
+        say(f"evalsvc scheduler listens on {address}")
 
     run_scheduler(settings, host, port, announce)
 
@@ -157,7 +158,7 @@ def certificates(folder: Annotated[Path, typer.Argument(help="Where to write ca.
     from evalsvc.certificates import write_certificates
 
     for path in write_certificates(folder).values():
-        print(path)
+        say(str(path))
 
 
 @commands.command()
@@ -179,7 +180,7 @@ def demo(
         folder = data_dir or Path(temporary)
         assets = Settings.load().assets_path
         with demonstration.started_service(folder, devices, assets) as url, Client(url) as client:
-            print(f"evalsvc listens on {url}", flush=True)
+            say(f"evalsvc listens on {url}")
             evaluations = demonstration.post_all(client)
             with show_bars() as bars:
                 failures = demonstration.wait_all(
@@ -192,7 +193,7 @@ def demo(
             for failure in failures:
                 complain(failure)
             if not leave and not failures:
-                print(f"serving on {url}; Ctrl-C ends the demo", flush=True)
+                say(f"serving on {url}; Ctrl-C ends the demo")
                 _wait_for_interrupt()
         if failures:
             raise typer.Exit(FAILED)
@@ -204,4 +205,4 @@ def _wait_for_interrupt() -> None:
     try:
         signal.pause()
     except KeyboardInterrupt:
-        print()
+        say()

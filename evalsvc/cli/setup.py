@@ -11,7 +11,7 @@ import typer
 from evalsvc.cli.options import text_of
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import Bars, print_table, show_bars
+from evalsvc.terminal import Bars, print_table, say, show_bars
 
 commands = typer.Typer()
 
@@ -53,7 +53,7 @@ def pull_assets(
                 bars.show(name, done // 1_000_000, None if total is None else total // 1_000_000, "MB")
 
             path = pull(name, folder, source, report)
-        print(f"{name}: {path}")
+        say(f"{name}: {path}")
 
 
 @assets_app.command(name="list")
@@ -109,7 +109,7 @@ def prepare_benchmarks(
     for name in names:
         for ready in prepare(name, LoadOptions(tuple(include_path or []), rules=rules)):
             rows = ", ".join(f"{count:,} rows of {split!r}" for split, count in ready.splits.items())
-            print(f"{ready.name}: {ready.source}, {rows}" if rows else f"{ready.name}: asks for no dataset of the hub")
+            say(f"{ready.name}: {ready.source}, {rows}" if rows else f"{ready.name}: asks for no dataset of the hub")
 
 
 @reference_app.command(name="import")
@@ -124,4 +124,4 @@ def import_reference(
     """Take over someone else's reference statistics. They are marked as foreign wherever they are used."""
     from evalsvc.reference import import_npz
 
-    print(f"{name}: {import_npz(file, name, Settings.load(data_dir=text_of(data_dir)).statistics_path, n)}")
+    say(f"{name}: {import_npz(file, name, Settings.load(data_dir=text_of(data_dir)).statistics_path, n)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.options import FAILED, Url, connect
+from evalsvc.terminal import say, say_json
 
 commands = typer.Typer()
 
@@ -29,9 +29,9 @@ def status(
         found = client.status()
         address = client.url
     if as_json:
-        print(json.dumps(found, indent=2))
+        say_json(found)
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print("\n".join(status_screen(found, address, width)))
+        say("\n".join(status_screen(found, address, width)))
     if found["status"] != "ready":
         raise typer.Exit(FAILED)

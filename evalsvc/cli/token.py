@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ import typer
 
 from evalsvc.cli.options import text_of
 from evalsvc.config import Settings
-from evalsvc.terminal import print_table
+from evalsvc.terminal import print_table, say
 
 if TYPE_CHECKING:
     from evalsvc.store.session import Store
@@ -54,11 +53,11 @@ def create(
 
     with _opened(data_dir) as store, store.transaction() as session:
         token = create_token(session, name, scope.value, days)
-    print(token)
-    print(
+    say(token)
+    say(
         f"token {name!r} of scope {scope.value}: shown only here; hand it on as EVALSVC_TOKEN, or in a file that only "
         "its owner may read (EVALSVC_TOKEN_FILE)",
-        file=sys.stderr,
+        err=True,
     )
 
 
@@ -70,7 +69,7 @@ def list_tokens(data_dir: DataDir = None) -> None:
     with _opened(data_dir) as store, store.reading() as session:
         tokens = all_tokens(session)
     if not tokens:
-        print("there is no token: the service is open to this machine; evalsvc token create NAME closes it")
+        say("there is no token: the service is open to this machine; evalsvc token create NAME closes it")
         return
     print_table(
         ["name", "scope", "state", "created", "last used", "expires"],
@@ -93,7 +92,7 @@ def revoke(name: Annotated[str, typer.Argument(help="Which; see token list.")], 
 
     with _opened(data_dir) as store, store.transaction() as session:
         revoke_token(session, name)
-    print(f"token {name!r} is revoked")
+    say(f"token {name!r} is revoked")
 
 
 @contextmanager

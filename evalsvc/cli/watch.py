@@ -12,6 +12,7 @@ import typer
 from evalsvc.cli.options import FAILED, Layout, Model, Spool, Url, absolute_uri, connect, inline_layout, inline_model
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
+from evalsvc.terminal import say
 
 commands = typer.Typer()
 
@@ -87,7 +88,7 @@ def watch(
     )
     with connect(url) as client:
         judge = Judge(rules, Memory.of(settings.data_path, str(place), run))
-        watcher = Watcher(place, client, posting, judge, _say, _note)
+        watcher = Watcher(place, client, posting, judge, say, _note)
         if not once:
             watcher.watch(every)
         if not place.exists():
@@ -97,9 +98,5 @@ def watch(
             raise typer.Exit(FAILED)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, err=True)
