@@ -259,9 +259,12 @@ SECRETS = tuple(item.name for item in fields(Settings) if item.metadata["secret"
 def shown_url(url: str) -> str:
     """A database's address for people to read: without password and query, which may hold one too."""
     scheme, separator, rest = url.partition("://")
+    place, _, query = rest.partition("?")
     if not separator:
         return "set, and not shown: it is no URL"
-    place = rest.partition("?")[0]
+    if "@" in query:
+        # Where the ? is one of the password, its first half would be taken for the place.
+        return "set, and not shown: it has an @ behind a ?"
     # The last @: one in a password may have been left as it is.
     who, at, where = place.rpartition("@")
     user, colon, _ = who.partition(":")

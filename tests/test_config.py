@@ -183,6 +183,7 @@ def test_a_variable_that_holds_no_token_is_not_shown() -> None:
         ("postgresql://me@h/d", "postgresql://me@h/d"),
         ("sqlite:////data/evalsvc.db", "sqlite:////data/evalsvc.db"),
         ("postgres//me:secret@h/d", "set, and not shown: it is no URL"),
+        ("postgresql://me:sec?ret@h/d", "set, and not shown: it has an @ behind a ?"),
     ],
 )
 def test_addresses_of_databases_are_shown_without_what_lets_in(url: str, shown: str) -> None:

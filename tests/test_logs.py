@@ -125,6 +125,7 @@ def test_secrets_are_blotted_out(logging_as: Configure, form: str) -> None:
     ("text", "shown"),
     [
         ("postgresql://me:a@b@host/x", "postgresql://me:***@host/x"),
+        ("postgresql://me:a@b/c@host/x", "postgresql://me:***@host/x"),
         ("postgresql://:secret@host", "postgresql://:***@host"),
         ("https://host:8321/v1/runs/a@b", "https://host:8321/v1/runs/a@b"),
         ('{"a": "x://b:c", "mail": "d@e"}', '{"a": "x://b:c", "mail": "d@e"}'),

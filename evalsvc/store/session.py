@@ -18,7 +18,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
@@ -187,13 +187,14 @@ def _head() -> str:
 def _create_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
+        _require_escaped(parsed, url)
         if parsed.get_backend_name() != "sqlite":
             arguments = connect_arguments(url)
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=arguments, **POOL)
-    except (ArgumentError, ImportError):
+    except (ArgumentError, ImportError, ValueError):  # the last one of a port that is no number
         raise DatabaseUnusable(
             f"EVALSVC_DATABASE_URL ({shown_url(url)}) is no database URL; use sqlite:////folder/file.db or "
-            "postgresql://USER@HOST/NAME"
+            "postgresql://USER:PASSWORD@HOST:PORT/NAME, with %40 for an @ in the password, and %2F, %3A, %3F for / : ?"
         ) from None
     file = Path(parsed.database or "")
     make_data_folder(file.parent)
@@ -205,6 +206,15 @@ def _create_engine(url: str) -> Engine:
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _require_escaped(parsed: URL, url: str) -> None:
+    """Raise DatabaseUnusable where a part of the password would be taken for the host, which errors show."""
+    if parsed.password is not None and "@" in f"{parsed.host}{parsed.database}":
+        raise DatabaseUnusable(
+            f"EVALSVC_DATABASE_URL ({shown_url(url)}): the password has an @ as it is; write %40 in its place, and "
+            "%2F, %3A, %3F for / : ?"
+        )
 
 
 def connect_arguments(url: str) -> dict[str, Any]:

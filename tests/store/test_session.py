@@ -350,6 +350,12 @@ def test_an_unreachable_database_is_named_without_its_password() -> None:
         "postgresql+psycopg://me:hunter2@127.0.0.1:1/x?nonsense=1",
         "postgresql+psycopg://me:hun%2Fter2@127.0.0.1:1/x",
         "nosuchdb://me:hunter2@127.0.0.1/x",
+        "postgresql+psycopg://me:x@hunter2@127.0.0.1:1/x",
+        "postgresql+psycopg://me:x@y/hunter2@127.0.0.1:1/x",
+        "postgresql+psycopg://me:hunter2/x@y@127.0.0.1:1/x",
+        "postgresql+psycopg://me:x@y:hunter2@127.0.0.1:1/x",
+        "postgresql+psycopg://me:hunter2?x@127.0.0.1:1/x",
+        "postgresql+psycopg://me:x?hunter2@127.0.0.1:1/x",
     ],
 )
 def test_no_error_of_the_database_shows_its_password(url: str) -> None:
