@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import re
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ log = logging.getLogger(__name__)
 
 DROPPED_AT_ONCE = 200
 """Contents that are looked up and removed together: whoever stores a result waits for that."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 PARTIAL = ".partial"
 """Ends the name of a file that is being written."""
@@ -56,14 +62,18 @@ def artifact_path(folder: Path, sha256: str) -> Path:
 
 
 def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str:
-    """Write content to its place, whole or not at all; returns its SHA-256. `what` is for the message.
+    """Write content to its place, whole or not at all, and over what is damaged there; returns its SHA-256.
+
+    Args:
+        what: for the message.
 
     Raises:
         ArtifactNotWritten: no space, no permission.
     """
     sha256 = hashlib.sha256(content).hexdigest()
     target = artifact_path(folder, sha256)
-    if target.exists():
+    with suppress(OSError):
+        read_content(folder, sha256, len(content))
         return sha256
     try:
         write_whole(target, content)
@@ -73,6 +83,32 @@ def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str
             f"{(error.strerror or str(error)).lower()}; make room there, then retry the evaluation"
         ) from None
     return sha256
+
+
+class DamagedContent(OSError):
+    """The file of a content has other bytes than were written."""
+
+
+def read_content(folder: Path, sha256: str, size: int | None = None) -> bytes:
+    """Read the content with this digest, and check the bytes that are returned.
+
+    Args:
+        size: how many bytes the content has, where that is known: no more are read.
+
+    Raises:
+        DamagedContent: the file has other bytes.
+        OSError: there is no such file, or it cannot be read.
+    """
+    if not _DIGEST.fullmatch(sha256):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    descriptor = os.open(artifact_path(folder, sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        found = os.fstat(descriptor)
+        is_sound = stat.S_ISREG(found.st_mode) and size in (None, found.st_size)
+        content = stream.read(found.st_size) if is_sound else b""
+    if not is_sound or hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedContent(errno.EIO, "it is not what was written")
+    return content
 
 
 def write_whole(target: Path, content: bytes) -> None:

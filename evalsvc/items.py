@@ -10,7 +10,6 @@ before the transaction that names it; what no row names is an orphan and is swep
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import msgpack
 
-from evalsvc.artifacts import artifact_path, drop_orphans, keep_content
+from evalsvc.artifacts import DamagedContent, artifact_path, drop_orphans, keep_content, read_content
 from evalsvc.errors import ItemsLost
 
 LARGE = 64 * 1024
@@ -155,15 +154,13 @@ def sweep_items(folder: Path, named: Collection[str]) -> int:
 
 
 def _read_file(folder: Path, sha256: str, task: str) -> bytes:
-    path = artifact_path(folder, sha256)
     try:
-        content = path.read_bytes()
+        return read_content(folder, sha256)
+    except DamagedContent as error:
+        problem = f"is damaged: {error.strerror}"
     except OSError as error:
         problem = f"cannot be read: {(error.strerror or str(error)).lower()}"
-    else:
-        if hashlib.sha256(content).hexdigest() == sha256:
-            return content
-        problem = "is damaged: it is not what was written"
+    path = artifact_path(folder, sha256)
     raise ItemsLost(
         f"the results per item of {task} are lost: {path} {problem}; put the file back from a backup of the data "
         "folder, or evaluate the checkpoint again (POST /v1/evaluations). The metrics are in the database and stay"

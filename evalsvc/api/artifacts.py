@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Query
-from fastapi.responses import FileResponse
+from fastapi.responses import Response
 
 from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
@@ -15,7 +17,7 @@ from evalsvc.api.response_schemas import ARTIFACTS, PRUNED, RETENTION
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_STEP, Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
-from evalsvc.artifacts import artifact_path
+from evalsvc.artifacts import DamagedContent, artifact_path, read_content
 from evalsvc.errors import ArtifactPruned, UnknownName
 from evalsvc.pruner import prune
 from evalsvc.retention import parse_retention
@@ -133,12 +135,12 @@ def post_prune(
     "/artifacts/{artifact_id:int}",  # what is no number is another route's
     summary="The content of an artifact",
     response_model=None,
-    response_class=FileResponse,
+    response_class=Response,
     responses={
         200: {"description": "As it was left, of the type that it has.", "content": {"*/*": {"schema": ANYTHING}}}
     },
 )
-def get_artifact(artifact_id: Id, state: CurrentState) -> FileResponse:
+def get_artifact(artifact_id: Id, state: CurrentState) -> Response:
     with state.reading() as session:
         artifact = session.get(Artifact, artifact_id)
         if artifact is None:
@@ -149,17 +151,32 @@ def get_artifact(artifact_id: Id, state: CurrentState) -> FileResponse:
                 f"{artifact.pruned_at:%Y-%m-%d %H:%M} UTC by the rule of its run; evaluate the checkpoint again by "
                 "POST /v1/evaluations, and keep more by PUT /v1/runs/{run}/retention"
             )
-    folder = state.settings.artifacts_path
-    path = artifact_path(folder, artifact.sha256)
-    # A link in the place of a content would have any file of this machine read.
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        raise UnknownName(f"the content of artifact {artifact_id} is no longer in {path.parent}; evaluate again")
     headers = {
         # Content under a digest never changes.
         "ETag": f'"{artifact.sha256}"',
         "Cache-Control": "private, max-age=31536000, immutable",
         "Content-Security-Policy": _POLICY,
+        "Content-Disposition": _disposition(re.split(r"[/\\]", artifact.name)[-1] or f"artifact-{artifact.id}"),
     }
     media_type = artifact.media_type if _MEDIA_TYPE.fullmatch(artifact.media_type) else "application/octet-stream"
-    name = re.split(r"[/\\]", artifact.name)[-1] or f"artifact-{artifact.id}"
-    return FileResponse(path, media_type=media_type, headers=headers, filename=name, content_disposition_type="inline")
+    return Response(_content(artifact, state.settings.artifacts_path), media_type=media_type, headers=headers)
+
+
+def _content(artifact: Artifact, folder: Path) -> bytes:
+    try:
+        return read_content(folder, artifact.sha256, artifact.size)
+    except DamagedContent:
+        problem = "is not what was written, and is not shown"
+    except OSError:
+        problem = "is no longer there"
+    path = artifact_path(folder, artifact.sha256)
+    raise UnknownName(
+        f"the content of artifact {artifact.id}, {path}, {problem}; put the file back from a backup of the data "
+        "folder, or evaluate again"
+    )
+
+
+def _disposition(name: str) -> str:
+    """Return the header that says how a file is called, in which a name of others is no other header."""
+    quoted = quote(name, safe="")
+    return f'inline; filename="{name}"' if quoted == name else f"inline; filename*=utf-8''{quoted}"

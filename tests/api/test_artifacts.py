@@ -61,10 +61,22 @@ def test_unknown_and_deleted_artifacts_are_named(app: App, left: int) -> None:
     refused(app.http.get("/v1/evaluations/99/artifacts"), 404, "unknown_name", "there is no evaluation 99")
     artifact = app.http.get("/v1/evaluations/1/artifacts").json()["artifacts"][0]
     artifact_path(app.settings.artifacts_path, artifact["sha256"]).unlink()
-    refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "no longer in")
+    refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "is no longer there; put the file back")
 
 
-def change(app: App, left: int, **fields: str) -> None:
+@pytest.mark.parametrize("content", [b"PIXELS", b"", b"pixels and more"])
+def test_a_content_that_was_overwritten_is_not_shown(app: App, left: int, content: bytes) -> None:
+    """It went out under the digest of what had been there, and caches kept it for a year."""
+    kept = keep_content(app.settings.artifacts_path, b"pixels")
+    artifact_path(app.settings.artifacts_path, kept).write_bytes(content)
+    answer = app.http.get(f"/v1/artifacts/{left}")
+    refused(answer, 404, "unknown_name", "is not what was written, and is not shown; put the file back", "evaluate")
+    assert not {"etag", "cache-control"} & set(answer.headers)
+    keep_content(app.settings.artifacts_path, b"pixels")
+    assert app.http.get(f"/v1/artifacts/{left}").content == b"pixels", "another evaluation puts it right"
+
+
+def change(app: App, left: int, **fields: str | int) -> None:
     with app.store.transaction() as session:
         for name, value in fields.items():
             setattr(session.get_one(Artifact, left), name, value)
@@ -80,7 +92,9 @@ def change(app: App, left: int, **fields: str) -> None:
 )
 def test_pages_that_an_evaluation_left_run_nothing(app: App, left: int, media_type: str, content: bytes) -> None:
     """In this service's origin a script could do whatever its reader may."""
-    change(app, left, media_type=media_type, sha256=keep_content(app.settings.artifacts_path, content))
+    change(
+        app, left, media_type=media_type, size=len(content), sha256=keep_content(app.settings.artifacts_path, content)
+    )
     answer = app.http.get(f"/v1/artifacts/{left}")
     policy = answer.headers["content-security-policy"]
     assert "; sandbox" in policy
@@ -134,7 +148,7 @@ def test_a_link_in_the_place_of_a_content_is_not_followed(app: App, left: int, t
     path = artifact_path(app.settings.artifacts_path, keep_content(app.settings.artifacts_path, b"pixels"))
     path.unlink()
     path.symlink_to(secret)
-    detail = refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "no longer in")
+    detail = refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name", "is no longer there")
     assert "hunter2" not in detail
 
 
