@@ -32,6 +32,8 @@ try:
             target_metadata=Base.metadata,
             render_as_batch=True,  # SQLite alters a table by making it anew
             render_item=render_item,
+            # All migrations or none: Alembic takes SQLite for a database that commits each step.
+            transactional_ddl=True,
         )
         with context.begin_transaction():
             context.run_migrations()

@@ -4,9 +4,11 @@ TESTS_LONG=1 lets outages last as long as in earnest.
 """
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,8 +19,12 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from postgresql_server import PostgresqlServer
 from service_process import ServiceProcess
+
+from evalsvc.store.session import alembic_config, open_store
+from evalsvc.store.tables import Run
 
 CHECKPOINT = Path(__file__).parent / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 
@@ -213,6 +219,53 @@ def test_a_full_disk_of_artifacts_is_waited_for_and_then_named(
     assert set(steps_of(log).values()) == {2}, "only the merge was tried again"
 
 
+def start_once(folder: Path, *options: str) -> str:
+    """What `evalsvc serve` says that does not start."""
+    command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_a_full_disk_at_the_first_start_is_named(
+    small_disk: Callable[[Path, str], Path], serve: Callable[..., ServiceProcess], tmp_path: Path
+) -> None:
+    """With no room for a file, for the tables, and for some of them."""
+    folder = small_disk(tmp_path / "data", "16m")
+    filler = fill(folder)
+    size = filler.stat().st_size
+    for room in (0, 16_384, 262_144):
+        with filler.open("r+b") as stream:
+            stream.truncate(size - room)
+        assert re.search(r"(cannot be written|cannot be used|is full).*\[data", start_once(folder))
+    filler.unlink()
+    service = serve("--data-dir", str(folder))
+    assert service.request("GET", "/v1/runs") == {"runs": []}
+
+
+def test_a_full_disk_in_the_middle_of_a_migration_loses_nothing(
+    small_disk: Callable[[Path, str], Path], tmp_path: Path
+) -> None:
+    folder = small_disk(tmp_path / "data", "16m")
+    url = f"sqlite:///{folder / 'evalsvc.db'}"
+    store = open_store(url, migrate=False)
+    with store.transaction() as session:
+        session.add(Run(name="kept", plan={"x": "y" * 500_000}))
+    command.downgrade(alembic_config(url), "0009")
+    before = store.schema_version()
+    filler = fill(folder)
+    assert "database or disk is full; see to it and try again, nothing that was stored is lost" in start_once(
+        folder, "--migrate"
+    )
+    assert store.schema_version() == before
+    filler.unlink()
+    store.migrate()
+    with store.reading() as session:
+        assert [run.name for run in session.scalars(sa.select(Run))] == ["kept"]
+    store.close()
+
+
 @pytest.mark.timeout(400)
 def test_sqlite_on_a_full_disk_refuses_clearly_and_stays_sound(
     small_disk: Callable[[Path, str], Path], serve: Callable[..., ServiceProcess], tmp_path: Path
@@ -227,10 +280,13 @@ def test_sqlite_on_a_full_disk_refuses_clearly_and_stays_sound(
     ]
     answers = [service.ask("POST", "/v1/checkpoints", json=body) for body in bodies]
     is_unusable(answers[-1], "database or disk is full")
+    ready = service.ask("GET", "/readyz")
+    assert (ready.status_code, ready.json()["code"]) == (503, "not_ready"), "no write would be taken"
     kept = [body["run"] for body, answer in zip(bodies, answers, strict=True) if answer.is_success]
     assert service.evaluation(evaluation)["state"] == "running"
     time.sleep(2)
     filler.unlink()
+    wait_for(lambda: service.ask("GET", "/readyz").status_code == 200)
     assert service.wait(evaluation)["state"] == "succeeded"
     assert set(steps_of(log)) == {f"{shard} {step}" for shard in range(3) for step in range(8)}
     runs = [run["name"] for run in service.request("GET", "/v1/runs")["runs"]]

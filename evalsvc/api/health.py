@@ -53,6 +53,8 @@ def missing_parts(state: State) -> list[str]:
         missing.append(error.message)
     if state.settings.read_only:
         return missing
+    if not missing and (problem := state.store.writes.problem()):
+        missing.append(problem)
     if state.coordinator.displaced():
         missing.append("another service has taken over the database; stop this one")
     if state.coordinator.draining():

@@ -28,7 +28,7 @@ from evalsvc.errors import InternalError, InvalidRequest, PortInUse
 from evalsvc.opening import allow_open_files
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
-from evalsvc.store.session import Store, open_store
+from evalsvc.store.session import Store, open_store, translated
 from evalsvc.store.tokens import has_tokens
 
 log = logging.getLogger(__name__)
@@ -80,14 +80,16 @@ def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
 def _check_database(settings: Settings, migrate: bool, insecure: bool) -> None:
     store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
     try:
-        with store.reading() as session:
-            any_tokens = has_tokens(session)
-        check_address(settings, any_tokens, insecure)
-        warn_of_roots(settings, any_tokens)
-        if not settings.read_only:
-            claim_data_folder(settings.data_path, database_id(store), store.url)
+        with translated(store.url):
+            with store.reading() as session:
+                any_tokens = has_tokens(session)
+            identity = None if settings.read_only else database_id(store)
     finally:
         store.close()
+    check_address(settings, any_tokens, insecure)
+    warn_of_roots(settings, any_tokens)
+    if identity is not None:
+        claim_data_folder(settings.data_path, identity, store.url)
 
 
 def _run(settings: Settings, app: FastAPI, listener: socket.socket, announce: Callable[[str], None]) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from evalsvc.api.conditional import Answers
@@ -17,7 +16,7 @@ from evalsvc.api.threads import Threads
 from evalsvc.config import Settings, shown_url
 from evalsvc.coordinator import Coordinator
 from evalsvc.errors import DatabaseUnusable, ReadOnly
-from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, database_unusable, is_outage
+from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, translated
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class State:
                 f"the database {shown_url(self.store.url)} is busy with what others write; try again in a moment"
             )
         try:
-            with self._translating(), self.store.transaction() as session:
+            with translated(self.store.url), self.store.transaction() as session:
                 yield session
         finally:
             self.lock.release()
@@ -59,17 +58,8 @@ class State:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that only reads; DatabaseUnusable where the database does not answer."""
-        with self._translating(), self.store.reading() as session:
+        with translated(self.store.url), self.store.reading() as session:
             yield session
-
-    @contextmanager
-    def _translating(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            if not is_outage(error):
-                raise
-            raise database_unusable(self.store.url, error) from error
 
 
 async def _state(request: Request) -> State:  # on the event loop: no thread is needed for it

@@ -97,11 +97,12 @@ def revoke(name: Annotated[str, typer.Argument(help="Which; see token list.")], 
 
 @contextmanager
 def _opened(data_dir: Path | None) -> Iterator[Store]:
-    from evalsvc.store.session import open_store
+    from evalsvc.store.session import open_store, translated
 
     store = open_store(Settings.load(data_dir=text_of(data_dir)).database, migrate=False)
     try:
-        yield store
+        with translated(store.url):
+            yield store
     finally:
         store.close()
 

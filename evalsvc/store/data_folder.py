@@ -25,7 +25,7 @@ def make_data_folder(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise _unwritable(f"the folder {folder}", error) from None
+        raise unwritable(f"the folder {folder}", error) from None
 
 
 def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
@@ -47,7 +47,7 @@ def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
             os.replace(partial, path)
             return
     except OSError as error:
-        raise _unwritable(str(path), error) from None
+        raise unwritable(str(path), error) from None
     except ValueError:
         owner = None
     found = owner if isinstance(owner, dict) else {}
@@ -59,7 +59,8 @@ def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
         )
 
 
-def _unwritable(what: str, error: OSError) -> DataDirectoryUnusable:
+def unwritable(what: str, error: OSError) -> DataDirectoryUnusable:
+    """Return the error to raise for a file or folder of the data folder that cannot be written."""
     return DataDirectoryUnusable(
         f"{what} cannot be written: {(error.strerror or str(error)).lower()}; "
         "change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"

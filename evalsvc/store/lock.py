@@ -25,6 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseInUse
+from evalsvc.store.data_folder import unwritable
 from evalsvc.store.session import Store, connect_arguments, database_unusable
 from evalsvc.store.tables import Base, Term, now
 
@@ -68,6 +69,7 @@ class CoordinatorLock:
         Raises:
             DatabaseInUse: another process has it; the message says which.
             DatabaseUnusable: the database does not answer.
+            DataDirectoryUnusable: the file of the lock cannot be made.
         """
         deadline = time.monotonic() + patience
         while not self._lock.try_acquire():
@@ -130,6 +132,7 @@ class _FencedStore(Store):
     def __init__(self, store: Store, lock: CoordinatorLock) -> None:
         self.url = store.url
         self.engine = store.engine
+        self.writes = store.writes
         self.reading = store.reading  # type: ignore[method-assign]
         self._store = store
         self._lock = lock
@@ -153,7 +156,10 @@ class _FileLock:
         if self._path is None or self.is_held():
             return True
         self.release()
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise unwritable(str(self._path), error) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

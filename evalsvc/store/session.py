@@ -6,8 +6,9 @@ The service process is the only writer. Every write goes through `Store.transact
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -25,9 +26,10 @@ from sqlalchemy.orm import Session
 
 from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseUnusable, SchemaVersionMismatch
-from evalsvc.store.data_folder import make_data_folder
+from evalsvc.store.data_folder import make_data_folder, unwritable
 from evalsvc.store.events import note_events
 from evalsvc.store.ids import start_beyond_floors
+from evalsvc.store.writes import Writes
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -43,6 +45,9 @@ SILENCE = {
     "tcp_user_timeout": 25_000,
 }
 """libpq's parameters, in seconds, the last in ms; without them, requests would wait for minutes for a dead server."""
+
+DATA_CORRUPTED = ("XX001", "XX002")
+"""SQLSTATE of damaged tables and indices."""
 
 NETWORK_FILE_SYSTEMS = (
     "nfs",
@@ -79,13 +84,19 @@ class Store:
         """
         self.url = url
         self.engine = _create_engine(url)
+        self.writes = Writes(url, self.engine, lambda error: database_unusable(url, error).message)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A session that may write; committed at the end, rolled back on an exception."""
         engine = self.engine.execution_options(writes=True)
-        with _WritingSession(engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        try:
+            with _WritingSession(engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except SQLAlchemyError as error:
+            if is_outage(error):
+                self.writes.note_failure(error)
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -128,11 +139,17 @@ class Store:
 
         Raises:
             SchemaVersionMismatch: it was made by a newer evalsvc.
+            DatabaseUnusable: the database does not take it, e.g. for want of space; it stays as it was.
+            DataDirectoryUnusable: a file in the data folder cannot be written.
         """
         found = self.schema_version()
         if found is not None and not _is_known(found):
             self.check_schema()
-        command.upgrade(alembic_config(self.url), "head")
+        try:
+            with translated(self.url):
+                command.upgrade(alembic_config(self.url), "head")
+        except OSError as error:
+            raise unwritable(str(error.filename or "the data folder"), error) from None
 
     def close(self) -> None:
         self.engine.dispose()
@@ -152,6 +169,17 @@ def open_store(url: str, migrate: bool, *, read_only: bool = False) -> Store:
         store.close()
         raise
     return store
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Raise DatabaseUnusable for what SQLAlchemy raises where the database is not there, is full or is damaged."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if not is_outage(error):
+            raise
+        raise database_unusable(url, error) from error
 
 
 def alembic_config(url: str) -> Config:
@@ -247,8 +275,12 @@ def _require_local(folder: Path) -> None:
 
 def _make_private(file: Path) -> None:
     """A new database is its owner's to read; the files that SQLite puts beside it get the same permissions."""
-    with suppress(FileExistsError):
+    try:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise unwritable(str(file), error) from None
 
 
 def _file_system(folder: Path) -> str:
@@ -264,9 +296,18 @@ def _file_system(folder: Path) -> str:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the database was not there, or could not do it now: the same may work later."""
+    """Whether it is the database that failed: not there, full, damaged. The same may work later."""
     gone = isinstance(error, DBAPIError) and error.connection_invalidated
-    return gone or isinstance(error, (OperationalError, InterfaceError, NoConnection))
+    return gone or isinstance(error, (OperationalError, InterfaceError, NoConnection)) or is_damage(error)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether what the database has stored cannot be read any more, or is gone."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code is None:
+        return getattr(cause, "sqlstate", None) in DATA_CORRUPTED
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(cause).startswith("no such table")
 
 
 def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
@@ -275,6 +316,11 @@ def database_unusable(url: str, error: Exception) -> DatabaseUnusable:
     for secret in _secrets_in(url):
         cause = cause.replace(secret, "***")
     cause = " ".join(cause.split()).rstrip(".?")
+    if is_damage(error):
+        return DatabaseUnusable(
+            f"the database {shown_url(url)} is damaged: {cause}; stop the service, and put the database back from a "
+            "backup; without one, `sqlite3 FILE .recover` saves what can still be read of SQLite's"
+        )
     return DatabaseUnusable(
         f"the database {shown_url(url)} cannot be used: {cause}; see to it and try again, "
         "nothing that was stored is lost"

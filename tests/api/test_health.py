@@ -1,10 +1,15 @@
 """Alive and ready are two questions."""
 
+import sqlite3
 from pathlib import Path
+from typing import Any
 
+import pytest
 from app_in_process import App, app_in_process, refused
+from sqlalchemy import event
 
 from evalsvc import __version__
+from evalsvc.store import writes
 
 
 def test_healthz(app: App) -> None:
@@ -27,6 +32,58 @@ def test_not_ready_on_another_schema(app: App) -> None:
     with app.store.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     refused(app.http.get("/readyz"), 503, "not_ready", "schema version 9999")
+
+
+def test_not_ready_while_nothing_can_be_written(app: App, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads went on, and a balancer sent it posts, each of which was refused."""
+    with app.store.engine.connect() as connection:
+        [size] = connection.exec_driver_sql("PRAGMA page_count").one()
+
+    def fill_up(connection: Any, _record: object, _proxy: object) -> None:
+        connection.execute(f"PRAGMA max_page_count={size}")
+
+    assert app.http.get("/readyz").status_code == 200
+    event.listen(app.store.engine, "checkout", fill_up)
+    words = "cannot be used: database or disk is full"
+    refused(app.post(weights, tags={"x": "y" * 100_000}), 503, "database_unusable", words)
+    refused(app.http.get("/readyz"), 503, "not_ready", words)
+    event.remove(app.store.engine, "checkout", fill_up)
+    monkeypatch.setattr(writes, "PROBE_AGAIN", 0.0)
+    app.store.writes.note_failure(OSError("as before"))
+    assert app.http.get("/readyz").status_code == 200, "a write that is taken ends it"
+
+
+def test_not_ready_on_a_full_disk(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not somebody has tried to write."""
+    monkeypatch.setattr(writes, "ROOM", 2**62)
+    refused(app.http.get("/readyz"), 503, "not_ready", "bytes left, and writes fail or are about to; make room")
+
+
+def test_not_ready_while_another_writer_keeps_all_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one is waited for; only where a write has failed, nobody can tell when the next one will be taken."""
+    other = sqlite3.connect(app.settings.data_path / "evalsvc.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert app.http.get("/readyz").status_code == 200
+    monkeypatch.setattr(writes, "PROBE_AGAIN", 0.0)
+    app.store.writes.note_failure(sqlite3.OperationalError("database is locked"))
+    refused(app.http.get("/readyz"), 503, "not_ready", "database is locked")
+    other.close()
+
+
+def test_a_damaged_database_is_no_bug(app: App, weights: Path) -> None:
+    """It answered that evalsvc has a bug, or that nothing is lost."""
+    assert app.post(weights).status_code == 201
+    with app.store.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    app.store.engine.dispose()
+    file = app.settings.data_path / "evalsvc.db"
+    with file.open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"\xa5" * (file.stat().st_size - 4096))
+    words = ("evalsvc.db is damaged: database disk image is malformed; stop the service, and put the database back",)
+    for answer in (app.http.get("/v1/runs"), app.post(weights, step=26)):
+        assert "nothing that was stored is lost" not in refused(answer, 503, "database_unusable", *words)
+    refused(app.http.get("/readyz"), 503, "not_ready", "is damaged")
 
 
 def test_not_ready_without_a_coordinator(app: App) -> None:

@@ -328,6 +328,15 @@ def test_an_unwritable_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
         Store(f"sqlite:///{tmp_path / 'file' / 'evalsvc.db'}")
 
 
+@pytest.mark.parametrize("content", [b"this is no database" * 1000, b"SQLite format 3\0" + b"\xa5" * 9000])
+def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "evalsvc.db").write_bytes(content)
+    with pytest.raises(DatabaseUnusable, match=r"evalsvc\.db is damaged: file is not a database; .* a backup") as error:
+        open_store(f"sqlite:///{tmp_path / 'evalsvc.db'}", migrate=False)
+    assert "nothing that was stored is lost" not in error.value.message
+    assert (tmp_path / "evalsvc.db").read_bytes() == content
+
+
 def test_sqlite_on_a_network_file_system_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(session_module, "_file_system", lambda folder: "nfs4")
     with pytest.raises(DatabaseUnusable, match=r"network file system \(nfs4\).*PostgreSQL"):

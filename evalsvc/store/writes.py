@@ -1,0 +1,86 @@
+"""Whether the database takes writes: what readiness must know and a read cannot tell."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from evalsvc.config import shown_url
+
+ROOM = 4 << 20
+"""Bytes of free space below which the disk of an SQLite database counts as full: SQLite's log reuses what space it has,
+so that small writes go on for a while where large ones fail."""
+
+PROBE_EVERY, PROBE_AGAIN = 10.0, 1.0
+"""Seconds that the answer to a probe is good for: where the write was taken, and where it was not."""
+
+LOCK_PATIENCE = 0.25
+"""Seconds that a probe waits for another writer, which proves nothing."""
+
+
+class Writes:
+    """The last failed write of a store, and a probe for whether the next one would fail too."""
+
+    def __init__(self, url: str, engine: Engine, explain: Callable[[Exception], str]) -> None:
+        """
+        Args:
+            explain: makes the message of what the database or its driver raised.
+        """
+        self._url = url
+        self._engine = engine
+        self._explain = explain
+        self._lock = threading.Lock()
+        self._problem: str | None = None
+        self._probe_at = 0.0
+
+    def note_failure(self, error: Exception) -> None:
+        """Remember that a write has failed, until a probe finds that writes are taken again."""
+        with self._lock:
+            self._problem, self._probe_at = self._explain(error), time.monotonic() + PROBE_AGAIN
+
+    def problem(self) -> str | None:
+        """Say why writes fail; None: they do not. Probes at times, by a write that changes nothing."""
+        with self._lock:
+            if time.monotonic() >= self._probe_at:
+                self._problem = self._probe()
+                self._probe_at = time.monotonic() + (PROBE_AGAIN if self._problem else PROBE_EVERY)
+            return self._problem
+
+    def _probe(self) -> str | None:
+        database = self._engine.url.database
+        try:
+            if self._engine.dialect.name == "sqlite":
+                return self._probe_sqlite(Path(database)) if database else None
+            with self._engine.begin() as connection:
+                connection.execute(text("SELECT txid_current()"))  # its commit is written
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            return self._explain(error)
+        return None
+
+    def _probe_sqlite(self, file: Path) -> str | None:
+        disk = os.statvfs(file.parent)
+        if (room := disk.f_bavail * disk.f_frsize) < ROOM:
+            return (
+                f"the disk of the database {shown_url(self._url)} has {room:,} bytes left, and writes fail or are "
+                "about to; make room"
+            )
+        try:
+            with closing(sqlite3.connect(file, timeout=LOCK_PATIENCE, isolation_level=None)) as connection:
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute("BEGIN IMMEDIATE")
+                [version] = connection.execute("PRAGMA user_version").fetchone()
+                connection.execute(f"PRAGMA user_version={int(version)}")
+                connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return self._problem
+        return None
