@@ -22,7 +22,7 @@ from evalsvc.errors import ArtifactPruned, UnknownName
 from evalsvc.pruner import prune
 from evalsvc.retention import parse_retention
 from evalsvc.store.queue import find_evaluation
-from evalsvc.store.retention import retention_view
+from evalsvc.store.retention import require_metric, retention_view
 from evalsvc.store.submission import find_run, get_or_create_run
 from evalsvc.store.tables import Artifact
 from evalsvc.store.views import evaluation_artifacts, run_artifacts
@@ -107,11 +107,14 @@ def get_retention(run: Name, state: CurrentState) -> Document:
     summary="Say which artifacts of a run are kept",
     description="What any part of the rule keeps is kept; the others are pruned within the hour, or at once by "
     "`POST /v1/prune`. Without `keep`, the rule is the service's own (`EVALSVC_RETENTION`). Metrics and "
-    "results per item always stay.",
+    "results per item always stay. `best` is a metric that some run has values of; as long as this run has none, all "
+    "of its artifacts are kept.",
     responses=answer(200, "The rule.", RETENTION, _RETENTION),
 )
 def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> Document:
     with state.writing() as session:
+        if body.keep is not None and body.keep.best is not None:
+            require_metric(session, body.keep.best)
         row = get_or_create_run(session, run)
         row.retention = None if body.keep is None else body.keep.model_dump(exclude_none=True)
         return Document(retention_view(row, parse_retention(state.settings.retention)))

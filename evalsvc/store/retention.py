@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from evalsvc.errors import UnknownName
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.retention import Retention, retention_of
+from evalsvc.store.series import matches
 from evalsvc.store.submission import find_run
 from evalsvc.store.summary import read_summary
-from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Task, now
+from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Series, Task, now
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,28 @@ def find_prunable(session: Session, default: Retention | None, run: str | None =
         if rule is not None:
             _add(session, row, rule, found)
     return found
+
+
+def require_metric(session: Session, name: str) -> None:
+    """Check that some run has a metric of this name, or fitting this pattern, of which a value can be the best.
+
+    A service that has measured nothing yet knows no names, and takes any.
+
+    Raises:
+        UnknownName: there is none; near misses are named.
+        InvalidRequest: it has no direction.
+    """
+    rows = session.execute(select(Series.metric, Series.direction).distinct())
+    directions = {(row.metric, row.direction) for row in rows}
+    fitting = {direction for metric, direction in directions if matches(metric, name)}
+    if directions and not fitting:
+        hint = "its best can be kept once a run has values of it"
+        raise UnknownName.among("metric", name, {metric for metric, _ in directions}, hint)
+    if fitting == {"none"}:
+        raise InvalidRequest(
+            f"best is {name!r}, a metric without a direction, so that no value of it is the best; name one that is to "
+            "be low or high"
+        )
 
 
 def mark_pruned(session: Session, found: Pruned) -> None:
@@ -121,4 +144,7 @@ def _best_steps(session: Session, run: Run, rule: Retention) -> set[tuple[int, s
     except UnknownName:
         log.info("nothing of run %s is pruned: it has no values of %s, whose best it is to keep", run.name, rule.best)
         return None
-    return {(item["best"]["step"], item["variant"]) for item in series if item["best"] is not None}
+    best = {(item["best"]["step"], item["variant"]) for item in series if item["best"] is not None}
+    if not best:
+        log.info("nothing of run %s is pruned: no value of %s is finite and the best", run.name, rule.best)
+    return best or None

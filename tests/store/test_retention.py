@@ -1,5 +1,6 @@
 """Which artifacts rules keep."""
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -9,14 +10,15 @@ import sqlalchemy as sa
 from queue_steps import enter, metric, next_shard, plan, result, store_result, submission, suite
 
 from evalsvc.checkpoints import Identity
-from evalsvc.errors import UnknownName
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.protocol import Direction
 from evalsvc.retention import Retention
 from evalsvc.shard import ShardResult
 from evalsvc.store.queue import named_artifacts
-from evalsvc.store.retention import find_prunable, mark_pruned, retention_view
+from evalsvc.store.retention import find_prunable, mark_pruned, require_metric, retention_view
 from evalsvc.store.session import Store
 from evalsvc.store.submission import find_run
-from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Task, now
+from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Series, Task, now
 
 
 def evaluate(store: Store, step: int, value: float = 1.0, content: str = "", **fields: Any) -> None:
@@ -67,6 +69,30 @@ def test_as_long_as_the_best_is_not_known_all_is_kept(store: Store) -> None:
     evaluate(store, 50)
     evaluate(store, 100)
     assert pruned_steps(store, last=1, best="coco/fid") == []
+
+
+@pytest.mark.parametrize(("value", "direction"), [(math.nan, "lower"), (math.inf, "lower"), (1.0, "none")])
+def test_where_no_value_is_the_best_all_is_kept(store: Store, value: float, direction: Direction) -> None:
+    """All of it was pruned: the best were no steps."""
+    evaluate(store, 50, value)
+    evaluate(store, 100, value)
+    with store.transaction() as session:
+        session.execute(sa.update(Series).values(direction=direction))
+    assert pruned_steps(store, last=1, best="loss/text") == []
+
+
+def test_a_metric_that_nobody_has_is_not_kept_by(store: Store) -> None:
+    with store.transaction() as session:
+        require_metric(session, "coco/fid")
+    evaluate(store, 50)
+    with store.transaction() as session:
+        for name in ("loss/text", "loss/*"):
+            require_metric(session, name)
+        with pytest.raises(UnknownName, match=r"no metric is named 'loss/txt'; did you mean 'loss/text'\?.*once a run"):
+            require_metric(session, "loss/txt")
+        session.execute(sa.update(Series).values(direction="none"))
+        with pytest.raises(InvalidRequest, match=r"best is 'loss/text', a metric without a direction.*; name one"):
+            require_metric(session, "loss/text")
 
 
 def test_a_run_may_have_its_own_rule(store: Store) -> None:
