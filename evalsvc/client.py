@@ -346,9 +346,15 @@ class Client:
     def suite(self, suite: str) -> dict[str, Any]:
         return self._ask("GET", f"/v1/suites/{_part(suite)}")
 
-    def put_suite(self, suite: str, content: str | Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a suite, given as YAML text or as a mapping."""
-        path = f"/v1/suites/{_part(suite)}"
+    def put_suite(
+        self, suite: str, content: str | Mapping[str, Any], *, replace_shipped: bool = False
+    ) -> dict[str, Any]:
+        """Keep a suite, given as YAML text or as a mapping.
+
+        Args:
+            replace_shipped: also under the name of a suite that comes with evalsvc, for all who name it.
+        """
+        path = f"/v1/suites/{_part(suite)}" + ("?replace_shipped=true" if replace_shipped else "")
         return self._ask("PUT", path, text=content) if isinstance(content, str) else self._ask("PUT", path, content)
 
     def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[dict[str, Any]]:

@@ -275,11 +275,11 @@ def test_the_history_of_forgetting_checkpoints_equals_the_reference(
         loss_task(folder / "heldout_pairs.jsonl", name="pairs", shards=4),
     ]
     service = serve("--devices", "cpu,cpu")
-    service.put_suite("forgetting", *tasks)
+    service.put_suite("forgotten", *tasks)
     posts = [("imgonly", 0, "step0"), ("imgonly", 400, "imgonly_step400"), ("imgonly", 25, "imgonly_step25")]
     fields = {"model": str(folder / "t2i_260k.json"), "layout": FORGETTING_LAYOUT}
     evaluations = {
-        file: service.post(run, step, folder / f"t2i_260k_{file}.pt", ["forgetting"], **fields)[0]
+        file: service.post(run, step, folder / f"t2i_260k_{file}.pt", ["forgotten"], **fields)[0]
         for run, step, file in [*posts, ("replay", 25, "replay_step25")]
     }
     for evaluation in evaluations.values():

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import Request
+from fastapi import Query, Request
 from sqlalchemy.orm import Session
 
 from evalsvc.api.document import Document, answer
@@ -19,7 +19,7 @@ from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
 from evalsvc.data_path import check_data
-from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
+from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.store.submission import kept_suite, kept_suites, put_suite
 from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 
@@ -104,7 +104,8 @@ def get_suite(name: Name, state: CurrentState) -> Document:
 @router.put(
     "/{name}",
     summary="Keep a suite under a name",
-    description="The body is the suite as YAML or JSON. Evaluations that have begun keep the suite they began with.",
+    description="The body is the suite as YAML or JSON. Evaluations that have begun keep the suite they began with. "
+    "The name of a suite that comes with evalsvc is refused, unless `replace_shipped` is set.",
     status_code=201,
     responses=answer(201, "The name is new.", SUITE, _SUITE) | answer(200, "The name was there.", SUITE, _SUITE),
     openapi_extra={
@@ -117,7 +118,17 @@ def get_suite(name: Name, state: CurrentState) -> Document:
         }
     },
 )
-def keep_suite(name: Name, request: Request, body: RawBody, state: CurrentState) -> Document:
+def keep_suite(
+    name: Name,
+    request: Request,
+    body: RawBody,
+    state: CurrentState,
+    replace_shipped: Annotated[
+        bool, Query(description="Also where the name is that of a suite which comes with evalsvc, for all who name it.")
+    ] = False,
+) -> Document:
+    if not replace_shipped:
+        _require_own_name(name, state.settings)
     suite = parse_suite(
         _content(body, name, request.headers.get("content-type", "")), name, allowed=partial(check_data, state.settings)
     )
@@ -128,6 +139,16 @@ def keep_suite(name: Name, request: Request, body: RawBody, state: CurrentState)
     with state.writing() as session:
         created = put_suite(session, suite)
     return Document(_view(suite, "put"), 201 if created else 200)
+
+
+def _require_own_name(name: str, settings: Settings) -> None:
+    """Raise Conflict for the name of a shipped suite: everyone who names it means that one."""
+    file = suite_files(settings.suites_path).get(name)
+    if file is not None and file.parent == SHIPPED_SUITES:
+        raise Conflict(
+            f"{name!r} is a suite that comes with evalsvc, and all who name it would get this one in its place; PUT it "
+            f"under another name, such as my-{name}, or add ?replace_shipped=true"
+        )
 
 
 def _content(body: bytes, name: str, content_type: str) -> Any:

@@ -16,6 +16,7 @@ from app_in_process import App, app_in_process, refused
 
 from evalsvc.api import suites
 from evalsvc.api.app import create_app
+from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidSuite
 from evalsvc.store.submission import kept_suite
@@ -64,6 +65,27 @@ def test_put_comes_before_the_folder_and_the_folder_before_shipped(with_folder: 
     app.http.put("/v1/suites/other", content=GOOD)
     sources = {suite["name"]: suite["source"] for suite in app.http.get("/v1/suites").json()["suites"]}
     assert (sources["loss"], sources["other"], sources["miniature"]) == ("folder", "put", "shipped")
+
+
+def test_a_shipped_suite_is_replaced_only_where_that_is_meant(app: App) -> None:
+    """Everybody's `loss` became another suite, and their histories two series, without a word."""
+    before = app.http.get("/v1/suites/loss").json()
+    words = (
+        "'loss' is a suite that comes with evalsvc",
+        "under another name, such as my-loss",
+        "?replace_shipped=true",
+    )
+    refused(app.http.put("/v1/suites/loss", content=GOOD), 409, "conflict", *words)
+    assert app.http.get("/v1/suites/loss").json() == before
+    assert app.http.put("/v1/suites/my-loss", content=GOOD).status_code == 201
+    with Client("http://evalsvc", transport=app.transport) as client:
+        client.put_suite("loss", GOOD, replace_shipped=True)
+    assert app.http.get("/v1/suites/loss").json()["source"] == "put"
+
+
+def test_a_suite_of_the_folder_may_have_a_shipped_name(with_folder: Callable[..., App]) -> None:
+    """The operator has given it to another one already."""
+    assert with_folder(loss=GOOD).http.put("/v1/suites/loss", content=GOOD).status_code == 201
 
 
 def test_broken_file_disturbs_no_other(with_folder: Callable[..., App], tmp_path: Path) -> None:
