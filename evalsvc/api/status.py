@@ -89,7 +89,7 @@ _STATUS = {
     "",
     summary="How the service is: workers, queue, what runs, what failed last, what is suspicious",
     description="`missing` says what keeps it from evaluating, as `/readyz` does; `seconds_left` is how long the queue "
-    "takes at the pace of the last hour.",
+    "takes at the pace of the last hour, idle time left out.",
     responses=answer(200, "The state.", STATUS, _STATUS),
 )
 def get_status(state: CurrentState) -> Document:

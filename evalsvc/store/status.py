@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task, now
@@ -22,7 +22,7 @@ OPEN = ("queued", "running")
 
 
 def queue_view(session: Session) -> dict[str, Any]:
-    """What is not over, in sum and by run, and when it will be at the pace of the last hour."""
+    """What is not over, in sum and by run, and when it will be at the pace of the last hour's work."""
     rows = session.execute(
         select(
             Run.name, Evaluation.state, func.count().label("number"), func.min(Evaluation.created_at).label("oldest")
@@ -49,7 +49,7 @@ def queue_view(session: Session) -> dict[str, Any]:
         "oldest_seconds": max(ages, default=None),
         "shards": _shards(session),
         "finished_last_hour": finished,
-        "seconds_left": left * WINDOW.total_seconds() / finished if left and finished else None,
+        "seconds_left": left * _busy_seconds(session, moment) / finished if left and finished else None,
         "runs": list(runs.values()),
     }
 
@@ -59,6 +59,25 @@ def finished_lately(session: Session, moment: datetime) -> int:
     ended = (Evaluation.state.in_([state for state in OVER if state != "cancelled"]),)
     query = select(func.count()).select_from(Evaluation).where(*ended, Evaluation.finished_at >= moment - WINDOW)
     return session.scalar(query) or 0
+
+
+def _busy_seconds(session: Session, moment: datetime) -> float:
+    """Return how many seconds of the last hour some evaluation was running: an idle hour says nothing of the pace."""
+    since = moment - WINDOW
+    begun = (Evaluation.started_at.is_not(None), Evaluation.started_at < moment)
+    unfinished = and_(Evaluation.finished_at.is_(None), Evaluation.state == "running")
+    rows = session.execute(
+        select(Evaluation.started_at, Evaluation.finished_at)
+        .where(*begun, or_(unfinished, Evaluation.finished_at >= since))
+        .order_by(Evaluation.started_at)
+    )
+    busy, counted_until = timedelta(), since
+    for started, finished in rows:
+        until = min(finished or moment, moment)
+        if until > counted_until:
+            busy += until - max(started or since, counted_until)
+            counted_until = until
+    return busy.total_seconds()
 
 
 def running_view(session: Session, live: Mapping[int, Live]) -> list[dict[str, Any]]:

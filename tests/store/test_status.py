@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 import sqlalchemy as sa
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
@@ -26,11 +27,35 @@ def test_the_queue_by_run_and_its_pace(store: Store) -> None:
     with store.reading() as session:
         found = queue_view(session)
     assert (found["queued"], found["running"], found["finished_last_hour"]) == (2, 1, 1)
-    assert found["seconds_left"] == 3 * 3600
+    assert found["seconds_left"] < 60, "the evaluation took a moment; that there was none before it is no pace"
     assert found["shards"] == {"queued": 2, "running": 1}
     by_run = {run["run"]: (run["queued"], run["running"]) for run in found["runs"]}
     assert sum(queued for queued, _ in by_run.values()) == 2
     assert set(by_run) == {"run-a", "run-b"}
+
+
+def test_the_time_left_leaves_idle_time_out(store: Store) -> None:
+    """After a quiet night, a queue of minutes was said to take hours."""
+    minutes = {10: (-70, -58), 20: (-50, -46), 30: (-48, -44), 40: (-300, -200)}
+    for step in minutes:
+        enter(store, submission(step), suite())
+        evaluate_whole(store, metric(1.0))
+    for step in (50, 60, 70):
+        enter(store, submission(step), suite())
+    running = next_shard(store)
+    assert running is not None
+    with store.transaction() as session:
+        moment = now()
+        for evaluation in session.scalars(sa.select(Evaluation)):
+            begun, ended = minutes.get(evaluation.checkpoint.step, (-2, None))
+            if evaluation.started_at is not None:
+                evaluation.started_at = moment + timedelta(minutes=begun)
+                evaluation.finished_at = None if ended is None else moment + timedelta(minutes=ended)
+    with store.reading() as session:
+        found = queue_view(session)
+    assert (found["queued"], found["running"], found["finished_last_hour"]) == (2, 1, 3)
+    busy = 2 + 6 + 2
+    assert found["seconds_left"] == pytest.approx(3 * 60 * busy / 3, abs=10)
 
 
 def test_nothing_is_younger_than_now(store: Store) -> None:
