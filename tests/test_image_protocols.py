@@ -65,7 +65,7 @@ def test_llamagens_script_step_by_step(
     """Images of the bundled run against some of COCO, on the first 64 features: by the recipe, and by what
     `evaluations/t2i/evaluation.py` does with files in two folders, each step by the library that it calls. Of the
     photographs every one is there whose odd margin another crop would round to the other side."""
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
     monkeypatch.setenv("EVALSVC_THREADS", "1")
     photographs = tmp_path / "photographs"

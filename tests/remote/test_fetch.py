@@ -370,6 +370,7 @@ def test_what_lies_here_is_left_alone(settings: Settings, tmp_path: Path) -> Non
 
 
 def test_locate(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(settings, data_dir=str(tmp_path / "data"))
     (tmp_path / "x.pt").write_bytes(b"abc")
     assert locate_checkpoint(str(tmp_path / "x.pt"), settings)[0] == str(tmp_path / "x.pt")
     with pytest.raises(CheckpointNotAllowed, match="a file of this machine, which EVALSVC_SCHEMES does not allow"):

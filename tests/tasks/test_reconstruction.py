@@ -66,7 +66,7 @@ def context_of(
     tmp_path: Path, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
 ) -> SmallContext:
     checkpoint = CheckpointRef(str(tmp_path / "of no use.pt"))
-    settings = Settings(device="cpu", threads=1, batch_tokens=batch_tokens, data_dir=str(tmp_path))
+    settings = Settings(device="cpu", threads=1, batch_tokens=batch_tokens, data_dir=str(tmp_path / "data"))
     return SmallContext(checkpoint, settings, report)
 
 

@@ -47,7 +47,9 @@ Evaluate = Callable[..., dict[str, Any]]
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the reference's statistics are kept, for all of these tests; and their reference, 120 images of digits."""
     folder = tmp_path_factory.mktemp("data")
-    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:120]}, folder / "reference.safetensors")
+    (folder / "datasets").mkdir()
+    images = load_file(ROOT / "images.safetensors")["images"][:120]
+    save_file({"images": images}, folder / "datasets" / "reference.safetensors")
     return folder
 
 
@@ -59,7 +61,7 @@ def evaluate(inception_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EVALSVC_THREADS", "1")
 
     def run(interim: Any = None, layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
-        reference = {"reference": str(data_dir / "reference.safetensors")}
+        reference = {"reference": "datasets:reference.safetensors"}
         suite = parse_suite({"tasks": [{**TASK, **reference, **parameters}]}, "test")
         inline = layout or parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
         checkpoint = CheckpointRef(path=str(LAST), layout=inline, label="run 'pretrained' step 2000")
