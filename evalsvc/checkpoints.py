@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from evalsvc.errors import (
     EvalsvcError,
     InvalidRequest,
     NotACheckpoint,
+    ShardedCheckpoint,
 )
 from evalsvc.expression import Expression
 
@@ -359,6 +360,36 @@ def files_of(path: Path, limit: int | None = None) -> list[Path]:
         if entry.is_file():
             found.append(entry)
     return sorted(found)
+
+
+def weights_among(names: Collection[str], folder: str) -> str:
+    """Return the name of the weights in a folder with these names.
+
+    Raises:
+        ShardedCheckpoint: it is a folder of torch.distributed.checkpoint.
+        NotACheckpoint: it has no weights, or several that are checkpoints of their own, as the folder of a run has.
+    """
+    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
+        raise sharded(folder)
+    for name in FOLDER_FILES:
+        if name in names:
+            return name
+    checkpoints = sorted(name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors")))
+    if checkpoints:
+        listing = f"it holds {', '.join(checkpoints[:5])}: post one of them"
+    elif "checkpoints" in names:
+        listing = f"it is the folder of a run: post one of the files in {folder}/checkpoints"
+    else:
+        listing = "it holds no weights"
+    raise NotACheckpoint(f"{folder} is a folder without {' or '.join(FOLDER_FILES)}; {listing}")
+
+
+def sharded(folder: str) -> ShardedCheckpoint:
+    """Return the error to raise for a folder of torch.distributed.checkpoint."""
+    return ShardedCheckpoint(
+        f"{folder} is a torch.distributed.checkpoint folder, spread over the ranks that wrote it; make one file of it: "
+        f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
+    )
 
 
 def _walk(folder: Path) -> Iterator[Path]:

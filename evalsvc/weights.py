@@ -26,14 +26,13 @@ import safetensors
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints import FOLDER_FILES
+from evalsvc.checkpoints import sharded, weights_among
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
     CheckpointNotFound,
     NonFinite,
     NotACheckpoint,
-    ShardedCheckpoint,
     UnsafeCheckpoint,
 )
 from evalsvc.pickle_safety import require_backed, safe_globals
@@ -86,15 +85,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def _read_folder(folder: Path) -> Weights:
-    names = {entry.name for entry in folder.iterdir()}
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        _refuse_sharded(folder)
-    for name in FOLDER_FILES:
-        if name in names:
-            return _read_file(folder / name)
-    checkpoints = sorted(name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors")))
-    listing = f"it holds {', '.join(checkpoints[:5])}: post one of them" if checkpoints else "it holds no weights"
-    raise NotACheckpoint(f"{folder} is a folder without {' or '.join(FOLDER_FILES)}; {listing}")
+    return _read_file(folder / weights_among({entry.name for entry in folder.iterdir()}, str(folder)))
 
 
 def _read_file(path: Path) -> Weights:
@@ -106,7 +97,7 @@ def _read_file(path: Path) -> Weights:
     with path.open("rb") as file:
         head = file.read(16)
     if path.suffix == ".distcp" and (path.parent / ".metadata").exists():
-        _refuse_sharded(path.parent)
+        raise sharded(str(path.parent))
     return _reader(path, head)(path)
 
 
@@ -127,13 +118,6 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
     is_text = all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
     kind = "is text" if is_text else f"starts with {head[:8].hex(' ')}"
     raise NotACheckpoint(f"{path} {kind}; a checkpoint is a torch.save file (zip or pickle) or safetensors")
-
-
-def _refuse_sharded(folder: Path) -> NoReturn:
-    raise ShardedCheckpoint(
-        f"{folder} is a torch.distributed.checkpoint folder, spread over the ranks that wrote it; make one file of it: "
-        f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
-    )
 
 
 # torch.save

@@ -20,6 +20,7 @@ from evalsvc.checkpoints import (
     locate,
     named,
     parents_of,
+    weights_among,
 )
 from evalsvc.config import Settings
 from evalsvc.errors import (
@@ -76,6 +77,8 @@ def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
     if "file" not in settings.allowed_schemes:
         raise CheckpointNotAllowed(f"{uri}: is a file of this machine, which EVALSVC_SCHEMES does not allow")
     path = locate(uri, settings.root_paths, settings.private_paths)
+    if path.is_dir():
+        weights_among({entry.name for entry in path.iterdir()}, uri)
     return str(path), identify(path)
 
 

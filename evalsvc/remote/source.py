@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from evalsvc.checkpoints import FOLDER_FILES, MAX_FILES, Identity
-from evalsvc.errors import NotACheckpoint, ShardedCheckpoint, SourceUnreachable
+from evalsvc.checkpoints import MAX_FILES, Identity, weights_among
+from evalsvc.errors import NotACheckpoint, SourceUnreachable
 
 T = TypeVar("T")
 
@@ -72,19 +72,9 @@ def short(etag: str) -> str:
 def weights_of_folder(shown: object, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """The files of a Hugging Face folder that a model is read from: one kind of weights, and what lies beside them.
 
-    Raises NotACheckpoint.
+    Raises NotACheckpoint, ShardedCheckpoint.
     """
-    names = {file.name for file in files}
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        raise ShardedCheckpoint(
-            f"{shown} is a torch.distributed.checkpoint folder, spread over the ranks that wrote it; make one file of "
-            "it with torch.distributed.checkpoint.format_utils dcp_to_torch, and post that"
-        )
-    first = next((name for name in FOLDER_FILES if name in names), None)
-    if first is None:
-        found = sorted(name for name in names if name.endswith((".pt", ".pth", ".bin", ".safetensors")))
-        listing = f"it holds {', '.join(found[:5])}: post one of them" if found else "it holds no weights"
-        raise NotACheckpoint(f"{shown} is a folder without {' or '.join(FOLDER_FILES)}; {listing}")
+    first = weights_among({file.name for file in files}, str(shown))
     stem, _, rest = first.partition(".")
     ending = rest.removesuffix(".index.json")
     wanted = [

@@ -255,6 +255,40 @@ class TestModel:
         refused(app.post(weights, model="/etc/passwd"), 403, "checkpoint_not_allowed", "outside the allowed folders")
 
 
+class TestFolders:
+    """What a worker would find that it is none; the right post at this step was a conflict then."""
+
+    @pytest.mark.parametrize(
+        ("names", "code", "words"),
+        [
+            (
+                ["params.txt", "checkpoints/epoch_1.pt"],
+                "not_a_checkpoint",
+                "it is the folder of a run: post one of the ",
+            ),
+            (["epoch_1.pt", "epoch_2.pt"], "not_a_checkpoint", "it holds epoch_1.pt, epoch_2.pt: post one of them"),
+            (["config.json"], "not_a_checkpoint", "it holds no weights"),
+            ([], "not_a_checkpoint", "it holds no weights"),
+            ([".metadata", "__0_0.distcp"], "sharded_checkpoint", "format_utils dcp_to_torch"),
+        ],
+    )
+    def test_that_hold_no_weights(self, app: App, tmp_path: Path, names: list[str], code: str, words: str) -> None:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
+        refused(app.post(folder), 422, code, str(folder), words)
+        (tmp_path / "right.pt").write_bytes(b"weights")
+        assert app.post(tmp_path / "right.pt").status_code == 201
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin.index.json"])
+    def test_that_hold_weights(self, app: App, tmp_path: Path, name: str) -> None:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / name).write_text("{}")
+        assert app.post(tmp_path / "folder").status_code == 201
+
+
 class TestDataFolder:
     """The service's own files are none to evaluate, under whatever root they lie; here the data folder is in one."""
 
