@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, MissingPackage
+
+DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+
+CHOICES = "all, cpu, or cards such as cuda:0,cuda:1"
+
+ASK_TORCH = "import torch as t; print(t.__version__, t.cuda.device_count() if t.cuda.is_available() else 0)"
+
+PATIENCE = 120.0
+"""Seconds that torch may take to be imported and to look for cards."""
 
 
 def device_list(devices: str) -> list[str]:
@@ -14,6 +27,30 @@ def device_list(devices: str) -> list[str]:
     if devices != "all":
         return [device.strip() for device in devices.split(",") if device.strip()]
     return [f"cuda:{index}" for index in range(len(_visible_cards()))] or ["cpu"]
+
+
+def check_devices(devices: Sequence[str]) -> None:
+    """Check that workers can use these devices; of cards, torch is asked in a process of its own, which takes seconds.
+
+    Raises:
+        InvalidRequest: a name is no device, or this machine or its torch does not have it.
+        MissingPackage: cards are named, and torch is not installed.
+    """
+    if not devices:
+        raise InvalidRequest(f"--devices (EVALSVC_DEVICES) names no device; give {CHOICES}")
+    for device in devices:
+        if not DEVICE.fullmatch(device):
+            raise InvalidRequest(f"--devices (EVALSVC_DEVICES) names {device!r}, which is no device; give {CHOICES}")
+        if device != "cpu":
+            _card(device)
+    if cards := [device for device in devices if device != "cpu"]:
+        version, count = _cards_of_torch()
+        missing = [device for device in cards if _index(device) >= count]
+        if missing:
+            raise InvalidRequest(
+                f"the device {missing[0]!r} cannot be used: torch {version} sees {count} CUDA cards; install a torch "
+                "with CUDA and a driver that fits it (evalsvc doctor shows what there is), or give --devices cpu"
+            )
 
 
 def worker_environment(settings: Settings, device: str, processes: int) -> dict[str, str]:
@@ -24,7 +61,7 @@ def worker_environment(settings: Settings, device: str, processes: int) -> dict[
     """
     threads = str(settings.worker_threads(processes))
     environment = settings.environment() | {"EVALSVC_DEVICE": device, "EVALSVC_THREADS": threads}
-    if device.startswith("cuda:"):
+    if device.startswith("cuda"):
         # The process sees its own card only, so nothing of it can end up on another.
         environment |= {"CUDA_VISIBLE_DEVICES": _card(device), "EVALSVC_DEVICE": "cuda:0"}
     return environment
@@ -39,8 +76,32 @@ def _visible_cards() -> list[str]:
     return [str(index) for index in range(len(list(cards.iterdir())))] if cards.is_dir() else []
 
 
+def _index(device: str) -> int:
+    """Return the number of a card; `cuda` is the first."""
+    return int(device.removeprefix("cuda").removeprefix(":") or 0)
+
+
 def _card(device: str) -> str:
-    cards, index = _visible_cards(), device.removeprefix("cuda:")
-    if not index.isdigit() or int(index) >= len(cards):
-        raise InvalidRequest(f"the device {device!r} is not there; this machine shows {len(cards)} CUDA cards")
-    return cards[int(index)]
+    cards, index = _visible_cards(), _index(device)
+    if index >= len(cards):
+        raise InvalidRequest(
+            f"the device {device!r} is not there; this machine shows {len(cards)} CUDA cards; give {CHOICES}"
+        )
+    return cards[index]
+
+
+def _cards_of_torch() -> tuple[str, int]:
+    """Return torch's version, and how many cards it can use."""
+    try:
+        done = subprocess.run([sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, timeout=PATIENCE)
+        version, count = done.stdout.split()
+        return version, int(count)
+    except subprocess.TimeoutExpired:
+        reason = f"it did not answer within {PATIENCE:g} s"
+    except ValueError:
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if "No module named 'torch'" in reason:
+        raise MissingPackage("workers on this machine need torch; run: pip install 'evalsvc[worker]'")
+    raise InvalidRequest(
+        f"torch cannot say which CUDA cards it sees: {reason}; see evalsvc doctor, or give --devices cpu"
+    )

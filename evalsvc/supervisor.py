@@ -24,7 +24,7 @@ from distributed import Security
 from evalsvc import logs
 from evalsvc.config import Settings
 from evalsvc.dask_settings import SCRATCH_PREFIX, configure, security_of
-from evalsvc.devices import device_list, worker_environment
+from evalsvc.devices import check_devices, device_list
 from evalsvc.errors import InvalidRequest
 from evalsvc.worker import WorkerNanny, cause_of_death, nanny_options
 
@@ -71,8 +71,7 @@ def run_workers(settings: Settings, scheduler: str) -> int:
         raise InvalidRequest(f"{scheduler}: the scheduler's address must begin with tls://, e.g. tls://10.0.0.1:8786")
     security_of(settings)
     devices = [settings.device] if settings.device else device_list(settings.devices)
-    for device in devices:
-        worker_environment(settings, device, len(devices))
+    check_devices(devices)
     return Supervisor(settings, scheduler, devices).run()
 
 

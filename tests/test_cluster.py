@@ -20,11 +20,12 @@ from distributed import Client, Future
 from machines import Machines
 from ports import free_port
 
+from evalsvc.api.server import serve
 from evalsvc.certificates import write_certificates
 from evalsvc.cluster import ROSTER_AGE, Cluster, Outcome
 from evalsvc.config import Settings
-from evalsvc.devices import device_list, worker_environment
-from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
+from evalsvc.devices import check_devices, device_list, worker_environment
+from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, MissingPackage
 from evalsvc.scheduler import run_scheduler
 from evalsvc.slurm import slurm_cluster
 from evalsvc.supervisor import run_workers
@@ -348,3 +349,54 @@ def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
         worker_environment(Settings(), "cuda:2", 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert device_list("all") == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("names", "cards", "words"),
+    [
+        (
+            "cuda:0",
+            "",
+            r"the device 'cuda:0' is not there; this machine shows 0 CUDA cards; give all, cpu, or cards such",
+        ),
+        ("cuda", "", "the device 'cuda' is not there"),
+        ("cpu,cuda:2", "3,5", "the device 'cuda:2' is not there; this machine shows 2 CUDA cards"),
+        ("gpu", "3", r"--devices \(EVALSVC_DEVICES\) names 'gpu', which is no device; give all, cpu, or cards such as"),
+        ("cpu:0", "", "names 'cpu:0', which is no device"),
+        ("cuda:-1", "3", "names 'cuda:-1', which is no device"),
+        (",", "", r"--devices \(EVALSVC_DEVICES\) names no device; give all"),
+    ],
+)
+def test_devices_that_are_not_there_are_named_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, names: str, cards: str, words: str
+) -> None:
+    """`cuda:0` without a card never ended, and `gpu` was ready and failed every evaluation by an internal error."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+    with pytest.raises(InvalidRequest, match=words):
+        check_devices(device_list(names))
+    with pytest.raises(InvalidRequest, match=words):
+        serve(Settings(devices=names, port=0), print)
+
+
+@pytest.mark.parametrize(
+    ("torch", "words"),
+    [
+        (
+            "__version__ = '2.13.0+cpu'\nclass cuda: is_available = lambda: False",
+            r"torch 2\.13\.0\+cpu sees 0 CUDA cards",
+        ),
+        ("raise OSError('libcuda.so.1 is broken')", "which CUDA cards it sees: OSError: libcuda.so.1 is broken; see"),
+        ("raise ModuleNotFoundError(\"No module named 'torch'\")", r"need torch; run: pip install 'evalsvc\[worker\]'"),
+    ],
+)
+def test_a_card_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, words: str) -> None:
+    """The machine shows it, and the workers' torch has no CUDA, or the driver is too old."""
+    (tmp_path / "torch.py").write_text(torch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises((InvalidRequest, MissingPackage), match=words):
+        check_devices(["cpu", "cuda:0"])
+    (tmp_path / "torch.py").write_text(
+        "__version__ = '2.13.0'\nclass cuda: is_available, device_count = lambda: True, lambda: 1"
+    )
+    check_devices(["cuda:0", "cuda", "cpu"])

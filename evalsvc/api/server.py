@@ -24,6 +24,7 @@ from evalsvc.api.connections import CONNECTIONS, SEND_BYTES, PatientProtocol
 from evalsvc.api.state import State
 from evalsvc.config import OPEN_ROOTS, Settings
 from evalsvc.coordinator import STOP_PATIENCE, Coordinator
+from evalsvc.devices import check_devices, device_list
 from evalsvc.errors import InternalError, InvalidRequest, PortInUse
 from evalsvc.opening import allow_open_files
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder
@@ -51,10 +52,12 @@ def serve(
 
     Raises:
         PortInUse, DataDirectoryUnusable, DatabaseUnusable, DatabaseInUse, SchemaVersionMismatch, InvalidSuite,
-        InvalidRequest.
+        InvalidRequest, MissingPackage.
     """
     check_certificate(settings)
     check_proxies(settings)
+    if not settings.scheduler and not settings.read_only:
+        check_devices(device_list(settings.devices))
     with listen(settings.host, settings.port) as listener:
         make_data_folder(settings.data_path)
         with _coordinator_lock(settings) as lock:
