@@ -61,7 +61,7 @@ def evaluate(inception_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EVALSVC_THREADS", "1")
 
     def run(interim: Any = None, layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
-        reference = {"reference": "datasets:reference.safetensors"}
+        reference = {"reference": str(data_dir / "datasets" / "reference.safetensors")}
         suite = parse_suite({"tasks": [{**TASK, **reference, **parameters}]}, "test")
         inline = layout or parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
         checkpoint = CheckpointRef(path=str(LAST), layout=inline, label="run 'pretrained' step 2000")
