@@ -181,11 +181,13 @@ class Settings:
     @property
     def private_paths(self) -> tuple[Path, ...]:
         """The data folder, and files with keys, tokens or the database: no suite or checkpoint is read from there."""
-        database = self.database
-        file = database.partition("?")[0].removeprefix("sqlite:///") if database.startswith("sqlite:///") else ""
-        beside = [f"{file}-wal", f"{file}-shm"] if file else []
-        files = [self.https_key, self.tls_key, self.token_file, file, *beside]
-        return (self.data_path, *(Path(name).expanduser() for name in files if name))
+        database = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", self.database)
+        beside = [database[2] + ending for ending in ("", "-wal", "-shm")] if database else []
+        files = (Path(name).expanduser() for name in (self.https_key, self.tls_key, self.token_file, *beside) if name)
+        return (
+            self.data_path,
+            *(file for file in files if ".." in file.parts or not file.is_relative_to(self.data_path)),
+        )
 
     @property
     def remote_roots(self) -> tuple[str, ...]:

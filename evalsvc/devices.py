@@ -12,7 +12,7 @@ from pathlib import Path
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, MissingPackage
 
-DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
 CHOICES = "all, cpu, or cards such as cuda:0,cuda:1"
 

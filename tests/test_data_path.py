@@ -78,7 +78,7 @@ def test_what_is_private_to_the_service_is_no_data(tmp_path: Path, roots: str, p
         database_url=f"sqlite:///{keys}/a.db",
         https_key=f"{keys}/https.pem",
         tls_key=f"{keys}/tls.pem",
-        token_file=f"{keys}/token",
+        token_file=f"{data}/../keys/token",
     )
     with pytest.raises(InvalidData, match=r"or into evalsvc's own data folder or keys; move it"):
         check_data(settings, path.format(data=data, keys=keys))
