@@ -18,8 +18,8 @@ from evalsvc.assets import ASSETS, locate_asset
 from evalsvc.config import OPEN_ROOTS, Settings
 from evalsvc.data_path import Readable, local_data
 from evalsvc.devices import device_list
-from evalsvc.errors import AssetCorrupt, AssetMissing, EvalsvcError, MissingPackage, UnknownName
-from evalsvc.store.session import Store
+from evalsvc.errors import AssetCorrupt, AssetMissing, DatabaseUnusable, EvalsvcError, MissingPackage, UnknownName
+from evalsvc.store.session import Store, translated
 from evalsvc.store.tokens import has_tokens
 from evalsvc.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
 
@@ -55,13 +55,14 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
         InvalidSuite: the folder of the suites does not exist.
     """
     files = _chosen_suites(settings, suites)
+    database = _check_database(settings)
     return [
         _check_python(),
         *_check_torch(settings),
         _check_lm_eval(settings),
         _check_data_folder(settings.data_path),
-        _check_database(settings),
-        _check_roots(settings),
+        database,
+        _check_roots(settings, has_database=database.ok and not _is_missing(settings)),
         *(_check_asset(name, settings) for name in ASSETS),
         *(_check_suite(name, path, settings, needed=bool(suites)) for name, path in files.items()),
     ]
@@ -153,25 +154,25 @@ def _is_missing(settings: Settings) -> bool:
     return database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists()
 
 
-def _check_roots(settings: Settings) -> Check:
+def _check_roots(settings: Settings, has_database: bool) -> Check:
     """Without tokens, nobody but the users of this machine may submit."""
     found = settings.roots
     if settings.useless_roots:
         names = ", ".join(map(str, settings.useless_roots))
         return Check("roots", False, found, f"nothing is read below {names}, in the data folder; change EVALSVC_ROOTS")
-    if settings.has_roots or not _any_tokens(settings):
+    if settings.has_roots or not (has_database and _any_tokens(settings)):
         return Check("roots", True, found)
     return Check("roots", False, f"{found} though there are tokens", OPEN_ROOTS)
 
 
 def _any_tokens(settings: Settings) -> bool:
     """Whether the database has tokens; one that cannot be asked is told by itself."""
-    if not _check_database(settings).ok or _is_missing(settings):
-        return False
     store = Store(settings.database)
     try:
-        with store.reading() as session:
+        with translated(store.url), store.reading() as session:
             return has_tokens(session)
+    except DatabaseUnusable:
+        return False
     finally:
         store.close()
 

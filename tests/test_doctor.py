@@ -184,6 +184,16 @@ def test_roots_that_are_open_to_every_token(tmp_path: Path) -> None:
     assert check("roots", tmp_path, roots="/runs:/data").ok
 
 
+def test_a_database_that_is_empty_or_damaged_has_no_tokens(tmp_path: Path) -> None:
+    (tmp_path / "evalsvc.db").touch()
+    assert check("roots", tmp_path).ok
+    (tmp_path / "evalsvc.db").write_bytes(b"no database" * 1000)
+    assert check("roots", tmp_path).ok
+    found = check("database", tmp_path)
+    assert not found.ok
+    assert "is damaged: file is not a database" in found.found
+
+
 def test_roots_in_the_data_folder(tmp_path: Path) -> None:
     found = check("roots", tmp_path, roots=f"/runs:{tmp_path}/runs")
     assert not found.ok
