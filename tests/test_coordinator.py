@@ -61,7 +61,7 @@ def coordinate(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> 
 
     def start(**settings: Any) -> Coordinator:
         shared = {} if "devices" in settings else request.getfixturevalue("two_workers")
-        defaults: dict[str, Any] = {"data_dir": str(tmp_path), "grace": 1.0, **shared}
+        defaults: dict[str, Any] = {"data_dir": str(tmp_path / "data"), "grace": 1.0, **shared}
         coordinator = Coordinator(store, Settings(**(defaults | settings)))
         coordinator.start()
         started.append(coordinator)
@@ -132,7 +132,7 @@ def test_large_items_are_a_file_that_a_restart_keeps(
     first = coordinate()
     assert wait(store, evaluation).state == wait(store, small).state == "succeeded"
     first.stop()
-    folder = tmp_path / "items"
+    folder = tmp_path / "data" / "items"
     (kept,) = (path for path in folder.rglob("*") if path.is_file())
     orphan = folder / "00" / ("0" * 64)
     orphan.parent.mkdir(exist_ok=True)
@@ -151,7 +151,7 @@ def test_large_items_are_a_file_that_a_restart_keeps(
 def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waiting(
     store: Store, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path)))
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data")))
     coordinator._hold_database()
     looks, handed_out = [], []
 
@@ -173,7 +173,7 @@ def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waitin
 def test_an_idle_coordinator_asks_neither_database_nor_scheduler_until_it_is_woken(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path)))
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data")))
     coordinator._hold_database()
     asked: list[str] = []
     monkeypatch.setattr(coordinator._cluster, "free", lambda: asked.append("scheduler") or ["tls://worker"])
@@ -209,7 +209,8 @@ def test_an_evaluation_runs_on_all_workers_with_progress(
     assert len(processes) == 2
     with store.reading() as session:
         assert read_history(session, "run-a")["series"][0]["value"] == [1, 32]
-        assert read_results(session, tmp_path / "items", "run-a", 1, "raw")["provenance"]["steps"]["notes"]["base"] == {
+        found = read_results(session, tmp_path / "data" / "items", "run-a", 1, "raw")
+        assert found["provenance"]["steps"]["notes"]["base"] == {
             "label": "run 'run-a' step 0",
             "layout": None,
         }
@@ -282,7 +283,7 @@ def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(
     removed as one that came too late, and the shard ran again."""
     store = UnansweredStore(f"sqlite:///{tmp_path / 'evalsvc.db'}")
     store.migrate()
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path), grace=1.0, **two_workers))
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data"), grace=1.0, **two_workers))
     store.breaks_at = lambda shard: shard.stage == "run" and shard.index == 1 and shard.state == state
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=2, size=200_000))
     coordinator.start()
