@@ -45,6 +45,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/service.py
+	$(BIN)/python benchmarks/crowd.py
 
 $(VENV)/worker $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -122,3 +122,12 @@ def test_the_service_is_measured_by_shards_that_all_ran() -> None:
     assert set(document["ratios"]) == {"2 workers"}
     assert document["one"]["overhead_ms"]["median"] > 0
     assert document["one"]["memory_mb"]["service"] > 30
+
+
+@pytest.mark.long
+def test_a_crowd_leaves_something_to_the_others() -> None:
+    """All that is asked beside the crowd is answered, however long it takes here."""
+    document = last_line("crowd")
+    assert set(document["figures"]) == set(document["limits"]) == set(document["met"])
+    assert max(document["figures"].values()) < 60
+    assert document["failed_probes"] == {}
