@@ -37,13 +37,13 @@ class Threads:
             for name, number in {"read": READS, "write": WRITES, "stream": STREAMS, "probe": PROBES}.items()
         }
 
-    async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run("read", function, *args, **kwargs)
 
-    async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def write(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run("write", function, *args, **kwargs)
 
-    async def probe(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def probe(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run("probe", function, *args, **kwargs)
 
     async def stream(self, pieces: Iterator[T]) -> AsyncIterator[T]:
@@ -51,7 +51,7 @@ class Threads:
         while (piece := await self._run("stream", _next, pieces)) is not None:
             yield piece
 
-    async def _run(self, kind: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run(self, kind: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._limits[kind])
 
 
