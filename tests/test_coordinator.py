@@ -41,6 +41,7 @@ from evalsvc.suite import Suite, parse_suite
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     store = migrated_store(tmp_path / "evalsvc.db")
+    (tmp_path / "data").mkdir()
     yield store
     store.close()
 
@@ -374,7 +375,7 @@ def test_a_copied_checkpoint_may_be_deleted_and_its_copy_goes_when_it_is_evaluat
     checkpoint_file.unlink()
     assert wait(store, evaluation).state == "succeeded"
     wait_until(store, lambda session: session.get_one(Checkpoint, 1).spool_state == "released")
-    wait_until(store, lambda _: not (tmp_path / "spool" / "1").exists())
+    wait_until(store, lambda _: not (tmp_path / "data" / "spool" / "1").exists())
 
 
 def test_a_checkpoint_that_changes_before_it_is_copied_fails_with_the_reason(
@@ -391,7 +392,7 @@ def test_a_checkpoint_that_changes_before_it_is_copied_fails_with_the_reason(
 def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "artifacts").write_text("in the way")
+    (tmp_path / "data" / "artifacts").write_text("in the way")
     coordinator = coordinate(max_attempts=2)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=1, leaves=True))
     coordinator.wake()
@@ -401,7 +402,7 @@ def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(
     assert "make room there, then retry the evaluation (tried 2 times)" in failed.error["message"]
     with store.reading() as session:
         assert read_history(session, "run-a")["series"] == []
-    (tmp_path / "artifacts").unlink()
+    (tmp_path / "data" / "artifacts").unlink()
     with store.transaction() as session:
         retry_evaluation(session, evaluation)
     coordinator.wake()
@@ -410,18 +411,20 @@ def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(
     with store.reading() as session:
         [artifact] = session.scalars(select(Artifact)).all()
         assert (artifact.name, artifact.details) == ("log.txt", {"total": 1})
-        assert artifact_path(tmp_path / "artifacts", artifact.sha256).read_text().startswith("0 0 ")
+        assert artifact_path(tmp_path / "data" / "artifacts", artifact.sha256).read_text().startswith("0 0 ")
 
 
 def output_files(tmp_path: Path) -> list[str]:
-    return sorted(str(path.relative_to(tmp_path / "outputs")) for path in (tmp_path / "outputs").rglob("*-*"))
+    return sorted(
+        str(path.relative_to(tmp_path / "data" / "outputs")) for path in (tmp_path / "data" / "outputs").rglob("*-*")
+    )
 
 
 def test_large_outputs_are_files_until_they_are_merged(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     """Where they cannot be written, the shards fail, and nothing of them is in the history."""
-    (tmp_path / "outputs").write_text("in the way")
+    (tmp_path / "data" / "outputs").write_text("in the way")
     coordinator = coordinate(devices="cpu", max_attempts=1)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2, steps=1, seconds=0.5, size=200_000))
     coordinator.wake()
@@ -431,7 +434,7 @@ def test_large_outputs_are_files_until_they_are_merged(
     assert re.match(r"the output of a shard, 200,\d\d\d bytes, cannot be written to", failed.error["message"])
     with store.reading() as session:
         assert read_history(session, "run-a")["series"] == []
-    (tmp_path / "outputs").unlink()
+    (tmp_path / "data" / "outputs").unlink()
     with store.transaction() as session:
         retry_evaluation(session, evaluation)
     coordinator.wake()
@@ -460,11 +463,11 @@ def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(
     wait_until(store, lambda session: len(output_files(tmp_path)) >= 2)
     first.stop()
     lost = output_files(tmp_path)[0]
-    (tmp_path / "outputs" / lost).write_bytes(b"torn")
+    (tmp_path / "data" / "outputs" / lost).write_bytes(b"torn")
     for orphan in ("1/2-7", "99/1-1", "1/tmp.partial"):
-        (tmp_path / "outputs" / orphan).parent.mkdir(exist_ok=True)
-        (tmp_path / "outputs" / orphan).touch()
-    artifact = tmp_path / "artifacts" / "00" / ("0" * 64)
+        (tmp_path / "data" / "outputs" / orphan).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / "outputs" / orphan).touch()
+    artifact = tmp_path / "data" / "artifacts" / "00" / ("0" * 64)
     artifact.parent.mkdir(parents=True)
     artifact.touch()
     coordinate()
@@ -473,7 +476,7 @@ def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(
     assert not artifact.exists()
     assert [steps_done(tmp_path)[str(index), "1"] for index in range(2)] == [2, 1]
     # They go once the result is stored.
-    wait_until(store, lambda _: not any(path.is_file() for path in (tmp_path / "outputs").rglob("*")))
+    wait_until(store, lambda _: not any(path.is_file() for path in (tmp_path / "data" / "outputs").rglob("*")))
 
 
 def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copies(
@@ -560,7 +563,7 @@ def test_a_clock_that_is_set_back_disturbs_no_evaluation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither the deadline of what runs, nor the order of what waits, nor the wait of what is to be tried again."""
-    (tmp_path / "artifacts").write_text("in the way")
+    (tmp_path / "data" / "artifacts").write_text("in the way")
     coordinator = coordinate(devices="cpu", shard_deadline=60.0)
     first = enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=2, steps=6, leaves=True))
     coordinator.wake()
@@ -572,7 +575,7 @@ def test_a_clock_that_is_set_back_disturbs_no_evaluation(
     coordinator.wake()
     waiting = select(Shard.not_before).where(Shard.not_before.is_not(None))
     wait_until(store, lambda session: session.scalars(waiting).all() != [])
-    (tmp_path / "artifacts").unlink()
+    (tmp_path / "data" / "artifacts").unlink()
     for module in (queue_module, back_off, submission_module):
         monkeypatch.setattr(module, "now", lambda: set_back - timedelta(days=30))
     assert wait(store, first).state == wait(store, second).state == "succeeded"
