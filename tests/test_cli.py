@@ -251,7 +251,10 @@ class TestSubmit:
             (["run-a", "25", "epoch_1.pt", "--tag", "lr"], "--tag lr: write it as KEY=VALUE"),
             (["run-a", "25", "epoch_1.pt", "--model", "open_lm_1bb"], "did you mean 'open_lm_1b'"),
             (["run-a", "25", "epoch_1.pt", "--model", "{"], "--model is not JSON"),
-            (["run-a", "25", "epoch_1.pt", "--layout", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+            (
+                ["run-a", "25", "epoch_1.pt", "--layout", "nowhere.yaml"],
+                "nowhere.yaml does not exist or cannot be read",
+            ),
             (["run-a", "25", "epoch_1.pt", "--priority", "-5000000"], "priority: input should be greater"),
         ],
     )

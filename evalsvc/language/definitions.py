@@ -98,12 +98,10 @@ def _read_closed(path: Path, rules: Rules, files: list[Path]) -> dict[str, Any]:
     try:
         content = read_yaml(read_bytes(path, anywhere if _is_shipped(path) else rules.allow, MAX_FILE))
     except YamlError as error:
-        runs = (
-            f"; a function runs code, which a benchmark file may not: remove it, {ALLOW}"
-            if "!function" in str(error)
-            else ""
+        hint = (
+            f"; it runs code, which a benchmark file may not: remove it, {ALLOW}" if "!function" in str(error) else ""
         )
-        raise InvalidData(f"the benchmark file {path} is not YAML as a benchmark file may be: {error}{runs}") from None
+        raise InvalidData(f"the benchmark file {path} is not YAML as a benchmark file may be: {error}{hint}") from None
     if not isinstance(content, dict):
         raise InvalidData(f"the benchmark file {path} holds no mapping; it needs the key `task` or `group`")
     if _is_shipped(path):

@@ -92,10 +92,10 @@ def test_posted_example_is_valid(app: App, weights: Path) -> None:
 
 
 def test_what_was_sent_is_not_sent_back_whole(app: App) -> None:
-    response = app.http.put("/v1/suites/a", json={"tasks": [{"kind": "l" * 900_000}]})
+    response = app.http.put("/v1/suites/a", json={"tasks": [{"kind": "l" * 19_000}]})
     detail = refused(response, 404, "unknown_name", "no task is named 'lllll", "…'; available: alignment, ")
     assert len(detail) < 1000
-    response = app.http.put("/v1/suites/a", json={"tasks": [{"kind": "loss", "l" * 900_000: 1}]})
+    response = app.http.put("/v1/suites/a", json={"tasks": [{"kind": "loss", "l" * 19_000: 1}]})
     assert len(response.json()["detail"]) < 4100
 
 

@@ -16,7 +16,7 @@ from evalsvc.store.history import read_history
 from evalsvc.store.imports import Outcome, import_values
 from evalsvc.store.session import Store, alembic_config
 from evalsvc.store.submission import evaluate
-from evalsvc.store.table import COLUMNS, find_series, read_table
+from evalsvc.store.table import COLUMNS, cut_pages, find_series, read_page
 from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run
 from evalsvc.store.values import write_values
 from evalsvc.store.views import runs_view
@@ -51,7 +51,9 @@ def test_values_come_in_any_order_and_are_marked(store: Store) -> None:
     assert found["imports"]["1"]["source"] == "spreadsheet"
     with store.reading() as session:
         assert runs_view(session)[0]["values"] == 3
-        rows = [dict(zip(COLUMNS, row, strict=True)) for row in read_table(session, find_series(session, [], [], None))]
+        [run] = find_series(session, [], [], None)
+        cells = [row for page in cut_pages(session, run) for row in read_page(session, page)]
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in cells]
     assert [(row["evaluation"], row["task"], row["tokens"], row["source"]) for row in rows] == [
         (None, None, None, "spreadsheet")
     ] * 3

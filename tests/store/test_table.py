@@ -6,15 +6,15 @@ from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result,
 from evalsvc.errors import UnknownName
 from evalsvc.store import table
 from evalsvc.store.session import Store
-from evalsvc.store.table import COLUMNS, find_series, read_table
+from evalsvc.store.table import COLUMNS, cut_pages, find_series, read_page
 
 
 def rows(
     store: Store, *runs: str, metrics: tuple[str, ...] = (), variant: str | None = None
 ) -> list[dict[str, object]]:
     with store.reading() as session:
-        found = read_table(session, find_series(session, runs, metrics, variant))
-        return [dict(zip(COLUMNS, row, strict=True)) for row in found]
+        pages = [page for run in find_series(session, runs, metrics, variant) for page in cut_pages(session, run)]
+        return [dict(zip(COLUMNS, row, strict=True)) for page in pages for row in read_page(session, page)]
 
 
 def test_every_value_in_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,7 +227,7 @@ def bad_benchmarks(folder: Path) -> dict[str, tuple[dict[str, Any], str, str]]:
         "gold": (
             language(folder, "gold"),
             "invalid_data",
-            "benchmark 'gold', document 1: the right answer is 2, which",
+            "benchmark 'gold', document 1: the right answer is a number, and none of its 2 options",
         ),
         "broken": (language(folder, "broken"), "invalid_data", f"{folder}/broken.jsonl, line 3"),
         "joins": (

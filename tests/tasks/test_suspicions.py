@@ -152,7 +152,7 @@ def test_a_checkpoint_that_is_its_own_base_is_the_first(run: Callable[..., dict[
 def test_the_loss_of_a_model_of_text_alone_is_that_within_text(
     tmp_path: Path, open_lm_case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
     weights = CheckpointRef(str(open_lm_case.parent / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"))
     (tmp_path / "ids.jsonl").write_text('{"text_ids": [1, 2, 3, 4, 5]}\n{"text_ids": [5, 4, 3]}\n' * 4)
     task = {"kind": "forgetting", "text": str(tmp_path / "ids.jsonl")}
