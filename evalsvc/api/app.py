@@ -27,6 +27,7 @@ from evalsvc.api import (
     table,
 )
 from evalsvc.api.access import Access, add_access_to_openapi
+from evalsvc.api.admission import Admission
 from evalsvc.api.bodies import BodyLimit
 from evalsvc.api.browsers import SecurityHeaders
 from evalsvc.api.docs import add_docs
@@ -96,6 +97,7 @@ def create_app(
     app.state.requests = prometheus.Requests()
     app.add_middleware(prometheus.CountRequests, requests=app.state.requests)
     app.add_middleware(RequestIds)
+    app.add_middleware(Admission)
     return app
 
 
