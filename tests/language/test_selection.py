@@ -73,3 +73,21 @@ def test_a_group_that_cannot_be_used_is_named(tmp_path: Path, content: str, mess
 def test_unknown_names() -> None:
     with pytest.raises(UnknownName):
         leaves("gone")
+
+
+def test_groups_do_not_multiply(tmp_path: Path) -> None:
+    """Twenty groups that each list the one before twice stand for a million benchmarks."""
+    write_benchmark(tmp_path, "a")
+    (tmp_path / "g0.yaml").write_text("group: g0\ntask: [a, a]\n")
+    for number in range(1, 19):
+        (tmp_path / f"g{number}.yaml").write_text(f"group: g{number}\ntask: [g{number - 1}, g{number - 1}]\n")
+    with pytest.raises(InvalidData, match="the group 'g0' is a member of itself, or a member twice; list it once"):
+        leaves("g18", tmp_path)
+
+
+def test_tags_do_not_multiply(tmp_path: Path) -> None:
+    for number in range(10):
+        write_benchmark(tmp_path, f"a{number}", tag="many")
+    (tmp_path / "g.yaml").write_text(f"group: g\ntask: [{', '.join(['many'] * 10_000)}]\n")
+    with pytest.raises(InvalidData, match="the group 'g' has more than 8,192 members; make several of it"):
+        leaves("g", tmp_path)
