@@ -52,7 +52,7 @@ MAX_VALUES = 25_000
 """Values, keys and containers of a suite, with all defaults filled in: 256 tasks of 40 parameters have that many."""
 
 MAX_CHARACTERS = 500_000
-"""Of all texts and keys of a suite together, with all defaults filled in."""
+"""Characters of all texts and keys of a suite together, with all defaults filled in."""
 
 MAX_TEXT = 20_000
 """Characters of a text, such as a prompt."""

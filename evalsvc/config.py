@@ -5,7 +5,6 @@ A setting is `EVALSVC_` and its name in capitals. `--help`, README and `evalsvc 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, near_misses
 from evalsvc.tokens import PREFIX as PREFIX_OF_TOKENS
 from evalsvc.tokens import TOKEN
 
@@ -303,7 +302,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 def _warning(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = near_misses(name, known)
     meant = f"did you mean {PREFIX}{near[0]}?" if near else "evalsvc doctor lists the settings"
     return f"{PREFIX}{name} is no setting of evalsvc and is ignored; {meant}"
 

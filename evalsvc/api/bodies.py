@@ -33,7 +33,7 @@ MAX_DEPTH = 64
 """Levels of lists and objects in the JSON of a body."""
 
 MAX_DIGITS = 4300
-"""Of a whole number, for which Python takes longer than in proportion; so many is what it takes by itself."""
+"""Digits of a whole number: Python's own limit, since the time to read one grows with their square."""
 
 
 class BodyLimit:

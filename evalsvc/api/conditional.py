@@ -14,7 +14,7 @@ from starlette.responses import Response
 NOT_MODIFIED = 304
 
 KEPT_BYTES = 32 << 20
-"""Of answers that the service keeps, those that were asked for last."""
+"""Size of all answers that are kept; beyond it, the least recently used are dropped."""
 
 
 class Answers:

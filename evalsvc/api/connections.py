@@ -19,7 +19,7 @@ CONNECTIONS = 1000
 """Beyond them, a new connection is answered by 503 until others are closed."""
 
 PER_ADDRESS = 400
-"""Of them, those from one address, or one network of IPv6: the rest is for others."""
+"""Connections from one address, or from one IPv6 network of 64 bits."""
 
 REFUSED = 100
 """Connections beyond these that are given an answer at the same time; further ones are closed without."""

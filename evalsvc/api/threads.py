@@ -16,7 +16,7 @@ READS = 4
 """Reads that run at once."""
 
 WRITES = 8
-"""Requests that write. One at a time has the database; the others look at files, or at a store elsewhere."""
+"""Writing requests that run at once. One of them holds the database; the others read files or a remote store."""
 
 STREAMS = 1
 """Tables that are written at once, in turns of a piece each; however many clients read one."""

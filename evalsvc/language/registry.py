@@ -5,7 +5,6 @@ Names are found the way lm-eval finds them. Only the few keys that they hang on 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.data_files import read_bytes
-from evalsvc.errors import EvalsvcError, InvalidData, UnknownName
+from evalsvc.errors import EvalsvcError, InvalidData, UnknownName, near_misses
 from evalsvc.opening import Allow, anywhere
 from evalsvc.yaml_text import YamlError, read_yaml
 
@@ -100,7 +99,7 @@ class Registry:
         entry = self.get(name)
         if entry is None:
             names = self.names()
-            near = difflib.get_close_matches(name, names, cutoff=0.3)
+            near = near_misses(name, names, cutoff=0.3)
             hint = f"`evalsvc benchmarks list` shows all {len(names):,}; your own are found by `include_path`"
             raise UnknownName.among("benchmark", name, {*self._local, *(near or names[:3])}, hint)
         return entry
