@@ -37,8 +37,8 @@ from evalsvc.client import Client
 from evalsvc.compare import compare_results
 from evalsvc.config import Settings
 from evalsvc.items import keep_items, pack_items
-from evalsvc.metrics.paired import standard_error
 from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.metrics.shares import standard_error
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.result_source import Service, read_result
 from evalsvc.shard import ShardResult

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.metrics import paired
+from evalsvc.metrics.intervals import LEVEL, Interval, require_level
 from evalsvc.metrics.mcnemar import McNemar, holm, mcnemar
-from evalsvc.metrics.paired import LEVEL, Basis, Distance, Interval, Numbers, confidence_interval, judge
+from evalsvc.metrics.paired import Basis, Distance, Numbers, aligned
 from evalsvc.protocol import (
     Direction,
     describe_differences,
@@ -125,6 +126,8 @@ class Contrast:
     differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """The fields in which the protocols differ, by dotted key; see `protocol.differences`. Not empty where the verdict
     is `other_protocol`, or where it was forced."""
+    distance: Distance | None = None
+    """What `interval` and `verdict` follow from at a level."""
     answers: Answers | None = None
     """Of a paired metric whose items are right or wrong."""
     differs: Mapping[str, Any] = field(default_factory=dict)
@@ -140,7 +143,9 @@ class Contrast:
         """JSON-able; of `differing`, a side that lacks the field is left out."""
         fields = differences_to_json(self.differing)
         answers = None if self.answers is None else self.answers.to_json()
-        plain: dict[str, Any] = plain_json({**asdict(replace(self, answers=None)), "differing": fields})
+        kept = asdict(replace(self, answers=None, distance=None))
+        del kept["distance"]
+        plain: dict[str, Any] = plain_json({**kept, "differing": fields})
         return plain | {"answers": answers}
 
 
@@ -217,15 +222,14 @@ def contrast_all(a: Result, b: Result, options: Options) -> Iterator[Contrast]:
 
 def judged_at(contrast: Contrast, level: float) -> Contrast:
     """The contrast with an interval of another level, and what that says."""
-    if contrast.interval is None or contrast.difference is None or contrast.stderr is None:
+    if contrast.distance is None or (verdict := contrast.distance.verdict(level, contrast.direction)) is None:
         return contrast
-    interval = confidence_interval(contrast.difference, contrast.stderr, level)
-    return replace(contrast, interval=interval, verdict=judge(interval, contrast.direction))
+    return replace(contrast, interval=contrast.distance.interval(level), verdict=verdict)
 
 
 def require_known(results: Iterable[Result], options: Options, whose: str) -> None:
     """Raise unless each metric and task that is asked for is in one of the results, and the level is one."""
-    confidence_interval(0.0, 0.0, options.level)
+    require_level(options.level)
     metrics = [metric for result in results for values in result.values.values() for metric in values.values()]
     names = dict.fromkeys(metric["name"] for metric in metrics)
     for wanted in options.metrics:
@@ -282,7 +286,7 @@ def _nearest(metric: Metric, strange: Sequence[Metric], a: Result, b: Result) ->
 def _compare(a: Measured, b: Measured, options: Options) -> Contrast:
     found = distance(a, b)
     pairs = paired_numbers(a, b) if found.basis == "paired" else None
-    answers = None if pairs is None else _answers(*pairs, options.flipped)
+    answers = None if pairs is None else _answers(*aligned(*pairs), options.flipped)
     return _judged(a, b, found, options, answers=answers)
 
 
@@ -306,15 +310,16 @@ def _compare_strangers(a: Measured, b: Measured, differing: Mapping[str, Any], o
 
 
 def _judged(a: Measured, b: Measured, found: Distance, options: Options, **more: Any) -> Contrast:
-    interval = found.interval(options.level) if math.isfinite(found.value) else None
+    interval = found.interval(options.level)
     return _contrast(
         a.metric,
-        _verdict(a.estimate.value, b.estimate.value, found, interval, a.metric["direction"]),
+        _verdict(a.estimate.value, b.estimate.value, found, options.level, a.metric["direction"]),
         a=Side.of(a.metric),
         b=Side.of(b.metric),
         difference=found.value,
         stderr=found.stderr,
         interval=interval,
+        distance=found,
         basis=found.basis,
         no_error=found.why_no_error("A", "B"),
         n=found.n,
@@ -322,9 +327,9 @@ def _judged(a: Measured, b: Measured, found: Distance, options: Options, **more:
     )
 
 
-def _verdict(a: float, b: float, found: Distance, interval: Interval | None, direction: Direction) -> Verdict:
-    if interval is not None:
-        return judge(interval, direction)
+def _verdict(a: float, b: float, found: Distance, level: float, direction: Direction) -> Verdict:
+    if (verdict := found.verdict(level, direction)) is not None:
+        return verdict
     if math.isfinite(found.value):
         return "no_error_known"
     # NaN is as bad as it gets, and an infinity is no matter of chance.

@@ -62,8 +62,17 @@ class MetricValue:
     """The value of a model that knows nothing (uniform over the ids); None where there is no such value."""
     items: tuple[str, ...] = ()
     """What of the task's items the value is made of: one key, and it is the mean of that number; two, and it is the
-    ratio of their sums. Only items that have the keys count, and of those with a `benchmark` only the ones whose
-    benchmark is the first half of the name. Empty: it is not made of items, and paired comparisons do not apply."""
+    ratio of their sums; where the unit is `perplexity`, e to that ratio. Only items that have the keys count, and of
+    those with a `benchmark` only the ones whose benchmark is the first half of the name, unless the key holds a `/`:
+    such a number is what an item of any benchmark adds to the value, its linearised share. Empty: the value is not made
+    of items, and paired comparisons do not apply."""
+    groups: int | None = None
+    """How many independent groups of items the standard error rests on: captions of one image are one group, and so are
+    the samples that a jackknife leaves out together. None: every item is one."""
+    grouped_by: str | None = None
+    """The key of the task's items that names the group of each; None: every item is its own."""
+    drawn_from: int | None = None
+    """Of how many items the `n` are a sample without replacement, where the standard error counts on that."""
 
     def __post_init__(self) -> None:
         """Raise InvalidData for a name or unit with a control character: both are shown on terminals."""
@@ -85,6 +94,9 @@ class MetricValue:
             "protocol": self.protocol.id,
             "baseline": number_to_json(self.baseline),
             "items": list(self.items),
+            "groups": self.groups,
+            "grouped_by": self.grouped_by,
+            "drawn_from": self.drawn_from,
         }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.items import ItemTable
 from evalsvc.metrics import paired
-from evalsvc.metrics.paired import Distance, Numbers, aligned
+from evalsvc.metrics.paired import Distance, Numbers
 from evalsvc.metrics.ratio import Ratio
 
 Metric = Mapping[str, Any]
@@ -96,14 +96,15 @@ class Result:
             ItemsLost: the service has lost the table.
             InvalidData: the table of a file has values that are no numbers.
         """
-        task, benchmark = task_of(metric), metric["name"].partition("/")[0]
-        place = (task, benchmark, *metric["items"])
+        task, keys, grouped_by = task_of(metric), tuple(metric["items"]), metric.get("grouped_by")
+        benchmark = None if paired.is_share(keys) else metric["name"].partition("/")[0]
+        place = (task, benchmark, grouped_by, *keys)
         if place not in self._numbers:
-            self._numbers[place] = self._read_numbers(task, benchmark, metric["items"])
+            self._numbers[place] = self._read_numbers(task, benchmark, keys, grouped_by)
         return self._numbers[place]
 
     @cached_property
-    def _numbers(self) -> dict[tuple[str, ...], Numbers]:
+    def _numbers(self) -> dict[tuple[str | None, ...], Numbers]:
         return {}
 
     @cached_property
@@ -111,7 +112,7 @@ class Result:
         return {}
 
     @cached_property
-    def _items(self) -> dict[tuple[str, str], tuple[list[int], list[tuple[Any, Any]]]]:
+    def _items(self) -> dict[tuple[str, str | None], tuple[list[int], list[tuple[Any, Any]]]]:
         return {}
 
     def _table(self, task: str) -> ItemTable:
@@ -121,7 +122,8 @@ class Result:
             self._read_tables[task] = ItemTable.of(items) if read is None else read()
         return self._read_tables[task]
 
-    def _read_numbers(self, task: str, benchmark: str, keys: list[str]) -> Numbers:
+    def _read_numbers(self, task: str, benchmark: str | None, keys: Sequence[str], grouped_by: str | None) -> Numbers:
+        """Return the numbers of the items of a benchmark, or of every benchmark where that is None."""
         table = self._table(task)
         positions, items = self._of_benchmark(task, benchmark)
         columns = [[column[position] for position in positions] for column in map(table.column, keys)]
@@ -129,20 +131,29 @@ class Result:
             there = [place for place, row in enumerate(zip(*columns, strict=True)) if None not in row]
             columns = [[column[place] for place in there] for column in columns]
             items = [items[place] for place in there]
+            positions = [positions[place] for place in there]
+        groups = None
+        if grouped_by is not None:
+            named = table.column(grouped_by)
+            groups = paired.groups_of(items, [_hashable(named[position]) for position in positions])
         try:
-            return Numbers(items, [list(map(float, column)) for column in columns])
+            return Numbers(items, [list(map(float, column)) for column in columns], groups)
         except (TypeError, ValueError, OverflowError):
             raise InvalidData(
                 f"{self.name}: the results per item of task {task!r} have values under {', '.join(keys)} that are no "
                 "numbers; write the result anew by `evalsvc run SUITE --output FILE`"
             ) from None
 
-    def _of_benchmark(self, task: str, benchmark: str) -> tuple[list[int], list[tuple[Any, Any]]]:
-        """Which rows of the table may be the metric's, and the items that they are."""
+    def _of_benchmark(self, task: str, benchmark: str | None) -> tuple[list[int], list[tuple[Any, Any]]]:
+        """Return which rows of the table may be the metric's, and the items that they are."""
         if (task, benchmark) not in self._items:
             table = self._table(task)
             rows = enumerate(zip(table.column("benchmark"), table.column("index"), strict=True))
-            found = [(at, item) for at, item in rows if item[0] in (None, benchmark) and item[1] is not None]
+            found = [
+                (at, item)
+                for at, item in rows
+                if (benchmark is None or item[0] in (None, benchmark)) and item[1] is not None
+            ]
             self._items[task, benchmark] = [at for at, _ in found], [item for _, item in found]
         return self._items[task, benchmark]
 
@@ -168,31 +179,32 @@ class Measured:
     def estimate(self) -> Ratio:
         """The value with its standard error and n."""
         stderr = self.metric["stderr"]
-        return Ratio(number(self.metric["value"]), None if stderr is None else number(stderr), self.metric["n"])
+        groups = self.metric.get("groups")
+        return Ratio(number(self.metric["value"]), None if stderr is None else number(stderr), self.metric["n"], groups)
 
 
 def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
-    """Return what a metric of both sides is made of, item by item, where both are made of the same items; else None.
-
-    Where an item is on one side only, the pairs are not what the values rest on.
+    """Return what a metric of both sides is made of, item by item, where both are made of the same keys; else None.
 
     Raises:
         ItemsLost: the service has lost a table of results per item.
     """
     keys = a.metric.get("items") or ()
-    if not keys or keys != b.metric.get("items"):
+    if not keys or keys != b.metric.get("items") or a.metric.get("grouped_by") != b.metric.get("grouped_by"):
         return None
-    sides = a.result.numbers(a.metric), b.result.numbers(b.metric)
-    pairs = aligned(*sides)
-    same = all(len(pairs[0].items) == len(set(side.items)) for side in sides)
-    return pairs if same else None
+    return a.result.numbers(a.metric), b.result.numbers(b.metric)
 
 
 def distance(a: Measured, b: Measured) -> Distance:
-    """Say how far a metric of b is from that of a, paired over their items where both have the same; see
-    `metrics.paired.distance`.
+    """Say how far a metric of b is from that of a, paired over the items that both have; see `metrics.paired.distance`.
 
     Raises:
         ItemsLost: the service has lost a table of results per item.
     """
-    return paired.distance(a.estimate, b.estimate, paired_numbers(a, b))
+    unit, drawn_from = a.metric["unit"], a.metric.get("drawn_from")
+    return paired.distance(a.estimate, b.estimate, paired_numbers(a, b), unit=unit, drawn_from=drawn_from)
+
+
+def _hashable(name: Any) -> Any:
+    """Return the name of a group as it is, or its text where a file has put something else in its place."""
+    return name if isinstance(name, str | int | float | None) else str(name)

@@ -14,7 +14,7 @@ from evalsvc import gate
 from evalsvc.compare import Contrast, Options, compare_results, require_comparable
 from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
 from evalsvc.language.results import Results
-from evalsvc.metrics.paired import standard_error
+from evalsvc.metrics.shares import standard_error
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.result import Result
 from evalsvc.tasks.comparison_rows import benchmark_rows

@@ -11,7 +11,7 @@ from gate_documents import result, value
 from evalsvc.compare import Contrast, Options, compare_results
 from evalsvc.difference_curves import Crossings, band_level, crossings, difference_curves
 from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
-from evalsvc.metrics.paired import Interval
+from evalsvc.metrics.intervals import Interval
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.result import Result
 

@@ -19,8 +19,8 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.gate import Outcome, Report, Rule
 from evalsvc.gate_reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
 from evalsvc.gate_until import Both, Sides, Trial, judge_look, run_gate_until
-from evalsvc.metrics.paired import standard_error
 from evalsvc.metrics.sequential import boundaries, level_of
+from evalsvc.metrics.shares import standard_error
 from evalsvc.result import Result
 from evalsvc.runner import ModelCache, TaskLook, run_suite
 from evalsvc.suite import parse_suite

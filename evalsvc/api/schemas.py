@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from evalsvc.checkpoints import Spool
 from evalsvc.errors import UnknownName
 from evalsvc.expression_parser import is_expression
-from evalsvc.metrics.paired import LEVEL
+from evalsvc.metrics.intervals import LEVEL
 from evalsvc.result import CHECKPOINT, RUN
 from evalsvc.suite import NAME
 

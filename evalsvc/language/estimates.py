@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from lm_eval.api import metrics
 
-from evalsvc.metrics.paired import standard_error
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+from evalsvc.metrics.shares import standard_error
 
 RESAMPLES = 200
 """Of the bootstrap for what has no closed form; the error is then known to 5 %."""

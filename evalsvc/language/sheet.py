@@ -23,8 +23,8 @@ from evalsvc.language.estimates import LN2, Estimate, estimate, is_number
 from evalsvc.language.hub import offline, quiet
 from evalsvc.language.questions import is_plain, right_options
 from evalsvc.layout import VocabularyLayout
-from evalsvc.metrics.paired import standard_error
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.metrics.shares import standard_error
 from evalsvc.protocol import Direction, MetricValue, Protocol
 
 SCORE = "score"

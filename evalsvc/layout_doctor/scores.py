@@ -16,8 +16,8 @@ from typing import Protocol
 
 from evalsvc.layout import IMAGE, TEXT, VocabularyLayout
 from evalsvc.layout_doctor.candidates import Candidate, silent_rows
-from evalsvc.metrics.paired import standard_error
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.metrics.shares import standard_error
 
 KINDS = ("text", "image", "special")
 

@@ -7,21 +7,20 @@ difference is far below what their own errors suggest.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, bend_of, require_level
+from evalsvc.metrics.mcnemar import McNemar, mcnemar
 from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.shares import group_sums, standard_error
+from evalsvc.metrics.student import critical_value
 from evalsvc.protocol import Direction
 
 Item = Mapping[str, Any]
 """What a task found for one item: `index`, `benchmark` where the task has several, and numbers; see `TaskResult`."""
-
-
-LEVEL = 0.95
-"""How often an interval holds the truth, where nothing else is said."""
 
 Basis = Literal["paired", "unpaired", "none"]
 """Where the standard error of a difference comes from: the items that both sides share, the standard errors of both
@@ -30,22 +29,57 @@ values, or nowhere: no error is known."""
 Judgement = Literal["better", "worse", "different", "indistinguishable"]
 """Of b, against a. `different`: of a metric that has no better side."""
 
+ALIKE = 1e-12
+"""Relative to the largest of them: differences that spread less are the same number but for rounding."""
+
+JUST_APART = 1e-6
+"""Of a difference, how near zero a bound may come that must not cover zero."""
+
 
 @dataclass(frozen=True)
-class Interval:
-    """Where the truth is, with a probability of `level` over samples."""
+class Flips:
+    """Paired items that are right (1) or wrong (0): how far the share of right ones moved, and how sure that is."""
 
-    low: float
-    high: float
-    level: float
+    counts: McNemar
 
     @property
-    def covers_zero(self) -> bool:
-        return self.low <= 0 <= self.high
+    def value(self) -> float:
+        """The share of items that b is right on, less that of a."""
+        return (self.counts.only_b - self.counts.only_a) / self.counts.n
 
-    def within(self, margin: float) -> bool:
-        """Whether all of it is nearer to zero than `margin`: what there may be of a difference does not matter."""
-        return -margin < self.low and self.high < margin
+    def reach(self, tail: float) -> tuple[float, float]:
+        """Return how far below and above the difference its one-sided bounds lie, each of which misses with `tail`.
+
+        The bounds are those of Bonett and Price, which add one item to those that only a, and one to those that only b
+        gets right. Where the exact p-value says that the difference may be zero, zero is not beyond a bound, and where
+        the p-value says that it is not, zero is.
+
+        Source: D. G. Bonett, R. M. Price, Journal of Educational and Behavioral Statistics 37 (2012) 479–488.
+        """
+        n = self.counts.n + 2
+        ours, theirs = (self.counts.only_b + 1) / n, (self.counts.only_a + 1) / n
+        reach = -NormalDist().inv_cdf(tail) * self._stderr
+        low, high = ours - theirs - reach, ours - theirs + reach
+        if self.counts.p > 2 * tail:
+            low, high = min(low, 0.0), max(high, 0.0)
+        elif self.value > 0:
+            low = max(low, JUST_APART * self.value)
+        else:
+            high = min(high, JUST_APART * self.value)
+        return self.value - low, high - self.value
+
+    @property
+    def stderr(self) -> float:
+        """The standard error of the difference; that of Bonett and Price where no item has changed sides."""
+        n, changed = self.counts.n, self.counts.only_a + self.counts.only_b
+        spread = changed / n - self.value**2
+        return math.sqrt(spread / (n - 1)) if spread > 0 and n > 1 else self._stderr
+
+    @property
+    def _stderr(self) -> float:
+        n = self.counts.n + 2
+        ours, theirs = (self.counts.only_b + 1) / n, (self.counts.only_a + 1) / n
+        return math.sqrt((ours + theirs - (ours - theirs) ** 2) / n)
 
 
 @dataclass(frozen=True)
@@ -53,13 +87,30 @@ class Paired:
     """b − a over the items that both have."""
 
     value: float
-    stderr: float | None
-    """None with fewer than two items, or where a number is not finite."""
+    spread: Spread | None
+    """None with fewer than two independent items, or where a number is not finite."""
     n: int
     """Items of both sides that weigh anything."""
+    groups: int | None
+    """Independent groups of them; None: every item is one."""
     n_only_a: int
     """Items of one side that the other lacks; `value` leaves them out."""
     n_only_b: int
+    p: float | None = None
+    """The exact two-sided p-value of no difference, where there is one: McNemar's of items that are right or wrong,
+    that of the sign test where every item has the same difference."""
+    flips: Flips | None = None
+    """Of items that are right or wrong."""
+
+    @property
+    def stderr(self) -> float | None:
+        """The standard error of `value`."""
+        return None if self.spread is None else self.spread.stderr
+
+    @property
+    def independent(self) -> int:
+        """The number of independent items, or of independent groups of items."""
+        return self.n if self.groups is None else self.groups
 
 
 @dataclass(frozen=True)
@@ -67,7 +118,7 @@ class Distance:
     """How far two values are apart, b − a, with which standard error and on which basis."""
 
     value: float
-    """b − a; 0 where the two are equal, NaN and infinities included."""
+    """b − a; of pairs over the items that both have. 0 where the two are equal, NaN and infinities included."""
     stderr: float | None
     """The standard error of the difference; None where `basis` is `none`."""
     basis: Basis
@@ -75,17 +126,90 @@ class Distance:
     """The number of paired items; without pairs, the number of items of the smaller side."""
     lacking: tuple[Literal["a", "b"], ...] = ()
     """Where `basis` is `none`: the sides whose value has no finite standard error."""
+    groups: int | None = None
+    """Independent groups of the `n` items; None: every item is one."""
+    n_only_a: int = 0
+    """Items of one side that the other lacks, which are in no pair."""
+    n_only_b: int = 0
+    p: float | None = None
+    """The exact two-sided p-value of no difference, where there is one; see `Paired.p`."""
+    spread: Spread | None = None
+    """The errors of `estimate`; None where `basis` is `none`."""
+    flips: Flips | None = None
+    """Of paired items that are right or wrong."""
+    log_a: float | None = None
+    """Of perplexities, the logarithm of a: `spread` is that of the difference of the logarithms."""
+
+    @property
+    def independent(self) -> int:
+        """The number of independent items, or of independent groups of items, on which the error rests."""
+        return self.n if self.groups is None else self.groups
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether bounds of the difference are known: there are enough items, and they vary."""
+        if self.spread is None or self.independent < MIN_ITEMS or not math.isfinite(self.value):
+            return False
+        return self.flips is not None or self.spread.stderr > 0
+
+    def reach(self, tail: float) -> tuple[float, float] | None:
+        """Return how far below and above `value` its one-sided bounds lie, each of which misses with `tail`; None
+        where no bounds are known."""
+        if not self.has_bounds or self.spread is None:
+            return None
+        if self.flips is not None:
+            return self.flips.reach(tail)
+        below, above = self.spread.reach(tail)
+        if self.log_a is None:
+            return below, above
+        estimate = self._estimate
+        low, high = (_exp(self.log_a + estimate + side) - _exp(self.log_a) for side in (-below, above))
+        return self.value - low, high - self.value
 
     def interval(self, level: float = LEVEL) -> Interval | None:
-        """Return the interval of the difference; None without a standard error."""
-        return None if self.stderr is None else confidence_interval(self.value, self.stderr, level)
+        """Return the interval of the difference; None where no bounds are known.
+
+        Raises:
+            InvalidRequest: `level` is not between 0 and 1.
+        """
+        require_level(level)
+        reach = self.reach((1 - level) / 2)
+        return None if reach is None else Interval(self.value - reach[0], self.value + reach[1], level)
+
+    def p_value(self) -> float | None:
+        """Return the two-sided p-value of no difference; None where nothing is known.
+
+        `interval(level)` leaves out zero exactly where the p-value is at most 1 − level.
+        """
+        if self.p is not None:
+            return self.p
+        return None if not self.has_bounds or self.spread is None else self.spread.p_value(self._estimate)
+
+    def verdict(self, level: float, direction: Direction) -> Judgement | None:
+        """Say what the difference says of b at this level; None where nothing is known."""
+        p = self.p_value()
+        return None if p is None else judge(self.value, p, level, direction)
 
     def why_no_error(self, a: str, b: str) -> str:
-        """Say why no standard error is known, naming the sides `a` and `b`; an empty string where one is."""
+        """Say why there is no interval, naming the sides `a` and `b`; an empty string where there is one."""
         if len(self.lacking) == 1:
             known = b if self.lacking == ("a",) else a
             return f"only {known} has a standard error, and the error of one side is no error of a difference"
-        return f"neither {a} nor {b} has a standard error" if self.lacking else ""
+        if self.lacking:
+            return f"neither {a} nor {b} has a standard error"
+        if self.basis == "none" or self.has_bounds or not math.isfinite(self.value):
+            return ""
+        if self.independent < MIN_ITEMS:
+            what = "items" if self.groups is None else "independent groups of items"
+            return f"{self.independent} {what} are too few, an interval needs {MIN_ITEMS}"
+        return "all items have the same difference, so that their spread is not known"
+
+    @property
+    def _estimate(self) -> float:
+        """What `spread` is about: the difference, or that of the logarithms."""
+        if self.log_a is None:
+            return self.value
+        return math.log1p(self.value / math.exp(self.log_a))
 
 
 @dataclass(frozen=True)
@@ -96,43 +220,100 @@ class Numbers:
     """`benchmark` and `index` of each, by which items match."""
     columns: Sequence[Sequence[float]]
     """One per key of `MetricValue.items`, as long as `items`."""
+    groups: Sequence[Hashable] | None = None
+    """The group of each item, of which only different ones are independent; None: every item is one."""
 
     def among(self, chosen: Sequence[tuple[Any, Any]]) -> Numbers:
         """The numbers of these items, in their order. Of an item that is there twice, the last."""
         place = {item: position for position, item in enumerate(self.items)}
         positions = [place[item] for item in chosen]
-        return Numbers(chosen, [[column[position] for position in positions] for column in self.columns])
+        groups = None if self.groups is None else [self.groups[position] for position in positions]
+        return Numbers(chosen, [[column[position] for position in positions] for column in self.columns], groups)
 
 
-def distance(a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None = None) -> Distance:
+def distance(
+    a: Ratio,
+    b: Ratio,
+    pairs: tuple[Numbers, Numbers] | None = None,
+    *,
+    unit: str = "",
+    drawn_from: int | None = None,
+) -> Distance:
     """Say how far the value `b` is from the value `a`, with which standard error, and on which basis.
 
     This function alone decides that: comparisons, the gate, curves of differences and the forgetting task ask it.
-    `pairs` is what the two values are made of, over the same items. Without pairs, or where these leave no error, the
-    error is √(a.stderr² + b.stderr²) of independent values. The standard error of one side alone is smaller than that
-    of the difference, so it is never taken for it.
+    `pairs` is what the two values are made of; the difference is over the items that both have. Without pairs, or where
+    these leave no error, the error is √(a.stderr² + b.stderr²) of independent values, with the degrees of freedom of
+    Welch. The standard error of one side alone is smaller than that of the difference, so it is never taken for it.
+
+    Of perplexities (`unit` is `perplexity`), whose pairs are those of the loss, all is done on the logarithms, so that
+    a loss and its perplexity say the same. `drawn_from`: the items are a sample without replacement of so many.
+
+    Source: B. L. Welch, Biometrika 34 (1947) 28–35.
     """
+    if unit == "perplexity" and all(0 < side.value < math.inf for side in (a, b)):
+        return _of_logarithms(a, b, pairs)
     equal = a.value == b.value or (math.isnan(a.value) and math.isnan(b.value))
     value = 0.0 if equal else b.value - a.value
-    found = None if pairs is None else difference_of(*pairs)
-    if found is not None and found.stderr is not None:
-        return Distance(value, found.stderr, "paired", found.n)
-    n = min(a.n, b.n)
-    errors: dict[Literal["a", "b"], float | None] = {"a": a.stderr, "b": b.stderr}
-    known = {side: error for side, error in errors.items() if error is not None and math.isfinite(error)}
-    if len(known) == len(errors):
-        return Distance(value, math.hypot(*known.values()), "unpaired", n)
-    return Distance(value, None, "none", n, tuple(side for side in errors if side not in known))
+    found = None if pairs is None else difference_of(*pairs, drawn_from=drawn_from)
+    if found is not None and found.spread is not None and math.isfinite(value):
+        return Distance(
+            # Where no item is left out, the values themselves: theirs is the least rounding.
+            found.value if found.n_only_a or found.n_only_b else value,
+            found.spread.stderr,
+            "paired",
+            found.n,
+            groups=found.groups,
+            n_only_a=found.n_only_a,
+            n_only_b=found.n_only_b,
+            p=found.p,
+            spread=found.spread,
+            flips=found.flips,
+        )
+    smaller = min(a, b, key=lambda side: side.independent)
+    sides: dict[Literal["a", "b"], Ratio] = {"a": a, "b": b}
+    lacking = tuple(name for name, side in sides.items() if side.stderr is None or not math.isfinite(side.stderr))
+    if lacking:
+        return Distance(value, None, "none", smaller.n, lacking, smaller.groups)
+    spread = _welch(a, b)
+    return Distance(value, spread.stderr, "unpaired", smaller.n, groups=smaller.groups, spread=spread)
+
+
+def _of_logarithms(a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None) -> Distance:
+    """Return the distance of two perplexities from that of their logarithms."""
+    logs = [
+        replace(side, value=math.log(side.value), stderr=None if side.stderr is None else side.stderr / side.value)
+        for side in (a, b)
+    ]
+    of_logs = distance(logs[0], logs[1], pairs)
+    log_a = logs[0].value
+    value = b.value - a.value if not (of_logs.n_only_a or of_logs.n_only_b) else a.value * math.expm1(of_logs.value)
+    stderr = None if of_logs.stderr is None else (a.value + value) * of_logs.stderr
+    return replace(of_logs, value=value, stderr=stderr, log_a=log_a)
+
+
+def _welch(a: Ratio, b: Ratio) -> Spread:
+    squares = [(side.stderr or 0.0) ** 2 for side in (a, b)]
+    total = math.fsum(squares)
+    if not total:
+        return Spread(0.0, min(a.independent, b.independent) - 1)
+    shares = [square / total for square in squares]
+    terms = [share**2 / max(side.independent - 1, 1) for share, side in zip(shares, (a, b), strict=True) if share]
+    return Spread(math.sqrt(total), 1 / math.fsum(terms))
 
 
 def paired_difference(
-    a_items: Sequence[Item], b_items: Sequence[Item], metric_name: str, keys: Sequence[str]
+    a_items: Sequence[Item],
+    b_items: Sequence[Item],
+    metric_name: str,
+    keys: Sequence[str],
+    grouped_by: str | None = None,
 ) -> Paired | None:
     """The difference b − a of a metric that is made of items as `MetricValue.items` says; see `difference_of`."""
-    return difference_of(*(item_numbers(items, metric_name, keys) for items in (a_items, b_items)))
+    return difference_of(*(item_numbers(items, metric_name, keys, grouped_by) for items in (a_items, b_items)))
 
 
-def difference_of(a: Numbers, b: Numbers) -> Paired | None:
+def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> Paired | None:
     """The difference b − a of a metric over the items that both have; None without a common item.
 
     Of one key the metric is the mean, its difference the mean of d_i = b_i − a_i. Of two keys it is the ratio of sums
@@ -140,20 +321,44 @@ def difference_of(a: Numbers, b: Numbers) -> Paired | None:
 
         d_i = (num_b,i − R_b · den_b,i) / mean(den_b) − (num_a,i − R_a · den_a,i) / mean(den_a)
 
-    In both cases stderr² = Σ (d_i − mean(d))² / (n (n − 1)). Items whose weight `den` is 0 on both sides do not count.
+    With u_g the sum of d_i − mean(d) over the items of a group (without groups, of one item), G groups and n items,
+    stderr² = G / (G − 1) · Σ u_g² / n². Items whose weight `den` is 0 on both sides do not count. `drawn_from`: the
+    items are a sample without replacement of so many, N, and stderr² has the factor 1 − n / N; the exact tests and
+    bounds of items that are right or wrong do without it, and are a little wide.
 
     Source: the linearised ratio of W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4, applied to the
-    difference of two ratios over one sample.
+    difference of two ratios over one sample; 2.6 for the factor, 9A.1 for groups.
     """
     in_common = aligned(a, b)
     n_common = len(in_common[0].items)
     rows = [list(zip(*side.columns, strict=True)) for side in in_common]
-    pairs = [(x, y) for x, y in zip(*rows, strict=True) if len(x) == 1 or x[1] or y[1]]
-    if not pairs:
+    places = [at for at, (x, y) in enumerate(zip(*rows, strict=True)) if len(x) == 1 or x[1] or y[1]]
+    if not places:
         return None
-    value, parts = _mean_difference(pairs) if len(a.columns) == 1 else _ratio_difference(pairs)
-    only_a, only_b = (len(set(side.items)) - n_common for side in (a, b))
-    return Paired(value, standard_error(parts), len(pairs), only_a, only_b)
+    pairs = [(rows[0][at], rows[1][at]) for at in places]
+    one_key = len(a.columns) == 1
+    value, parts = _mean_difference(pairs) if one_key else _ratio_difference(pairs)
+    groups = None if in_common[0].groups is None else [in_common[0].groups[at] for at in places]
+    n, (only_a, only_b) = len(pairs), (len(set(side.items)) - n_common for side in (a, b))
+    found = Paired(value, None, n, None, only_a, only_b)
+    if n < 2 or not all(map(math.isfinite, parts)):
+        return found
+    mean = math.fsum(parts) / n
+    sums = group_sums([part - mean for part in parts], groups)
+    independent = len(sums)
+    if independent < n:
+        found = replace(found, groups=independent)
+    if independent < 2:
+        return found
+    left = math.sqrt(1 - n / drawn_from) if drawn_from is not None and n < drawn_from else 1.0
+    if one_key and found.groups is None and all({x, y} <= {0.0, 1.0} for (x,), (y,) in pairs):
+        flips = Flips(mcnemar([x == 1 for (x,), _ in pairs], [y == 1 for _, (y,) in pairs]))
+        return replace(found, spread=Spread(flips.stderr * left, n - 1), p=flips.counts.p, flips=flips)
+    if max(parts) - min(parts) <= ALIKE * max(map(abs, parts)):
+        p = min(1.0, 2.0 ** (1 - independent)) if any(parts) else 1.0
+        return replace(found, spread=Spread(0.0, independent - 1), p=p)
+    stderr = math.sqrt(independent / (independent - 1) * math.fsum(total * total for total in sums)) / n
+    return replace(found, spread=Spread(stderr * left, independent - 1, bend_of(sums)))
 
 
 def aligned(a: Numbers, b: Numbers) -> tuple[Numbers, Numbers]:
@@ -165,26 +370,13 @@ def aligned(a: Numbers, b: Numbers) -> tuple[Numbers, Numbers]:
     return a.among(common), b.among(common)
 
 
-def confidence_interval(value: float, stderr: float, level: float = LEVEL) -> Interval:
-    """value ± z · stderr, with z the two-sided quantile of the normal distribution.
-
-    Raises:
-        InvalidRequest: `level` is not between 0 and 1.
-    """
-    if not 0 < level < 1:
-        raise InvalidRequest(f"the level of an interval is {level:g}; give a number between 0 and 1, such as {LEVEL}")
-    reach = NormalDist().inv_cdf((1 + level) / 2) * stderr
-    return Interval(value - reach, value + reach, level)
-
-
-def judge(difference: Interval, direction: Direction) -> Judgement:
-    """What an interval of the difference b − a says of b. A difference that may be zero says nothing of a side."""
-    # NaN is on neither side of zero, and nothing is known of it.
-    if difference.covers_zero or math.isnan(difference.low + difference.high):
+def judge(difference: float, p: float, level: float, direction: Direction) -> Judgement:
+    """Say what a difference b − a of this two-sided p-value says of b at a level."""
+    if math.isnan(difference) or difference == 0 or p > 1 - level:
         return "indistinguishable"
     if direction == "none":
         return "different"
-    return "better" if (difference.low > 0) == (direction == "higher") else "worse"
+    return "better" if (difference > 0) == (direction == "higher") else "worse"
 
 
 def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: float) -> Ratio | None:
@@ -208,23 +400,34 @@ def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: flo
 def interval_of_centred(
     base: Sequence[float], values: Sequence[float], chance: float, level: float = LEVEL
 ) -> Interval | None:
-    """Where the ratio of `ratio_of_centred` is: Fieller's interval, which is right also where the base is not far above
-    chance. There the ratio is skewed, and ratio ± z · stderr misses on one side.
+    """Return Fieller's interval of the ratio of `ratio_of_centred`; None below `MIN_ITEMS`, and see `fieller_interval`.
 
-    With means x̄ = mean(values) − r and ȳ = mean(base) − r and the variances and covariance v of the two means, it has
-    all ρ with (x̄ − ρ ȳ)² ≤ z² (v_xx − 2 ρ v_xy + ρ² v_yy). None where that has no end: at this level the base might be
-    at chance, and then any ratio might be. None, too, with fewer than two items.
+    It is right also where the base is not far above chance. There the ratio is skewed, and ratio ± t · stderr misses on
+    one side.
+    """
+    n = len(base)
+    if n < MIN_ITEMS:
+        return None
+    x, y = (math.fsum(side) / n - chance for side in (values, base))
+    v_xx, v_xy, v_yy = (covariance_of_means(*sides) for sides in ((values, values), (values, base), (base, base)))
+    return fieller_interval((x, y), (v_xx, v_xy, v_yy), n - 1, level)
+
+
+def fieller_interval(
+    means: tuple[float, float], covariances: tuple[float, float, float], dof: float, level: float = LEVEL
+) -> Interval | None:
+    """Return Fieller's interval of the ratio of two means x̄ / ȳ, given as (x̄, ȳ).
+
+    With `covariances` (v_xx, v_xy, v_yy) of the two means, of `dof` degrees of freedom, and t the two-sided quantile
+    of Student's distribution, it has all ρ with (x̄ − ρ ȳ)² ≤ t² (v_xx − 2 ρ v_xy + ρ² v_yy). None where that has no
+    end: at this level ȳ might be zero, and then any ratio might be.
 
     Source: E. C. Fieller, Journal of the Royal Statistical Society B 16 (1954) 175–185.
     """
-    n = len(base)
-    if n < 2:
-        return None
-    x, y = (math.fsum(side) / n - chance for side in (values, base))
-    v_xx, v_xy, v_yy = (_covariance_of_means(*sides) for sides in ((values, values), (values, base), (base, base)))
-    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    a, b, c = y * y - z2 * v_yy, x * y - z2 * v_xy, x * x - z2 * v_xx
-    if a <= 0:
+    (x, y), (v_xx, v_xy, v_yy) = means, covariances
+    t2 = critical_value((1 - level) / 2, dof) ** 2
+    a, b, c = y * y - t2 * v_yy, x * y - t2 * v_xy, x * x - t2 * v_xx
+    if not a > 0:
         return None
     reach = math.sqrt(max(0.0, b * b - a * c))
     return Interval((b - reach) / a, (b + reach) / a, level)
@@ -255,32 +458,42 @@ def interval_of_mean(values: Sequence[float], intervals: Sequence[Interval]) -> 
     return Interval(mean - below, mean + above, intervals[0].level)
 
 
-def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean of independent values; None with fewer than two, or where one is not finite."""
-    n = len(values)
-    if n < 2 or not all(map(math.isfinite, values)):
-        return None
-    mean = math.fsum(values) / n
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1)))
-
-
-def _covariance_of_means(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of the means of paired values, at least two."""
+def covariance_of_means(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the covariance of the means of paired values, at least two."""
     n = len(a)
     mean_a, mean_b = math.fsum(a) / n, math.fsum(b) / n
     return math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True)) / (n * (n - 1))
 
 
-def item_numbers(items: Sequence[Item], metric_name: str, keys: Sequence[str]) -> Numbers:
-    """The numbers under `keys` of the items that the metric is made of; NaN and infinities may be strings."""
+def item_numbers(
+    items: Sequence[Item], metric_name: str, keys: Sequence[str], grouped_by: str | None = None
+) -> Numbers:
+    """The numbers under `keys` of the items that the metric is made of; NaN and infinities may be strings.
+
+    `grouped_by` is the key that names each item's group; an item without it is a group of its own.
+    """
     benchmark = metric_name.partition("/")[0]
     chosen = [
         item
         for item in items
-        if item.get("benchmark", benchmark) == benchmark and all(item.get(key) is not None for key in ("index", *keys))
+        if (item.get("benchmark", benchmark) == benchmark or is_share(keys))
+        and all(item.get(key) is not None for key in ("index", *keys))
     ]
     columns = [[float(item[key]) for item in chosen] for key in keys]
-    return Numbers([(item.get("benchmark"), item["index"]) for item in chosen], columns)
+    names = [(item.get("benchmark"), item["index"]) for item in chosen]
+    groups = None if grouped_by is None else groups_of(names, [item.get(grouped_by) for item in chosen])
+    return Numbers(names, columns, groups)
+
+
+def is_share(keys: Sequence[str]) -> bool:
+    """Say whether the keys are of linearised shares, which items of any benchmark have; see `MetricValue.items`."""
+    return "/" in keys[0]
+
+
+def groups_of(items: Sequence[tuple[Any, Any]], named: Sequence[Any]) -> list[Hashable]:
+    """Return the group of each item: what its row names, with its benchmark, or the item itself."""
+    pairs = zip(items, named, strict=True)
+    return [("item", *item) if name is None else ("group", item[0], name) for item, name in pairs]
 
 
 Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]
@@ -311,3 +524,10 @@ def _mean(values: Sequence[float]) -> float:
     """NaN where infinities of both signs meet, which `math.fsum` refuses."""
     total = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
     return total / len(values)
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf

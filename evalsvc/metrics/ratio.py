@@ -3,41 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+
+from evalsvc.metrics.shares import group_sums, share_stderr
 
 
 @dataclass(frozen=True)
 class Ratio:
+    """A value with its standard error and what that rests on."""
+
     value: float
     stderr: float | None
-    """None with fewer than two items."""
+    """None with fewer than two independent items."""
     n: int
     """Items that weigh anything."""
+    groups: int | None = None
+    """Independent groups of items, such as the captions of one image; None: every item is one."""
+
+    @property
+    def independent(self) -> int:
+        """The number of independent items, or of independent groups of items."""
+        return self.n if self.groups is None else self.groups
 
 
-def ratio_of_sums(sums: Sequence[float], counts: Sequence[float]) -> Ratio | None:
-    """The ratio R = Σ sums / Σ counts over independent items, with its standard error; None if every count is 0.
+def ratio_of_sums(
+    sums: Sequence[float], counts: Sequence[float], groups: Sequence[Hashable] | None = None
+) -> Ratio | None:
+    """Return the ratio R = Σ sums / Σ counts with its standard error; None if every count is 0.
 
     A mean loss per token is such a ratio: `sums` are the items' summed losses, `counts` their tokens. Tokens of one
     item depend on each other, so the items are what varies; their counts vary too, so R is not a mean of means.
-    The error is that of the linearised ratio, with d_i = sums_i - R · counts_i over the n items with tokens:
+    Where `groups` names a group for each item, only items of different groups are independent. With u_g the sum of
+    sums_i - R · counts_i over the items of a group, and G groups with tokens, the linearised ratio has the error:
 
-        stderr² = n / (n - 1) · Σ d_i² / (Σ counts)²
+        stderr² = G / (G - 1) · Σ u_g² / (Σ counts)²
+
+    Items that are all 1, or all 0, of count 1 are a share; see `shares.share_stderr`.
 
     Source: W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4 (ratio estimate from a simple random sample,
-    without the finite population correction). With equal counts it is the standard error of the mean of the items.
+    without the finite population correction), and 9A.1 for groups. With equal counts and without groups it is the
+    standard error of the mean of the items.
     """
-    pairs = [(total, count) for total, count in zip(sums, counts, strict=True) if count]
-    weight = math.fsum(count for _, count in pairs)
-    if not pairs:
+    places = [place for place, count in enumerate(counts) if count]
+    rows = [(sums[place], counts[place]) for place in places]
+    if len(sums) != len(counts):
+        raise ValueError(f"{len(sums)} sums and {len(counts)} counts; give as many of both")
+    weight = math.fsum(count for _, count in rows)
+    if not rows:
         return None
-    value = math.fsum(total for total, _ in pairs) / weight
-    n = len(pairs)
-    if n < 2:
-        return Ratio(value, None, n)
-    squares = math.fsum((total - value * count) ** 2 for total, count in pairs)
-    return Ratio(value, math.sqrt(n / (n - 1) * squares) / weight, n)
+    value = math.fsum(total for total, _ in rows) / weight
+    n = len(rows)
+    named = None if groups is None else [groups[place] for place in places]
+    parts = group_sums([total - value * count for total, count in rows], named)
+    independent = len(parts)
+    found = independent if independent < n else None
+    if independent < 2:
+        return Ratio(value, None, n, found)
+    if value in (0, 1) and set(rows) == {(value, 1)}:
+        return Ratio(value, share_stderr(value * independent, independent), n, found)
+    squares = math.fsum(part**2 for part in parts)
+    return Ratio(value, math.sqrt(independent / (independent - 1) * squares) / weight, n, found)
 
 
 @dataclass(frozen=True)
@@ -69,9 +95,12 @@ class Moments:
 
 
 def perplexity(loss: Ratio) -> Ratio:
-    """exp of a mean loss in nats; its error by the delta method, exp(L) · stderr(L). Infinity where it overflows."""
+    """Return exp of a mean loss L in nats, with the error exp(L) · stderr(L) of the delta method.
+
+    Infinity where the exponential overflows.
+    """
     try:
         value = math.exp(loss.value)
     except OverflowError:
         value = math.inf
-    return Ratio(value, None if loss.stderr is None else value * loss.stderr, loss.n)
+    return Ratio(value, None if loss.stderr is None else value * loss.stderr, loss.n, loss.groups)

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from evalsvc.metrics.intervals import LEVEL, Interval
 from evalsvc.metrics.mcnemar import McNemar, holm
 from evalsvc.metrics.paired import (
-    LEVEL,
     Basis,
     Distance,
-    Interval,
     Numbers,
     distance,
     interval_of_centred,

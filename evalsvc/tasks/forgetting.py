@@ -18,7 +18,8 @@ from evalsvc.benchmark_spec import MAX_BENCHMARKS, BenchmarkSpec
 from evalsvc.bounds import MAX_TOKENS, Rows, Shards, Word
 from evalsvc.data import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
-from evalsvc.metrics.paired import confidence_interval
+from evalsvc.metrics.intervals import value_interval
+from evalsvc.metrics.ratio import Ratio
 from evalsvc.tasks.base_comparison import Differences
 from evalsvc.tasks.comparison_rows import Row, benchmark_parts, benchmark_rows, recovered
 from evalsvc.tasks.forgetting_page import Flipped, Report
@@ -258,7 +259,7 @@ class Forgetting(BenchmarkTask):
         report.rows += found.rows
         report.parts += found.parts
         report.of_text += [
-            (metric, confidence_interval(metric.value, metric.stderr) if metric.stderr is not None else None)
+            (metric, value_interval(Ratio(metric.value, metric.stderr, metric.n, metric.groups), metric.unit))
             for metric in found.metrics
             if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT
         ]

@@ -11,7 +11,8 @@ from typing import Any
 
 from evalsvc.artifacts import Artifact
 from evalsvc.csv_cells import plain_cell
-from evalsvc.metrics.paired import Distance, Interval
+from evalsvc.metrics.intervals import Interval
+from evalsvc.metrics.paired import Distance
 from evalsvc.protocol import MetricValue
 from evalsvc.tasks.comparison_rows import ALPHA, BITS, NAMED, NATS, Parts, Row, what_is_gone
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evalsvc.metrics.paired import Interval, interval_of_mean, mean_of
+from evalsvc.metrics.intervals import Interval
+from evalsvc.metrics.paired import interval_of_mean, mean_of
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.base_comparison import SCOPES, accuracy_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evalsvc.language.documents import Selection, drawing_order, strata
-from evalsvc.metrics.paired import standard_error
+from evalsvc.metrics.shares import standard_error
 
 UNEVEN = ["a"] * 23 + ["b"] * 9 + ["c"] * 4 + ["d"]
 

@@ -12,7 +12,7 @@ from bigram_witness import BigramWitness
 from evalsvc.data import Record
 from evalsvc.layout_doctor.candidates import Candidate, Sizes, propose
 from evalsvc.layout_doctor.scores import behind, in_errors, score
-from evalsvc.metrics.paired import standard_error
+from evalsvc.metrics.shares import standard_error
 
 RECORDS = [Record(array("i", [1, 2]), array("i", [0, 3, code]), "line 1") for code in (1, 2, 2)]
 ROWS = 21

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval
+from evalsvc.metrics.mcnemar import McNemar
 from evalsvc.metrics.paired import (
     Distance,
-    Interval,
+    Flips,
     Judgement,
+    Numbers,
     Paired,
-    confidence_interval,
+    difference_of,
     distance,
     interval_of_centred,
     interval_of_mean,
@@ -20,9 +23,9 @@ from evalsvc.metrics.paired import (
     mean_of,
     paired_difference,
     ratio_of_centred,
-    standard_error,
 )
-from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+from evalsvc.metrics.shares import standard_error
 from evalsvc.protocol import Direction
 
 ITEMS = 400
@@ -31,6 +34,17 @@ RESAMPLES = 1_000
 
 def items(values: Sequence[float], **more: object) -> list[dict[str, object]]:
     return [{"index": index, "acc": value, **more} for index, value in enumerate(values)]
+
+
+def found_of(found: Paired | None) -> tuple[float, float | None, int, int, int]:
+    """Value, standard error, and how many items are paired, and on one side only."""
+    assert found is not None
+    return found.value, found.stderr, found.n, found.n_only_a, found.n_only_b
+
+
+def known(found: Distance) -> tuple[float, float | None, str, int, tuple[str, ...]]:
+    """Value, standard error, where that is from, the number of items, and which sides lack an error."""
+    return found.value, found.stderr, found.basis, found.n, found.lacking
 
 
 def bootstrap(statistic: Callable[[list[int]], float], n: int) -> float:
@@ -55,10 +69,10 @@ class TestDistance:
     def test_pairs_come_first(self) -> None:
         pairs = tuple(item_numbers(items(values), "t/x", ["acc"]) for values in ([0, 1, 2], [1, 1, 3]))
         found = distance(self.A, self.B, pairs)  # type: ignore[arg-type]
-        assert found == Distance(0.5, pytest.approx(1 / 3), "paired", 3)
+        assert known(found) == (0.5, pytest.approx(1 / 3), "paired", 3, ())
 
     def test_independent_values_have_the_error_of_both(self) -> None:
-        assert distance(self.A, self.B) == Distance(0.5, pytest.approx(0.5), "unpaired", 30)
+        assert known(distance(self.A, self.B)) == (0.5, pytest.approx(0.5), "unpaired", 30, ())
         one_item = item_numbers(items([1]), "t/x", ["acc"])
         assert distance(self.A, self.B, (one_item, one_item)).basis == "unpaired", "one pair has no error"
 
@@ -68,13 +82,13 @@ class TestDistance:
         sides = [self.A, self.B]
         sides[side] = Ratio(sides[side].value, unknown, 30)
         found = distance(*sides)
-        assert found == Distance(0.5, None, "none", 30, ("ab"[side],))  # type: ignore[arg-type]
+        assert known(found) == (0.5, None, "none", 30, ("ab"[side],))
         other = "BA"[side]
         assert found.why_no_error("A", "B").startswith(f"only {other} has a standard error, and the error of one")
 
     def test_neither_side_has_an_error(self) -> None:
         found = distance(Ratio(1.0, None, 1), Ratio(3.0, None, 1))
-        assert found == Distance(2.0, None, "none", 1, ("a", "b"))
+        assert known(found) == (2.0, None, "none", 1, ("a", "b"))
         assert found.why_no_error("A", "B") == "neither A nor B has a standard error"
         assert distance(self.A, self.B).why_no_error("A", "B") == ""
 
@@ -87,12 +101,13 @@ class TestMean:
     def test_by_hand(self) -> None:
         """Differences -1, 0, 0, 1, 1: mean 1/5, variance 0.7."""
         found = paired_difference(items([1, 0, 1, 0, 0]), items([0, 0, 1, 1, 1]), "arc/acc", ["acc"])
-        assert found == Paired(pytest.approx(0.2), pytest.approx(math.sqrt(0.7 / 5)), 5, 0, 0)
+        assert found_of(found) == (pytest.approx(0.2), pytest.approx(math.sqrt(0.7 / 5)), 5, 0, 0)
 
-    def test_answers_that_stay_cost_no_error(self) -> None:
-        """The two-sample error of equal answers is that of two coins; paired, nothing is in doubt."""
-        answers = items([1, 0, 0, 1, 1, 0])
-        assert paired_difference(answers, answers, "arc/acc", ["acc"]) == Paired(0.0, 0.0, 6, 0, 0)
+    def test_answers_that_stay_cost_little_error(self) -> None:
+        """The two-sample error of equal answers is that of two coins; paired, it is that of seeing none change."""
+        answers = items([1, 0, 0, 1, 1, 0] * 10)
+        expected = math.sqrt(2 / 62 / 62), 60, 0, 0
+        assert found_of(paired_difference(answers, answers, "arc/acc", ["acc"])) == (0.0, *expected)
 
     def test_is_mcnemars_variance(self) -> None:
         """With g gained and l lost of n: n² · stderr² · (n − 1) / n = g + l − (g − l)² / n."""
@@ -178,26 +193,36 @@ class TestMatching:
     def test_order_does_not_matter_and_what_one_side_lacks_is_counted(self) -> None:
         before = items([1, 0, 1, 0])
         after = list(reversed(items([1, 1, 1])))
-        assert paired_difference(before, after, "arc/acc", ["acc"]) == Paired(
-            pytest.approx(1 / 3), pytest.approx(1 / 3), 3, 1, 0
+        assert found_of(paired_difference(before, after, "arc/acc", ["acc"])) == (
+            pytest.approx(1 / 3),
+            pytest.approx(1 / 3),
+            3,
+            1,
+            0,
         )
 
     def test_only_the_metrics_own_benchmark_counts(self) -> None:
         """Two benchmarks of one task both have an item 0."""
         before = items([1, 1], benchmark="arc") + items([0, 0, 0], benchmark="piqa")
         after = items([0, 0], benchmark="arc") + items([1, 1, 1], benchmark="piqa")
-        assert paired_difference(before, after, "piqa/acc", ["acc"]) == Paired(1.0, 0.0, 3, 0, 0)
+        assert found_of(paired_difference(before, after, "piqa/acc", ["acc"])) == (
+            1.0,
+            pytest.approx(math.sqrt((5 / 5 - (3 / 5) ** 2) / 5)),
+            3,
+            0,
+            0,
+        )
 
     def test_items_without_the_key_or_an_index_do_not_count(self) -> None:
         before = [*items([1, 0]), {"index": 2}, {"index": 3, "acc": None}, {"acc": 1}]
-        assert paired_difference(before, before, "arc/acc", ["acc"]) == Paired(0.0, 0.0, 2, 0, 0)
+        assert found_of(paired_difference(before, before, "arc/acc", ["acc"])) == (0.0, math.sqrt(2) / 4, 2, 0, 0)
 
     def test_nothing_in_common(self) -> None:
         assert paired_difference(items([1]), [{"index": 5, "acc": 1}], "arc/acc", ["acc"]) is None
         assert paired_difference([], [], "arc/acc", ["acc"]) is None
 
     def test_one_item_has_no_error(self) -> None:
-        assert paired_difference(items([1]), items([0]), "arc/acc", ["acc"]) == Paired(-1.0, None, 1, 0, 0)
+        assert found_of(paired_difference(items([1]), items([0]), "arc/acc", ["acc"])) == (-1.0, None, 1, 0, 0)
 
 
 class TestNotFinite:
@@ -205,16 +230,16 @@ class TestNotFinite:
 
     def test_infinite_on_both_sides_is_equal(self) -> None:
         exact = items(["Infinity", 30.0])  # type: ignore[list-item]
-        assert paired_difference(exact, exact, "floor/psnr", ["acc"]) == Paired(0.0, 0.0, 2, 0, 0)
+        assert found_of(paired_difference(exact, exact, "floor/psnr", ["acc"])) == (0.0, 0.0, 2, 0, 0)
 
     @pytest.mark.parametrize(("value", "expected"), [("NaN", math.nan), ("-Infinity", -math.inf)])
     def test_has_no_error(self, value: str, expected: float) -> None:
         found = paired_difference(items([1.0, 2.0]), items([value, 2.0]), "x/y", ["acc"])  # type: ignore[list-item]
-        assert found == Paired(pytest.approx(expected, nan_ok=True), None, 2, 0, 0)
+        assert found_of(found) == (pytest.approx(expected, nan_ok=True), None, 2, 0, 0)
 
     def test_infinities_of_both_signs(self) -> None:
         found = paired_difference(items([1.0, 2.0]), items(["Infinity", "-Infinity"]), "x/y", ["acc"])  # type: ignore[list-item]
-        assert found == Paired(pytest.approx(math.nan, nan_ok=True), None, 2, 0, 0)
+        assert found_of(found) == (pytest.approx(math.nan, nan_ok=True), None, 2, 0, 0)
 
 
 class TestRetention:
@@ -285,7 +310,7 @@ class TestFiellersInterval:
         assert found is not None
         for ratio in (found.low, found.high):
             parts = [x - self.CHANCE - ratio * (y - self.CHANCE) for y, x in zip(base, values, strict=True)]
-            assert abs(statistics.fmean(parts)) == pytest.approx(1.6449 * (standard_error(parts) or 0), rel=1e-3)
+            assert abs(statistics.fmean(parts)) == pytest.approx(1.6487 * (standard_error(parts) or 0), rel=1e-3)
 
     @pytest.mark.parametrize(
         ("n", "base_right", "kept", "gained"),
@@ -313,7 +338,7 @@ class TestFiellersInterval:
             ratio = ratio_of_centred(*forgetful(rng, 200, 0.35, 0.6, 0.2), self.CHANCE)
             if ratio is None:  # the base is at chance exactly
                 continue
-            plain = confidence_interval(ratio.value, ratio.stderr or 0)
+            plain = confidence_interval(ratio.value, Spread(ratio.stderr or 0, ratio.n - 1))
             missed["low"] += plain.low > 0.9
             missed["high"] += plain.high < 0.9
         assert missed["high"] > 10 * missed["low"]
@@ -360,40 +385,216 @@ def test_mean_of_values_without_error() -> None:
     assert mean_of([]) is None
 
 
-class TestInterval:
-    def test_is_the_normal_one(self) -> None:
-        found = confidence_interval(0.06, 0.1)
-        assert (found.low, found.high) == pytest.approx((0.06 - 0.195996, 0.06 + 0.195996), rel=1e-4)
-        assert confidence_interval(0, 1, level=0.99).high == pytest.approx(2.575829, rel=1e-6)
-        assert confidence_interval(2, 0) == Interval(2, 2, 0.95)
+class TestClaims:
+    """What a distance says, and where it says nothing."""
 
-    @pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])
-    def test_a_level_that_is_none(self, level: float) -> None:
-        with pytest.raises(InvalidRequest, match="give a number between 0 and 1"):
-            confidence_interval(0, 1, level)
+    def of(self, before: Sequence[float], after: Sequence[float], **more: object) -> Distance:
+        sides = [item_numbers(items(values), "t/x", ["acc"]) for values in (before, after)]
+        ratios = [Ratio(statistics.fmean(values), standard_error(values), len(values)) for values in (before, after)]
+        return distance(ratios[0], ratios[1], (sides[0], sides[1]), **more)  # type: ignore[arg-type]
 
-    def test_of_a_difference(self) -> None:
-        assert Distance(1.0, None, "none", 1).interval() is None
-        assert Distance(1.0, 0.5, "paired", 9).interval(0.9) == confidence_interval(1.0, 0.5, 0.9)
+    def test_few_items_make_none(self) -> None:
+        draw = random.Random(1)
+        values = [draw.gauss(0, 1) for _ in range(MIN_ITEMS)]
+        nothing = [0.0] * MIN_ITEMS
+        enough, few = self.of(nothing, values), self.of(nothing[1:], values[1:])
+        assert enough.interval() is not None
+        assert (few.interval(), few.p_value(), few.verdict(0.95, "lower")) == (None, None, None)
+        assert few.why_no_error("A", "B") == f"{MIN_ITEMS - 1} items are too few, an interval needs {MIN_ITEMS}"
+        assert enough.why_no_error("A", "B") == ""
 
-    def test_within_a_margin(self) -> None:
-        assert Interval(-0.1, 0.2, 0.95).within(0.3)
-        assert not Interval(-0.1, 0.2, 0.95).within(0.2)
-        assert not Interval(-0.4, 0.2, 0.95).within(0.3)
+    def test_few_items_of_unpaired_values_make_none(self) -> None:
+        few, many = Ratio(0.0, 0.1, MIN_ITEMS - 1), Ratio(9.0, 0.1, 1000)
+        assert distance(few, many).verdict(0.95, "lower") is None
+        assert distance(Ratio(0.0, 0.1, MIN_ITEMS), many).verdict(0.95, "lower") == "worse"
 
-    @pytest.mark.parametrize(
-        ("low", "high", "direction", "expected"),
-        [
-            (-0.2, 0.3, "lower", "indistinguishable"),
-            (0.0, 0.3, "higher", "indistinguishable"),
-            (0.1, 0.3, "lower", "worse"),
-            (0.1, 0.3, "higher", "better"),
-            (-0.3, -0.1, "lower", "better"),
-            (-0.3, -0.1, "higher", "worse"),
-            (-0.3, -0.1, "none", "different"),
-            (-0.3, 0.1, "none", "indistinguishable"),
-            (math.nan, math.nan, "lower", "indistinguishable"),
-        ],
-    )
-    def test_says_what_b_is(self, low: float, high: float, direction: Direction, expected: Judgement) -> None:
-        assert judge(Interval(low, high, 0.95), direction) == expected
+    @pytest.mark.parametrize(("n", "expected"), [(2, "indistinguishable"), (5, "indistinguishable"), (6, "worse")])
+    def test_a_constant_shift_is_tested_by_its_signs(self, n: int, expected: Judgement) -> None:
+        """A standard error of zero would make every difference certain, of two items as well."""
+        found = self.of([0.1 * place for place in range(n)], [0.1 * place + 0.3 for place in range(n)])
+        assert found.interval() is None
+        assert found.p == pytest.approx(2.0 ** (1 - n))
+        assert found.verdict(0.95, "lower") == expected
+
+    def test_equal_values_are_indistinguishable(self) -> None:
+        found = self.of([0.5, 1.5, 2.5], [0.5, 1.5, 2.5])
+        assert (found.p, found.verdict(0.95, "lower")) == (1.0, "indistinguishable")
+
+    @pytest.mark.parametrize("level", [0.8, 0.95, 0.9973])
+    def test_interval_and_p_value_say_the_same(self, level: float) -> None:
+        draw = random.Random(7)
+        for n in (8, 12, 40):
+            for shift in (0.2, 0.5, 0.9, 1.4):
+                found = self.of([0.0] * n, [draw.lognormvariate(0, 1) * shift - 1 for _ in range(n)])
+                interval, p = found.interval(level), found.p_value()
+                assert interval is not None
+                assert p is not None
+                assert interval.covers_zero == (p > 1 - level)
+                assert interval.low < found.value < interval.high
+
+    def test_both_directions(self) -> None:
+        found = self.of([0.0] * 20, [1.0 + 0.1 * (place % 3) for place in range(20)])
+        verdicts = [found.verdict(0.95, direction) for direction in ("lower", "higher", "none")]  # type: ignore[arg-type]
+        assert verdicts == ["worse", "better", "different"]
+
+
+class TestRightOrWrong:
+    """Items that are 1 or 0: the verdict is that of the exact test, and the interval never contradicts it."""
+
+    @pytest.mark.parametrize("level", [0.9, 0.95, 0.99, 0.9973])
+    def test_interval_and_exact_test_say_the_same(self, level: float) -> None:
+        for n in (20, 100, 500):
+            for lost in range(15):
+                for gained in range(15 - lost):
+                    flips = Flips(McNemar(n - lost - gained, lost, gained, 0))
+                    below, above = flips.reach((1 - level) / 2)
+                    covers = flips.value - below <= 0 <= flips.value + above
+                    assert covers == (flips.counts.p > 1 - level), (n, lost, gained)
+                    assert below > 0
+                    assert above > 0
+
+    def test_four_lost_of_200_are_not_worse(self) -> None:
+        before, after = [1.0] * 200, [0.0] * 4 + [1.0] * 196
+        numbers = [Numbers([(None, place) for place in range(200)], [side]) for side in (before, after)]
+        found = distance(Ratio(1.0, 0.01, 200), Ratio(0.98, 0.01, 200), (numbers[0], numbers[1]))
+        assert found.p == pytest.approx(0.125)
+        assert found.verdict(0.95, "higher") == "indistinguishable"
+
+    @pytest.mark.parametrize(("n", "changed", "gain"), [(20, 0.15, 0.0), (100, 0.15, 0.05), (50, 0.3, 0.2)])
+    def test_the_interval_covers_as_often_as_it_says(self, n: int, changed: float, gain: float) -> None:
+        draw, covered, draws = random.Random(n), 0, 2000
+        for _ in range(draws):
+            kinds = draw.choices("lgs", [(changed - gain) / 2, (changed + gain) / 2, 1 - changed], k=n)
+            flips = Flips(McNemar(kinds.count("s"), kinds.count("l"), kinds.count("g"), 0))
+            below, above = flips.reach(0.025)
+            covered += flips.value - below <= gain <= flips.value + above
+        assert covered / draws > 0.93
+
+
+class TestGroups:
+    """Items that belong together: captions of one image, windows of one document."""
+
+    def clustered(self, seed: int, images: int = 60, each: int = 5) -> tuple[Numbers, Numbers]:
+        draw = random.Random(seed)
+        before, after, owners = [], [], []
+        for image in range(images):
+            shift = draw.gauss(0, 1)
+            for _ in range(each):
+                before.append(draw.gauss(5, 1))
+                after.append(before[-1] + shift + draw.gauss(0, 0.1))
+                owners.append(image)
+        names = [(None, place) for place in range(len(owners))]
+        return Numbers(names, [before], owners), Numbers(names, [after], owners)
+
+    def test_the_error_is_over_groups(self) -> None:
+        found = difference_of(*self.clustered(1))
+        alone = difference_of(*(Numbers(side.items, side.columns) for side in self.clustered(1)))
+        assert found is not None
+        assert alone is not None
+        assert found.stderr == pytest.approx(math.sqrt(5) * (alone.stderr or 0), rel=0.1)
+        assert (found.n, found.groups, alone.groups) == (300, 60, None)
+
+    def test_null_differences_are_called_apart_as_often_as_stated(self) -> None:
+        called = 0
+        for seed in range(300):
+            numbers = self.clustered(seed, images=12, each=3)
+            found = distance(Ratio(0.0, 1.0, 36, 12), Ratio(0.0, 1.0, 36, 12), numbers)
+            called += found.spread is not None and found.spread.p_value(difference_of(*numbers).value) <= 0.05  # type: ignore[union-attr]
+        assert called / 300 < 0.09
+
+    def test_equals_the_sum_of_each_group(self) -> None:
+        """The slow way: the mean over groups of equal size of their means."""
+        before, after = self.clustered(3)
+        differences = [y - x for x, y in zip(before.columns[0], after.columns[0], strict=True)]
+        means = [statistics.fmean(differences[start : start + 5]) for start in range(0, 300, 5)]
+        found = difference_of(before, after)
+        assert found is not None
+        assert found.stderr == pytest.approx(statistics.stdev(means) / math.sqrt(60))
+
+    def test_the_group_of_an_item_is_named_by_its_row(self) -> None:
+        rows = [{"index": place, "x": float(place), "image": place // 2} for place in range(6)]
+        rows.append({"index": 6, "x": 1.0})
+        found = item_numbers(rows, "t/x", ["x"], "image")
+        assert found.groups is not None
+        assert len(set(found.groups)) == 4
+
+
+class TestPerplexity:
+    """A loss and its perplexity are the same number, and get the same verdict."""
+
+    def test_says_what_the_loss_says(self) -> None:
+        draw = random.Random(2)
+        for shift in (0.0, 0.01, 0.02, 0.05):
+            counts = [float(draw.randrange(5, 40)) for _ in range(200)]
+            before = [count * draw.gauss(3, 0.5) for count in counts]
+            after = [x + count * draw.gauss(shift, 0.1) for x, count in zip(before, counts, strict=True)]
+            names = [(None, place) for place in range(200)]
+            pairs = Numbers(names, [before, counts]), Numbers(names, [after, counts])
+            losses = [ratio_of_sums(side, counts) for side in (before, after)]
+            assert losses[0] is not None
+            assert losses[1] is not None
+            loss = distance(losses[0], losses[1], pairs)
+            found = distance(perplexity(losses[0]), perplexity(losses[1]), pairs, unit="perplexity")
+            assert found.verdict(0.95, "lower") == loss.verdict(0.95, "lower")
+            assert found.p_value() == pytest.approx(loss.p_value())
+            of_loss, interval = loss.interval(), found.interval()
+            assert of_loss is not None
+            assert interval is not None
+            base = math.exp(losses[0].value)
+            ends = [base * math.expm1(end) for end in (of_loss.low, of_loss.high)]
+            assert [interval.low, interval.high] == pytest.approx(ends)
+
+    def test_without_pairs_on_the_logarithms_too(self) -> None:
+        losses = Ratio(3.0, 0.02, 200), Ratio(3.1, 0.03, 200)
+        loss = distance(*losses)
+        found = distance(*map(perplexity, losses), unit="perplexity")
+        assert found.p_value() == pytest.approx(loss.p_value())
+        assert (found.basis, found.value) == ("unpaired", pytest.approx(math.exp(3.1) - math.exp(3.0)))
+
+    def test_infinite_perplexities_are_compared_as_they_are(self) -> None:
+        found = distance(Ratio(20.0, 1.0, 50), Ratio(math.inf, None, 50), unit="perplexity")
+        assert (found.value, found.basis) == (math.inf, "none")
+
+
+def test_items_that_one_side_lacks_leave_the_others_paired() -> None:
+    """One lost item of a thousand is no reason to compare as if nothing were shared."""
+    draw = random.Random(4)
+    before = [draw.gauss(0, 1) for _ in range(1000)]
+    after = [value + draw.gauss(0.01, 0.05) for value in before]
+    sides = [item_numbers(items(values), "t/x", ["acc"]) for values in (before, after[:-1])]
+    found = distance(Ratio(0.0, 0.03, 1000), Ratio(0.0, 0.03, 999), (sides[0], sides[1]))
+    assert (found.basis, found.n, found.n_only_a, found.n_only_b) == ("paired", 999, 1, 0)
+    assert found.value == pytest.approx(statistics.fmean(y - x for x, y in zip(before[:-1], after, strict=False)))
+    assert found.stderr == pytest.approx(0.05 / math.sqrt(999), rel=0.1)
+
+
+def test_a_sample_of_a_finite_benchmark_has_less_error() -> None:
+    draw = random.Random(5)
+    sides = [item_numbers(items([draw.gauss(0, 1) for _ in range(200)]), "t/x", ["acc"]) for _ in range(2)]
+    whole, part = difference_of(sides[0], sides[1]), difference_of(sides[0], sides[1], drawn_from=1000)
+    assert whole is not None
+    assert part is not None
+    assert part.stderr == pytest.approx((whole.stderr or 0) * math.sqrt(0.8))
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "direction", "expected"),
+    [
+        (0.2, 0.3, "lower", "indistinguishable"),
+        (0.2, 0.05, "lower", "worse"),
+        (0.2, 0.01, "higher", "better"),
+        (-0.2, 0.01, "lower", "better"),
+        (-0.2, 0.01, "higher", "worse"),
+        (-0.2, 0.01, "none", "different"),
+        (-0.2, 0.2, "none", "indistinguishable"),
+        (math.nan, 0.0, "lower", "indistinguishable"),
+    ],
+)
+def test_says_what_b_is(difference: float, p: float, direction: Direction, expected: Judgement) -> None:
+    assert judge(difference, p, 0.95, direction) == expected
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])
+def test_a_level_that_is_none(level: float) -> None:
+    with pytest.raises(InvalidRequest, match="give a number between 0 and 1"):
+        Distance(1.0, None, "none", 1).interval(level)

@@ -7,7 +7,7 @@ from typing import Any
 from gate_documents import document
 from queue_steps import enter, evaluate_whole, submission, suite
 
-from evalsvc.metrics.paired import standard_error
+from evalsvc.metrics.shares import standard_error
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.store.session import Store
 

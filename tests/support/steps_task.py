@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from evalsvc.artifacts import Artifact
 from evalsvc.looks import Until, schedule
-from evalsvc.metrics.paired import standard_error
+from evalsvc.metrics.shares import standard_error
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.tasks.task import Context, Plan, Task, TaskResult
 

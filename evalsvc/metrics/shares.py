@@ -1,0 +1,67 @@
+"""Standard errors of means, and of shares: means of items that are 1 or 0, of which all may be alike.
+
+Items that are all 1 have no spread, though the next item may well be 0; a share of them has the error of Agresti and
+Coull, so that no share stands beside an error of zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+ADDED = 2
+"""Ones, and zeros, that Agresti and Coull add to the items."""
+
+
+def share_stderr(hits: float, n: int) -> float | None:
+    """Return the standard error of the share `hits` / `n` of independent items; None with fewer than two items.
+
+    √(p (1 − p) / (n − 1)) with p = hits / n. Where p is 0 or 1 that would be zero, and the error is
+    √(q (1 − q) / (n + 4)) with q = (hits + 2) / (n + 4).
+
+    Source: A. Agresti, B. A. Coull, The American Statistician 52 (1998) 119–126.
+    """
+    if n < 2:
+        return None
+    if 0 < hits < n:
+        share = hits / n
+        return math.sqrt(share * (1 - share) / (n - 1))
+    more = n + 2 * ADDED
+    share = (hits + ADDED) / more
+    return math.sqrt(share * (1 - share) / more)
+
+
+def standard_error(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> float | None:
+    """Return the standard error of the mean of values; None with fewer than two independent ones, or a NaN or infinity.
+
+    Values are independent, or those of different `groups` are, where `groups` names the group of each value. With u_g
+    the sum of the deviations x_i − mean(x) in a group, G groups and n values:
+
+        stderr² = G / (G − 1) · Σ u_g² / n²
+
+    Values that are all 0, or all 1, are a share; see `share_stderr`.
+
+    Source: W. G. Cochran, Sampling Techniques, 3rd edition, section 9A.1 (clusters of unequal sizes, ratio to size).
+    """
+    n = len(values)
+    if n < 2 or not all(map(math.isfinite, values)):
+        return None
+    mean = math.fsum(values) / n
+    sums = group_sums([value - mean for value in values], groups)
+    independent = len(sums)
+    if independent < 2:
+        return None
+    if mean in (0, 1) and len(set(values)) == 1:
+        return share_stderr(mean * independent, independent)
+    squares = math.fsum(total * total for total in sums)
+    return math.sqrt(independent / (independent - 1) * squares) / n
+
+
+def group_sums(parts: Sequence[float], groups: Sequence[Hashable] | None) -> list[float]:
+    """Return the sums of `parts` by group, in the order of their first items; without groups, `parts` as given."""
+    if groups is None:
+        return list(parts)
+    sums: dict[Hashable, float] = {}
+    for part, group in zip(parts, groups, strict=True):
+        sums[group] = sums.get(group, 0.0) + part
+    return list(sums.values())
