@@ -21,7 +21,7 @@ LEVEL = 0.95
 
 MIN_ITEMS = 8
 """Independent items below which there is no interval and no verdict: of fewer that are skewed, an interval of 95 %
-holds the truth in less than 92 % of samples (`benchmarks/statistics.py`)."""
+holds the truth in less than 92 % of samples (`benchmarks/calibration.py`)."""
 
 ENLARGED = 4.0
 """The skewness of n items is enlarged by 1 + ENLARGED / √n: few items show less skewness than what they are drawn from,
