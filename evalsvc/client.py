@@ -215,7 +215,8 @@ class Client:
                 return
 
     def summary(self, run: str, names: Sequence[str] = (), *, variant: str | None = None) -> list[dict[str, Any]]:
-        """Of each series of a run its `latest` and its `best` value: `{"step", "value", "stderr", "n"}`, or None."""
+        """Of each series of a run its `latest` and its `best` value: `{"step", "value", "stderr", "n", "groups"}`, or
+        None."""
         query = _query(name=names, variant=variant)
         series: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{_part(run)}/summary", query=query)["series"]
         return series

@@ -110,6 +110,12 @@ def origins(series: Series) -> Sequence[int | None]:
     return series["import"] or [None] * len(series["x"])
 
 
+def group_counts(series: Series) -> Sequence[int | None]:
+    """Return the number of independent groups of items behind each value of a series; None where it has none."""
+    # The history of an older service has no such column.
+    return series.get("groups") or [None] * len(series["x"])
+
+
 def _tell_apart(found: Sequence[Series], content: Content) -> list[Series]:
     """The series with `differs` over all runs, not only over their own."""
     ids = dict.fromkeys(series["protocol"] for series in found)

@@ -167,14 +167,16 @@ def print_metrics(metrics: Sequence[Mapping[str, Any]], protocols: Mapping[str, 
 
     if metrics:
         rows = [
-            [label, _number(metric["value"]), _error_bar(metric["stderr"]), str(metric["n"]), metric["unit"]]
+            [label, _number(metric["value"]), _error_bar(metric["stderr"]), _items_of(metric), metric["unit"]]
             for label, metric in zip(labels(metrics, protocols), metrics, strict=True)
         ]
         print_table(["metric", "value", "± stderr", "n", "unit"], rows)
+        _explain_groups(metrics)
 
 
 def print_history(found: Mapping[str, Any]) -> None:
     """A run's values, with what tells several protocols of a metric apart, and where imported values are from."""
+    history = _history_rows(found)
     rows = [
         [
             row["metric"],
@@ -184,11 +186,11 @@ def print_history(found: Mapping[str, Any]) -> None:
             str(row[found["x"]]),
             _number(row["value"]),
             _error_bar(row["stderr"]),
-            "" if row["n"] is None else str(row["n"]),
+            _items_of(row),
             row["unit"],
             row["source"] or "",
         ]
-        for row in _history_rows(found)
+        for row in history
     ]
     columns = [
         "metric",
@@ -205,6 +207,7 @@ def print_history(found: Mapping[str, Any]) -> None:
     needed = [place for place in range(len(columns)) if place not in (3, 9) or any(row[place] for row in rows)]
     if rows:
         print_table([columns[place] for place in needed], [[row[place] for place in needed] for row in rows])
+        _explain_groups(history)
     else:
         say(f"run {found['run']} has no values yet")
     _print_omitted(found["series"])
@@ -463,7 +466,7 @@ def _one_line(text: str) -> str:
 
 def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per value."""
-    from evalsvc.curves import origins
+    from evalsvc.curves import group_counts, origins
 
     return [
         {
@@ -475,14 +478,18 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "value": value,
             "stderr": stderr,
             "n": n,
+            "groups": groups,
             "unit": series["unit"],
             "direction": series["direction"],
             "import": origin,
             "source": _source(found["imports"], origin),
         }
         for series in found["series"]
-        for at, value, stderr, n, origin in zip(
-            *(series[name] for name in ("x", "value", "stderr", "n")), origins(series), strict=True
+        for at, value, stderr, n, groups, origin in zip(
+            *(series[name] for name in ("x", "value", "stderr", "n")),
+            group_counts(series),
+            origins(series),
+            strict=True,
         )
     ]
 
@@ -589,6 +596,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _number(value: float | str | None) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _items_of(row: Mapping[str, Any]) -> str:
+    """The number of items, `300 in 60` where they are in fewer independent groups; a service of an older version knows
+    of no groups."""
+    n, groups = row["n"], row.get("groups")
+    if n is None:
+        return ""
+    return f"{n:,}" if groups is None or groups >= n else f"{n:,} in {groups:,}"
+
+
+def _explain_groups(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Say what `300 in 60` means, where a row has it."""
+    grouped = next((items for row in rows if " in " in (items := _items_of(row))), None)
+    if grouped is not None:
+        n, _, groups = grouped.partition(" in ")
+        say(f"n: {grouped} is {n} items in {groups} independent groups, over which the standard error is taken")
 
 
 def _error_bar(stderr: float | None) -> str:

@@ -71,6 +71,9 @@ def test_metric_value_to_json() -> None:
         "protocol": protocol.id,
         "baseline": 6.5,
         "items": [],
+        "groups": None,
+        "grouped_by": None,
+        "drawn_from": None,
     }
 
 

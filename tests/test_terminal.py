@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from evalsvc import terminal
-from evalsvc.terminal import print_contrasts, print_news, show_finished
+from evalsvc.terminal import print_contrasts, print_metrics, print_news, show_finished
 
 
 def evaluation(retry: dict[str, Any] | None = None, interim: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -63,6 +63,20 @@ class TestGuidanceScales:
         print_news()(evaluation(interim={"done": 64, **measured((1.0, 3.0))}))
         said = "fid (sampling.guidance_scale=1.0) 10 ± 0.5, fid (sampling.guidance_scale=3.0) 30 ± 0.5"
         assert capsys.readouterr().err == f"loss after 64 sequences: {said}\n"
+
+
+def test_items_in_groups_are_told_with_what_that_means(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"name": f"t/{name}", "value": 1.0, "stderr": 0.1, "n": n, "unit": "", "protocol": "p", "groups": groups}
+        for name, n, groups in (("captions", 1300, 60), ("images", 60, 60), ("old", 7, None))
+    ]
+    print_metrics(rows, {})
+    shown = capsys.readouterr().out
+    found = {line.split()[0]: line.split("0.1")[1].split() for line in shown.splitlines() if line.strip()[:2] == "t/"}
+    assert found == {"t/captions": ["1,300", "in", "60"], "t/images": ["60"], "t/old": ["7"]}
+    assert "n: 1,300 in 60 is 1,300 items in 60 independent groups, over which the standard error is taken" in shown
+    print_metrics(rows[1:], {})
+    assert "independent groups" not in capsys.readouterr().out
 
 
 def test_what_is_suspicious_is_told_with_the_metric_and_beside_the_result(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ _VALUES = closed(
     value=array(NUMBER),
     stderr=array(or_null(FINITE)),
     n=array(or_null(COUNT)),
+    groups=or_null(array(or_null(COUNT))),
     omitted=COUNT,
     **{"import": or_null(array(or_null(COUNT)))},
 )
@@ -56,6 +57,7 @@ _POINT = closed(
     value=NUMBER,
     stderr=or_null(FINITE),
     n=or_null(COUNT),
+    groups=or_null(COUNT),
     **{"import": or_null(COUNT)},
 )
 
@@ -68,6 +70,8 @@ _EXAMPLE_HEAD = {
     "baseline": 9.704,
     "differs": {"sampling.guidance_scale": 3.0},
 }
+
+_EXAMPLE_COUNTS = {"stderr": 0.02, "n": 400, "groups": 80}
 
 _EXAMPLE_NAMES = [{"name": "loss/image", "unit": "nats/token", "direction": "lower"}]
 
@@ -106,6 +110,7 @@ HISTORY: dict[int | str, dict[str, Any]] = {
                                 "value": ["NaN", 6.31],
                                 "stderr": [None, 0.02],
                                 "n": [400, 400],
+                                "groups": [None, 80],
                                 "import": [1, None],
                                 "omitted": 0,
                             }
@@ -160,8 +165,8 @@ SUMMARY: dict[int | str, dict[str, Any]] = {
                         {
                             **_EXAMPLE_HEAD,
                             "count": 9,
-                            "latest": {"step": 4000, "value": 6.31, "stderr": 0.02, "n": 400, "import": None},
-                            "best": {"step": 3500, "value": 6.3, "stderr": 0.02, "n": 400, "import": None},
+                            "latest": {"step": 4000, "value": 6.31, **_EXAMPLE_COUNTS, "import": None},
+                            "best": {"step": 3500, "value": 6.3, **_EXAMPLE_COUNTS, "import": None},
                         }
                     ],
                     "imports": {},

@@ -32,7 +32,7 @@ ERROR = has(code=TEXT, message=TEXT)
 WARNING = has(code=TEXT, metric=TEXT, message=TEXT)
 """A suspicion about a task's result."""
 
-METRIC = has(
+_METRIC = has(
     name=TEXT,
     value=NUMBER,
     stderr=or_null(NUMBER),
@@ -42,6 +42,11 @@ METRIC = has(
     protocol=TEXT,
     baseline=or_null(NUMBER),
 )
+
+_GROUPS = {"groups": or_null(COUNT), "grouped_by": or_null(TEXT), "drawn_from": or_null(COUNT)}
+
+METRIC = {**_METRIC, "properties": {**_METRIC["properties"], **_GROUPS}}
+"""What an older version measured lacks the fields of `_GROUPS`."""
 
 PROGRESS = has(
     done=COUNT,

@@ -78,6 +78,9 @@ _RESULTS = {
             "protocol": "9a3f0c1d2e4b5a69",
             "baseline": 9.704,
             "items": ["nll_image", "n_image"],
+            "groups": 80,
+            "grouped_by": "image",
+            "drawn_from": None,
             "task": "loss",
         }
     ],

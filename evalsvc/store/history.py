@@ -43,7 +43,8 @@ def read_history(
 
     Where a metric was measured by several protocols, `differs` of each series has the fields that tell them apart.
     Along tokens, checkpoints posted without `tokens_seen` have no place on the axis; `omitted` counts them. `import` of
-    a series is None where all its values were measured, else a column of ids, which `imports` explains.
+    a series is None where all its values were measured, else a column of ids, which `imports` explains. `groups` has
+    the number of independent groups of items behind each value; it is None where no value of the series has groups.
 
     With `limit`, at most so many values, of which `next` is the cursor of those that follow; a series of which none is
     among them is left out. Pages go by series, the oldest first, and by x: what is written meanwhile moves nothing.
@@ -130,6 +131,7 @@ class _Values:
     value: Sequence[float | str | None]
     stderr: Sequence[float | None]
     n: Sequence[int | None]
+    groups: Sequence[int | None]
     step: Sequence[int]
     imports: Sequence[int | None] | None
     """None: nothing was imported."""
@@ -141,7 +143,9 @@ class _Values:
 
     def to_json(self) -> dict[str, Any]:
         imports = None if self.imports is None or not any(self.imports) else self.imports
-        return {"x": self.x, "value": self.value, "stderr": self.stderr, "n": self.n, "import": imports}
+        groups = self.groups if any(self.groups) else None
+        counts = {"n": self.n, "groups": groups}
+        return {"x": self.x, "value": self.value, "stderr": self.stderr, **counts, "import": imports}
 
 
 def _read_values(
@@ -149,18 +153,18 @@ def _read_values(
 ) -> tuple[_Values, bool]:
     """The values of the series behind a place, and whether there are more of them than `limit`."""
     names = [MetricValue.series_id, window.column, MetricValue.value, MetricValue.kind, MetricValue.stderr]
-    names += [MetricValue.n, *([MetricValue.import_id] if with_imports else [])]
+    names += [MetricValue.n, MetricValue.groups, *([MetricValue.import_id] if with_imports else [])]
     names += [MetricValue.step] if window.x == "tokens" else []
     columns: list[list[Any]] = [[] for _ in names]
     for query in _queries(window, ids, after, names):
         query = query.order_by(MetricValue.series_id, window.column, MetricValue.step)
         append_columns(session, query.limit(None if limit is None else limit + 1 - len(columns[0])), columns)
     more = limit is not None and len(columns[0]) > limit
-    series, x, value, kind, stderr, n, *rest = (column[:limit] for column in columns)
+    series, x, value, kind, stderr, n, groups, *rest = (column[:limit] for column in columns)
     if any(kind):
         value = [_WORDS[what] if what else number for number, what in zip(value, kind, strict=True)]
     step = rest.pop() if window.x == "tokens" else x
-    return _Values(series, x, value, stderr, n, step, rest[0] if with_imports else None), more
+    return _Values(series, x, value, stderr, n, groups, step, rest[0] if with_imports else None), more
 
 
 def _queries(window: Window, ids: Sequence[int], after: _Place | None, names: Sequence[Any]) -> list[Select[Any]]:

@@ -168,7 +168,7 @@ def _insert_new(session: Session, rows: Sequence[dict[str, Any]]) -> None:
 def _rows(series: int, entries: Mapping[int, Entry], identity: int) -> list[dict[str, Any]]:
     origin = {"series_id": series, "evaluation_id": None, "import_id": identity}
     return [
-        {**origin, "step": step, **stored(value), "stderr": stderr, "n": n}
+        {**origin, "step": step, **stored(value), "stderr": stderr, "n": n, "groups": None}
         for step, (value, stderr, n) in entries.items()
     ]
 

@@ -18,7 +18,9 @@ BEST: dict[str, Any] = {"lower": func.min, "higher": func.max}
 
 
 def read_summary(session: Session, run: str, names: Sequence[str] = (), variant: str | None = None) -> dict[str, Any]:
-    """Of each series `count`, and the `latest` and the `best` value: `{"step", "value", "stderr", "n", "import"}`.
+    """Of each series `count`, and the `latest` and the `best` value.
+
+    Each is `{"step", "value", "stderr", "n", "groups", "import"}`.
 
     The best is the lowest or highest finite one by the metric's direction, of equals the first; None where the metric
     has no direction or no finite value. Names may be patterns; without any, all metrics.
@@ -83,6 +85,7 @@ def _values(session: Session, places: Subquery) -> dict[int, dict[str, Any]]:
             "value": number_or_word(row.value, row.kind),
             "stderr": row.stderr,
             "n": row.n,
+            "groups": row.groups,
             "import": row.import_id,
         }
         for row in rows

@@ -27,6 +27,7 @@ COLUMNS = (
     "value",
     "stderr",
     "n",
+    "groups",
     "unit",
     "direction",
     "baseline",
@@ -34,7 +35,8 @@ COLUMNS = (
     "evaluation",
     "source",
 )
-"""`tokens`: what the checkpoint had seen, where it was posted with that. `evaluation`: the id of the one that measured
+"""`tokens`: what the checkpoint had seen, where it was posted with that. `groups`: how many independent groups the n
+items are, where they are fewer than the items or of another kind. `evaluation`: the id of the one that measured
 the value, of which `task` is a task. `source`: of an imported value, which has none of the three, where it is from."""
 
 ROWS = 1000
@@ -152,6 +154,7 @@ def _values(ids: Sequence[int], page: Page) -> Executable:
             MetricValue.kind,
             MetricValue.stderr,
             MetricValue.n,
+            MetricValue.groups,
             MetricValue.evaluation_id.label("evaluation"),
             Import.source,
         )
@@ -166,8 +169,9 @@ def _cells(run: str, series: TableSeries, row: Row[Any], tasks: Mapping[tuple[in
     """A row of COLUMNS."""
     task = tasks.get((row.evaluation, series.metric, series.protocol))
     value = number_or_word(row.value, row.kind)
-    before = [run, row.step, series.variant, row.tokens, task, series.metric, value, row.stderr, row.n]
-    return [*before, series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
+    before = [run, row.step, series.variant, row.tokens, task, series.metric, value, row.stderr]
+    after = [series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
+    return [*before, row.n, row.groups, *after]
 
 
 def _tasks(session: Session, evaluations: Collection[int]) -> dict[tuple[int, str, str], str]:

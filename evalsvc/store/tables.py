@@ -425,6 +425,8 @@ class MetricValue(Base):
     stderr: Mapped[float | None] = mapped_column(Float(53))
     n: Mapped[int | None]
     """None: imported without it."""
+    groups: Mapped[int | None]
+    """Independent groups of the n items; None: every item is one, or nothing is known of groups."""
     evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"), index=True)
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
 

@@ -25,7 +25,7 @@ from evalsvc.store.version import touch_history
 NOT_FINITE = {"NaN": NAN, "Infinity": POSITIVE_INFINITY, "-Infinity": NEGATIVE_INFINITY}
 """The words that JSON has for them, by `metric_values.kind`."""
 
-VALUE_COLUMNS = ("value", "kind", "stderr", "n", "evaluation_id", "import_id")
+VALUE_COLUMNS = ("value", "kind", "stderr", "n", "groups", "evaluation_id", "import_id")
 """All of a value but its place."""
 
 
@@ -55,6 +55,8 @@ def write_values(
                 **stored(metric["value"]),
                 "stderr": None if isinstance(metric["stderr"], str) else metric["stderr"],
                 "n": metric["n"],
+                # A worker of an older version says nothing of groups.
+                "groups": metric.get("groups"),
                 "evaluation_id": evaluation.id,
                 "import_id": None,
             }

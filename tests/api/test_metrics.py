@@ -57,8 +57,8 @@ def test_pages_by_cursor(app: App, curve: None) -> None:
 def test_the_newest_and_the_best_of_many_metrics(app: App, curve: None) -> None:
     found = app.http.get(SUMMARY).json()["series"]
     assert [(series["metric"], series["count"]) for series in found] == [("higher/acc", 1), ("lower/loss", 100)]
-    assert found[1]["latest"] == {"step": 99, "value": "NaN", "stderr": 0.01, "n": 400, "import": 1}
-    assert found[1]["best"] == {"step": 98, "value": 1 / 99, "stderr": 0.01, "n": 400, "import": 1}
+    assert found[1]["latest"] == {"step": 99, "value": "NaN", "stderr": 0.01, "n": 400, "groups": None, "import": 1}
+    assert found[1]["best"] == {"step": 98, "value": 1 / 99, "stderr": 0.01, "n": 400, "groups": None, "import": 1}
     assert found[0]["best"]["n"] is None
     assert [series["metric"] for series in app.http.get(SUMMARY, params={"name": "*/acc"}).json()["series"]] == [
         "higher/acc"

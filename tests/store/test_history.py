@@ -9,8 +9,11 @@ from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.protocol import Protocol
 from evalsvc.store.axis import Window
 from evalsvc.store.history import read_history, read_protocol
+from evalsvc.store.imports import Imported, import_values
 from evalsvc.store.session import Store
 from evalsvc.store.submission import evaluate
+from evalsvc.store.summary import read_summary
+from evalsvc.store.table import COLUMNS, cut_pages, find_series, read_page
 from evalsvc.store.tables import Checkpoint, Evaluation
 from evalsvc.store.values import write_values
 
@@ -88,6 +91,33 @@ def test_an_undefined_standard_error_is_none(store: Store) -> None:
     evaluate_whole(store, metric(1.0, stderr=None, n=1))
     with store.reading() as session:
         assert read_history(session, "run-a")["series"][0]["stderr"] == [None]
+
+
+def test_the_groups_behind_a_value_are_kept_with_it_everywhere(store: Store) -> None:
+    """300 captions of 60 images are not 300 independent items, and a reader must see that."""
+    for step, fields in ((1, {"groups": 60}), (2, {})):
+        enter(store, submission(step), suite())
+        evaluate_whole(store, metric(1.0, n=300, **fields), metric(2.0, "loss/image", n=300))
+    with store.reading() as session:
+        history = {item["metric"]: item["groups"] for item in read_history(session, "run-a")["series"]}
+        latest = {item["metric"]: item["latest"]["groups"] for item in read_summary(session, "run-a")["series"]}
+        [run] = find_series(session, [], ["loss/text"], None)
+        [page] = cut_pages(session, run)
+        table = [(row[COLUMNS.index("n")], row[COLUMNS.index("groups")]) for row in read_page(session, page)]
+    assert history == {"loss/text": [60, None], "loss/image": None}
+    assert latest == {"loss/text": None, "loss/image": None}
+    assert table == [(300, 60), (300, None)]
+
+
+def test_an_imported_value_has_no_groups_of_the_one_it_replaces(store: Store) -> None:
+    enter(store, submission(1), suite())
+    evaluate_whole(store, metric(1.0, n=300, groups=60))
+    series = Imported("loss/text", "nats/token", "lower", Protocol({"limit": 1}), [1], [9.0], [None], [7])
+    with store.transaction() as session:
+        import_values(session, "run-a", "elsewhere", [series], replace=True)
+    with store.reading() as session:
+        [found] = read_history(session, "run-a")["series"]
+    assert (found["value"], found["n"], found["groups"]) == ([9.0], [7], None)
 
 
 def test_the_axis_may_be_tokens_and_says_what_has_no_place_on_it(store: Store) -> None:
