@@ -297,9 +297,15 @@ class Client:
         level: float = 0.95,
         force: bool = False,
         flipped: int = 0,
+        family: str = "none",
     ) -> dict[str, Any]:
-        """How far the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT, are apart: `{"contrasts": […]}`."""
-        query = _query(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, force=force, flipped=flipped)
+        """How far the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT, are apart: `{"contrasts": […]}`.
+
+        `family` is `none` for verdicts that hold each by itself, or `holm` for verdicts on all metrics together.
+        `expected_by_chance` metrics would be better, worse or different if nothing had changed.
+        """
+        of = {"metric": metrics, "task": tasks, "suite": suite}
+        query = _query(a=a, b=b, **of, level=level, force=force, flipped=flipped, family=family)
         return self._ask("GET", "/v1/compare", query=query)
 
     def compare_runs(

@@ -4,6 +4,10 @@ A pure function over two results, the same for files and in the service; which o
 presumed, as it is by the gate. Metrics that were measured by different protocols are refused, with the fields that
 differ, unless they are forced side by side. Of a metric that is right or wrong on each item there are also the counts
 of McNemar's test, and the items on which the two differ.
+
+Each verdict holds at its own level. Of many verdicts some are wrong by chance alone: `Contrasts` counts how many that
+would be if nothing had changed, and the family `holm` judges all metrics together, so that with the probability `level`
+none is wrong in that case.
 """
 
 from __future__ import annotations
@@ -16,9 +20,9 @@ from typing import Any, Literal
 
 from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.metrics import paired
-from evalsvc.metrics.intervals import LEVEL, Interval, require_level
-from evalsvc.metrics.mcnemar import McNemar, holm, mcnemar
-from evalsvc.metrics.paired import Basis, Distance, Numbers, aligned
+from evalsvc.metrics.intervals import LEVEL, Interval, require_level, value_interval
+from evalsvc.metrics.mcnemar import McNemar, holm
+from evalsvc.metrics.paired import Basis, Distance, Numbers, aligned, judge
 from evalsvc.protocol import (
     Direction,
     describe_differences,
@@ -28,7 +32,7 @@ from evalsvc.protocol import (
     plain_json,
     tell_apart,
 )
-from evalsvc.result import Measured, Metric, Result, distance, number, paired_numbers, task_of
+from evalsvc.result import Measured, Metric, Result, distance, paired_numbers, task_of
 
 Verdict = Literal[
     "better",
@@ -42,6 +46,9 @@ Verdict = Literal[
 ]
 """Of B, against A. `different`: of a metric that has no better side. `other_protocol`: not compared."""
 
+Family = Literal["none", "holm"]
+"""What verdicts hold for: each metric by itself, or by Holm's method all metrics of a comparison together."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -52,11 +59,13 @@ class Options:
     tasks: tuple[str, ...] = ()
     """Only what these tasks measured; none: all."""
     level: float = LEVEL
-    """How often the interval of a difference holds the truth. Of many metrics some are off by chance."""
+    """How often the interval of a difference holds the truth, each by itself."""
     force: bool = False
     """Compare what was measured by different protocols, too; unpaired."""
     flipped: int = 0
     """How many of the items that only one of the two gets right are named, of each side."""
+    family: Family = "none"
+    """What verdicts hold for: `none`, each metric by itself; `holm`, all metrics of the comparison together."""
 
     def wants(self, name: str) -> bool:
         return not self.metrics or any(name == metric or fnmatchcase(name, metric) for metric in self.metrics)
@@ -92,13 +101,20 @@ class Side:
 
     value: float
     stderr: float | None
+    low: float | None
+    """The lower end of the interval of `value`; None where there is none, see `metrics.intervals.value_interval`."""
+    high: float | None
     n: int
+    groups: int | None
+    """Independent groups of the `n` items; None where every item is one."""
     protocol: str
 
     @classmethod
-    def of(cls, metric: Metric) -> Side:
-        stderr = None if metric["stderr"] is None else number(metric["stderr"])
-        return cls(number(metric["value"]), stderr, metric["n"], metric["protocol"])
+    def of(cls, measured: Measured, level: float) -> Side:
+        metric, estimate = measured.metric, measured.estimate
+        interval = value_interval(estimate, metric["unit"], level)
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        return cls(estimate.value, estimate.stderr, low, high, estimate.n, estimate.groups, metric["protocol"])
 
 
 @dataclass(frozen=True)
@@ -113,21 +129,33 @@ class Contrast:
     a: Side | None = None
     b: Side | None = None
     difference: float | None = None
-    """b − a."""
+    """b − a; where items are paired, over the items that both have."""
     stderr: float | None = None
     """Of the difference."""
     interval: Interval | None = None
+    """Of the difference; None where too few items, or items without any spread, leave none."""
+    p: float | None = None
+    """The two-sided p-value of no difference, by which `verdict` is found: McNemar's exact one where items are right or
+    wrong, else 1 − the level of the widest interval that leaves out zero. None where nothing is known of the error."""
+    p_holm: float | None = None
+    """`p`, corrected by Holm's method over all metrics of the comparison that have one."""
     basis: Basis = "none"
     """Where `stderr` comes from."""
     no_error: str = ""
-    """Why no standard error of the difference is known; an empty string where one is, or where nothing is compared."""
+    """Why there is no interval of the difference; an empty string where there is one, or where nothing is compared."""
     n: int | None = None
     """Items that are paired; else those of the smaller side."""
+    groups: int | None = None
+    """Independent groups of the `n` items; None where every item is one."""
+    n_only_a: int = 0
+    """Items that b lacks, which are in no pair: `difference` leaves them out, and the value of a has them."""
+    n_only_b: int = 0
+    """Items that a lacks, likewise."""
+    distance: Distance | None = None
+    """What `interval`, `p` and `verdict` are from, so that they can be had at another level; not in the JSON."""
     differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """The fields in which the protocols differ, by dotted key; see `protocol.differences`. Not empty where the verdict
     is `other_protocol`, or where it was forced."""
-    distance: Distance | None = None
-    """What `interval` and `verdict` follow from at a level."""
     answers: Answers | None = None
     """Of a paired metric whose items are right or wrong."""
     differs: Mapping[str, Any] = field(default_factory=dict)
@@ -143,9 +171,8 @@ class Contrast:
         """JSON-able; of `differing`, a side that lacks the field is left out."""
         fields = differences_to_json(self.differing)
         answers = None if self.answers is None else self.answers.to_json()
-        kept = asdict(replace(self, answers=None, distance=None))
-        del kept["distance"]
-        plain: dict[str, Any] = plain_json({**kept, "differing": fields})
+        plain: dict[str, Any] = plain_json({**asdict(replace(self, answers=None, distance=None)), "differing": fields})
+        del plain["distance"]
         return plain | {"answers": answers}
 
 
@@ -161,12 +188,29 @@ class Contrasts:
     warnings: Mapping[str, Sequence[Mapping[str, str]]]
     """What is suspicious about the results of the compared tasks, by side, `a` and `b`."""
 
+    @property
+    def judged(self) -> int:
+        """How many metrics have a verdict that chance could have given."""
+        return sum(contrast.p is not None for contrast in self.contrasts)
+
+    @property
+    def expected_by_chance(self) -> float | None:
+        """How many metrics would be better, worse or different by chance alone if nothing had changed; None for a
+        family, of which with the probability `level` none would.
+
+        (1 − level) · `judged`, however the metrics depend on each other; exact tests give fewer.
+        """
+        return (1 - self.options.level) * self.judged if self.options.family == "none" else None
+
     def to_json(self) -> dict[str, Any]:
         """JSON-able; NaN and infinities are strings."""
         return {
             "a": self.a,
             "b": self.b,
             "level": self.options.level,
+            "family": self.options.family,
+            "judged": self.judged,
+            "expected_by_chance": self.expected_by_chance,
             "forced": self.options.force,
             "contrasts": [contrast.to_json() for contrast in self.contrasts],
             "warnings": {side: list(found) for side, found in self.warnings.items()},
@@ -199,7 +243,7 @@ def compare_results(a: Result, b: Result, options: Options = Options()) -> Contr
         ItemsLost: results per item that the service once had are gone.
     """
     require_known([a, b], options, f"{a.name} or {b.name}")
-    contrasts = tuple(contrast_all(a, b, options))
+    contrasts = tuple(_judged_together([*contrast_all(a, b, options)], options))
     tasks = {contrast.task for contrast in contrasts}
     warnings = {side: [*_warnings(result, tasks)] for side, result in (("a", a), ("b", b))}
     return Contrasts(a.name, b.name, options, contrasts, warnings)
@@ -221,9 +265,10 @@ def contrast_all(a: Result, b: Result, options: Options) -> Iterator[Contrast]:
 
 
 def judged_at(contrast: Contrast, level: float) -> Contrast:
-    """The contrast with an interval of another level, and what that says."""
-    if contrast.distance is None or (verdict := contrast.distance.verdict(level, contrast.direction)) is None:
+    """The contrast with the interval of the difference at another level, and the verdict at that level."""
+    if contrast.p is None or contrast.distance is None:
         return contrast
+    verdict = contrast.distance.verdict(level, contrast.direction) or contrast.verdict
     return replace(contrast, interval=contrast.distance.interval(level), verdict=verdict)
 
 
@@ -250,13 +295,27 @@ def _contrast_name(name: str, a: Result, b: Result, options: Options) -> Iterato
             continue
         strange = [other for identity, other in theirs.items() if identity not in ours]
         if not strange:
-            yield _contrast(metric, "only_a", a=Side.of(metric))
+            yield _contrast(metric, "only_a", a=Side.of(Measured(metric, a), options.level))
             continue
         differing, nearest = _nearest(metric, strange, a, b)
         stranger = theirs.pop(nearest["protocol"])
         yield _compare_strangers(Measured(metric, a), Measured(stranger, b), differing, options)
     for metric in theirs.values():
-        yield _contrast(metric, "only_b", b=Side.of(metric))
+        yield _contrast(metric, "only_b", b=Side.of(Measured(metric, b), options.level))
+
+
+def _judged_together(contrasts: Sequence[Contrast], options: Options) -> Iterator[Contrast]:
+    """With p-values corrected over all contrasts that have one, and the verdicts of these where the options say so."""
+    corrected = iter(holm([contrast.p for contrast in contrasts if contrast.p is not None]))
+    for contrast in contrasts:
+        if contrast.p is None or contrast.difference is None:
+            yield contrast
+            continue
+        p = next(corrected)
+        verdict: Verdict = contrast.verdict
+        if options.family == "holm":
+            verdict = judge(contrast.difference, p, options.level, contrast.direction)
+        yield replace(contrast, p_holm=p, verdict=verdict)
 
 
 def _corrected(contrasts: Sequence[Contrast]) -> Iterator[Contrast]:
@@ -285,53 +344,52 @@ def _nearest(metric: Metric, strange: Sequence[Metric], a: Result, b: Result) ->
 
 def _compare(a: Measured, b: Measured, options: Options) -> Contrast:
     found = distance(a, b)
-    pairs = paired_numbers(a, b) if found.basis == "paired" else None
-    answers = None if pairs is None else _answers(*aligned(*pairs), options.flipped)
+    pairs = None if found.flips is None else paired_numbers(a, b)
+    answers = None if pairs is None or found.flips is None else _answers(found.flips.counts, *pairs, options.flipped)
     return _judged(a, b, found, options, answers=answers)
 
 
-def _answers(a: Numbers, b: Numbers, flipped: int) -> Answers | None:
-    """Of numbers that are 1 or 0 on every item; else None. Holm's p is known once the others are."""
-    if len(a.columns) != 1 or not {*a.columns[0], *b.columns[0]} <= {0.0, 1.0}:
-        return None
-    right_a, right_b = a.columns[0], b.columns[0]
-    counts = mcnemar([one == 1 for one in right_a], [one == 1 for one in right_b])
-    rows = list(zip(a.items, right_a, right_b, strict=True))
+def _answers(counts: McNemar, a: Numbers, b: Numbers, flipped: int) -> Answers:
+    """Of numbers that are 1 or 0 on every item that both have. Holm's p is known once the others are."""
+    a, b = aligned(a, b)
+    rows = list(zip(a.items, a.columns[0], b.columns[0], strict=True))
     only_a = [index for (_, index), x, y in rows if x > y]
     only_b = [index for (_, index), x, y in rows if y > x]
-    p = counts.p
-    return Answers(counts, p, p, 1, tuple(only_a[:flipped]), tuple(only_b[:flipped]))
+    return Answers(counts, counts.p, counts.p, 1, tuple(only_a[:flipped]), tuple(only_b[:flipped]))
 
 
 def _compare_strangers(a: Measured, b: Measured, differing: Mapping[str, Any], options: Options) -> Contrast:
     if not options.force:
-        return _contrast(a.metric, "other_protocol", a=Side.of(a.metric), b=Side.of(b.metric), differing=differing)
-    return _judged(a, b, paired.distance(a.estimate, b.estimate), options, differing=differing)
+        sides = {name: Side.of(side, options.level) for name, side in (("a", a), ("b", b))}
+        return _contrast(a.metric, "other_protocol", **sides, differing=differing)
+    found = paired.distance(a.estimate, b.estimate, unit=a.metric["unit"])
+    return _judged(a, b, found, options, differing=differing)
 
 
 def _judged(a: Measured, b: Measured, found: Distance, options: Options, **more: Any) -> Contrast:
-    interval = found.interval(options.level)
     return _contrast(
         a.metric,
         _verdict(a.estimate.value, b.estimate.value, found, options.level, a.metric["direction"]),
-        a=Side.of(a.metric),
-        b=Side.of(b.metric),
+        a=Side.of(a, options.level),
+        b=Side.of(b, options.level),
         difference=found.value,
         stderr=found.stderr,
-        interval=interval,
-        distance=found,
+        interval=found.interval(options.level),
+        p=found.p_value(),
         basis=found.basis,
         no_error=found.why_no_error("A", "B"),
         n=found.n,
+        groups=found.groups,
+        n_only_a=found.n_only_a,
+        n_only_b=found.n_only_b,
+        distance=found,
         **more,
     )
 
 
 def _verdict(a: float, b: float, found: Distance, level: float, direction: Direction) -> Verdict:
-    if (verdict := found.verdict(level, direction)) is not None:
-        return verdict
     if math.isfinite(found.value):
-        return "no_error_known"
+        return found.verdict(level, direction) or "no_error_known"
     # NaN is as bad as it gets, and an infinity is no matter of chance.
     if direction == "none":
         return "different"

@@ -304,11 +304,15 @@ def print_contrasts(found: Mapping[str, Any]) -> None:
     say(f"A: {found['a']}\nB: {found['b']}")
     interval = f"{100 * found['level']:.4g} % interval"
     columns = ["B is", "metric", "A", "B", "B − A", interval, "basis", "n"]
-    columns += ["only A / B right", "p (Holm)", "protocols differ in", "why no error is known"]
-    rows = [_contrast_row(contrast) for contrast in found["contrasts"]]
+    together = found.get("family") == "holm"
+    p_values = "p (Holm, all metrics)" if together else "p (Holm)"
+    columns += ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
+    rows = [_contrast_row(contrast, together) for contrast in found["contrasts"]]
     used = [place for place in range(len(columns)) if place < 8 or any(row[place] for row in rows)]
     if rows:
         print_table([columns[place] for place in used], [[row[place] for place in used] for row in rows])
+        _explain_groups(found["contrasts"])
+        _explain_verdicts(found)
     else:
         say("neither has any metrics")
     for side in "ab":
@@ -316,7 +320,26 @@ def print_contrasts(found: Mapping[str, Any]) -> None:
         print_warnings(found.get("warnings", {}).get(side, ()), f"{side.upper()}, ")
 
 
-def _contrast_row(contrast: Mapping[str, Any]) -> list[str]:
+def _explain_verdicts(found: Mapping[str, Any]) -> None:
+    """Say how many of the verdicts chance alone would give; a service of an older version does not know."""
+    judged, expected = found.get("judged", 0), found.get("expected_by_chance")
+    if not judged:
+        return
+    metrics = "1 metric has a verdict" if judged == 1 else f"{judged:,} metrics have a verdict"
+    level = f"{found['level']:.4g}"
+    if expected is None:
+        say(
+            f"{metrics}, judged together by Holm's method: if nothing had changed, none would be better, worse or "
+            f"different, with a probability of {level}; each interval holds by itself"
+        )
+        return
+    say(
+        f"{metrics} at level {level}, each by itself: if nothing had changed, about {expected:.2g} would be better, "
+        "worse or different by chance alone; --family holm judges all of them together"
+    )
+
+
+def _contrast_row(contrast: Mapping[str, Any], together: bool) -> list[str]:
     from evalsvc.protocol import describe_differences, differences_from_json, labelled
 
     forced = " (forced)" if contrast["differing"] and contrast["difference"] is not None else ""
@@ -329,16 +352,39 @@ def _contrast_row(contrast: Mapping[str, Any]) -> list[str]:
         _change(contrast["difference"]),
         f"{_change(interval['low'])} … {_change(interval['high'])}" if interval else "",
         contrast["basis"],
-        "" if contrast["n"] is None else f"{contrast['n']:,}",
+        _items_of(contrast),
+        _left_out(contrast),
         f"{answers['only_a']:,} / {answers['only_b']:,}" if answers else "",
-        f"{answers['p']:.2g} ({answers['holm']:.2g})" if answers else "",
+        _p_values(contrast["p"], contrast["p_holm"]) if together else _p_values(**_exact(answers)),
         describe_differences(differences_from_json(contrast["differing"])),
         contrast["no_error"],
     ]
 
 
+def _exact(answers: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """McNemar's p, and that corrected over the benchmarks of the metric."""
+    return {"p": None, "holm": None} if answers is None else {"p": answers["p"], "holm": answers["holm"]}
+
+
+def _p_values(p: float | None, holm: float | None) -> str:
+    return "" if p is None else f"{p:.2g} ({holm:.2g})"
+
+
+def _left_out(contrast: Mapping[str, Any]) -> str:
+    """How many items of each side the other lacks, which the difference leaves out."""
+    counts = {side.upper(): contrast.get(f"n_only_{side}", 0) for side in "ab"}
+    return ", ".join(f"{count:,} only {side} has" for side, count in counts.items() if count)
+
+
 def _side(side: Mapping[str, Any] | None) -> str:
-    return "" if side is None else f"{_number(side['value'])} {_error_bar(side['stderr'])}".rstrip()
+    """The value with its interval; with its standard error where it has none."""
+    if side is None:
+        return ""
+    value = _number(side["value"])
+    # A service of an older version knows no interval of one side.
+    if (low := side.get("low")) is None:
+        return f"{value} {_error_bar(side['stderr'])}".rstrip()
+    return f"{value} [{low:.4g}, {float(side['high']):.4g}]"
 
 
 def _change(value: float | str | None) -> str:
@@ -535,11 +581,11 @@ def write_contrasts_csv(found: Mapping[str, Any]) -> None:
         for name in "ab":
             side = plain.pop(name) or {}
             plain |= {key: side.get(field) for key, field in ((name, "value"), (f"{name}_stderr", "stderr"))}
-            plain |= {f"{name}_n": side.get("n"), f"{name}_protocol": side.get("protocol")}
+            plain |= {f"{name}_{field}": side.get(field) for field in ("low", "high", "n", "groups", "protocol")}
         interval = plain.pop("interval") or {}
         plain |= {"low": interval.get("low"), "high": interval.get("high")}
         answers = plain.pop("answers") or {}
-        plain |= {name: answers.get(name) for name in ("only_a", "only_b", "p", "holm")}
+        plain |= {name: answers.get(name) for name in ("only_a", "only_b", "holm")}
         differing = describe_differences(differences_from_json(contrast["differing"]))
         rows.append(plain | {"differing": differing, "differs": _fields(contrast["differs"])})
     _write_rows(rows)

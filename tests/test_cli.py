@@ -481,7 +481,12 @@ class TestCompare:
         result = command("compare", "before.json", "after.json")
         (fid,) = (line for line in result.out.splitlines() if "coco/fid" in line)
         assert " ".join(fid.split()) == (
-            "indistinguishable coco/fid 12.21 ± 0.1 12.27 ± 0.1 +0.06 -0.2172 … +0.3372 unpaired 30,000"
+            "indistinguishable coco/fid 12.21 [12.01, 12.41] 12.27 [12.07, 12.47] "
+            "+0.06 -0.2172 … +0.3372 unpaired 30,000"
+        )
+        assert (
+            "1 metric has a verdict at level 0.95, each by itself: if nothing had changed, about 0.05 would"
+            in result.out
         )
         (kid,) = (line for line in result.out.splitlines() if "coco/kid" in line)
         assert "OTHER PROTOCOL" in kid
@@ -537,6 +542,18 @@ class TestCompare:
             assert f"{answers['only_a']} / {answers['only_b']}" in table
             assert len(answers["flipped"]["only_a"]) == 2
             assert (row["only_a"], float(row["holm"])) == (str(answers["only_a"]), answers["holm"])
+
+    def test_verdicts_on_all_metrics_together(self, command: Command, service: Any) -> None:
+        put(service.store, "run-a", 0, 1, 0.8)
+        put(service.store, "run-a", 10, 2, 0.4)
+        alone, together = (command("compare", "run-a@0", "run-a@10", "--family", family) for family in ("none", "holm"))
+        assert "4 metrics have a verdict at level 0.95, each by itself: if nothing had changed, about 0.2" in alone.out
+        assert "4 metrics have a verdict, judged together by Holm's method: if nothing had" in together.out
+        assert "p (Holm, all metrics)" in together.out
+        found = json.loads(command("compare", "run-a@0", "run-a@10", "--family", "holm", "--format", "json").out)
+        assert (found["family"], found["judged"], found["expected_by_chance"]) == ("holm", 4, None)
+        for one in found["contrasts"]:
+            assert (one["p_holm"] <= 0.05) == (one["verdict"] in ("better", "worse"))
 
     def test_runs_step_by_step(self, command: Command, service: Any) -> None:
         for step, right in ((0, 0.2), (10, 0.5)):

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from benchmark_results import results, with_bits
 from gate_documents import document, result, value
 
 from evalsvc import gate
-from evalsvc.compare import Contrast, Options, compare_results, require_comparable
+from evalsvc.compare import Contrast, Options, compare_results, judged_at, require_comparable
 from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
 from evalsvc.language.results import Results
+from evalsvc.metrics.intervals import MIN_ITEMS, value_interval
+from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import standard_error
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.result import Result
@@ -106,6 +109,150 @@ class TestVerdict:
     def test_not_finite(self, before: float, after: float, verdict: str) -> None:
         """A checkpoint that diverged is not hidden behind a comparison that NaN always loses."""
         assert contrast(value("a/b", before), value("a/b", after)).verdict == verdict
+
+
+def asked(name: str, numbers: dict[int, float], key: str = "x", **fields: Any) -> Result:
+    """A result of one metric that is the mean of a number per item, by the items' index."""
+    found = list(numbers.values())
+    metric = value("t/x", math.fsum(found) / len(found), standard_error(found), n=len(found), items=(key,), **fields)
+    return result(metric, name=name, items={"t": [{"index": index, key: x} for index, x in numbers.items()]})
+
+
+def compared(a: dict[int, float], b: dict[int, float], **fields: Any) -> Contrast:
+    (found,) = compare_results(asked("a", a, **fields), asked("b", b, **fields)).contrasts
+    return found
+
+
+class TestFewItems:
+    @pytest.mark.parametrize("n", [2, 5, MIN_ITEMS - 1])
+    def test_below_the_minimum_nothing_is_claimed(self, n: int) -> None:
+        """An unchanged measure of two prompts was called different in 30 % of comparisons."""
+        a = {index: float(index % 3) for index in range(n)}
+        found = compared(a, {index: x + 5 + 0.01 * x for index, x in a.items()})
+        assert (found.verdict, found.interval, found.p) == ("no_error_known", None, None)
+        assert found.no_error == f"{n} items are too few, an interval needs {MIN_ITEMS}"
+        assert (found.a and found.a.low, found.b and found.b.high) == (None, None)
+
+    def test_groups_count_and_not_the_items_in_them(self) -> None:
+        few = value("t/x", 1.0, n=300, groups=MIN_ITEMS - 1)
+        found = contrast(few, replace(few, value=9.0))
+        assert (found.verdict, found.groups, found.n) == ("no_error_known", MIN_ITEMS - 1, 300)
+        enough = replace(few, groups=MIN_ITEMS)
+        assert contrast(enough, replace(enough, value=9.0)).verdict == "worse"
+
+    def test_one_shift_of_all_items_is_judged_by_the_sign_test(self) -> None:
+        """Two items that both moved by the same number were worse with certainty: the spread was 0."""
+        verdicts = {}
+        for n in (2, 5, 6):
+            a = {index: float(index) for index in range(n)}
+            found = compared(a, {index: x + 1 for index, x in a.items()})
+            assert found.p == 2.0 ** (1 - n)
+            assert found.interval is None
+            verdicts[n] = found.verdict
+        assert verdicts == {2: "indistinguishable", 5: "indistinguishable", 6: "worse"}
+
+
+class TestExactP:
+    @pytest.mark.parametrize("n", [3, 20, 200])
+    @pytest.mark.parametrize("lost", range(9))
+    def test_the_verdict_is_that_of_the_printed_p(self, n: int, lost: int) -> None:
+        """Four answers lost and none gained were "worse" beside an exact p of 0.125."""
+        lost = min(lost, n)
+        a = dict.fromkeys(range(n), 1.0)
+        b = {index: float(index >= lost) for index in range(n)}
+        found = compared(a, b, direction="higher")
+        assert found.answers is not None
+        assert found.p == found.answers.p == pytest.approx(min(1.0, 2.0 ** (1 - lost)))
+        assert found.verdict == ("worse" if found.p <= 0.05 else "indistinguishable")
+        if found.interval is not None:
+            assert (not found.interval.covers_zero) == (found.verdict == "worse")
+        for level in (0.5, 0.9, 0.99):
+            assert (judged_at(found, level).verdict == "worse") == (found.p <= 1 - level)
+
+    def test_answers_of_groups_have_no_exact_p(self) -> None:
+        """McNemar's test counts every item as independent."""
+        sides = []
+        for name, right in (("a", 0), ("b", 3)):
+            rows = [{"index": index, "image": index // 4, "x": float(index % 5 > right)} for index in range(80)]
+            metric = value("t/x", 0.5, 0.1, n=80, items=("x",), groups=20, grouped_by="image")
+            sides.append(result(metric, name=name, items={"t": rows}))
+        (found,) = compare_results(*sides).contrasts
+        assert (found.answers, found.basis, found.n, found.groups) == (None, "paired", 80, 20)
+
+
+class TestLeftOut:
+    def test_an_item_that_one_side_lacks_leaves_the_others_paired(self) -> None:
+        """One item of 1,000 that was gone dropped the pairing, and the error rose tenfold."""
+        generator = random.Random(3)
+        a = {index: generator.gauss(0, 1) for index in range(1000)}
+        b = {index: x + 0.02 + generator.gauss(0, 0.05) for index, x in a.items()} | {2000: 50.0, 2001: 50.0}
+        whole = compared({index: a[index] for index in range(1, 1000)}, {index: b[index] for index in range(1, 1000)})
+        del b[0]
+        found = compared(a, b)
+        assert (found.basis, found.n, found.n_only_a, found.n_only_b) == ("paired", 999, 1, 2)
+        assert found.difference == pytest.approx(whole.difference, rel=1e-9)
+        assert (found.stderr, found.verdict) == (pytest.approx(whole.stderr, rel=1e-9), whole.verdict)
+        assert found.b is not None
+        assert found.b.n == 1001, "the value of a side is over all of its items"
+
+    def test_flipped_items_are_among_those_that_both_have(self) -> None:
+        a, b = {0: 1.0, 1: 0.0, 2: 1.0, 3: 0.0}, {1: 1.0, 2: 0.0, 3: 0.0, 9: 1.0}
+        (found,) = compare_results(asked("a", a), asked("b", b), Options(flipped=9)).contrasts
+        assert found.answers is not None
+        assert (found.answers.only_a, found.answers.only_b, found.answers.counts.n) == ((2,), (1,), 3)
+
+
+def test_each_side_has_an_interval_of_its_own() -> None:
+    """Wilson's of a share, so that 20 right of 20 are not 1 ± 0; e to the loss's ends of a perplexity."""
+    right = value("t/x", 1.0, 0.08, n=20, unit="fraction", direction="higher")
+    found = contrast(right, replace(right, value=0.5, stderr=0.115), level=0.9)
+    assert found.a is not None
+    expected = value_interval(Ratio(1.0, 0.08, 20), "fraction", 0.9)
+    assert expected is not None
+    assert (found.a.low, found.a.high) == (expected.low, pytest.approx(1.0))
+    assert 0.8 < expected.low < 0.95
+    perplexity = contrast(value("t/x", 20.0, 2.0, unit="perplexity"), value("t/x", 20.0, 2.0, unit="perplexity")).b
+    assert perplexity is not None
+    assert perplexity.low is not None
+    assert perplexity.high is not None
+    assert perplexity.low * perplexity.high == pytest.approx(400), "symmetric in the loss"
+
+
+class TestFamilies:
+    def many(self, shifts: Sequence[float]) -> tuple[Result, Result]:
+        """Metrics whose difference is so many of its standard errors."""
+        sides = []
+        for name, scale in (("a", 0.0), ("b", math.sqrt(2))):
+            metrics = [value(f"t/{k}", scale * shift, 1.0, n=10_000) for k, shift in enumerate(shifts)]
+            sides.append(result(*metrics, value("t/nan", math.nan, None), name=name))
+        return sides[0], sides[1]
+
+    def test_it_is_said_how_many_verdicts_are_chance(self) -> None:
+        """Forty metrics of an unchanged checkpoint have a better or worse one among them in 87 of 100 comparisons."""
+        a, b = self.many([0.0] * 40)
+        found = compare_results(a, b).to_json()
+        assert (found["family"], found["judged"]) == ("none", 40)
+        assert found["expected_by_chance"] == pytest.approx(2.0)
+        assert compare_results(a, b, Options(level=0.9)).expected_by_chance == pytest.approx(4.0)
+        assert compare_results(a, b, Options(family="holm")).to_json()["expected_by_chance"] is None
+
+    def test_holm_judges_all_metrics_together(self) -> None:
+        """2.2, 2.6 and 4 standard errors: beyond an interval of 95 % each by itself, and one of them among 40."""
+        a, b = self.many([2.2, 2.6, 4.0] + [0.1] * 37)
+        alone = compare_results(a, b).contrasts
+        together = compare_results(a, b, Options(family="holm")).contrasts
+        assert [one.metric for one in alone if one.verdict == "worse"] == ["t/0", "t/1", "t/2"]
+        assert [one.metric for one in together if one.verdict == "worse"] == ["t/2"]
+        assert [one.p for one in together] == [one.p for one in alone]
+        assert alone[2].p_holm == pytest.approx(40 * (alone[2].p or 0))
+        assert alone[1].p_holm == pytest.approx(39 * (alone[1].p or 0))
+        assert (alone[-1].metric, alone[-1].p, alone[-1].p_holm) == ("t/nan", None, None)
+
+    def test_holm_over_one_metric_changes_nothing(self) -> None:
+        a, b = self.many([2.2])
+        for family in ("none", "holm"):
+            (one,) = compare_results(a, b, Options(("t/0",), family=family)).contrasts  # type: ignore[arg-type]
+            assert (one.verdict, one.p_holm) == ("worse", one.p)
 
 
 class TestProtocol:

@@ -26,12 +26,23 @@ from evalsvc.store.submission import find_run, find_step
 
 router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
 
-_SIDE = {"value": 0.431, "stderr": 0.0102, "n": 2376, "protocol": "9a3f0c1d2e4b5a69"}
+_SIDE = {
+    "value": 0.431,
+    "stderr": 0.0102,
+    "low": 0.411,
+    "high": 0.451,
+    "n": 2376,
+    "groups": None,
+    "protocol": "9a3f0c1d2e4b5a69",
+}
 
 _COMPARISON = {
     "a": "pretrained@0",
     "b": "pretrained@3000",
     "level": 0.95,
+    "family": "none",
+    "judged": 1,
+    "expected_by_chance": 0.05,
     "forced": False,
     "contrasts": [
         {
@@ -41,13 +52,18 @@ _COMPARISON = {
             "direction": "higher",
             "verdict": "worse",
             "a": _SIDE,
-            "b": {**_SIDE, "value": 0.252, "stderr": 0.0089},
+            "b": {**_SIDE, "value": 0.252, "stderr": 0.0089, "low": 0.235, "high": 0.27},
             "difference": -0.179,
             "stderr": 0.0121,
             "interval": {"low": -0.203, "high": -0.155, "level": 0.95},
+            "p": 3.4e-43,
+            "p_holm": 3.4e-43,
             "basis": "paired",
             "no_error": "",
             "n": 2376,
+            "groups": None,
+            "n_only_a": 0,
+            "n_only_b": 0,
             "differing": {},
             "differs": {},
             "answers": {
@@ -108,14 +124,18 @@ _CURVES = {
     "/compare",
     summary="How far two checkpoints are apart",
     description="Of every metric the difference b − a, paired over the items that both share, its interval and a "
-    "verdict of b. Of a metric that is right or wrong on each item, `answers` has the counts and the exact p of "
-    "McNemar's test, and p corrected by Holm over the benchmarks that have the metric, `tests` of them; `flipped` "
-    "names as many of the items that only one side gets right. What was measured by different protocols has the "
-    "verdict `other_protocol` and the fields that differ; where nothing else is left, that is an error.",
+    "verdict of b at `level`, from the p-value `p`. Items that one side lacks (`n_only_a`, `n_only_b`) are in no pair, "
+    "and below 8 items there is no interval. Of `judged` metrics `expected_by_chance` would be better, worse or "
+    "different if nothing had changed; with `family=holm` verdicts are from `p_holm`, p corrected by Holm over all of "
+    "them. Of a metric that is right or wrong on each item, `answers` has the counts and the exact p of McNemar's "
+    "test, and p corrected by Holm over the benchmarks that have the metric, `tests` of them; `flipped` names as many "
+    "of the items that only one side gets right. What was measured by different protocols has the verdict "
+    "`other_protocol` and the fields that differ; where nothing else is left, that is an error.",
     responses=answer(200, "The metrics of a in their order, then what only b has.", COMPARISON, _COMPARISON),
 )
 def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState) -> Document:
-    options = Options(tuple(query.metric), tuple(query.task), query.level, query.force, query.flipped)
+    chosen = tuple(query.metric), tuple(query.task)
+    options = Options(*chosen, query.level, query.force, query.flipped, query.family)
     names = {name: parse_checkpoint(name) for name in (query.a, query.b)}
     with state.reading() as session:
         read = partial(_result, session, state.settings.items_path, query.suite)

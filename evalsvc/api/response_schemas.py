@@ -229,12 +229,23 @@ SUITES = has(
 
 BASIS = one_of("paired", "unpaired", "none")
 
-_SIDE = has(value=NUMBER, stderr=or_null(NUMBER), n=or_null(COUNT), protocol=TEXT)
+_SIDE = has(
+    value=NUMBER,
+    stderr=or_null(NUMBER),
+    low=or_null(NUMBER),
+    high=or_null(NUMBER),
+    n=or_null(COUNT),
+    groups=or_null(COUNT),
+    protocol=TEXT,
+)
 
 COMPARISON = has(
     a=TEXT,
     b=TEXT,
     level=FINITE,
+    family=one_of("none", "holm"),
+    judged=COUNT,
+    expected_by_chance=or_null(FINITE),
     forced=FLAG,
     contrasts=array(
         has(
@@ -248,9 +259,14 @@ COMPARISON = has(
             difference=or_null(NUMBER),
             stderr=or_null(NUMBER),
             interval=or_null(has(low=NUMBER, high=NUMBER, level=FINITE)),
+            p=or_null(FINITE),
+            p_holm=or_null(FINITE),
             basis=BASIS,
             no_error=TEXT,
             n=or_null(COUNT),
+            groups=or_null(COUNT),
+            n_only_a=COUNT,
+            n_only_b=COUNT,
             differing=FIELDS,
             differs=FIELDS,
             answers=or_null(FIELDS),

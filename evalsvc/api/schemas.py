@@ -266,6 +266,8 @@ class CompareQuery(Input):
     """Compare what was measured by different protocols, too; unpaired."""
     flipped: Annotated[int, Field(ge=0, le=MAX_FLIPPED)] = 0
     """How many of the items that only one side gets right are named, of each side."""
+    family: Literal["none", "holm"] = "none"
+    """What verdicts hold for: each metric by itself, or (`holm`) all metrics of the comparison together."""
 
 
 class CurvesQuery(Input):

@@ -10,6 +10,7 @@ import typer
 
 from evalsvc.cli.options import (
     Band,
+    Family,
     Format,
     Layout,
     Model,
@@ -153,6 +154,10 @@ def compare(
         typer.Option(help="Only what this task measured; repeat for several.", show_default="all"),
     ] = None,
     level: Annotated[float, typer.Option(help="How often the interval of a difference holds the truth.")] = 0.95,
+    family: Annotated[
+        Family,
+        typer.Option(help="Of checkpoints: verdicts that hold each by itself, or (holm) for all metrics together."),
+    ] = Family.none,
     band: Annotated[
         Band,
         typer.Option(help="Of runs: intervals that hold at their own step, or (simultaneous) at all steps at once."),
@@ -173,8 +178,9 @@ def compare(
     """Say how far two checkpoints are apart: the difference B − A of every metric, its interval, and a verdict.
 
     Differences are paired over the items that both share. B is better or worse than A, or indistinguishable from it
-    where the interval covers zero. What was measured by different protocols is refused with the fields that differ, and
-    the exit code is 2, unless --force is given.
+    where the interval covers zero. The line below the table says how many verdicts chance alone would give. What was
+    measured by different protocols is refused with the fields that differ, and the exit code is 2, unless --force is
+    given.
 
     Two runs are compared at the steps that both have, and one run with its base. It is said at which step the interval
     first covers zero, from which step on it always does, and likewise where it does not.
@@ -191,7 +197,7 @@ def compare(
             return
         if b is None:
             raise InvalidRequest(f"{a} is compared with nothing; give a second checkpoint or file, or a run alone")
-        options = Options(tuple(metrics), tuple(tasks), level, force, flipped)
+        options = Options(tuple(metrics), tuple(tasks), level, force, flipped, family.value)
         found = _contrasts(a, b, options, client, suite)
     show_found(format, found, print_contrasts, write_contrasts_csv)
     require_comparable(found)
@@ -216,6 +222,7 @@ def _contrasts(a: str, b: str, options: Options, client: Client, suite: str | No
         )
     service = Service(client, suite)
     return compare_results(read_result(a, service), read_result(b, service), options).to_json()
+            family=options.family,
 
 
 def _is_run(name: str) -> bool:

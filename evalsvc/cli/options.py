@@ -57,6 +57,11 @@ class Band(StrEnum):
     simultaneous = "simultaneous"
 
 
+class Family(StrEnum):
+    none = "none"
+    holm = "holm"
+
+
 class Format(StrEnum):
     table = "table"
     csv = "csv"

@@ -58,6 +58,14 @@ def test_a_task_whose_name_two_suites_share_is_still_paired(app: App, files: dic
     ]
 
 
+def test_a_family_is_judged_by_corrected_p_values(app: App, files: dict[str, Result]) -> None:
+    expected = compare_results(files["run-a@0"], files["run-b@25"], Options(family="holm")).to_json()
+    found = compare(app, family="holm")
+    assert found == expected
+    assert (found["family"], found["judged"], found["expected_by_chance"]) == ("holm", 4, None)
+    assert any(one["p"] < one["p_holm"] for one in found["contrasts"])
+
+
 def test_right_answers_are_counted_and_named(app: App, files: dict[str, Result]) -> None:
     (arc, piqa) = compare(app, metric="*/acc", flipped=2)["contrasts"]
     for one in (arc, piqa):
@@ -116,6 +124,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"suite": "text-2"}, 404, "unknown_name", "did you mean 'text-1'?"),
     ({"level": 95}, 422, "invalid_request", "the level of an interval is 95"),
     ({"flipped": -1}, 422, "invalid_request", "flipped"),
+    ({"family": "bonferroni"}, 422, "invalid_request", "family: input should be 'none' or 'holm'"),
     ({"metrics": "x"}, 422, "invalid_request", "no field is named 'metrics'; did you mean 'metric'?"),
 ]
 
