@@ -322,7 +322,8 @@ class Client:
     ) -> dict[str, Any]:
         """How far two runs are apart along their steps, or a run from its base, and where that is within the noise.
 
-        `band` is `pointwise`, or `simultaneous` for intervals that hold at all steps at once.
+        `band` is `pointwise`, or `simultaneous` for intervals that hold at all steps at once; what is said of several
+        steps, such as `apart_from` and `sign_changes`, always rests on the latter.
         `pandas.DataFrame({name: curve[name] for name in ("x", "difference", "low", "high")})` is a curve to be drawn.
         """
         query = _query(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, band=band, force=force)

@@ -1,17 +1,20 @@
 """How far two runs are apart, step by step, and at which step their difference leaves the noise or re-enters it.
 
 At each step the two checkpoints are compared as `compare` does it, paired over their items. What is asked of the curve
-is where the interval of the difference covers zero: the text-loss gap of two runs closes at the first such step, and
-for good at the step from which on every interval does. An interval that covers zero does not say that there is no
-difference, only that none was found with so many items; and the noise is that of the items, not of another training.
+is where the difference is indistinguishable from zero: the text-loss gap of two runs closes at the first such step, and
+for good at the step from which on it always is. An indistinguishable difference does not say that there is none, only
+that none was found with so many items; and the noise is that of the items, not of another training.
 
 Every step is a look, and of many looks some are off by chance. A *pointwise* interval holds the truth at its own step
 with the probability `level`; a *simultaneous* band holds it at all steps at once with at least that: each of its k
-intervals has the level 1 − (1 − level) / k, by Bonferroni, however the steps depend on each other.
+intervals has the level 1 − (1 − level) / k, by Bonferroni, however the steps depend on each other. What is said of
+several steps (that the difference changed its sign, or stayed on one side of the noise to the end) rests on the
+simultaneous band, whichever band is shown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -27,22 +30,26 @@ Band = Literal["pointwise", "simultaneous"]
 APART = ("better", "worse", "different")
 """Verdicts of a difference that has left the noise."""
 
+SIMULTANEOUS_CROSSINGS = ("indistinguishable_from", "apart_from", "sign_changes")
+"""The crossings that are about several steps, and rest on the simultaneous band."""
+
 
 @dataclass(frozen=True)
 class Crossings:
     """Steps at which a difference enters or leaves the noise; None where it never does."""
 
     first_indistinguishable: int | None
-    """The first step at which the interval covers zero."""
+    """The first step at which the difference is indistinguishable from zero, in the band that is shown."""
     indistinguishable_from: int | None
-    """From this step on it always does."""
+    """The step from which on the difference always is, in the simultaneous band; None where that is the last step
+    alone, of which "always" says nothing."""
     first_apart: int | None
-    """The first step at which it does not."""
+    """The first step at which the difference is beyond the noise, in the band that is shown."""
     apart_from: int | None
-    """From this step on it never does."""
+    """The step from which on the difference always is, in the simultaneous band; None where that is the last step."""
     sign_changes: tuple[tuple[int, int], ...]
-    """Each (last step beyond noise on one side of zero, first on the other): in between the difference was zero,
-    whether or not there was a step to see it."""
+    """Each (last step beyond noise on one side of zero, first on the other), in the simultaneous band: in between the
+    difference was zero, whether or not there was a step to see it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class DifferenceCurve:
     """One a step, with the interval of the band."""
     step_level: float
     """Of the interval at each step."""
+    simultaneous_level: float
+    """Of an interval at each step of the simultaneous band, on which `SIMULTANEOUS_CROSSINGS` rest."""
     crossings: Crossings
 
     @property
@@ -81,6 +90,7 @@ class DifferenceCurve:
             "protocol": None if first.differing or first.a is None else first.a.protocol,
             "differs": plain_json(differs),
             "step_level": self.step_level,
+            "simultaneous_level": self.simultaneous_level,
             "x": list(self.steps),
             **sides,
             "difference": [number_to_json(row.difference) for row in rows],
@@ -90,6 +100,9 @@ class DifferenceCurve:
             "verdict": [row.verdict for row in rows],
             "basis": [row.basis for row in rows],
             "n": [row.n for row in rows],
+            "groups": [row.groups for row in rows],
+            "n_only_a": [row.n_only_a for row in rows],
+            "n_only_b": [row.n_only_b for row in rows],
             **asdict(self.crossings),
         }
 
@@ -97,11 +110,12 @@ class DifferenceCurve:
 def difference_curves(
     a: str, b: str, pairs: Iterable[tuple[int, Result, Result]], options: Options, band: Band = "pointwise"
 ) -> dict[str, Any]:
-    """The curves of b − a over (step, result of a, result of b), by step: `{"a", "b", "x", "level", "band", "forced",
-    "curves", "refused"}`.
+    """The curves of b − a over (step, result of a, result of b), by step: `{"a", "b", "x", "level", "band",
+    "crossings_rest_on", "forced", "curves", "refused"}`.
 
-    `a` and `b` say what is compared. A metric of which the protocols differ at some step has no curve there: `refused`
-    has the reason by metric. A step where a side lacks a metric is left out of its curve.
+    `a` and `b` say what is compared. `crossings_rest_on` has the band of each field of `Crossings`. A metric of which
+    the protocols differ at some step has no curve there: `refused` has the reason by metric. A step where a side lacks
+    a metric is left out of its curve.
 
     Raises:
         UnknownName: at no step is there a metric or task of a name that is asked for.
@@ -139,6 +153,9 @@ def difference_curves(
         "x": "step",
         "level": options.level,
         "band": band,
+        "crossings_rest_on": {
+            name: "simultaneous" if name in SIMULTANEOUS_CROSSINGS else band for name in Crossings.__dataclass_fields__
+        },
         "forced": options.force,
         "curves": [curve.to_json(differs[curve.place]) for curve in curves],
         "refused": refused,
@@ -146,30 +163,42 @@ def difference_curves(
 
 
 def _curve(rows: Sequence[tuple[int, Contrast]], level: float, band: Band) -> DifferenceCurve:
-    looks = sum(contrast.interval is not None for _, contrast in rows)
-    step_level = band_level(level, band, looks)
-    judged = step_level == level  # each contrast was, when it was made
-    contrasts = tuple(contrast if judged else judged_at(contrast, step_level) for _, contrast in rows)
-    steps = tuple(step for step, _ in rows)
-    return DifferenceCurve(steps, contrasts, step_level, crossings(steps, contrasts))
+    looks = sum(contrast.p is not None for _, contrast in rows)
+    steps, pointwise = tuple(step for step, _ in rows), tuple(contrast for _, contrast in rows)
+    simultaneous_level = level_of_looks(level, looks)
+    simultaneous = tuple(judged_at(contrast, simultaneous_level) for contrast in pointwise)
+    shown, step_level = (simultaneous, simultaneous_level) if band == "simultaneous" else (pointwise, level)
+    return DifferenceCurve(steps, shown, step_level, simultaneous_level, crossings(steps, shown, simultaneous))
 
 
-def band_level(level: float, band: Band, looks: int) -> float:
-    """The level of each of so many intervals."""
-    return 1 - (1 - level) / max(looks, 1) if band == "simultaneous" else level
+def level_of_looks(level: float, looks: int) -> float:
+    """Return the level of each of so many intervals that hold all together with at least `level`, by Bonferroni."""
+    return 1 - (1 - level) / max(looks, 1)
 
 
-def crossings(steps: Sequence[int], contrasts: Sequence[Contrast]) -> Crossings:
-    """Where the verdicts change, in the order of `steps`. A step of which no error is known is on neither side."""
-    within = [contrast.verdict == "indistinguishable" for contrast in contrasts]
-    apart = [contrast.verdict in APART for contrast in contrasts]
+def crossings(steps: Sequence[int], shown: Sequence[Contrast], simultaneous: Sequence[Contrast]) -> Crossings:
+    """Return where the verdicts change, in the order of `steps`. A step without a verdict is on neither side.
+
+    `shown` are the contrasts judged at the level of the band that is shown, `simultaneous` the same ones at that of the
+    simultaneous band.
+    """
     sides = [
-        (step, contrast.interval.low > 0)
-        for step, contrast, here in zip(steps, contrasts, apart, strict=True)
-        if here and contrast.interval is not None
+        (step, contrast.difference > 0)
+        for step, contrast in zip(steps, simultaneous, strict=True)
+        if contrast.verdict in APART and contrast.difference is not None and math.isfinite(contrast.difference)
     ]
     changes = tuple((step, later) for (step, side), (later, other) in pairwise(sides) if side != other)
-    return Crossings(_first(steps, within), _from(steps, within), _first(steps, apart), _from(steps, apart), changes)
+    return Crossings(
+        _first(steps, [_is_within(contrast) for contrast in shown]),
+        _from(steps, [_is_within(contrast) for contrast in simultaneous]),
+        _first(steps, [contrast.verdict in APART for contrast in shown]),
+        _from(steps, [contrast.verdict in APART for contrast in simultaneous]),
+        changes,
+    )
+
+
+def _is_within(contrast: Contrast) -> bool:
+    return contrast.verdict == "indistinguishable"
 
 
 def _first(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
@@ -177,10 +206,10 @@ def _first(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
 
 
 def _from(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
-    """The step from which on it holds to the last."""
+    """Return the step from which on it holds to the last, at two steps or more."""
     found = None
     for step, here in zip(reversed(steps), reversed(holds), strict=True):
         if not here:
             break
         found = step
-    return found
+    return found if steps and found != steps[-1] else None

@@ -420,14 +420,11 @@ def _step_row(row: Mapping[str, Any]) -> list[str]:
 def _crossing_lines(curve: Mapping[str, Any]) -> Iterator[str]:
     for name, what in (("indistinguishable", "the interval covers zero"), ("apart", "the difference is beyond noise")):
         first, always = curve[f"first_{name}"], curve[f"{name}_from"]
-        if first is None:
-            yield f"{what} at no step"
-        elif always is None:
-            yield f"{what} first at step {first}, but not to the end"
-        else:
-            yield f"{what} first at step {first}, and from step {always} on always"
+        yield f"{what} at no step" if first is None else f"{what} first at step {first}"
+        if always is not None:
+            yield f"simultaneous band: {what} from step {always} on always"
     for before, after in curve["sign_changes"]:
-        yield f"the difference changes its sign between steps {before} and {after}"
+        yield f"simultaneous band: the difference changes its sign between steps {before} and {after}"
 
 
 def _curve_rows(curve: Mapping[str, Any]) -> list[dict[str, Any]]:

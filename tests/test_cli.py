@@ -563,8 +563,9 @@ class TestCompare:
         assert (result.code, result.err) == (0, "")
         assert "arc/acc (fraction, protocol" in result.out
         assert result.out.count(" paired ") == 2
-        assert "the interval covers zero first at step 10, and from step 10 on always" in result.out
-        assert "the difference is beyond noise first at step 0, but not to the end" in result.out
+        assert "the interval covers zero first at step 10\n" in result.out
+        assert "the difference is beyond noise first at step 0\n" in result.out
+        assert "always" not in result.out, "two steps apart from each other say nothing of what follows"
         simultaneous = [*("compare", "run-a", "run-b", "--metric", "arc/acc", "--band", "simultaneous"), "--format"]
         rows = list(csv.DictReader(io.StringIO(command(*simultaneous, "csv").out)))
         assert [(row["step"], row["verdict"]) for row in rows] == [("0", "worse"), ("10", "indistinguishable")]
@@ -574,7 +575,15 @@ class TestCompare:
         put(service.store, "run-b", 20, 2, 0.9)
         put(service.store, "run-a", 20, 1, 0.5)
         found = command("compare", "run-a", "run-b", "--metric", "arc/acc").out
-        assert "the difference changes its sign between steps 0 and 20" in found
+        assert "simultaneous band: the difference changes its sign between steps 0 and 20" in found
+        for step in (30, 40):
+            put(service.store, "run-b", step, 2, 0.9)
+            put(service.store, "run-a", step, 1, 0.5)
+        found = command("compare", "run-a", "run-b", "--metric", "arc/acc").out
+        assert "simultaneous band: the difference is beyond noise from step 20 on always" in found
+        refused = command("compare", "run-a", "run-b", "--family", "holm")
+        assert refused.code == 2
+        assert "--family is for two checkpoints; along runs, use --band simultaneous" in refused.err
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

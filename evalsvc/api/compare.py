@@ -87,6 +87,13 @@ _CURVES = {
     "x": "step",
     "level": 0.95,
     "band": "pointwise",
+    "crossings_rest_on": {
+        "first_indistinguishable": "pointwise",
+        "indistinguishable_from": "simultaneous",
+        "first_apart": "pointwise",
+        "apart_from": "simultaneous",
+        "sign_changes": "simultaneous",
+    },
     "forced": False,
     "curves": [
         {
@@ -97,18 +104,22 @@ _CURVES = {
             "protocol": "9a3f0c1d2e4b5a69",
             "differs": {},
             "step_level": 0.95,
-            "x": [0, 80],
-            "a": [5.17, 0.53],
-            "a_stderr": [0.03, 0.01],
-            "b": [6.97, 0.54],
-            "b_stderr": [0.02, 0.01],
-            "difference": [1.79, 0.01],
-            "stderr": [0.03, 0.008],
-            "low": [1.73, -0.006],
-            "high": [1.85, 0.026],
-            "verdict": ["worse", "indistinguishable"],
-            "basis": ["paired", "paired"],
-            "n": [360, 360],
+            "simultaneous_level": 0.983,
+            "x": [0, 80, 160],
+            "a": [5.17, 0.53, 0.52],
+            "a_stderr": [0.03, 0.01, 0.01],
+            "b": [6.97, 0.54, 0.52],
+            "b_stderr": [0.02, 0.01, 0.01],
+            "difference": [1.79, 0.01, 0.002],
+            "stderr": [0.03, 0.008, 0.008],
+            "low": [1.73, -0.006, -0.014],
+            "high": [1.85, 0.026, 0.018],
+            "verdict": ["worse", "indistinguishable", "indistinguishable"],
+            "basis": ["paired", "paired", "paired"],
+            "n": [360, 360, 360],
+            "groups": [None, None, None],
+            "n_only_a": [0, 0, 0],
+            "n_only_b": [0, 0, 0],
             "first_indistinguishable": 80,
             "indistinguishable_from": 80,
             "first_apart": 0,
@@ -150,9 +161,11 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
     summary="How far two runs are apart, step by step, and where their difference enters or leaves the noise",
     description="The differences of `/v1/compare` at the steps that both runs have; without `b`, of the run's "
     "checkpoints against its base. `first_indistinguishable` is the first step at which the interval covers zero, "
-    "`indistinguishable_from` the step from which on every one does; `first_apart` and `apart_from` likewise where it "
-    "does not; `sign_changes` has the steps between which the difference went from one side of zero to the other. "
-    "Each interval of the band has the level `step_level`.",
+    "`indistinguishable_from` the step from which on every one does, null where that is the last step alone; "
+    "`first_apart` and `apart_from` likewise where it does not; `sign_changes` has the steps between which the "
+    "difference went from one side of zero to the other. Each interval of the band that is shown has the level "
+    "`step_level`. What is said of several steps rests on the simultaneous band (`crossings_rest_on`), whose intervals "
+    "have the level `simultaneous_level`.",
     responses=answer(200, "A curve per metric and protocol, in columns along the steps.", CURVES, _CURVES),
 )
 def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> Document:

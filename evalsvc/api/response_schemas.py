@@ -277,12 +277,23 @@ COMPARISON = has(
 
 _COLUMN = array(or_null(NUMBER))
 
+_STEP = or_null(COUNT)
+
+_BAND = one_of("pointwise", "simultaneous")
+
 CURVES = has(
     a=TEXT,
     b=TEXT,
     x=TEXT,
     level=FINITE,
-    band=one_of("pointwise", "simultaneous"),
+    band=_BAND,
+    crossings_rest_on=has(
+        first_indistinguishable=_BAND,
+        indistinguishable_from=_BAND,
+        first_apart=_BAND,
+        apart_from=_BAND,
+        sign_changes=_BAND,
+    ),
     forced=FLAG,
     curves=array(
         has(
@@ -292,6 +303,8 @@ CURVES = has(
             direction=DIRECTION,
             protocol=or_null(TEXT),
             differs=FIELDS,
+            step_level=FINITE,
+            simultaneous_level=FINITE,
             x=array(COUNT),
             a=_COLUMN,
             b=_COLUMN,
@@ -302,6 +315,14 @@ CURVES = has(
             verdict=array(TEXT),
             basis=array(BASIS),
             n=array(or_null(COUNT)),
+            groups=array(or_null(COUNT)),
+            n_only_a=array(COUNT),
+            n_only_b=array(COUNT),
+            first_indistinguishable=_STEP,
+            indistinguishable_from=_STEP,
+            first_apart=_STEP,
+            apart_from=_STEP,
+            sign_changes=array(array(COUNT)),
         )
     ),
     refused=by_name(TEXT),

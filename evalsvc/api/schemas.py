@@ -284,7 +284,7 @@ class CurvesQuery(Input):
     level: float = LEVEL
     """How often an interval holds the truth: at its own step, or all of them at once; see `band`."""
     band: Literal["pointwise", "simultaneous"] = "pointwise"
-    """`simultaneous`: intervals that hold the truth at all steps at once, by Bonferroni: every step is a look."""
+    """The intervals that are shown; `simultaneous`: those that hold the truth at all steps at once, by Bonferroni."""
     force: bool = False
     """Compare what was measured by different protocols, too; unpaired."""
 

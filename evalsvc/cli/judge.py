@@ -183,13 +183,16 @@ def compare(
     given.
 
     Two runs are compared at the steps that both have, and one run with its base. It is said at which step the interval
-    first covers zero, from which step on it always does, and likewise where it does not.
+    first covers zero, from which step on it always does, and likewise where it does not. What is said of several steps
+    rests on intervals that hold at all steps at once.
     """
     from evalsvc.compare import Options, require_comparable
 
     metrics, tasks = metric or [], task or []
     with connect(url) as client:
         if _is_run(a) and (b is None or _is_run(b)):
+            if family is not Family.none:
+                raise InvalidRequest("--family is for two checkpoints; along runs, use --band simultaneous")
             found = client.compare_runs(
                 a, b, metrics, tasks=tasks, suite=suite, level=level, band=band.value, force=force
             )
@@ -219,10 +222,10 @@ def _contrasts(a: str, b: str, options: Options, client: Client, suite: str | No
             level=options.level,
             force=options.force,
             flipped=options.flipped,
+            family=options.family,
         )
     service = Service(client, suite)
     return compare_results(read_result(a, service), read_result(b, service), options).to_json()
-            family=options.family,
 
 
 def _is_run(name: str) -> bool:
