@@ -3,8 +3,8 @@
 The total of an image–caption pair hides the text, of which there is one token to thirty; every loss therefore comes
 per type, over all ids and within the ids of its own type, and with the probability that leaks from text to image.
 
-Each type also comes with what it is held against, the entropy of its ids (`loss_yardsticks.py`), and with where its
-loss is, by position in the text and by row and column of the image (`loss_profile.py`).
+Each type also comes with what it is held against, the loss of a model without context (`loss_yardsticks.py`), and with
+where its loss is, by position in the text and by row and column of the image (`loss_profile.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from evalsvc.tasks.loss_profile import (
     profile_metrics,
     require_identity,
 )
-from evalsvc.tasks.loss_yardsticks import Targets, entropy_metrics
+from evalsvc.tasks.loss_yardsticks import Targets, scarce, unigram_metrics
 from evalsvc.tasks.suspicions import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, TaskWarning
 
@@ -127,9 +127,9 @@ class Loss(Task):
         if coder is not None:
             # All images have the same number of codes, and whichever they are, they fit.
             records = tuple(replace(record, image_codes=array("i", bytes(4 * coder.codes))) for record in records)
-        lengths, entropies = _survey(layout, data, records)
+        lengths, unigrams = _survey(layout, data, records)
         if coder is not None:
-            del entropies["image"]  # known when the images are encoded
+            del unigrams["image"]  # known when the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
         grid, no_grid = find_grid(counts, self.image_columns, data.path)
         protocol = self._protocol(context, layout, data, self.limit)
@@ -140,7 +140,7 @@ class Loss(Task):
             "digest": data.digest,
             "protocol": protocol,
             "ids": _id_counts(layout),
-            "entropies": entropies,
+            "unigrams": unigrams,
             "grid": grid,
             "no_grid": no_grid,
         }
@@ -154,12 +154,12 @@ class Loss(Task):
         if self.general_text is None:
             return []
         data, records = self._read_general(context, layout)
-        lengths, entropies = _survey(layout, data, records)
+        lengths, unigrams = _survey(layout, data, records)
         common = {
             "part": GENERAL_TEXT,
             "digest": data.digest,
             "protocol": self._protocol(context, layout, data, self.general_text_limit),
-            "entropies": entropies,
+            "unigrams": unigrams,
         }
         return [
             {"start": start, "stop": stop, "units": stop - start, **common} for start, stop in self._bounds(lengths)
@@ -220,22 +220,23 @@ class Loss(Task):
         assert data is not None, "there are no data without records"
         ids, protocol = data.shard["ids"], data.protocol
         found = loss_metrics(self.name, data.sums, ids, protocol)
-        entropies = _entropies(data)
-        protocols = dict.fromkeys(entropies, protocol)
+        unigrams = _unigrams(data)
+        protocols = dict.fromkeys(unigrams, protocol)
         if general is not None:
             found += general_text_metrics(self.name, general.sums, data.sums, ids, (general.protocol, protocol))
-            entropies[GENERAL_TEXT] = general.shard["entropies"]["text"]
+            unigrams[GENERAL_TEXT] = general.shard["unigrams"]["text"]
             protocols[GENERAL_TEXT] = general.protocol
-        found += entropy_metrics(self.name, entropies, {**ids, GENERAL_TEXT: ids["text"]}, protocols)
+        found += unigram_metrics(self.name, unigrams, {**ids, GENERAL_TEXT: ids["text"]}, protocols)
         artifacts = []
         if self.profile:
             grid = data.shard["grid"] and tuple(data.shard["grid"])
             found += profile_metrics(self.name, data.profile, self.profile_metrics, ids["all"], protocol.content, grid)
             profile = {**data.profile, **(general.renamed_profile() if general else {})}
-            artifacts = profile_artifacts(profile, grid, {"choices": ids, "entropies": entropies})
+            artifacts = profile_artifacts(profile, grid, {"choices": ids, "unigrams": unigrams})
         items = loss_items(data.sums, None if general is None else general.sums)
         warnings = [*self._suspicions(context, found), *self._cut(data, general)]
-        return TaskResult(found, items, _notes(data, general), artifacts, warnings)
+        notes = {**_notes(data, general), **({"unigrams": said} if (said := scarce(unigrams)) else {})}
+        return TaskResult(found, items, notes, artifacts, warnings)
 
     def _suspicions(self, context: Context, metrics: Sequence[MetricValue]) -> Iterator[TaskWarning]:
         yield from worse_than_guessing(metrics, [f"{self.name}/image_within"], UNTRAINED_IMAGES)
@@ -311,7 +312,7 @@ def _sequences(layout: VocabularyLayout, data: TokenData, records: Sequence[Reco
 def _survey(
     layout: VocabularyLayout, data: TokenData, records: Sequence[Record]
 ) -> tuple[list[int], dict[str, dict[str, Any]]]:
-    """The length of each record's sequence, and the entropies of all their targets by type."""
+    """The length of each record's sequence, and the unigram losses of all their targets by type."""
     lengths = []
     targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
     for sequence in _sequences(layout, data, records):
@@ -320,7 +321,7 @@ def _survey(
             some.add(sequence.ids)
     if max(lengths) < 2:
         raise InvalidData(f"{data.path}: no sequence has two tokens, and the first of a sequence is not predicted")
-    return lengths, {kind: some.entropies(by_place=kind == "image") for kind, some in targets.items()}
+    return lengths, {kind: some.unigrams(kind == "image") for kind, some in targets.items()}
 
 
 def _require_planned(data: TokenData, shard: Mapping[str, Any]) -> None:
@@ -363,15 +364,15 @@ class _Part:
         return {group.replace("text", self.shard["part"]): bins for group, bins in self.profile.items()}
 
 
-def _entropies(data: _Part) -> dict[str, Any]:
+def _unigrams(data: _Part) -> dict[str, Any]:
     """Those of the plan, and of the codes of images that were encoded since."""
-    entropies = dict(data.shard["entropies"])
+    unigrams = dict(data.shard["unigrams"])
     if "codes" in data.outputs[0]:
         targets = Targets(range(data.shard["ids"]["image"]))
         for output in data.outputs:
             targets.add_packed(output["codes"])
-        entropies["image"] = targets.entropies(by_place=True)
-    return entropies
+        unigrams["image"] = targets.unigrams(True)
+    return unigrams
 
 
 def _notes(data: _Part, general: _Part | None) -> dict[str, Any]:

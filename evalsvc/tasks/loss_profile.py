@@ -147,7 +147,7 @@ def profile_metrics(
 def profile_artifacts(profile: Profile, grid: Grid | None, more: Mapping[str, Any]) -> list[Artifact]:
     """The profile as JSON in columns, a group each, and the grid of losses to look at. `more` stands beside it."""
     groups = {group: _columns(bins, exact=group != "image_cell") for group, bins in profile.items()}
-    content = {"version": 1, "unit": "nats/token", "grid": grid, **_in_order(more), **groups}
+    content = {"version": 2, "unit": "nats/token", "grid": grid, **_in_order(more), **groups}
     details = {"groups": list(groups), "grid": grid}
     text = json.dumps(content, allow_nan=False).encode()
     found = [Artifact("loss_profile", "loss_profile.json", "application/json", text, details)]

@@ -1,5 +1,5 @@
-"""What a loss is held against: the entropy of what is predicted, which a model without context reaches, and the loss of
-general text, which says how simple captions are."""
+"""What a loss is held against: the held-out loss of a model without context, and the loss of general text, which says
+how simple captions are."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from evalsvc.protocol import MetricValue, Protocol
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ESTIMATOR = "miller-madow/1"
-"""Of the entropies, in their protocol."""
+ESTIMATOR = "held-out-dirichlet/1"
+"""Of the unigram losses, in their protocol; see `metrics.entropy.unigram_loss`."""
 
 MAX_COUNTS = 1 << 24
-"""Of codes at places, one number for each; what has more gets no entropy by place. An image of 32 × 32 codes of 16,384
-has so many."""
+"""Of codes at places, one number for each; what has more gets no unigram loss by place. An image of 32 × 32 codes of
+16,384 has so many."""
+
+FEW_UNSEEN = 0.05
+"""Share of ids that occur in no other sequence, above which the notes say that a unigram loss is far above the entropy:
+of ids that are drawn from Zipf's law, .05 go with .08 nats, .12 with .13, .37 with .55."""
 
 
 class Targets:
@@ -57,38 +61,51 @@ class Targets:
         self._ids += [part.astype(np.int32) for part in np.split(unpack_array(packed["ids"]), ends)]
         self._firsts += packed["firsts"]
 
-    def entropies(self, by_place: bool) -> dict[str, Any]:
-        """`unigram` and, where asked for and not too large, `unigram_by_place`, as JSON; empty without targets.
+    def unigrams(self, by_place: bool, groups: Sequence[int] | None = None) -> dict[str, Any]:
+        """`unigram` and, where asked for and not too large, `unigram_by_place`, as JSON.
 
-        See `metrics.entropy.Entropy`.
+        `groups` has the group of each sequence, by default one of its own. Empty where targets are in fewer than two
+        groups. See `metrics.entropy.UnigramLoss`.
         """
         import numpy as np
 
-        from evalsvc.metrics.entropy import unigram_entropy
+        from evalsvc.metrics.entropy import unigram_loss
 
-        lengths = [len(part) for part in self._ids]
-        ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths)), lengths)
-        found = {"unigram": unigram_entropy(ids, owners)}
+        lengths, size = [len(part) for part in self._ids], len(self.block)
+        ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        found = {"unigram": unigram_loss(ids, owners, size, groups=groups)}
         if by_place and len(ids):
             pairs = zip(self._firsts, lengths, strict=True)
-            places = np.concatenate([np.arange(first, first + length) for first, length in pairs])
+            places = np.concatenate([np.arange(first, first + length, dtype=np.int32) for first, length in pairs])
             if (int(places.max()) + 1) * (int(ids.max()) + 1) <= MAX_COUNTS:
-                found["unigram_by_place"] = unigram_entropy(ids, owners, places)
-        return {name: asdict(entropy) for name, entropy in found.items() if entropy is not None}
+                found["unigram_by_place"] = unigram_loss(ids, owners, size, places, groups)
+        return {name: asdict(loss) for name, loss in found.items() if loss is not None}
 
 
-def entropy_metrics(
-    task: str, entropies: Mapping[str, Mapping[str, Any]], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
+def unigram_metrics(
+    task: str, unigrams: Mapping[str, Mapping[str, Any]], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
 ) -> Iterator[MetricValue]:
-    """`<task>/text_unigram`, `<task>/image_unigram_by_place`, …: the corrected ones, of `Targets.entropies` by kind.
+    """`<task>/text_unigram`, `<task>/image_unigram_by_place`, …: the losses of `Targets.unigrams` by kind.
 
     `ids` says how many there are to choose from, by kind.
     """
-    for kind, found in entropies.items():
+    for kind, found in unigrams.items():
         content = {**protocols[kind].content, "estimator": ESTIMATOR}
-        for name, entropy in found.items():
-            value = entropy["corrected"], entropy["stderr"], entropy["sequences"], "nats/token"
-            yield MetricValue(f"{task}/{kind}_{name}", *value, "none", Protocol(content), math.log(ids[kind]))
+        for name, loss in found.items():
+            value = loss["loss"], loss["stderr"], loss["sequences"], "nats/token"
+            baseline, groups = math.log(ids[kind]), loss["groups"]
+            yield MetricValue(f"{task}/{kind}_{name}", *value, "none", Protocol(content), baseline, groups=groups)
+
+
+def scarce(unigrams: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Say of which unigram losses the data are too few to come near the entropy, by the metric's name."""
+    return {
+        f"{kind}_{name}": f"{loss['unseen']:.0%} of the ids occur in no other sequence: the loss is what frequencies "
+        "learned from these data reach, and the entropy is well below it; more data bring them together"
+        for kind, found in unigrams.items()
+        for name, loss in found.items()
+        if loss["unseen"] > FEW_UNSEEN
+    }
 
 
 def gap(general: Ratio, caption: Ratio) -> Ratio:

@@ -1,79 +1,151 @@
+"""Loss of a model of frequencies: against refitting without each group, and against the entropy of known truths."""
+
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from evalsvc.metrics.entropy import unigram_entropy
+from evalsvc.metrics import entropy
+from evalsvc.metrics.entropy import CONCENTRATIONS, UnigramLoss, unigram_loss
+
+Token = tuple[int, int, int, int]
+"""Group, sequence, place and id."""
 
 
-def slow(ids: list[int], places: list[int]) -> tuple[float, float]:
-    """The definition, plug-in and corrected: of every place the entropy of its own frequencies, weighted."""
-    plug_in = corrected = 0.0
-    for place in set(places):
-        counts = Counter(token for token, where in zip(ids, places, strict=True) if where == place)
-        here = counts.total()
-        entropy = -sum(count / here * math.log(count / here) for count in counts.values())
-        plug_in += here / len(ids) * entropy
-        corrected += here / len(ids) * (entropy + (len(counts) - 1) / (2 * here))
-    return plug_in, corrected
+def predicted(token: Token, others: list[Token], size: int, a: float, b: float | None) -> float:
+    """−ln p of one id under all that the others say, counted anew."""
+    _, _, place, wanted = token
+    p = (sum(one[3] == wanted for one in others) + a / size) / (len(others) + a)
+    if b is not None:
+        here = [one[3] for one in others if one[2] == place]
+        p = (here.count(wanted) + b * p) / (len(here) + b)
+    return -math.log(p)
 
 
-def test_equals_the_definition() -> None:
-    generator = np.random.default_rng(0)
-    ids, places = generator.integers(3, 40, 600) ** 2, generator.integers(2, 9, 600)
-    owners = np.sort(generator.integers(0, 20, 600))
-    alone, placed = unigram_entropy(ids, owners), unigram_entropy(ids, owners, places)
-    assert alone is not None
-    assert placed is not None
-    assert (alone.plug_in, alone.corrected) == pytest.approx(slow(ids.tolist(), [0] * 600), rel=1e-12)
-    assert (placed.plug_in, placed.corrected) == pytest.approx(slow(ids.tolist(), places.tolist()), rel=1e-12)
-    assert (alone.ids, alone.sequences, alone.distinct) == (600, 20, len(set(ids.tolist())))
-    assert placed.distinct == len(set(zip(ids.tolist(), places.tolist(), strict=True)))
+def slow(tokens: list[Token], size: int, by_place: bool, fitted: set[int]) -> dict[int, list[float]]:
+    """The definition: losses by sequence, everything refitted without the group of each id.
+
+    `fitted` are the groups that concentrations are fitted to.
+    """
+    half_of = {group: number % 2 for number, group in enumerate(sorted({token[0] for token in tokens}))}
+    concentrations = []
+    for half in (0, 1):
+        own = [token for token in tokens if half_of[token[0]] == half]
+
+        def loss(a: float, b: float | None, own: list[Token] = own) -> float:
+            return sum(
+                predicted(token, [one for one in own if one[0] != token[0]], size, a, b)
+                for token in own
+                if token[0] in fitted
+            )
+
+        a = min(CONCENTRATIONS, key=lambda a: loss(a, None))
+        concentrations.append((a, min(CONCENTRATIONS, key=lambda b: loss(a, b)) if by_place else None))
+    losses: dict[int, list[float]] = {}
+    for token in tokens:
+        a, b = concentrations[1 - half_of[token[0]]]
+        others = [one for one in tokens if one[0] != token[0]]
+        losses.setdefault(token[1], []).append(predicted(token, others, size, a, b))
+    return losses
 
 
-def test_by_hand() -> None:
-    """Uniform over four ids; and nothing is left to learn where the place says which id it is."""
-    ids, owners = np.array([0, 1, 2, 3] * 25), np.arange(100) // 4
-    entropy = unigram_entropy(ids, owners)
-    assert entropy is not None
-    assert entropy.plug_in == pytest.approx(math.log(4))
-    assert entropy.corrected == pytest.approx(math.log(4) + 3 / 200)
-    assert entropy.stderr == pytest.approx(0, abs=1e-12)
-    known = unigram_entropy(ids, owners, ids)
-    assert known is not None
-    assert (known.plug_in, known.corrected) == (0, 0)
-    assert unigram_entropy(np.zeros(0, int), np.zeros(0, int)) is None
+@pytest.mark.parametrize("chunk", [1 << 20, 40])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("by_place", [False, True])
+def test_equals_refitting_without_each_group(
+    by_place: bool, grouped: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts that are taken from a table, less the group's own, are those of the other groups."""
+    monkeypatch.setattr(entropy, "CHUNK", chunk)
+    generator = np.random.default_rng(3)
+    lengths = generator.integers(0, 9, 16)
+    owners = np.repeat(np.arange(16), lengths)
+    ids = generator.integers(0, 4, len(owners)) ** 2
+    places = np.concatenate([np.arange(length) for length in lengths]) // (2 if grouped else 1)
+    groups = [index % 5 for index in range(16)] if grouped else None
+    labels = owners if groups is None else np.array(groups)[owners]
+    tokens = list(zip(*(values.tolist() for values in (labels, owners, places, ids)), strict=True))
+    last = sorted(labels.tolist())[min(chunk, len(ids)) - 1]
+    expected = slow(tokens, 12, by_place, {group for group in labels.tolist() if group <= last})
+
+    found = unigram_loss(ids, owners, 12, places if by_place else None, groups)
+
+    assert found is not None
+    everything = [loss for losses in expected.values() for loss in losses]
+    assert found.loss == pytest.approx(sum(everything) / len(everything), rel=1e-10)
+    deviations: dict[int, float] = {}
+    for owner, losses in expected.items():
+        group = owner if groups is None else groups[owner]
+        deviations[group] = deviations.get(group, 0.0) + sum(losses) - found.loss * len(losses)
+    count = len(deviations)
+    stderr = math.sqrt(count / (count - 1) * sum(value**2 for value in deviations.values())) / len(ids)
+    assert found.stderr == pytest.approx(stderr, rel=1e-10)
+    assert (found.ids, found.sequences, found.groups) == (len(ids), len(expected), 5 if grouped else None)
+    seen = Counter(token for token, _ in {(one[3], one[0]) for one in tokens})
+    assert found.unseen == pytest.approx(sum(seen[token] == 1 for token in ids.tolist()) / len(ids))
+    assert found.distinct == len(seen)
 
 
-def test_the_correction_takes_most_of_the_bias() -> None:
-    """Of ids that were drawn from a known distribution, over many draws."""
-    generator = np.random.default_rng(1)
-    p = np.full(50, 1 / 50)
-    found = [unigram_entropy(generator.choice(50, 400, p=p), np.arange(400)) for _ in range(200)]
-    plug_in, corrected = (
-        np.mean([getattr(entropy, name) for entropy in found]) - math.log(50) for name in ("plug_in", "corrected")
-    )
-    assert plug_in < -0.05
-    assert abs(corrected) < 0.005
+def test_two_sequences_by_hand() -> None:
+    """One group alone has no others to fit a concentration to: half a count goes to each id."""
+    found = unigram_loss(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 4)
+    assert found is not None
+    first, second = -2 * math.log(1.5 / 4), -math.log(2.5 / 4) - math.log(0.5 / 4)
+    assert found.loss == pytest.approx((first + second) / 4)
+    assert found.unseen == 0.25
 
 
-def test_the_error_is_that_of_a_bootstrap_over_sequences() -> None:
-    """Ids of one sequence hang together, so the error over single ids would be far too small."""
-    generator = np.random.default_rng(2)
-    sequences = [generator.choice(12, 30, p=generator.dirichlet(np.full(12, 0.5))) for _ in range(150)]
+def test_one_group_predicts_nothing() -> None:
+    assert unigram_loss(np.zeros(0, int), np.zeros(0, int), 4) is None
+    assert unigram_loss(np.array([1, 2]), np.array([3, 3]), 4) is None
+    assert unigram_loss(np.array([1, 2]), np.array([0, 1]), 4, groups=[0, 0]) is None
+    assert unigram_loss(np.array([1, 2]), np.array([0, 1]), 4) is not None
 
-    def entropy(some: list[np.ndarray]) -> float:
-        found = unigram_entropy(np.concatenate(some), np.repeat(np.arange(len(some)), 30))
-        assert found is not None
-        return found.plug_in
 
-    whole = unigram_entropy(np.concatenate(sequences), np.repeat(np.arange(150), 30))
-    assert whole is not None
-    resampled = [entropy([sequences[index] for index in generator.integers(0, 150, 150)]) for _ in range(600)]
-    assert whole.stderr == pytest.approx(np.std(resampled), rel=0.15)
-    alone = unigram_entropy(np.concatenate(sequences), np.arange(150 * 30))
-    assert alone is not None
+def zipf(size: int, exponent: float) -> np.ndarray[Any, Any]:
+    p = np.arange(1, size + 1) ** -exponent
+    return p / p.sum()
+
+
+def drawn(generator: np.random.Generator, p: np.ndarray[Any, Any], count: int, length: int) -> list[UnigramLoss]:
+    """Without and with the place, of sequences whose ids are drawn from `p` at every place."""
+    ids, owners = generator.choice(len(p), count * length, p=p), np.repeat(np.arange(count), length)
+    found = [unigram_loss(ids, owners, len(p), places) for places in (None, np.tile(np.arange(length), count))]
+    return [loss for loss in found if loss is not None]
+
+
+def test_places_that_say_nothing_change_nothing() -> None:
+    """A table with more cells than ids must not look as if the place told the id: counts of few, or a correction for
+    their bias, come out more than a nat below the truth."""
+    generator, p = np.random.default_rng(0), zipf(1024, 0.8)
+    truth = -float((p * np.log(p)).sum())
+    alone, placed = drawn(generator, p, 150, 64)
     assert alone.stderr is not None
-    assert whole.stderr is not None
-    assert whole.stderr > 2 * alone.stderr
+    assert truth - 2 * alone.stderr < alone.loss < truth + 0.07
+    assert placed.loss == pytest.approx(alone.loss, abs=0.1 * alone.stderr)
+
+
+def test_places_that_tell_the_id_leave_nothing_to_learn() -> None:
+    places = np.tile(np.arange(32), 200)
+    found = unigram_loss(places, np.repeat(np.arange(200), 32), 1024, places)
+    assert found is not None
+    assert found.loss < 0.03
+
+
+def test_the_loss_is_not_below_the_entropy_and_its_error_is_its_spread() -> None:
+    """Over many draws of sequences, each of which has ids of its own liking: an error over ids would be half of it."""
+    generator, p = np.random.default_rng(2), zipf(40, 1.0)
+    truth = -float((p * np.log(p)).sum())
+    owners = np.repeat(np.arange(60), 30)
+    found = []
+    for _ in range(80):
+        liking = generator.dirichlet(10 * p, size=60).cumsum(1)
+        ids = (generator.random((60, 30, 1)) > liking[:, None, :-1]).sum(2).ravel()
+        loss = unigram_loss(ids, owners, 40)
+        assert loss is not None
+        found.append((loss.loss, loss.stderr))
+    losses, errors = np.array(found, float).T
+    assert truth < losses.mean() < truth + 0.1
+    assert 0.8 < errors.mean() / losses.std(ddof=1) < 1.25

@@ -1,22 +1,24 @@
-"""What a loss is held against: the entropy of its targets, and the loss of general text beside that of captions."""
+"""What a loss is held against: that of a model of frequencies, and the loss of general text beside that of captions."""
 
 import json
 import math
-from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from loss_task import LAYOUT, RECORDS, context_of, evaluate, values, write
 
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.layout import parse_layout
+from evalsvc.metrics.entropy import unigram_loss
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.miniature import ROOT
 from evalsvc.tasks import loss_yardsticks
 from evalsvc.tasks.loss import Loss
-from evalsvc.tasks.loss_yardsticks import Targets, gap
+from evalsvc.tasks.loss_yardsticks import Targets, gap, scarce
 
 GENERAL: list[dict[str, Any]] = [
     {"text_ids": [3, 4, 5, 6, 7]},
@@ -30,49 +32,65 @@ def checkpoint(open_lm_case: Path) -> CheckpointRef:
     return CheckpointRef(str(open_lm_case / "checkpoints" / "epoch_1.pt"), layout=LAYOUT, label="run-a step 2")
 
 
-def entropy(ids: list[int]) -> float:
-    counts = Counter(ids)
-    return -sum(count / len(ids) * math.log(count / len(ids)) for count in counts.values())
+def unigram(rows: list[list[int]], size: int, groups: list[int] | None = None) -> dict[str, Any]:
+    """The loss of these ids by their frequencies, which has tests of its own."""
+    owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    found = unigram_loss(np.array([one for row in rows for one in row]), owners, size, None, groups)
+    assert found is not None
+    return asdict(found)
 
 
-def test_entropies_are_of_what_is_predicted(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+def test_unigrams_are_of_what_is_predicted(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     """A text that is cut, or whose first id is predicted from nothing, is held against what is left of it."""
     path = str(write(tmp_path / "data.jsonl", RECORDS))
     layout = {**LAYOUT, "template": ["TEXT", "image", "IMAGE", "/image"], "length": 12}
     result = evaluate(Loss(name="x", data=path), CheckpointRef(checkpoint.path, layout=layout))
-    profile = json.loads(result.artifacts[0].content)["entropies"]
-    text = [6, 7, 79, 2, *range(21, 24)]
-    codes = [code for record in RECORDS for code in record.get("image_codes", [])]
-    for kind, ids in (("text", text), ("image", codes)):
+    profile = json.loads(result.artifacts[0].content)["unigrams"]
+    text = [[6, 7, 79], [2], [], [*range(21, 24)], []]
+    codes = [record.get("image_codes", []) for record in RECORDS]
+    for kind, rows, size in (("text", text, 80), ("image", codes, 16)):
         found = profile[kind]["unigram"]
-        assert found["plug_in"] == pytest.approx(entropy(ids))
-        assert found["corrected"] == pytest.approx(entropy(ids) + (len(set(ids)) - 1) / (2 * len(ids)))
-        assert (found["ids"], found["distinct"]) == (len(ids), len(set(ids)))
-        assert values(result)[f"{kind}_unigram"].value == found["corrected"]
-        assert values(result)[f"{kind}_unigram"].n == sum(f"n_{kind}" in item for item in result.items)
+        assert found == unigram(rows, size)
+        metric = values(result)[f"{kind}_unigram"]
+        assert (metric.value, metric.stderr, metric.groups) == (found["loss"], found["stderr"], None)
+        assert metric.n == sum(f"n_{kind}" in item for item in result.items)
 
 
-def test_a_model_of_the_frequencies_alone_reaches_the_entropy(checkpoint: CheckpointRef, tmp_path: Path) -> None:
-    """It is the mean of -ln of the code's share, which is what such a model pays for each; by place it pays less."""
+def test_where_ids_are_rare_the_notes_say_so(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """What frequencies learned from the other sequences reach is then far above what they could reach."""
+    few = evaluate(Loss(name="x", data=str(write(tmp_path / "few.jsonl", RECORDS))), checkpoint)
+    assert set(few.notes["unigrams"]) == {"text_unigram", "image_unigram", "image_unigram_by_place"}
+    assert few.notes["unigrams"]["text_unigram"].startswith("100% of the ids occur in no other sequence")
+    many = [{"text_ids": [1, 2], "image_codes": codes} for codes in ([3, 1, 2, 3], [3, 2, 1, 3], [1, 2, 3, 3])]
+    path = write(tmp_path / "many.jsonl", many)
+    assert "unigrams" not in evaluate(Loss(name="x", data=str(path)), checkpoint).notes
+    assert scarce({"text": {"unigram": {"unseen": 0.05}}}) == {}
+
+
+def test_a_model_of_the_frequencies_at_a_place_reaches_less(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """Images of digits have ink in the middle and none at the border."""
     lines = (ROOT / "heldout_pairs.jsonl").read_text().splitlines()
     codes = [json.loads(line)["image_codes"] for line in lines]
     targets = Targets(range(100, 164))
     for row in codes:
         targets.add([0, *(100 + code for code in row), 0])
-    found = targets.entropies(by_place=True)
-    flat = [code for row in codes for code in row]
-    assert found["unigram"]["plug_in"] == pytest.approx(entropy(flat), rel=1e-12)
-    by_place = sum(entropy([row[place] for row in codes]) for place in range(64)) / 64
-    assert found["unigram_by_place"]["plug_in"] == pytest.approx(by_place, rel=1e-12)
-    assert found["unigram"]["sequences"] == len(codes)
+    found = targets.unigrams(by_place=True)
+    assert found["unigram"] == unigram(codes, 64)
+    owners, places = np.repeat(np.arange(len(codes)), 64), np.tile(np.arange(64), len(codes))
+    by_place = unigram_loss(np.concatenate(codes), owners, 64, places)
+    assert by_place is not None
+    assert found["unigram_by_place"] == asdict(by_place)
+    assert by_place.loss < found["unigram"]["loss"] - 0.3
 
 
-def test_a_table_that_is_too_large_gives_no_entropy_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_is_too_large_gives_no_loss_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = Targets(range(100, 200))
     targets.add([0, *range(100, 150)])
-    assert set(targets.entropies(by_place=True)) == {"unigram", "unigram_by_place"}
+    assert targets.unigrams(by_place=True) == {}, "one sequence is predicted by no other"
+    targets.add([0, *range(100, 150)])
+    assert set(targets.unigrams(by_place=True)) == {"unigram", "unigram_by_place"}
     monkeypatch.setattr(loss_yardsticks, "MAX_COUNTS", 49 * 50)
-    assert set(targets.entropies(by_place=True)) == {"unigram"}
+    assert set(targets.unigrams(by_place=True)) == {"unigram"}
     assert Targets(None).block == range(0)
 
 
@@ -80,18 +98,18 @@ def test_a_table_that_is_too_large_gives_no_entropy_by_place(monkeypatch: pytest
 def test_targets_survive_the_way_to_the_merge(size: int) -> None:
     """Codes of 16 bits that were packed into 8 would pass for other codes."""
     whole, joined = Targets(range(9, 9 + size)), Targets(range(size))
-    for part in ([[9, 9 + size - 1, 9 + size], [10], []], [[0, 9, 9]]):
+    for part in ([[9, 9 + size - 1, 9 + size], [10], []], [[0, 9, 9], [0, 9 + size - 1]]):
         shard = Targets(range(9, 9 + size))
         for ids in part:
             whole.add(ids)
             shard.add(ids)
         joined.add_packed(shard.pack())
-    assert joined.entropies(by_place=True) == whole.entropies(by_place=True)
-    assert joined.entropies(by_place=True)["unigram"]["ids"] == 3
+    assert joined.unigrams(by_place=True) == whole.unigrams(by_place=True)
+    assert joined.unigrams(by_place=True)["unigram"]["ids"] == 4
 
 
-def test_images_that_are_encoded_have_the_entropy_of_their_codes() -> None:
-    """It is known only when they were encoded, shard by shard; the bundled codes are those of the bundled images."""
+def test_images_that_are_encoded_have_the_unigrams_of_their_codes() -> None:
+    """They are known only when they were encoded, shard by shard; the bundled codes are those of the bundled images."""
     layout = parse_layout(str(ROOT / "runs" / "layout.yaml")).to_json()
     reference = CheckpointRef(str(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"), layout=layout)
     ready = values(evaluate(Loss(name="x", data=str(ROOT / "heldout_pairs.jsonl"), limit=24), reference))
@@ -148,7 +166,7 @@ def test_general_text_has_the_loss_of_a_task_of_its_own(
     assert (
         profile["general_text_position"]["tokens"] == json.loads(alone.artifacts[0].content)["text_position"]["tokens"]
     )
-    assert set(profile["entropies"]) == {"text", "image", "general_text"}
+    assert set(profile["unigrams"]) == {"text", "image", "general_text"}
 
 
 def test_general_text_without_captions_has_no_gap(checkpoint: CheckpointRef, tmp_path: Path) -> None:
