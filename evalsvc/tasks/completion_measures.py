@@ -1,7 +1,8 @@
 """Numbers of completions: how they repeat themselves, how varied they are, and what the base makes of them.
 
 Those of one prompt belong together, so errors are over prompts: the first item of a prompt, the greedy one, also holds
-what its completions of a group have in common, under the name of the group and of the measure.
+what its completions of a group have in common, under the name of the group and of the measure. Two checkpoints are
+compared over the prompts that both were given.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from evalsvc.artifacts import Artifact
 from evalsvc.bounds import MAX_ID, MAX_TEXT, Seed, first_repeated, shortened
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, NonFinite
+from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.protocol import MetricValue, Protocol, digest
 from evalsvc.sampling_params import MAX_SEED, SamplingParams
@@ -43,8 +44,12 @@ if TYPE_CHECKING:
     from evalsvc.layout import VocabularyLayout
     from evalsvc.models import Transformer
 
-ESTIMATOR = "completions/1"
-"""In the protocol: how ids are drawn and counted. Another version is another series."""
+ESTIMATOR = "completions/2"
+"""In the protocol of the metrics: how completions are counted. Another version is another series: version 1 gave
+`image_share` an error over completions, of which several continue one prompt, and shares of 0 or 1 an error of 0."""
+
+DRAWING = "completions/1"
+"""In the protocol of the items: how ids are drawn."""
 
 TABLE_1 = (
     "Simply put, the theory of relativity states that",
@@ -175,7 +180,11 @@ class Completions(TextTask):
         }
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        """The share of image ids, how many greedy completions are the base's, and all of them as one text."""
+        """The share of image ids, how many greedy completions are the base's, and all of them as one text.
+
+        Every error is over prompts: completions of one prompt are one group. Fewer than `MIN_ITEMS` prompts give
+        numbers and no verdict.
+        """
         [output] = outputs
         items = output["items"]
         notes = {
@@ -183,6 +192,11 @@ class Completions(TextTask):
             "prompts_cut": output["cut"],
             "ids_drawn": sum(item["drawn"] for item in items),
         }
+        if len(self.prompts) < MIN_ITEMS:
+            notes["errors"] = (
+                f"standard errors are over prompts, and those of {len(self.prompts)} prompts bear no comparison; give "
+                f"{MIN_ITEMS} or more `prompts`"
+            )
         sources = shards[0]["sources"]
         page = "\n".join(_page(items, sources)) + "\n"
         details = {"prompts": len(self.prompts), "ways": list(self.ways()), **sources}
@@ -263,13 +277,14 @@ class Completions(TextTask):
         The first indices are those of the greedy ones, so that they pair with those of a task with other draws.
         """
         asked = product(enumerate(zip(self.prompts, prompts, strict=True)), enumerate(self.ways().items()))
+        drawn = {**protocol, "estimator": DRAWING}
         end = None if protocol["end_of_text"] is None else own[0].layout.text.offset + protocol["end_of_text"]
         return [
             {
                 "index": way_index * len(prompts) + prompt_index,
                 "prompt": prompt,
                 "way": way,
-                "protocol": Protocol({**protocol, "prompt": list(ids), "sampling": params.to_json()}).id,
+                "protocol": Protocol({**drawn, "prompt": list(ids), "sampling": params.to_json()}).id,
                 "text": one.text,
                 "ids": one.ids,
                 "drawn": len(one.ids),
@@ -320,7 +335,8 @@ class Completions(TextTask):
 
     def _metrics(self, output: Mapping[str, Any]) -> Iterator[MetricValue]:
         items, ways = output["items"], [params.to_json() for params in self.ways().values()]
-        share = ratio_of_sums([item["image_ids"] for item in items], [item["drawn"] for item in items])
+        prompts = [item["prompt"] for item in items]
+        share = ratio_of_sums([item["image_ids"] for item in items], [item["drawn"] for item in items], prompts)
         if share is not None and output["chance"] is not None:
             protocol = Protocol({**output["protocol"], "sampling": ways})
             yield MetricValue(
@@ -333,6 +349,8 @@ class Completions(TextTask):
                 protocol,
                 output["chance"],
                 ("image_ids", "drawn"),
+                groups=share.groups,
+                grouped_by=None if share.groups is None else "prompt",
             )
         same = [item["same_as_base"] for item in items if "same_as_base" in item]
         if (mean := ratio_of_sums(same, [1] * len(same))) is not None:

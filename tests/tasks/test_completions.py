@@ -15,6 +15,8 @@ from evalsvc.checkpoints import CheckpointRef
 from evalsvc.errors import InvalidSuite
 from evalsvc.layout import parse_layout
 from evalsvc.metrics.ngrams import distinct_n, seq_rep
+from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.metrics.shares import share_stderr
 from evalsvc.miniature import ROOT
 from evalsvc.model_config import resolve_config
 from evalsvc.models.loading import load_model
@@ -82,7 +84,8 @@ def test_metrics_are_made_of_the_items_they_name() -> None:
     share, same = metrics(result)["says/image_share"], metrics(result)["says/same_as_base"]
     image_ids, drawn = (sum(item[key] for item in items(result)) for key in share["items"])
     assert share["value"] == image_ids / drawn
-    assert (share["n"], same["n"]) == (6, 2)
+    assert (share["n"], share["groups"], share["grouped_by"]) == (6, 2, "prompt")
+    assert (same["n"], same["groups"], same["grouped_by"]) == (2, None, None)
     assert [item["way"] for item in items(result) if same["items"][0] in item] == ["greedy", "greedy"]
 
 
@@ -144,7 +147,8 @@ def test_long_prompts_are_cut_from_the_left_behind_bos_and_counted() -> None:
     long, short = "zebra " * 50 + TABLE_1[0], "a"
     parameters: dict[str, Any] = {"max_length": 24, "max_tokens": 20, "samples": 0, "bos": 3}
     cut = evaluate(FIRST, prompts=[long, short], **parameters)
-    assert cut["provenance"]["says"]["notes"] == {"completions": 2, "prompts_cut": 1, "ids_drawn": 40}
+    notes = cut["provenance"]["says"]["notes"]
+    assert (notes["completions"], notes["prompts_cut"], notes["ids_drawn"]) == (2, 1, 40)
     kept = TOKENIZER.decode(TOKENIZER.encode(long)[-3:])
     whole = evaluate(FIRST, prompts=[kept], **parameters)
     assert whole["provenance"]["says"]["notes"]["prompts_cut"] == 0
@@ -201,6 +205,28 @@ def test_a_base_judges_nothing_that_begins_with_an_image() -> None:
     assert "nothing that the base can judge" in result["artifacts"]["says"][0]["content"].decode()
 
 
+def test_the_error_of_the_share_of_image_ids_is_over_prompts() -> None:
+    """Completions of one prompt are all text or all images: as draws of their own they make the error too small."""
+    result = evaluate(miniature(1), prompts=["a", "The", *TABLE_1])
+    share, found = metrics(result)["says/image_share"], items(result)
+    sums = [[sum(item[key] for item in found[at : at + 3]) for key in ("image_ids", "drawn")] for at in range(0, 12, 3)]
+    expected = ratio_of_sums(*zip(*sums, strict=True))
+    assert expected is not None
+    assert share["stderr"] == pytest.approx(expected.stderr)
+    assert (share["n"], share["groups"]) == (12, 4)
+    alone = metrics(evaluate(miniature(1), samples=0))["says/image_share"]
+    assert (alone["n"], alone["groups"], alone["grouped_by"]) == (2, None, None)
+
+
+def test_few_prompts_are_said_to_bear_no_comparison() -> None:
+    few, many = (
+        evaluate(FIRST, samples=0, max_tokens=2, prompts=prompts)["provenance"]["says"]["notes"]
+        for prompts in (list("abcdefg"), list("abcdefgh"))
+    )
+    assert few["errors"].endswith("those of 7 prompts bear no comparison; give 8 or more `prompts`")
+    assert "errors" not in many
+
+
 def test_measures_are_of_the_drawn_ids_and_errors_over_prompts() -> None:
     """Two draws of one prompt are not two prompts, and what both have counts as repeated."""
     prompts = ["a", "The", *TABLE_1]
@@ -226,7 +252,8 @@ def test_measures_are_of_the_drawn_ids_and_errors_over_prompts() -> None:
     for name, numbers in expected.items():
         found = metrics(result)[name]
         assert (found["value"], found["n"]) == (pytest.approx(fmean(numbers)), len(numbers)), name
-        assert found["stderr"] == pytest.approx(stdev(numbers) / math.sqrt(len(numbers))), name
+        same = share_stderr(sum(numbers), len(numbers)) if {*numbers} in ({0.0}, {1.0}) else None
+        assert found["stderr"] == pytest.approx(same or stdev(numbers) / math.sqrt(len(numbers))), name
         assert found["items"] == [name.removeprefix("says/")]
 
 
