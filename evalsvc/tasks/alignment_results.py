@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evalsvc.artifacts import Artifact
@@ -72,7 +72,9 @@ class _Part:
 
     def _losses(self) -> Iterator[MetricValue]:
         nothing_known = math.log(self.shard["protocol"]["batch"])
-        yield self._mean("loss_fitted", NATS, "lower", nothing_known, temperature="fitted")
+        fitted = self._mean("loss_fitted", NATS, "lower", nothing_known, temperature="fitted")
+        # At the factor 0 every pair has the loss ln B whatever its similarities, which says nothing of the scatter.
+        yield fitted if self.output["fitted_scale"] else replace(fitted, stderr=None, items=())
         if "losses" not in self.output:
             return
         yield self._mean("loss", NATS, "lower", nothing_known, temperature="learned")
@@ -131,6 +133,11 @@ def _notes(shard: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any
         "fitted_scale": output["fitted_scale"],
         "permutations": output["tests"],
     }
+    if not output["fitted_scale"]:
+        notes["loss_fitted"] = (
+            "pairs are no more alike than others, so that the loss is smallest at the factor 0, where it is ln batch "
+            "for every pair: the loss has no standard error; p_value is the test"
+        )
     if "losses" not in output:
         return {**notes, "pairs_left_out": shard["pairs"] - len(output["places"])}
     kept = ("training_pairs", "pairs_in_both", "trained_codes", "scale", "plateau")

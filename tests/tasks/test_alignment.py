@@ -101,9 +101,14 @@ def test_metrics_say_what_they_are_and_what_is_known_without_a_model() -> None:
 
 def test_new_rows_know_nothing_and_trained_ones_little() -> None:
     """What the paper found: the nearest text tokens of image tokens are noise, at every step."""
-    first, last = (metrics(evaluate(miniature(epoch), permutations=999)) for epoch in (0, 5))
+    both = [evaluate(miniature(epoch), permutations=999) for epoch in (0, 5)]
+    first, last = map(metrics, both)
     assert first["p_value"]["value"] > 0.2
     assert first["loss_fitted"]["value"] == math.log(300)
+    # At the factor 0 all pairs have one loss, whose scatter is no error.
+    assert (first["loss_fitted"]["stderr"], first["loss_fitted"]["items"]) == (None, [])
+    assert last["loss_fitted"]["stderr"] > 0
+    assert ["loss_fitted" in notes(result)["table"] for result in both] == [True, False]
     assert last["p_value"]["value"] == 1 / 1000
     assert first["loss_fitted"]["value"] - last["loss_fitted"]["value"] == pytest.approx(0.0027, abs=0.001)
     assert all(one["neighbour_p_value"]["value"] > 0.05 for one in (first, last))
