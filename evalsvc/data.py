@@ -1,10 +1,12 @@
 """Token data: text ids and image codes per record, from JSONL or safetensors; captions and the images they describe.
 
 JSONL has one object a line, with `text_ids` (the tokenizer's ids) or `text` (a string, for which a tokenizer must be
-given), and `image_codes`; either part may be absent, other keys are ignored, blank lines are skipped.
+given), and `image_codes`; either part may be absent, other keys are ignored, blank lines are skipped. `document` (a
+string or a whole number) names what the record is a part of: windows of one document are not independent.
 
 safetensors has the integer tensors `text_ids` [n, T] with, where the texts are not equally long, `text_lengths` [n]
-(what stands beyond a record's length is ignored), and `image_codes` [n, N]; either part may be absent.
+(what stands beyond a record's length is ignored), and `image_codes` [n, N]; either part may be absent. `document` [n]
+is optional.
 
 Captions and images come as `captions.py` and `images.py` say; their codes are made later, where a decoder is at hand.
 
@@ -43,6 +45,8 @@ class Record:
     image_codes: array[int] | None
     where: str
     """How messages name it: `line 7`, `record 7`, counted from 1."""
+    document: str | int | None = None
+    """What the record is a part of; None: the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,17 @@ def _parse_line(where: str, line: bytes, number: int, encode: Encoder) -> Record
         raise InvalidData(f"{where} has neither `text_ids`, `text` nor `image_codes`, found {found}")
     if not text_ids and not image_codes:
         raise InvalidData(f"{where} is empty: it has no text id and no image code")
-    return Record(text_ids, image_codes, f"line {number}")
+    return Record(text_ids, image_codes, f"line {number}", _document(where, content.get("document")))
+
+
+def _document(where: str, value: Any) -> str | int | None:
+    # A bool is an int to Python.
+    if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
+        return value
+    raise InvalidData(
+        f"{where}: `document` is {type(value).__name__}; it must be a string or a whole number that names what the "
+        "record is a part of, or be left out"
+    )
 
 
 def _ids(where: str, key: str, values: Any) -> array[int] | None:
@@ -231,12 +245,13 @@ def _ids(where: str, key: str, values: Any) -> array[int] | None:
         raise InvalidData(f"{where}: `{key}` holds {max(values, key=abs)}, which is no token id") from None
 
 
-_TENSORS: Mapping[str, int] = {"text_ids": 2, "text_lengths": 1, "image_codes": 2}
+_TENSORS: Mapping[str, int] = {"text_ids": 2, "text_lengths": 1, "image_codes": 2, "document": 1}
 
 
 def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
     tensors = _load_tensors(path, allow)
     text_ids, codes, lengths = tensors.get("text_ids"), tensors.get("image_codes"), tensors.get("text_lengths")
+    documents = tensors.get("document")
     count = len(next(iter(tensors.values())))
     if lengths is not None and text_ids is not None and lengths.size:
         low, high, width = int(lengths.min()), int(lengths.max()), text_ids.shape[1]
@@ -245,7 +260,9 @@ def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
             raise InvalidData(f"{path}: `text_lengths` holds {wrong}; `text_ids` has the width {width}")
     for index in range(count):
         text = None if text_ids is None else text_ids[index, : None if lengths is None else int(lengths[index])]
-        record = Record(_array(text), None if codes is None else _array(codes[index]), f"record {index + 1}")
+        document = None if documents is None else int(documents[index])
+        row = None if codes is None else _array(codes[index])
+        record = Record(_array(text), row, f"record {index + 1}", document)
         if not record.text_ids and not record.image_codes:
             raise InvalidData(f"{path}, {record.where} is empty: it has no text id and no image code")
         yield record

@@ -265,3 +265,21 @@ def test_no_message_quotes_the_header_of_a_tensor_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="is not a safetensors file of integers, or is cut off; write") as caught:
         read_tokens(tmp_path / "a.safetensors")
     assert "hunter2" not in caught.value.message
+
+
+def test_a_record_may_name_its_document(tmp_path: Path) -> None:
+    """It moves no token and so no digest."""
+    lines = ['{"text_ids": [1], "document": "a"}', '{"text_ids": [1], "document": 7}', '{"text_ids": [1]}']
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(lines))
+    data = read_tokens(path)
+    assert [record.document for record in data.records] == ["a", 7, None]
+    packed = tmp_path / "data.safetensors"
+    save_file({"text_ids": np.array([[1], [1], [1]]), "document": np.array([4, 4, -1])}, packed)
+    again = read_tokens(packed)
+    assert [record.document for record in again.records] == [4, 4, -1]
+    assert again.digest == data.digest
+    for wrong, kind in (("true", "bool"), ("[1]", "list"), ("1.5", "float")):
+        path.write_text(f'{{"text_ids": [1], "document": {wrong}}}')
+        with pytest.raises(InvalidData, match=f"line 1: `document` is {kind}; it must be a string or a whole number"):
+            read_tokens(path)

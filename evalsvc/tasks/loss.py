@@ -5,6 +5,9 @@ per type, over all ids and within the ids of its own type, and with the probabil
 
 Each type also comes with what it is held against, the loss of a model without context (`loss_yardsticks.py`), and with
 where its loss is, by position in the text and by row and column of the image (`loss_profile.py`).
+
+Errors are over independent sequences. Where several belong together, such as the captions of one image, they are over
+groups of sequences (`sequence_groups.py`), and so are the pairs in which two checkpoints are compared.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -35,14 +38,18 @@ from evalsvc.tasks.loss_profile import (
     require_identity,
 )
 from evalsvc.tasks.loss_yardsticks import Targets, scarce, unigram_metrics
+from evalsvc.tasks.sequence_groups import at_border, group_of_each, group_order, groups_of_records
 from evalsvc.tasks.suspicions import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskResult, TaskWarning
 
 if TYPE_CHECKING:
     from evalsvc.tasks.image_codes import ImageCoder
 
-ESTIMATOR = "ratio-of-sums/1"
-"""In the protocol: how sums become metrics. Another version is another series."""
+Value = TypeVar("Value")
+
+ESTIMATOR = "ratio-of-sums/2"
+"""In the protocol: how sums become metrics. Another version is another series: the errors of version 1 took every
+sequence for independent, those of version 2 are over groups of sequences."""
 
 TOKENS_PER_SHARD = 1 << 18
 """Of automatic shards: seconds on a GPU, below an hour for open_lm-1b on two cores."""
@@ -58,7 +65,8 @@ class Loss(Task):
 
     data: DataPath
     """Sequences, one a record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file.
-    With `images`, captions that each name one of them: COCO annotations, CSV or JSONL."""
+    With `images`, captions that each name one of them: COCO annotations, CSV or JSONL. Errors count as one what
+    belongs together: captions of one image, records that name the same `document`, equal texts without an image."""
     images: DataPath | None = None
     """Images that are encoded by `decoder` and put beside their captions: a folder, or a safetensors file."""
     decoder: AssetName | None = None
@@ -114,7 +122,8 @@ class Loss(Task):
     def plan(self, context: Context) -> Plan:
         """Cut the data into contiguous ranges, every record checked against the layout. No image is encoded.
 
-        The shards of general text come behind those of the data.
+        Where sequences belong together, the ranges are of the data in the order of their groups, and no group is in two
+        of them. The shards of general text come behind those of the data.
 
         Raises:
             InvalidData: names the record; or the decoder's codebook is not the layout's.
@@ -127,7 +136,8 @@ class Loss(Task):
         if coder is not None:
             # All images have the same number of codes, and whichever they are, they fit.
             records = tuple(replace(record, image_codes=array("i", bytes(4 * coder.codes))) for record in records)
-        lengths, unigrams = _survey(layout, data, records)
+        groups = groups_of_records(records) if pairs is None else group_of_each(pairs.images[: self.limit])
+        lengths, unigrams = _survey(layout, data, records, groups)
         if coder is not None:
             del unigrams["image"]  # known when the images are encoded
         counts = {len(record.image_codes) for record in records if record.image_codes}
@@ -145,25 +155,24 @@ class Loss(Task):
             "no_grid": no_grid,
         }
         shards = []
-        for start, stop in self._bounds(lengths):
-            images = {} if pairs is None else {"images": pairs.source.digest(pairs.images[start:stop])}
-            shards.append({"start": start, "stop": stop, "units": stop - start, **common, **images})
+        for part in self._ranges(lengths, groups):
+            images = {} if pairs is None else {"images": pairs.source.digest(_chosen(pairs.images, part))}
+            shards.append({**part, **common, **images})
         return Plan([*shards, *self._plan_general(context, layout)], "sequences")
 
     def _plan_general(self, context: Context, layout: VocabularyLayout) -> list[dict[str, Any]]:
         if self.general_text is None:
             return []
         data, records = self._read_general(context, layout)
-        lengths, unigrams = _survey(layout, data, records)
+        groups = groups_of_records(records)
+        lengths, unigrams = _survey(layout, data, records, groups)
         common = {
             "part": GENERAL_TEXT,
             "digest": data.digest,
             "protocol": self._protocol(context, layout, data, self.general_text_limit),
             "unigrams": unigrams,
         }
-        return [
-            {"start": start, "stop": stop, "units": stop - start, **common} for start, stop in self._bounds(lengths)
-        ]
+        return [{**part, **common} for part in self._ranges(lengths, groups)]
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
         """Sums per sequence, see `teacher_forcing.COLUMNS`, and how many sequences were cut to the layout's length.
@@ -175,37 +184,43 @@ class Loss(Task):
             DataChanged: the data, the images or the decoder are not what was planned.
             NonFinite: names the checkpoint, the record and the first part of the model that is at fault.
         """
-        layout = context.layout()
-        start, stop = int(shard["start"]), int(shard["stop"])
+        layout, groups = context.layout(), shard.get("groups")
         if shard["part"] == GENERAL_TEXT:
             data, records = self._read_general(context, layout)
             _require_planned(data, shard)
-            return self._score(context, layout, data, records[start:stop], None)
+            return self._score(context, layout, data, _chosen(records, shard), None, groups)
         data, pairs = self._read(context, layout)
         _require_planned(data, shard)
-        records = data.records[start:stop]
+        records = _chosen(data.records, shard)
         coder = self._coder(context, layout)
         more: dict[str, Any] = {}
         if coder is not None and pairs is not None:
-            coder.require_planned(pairs.source, pairs.images[start:stop], shard["images"], shard["protocol"]["decoder"])
-            codes = coder.encode(context, pairs.source, pairs.images[start:stop])
+            images = _chosen(pairs.images, shard)
+            coder.require_planned(pairs.source, images, shard["images"], shard["protocol"]["decoder"])
+            codes = coder.encode(context, pairs.source, images)
             records = tuple(replace(record, image_codes=row) for record, row in zip(records, codes, strict=True))
             targets = Targets(layout.image_range)
             for sequence in _sequences(layout, data, records):
                 targets.add(sequence.ids)
-            more = {"empty": sum(not text for text in pairs.captions[start:stop]), "codes": targets.pack()}
+            more = {"empty": sum(not text for text in _chosen(pairs.captions, shard)), "codes": targets.pack()}
         grid = shard["grid"]
-        return {**self._score(context, layout, data, records, grid and (grid[0], grid[1])), **more}
+        return {**self._score(context, layout, data, records, grid and (grid[0], grid[1]), groups), **more}
 
     def _score(
-        self, context: Context, layout: VocabularyLayout, data: TokenData, records: Sequence[Record], grid: Grid | None
+        self,
+        context: Context,
+        layout: VocabularyLayout,
+        data: TokenData,
+        records: Sequence[Record],
+        grid: Grid | None,
+        groups: Sequence[int] | None,
     ) -> dict[str, Any]:
         from evalsvc.tasks.teacher_forcing import ProfileSums, sequence_sums
 
         sequences = list(_sequences(layout, data, records))
         model = context.model(dtype=self.dtype, rotary_inv_freq_dtype=self.rotary_inv_freq_dtype)
         names = [f"{data.path}, {record.where}" for record in records]
-        profile = ProfileSums(layout, grid) if self.profile else None
+        profile = ProfileSums(layout, grid, groups) if self.profile else None
         sums = sequence_sums(context, model, layout, [sequence.ids for sequence in sequences], names, profile)
         placed = {} if profile is None else {"profile": profile.to_json()}
         return {"cut": sum(sequence.cut > 0 for sequence in sequences), "sums": sums, **placed}
@@ -219,11 +234,12 @@ class Loss(Task):
         data, general = (_Part.of(part, shards, outputs) for part in (DATA, GENERAL_TEXT))
         assert data is not None, "there are no data without records"
         ids, protocol = data.shard["ids"], data.protocol
-        found = loss_metrics(self.name, data.sums, ids, protocol)
+        found = loss_metrics(self.name, data.sums, ids, protocol, data.groups)
         unigrams = _unigrams(data)
         protocols = dict.fromkeys(unigrams, protocol)
         if general is not None:
-            found += general_text_metrics(self.name, general.sums, data.sums, ids, (general.protocol, protocol))
+            both, groups = (general.protocol, protocol), (general.groups, data.groups)
+            found += general_text_metrics(self.name, general.sums, data.sums, ids, both, groups)
             unigrams[GENERAL_TEXT] = general.shard["unigrams"]["text"]
             protocols[GENERAL_TEXT] = general.protocol
         found += unigram_metrics(self.name, unigrams, {**ids, GENERAL_TEXT: ids["text"]}, protocols)
@@ -233,9 +249,10 @@ class Loss(Task):
             found += profile_metrics(self.name, data.profile, self.profile_metrics, ids["all"], protocol.content, grid)
             profile = {**data.profile, **(general.renamed_profile() if general else {})}
             artifacts = profile_artifacts(profile, grid, {"choices": ids, "unigrams": unigrams})
-        items = loss_items(data.sums, None if general is None else general.sums)
-        warnings = [*self._suspicions(context, found), *self._cut(data, general)]
+        more = (None, None) if general is None else (general.sums, general.groups)
+        items = loss_items(data.sums, more[0], (data.groups, more[1]))
         notes = {**_notes(data, general), **({"unigrams": said} if (said := scarce(unigrams)) else {})}
+        warnings = [*self._suspicions(context, found), *self._cut(data, general)]
         return TaskResult(found, items, notes, artifacts, warnings)
 
     def _suspicions(self, context: Context, metrics: Sequence[MetricValue]) -> Iterator[TaskWarning]:
@@ -251,10 +268,22 @@ class Loss(Task):
             total = len(general.sums["n_text"])
             yield from cut_inputs(f"{self.name}/general_text", "general texts", general.cut, total, remedy)
 
-    def _bounds(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """First record and the one behind the last of each shard, for records with so many tokens."""
+    def _ranges(self, lengths: Sequence[int], groups: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+        """What each shard says of its records, for records with so many tokens in these groups.
+
+        `start` and `stop` are places in the data, or where there are groups, in the order of these; then `order` has
+        the records' indices, and `groups` the group of each.
+        """
         count = min(self.shards or math.ceil(sum(lengths) / TOKENS_PER_SHARD), len(lengths))
-        return pairwise(len(lengths) * index // count for index in range(count + 1))
+        bounds = [len(lengths) * index // count for index in range(count + 1)]
+        if groups is None:
+            yield from ({"start": start, "stop": stop, "units": stop - start} for start, stop in pairwise(bounds))
+            return
+        order = group_order(groups)
+        labels = [groups[index] for index in order]
+        for start, stop in pairwise(dict.fromkeys(at_border(labels, bound) for bound in bounds)):
+            ordered = {"order": order[start:stop], "groups": labels[start:stop]}
+            yield {"start": start, "stop": stop, "units": stop - start, **ordered}
 
     def _read(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, PairData | None]:
         path = context.dataset(self.data)
@@ -309,8 +338,15 @@ def _sequences(layout: VocabularyLayout, data: TokenData, records: Sequence[Reco
             raise InvalidData(f"{data.path}, {record.where} {error.message}") from None
 
 
+def _chosen(values: Sequence[Value], shard: Mapping[str, Any]) -> Sequence[Value]:
+    """Those of the shard's records, in its order."""
+    if "order" in shard:
+        return [values[index] for index in shard["order"]]
+    return values[int(shard["start"]) : int(shard["stop"])]
+
+
 def _survey(
-    layout: VocabularyLayout, data: TokenData, records: Sequence[Record]
+    layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
 ) -> tuple[list[int], dict[str, dict[str, Any]]]:
     """The length of each record's sequence, and the unigram losses of all their targets by type."""
     lengths = []
@@ -321,7 +357,7 @@ def _survey(
             some.add(sequence.ids)
     if max(lengths) < 2:
         raise InvalidData(f"{data.path}: no sequence has two tokens, and the first of a sequence is not predicted")
-    return lengths, {kind: some.unigrams(kind == "image") for kind, some in targets.items()}
+    return lengths, {kind: some.unigrams(kind == "image", groups) for kind, some in targets.items()}
 
 
 def _require_planned(data: TokenData, shard: Mapping[str, Any]) -> None:
@@ -337,7 +373,9 @@ class _Part:
     """The first."""
     outputs: Sequence[Mapping[str, Any]]
     sums: Mapping[str, Sequence[float]]
-    """Per sequence."""
+    """Per sequence, in the order of the data."""
+    groups: Sequence[int] | None
+    """Of each sequence, in the order of the data; None: every sequence is independent."""
     profile: Profile
 
     @classmethod
@@ -347,10 +385,16 @@ class _Part:
         if not own:
             return None
         some = [output for _, output in own]
-        sums = with_totals({name: [v for output in some for v in output["sums"][name]] for name in some[0]["sums"]})
+        columns = {name: [v for output in some for v in output["sums"][name]] for name in some[0]["sums"]}
+        groups = None
+        if "order" in own[0][0]:
+            order = [index for shard, _ in own for index in shard["order"]]
+            columns = {name: _in_data_order(values, order) for name, values in columns.items()}
+            groups = _in_data_order([group for shard, _ in own for group in shard["groups"]], order)
+        sums = with_totals(columns)
         profile = add_up([output["profile"] for output in some if "profile" in output])
         require_identity(profile, sums)
-        return cls(own[0][0], some, sums, profile)
+        return cls(own[0][0], some, sums, groups, profile)
 
     @property
     def cut(self) -> int:
@@ -364,6 +408,11 @@ class _Part:
         return {group.replace("text", self.shard["part"]): bins for group, bins in self.profile.items()}
 
 
+def _in_data_order(values: Sequence[Value], order: Sequence[int]) -> list[Value]:
+    """Put values that came in this order of records into that of the data."""
+    return [values[place] for place in sorted(range(len(order)), key=order.__getitem__)]
+
+
 def _unigrams(data: _Part) -> dict[str, Any]:
     """Those of the plan, and of the codes of images that were encoded since."""
     unigrams = dict(data.shard["unigrams"])
@@ -371,7 +420,8 @@ def _unigrams(data: _Part) -> dict[str, Any]:
         targets = Targets(range(data.shard["ids"]["image"]))
         for output in data.outputs:
             targets.add_packed(output["codes"])
-        unigrams["image"] = targets.unigrams(True)
+        # The codes come in the order of the shards, in which groups ascend.
+        unigrams["image"] = targets.unigrams(True, None if data.groups is None else sorted(data.groups))
     return unigrams
 
 
@@ -381,12 +431,16 @@ def _notes(data: _Part, general: _Part | None) -> dict[str, Any]:
         "sequences_cut": data.cut,
         "tokens": int(sum(data.sums["n_total"])),
     }
+    if data.groups is not None:
+        notes["sequence_groups"] = len(set(data.groups))
     if "empty" in data.outputs[0]:
         notes["captions_empty"] = sum(output["empty"] for output in data.outputs)
     if data.shard["no_grid"]:
         notes["image_grid"] = data.shard["no_grid"]
     if general is not None:
         notes["general_texts"] = len(general.sums["n_text"])
+        if general.groups is not None:
+            notes["general_text_groups"] = len(set(general.groups))
         notes["general_texts_cut"] = general.cut
         notes["general_text_tokens"] = int(sum(general.sums["n_text"]))
     return notes

@@ -10,6 +10,7 @@ from evalsvc.errors import InternalError
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.loss_yardsticks import gap
+from evalsvc.tasks.sequence_groups import GENERAL_GROUP, GROUP
 
 NATS = "nats/token"
 
@@ -20,9 +21,17 @@ TOLERANCE = 1e-9
 
 
 def loss_metrics(
-    task: str, sums: Mapping[str, Sequence[float]], ids: Mapping[str, int], protocol: Protocol
+    task: str,
+    sums: Mapping[str, Sequence[float]],
+    ids: Mapping[str, int],
+    protocol: Protocol,
+    groups: Sequence[int] | None = None,
 ) -> list[MetricValue]:
-    """Every metric that has tokens to rest on.
+    """Every metric that has tokens to rest on, with its error over sequences, or over `groups` of them.
+
+    A loss is Σ nll / Σ tokens of the sequences, its perplexity e to it. The error of the perplexity P = exp(L) is
+    P · stderr(L), by the delta method. Two checkpoints are compared over the sequences that both have, by the keys in
+    `MetricValue.items`; those of a perplexity are its loss's.
 
     Raises:
         InternalError: the total is not the mean of the types' losses, weighted by their tokens.
@@ -32,13 +41,13 @@ def loss_metrics(
         losses[f"{kind}_within"] = (f"within_{kind}", f"n_{kind}", ids.get(kind, 0))
     metrics = []
     for name, (total, count, choices) in losses.items():
-        if loss := ratio_of_sums(sums[total], sums[count]):
+        if loss := ratio_of_sums(sums[total], sums[count], groups):
             items = total, count
             metrics.append(_value(f"{task}/{name}", loss, NATS, "lower", protocol, math.log(choices), items))
-            exp = perplexity(loss)
-            metrics.append(_value(f"{task}/{name}_perplexity", exp, "perplexity", "lower", protocol, float(choices)))
+            exp, baseline = perplexity(loss), float(choices)
+            metrics.append(_value(f"{task}/{name}_perplexity", exp, "perplexity", "lower", protocol, baseline, items))
     _require_weighted(task, {metric.name: metric.value for metric in metrics}, sums)
-    mass = ratio_of_sums(sums["image_mass"], sums["n_text"])
+    mass = ratio_of_sums(sums["image_mass"], sums["n_text"], groups)
     if mass is not None and "image" in ids:
         baseline, items = ids["image"] / ids["all"], ("image_mass", "n_text")
         metrics.append(_value(f"{task}/image_mass", mass, "probability", "none", protocol, baseline, items))
@@ -63,8 +72,11 @@ def _value(
     protocol: Protocol,
     baseline: float | None,
     items: tuple[str, ...] = (),
+    group: str = GROUP,
 ) -> MetricValue:
-    return MetricValue(name, ratio.value, ratio.stderr, ratio.n, unit, direction, protocol, baseline, items)
+    number = ratio.value, ratio.stderr, ratio.n, unit, direction
+    by = group if items and ratio.groups is not None else None
+    return MetricValue(name, *number, protocol, baseline, items, groups=ratio.groups, grouped_by=by)
 
 
 def general_text_metrics(
@@ -73,22 +85,24 @@ def general_text_metrics(
     captions: Mapping[str, Sequence[float]],
     ids: Mapping[str, int],
     protocols: tuple[Protocol, Protocol],
+    groups: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
 ) -> list[MetricValue]:
     """The loss of general text, over all ids and within text ids, and by how much it is above that of the captions.
 
-    `protocols` are those of general text and of captions. The gap is between two samples, so nothing pairs them.
+    `protocols` and `groups` are those of general text and of captions. The gap is between two samples, so nothing pairs
+    them.
     """
     own, other = protocols
     between = Protocol({**own.content, "less": other.id})
     metrics = []
     for prefix, suffix, choices in (("nll", "", ids["all"]), ("within", "_within", ids["text"])):
         keys = f"{prefix}_general_text", "n_general_text"
-        loss = ratio_of_sums(general[f"{prefix}_text"], general["n_text"])
-        caption = ratio_of_sums(captions[f"{prefix}_text"], captions["n_text"])
+        loss = ratio_of_sums(general[f"{prefix}_text"], general["n_text"], groups[0])
+        caption = ratio_of_sums(captions[f"{prefix}_text"], captions["n_text"], groups[1])
         if loss is None:
             continue
         name = f"{task}/general_text"
-        metrics.append(_value(f"{name}{suffix}", loss, NATS, "lower", own, math.log(choices), keys))
+        metrics.append(_value(f"{name}{suffix}", loss, NATS, "lower", own, math.log(choices), keys, GENERAL_GROUP))
         if caption is not None:
             metrics.append(_value(f"{name}_gap{suffix}", gap(loss, caption), NATS, "none", between, None))
     return metrics
@@ -105,16 +119,25 @@ def _require_weighted(task: str, values: Mapping[str, float], sums: Mapping[str,
 
 
 def loss_items(
-    data: Mapping[str, Sequence[float]], general: Mapping[str, Sequence[float]] | None
+    data: Mapping[str, Sequence[float]],
+    general: Mapping[str, Sequence[float]] | None,
+    groups: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
 ) -> list[dict[str, Any]]:
-    """A row per sequence of the data; general text has its numbers in the rows of the same index, under its name."""
+    """A row per sequence of the data; general text has its numbers in the rows of the same index, under its name.
+
+    `groups` are those of the data and of general text; a row has its group where there is any of several sequences.
+    """
     items = _data_items(data)
+    for index, group in enumerate(groups[0] or ()):
+        items[index][GROUP] = group
     for index, count in enumerate(general["n_text"] if general else ()):
         if index == len(items):
             items.append({"index": index})
         if count and general:
             numbers = {f"{name}_general_text": general[f"{name}_text"][index] for name in ("nll", "within")}
             items[index] |= {"n_general_text": int(count), **numbers}
+            if groups[1] is not None:
+                items[index][GENERAL_GROUP] = groups[1][index]
     return items
 
 

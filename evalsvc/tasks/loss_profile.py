@@ -1,4 +1,4 @@
-"""Where in a caption and in an image the loss is: by place, with errors over sequences.
+"""Where in a caption and in an image the loss is: by place, with errors over sequences or groups of them.
 
 Groups of bins: `text_position`, and `image_row`, `image_column` and `image_cell` of the grid of codes. Where images
 have no common grid, `image_position` is the place of a code among those of its image, counted from 0.
@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -100,10 +100,13 @@ def _bins(group: str, parts: Sequence[Sequence[Sequence[float]]]) -> list[Bin | 
     last = max(place for place, n in enumerate(columns[0]) if n)
     edges = pairwise((*POSITION_STARTS, 2 * POSITION_STARTS[-1])) if "position" in group else None
     bins: list[Bin | None] = []
-    for place, (n, c, x, cc, cx, xx, w, cw, ww) in enumerate(zip(*columns, strict=True)):
+    for place, (n, c, x, cc, cx, xx, w, cw, ww, s) in enumerate(zip(*columns, strict=True)):
         start, stop = (place, place + 1) if edges is None else next(edges)
         loss, within = Moments(n, c, x, cc, cx, xx).ratio(), Moments(n, c, w, cc, cw, ww).ratio()
         if loss is not None and within is not None:
+            # The moments are over independent units, which are fewer than the sequences where groups are.
+            units = int(n) if n < s else None
+            loss, within = (replace(ratio, n=int(s), groups=units) for ratio in (loss, within))
             bins.append(Bin(start, stop, int(c), loss, within))
         elif place < last or edges is None:
             bins.append(None)
@@ -141,7 +144,7 @@ def profile_metrics(
         for one in bins:
             name = f"{task}/{group}_{one.start:0{digits}}" + ("" if one.stop == one.start + 1 else f"_{one.stop - 1}")
             found = one.loss.value, one.loss.stderr, one.loss.n, "nats/token"
-            yield MetricValue(name, *found, "lower", Protocol(shaped), math.log(ids))
+            yield MetricValue(name, *found, "lower", Protocol(shaped), math.log(ids), groups=one.loss.groups)
 
 
 def profile_artifacts(profile: Profile, grid: Grid | None, more: Mapping[str, Any]) -> list[Artifact]:
@@ -172,6 +175,7 @@ def _columns(bins: Sequence[Bin | None], exact: bool) -> dict[str, list[Any]]:
         "start": [one.start for one in some],
         "stop": [one.stop for one in some],
         "sequences": [one.loss.n for one in some],
+        "independent": [one.loss.independent for one in some],
         "tokens": [one.tokens for one in some],
         **{
             f"{name}{suffix}": [number(getattr(getattr(one, name), field)) for one in some]

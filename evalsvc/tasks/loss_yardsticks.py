@@ -100,8 +100,8 @@ def unigram_metrics(
 def scarce(unigrams: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Say of which unigram losses the data are too few to come near the entropy, by the metric's name."""
     return {
-        f"{kind}_{name}": f"{loss['unseen']:.0%} of the ids occur in no other sequence: the loss is what frequencies "
-        "learned from these data reach, and the entropy is well below it; more data bring them together"
+        f"{kind}_{name}": f"{loss['unseen']:.0%} of the ids occur in no other sequence, or group of them: the loss is "
+        "what frequencies learned from these data reach, and the entropy is well below; more data bring both together"
         for kind, found in unigrams.items()
         for name, loss in found.items()
         if loss["unseen"] > FEW_UNSEEN
@@ -112,4 +112,5 @@ def gap(general: Ratio, caption: Ratio) -> Ratio:
     """General text less captions, of two samples that have nothing to do with each other; n is of both together."""
     known = general.stderr is not None and caption.stderr is not None
     stderr = math.hypot(general.stderr or 0, caption.stderr or 0) if known else None
-    return Ratio(general.value - caption.value, stderr, general.n + caption.n)
+    n, independent = general.n + caption.n, general.independent + caption.independent
+    return Ratio(general.value - caption.value, stderr, n, independent if independent < n else None)

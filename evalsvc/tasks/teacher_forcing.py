@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -32,28 +32,64 @@ COLUMNS = (
 probability of image ids where a text token is due. Losses in nats."""
 
 
+SPAN_TOKENS, SPAN_GROUPS = 1 << 18, 1 << 12
+"""Tokens and groups of sequences whose sums by bin are held at a time: at most some 100 MiB."""
+
+
 class ProfileSums:
     """What a `loss_profile.Profile` is made of, added up over the batches of a shard.
 
     A bin is a set of places of one type: those of a caption, or those of a row of the image. `moments` has, by group
-    of bins, float64 [bins, 9]: over the sequences with targets in a bin, with c their number there, x their summed
-    loss over all ids and w that within their type, the sums of 1, c, x, cc, cx, xx, w, cw and ww. Nine sums for a bin
-    are all that a mean and its error over sequences need, and those of shards add up.
+    of bins, float64 [bins, 10]: over the independent units (sequences, or groups of them) with targets in a bin, with c
+    the unit's number of targets there, x their summed loss over all ids, w that within their type and s the sequences
+    with such targets, the sums of 1, c, x, cc, cx, xx, w, cw, ww and s. These sums are all that a mean and its error
+    over units need, and those of shards add up where no group is in two shards.
     """
 
-    def __init__(self, layout: VocabularyLayout, grid: Grid | None) -> None:
-        """`grid`: rows and columns of the codes of every image; None: images as they come, by the place of a code."""
+    def __init__(self, layout: VocabularyLayout, grid: Grid | None, groups: Sequence[int] | None = None) -> None:
+        """`grid`: rows and columns of the codes of every image; None: images as they come, by the place of a code.
+
+        `groups`: the group of each of the shard's sequences, ascending; None: every sequence is independent.
+        """
         self.layout = layout
         self.grid = grid
+        self.groups = groups
         self.moments: dict[str, Tensor] = {}
+        self._unit: dict[int, int] = {}
+        """Place of each group of the current span in `_held`."""
+        self._held: dict[str, Tensor] = {}
+        """Sums of the groups of the current span, by group of bins [groups, bins, 4]."""
+
+    def spans(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield ranges of sequences, cut between groups; the targets of one are all added before the next is asked for.
+
+        `lengths` are the sequences' tokens.
+        """
+        if self.groups is None:
+            yield 0, len(lengths)
+            return
+        start, tokens, self._unit = 0, 0, {}
+        for index, (group, length) in enumerate(zip(self.groups, lengths, strict=True)):
+            if group not in self._unit and (tokens >= SPAN_TOKENS or len(self._unit) >= SPAN_GROUPS):
+                yield start, index
+                self._close()
+                start, tokens = index, 0
+            self._unit.setdefault(group, len(self._unit))
+            tokens += length
+        yield start, len(lengths)
+        self._close()
 
     def add(
         self,
         ids: Tensor,  # [B, T]
         target_mask: Tensor,  # [B, T - 1] bool
         losses: TokenLosses,  # of the N targets
+        rows: Sequence[int] = (),
     ) -> None:
-        """The targets of one batch."""
+        """The targets of one batch; `rows` are the indices of its sequences, which groups need."""
+        units = None
+        if self.groups is not None:
+            units = torch.tensor([self._unit[self.groups[row]] for row in rows], device=ids.device)
         owners = target_mask.nonzero()[:, 0]
         targets = ids[:, 1:][target_mask]
         values = torch.stack((torch.ones_like(losses.nll), losses.nll, losses.within), dim=1).double()  # [N, 3]
@@ -62,32 +98,51 @@ class ProfileSums:
             own = belongs(targets, block)
             places = (inside.cumsum(1) - 1)[:, 1:][target_mask][own]  # how many of its type come before, [n]
             if len(places):
-                self._add(kind, len(ids), owners[own], places, values[own])
+                self._add(kind, len(ids), owners[own], places, values[own], units)
 
     def to_json(self) -> dict[str, list[list[float]]]:
-        """By group of bins, the nine sums, each with a number a bin."""
+        """By group of bins, the ten sums, each with a number a bin."""
         return {group: moments.T.tolist() for group, moments in self.moments.items()}
 
-    def _add(self, kind: str, batch: int, owners: Tensor, places: Tensor, values: Tensor) -> None:
+    def _add(self, kind: str, batch: int, owners: Tensor, places: Tensor, values: Tensor, units: Tensor | None) -> None:
         if kind == "image" and self.grid is not None:
             rows, columns = self.grid
             cells = _bin_sums(batch, owners, places, values, rows * columns)
-            self._add_up("image_cell", cells)
             grid = cells.reshape(batch, rows, columns, 3)
-            self._add_up("image_row", grid.sum(2))
-            self._add_up("image_column", grid.sum(1))
+            for name, sums in (("cell", cells), ("row", grid.sum(2)), ("column", grid.sum(1))):
+                self._add_sequences(f"image_{name}", sums, units)
         else:
             starts = torch.tensor(POSITION_STARTS, device=places.device)
             bins = torch.bucketize(places, starts, right=True) - 1
-            self._add_up(f"{kind}_position", _bin_sums(batch, owners, bins, values, len(starts)))
+            self._add_sequences(f"{kind}_position", _bin_sums(batch, owners, bins, values, len(starts)), units)
+
+    def _add_sequences(
+        self,
+        group: str,
+        sums: Tensor,  # [B, bins, 3]
+        units: Tensor | None,  # [B]
+    ) -> None:
+        sums = torch.cat((sums, (sums[..., :1] > 0).double()), dim=2)
+        if units is None:
+            self._add_up(group, sums)
+            return
+        if group not in self._held:
+            self._held[group] = sums.new_zeros(len(self._unit), *sums.shape[1:])
+        self._held[group].index_add_(0, units, sums)
+
+    def _close(self) -> None:
+        """The groups of the current span are complete."""
+        for group, sums in self._held.items():
+            self._add_up(group, sums)
+        self._held, self._unit = {}, {}
 
     def _add_up(
         self,
         group: str,
-        sums: Tensor,  # [B, bins, 3]
+        sums: Tensor,  # [units, bins, 4]
     ) -> None:
-        c, x, w = sums.unbind(2)
-        columns = ((c > 0).double(), c, x, c * c, c * x, x * x, w, c * w, w * w)
+        c, x, w, s = sums.unbind(2)
+        columns = ((c > 0).double(), c, x, c * c, c * x, x * x, w, c * w, w * w, s)
         moments = torch.stack([column.sum(0) for column in columns], dim=1)
         self.moments[group] = self.moments[group] + moments if group in self.moments else moments
 
@@ -118,7 +173,8 @@ def sequence_sums(
     """`COLUMNS`, each with one number a sequence in the given order.
 
     Every position after the first is a target unless it is the pad. `names` says what messages call each sequence.
-    A sequence without targets costs nothing and has zeros. `profile` gets the same losses, by where they are.
+    A sequence without targets costs nothing and has zeros. `profile` gets the same losses, by where they are, and where
+    it has groups of sequences, it says in which order.
 
     Raises:
         NonFinite: names the checkpoint, the sequence and the first part of the model that is at fault.
@@ -126,7 +182,7 @@ def sequence_sums(
     sums = torch.zeros(len(sequences), len(COLUMNS), dtype=torch.float64)
     done = 0
     context.report(done)
-    for batch in token_batches([len(sequence) for sequence in sequences], context.batch_tokens):
+    for batch in _batches([len(sequence) for sequence in sequences], context.batch_tokens, profile):
         ids, lengths = _pad([sequences[index] for index in batch], context.device)
         target_mask = _target_mask(ids, lengths, layout.pad_id)
         if bool(target_mask.any()):
@@ -139,12 +195,18 @@ def sequence_sums(
                 row = int(bad[0])
                 raise _not_finite(context, model, ids[row : row + 1, : int(lengths[row])], names[batch[row]])
             if profile is not None:
-                profile.add(ids, target_mask, losses)
+                profile.add(ids, target_mask, losses, batch)
             columns = _columns(losses, targets, layout)
             sums[batch] = columns.new_zeros(len(batch), len(COLUMNS)).index_add_(0, owners, columns).cpu()
         done += len(batch)
         context.report(done)
     return {name: column.tolist() for name, column in zip(COLUMNS, sums.unbind(1), strict=True)}
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int, profile: ProfileSums | None) -> Iterator[list[int]]:
+    for start, stop in [(0, len(lengths))] if profile is None else profile.spans(lengths):
+        for batch in token_batches(lengths[start:stop], batch_tokens):
+            yield [start + index for index in batch]
 
 
 def _pad(sequences: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The value of a metric from the task's items, by the definition of `MetricValue.items`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,4 +12,5 @@ def value_of_items(metric: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
     chosen = [item for item in items if item.get("benchmark", benchmark) == benchmark and total in item]
     assert len({item["index"] for item in chosen}) == len(chosen) > 0
     weights = [item[count[0]] for item in chosen] if count else [1] * len(chosen)
-    return sum(float(item[total]) for item in chosen) / sum(weights)
+    value = sum(float(item[total]) for item in chosen) / sum(weights)
+    return math.exp(value) if metric["unit"] == "perplexity" else value

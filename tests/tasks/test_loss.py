@@ -17,6 +17,7 @@ import evalsvc
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.errors import AssetMissing, Cancelled, DataChanged, InvalidData, NonFinite
 from evalsvc.layout import parse_layout
+from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.models.loading import load_model
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.loss import Loss
@@ -195,6 +196,60 @@ def test_shards_cover_the_data_in_order(checkpoint: CheckpointRef, data: Path) -
         (3, 5, 2),
     ]
     assert plan.unit == "sequences"
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 99])
+def test_sequences_that_belong_together_are_one_in_every_error(
+    checkpoint: CheckpointRef, tmp_path: Path, shards: int
+) -> None:
+    """Captions of one image and windows of one document are in one shard, wherever they are in the data, and no loss
+    moves by that."""
+    records = [
+        *RECORDS,
+        {"text_ids": [8], "image_codes": [0, 15, 3, 3]},
+        {"text_ids": [4, 4], "document": "a"},
+        RECORDS[1],
+    ]
+    records += [{"text_ids": [7, 7, 7], "document": "a"}, {"text_ids": [1, 2], "document": 3}]
+    groups = [0, 1, 2, 3, 4, 0, 6, 1, 6, 9]
+    general = [{"text_ids": [3, 4, 5]}, {"text_ids": [9, 9]}, {"text_ids": [3, 4, 5]}]
+    task = {"data": str(write(tmp_path / "data.jsonl", records)), "shards": shards}
+    task["general_text"] = str(write(tmp_path / "text.jsonl", general))
+    loss = Loss.model_validate({"name": "x", **task})
+    parts = [shard for shard in loss.plan(context_of(checkpoint)).shards if shard["part"] == "data"]
+    assert sorted(index for shard in parts for index in shard["order"]) == list(range(10))
+    assert len({group for shard in parts for group in set(shard["groups"])}) == 7
+    assert sum(len(set(shard["groups"])) for shard in parts) == 7, "no group is in two shards"
+    assert sum(shard["units"] for shard in parts) == 10
+    assert len(parts) == min(shards, 7)
+
+    result = evaluate(loss, checkpoint)
+    found = values(result)
+    assert [item["group"] for item in result.items] == groups
+    assert [item.get("group_general_text") for item in result.items][:4] == [0, 1, 0, None]
+    for index, record in enumerate(records):
+        alone = {name: [value] for name, value in record.items() if name != "document"}
+        assert result.items[index].get("n_image", 0) == len(alone.get("image_codes", [[]])[0])
+        assert result.items[index].get("n_text", 0) == len(alone.get("text_ids", [[]])[0])
+    again = evaluate(Loss(name="x", data=str(write(tmp_path / "plain.jsonl", RECORDS))), checkpoint)
+    for item, expected in zip(result.items, again.items, strict=False):
+        assert {key: item[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    some = [item for item in result.items if "n_text" in item]
+    ratio = ratio_of_sums(*([item[key] for item in some] for key in ("nll_text", "n_text", "group")))
+    assert ratio is not None
+    text = found["text"]
+    assert (text.value, text.stderr) == pytest.approx((ratio.value, ratio.stderr), rel=1e-9)
+    assert (text.n, text.groups, text.grouped_by) == (9, 6, "group")
+    assert (found["general_text"].groups, found["general_text"].grouped_by) == (2, "group_general_text")
+    assert (result.notes["sequences"], result.notes["sequence_groups"]) == (10, 7)
+    assert (result.notes["general_texts"], result.notes["general_text_groups"]) == (3, 2)
+
+
+def test_without_groups_nothing_is_said_of_them(checkpoint: CheckpointRef, data: Path) -> None:
+    result = evaluate(Loss(name="x", data=str(data)), checkpoint)
+    assert "sequence_groups" not in result.notes
+    assert not any("group" in item for item in result.items)
+    assert {(metric.groups, metric.grouped_by) for metric in result.metrics} == {(None, None)}
 
 
 def test_changed_data_are_noticed_by_the_shard(checkpoint: CheckpointRef, data: Path) -> None:

@@ -20,6 +20,7 @@ from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.token_loss import TokenLosses
 from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
+from evalsvc.tasks import teacher_forcing
 from evalsvc.tasks.loss import Loss
 from evalsvc.tasks.loss_profile import (
     MAX_CELLS,
@@ -29,6 +30,7 @@ from evalsvc.tasks.loss_profile import (
     profile_artifacts,
     require_identity,
 )
+from evalsvc.tasks.sequence_groups import group_of_each
 from evalsvc.tasks.task import TaskResult
 from evalsvc.tasks.teacher_forcing import ProfileSums
 
@@ -39,6 +41,15 @@ GRIDDED: list[dict[str, Any]] = [
     {"text_ids": [*range(20, 40)], "image_codes": [1, 1, 2, 2, 3, 3]},
     {"text_ids": [index * 7 % 80 for index in range(300)], "image_codes": [9, 8, 7, 6, 5, 4]},
 ]
+
+GROUPED = [
+    *GRIDDED,
+    {"text_ids": [9, 8], "image_codes": [0, 15, 3, 3, 8, 9]},
+    {"text_ids": [1, 2]},
+    {"text_ids": [5, 6, 7], "image_codes": [1, 1, 2, 2, 3, 3]},
+    {"text_ids": [4] * 40, "image_codes": [0, 15, 3, 3, 8, 9]},
+]
+"""Three captions of the first image and two of another, far from each other, and one text twice."""
 
 
 @pytest.fixture(autouse=True)
@@ -91,11 +102,14 @@ def slow_profile(
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for (group, start), owners in sums.items():
         count, nll_sum, within_sum = zip(*owners.values(), strict=True)
-        loss, inside = ratio_of_sums(nll_sum, count), ratio_of_sums(within_sum, count)
+        of_images = group_of_each(str(record.get("image_codes") or record.get("text_ids")) for record in records)
+        groups = [owner if of_images is None else of_images[owner] for owner in owners]
+        loss, inside = ratio_of_sums(nll_sum, count, groups), ratio_of_sums(within_sum, count, groups)
         assert loss is not None
         assert inside is not None
-        row = {"sequences": len(owners), "tokens": sum(count), "loss": loss.value, "loss_stderr": loss.stderr}
-        found.setdefault(group, {})[start] = row | {"within": inside.value, "within_stderr": inside.stderr}
+        row = {"sequences": len(owners), "independent": len(set(groups)), "tokens": sum(count)}
+        errors = {"loss_stderr": loss.stderr, "within_stderr": inside.stderr}
+        found.setdefault(group, {})[start] = row | {"loss": loss.value, "within": inside.value} | errors
     return found
 
 
@@ -117,7 +131,9 @@ def close(row: dict[str, Any], expected: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize(("batch_tokens", "shards"), [(8192, None), (1, 1), (70, 3), (8192, 5)])
-@pytest.mark.parametrize(("records", "columns"), [(GRIDDED, 3), (GRIDDED, None), (RECORDS, None)])
+@pytest.mark.parametrize(
+    ("records", "columns"), [(GRIDDED, 3), (GRIDDED, None), (RECORDS, None), (GROUPED, 3), (GROUPED, None)]
+)
 def test_equals_the_definition(
     checkpoint: CheckpointRef,
     tmp_path: Path,
@@ -126,7 +142,10 @@ def test_equals_the_definition(
     batch_tokens: int,
     shards: int | None,
 ) -> None:
-    """Neither batch nor shard moves a bin, single or wide, and a sequence of two tokens in one is one sequence."""
+    """Neither batch nor shard moves a bin, single or wide, and a sequence of two tokens in one is one sequence.
+
+    Nor do they part the sequences of a group, whose losses are added up before they are squared.
+    """
     path = write(tmp_path / "data.jsonl", records)
     task = Loss(name="x", data=str(path), shards=shards, image_columns=columns)
     found = content(evaluate(task, checkpoint, batch_tokens))
@@ -137,7 +156,7 @@ def test_equals_the_definition(
         assert found[group]["start"] == sorted(bins)
         for start, row in rows(found[group]).items():
             assert close(row, bins[start]), (group, start)
-    if records is GRIDDED:
+    if records is not RECORDS:
         assert (found["text_position"]["start"][-2:], found["text_position"]["stop"][-2:]) == ([128, 256], [256, 512])
 
 
@@ -165,6 +184,36 @@ def made_up(sequences: int) -> tuple[VocabularyLayout, list[tuple[torch.Tensor, 
         mask = torch.ones(1, ids.shape[1] - 1, dtype=torch.bool)
         made.append((ids, mask, torch.rand(int(mask.sum()), generator=generator) * 9))
     return layout, made
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(1, 4096), (60, 4096), (1 << 18, 2), (1 << 18, 4096)])
+def test_groups_are_whole_however_few_are_held(tokens: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of all groups at a time would not fit in memory; those of a part are added up when it is complete."""
+    monkeypatch.setattr(teacher_forcing, "SPAN_TOKENS", tokens)
+    monkeypatch.setattr(teacher_forcing, "SPAN_GROUPS", most)
+    layout, made = made_up(40)
+    groups = [index - index % 5 if index > 9 else index for index in range(40)]
+    sums = ProfileSums(layout, (4, 4), groups)
+    spans = []
+    for start, stop in sums.spans([ids.shape[1] for ids, _, _ in made]):
+        spans.append((start, stop))
+        for index in reversed(range(start, stop)):
+            ids, mask, losses = made[index]
+            sums.add(ids, mask, TokenLosses(losses, losses / 2, losses), [index])
+    assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
+    assert all(groups[start] != groups[start - 1] for start, _ in spans[1:])
+    assert (len(spans) > 3) == (min(tokens, most) < 100)
+    by_cell: list[dict[int, float]] = [{} for _ in range(16)]
+    for group, (_, _, losses) in zip(groups, made, strict=True):
+        for cell, loss in enumerate(losses[-16:].tolist()):
+            by_cell[cell][group] = by_cell[cell].get(group, 0.0) + loss
+    for one, totals in zip(add_up([sums.to_json()])["image_cell"], by_cell, strict=True):
+        counts = [groups.count(group) for group in totals]
+        expected = ratio_of_sums(list(totals.values()), counts)
+        assert one is not None
+        assert expected is not None
+        assert (one.loss.value, one.loss.stderr) == pytest.approx((expected.value, expected.stderr), rel=1e-6)
+        assert (one.loss.n, one.loss.groups, one.tokens) == (40, 16, 40)
 
 
 def profile_of(shards: int) -> Profile:

@@ -67,6 +67,20 @@ def test_where_ids_are_rare_the_notes_say_so(checkpoint: CheckpointRef, tmp_path
     assert scarce({"text": {"unigram": {"unseen": 0.05}}}) == {}
 
 
+def test_one_image_predicts_no_other_of_its_captions(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """Codes that came once more with each caption of their image would be known in advance."""
+    rows = [[0, 1, 2, 3], [8, 9, 9, 8], [4, 5, 9, 7]]
+    order = [0, 1, 2, 1, 0, 0]
+    records = [{"text_ids": [5, 9 + place], "image_codes": rows[image]} for place, image in enumerate(order)]
+    path = write(tmp_path / "data.jsonl", records)
+    for shards in (1, 3):
+        result = evaluate(Loss(name="x", data=str(path), shards=shards), checkpoint)
+        expected = unigram([rows[image] for image in order], 16, [0, 1, 2, 1, 0, 0])
+        assert json.loads(result.artifacts[0].content)["unigrams"]["image"]["unigram"] == pytest.approx(expected)
+        metric = values(result)["image_unigram"]
+        assert (metric.value, metric.n, metric.groups) == (pytest.approx(expected["loss"]), 6, 3)
+
+
 def test_a_model_of_the_frequencies_at_a_place_reaches_less(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     """Images of digits have ink in the middle and none at the border."""
     lines = (ROOT / "heldout_pairs.jsonl").read_text().splitlines()
@@ -134,6 +148,7 @@ def test_images_that_are_encoded_have_the_unigrams_of_their_codes() -> None:
 def test_a_gap_has_the_error_of_two_samples() -> None:
     assert gap(Ratio(5.0, 0.3, 10), Ratio(2.0, 0.4, 7)) == Ratio(3.0, 0.5, 17)
     assert gap(Ratio(5.0, None, 1), Ratio(2.0, 0.4, 7)) == Ratio(3.0, None, 8)
+    assert gap(Ratio(5.0, 0.3, 10, 4), Ratio(2.0, 0.4, 7)) == Ratio(3.0, 0.5, 17, 11)
 
 
 @pytest.mark.parametrize("shards", [None, 3])

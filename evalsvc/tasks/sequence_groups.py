@@ -1,0 +1,54 @@
+"""Groups of sequences that are not independent: captions of one image, windows of one document, equal texts.
+
+A standard error over sequences takes each for an independent draw. Five captions of one image share the image, whose
+loss they all carry, and the error that counts them as five is up to √5 too small. Errors are therefore over groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from hashlib import blake2b
+
+from evalsvc.data import Record
+
+GROUP, GENERAL_GROUP = "group", "group_general_text"
+"""Keys of the items that name the group of a sequence, of the data and of general text."""
+
+
+def group_of_each(keys: Iterable[Hashable]) -> list[int] | None:
+    """Return for each key the index of the first key equal to it; None where no two are equal.
+
+    The index is the same whatever follows, so the groups of the first sequences do not depend on a limit.
+    """
+    first: dict[Hashable, int] = {}
+    groups = [first.setdefault(key, index) for index, key in enumerate(keys)]
+    return groups if len(first) < len(groups) else None
+
+
+def groups_of_records(records: Iterable[Record]) -> list[int] | None:
+    """Return the group of each record; None where every record is independent.
+
+    Records belong together that name the same `document`; of those that name none, records with the same image codes,
+    and texts without an image that are equal. Equal captions of different images do not: a data set may say the same
+    of many images.
+    """
+    return group_of_each(map(_key, records))
+
+
+def _key(record: Record) -> Hashable:
+    if record.document is not None:
+        return "document", record.document
+    part, ids = ("image", record.image_codes) if record.image_codes else ("text", record.text_ids)
+    return part, blake2b(b"" if ids is None else ids.tobytes(), digest_size=16).digest()
+
+
+def group_order(groups: Sequence[int]) -> list[int]:
+    """Return the indices of the sequences group by group, each group in its own order."""
+    return sorted(range(len(groups)), key=groups.__getitem__)
+
+
+def at_border(groups: Sequence[int], place: int) -> int:
+    """Return the first place, from `place` on, at which a group of these ascending `groups` begins, or the end."""
+    while 0 < place < len(groups) and groups[place] == groups[place - 1]:
+        place += 1
+    return place
