@@ -1,29 +1,26 @@
 """Is a checkpoint worse than a baseline? Metric by metric, beyond a tolerance and beyond the noise.
 
 `run_gate` reads two results, files or what the service holds, and compares them by rules into a Report, whose outcome
-is the exit code; `gate_reports` writes it down.
+is the exit code. `gate_rules` says what a rule is, `gate_verdict` what the difference of one metric says by its rule;
+`gate_reports` writes the report down.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
+from evalsvc.gate_rules import EVERYTHING, Family, Rule
+from evalsvc.gate_verdict import Difference, Gap, Verdict, judge, tails
 from evalsvc.metrics.paired import Basis
 from evalsvc.protocol import describe_differences, differences, labelled, tell_apart
-from evalsvc.result import Measured, Result, distance, number, task_of
+from evalsvc.result import Measured, Metric, Result, distance, number, task_of
 from evalsvc.result_source import Service, read_result
-from evalsvc.suite import check_keys, validation_message
 
 
 class Outcome(IntEnum):
@@ -32,64 +29,10 @@ class Outcome(IntEnum):
     PASSED = 0
     REGRESSION = 1
     NOT_JUDGED = 2
-    """A metric is missing, was measured by another protocol, or has neither a standard error nor a tolerance; or
-    nothing was compared."""
+    """A metric is missing, was measured by another protocol, has neither a known noise nor a tolerance, or is less
+    certain than its rule asks; or nothing was compared."""
     NO_BASELINE = 3
     TIME_OUT = 4
-
-
-class Rule(BaseModel):
-    """How much worse a metric may be. It is a regression if it is worse by more than the tolerance, which is the larger
-    of `absolute` and `relative`, and by more than the noise, which is so many `standard_errors` of the difference. If
-    no error of the difference is known, a tolerance that the rule states decides alone; without one, nothing does."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    metric: str = Field(min_length=1)
-    """A metric's name, or a pattern for several: `arc_*/acc`. Of several rules the first that matches counts."""
-    direction: Literal["lower", "higher"] | None = None
-    """Which way is better [the metric's own]."""
-    absolute: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """So much worse is tolerated, in the metric's unit."""
-    relative: float = Field(default=0.001, ge=0, allow_inf_nan=False)
-    """So much worse is tolerated, as a share of the baseline's value. Rounding on another device moves less."""
-    standard_errors: float = Field(default=3.0, ge=0, allow_inf_nan=False)
-    """So many standard errors are noise; 0: nothing is. By chance alone a metric exceeds 2 of them in the bad direction
-    in one build of 44, and 3 in one of 740; a gate looks at many metrics."""
-    missing: Literal["fail", "ignore"] = "fail"
-    """What it means that the candidate, or the baseline, has no such value."""
-
-    @property
-    def states_tolerance(self) -> bool:
-        """Whether whoever wrote the rule gave it a tolerance; the default one is for rounding only."""
-        return not self.model_fields_set.isdisjoint(("absolute", "relative"))
-
-    def matches(self, name: str) -> bool:
-        return name == self.metric or fnmatchcase(name, self.metric)
-
-
-EVERYTHING = (Rule(metric="*"),)
-"""Without rules: every metric that has a better side."""
-
-Verdict = Literal["worse", "better", "unchanged", "missing", "other_protocol", "not_judged", "new", "ignored"]
-"""`not_judged`: no error of the difference is known, and the rule states no tolerance. `new`: only the candidate has
-the value. `ignored`: missing, as the rule allows."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Candidate minus baseline, and what is known of its error."""
-
-    value: float
-    stderr: float | None
-    """None: no error is known, and only a tolerance that the rule states can decide."""
-    basis: Basis
-    n: int
-    """Items that are paired; else those of the smaller side."""
-    tolerance: float
-    """How much worse the rule tolerates."""
-    noise: float
-    """How much worse it may be by chance: the rule's multiple of `stderr`; 0 where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +78,14 @@ class Look:
     """Candidate minus baseline."""
     stderr: float | None
     basis: Basis
+    low: float | None
+    """The lower end of the interval that holds at all looks together; None: not known."""
+    high: float | None
     standard_errors: float
-    """So many of them are noise at this look."""
+    """The boundary of this look: the standard errors of a normal distribution whose tail each end may miss with."""
     level: float
-    """Of the error, two-sided, that all looks at this metric together may make: ± so many standard errors is an
-    interval that covers at all of them with probability 1 - level."""
+    """The chance that all looks at this metric together call it worse though it did not change; either end of all its
+    intervals together misses with this chance."""
     verdict: Verdict | Literal["undecided"]
     differs: Mapping[str, Any] = field(default_factory=dict)
     """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
@@ -168,6 +114,33 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Alarms:
+    """How often a gate as a whole fails a checkpoint that did not change: its metrics times their level."""
+
+    family: Literal["none", "holm", "bonferroni"]
+    """`none`: the level of a rule is that of each metric; else it is that of all metrics together."""
+    metrics: int
+    """The metrics that chance can decide."""
+    lowest: float
+    """The smallest of their levels."""
+    highest: float
+    """The largest of their levels."""
+    if_independent: float
+    """The chance that at least one is called worse, if the metrics were independent: 1 − Π (1 − level)."""
+    at_most: float
+    """The same chance however the metrics depend on each other: Σ level."""
+
+    @classmethod
+    def of(cls, levels: Sequence[float], family: Literal["none", "holm", "bonferroni"]) -> Alarms | None:
+        """Return the chances from the level of each metric; None without any."""
+        if not levels:
+            return None
+        passes = math.fsum(math.log1p(-level) for level in levels)
+        bounded = min(1.0, math.fsum(levels))
+        return cls(family, len(levels), min(levels), max(levels), -math.expm1(passes), bounded)
+
+
+@dataclass(frozen=True)
 class Report:
     """What the gate found."""
 
@@ -183,6 +156,8 @@ class Report:
     """Of a gate that samples until it is decided: every metric at every look until its decision."""
     samples: tuple[Samples, ...] = ()
     """Likewise, by task."""
+    alarms: Alarms | None = None
+    """How often it fails a checkpoint that did not change; None where no metric is judged by its noise."""
 
     @property
     def outcome(self) -> Outcome:
@@ -197,46 +172,10 @@ class Report:
         return Outcome.PASSED
 
 
-# rules
-
-
-def read_rules(path: Path | None) -> tuple[Rule, ...]:
-    """The rules in a YAML file, `rules: [{metric: …, …}, …]`; None: `EVERYTHING`.
-
-    Raises:
-        InvalidRequest: says which key of which rule is wrong, with near misses.
-    """
-    if path is None:
-        return EVERYTHING
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise InvalidRequest(f"the rules {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the rules {path} are not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, Mapping):
-        raise InvalidRequest(f"the rules {path} are {type(content).__name__}; give a mapping with a list `rules`")
-    check_keys(f"the rules {path}", content, ("rules",), InvalidRequest)
-    rules = content.get("rules")
-    if not isinstance(rules, list) or not rules:
-        raise InvalidRequest(f"{path} has no list `rules`; give at least one, e.g. `- metric: pairs/*`")
-    return tuple(_parse_rule(f"{path}, rule {index + 1}", rule) for index, rule in enumerate(rules))
-
-
-def _parse_rule(where: str, rule: Any) -> Rule:
-    if not isinstance(rule, Mapping):
-        raise InvalidRequest(f"{where} is {rule!r}; it must be a mapping with the key `metric`")
-    check_keys(where, rule, Rule.model_fields, InvalidRequest)
-    try:
-        return Rule.model_validate(dict(rule))
-    except ValidationError as error:
-        raise InvalidRequest(f"{where}: {validation_message(error)}") from None
-
-
 # reading and comparing
 
 
-def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Service) -> Report:
+def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Service, family: Family = "none") -> Report:
     """Compare two results, each a file or RUN@STEP[:VARIANT]; evaluations that are not over are waited for.
 
     Raises:
@@ -261,7 +200,7 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
         after = read_result(candidate, service, deadline)
     except DeadlineExceeded as error:
         return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
-    return compare(after, before, rules)
+    return compare(after, before, rules, family)
 
 
 def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Report:
@@ -271,7 +210,36 @@ def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Re
 # comparison
 
 
-def compare(candidate: Result, baseline: Result, rules: Sequence[Rule] = EVERYTHING) -> Report:
+@dataclass(frozen=True)
+class Measurement:
+    """A metric that both sides have under one protocol, to be judged."""
+
+    metric: Metric
+    """That of the baseline."""
+    gap: Gap
+
+
+@dataclass(frozen=True)
+class Stage:
+    """When a comparison is made: after all samples, or at a look at some of them."""
+
+    tail: Callable[[Rule, int], float]
+    """With which chance each end of an interval may miss now, by the rule and the number of metrics on both sides."""
+    level: Callable[[Rule, int], float]
+    """Likewise, the level of the metric over all looks."""
+    last: bool
+
+
+AT_THE_END = Stage(lambda rule, metrics: rule.level, lambda rule, metrics: rule.level, last=True)
+
+
+def compare(
+    candidate: Result,
+    baseline: Result,
+    rules: Sequence[Rule] = EVERYTHING,
+    family: Family = "none",
+    stage: Stage = AT_THE_END,
+) -> Report:
     """Judge every metric of the baseline that a rule matches.
 
     Raises:
@@ -279,16 +247,38 @@ def compare(candidate: Result, baseline: Result, rules: Sequence[Rule] = EVERYTH
     """
     for rule in rules:
         _require_sides(rule, baseline)
-    comparisons: list[Comparison] = []
+    found: list[Comparison | Measurement] = []
     for name in {**baseline.values, **candidate.values}:
         first = next((rule for rule in rules if rule.matches(name)), None)
         if first and (_has_side(first, name, baseline) or _has_side(first, name, candidate)):
-            comparisons += _compare_name(name, first, candidate, baseline)
+            found += _compare_name(name, first, candidate, baseline)
+    comparisons, levels = _judge_all(found, family, stage)
     problems = [problem for rule in rules for problem in _unmatched(rule, candidate, baseline)]
     if not problems and all(comparison.verdict in ("new", "ignored") for comparison in comparisons):
         problems.append("nothing was compared: no value of the baseline that the rules ask for is in the candidate")
     told_apart = tell_comparisons_apart(comparisons, {**candidate.protocols, **baseline.protocols})
-    return Report(candidate.name, baseline.name, told_apart, tuple(problems))
+    return Report(candidate.name, baseline.name, told_apart, tuple(problems), alarms=Alarms.of(levels, family))
+
+
+def _judge_all(
+    found: Sequence[Comparison | Measurement], family: Family, stage: Stage
+) -> tuple[list[Comparison], list[float]]:
+    """All comparisons, in their order, and the levels of those that chance can decide."""
+    gaps = [item.gap for item in found if isinstance(item, Measurement)]
+    levels = [stage.level(gap.rule, len(gaps)) for gap in gaps]
+    chosen = tails(gaps, [stage.tail(gap.rule, len(gaps)) for gap in gaps], family)
+    judged = iter(zip(gaps, chosen, chosen if family == "holm" else levels, strict=True))
+    comparisons = []
+    for item in found:
+        if isinstance(item, Measurement):
+            gap, tail, level = next(judged)
+            verdict, reason, difference = judge(gap, tail, level, last=stage.last)
+            values = {"baseline": gap.baseline, "candidate": gap.candidate, "difference": difference}
+            comparisons.append(_comparison(item.metric, verdict, reason, gap.rule.direction, **values))
+        else:
+            comparisons.append(item)
+    known = [level for gap, level in zip(gaps, levels, strict=True) if gap.has_noise]
+    return comparisons, [level / len(known) if family == "holm" else level for level in known]
 
 
 def tell_comparisons_apart(
@@ -326,13 +316,13 @@ def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]
         yield f"a rule matches nothing: {UnknownName.among('metric', rule.metric, baseline.values).message}"
 
 
-def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) -> Iterator[Comparison]:
+def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) -> Iterator[Comparison | Measurement]:
     """One comparison per protocol under which the baseline has the metric, and per protocol that is new."""
     theirs, ours = baseline.values.get(name, {}), candidate.values.get(name, {})
     strange = [metric for protocol, metric in ours.items() if protocol not in theirs]
     for protocol, before in theirs.items():
         if protocol in ours:
-            yield _judge(rule, Measured(before, baseline), Measured(ours[protocol], candidate))
+            yield _measurement(rule, Measured(before, baseline), Measured(ours[protocol], candidate))
         elif strange:
             yield _refuse(before, strange, candidate, baseline)
         else:
@@ -342,54 +332,13 @@ def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) ->
             yield _comparison(metric, "new", "the baseline has no such value", candidate=number(metric["value"]))
 
 
-def _judge(rule: Rule, before: Measured, after: Measured) -> Comparison:
-    old, new = before.estimate.value, after.estimate.value
-    sign = -1.0 if (rule.direction or before.metric["direction"]) == "higher" else 1.0
-    worse = _worse(sign * old, sign * new)
-    tolerance = max(rule.absolute, rule.relative * abs(old) if math.isfinite(old) else 0.0)
-    found = distance(before, after)
-    noise = rule.standard_errors * (found.stderr or 0.0)
-    difference = Difference(found.value, found.stderr, found.basis, found.n, tolerance, noise)
-    unknown = found.why_no_error("the baseline", "the candidate")
-    verdict, reason = _verdict(worse, difference, rule, unknown)
-    values: dict[str, Any] = {"baseline": old, "candidate": new, "difference": difference}
-    return _comparison(before.metric, verdict, reason, rule.direction, **values)
+def _measurement(rule: Rule, before: Measured, after: Measured) -> Measurement:
+    higher = (rule.direction or before.metric["direction"]) == "higher"
+    gap = Gap(rule, before.estimate.value, after.estimate.value, higher, distance(before, after))
+    return Measurement(before.metric, gap)
 
 
-def _verdict(worse: float, difference: Difference, rule: Rule, unknown: str) -> tuple[Verdict, str]:
-    """The verdict and its reason; `unknown` says why the difference has no standard error.
-
-    Equal values are within any tolerance, and what is not finite is no matter of chance: both need no bound.
-    """
-    if worse == 0:
-        return "unchanged", "equal"
-    side = f"{'worse' if worse > 0 else 'better'} by {abs(worse):.3g}"
-    if unknown and math.isfinite(worse) and not rule.states_tolerance:
-        remedy = "give its rule (--rules) a tolerance, `absolute` or `relative`, which then decides alone"
-        return "not_judged", f"{side}, but it is not known what is noise: {unknown}; {remedy}"
-    within = abs(worse) <= max(difference.tolerance, difference.noise)
-    verdict: Verdict = "unchanged" if within else "worse" if worse > 0 else "better"
-    return verdict, f"{side}, {'within' if within else 'beyond'} {_bound(within, difference, unknown)}"
-
-
-def _bound(within: bool, difference: Difference, unknown: str) -> str:
-    tolerance, noise = f"the tolerance {difference.tolerance:.2g}", f"the noise {difference.noise:.2g}"
-    if unknown:
-        return f"{tolerance}, which alone decides: {unknown}"
-    if within:
-        return noise if difference.noise > difference.tolerance else tolerance
-    return f"{tolerance} and {noise}"
-
-
-def _worse(old: float, new: float) -> float:
-    """How much worse `new` is where lower is better. NaN is as bad as it gets."""
-    old, new = (math.inf if math.isnan(value) else value for value in (old, new))
-    return 0.0 if old == new else new - old
-
-
-def _refuse(
-    before: Mapping[str, Any], strange: Sequence[Mapping[str, Any]], candidate: Result, baseline: Result
-) -> Comparison:
+def _refuse(before: Metric, strange: Sequence[Metric], candidate: Result, baseline: Result) -> Comparison:
     """Name what differs from the nearest of the candidate's protocols."""
     content = baseline.protocol(before["protocol"])
     after, differing = min(
@@ -403,7 +352,7 @@ def _refuse(
     )
 
 
-def _miss(rule: Rule, before: Mapping[str, Any], candidate: Result) -> Comparison:
+def _miss(rule: Rule, before: Metric, candidate: Result) -> Comparison:
     error = candidate.error(task_of(before))
     reason = f"the candidate's task {task_of(before)} failed: {error}" if error else "not in the candidate"
     verdict: Verdict = "missing" if rule.missing == "fail" else "ignored"
@@ -411,7 +360,7 @@ def _miss(rule: Rule, before: Mapping[str, Any], candidate: Result) -> Compariso
 
 
 def _comparison(
-    metric: Mapping[str, Any], verdict: Verdict, reason: str, direction: str | None = None, **values: Any
+    metric: Metric, verdict: Verdict, reason: str, direction: str | None = None, **values: Any
 ) -> Comparison:
     return Comparison(
         metric=metric["name"],

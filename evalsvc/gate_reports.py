@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,22 +20,28 @@ WORDS = {
     "missing": "MISSING",
     "other_protocol": "OTHER PROTOCOL",
     "not_judged": "NOT JUDGED",
+    "within_noise": "within noise",
     "better": "better",
-    "unchanged": "unchanged",
+    "within_tolerance": "within tolerance",
     "new": "new",
     "ignored": "ignored",
 }
 """What tables call each verdict, in the order in which they show them."""
 
+QUIET = ("within_noise", "within_tolerance")
+"""Verdicts that Markdown folds away."""
+
 UNJUDGED = ("missing", "other_protocol", "not_judged")
 """Verdicts of what should have been judged and was not."""
 
-COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "basis", "n", "why")
-"""`error`: the standard error of the change; `basis`: where that comes from."""
+COLUMNS = ("", "metric", "baseline", "candidate", "change", "error", "basis", "n", "fails at", "why")
+"""`error`: the standard error of the change; `basis`: where that comes from; `fails at`: about the smallest change to
+the bad side that would have been a regression."""
 
 LOOK_COLUMNS = ("metric", "n", "change", "interval", "basis", "errors", "level", "")
-"""Of the looks at samples that were still drawn; `basis`: where the standard error comes from; `errors`: how many
-standard errors the interval reaches; `level`: how often one of a metric's intervals may miss."""
+"""Of the looks at samples that were still drawn; `basis`: where the standard error comes from; `errors`: the boundary
+of the look, in standard errors of a normal distribution; `level`: how often all looks at the metric together call it
+worse although it did not change."""
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write (section 2.2)."""
@@ -57,12 +62,12 @@ def looks_table(report: Report) -> list[list[str]]:
 
 def look_row(look: Look) -> list[str]:
     """The difference at one look, and the interval that holds at all looks together."""
-    reach = math.nan if look.stderr is None else look.standard_errors * look.stderr
-    interval = f"{look.difference - reach:+.4g} … {look.difference + reach:+.4g}" if math.isfinite(reach) else ""
+    interval = "" if look.low is None or look.high is None else f"{look.low:+.4g} … {look.high:+.4g}"
     n = f"{look.units:,} of {look.total:,} {look.unit}"
     errors = f"{look.standard_errors:.2f}"
     change = f"{look.difference:+.4g}"
-    return [look.label, n, change, interval, look.basis, errors, f"{look.level:.2g}", look.verdict]
+    verdict = look.verdict.replace("_", " ")
+    return [look.label, n, change, interval, look.basis, errors, f"{look.level:.2g}", verdict]
 
 
 def effort(report: Report) -> list[str]:
@@ -72,6 +77,26 @@ def effort(report: Report) -> list[str]:
         f"look{'s' if item.looks != 1 else ''}, {item.saved:.0%} saved"
         for item in report.samples
     ]
+
+
+def levels(report: Report) -> str:
+    """How often the gate as a whole fails a checkpoint that did not change; nothing where no chance decides."""
+    alarms = report.alarms
+    if alarms is None:
+        return ""
+    metrics = f"{alarms.metrics} metric{'s' if alarms.metrics != 1 else ''}"
+    level = f"{alarms.lowest:.3g}"
+    if alarms.highest > 1.001 * alarms.lowest:
+        level += f" to {alarms.highest:.3g}"
+    how = {"none": "", "holm": " or, by Holm's steps, more", "bonferroni": ", by Bonferroni"}[alarms.family]
+    each = "" if alarms.metrics == 1 else "each "
+    said = f"false alarms: {metrics}, {each}at a level of {level}{how}"
+    if alarms.metrics == 1:
+        return said
+    return (
+        f"{said}; an unchanged checkpoint fails with a chance of {alarms.if_independent:.2g} if the metrics are "
+        f"independent, and of {alarms.at_most:.2g} at most"
+    )
 
 
 def table(comparisons: Iterable[Comparison]) -> list[list[str]]:
@@ -90,6 +115,7 @@ def to_json(report: Report) -> str:
         "problems": report.problems,
         "comparisons": [{**asdict(item), "basis": item.basis} for item in report.comparisons],
         "looks": [asdict(look) for look in report.looks],
+        "alarms": None if report.alarms is None else asdict(report.alarms),
         "samples": [{**asdict(item), "saved": item.saved} for item in report.samples],
     }
     return json.dumps(plain_json(document), indent=2) + "\n"
@@ -121,15 +147,16 @@ def to_junit(report: Report) -> bytes:
 
 
 def to_markdown(report: Report) -> str:
-    """A section to append to a page, such as GitHub's step summary; what did not change is folded away."""
-    quiet = [comparison for comparison in report.comparisons if comparison.verdict == "unchanged"]
-    loud = [comparison for comparison in report.comparisons if comparison.verdict != "unchanged"]
+    """A section to append to a page, such as GitHub's step summary; what is within noise or tolerance is folded."""
     lines = [f"### Gate: {_cell(headline(report))}", "", f"{_code(report.candidate)} against {_code(report.baseline)}"]
-    if loud:
+    if said := levels(report):
+        lines += ["", _cell(said)]
+    if loud := [comparison for comparison in report.comparisons if comparison.verdict not in QUIET]:
         lines += ["", *_markdown_table(loud)]
-    if quiet:
-        lines += ["", f"<details><summary>{len(quiet)} unchanged</summary>", "", *_markdown_table(quiet)]
-        lines += ["", "</details>"]
+    for verdict in QUIET:
+        if quiet := [comparison for comparison in report.comparisons if comparison.verdict == verdict]:
+            lines += ["", f"<details><summary>{len(quiet)} {WORDS[verdict]}</summary>", "", *_markdown_table(quiet)]
+            lines += ["", "</details>"]
     if report.looks:
         rows = [[_code(metric), *map(_cell, rest)] for metric, *rest in looks_table(report)]
         summary = _cell("; ".join(effort(report)))
@@ -166,6 +193,7 @@ def _row(comparison: Comparison) -> list[str]:
         f"± {difference.stderr:.2g}" if difference and difference.stderr is not None else "",
         comparison.basis,
         f"{difference.n:,}" if difference else "",
+        f"{difference.fails_at:.2g}" if difference and difference.fails_at is not None else "",
         comparison.reason,
     ]
 

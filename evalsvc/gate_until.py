@@ -2,9 +2,13 @@
 
     walk_task, twice → at each look `compare`, with the noise that a look at this place allows → settled, or go on
 
-Both sides draw the same prompts with the same noise, so every look compares equal numbers of paired images. By how many
-standard errors a difference must exceed zero at a look comes from `metrics.sequential`: all looks at a metric together
-raise a false alarm as often as one look at the end would by the rule's `standard_errors`.
+Both sides draw the same prompts with the same noise, so every look compares equal numbers of paired images. How much of
+the rule's level a look may spend comes from `metrics.sequential`, and the bound that misses with that chance from
+Student's t with the items of that look, so that all looks at a metric together call it worse without a change as often
+as one look at the end would.
+
+Source of the boundaries for few items: C. Jennison, B. W. Turnbull, Group Sequential Methods with Applications to
+Clinical Trials (2000), section 3.8: the tails of the normal boundaries, with the t distribution of each look.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalsvc.checkpoints import CheckpointRef
-from evalsvc.gate import Comparison, Look, Outcome, Report, Rule, Samples, compare, tell_comparisons_apart
-from evalsvc.metrics.sequential import WIDEST, Spending, boundaries, level_of
+from evalsvc.gate import Alarms, Comparison, Look, Outcome, Report, Samples, Stage, compare, tell_comparisons_apart
+from evalsvc.gate_rules import Family, Rule
+from evalsvc.metrics.sequential import DEFAULT_SPENDING, WIDEST, Spending, boundaries, tail_of
 from evalsvc.result import Result
 from evalsvc.runner import TaskLook, result_document, walk_task
 from evalsvc.suite import Suite, TaskSpec
@@ -33,7 +38,10 @@ class Sides:
     baseline: CheckpointRef
     suite: Suite
     rules: Sequence[Rule]
-    spending: Spending = "pocock"
+    spending: Spending = DEFAULT_SPENDING
+    family: Family = "none"
+    """`holm`: the level is that of all metrics together, by Bonferroni: each task has an equal share of it, and each of
+    its metrics an equal share of the task's. Holm's steps would need all metrics at one look."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +62,35 @@ class Trial:
 
     task: str
     rules: Sequence[Rule]
-    spending: Spending = "pocock"
+    spending: Spending = DEFAULT_SPENDING
+    tasks: int | None = None
+    """With how many tasks and all their metrics the level is shared; None: every metric has the whole level."""
     fractions: list[float] = field(default_factory=list)
     settled: dict[tuple[str, int], Comparison] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
+    metrics: int = 0
+    """The metrics of the task so far, those included that are waited for."""
+
+    def level(self, rule: Rule) -> float:
+        """Return the chance with which all looks together may call a metric worse that did not change."""
+        return rule.level if self.tasks is None else rule.level / (self.tasks * max(self.metrics, 1))
+
+    def boundary(self, rule: Rule) -> float:
+        """Return the standard errors of a normal distribution that the newest look asks for, infinity included."""
+        level = 2 * self.level(rule)
+        if not self.fractions or not 0 < level < 1:
+            return rule.standard_errors
+        return min(boundaries(level, tuple(self.fractions), self.spending)[-1], WIDEST)
 
 
 def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None]) -> Report:
     """Sample both checkpoints task by task until every metric that the rules judge is decided, or one is worse.
 
-    A metric is decided at a look when its difference exceeds tolerance and noise, to whichever side, or when its whole
-    interval lies on the good side of the tolerance, so that it can be no regression. The first decision stands. At its
-    last look a metric is judged as by `compare`. A metric without a standard error is not judged before that; one that
-    needs more images than there are so far is waited for where a rule begins with the task's name.
+    A metric is decided at a look when its whole interval is beyond the tolerance, to whichever side, or when no part of
+    the interval is worse by more than the tolerance. The first decision stands. At its last look a metric is judged as
+    by `compare`: there the estimate must be beyond the tolerance, and the interval beyond zero. A metric without a
+    standard error is not judged before that; one that needs more images than there are so far is waited for where a
+    rule begins with the task's name.
 
     `progress` gets what `run_suite` reports; `show` gets every metric at every look.
 
@@ -78,8 +102,9 @@ def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None
     samples: list[Samples] = []
     ends: list[tuple[TaskLook, TaskLook]] = []
     protocols: dict[str, Mapping[str, Any]] = {}
+    shared = len(sides.suite.tasks) if sides.family == "holm" else None
     for task in sides.suite.tasks:
-        trial = Trial(task.name, sides.rules, sides.spending)
+        trial = Trial(task.name, sides.rules, sides.spending, shared)
         for pair in _walk_both(task, sides, progress):
             both = _results(pair, sides)
             protocols |= {**both.candidate.protocols, **both.baseline.protocols}
@@ -105,27 +130,37 @@ def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None
         return Report(candidate.name, baseline.name, problems=(problem,), failed=Outcome.NO_BASELINE)
     whole = compare(candidate, baseline, sides.rules)
     told_apart = tell_comparisons_apart(comparisons, protocols)
-    return replace(whole, comparisons=told_apart, looks=tuple(looks), samples=tuple(samples))
+    levels = [one.difference.level for one in comparisons if one.difference and one.difference.level is not None]
+    alarms = Alarms.of(levels, "none" if shared is None else "bonferroni")
+    return replace(whole, comparisons=told_apart, looks=tuple(looks), samples=tuple(samples), alarms=alarms)
 
 
 def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:
     """The comparisons to report, if this look settles the task; else None, and `trial` knows more than before."""
     if both.units:
         trial.fractions.append(both.units / both.total)
-    rules = [_at_this_look(rule, trial) for rule in trial.rules]
-    found = list(_numbered(compare(both.candidate, both.baseline, rules).comparisons))
+    awaited = [rule for rule in trial.rules if _awaited(rule, trial.task, both)]
+
+    def tail(rule: Rule, metrics: int) -> float:
+        trial.metrics = max(trial.metrics, metrics + len(awaited))
+        return tail_of(trial.boundary(rule))
+
+    def level(rule: Rule, metrics: int) -> float:
+        trial.metrics = max(trial.metrics, metrics + len(awaited))
+        return trial.level(rule)
+
+    stage = Stage(tail, level, both.last)
+    found = list(_numbered(compare(both.candidate, both.baseline, trial.rules, stage=stage).comparisons))
     for key, comparison in found:
         if key not in trial.settled:
-            place = next(place for place, rule in enumerate(rules) if rule.matches(comparison.metric))
-            decided = _decision(comparison, rules[place], both.last)
+            rule = next(rule for rule in trial.rules if rule.matches(comparison.metric))
+            decided = _decision(comparison, rule, both.last)
             if decided is not None:
                 trial.settled[key] = decided
             if comparison.difference is not None and both.units:
-                level = level_of(trial.rules[place].standard_errors)
-                trial.looks.append(_look(comparison, both, rules[place].standard_errors, level, decided))
+                trial.looks.append(_look(comparison, both, trial.boundary(rule), trial.level(rule), decided))
     verdicts = {comparison.verdict for comparison in trial.settled.values()}
-    open_ = [comparison for key, comparison in found if key not in trial.settled and _holds_up(comparison)]
-    awaited = [rule for rule in rules if _awaited(rule, trial.task, both)]
+    open_ = [comparison for key, comparison in found if key not in trial.settled and _may_hold_up(comparison)]
     if both.last or "worse" in verdicts or (trial.settled and not open_ and not awaited):
         return [trial.settled.get(key) or _left_open(comparison) for key, comparison in found]
     return None
@@ -157,30 +192,18 @@ def _results(pair: tuple[TaskLook, TaskLook], sides: Sides) -> Both:
     )
 
 
-def _at_this_look(rule: Rule, trial: Trial) -> Rule:
-    """The rule with the number of standard errors that are noise at the newest of these looks."""
-    if not trial.fractions or not 0 < level_of(rule.standard_errors) < 1:
-        return rule
-    boundary = boundaries(level_of(rule.standard_errors), tuple(trial.fractions), trial.spending)[-1]
-    return rule.model_copy(update={"standard_errors": min(boundary, WIDEST)})
-
-
 def _decision(comparison: Comparison, rule: Rule, last: bool) -> Comparison | None:
     """What is to be reported of a metric, if this look decides it."""
     difference = comparison.difference
     if last or comparison.verdict == "other_protocol":
         return comparison
-    if difference is None or not _has_error(difference.stderr) or rule.standard_errors == 0:
-        # What is not finite now will not be so at the end.
-        diverged = difference is not None and not _is_finite(comparison)
-        return comparison if diverged else None
-    if comparison.verdict in ("worse", "better"):
+    # What is not finite now will not be so at the end.
+    if difference is not None and not _is_finite(comparison):
         return comparison
-    most = (-difference.value if comparison.direction == "higher" else difference.value) + difference.noise
-    if most > difference.tolerance:
+    # Items that are all alike so far have an error of zero, which proves nothing of the next ones.
+    if difference is None or difference.low is None or not difference.stderr or rule.standard_errors == 0:
         return None
-    said = f"worse by {most:.3g} at most, within" if most > 0 else f"better by {-most:.3g} at least, and never beyond"
-    return replace(comparison, reason=f"{said} the tolerance {difference.tolerance:.2g}")
+    return comparison if comparison.verdict in ("worse", "better", "within_tolerance") else None
 
 
 def _is_finite(comparison: Comparison) -> bool:
@@ -188,12 +211,7 @@ def _is_finite(comparison: Comparison) -> bool:
     return all(value is not None and math.isfinite(value) for value in sides)
 
 
-def _has_error(stderr: float | None) -> bool:
-    """An error of zero says that all pairs so far are equal, not that all will be."""
-    return stderr is not None and stderr > 0
-
-
-def _holds_up(comparison: Comparison) -> bool:
+def _may_hold_up(comparison: Comparison) -> bool:
     return comparison.difference is not None and comparison.difference.stderr is not None
 
 
@@ -205,11 +223,12 @@ def _awaited(rule: Rule, task: str, both: Both) -> bool:
 
 def _left_open(comparison: Comparison) -> Comparison:
     """A metric that was not decided when the sampling stopped for another reason."""
-    if _holds_up(comparison):
+    difference = comparison.difference
+    if difference is not None and difference.low is not None:
         return replace(comparison, reason=f"{comparison.reason}; it was not decided when the sampling stopped")
-    if comparison.difference is None or comparison.verdict == "not_judged":
+    if difference is None or comparison.verdict == "not_judged":
         return comparison
-    reason = "no standard error is known, so a part of the samples does not judge it"
+    reason = "what is noise is not known, so a part of the samples does not judge it"
     return replace(comparison, verdict="ignored", reason=reason)
 
 
@@ -223,6 +242,8 @@ def _look(comparison: Comparison, both: Both, standard_errors: float, level: flo
         difference=comparison.difference.value,
         stderr=comparison.difference.stderr,
         basis=comparison.basis,
+        low=comparison.difference.low,
+        high=comparison.difference.high,
         standard_errors=standard_errors,
         level=level,
         verdict="undecided" if decided is None else decided.verdict,

@@ -817,7 +817,7 @@ class TestGate:
         [
             (measured(-0.5), measured(0), 0, "passed: 1 better", "::notice title=pairs/image::better by", "1 0 0 0"),
             (measured(0.1, 0.2), measured(0), 1, "regression: 1 worse", "::error title=pairs/image::worse", "1 1 0 0"),
-            (measured(0.1, 0.9), measured(0), 0, "passed: 1 unchanged", None, "1 0 0 0"),
+            (measured(0.1, 0.9), measured(0), 0, "passed: 1 within noise", None, "1 0 0 0"),
             (
                 document(errors={"pairs": "layer 3 has NaN"}),
                 measured(0),
@@ -884,6 +884,19 @@ class TestGate:
         rules = ("--rules", "rules.yaml")
         assert self.gate(command, measured(0.1, 0.2), measured(0), *rules).code == 0
         assert self.gate(command, measured(0.2, 0.2), measured(0), *rules).code == 1
+
+    @pytest.mark.parametrize(
+        ("asked", "option", "family"), [("", (), "none"), ("holm", (), "holm"), ("holm", ("--family", "none"), "none")]
+    )
+    def test_the_level_may_be_that_of_all_metrics(
+        self, command: Command, asked: str, option: tuple[str, ...], family: str
+    ) -> None:
+        """The option counts before the file of rules."""
+        Path("rules.yaml").write_text(f"{{rules: [{{metric: '*'}}]{asked and f', family: {asked}'}}}")
+        report = ("--rules", "rules.yaml", "--json", "report.json")
+        result = self.gate(command, measured(0.0, 0.2), measured(0), *report, *option)
+        assert json.loads(Path("report.json").read_text())["alarms"]["family"] == family
+        assert "false alarms: 1 metric, at a level of 0.00135" in result.out
 
     @pytest.mark.parametrize(
         ("options", "words"),

@@ -13,7 +13,7 @@ import pytest
 from gate_documents import PROTOCOL, result
 from numpy.typing import NDArray
 
-from evalsvc.gate import Rule
+from evalsvc.gate_rules import Rule
 from evalsvc.gate_until import Both, Trial, judge_look
 from evalsvc.metrics.fid import FID64
 from evalsvc.metrics.frechet import Moments

@@ -6,9 +6,10 @@ import math
 import pytest
 from gate_documents import read_junit, result, value
 
-from evalsvc.gate import Outcome, Report, Rule, compare
-from evalsvc.gate_reports import COLUMNS, headline, table, to_annotations, to_json, to_junit, to_markdown
-from evalsvc.protocol import Protocol
+from evalsvc.gate import Outcome, Report, compare
+from evalsvc.gate_reports import COLUMNS, headline, levels, table, to_annotations, to_json, to_junit, to_markdown
+from evalsvc.gate_rules import Family, Rule
+from evalsvc.protocol import MetricValue, Protocol
 
 OTHER = Protocol({"limit": 8})
 
@@ -28,6 +29,7 @@ def report() -> Report:
         value("b/better", 1.0, 0.001),
         value("b/limited", 1.0),
         value("b/unsure", 1.0, None),
+        value("b/noisy", 1.0),
     ]
     candidate = [
         value("a/same", 1.0),
@@ -36,6 +38,7 @@ def report() -> Report:
         value("b/better", 0.5, 0.001),
         value("b/limited", 1.0, protocol=OTHER),
         value("b/unsure", 1.5),
+        value("b/noisy", 1.01),
         value("c/new", 3.0),
     ]
     rules = [Rule(metric="a/unasked", missing="ignore"), Rule(metric="*")]
@@ -47,13 +50,14 @@ def failed(outcome: Outcome) -> Report:
 
 
 def test_the_fixture_has_every_verdict(report: Report) -> None:
-    assert len({comparison.verdict for comparison in report.comparisons}) == 8
+    assert len({comparison.verdict for comparison in report.comparisons}) == 9
 
 
 class TestText:
     def test_headline(self, report: Report) -> None:
         assert headline(report) == (
-            "regression: 2 worse, 1 missing, 1 other protocol, 1 not judged, 1 better, 1 unchanged, 1 new, 1 ignored"
+            "regression: 2 worse, 1 missing, 1 other protocol, 1 not judged, 1 within noise, 1 better, "
+            "1 within tolerance, 1 new, 1 ignored"
         )
         assert headline(failed(Outcome.NO_BASELINE)) == "no baseline: nothing is there"
         assert headline(failed(Outcome.TIME_OUT)) == "time out: nothing is there"
@@ -61,10 +65,23 @@ class TestText:
     def test_the_gravest_come_first(self, report: Report) -> None:
         rows = table(report.comparisons)
         assert [row[0] for row in rows] == [
-            *("WORSE", "WORSE", "MISSING", "OTHER PROTOCOL", "NOT JUDGED", "better", "unchanged", "new", "ignored"),
+            *(
+                "WORSE",
+                "WORSE",
+                "MISSING",
+                "OTHER PROTOCOL",
+                "NOT JUDGED",
+                "within noise",
+                "better",
+                "within tolerance",
+                "new",
+                "ignored",
+            ),
         ]
         assert {len(row) for row in rows} == {len(COLUMNS)}
         assert rows[0][:8] == ["WORSE", "b/worse", "1", "1.5", "+0.5", "± 0.0014", "unpaired", "100"]
+        assert rows[0][COLUMNS.index("fails at")] == "0.0043"
+        assert rows[2][COLUMNS.index("fails at")] == rows[4][COLUMNS.index("fails at")] == ""
         assert rows[1][2:8] == ["1", "nan", "+nan", "", "none", "100"]
         assert rows[2][2:8] == ["1", "", "", "", "none", ""]
 
@@ -93,12 +110,73 @@ def test_json(report: Report) -> None:
         "stderr": pytest.approx(0.001414, rel=1e-3),
         "basis": "unpaired",
         "n": 100,
+        "groups": None,
+        "low": pytest.approx(0.495703, abs=1e-6),
+        "high": pytest.approx(0.504297, abs=1e-6),
+        "level": pytest.approx(0.00135, rel=1e-3),
+        "p": None,
         "tolerance": 0.001,
-        "noise": pytest.approx(0.004243, rel=1e-3),
+        "noise": pytest.approx(0.004297, rel=1e-3),
+        "fails_at": pytest.approx(0.004297, rel=1e-3),
     }
     assert (by_name["b/lost"]["candidate"], by_name["b/lost"]["difference"]["value"]) == ("NaN", "NaN")
     assert by_name["a/gone"]["verdict"] == "missing"
-    assert json.loads(to_json(failed(Outcome.TIME_OUT)))["problems"] == ["nothing is there"]
+    level = pytest.approx(0.00135, rel=1e-3)
+    assert found["alarms"] == {
+        "family": "none",
+        "metrics": 4,
+        "lowest": level,
+        "highest": level,
+        "if_independent": pytest.approx(1 - (1 - 0.0013498980) ** 4),
+        "at_most": pytest.approx(4 * 0.0013498980),
+    }
+    failed_document = json.loads(to_json(failed(Outcome.TIME_OUT)))
+    assert (failed_document["problems"], failed_document["alarms"]) == (["nothing is there"], None)
+
+
+def metrics(count: int) -> list[MetricValue]:
+    return [value(f"t/{index}", 1.0) for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "family", "standard_errors", "said"),
+    [
+        (1, "none", [3], "false alarms: 1 metric, at a level of 0.00135"),
+        (
+            40,
+            "none",
+            [3],
+            "false alarms: 40 metrics, each at a level of 0.00135; an unchanged checkpoint fails with a chance of "
+            "0.053 if the metrics are independent, and of 0.054 at most",
+        ),
+        (
+            2,
+            "none",
+            [3, 2],
+            "false alarms: 2 metrics, each at a level of 0.00135 to 0.0228; an unchanged checkpoint fails with a "
+            "chance of 0.024 if the metrics are independent, and of 0.024 at most",
+        ),
+        (
+            10,
+            "holm",
+            [2],
+            "false alarms: 10 metrics, each at a level of 0.00228 or, by Holm's steps, more; an unchanged checkpoint "
+            "fails with a chance of 0.023 if the metrics are independent, and of 0.023 at most",
+        ),
+    ],
+)
+def test_the_level_of_the_gate_is_said(count: int, family: Family, standard_errors: list[int], said: str) -> None:
+    rules = [Rule(metric=f"t/{at}", standard_errors=number) for at, number in enumerate(standard_errors[:-1])]
+    rules.append(Rule(metric="*", standard_errors=standard_errors[-1]))
+    sides = [result(*metrics(count), name=name) for name in ("after", "before")]
+    found = compare(*sides, rules, family)
+    assert levels(found) == said
+    assert said in to_markdown(found)
+
+
+def test_no_level_is_said_where_chance_decides_nothing() -> None:
+    sides = [result(value("t/x", 1.0, None), name=name) for name in ("after", "before")]
+    assert levels(compare(*sides)) == ""
 
 
 def test_several_guidance_scales_are_told_apart_in_every_form() -> None:
@@ -124,7 +202,7 @@ class TestJunit:
         (suite,) = root
         assert suite.get("name") == "after.json against before.json"
         counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
-        assert counts == {"tests": "9", "failures": "2", "errors": "3", "skipped": "2"}
+        assert counts == {"tests": "10", "failures": "2", "errors": "3", "skipped": "2"}
         kinds = {case.get("name"): case[0].tag for case in suite}
         assert kinds == {
             "a/same": "system-out",
@@ -135,6 +213,7 @@ class TestJunit:
             "b/better": "system-out",
             "b/limited": "error",
             "b/unsure": "error",
+            "b/noisy": "system-out",
             "c/new": "skipped",
         }
         worse = next(case for case in suite if case.get("name") == "b/worse")
@@ -164,8 +243,11 @@ class TestJunit:
 
 
 class TestMarkdown:
-    def test_what_is_unchanged_is_folded(self, report: Report) -> None:
-        loud, _, quiet = to_markdown(report).partition("<details><summary>1 unchanged</summary>")
+    def test_what_is_within_noise_or_tolerance_is_folded(self, report: Report) -> None:
+        loud, _, rest = to_markdown(report).partition("<details><summary>1 within noise</summary>")
+        noisy, _, quiet = rest.partition("<details><summary>1 within tolerance</summary>")
+        assert "| `b/noisy` |" in noisy
+        assert "b/noisy" not in loud
         assert loud.startswith("### Gate: regression: 2 worse, 1 missing,")
         assert "`after.json` against `before.json`" in loud
         assert "| WORSE | `b/worse` | 1 | 1.5 | +0.5 |" in loud

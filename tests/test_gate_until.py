@@ -16,11 +16,13 @@ from evalsvc import runner
 from evalsvc.checkpoints import CheckpointRef, identify
 from evalsvc.cli import app
 from evalsvc.errors import InvalidRequest
-from evalsvc.gate import Outcome, Report, Rule
+from evalsvc.gate import Outcome, Report
 from evalsvc.gate_reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
+from evalsvc.gate_rules import Rule
 from evalsvc.gate_until import Both, Sides, Trial, judge_look, run_gate_until
-from evalsvc.metrics.sequential import boundaries, level_of
+from evalsvc.metrics.sequential import DEFAULT_SPENDING, boundaries, level_of
 from evalsvc.metrics.shares import standard_error
+from evalsvc.metrics.student import critical_value
 from evalsvc.result import Result
 from evalsvc.runner import ModelCache, TaskLook, run_suite
 from evalsvc.suite import parse_suite
@@ -90,7 +92,7 @@ class TestLook:
         tolerant = RULE.model_copy(update={"absolute": 1.0})
         found = look(Trial("t", [tolerant], "obrien-fleming"), noise(0.0), 128, 1024)
         assert found is not None
-        assert found[0].verdict == "unchanged"
+        assert found[0].verdict == "within_tolerance"
         assert "at most, within the tolerance 1" in found[0].reason
         assert look(Trial("t", [tolerant], "obrien-fleming"), noise(0.8), 128, 1024) is None
         found = look(Trial("t", [tolerant], "obrien-fleming"), noise(-0.5), 128, 1024)
@@ -109,8 +111,8 @@ class TestLook:
         found = look(Trial("t", [RULE], "obrien-fleming"), noise(0.0), 1024, 1024)
         assert found is not None
         assert (found[0].verdict, found[0].difference.noise) == (
-            "unchanged",
-            pytest.approx(1.96 * found[0].difference.stderr),
+            "within_noise",
+            pytest.approx(critical_value(RULE.level, 1023) * found[0].difference.stderr),
         )
 
     def test_a_decision_stands_while_another_metric_goes_on(self) -> None:
@@ -125,7 +127,7 @@ class TestLook:
         assert found is not None
         assert [(item.metric, item.verdict, item.difference.n) for item in found if item.difference] == [
             ("t/x", "better", 256),
-            ("t/y", "unchanged", 1024),
+            ("t/y", "within_noise", 1024),
         ]
 
     def test_a_metric_that_a_rule_names_is_waited_for(self) -> None:
@@ -157,6 +159,76 @@ class TestLook:
         found = look(Trial("t", [RULE], "obrien-fleming"), [math.nan, *noise(0.0)], 128, 1024)
         assert found is not None
         assert found[0].verdict == "worse"
+
+
+class TestLevel:
+    """What all looks together may say wrongly."""
+
+    def walk(self, gaps: Sequence[float], rule: Rule, looks: Sequence[int]) -> str:
+        trial = Trial("t", [rule])
+        for n in looks:
+            found = look(trial, gaps, n, looks[-1])
+            if found is not None:
+                break
+        assert found is not None
+        return str(found[0].verdict)
+
+    @pytest.mark.parametrize("direction", ["lower", "higher"])
+    def test_a_loss_within_the_tolerance_fails_no_more_often_than_at_one_look(self, direction: str) -> None:
+        """Of a tolerance of 8 final errors and a loss of 0.8 of it, one look calls 0.05 worse. Where the estimate alone
+        had to be beyond the tolerance at any look, 0.4 were."""
+        n, tolerance = 100, 8 / 10
+        sign = 1 if direction == "lower" else -1
+        rule = RULE.model_copy(update={"absolute": tolerance, "direction": direction, "standard_errors": 2.0})
+        verdicts = []
+        for seed in range(40):
+            random = Random(seed)
+            gaps = [sign * random.gauss(0.8 * tolerance, 1) for _ in range(n)]
+            verdicts.append(self.walk(gaps, rule, (13, 25, 50, 100)))
+        assert verdicts.count("worse") <= 6, "three errors above 0.05 of 40"
+
+    @pytest.mark.parametrize("direction", ["lower", "higher"])
+    def test_a_real_loss_is_found_before_the_end(self, direction: str) -> None:
+        sign = 1 if direction == "lower" else -1
+        rule = RULE.model_copy(update={"absolute": 0.1, "direction": direction})
+        trial = Trial("t", [rule])
+        assert look(trial, [sign * gap for gap in noise(0.8)], 512, 1024) is not None
+        assert trial.looks[0].verdict == "worse"
+
+    def test_few_items_at_a_look_ask_for_the_quantile_of_so_many(self) -> None:
+        trial = Trial("t", [RULE], "pocock")
+        assert look(trial, noise(0.0), 16, 32) is None
+        (seen,) = trial.looks
+        boundary = boundaries(level_of(1.96), (0.5,), "pocock")[0]
+        assert (seen.standard_errors, seen.level) == (pytest.approx(boundary), pytest.approx(0.025, abs=1e-4))
+        assert seen.high is not None
+        assert seen.stderr is not None
+        reach = (seen.high - seen.difference) / seen.stderr
+        assert reach == pytest.approx(critical_value(level_of(boundary) / 2, 15))
+        assert reach > 1.1 * boundary
+
+    def test_a_family_shares_the_level_among_tasks_and_metrics(self) -> None:
+        """Two tasks; of this one's metrics two are there and one is waited for."""
+        rules = [Rule(metric="t/fid"), Rule(metric="t/*", standard_errors=2.0)]
+        trial = Trial("t", rules, DEFAULT_SPENDING, tasks=2)
+        made = map(join, sides(noise(0.0), 256, "t/x"), sides(noise(0.0), 256, "t/y"))
+        assert judge_look(trial, Both(*made, 256, 512, "images", last=False)) is None
+        assert [seen.level for seen in trial.looks] == pytest.approx([rules[1].level / 6] * 2)
+        assert trial.looks[0].standard_errors == boundaries(2 * rules[1].level / 6, (0.5,), DEFAULT_SPENDING)[0]
+
+    def test_what_is_alike_so_far_is_no_harmless_change(self) -> None:
+        """Answers that are all alike have an error, and an interval that may reach beyond the tolerance."""
+        for tolerance, decided in ((0.001, False), (0.5, True)):
+            rule = RULE.model_copy(update={"absolute": tolerance})
+            marks = [float(index % 2) for index in range(256)]
+            items = {"t": [{"index": index, "t/x": mark} for index, mark in enumerate(marks)]}
+            metric = value("t/x", 0.5, 0.03, n=256, items=("t/x",))
+            trial = Trial("t", [rule])
+            both = Both(*[result(metric, items=items)] * 2, 256, 512, "images", last=False)
+            found = judge_look(trial, both)
+            assert (found is not None) is decided
+            if found is not None:
+                assert found[0].reason.startswith("equal in the mean; worse by")
 
 
 LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
@@ -215,7 +287,9 @@ class TestBothSides:
         assert document["looks"][0]["standard_errors"] == pytest.approx(
             boundaries(level_of(3.0), (0.125,), "obrien-fleming")[-1]
         )
-        assert document["looks"][0]["level"] == pytest.approx(0.0027, abs=1e-6)
+        assert document["looks"][0]["level"] == pytest.approx(0.00135, abs=1e-6)
+        assert document["alarms"]["family"] == "none"
+        assert document["alarms"]["lowest"] == document["looks"][0]["level"]
         assert "88% saved" in to_markdown(report)
 
     def test_equal_ones_stop_as_equivalent(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
@@ -223,6 +297,20 @@ class TestBothSides:
         assert report.outcome == Outcome.PASSED
         assert report.looks[-1].units in (512, 1024)
         assert "within the tolerance 0.03" in report.comparisons[0].reason
+
+    def test_a_family_of_looks_is_held_by_bonferroni(
+        self, weights: Callable[[str], CheckpointRef], tmp_path: Path
+    ) -> None:
+        """Two tasks of one metric each; the level of a rule is that of the gate."""
+        (task,) = steps(tmp_path)["tasks"]
+        suite = parse_suite({"tasks": [task, {**task, "name": "more"}]}, "marks")
+        rules = [Rule(metric="*/mark", relative=0.0, absolute=0.03)]
+        wanted = Sides(weights("after"), weights("before"), suite, rules, family="holm")
+        report = run_gate_until(wanted, lambda *now: None, lambda look: None)
+        assert report.alarms is not None
+        assert (report.alarms.family, report.alarms.metrics) == ("bonferroni", 2)
+        assert report.alarms.at_most == pytest.approx(rules[0].level)
+        assert {look.level for look in report.looks} == {rules[0].level / 2}
 
     def test_a_side_that_fails_is_named(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
         broken = weights("broken")

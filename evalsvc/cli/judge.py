@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from evalsvc.checkpoints import CheckpointRef
     from evalsvc.client import Client
     from evalsvc.compare import Options
-    from evalsvc.gate import Report, Rule
+    from evalsvc.gate import Report
+    from evalsvc.gate_rules import Rules
 
 commands = typer.Typer()
 
@@ -75,7 +77,14 @@ def gate(
     ] = None,
     spending: Annotated[
         Spending, typer.Option(help="With --until: how the error is spent over the looks.")
-    ] = Spending.pocock,
+    ] = Spending.obrien_fleming,
+    family: Annotated[
+        Family | None,
+        typer.Option(
+            help="Whether a rule's level is that of each metric (none) or of all metrics together (holm).",
+            show_default="what the file of rules says, else none",
+        ),
+    ] = None,
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
@@ -95,8 +104,8 @@ def gate(
     """Pass or fail a checkpoint by its distance from a baseline, e.g. in CI.
 
     The exit code is 0 when nothing is worse, 1 when something is, 2 when it could not be judged (a metric is missing,
-    was measured by another protocol, or has neither a standard error nor a tolerance; wrong use, no service), 3 when
-    there is no baseline, 4 when it took too long.
+    was measured by another protocol, has neither a known noise nor a tolerance, or is less certain than its rule asks;
+    wrong use, no service), 3 when there is no baseline, 4 when it took too long.
 
     With --until decided, CANDIDATE and --baseline are weights. Both are sampled on the same prompts with the same
     noise, looked at eight times at most, and no further than it takes to decide every metric that the rules judge, or
@@ -108,25 +117,30 @@ def gate(
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
     from evalsvc import gate_reports
-    from evalsvc.gate import read_rules, run_gate
+    from evalsvc.gate import run_gate
+    from evalsvc.gate_rules import read_rules
     from evalsvc.result_source import Service
 
     read = read_rules(rules)
+    if family is not None:
+        read = replace(read, family="holm" if family is Family.holm else "none")
     if until is not None:
         settings = Settings.load(suites=text_of(suites), device=device, threads=threads)
         sides = [_weights(side, inline_model(model), inline_layout(layout)) for side in (candidate, baseline)]
         report = _gate_until(settings, suite, sides, read, spending)
     else:
         with connect(url) as client:
-            report = run_gate(candidate, baseline, read, Service(client, suite, timeout, print_states()))
+            service = Service(client, suite, timeout, print_states())
+            report = run_gate(candidate, baseline, read.rules, service, read.family)
     if report.looks:
         print_table(gate_reports.LOOK_COLUMNS, gate_reports.looks_table(report))
     if report.comparisons:
         print_table(gate_reports.COLUMNS, gate_reports.table(report.comparisons))
     for line in gate_reports.to_annotations(report) if annotations else ():
         say(line)
-    for line in gate_reports.effort(report):
-        say(line)
+    for line in (*gate_reports.effort(report), gate_reports.levels(report)):
+        if line:
+            say(line)
     say(gate_reports.headline(report))
     _write("--json", json_file, gate_reports.to_json(report).encode())
     _write("--junit", junit, gate_reports.to_junit(report))
@@ -244,7 +258,7 @@ def _weights(uri: str, model: Any, layout: Any) -> CheckpointRef:
 
 
 def _gate_until(
-    settings: Settings, suite: str | None, sides: Sequence[CheckpointRef], rules: Sequence[Rule], spending: Spending
+    settings: Settings, suite: str | None, sides: Sequence[CheckpointRef], rules: Rules, spending: Spending
 ) -> Report:
     from evalsvc.gate_until import Sides, run_gate_until
     from evalsvc.suite import find_suite
@@ -254,7 +268,7 @@ def _gate_until(
     candidate, baseline = sides
     how: Literal["obrien-fleming", "pocock"] = "obrien-fleming" if spending is Spending.obrien_fleming else "pocock"
     hand_on(settings)
-    wanted = Sides(candidate, baseline, find_suite(suite, settings.suites_path), rules, how)
+    wanted = Sides(candidate, baseline, find_suite(suite, settings.suites_path), rules.rules, how, rules.family)
     with show_bars() as bars:
         return run_gate_until(wanted, bars.show, print_look)
 

@@ -21,6 +21,9 @@ Array = NDArray[np.float64]
 Spending = Literal["obrien-fleming", "pocock"]
 """How the error is spent over the looks."""
 
+DEFAULT_SPENDING: Spending = "obrien-fleming"
+"""Where nothing else is said."""
+
 NODES = 400
 """Of the quadrature per look; the tails of the early boundaries ask for so many."""
 
@@ -31,6 +34,11 @@ WIDEST = 40.0
 def level_of(standard_errors: float) -> float:
     """The two-sided error of one test against so many standard errors: 0.05 for 1.96, 0.0027 for 3."""
     return math.erfc(standard_errors / math.sqrt(2))
+
+
+def tail_of(standard_errors: float) -> float:
+    """Return the one-sided error of one test against so many standard errors: 0.0228 for 2, 0.00135 for 3."""
+    return level_of(standard_errors) / 2
 
 
 def spent(level: float, fraction: float, spending: Spending = "obrien-fleming") -> float:
