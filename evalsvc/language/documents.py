@@ -15,6 +15,9 @@ from dataclasses import dataclass
 DESIGN = "stratified/1"
 """In the protocol: how a sample is drawn. Another version draws other documents. It is what the draw is seeded by."""
 
+ERROR = "finite population/1"
+"""In the protocol of a sample: how its standard error is computed. n documents of N have the factor √(1 − n / N)."""
+
 LENGTHS = 4
 """Classes of the questions' lengths, of about as many documents each."""
 

@@ -30,28 +30,41 @@ Aggregation = Callable[[Sequence[Any]], Any]
 @dataclass(frozen=True)
 class Estimate:
     ratio: Ratio
-    kind: Literal["mean", "bits", "other"]
-    """`mean` of the documents' numbers; `bits`, a ratio of two sums in bits; or neither."""
+    kind: Literal["mean", "bits", "loss", "weighted loss", "other"]
+    """`mean` of the documents' numbers; `bits`, a ratio of two sums in bits; e to a mean `loss`, or to a `weighted
+    loss`, in nats; or none of these."""
+    numbers: Sequence[tuple[float, ...]] = ()
+    """What each document adds: its number, NaN where it has none; or a sum and a weight. Empty of the kind `other`."""
 
 
 def estimate(aggregation: Aggregation, values: Sequence[Any]) -> Estimate | None:
-    """What lm-eval's aggregation makes of the documents' values, with a standard error; None where it is no number.
+    """Return what lm-eval's aggregation makes of the documents' values, with its error; None where that is no number.
 
-    Perplexities are taken by our own formulas, which are theirs, since e to the loss of a hopeless model overflows.
+    Perplexities are taken by our own formulas, which are theirs, since e to the loss of a hopeless model overflows. A
+    Brier score is the mean of the documents' own, and is taken as such.
     """
-    if aggregation is metrics.nanmean:
-        values, aggregation = [value for value in values if not math.isnan(value)], metrics.mean
     if aggregation is metrics.bypass_agg or not values:
         return None
     if aggregation is metrics.perplexity:
-        return _of_ratio(aggregation, ratio_of_sums([-value for value in values], [1] * len(values)))
-    if aggregation in (metrics.weighted_perplexity, metrics.bits_per_byte):
-        return _of_ratio(aggregation, ratio_of_sums([-total for total, _ in values], [count for _, count in values]))
+        return _of_losses([(-value,) for value in values], "loss")
+    if aggregation is metrics.weighted_perplexity:
+        return _of_losses([(-total, count) for total, count in values], "weighted loss")
+    if aggregation is metrics.bits_per_byte:
+        return _of_losses([(-total / LN2, count) for total, count in values], "bits")
+    if aggregation is metrics.brier_score:
+        values, aggregation = [metrics.brier_score([value]) for value in values], metrics.mean
+    numbers = [(value,) for value in values]
+    if aggregation is metrics.nanmean:
+        values, aggregation = [value for value in values if not math.isnan(value)], metrics.mean
+        if not values:
+            return None
     value = aggregation(values)
     if not is_number(value):
         return None
-    kind: Literal["mean", "other"] = "mean" if aggregation is metrics.mean else "other"
-    return Estimate(Ratio(float(value), _standard_error(aggregation, values), len(values)), kind)
+    ratio = Ratio(float(value), _standard_error(aggregation, values), len(values))
+    if aggregation is not metrics.mean:
+        return Estimate(ratio, "other")
+    return Estimate(ratio, "mean", numbers)
 
 
 def is_number(value: Any) -> bool:
@@ -63,13 +76,13 @@ def is_number(value: Any) -> bool:
     return not isinstance(value, str)
 
 
-def _of_ratio(aggregation: Aggregation, loss: Ratio | None) -> Estimate | None:
-    """`loss` in nats per token, word or byte."""
+def _of_losses(numbers: Sequence[tuple[float, ...]], kind: Literal["bits", "loss", "weighted loss"]) -> Estimate | None:
+    """Return the estimate of documents' losses, with the words or bytes of each where they are weighted."""
+    weights = [1] * len(numbers) if kind == "loss" else [weight for _, weight in numbers]
+    loss = ratio_of_sums([loss for loss, *_ in numbers], weights)
     if loss is None:
         return None
-    if aggregation is not metrics.bits_per_byte:
-        return Estimate(perplexity(loss), "other")
-    return Estimate(Ratio(loss.value / LN2, None if loss.stderr is None else loss.stderr / LN2, loss.n), "bits")
+    return Estimate(loss if kind == "bits" else perplexity(loss), kind, numbers)
 
 
 def _standard_error(aggregation: Aggregation, values: Sequence[Any]) -> float | None:

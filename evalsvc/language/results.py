@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,14 +15,19 @@ from lm_eval.api.group import Group
 from evalsvc.errors import InvalidSuite
 from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.benchmarks import Benchmark, Loaded
-from evalsvc.language.documents import DESIGN
+from evalsvc.language.documents import DESIGN, ERROR
 from evalsvc.language.sheet import SCORE, IdCounts, Scope, Sheet, is_choice, named, unit
+from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.paired import mean_of
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.protocol import Direction, MetricValue, Protocol
 
 ESTIMATOR = "lm-eval/1"
 """In the protocol: how answers become numbers. Another version is another series."""
+
+
+ROUNDING = 1e-6
+"""How far the rounding of shares may move a value; one that is farther from its shares is another number."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,20 @@ def results(
     return Results(metrics, items, notes)
 
 
-def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, metrics: Sequence[MetricValue]) -> list[MetricValue]:
-    """`<task>/mean` over the benchmarks, of the first of the `wanted` metrics that each has; also within text ids.
+def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, found: Results) -> list[MetricValue]:
+    """Return `<task>/mean` over the benchmarks, of the first of the `wanted` metrics that each has; also within text.
 
     A group that aggregates its members' metrics counts once, by its own value. `require_mean` has checked that each
-    has one.
+    has one. The documents' shares of the mean are put into the items of `found`.
     """
-    by_name = {metric.name: metric for metric in metrics}
+    by_name = {metric.name: metric for metric in found.metrics}
     means = []
     for suffix in ("", "_within"):
         chosen: list[MetricValue] = []
         for member in _members(loaded):
             names = (f"{member.name}/{named(*_parsed(metric), suffix)}" for metric in wanted)
             chosen += [by_name[name] for name in names if name in by_name][:1]
-        means += _mean(f"{task}/mean{suffix}", chosen)
+        means += _mean(f"{task}/mean{suffix}", chosen, found.items)
     return means
 
 
@@ -117,13 +122,15 @@ def _metric_names(member: Benchmark | Group) -> set[str]:
     return names | ({"acc_token"} if is_choice(member) else set())
 
 
-def _mean(name: str, metrics: Sequence[MetricValue]) -> list[MetricValue]:
+def _mean(name: str, metrics: Sequence[MetricValue], items: Sequence[dict[str, Any]]) -> list[MetricValue]:
     mean = mean_of([Ratio(metric.value, metric.stderr, metric.n) for metric in metrics])
     if mean is None:
         return []
     content = {"task": "language", "estimator": ESTIMATOR, "mean": {each.name: each.protocol.id for each in metrics}}
-    units, directions = ({getattr(each, key) for each in metrics} for key in ("unit", "direction"))
+    units, directions = {each.unit for each in metrics}, {each.direction for each in metrics}
     chances = [each.baseline for each in metrics if each.baseline is not None]
+    direction: Direction = directions.pop() if len(directions) == 1 else "none"
+    members = [(1 / len(metrics), linear_of(metric, items)) for metric in metrics]
     return [
         MetricValue(
             name,
@@ -131,17 +138,33 @@ def _mean(name: str, metrics: Sequence[MetricValue]) -> list[MetricValue]:
             mean.stderr,
             mean.n,
             units.pop() if len(units) == 1 else SCORE,
-            directions.pop() if len(directions) == 1 else "none",
+            direction,
             Protocol(content),
             statistics.fmean(chances) if len(chances) == len(metrics) else None,
+            () if direction == "none" else _shared(name, mean.value, members, items),
         )
     ]
 
 
+def _shared(
+    name: str, value: float, members: Sequence[tuple[float, Linear | None]], items: Iterable[dict[str, Any]]
+) -> tuple[str, ...]:
+    """Put each document's share of a weighted sum into the items, under the metric's name; return `MetricValue.items`.
+
+    `members` are the weights with what they weigh. Where a member is made of no documents, or `value`, which may be
+    lm-eval's, is not the sum, nothing is put there, and comparisons are not paired.
+    """
+    known = [(weight, member) for weight, member in members if member is not None]
+    total = math.fsum(weight * member.value for weight, member in known)
+    if len(known) < len(members) or not math.isclose(total, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
+        return ()
+    return keep_shares(name, combined(value, known), items)
+
+
 def _protocol(benchmark: Benchmark, common: Mapping[str, Any]) -> dict[str, Any]:
     indices = [document.index for document in benchmark.documents]
-    first = indices == list(range(len(indices)))
-    drawn = {"documents": len(indices), "of": benchmark.total, "design": DESIGN} if benchmark.sampled else None
+    first, sampled = indices == list(range(len(indices))), benchmark.sampled
+    drawn = {"documents": len(indices), "of": benchmark.total, "design": DESIGN, "error": ERROR}
     return {
         **common,
         "task": "language",
@@ -152,9 +175,9 @@ def _protocol(benchmark: Benchmark, common: Mapping[str, Any]) -> dict[str, Any]
         "digest": benchmark.digest,
         "num_fewshot": benchmark.num_fewshot,
         # A limit that leaves nothing out is none.
-        "limit": len(indices) if first and len(indices) < benchmark.total and not drawn else None,
-        "samples": None if first or drawn else indices,
-        **({"sample": drawn} if drawn else {}),
+        "limit": len(indices) if first and len(indices) < benchmark.total and not sampled else None,
+        "samples": None if first or sampled else indices,
+        **({"sample": drawn} if sampled else {}),
     }
 
 
@@ -162,7 +185,9 @@ def _group_metrics(group: Group, members: Sequence[Sheet], scope: Scope) -> Iter
     """What lm-eval makes of the metrics of a group's members, weighted by size or not, as the group says."""
     if not group.has_aggregation:
         return
-    found = {sheet.benchmark.name: sheet.own[scope] for sheet in members}
+    sheets = {sheet.benchmark.name: sheet for sheet in members}
+    items = [item for sheet in members for item in sheet.items]
+    found = {name: sheet.own[scope] for name, sheet in sheets.items()}
     sizes = {sheet.benchmark.name: sheet.benchmark.total for sheet in members if sheet.benchmark.sampled}
     by_size = {each.metric: each.weight_by_size for each in group.aggregate_metric_list or []}
     values, chances = (_lm_eval_table(found, sizes, attribute) for attribute in ("value", "baseline"))
@@ -177,16 +202,28 @@ def _group_metrics(group: Group, members: Sequence[Sheet], scope: Scope) -> Iter
             n = sum(each.n for each in of)
             stderr = _weighted_stderr(members_have, sizes) if by_size[metric] else stderr
         known = all(each.baseline is not None for each in of)
+        name, value = f"{group.name}/{named(metric, filtered, scope.suffix)}", float(aggregated[key])
+        direction = directions.pop() if len(directions) == 1 else "none"
+        weights = _weights(values, members_have, by_size[metric])
+        parts = [(weight, sheets[name].linear(members_have[name])) for name, weight in weights.items()]
         yield MetricValue(
-            f"{group.name}/{named(metric, filtered, scope.suffix)}",
-            float(aggregated[key]),
+            name,
+            value,
             None if stderr == "N/A" else float(stderr),
             int(n),
             unit(metric),
-            directions.pop() if len(directions) == 1 else "none",
+            direction,
             protocol,
             float(chance[key]) if known else None,
+            () if direction == "none" else _shared(name, value, parts, items),
         )
+
+
+def _weights(table: Mapping[str, Mapping[str, Any]], members: Iterable[str], by_size: bool) -> dict[str, float]:
+    """Return what each member counts for in lm-eval's mean over a group; `table` is what lm-eval is given."""
+    sizes = {name: float(table[name]["sample_len"]) if by_size else 1.0 for name in members}
+    total = math.fsum(sizes.values())
+    return {name: size / total if total else 0.0 for name, size in sizes.items()}
 
 
 def _weighted_stderr(members: Mapping[str, MetricValue], sizes: Mapping[str, int]) -> float | str:

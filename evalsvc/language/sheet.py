@@ -23,6 +23,7 @@ from evalsvc.language.estimates import LN2, Estimate, estimate, is_number
 from evalsvc.language.hub import offline, quiet
 from evalsvc.language.questions import is_plain, right_options
 from evalsvc.layout import VocabularyLayout
+from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.protocol import Direction, MetricValue, Protocol
@@ -111,6 +112,16 @@ class Sheet:
             for position, document in enumerate(self.benchmark.documents)
         ]
 
+    def linear(self, metric: MetricValue) -> Linear | None:
+        """Return one of the benchmark's metrics with what each document adds to it; None where it is made of none."""
+        if metric.name not in self._linear:
+            self._linear[metric.name] = linear_of(metric, self.items)
+        return self._linear[metric.name]
+
+    @cached_property
+    def _linear(self) -> dict[str, Linear | None]:
+        return {}
+
     def documents_cut(self, part: str) -> int:
         """How many have a request that lost a part: `cut` of its context, `continuation_cut` of its continuation."""
         documents = ([one for many in self._of(position) for one in many] for position in range(len(self.items)))
@@ -174,10 +185,15 @@ class Sheet:
         return responses * (instance.repeats or 1) if len(many) == 1 else responses
 
     def _keep(self, name: str, found: Estimate, column: Mapping[int, Any], scope: Scope) -> tuple[str, ...]:
-        """Put what the metric is made of into the items; the keys that paired comparisons need."""
-        keys: dict[str, tuple[str, ...]] = {"mean": (name,), "bits": (f"bits{scope.suffix}", "bytes")}
-        for position, value in column.items() if found.kind in keys else ():
-            numbers = (-value[0] / LN2, value[1]) if found.kind == "bits" else (value,)
+        """Put what the metric is made of into the items, and return the keys that paired comparisons need."""
+        name = name.replace("/", "_")  # a key with a slash is a share of a metric of several benchmarks
+        keys: dict[str, tuple[str, ...]] = {
+            "mean": (name,),
+            "bits": (f"bits{scope.suffix}", "bytes"),
+            "loss": (f"{name}_nll",),
+            "weighted loss": (f"{name}_nll", f"{name}_weight"),
+        }
+        for position, numbers in zip(column, found.numbers, strict=False):
             pairs = zip(keys[found.kind], numbers, strict=True)
             self.items[position].update({key: _plain(each) for key, each in pairs if _is_finite(each)})
         return keys.get(found.kind, ())
@@ -268,8 +284,15 @@ class Sheet:
         baseline: float | None,
         keys: tuple[str, ...],
     ) -> MetricValue:
-        name = f"{self.benchmark.name}/{name}"
-        return MetricValue(name, ratio.value, ratio.stderr, ratio.n, unit, direction, self.protocol, baseline, keys)
+        """Return the metric with the error that a sample of the benchmark has."""
+        name, factor = f"{self.benchmark.name}/{name}", finite_factor(len(self.items), self._drawn_from)
+        stderr = None if ratio.stderr is None else factor * ratio.stderr
+        found = (ratio.value, stderr, ratio.n, unit, direction, self.protocol, baseline, keys)
+        return MetricValue(name, *found, drawn_from=self._drawn_from)
+
+    @property
+    def _drawn_from(self) -> int | None:
+        return self.benchmark.total if self.benchmark.sampled else None
 
 
 def named(metric: str, filtered: str, suffix: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from evalsvc.metrics.paired import paired_difference
+from evalsvc.metrics.paired import Numbers, difference_of, is_share, item_numbers
 from evalsvc.protocol import MetricValue, Protocol
 
 if TYPE_CHECKING:
@@ -36,12 +36,13 @@ class Differences:
     rows match between results whatever other benchmarks a suite has."""
 
     def add_changes(self, own: Results, base: Results, protocol: Mapping[str, Any]) -> None:
-        """`<task>/<benchmark>_<metric>_change`: checkpoint less base, of every metric that is made of documents.
+        """Add `<task>/<benchmark>_<metric>_change`: checkpoint less base, of every mean over a benchmark's documents.
 
-        `protocol` is put over that of the metric.
+        `protocol` is put over that of the metric. Perplexities, which are no means, and groups of benchmarks have none.
         """
         for metric in own.metrics:
-            if metric.items and metric.direction != "none":
+            mean = bool(metric.items) and not is_share(metric.items) and metric.unit != "perplexity"
+            if mean and metric.direction != "none":
                 name = metric.name.replace("/", "_", 1) + "_change"
                 self._add(name, "change", metric, base.items, own.items, protocol)
 
@@ -53,6 +54,11 @@ class Differences:
                 if without is not None and metric is not None and metric.items:
                     content = {**protocol, "less": without.protocol.id}
                     self._add(f"{benchmark}_icl{scope}", "icl", metric, zero.items, few.items, content)
+
+    def add_numbers(self, key: str, numbers: Mapping[int, float]) -> None:
+        """Put a number of each document, by its index, under a key that begins with the benchmark's name."""
+        for index, number in numbers.items():
+            self.numbers.setdefault(index, {})[key] = number
 
     def _add(
         self,
@@ -66,7 +72,8 @@ class Differences:
         """after − before, of the metric of which `metric` is the value after."""
         benchmark = metric.name.partition("/")[0]
         old, new = (numbers_of(items, benchmark, metric.items) for items in (before, after))
-        paired = paired_difference(_rows(old), _rows(new), metric.name, metric.items)
+        sides: list[Numbers] = [item_numbers(_rows(side), metric.name, metric.items) for side in (old, new)]
+        paired = difference_of(*sides, drawn_from=metric.drawn_from)
         if paired is None:
             return
         value, *weight = metric.items
@@ -77,7 +84,8 @@ class Differences:
             row.update({f"{benchmark}_{key}": new[index][key] for key in weight})
         content = Protocol({**metric.protocol.content, **protocol})
         found = (paired.value, paired.stderr, paired.n, metric.unit, metric.direction)
-        self.metrics.append(MetricValue(f"{self.task}/{name}", *found, content, items=keys))
+        drawn = metric.drawn_from
+        self.metrics.append(MetricValue(f"{self.task}/{name}", *found, content, items=keys, drawn_from=drawn))
 
 
 def _less(after: float, before: float) -> float:

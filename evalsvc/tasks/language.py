@@ -198,6 +198,6 @@ class Language(BenchmarkTask):
 
         loaded = self.load(context)
         found = merge_answers(loaded, shards, outputs, self.protocol(shards[0]["rotary"]))
-        means = plain_mean(self.name, self.mean, loaded, found.metrics) if self.mean else []
+        means = plain_mean(self.name, self.mean, loaded, found) if self.mean else []
         warnings = list(self.suspicions(context, found))
         return TaskResult([*found.metrics, *means], found.items, found.notes, warnings=warnings)

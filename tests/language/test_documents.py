@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evalsvc.language.documents import Selection, drawing_order, strata
+from evalsvc.metrics.item_shares import finite_factor
 from evalsvc.metrics.shares import standard_error
 
 UNEVEN = ["a"] * 23 + ["b"] * 9 + ["c"] * 4 + ["d"]
@@ -53,11 +54,11 @@ SEEDS, SIZE = 200, 200
 
 
 @pytest.mark.parametrize(("answers", "explained"), [("longest", False), ("first", True)])
-def test_the_plain_error_is_honest(shared: Path, answers: str, explained: bool) -> None:
+def test_the_error_of_a_sample_is_honest(shared: Path, answers: str, explained: bool) -> None:
     """Two who answer ARC-easy without a model: by the longest option, and always by the first, as the forgetful do.
 
-    Over many draws the mean is that of all questions. It varies as the plain standard error says, but that the
-    benchmark is finite; and less where the strata explain who is right. It is never too small, and needs no strata.
+    Over many draws the mean is that of all questions. It varies as the standard error of a sample from a finite
+    benchmark says, and less where the strata explain who is right. It is never too small, and needs no strata.
     """
     lines = (shared / "golden" / "text_tasks" / "arc_easy.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -69,8 +70,10 @@ def test_the_plain_error_is_honest(shared: Path, answers: str, explained: bool) 
     for seed in range(SEEDS):
         sample = [right[index] for index in drawing_order(of, str(seed))[:SIZE]]
         means.append(statistics.fmean(sample))
-        errors.append(standard_error(sample) or math.nan)
+        errors.append(finite_factor(SIZE, len(rows)) * (standard_error(sample) or math.nan))
     spread = statistics.stdev(means)
     assert abs(statistics.fmean(means) - statistics.fmean(right)) < 4 * spread / math.sqrt(SEEDS)
-    finite = statistics.fmean(errors) * math.sqrt(1 - SIZE / len(rows))
-    assert spread < 0.2 * finite if explained else 0.9 < spread / finite < 1.1
+    assert spread < 0.2 * statistics.fmean(errors) if explained else 0.9 < spread / statistics.fmean(errors) < 1.1
+    truth = statistics.fmean(right)
+    held = sum(abs(mean - truth) < 1.96 * error for mean, error in zip(means, errors, strict=True)) / SEEDS
+    assert held == 1 if explained else 0.9 < held < 0.99

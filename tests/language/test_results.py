@@ -23,7 +23,10 @@ from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import Results, plain_mean, require_mean, results
 from evalsvc.language.sheet import IdCounts
 from evalsvc.layout import parse_layout, text_only
-from evalsvc.metrics.paired import paired_difference
+from evalsvc.metrics.item_shares import linear_of
+from evalsvc.metrics.paired import difference_of, distance, item_numbers
+from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+from evalsvc.metrics.shares import standard_error
 from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
 from evalsvc.protocol import MetricValue
@@ -170,16 +173,15 @@ def test_every_metric_that_is_made_of_items_can_be_made_of_them(lm: OpenLM, fold
     json.dumps(found.items, allow_nan=False)
     made = [metric for metric in found.metrics if metric.items]
     for metric in made:
-        zero = [{**item, **{key: 0.0 for key in metric.items[:1] if key in item}} for item in found.items]
-        paired = paired_difference(zero, found.items, metric.name, metric.items)
-        assert paired is not None, metric.name
-        assert (paired.value, paired.n) == pytest.approx((metric.value, metric.n)), metric.name
-        assert paired.stderr == pytest.approx(metric.stderr, rel=1e-6), metric.name
+        sums, *weights = item_numbers(found.items, metric.name, metric.items).columns
+        ratio = ratio_of_sums(sums, weights[0] if weights else [1] * len(sums))
+        assert ratio is not None, metric.name
+        again = perplexity(ratio) if metric.unit == "perplexity" else ratio
+        assert (again.value, again.n) == pytest.approx((metric.value, metric.n)), metric.name
+        assert again.stderr == pytest.approx(metric.stderr, rel=1e-6), metric.name
+    assert {"word/perplexity", "texts/word_perplexity_within", "cloze/brier_score"} < {metric.name for metric in made}
     unmade = {metric.name.removesuffix("_within") for metric in found.metrics} - {metric.name for metric in made}
-    assert {name for name in unmade if f"{name}_within" not in {metric.name for metric in made}} == {
-        *("cloze/brier_score", "cloze/mcc"),
-        *("word/perplexity", "texts/word_perplexity", "texts/byte_perplexity"),
-    }
+    assert {name for name in unmade if f"{name}_within" not in {metric.name for metric in made}} == {"cloze/mcc"}
     bypass = [f"free/bypass{suffix},{name}" for suffix in ("", "_within") for name in ("first-word", "all")]
     assert found.notes["metrics_left_out"] == bypass
     assert found.notes["documents"] == len(found.items) == 40 + 12 + 12 + 20 + 8 + 6
@@ -245,6 +247,7 @@ def test_samples_of_a_group_weigh_what_they_were_drawn_from(lm: OpenLM, folder: 
     metrics = by_name(answered(lm, load(folder, "sized", sample=3)).metrics)
     small, large, both = (metrics[f"{name}/acc"] for name in ("cloze_3", "cloze_8", "sized"))
     assert (small.n, large.n, both.n) == (3, 3, 6)
+    assert (small.drawn_from, large.drawn_from) == (None, 8), "three of three is no sample"
     assert both.value == pytest.approx((3 * small.value + 8 * large.value) / 11)
     assert both.stderr == pytest.approx(math.hypot(3 * (small.stderr or 0), 8 * (large.stderr or 0)) / 11)
     assert both.baseline == 0.25
@@ -253,13 +256,59 @@ def test_samples_of_a_group_weigh_what_they_were_drawn_from(lm: OpenLM, folder: 
     assert plain.stderr == pytest.approx(math.hypot(small.stderr or 0, large.stderr or 0) / 2)
 
 
+@pytest.mark.parametrize("sample", [None, 3, 5])
+@pytest.mark.parametrize("name", ["sized", "plain"])
+def test_a_group_is_made_of_the_shares_of_its_documents(
+    lm: OpenLM, folder: Path, name: str, sample: int | None
+) -> None:
+    """Their mean is lm-eval's value and their spread the error of a weighted mean, so that checkpoints pair."""
+    loaded = load(folder, name, sample=sample)
+    found = answered(lm, loaded)
+    metrics = by_name(found.metrics)
+    for metric in ("acc", "acc_norm", "acc_within"):
+        whole, members = metrics[f"{name}/{metric}"], [metrics[f"cloze_{size}/{metric}"] for size in (3, 8)]
+        assert whole.items == (whole.name,)
+        [shares] = item_numbers(found.items, whole.name, whole.items).columns
+        assert len(shares) == whole.n
+        assert statistics.fmean(shares) == pytest.approx(whole.value, abs=1e-6)
+        weights = [3 / 11, 8 / 11] if name == "sized" else [0.5, 0.5]
+        spread = [0.0 if linear is None else linear.stderr for linear in (linear_of(m, found.items) for m in members)]
+        expected = math.hypot(*(weight * each for weight, each in zip(weights, spread, strict=True)))
+        assert standard_error(shares) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_mean_pairs_two_checkpoints(lm: OpenLM, folder: Path) -> None:
+    """Its difference is the mean of the benchmarks' own paired differences, also over perplexities and samples."""
+    loaded = load(folder, "plain", "cloze", "word", sample=7)
+    first, second = answered(lm, loaded), answered(WithinText(lm.model, lm.encoding), loaded)
+    for results_ in (first, second):
+        results_.metrics.extend(plain_mean("text", ["acc"], loaded, results_))
+    one, other = (by_name(each.metrics) for each in (first, second))
+    # The second scores are those within text ids, which is another model to the first.
+    name, within = one["text/mean"], other["text/mean_within"]
+    assert (name.items, within.items) == (("text/mean",), ("text/mean_within",))
+    a, b = (item_numbers(first.items, metric.name, metric.items) for metric in (name, within))
+    found = distance(*(Ratio(metric.value, metric.stderr, metric.n) for metric in (name, within)), (a, b))
+    assert found.basis == "paired"
+    parts = []
+    for member in ("plain", "cloze", "word"):
+        keys = [(f"{member}/{key}",) if member == "plain" else (key,) for key in ("acc", "acc_within")]
+        sides = [item_numbers(first.items, f"{member}/acc", key) for key in keys]
+        drawn_from = one[f"{member}/acc"].drawn_from
+        paired = difference_of(*sides, drawn_from=drawn_from)
+        assert paired is not None
+        changed = sides[0].columns != sides[1].columns
+        parts.append((paired.stderr or 0.0) if changed else 0.0)
+    assert found.stderr == pytest.approx(math.hypot(*parts) / 3, rel=1e-4)
+
+
 def test_the_mean_counts_a_group_once_and_takes_the_first_metric_that_is_there(lm: OpenLM, folder: Path) -> None:
     loaded = load(folder, "plain", "loose", "free")
-    found = answered(lm, loaded).metrics
+    found = answered(lm, loaded)
     wanted = ["acc_token", "acc", "exact_match,all"]
     require_mean(wanted, loaded)
     overall, within = plain_mean("text", wanted, loaded, found)
-    metrics = by_name(found)
+    metrics = by_name(found.metrics)
     parts = [metrics[name] for name in ("plain/acc", "several/acc_token", "word/acc", "free/exact_match,all")]
     assert (overall.name, within.name) == ("text/mean", "text/mean_within")
     assert overall.value == pytest.approx(statistics.fmean(part.value for part in parts))

@@ -153,7 +153,12 @@ def test_protocols_name_everything_that_moves_a_number(folder: Path) -> None:
     assert (protocol(some, "numbers/acc")["limit"], protocol(some, "numbers/acc")["samples"]) == (None, [2, 7])
     assert [item["index"] for item in items(some)] == [2, 7]
     drawn = protocol(evaluate(language(folder, "numbers", sample=12)), "numbers/acc")
-    assert drawn["sample"] == {"documents": 12, "of": 30, "design": "stratified/1"}
+    assert drawn["sample"] == {
+        "documents": 12,
+        "of": 30,
+        "design": "stratified/1",
+        "error": "finite population/1",
+    }
     assert {name for name in plain if drawn[name] != plain[name]} == {"digest"}
 
 
