@@ -420,18 +420,19 @@ def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: flo
 
 
 def interval_of_centred(
-    base: Sequence[float], values: Sequence[float], chance: float, level: float = LEVEL
+    base: Sequence[float], values: Sequence[float], chance: float, level: float = LEVEL, factor: float = 1.0
 ) -> Interval | None:
     """Return Fieller's interval of the ratio of `ratio_of_centred`; None below `MIN_ITEMS`, and see `fieller_interval`.
 
     It is right also where the base is not far above chance. There the ratio is skewed, and ratio ± t · stderr misses on
-    one side.
+    one side. `factor` is that of the standard errors of a sample without replacement, √(1 − n / N).
     """
     n = len(base)
     if n < MIN_ITEMS:
         return None
     x, y = (math.fsum(side) / n - chance for side in (values, base))
-    v_xx, v_xy, v_yy = (covariance_of_means(*sides) for sides in ((values, values), (values, base), (base, base)))
+    sides = ((values, values), (values, base), (base, base))
+    v_xx, v_xy, v_yy = (factor**2 * covariance_of_means(*two) for two in sides)
     return fieller_interval((x, y), (v_xx, v_xy, v_yy), n - 1, level)
 
 

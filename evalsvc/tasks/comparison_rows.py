@@ -1,17 +1,19 @@
 """What a checkpoint and its base make of the same items: a row for each number, how far apart, and whether it is real.
 
-A difference is tested item by item: on how many is the checkpoint better, on how many worse? Of questions that are
-right or wrong that is McNemar's test, of losses the sign test. Both are exact, however the numbers are distributed.
-Tests of the same kind over several benchmarks are corrected together.
+A row tests the change that it prints. Of questions that are right or wrong, by McNemar's exact test; of losses and of
+answers that are right in part, by the test of the mean change that belongs to its interval: Student's, guarded against
+skew (`metrics.intervals`). Tests of the same kind over several benchmarks are corrected together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalsvc.metrics.intervals import LEVEL, Interval
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
+from evalsvc.metrics.item_shares import finite_factor
 from evalsvc.metrics.mcnemar import McNemar, holm
 from evalsvc.metrics.paired import (
     Basis,
@@ -22,6 +24,7 @@ from evalsvc.metrics.paired import (
     ratio_of_centred,
 )
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.protocol import Direction, MetricValue
 from evalsvc.tasks.base_comparison import SCOPES, accuracy_of, benchmarks_of, numbers_of
 from evalsvc.tasks.random_baselines import Baseline, random_baseline
 
@@ -40,7 +43,8 @@ NAMED = 0.05
 BITS = "bits/byte"
 NATS = "nats/token"
 
-Verdict = Literal["lost", "gained", "indistinguishable"]
+Verdict = Literal["lost", "gained", "indistinguishable", "too few"]
+"""Of the checkpoint, against its base. `too few`: there are not as many independent items as a test needs."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,32 @@ class Pairs:
     own: Sequence[float]
     weights: Sequence[float]
     """Of both: bytes, tokens; 1 where the row is about a mean."""
+    indices: Sequence[int] = ()
+    """The index of each item in its benchmark; empty where nobody asks."""
+    groups: Sequence[Hashable] | None = None
+    """The group of each item, of which only different ones are independent; None: every item is one."""
+    drawn_from: int | None = None
+    """Of how many the items are a sample without replacement; None: they are no sample."""
+
+    @property
+    def factor(self) -> float:
+        """What the errors of a sample have as a factor; 1 without one."""
+        return finite_factor(len(self.weights), self.drawn_from)
 
     def side(self, numbers: Sequence[float]) -> Ratio:
-        found = ratio_of_sums(numbers, self.weights)
+        """Return the value of the base's or the checkpoint's numbers."""
+        found = ratio_of_sums(numbers, self.weights, self.groups)
         assert found is not None, "a row has items of some weight"
-        return found
+        return found if found.stderr is None else replace(found, stderr=self.factor * found.stderr)
 
     def difference(self) -> Distance:
-        """Checkpoint less base."""
-        return distance(self.side(self.base), self.side(self.own), (self._numbers(self.base), self._numbers(self.own)))
+        """Return checkpoint less base."""
+        sides = self._numbers(self.base), self._numbers(self.own)
+        return distance(self.side(self.base), self.side(self.own), sides, drawn_from=self.drawn_from)
 
     def _numbers(self, numbers: Sequence[float]) -> Numbers:
-        return Numbers([(None, index) for index in range(len(numbers))], [numbers, self.weights])
+        columns = [numbers] if all(weight == 1 for weight in self.weights) else [numbers, self.weights]
+        return Numbers([(None, index) for index in range(len(numbers))], columns, self.groups)
 
     def counts(self, higher_is_better: bool) -> McNemar:
         """`only_a`: items on which the base is better; of those on which both are equal, `both` have a number but 0."""
@@ -103,9 +121,9 @@ class Row:
     """Items on which the checkpoint is worse; of accuracies: that only the base gets right."""
     gained: int
     """Items on which it is better."""
-    p: float
-    """Two-sided, exact, that a changed item is as often one as the other."""
-    p_corrected: float
+    p: float | None
+    """Two-sided, that the change is zero; None where there are too few items."""
+    p_corrected: float | None
     """By Holm's method, over the rows of this metric and scope."""
     verdict: Verdict
     chance: float | None = None
@@ -117,11 +135,14 @@ class Row:
     centred: float | None = None
     """The same of the checkpoint."""
     retained: float | None = None
-    """`centred` / `centred_base`, where the base is above chance by two standard errors."""
+    """`centred` / `centred_base`, where the base is above chance by two standard errors. Where it is above by less than
+    four, chance may have put it there, and the ratio is too low."""
     retained_stderr: float | None = None
     retained_low: float | None = None
     """Of its interval, of level 0.95; None where it has no end."""
     retained_high: float | None = None
+    direction: Direction = "higher"
+    """Which side is better: `higher` of accuracies, `lower` of losses."""
 
     @property
     def retained_interval(self) -> Interval | None:
@@ -176,16 +197,17 @@ def benchmark_rows(own: Results, base: Results) -> list[Row]:
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
     """With p-values and verdicts that count how many rows of the same metric and scope there are."""
-    p_values: dict[tuple[str, str, str], float] = {}
+    p_values: dict[tuple[str, str, str], float | None] = {}
     for kind in {row.key[1:] for row in rows}:
         family = [row for row in rows if row.key[1:] == kind]
-        p_values |= {row.key: p for row, p in zip(family, holm([row.p for row in family]), strict=True)}
+        found = holm([math.nan if row.p is None else row.p for row in family])
+        p_values |= {row.key: None if math.isnan(p) else p for row, p in zip(family, found, strict=True)}
     return [replace(row, p_corrected=p_values[row.key], verdict=_verdict(row, p_values[row.key])) for row in rows]
 
 
 def loss_row(what: str, metric: str, scope: str, unit: str, pairs: Pairs) -> Row:
-    """Of a number that is better where it is lower. Its p-value is not corrected yet."""
-    return _row(what, metric, scope, unit, pairs, higher_is_better=False)
+    """Return the row of a number that is better where it is lower. Its p-value is not corrected yet."""
+    return _row(what, metric, scope, unit, pairs, "lower")
 
 
 def parts_of(what: str, unit: str, everything: Pairs, within: Pairs, masses: tuple[float | None, float]) -> Parts:
@@ -220,6 +242,8 @@ def what_is_gone(
     none or nothing was forgotten, bits per byte tell, in the same way.
     """
     within = rows.get((accuracy.what, accuracy.metric, "text"))
+    if accuracy.verdict == "too few":
+        return f"too few questions to tell: {accuracy.n} of {MIN_ITEMS}"
     if accuracy.verdict == "gained":
         return "nothing: more right answers"
     if accuracy.verdict == "lost":
@@ -228,7 +252,7 @@ def what_is_gone(
     if within is not None and within.verdict == "lost":
         return "answers, with text ids only"
     bits, bits_within = (rows.get((accuracy.what, "bits_per_byte", ids)) for ids in ("all", "text"))
-    if bits is None or bits.verdict == "indistinguishable":
+    if bits is None or bits.verdict in ("indistinguishable", "too few"):
         return "nothing that is seen"
     if bits.verdict == "gained":
         return "nothing: better bits"
@@ -247,13 +271,13 @@ def _causes(known: bool, expected: bool) -> str:
 
 
 def recovered(own: Results, base: Results) -> dict[str, float]:
-    """By benchmark, the p-value, corrected, that no right answers come back when only text ids are allowed.
+    """Return, by benchmark, the corrected p-value that as many right answers go as come back with text ids only.
 
     It is of the questions that the checkpoint gets right within text and not over all ids, less what the base does so.
     """
     p_values = {}
     for benchmark in benchmarks_of(own):
-        everything, within = (_accuracy_pairs(own, base, benchmark, scope) for scope in SCOPES)
+        everything, within = (accuracy_pairs(own, base, benchmark, scope) for scope in SCOPES)
         if everything is None or within is None:
             continue
         gains = Pairs(
@@ -261,16 +285,17 @@ def recovered(own: Results, base: Results) -> dict[str, float]:
             [own - base for base, own in zip(within.base, within.own, strict=True)],
             everything.weights,
         )
-        p_values[benchmark] = gains.counts(higher_is_better=True).p
+        counts = gains.counts(higher_is_better=True)
+        p_values[benchmark] = counts.p if counts.only_b > counts.only_a else 1.0
     return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 def _accuracy(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
-    metric, pairs = accuracy_of(own, benchmark, scope), _accuracy_pairs(own, base, benchmark, scope)
+    metric, pairs = accuracy_of(own, benchmark, scope), accuracy_pairs(own, base, benchmark, scope)
     if metric is None or pairs is None:
         return None
     name = metric.name.partition("/")[2].replace("_within", "", 1)
-    row = _row(benchmark, name, SCOPES[scope], metric.unit, pairs, higher_is_better=True)
+    row = _row(benchmark, name, SCOPES[scope], metric.unit, pairs, "higher")
     return _above_chance(row, pairs, random_baseline(benchmark, metric.baseline or 0.0))
 
 
@@ -287,14 +312,30 @@ def _above_chance(row: Row, pairs: Pairs, chance: Baseline) -> Row:
         return row
     ratio = ratio_of_centred(pairs.base, pairs.own, r)
     assert ratio is not None, "the base is above chance"
-    interval = interval_of_centred(pairs.base, pairs.own, r)
+    interval, stderr = (
+        _interval_of_retained(row, pairs, r),
+        None if ratio.stderr is None else pairs.factor * ratio.stderr,
+    )
+    if pairs.own == pairs.base and row.change_stderr is not None:
+        stderr = row.change_stderr / (row.base - r)
     return replace(
         row,
         retained=ratio.value,
-        retained_stderr=ratio.stderr,
+        retained_stderr=stderr,
         retained_low=interval.low if interval else None,
         retained_high=interval.high if interval else None,
     )
+
+
+def _interval_of_retained(row: Row, pairs: Pairs, chance: float) -> Interval | None:
+    """Return the interval of a ratio of accuracies above chance; None below `MIN_ITEMS`.
+
+    Where both give the same answers it is that of the change, in parts of what the base has above chance.
+    """
+    if pairs.own == pairs.base and row.change_low is not None and row.change_high is not None:
+        above = row.base - chance
+        return Interval(1 + row.change_low / above, 1 + row.change_high / above, LEVEL)
+    return interval_of_centred(pairs.base, pairs.own, chance, factor=pairs.factor)
 
 
 def _bits(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
@@ -302,9 +343,14 @@ def _bits(own: Results, base: Results, benchmark: str, scope: str) -> Row | None
     return None if pairs is None else loss_row(benchmark, "bits_per_byte", SCOPES[scope], BITS, pairs)
 
 
-def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, *, higher_is_better: bool) -> Row:
+def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, direction: Direction) -> Row:
     base, own, change = pairs.side(pairs.base), pairs.side(pairs.own), pairs.difference()
-    counts, interval = pairs.counts(higher_is_better), change.interval()
+    counts, interval = pairs.counts(direction == "higher"), change.interval()
+    p = change.p_value()
+    if p is None:  # a number is not finite, but still on one side of the other
+        p = counts.p
+    if change.independent < MIN_ITEMS:
+        p = None
     return Row(
         what,
         metric,
@@ -322,40 +368,52 @@ def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, *, higher_
         interval.high if interval else None,
         counts.only_a,
         counts.only_b,
-        counts.p,
-        counts.p,
+        p,
+        p,
         "indistinguishable",
+        direction=direction,
     )
 
 
-def _verdict(row: Row, p_corrected: float) -> Verdict:
-    if p_corrected > ALPHA:
+def _verdict(row: Row, p_corrected: float | None) -> Verdict:
+    if p_corrected is None:
+        return "too few"
+    if p_corrected > ALPHA or not row.change or math.isnan(row.change):
         return "indistinguishable"
-    return "lost" if row.lost > row.gained else "gained"
+    return "gained" if (row.change > 0) == (row.direction == "higher") else "lost"
 
 
-def _accuracy_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+def accuracy_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    """Return the benchmark's accuracy question by question; None where it is no mean over questions."""
     metric = accuracy_of(own, benchmark, scope)
     if metric is None or len(metric.items) != 1:
         return None
-    return _pairs(own, base, benchmark, metric.items)
+    return _pairs(own, base, metric, metric.items)
 
 
 def _bits_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
-    there = _value(own, f"{benchmark}/bits_per_byte{scope}") is not None
-    return _pairs(own, base, benchmark, (f"bits{scope}", "bytes")) if there else None
+    metric = metric_named(own, f"{benchmark}/bits_per_byte{scope}")
+    return None if metric is None else _pairs(own, base, metric, (f"bits{scope}", "bytes"))
 
 
-def _pairs(own: Results, base: Results, benchmark: str, keys: Sequence[str]) -> Pairs | None:
-    """Of the documents that both have; the weight is the checkpoint's, and the base's is the same."""
+def _pairs(own: Results, base: Results, metric: MetricValue, keys: Sequence[str]) -> Pairs | None:
+    """Return the documents that both have; the weight is the checkpoint's, and the base's is the same."""
+    benchmark = metric.name.partition("/")[0]
     old, new = (numbers_of(results.items, benchmark, keys) for results in (base, own))
     common = [index for index in new if index in old]
     key, *weight = keys
     weights = [new[index][weight[0]] if weight else 1 for index in common]
     if not any(weights):
         return None
-    return Pairs([old[index][key] for index in common], [new[index][key] for index in common], weights)
+    base_numbers, own_numbers = ([side[index][key] for index in common] for side in (old, new))
+    return Pairs(base_numbers, own_numbers, weights, common, drawn_from=metric.drawn_from)
+
+
+def metric_named(results: Results, name: str) -> MetricValue | None:
+    """Return the metric of this name, if there is one."""
+    return next((metric for metric in results.metrics if metric.name == name), None)
 
 
 def _value(results: Results, name: str) -> float | None:
-    return next((metric.value for metric in results.metrics if metric.name == name), None)
+    metric = metric_named(results, name)
+    return None if metric is None else metric.value

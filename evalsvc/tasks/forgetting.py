@@ -6,7 +6,9 @@ and each comes over all ids and within the text ids: a model that expects an ima
 
 from __future__ import annotations
 
+import hashlib
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -24,7 +26,7 @@ from evalsvc.tasks.base_comparison import Differences
 from evalsvc.tasks.comparison_rows import Row, benchmark_parts, benchmark_rows, recovered
 from evalsvc.tasks.forgetting_page import Flipped, Report
 from evalsvc.tasks.language import BenchmarkTask
-from evalsvc.tasks.retention import benchmark_metrics, centred, text_retained
+from evalsvc.tasks.retention import add_retention, centred, text_retained
 from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult, TaskWarning
 from evalsvc.tasks.text_measures import measure_text
@@ -220,7 +222,8 @@ class Forgetting(BenchmarkTask):
         differences = Differences(self.name)
         differences.add_changes(own, base, compared)
         rows = benchmark_rows(own, base)
-        retained = text_retained(self.name, rows, own, compared)
+        retained = text_retained(self.name, rows, own, base, compared)
+        add_retention(differences, rows, own, base, compared)
         notes = {**own.notes, "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance}}
         if "few" in found:
             differences.add_icl(found.get("zero", own), found["few"], content)
@@ -232,8 +235,7 @@ class Forgetting(BenchmarkTask):
         report.over_benchmarks += [(metric, retained.intervals.get(metric.name)) for metric in above]
         report.flipped += self._flipped(self.load(context), rows, own, base)
         items = [{"benchmark": self.name, "index": index, **row} for index, row in differences.numbers.items()]
-        of_each = benchmark_metrics(self.name, rows, own, compared)
-        metrics = [*own.metrics, *differences.metrics, *of_each, *above]
+        metrics = [*own.metrics, *differences.metrics, *above]
         warnings = [*self.suspicions(context, own), *self._cut_shots(notes)]
         return TaskResult(metrics, [*own.items, *items], notes, warnings=warnings)
 
@@ -276,6 +278,7 @@ class Forgetting(BenchmarkTask):
         layout, max_length = context.layout(), self.max_length or context.model_config().seq_len
         data, records = self._read(context)
         some = _passages(context, base, data, records, max_length)
+        groups = len({_group(record) for record in records})
         tokens = sum(len(passage.inputs[0]) for passage in some)
         if not tokens:
             raise InvalidData(f"{data.path}: no text has two tokens, and the first is not predicted")
@@ -287,7 +290,11 @@ class Forgetting(BenchmarkTask):
             "max_length": max_length,
             "rows": {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else 0},
             "within": any(one.rows != one.text.size for one in (layout, base.layout())),
-            "protocol": self._text_protocol(context, base, data, max_length),
+            "protocol": {
+                **self._text_protocol(context, base, data, max_length),
+                # The error then counts these, not the texts.
+                **({} if groups == len(records) else {"groups": groups}),
+            },
         }
         return [{"start": start, "stop": stop, "units": stop - start, **common} for start, stop in pairwise(bounds)]
 
@@ -336,7 +343,8 @@ class Forgetting(BenchmarkTask):
             for one in ((context,) if shard["same"] else (context, base))
         ]
         found = compare(sides[0], sides[-1], some, self.icl_positions, context.batch_tokens, context.report)
-        return {**asdict(found), "cut": sum(passage.cut for passage in some)}
+        groups = [_group(record) for record in records[shard["start"] : shard["stop"]]]
+        return {**asdict(found), "cut": sum(passage.cut for passage in some), "groups": groups}
 
 
 @dataclass(frozen=True)
@@ -357,6 +365,11 @@ def _is_same(context: Context, base: Context) -> bool:
 def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:
     """The base is asked what the checkpoint is asked, cut to the same length, in its own rows."""
     return replace(encoding, layout=base.layout())
+
+
+def _group(record: Record) -> str:
+    """Return what texts that are not independent share: equal texts do."""
+    return hashlib.sha256(array("q", record.text_ids or ()).tobytes()).hexdigest()[:16]
 
 
 def _passages(

@@ -11,7 +11,7 @@ from typing import Any
 
 from evalsvc.artifacts import Artifact
 from evalsvc.csv_cells import plain_cell
-from evalsvc.metrics.intervals import Interval
+from evalsvc.metrics.intervals import MIN_ITEMS, Interval
 from evalsvc.metrics.paired import Distance
 from evalsvc.protocol import MetricValue
 from evalsvc.tasks.comparison_rows import ALPHA, BITS, NAMED, NATS, Parts, Row, what_is_gone
@@ -105,6 +105,7 @@ def _right_answers(report: Report) -> Iterator[str]:
     yield from _heading("Right answers")
     yield "lost, gained: questions that only the base, or only the checkpoint, gets right. p: McNemar's exact test,"
     yield f"corrected by Holm's method over {count} benchmark{'s' * (count > 1)}; the verdict is at p ≤ {ALPHA:.2g}."
+    yield f"too few: a verdict and an interval need {MIN_ITEMS} questions."
     yield ""
     head = ["", "ids", "n", "chance", "base", "checkpoint", "change", "", "lost", "gained", "p", "verdict"]
     yield from _table(head, map(_accuracy_cells, report.accuracies))
@@ -113,7 +114,9 @@ def _right_answers(report: Report) -> Iterator[str]:
 def _above_chance(report: Report) -> Iterator[str]:
     yield from _heading("What is left above chance")
     yield "c = (accuracy − chance) / (1 − chance). Retained: the checkpoint's c / the base's c, with Fieller's"
-    yield "interval; –: the base is not above chance by two standard errors."
+    yield "interval; –: the base is not above chance by two standard errors. Where it is by less than four, retained is"
+    yield "too low on average, since luck may have put the base there; the interval holds all the same. text_retained:"
+    yield "the sum of the checkpoint's c over all benchmarks / that of the base's."
     yield ""
     yield from _table(["", "ids", "base's c", "c", "retained", ""], map(_centred_cells, report.accuracies))
     yield from _summaries(report.over_benchmarks)
@@ -141,7 +144,8 @@ def _gone(report: Report) -> Iterator[str]:
 
 def _text(report: Report, rows: Sequence[Row]) -> Iterator[str]:
     yield from _heading("A fixed text")
-    yield "worse, better: texts on which the checkpoint's loss is higher, or lower. p: exact sign test."
+    yield "worse, better: texts on which the checkpoint's loss is higher, or lower. p, verdict: of the mean change, by"
+    yield f"Student's test guarded against skew; too few: they need {MIN_ITEMS} independent texts."
     yield ""
     head = ["", "ids", "n", "base", "checkpoint", "change", "", "worse", "better", "p", "verdict"]
     yield from _table(head, map(_cells, rows))
@@ -242,7 +246,13 @@ def _summaries(metrics: Sequence[tuple[MetricValue, Interval | None]]) -> Iterat
 
 
 def _value(value: float, stderr: float | None, sign: str = "-") -> str:
-    return _number(value, sign) + ("" if stderr is None else f" ±{_number(stderr)}")
+    return _number(value, sign) + ("" if stderr is None else f" ±{_error(stderr)}")
+
+
+def _error(stderr: float) -> str:
+    """Return three places, or one digit of an error that they would show as zero."""
+    text = _number(stderr)
+    return text if stderr == 0 or text.strip(".0") else f"{stderr:.0e}"
 
 
 def _number(value: float, sign: str = "-") -> str:
@@ -255,7 +265,9 @@ def _span(low: float | None, high: float | None, sign: str = "-") -> str:
     return "" if low is None or high is None else f"[{_number(low, sign)}, {_number(high, sign)}]"
 
 
-def _p(p: float) -> str:
+def _p(p: float | None) -> str:
+    if p is None:
+        return "–"
     return _number(p) if p >= 0.001 else f"{p:.0e}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from evalsvc.tasks.comparison_rows import NATS, Pairs, Parts, Row, corrected, lo
 
 TEXT = "text"
 """What rows call it."""
+
+GROUP = "text_group"
+"""The key of an item that says which texts belong together: the index of the first of them."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,15 @@ def measure_text(
 ) -> TextMeasures:
     """Of all shards of the text, in their order; `task` is the first half of the metrics' names."""
     counts = [count for output in outputs for count in output["counts"]]
+    groups = _groups([name for output in outputs for name in output["groups"]])
     late = [pair for output in outputs for pair in output["late"]]
     sums = {name: [value for output in outputs for value in output["sums"][name]] for name in outputs[0]["sums"]}
     items = [
         _item(task, index, count, {name: sums[name][index] for name in sums}, late[index])
         for index, count in enumerate(counts)
     ]
+    for item, group in zip(items, groups or (), strict=False):
+        item[GROUP] = group
     notes: dict[str, Any] = {
         "texts": len(items),
         "texts_cut": sum(output["cut"] for output in outputs),
@@ -50,7 +56,7 @@ def measure_text(
         notes["icl_loss"] = f"none of the texts has {icl_positions[1]} tokens"
     shard = shards[0]
     everything, within = (
-        _pairs(sums, counts, base, own) for base, own in (("base_nll", "nll"), ("base_within", "within"))
+        _pairs(sums, counts, base, own, groups) for base, own in (("base_nll", "nll"), ("base_within", "within"))
     )
     rows = [loss_row(TEXT, "loss", "all", NATS, everything)]
     parts = []
@@ -61,10 +67,22 @@ def measure_text(
     return TextMeasures(_metrics(task, icl_positions, shard, items), items, notes, corrected(rows), parts)
 
 
-def _pairs(sums: Mapping[str, Sequence[float]], counts: Sequence[int], base: str, own: str) -> Pairs:
-    """Of the texts that have targets."""
+def _groups(names: Sequence[Hashable]) -> list[int] | None:
+    """Return the index of the first text of each text's group; None where every text is its own."""
+    first: dict[Hashable, int] = {}
+    for index, name in enumerate(names):
+        first.setdefault(name, index)
+    return None if len(first) == len(names) else [first[name] for name in names]
+
+
+def _pairs(
+    sums: Mapping[str, Sequence[float]], counts: Sequence[int], base: str, own: str, groups: Sequence[int] | None
+) -> Pairs:
+    """Return the losses of the texts that have targets."""
     there = [index for index, count in enumerate(counts) if count]
-    return Pairs([sums[base][i] for i in there], [sums[own][i] for i in there], [counts[i] for i in there])
+    chosen = None if groups is None else [groups[i] for i in there]
+    old, new = ([sums[side][i] for i in there] for side in (base, own))
+    return Pairs(old, new, [counts[i] for i in there], there, chosen)
 
 
 def _item(task: str, index: int, count: int, sums: Mapping[str, float], late: Sequence[float] | None) -> dict[str, Any]:
@@ -121,9 +139,14 @@ class _Wanted:
     def value(self, name: str, rows: Sequence[Mapping[str, Any]]) -> MetricValue | None:
         key, *weight = self.items
         some = [row for row in rows if key in row]
-        ratio = ratio_of_sums([row[key] for row in some], [row[weight[0]] if weight else 1 for row in some])
+        weights = [row[weight[0]] if weight else 1 for row in some]
+        grouped_by = GROUP if some and GROUP in some[0] else None
+        groups = None if grouped_by is None else [row[GROUP] for row in some]
+        ratio = ratio_of_sums([row[key] for row in some], weights, groups)
         if ratio is None:
             return None
-        protocol = Protocol(self.protocol)
-        found = (ratio.value, ratio.stderr, ratio.n, self.unit, self.direction)
-        return MetricValue(name, *found, protocol, self.baseline, self.items)
+        stderr = ratio.stderr
+        if self.unit != "fraction" and stderr is not None and len({row[key] for row in some}) == 1 and not weight:
+            stderr = 0.0  # differences that are all 0 are no share of anything
+        found = (ratio.value, stderr, ratio.n, self.unit, self.direction, Protocol(self.protocol))
+        return MetricValue(name, *found, self.baseline, self.items, ratio.groups, grouped_by)

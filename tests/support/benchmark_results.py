@@ -12,11 +12,13 @@ BYTES = 10
 def results(
     chances: Mapping[str, float] | None = None,
     within: bool | Mapping[str, Sequence[float]] = True,
+    drawn_from: int | None = None,
     **columns: Sequence[float],
 ) -> Results:
     """As a benchmark task finds them: an accuracy per benchmark over the given documents, 0 or 1.
 
-    `within`: whether there are accuracies within text, or what they are made of where it is not the same.
+    `within`: whether there are accuracies within text, or what they are made of where it is not the same. `drawn_from`:
+    of how many each benchmark's documents are a sample.
     """
     other = within if isinstance(within, Mapping) else {}
     metrics, items = [], []
@@ -27,7 +29,8 @@ def results(
             assert accuracy is not None
             protocol, chance = Protocol({"benchmark": benchmark}), (chances or {}).get(benchmark, 0.25)
             found = accuracy.value, accuracy.stderr, accuracy.n, "fraction", "higher"
-            metrics.append(MetricValue(f"{benchmark}/{key}", *found, protocol, chance, (key,)))  # type: ignore[arg-type]
+            metric = MetricValue(f"{benchmark}/{key}", *found, protocol, chance, (key,), drawn_from=drawn_from)  # type: ignore[arg-type]
+            metrics.append(metric)
         for index in range(len(values)):
             answers_to = {key: answers[index] for key, answers in by_key.items()}
             items.append({"benchmark": benchmark, "index": index, **answers_to})

@@ -9,8 +9,9 @@ def value_of_items(metric: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
     """`metric` as JSON; must equal its value, else a paired error would be that of another number."""
     benchmark = metric["name"].partition("/")[0]
     total, *count = metric["items"]
-    chosen = [item for item in items if item.get("benchmark", benchmark) == benchmark and total in item]
-    assert len({item["index"] for item in chosen}) == len(chosen) > 0
+    shares = "/" in total  # of items of any benchmark
+    chosen = [item for item in items if (shares or item.get("benchmark", benchmark) == benchmark) and total in item]
+    assert len({(item.get("benchmark"), item["index"]) for item in chosen}) == len(chosen) > 0
     weights = [item[count[0]] for item in chosen] if count else [1] * len(chosen)
     value = sum(float(item[total]) for item in chosen) / sum(weights)
     return math.exp(value) if metric["unit"] == "perplexity" else value

@@ -28,8 +28,9 @@ def report(*flipped: Flipped) -> Report:
         results(a=HALF, b=HALF, within={"a": RIGHT}), "a", [20.0 + n % 2 for n in range(40)], [8.0] * 40, 0.25
     )
     rows = benchmark_rows(own, base)
-    retained = text_retained("forgetting", rows, own, {})
-    text = corrected([loss_row("text", "loss", "all", "nats/token", Pairs([1.0] * 6, [3.0] * 6, [1] * 6))])
+    retained = text_retained("forgetting", rows, own, base, {})
+    pairs = Pairs([2.0, 4.0] * 5, [5.0 + number / 10 for number in range(10)], [1] * 10)
+    text = corrected([loss_row("text", "loss", "all", "nats/token", pairs)])
     return Report(
         "run 'a' step 0",
         "run 'a' step 400",
@@ -64,10 +65,10 @@ def test_every_row_says_n_chance_and_error() -> None:
             "all",
             "40",
             ".250",
-            "1.000 ±.000",
+            "1.000 ±.031",
             ".500 ±.080",
             "-.500 ±.080",
-            "[-.657, -.343]",
+            "[-.641, -.311]",
             "20",
             "0",
             "4e-06",
@@ -76,7 +77,7 @@ def test_every_row_says_n_chance_and_error() -> None:
     ]
     assert "corrected by Holm's method over 2 benchmarks; the verdict is at p ≤ 0.05." in lines
     left = next(line for line in lines if line.startswith("forgetting/text_retained "))
-    assert cells(left)[1:] == [".667 ±.053", "[.562, .771]"], "a third of one and all of the other"
+    assert cells(left)[1:] == [".500 ±.090", "[.305, .669]"], "c was 1 and a third, and is a third of each"
 
 
 def test_one_line_says_whether_it_is_knowledge() -> None:
@@ -149,14 +150,41 @@ def test_a_text_alone_has_a_page() -> None:
         *(
             "loss",
             "all",
-            "6",
-            "1.000 ±.000",
-            "3.000 ±.000",
-            "+2.000 ±.000",
-            "[+2.000, +2.000]",
-            "6",
+            "10",
+            "3.000 ±.333",
+            "5.450 ±.096",
+            "+2.450 ±.330",
+            "[+1.703, +3.197]",
+            "10",
             "0",
-            ".031",
+            "4e-05",
             "lost",
         )
     ]
+
+
+def test_what_is_too_few_is_said() -> None:
+    """No p-value, no interval and no verdict of seven questions or texts; the counts stay."""
+    made = report()
+    pairs = Pairs([1.0, 2.0, 3.0], [1.5, 2.6, 3.7], [1] * 3)
+    made.rows = [
+        *benchmark_rows(results(c=[0.0] * 7), results(c=[1.0] * 7)),
+        *corrected([loss_row("text", "loss", "all", "nats/token", pairs)]),
+    ]
+    lines = page(made)
+    assert cells(next(line for line in lines if line.startswith("loss ")))[-4:] == ["3", "0", "–", "too few"]
+    question = next(line for line in lines if line.startswith("c "))
+    assert cells(question)[-4:] == ["7", "0", "–", "too few"]
+    assert any("too few questions to tell: 7 of 8" in line for line in lines)
+    table = list(csv.DictReader(io.StringIO(artifacts(made)["forgetting.csv"].content.decode())))
+    assert {(row["p"], row["p_corrected"], row["change_low"], row["verdict"]) for row in table} == {
+        ("", "", "", "too few")
+    }
+
+
+def test_no_error_is_shown_as_zero() -> None:
+    """All of 10,000 answers right: the error is .0002, which three places would hide."""
+    made = report()
+    made.rows = benchmark_rows(results(c=[1.0] * 10_000), results(c=[1.0] * 10_000))
+    row = next(line for line in page(made) if line.startswith("c "))
+    assert cells(row)[4:6] == ["1.000 ±1e-04", "1.000 ±1e-04"]
