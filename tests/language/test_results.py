@@ -12,6 +12,7 @@ import torch
 import yaml
 from benchmark_files import questions, write_benchmark
 from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import aggregate_subtask_metrics
 from lm_eval.evaluator import evaluate
 
 from evalsvc.benchmark_spec import BenchmarkSpec
@@ -275,6 +276,20 @@ def test_a_group_is_made_of_the_shares_of_its_documents(
         spread = [0.0 if linear is None else linear.stderr for linear in (linear_of(m, found.items) for m in members)]
         expected = math.hypot(*(weight * each for weight, each in zip(weights, spread, strict=True)))
         assert standard_error(shares) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_group_that_is_no_sum_of_its_documents_has_no_shares(
+    lm: OpenLM, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lm-eval says what a group's value is; shares of another number would pair what is not printed."""
+    total = aggregate_subtask_metrics
+    monkeypatch.setattr("lm_eval.api.metrics.aggregate_subtask_metrics", lambda *given: total(*given) ** 2)
+    loaded = load(folder, "plain")
+    found = answered(lm, loaded)
+    group = by_name(found.metrics)["plain/acc"]
+    assert (group.items, "plain/acc" in found.items[0]) == ((), False)
+    [mean, _] = plain_mean("text", ["acc"], loaded, found)
+    assert mean.items == (), "nor has what it is a member of"
 
 
 def test_the_mean_pairs_two_checkpoints(lm: OpenLM, folder: Path) -> None:
