@@ -6,9 +6,7 @@ and each comes over all ids and within the text ids: a model that expects an ima
 
 from __future__ import annotations
 
-import hashlib
 import math
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -27,6 +25,7 @@ from evalsvc.tasks.comparison_rows import Row, benchmark_parts, benchmark_rows, 
 from evalsvc.tasks.forgetting_page import Flipped, Report
 from evalsvc.tasks.language import BenchmarkTask
 from evalsvc.tasks.retention import add_retention, centred, text_retained
+from evalsvc.tasks.sequence_groups import groups_of_records
 from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult, TaskWarning
 from evalsvc.tasks.text_measures import measure_text
@@ -69,7 +68,8 @@ class Forgetting(BenchmarkTask):
     any: the difference is what the checkpoint learns from its context."""
     text: DataPath | None = None
     """Text that both models read, one a record: a JSONL file with `text_ids` or `text`, or a safetensors file. `bos` is
-    put before a `text`."""
+    put before a `text`. Errors count as one what belongs together: records that name the same `document`, and equal
+    texts."""
     text_limit: Rows | None = None
     """Use the first so many records of it only."""
     icl_positions: tuple[Position, Position] = (50, 500)
@@ -278,7 +278,7 @@ class Forgetting(BenchmarkTask):
         layout, max_length = context.layout(), self.max_length or context.model_config().seq_len
         data, records = self._read(context)
         some = _passages(context, base, data, records, max_length)
-        groups = len({_group(record) for record in records})
+        groups = groups_of_records(records)
         tokens = sum(len(passage.inputs[0]) for passage in some)
         if not tokens:
             raise InvalidData(f"{data.path}: no text has two tokens, and the first is not predicted")
@@ -293,10 +293,14 @@ class Forgetting(BenchmarkTask):
             "protocol": {
                 **self._text_protocol(context, base, data, max_length),
                 # The error then counts these, not the texts.
-                **({} if groups == len(records) else {"groups": groups}),
+                **({} if groups is None else {"groups": len(set(groups))}),
             },
         }
-        return [{"start": start, "stop": stop, "units": stop - start, **common} for start, stop in pairwise(bounds)]
+        shards = []
+        for start, stop in pairwise(bounds):
+            named = {} if groups is None else {"groups": groups[start:stop]}
+            shards.append({"start": start, "stop": stop, "units": stop - start, **named, **common})
+        return shards
 
     def _read(self, context: Context) -> tuple[TokenData, Sequence[Record]]:
         """The text, and the records of it that are used."""
@@ -343,8 +347,7 @@ class Forgetting(BenchmarkTask):
             for one in ((context,) if shard["same"] else (context, base))
         ]
         found = compare(sides[0], sides[-1], some, self.icl_positions, context.batch_tokens, context.report)
-        groups = [_group(record) for record in records[shard["start"] : shard["stop"]]]
-        return {**asdict(found), "cut": sum(passage.cut for passage in some), "groups": groups}
+        return {**asdict(found), "cut": sum(passage.cut for passage in some)}
 
 
 @dataclass(frozen=True)
@@ -365,11 +368,6 @@ def _is_same(context: Context, base: Context) -> bool:
 def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:
     """The base is asked what the checkpoint is asked, cut to the same length, in its own rows."""
     return replace(encoding, layout=base.layout())
-
-
-def _group(record: Record) -> str:
-    """Return what texts that are not independent share: equal texts do."""
-    return hashlib.sha256(array("q", record.text_ids or ()).tobytes()).hexdigest()[:16]
 
 
 def _passages(

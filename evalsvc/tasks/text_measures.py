@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ def measure_text(
 ) -> TextMeasures:
     """Of all shards of the text, in their order; `task` is the first half of the metrics' names."""
     counts = [count for output in outputs for count in output["counts"]]
-    groups = _groups([name for output in outputs for name in output["groups"]])
+    groups = [group for shard in shards for group in shard["groups"]] if "groups" in shards[0] else None
     late = [pair for output in outputs for pair in output["late"]]
     sums = {name: [value for output in outputs for value in output["sums"][name]] for name in outputs[0]["sums"]}
     items = [
@@ -65,14 +65,6 @@ def measure_text(
         mass = sum(sums["image_mass"]) / sum(counts)
         parts = [parts_of(TEXT, NATS, everything, within, (None, mass))]
     return TextMeasures(_metrics(task, icl_positions, shard, items), items, notes, corrected(rows), parts)
-
-
-def _groups(names: Sequence[Hashable]) -> list[int] | None:
-    """Return the index of the first text of each text's group; None where every text is its own."""
-    first: dict[Hashable, int] = {}
-    for index, name in enumerate(names):
-        first.setdefault(name, index)
-    return None if len(first) == len(names) else [first[name] for name in names]
 
 
 def _pairs(

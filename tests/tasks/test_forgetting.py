@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from evalsvc.checkpoints import CheckpointRef, hash_files
 from evalsvc.layout import parse_layout
+from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.miniature import ROOT
 from evalsvc.result import Measured, Result, distance
 from evalsvc.runner import run_shard, run_suite
@@ -378,6 +379,27 @@ def test_equal_texts_are_one_group(tmp_path: Path) -> None:
     row, same = table_rows(twice)[0], table_rows(once)[0]
     for key in ("change_stderr", "change_low", "change_high", "p"):
         assert float(row[key]) == pytest.approx(float(same[key]), rel=1e-4), key
+
+
+def test_windows_of_one_document_are_one_group(tmp_path: Path) -> None:
+    """Twelve windows of seven documents have the error of seven, and no verdict."""
+    text = tmp_path / "windows.jsonl"
+    lines = [json.loads(line) for line in Path(TEXT).read_text().splitlines()[:12]]
+    named = [{**line, "document": index % 7} for index, line in enumerate(lines)]
+    text.write_text("\n".join(map(json.dumps, named)))
+    found = evaluate(SECOND, FIRST, text=str(text))
+    change = metrics(found)["forgetting/loss_change"]
+    assert (change["n"], change["groups"]) == (12, 7)
+    items = [item for item in found["items"]["forgetting"] if "tokens" in item]
+    assert [item["text_group"] for item in items] == [index % 7 for index in range(12)]
+    expected = ratio_of_sums(
+        [item["nll_change"] for item in items],
+        [item["tokens"] for item in items],
+        [line["document"] for line in named],
+    )
+    assert expected is not None
+    assert change["stderr"] == pytest.approx(expected.stderr)
+    assert {row["verdict"] for row in table_rows(found)} == {"too few"}
 
 
 def test_pairs_are_no_text(tmp_path: Path) -> None:
