@@ -40,10 +40,6 @@ class Interval:
     def covers_zero(self) -> bool:
         return self.low <= 0 <= self.high
 
-    def within(self, margin: float) -> bool:
-        """Say whether the whole interval is nearer to zero than `margin`."""
-        return -margin < self.low and self.high < margin
-
 
 @dataclass(frozen=True)
 class Spread:

@@ -274,7 +274,7 @@ def distance(
     Source: B. L. Welch, Biometrika 34 (1947) 28–35.
     """
     if unit == "perplexity" and all(0 < side.value < math.inf for side in (a, b)):
-        return _of_logarithms(a, b, pairs)
+        return _of_logarithms(a, b, pairs, drawn_from)
     equal = a.value == b.value or (math.isnan(a.value) and math.isnan(b.value))
     value = 0.0 if equal else b.value - a.value
     found = None if pairs is None else difference_of(*pairs, drawn_from=drawn_from)
@@ -301,13 +301,13 @@ def distance(
     return Distance(value, spread.stderr, "unpaired", smaller.n, groups=smaller.groups, spread=spread)
 
 
-def _of_logarithms(a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None) -> Distance:
+def _of_logarithms(a: Ratio, b: Ratio, pairs: tuple[Numbers, Numbers] | None, drawn_from: int | None) -> Distance:
     """Return the distance of two perplexities from that of their logarithms."""
     logs = [
         replace(side, value=math.log(side.value), stderr=None if side.stderr is None else side.stderr / side.value)
         for side in (a, b)
     ]
-    of_logs = distance(logs[0], logs[1], pairs)
+    of_logs = distance(logs[0], logs[1], pairs, drawn_from=drawn_from)
     log_a = logs[0].value
     value = b.value - a.value if not (of_logs.n_only_a or of_logs.n_only_b) else a.value * math.expm1(of_logs.value)
     stderr = None if of_logs.stderr is None else (a.value + value) * of_logs.stderr
@@ -463,22 +463,6 @@ def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
     errors = [ratio.stderr for ratio in ratios if ratio.stderr is not None]
     stderr = math.hypot(*errors) / len(ratios) if len(errors) == len(ratios) else None
     return Ratio(math.fsum(ratio.value for ratio in ratios) / len(ratios), stderr, sum(ratio.n for ratio in ratios))
-
-
-def interval_of_mean(values: Sequence[float], intervals: Sequence[Interval]) -> Interval | None:
-    """Of the plain mean of independent values, from their own intervals, which need not be symmetric; all of one level.
-
-    Each side reaches as far as √Σ (value_k − limit_k)² / K. None without values.
-
-    Source: G. Y. Zou and A. Donner, Statistics in Medicine 27 (2008) 1693–1702.
-    """
-    pairs = list(zip(values, intervals, strict=True))
-    if not pairs:
-        return None
-    mean = math.fsum(values) / len(pairs)
-    below = math.hypot(*(value - interval.low for value, interval in pairs)) / len(pairs)
-    above = math.hypot(*(interval.high - value for value, interval in pairs)) / len(pairs)
-    return Interval(mean - below, mean + above, intervals[0].level)
 
 
 def covariance_of_means(a: Sequence[float], b: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, bend_of, confidence_interval, value_interval
+from evalsvc.metrics.intervals import MIN_ITEMS, Spread, bend_of, confidence_interval, value_interval
 from evalsvc.metrics.ratio import Ratio, perplexity
 
 Draw = Callable[[random.Random], float]
@@ -119,12 +119,6 @@ class TestValueInterval:
     )
     def test_no_claim(self, ratio: Ratio) -> None:
         assert value_interval(ratio, "nats/token") is None
-
-
-def test_within_a_margin() -> None:
-    assert Interval(-0.1, 0.2, 0.95).within(0.3)
-    assert not Interval(-0.1, 0.2, 0.95).within(0.2)
-    assert not Interval(-0.4, 0.2, 0.95).within(0.3)
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])

@@ -17,7 +17,6 @@ from evalsvc.metrics.paired import (
     difference_of,
     distance,
     interval_of_centred,
-    interval_of_mean,
     item_numbers,
     judge,
     mean_of,
@@ -354,29 +353,6 @@ class TestFiellersInterval:
             pytest.approx(1),  # type: ignore[arg-type]
             0.95,
         )
-
-    def test_the_mean_over_benchmarks_is_covered_too(self) -> None:
-        rng, missed, draws = random.Random(5), 0, 1000
-        tasks = [(100, 0.5, 0.6, 0.2), (200, 0.45, 0.9, 0.1), (80, 0.7, 0.5, 0.3)]
-        truth = statistics.fmean((b * k + (1 - b) * g - self.CHANCE) / (b - self.CHANCE) for _, b, k, g in tasks)
-        for _ in range(draws):
-            answers = [forgetful(rng, *task) for task in tasks]
-            ratios = [ratio_of_centred(*each, self.CHANCE) for each in answers]
-            intervals = [interval_of_centred(*each, self.CHANCE) for each in answers]
-            pairs = [(r.value, i) for r, i in zip(ratios, intervals, strict=True) if r is not None and i is not None]
-            found = interval_of_mean([value for value, _ in pairs], [interval for _, interval in pairs])
-            assert found is not None
-            missed += not found.low <= truth <= found.high
-        assert 0.03 < missed / draws < 0.07
-
-
-def test_interval_of_a_mean() -> None:
-    """Of equal, symmetric intervals it is that of the mean; of one value it is its own."""
-    found = interval_of_mean([1.0, 3.0], [Interval(0.0, 2.0, 0.9), Interval(2.0, 4.0, 0.9)])
-    assert found is not None
-    assert (found.low, found.high, found.level) == pytest.approx((2 - math.sqrt(0.5), 2 + math.sqrt(0.5), 0.9))
-    assert interval_of_mean([1.0], [Interval(0.5, 3.0, 0.95)]) == Interval(0.5, 3.0, 0.95)
-    assert interval_of_mean([], []) is None
 
 
 def test_mean_of_values_without_error() -> None:
