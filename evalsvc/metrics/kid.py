@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
-from evalsvc.metrics.kernel_means import Rows, mean_to, mean_to_others, shares_of_mmd
+from evalsvc.metrics.kernel_means import Rows, mean_to, shares_of_mmd, within
 
 BLOCK = 1000
 """Images in a block, at most: the subset size of the paper, torch-fidelity and clean-fid."""
@@ -16,38 +16,47 @@ BLOCK = 1000
 def kid(sets: FeatureSets) -> Estimate:
     """The squared maximum mean discrepancy under the kernel (x·y/d + 1)³, over disjoint blocks.
 
-    Samples, and a seeded permutation of the reference's images, are divided into blocks of at most BLOCK images; pair p
-    is block p of each, with the shorter list of blocks repeated. With means over all images of their mean kernel to the
-    other samples of their block, to the other real images of theirs, and to the real block that they are paired with:
+    A seeded permutation of the samples, and one of the reference's images, are divided into blocks of at most BLOCK
+    images; pair p is block p of each, with the shorter list of blocks repeated. With means over all images of their
+    mean kernel to the other samples of their block, to the other real images of theirs, and to the real block that they
+    are paired with:
 
         KID = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)
 
-    Each image counts once, where subsets drawn at random count some often and others never, and each term is unbiased
-    at any block size. Where both sides are one block it is torch-fidelity's and clean-fid's with a single subset.
-    `block_stderr` is the standard error over the pairs' own values, with real images as what varies too; None with one
-    block.
+    Each image counts once, where subsets drawn at random count some often and others never. Over the permutations each
+    term's mean is that over all pairs, whatever the order of the prompts and the size of the blocks; so KID is unbiased
+    at any number of images. Where both sides are one block it is torch-fidelity's and clean-fid's with a single subset.
 
-    Source: M. Bińkowski et al., arXiv 1801.01401, section 4; blocks: W. Zaremba et al., B-tests, arXiv 1307.1954.
+    `per_image` are the shares of the samples, in the order of the prompts. What varies is the samples; the reference is
+    taken as given. The error is that of the shares, with the variance of pairs counted once. `block_stderr` is the
+    standard error over the pairs' own values, with real images as what varies too; None with one block.
+
+    At least 2 images: a kernel of samples needs a pair.
+
+    Source: M. Bińkowski et al., arXiv 1801.01401, section 4; blocks: W. Zaremba et al., B-tests, arXiv 1307.1954; the
+    error: W. Hoeffding, A class of statistics with asymptotically normal distribution, Annals of Mathematical
+    Statistics 19, 1948, equation 5.13.
 
     Raises:
         InvalidData: the reference's features are not known.
     """
     real = sets.real()
-    order = np.random.default_rng(sets.seed).permutation(len(real))
-    ours = np.array_split(sets.samples, math.ceil(len(sets.samples) / BLOCK))
-    theirs = [real[some] for some in np.array_split(order, math.ceil(len(real) / BLOCK))]
-    among = [mean_to_others(block, cubic) for block in theirs]
-    within, across, values = [], [], []
+    random = np.random.default_rng(sets.seed)
+    theirs = [real[some] for some in np.array_split(random.permutation(len(real)), math.ceil(len(real) / BLOCK))]
+    order = random.permutation(len(sets.samples))
+    ours = np.array_split(sets.samples[order], math.ceil(len(order) / BLOCK))
+    among = [within(block, cubic).means for block in theirs]
+    blocks, across, values = [within(block, cubic) for block in ours], [], []
     for place, block in enumerate(ours):
         paired = range(place, len(theirs), len(ours)) or [place % len(theirs)]
-        within.append(mean_to_others(block, cubic))
         across.append(mean_to(block, np.concatenate([theirs[other] for other in paired]), cubic))
         real_term = np.concatenate([among[other] for other in paired]).mean()
-        values.append(float(within[-1].mean() - 2 * across[-1].mean() + real_term))
-    inside, outside = np.concatenate(within), np.concatenate(across)
-    value = float(inside.mean() - 2 * outside.mean() + np.concatenate(among).mean())
+        values.append(float(blocks[place].means.mean() - 2 * across[-1].mean() + real_term))
+    inside = [block.means for block in blocks]
+    means = [float(np.concatenate(term).mean()) for term in (inside, across, among)]
+    shares = np.empty(len(order))
+    shares[order] = shares_of_mmd(blocks, inside, across, means[0] - 2 * means[1] + means[2])
     block_stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-    shares = shares_of_mmd(within, across, value)
     return Estimate.of_images(shares, blocks=len(ours), block_size=len(ours[0]), block_stderr=block_stderr)
 
 
@@ -59,4 +68,4 @@ def cubic(rows: Rows, others: Rows) -> Rows:
     return gram * gram * gram
 
 
-KID = ImageMetric("kid", "inception/2048", "features", "distance", "lower", 2, 1, kid, biased=False)
+KID = ImageMetric("kid", "inception/2048", "features", "distance", "lower", 2, 2, kid, biased=False)

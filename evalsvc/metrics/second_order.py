@@ -1,0 +1,63 @@
+"""What a jackknife counts too much: the variance of pairs of items, which it doubles.
+
+Write a statistic of n independent items as T = θ + Σ ψ₁(x_i) / n + Σ_{i≠j} ψ₂(x_i, x_j) / n², with E ψ₂(x, ·) = 0. With
+σ₁² = E ψ₁² and σ₂² = E ψ₂(x, x')² of two independent items,
+
+    variance of T                          σ₁²/n + 2 σ₂²/n²
+    mean of the jackknife's estimate of it  σ₁²/n + 4 σ₂²/n²
+
+The distances between two distributions have ψ₁ = 0 where the distributions are equal, so that a jackknife's standard
+error is √2 times too large there. An estimate of σ₂² takes the surplus 2 σ₂²/n² off.
+
+Source: B. Efron, C. Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981, equation 2.4 ff.
+"""
+
+from __future__ import annotations
+
+import math
+
+from evalsvc.metrics.frechet import Array
+
+LEAST = 0.5
+"""Of the jackknife's variance at least this part remains: the surplus is half of it where ψ₁ = 0."""
+
+
+def without_surplus(
+    shares: Array,  # [n]
+    surplus: float,
+) -> Array:  # [n]
+    """Draw shares nearer to their mean by one factor, so that their variance over n is smaller by `surplus`.
+
+    Shares of two checkpoints on the same prompts stay fit for subtraction: where both distances are next to zero, half
+    of what the jackknife says of their difference is surplus too, and a distance that is not has a factor near one. A
+    variance that is of single items in the difference and of pairs in the distances would come out too small; what two
+    coupled images share they share less in pairs than alone, so it is the other way round.
+    """
+    if len(shares) < 2:
+        return shares
+    variance = float(shares.var(ddof=1)) / len(shares)
+    if variance == 0:
+        return shares
+    centre = shares.mean()
+    drawn: Array = centre + math.sqrt(max(LEAST, 1 - surplus / variance)) * (shares - centre)
+    return drawn
+
+
+def pair_variance(
+    sums: Array,  # [n]
+    squares: float,
+) -> float:
+    """Estimate σ₂² of the pairs of a kernel matrix without bias, and without additive terms of single items.
+
+    `sums` are the row sums of the symmetric matrix without its diagonal, `squares` is the sum of the squares of all
+    entries off the diagonal. The matrix is U-centred: rows and columns lose their means in such a way that the mean
+    square of what is left is unbiased. 0 for fewer than 4 items.
+
+    Source: G. Székely, M. Rizzo, Partial distance correlation with methods for dissimilarities, Annals of Statistics
+    42, 2014, definitions 2 and 3.
+    """
+    n = len(sums)
+    if n < 4:
+        return 0.0
+    centred = squares - 2 * float(sums @ sums) / (n - 2) + float(sums.sum()) ** 2 / ((n - 1) * (n - 2))
+    return max(0.0, centred / (n * (n - 3)))
