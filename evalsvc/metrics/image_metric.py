@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.frechet import Gaussian
+from evalsvc.metrics.shares import share_stderr
 from evalsvc.protocol import Direction
 
 
@@ -28,11 +29,14 @@ class Estimate:
     n: int
     """Sampled images behind it."""
     per_image: NDArray[np.float64] | None = None
-    """[n]: the linearised share of every sampled image, in their order. Its mean is `value`, its standard deviation
-    over √n is `stderr`, so a difference of two checkpoints is a mean of differences. None where the value is not made
-    of sampled images."""
+    """[n]: the linearised share of every sampled image, in their order. The mean is `value`; the standard deviation
+    over √n is the part of `stderr` that comes from sampling images, which is all of it but for an extrapolation's
+    remainder. So a difference of two checkpoints is a mean of differences. None where the value is not made of sampled
+    images."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """JSON-able: sizes, slopes, spreads."""
+    """JSON-able: sizes, distances, spreads."""
+    groups: int | None = None
+    """Independent groups of images behind `stderr`; None: every image is one."""
 
     @classmethod
     def of_images(
@@ -40,10 +44,17 @@ class Estimate:
         per_image: ArrayLike,  # [n]
         **details: Any,
     ) -> Estimate:
-        """The mean of independent numbers, one an image."""
+        """Take the mean of independent numbers, one an image.
+
+        The standard error is the standard deviation over √n, and None for one image. For numbers that are all 0 or all
+        1, so shares of images of which all or none are right, it is that of Agresti and Coull: equal answers of a few
+        images are not certain of the next.
+        """
         shares = np.asarray(per_image, dtype=np.float64)
         n = len(shares)
         stderr = float(shares.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+        if n > 1 and stderr == 0 and shares[0] in (0, 1):
+            stderr = share_stderr(shares.sum(), n)
         return cls(float(shares.mean()), stderr, n, shares, details)
 
 

@@ -22,6 +22,7 @@ from evalsvc.image_protocols import PROMPTS, find_protocol
 from evalsvc.images import Crop, Filter, Fit
 from evalsvc.layout import VocabularyLayout
 from evalsvc.looks import Until, schedule
+from evalsvc.metrics.shares import share_stderr
 from evalsvc.protocol import MetricValue, Protocol
 from evalsvc.sampling_params import SamplingParams
 from evalsvc.tasks.prompts import Prompts, PromptSpec, read_prompts
@@ -429,6 +430,7 @@ class TextToImage(Task):
                 metric.direction,
                 Protocol(images | self._metric_protocol(metric, estimate.n, parts[0], planned)),
                 items=() if shares is None else (key,),
+                groups=estimate.groups,
             )
         if self.classifier is not None:
             yield self._agreement(items, f"agrees{suffix}", parts[0], images)
@@ -438,11 +440,20 @@ class TextToImage(Task):
     ) -> MetricValue:
         for item in items:
             item[key] = item.pop("agrees")
-        n, share = len(items), sum(item[key] for item in items) / len(items)
-        stderr = (share * (1 - share) / (n - 1)) ** 0.5 if n > 1 else None
+        n, hits = len(items), sum(item[key] for item in items)
         protocol = Protocol({**images, "classifier": part["classifier"], **self._stopping()})
         baseline = 1 / part["classes"]
-        return MetricValue(f"{self.name}/agreement", share, stderr, n, "fraction", "higher", protocol, baseline, (key,))
+        return MetricValue(
+            f"{self.name}/agreement",
+            hits / n,
+            share_stderr(hits, n),
+            n,
+            "fraction",
+            "higher",
+            protocol,
+            baseline,
+            (key,),
+        )
 
     def _images_protocol(self, scale: float, part: Mapping[str, Any]) -> dict[str, Any]:
         """What moves the images."""

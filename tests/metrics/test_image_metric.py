@@ -40,7 +40,9 @@ def test_shares_are_the_value_and_its_error(metric: ImageMetric) -> None:
     if found.per_image is not None:
         assert found.per_image.shape == (150,)
         assert found.per_image.mean() == pytest.approx(found.value, rel=1e-9)
-        assert found.per_image.std(ddof=1) / math.sqrt(150) == pytest.approx(found.stderr, rel=1e-9)
+        sampling = found.per_image.std(ddof=1) / math.sqrt(150)
+        assert sampling == pytest.approx(found.details.get("sampling_stderr", found.stderr), rel=1e-9)
+        assert sampling <= found.stderr * (1 + 1e-9)
 
 
 def test_is_the_same_every_time(metric: ImageMetric) -> None:
@@ -66,3 +68,12 @@ def test_sizes_that_differ() -> None:
 
 def test_one_image_has_no_error() -> None:
     assert Estimate.of_images([3.0]).stderr is None
+
+
+def test_equal_answers_are_not_certain() -> None:
+    """Of 0/1 numbers that are all equal the error is Agresti's and Coull's; of other equal numbers it is 0."""
+    q = 2 / 24
+    for answer in (0, 1):
+        assert Estimate.of_images([answer] * 20).stderr == pytest.approx(math.sqrt(q * (1 - q) / 24))
+    assert Estimate.of_images([3.0] * 20).stderr == 0
+    assert Estimate.of_images([0, 1]).stderr == pytest.approx(0.5)
