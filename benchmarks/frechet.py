@@ -70,7 +70,7 @@ def our_distance(first: Moments, second: Moments) -> float:
 
 
 def shares_error(features: Array, reference: Moments) -> float:
-    _, shares = frechet_shares(features, reference)
+    shares = frechet_shares(features, reference).shares
     return float(shares.std(ddof=1)) / math.sqrt(len(shares))
 
 

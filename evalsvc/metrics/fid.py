@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from evalsvc.metrics.frechet import frechet_shares
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.metrics.second_order import without_surplus
 
 
 def frechet_estimate(sets: FeatureSets) -> Estimate:
-    """Distance to the reference's moments; see `frechet_shares` for its error. It is too large by about C/n.
+    """Compute |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½) to the reference's moments, with a share of each sampled image.
+
+    The value is too large by about C/n, so it can only be compared at one n. What varies is the samples, around the
+    distance's own expectation at n; the reference is taken as given. The error is that of the shares of
+    `frechet_shares`, a jackknife with the variance of pairs counted once.
+
+    More images than features are needed, without which there are no shares. In simulations with 64 normal or skewed
+    features the error is .91 to 1.11 times the spread over samples at 260 and at 1,024 images, next to zero and away
+    from it, but 1.36 in one of 16 settings (skewed, variances falling as 1/k, at zero and 1,024 images); below 4 images
+    per feature it is .8 to 1.5 times the spread. Of features with heavy tails an interval of 95 % holds .75
+    to .86 (Student's t with 5 degrees of freedom in the length of a row): the error depends on the few longest rows.
+
+    Source: D. C. Dowson, B. V. Landau, J. Multivariate Analysis 12, 1982; the error: L. Jaeckel, The infinitesimal
+    jackknife, 1972, and B. Efron, C. Stein, Annals of Statistics 9, 1981.
 
     Raises:
         InvalidData: no more images than features, or no reference.
     """
-    _, shares = frechet_shares(sets.samples, sets.moments())
-    return Estimate.of_images(shares)
+    found = frechet_shares(sets.samples, sets.moments())
+    return Estimate.of_images(without_surplus(found.shares, found.surplus))
 
 
 def _distance(name: str, features: str, dimensions: int) -> ImageMetric:
     # Of no more images than features the covariance has no full rank, and the distance is mostly what it misses.
-    return ImageMetric(name, features, "moments", "distance", "lower", dimensions + 1, 2, frechet_estimate)
+    return ImageMetric(name, features, "moments", "distance", "lower", dimensions + 1, 3, frechet_estimate)
 
 
 FID = _distance("fid", "inception/2048", 2048)

@@ -6,7 +6,7 @@ Features are reduced to moments, which add up over shards; no set of features ne
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
@@ -23,6 +23,10 @@ EPSILON = float(np.finfo(np.float64).eps)
 
 ROWS_AT_ONCE = 4096
 """Feature rows of which float64 copies are alive at a time."""
+
+PAIRS = 4096
+"""Random pairs of rows from which the variance of pairs is estimated, to some percent."""
+PAIRS_AT_ONCE = 2048
 
 
 class Gaussian(Protocol):
@@ -114,7 +118,7 @@ def frechet_distance(
         InvalidData: sizes differ.
         NonFinite: NaN or infinity in an argument.
     """
-    return _distance(_Normal.of(mean1, cov1), _Normal.of(mean2, cov2))
+    return _distance(Normal.of(mean1, cov1), Normal.of(mean2, cov2))
 
 
 def frechet_jackknife(groups: Sequence[Moments], reference: Gaussian) -> tuple[float, float | None]:
@@ -140,37 +144,54 @@ def frechet_jackknife(groups: Sequence[Moments], reference: Gaussian) -> tuple[f
     if not groups:
         raise InvalidData("there are no features to compare; give at least 2 images")
     total = reduce(add, groups)
-    target = _Normal.of(reference.mean, reference.covariance)
-    value = _distance(_Normal.of(total.mean, total.covariance), target)
+    target = Normal.of(reference.mean, reference.covariance)
+    value = _distance(Normal.of(total.mean, total.covariance), target)
     rest = [total - group for group in groups]
     if len(groups) < 2 or any(moments.n < 2 for moments in rest):
         return value, None
-    without = np.array([_distance(_Normal.of(moments.mean, moments.covariance), target) for moments in rest])
+    without = np.array([_distance(Normal.of(moments.mean, moments.covariance), target) for moments in rest])
     ratio = total.n / np.array([group.n for group in groups])
     pseudo = ratio * value - (ratio - 1) * without
     centre = (pseudo / ratio).sum()
     return value, math.sqrt(float(((pseudo - centre) ** 2 / (ratio - 1)).mean()))
 
 
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """A distance as a mean over images, to first order."""
+
+    value: float
+    shares: Array
+    """[n]: what every image adds to the distance, by the jackknife. The mean is `value`."""
+    surplus: float
+    """By how much the variance of `shares` over n is larger than that of the distance: the jackknife doubles the
+    variance of pairs, see `evalsvc.metrics.second_order`."""
+
+
 def frechet_shares(
     features: NDArray[Any],  # [n, d]
     reference: Gaussian,
-) -> tuple[float, Array]:  # the distance; [n]
-    """Distance of `features` to `reference`, and what every row adds to it: a jackknife from one decomposition.
+) -> Linearised:
+    """Compute the distance of `features` to `reference` and every row's share: a jackknife from one decomposition.
 
     The share of row i is the distance plus what (n - 1) (θ - θ_(i)) deviates from its mean, with θ_(i) the distance
-    without the row. The mean of the shares is the distance, their standard deviation over √n its standard error, the
-    reference taken as given. Shares of two sets on the same prompts and noise can be subtracted row by row.
+    without the row. The mean of the shares is the distance; their standard deviation over √n is its standard error but
+    for the surplus, the reference taken as given. Shares of two sets on the same prompts and noise can be subtracted
+    row by row.
 
-    θ_(i) is expanded to second order. With z = x - μ₁, Σ₂ = A Aᵀ, AᵀΣ₁A = U diag(λ) Uᵀ and y = UᵀAᵀz, taking a row out
-    changes μ₁ by -z/(n - 1), Σ₁ by Σ₁/(n - 2) - c zzᵀ and AᵀΣ₁A, in its eigenvectors, by E = diag(λ)/(n - 2) - c yyᵀ,
-    c = n/((n - 1)(n - 2)); and
+    θ_(i) is expanded to second order. With z = x - μ₁, Σ₂ = A Aᵀ, AᵀΣ₁A = U diag(s²) Uᵀ and u = diag(s)^-½ UᵀAᵀ z,
+    whose covariance is diag(s), taking a row out changes μ₁ by -z/(n - 1), Σ₁ by Σ₁/(n - 2) - c zzᵀ and the covariance
+    of u by E = diag(s)/(n - 2) - c uuᵀ, c = n/((n - 1)(n - 2)); and
 
-        θ_(i) - θ ≈ 2 (μ₁ - μ₂)·Δμ + |Δμ|² + tr ΔΣ - Σ_k E_kk/√λ_k + ½ Σ_kl E_kl² / (√λ_k √λ_l (√λ_k + √λ_l))
+        θ_(i) - θ ≈ 2 (μ₁ - μ₂)·Δμ + |Δμ|² + tr ΔΣ - tr E + ½ Σ_kl E_kl² / (s_k + s_l)
 
     The first order alone, the influence function 2 (μ₁ - μ₂)·z + zᵀ(I - T)z - tr (I - T)Σ₁ with the optimal transport T
     = A(AᵀΣ₁A)^-½Aᵀ, is the same where the distance is large, and up to a third too large an error where it is next to
     zero or n is near d: its gradient vanishes there.
+
+    The surplus is 2 σ₂²/n², with σ₂² the mean square over PAIRS random pairs of rows of
+
+        ψ₂(x, x') = z·z' + ½ Σ_kl (u_k u_l - s_k δ_kl)(u'_k u'_l - s_k δ_kl) / (s_k + s_l) / (1 - d/n)
 
     Source: L. Jaeckel, The infinitesimal jackknife, Bell Laboratories MM 72-1215-11, 1972; the derivatives of tr M^½
     from its divided differences, R. Bhatia, Matrix Analysis, 1997, section V.3.
@@ -179,56 +200,123 @@ def frechet_shares(
         InvalidData: n ≤ d, where there are no such derivatives; or sizes differ.
     """
     moments = Moments.of(features)
+    require_more_rows_than_features(moments)
+    first, second = (Normal.of(one.mean, one.covariance) for one in (moments, reference))
+    axes = CommonAxes.of(first, second)
+    gap, n = first.mean - second.mean, moments.n
+    removal = _Removal(n, gap, axes)
+    parts = (np.asarray(features[start : start + ROWS_AT_ONCE]) for start in range(0, n, ROWS_AT_ONCE))
+    changes = np.concatenate([removal.changes(part - first.mean) for part in parts])
+    value = distance_of_parts(gap, first, second, float(axes.spread.sum()))
+    pairs = np.concatenate(
+        [removal.of_pair(*(features[rows] - first.mean for rows in some)) for some in random_pairs(n)]
+    )
+    surplus = 2 * float(np.square(pairs).mean()) / n**2
+    return Linearised(value, value - (n - 1) * (changes - changes.mean()), surplus)
+
+
+def require_more_rows_than_features(moments: Moments) -> None:
+    """Raise InvalidData where a distance has no derivatives for lack of rows."""
     n, d = moments.n, len(moments.sum)
     if n <= max(d, 2):
         raise InvalidData(f"{n:,} images cannot bear a distance on {d:,} features; give more images than features")
-    first, second = (_Normal.of(one.mean, one.covariance) for one in (moments, reference))
-    _require_same_size(first.mean, second.mean)
-    gap, factor = first.mean - second.mean, second.factor
-    values, vectors = np.linalg.eigh(factor.T @ first.covariance @ factor)
-    kept = _above_rounding(values)
-    transport = _Transport(n, first.trace, gap, values[kept], factor @ vectors[:, kept])
-    parts = (np.asarray(features[start : start + ROWS_AT_ONCE]) for start in range(0, n, ROWS_AT_ONCE))
-    changes = np.concatenate([transport.changes_without(part - first.mean) for part in parts])
-    value = _total(gap, first, second, float(np.sqrt(values[kept]).sum()))
-    return value, value - (n - 1) * (changes - changes.mean())
+
+
+def random_pairs(n: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Draw PAIRS pairs of different rows, the same for every n, and yield them PAIRS_AT_ONCE at a time.
+
+    Rows next to each other would not do: prompts often lie sorted.
+    """
+    random = np.random.default_rng(0)
+    for start in range(0, PAIRS, PAIRS_AT_ONCE):
+        size = min(PAIRS_AT_ONCE, PAIRS - start)
+        left = random.integers(0, n, size)
+        yield left, (left + random.integers(1, n, size)) % n
 
 
 @dataclass(frozen=True, eq=False)
-class _Transport:
-    """How a distance changes when a row is taken out; see `frechet_shares`."""
+class CommonAxes:
+    """Axes in which two covariances are one and the same diagonal matrix, diag(s)."""
+
+    spread: Array  # [rank], s: the roots of the eigenvalues of Σ₁Σ₂, without those that are rounding
+    first: Array  # [d, rank], from the first set's centred features to the axes
+    second: Array  # [d, rank], from the second's
+
+    @classmethod
+    def of(cls, first: Normal, second: Normal) -> CommonAxes:
+        """With Σ₂ = A Aᵀ and AᵀΣ₁A = U diag(s²) Uᵀ: A U diag(s)^-½ and A^-ᵀ U diag(s)^½.
+
+        Raises:
+            InvalidData: sizes differ.
+        """
+        _require_same_size(first.mean, second.mean)
+        values, vectors = np.linalg.eigh(second.factor.T @ first.covariance @ second.factor)
+        kept = _above_rounding(values)
+        spread = np.sqrt(values[kept])
+        return cls(
+            spread,
+            second.factor @ vectors[:, kept] / np.sqrt(spread),
+            second.inverse_factor(vectors[:, kept]) * np.sqrt(spread),
+        )
+
+    @cached_property
+    def curvature(self) -> Array:
+        """[rank, rank], 1 / (s_k + s_l): the second derivative of a distance by the entries of a covariance."""
+        curvature: Array = 1 / np.add.outer(self.spread, self.spread)
+        return curvature
+
+    def shrinkage(self, n: int) -> float:
+        """By how much products of different rows are too small in axes that come from those n rows themselves.
+
+        The squared products of rows in whitened axes add up to the same for any rows, and those of a row with itself
+        take the share rank/n of that sum.
+        """
+        return 1 - len(self.spread) / n
+
+
+@dataclass(frozen=True, eq=False)
+class _Removal:
+    """How a distance changes when a row is taken out, and what two rows do to it together; see `frechet_shares`."""
 
     n: int
-    trace: float  # of Σ₁
     gap: Array  # [d], μ₁ - μ₂
-    values: Array  # [rank], λ
-    directions: Array  # [d, rank], A U
+    axes: CommonAxes
 
-    def changes_without(
+    def changes(
         self,
         rows: Array,  # [r, d], centred
-    ) -> Array:  # [r]
+    ) -> Array:  # [r], up to a constant
         more, c = 1 / (self.n - 2), self.n / ((self.n - 1) * (self.n - 2))
-        roots = np.sqrt(self.values)
-        lengths, squares = np.square(rows).sum(1), np.square(rows @ self.directions)
+        lengths, squares = np.square(rows).sum(1), np.square(rows @ self.axes.first)
         by_mean = -2 * (rows @ self.gap) / (self.n - 1) + lengths / (self.n - 1) ** 2
-        by_covariance = more * (self.trace - roots.sum()) - c * (lengths - squares @ (1 / roots))
-        curvature = 1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
-        # Of E² = (more diag(λ) - c yyᵀ)², entry by entry; what is the same for every row is left out.
-        crossed = c * c * np.einsum("rk,rk->r", squares @ curvature, squares)
-        changes: Array = by_mean + by_covariance + crossed / 2 - more * c * (squares @ (1 / (2 * roots)))
+        by_covariance = -c * (lengths - squares.sum(1))
+        # Of E² = (more diag(s) - c uuᵀ)², entry by entry; what is the same for every row is left out.
+        crossed = c * c * np.einsum("rk,rk->r", squares @ self.axes.curvature, squares)
+        changes: Array = by_mean + by_covariance + crossed / 2 - more * c * squares.sum(1) / 2
         return changes
+
+    def of_pair(
+        self,
+        rows: Array,  # [r, d], centred
+        others: Array,  # [r, d], centred
+    ) -> Array:  # [r], ψ₂
+        left, right = rows @ self.axes.first, others @ self.axes.first
+        product = left * right
+        crossed = np.einsum("rk,rk->r", product @ self.axes.curvature, product)
+        alone = (np.square(left).sum(1) + np.square(right).sum(1) - self.axes.spread.sum()) / 2
+        pairs: Array = np.einsum("rk,rk->r", rows, others) + (crossed - alone) / 2 / self.axes.shrinkage(self.n)
+        return pairs
 
 
 @dataclass(frozen=True, eq=False)
-class _Normal:
+class Normal:
     """A normal distribution with its covariance factored: done once for a reference."""
 
     mean: Array  # [d]
     covariance: Array  # [d, d]
 
     @classmethod
-    def of(cls, mean: ArrayLike, covariance: ArrayLike) -> _Normal:
+    def of(cls, mean: ArrayLike, covariance: ArrayLike) -> Normal:
         mu, sigma = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
         if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
             shapes = f"{list(mu.shape)} and {list(sigma.shape)}"
@@ -263,13 +351,24 @@ class _Normal:
         """[d, rank]: covariance = factor factorᵀ, whichever is cheaper."""
         return self.spectral if self.cholesky is None else self.cholesky
 
+    def inverse_factor(
+        self,
+        columns: Array,  # [rank, c]
+    ) -> Array:  # [d, c]
+        """(factor^-ᵀ) columns; the pseudo-inverse where the covariance has no full rank."""
+        if self.cholesky is not None:
+            return np.linalg.solve(self.cholesky.T, columns).astype(np.float64, copy=False)
+        # The columns of the spectral factor are orthogonal, with the eigenvalues as their squared lengths.
+        inverse: Array = self.spectral @ (columns / np.square(self.spectral).sum(0)[:, None])
+        return inverse
+
 
 def _above_rounding(values: Array) -> NDArray[np.bool_]:
     kept: NDArray[np.bool_] = values > values.max(initial=0.0) * len(values) * EPSILON
     return kept
 
 
-def _distance(first: _Normal, second: _Normal) -> float:
+def _distance(first: Normal, second: Normal) -> float:
     _require_same_size(first.mean, second.mean)
     gap = first.mean - second.mean
     if first.cholesky is None or second.cholesky is None:
@@ -277,10 +376,11 @@ def _distance(first: _Normal, second: _Normal) -> float:
     else:
         product = second.cholesky.T @ first.covariance @ second.cholesky
         cross = float(np.sqrt(np.maximum(np.linalg.eigvalsh(product), 0)).sum())
-    return _total(gap, first, second, cross)
+    return distance_of_parts(gap, first, second, cross)
 
 
-def _total(gap: Array, first: _Normal, second: _Normal, cross: float) -> float:
+def distance_of_parts(gap: Array, first: Normal, second: Normal, cross: float) -> float:
+    """|μ₁ - μ₂|² + tr Σ₁ + tr Σ₂ - 2 tr (Σ₁Σ₂)^½, of which `gap` is the first difference and `cross` the last trace."""
     # Rounding can make the distance of equal distributions negative, which no distance is.
     return max(0.0, float(gap @ gap) + first.trace + second.trace - 2 * cross)
 

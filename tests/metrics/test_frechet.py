@@ -10,7 +10,8 @@ import pytest
 from scipy.linalg import sqrtm
 
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.metrics.frechet import Moments, frechet_distance, frechet_jackknife, frechet_shares
+from evalsvc.metrics.frechet import Linearised, Moments, frechet_distance, frechet_jackknife, frechet_shares
+from evalsvc.metrics.second_order import without_surplus
 
 
 @pytest.fixture
@@ -199,6 +200,10 @@ def delete_one(features: np.ndarray, reference: Moments) -> np.ndarray:
     return np.asarray((len(features) - 1) * (distance(total, reference) - np.array(without)))
 
 
+def calibrated(found: Linearised) -> np.ndarray:
+    return without_surplus(found.shares, found.surplus)
+
+
 class TestShares:
     @pytest.mark.parametrize(("n", "shift", "tolerance"), [(400, 0.5, 0.02), (400, 0.0, 0.03), (20, 0.0, 0.3)])
     def test_are_what_deleting_each_row_does(
@@ -207,7 +212,8 @@ class TestShares:
         """Also next to zero, where the gradient vanishes. What is left is of third order, and falls with n²."""
         reference = Moments.of(generator.gamma(0.5, 1, (2000, 8)))
         features = generator.gamma(0.5, 1, (n, 8)) + shift
-        value, shares = frechet_shares(features, reference)
+        found = frechet_shares(features, reference)
+        value, shares = found.value, found.shares
         slow = delete_one(features, reference)
         assert value == pytest.approx(distance(Moments.of(features), reference), rel=1e-12)
         assert shares.mean() == pytest.approx(value, rel=1e-12)
@@ -223,25 +229,54 @@ class TestShares:
         transport = root @ np.linalg.inv(np.real(sqrtm(root @ moments.covariance @ root))) @ root
         z = features - moments.mean
         influence = 2 * z @ (moments.mean - reference.mean) + np.einsum("ni,ij,nj->n", z, np.eye(5) - transport, z)
-        value, shares = frechet_shares(features, reference)
+        found = frechet_shares(features, reference)
+        value, shares = found.value, found.shares
         expected = influence - influence.mean()
         assert np.abs(shares - value - expected).max() < 2e-3 * np.abs(expected).max()
 
     def test_error_is_that_of_the_jackknife_over_groups(self, generator: np.random.Generator) -> None:
         reference = Moments.of(generator.gamma(0.5, 1, (2000, 8)))
         features = generator.gamma(0.6, 1, (4000, 8))
-        _, shares = frechet_shares(features, reference)
+        shares = frechet_shares(features, reference).shares
         _, stderr = frechet_jackknife([Moments.of(part) for part in np.split(features, 100)], reference)
         assert shares.std(ddof=1) / np.sqrt(4000) == pytest.approx(stderr, rel=0.25)
 
-    @pytest.mark.parametrize(("shift", "low"), [(0.0, 0.8), (0.3, 0.8)])
-    def test_error_is_the_spread_over_samples(self, generator: np.random.Generator, shift: float, low: float) -> None:
-        """Where samples and reference are of one distribution the jackknife is too large, by √2 at most."""
-        reference = Moments.of(generator.gamma(0.5, 1, (5000, 8)))
-        found = [frechet_shares(generator.gamma(0.5, 1, (200, 8)) + shift, reference) for _ in range(200)]
-        spread = np.std([value for value, _ in found], ddof=1)
-        error = np.sqrt(np.mean([shares.var(ddof=1) / 200 for _, shares in found]))
-        assert low < error / spread < 1.5
+    @pytest.mark.parametrize("shift", [0.0, 0.3])
+    def test_error_is_the_spread_over_samples(self, generator: np.random.Generator, shift: float) -> None:
+        """Where samples and reference are of one distribution a jackknife is √2 too large; its surplus is taken off."""
+        reference = SimpleNamespace(mean=np.zeros(8), covariance=np.eye(8))
+        found = [frechet_shares(generator.normal(shift, 1, (200, 8)), reference) for _ in range(200)]
+        spread = np.std([one.value for one in found], ddof=1)
+        raw, error = (
+            np.sqrt(np.mean([shares.var(ddof=1) / 200 for shares in kind]))
+            for kind in ([one.shares for one in found], [calibrated(one) for one in found])
+        )
+        assert 0.85 < error / spread < 1.15
+        assert raw > 1.25 * spread or shift > 0
+
+    def test_surplus_is_the_variance_of_pairs(self, generator: np.random.Generator) -> None:
+        """Of normal features with the identity as covariance σ₂² = d + d (d + 1)/8, in closed form."""
+        d, n = 6, 4000
+        found = frechet_shares(generator.normal(size=(n, d)), SimpleNamespace(mean=np.zeros(d), covariance=np.eye(d)))
+        assert found.surplus == pytest.approx(2 * (d + d * (d + 1) / 8) / n**2, rel=0.15)
+
+    @pytest.mark.parametrize(("shifts", "noise"), [((0.0, 0.0), 0.5), ((0.0, 0.15), 0.3), ((0.1, 0.1), 0.8)])
+    def test_pairs_next_to_zero_raise_no_false_alarms(
+        self, generator: np.random.Generator, shifts: tuple[float, float], noise: float
+    ) -> None:
+        """One factor for all shares of a set leaves the difference of coupled sets honest, whatever the factors."""
+        reference = SimpleNamespace(mean=np.zeros(6), covariance=np.eye(6))
+        differences, errors = [], []
+        for _ in range(200):
+            common = np.sqrt(1 - noise**2) * generator.normal(size=(150, 6))
+            sides = [
+                calibrated(frechet_shares(common + noise * generator.normal(size=(150, 6)) + shift, reference))
+                for shift in shifts
+            ]
+            differences.append(float((sides[1] - sides[0]).mean()))
+            errors.append(float((sides[1] - sides[0]).std(ddof=1)) / np.sqrt(150))
+        found = np.abs(np.array(differences) - np.mean(differences)) > 1.96 * np.array(errors)
+        assert found.mean() < 0.11, "1.5 times the nominal 5 %, and two Monte-Carlo errors"
 
     def test_of_two_sets_on_the_same_prompts_can_be_subtracted(self, generator: np.random.Generator) -> None:
         """The interval of a paired difference holds the true one as often as it says; coupled, it is far shorter."""
@@ -250,7 +285,7 @@ class TestShares:
         truth = 6 * (0.8**2 - 0.7**2)
         for _ in range(200):
             noise = generator.normal(size=(150, 6))
-            one, other = (frechet_shares(noise + shift, reference)[1] for shift in (0.7, 0.8))
+            one, other = (calibrated(frechet_shares(noise + shift, reference)) for shift in (0.7, 0.8))
             difference = other - one
             paired.append(difference.std(ddof=1) / np.sqrt(150))
             alone.append(np.hypot(one.std(ddof=1), other.std(ddof=1)) / np.sqrt(150))
@@ -261,7 +296,8 @@ class TestShares:
 
     def test_a_reference_without_full_rank(self, generator: np.random.Generator) -> None:
         reference, features = Moments.of(generator.normal(size=(9, 12))), generator.normal(size=(200, 12))
-        value, shares = frechet_shares(features, reference)
+        found = frechet_shares(features, reference)
+        value, shares = found.value, found.shares
         slow = delete_one(features, reference)
         assert value == pytest.approx(distance(Moments.of(features), reference), rel=1e-9)
         assert shares.std() == pytest.approx(slow.std(), rel=0.01)
