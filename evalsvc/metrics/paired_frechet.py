@@ -2,40 +2,119 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from functools import reduce
-from operator import add
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from evalsvc.metrics.frechet import Moments, frechet_distance
+import numpy as np
+from numpy.typing import NDArray
+
+from evalsvc.errors import InvalidData
+from evalsvc.metrics.frechet import (
+    ROWS_AT_ONCE,
+    Array,
+    CommonAxes,
+    Linearised,
+    Moments,
+    Normal,
+    distance_of_parts,
+    random_pairs,
+    require_more_rows_than_features,
+)
 
 
-def paired_frechet(groups: Sequence[tuple[Moments, Moments]]) -> tuple[float, float | None]:
-    """Distance of all first to all second moments, and its standard error with the pairs as what varies.
+def paired_frechet_shares(
+    first: NDArray[Any],  # [n, d]
+    second: NDArray[Any],  # [n, d], row by row of the same images
+) -> Linearised:
+    """Compute the distance between `first` and `second`, and every pair's share: a jackknife over pairs of rows.
 
-    Group j holds the same images on both sides. With θ_(j) the distance where group j is left out on both, and θ. their
-    mean over the g groups, the delete-a-group jackknife is
+    The share of pair i is the distance plus what (n - 1) (θ - θ_(i)) deviates from its mean, with θ_(i) the distance
+    without row i on both sides. An error that takes one side as given would count the images that only the other side
+    is missing, which is most of it where the two sides are alike.
 
-        stderr² = (g - 1) / g · Σ (θ_(j) - θ.)²
+    θ_(i) is expanded to second order. In axes in which both covariances are diag(s) (`CommonAxes`), with u and v the
+    two centred rows of a pair there, z₁ and z₂ the same in the features, a = z₁ - z₂ and c = n/((n - 1)(n - 2)), and up
+    to a constant,
 
-    for groups of (nearly) equal size. An error that takes one side as given would count the images that only the other
-    side is missing, which is most of it where the two sides are alike. Source: B. Efron, C. Stein, The jackknife
-    estimate of variance, Annals of Statistics 9, 1981.
+        θ_(i) - θ ≈ -2 (μ₁ - μ₂)·a/(n - 1) + |a|²/(n - 1)² - c (|z₁|² + |z₂|² - |u|² - |v|²)
+                    + ½ c² Σ_kl (u_k u_l - v_k v_l)² / (s_k + s_l)
 
-    None for the error with fewer than two groups, or where leaving one out leaves fewer than 2 images.
+    The last term is a square because tr (Σ₁Σ₂)^½ changes by nothing where both sides change alike in those axes. The
+    pairs of the surplus are ψ₂(i, j) = a_i·a_j + ½ Σ_kl (u_k u_l - v_k v_l)_i (u_k u_l - v_k v_l)_j / (s_k + s_l).
+
+    Source: as `frechet_shares`; B. Efron, C. Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981.
 
     Raises:
-        InvalidData: fewer than 2 images in all, or sizes differ.
+        InvalidData: n ≤ d, or shapes differ.
     """
-    first, second = (reduce(add, side) for side in zip(*groups, strict=True))
-    value = _distance(first, second)
-    if len(groups) < 2 or any(first.n - group.n < 2 for group, _ in groups):
-        return value, None
-    without = [_distance(first - left, second - right) for left, right in groups]
-    centre = math.fsum(without) / len(without)
-    squares = math.fsum((other - centre) ** 2 for other in without)
-    return value, math.sqrt((len(groups) - 1) / len(groups) * squares)
+    if first.shape != second.shape:
+        raise InvalidData(
+            f"pairs need rows of one shape on both sides, not {list(first.shape)} and {list(second.shape)}"
+        )
+    sides = [Moments.of(side) for side in (first, second)]
+    require_more_rows_than_features(sides[0])
+    one, other = (Normal.of(moments.mean, moments.covariance) for moments in sides)
+    axes, n = CommonAxes.of(one, other), len(first)
+    pairing = _Pairing(n, one.mean - other.mean, axes)
+
+    def pairs(rows: Any) -> _Pairs:
+        return _Pairs.of(first[rows] - one.mean, second[rows] - other.mean, axes)
+
+    starts = range(0, n, ROWS_AT_ONCE)
+    changes = np.concatenate([pairing.changes(pairs(slice(start, start + ROWS_AT_ONCE))) for start in starts])
+    crossed = np.concatenate([pairing.of_two(pairs(left), pairs(right)) for left, right in random_pairs(n)])
+    value = distance_of_parts(pairing.gap, one, other, float(axes.spread.sum()))
+    return Linearised(value, value - (n - 1) * (changes - changes.mean()), 2 * float(np.square(crossed).mean()) / n**2)
 
 
-def _distance(first: Moments, second: Moments) -> float:
-    return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Pairs of centred rows."""
+
+    rows: tuple[Array, Array]  # z₁ and z₂, [r, d] each
+    inner: tuple[Array, Array]  # u and v, [r, rank] each
+
+    @classmethod
+    def of(cls, first: Array, second: Array, axes: CommonAxes) -> _Pairs:
+        return cls((first, second), (first @ axes.first, second @ axes.second))
+
+    @property
+    def moved(self) -> Array:  # [r, d]
+        return self.rows[0] - self.rows[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairing:
+    """How a distance changes when a pair is taken out, and what two pairs do to it together."""
+
+    n: int
+    gap: Array  # [d], μ₁ - μ₂
+    axes: CommonAxes
+
+    def changes(self, pairs: _Pairs) -> Array:  # [r]
+        c = self.n / ((self.n - 1) * (self.n - 2))
+        moved = pairs.moved
+        by_mean = -2 * (moved @ self.gap) / (self.n - 1) + np.square(moved).sum(1) / (self.n - 1) ** 2
+        lengths = sum(np.square(side).sum(1) for side in pairs.rows)
+        by_covariance = -c * (lengths - sum(np.square(side).sum(1) for side in pairs.inner))
+        changes: Array = by_mean + by_covariance + c * c / 2 * self._curved(pairs, pairs)
+        return changes
+
+    def of_two(self, pairs: _Pairs, others: _Pairs) -> Array:  # [r], ψ₂
+        crossed: Array = np.einsum("rk,rk->r", pairs.moved, others.moved)
+        crossed += self._curved(pairs, others) / 2 / self.axes.shrinkage(self.n)
+        return crossed
+
+    def _curved(self, pairs: _Pairs, others: _Pairs) -> Array:  # [r]
+        """Σ_kl (u_k u_l - v_k v_l) (u'_k u'_l - v'_k v'_l) / (s_k + s_l), from the products u_k u'_k and so on."""
+        total = np.zeros(len(pairs.rows[0]))
+        for sign, product in _products(pairs, others):
+            total += sign * np.einsum("rk,rk->r", product @ self.axes.curvature, product)
+        return total
+
+
+def _products(pairs: _Pairs, others: _Pairs) -> Iterator[tuple[int, Array]]:
+    for place, one in enumerate(pairs.inner):
+        for other_place, other in enumerate(others.inner):
+            yield 1 if place == other_place else -1, one * other

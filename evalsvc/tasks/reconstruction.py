@@ -22,15 +22,11 @@ from evalsvc.tasks.task import AssetName, Context, DataPath, Plan, Task, TaskRes
 if TYPE_CHECKING:
     from evalsvc.tasks.image_codes import ImageCoder
 
-ESTIMATOR = "reconstruction/1"
+ESTIMATOR = "reconstruction/2"
 """In the protocol: how pixels, codes and features become metrics. Another version is another series."""
 
 FRECHET = {2048: "fid", 64: "fid64"}
 """Names of the distances, by the extractor's tap."""
-
-JACKKNIFE_GROUPS = 20
-"""Groups of images that are left out one at a time for the standard error of a distance; image i is in group i mod 20,
-since the images of a folder often lie sorted by what they show."""
 
 
 class Reconstruction(Task):
@@ -108,15 +104,15 @@ class Reconstruction(Task):
         """The metrics. Needs neither images nor decoder: either may be gone by now."""
         content, features = shards[0]["protocol"], shards[0]["features"]
         columns = {key: [value for part in outputs for value in part[key]] for key in ("names", "psnr", "ssim")}
-        metrics = [
-            *_pixel_metrics(self.name, columns, Protocol(content)),
-            *_code_metrics(self.name, outputs, Protocol(content)),
-            *_frechet_metrics(self.name, shards[0]["taps"], outputs, Protocol({**content, **features})),
-        ]
         rows = zip(columns["names"], columns["psnr"], columns["ssim"], strict=True)
         items = [
             {"index": index, "image": name, "psnr": number_to_json(psnr), "ssim": number_to_json(ssim)}
             for index, (name, psnr, ssim) in enumerate(rows)
+        ]
+        metrics = [
+            *_pixel_metrics(self.name, columns, Protocol(content)),
+            *_code_metrics(self.name, outputs, Protocol(content)),
+            *_frechet_metrics(self.name, shards[0]["taps"], outputs, Protocol({**content, **features}), items),
         ]
         taps = list(shards[0]["taps"])
         warnings = self._left_out(taps, len(items))
@@ -183,10 +179,22 @@ def _code_metrics(task: str, outputs: Sequence[Mapping[str, Any]], protocol: Pro
 
 
 def _frechet_metrics(
-    task: str, taps: Sequence[int], outputs: Sequence[Mapping[str, Any]], protocol: Protocol
+    task: str,
+    taps: Sequence[int],
+    outputs: Sequence[Mapping[str, Any]],
+    protocol: Protocol,
+    items: Sequence[dict[str, Any]],
 ) -> Iterator[MetricValue]:
+    """The distances; puts the images' shares into `items`, by which two checkpoints or decoders are compared."""
+    from evalsvc.tasks.image_measures import rounded
     from evalsvc.tasks.round_trip import paired_distance
 
     for tap in taps:
-        value, stderr, n = paired_distance([output["features"][str(tap)] for output in outputs], JACKKNIFE_GROUPS)
-        yield MetricValue(f"{task}/{FRECHET[tap]}", value, stderr, n, "distance", "lower", protocol)
+        name, found = FRECHET[tap], paired_distance([output["features"][str(tap)] for output in outputs])
+        shares = rounded(found)
+        for item, share in zip(items, shares or (), strict=False):
+            item[name] = share
+        keys = () if shares is None else (name,)
+        yield MetricValue(
+            f"{task}/{name}", found.value, found.stderr, found.n, "distance", "lower", protocol, items=keys
+        )

@@ -15,9 +15,10 @@ from evalsvc.errors import NonFinite
 from evalsvc.features import FeatureExtractor
 from evalsvc.features.inception import Resize
 from evalsvc.images import ImageSource
-from evalsvc.metrics.frechet import Moments
-from evalsvc.metrics.paired_frechet import paired_frechet
+from evalsvc.metrics.image_metric import Estimate
+from evalsvc.metrics.paired_frechet import paired_frechet_shares
 from evalsvc.metrics.reconstruction import CodebookUse, psnr, ssim, use_of_counts
+from evalsvc.metrics.second_order import without_surplus
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.task import Context
 
@@ -74,15 +75,20 @@ def joined_use(counts: Sequence[Mapping[str, Any]]) -> CodebookUse:
     return use_of_counts(torch.from_numpy(np.sum([unpack_array(part) for part in counts], axis=0)))
 
 
-def paired_distance(features: Sequence[Mapping[str, Any]], groups: int) -> tuple[float, float | None, int]:
-    """Fréchet distance between the two sides of all shards, its standard error and n.
+def paired_distance(features: Sequence[Mapping[str, Any]]) -> Estimate:
+    """Compute the Fréchet distance between the two sides of all shards, with a share of each image.
 
-    Image i of all is in group i mod `groups`, whatever the shards were.
+    An image moves both sides, so what varies is the images and no side is taken as given. The error is that of the
+    shares, with the variance of pairs of images counted once. The value is too large by about C/n, as n images of each
+    side are nearer to themselves than to the other side. More images than features are needed, without which the
+    covariances have no full rank. See `paired_frechet_shares`.
+
+    Raises:
+        InvalidData: no more images than features.
     """
     originals, others = (np.concatenate([unpack_array(part[side]) for part in features]) for side in SIDES)
-    starts = range(min(groups, len(originals)))
-    parts = [(Moments.of(originals[start::groups]), Moments.of(others[start::groups])) for start in starts]
-    return (*paired_frechet(parts), len(originals))
+    found = paired_frechet_shares(originals, others)
+    return Estimate.of_images(without_surplus(found.shares, found.surplus))
 
 
 def _require_finite(decoded: Tensor, path: str, names: Sequence[str]) -> None:

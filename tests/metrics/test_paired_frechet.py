@@ -1,44 +1,122 @@
+import math
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 
-from evalsvc.metrics.frechet import Moments, frechet_distance, frechet_jackknife
-from evalsvc.metrics.paired_frechet import paired_frechet
+from evalsvc.errors import InvalidData
+from evalsvc.metrics.frechet import Linearised, Moments, frechet_distance, frechet_jackknife
+from evalsvc.metrics.paired_frechet import paired_frechet_shares
+from evalsvc.metrics.second_order import without_surplus
+
+SCALES = np.array([1, 2, 3, 4])
 
 
-def pairs(seed: int, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
+def pairs(seed: int, n: int = 200, moved: float = 0.2, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
     """Features and the same a little off, as those of images and their reconstructions are."""
     random = np.random.default_rng(seed)
-    originals = random.normal(size=(n, 4)) * [1, 2, 3, 4]
-    return originals, 0.9 * originals + 0.3 * random.normal(size=(n, 4)) + 0.2
+    originals = random.normal(size=(n, 4)) * SCALES
+    return originals, (1 - moved / 2) * originals + noise * random.normal(size=(n, 4)) + moved
 
 
-def groups(first: np.ndarray, second: np.ndarray, count: int) -> list[tuple[Moments, Moments]]:
-    return [(Moments.of(first[start::count]), Moments.of(second[start::count])) for start in range(count)]
+def stderr_of(found: Linearised) -> float:
+    shares = without_surplus(found.shares, found.surplus)
+    return float(shares.std(ddof=1)) / math.sqrt(len(shares))
+
+
+def distance(first: Moments, second: Moments) -> float:
+    return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+
+
+def delete_one(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(n - 1) (θ - θ_(i)), centred, from as many distances as there are pairs."""
+    one, other, n = Moments.of(first), Moments.of(second), len(first)
+    without = [distance(one - Moments.of(first[[i]]), other - Moments.of(second[[i]])) for i in range(n)]
+    return np.asarray((n - 1) * (np.mean(without) - np.array(without)))
 
 
 def test_the_value_is_that_of_all_together() -> None:
     first, second = pairs(0)
-    value, _ = paired_frechet(groups(first, second, 20))
+    found = paired_frechet_shares(first, second)
     means = [side.mean(0) for side in (first, second)]
     covariances = [np.cov(side, rowvar=False) for side in (first, second)]
-    assert value == pytest.approx(frechet_distance(means[0], covariances[0], means[1], covariances[1]), rel=1e-10)
+    expected = frechet_distance(means[0], covariances[0], means[1], covariances[1])
+    assert found.value == pytest.approx(expected, rel=1e-10)
+    assert found.shares.mean() == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_error_is_the_spread_over_samples() -> None:
-    """With one side taken as given, the error would be several times too large."""
-    found = [paired_frechet(groups(*pairs(seed), 20)) for seed in range(200)]
-    spread = np.std([value for value, _ in found], ddof=1)
-    errors = np.array([error for _, error in found])
-    assert np.sqrt((errors**2).mean()) == pytest.approx(spread, rel=0.15)
-    first, second = pairs(0)
-    taken = frechet_jackknife([group for _, group in groups(first, second, 20)], Moments.of(first))[1]
+@pytest.mark.parametrize(("moved", "noise"), [(0.2, 0.3), (0.0, 0.3), (0.0, 3.0), (1.0, 0.3)])
+def test_shares_are_what_deleting_each_pair_does(moved: float, noise: float) -> None:
+    """Near zero, where first derivatives vanish on both sides, and away from zero."""
+    first, second = pairs(1, 300, moved, noise)
+    found, slow = paired_frechet_shares(first, second), delete_one(first, second)
+    assert np.abs(found.shares - found.value - slow).max() < 0.1 * np.abs(slow).max()
+    assert found.shares.std() == pytest.approx(slow.std(), rel=0.02)
+
+
+def test_features_that_never_vary_change_nothing() -> None:
+    """Neither what both sides lack, nor what one side alone lacks: shares stay those of the jackknife."""
+    first, second = pairs(2, 200)
+    first[:, 0], second[:, 1] = 0.3, -0.2
+    both = np.full((200, 1), 0.7)
+    found = paired_frechet_shares(np.hstack([first, both]), np.hstack([second, both]))
+    slow = delete_one(first, second)
+    assert found.value == pytest.approx(distance(Moments.of(first), Moments.of(second)), rel=1e-9)
+    assert np.abs(found.shares - found.value - slow).max() < 0.02 * np.abs(slow).max()
+
+
+@pytest.mark.parametrize(("moved", "noise"), [(0.2, 0.3), (0.0, 3.0)])
+def test_the_error_is_the_spread_over_samples(moved: float, noise: float) -> None:
+    """Away from zero, and where all of the distance is what n images make of none: there a jackknife is √2 too large.
+
+    With one side taken as given, the error of the first would be several times too large.
+    """
+    drawn = [pairs(seed, 200, moved, noise) for seed in range(200)]
+    if moved == 0:
+        drawn = [(first, second / np.sqrt(1 + noise**2 / SCALES**2)) for first, second in drawn]
+    found = [paired_frechet_shares(*sides) for sides in drawn]
+    spread = np.std([one.value for one in found], ddof=1)
+    assert np.sqrt(np.mean([stderr_of(one) ** 2 for one in found])) == pytest.approx(spread, rel=0.17)
+    first, second = drawn[0]
+    taken = frechet_jackknife([Moments.of(second[start::20]) for start in range(20)], Moments.of(first))[1]
     assert taken is not None
-    assert taken > 2 * spread
+    assert moved == 0 or taken > 2 * spread
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_too_little_for_an_error_has_none(count: int) -> None:
-    first, second = pairs(0, 2)
-    value, error = paired_frechet(groups(first, second, count))
-    assert value > 0
-    assert error is None
+def test_the_error_is_that_of_groups_left_out_on_both_sides() -> None:
+    first, second = pairs(0, 2000)
+    groups = [(Moments.of(first[start::50]), Moments.of(second[start::50])) for start in range(50)]
+    one, other = (reduce(add, side) for side in zip(*groups, strict=True))
+    without = np.array([distance(one - left, other - right) for left, right in groups])
+    jackknife = math.sqrt(49 / 50 * float(np.square(without - without.mean()).sum()))
+    assert stderr_of(paired_frechet_shares(first, second)) == pytest.approx(jackknife, rel=0.25)
+
+
+def test_two_decoders_of_the_same_images_are_compared_pairwise() -> None:
+    """The interval of the difference holds the true one, and is far shorter than that of two sets apart."""
+    paired, alone, covered = [], [], 0
+    for seed in range(100):
+        first, second = pairs(seed)
+        shares = [paired_frechet_shares(first, side).shares for side in (second, second * 0.95)]
+        difference = shares[1] - shares[0]
+        paired.append(difference.std(ddof=1) / math.sqrt(200))
+        alone.append(math.hypot(*(side.std(ddof=1) / math.sqrt(200) for side in shares)))
+        covered += abs(difference.mean() - true_difference()) < 1.96 * paired[-1]
+    assert 90 <= covered <= 99
+    assert np.mean(paired) < np.mean(alone) / 2
+
+
+def true_difference() -> float:
+    """Diagonal covariances: of standard deviations s and √((.9 s)² + .3²), and means 0 and .2."""
+    other = np.sqrt((0.9 * SCALES) ** 2 + 0.09)
+    near, far = (4 * (0.2 * c) ** 2 + np.square(SCALES - c * other).sum() for c in (1, 0.95))
+    return float(far - near)
+
+
+def test_too_few_pairs_are_refused() -> None:
+    first, second = pairs(0, 4)
+    with pytest.raises(InvalidData, match="4 images cannot bear a distance on 4 features; give more"):
+        paired_frechet_shares(first, second)
+    with pytest.raises(InvalidData, match=r"one shape on both sides, not \[9, 4\] and \[8, 4\]"):
+        paired_frechet_shares(*(pairs(0, n)[0] for n in (9, 8)))

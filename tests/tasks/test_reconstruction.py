@@ -112,6 +112,9 @@ def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, 
     sides = [digit_classifier.features(side).double().numpy() for side in (originals, others)]
     moments = [part for side in sides for part in (side.mean(0), np.cov(side, rowvar=False))]
     assert found["fid64"].value == pytest.approx(frechet_distance(*moments), rel=1e-2)
+    assert found["fid64"].value == pytest.approx(value_of_items(found["fid64"].to_json(), result.items), rel=1e-4)
+    shares = np.array([item["fid64"] for item in result.items])
+    assert found["fid64"].stderr == pytest.approx(shares.std(ddof=1) / 70**0.5, rel=1e-4)
     assert result.notes == {"images": 70, "taps": [64]}
     [warning] = result.warnings
     assert (warning.code, warning.metric) == ("left_out", "floor/fid")
