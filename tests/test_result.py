@@ -1,6 +1,5 @@
 """What a metric is made of, from columns: the same as from the objects themselves, item by item."""
 
-import math
 from typing import Any
 
 import pytest
@@ -55,14 +54,32 @@ def test_pairs_in_another_order_are_the_same_pairs() -> None:
     assert right.columns == [[float(index % 5) for index in range(50)]]
 
 
-@pytest.mark.parametrize(("drop", "basis"), [(0, "paired"), (1, "unpaired")])
-def test_items_of_one_side_only_are_no_pairs(drop: int, basis: str) -> None:
+def test_items_that_one_side_lacks_are_left_out_of_the_pairs() -> None:
     items = [{"index": index, "x": float(index)} for index in range(10)]
-    sides = [result(value("t/x", 4.5, 0.1, items=("x",)), items={"t": rows}) for rows in (items, items[drop:])]
+    sides = [result(value("t/x", 4.5, 0.1, items=("x",)), items={"t": rows}) for rows in (items, items[3:])]
     a, b = (Measured(side.document["metrics"][0], side) for side in sides)
-    assert (paired_numbers(a, b) is None) == (basis == "unpaired")
     found = distance(a, b)
-    assert (found.stderr, found.basis) == (0.0 if basis == "paired" else math.hypot(0.1, 0.1), basis)
+    assert (found.basis, found.n, found.n_only_a, found.n_only_b, found.value) == ("paired", 7, 3, 0, 0.0)
+
+
+def test_numbers_of_other_groups_are_no_pairs() -> None:
+    items = [{"index": index, "x": float(index), "image": index // 2} for index in range(10)]
+    metric = value("t/x", 4.5, 0.1, items=("x",)).to_json() | {"task": "t"}
+    sides = [result(value("t/x", 4.5, 0.1, items=("x",)), items={"t": items}) for _ in range(2)]
+    grouped = Measured(metric | {"groups": 5, "grouped_by": "image"}, sides[0])
+    assert paired_numbers(grouped, Measured(metric, sides[1])) is None
+    pairs = paired_numbers(grouped, grouped)
+    assert pairs is not None
+    assert pairs[0].groups is not None
+    assert len(set(pairs[0].groups)) == 5
+
+
+def test_shares_count_in_rows_of_every_benchmark() -> None:
+    items = [{"benchmark": name, "index": 0, "t/mean": share} for name, share in (("arc", 0.25), ("piqa", 0.75))]
+    found = result(value("t/mean", 0.5, 0.1, items=("t/mean",)), items={"t": items})
+    numbers = found.numbers(found.document["metrics"][0])
+    assert numbers.items == [("arc", 0), ("piqa", 0)]
+    assert numbers.columns == [[0.25, 0.75]]
 
 
 def test_a_table_is_read_once_and_only_when_it_is_needed() -> None:
