@@ -77,6 +77,7 @@ PARTS = {
         "compare",
         "layout_doctor",
         "difference_curves",
+        "metrics",
     },
 }
 

@@ -122,7 +122,8 @@ class TestStart:
         assert command("--version").out == f"evalsvc {__version__}\n"
 
     @pytest.mark.parametrize(
-        "name", ["serve", "worker", "submit", "history", "base", "completions", "run", "gate", "compare", "doctor"]
+        "name",
+        ["serve", "worker", "submit", "history", "base", "completions", "run", "gate", "compare", "metrics", "doctor"],
     )
     def test_every_option_has_its_help(self, command: Command, name: str) -> None:
         result = command(name, "--help")

@@ -15,6 +15,7 @@ from evalsvc.cli import (
     evaluate,
     history,
     judge,
+    metrics,
     runs,
     service,
     setup,
@@ -73,5 +74,19 @@ def _options(
         warn(warning)
 
 
-for group in (service, status, checkpoints, watch, runs, artifacts, history, evaluate, judge, doctor, setup, token):
+for group in (
+    service,
+    status,
+    checkpoints,
+    watch,
+    runs,
+    artifacts,
+    history,
+    evaluate,
+    judge,
+    metrics,
+    doctor,
+    setup,
+    token,
+):
     app.add_typer(group.commands)

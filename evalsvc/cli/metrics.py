@@ -1,0 +1,62 @@
+"""What the metrics are, for people."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evalsvc.errors import UnknownName
+from evalsvc.terminal import print_table, say
+
+if TYPE_CHECKING:
+    from evalsvc.metrics.definitions import Definition
+
+commands = typer.Typer()
+
+
+class Form(StrEnum):
+    text = "text"
+    markdown = "markdown"
+
+
+@commands.command()
+def metrics(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATTERN",
+            help="A metric's name, such as captions/text or arc_easy/acc, or a pattern such as '*unigram*'.",
+            show_default="all, in a table",
+        ),
+    ] = None,
+    output: Annotated[Form, typer.Option("--format", help="`markdown` is the page docs/metrics.md.")] = Form.text,
+) -> None:
+    """Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared."""
+    from evalsvc.metrics.definitions import DEFINITIONS, find_definitions, plain_names
+    from evalsvc.metrics.reference_page import page, sections
+
+    found = DEFINITIONS if pattern is None else find_definitions(pattern)
+    if not found:
+        hint = "any other name behind a benchmark's is a metric of lm-eval; '<metric>' shows what is known of it"
+        raise UnknownName.among("metric", pattern or "", plain_names(), hint)
+    if output is Form.markdown:
+        say(page().rstrip("\n") if pattern is None else sections(found))
+    elif pattern is None:
+        print_table(
+            ["task", "metric", "unit", "better", "value"],
+            [[one.kind, one.title, one.unit, one.direction, one.formula] for one in found],
+        )
+    else:
+        say("\n\n".join(map(_described, found)))
+
+
+def _described(definition: Definition) -> str:
+    from evalsvc.metrics.definitions import ERRORS
+    from evalsvc.metrics.reference_page import facts
+
+    lines = [f"{definition.title}  (task {definition.kind})", f"  {definition.formula}"]
+    for label, text in facts(definition):
+        lines.append(f"  {label}: {text}" + (f", {ERRORS[text]}" if text in ERRORS else ""))
+    return "\n".join(lines)

@@ -1,0 +1,146 @@
+"""`docs/metrics.md`: the definitions of all metrics as a page to read, and how their numbers are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from textwrap import fill
+
+from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, ITEMS, OF_METRIC, Definition, Kind
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS
+
+WIDTH = 120
+"""Columns of the page's paragraphs. Formulas are not wrapped: a line that begins with a plus would be a list."""
+
+BETTER = {
+    "lower": "lower is better",
+    "higher": "higher is better",
+    "none": "no side is better",
+    OF_METRIC: f"the better side is {OF_METRIC}",
+}
+
+ABOUT: Mapping[Kind, str] = {
+    "loss": (
+        "Metrics are called `<task>/text`, `<task>/image` and so on, by the name that the suite gives the task. An "
+        "item is a sequence. Sequences that depend on each other are one group, and the error and the comparison of "
+        "two checkpoints count groups. Two checkpoints that read the same data are compared sequence by sequence; a "
+        "loss and its perplexity are compared over the same sequences and come to the same verdict."
+    ),
+    "text_to_image": (
+        "Metrics are called `<task>/fid` and so on. An item is a sampled image. Errors are over sampled images; the "
+        "real images are taken as given, so an error says nothing of another choice of them. Two checkpoints draw "
+        "from the same prompts with the same noise, and are compared image by image where the value is a sum over "
+        "sampled images to first order."
+    ),
+    "reconstruction": (
+        "Metrics are called `<task>/psnr` and so on. An item is an image, on its way through the image tokenizer "
+        "and back. The checkpoint has no part in it."
+    ),
+    "language": (
+        "Metrics are called `<benchmark>/acc` and so on, also those that the task `forgetting` returns of the "
+        "checkpoint itself. An item is a document of the benchmark: a question or a text. `_within` is the same "
+        "with all probabilities over text ids only. A filter of lm-eval stands behind a comma: "
+        "`exact_match,strict-match`. A group of benchmarks has the mean of its members' metrics under the same "
+        "names, weighted as lm-eval's YAML file says, and its documents' shares of the mean as items. A benchmark's "
+        "`sample` is drawn without replacement: the errors of n documents of N have the factor √(1 − n / N). "
+        "Questions about one passage count as independent, because lm-eval's data do not say which belong together."
+    ),
+    "forgetting": (
+        "Metrics are called `<task>/kl`, `<task>/arc_easy_lost` and so on. They compare the checkpoint with the "
+        "run's base on the same items: documents of benchmarks, or texts of a file. `_within` is the same with all "
+        "probabilities over text ids only. Chance is what a model that knows nothing gets right, from a table with "
+        "a version. Differences from the base are items' differences, so that two checkpoints of one base are "
+        "compared item by item."
+    ),
+    "completions": (
+        "Metrics are called `<task>/image_share` and so on. `greedy_` are of the greedy completions, `seeded_` of "
+        f"the drawn ones. Completions of one prompt depend on each other, so that errors are over prompts; below "
+        f"{MIN_ITEMS} prompts there are numbers, but no intervals and no verdicts."
+    ),
+    "alignment": (
+        "Metrics are called `<task>/loss_fitted` and so on; `learned_` are those of the table with trained image "
+        "rows. A caption is the mean of its tokens' rows, an image that of its codes' rows, both of length one. An "
+        "item is a pair of both, one for each image, which is told apart from the other pairs of its batch."
+    ),
+}
+"""What is common to the metrics of each kind of task."""
+
+INTRODUCTION = f"""\
+# Metrics
+
+Every metric that the tasks return. This page is written by `evalsvc metrics --format markdown`;
+`evalsvc metrics captions/text` shows one metric on the terminal.
+
+## How sure a number is
+
+A value stands beside its standard error and `n`, the number of items that it rests on. Items that depend on each other,
+such as the captions of one image, are one group, and the error counts groups (`groups`, in every result).
+
+An interval ({100 * LEVEL:g} % unless you ask for another) needs {MIN_ITEMS} independent items or groups. With fewer
+there is a value and no interval, and a comparison has no verdict. Intervals are Student's, with one degree of freedom
+less than there are independent items, and reach farther on a side to which the items are skewed (P. Hall, JRSS B 54,
+1992). The interval of a share is Wilson's. That of a perplexity is e to the ends of the loss's.
+
+Two checkpoints are compared over the items that both have. The error of the difference is that of the items'
+differences, which is far below what the errors of both values suggest. Items that only one side has are left out and
+counted. Of items that are right or wrong, the verdict follows McNemar's exact test, and the interval is that of the
+score test (T. Tango, Statistics in Medicine 17, 1998). Where all items differ by the same number, the verdict follows
+the sign test. Where a metric is not made of the task's items, the error of the difference comes from the standard
+errors of both values (Welch), and tables say `unpaired`.
+
+## How standard errors are found"""
+
+
+def page() -> str:
+    """Return `docs/metrics.md`."""
+    errors = "\n\n".join(f"### {name.capitalize()}\n\n{_sentence(text)}" for name, text in ERRORS.items())
+    parts = [*map(_filled, INTRODUCTION.split("\n\n")), errors]
+    for kind, members in groupby(DEFINITIONS, lambda one: one.kind):
+        parts += [f"## Task `{kind}`", _filled(ABOUT[kind]), sections(list(members))]
+    return "\n\n".join(parts) + "\n"
+
+
+def sections(definitions: Iterable[Definition]) -> str:
+    """Return the sections of some definitions."""
+    return "\n\n".join(map(_section, definitions))
+
+
+def facts(definition: Definition) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a metric beside its names, kind and formula, as label and text."""
+    yield "unit", f"{definition.unit}; {BETTER[definition.direction]}"
+    yield "item", definition.item
+    if definition.group:
+        key = f"; the items name it under `{definition.grouped_by}`" if definition.grouped_by else ""
+        yield "one group", f"{definition.group}{key}"
+    yield "standard error", definition.error
+    if definition.pairs == ITEMS:
+        yield "two checkpoints", "compared item by item"
+    else:
+        yield "two checkpoints", f"not compared item by item: {definition.pairs}"
+    if definition.least > 1:
+        yield "least", f"{definition.least:,} items"
+    if definition.estimator:
+        yield "estimator", definition.estimator
+    if definition.source:
+        yield "source", definition.source
+
+
+def _section(definition: Definition) -> str:
+    heading = "### " + ", ".join(f"`{name}`" for name in definition.names)
+    lines = "\n".join(f"- {label}: {_linked(label, text)}" for label, text in facts(definition))
+    return f"{heading}\n\n{_sentence(definition.formula)}\n\n{lines}"
+
+
+def _linked(label: str, text: str) -> str:
+    if text in ERRORS:
+        return f"[{text}](#{text.replace(' ', '-')})"
+    return f"`{text}`" if label == "estimator" else text
+
+
+def _filled(text: str) -> str:
+    return fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _sentence(text: str) -> str:
+    start = text[:1].upper() if text[:1].isalpha() and text[1:2].isalpha() else text[:1]
+    return f"{start}{text[1:]}."

@@ -1,0 +1,314 @@
+"""The table of definitions is held to the code: to the catalog, to what every task returns, and to the page."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from benchmark_files import questions, write_benchmark
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evalsvc import catalog
+from evalsvc.checkpoints import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.features import digit_classifier
+from evalsvc.language.estimates import RESAMPLES
+from evalsvc.layout import parse_layout
+from evalsvc.metrics import cmmd, fid_infinity, inception_score, kid, prdc
+from evalsvc.metrics import reconstruction as pixels
+from evalsvc.metrics.contrastive import MAX_SCALE
+from evalsvc.metrics.definitions import (
+    ANY,
+    DEFINITIONS,
+    ERRORS,
+    ITEMS,
+    KINDS,
+    OF_METRIC,
+    Definition,
+    Kind,
+    definition_of,
+    find_definitions,
+)
+from evalsvc.metrics.frechet import Moments
+from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
+from evalsvc.metrics.reference_page import ABOUT, page
+from evalsvc.miniature import ROOT
+from evalsvc.protocol import MetricValue
+from evalsvc.runner import RunnerContext
+from evalsvc.tasks.alignment import Alignment
+from evalsvc.tasks.comparison_rows import ABOVE_CHANCE
+from evalsvc.tasks.forgetting import FEW_SHOTS, Forgetting
+from evalsvc.tasks.task import TaskResult
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+DECODER = str(ROOT / "movqgan" / "movqgan_miniature.ckpt")
+IMAGES = 70
+
+NOT_RETURNED = {
+    "fid": "it needs 2,049 images",
+    "fid_infinity": "it needs thousands of images",
+    "fid64_infinity": "it needs hundreds of images",
+    "fd_dinov2": "it needs 1,025 images",
+    "inception_score": "it needs 1,000 images",
+}
+"""Definitions that the small results below do not use, and why. Those of sampled images are held to the catalog."""
+
+
+def test_the_page_is_that_of_the_code() -> None:
+    """Write it by `evalsvc metrics --format markdown > docs/metrics.md`."""
+    assert PAGE.read_text() == page()
+    assert set(ABOUT) == set(KINDS) == set(catalog.COMPONENTS["tasks"])
+
+
+def test_every_way_to_find_an_error_is_used() -> None:
+    """The page explains those that several metrics have in common, and links to them."""
+    assert set(ERRORS) <= {definition.error for definition in DEFINITIONS}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda one: f"{one.kind}-{one.names[0]}")
+def test_a_name_is_that_of_one_definition(definition: Definition) -> None:
+    """The first that matches counts, so an earlier entry with `<…>` must not hide a later one."""
+    for name in definition.names:
+        for plain in (re.sub(r"[][]", "", name), re.sub(r"\[[^]]*\]", "", name)):
+            found = definition_of(definition.kind, f"some/{plain}")
+            assert found is not None
+            assert found.names == definition.names
+
+
+class TestFinding:
+    def test_a_full_name_is_found_in_every_kind_that_has_it(self) -> None:
+        kinds = [one.kind for one in find_definitions("captions/image_mass")]
+        assert kinds == ["loss", "language", "forgetting"]
+
+    def test_a_pattern_finds_all_that_have_such_a_name(self) -> None:
+        names = [one.names for one in find_definitions("*_unigram*")]
+        assert ("image_unigram_by_place",) in names
+        assert len(names) == 2
+
+    def test_what_fits_every_name_is_found_by_its_own_only(self) -> None:
+        assert find_definitions("gsm8k/rouge") == []
+        assert [one.names for one in find_definitions("<metric>")] == [ANY]
+
+    def test_another_task_has_no_such_metric(self) -> None:
+        assert definition_of("loss", "captions/fid") is None
+        assert definition_of("steps", "captions/text") is None
+
+
+@pytest.mark.parametrize("name", catalog.COMPONENTS["metrics"])
+def test_metrics_of_the_catalog(name: str) -> None:
+    metric: ImageMetric = catalog.load("metrics", name)
+    definition = definition_of("text_to_image", f"coco/{name}")
+    assert definition is not None
+    described = definition.unit, definition.direction, definition.least, definition.estimator
+    assert described == (metric.unit, metric.direction, metric.min_images, metric.estimator)
+    random = np.random.default_rng(0)
+    samples, real = (random.gamma(0.5, 1, (n, 1 if name == "clip_score" else 6)).astype(np.float32) for n in (60, 50))
+    found = metric.estimate(FeatureSets(samples, Moments.of(real), real))
+    assert (found.per_image is not None) == (definition.pairs == ITEMS)
+
+
+G = fid_infinity.GROUPS
+LATE = Forgetting.model_fields["icl_positions"].default
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("text_to_image", "kid", f"blocks of at most {kid.BLOCK:,}"),
+        ("text_to_image", "cmmd", f"{cmmd.SCALE:g} · (mean"),
+        ("text_to_image", "cmmd", f"exp(−|x − y|² / {2 * cmmd.SIGMA**2:g})"),
+        ("text_to_image", "precision", f"its {prdc.NEIGHBOURS}th nearest"),
+        ("text_to_image", "density", f"over {prdc.NEIGHBOURS}, on average"),
+        ("text_to_image", "recall", f"at most {prdc.BALLS:,} images a side"),
+        ("text_to_image", "coverage", f"jackknife over {prdc.GROUPS} groups"),
+        ("text_to_image", "fid_infinity", f"{G**2 // 2} θ₀ − {(G - 1) ** 2} θ₁ + {(G - 2) ** 2 // 2} θ₂"),
+        ("text_to_image", "fid_infinity", f"at least −value / {fid_infinity.BELOW_ZERO:g}"),
+        ("text_to_image", "inception_score", f"over {inception_score.SPLITS} splits"),
+        ("reconstruction", "ssim", f"{pixels.WINDOW} × {pixels.WINDOW} pixels, σ = {pixels.SIGMA:g}"),
+        ("language", "rouge", f"{RESAMPLES} bootstrap samples"),
+        ("forgetting", "icl_loss", f"[{LATE[1]} and {LATE[0]}]"),
+        ("forgetting", "arc_icl", {5: "five"}[FEW_SHOTS] + " fixed documents"),
+        ("forgetting", "arc_retained", {2: "two"}[int(ABOVE_CHANCE)] + " of its standard errors"),
+        ("alignment", "loss_fitted", f"[0, {MAX_SCALE:g}]"),
+        ("alignment", "neighbour_hits", f"`neighbours`, {Alignment.model_fields['neighbours'].default}"),
+    ],
+)
+def test_numbers_in_words_are_those_of_the_code(kind: Kind, name: str, words: str) -> None:
+    definition = definition_of(kind, f"some/{name}")
+    assert definition is not None
+    assert words in f"{definition.formula}; {definition.error}"
+
+
+Results = list[TaskResult]
+Evaluate = Callable[..., Results]
+
+
+class Context(RunnerContext):
+    """With an extractor of 64 features that needs no asset, in the place of Inception and CLIP."""
+
+    def extractor(self, name: str, kind: str = "inception") -> Any:
+        return Squares((64, 2048) if kind == "inception" else (64,))
+
+
+class Squares:
+    digest = "squares"
+    images_at_once = 8
+
+    def __init__(self, taps: tuple[int, ...]) -> None:
+        self.taps = taps
+
+    def digest_of(self, tap: int) -> str:
+        return f"squares {tap}"
+
+    def features(self, images: Tensor, resize: str, taps: list[int]) -> dict[int, Tensor]:
+        found = digit_classifier.features(images)
+        return {tap: found.repeat(1, tap // 64) for tap in taps}
+
+    def scores(self, rows: Tensor, texts: list[str]) -> Tensor:
+        return rows.mean(1)
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path) -> Evaluate:
+    """Run one task on a checkpoint of the miniature [step 20] beside its step 0."""
+    settings = Settings(device="cpu", threads=1, data_dir=str(tmp_path / "data"))
+
+    def checkpoint(epoch: int) -> CheckpointRef:
+        path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
+        return CheckpointRef(str(path), layout=LAYOUT, label=f"epoch {epoch}")
+
+    def run(kind: str, epoch: int = 2, **parameters: Any) -> TaskResult:
+        task = catalog.load("tasks", kind)(name="some", **parameters)
+        context = Context(checkpoint(epoch), settings, lambda done: None, checkpoint(0))
+        plan = task.plan(context)
+        return task.merge(context, plan.shards, [task.run(context, shard) for shard in plan.shards])
+
+    return run
+
+
+def loss(evaluate: Evaluate, folder: Path) -> Results:
+    """Captions of which two are of one image, with a square of codes; and codes that are none."""
+    lines = [json.loads(line) for line in (ROOT / "heldout_pairs.jsonl").read_text().splitlines()[:6]]
+    pairs, texts = (
+        [*lines, {**lines[0], "text_ids": lines[1]["text_ids"]}],
+        [{"text": "an apple"}, {"text": "a name"}] * 2,
+    )
+    odd = [{**line, "image_codes": line["image_codes"][: 3 + place]} for place, line in enumerate(lines)]
+    paths = {name: str(folder / f"{name}.jsonl") for name in ("pairs", "texts", "odd")}
+    for name, records in (("pairs", pairs), ("texts", texts), ("odd", odd)):
+        Path(paths[name]).write_text("".join(json.dumps(record) + "\n" for record in records))
+    groups = ["text_position", "image_row", "image_column"]
+    return [
+        evaluate("loss", data=paths["pairs"], general_text=paths["texts"], profile_metrics=groups),
+        evaluate("loss", data=paths["odd"], profile_metrics=["image_position"]),
+    ]
+
+
+def text_to_image(evaluate: Evaluate, folder: Path) -> Results:
+    reference = folder / "reference.safetensors"
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:IMAGES].clone()}, reference)
+    captions = {"captions": str(ROOT / "captions.jsonl"), "classifier": str(ROOT / "classifier.safetensors")}
+    sampled = {"samples": IMAGES, "decoder": DECODER, "keep": 0, "clip": "squares", "extractor": "squares"}
+    return [evaluate("text_to_image", reference=str(reference), **captions, **sampled)]
+
+
+def reconstruction(evaluate: Evaluate, folder: Path) -> Results:
+    images = folder / "images.safetensors"
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:IMAGES].clone()}, images)
+    return [evaluate("reconstruction", images=str(images), decoder=DECODER, extractor="squares")]
+
+
+def language(evaluate: Evaluate, folder: Path) -> Results:
+    """Benchmarks of every output type, a group of them, and the mean over all."""
+    mean = {"aggregation": "mean", "higher_is_better": True}
+    choices = [{"metric": name, **mean} for name in ("acc", "acc_norm", "acc_bytes", "exact_match")]
+    brier = {"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False}
+    mcc = {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True}
+    write_benchmark(folder, "sums", questions(9), metric_list=[*choices, brier, mcc])
+    for name in ("one", "other"):
+        write_benchmark(folder, name, questions(4))
+    aggregate = [{"metric": "acc", "weight_by_size": True}]
+    group = {"group": "both", "task": ["one", "other"], "aggregate_metric_list": aggregate}
+    (folder / "both.yaml").write_text(yaml.safe_dump(group))
+    rolling = {"output_type": "loglikelihood_rolling", "doc_to_choice": None, "doc_to_text": ""}
+    weighted = [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")]
+    write_benchmark(folder, "texts", questions(4), **rolling, doc_to_target="{{question}}", metric_list=weighted)
+    free = {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "{{choices[gold]}}"}
+    filters = [{"name": "all", "filter": [{"function": "take_first"}]}]
+    how = {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 3}, "filter_list": filters}
+    write_benchmark(folder, "free", questions(3), **free, **how, metric_list=[{"metric": "exact_match", **mean}])
+    common = {"include_path": [str(folder)], "end_of_text": 0}
+    means = {"mean": ["acc", "exact_match,all"], "benchmarks": ["sums", "both", "free"]}
+    return [evaluate("language", **means, **common), evaluate("language", benchmarks=["texts"], **common)]
+
+
+def forgetting(evaluate: Evaluate, folder: Path) -> Results:
+    """Questions of which the base knows some, and a text that comes twice."""
+    cloze = [json.loads(line) for line in (ROOT / "cloze.jsonl").read_text().splitlines()[:40]]
+    write_benchmark(folder, "cloze", cloze, doc_to_text="query", fewshot_split="test")
+    lines = (ROOT / "heldout_text.jsonl").read_text().splitlines()[:4]
+    (folder / "text.jsonl").write_text("".join(f"{line}\n" for line in [*lines, lines[0]]))
+    text = {"text": str(folder / "text.jsonl"), "icl_positions": [3, 20]}
+    return [evaluate("forgetting", benchmarks=["cloze"], include_path=[str(folder)], icl=True, **text)]
+
+
+def completions(evaluate: Evaluate, folder: Path) -> Results:
+    return [evaluate("completions", prompts=["a name", "the digit"], max_tokens=8, end_of_text=0)]
+
+
+def alignment(evaluate: Evaluate, folder: Path) -> Results:
+    learn = {"steps": 10, "data": str(ROOT / "training_pairs.jsonl"), "batch": 64}
+    # Of a table that knows less of pairs the fitted loss has no scatter, and so neither items nor an error.
+    pairs = {"data": str(ROOT / "heldout_pairs.jsonl"), "permutations": 9}
+    return [evaluate("alignment", epoch=5, learn=learn, **pairs)]
+
+
+SMALL: Mapping[Kind, Callable[[Evaluate, Path], Results]] = {
+    "loss": loss,
+    "text_to_image": text_to_image,
+    "reconstruction": reconstruction,
+    "language": language,
+    "forgetting": forgetting,
+    "completions": completions,
+    "alignment": alignment,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_task_returns_is_what_its_definitions_say(kind: Kind, evaluate: Evaluate, tmp_path: Path) -> None:
+    """Every metric has a definition that agrees, and every definition is of a metric that there is."""
+    used: dict[int, list[MetricValue]] = {}
+    for metric in (metric for result in SMALL[kind](evaluate, tmp_path) for metric in result.metrics):
+        definition = definition_of(metric.protocol.content["task"], metric.name)
+        assert definition is not None, f"{metric.name} has no definition"
+        _require_agreement(definition, metric)
+        used.setdefault(id(definition), []).append(metric)
+    for definition in (one for one in DEFINITIONS if one.kind == kind and one.names[0] not in NOT_RETURNED):
+        metrics = used.get(id(definition))
+        assert metrics, f"nothing returned is a {definition.title}"
+        if definition.group:
+            assert any(metric.groups for metric in metrics), f"no {definition.title} has groups"
+
+
+def _require_agreement(definition: Definition, metric: MetricValue) -> None:
+    content = metric.protocol.content
+    assert definition.unit in (metric.unit, OF_METRIC), metric.name
+    assert definition.direction in (metric.direction, OF_METRIC), metric.name
+    if definition.names != ANY:
+        assert bool(metric.items) == (definition.pairs == ITEMS), metric.name
+    assert metric.grouped_by in (None, definition.grouped_by), metric.name
+    if metric.groups is None:
+        assert metric.grouped_by is None, metric.name
+    else:
+        assert definition.group, metric.name
+        assert bool(metric.grouped_by) == (definition.grouped_by != ""), metric.name
+    versions = [content[key] for key in ("estimator", "comparison") if key in content]
+    assert " + ".join(versions) == definition.estimator, metric.name
+    assert metric.n >= definition.least, metric.name
+    assert (metric.stderr is None) <= (metric.n < 2 or definition.error == "there is none"), metric.name
