@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.metrics import paired
-from evalsvc.metrics.intervals import LEVEL, Interval, require_level, value_interval
+from evalsvc.metrics.intervals import LEVEL, Interval, Spread, require_level, value_interval
 from evalsvc.metrics.mcnemar import McNemar, holm
 from evalsvc.metrics.paired import Basis, Distance, Numbers, aligned, judge
 from evalsvc.protocol import (
@@ -110,9 +110,9 @@ class Side:
     protocol: str
 
     @classmethod
-    def of(cls, measured: Measured, level: float) -> Side:
+    def of(cls, measured: Measured, level: float, items: Spread | None = None) -> Side:
         metric, estimate = measured.metric, measured.estimate
-        interval = value_interval(estimate, metric["unit"], level)
+        interval = value_interval(estimate, metric["unit"], level, items)
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         return cls(estimate.value, estimate.stderr, low, high, estimate.n, estimate.groups, metric["protocol"])
 
@@ -370,8 +370,9 @@ def _judged(a: Measured, b: Measured, found: Distance, options: Options, **more:
     return _contrast(
         a.metric,
         _verdict(a.estimate.value, b.estimate.value, found, options.level, a.metric["direction"]),
-        a=Side.of(a, options.level),
-        b=Side.of(b, options.level),
+        # What is not compared is not worth reading all of its items.
+        a=Side.of(a, options.level, a.spread),
+        b=Side.of(b, options.level, b.spread),
         difference=found.value,
         stderr=found.stderr,
         interval=found.interval(options.level),

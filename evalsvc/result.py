@@ -11,6 +11,7 @@ from typing import Any
 from evalsvc.errors import InvalidData, InvalidRequest
 from evalsvc.items import ItemTable
 from evalsvc.metrics import paired
+from evalsvc.metrics.intervals import Spread
 from evalsvc.metrics.paired import Distance, Numbers
 from evalsvc.metrics.ratio import Ratio
 
@@ -158,6 +159,11 @@ class Result:
         return self._items[task, benchmark]
 
 
+MANY = 2000
+"""Independent items from which on the interval of a value is the normal one to within a percent or two of its width,
+however skewed or unequal the items are within reason, so that they are not read for it."""
+
+
 def task_of(metric: Metric) -> str:
     """The task that measured it."""
     return str(metric.get("task") or metric["name"].partition("/")[0])
@@ -181,6 +187,16 @@ class Measured:
         stderr = self.metric["stderr"]
         groups = self.metric.get("groups")
         return Ratio(number(self.metric["value"]), None if stderr is None else number(stderr), self.metric["n"], groups)
+
+    @property
+    def spread(self) -> Spread | None:
+        """The errors of the value as its items show them; None where it is not made of items, or of `MANY`.
+
+        Raises:
+            ItemsLost: the service has lost the table of results per item.
+        """
+        few = self.metric.get("items") and self.estimate.independent < MANY
+        return paired.spread_of(self.result.numbers(self.metric)) if few else None
 
 
 def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:

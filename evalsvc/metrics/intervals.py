@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from evalsvc.errors import InvalidRequest
@@ -111,12 +111,12 @@ def confidence_interval(value: float, spread: Spread, level: float = LEVEL) -> I
     return Interval(value - below, value + above, level)
 
 
-def value_interval(ratio: Ratio, unit: str, level: float = LEVEL) -> Interval | None:
+def value_interval(ratio: Ratio, unit: str, level: float = LEVEL, items: Spread | None = None) -> Interval | None:
     """Return the interval of a single value; None without a standard error or below `MIN_ITEMS` independent items.
 
     Of a share (`unit` is `fraction`, the value in [0, 1]) it is Wilson's, with the number of independent items that
     have the value's error, p (1 − p) / stderr²; of a perplexity, e to the ends of the interval of the loss; of all
-    else, Student's.
+    else, Student's, guarded against skew where the errors of the value's items are known (`items`).
 
     Source: E. B. Wilson, Journal of the American Statistical Association 22 (1927) 209–212.
 
@@ -129,10 +129,13 @@ def value_interval(ratio: Ratio, unit: str, level: float = LEVEL) -> Interval | 
         return None
     if unit == "fraction" and 0 <= value <= 1:
         return _wilson(value, stderr, independent, level)
+    spread = items or Spread(stderr, independent - 1)
+    if spread.dof < 1:
+        return None
     if unit == "perplexity" and value > 0:
-        loss = confidence_interval(math.log(value), Spread(stderr / value, independent - 1), level)
+        loss = confidence_interval(math.log(value), replace(spread, stderr=stderr / value), level)
         return Interval(math.exp(loss.low), _exp(loss.high), level)
-    return confidence_interval(value, Spread(stderr, independent - 1), level)
+    return confidence_interval(value, replace(spread, stderr=stderr), level)
 
 
 def require_level(level: float) -> None:

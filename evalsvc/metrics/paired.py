@@ -172,6 +172,8 @@ class Distance:
         """Whether bounds of the difference are known: there are enough items, and they vary."""
         if self.spread is None or self.independent < MIN_ITEMS or not math.isfinite(self.value):
             return False
+        if self.spread.dof < 1:
+            return False
         return self.flips is not None or self.spread.stderr > 0
 
     def reach(self, tail: float) -> tuple[float, float] | None:
@@ -224,6 +226,8 @@ class Distance:
         if self.independent < MIN_ITEMS:
             what = "items" if self.groups is None else "independent groups of items"
             return f"{self.independent} {what} are too few, an interval needs {MIN_ITEMS}"
+        if self.spread is not None and self.spread.dof < 1:
+            return "one item has nearly all of the weight, so that the spread of items is not known"
         return "all items have the same difference, so that their spread is not known"
 
     @property
@@ -343,13 +347,12 @@ def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> P
 
         d_i = (num_b,i − R_b · den_b,i) / mean(den_b) − (num_a,i − R_a · den_a,i) / mean(den_a)
 
-    With u_g the sum of d_i − mean(d) over the items of a group (without groups, of one item), G groups and n items,
-    stderr² = G / (G − 1) · Σ u_g² / n². Items whose weight `den` is 0 on both sides do not count. `drawn_from`: the
+    The errors are those of `_errors_of`. Items whose weight `den` is 0 on both sides do not count. `drawn_from`: the
     items are a sample without replacement of so many, N, and stderr² has the factor 1 − n / N; the exact tests and
     bounds of items that are right or wrong do without it, and are a little wide.
 
     Source: the linearised ratio of W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4, applied to the
-    difference of two ratios over one sample; 2.6 for the factor, 9A.1 for groups.
+    difference of two ratios over one sample; 2.6 for the factor.
     """
     in_common = aligned(a, b)
     n_common = len(in_common[0].items)
@@ -365,12 +368,11 @@ def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> P
     found = Paired(value, None, n, None, only_a, only_b)
     if n < 2 or not all(map(math.isfinite, parts)):
         return found
-    mean = math.fsum(parts) / n
-    sums = group_sums([part - mean for part in parts], groups)
-    independent = len(sums)
+    weights = None if one_key else [x[1] + y[1] for x, y in pairs]
+    independent, spread = _errors_of(parts, weights, groups)
     if independent < n:
         found = replace(found, groups=independent)
-    if independent < 2:
+    if spread is None:
         return found
     left = math.sqrt(1 - n / drawn_from) if drawn_from is not None and n < drawn_from else 1.0
     if one_key and found.groups is None and all({x, y} <= {0.0, 1.0} for (x,), (y,) in pairs):
@@ -378,9 +380,49 @@ def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> P
         return replace(found, spread=Spread(flips.stderr * left, n - 1), p=flips.counts.p, flips=flips)
     if max(parts) - min(parts) <= ALIKE * max(map(abs, parts)):
         p = min(1.0, 2.0 ** (1 - independent)) if any(parts) else 1.0
-        return replace(found, spread=Spread(0.0, independent - 1), p=p)
+        return replace(found, spread=replace(spread, stderr=0.0), p=p)
+    return replace(found, spread=replace(spread, stderr=spread.stderr * left))
+
+
+def spread_of(numbers: Numbers) -> Spread | None:
+    """Return the errors of a single value from its items: how uncertain its standard error is, and how lopsided.
+
+    None with fewer than two independent items of some weight, or where a number is not finite.
+    """
+    rows = list(zip(*numbers.columns, strict=True))
+    places = [at for at, row in enumerate(rows) if len(row) == 1 or row[1]]
+    weighted = len(numbers.columns) > 1
+    parts = _linearised([rows[at] for at in places])[1] if weighted else [rows[at][0] for at in places]
+    if not all(map(math.isfinite, parts)):
+        return None
+    weights = [rows[at][1] for at in places] if weighted else None
+    groups = None if numbers.groups is None else [numbers.groups[at] for at in places]
+    return _errors_of(parts, weights, groups)[1]
+
+
+def _errors_of(
+    parts: Sequence[float], weights: Sequence[float] | None, groups: Sequence[Hashable] | None
+) -> tuple[int, Spread | None]:
+    """Return how many independent groups `parts` have, and the errors of the mean of the parts.
+
+    With u_g the sum of d_i − mean(d) over the items of a group (without groups, of one item), G groups and n items,
+    stderr² = G / (G − 1) · Σ u_g² / n². Where a few items have most of the weight, the error rests on them alone: with
+    w_g the weight of a group (without weights, the number of its items) its degrees of freedom are those of the
+    effective number of groups, (Σ w_g)² / Σ w_g², less one.
+
+    Source: W. G. Cochran, Sampling Techniques, 3rd edition, 9A.1; L. Kish, Survey Sampling, 1965, section 11.7, for
+    the effective number.
+    """
+    n = len(parts)
+    mean = math.fsum(parts) / n if n else 0.0
+    sums = group_sums([part - mean for part in parts], groups)
+    independent = len(sums)
+    if independent < 2:
+        return independent, None
     stderr = math.sqrt(independent / (independent - 1) * math.fsum(total * total for total in sums)) / n
-    return replace(found, spread=Spread(stderr * left, independent - 1, bend_of(sums)))
+    heavy = group_sums([1.0] * n if weights is None else weights, groups)
+    effective = math.fsum(heavy) ** 2 / math.fsum(weight * weight for weight in heavy)
+    return independent, Spread(stderr, effective - 1, bend_of(sums))
 
 
 def aligned(a: Numbers, b: Numbers) -> tuple[Numbers, Numbers]:

@@ -18,7 +18,8 @@ from evalsvc.benchmark_spec import MAX_BENCHMARKS, BenchmarkSpec
 from evalsvc.bounds import MAX_TOKENS, Rows, Shards, Word
 from evalsvc.data import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
-from evalsvc.metrics.intervals import value_interval
+from evalsvc.metrics.intervals import Interval, value_interval
+from evalsvc.metrics.paired import item_numbers, spread_of
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.tasks.base_comparison import Differences
 from evalsvc.tasks.comparison_rows import Row, benchmark_parts, benchmark_rows, recovered
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from evalsvc.language.benchmarks import Loaded
     from evalsvc.language.encoding import TextEncoding
     from evalsvc.language.results import Results
+    from evalsvc.protocol import MetricValue
     from evalsvc.tasks.text_comparison import Passage
 
 ESTIMATOR = "forgetting/1"
@@ -261,7 +263,7 @@ class Forgetting(BenchmarkTask):
         report.rows += found.rows
         report.parts += found.parts
         report.of_text += [
-            (metric, value_interval(Ratio(metric.value, metric.stderr, metric.n, metric.groups), metric.unit))
+            (metric, _interval(metric, found.items))
             for metric in found.metrics
             if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT
         ]
@@ -348,6 +350,13 @@ class Forgetting(BenchmarkTask):
         ]
         found = compare(sides[0], sides[-1], some, self.icl_positions, context.batch_tokens, context.report)
         return {**asdict(found), "cut": sum(passage.cut for passage in some)}
+
+
+def _interval(metric: MetricValue, items: Sequence[Mapping[str, Any]]) -> Interval | None:
+    """Return the interval of a metric that is made of `items`."""
+    numbers = item_numbers(items, metric.name, metric.items, metric.grouped_by)
+    ratio = Ratio(metric.value, metric.stderr, metric.n, metric.groups)
+    return value_interval(ratio, metric.unit, items=spread_of(numbers))
 
 
 @dataclass(frozen=True)

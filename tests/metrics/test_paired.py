@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval
+from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval, value_interval
 from evalsvc.metrics.mcnemar import McNemar
 from evalsvc.metrics.paired import (
     Distance,
@@ -22,6 +22,7 @@ from evalsvc.metrics.paired import (
     mean_of,
     paired_difference,
     ratio_of_centred,
+    spread_of,
 )
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
@@ -529,6 +530,48 @@ class TestGroups:
         found = item_numbers(rows, "t/x", ["x"], "image")
         assert found.groups is not None
         assert len(set(found.groups)) == 4
+
+
+class TestFewHeavyItems:
+    """A ratio whose weights are very unequal rests on few items, however many there are."""
+
+    def losses(self, draw: random.Random, n: int) -> Numbers:
+        counts = [math.ceil(draw.lognormvariate(3, 1)) for _ in range(n)]
+        sums = [count * draw.gauss(0, 0.3) + math.sqrt(count) * draw.gauss(0, 1) for count in counts]
+        return Numbers([(None, place) for place in range(n)], [sums, [float(count) for count in counts]])
+
+    def test_freedom_is_that_of_the_effective_number(self) -> None:
+        """Weights 3, 1, 1, 1: 36 / 12 = 3."""
+        found = spread_of(Numbers([(None, place) for place in range(4)], [[1.0, 2.0, 0.0, 5.0], [3.0, 1.0, 1.0, 1.0]]))
+        assert found is not None
+        assert found.dof == pytest.approx(2)
+
+    def test_equal_weights_leave_the_number_of_items(self) -> None:
+        found = spread_of(Numbers([(None, place) for place in range(5)], [[1.0, 2.0, 0.0, 5.0, 3.0]]))
+        ratio = standard_error([1.0, 2.0, 0.0, 5.0, 3.0])
+        assert found is not None
+        assert (found.dof, found.stderr) == (pytest.approx(4), pytest.approx(ratio or 0))
+
+    @pytest.mark.parametrize("n", [10, 30])
+    def test_the_interval_covers_as_often_as_it_says(self, n: int) -> None:
+        draw, missed, draws = random.Random(n), 0, 1500
+        for _ in range(draws):
+            numbers = self.losses(draw, n)
+            ratio = ratio_of_sums(*numbers.columns)
+            assert ratio is not None
+            found = value_interval(ratio, "nats/token", items=spread_of(numbers))
+            missed += found is not None and not found.covers_zero
+        assert missed / draws < 0.08
+
+    def test_one_item_that_has_all_the_weight_makes_no_claim(self) -> None:
+        weights = [1e9] + [1.0] * 19
+        draw = random.Random(1)
+        names = [(None, place) for place in range(20)]
+        sides = [Numbers(names, [[w * draw.gauss(0, 1) for w in weights], weights]) for _ in range(2)]
+        ratios = [ratio_of_sums(*side.columns) for side in sides]
+        found = distance(ratios[0], ratios[1], (sides[0], sides[1]))  # type: ignore[arg-type]
+        assert (found.interval(), found.p_value()) == (None, None)
+        assert found.why_no_error("A", "B").startswith("one item has nearly all of the weight")
 
 
 class TestPerplexity:
