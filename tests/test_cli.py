@@ -37,6 +37,9 @@ from evalsvc.store.tables import Base
 
 GOLDEN = Path(__file__).parent / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 
+SCATTERED = [[59, 56, 36, 15], [7, 32, 2, 58], [38, 38, 26, 42], [20, 46, 55, 40], [42, 35, 1, 57], [15, 49, 30, 19]]
+"""Ids that the untrained checkpoint of the golden data expects less than a uniform guess would."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -707,7 +710,7 @@ class TestRun:
 
     def test_what_is_suspicious_is_told_beside_the_result(self, command: Command, tmp_path: Path) -> None:
         """Of a checkpoint that is its own base, a text loss above that of a guess is no forgetting."""
-        (tmp_path / "ids.jsonl").write_text('{"text_ids": [1, 2, 3, 4, 5]}\n{"text_ids": [5, 4, 3]}\n' * 4)
+        (tmp_path / "ids.jsonl").write_text("".join(f'{{"text_ids": {ids}}}\n' for ids in SCATTERED))
         (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
         options = ["--checkpoint", str(GOLDEN), "--output", "result.json", "--device", "cpu"]
         assert "warning" not in command("run", "mine.yaml", *options).err

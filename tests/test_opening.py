@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ def test_swapping_as_fast_as_one_can(root: Path, tmp_path: Path) -> None:
     thread.start()
     seen = {"read": 0, "refused": 0}
     try:
-        for _ in range(300):
+        # On a machine with other work the two threads may seldom meet.
+        ends = time.monotonic() + 30
+        while sum(seen.values()) < 300 or (min(seen.values()) == 0 and time.monotonic() < ends):
             try:
                 with opened(posted(folder / "epoch_1.pt", root)) as pinned:
                     assert Path(pinned.path).read_bytes() == b"weights"

@@ -137,6 +137,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     return evaluate
 
 
+SCATTERED = [[59, 56, 36, 15], [7, 32, 2, 58], [38, 38, 26, 42], [20, 46, 55, 40], [42, 35, 1, 57], [15, 49, 30, 19]]
+"""Ids that the untrained checkpoint of the golden data expects less than a uniform guess would."""
+
 CLOZE = {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 8}
 
 
@@ -154,7 +157,7 @@ def test_the_loss_of_a_model_of_text_alone_is_that_within_text(
 ) -> None:
     monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
     weights = CheckpointRef(str(open_lm_case.parent / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"))
-    (tmp_path / "ids.jsonl").write_text('{"text_ids": [1, 2, 3, 4, 5]}\n{"text_ids": [5, 4, 3]}\n' * 4)
+    (tmp_path / "ids.jsonl").write_text("".join(f'{{"text_ids": {ids}}}\n' for ids in SCATTERED))
     task = {"kind": "forgetting", "text": str(tmp_path / "ids.jsonl")}
     result = run_suite(parse_suite({"tasks": [task]}, "test"), weights, lambda *_: None, weights)
     assert [warning["metric"] for warning in result["warnings"]["forgetting"]] == ["forgetting/loss"]
