@@ -46,6 +46,7 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/crowd.py
+	$(BIN)/python benchmarks/calibration.py
 
 $(VENV)/worker $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
