@@ -184,12 +184,16 @@ def below_minimum(metric: ImageMetric) -> Simulation:
 
 
 def two_checkpoints(metric: ImageMetric, population: Population, n: int, coupling: float) -> Simulation:
-    """Two checkpoints that sample the same distribution, with features of a prompt that correlate by `coupling`."""
+    """Two checkpoints that sample the same distribution, with features of a prompt that correlate by `coupling`, or
+    are equal on this share of the prompts."""
 
     def draw(random: Generator) -> Draw:
         moments, features = real_images(population)
-        base = population.rows(random, n)
-        own = coupling * base + math.sqrt(1 - coupling**2) * population.rows(random, n)
+        base, own = population.rows(random, n), population.rows(random, n)
+        if population.data == "heavy":  # a sum of two such rows is distributed otherwise
+            own = np.where(random.random((n, 1)) < coupling, base, own)
+        else:
+            own = coupling * base + math.sqrt(1 - coupling**2) * own
         a, b = (metric.estimate(FeatureSets(population.mix(rows, random), moments, features)) for rows in (base, own))
         assert a.per_image is not None
         assert b.per_image is not None
