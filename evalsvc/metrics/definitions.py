@@ -130,9 +130,10 @@ ERRORS: Mapping[str, str] = {
     IMAGE_SHARES: (
         "standard deviation / √n of what each sampled image adds to the value (jackknife), the real images as "
         "given. Of a distance the jackknife counts the variance of pairs of images twice, and the shares are drawn "
-        "together so that it counts once. The interval of a distance is too short where few images make it: of 95 % it "
-        "holds .81 to .9 with skewed features below 8 images per feature and .63 to .86 with heavy tails (FID), and "
-        ".82 to .93 below 1,000 images that fall into classes (KID, CMMD). Source: L. A. Jaeckel, Bell Laboratories MM "
+        "together so that it counts once (a Fréchet distance's from 4 images per feature on). The interval of a "
+        "distance is too short where few images make it: of 95 % it holds .81 to .9 with skewed features below 8 "
+        "images per feature and .63 to .86 with heavy tails (FID), and .82 to .93 below 1,000 images that fall "
+        "into classes (KID, CMMD). Source: L. A. Jaeckel, Bell Laboratories MM "
         "72-1215-11, 1972; B. Efron, "
         "C. Stein, Annals of Statistics 9, 1981; for kernels W. Hoeffding, Annals of Mathematical Statistics 19, "
         "1948, equation 5.13"

@@ -16,7 +16,12 @@ from __future__ import annotations
 
 import math
 
-from evalsvc.metrics.frechet import Array
+from evalsvc.metrics.frechet import Array, Linearised
+
+CORRECTED = 4
+"""Images per feature from which on the variance of pairs of images is counted once for a Fréchet distance. With fewer,
+what the expansion of the distance leaves out is as large, and differences would be found up to twice as often as
+stated; counted twice, they are found less often than stated."""
 
 LEAST = 0.5
 """Of the jackknife's variance at least this part remains: the surplus is half of it where ψ₁ = 0."""
@@ -61,3 +66,12 @@ def pair_variance(
         return 0.0
     centred = squares - 2 * float(sums @ sums) / (n - 2) + float(sums.sum()) ** 2 / ((n - 1) * (n - 2))
     return max(0.0, centred / (n * (n - 3)))
+
+
+def counted_once(found: Linearised, dimensions: int) -> Array:  # [n]
+    """Return the shares of a Fréchet distance on so many features, drawn together to have the variance of the distance.
+
+    Below `CORRECTED` images per feature the shares are returned as they are.
+    """
+    enough = len(found.shares) >= CORRECTED * dimensions
+    return without_surplus(found.shares, found.surplus) if enough else found.shares

@@ -18,7 +18,7 @@ from evalsvc.images import ImageSource
 from evalsvc.metrics.image_metric import Estimate
 from evalsvc.metrics.paired_frechet import paired_frechet_shares
 from evalsvc.metrics.reconstruction import CodebookUse, psnr, ssim, use_of_counts
-from evalsvc.metrics.second_order import without_surplus
+from evalsvc.metrics.second_order import counted_once
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.task import Context
 
@@ -79,16 +79,16 @@ def paired_distance(features: Sequence[Mapping[str, Any]]) -> Estimate:
     """Compute the Fréchet distance between the two sides of all shards, with a share of each image.
 
     An image moves both sides, so what varies is the images and no side is taken as given. The error is that of the
-    shares, with the variance of pairs of images counted once. The value is too large by about C/n, as n images of each
-    side are nearer to themselves than to the other side. More images than features are needed, without which the
-    covariances have no full rank. See `paired_frechet_shares`.
+    shares, see `counted_once`. The value is too large by about C/n, as n images of each side are nearer to themselves
+    than to the other side. More images than features are needed, without which the covariances have no full rank. See
+    `paired_frechet_shares`.
 
     Raises:
         InvalidData: no more images than features.
     """
     originals, others = (np.concatenate([unpack_array(part[side]) for part in features]) for side in SIDES)
     found = paired_frechet_shares(originals, others)
-    return Estimate.of_images(without_surplus(found.shares, found.surplus))
+    return Estimate.of_images(counted_once(found, originals.shape[1]))
 
 
 def _require_finite(decoded: Tensor, path: str, names: Sequence[str]) -> None:

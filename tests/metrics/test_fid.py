@@ -5,7 +5,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.fid import FD_DINOV2, FID, FID64
-from evalsvc.metrics.frechet import Moments, frechet_distance
+from evalsvc.metrics.frechet import Moments, frechet_distance, frechet_shares
 from evalsvc.metrics.image_metric import FeatureSets
 
 
@@ -37,3 +37,15 @@ def test_too_few_images_are_refused(smoke_features: dict[str, np.ndarray]) -> No
     images = smoke_features["images_2048"]
     with pytest.raises(InvalidData, match="85 images cannot bear a distance on 2,048 features"):
         FID.estimate(FeatureSets(images, Moments.of(images[:, :])))
+
+
+@pytest.mark.parametrize(("n", "once"), [(100, False), (255, False), (256, True)])
+def test_pairs_are_counted_once_from_four_images_per_feature_on(n: int, once: bool) -> None:
+    """With fewer the correction takes off too much: unchanged checkpoints are told apart twice as often as stated."""
+    random = np.random.default_rng(1)
+    features = random.standard_normal((n, 64)).astype(np.float32)
+    reference = Moments.of(random.standard_normal((5_000, 64)))
+    found, shares = FID64.estimate(FeatureSets(features, reference)), frechet_shares(features, reference).shares
+    assert found.per_image is not None
+    assert found.value == pytest.approx(float(shares.mean()))
+    assert (float(found.per_image.std()) < 0.9 * float(shares.std())) == once
