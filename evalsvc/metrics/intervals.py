@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.ratio import Ratio, exp_or_infinity
 from evalsvc.metrics.student import critical_value, upper_tail
 
 LEVEL = 0.95
@@ -134,7 +134,7 @@ def value_interval(ratio: Ratio, unit: str, level: float = LEVEL, items: Spread 
         return None
     if unit == "perplexity" and value > 0:
         loss = confidence_interval(math.log(value), replace(spread, stderr=stderr / value), level)
-        return Interval(math.exp(loss.low), _exp(loss.high), level)
+        return Interval(math.exp(loss.low), exp_or_infinity(loss.high), level)
     return confidence_interval(value, replace(spread, stderr=stderr), level)
 
 
@@ -150,10 +150,3 @@ def _wilson(share: float, stderr: float, independent: int, level: float) -> Inte
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(max(0.0, centre - reach), min(1.0, centre + reach), level)
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf

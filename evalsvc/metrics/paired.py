@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, bend_of, require_level
 from evalsvc.metrics.mcnemar import McNemar, mcnemar
-from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.ratio import Ratio, exp_or_infinity
 from evalsvc.metrics.shares import group_sums, standard_error
 from evalsvc.metrics.student import critical_value
 from evalsvc.protocol import Direction
@@ -187,7 +187,9 @@ class Distance:
         if self.log_a is None:
             return below, above
         estimate = self._estimate
-        low, high = (_exp(self.log_a + estimate + side) - _exp(self.log_a) for side in (-below, above))
+        low, high = (
+            exp_or_infinity(self.log_a + estimate + side) - exp_or_infinity(self.log_a) for side in (-below, above)
+        )
         return self.value - low, high - self.value
 
     def interval(self, level: float = LEVEL) -> Interval | None:
@@ -573,10 +575,3 @@ def _mean(values: Sequence[float]) -> float:
     """NaN where infinities of both signs meet, which `math.fsum` refuses."""
     total = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
     return total / len(values)
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf

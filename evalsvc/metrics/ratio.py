@@ -99,8 +99,13 @@ def perplexity(loss: Ratio) -> Ratio:
 
     Infinity where the exponential overflows.
     """
-    try:
-        value = math.exp(loss.value)
-    except OverflowError:
-        value = math.inf
+    value = exp_or_infinity(loss.value)
     return Ratio(value, None if loss.stderr is None else value * loss.stderr, loss.n, loss.groups)
+
+
+def exp_or_infinity(value: float) -> float:
+    """Return e to the `value`; infinity where that is no number in float64."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
