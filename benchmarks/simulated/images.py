@@ -122,14 +122,8 @@ def of_estimate(found: Estimate, unit: str, truth: float | None) -> Draw:
 
 
 def as_ratio(found: Estimate) -> Ratio:
-    return Ratio(found.value, found.stderr, found.n, getattr(found, "groups", None))
+    return Ratio(found.value, found.stderr, found.n, found.groups)
 
-
-MOVES_TOGETHER = "value and error of a squared distance move together; verdicts rest on paired differences, see there"
-"""Why the interval of a single distance misses on its lower side, where few dimensions make most of the distance."""
-
-HEAVY = "of rows with so heavy tails the covariance has an error that no sample of this size knows"
-PAIRED = "shares of two squared distances that both are next to zero have a cautious error"
 
 # single values
 
