@@ -1,0 +1,10 @@
+"""All sections, in the order in which they run: what would be wrong first, then what it costs."""
+
+from __future__ import annotations
+
+from on_card import machine
+from on_card.kit import Section
+
+SECTIONS = (
+    Section("machine", "right", "which card is it, is float32 float32, what does it manage at best", machine.run),
+)
