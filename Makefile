@@ -1,4 +1,4 @@
-# The words of the house: demo, serve, check, test, test-long, soak, bench. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-long, soak, bench, gpu. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ TESTS_AT_ONCE ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 
 # Tests start some hundred processes, none of which is to compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo serve check test test-long soak bench clean
+.PHONY: demo serve check test test-long soak bench gpu clean
 
 demo: $(VENV)/worker
 	$(BIN)/evalsvc assets pull inception
@@ -53,6 +53,10 @@ $(VENV)/worker $(VENV)/all: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(notdir $@)]'
 	touch $@
+
+# On a machine with a card, with what is installed there: nothing is downloaded.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(GPU)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

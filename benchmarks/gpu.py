@@ -7,7 +7,7 @@ Runs from a checkout with what is installed there, and downloads nothing: a sect
 is left out, and says which. Sections run one after the other in a process of their own; where one takes that process
 down, another goes on with the rest. At the time limit it stops with what it has.
 
-Prints the card, a table as it goes, and as last line one JSON document; `--output` writes it to a file, too, after every
+Prints the card, a table as it goes, and as last line one JSON document; `--output` writes it to a file after every
 section. The exit code is 1 if a check failed, 2 if the options are wrong. A goal that is missed is no failure: its
 distance is what the table is for.
 """

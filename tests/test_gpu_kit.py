@@ -1,0 +1,140 @@
+"""The kit for a card, on the CPU in small: every section runs, and says so where one number is wrong."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import gpu  # noqa: E402
+from on_card.catalog import SECTIONS  # noqa: E402
+from on_card.kit import Kit, Section, at_most, goal, holds  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_kit(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", *options],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_one_command_runs_every_section(tmp_path: Path) -> None:
+    done = run_kit("--device", "cpu", "--small", "--output", str(tmp_path / "gpu.json"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document == json.loads((tmp_path / "gpu.json").read_text())
+    assert {name: section["state"] for name, section in document["sections"].items()} == {
+        section.name: "done" for section in SECTIONS
+    }
+    assert document["card"]["name"] == "CPU"
+    assert document["card"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.name)
+def test_a_section_fails_where_one_number_is_another(section: Section) -> None:
+    kit = Kit(CPU, small=True, disturb=True)
+    checks = {row.what: row.met for row in section.run(kit) if row.kind == "check"}
+    assert kit.touches > 0
+    assert False in checks.values(), checks
+
+
+def test_it_stops_at_its_time_limit_with_what_it_has() -> None:
+    begun = time.monotonic()
+    done = run_kit("--device", "cpu", "--only", "machine", "places", "--minutes", "0.3")
+    assert time.monotonic() - begun < 30
+    assert done.returncode == 0
+    sections = json.loads(done.stdout.splitlines()[-1])["sections"]
+    assert sections["machine"]["state"] in ("done", "stopped", "not begun")
+    assert sections["places"]["state"] in ("stopped", "not begun")
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
+    done = run_kit("--device", "cuda:7", "--small")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("give another, or cpu")
+    assert "Traceback" not in done.stderr
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *lives: list[dict[str, Any]]) -> list[list[str]]:
+    """Processes that say these events in turn; returns which sections each was given."""
+    given: list[list[str]] = []
+    scripts = iter(lives)
+
+    def events(names: list[str], options: Any, deadline: float) -> Iterator[dict[str, Any]]:
+        given.append(list(names))
+        yield from next(scripts)
+
+    monkeypatch.setattr(gpu, "_events", events)
+    return given
+
+
+def outcomes_of(*names: str) -> gpu.Kept:
+    arguments = argparse.Namespace(device="cpu", small=True, minutes=1.0, output=None)
+    return gpu.Kept(arguments, {name: gpu.Outcome("right") for name in names})
+
+
+def test_what_takes_its_process_down_costs_no_other_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin_a, begin_b = {"event": "begin", "section": "a"}, {"event": "begin", "section": "b"}
+    given = scripted(monkeypatch, [begin_a], [begin_b, {"event": "end", "state": "done", "seconds": 1.0}])
+    kept = outcomes_of("a", "b")
+    gpu.run_all(kept, time.monotonic() + 60)
+    assert given == [["a", "b"], ["b"]]
+    assert (kept.outcomes["a"].state, kept.outcomes["a"].reason) == ("failed", "its process died")
+    assert kept.outcomes["b"].state == "done"
+    assert kept.failed == ["a"]
+
+
+def test_a_check_that_fails_fails_its_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"event": "row", "what": "x", "value": 2.0, "unit": "", "kind": "check", "bound": "≤ 1", "met": False}
+    missed = row | {"what": "y", "kind": "goal"}
+    end = {"event": "end", "state": "done", "seconds": 1.0}
+    scripted(monkeypatch, [{"event": "begin", "section": "a"}, row, end, {"event": "begin", "section": "b"}, missed, end])
+    kept = outcomes_of("a", "b")
+    gpu.run_all(kept, time.monotonic() + 60)
+    assert kept.failed == ["a"], "a goal that is missed is no failure"
+    assert kept.outcomes["a"].reason == "not as it should be: x"
+
+
+def test_a_kit_that_cannot_begin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = scripted(monkeypatch, [])
+    kept = outcomes_of("a", "b")
+    gpu.run_all(kept, time.monotonic() + 60)
+    assert len(given) == 1
+    assert kept.failed == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "met"),
+    [
+        (at_most("error", 1.0, 1.0), True),
+        (at_most("error", float("nan"), 1.0), False),
+        (holds("equal", False), False),
+        (goal("rate", 0.8, 0.8), True),
+        (goal("share", 0.06, 0.05, below=True), False),
+    ],
+)
+def test_a_row_says_whether_its_bound_is_met(row: Any, met: bool) -> None:
+    assert row.met is met
