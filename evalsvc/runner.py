@@ -57,6 +57,7 @@ try:
     from evalsvc.models.loading import load_model, saved_frequencies
     from evalsvc.models.open_lm import Transformer
     from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
+    from evalsvc.precision import use_full_float32
     from evalsvc.sampling.memory import is_out_of_memory
     from evalsvc.weights import read_weights
 except ModuleNotFoundError as error:
@@ -147,6 +148,7 @@ class RunnerContext(Context):
         self._assets = settings.assets_path
         self._statistics = settings.statistics_path
         torch.set_num_threads(settings.worker_threads())
+        use_full_float32()
 
     def inspect_checkpoint(self) -> None:
         """Raise what opening the checkpoint would raise, short of reading its weights."""

