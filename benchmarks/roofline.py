@@ -2,7 +2,8 @@
 
 A step must read the layers, the image rows of the head, and the live keys and values of every sequence; and it must
 multiply. It takes at least the longer of both, and an image the sum over its steps. Cards have the rates on their
-data sheets, dense, without sparsity; this machine's are measured there and then.
+data sheets, dense, without sparsity; this machine's are measured there and then. `generate` is timed twice over: as a
+whole, and its steps alone, without prompts and without the captures of graphs.
 
     python benchmarks/roofline.py [--model open_lm_1b] [--batch 1,32,128,256] [--guidance] [--prompt 36]
         [--dtype bfloat16] [--cache-dtype float8] [--context 600] [--quick]
@@ -14,16 +15,20 @@ last line one JSON document; `ratios` is empty, since there is no peer. `--quick
 from __future__ import annotations
 
 import argparse
+import itertools
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from side_by_side import gemm_rate, machine, print_last_line, read_bandwidth, seconds
+from side_by_side import copy_bandwidth, gemm_rate, machine, print_last_line, read_bandwidth, seconds
 
 from evalsvc.layout import image_then_special
 from evalsvc.model_config import ModelConfig, registered_models
 from evalsvc.models import Transformer
 from evalsvc.models.packing import layer_weights
+from evalsvc.precision import use_full_float32
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
 from evalsvc.sampling.memory import footprint
 
@@ -31,6 +36,10 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
 COCO = 30_000
 HERE = "this machine"
 WARM_UP_CODES = 64
+MARK_STEPS = 16
+"""Steps between two readings of the clock: each makes the card wait, which over so many steps costs nothing."""
+MARKS = 4
+"""Readings that make a group: a graph is captured every 64 steps, so one of them has a capture in it."""
 
 
 @dataclass(frozen=True)
@@ -127,21 +136,58 @@ def widened(name: str, rows: int) -> ModelConfig:
     return ModelConfig.model_validate(registered_models()[name] | {"vocab_size": rows})
 
 
-def this_machine(dtype: str) -> Card:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def this_machine(dtype: str, device: str) -> Card:
     rate = gemm_rate(getattr(torch, dtype), device)
-    return Card(read_bandwidth(device), half=rate, single=rate)
+    return Card(copy_bandwidth(device) if device == "cuda" else read_bandwidth(device), half=rate, single=rate)
 
 
-def measured_rate(work: Work) -> float:
-    """Images a second of `generate` on this GPU, with random weights; one batch, after a short one."""
-    with torch.device("cuda"):
-        model = Transformer(work.config).to(getattr(torch, work.dtype)).requires_grad_(False).eval()
+@dataclass(frozen=True)
+class Measured:
+    """Images a second of `generate`."""
+
+    whole: float
+    """Of a batch from its prompts to its last code, with the captures of graphs: what a user waits for."""
+    steps: float
+    """Of its steps and draws alone, which is what the ceilings are of."""
+
+
+def measured_rate(work: Work, device: str) -> Measured:
+    """The rates of one batch with random weights, after a short one that starts the libraries."""
+    model = random_model(work, device)
     prompts = [Prompt(str(index), tuple(range(1, work.prompt + 1))) for index in range(work.batch)]
-    short = replace(work.spec(), length=WARM_UP_CODES)
+    short = replace(work.spec(), length=min(WARM_UP_CODES, work.length))
     for _ in generate(model, prompts, short):
         pass
-    return work.batch / seconds(lambda: [samples.indices for samples in generate(model, prompts, work.spec())])
+    marks: list[float] = []
+    count = 0
+
+    def on_step(codes: int) -> None:
+        nonlocal count
+        if count % MARK_STEPS == 0:
+            if device == "cuda":
+                torch.cuda.synchronize()
+            marks.append(time.perf_counter())
+        count += 1
+
+    whole = seconds(lambda: [samples.indices for samples in generate(model, prompts, work.spec(), on_step)])
+    return Measured(work.batch / whole, work.batch / (work.length * step_seconds(marks)))
+
+
+def random_model(work: Work, device: str) -> Transformer:
+    with torch.device(device):
+        model = Transformer(work.config)
+    # The rotary frequencies are made on the CPU whatever the default device.
+    return model.to(device, getattr(torch, work.dtype)).requires_grad_(False).eval()
+
+
+def step_seconds(marks: Sequence[float]) -> float:
+    """The mean of a step, from readings of the clock every `MARK_STEPS` steps, captures left out.
+
+    The steps of a group take what its lower median took: a second capture may be in the group of the first steps.
+    """
+    between = [(end - start) / MARK_STEPS for start, end in itertools.pairwise(marks)]
+    groups = [between[first : first + MARKS] for first in range(0, len(between), MARKS)]
+    return sum(len(group) * statistics.median_low(group) for group in groups) / len(between)
 
 
 def main() -> None:
@@ -166,13 +212,15 @@ def main() -> None:
         context=arguments.context,
     )
     works = [replace(first, batch=int(batch)) for batch in arguments.batch.split(",")]
-    cards = CARDS if arguments.quick else CARDS | {HERE: this_machine(arguments.dtype)}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    use_full_float32()  # as a worker does
+    cards = CARDS if arguments.quick else CARDS | {HERE: this_machine(arguments.dtype, device)}
     print_card(first, cards.get(HERE))
     rates = {name: {work.batch: work.images_per_second(card) for work in works} for name, card in cards.items()}
     print_table(works, cards, rates)
     measured = {}
-    if torch.cuda.is_available() and not arguments.quick:
-        measured = print_measured(works, rates[HERE])
+    if device == "cuda" and not arguments.quick:
+        measured = print_measured(works, rates[HERE], device)
     print_last_line("roofline", {}, images_per_second=rates, measured=measured)
 
 
@@ -188,7 +236,7 @@ def print_card(work: Work, here: Card | None) -> None:
     print(f"draws     {work.length:,} codes an image, {span}{', guided' if work.guided else ''}")
     print(f"machine   {machine()}")
     if here:
-        print(f"measured  {here.bandwidth / 1e9:.0f} GB/s read, {here.half / 1e12:.2f} TFLOP/s in {work.dtype}")
+        print(f"measured  {here.bandwidth / 1e9:.0f} GB/s, {here.half / 1e12:.2f} TFLOP/s in {work.dtype}")
     print()
 
 
@@ -206,14 +254,22 @@ def print_table(works: Sequence[Work], cards: Mapping[str, Card], rates: Mapping
     print(f"memory    by batch, without decoder and features: {needed}\n")
 
 
-def print_measured(works: Sequence[Work], ceilings: Mapping[int, float]) -> dict[int, dict[str, float]]:
-    found = {}
+def print_measured(works: Sequence[Work], ceilings: Mapping[int, float], device: str) -> dict[int, dict[str, float]]:
+    figures = {}
     for work in works:
-        rate = measured_rate(work)
-        found[work.batch] = {"images_per_second": rate, "of_ceiling": rate / ceilings[work.batch]}
-        print(f"measured  batch {work.batch}: {rate:.2f} images/s, {rate / ceilings[work.batch]:.0%} of the ceiling")
+        rate, ceiling = measured_rate(work, device), ceilings[work.batch]
+        figures[work.batch] = {
+            "images_per_second": rate.whole,
+            "of_ceiling": rate.whole / ceiling,
+            "steps_images_per_second": rate.steps,
+            "steps_of_ceiling": rate.steps / ceiling,
+        }
+        print(
+            f"measured  batch {work.batch}: {rate.whole:.2f} images/s with prompts and captures "
+            f"({rate.whole / ceiling:.0%} of the ceiling), {rate.steps:.2f} by its steps ({rate.steps / ceiling:.0%})"
+        )
     print()
-    return found
+    return figures
 
 
 if __name__ == "__main__":

@@ -22,10 +22,17 @@ from torch.nn import functional
 from evalsvc.models.packing import product
 
 TABLE_BYTES = 512 << 20
-"""More than any cache holds."""
+"""More than the caches of a processor hold."""
+CARD_TABLE_BYTES = 2 << 30
+"""More than the caches of a card hold, and enough to keep all of its memory busy."""
 STREAMS = (1, 8, 16)
 """Places from which a table is read at once. One line per core leaves half of some memories idle."""
 TURNS = 6
+AT_ONCE = 8
+"""Copies and products between two readings of the clock on a card: to start one and to wait takes microseconds."""
+SHAPES = ((1_024, 768, 6_144), (2_048, 2_048, 2_048))
+CARD_SHAPES = ((8_192, 8_192, 8_192),)
+"""Rows, width and columns of the products: smaller ones leave a card's cores idle."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -69,6 +76,28 @@ def read_bandwidth(device: str = "cpu") -> float:
     return best
 
 
+def copy_bandwidth(device: str = "cpu") -> float:
+    """Bytes a second, read and written, of copying a table: the best of several copies.
+
+    A card's ceiling. `read_bandwidth` is a processor's: a sum over a few rows does not keep all of a card's cores busy.
+    """
+    on_card = torch.device(device).type == "cuda"
+    table = torch.ones((CARD_TABLE_BYTES if on_card else TABLE_BYTES) // 4, device=device)
+    copy = torch.empty_like(table)
+    return 2 * table.nbytes / _fastest(lambda: copy.copy_(table), device)
+
+
+def _fastest(work: Callable[[], object], device: str) -> float:
+    """Seconds of the best of several turns; on a card a turn is `AT_ONCE` of them in a row."""
+    times = AT_ONCE if torch.device(device).type == "cuda" else 1
+
+    def turn() -> None:
+        for _ in range(times):
+            work()
+
+    return min(seconds(turn) for _ in range(TURNS)) / times
+
+
 def _tables(device: str) -> Iterator[Tensor]:
     """float32, from the usual allocator and, where a CPU has them, on huge pages: the misses of small ones cost."""
     yield torch.ones(TABLE_BYTES // 4, device=device)
@@ -85,11 +114,11 @@ def gemm_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     Of torch's own product and oneDNN's the faster one, since neither is on every processor.
     """
     best = 0.0
-    for rows, width, columns in ((1_024, 768, 6_144), (2_048, 2_048, 2_048)):
+    for rows, width, columns in CARD_SHAPES if torch.device(device).type == "cuda" else SHAPES:
         left = torch.randn(rows, width, device=device, dtype=dtype)
         right = torch.randn(columns, width, device=device, dtype=dtype)
         for multiply in (functional.linear, product):
-            fastest = min(seconds(lambda: multiply(left, right, None)) for _ in range(TURNS))  # noqa: B023
+            fastest = _fastest(lambda: multiply(left, right, None), device)  # noqa: B023
             best = max(best, 2 * rows * width * columns / fastest)
     return best
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,6 +119,45 @@ def test_the_roofline_is_that_of_the_facts(monkeypatch: pytest.MonkeyPatch) -> N
     for batch, gigabytes in {1: 3.2, 128: 29.7, 256: 56.4, 320: 69.7, 512: 109.7}.items():
         # Weights, keys and values; evalsvc predicts what lies beside them, too.
         assert 1 < replace(work, batch=batch).memory_bytes() / gigabytes / 1e9 < 1.1
+
+
+def test_the_roofline_measures_a_model_that_is_whole_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotary frequencies are made on the CPU whatever the default device: on a card the first step once failed."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from roofline import Work, random_model, widened
+
+    model = random_model(Work(widened("open_lm_test_tiny", 128), batch=1), "meta")
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert model.tok_embeddings.weight.dtype == torch.bfloat16
+    assert model.positions.inv_freq.dtype == torch.float32
+
+
+def test_the_roofline_times_steps_apart_from_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from roofline import MARK_STEPS, Work, measured_rate, step_seconds, widened
+
+    work = Work(widened("open_lm_test_tiny", 128), batch=2, prompt=5, length=80, codebook=64, dtype="float32")
+    rate = measured_rate(work, "cpu")
+    assert min(rate.whole, rate.steps) > 0
+
+    capture, marks = 50.0, [0.0]
+    for reading in range(16):
+        marks.append(marks[-1] + MARK_STEPS * (2.0 if reading < 8 else 3.0) + capture * (reading in {0, 1, 5, 9, 13}))
+    assert step_seconds(marks) == 2.5
+
+
+def test_rates_of_a_card_are_measured_on_what_fills_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum over a few rows, and products that end sooner than they are started, read less than a card can do."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import side_by_side
+
+    assert 2 * 8_192**3 in [2 * rows * width * columns for rows, width, columns in side_by_side.CARD_SHAPES]
+    monkeypatch.setattr(side_by_side, "TABLE_BYTES", 4 << 20)
+    calls: list[str] = []
+    monkeypatch.setattr(side_by_side, "seconds", lambda work: calls.append("turn") or work() or 0.5)
+    assert side_by_side.copy_bandwidth("cpu") == 2 * (4 << 20) / 0.5
+    assert len(calls) == side_by_side.TURNS
 
 
 @pytest.mark.long

@@ -335,6 +335,7 @@ class Positions(nn.Module):
 
 def inv_freq_table(head_dim: int) -> Tensor:  # [head_dim / 2] float32
     """Return the rotary frequencies that open_lm's constructor computes."""
+    # Not on the default device: models are built on `meta`, and no file brings the values that would be lost there.
     exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
     return 1.0 / ROTARY_THETA**exponents
 
