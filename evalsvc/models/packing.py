@@ -4,6 +4,8 @@
 weight into a layout of its own first. For many rows that is done anew at every call and costs a tenth (`product`); for
 few it would cost more than the product, and the layout is made once (`packed_linear`). Where it has none (float64, a
 GPU, another build of torch) the plain product is used.
+
+Weights of 8 bits are multiplied in whole numbers, exactly, by oneDNN or by `torch._int_mm`, which GPUs have too.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evalsvc.errors import InvalidRequest
 from evalsvc.model_config import ModelConfig
 
 WeightFormat = Literal["plain", "int8"]
@@ -30,6 +33,10 @@ MANY_ROWS = 16
 """From so many on a product is worth a rearranged weight that is used once."""
 SCRATCH_BYTES = 128 << 20
 """The largest weight that is rearranged for one product: as much memory is taken beside it."""
+INT8_ROWS = 32
+"""So many rows at least are multiplied in whole numbers: a GPU refuses up to 16, and likes powers of two."""
+INT8_LANES = 16
+"""Weights of 8 bits are padded to multiples of so many: a GPU refuses other than 8, and is fast from 16 on."""
 
 
 def product(
@@ -81,12 +88,14 @@ def int8_linear(
 ) -> Linear:
     """The product of weights rounded to 8 bits, with a scale for each output, and inputs with a scale for each row.
 
-    A row's scale is its own, so its neighbours do not move it. The sums are exact in 32 bits, so that oneDNN's
-    product and the plain one of the same whole numbers are equal up to the final scaling.
+    A row's scale is its own, so its neighbours do not move it. The sums are exact in 32 bits, so that all devices find
+    the same whole numbers, and differ by the final scaling at most.
+
+    Raises InvalidRequest where the device multiplies no whole numbers.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     weight_scale = _scale(weight.to(wide))  # [N, 1]
-    rounded = (weight.to(wide) / weight_scale).round_()
+    rounded = (weight.to(wide) / weight_scale).round_().to(torch.int8)
     product = _int8_product(rounded, weight_scale.squeeze(1))
 
     def linear(x: Tensor) -> Tensor:
@@ -102,12 +111,13 @@ def _scale(x: Tensor) -> Tensor:  # [R, D] → [R, 1]
 
 
 def _int8_product(
-    rounded: Tensor,  # [N, D] whole numbers, -127…127
+    rounded: Tensor,  # [N, D] int8, -127…127
     scale: Tensor,  # [N]
-) -> Linear:
-    if not (can_pack(rounded.device, rounded.dtype) and _has_int8()):
-        return lambda x: functional.linear(x, rounded) * scale
-    packed = torch.ops.onednn.qlinear_prepack(rounded.to(torch.int8), None)
+) -> Linear:  # of whole numbers, -127…127, in the dtype of `scale`
+    if not _by_onednn(scale.device, scale.dtype):
+        multiply_whole = whole_number_product(rounded)
+        return lambda x: multiply_whole(x.to(torch.int8)).to(scale.dtype) * scale
+    packed = torch.ops.onednn.qlinear_prepack(rounded, None)
     zeros = torch.zeros(len(scale), dtype=torch.int32)
     multiply = torch.ops.onednn.qlinear_pointwise.default
 
@@ -117,6 +127,55 @@ def _int8_product(
         return out
 
     return product
+
+
+def whole_number_product(
+    weight: Tensor,  # [N, D] int8
+) -> Linear:  # [R, D] int8 → [R, N] int32
+    """The exact product with `weight`, of which a copy is kept, padded with zeros to what a GPU asks for.
+
+    What is done depends on shapes alone and waits for nothing, so that a CUDA graph can record it. Raises
+    InvalidRequest where the device multiplies no whole numbers.
+    """
+    if not multiplies_int8(weight.device):
+        raise InvalidRequest(
+            f"weights: int8 needs exact products of 8-bit numbers, which torch {torch.__version__} does not have on "
+            f"the device {str(weight.device)!r}; give weights: plain, or another device"
+        )
+    outputs, width = weight.shape
+    # Transposed as a view: a GPU multiplies rows by rows, and refuses other layouts.
+    columns = _padded(weight, _rounded(outputs), _rounded(width)).contiguous().t()
+
+    def product(x: Tensor) -> Tensor:
+        rows = len(x)
+        filled = _padded(x, max(rows, INT8_ROWS), _rounded(width)).contiguous()
+        return torch._int_mm(filled, columns)[:rows, :outputs]
+
+    return product
+
+
+def _padded(x: Tensor, rows: int, columns: int) -> Tensor:  # [rows, columns], zeros at the ends
+    if x.shape == (rows, columns):
+        return x
+    return functional.pad(x, (0, columns - x.shape[1], 0, rows - x.shape[0]))
+
+
+def _rounded(count: int) -> int:
+    return -(-count // INT8_LANES) * INT8_LANES
+
+
+@functools.cache
+def multiplies_int8(device: torch.device) -> bool:
+    """Whether `torch._int_mm` is there and exact at the ends of the range: an old processor adds in 16 bits."""
+    try:
+        left, right = (torch.full((count, INT8_LANES), 127, dtype=torch.int8, device=device) for count in (32, 16))
+        left[1::2], right[1::2] = -127, -127
+        exact = left.cpu().long() @ right.cpu().long().t()
+        return torch.equal(torch._int_mm(left, right.t()).cpu().long(), exact)
+    except torch.OutOfMemoryError:  # nothing that would still hold later
+        raise
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
 
 
 @functools.cache
@@ -132,6 +191,10 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     except (AttributeError, RuntimeError):  # bfloat16 on an old CPU, or a torch whose operators are others
         return False
     return True
+
+
+def _by_onednn(device: torch.device, wide: torch.dtype) -> bool:
+    return can_pack(device, wide) and _has_int8()
 
 
 @functools.cache
@@ -151,9 +214,14 @@ def _has_int8() -> bool:
 
 def layer_weights(config: ModelConfig) -> int:
     """How many weights the linear products of all layers have."""
-    products = 2 if config.ffn_type == "gelu" else 3
-    layer = 4 * config.hidden_dim * config.attention_dim + products * config.hidden_dim * config.ffn_dim
-    return config.n_layers * layer
+    return config.n_layers * sum(outputs * width for outputs, width in _products(config))
+
+
+def _products(config: ModelConfig) -> list[tuple[int, int]]:
+    """Outputs and inputs of the linear products of one layer."""
+    dim, attention, inner = config.hidden_dim, config.attention_dim, config.ffn_dim
+    into = inner if config.ffn_type == "gelu" else 2 * inner
+    return [(3 * attention, dim), (dim, attention), (into, dim), (dim, inner)]
 
 
 def packed_bytes(
@@ -165,9 +233,12 @@ def packed_bytes(
 ) -> int:
     """Bytes that the laid out copies take beside the dense weights, with a head of `codes` rows."""
     count = layer_weights(config) + codes * config.hidden_dim
-    if weights == "int8":
-        return count if can_pack(torch.device(device), torch.float32) else 4 * count
-    return count * dtype.itemsize if worth_packing(config, codes, dtype, torch.device(device)) else 0
+    if weights == "plain":
+        return count * dtype.itemsize if worth_packing(config, codes, dtype, torch.device(device)) else 0
+    if _by_onednn(torch.device(device), torch.promote_types(dtype, torch.float32)):
+        return count
+    layer = sum(_rounded(outputs) * _rounded(width) for outputs, width in _products(config))
+    return config.n_layers * layer + _rounded(codes) * _rounded(config.hidden_dim)
 
 
 def worth_packing(config: ModelConfig, codes: int, dtype: torch.dtype, device: torch.device) -> bool:

@@ -4,8 +4,18 @@ import pytest
 import torch
 from torch.nn import functional
 
+from evalsvc.errors import InvalidRequest
 from evalsvc.model_config import resolve_config
-from evalsvc.models.packing import can_pack, int8_linear, layer_weights, packed_bytes, packed_linear, product
+from evalsvc.models import packing
+from evalsvc.models.packing import (
+    can_pack,
+    int8_linear,
+    layer_weights,
+    packed_bytes,
+    packed_linear,
+    product,
+    whole_number_product,
+)
 
 CPU = torch.device("cpu")
 
@@ -36,11 +46,55 @@ def test_int8_products_are_near_and_a_row_does_not_depend_on_its_neighbours() ->
 
 
 def test_int8_by_whole_numbers_equals_the_rounded_product() -> None:
-    """float64 has no int8 product of its own: the same whole numbers are multiplied, and the sums are exact."""
+    """float64 is not oneDNN's: the same whole numbers are multiplied by torch's own product, and the sums are exact."""
     x, weight = random(6, 64), random(48, 64)
     fast = int8_linear(weight, None)(x)
     slow = int8_linear(weight.double(), None)(x.double())
     torch.testing.assert_close(fast.double(), slow, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 40])
+@pytest.mark.parametrize("shape", [(7, 4_101), (48, 4_096), (1, 3)])
+def test_whole_numbers_are_multiplied_exactly(
+    rows: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A float32 sum of so many is off by one and more; a GPU takes neither few rows nor odd widths."""
+    taken: list[tuple[int, ...]] = []
+    multiply = torch._int_mm
+
+    def checked(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        taken.append((len(left), *right.shape))
+        assert left.is_contiguous()
+        assert right.t().is_contiguous()
+        return multiply(left, right)
+
+    assert packing.multiplies_int8(CPU)
+    monkeypatch.setattr(torch, "_int_mm", checked)
+    generator = torch.Generator().manual_seed(0)
+    weight, x = (torch.randint(90, 128, size, generator=generator) for size in (shape, (rows, shape[1])))
+    weight[0], x[0] = 127, -127
+    exact = x @ weight.t()
+    found = whole_number_product(weight.to(torch.int8))(x.to(torch.int8))
+    assert found.dtype == torch.int32
+    assert torch.equal(found.long(), exact)
+    if shape[1] > 4_000:
+        assert not torch.equal((x.float() @ weight.float().t()).long(), exact), "float32 would do"
+    assert [rows > 16 and width % 8 == outputs % 8 == 0 for rows, width, outputs in taken] == [True]
+
+
+def test_int8_without_onednn_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, and on a processor whose oneDNN adds in 16 bits: never a product in float32."""
+    monkeypatch.setattr(packing, "_by_onednn", lambda device, wide: False)
+    x, weight = 2 + random(3, 40_001).abs(), 2 + random(5, 40_001).abs()
+    weight_scale, row_scale = (part.amax(1, keepdim=True) / 127 for part in (weight, x))
+    exact = (x / row_scale).round().long() @ (weight / weight_scale).round().long().t()
+    assert int(exact.max()) > 1 << 24
+    assert torch.equal(int8_linear(weight, None)(x), exact.float() * weight_scale.t() * row_scale)
+
+
+def test_int8_is_refused_where_nothing_multiplies_whole_numbers() -> None:
+    with pytest.raises(InvalidRequest, match=r"weights: int8 needs exact .* on the device 'meta'; give weights: plain"):
+        int8_linear(torch.ones(4, 8, device="meta"), None)
 
 
 def test_packed_bytes_count_every_product() -> None:
@@ -49,6 +103,8 @@ def test_packed_bytes_count_every_product() -> None:
     count = layer_weights(config) + 16_384 * 768
     assert packed_bytes(config, 16_384, torch.float64) == 0
     assert packed_bytes(config, 16_384, torch.float32, device="cuda") == 0
+    assert packed_bytes(config, 16_384, torch.bfloat16, "int8", device="cuda") == count, "one byte, on a GPU too"
+    assert packed_bytes(config, 16_381, torch.bfloat16, "int8", device="cuda") == count, "padded"
     if can_pack(CPU, torch.float32):
         assert packed_bytes(config, 16_384, torch.float32) == 4 * count
         assert packed_bytes(config, 16_384, torch.float32, "int8") == count
