@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import re
 import subprocess
@@ -16,6 +18,11 @@ DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
 CHOICES = "all, cpu, or cards such as cuda:0,cuda:1"
 
+PROC_CARDS = Path("/proc/driver/nvidia/gpus")
+"""A folder for each card. Not on WSL2, on Jetson, and in some containers."""
+DRIVER = "libcuda.so.1"
+"""The library of the driver, which is wherever there is one."""
+
 ASK_TORCH = "import torch as t; print(t.__version__, t.cuda.device_count() if t.cuda.is_available() else 0)"
 
 PATIENCE = 120.0
@@ -23,7 +30,11 @@ PATIENCE = 120.0
 
 
 def device_list(devices: str) -> list[str]:
-    """The devices of the setting: `all` is every CUDA card, or one CPU worker where there is none."""
+    """The devices of the setting: `all` is every CUDA card, or one CPU worker where there is none.
+
+    A machine with a driver that lists no cards asks torch for them in a process of its own, once; see `check_devices`
+    for what that raises.
+    """
     if devices != "all":
         return [device.strip() for device in devices.split(",") if device.strip()]
     return [f"cuda:{index}" for index in range(len(_visible_cards()))] or ["cpu"]
@@ -72,8 +83,19 @@ def _visible_cards() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [item.strip() for item in visible.split(",") if item.strip() not in ("", "-1")]
-    cards = Path("/proc/driver/nvidia/gpus")
-    return [str(index) for index in range(len(list(cards.iterdir())))] if cards.is_dir() else []
+    if PROC_CARDS.is_dir():
+        return [str(index) for index in range(len(list(PROC_CARDS.iterdir())))]
+    return [str(index) for index in range(_unlisted_cards())]
+
+
+@functools.cache
+def _unlisted_cards() -> int:
+    """How many cards torch sees. It is asked only where there is a driver, which takes no time to tell."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return 0
+    return _cards_of_torch()[1]
 
 
 def _index(device: str) -> int:

@@ -21,6 +21,7 @@ from distributed import Client, Future
 from machines import Machines
 from ports import free_port
 
+from evalsvc import devices
 from evalsvc.api.server import serve
 from evalsvc.certificates import write_certificates
 from evalsvc.cluster import ROSTER_AGE, Cluster, Outcome
@@ -351,6 +352,39 @@ def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidRequest, match="the device 'cuda:2' is not there; this machine shows 2 CUDA cards"):
         worker_environment(Settings(), "cuda:2", 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device_list("all") == ["cpu"]
+
+
+FAKE_TORCH = "__version__ = '2.13.0'\nclass cuda: is_available, device_count = lambda: True, lambda: 2"
+
+
+@pytest.fixture
+def _driver_without_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A machine as WSL2 is: a driver, here any library, but no folder that lists its cards."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "PROC_CARDS", tmp_path / "not there")
+    monkeypatch.setattr(devices, "DRIVER", "libc.so.6")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    devices._unlisted_cards.cache_clear()
+    yield
+    devices._unlisted_cards.cache_clear()
+
+
+@pytest.mark.usefixtures("_driver_without_list")
+def test_cards_that_the_driver_does_not_list_are_found(tmp_path: Path) -> None:
+    """`all` was the CPU on WSL2, and `cuda:0` was refused."""
+    assert device_list("all") == ["cuda:0", "cuda:1"]
+    check_devices(["cuda:1"])
+    assert worker_environment(Settings(), "cuda:1", 2)["CUDA_VISIBLE_DEVICES"] == "1"
+    (tmp_path / "torch.py").write_text("raise OSError('asked twice')")
+    assert device_list("all") == ["cuda:0", "cuda:1"], "torch takes seconds, and is asked once"
+
+
+@pytest.mark.usefixtures("_driver_without_list")
+def test_torch_is_not_asked_for_cards_where_there_is_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(devices, "DRIVER", "libcuda_that_is_not_there.so.1")
+    (tmp_path / "torch.py").write_text("raise OSError('asked')")
     assert device_list("all") == ["cpu"]
 
 
