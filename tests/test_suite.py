@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from evalsvc import bounds, catalog
 from evalsvc.errors import EvalsvcError, InvalidRequest, InvalidSuite, UnknownName
@@ -110,6 +111,14 @@ def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
 def test_shipped_suites_are_valid_and_say_what_they_need() -> None:
     for path in suite_files(None).values():
         assert load_suite(path).description
+
+
+@pytest.mark.parametrize("name", sorted({*suite_files(None)} - {"miniature"}))
+def test_shipped_suites_name_their_dtype(name: str) -> None:
+    """It is up to three times the time, and a default that moved would end every series."""
+    content = yaml.safe_load((SHIPPED_SUITES / f"{name}.yaml").read_text())
+    tasks = [task for task in content["tasks"] if "dtype" in catalog.load("tasks", task["kind"]).model_fields]
+    assert {task.get("dtype") for task in tasks} == {"bfloat16" if name == "coco-fid-30k" else "float32"}
 
 
 def test_a_broken_suite_disturbs_no_other(tmp_path: Path) -> None:

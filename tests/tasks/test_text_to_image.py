@@ -321,6 +321,13 @@ def test_a_decoder_in_bfloat16_is_another_protocol_and_says_what_it_moves(evalua
     assert protocol["decoder_dtype"] == "bfloat16"
 
 
+def test_a_model_in_bfloat16_has_series_of_its_own(evaluate: Evaluate) -> None:
+    results = [evaluate(samples=12, metrics=[], keep=0, dtype=dtype) for dtype in ("float32", "bfloat16")]
+    [wide], [half] = (result["protocols"].items() for result in results)
+    assert wide[0] != half[0]
+    assert {**half[1], "dtype": "float32"} == wide[1]
+
+
 def test_weights_and_cache_of_another_kind_are_another_protocol(evaluate: Evaluate) -> None:
     result = evaluate(weights="int8", cache_dtype="bfloat16", samples=12, metrics=[], keep=0)
     [protocol] = result["protocols"].values()
