@@ -19,6 +19,7 @@ SWITCHES = (
 @pytest.fixture(autouse=True)
 def _lower_precision() -> Iterator[None]:
     """A process that allows less, by the old names and by the new ones."""
+    use_full_float32()  # releases of torch that warn of the old names do so once, and are silenced there
     torch.set_float32_matmul_precision("high")
     BACKENDS.cudnn.allow_tf32 = True
     for switch in SWITCHES:
