@@ -71,6 +71,9 @@ def run_sections(names: Sequence[str], device: str, small: bool) -> None:
     from on_card.kit import GIB, MOST_GIB, Kit
     from on_card.machine import read_card
 
+    from evalsvc.precision import use_full_float32
+
+    use_full_float32()
     where = torch.device(device)
     if where.type == "cuda":
         cards = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -78,6 +78,13 @@ def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
     assert "Traceback" not in done.stderr
 
 
+ENDS = {"event": "end", "state": "done", "seconds": 1.0}
+
+
+def begins(section: str) -> dict[str, Any]:
+    return {"event": "begin", "section": section}
+
+
 def scripted(monkeypatch: pytest.MonkeyPatch, *lives: list[dict[str, Any]]) -> list[list[str]]:
     """Processes that say these events in turn; returns which sections each was given."""
     given: list[list[str]] = []
@@ -85,7 +92,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *lives: list[dict[str, Any]]) -> l
 
     def events(names: list[str], options: Any, deadline: float) -> Iterator[dict[str, Any]]:
         given.append(list(names))
-        yield from next(scripts)
+        yield from (dict(event) for event in next(scripts))
 
     monkeypatch.setattr(gpu, "_events", events)
     return given
@@ -97,8 +104,7 @@ def outcomes_of(*names: str) -> gpu.Kept:
 
 
 def test_what_takes_its_process_down_costs_no_other_section(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin_a, begin_b = {"event": "begin", "section": "a"}, {"event": "begin", "section": "b"}
-    given = scripted(monkeypatch, [begin_a], [begin_b, {"event": "end", "state": "done", "seconds": 1.0}])
+    given = scripted(monkeypatch, [begins("a")], [begins("b"), ENDS])
     kept = outcomes_of("a", "b")
     gpu.run_all(kept, time.monotonic() + 60)
     assert given == [["a", "b"], ["b"]]
@@ -111,7 +117,9 @@ def test_a_check_that_fails_fails_its_section(monkeypatch: pytest.MonkeyPatch) -
     row = {"event": "row", "what": "x", "value": 2.0, "unit": "", "kind": "check", "bound": "≤ 1", "met": False}
     missed = row | {"what": "y", "kind": "goal"}
     end = {"event": "end", "state": "done", "seconds": 1.0}
-    scripted(monkeypatch, [{"event": "begin", "section": "a"}, row, end, {"event": "begin", "section": "b"}, missed, end])
+    scripted(
+        monkeypatch, [{"event": "begin", "section": "a"}, row, end, {"event": "begin", "section": "b"}, missed, end]
+    )
     kept = outcomes_of("a", "b")
     gpu.run_all(kept, time.monotonic() + 60)
     assert kept.failed == ["a"], "a goal that is missed is no failure"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 
 import torch
-from side_by_side import gemm_rate, read_bandwidth
+from side_by_side import copy_bandwidth, gemm_rate, read_bandwidth
 
 
 @functools.cache
 def bandwidth(device: torch.device) -> float:
     """Return bytes a second: on a card of a copy, read and written; on a CPU of reading."""
-    return read_bandwidth(str(device))
+    return copy_bandwidth(str(device)) if device.type == "cuda" else read_bandwidth(str(device))
 
 
 @functools.cache
