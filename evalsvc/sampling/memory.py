@@ -40,6 +40,15 @@ PROBE_CODES = 64
 
 CGROUPS = Path("/sys/fs/cgroup")
 
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",
+)
+"""What a plain RuntimeError or torch.AcceleratorError says where memory ran out: torch's allocator for the CPU, the
+driver, cuBLAS and its relatives (CUBLAS_STATUS_ALLOC_FAILED), and cuDNN's newer names."""
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -208,9 +217,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, RuntimeError):
         return False
-    # The allocator for the CPU raises a plain RuntimeError, and torch.compile wraps what is raised inside of it.
+    # torch.compile wraps what is raised inside of it.
     inner = error.__cause__ or error.__context__
-    return "DefaultCPUAllocator" in str(error) or (inner is not None and is_out_of_memory(inner))
+    message = str(error)
+    return any(part in message for part in OUT_OF_MEMORY) or (inner is not None and is_out_of_memory(inner))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +197,26 @@ def test_what_torch_made_of_an_error_counts() -> None:
     assert not memory.is_out_of_memory(wrapper)
     wrapper.__context__ = MemoryError("std::bad_alloc")  # what `raise … from None` leaves
     assert memory.is_out_of_memory(wrapper)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`", False),
+        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED", False),
+    ],
+)
+def test_libraries_of_a_gpu_run_out_of_memory_in_their_own_words(
+    kind: Callable[[str], BaseException], message: str, expected: bool
+) -> None:
+    """Each takes memory behind the allocator's back: such a shard once failed instead of halving its batch."""
+    assert memory.is_out_of_memory(kind(message)) is expected
 
 
 def test_there_is_memory_here() -> None:
