@@ -204,7 +204,7 @@ class RunnerContext(Context):
 
     def classifier(self, path: str) -> DigitClassifier:
         with opened_weights(Path(self.dataset(path)), self.readable) as pinned:
-            return load_classifier(pinned)
+            return load_classifier(pinned, device=self.device)
 
     def _allow_of(self, name: str) -> Allow:
         """What may be read of an asset: the operator's own folder may well be made of links."""

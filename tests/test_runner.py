@@ -691,3 +691,9 @@ def test_items_are_what_every_json_and_database_can_hold(
 def test_the_interrupt_key_gets_through(faulty: Callable[..., ShardResult]) -> None:
     with pytest.raises(KeyboardInterrupt):
         faulty(KeyboardInterrupt())
+
+
+def test_networks_of_the_image_path_share_a_device(checkpoint: CheckpointRef) -> None:
+    """The classifier once stayed on the CPU while pixels were on the GPU."""
+    context = RunnerContext(checkpoint, Settings.load(device="meta"), ignore)
+    assert context.classifier(str(ROOT / "classifier.safetensors")).device == torch.device("meta")

@@ -27,8 +27,12 @@ class DigitClassifier:
         points: Tensor,  # [M, 64] float32, features of the training images
         coefficients: Tensor,  # [M, 10] float32
         gamma: Tensor,  # [] float32
+        *,
+        device: str = "cpu",
     ) -> None:
-        self._tensors = {"points": points, "coefficients": coefficients, "gamma": gamma}
+        tensors = {"points": points, "coefficients": coefficients, "gamma": gamma}
+        self.device = torch.device(device)
+        self._tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     @property
     def classes(self) -> int:
@@ -41,11 +45,11 @@ class DigitClassifier:
 
     def predict(
         self,
-        images: Tensor,  # [B, 3, H, W] uint8, H and W multiples of 8
+        images: Tensor,  # [B, 3, H, W] uint8, H and W multiples of 8, of any device
     ) -> Tensor:  # [B] int64
-        """The digit that each image shows. Raises InvalidData for another shape or dtype."""
+        """The digit of each image, on the classifier's device. Raises InvalidData for another shape or dtype."""
         points, coefficients, gamma = (self._tensors[name] for name in ("points", "coefficients", "gamma"))
-        return (kernel(features(images), points, gamma) @ coefficients).argmax(1)
+        return (kernel(features(images).to(self.device), points, gamma) @ coefficients).argmax(1)
 
 
 def features(
@@ -70,8 +74,8 @@ def kernel(
     return torch.exp(-gamma * squares)
 
 
-def load_classifier(path: str | Path) -> DigitClassifier:
-    """The classifier in a safetensors file with the tensors `points`, `coefficients` and `gamma`.
+def load_classifier(path: str | Path, *, device: str = "cpu") -> DigitClassifier:
+    """The classifier in a safetensors file with the tensors `points`, `coefficients` and `gamma`, on `device`.
 
     Raises what `read_weights` raises, and CheckpointMismatch where the tensors are others.
     """
@@ -86,4 +90,4 @@ def load_classifier(path: str | Path) -> DigitClassifier:
             f"{path} is no classifier of digits: it holds {shown}; expected points [M, {GRID * GRID}], "
             "coefficients [M, 10] and gamma []"
         )
-    return DigitClassifier(tensors["points"], tensors["coefficients"], tensors["gamma"])
+    return DigitClassifier(tensors["points"], tensors["coefficients"], tensors["gamma"], device=device)

@@ -32,6 +32,16 @@ def test_the_nearest_point_decides(tensors: dict[str, Tensor], tmp_path: Path) -
     assert classifier.predict(as_images(tensors["points"][order])).equal(order)
 
 
+@pytest.mark.parametrize("images_on", ["cpu", "meta"])
+def test_images_of_any_device_are_read_where_the_classifier_is(
+    images_on: str, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """On a GPU the points once stayed on the CPU, and every image of the miniature suite failed."""
+    save_file(tensors, tmp_path / "classifier.safetensors")
+    classifier = load_classifier(tmp_path / "classifier.safetensors", device="meta")
+    assert classifier.predict(as_images(tensors["points"]).to(images_on)).device.type == "meta"
+
+
 def test_features_are_means_over_channels_and_squares() -> None:
     images = torch.randint(0, 256, (2, 3, 16, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = features(images).view(2, 8, 8)
