@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evalsvc.models.graphs import Graphs
 from evalsvc.models.kv_cache import KVCache
 from evalsvc.models.open_lm import GemmaGeGLU, RMSNorm, SwiGLU, Transformer, rms_norm, rotate_halves, rotate_pairs
 from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_linear, plain_linear
@@ -212,12 +213,12 @@ def compiled_kernels() -> Kernels:
 
 
 @functools.cache
-def can_compile(device_type: str) -> bool:
+def can_compile(device: str) -> bool:
     """Whether torch.compile works here: it needs a C++ compiler, on a GPU Triton. Takes seconds the first time."""
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
-            ones = torch.ones(2, 32, device=device_type)
+            ones = torch.ones(2, 32, device=device)
             return bool(torch.equal(compiled(silu_gated)(ones), silu_gated(ones)))
     except Exception:  # whatever is missing, the answer is no
         return False
@@ -340,7 +341,7 @@ class DecodeStep:
             else StraightCache(shape, dtype, weight.device)
         )
         self.bias = torch.zeros(layout.rows, capacity, dtype=dtype, device=weight.device)
-        self.graphs: Graphs | None = Graphs(self, layout.rows) if path == "graph" else None
+        self.graphs = Graphs(layout.rows, weight.device) if path == "graph" else None
 
     def begin(
         self,
@@ -361,9 +362,14 @@ class DecodeStep:
     ) -> Tensor:  # [R, codes] float32
         """Logits after the tokens `ids`, which are stored at `slot`; the slots before it are all filled."""
         if self.graphs is not None:
-            return self.graphs(ids, positions, slot, self._rounded(slot + 1))
+            return self.graphs(self._at_fixed_place, ids, positions, slot, self._rounded(slot + 1))
         self.bias[:, slot] = 0
         return self.logits(ids, positions, Slot(slot, self._rounded(slot + 1)))
+
+    def close(self) -> None:
+        """Drop the buffers: an error's traceback may hold the step itself for long."""
+        self.graphs = None
+        del self.cache, self.bias
 
     def logits(
         self,
@@ -390,6 +396,11 @@ class DecodeStep:
     ) -> Tensor:  # [R, codes] float32
         return self.weights.head(hidden).float()
 
+    def _at_fixed_place(self, ids: Tensor, positions: Tensor, slot: Tensor, span: int) -> Tensor:
+        """`__call__` as a `graphs.Step`."""
+        self.bias.index_fill_(1, slot, 0)
+        return self.logits(ids, positions, Slot(slot, span))
+
     def _add_norm(self, x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
         if delta is not None and isinstance(norm, RMSNorm):
             return self.kernels.add_rms(x, delta, norm.weight, norm.eps)
@@ -411,46 +422,3 @@ class DecodeStep:
 
     def _rounded(self, slots: int) -> int:
         return -(-slots // self.granularity) * self.granularity
-
-
-class Graphs:
-    """The step over inputs that never move: one CUDA graph for each span, captured when it is first reached."""
-
-    def __init__(self, step: DecodeStep, rows: int) -> None:
-        device = step.bias.device
-        self.step = step
-        self.ids = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.positions = torch.zeros_like(self.ids)
-        self.slot = torch.zeros(1, dtype=torch.int64, device=device)
-        self.captured: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        # One pool for all of them: what a graph leaves is read before another one runs.
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-
-    def __call__(self, ids: Tensor, positions: Tensor, slot: int, span: int) -> Tensor:
-        self.ids.copy_(ids)
-        self.positions.copy_(positions)
-        self.slot.fill_(slot)
-        if self.ids.device.type != "cuda":
-            return self._run(span)
-        if span not in self.captured:
-            self.captured[span] = self._capture(span)
-        graph, logits = self.captured[span]
-        graph.replay()
-        return logits
-
-    def _run(self, span: int) -> Tensor:
-        self.step.bias.index_fill_(1, self.slot, 0)
-        return self.step.logits(self.ids, self.positions, Slot(self.slot, span))
-
-    def _capture(self, span: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Runs the step before, as capturing asks for: it writes what the replay writes again."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._run(span)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Another thread may decode images meanwhile, and its synchronising calls must not break the capture.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            logits = self._run(span)
-        return graph, logits

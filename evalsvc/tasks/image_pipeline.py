@@ -27,6 +27,7 @@ from evalsvc.images import Fit, fit_pixels
 from evalsvc.layout import VocabularyLayout
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
 from evalsvc.sampling.memory import generate_fitting
+from evalsvc.streams import decoding_stream
 from evalsvc.tasks.image_artifacts import encode_png
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows
 from evalsvc.tasks.prompts import PromptRecord
@@ -214,7 +215,7 @@ class Background:
 
     def __init__(self, device: torch.device, *, overlap: bool) -> None:
         self._executor = _thread() if overlap else None
-        self._stream = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream = decoding_stream(device) if overlap and device.type == "cuda" else None
         self._pending: Future[None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
@@ -232,7 +233,8 @@ class Background:
         if self._stream is None or ready is None:
             work()
             return
-        with torch.cuda.stream(self._stream):
+        # A thread starts on the first device, whichever the stream is of.
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
             self._stream.wait_event(ready)
             work()
 

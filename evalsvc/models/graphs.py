@@ -1,0 +1,98 @@
+"""A step over inputs that never move: one CUDA graph for each span of slots, captured when it is first reached.
+
+On a CPU the same step runs without being captured.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from evalsvc.errors import InternalError
+from evalsvc.streams import capture_stream
+
+Step = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""From ids [R], positions [R], a slot [1], all of them int64, and a span to logits [R, codes] float32."""
+
+UNWRITTEN = -1.2345e30
+"""What logits hold before the first replay; no model gives it to every code of every row."""
+
+
+class Graphs:
+    """The graphs of one step, which every call is given anew.
+
+    Kept here, step and graphs would hold each other, and all keys and values, until a garbage collection.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.device = device
+        self.ids = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.positions = torch.zeros_like(self.ids)
+        self.slot = torch.zeros(1, dtype=torch.int64, device=device)
+        self.captured: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        # One pool for all of them: what a graph leaves is read before another one runs.
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def __call__(
+        self,
+        step: Step,
+        ids: Tensor,  # [R] int64
+        positions: Tensor,  # [R] int64
+        slot: int,
+        span: int,
+    ) -> Tensor:  # [R, codes] float32, until the next call
+        """Logits of `step`, which must be the same one in every call."""
+        self.ids.copy_(ids)
+        self.positions.copy_(positions)
+        self.slot.fill_(slot)
+        if self.device.type != "cuda":
+            return self._run(step, span)
+        # Streams, captures and events belong to the current device, which need not be that of the tensors.
+        with torch.cuda.device(self.device):
+            return self._replayed(step, span)
+
+    def _run(self, step: Step, span: int) -> Tensor:
+        return step(self.ids, self.positions, self.slot, span)
+
+    def _replayed(self, step: Step, span: int) -> Tensor:
+        is_new = span not in self.captured
+        if is_new:
+            self.captured[span] = self._capture(step, span)
+        graph, logits = self.captured[span]
+        graph.replay()
+        if is_new and bool((logits == UNWRITTEN).all()):
+            raise InternalError(
+                f"the CUDA graph captured for {span} slots on {self.device} is empty: its replay writes no logits; "
+                "evaluate on the first visible GPU (set CUDA_VISIBLE_DEVICES), and report this"
+            )
+        return logits
+
+    def _capture(self, step: Step, span: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Runs the step before, as capturing asks for: it writes what the replay writes again."""
+        stream, current = capture_stream(self.device), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            self._run(step, span)
+        current.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Another thread may decode images meanwhile, and its synchronising calls must not break the capture.
+        mode = "thread_local"
+        with _no_collection(), torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode=mode):
+            logits = self._run(step, span)
+        return graph, logits.fill_(UNWRITTEN)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Put garbage collection off: a graph that is freed in the middle of another's capture can break it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
