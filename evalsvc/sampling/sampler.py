@@ -130,7 +130,8 @@ def generate(
     """Codes of every prompt, a batch at a time: shortest prompts first, otherwise in their order.
 
     `on_step` is called after every step with the codes drawn so far for all prompts together; what it raises (e.g.
-    Cancelled) ends the work. Takes `predicted_bytes` beside the weights, from the first step to the last.
+    Cancelled) ends the work. Takes `predicted_bytes` beside the weights from the first step on, and gives them back
+    when it is exhausted, closed or fails.
 
     Raises:
         InvalidRequest: a prompt is empty, names a row that the model does not have, or shares its id with another.
@@ -156,14 +157,17 @@ def _batches(
         return
     sampler = Sampler(model, spec, max(by_length))
     done = 0
-    for padded, indices in sorted(by_length.items()):
-        for start in range(0, len(indices), spec.batch):
-            batch = tuple(indices[start : start + spec.batch])
-            for _ in sampler.steps([prompts[index] for index in batch], padded):
-                done += len(batch)
-                on_step(done)
-            # A copy: the buffer is used again, and as a tensor of inference mode it would spread that to its users.
-            yield Samples(batch, sampler.codes[: len(batch)].clone(), sampler.path)
+    try:
+        for padded, indices in sorted(by_length.items()):
+            for start in range(0, len(indices), spec.batch):
+                batch = tuple(indices[start : start + spec.batch])
+                for _ in sampler.steps([prompts[index] for index in batch], padded):
+                    done += len(batch)
+                    on_step(done)
+                # A copy: the buffer is used again, and as a tensor of inference mode it would spread that to its users.
+                yield Samples(batch, sampler.codes[: len(batch)].clone(), sampler.path)
+    finally:
+        sampler.close()
 
 
 class Sampler:
@@ -175,7 +179,7 @@ class Sampler:
         self.device = model.tok_embeddings.weight.device
         self.image_ids = torch.tensor(list(spec.image_ids), device=self.device)  # [codes]
         self.path = runnable_path(model, spec)
-        on_gpu = self.device.type == "cuda" and can_compile("cuda")
+        on_gpu = self.device.type == "cuda" and can_compile(str(self.device))
         self.compile_noise = self.path == "compiled" or (self.path == "graph" and on_gpu)
         self.cache_dtype = None if spec.cache_dtype is None else CACHE_DTYPES[spec.cache_dtype]
         with torch.inference_mode():
@@ -210,6 +214,11 @@ class Sampler:
             if (position + 1) % FINITE_CHECK_STEPS == 0 or position + 1 == spec.length:
                 _require_finite(prompts, finite_until[:real].tolist(), spec.length)
             yield position
+
+    def close(self) -> None:
+        """Drop the buffers, also where an error's traceback holds this sampler."""
+        self.step.close()
+        del self.step, self.codes
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of each row's prompt, those of the unconditional rows behind."""

@@ -1,5 +1,7 @@
+import gc
 import random
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor
 from evalsvc.errors import Cancelled, InvalidRequest, NonFinite, UnknownName
 from evalsvc.model_config import ModelConfig, resolve_config
 from evalsvc.models import DecodeStep, Transformer, can_compile, packed_bytes
-from evalsvc.models.decoding import EAGER, StraightCache
+from evalsvc.models.decoding import EAGER, DecodeCache, StraightCache
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate
 from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, chosen_path, runnable_path
 
@@ -42,6 +44,61 @@ def codes_by_prompt(model: Transformer, prompts: Sequence[Prompt], spec: Sampler
             codes[prompts[index].id] = row
     assert len(codes) == len(prompts)
     return codes
+
+
+@pytest.fixture
+def without_collection() -> Iterator[None]:
+    """Reference cycles stay."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def watched_buffers(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
+    """Of every step that is made from now on: the step, its cache, and the keys in the latter."""
+    references: list[weakref.ref[Any]] = []
+
+    class WatchedStep(DecodeStep):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            cache: Any = self.cache
+            references.extend(weakref.ref(part) for part in (self, cache, cache.keys))
+
+    monkeypatch.setattr("evalsvc.sampling.sampler.DecodeStep", WatchedStep)
+    return references
+
+
+@pytest.mark.usefixtures("without_collection")
+@pytest.mark.parametrize("path", ["plain", "graph"])
+@pytest.mark.parametrize("ending", ["exhausted", "closed", "failed"])
+def test_buffers_end_with_the_work(path: str, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps and their graphs once held each other: a second shard found the keys and values of the first on the GPU,
+    and the next checkpoint the last one's weights. An error's traceback held them as well."""
+    references = watched_buffers(monkeypatch)
+    model, prompts = tiny_model("rotary"), make_prompts(7)
+
+    def on_step(codes: int) -> None:
+        if ending == "failed" and codes > 20:
+            raise Cancelled("enough")
+
+    batches = generate(model, prompts, spec_of(path=path), on_step)
+    if ending == "failed":
+        with pytest.raises(Cancelled) as caught:
+            list(batches)
+        assert caught.tb is not None, "is held until the end of this test"
+    else:
+        drawn = next(batches) if ending == "closed" else list(batches)
+        assert drawn
+    if ending == "closed":
+        assert references[0]() is not None, "there is more to draw"
+        batches.close()  # type: ignore[attr-defined]
+    assert len(references) == 3
+    assert [reference() for reference in references] == [None] * 3
+    if ending != "failed":  # there the traceback holds the model, which is the caller's
+        gone = weakref.ref(model)
+        del model, batches
+        assert gone() is None
 
 
 DRAWS: list[dict[str, Any]] = [
@@ -249,7 +306,7 @@ class Watched:
     def __init__(self, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shapes: list[tuple[int, ...]] = []
         self.positions: list[list[Any]] = []
-        self.made: list[DecodeStep] = []
+        self.caches: list[DecodeCache] = []
         hidden, step = model.hidden, DecodeStep.__call__
 
         def watched_hidden(ids: Tensor, **arguments: Any) -> Tensor:
@@ -260,8 +317,8 @@ class Watched:
         def watched_step(decode: DecodeStep, ids: Tensor, positions: Tensor, slot: int) -> Tensor:
             self.shapes.append(tuple(ids.shape))
             self.positions.append(positions.tolist())
-            if decode not in self.made:
-                self.made.append(decode)
+            if decode.cache not in self.caches:
+                self.caches.append(decode.cache)
             return step(decode, ids, positions, slot)
 
         monkeypatch.setattr(model, "hidden", watched_hidden)
@@ -279,9 +336,9 @@ def test_every_step_has_the_declared_shape(monkeypatch: pytest.MonkeyPatch, guid
     steps = [(rows,)] * 5
     prompt = [[(3, padded), *([(1, padded)] if rows == 6 else [])] for padded in (4, 4, 8)]
     assert watched.shapes == [*prompt[0], *steps, *prompt[1], *steps, *prompt[2], *steps]
-    (step,) = watched.made
-    assert isinstance(step.cache, StraightCache)
-    used = step.cache.keys.nbytes + step.cache.values.nbytes
+    (cache,) = watched.caches
+    assert isinstance(cache, StraightCache)
+    used = cache.keys.nbytes + cache.values.nbytes
     assert used == cache_bytes(model.config, rows, 8 + 5, torch.float64)
 
 
