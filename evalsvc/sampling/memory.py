@@ -34,6 +34,12 @@ from evalsvc.sampling.sampler import (
 HEADROOM = 1.1
 """Of what is predicted, which is right to a tenth."""
 
+WORKSPACE_BYTES = 32 << 20
+"""That cuBLAS keeps for each stream of a thread on Hopper and later, by `getChosenWorkspaceSize` in torch's
+CUDABlas sources; on older GPUs it is 8 MiB."""
+WORKSPACES = 3
+"""Streams with products: sampling's own and the one that graphs are captured on, and that of decoding."""
+
 PROBE_PROMPTS = 4
 PROBE_CODES = 64
 """Codes of each of those prompts that are drawn at both batches, to see how many are equal."""
@@ -62,6 +68,8 @@ class Footprint:
     """Keys and values."""
     step: int
     """What a step, or the prompts' first pass, makes and drops again; and what CUDA graphs keep of their steps."""
+    workspaces: int
+    """What cuBLAS keeps for its products."""
     beside: int
     """What the caller makes and drops between two batches: decoding, features."""
     overlapping: bool
@@ -73,7 +81,7 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        return self.weights + self.packed + self.cache + self.transient
+        return self.weights + self.packed + self.cache + self.workspaces + self.transient
 
 
 def footprint(
@@ -96,6 +104,7 @@ def footprint(
         cache=cache_bytes(config, spec.rows, capacity, _cache_dtype(spec, dtype)),
         step=_graph_bytes(config, spec, capacity, path)
         + max(_step_bytes(config, spec, capacity), _prefill_bytes(config, spec, prompt_length, dtype)),
+        workspaces=WORKSPACES * WORKSPACE_BYTES if where.type == "cuda" else 0,
         beside=beside,
         overlapping=where.type == "cuda",
     )
@@ -336,6 +345,7 @@ class _Fitting:
             yield from self._draw()
 
     def _choose(self) -> None:
+        _release()  # what an earlier shard has left would count against this one
         available = available_bytes(self._weight.device)
         reason: Literal["declared", "predicted"] = "declared"
         if available is not None:
@@ -434,7 +444,7 @@ class _Fitting:
 
 
 def _release() -> None:
-    """Give back what a failed attempt has left behind, reference cycles and torch's own free blocks included."""
+    """Give back what was left behind, reference cycles and torch's own free blocks included."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

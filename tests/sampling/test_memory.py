@@ -1,6 +1,8 @@
+import gc
 import random
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -136,6 +138,26 @@ def test_chooses_before_anything_is_allocated(monkeypatch: pytest.MonkeyPatch) -
     assert [(shape.batch, shape.declared, shape.reason) for shape in shapes] == [(2, 4, "predicted")]
 
 
+def test_what_an_earlier_shard_left_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers in a reference cycle once made the next shard's batch smaller."""
+
+    class Holder:
+        itself: Any
+
+    left = Holder()
+    left.itself = left
+    gone = weakref.ref(left)
+    del left
+    found: list[Any] = []
+    monkeypatch.setattr(memory, "available_bytes", lambda device: found.append(gone()))
+    gc.disable()
+    try:
+        list(generate_fitting(tiny_model("rotary"), make_prompts(1), SPEC))
+    finally:
+        gc.enable()
+    assert found == [None]
+
+
 @pytest.mark.parametrize("path", ["plain", "graph"])
 def test_keys_and_values_are_predicted_exactly(path: Any) -> None:
     """They are most of it. Each path rounds the slots in its own way."""
@@ -154,6 +176,14 @@ def test_decoding_beside_counts() -> None:
     assert large.total == alone.total - alone.step + 10**9
     gpu = footprint(model.config, SPEC, 12, torch.float64, device="cuda", beside=1)
     assert gpu.transient == gpu.step + 1
+
+
+def test_workspaces_of_products_count_on_a_gpu() -> None:
+    """cuBLAS keeps one for each stream that it has worked on."""
+    model = tiny_model("rotary")
+    cpu, gpu = (footprint(model.config, SPEC, 12, torch.float64, device=device) for device in ("cpu", "cuda:1"))
+    assert (cpu.workspaces, gpu.workspaces) == (0, 3 * 32 * 2**20)
+    assert gpu.total == gpu.weights + gpu.packed + gpu.cache + gpu.step + gpu.workspaces
 
 
 def write(folder: Path, **files: str) -> None:
