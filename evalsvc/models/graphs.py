@@ -18,7 +18,7 @@ from evalsvc.streams import capture_stream
 Step = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """From ids [R], positions [R], a slot [1], all of them int64, and a span to logits [R, codes] float32."""
 
-UNWRITTEN = -1.2345e30
+UNWRITTEN = -(2.0**100)
 """What logits hold before the first replay; no model gives it to every code of every row."""
 
 
@@ -75,14 +75,15 @@ class Graphs:
         """Runs the step before, as capturing asks for: it writes what the replay writes again."""
         stream, current = capture_stream(self.device), torch.cuda.current_stream()
         stream.wait_stream(current)
+        # A capture that fails leaves its stream current; this one does not.
         with torch.cuda.stream(stream):
             self._run(step, span)
-        current.wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Another thread may decode images meanwhile, and its synchronising calls must not break the capture.
-        mode = "thread_local"
-        with _no_collection(), torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode=mode):
-            logits = self._run(step, span)
+            current.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # Another thread may decode images meanwhile, and its synchronising calls must not break the capture.
+            mode = "thread_local"
+            with _no_collection(), torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode=mode):
+                logits = self._run(step, span)
         return graph, logits.fill_(UNWRITTEN)
 
 

@@ -64,6 +64,14 @@ def test_an_empty_graph_is_refused(cuda: RecordedCuda) -> None:
         call(graphs(), 64)
 
 
+def test_a_capture_that_fails_leaves_the_current_stream(cuda: RecordedCuda) -> None:
+    """torch.cuda.graph does not put it back when the capture cannot be ended: later work would go to the wrong one."""
+    cuda.capture_error = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        call(graphs(), 64)
+    assert (cuda.current.device.index, cuda.current.stream) == (0, None)
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_nothing_is_collected_while_capturing(enabled: bool, cuda: RecordedCuda) -> None:
     """Another graph that is freed meanwhile can invalidate the capture."""

@@ -45,19 +45,25 @@ class RecordedCuda:
         self.replays: list[torch.device] = []
         """The current device at each."""
         self.on_replay: Callable[[], object] = lambda: None
+        self.capture_error: Exception | None = None
+        """Raised at the end of a capture, if there is one."""
 
     @contextmanager
     def device(self, device: torch.device) -> Iterator[None]:
         before, self.current.device = self.current.device, device
-        yield
-        self.current.device = before
+        try:
+            yield
+        finally:
+            self.current.device = before
 
     @contextmanager
     def stream(self, stream: RecordedStream) -> Iterator[None]:
         assert stream.device == self.current.device
         before, self.current.stream = self.current.stream, stream
-        yield
-        self.current.stream = before
+        try:
+            yield
+        finally:
+            self.current.stream = before
 
     def current_stream(self, device: torch.device | None = None) -> RecordedStream:
         return self.current.stream or RecordedStream(device or self.current.device)
@@ -69,7 +75,11 @@ class RecordedCuda:
     @contextmanager
     def graph(self, graph: RecordedGraph, pool: Any, stream: RecordedStream, capture_error_mode: str) -> Iterator[None]:
         self.captures.append((self.current.device, stream.device, gc.isenabled()))
+        before, self.current.stream = self.current.stream, stream
         yield
+        if self.capture_error is not None:
+            raise self.capture_error
+        self.current.stream = before
 
 
 class RecordedGraph:
