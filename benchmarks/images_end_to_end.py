@@ -46,7 +46,7 @@ from evalsvc.features.inception import Inception
 from evalsvc.layout import image_then_special
 from evalsvc.models import DecodePath, Transformer
 from evalsvc.sampling import Prompt, SamplingParams
-from evalsvc.sampling.memory import generate_fitting
+from evalsvc.sampling.fitting import generate_fitting
 from evalsvc.sampling.sampler import runnable_path
 
 OURS, THEIRS = "evalsvc", "assembled script"

@@ -34,7 +34,8 @@ from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.model_config import ModelConfig, registered_models
 from evalsvc.models import Transformer, load_model
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
-from evalsvc.sampling.memory import BatchShape, footprint, generate_fitting
+from evalsvc.sampling.fitting import BatchShape, generate_fitting
+from evalsvc.sampling.memory import footprint
 
 LIMIT = 8_000_000_000
 TOLERANCE = 0.1

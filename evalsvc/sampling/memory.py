@@ -1,38 +1,26 @@
-"""How much memory sampling takes, how much there is, and what follows from both.
-
-`generate_fitting` → `largest_batch`, then `generate`; and again with half the batch where memory ran out all the same.
-The batch moves codes by rounding at most, so an evaluation goes on with a smaller one; by how much is measured.
-"""
+"""How much memory sampling takes, how much there is, and whether it ran out."""
 
 from __future__ import annotations
 
 import gc
 import resource
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from evalsvc.errors import OutOfMemory
 from evalsvc.model_config import ModelConfig
 from evalsvc.models import DecodePath, Transformer, packed_bytes
 from evalsvc.models.decoding import BLOCK, SPAN
 from evalsvc.sampling.sampler import (
     CACHE_DTYPES,
-    Prompt,
     SamplerSpec,
-    Samples,
     cache_bytes,
     chosen_path,
-    generate,
 )
-
-HEADROOM = 1.1
-"""Of what is predicted, which is right to a tenth."""
 
 WORKSPACE_BYTES = 32 << 20
 """That cuBLAS keeps for each stream of a thread on Hopper and later, by `getChosenWorkspaceSize` in torch's
@@ -40,9 +28,7 @@ CUDABlas sources; on older GPUs it is 8 MiB."""
 WORKSPACES = 3
 """Streams with products: sampling's own and the one that graphs are captured on, and that of decoding."""
 
-PROBE_PROMPTS = 4
-PROBE_CODES = 64
-"""Codes of each of those prompts that are drawn at both batches, to see how many are equal."""
+Result = TypeVar("Result")
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -232,223 +218,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(part in message for part in OUT_OF_MEMORY) or (inner is not None and is_out_of_memory(inner))
 
 
-@dataclass(frozen=True)
-class BatchShape:
-    """In what batches prompts are drawn, and why; part of the provenance."""
-
-    batch: int
-    declared: int
-    """What the suite asked for."""
-    reason: Literal["declared", "predicted", "out of memory"]
-    """Why it is `batch`: it fits, the declared one was predicted not to, or a larger one ran out of memory."""
-    predicted_bytes: int
-    """Beside the model's weights."""
-    available_bytes: int | None
-    """Before anything was allocated; None: the system does not say."""
-    drawn: int
-    """Prompts that had been drawn before, in larger batches."""
-    agreement: float | None
-    """Share of equal codes where some of them were drawn again in this batch; None where none had been drawn."""
-    compared: int
-    """Codes that this share is of."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def largest_batch(
-    config: ModelConfig,
-    spec: SamplerSpec,
-    prompt_length: int,
-    dtype: torch.dtype,
-    available: int,
-    *,
-    device: str = "cpu",
-    beside: int = 0,
-    packed: bool = False,
-) -> int:
-    """The largest of `spec.batch`, its half, its quarter … that is predicted to fit into `available` bytes.
-
-    With `packed` the laid out copies are there already.
-
-    Raises:
-        OutOfMemory: not even one image fits.
-    """
-    batch = spec.batch
-    while True:
-        found = footprint(config, replace(spec, batch=batch), prompt_length, dtype, device=device, beside=beside)
-        needed = int(HEADROOM * (found.total - found.weights - (found.packed if packed else 0)))
-        if needed <= available:
-            return batch
-        if batch == 1:
-            raise OutOfMemory(
-                f"sampling one image at a time takes {_megabytes(needed)} beside the model, and {device} has "
-                f"{_megabytes(available)} left; evaluate in bfloat16, run fewer workers, or use a device with more "
-                "memory"
-            )
-        batch //= 2
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
-
-
-def generate_fitting(
-    model: Transformer,
-    prompts: Sequence[Prompt],
-    spec: SamplerSpec,
-    on_step: Callable[[int], None] | None = None,
-    *,
-    beside: int = 0,
-    on_shape: Callable[[BatchShape], None] | None = None,
-) -> Iterator[Samples]:
-    """`generate` in the largest batch, up to the declared one, that fits into memory beside `beside` bytes.
-
-    Where memory runs out all the same, the buffers are dropped, the batch is halved, and what was not drawn yet is
-    drawn in it. `on_shape` is told the first batch and every change. `on_step` counts as in `generate`, less the codes
-    of a batch that ran out of memory.
-
-    Raises:
-        OutOfMemory: a single image does not fit.
-        Others: as `generate`.
-    """
-    generate(model, prompts, spec)  # says at once what it refuses
-    return _Fitting(model, prompts, spec, on_step or _ignore, beside, on_shape or _ignore).run()
-
-
-class _Fitting:
-    def __init__(
-        self,
-        model: Transformer,
-        prompts: Sequence[Prompt],
-        spec: SamplerSpec,
-        on_step: Callable[[int], None],
-        beside: int,
-        on_shape: Callable[[BatchShape], None],
-    ) -> None:
-        weight = model.tok_embeddings.weight
-        # Of the declared batch: with a smaller one, or for the probe's few codes, another might be chosen.
-        path = chosen_path(model.config, spec, weight.dtype, weight.device)
-        self.model, self.prompts, self.spec = model, prompts, replace(spec, path=path)
-        self.on_step, self.on_shape = on_step, on_shape
-        self.beside, self.declared = beside, spec.batch
-        self.left = list(range(len(prompts)))
-        """Prompts that were not drawn yet."""
-        self.probe: tuple[tuple[int, ...], Tensor] | None = None
-        """Prompts and their codes [P, PROBE_CODES] in the first batch that was drawn."""
-
-    def run(self) -> Iterator[Samples]:
-        if not self.prompts:
-            return
-        self._choose()
-        while self.left:
-            yield from self._draw()
-
-    def _choose(self) -> None:
-        _release()  # what an earlier shard has left would count against this one
-        available = available_bytes(self._weight.device)
-        reason: Literal["declared", "predicted"] = "declared"
-        if available is not None:
-            batch = largest_batch(
-                self.model.config,
-                self.spec,
-                self._longest,
-                self._weight.dtype,
-                available,
-                device=str(self._weight.device),
-                beside=self.beside,
-                packed=self.model.packed is not None,
-            )
-            reason = "declared" if batch == self.declared else "predicted"
-            self.spec = replace(self.spec, batch=batch)
-        self._tell(reason, available, None, 0)
-
-    def _draw(self) -> Iterator[Samples]:
-        """Batches until all prompts are drawn, or until memory runs out and the batch was halved."""
-        left = tuple(self.left)
-        before = (len(self.prompts) - len(left)) * self.spec.length
-        batches = generate(
-            self.model, [self.prompts[index] for index in left], self.spec, lambda codes: self.on_step(before + codes)
-        )
-        while True:
-            failed = ""
-            try:
-                samples = next(batches, None)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                failed = str(error) or "MemoryError"
-            if failed:  # not inside `except`, where the error would hold the frames and so the buffers
-                del batches
-                self._halve(failed)
-                return
-            if samples is None:
-                return
-            indices = tuple(left[index] for index in samples.indices)
-            self.left = [index for index in self.left if index not in indices]
-            if self.probe is None:
-                self.probe = indices[:PROBE_PROMPTS], samples.codes[:PROBE_PROMPTS, :PROBE_CODES].cpu()
-            yield replace(samples, indices=indices)
-
-    def _halve(self, failed: str) -> None:
-        available = None
-        while failed:
-            if self.spec.batch == 1:
-                raise OutOfMemory(
-                    "memory ran out while one image at a time was sampled; evaluate in bfloat16, run fewer workers, or "
-                    f"use a device with more memory ({' '.join(failed.split())})"
-                )
-            self.spec = replace(self.spec, batch=self.spec.batch // 2)
-            _release()
-            available = available_bytes(self._weight.device)
-            failed, agreement, compared = self._compare()
-        self._tell("out of memory", available, agreement, compared)
-
-    def _compare(self) -> tuple[str, float | None, int]:
-        """Why the probe could not be drawn, if so; else the share of its codes that are equal now, and their number."""
-        if self.probe is None:
-            return "", None, 0
-        indices, codes = self.probe
-        spec = replace(self.spec, length=codes.shape[1])
-        try:
-            again = torch.empty_like(codes)
-            for samples in generate(self.model, [self.prompts[index] for index in indices], spec):
-                again[list(samples.indices)] = samples.codes.cpu()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return str(error) or "MemoryError", None, 0
-        return "", float((again == codes).double().mean()), codes.numel()
-
-    def _tell(
-        self,
-        reason: Literal["declared", "predicted", "out of memory"],
-        available: int | None,
-        agreement: float | None,
-        compared: int,
-    ) -> None:
-        device = str(self._weight.device)
-        predicted = predicted_bytes(self.model.config, self.spec, self._longest, self._weight.dtype, device)
-        drawn = len(self.prompts) - len(self.left)
-        self.on_shape(
-            BatchShape(self.spec.batch, self.declared, reason, predicted, available, drawn, agreement, compared)
-        )
-
-    @property
-    def _weight(self) -> Tensor:
-        return self.model.tok_embeddings.weight
-
-    @property
-    def _longest(self) -> int:
-        return max(self.spec.padded_length(prompt) for prompt in self.prompts)
-
-
-def _release() -> None:
+def release() -> None:
     """Give back what was left behind, reference cycles and torch's own free blocks included."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _ignore(_: object) -> None:
-    pass
+def attempt(work: Callable[[], Result]) -> tuple[Result | None, str]:
+    """Do `work`: its result and "", or None and why memory ran out. What else it raises comes through.
+
+    The error is gone by then, and with it the frames that hold what was allocated.
+    """
+    try:
+        return work(), ""
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None, " ".join(str(error).split()) or "MemoryError"

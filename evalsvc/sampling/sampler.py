@@ -9,7 +9,7 @@ attention always has a mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +126,7 @@ def generate(
     prompts: Sequence[Prompt],
     spec: SamplerSpec,
     on_step: Callable[[int], None] | None = None,
-) -> Iterator[Samples]:
+) -> Generator[Samples, None, None]:
     """Codes of every prompt, a batch at a time: shortest prompts first, otherwise in their order.
 
     `on_step` is called after every step with the codes drawn so far for all prompts together; what it raises (e.g.
@@ -149,7 +149,7 @@ def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype)
 
 def _batches(
     model: Transformer, prompts: Sequence[Prompt], spec: SamplerSpec, on_step: Callable[[int], None]
-) -> Iterator[Samples]:
+) -> Generator[Samples, None, None]:
     by_length: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_length.setdefault(spec.padded_length(prompt), []).append(index)

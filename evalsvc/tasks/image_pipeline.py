@@ -26,7 +26,7 @@ from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.images import Fit, fit_pixels
 from evalsvc.layout import VocabularyLayout
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
-from evalsvc.sampling.memory import generate_fitting
+from evalsvc.sampling.fitting import generate_fitting
 from evalsvc.streams import decoding_stream
 from evalsvc.tasks.image_artifacts import encode_png
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows

@@ -92,7 +92,7 @@ def test_buffers_end_with_the_work(path: str, ending: str, monkeypatch: pytest.M
         assert drawn
     if ending == "closed":
         assert references[0]() is not None, "there is more to draw"
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     assert len(references) == 3
     assert [reference() for reference in references] == [None] * 3
     if ending != "failed":  # there the traceback holds the model, which is the caller's
