@@ -1,9 +1,10 @@
 """From prompts to features: sample, and while the next batch is sampled, decode, extract features and keep the first.
 
-    sample_images → generate_fitting → Aftermath, once a batch
+    sample_images → generate_fitting → Finishing → Aftermath, once a batch
 
 On a GPU what follows sampling runs in a thread and on a stream of its own, a batch behind. On a CPU sampling fills the
-cores by itself, and it runs in its turn. Neither moves a number.
+cores by itself, and it runs in its turn. Neither moves a number. Where memory runs out in it, fewer images are decoded
+together, then fewer sampled.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from evalsvc.features.digit_classifier import DigitClassifier
 from evalsvc.images import Fit, fit_pixels
 from evalsvc.layout import VocabularyLayout
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
-from evalsvc.sampling.fitting import generate_fitting
+from evalsvc.sampling.fitting import FittingBatches, generate_fitting
+from evalsvc.sampling.memory import attempt, release
 from evalsvc.streams import decoding_stream
 from evalsvc.tasks.image_artifacts import encode_png
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows
@@ -57,7 +59,7 @@ def sample_images(
 
     Raises:
         NonFinite: the logits are not; names the checkpoint and the prompt.
-        OutOfMemory: not even one image fits.
+        OutOfMemory: not even one image can be sampled, or decoded.
     """
     side = task.size or decoder.resolution
     grid = decoder.grid(side, side)
@@ -65,26 +67,33 @@ def sample_images(
     spec = _spec(task, layout, length, shard["scale"])
     model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     classifier = None if task.classifier is None else context.classifier(task.classifier)
-    stages = Stages(decoder, grid, task.fit(side), features, classifier)
+    exact = None
+    if task.decoder_dtype != "float32":
+        exact = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
+    stages = Stages(decoder, grid, task.fit(side), features, classifier, exact)
     aftermath = Aftermath(stages, records, kept=task.keep - shard["start"])
     prompts = [Prompt(record.id, record.ids) for record in records]
     device = model.tok_embeddings.weight.device
     how: dict[str, Any] = {"batches": [], "overlapped": overlaps(device)}
     context.provenance["sampling"] = how
+    batches = generate_fitting(
+        model,
+        prompts,
+        spec,
+        lambda codes: context.report(codes // length),
+        beside=stages.bytes(task.batch),
+        on_shape=lambda shape: how["batches"].append(shape.to_json()),
+    )
     try:
         with Background(device, overlap=how["overlapped"]) as background:
-            for samples in generate_fitting(
-                model,
-                prompts,
-                spec,
-                lambda codes: context.report(codes // length),
-                beside=stages.bytes(task.batch),
-                on_shape=lambda shape: how["batches"].append(shape.to_json()),
-            ):
-                if task.decoder_dtype != "float32" and "decoder_error" not in how:
-                    how["decoder_error"] = _decoder_error(context, task, decoder, samples.codes, grid)
+            finishing = Finishing(aftermath, background, batches, task.batch)
+            for samples in batches:
                 how["path"] = samples.path
-                background.submit(partial(aftermath.add, samples))
+                finishing.start(samples)
+            finishing.wait()
+        how["decoded_at_once"] = finishing.at_once
+        if exact is not None:
+            how["decoder_error"] = aftermath.decoder_error
     except NonFinite as error:
         raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
     return {
@@ -99,14 +108,6 @@ def sample_images(
         },
         "classifier": None if classifier is None else classifier.digest,
     }
-
-
-def _decoder_error(
-    context: Context, task: TextToImage, decoder: ImageDecoder, codes: Tensor, grid: tuple[int, int]
-) -> dict[str, Any]:
-    """How far the pixels of some images are from those in full precision."""
-    full = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
-    return pixel_error(full, decoder, codes[:COMPARED], grid).to_json()
 
 
 def overlaps(device: torch.device) -> bool:
@@ -140,6 +141,8 @@ class Stages:
     """To the size at which images are compared."""
     features: FeaturePass
     classifier: DigitClassifier | None
+    exact: ImageDecoder | None = None
+    """The decoder in float32, where `decoder` is not."""
 
     def pixels(
         self,
@@ -164,8 +167,9 @@ class Stages:
     def bytes(self, images: int) -> int:
         """That decoding and features take for a batch, at most."""
         pixels = images * 3 * self.decoder.downsampling**2 * self.grid[0] * self.grid[1]
+        decoders = [self.decoder] if self.exact is None else [self.decoder, self.exact]
         # One after the other; the decoder's float32 result and the images made of it are there beside the latter.
-        return max(self.decoder.decode_bytes(self.grid), self.features.bytes()) + 6 * pixels
+        return max(*(decoder.decode_bytes(self.grid) for decoder in decoders), self.features.bytes()) + 6 * pixels
 
 
 class Aftermath:
@@ -177,17 +181,33 @@ class Aftermath:
         self._rows = FeatureRows()
         self._items: dict[int, dict[str, Any]] = {}
         self._kept: dict[int, bytes] = {}
+        self.decoder_error: dict[str, Any] | None = None
+        """How far the pixels of some images are from those of `Stages.exact`."""
 
-    def add(self, samples: Samples) -> None:
-        """Decode a batch and look at it."""
-        pixels = self._stages.pixels(samples.codes)
-        texts = [self._records[index].text for index in samples.indices]
-        self._rows.add(samples.indices, self._stages.features(self._stages.compared(pixels), texts))
-        labels = self._stages.labels(pixels)
-        for index, codes, image, label in zip(samples.indices, samples.codes.cpu(), pixels.cpu(), labels, strict=True):
-            self._items[index] = _item(self._records[index], codes, label)
-            if index < self._kept_until:
-                self._kept[index] = encode_png(image)
+    def add(self, samples: Samples, at_once: int) -> None:
+        """Decode a batch and look at it, `at_once` images at a time, without those that an earlier attempt has done."""
+        done = sum(index in self._items for index in samples.indices)
+        for start in range(done, len(samples.indices), at_once):
+            self._add(samples.indices[start : start + at_once], samples.codes[start : start + at_once])
+
+    def _add(
+        self,
+        indices: Sequence[int],
+        codes: Tensor,  # [B, N] int64
+    ) -> None:
+        stages = self._stages
+        if stages.exact is not None and self.decoder_error is None:
+            self.decoder_error = pixel_error(stages.exact, stages.decoder, codes[:COMPARED], stages.grid).to_json()
+        pixels = stages.pixels(codes)
+        features = stages.features(stages.compared(pixels), [self._records[index].text for index in indices])
+        rows = zip(indices, codes.cpu(), stages.labels(pixels), strict=True)
+        items = {index: _item(self._records[index], code, label) for index, code, label in rows}
+        images = zip(indices, pixels.cpu(), strict=True)
+        kept = {index: encode_png(image) for index, image in images if index < self._kept_until}
+        # All of it or nothing: where memory runs out before, these images are done again.
+        self._rows.add(indices, features)
+        self._items |= items
+        self._kept |= kept
 
     def output(self, start: int) -> dict[str, Any]:
         """All of it, in the order of the records, the first of which is prompt `start`."""
@@ -221,7 +241,7 @@ class Background:
     def submit(self, work: Callable[[], None]) -> None:
         """Do `work`, which ends with its results on the CPU. What was submitted before is waited for, so that one
         piece at most holds memory; what it raised is raised here."""
-        self._wait()
+        self.wait()
         if self._executor is None:
             work()
             return
@@ -238,7 +258,8 @@ class Background:
             self._stream.wait_event(ready)
             work()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Return when what was submitted is done. What it raised is raised here, once."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -251,10 +272,60 @@ class Background:
     ) -> None:
         try:
             if kind is None:
-                self._wait()
+                self.wait()
         finally:
             if self._executor is not None:
                 self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Finishing:
+    """What follows sampling, batch after batch, however little memory there is beside it."""
+
+    def __init__(self, aftermath: Aftermath, background: Background, batches: FittingBatches, at_once: int) -> None:
+        self._aftermath, self._background, self._batches = aftermath, background, batches
+        self.at_once = at_once
+        """Images that are decoded together at most: half as many each time that memory has run out."""
+        self._samples: Samples | None = None
+        """The batch that was started last."""
+
+    def start(self, samples: Samples) -> None:
+        """Begin with a batch, when those before it are done.
+
+        Raises:
+            OutOfMemory: not even one image can be decoded.
+        """
+        self.wait()
+        self._samples = samples
+        self._see_through(self._begin)
+
+    def wait(self) -> None:
+        """Return when all batches are done. Raises as `start`."""
+        self._see_through(self._background.wait)
+
+    def _see_through(self, work: Callable[[], None]) -> None:
+        _, failed = attempt(work)
+        while failed:
+            self._make_room(failed)
+            _, failed = attempt(self._begin_and_wait)
+
+    def _make_room(self, failed: str) -> None:
+        """For the batch that was started last, in this thread: only between two batches is no graph captured, which
+        freeing memory would break."""
+        assert self._samples is not None, "nothing else runs out of memory here"
+        together = min(self.at_once, len(self._samples.indices))
+        if together > 1:
+            self.at_once = together // 2
+            release()
+        else:
+            self._batches.shrink(failed)
+
+    def _begin(self) -> None:
+        assert self._samples is not None, "a batch was started"
+        self._background.submit(partial(self._aftermath.add, self._samples, self.at_once))
+
+    def _begin_and_wait(self) -> None:
+        self._begin()
+        self._background.wait()
 
 
 def _thread() -> ThreadPoolExecutor:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from evalsvc import catalog
 from evalsvc import looks as looks_module
 from evalsvc.checkpoints import CheckpointRef
 from evalsvc.config import Settings
+from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import InvalidData, InvalidSuite
 from evalsvc.layout import parse_layout
 from evalsvc.miniature import ROOT
 from evalsvc.reference import import_npz
 from evalsvc.runner import run_shard, run_suite
+from evalsvc.sampling.sampler import Sampler
 from evalsvc.shard import ShardRequest
 from evalsvc.suite import parse_suite
 from evalsvc.tasks import image_pipeline, prompts
@@ -300,9 +303,9 @@ def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeyp
     threads = set()
     add = image_pipeline.Aftermath.add
 
-    def watched(self: image_pipeline.Aftermath, samples: Any) -> None:
+    def watched(self: image_pipeline.Aftermath, samples: Any, at_once: int) -> None:
         threads.add(threading.current_thread().name)
-        add(self, samples)
+        add(self, samples, at_once)
 
     monkeypatch.setattr(image_pipeline.Aftermath, "add", watched)
     monkeypatch.setattr(image_pipeline, "overlaps", lambda device: True)
@@ -311,6 +314,80 @@ def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeyp
     assert overlapped["metrics"] == plain["metrics"]
     assert overlapped["items"] == plain["items"]
     assert overlapped["artifacts"] == plain["artifacts"]
+
+
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapped"])
+def overlap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(image_pipeline, "overlaps", lambda device: request.param)
+    return bool(request.param)
+
+
+def require_memory(monkeypatch: pytest.MonkeyPatch, fits: Callable[[int], bool]) -> None:
+    """Decoding more images together than `fits` says runs out of memory."""
+    decode = ImageDecoder.decode
+
+    def decode_if_it_fits(self: ImageDecoder, codes: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+        if not fits(len(codes)):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(self, codes, grid)
+
+    monkeypatch.setattr(ImageDecoder, "decode", decode_if_it_fits)
+
+
+def sampling(result: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = result["provenance"]["digits"]["shards"][-1]["sampling"]
+    return found
+
+
+@pytest.mark.usefixtures("overlap")
+def test_fewer_images_are_decoded_together_where_memory_is_short(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU this shard once failed: only sampling tried again with less."""
+    parameters: dict[str, Any] = {"samples": 20, "batch": 8, "keep": 12, "metrics": []}
+    plain = evaluate(**parameters)
+    require_memory(monkeypatch, lambda images: images <= 3)
+    found = evaluate(**parameters)
+    assert found["items"] == plain["items"]
+    assert len(found["artifacts"]["digits"]) == len(plain["artifacts"]["digits"])
+    assert values(found) == values(plain)
+    assert (sampling(plain)["decoded_at_once"], sampling(found)["decoded_at_once"]) == (8, 2)
+    assert [shape["reason"] for shape in sampling(found)["batches"]] == ["declared"]
+
+
+@pytest.mark.usefixtures("overlap")
+def test_fewer_images_are_sampled_where_none_can_be_decoded_beside(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was drawn is kept, and no code is another."""
+    parameters: dict[str, Any] = {"samples": 66, "batch": 16, "keep": 0}
+    plain = evaluate(**parameters)
+    samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
+    make = Sampler.__init__
+
+    def watched(self: Sampler, *arguments: Any) -> None:
+        make(self, *arguments)
+        samplers.add(self)
+
+    monkeypatch.setattr(Sampler, "__init__", watched)
+    require_memory(monkeypatch, lambda images: all(sampler.spec.batch <= 4 for sampler in samplers))
+    found = evaluate(**parameters)
+    assert codes(found) == codes(plain)
+    assert values(found) == pytest.approx(values(plain), rel=1e-4)
+    assert sampling(found)["decoded_at_once"] == 1
+    batches = [(shape["batch"], shape["reason"]) for shape in sampling(found)["batches"]]
+    decoding = "out of memory in decoding"
+    assert batches == [(16, "declared"), (8, decoding), (4, decoding)]
+
+
+@pytest.mark.usefixtures("overlap")
+def test_an_image_that_cannot_be_decoded_at_all_ends_the_shard(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_memory(monkeypatch, lambda images: False)
+    error = evaluate(samples=9, batch=4, metrics=[])["errors"]["digits"]
+    assert error["code"] == "out_of_memory"
+    assert "memory ran out while one image was decoded" in error["message"]
 
 
 def test_a_decoder_in_bfloat16_is_another_protocol_and_says_what_it_moves(evaluate: Evaluate) -> None:
