@@ -381,6 +381,17 @@ def test_fewer_images_are_sampled_where_none_can_be_decoded_beside(
 
 
 @pytest.mark.usefixtures("overlap")
+def test_images_that_are_done_are_not_done_again(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out in the second half of a batch: its first half would have its features twice."""
+    decoded: list[int] = []
+    fits = iter([False, True, False])
+    require_memory(monkeypatch, lambda images: decoded.append(images) or next(fits, True))
+    result = evaluate(captions=None, classifier=None, samples=8, batch=8, keep=0, metrics=[])
+    assert len(codes(result)) == 8
+    assert decoded == [8, 4, 4, 2, 2]
+
+
+@pytest.mark.usefixtures("overlap")
 def test_an_image_that_cannot_be_decoded_at_all_ends_the_shard(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
