@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from on_card import footprint, machine, out_of_memory, sampling, shards
+from on_card import footprint, machine, out_of_memory, sampling, shards, step
 from on_card.kit import Section
 
 SECTIONS = (
@@ -11,4 +11,5 @@ SECTIONS = (
     Section("footprint", "memory", "does sampling take the memory that it predicts", footprint.run),
     Section("out_of_memory", "memory", "does an evaluation survive that memory runs out", out_of_memory.run),
     Section("sampling", "fast", "images a second, the roofline's share, and a peer", sampling.run, ("transformers",)),
+    Section("step", "fast", "which kernels a step's time goes to, and how much of it to none", step.run),
 )
