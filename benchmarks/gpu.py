@@ -27,6 +27,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 HERE = Path(__file__).resolve()
@@ -34,6 +35,8 @@ HERE = Path(__file__).resolve()
 sys.path.insert(1, str(HERE.parents[1]))
 
 MINUTES = 8.0
+WIDEST = 60
+"""Characters of a value in the table; the document has all of them."""
 GRACE = 15.0
 """Seconds before the limit at which the section that runs is stopped, so that the document is out in time."""
 
@@ -220,15 +223,15 @@ def _print_card(card: Mapping[str, Any]) -> None:
 def _print_row(section: str, row: Mapping[str, Any]) -> None:
     value = row["value"]
     shown = value if isinstance(value, str) else f"{value:.4g}"
+    shown = shorten(f"{shown} {row['unit']}".strip(), WIDEST)
     mark = {None: "", True: "ok", False: "FAILS" if row["kind"] == "check" else "missed"}[row["met"]]
-    shown = f"{shown} {row['unit']}".strip()
-    print(f"{section:11} {row['what']:58} {shown:>20}  {row['bound']:>10} {mark}", flush=True)
+    print(f"{section:14}{row['what']:58} {shown:>26} {row['bound']:>9} {mark}".rstrip(), flush=True)
 
 
 def _print_end(name: str, outcome: Outcome) -> None:
     peak = f", {outcome.peak_gib:.1f} GiB" if outcome.peak_gib else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
-    print(f"{name:11} {outcome.state} in {outcome.seconds:.1f} s{peak}{reason}\n", flush=True)
+    print(f"{name:14}{outcome.state} in {outcome.seconds:.1f} s{peak}{reason}\n", flush=True)
 
 
 def _print_summary(kept: Kept) -> None:

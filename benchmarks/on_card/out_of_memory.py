@@ -24,7 +24,8 @@ from evalsvc.layout import VocabularyLayout, image_then_special
 from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
 from evalsvc.sampling import cache_bytes
-from evalsvc.sampling.memory import BatchShape, generate_fitting, is_out_of_memory
+from evalsvc.sampling.fitting import BatchShape, generate_fitting
+from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.tasks.image_features import FeaturePass
 from evalsvc.tasks.image_pipeline import sample_images
 from evalsvc.tasks.prompts import PromptRecord

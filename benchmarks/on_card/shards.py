@@ -12,7 +12,8 @@ from torch import Tensor
 from evalsvc.models import Transformer
 from evalsvc.models.decoding import SPAN
 from evalsvc.sampling import SamplerSpec
-from evalsvc.sampling.memory import BatchShape, generate_fitting, predicted_bytes
+from evalsvc.sampling.fitting import BatchShape, generate_fitting
+from evalsvc.sampling.memory import predicted_bytes
 from on_card.kit import GIB, Kit, Row, at_most, figure, holds, left_out
 from on_card.shapes import Course, Steps, Subject, codes_of, large, shortened
 
