@@ -239,6 +239,8 @@ def _print_summary(kept: Kept) -> None:
     print(f"summary   {len(kept.outcomes) - len(states)} of {len(kept.outcomes)} sections done")
     for state in states:
         print(f"          {state}")
+    if late := [name for name, outcome in kept.outcomes.items() if outcome.state in ("stopped", "not begun")]:
+        print(f"to go on  python benchmarks/gpu.py --device {kept.options['device']} --only {' '.join(late)}")
     print()
 
 

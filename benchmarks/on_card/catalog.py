@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from on_card import footprint, machine, out_of_memory, sampling, shards, step
+from on_card import (
+    footprint,
+    golden,
+    graphs,
+    inception,
+    machine,
+    miniature,
+    noise,
+    out_of_memory,
+    places,
+    sampling,
+    shards,
+    step,
+)
 from on_card.kit import Section
 
 SECTIONS = (
     Section("machine", "right", "which card is it, is float32 float32, what does it manage at best", machine.run),
+    Section("miniature", "right", "has the bundled run the numbers that it has on a CPU", miniature.run),
+    Section("golden", "right", "are logits and pixels those of the authors' own code", golden.run),
+    Section("inception", "right", "are FID's features and distances those of a CPU", inception.run),
+    Section("noise", "right", "does the device draw the codes that a CPU draws", noise.run),
+    Section("graphs", "right", "do CUDA graphs, plain steps and SDPA's back ends compute the same", graphs.run),
+    Section("places", "right", "are a prompt's codes the same in every order, shard and place", places.run),
+    Section("second_card", "right", "is a card right that is not the current one", graphs.run_second_card),
     Section("shards", "memory", "does a second shard find the memory that the first one had", shards.run),
     Section("footprint", "memory", "does sampling take the memory that it predicts", footprint.run),
     Section("out_of_memory", "memory", "does an evaluation survive that memory runs out", out_of_memory.run),

@@ -43,7 +43,7 @@ PEER_STEPS = 40
 EQUAL_SHARE = 0.99
 COMPARED = 128
 """Images whose likeliest codes are compared: one that turns by rounding, with the rest of its image, is within 1 %."""
-SECONDS = 180.0
+SECONDS = 120.0
 """After which no further batch of the peer is begun; each is compiled anew."""
 PEER_BYTES = 6 * GIB
 """That the peer takes beside its cache, at most: weights, prompts, logits of the whole table, graphs."""

@@ -1,0 +1,91 @@
+"""Whether a device draws the codes that a CPU draws: the noise, and the race that it decides.
+
+The noise is a function of whole numbers but for two logarithms, whose last bit may differ from one device to another,
+and compiled from eager. Such a bit turns a draw only where two codes are nearly tied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evalsvc.models import can_compile
+from evalsvc.sampling import SamplingParams
+from evalsvc.sampling.logits import draw
+from evalsvc.sampling.noise import gumbel, stream_keys
+from on_card.kit import Kit, Row, at_most, figure, holds, left_out
+
+CODES = 64
+NOISE_ERROR = 1e-13
+"""Largest difference of a noise: a last bit of its logarithms' results, which are below 40."""
+TIE = 1e-12
+"""Nats between two codes that rounding may put in either order."""
+EQUAL = 0.99999
+MOST_TURNED = 1_000
+"""Turned draws that are looked at: where there are more, the share of equal ones says it."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw."""
+
+    name: str
+    device: torch.device
+    compiled: bool
+
+
+def run(kit: Kit) -> Iterator[Row]:
+    """Compare the noise itself, then a million draws by every way that there is here."""
+    prompts, positions = (100, 10) if kit.small else (10_000, 100)
+    cpu = torch.device("cpu")
+    ways = [Way("eager", kit.device, False)]
+    if not kit.on_card and kit.small:
+        yield left_out("compiled", "compiling on a CPU takes longer than the small kit has")
+    elif can_compile(kit.device.type):
+        ways.append(Way("compiled", kit.device, True))
+    else:
+        yield left_out("compiled", f"torch.compile does not work on {kit.device.type} here")
+    ids = [f"prompt {index}" for index in range(prompts)]
+    keys = stream_keys(0, ids, cpu)  # [prompts]
+    logits = torch.randn(prompts, CODES, generator=torch.Generator().manual_seed(0))
+    yield from _noise(kit, keys, positions)
+    yield figure("draws", prompts * positions)
+    expected = _draws(Way("plain", cpu, False), keys, logits, positions)
+    for way in ways:
+        found = _draws(way, kit.touched(keys), logits, positions)
+        yield from _compare(way, found, expected, keys, logits)
+
+
+def _noise(kit: Kit, keys: Tensor, positions: int) -> Iterator[Row]:
+    """Compare the noise of a few prompts at the first and last positions, and for a whole codebook."""
+    largest, equal, count = 0.0, 0, 0
+    keys = keys[:16]
+    for position in (0, 1, positions, 1_023):
+        expected = gumbel(keys, position, 16_384)
+        found = gumbel(kit.touched(keys).to(kit.device), position, 16_384).cpu()
+        largest = max(largest, float((found - expected).abs().max()))
+        equal += int((found == expected).sum())
+        count += expected.numel()
+    yield at_most(f"largest difference of {count} noises to the CPU's", largest, NOISE_ERROR, "nats")
+    yield figure("noises that are the CPU's to the last bit", equal / count)
+
+
+@torch.inference_mode()
+def _draws(way: Way, keys: Tensor, logits: Tensor, positions: int) -> Tensor:  # [positions, prompts] on the CPU
+    params = SamplingParams()
+    there, scores = keys.to(way.device), logits.to(way.device)
+    drawn = [draw(scores, params, there, position, compile_noise=way.compiled)[0] for position in range(positions)]
+    return torch.stack(drawn).cpu()
+
+
+def _compare(way: Way, found: Tensor, expected: Tensor, keys: Tensor, logits: Tensor) -> Iterator[Row]:
+    share = float((found == expected).double().mean())
+    yield holds(f"{way.name}: codes that are the CPU's", share >= EQUAL, f"{share:.7f}", least=EQUAL)
+    gap = 0.0
+    for position, prompt in (found != expected).nonzero()[:MOST_TURNED].tolist():
+        sums = gumbel(keys[prompt : prompt + 1], position, CODES)[0] + logits[prompt]
+        gap = max(gap, float(sums[expected[position, prompt]] - sums[found[position, prompt]]))
+    yield at_most(f"{way.name}: widest gap of a turned draw", gap, TIE, "nats")
