@@ -1,17 +1,15 @@
 """Does an evaluation survive that memory runs out, in sampling, in decoding and inside of a library, with equal codes?
 
-On a card the allocator refuses for real: what this process may take is lowered while the work runs. On a CPU the
-address space is, while codes are drawn; in decoding the error is raised by hand there.
+On a card the allocator refuses for real: what this process may take is lowered while the work runs. On a CPU, where memory
+that other sections have freed may serve in the place of what is refused, the error is raised by hand.
 """
 
 from __future__ import annotations
 
 import copy
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,8 +34,7 @@ from on_card.shapes import Subject, codes_of
 
 MIB = 1 << 20
 BATCH = 384
-"""Half of it must fit and the whole must not: on a CPU its keys are larger than what an allocator keeps for later, on a
-card than what libraries take on the side."""
+"""Half of it must fit and the whole must not: its keys are larger than what libraries take on the side."""
 COMPARED, COMPARED_CODES = 256, 8
 """Prompts and codes of each that are compared: with another batch, sums may round otherwise, and in many codes one
 turns."""
@@ -74,34 +71,29 @@ def run(kit: Kit) -> Iterator[Row]:
     yield from _libraries(kit)
 
 
+BY_HAND = "raised by hand: there is no allocator to refuse"
+
+
 @contextmanager
 def little_left(device: torch.device) -> Iterator[Callable[[int], None]]:
-    """Yield a function after whose call this process may take so many bytes more; all of them again at the end."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        before = torch.cuda.get_per_process_memory_fraction(device)
+    """Yield a function after whose call this process may take so many bytes more of a card; all again at the end."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    before = torch.cuda.get_per_process_memory_fraction(device)
 
-        def leave(count: int) -> None:
-            torch.cuda.synchronize(device)
-            torch.cuda.empty_cache()
-            most = (torch.cuda.memory_reserved(device) + count) / total
-            torch.cuda.set_per_process_memory_fraction(min(before, most), device)
-
-        try:
-            yield leave
-        finally:
-            torch.cuda.set_per_process_memory_fraction(before, device)
-        return
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-
-    def leave_address_space(count: int) -> None:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + count, limits[1]))
+    def leave(count: int) -> None:
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        most = (torch.cuda.memory_reserved(device) + count) / total
+        torch.cuda.set_per_process_memory_fraction(min(before, most), device)
 
     try:
-        yield leave_address_space
+        yield leave
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
+        torch.cuda.set_per_process_memory_fraction(before, device)
+
+
+def _how(kit: Kit) -> str:
+    return "allocator" if kit.on_card else "error by hand"
 
 
 # in sampling
@@ -123,20 +115,24 @@ def _sampling(kit: Kit) -> Iterator[Row]:
     cache = cache_bytes(subject.config, BATCH, subject.padded + subject.length - 1, subject.dtype)
     shapes: list[BatchShape] = []
     drawn = torch.full_like(undisturbed, -1)
-    with little_left(kit.device) as leave:
+    with ExitStack() as stack:
+        leave = stack.enter_context(little_left(kit.device)) if kit.on_card else None
 
         def on_shape(shape: BatchShape) -> None:
             shapes.append(shape)
-            if len(shapes) == 1:
+            if len(shapes) == 1 and leave is not None:
                 leave(int(LEFT * cache))
 
-        for samples in generate_fitting(model, prompts, spec, on_shape=on_shape):
+        def on_step(codes: int) -> None:
+            if leave is None and len(shapes) == 1 and codes > BATCH * subject.length // 2:
+                raise MemoryError(BY_HAND)
+
+        for samples in generate_fitting(model, prompts, spec, on_step, on_shape=on_shape):
             drawn[list(samples.indices)] = samples.codes.cpu()
             del samples
     found = ", ".join(f"{shape.batch} {shape.reason}" for shape in shapes)
     halved = [shape.reason for shape in shapes[:2]] == ["declared", "out of memory"]
-    place = "allocator" if kit.on_card else "address space"
-    yield holds(f"sampling halves when the {place} refuses", halved, found, cache_mib=cache / MIB)
+    yield holds(f"sampling halves ({_how(kit)})", halved, found, cache_mib=cache / MIB)
     expected, found_codes = undisturbed[:COMPARED, :COMPARED_CODES], drawn[:COMPARED, :COMPARED_CODES]
     equal = float((kit.touched(expected.contiguous()) == found_codes).double().mean())
     yield holds("its codes are those of an undisturbed run", equal == 1, f"{equal:.4%}")
@@ -157,7 +153,7 @@ class ShortOfMemory(MoVQGAN):
             return super().decode(codes, grid)
         self.refused += 1
         if codes.device.type != "cuda":
-            raise MemoryError("raised by hand: there is no allocator to refuse")
+            raise MemoryError(BY_HAND)
         with little_left(codes.device) as leave:
             leave(0)
             torch.empty(BALLAST, dtype=torch.uint8, device=codes.device)  # refused, however little the images take
@@ -196,10 +192,8 @@ def _decoding(kit: Kit) -> Iterator[Row]:
             raise
         yield holds("decoding goes on with fewer images", False, f"{type(error).__name__}: {error}"[:200])
         return
-    how = "allocator" if kit.on_card else "error by hand"
-    yield holds(
-        "decoding goes on with fewer images", decoder.refused > 0, f"after {decoder.refused} ({how})", **provenance
-    )
+    refused = f"refused {decoder.refused} times"
+    yield holds(f"decoding goes on with fewer images ({_how(kit)})", decoder.refused > 0, refused, **provenance)
     equal = undisturbed["items"] == images["items"]
     yield holds("its codes are those of an undisturbed run, too", equal, items=images["items"][:2])
     pictures = [one["png"] for one in undisturbed["kept"]] == [one["png"] for one in images["kept"]]
