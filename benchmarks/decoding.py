@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from diffusers import VQModel
+from on_card.twins import build_movqgan
 from side_by_side import interleaved, machine, medians, print_last_line, ratios, seconds
 from torch import Tensor
 from torch.nn import functional
@@ -67,20 +68,9 @@ FULL = (
 QUICK = (Case("small", _small(), side=4, repetitions=2),)
 
 
-@torch.no_grad()
 def build_ours(case: Case) -> ImageDecoder:
-    """Random weights that keep the variance, with norms that do something."""
-    with torch.device("meta"):
-        decoder = MoVQGAN.from_config(case.config)
-    decoder.to_empty(device="cpu").to(memory_format=torch.channels_last)
-    torch.manual_seed(0)
-    for name, parameter in decoder.named_parameters():
-        parameter.normal_()
-        if parameter.dim() == 4:
-            parameter.div_(parameter[0].numel() ** 0.5 * (2 if "conv_y" in name or "conv_b" in name else 1))
-        elif "quantize" not in name:
-            parameter.mul_(0.1).add_(1 if name.endswith("weight") or "conv_y" in name else 0)
-    return decoder.requires_grad_(False).eval()
+    """Random weights that keep the variance, as `load_decoder` lays them out on a CPU."""
+    return build_movqgan(case.config).to(memory_format=torch.channels_last)
 
 
 def their_decode(model: VQModel, codes: Tensor) -> Tensor:

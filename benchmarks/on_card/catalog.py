@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from on_card import (
+    decoding,
+    features,
     footprint,
+    frechet,
     golden,
     graphs,
     inception,
+    losses,
     machine,
     miniature,
     noise,
     out_of_memory,
+    pipeline,
     places,
     sampling,
     shards,
     step,
+    text,
 )
 from on_card.kit import Section
 
@@ -32,4 +38,10 @@ SECTIONS = (
     Section("out_of_memory", "memory", "does an evaluation survive that memory runs out", out_of_memory.run),
     Section("sampling", "fast", "images a second, the roofline's share, and a peer", sampling.run, ("transformers",)),
     Section("step", "fast", "which kernels a step's time goes to, and how much of it to none", step.run),
+    Section("pipeline", "fast", "prompts to features as the image task does it: stages, overlap", pipeline.run),
+    Section("decoding", "fast", "MoVQGAN in images a second, against diffusers' with the same weights", decoding.run),
+    Section("features", "fast", "FID's Inception in images a second", features.run),
+    Section("loss", "fast", "the loss task in tokens a second, against Hugging Face with all logits", losses.run),
+    Section("text", "fast", "options scored in requests a second, against HFLM; texts in ms an id", text.run),
+    Section("frechet", "fast", "the Fréchet distance and its error in seconds", frechet.run),
 )

@@ -1,7 +1,7 @@
 """Does an evaluation survive that memory runs out, in sampling, in decoding and inside of a library, with equal codes?
 
-On a card the allocator refuses for real: what this process may take is lowered while the work runs. On a CPU, where memory
-that other sections have freed may serve in the place of what is refused, the error is raised by hand.
+On a card the allocator refuses for real: what this process may take is lowered while the work runs. On a CPU, where
+memory that other sections have freed may serve in the place of what is refused, the error is raised by hand.
 """
 
 from __future__ import annotations
