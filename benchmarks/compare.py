@@ -32,20 +32,20 @@ from typing import Any
 
 from side_by_side import interleaved, machine, medians, print_last_line, ratios
 
-from evalsvc.checkpoints import Identity
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.client import Client
-from evalsvc.compare import compare_results
+from evalsvc.compare.contrast import compare_results
+from evalsvc.compare.source import Service, read_result
 from evalsvc.config import Settings
-from evalsvc.items import keep_items, pack_items
+from evalsvc.files.items import keep_items, pack_items
+from evalsvc.messages import ShardResult
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.shares import standard_error
-from evalsvc.protocol import MetricValue, Protocol
-from evalsvc.result_source import Service, read_result
-from evalsvc.shard import ShardResult
+from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.queue import finish, take
 from evalsvc.store.session import open_store
 from evalsvc.store.submission import Submission, submit
-from evalsvc.suite import Suite, TaskSpec
 
 QUESTIONS = {
     "arc_easy": 2376,

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from evalsvc.features.inception import Inception
-from evalsvc.inception_weights import PARTS, read_inception
+from evalsvc.features.inception_weights import PARTS, read_inception
 
 ROOT = Path(__file__).parents[1]
 SMOKE_IMAGES = ROOT.parent / "shared" / "golden" / "coco_smoke" / "images"

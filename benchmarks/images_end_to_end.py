@@ -43,11 +43,11 @@ from vq_model import build_vq_model
 
 from evalsvc.decoders import ImageDecoder, to_uint8
 from evalsvc.features.inception import Inception
-from evalsvc.layout import image_then_special
 from evalsvc.models import DecodePath, Transformer
 from evalsvc.sampling import Prompt, SamplingParams
 from evalsvc.sampling.fitting import generate_fitting
 from evalsvc.sampling.sampler import runnable_path
+from evalsvc.spec.layout import image_then_special
 
 OURS, THEIRS = "evalsvc", "assembled script"
 TAP = 2_048

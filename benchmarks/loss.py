@@ -22,11 +22,11 @@ import torch
 from side_by_side import gemm_rate, interleaved, machine, medians, peak_bytes, print_last_line, ratios
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evalsvc.checkpoints import CheckpointRef
-from evalsvc.layout import VocabularyLayout, image_then_special
-from evalsvc.model_config import ModelConfig
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.models import Transformer
-from evalsvc.tasks.teacher_forcing import sequence_sums
+from evalsvc.spec.layout import VocabularyLayout, image_then_special
+from evalsvc.spec.model_config import ModelConfig
+from evalsvc.tasks.loss.teacher_forcing import sequence_sums
 
 THEIRS = "transformers, all logits"
 MEMORY_LIMIT = 2_000_000_000

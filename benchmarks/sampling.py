@@ -30,12 +30,12 @@ from loss import build_ours, build_theirs
 from side_by_side import gemm_rate, interleaved, machine, medians, print_last_line, ratios, read_bandwidth, seconds
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
-from evalsvc.layout import image_then_special
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import stream_keys
 from evalsvc.sampling.sampler import runnable_path
+from evalsvc.spec.layout import image_then_special
 
 OURS, THEIRS = "evalsvc", "transformers, static cache"
 PROMPT_LENGTH = 32

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.task import Context, Plan, Task, TaskResult
 
 

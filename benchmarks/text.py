@@ -38,17 +38,17 @@ from side_by_side import gemm_rate, interleaved, machine, medians, peak_bytes, p
 from text_cases import STORIES, TOKENIZER, Case, load_suite, public_cases, random_cases, write_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.language.encoding import Scored, TextEncoding
 from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import results
 from evalsvc.language.sheet import IdCounts
-from evalsvc.layout import text_only
 from evalsvc.models import Transformer, load_model, read_trie
 from evalsvc.scoring import Request
 from evalsvc.scoring.head import target_columns
 from evalsvc.scoring.packing import Packed, pack
 from evalsvc.scoring.scorer import CPU_BATCH_TOKENS
-from evalsvc.tokenizer import read_tokenizer
+from evalsvc.spec.layout import text_only
 
 HFLM_NAME = "lm-eval's HFLM"
 SUITE = "suite on stories260K"

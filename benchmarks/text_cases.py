@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
+from evalsvc.spec.benchmark import BenchmarkSpec
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 ITEMS = GOLDEN / "text_tasks"

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from evalsvc.checkpoints import hash_files, identify
-from evalsvc.data_files import missing_package
+from evalsvc.checkpoints.reference import hash_files, identify
+from evalsvc.data.files import missing_package
 from evalsvc.errors import AssetCorrupt, AssetMissing, CheckpointError, DataDirectoryUnusable, UnknownName
 
 Progress = Callable[[int, int | None], None]
@@ -386,8 +386,8 @@ def _convert(asset: Asset, path: Path, target: Path) -> None:
     try:
         from safetensors.torch import save_file
 
-        from evalsvc.inception_weights import read_inception, trunk
-        from evalsvc.weights import tensor_digest
+        from evalsvc.checkpoints.weights import tensor_digest
+        from evalsvc.features.inception_weights import read_inception, trunk
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", f"the asset {asset.name}") from None
     try:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from evalsvc.access_tokens import PREFIX as PREFIX_OF_TOKENS
+from evalsvc.access_tokens import TOKEN
 from evalsvc.errors import InvalidRequest, near_misses
-from evalsvc.tokens import PREFIX as PREFIX_OF_TOKENS
-from evalsvc.tokens import TOKEN
 
 PREFIX = "EVALSVC_"
 

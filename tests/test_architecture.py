@@ -210,9 +210,9 @@ def modules_of(*parts: str) -> list[str]:
 WORKER_PACKAGES = {"torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers"}
 
 CHECK_SUITES = """
-from evalsvc import catalog
-from evalsvc.layout import parse_layout
-from evalsvc.suite import load_suite, suite_files
+from evalsvc.spec import catalog
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.suite import load_suite, suite_files
 for task in catalog.COMPONENTS["tasks"]:
     assert catalog.load("tasks", task).model_fields
 for path in suite_files(None).values():
@@ -226,7 +226,9 @@ def test_the_service_starts_and_checks_suites_without_torch() -> None:
     shown = ("cli", "client", "gate", "compare", "difference_curves", "result", "result_source", "layout_doctor")
     own = (*shown, "watch", "data")
     parts = ("api", "web", "coordinator", "cluster", "store", "spooler", "pruner", *own)
-    run_blocked(WORKER_PACKAGES, [*modules_of(*parts), "evalsvc.layout", "evalsvc.model_config"], CHECK_SUITES)
+    run_blocked(
+        WORKER_PACKAGES, [*modules_of(*parts), "evalsvc.spec.layout", "evalsvc.spec.model_config"], CHECK_SUITES
+    )
 
 
 def test_the_client_needs_none_of_the_services_packages() -> None:

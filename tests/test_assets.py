@@ -282,7 +282,7 @@ class TestInception:
             pull("inception", tmp_path / "assets", tmp_path / "a.pt")
 
     def test_without_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(__import__("sys").modules, "evalsvc.inception_weights", None)
+        monkeypatch.setitem(__import__("sys").modules, "evalsvc.features.inception_weights", None)
         (tmp_path / "a.pt").write_bytes(b"weights")
         with pytest.raises(MissingPackage, match=r"evalsvc\[worker\]"):
             pull("inception", tmp_path / "assets", tmp_path / "a.pt")

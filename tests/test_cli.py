@@ -27,13 +27,13 @@ from evalsvc.api.server import listen
 from evalsvc.assets import ASSETS
 from evalsvc.cli import app, main
 from evalsvc.config import setting_help
-from evalsvc.layout import parse_layout
+from evalsvc.messages import ShardError
 from evalsvc.miniature import ROOT
-from evalsvc.protocol import Protocol
-from evalsvc.reference import load_reference
-from evalsvc.shard import ShardError
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.protocol import Protocol
 from evalsvc.store.session import open_store
 from evalsvc.store.tables import Base
+from evalsvc.tasks.reference_statistics import load_reference
 
 GOLDEN = Path(__file__).parent / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 

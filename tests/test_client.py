@@ -23,7 +23,7 @@ from evalsvc.errors import (
     UnknownName,
     WrongState,
 )
-from evalsvc.shard import ShardError
+from evalsvc.messages import ShardError
 from evalsvc.store.tokens import create_token
 
 

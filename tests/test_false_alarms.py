@@ -13,14 +13,14 @@ import pytest
 from gate_documents import PROTOCOL, result
 from numpy.typing import NDArray
 
-from evalsvc.gate_rules import Rule
-from evalsvc.gate_until import Both, Trial, judge_look
+from evalsvc.compare.gate_rules import Rule
+from evalsvc.compare.gate_until import Both, Trial, judge_look
+from evalsvc.compare.result import Result
 from evalsvc.metrics.fid import FID64
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import Estimate, FeatureSets
 from evalsvc.metrics.sequential import Spending, boundaries
-from evalsvc.protocol import MetricValue
-from evalsvc.result import Result
+from evalsvc.spec.protocol import MetricValue
 
 LEVEL = 0.05
 LOOKS = (256, 512, 1024, 2048)

@@ -14,13 +14,13 @@ from hostile_files import archive, calling, entry, safetensors, tensor_pickle
 from loss_task import LAYOUT, RECORDS, write
 from service_process import ServiceProcess
 
-from evalsvc.checkpoints import CheckpointRef
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidModelConfig
-from evalsvc.model_config import read_model_spec
-from evalsvc.remote.fetch import locate_checkpoint
-from evalsvc.runner import run_suite
-from evalsvc.suite import parse_suite
+from evalsvc.spec.model_config import read_model_spec
+from evalsvc.spec.suite import parse_suite
+from evalsvc.worker.shard import run_suite
 
 HUGE = {"hidden_dim": 16, "n_layers": 2, "n_heads": 2, "seq_len": 16, "post_embed_norm": False, "weight_tying": False}
 

@@ -14,19 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from evalsvc.captions import read_captions
-from evalsvc.checkpoints import CheckpointRef
-from evalsvc.data import read_tokens
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.checkpoints.weights import read_weights
+from evalsvc.data.captions import read_captions
+from evalsvc.data.tokenizer import read_tokenizer
+from evalsvc.data.tokens import read_tokens
 from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
 from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
-from evalsvc.layout import VocabularyLayout, parse_layout
 from evalsvc.miniature import ROOT
-from evalsvc.model_config import resolve_config
 from evalsvc.models import load_model
-from evalsvc.runner import run_suite
-from evalsvc.suite import parse_suite
-from evalsvc.tokenizer import read_tokenizer
-from evalsvc.weights import read_weights
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.spec.model_config import resolve_config
+from evalsvc.spec.suite import parse_suite
+from evalsvc.worker.shard import run_suite
 
 RUNS = ("pretrained", "random-init")
 STEPS = [0, 10, 20, 80, 300, 3_000]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc import catalog
 from evalsvc.api.app import create_app
 from evalsvc.config import Settings, setting_help
 from evalsvc.errors import leaves
-from evalsvc.suite import suite_files
+from evalsvc.spec import catalog
+from evalsvc.spec.suite import suite_files
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -83,5 +83,5 @@ def test_the_slurm_recipe_calls_what_is_there() -> None:
     [code] = re.findall(r"python -c '(.*?)' &", SECTION, re.DOTALL)
     compile(code, "README.md", "exec")
     source = (Path(__file__).parents[1] / "evalsvc" / "slurm.py").read_text()
-    assert "from evalsvc.slurm import slurm_cluster" in code
+    assert "from evalsvc.cluster.slurm import slurm_cluster" in code
     assert "def slurm_cluster(" in source

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from service_process import ServiceProcess
 
 from evalsvc.miniature import ROOT
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
+from evalsvc.spec.model_config import ModelConfig
 
 CONFIG = {
     "hidden_dim": 128,

@@ -17,7 +17,7 @@ from soak_world import World
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from evalsvc.demo import checkpoints
+from evalsvc.cli.demo import checkpoints
 from evalsvc.store.tables import Artifact, Attempt, Checkpoint, MetricValue, Shard
 
 pytestmark = pytest.mark.timeout(900)  # there is no limit to how slow a busy machine may be, as long as it gets on

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
-from evalsvc.suite import SHIPPED_SUITES, load_suite, suite_files
+from evalsvc.spec.benchmark import BenchmarkSpec
+from evalsvc.spec.suite import SHIPPED_SUITES, load_suite, suite_files
 
 FOLDER = SHIPPED_SUITES.parent / "text_tasks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.yaml"))

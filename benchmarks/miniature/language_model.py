@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsvc.layout import VocabularyLayout
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.model_config import ModelConfig
 
 SEQUENCE = 132
 """Longest sequence: a held-out text of 128 tokens and its four markers."""

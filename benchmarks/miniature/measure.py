@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalsvc.captions import Caption
+from evalsvc.data.captions import Caption
 from evalsvc.decoders import ImageDecoder, to_uint8
 from evalsvc.features.digit_classifier import DigitClassifier
-from evalsvc.layout import VocabularyLayout
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
+from evalsvc.spec.layout import VocabularyLayout
 from language_model import pad
 from topics import encode
 

@@ -39,12 +39,12 @@ import heldout_text
 import image_tokenizer
 import language_model
 import topics
-from evalsvc.captions import read_captions
+from evalsvc.data.captions import read_captions
 from evalsvc.decoders import load_decoder, to_uint8
 from evalsvc.features.digit_classifier import features, kernel, load_classifier
-from evalsvc.layout import VocabularyLayout, image_then_special, parse_layout
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
+from evalsvc.spec.layout import VocabularyLayout, image_then_special, parse_layout
 from measure import Reader, losses
 from open_lm_files import epoch_file, write_run
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.features.inception import Inception, _Network
-from evalsvc.inception_weights import PARTS
+from evalsvc.features.inception_weights import PARTS
 from evalsvc.metrics.frechet import Moments, frechet_distance
 from on_card.kit import Kit, Row, at_most, figure
 from on_card.tiny_models import few_threads, relative_error

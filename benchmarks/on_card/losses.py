@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from side_by_side import interleaved, medians, ratios
 
-from evalsvc.checkpoints import CheckpointRef
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.models import Transformer
-from evalsvc.tasks.teacher_forcing import sequence_sums
+from evalsvc.tasks.loss.teacher_forcing import sequence_sums
 from on_card.kit import Kit, Row, at_most, figure, left_out
 from on_card.rates import product_rate
 from on_card.twins import BILLION, TINY, Shape, build_llama, build_transformer, missing

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 
-from evalsvc.checkpoints import CheckpointRef
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import PREFIX
-from evalsvc.layout import VocabularyLayout, parse_layout
+from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer, load_model
-from evalsvc.runner import run_suite
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from evalsvc.scoring import Request, Score, score
-from evalsvc.suite import SHIPPED_SUITES, Suite, parse_suite
-from evalsvc.tokenizer import read_tokenizer
-from evalsvc.yaml_text import read_yaml
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.spec.suite import SHIPPED_SUITES, Suite, parse_suite
+from evalsvc.spec.yaml_text import read_yaml
+from evalsvc.worker.shard import run_suite
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
 from on_card.tiny_models import codes_of, few_threads, share_equal
 

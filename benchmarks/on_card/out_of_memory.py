@@ -18,17 +18,17 @@ from torch import Tensor
 
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.errors import EvalsvcError
-from evalsvc.layout import VocabularyLayout, image_then_special
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
 from evalsvc.sampling import cache_bytes
 from evalsvc.sampling.fitting import BatchShape, generate_fitting
 from evalsvc.sampling.memory import is_out_of_memory
+from evalsvc.spec.layout import VocabularyLayout, image_then_special
+from evalsvc.spec.model_config import ModelConfig
 from evalsvc.tasks.image_features import FeaturePass
-from evalsvc.tasks.image_pipeline import sample_images
-from evalsvc.tasks.prompts import PromptRecord
 from evalsvc.tasks.task import Context
-from evalsvc.tasks.text_to_image import TextToImage
+from evalsvc.tasks.text_to_image.pipeline import sample_images
+from evalsvc.tasks.text_to_image.prompts import PromptRecord
+from evalsvc.tasks.text_to_image.spec import TextToImage
 from on_card.kit import Kit, Row, figure, holds, left_out
 from on_card.shapes import Subject, codes_of
 

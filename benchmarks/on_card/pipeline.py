@@ -13,18 +13,18 @@ import torch
 from side_by_side import seconds
 from torch import Tensor
 
-from evalsvc.arrays import unpack_array
-from evalsvc.checkpoints import CheckpointRef
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.decoders import ImageDecoder, to_uint8
 from evalsvc.decoders.config import REGISTERED
 from evalsvc.features.inception import Inception
+from evalsvc.files.arrays import unpack_array
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
 from evalsvc.sampling.fitting import generate_fitting
-from evalsvc.tasks import image_pipeline
 from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass
-from evalsvc.tasks.prompts import PromptRecord
-from evalsvc.tasks.text_to_image import TextToImage
+from evalsvc.tasks.text_to_image import pipeline as image_pipeline
+from evalsvc.tasks.text_to_image.prompts import PromptRecord
+from evalsvc.tasks.text_to_image.spec import TextToImage
 from on_card.kit import GIB, Kit, Row, figure, holds, left_out
 from on_card.rates import bandwidth
 from on_card.twins import BILLION, TINY, Shape, build_movqgan, build_transformer, draw_inception, layer_weights

@@ -17,10 +17,10 @@ import torch
 from roofline import Work, widened
 from torch import Tensor
 
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import DecodePath, Transformer
 from evalsvc.models.decoding import SPAN
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, generate
+from evalsvc.spec.model_config import ModelConfig
 from on_card.kit import Kit
 
 BUCKET = 16

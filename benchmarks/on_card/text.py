@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from side_by_side import interleaved, medians, ratios, seconds
 
-from evalsvc.layout import text_only
 from evalsvc.models import Transformer
 from evalsvc.sampling import SamplingParams
 from evalsvc.sampling.completion import Continuation, complete
 from evalsvc.scoring import Request, score
 from evalsvc.scoring.packing import pack
+from evalsvc.spec.layout import text_only
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
 from on_card.rates import bandwidth, product_rate
 from on_card.twins import BILLION, TINY, Shape, build_llama, build_transformer, layer_weights, missing

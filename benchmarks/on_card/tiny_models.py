@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, generate
+from evalsvc.spec.model_config import ModelConfig
 from on_card.kit import Kit
 
 TEXT_ROWS = 64

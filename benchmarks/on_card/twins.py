@@ -12,9 +12,9 @@ from torch import Tensor
 
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.features.inception import _Network
-from evalsvc.layout import VocabularyLayout, image_then_special
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
+from evalsvc.spec.layout import VocabularyLayout, image_then_special
+from evalsvc.spec.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

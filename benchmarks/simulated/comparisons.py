@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 import numpy as np
 
-from evalsvc.compare import Family, Options, compare_results
-from evalsvc.difference_curves import APART, Band, difference_curves
+from evalsvc.compare.contrast import Family, Options, compare_results
+from evalsvc.compare.difference_curves import APART, Band, difference_curves
+from evalsvc.compare.result import Measured, Result, distance
 from evalsvc.language.results import Results, plain_mean
 from evalsvc.metrics.entropy import unigram_loss
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.protocol import MetricValue, Protocol
-from evalsvc.result import Measured, Result, distance
-from evalsvc.tasks.base_comparison import Differences
-from evalsvc.tasks.comparison_rows import Pairs, benchmark_rows, corrected, loss_row
-from evalsvc.tasks.retention import add_retention, text_retained
+from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.tasks.forgetting.base_comparison import Differences
+from evalsvc.tasks.forgetting.retention import add_retention, text_retained
+from evalsvc.tasks.forgetting.rows import Pairs, benchmark_rows, corrected, loss_row
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import PROTOCOL, SHAPES, Array, Shape, mean, metric, result
 from simulated.gates import changed

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalsvc.items import ItemTable
+from evalsvc.compare.result import Result
+from evalsvc.files.items import ItemTable
 from evalsvc.metrics.paired import Numbers
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
-from evalsvc.protocol import MetricValue, Protocol
-from evalsvc.result import Result
+from evalsvc.spec.protocol import MetricValue, Protocol
 
 Array = NDArray[np.float64]
 Generator = np.random.Generator

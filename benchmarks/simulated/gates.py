@@ -10,13 +10,13 @@ from typing import get_args
 
 import numpy as np
 
-from evalsvc.gate import Outcome, Report, compare
-from evalsvc.gate_rules import EVERYTHING, Rule
-from evalsvc.gate_until import Both, Trial, judge_look
-from evalsvc.looks import Until, schedule
+from evalsvc.compare.gate import Outcome, Report, compare
+from evalsvc.compare.gate_rules import EVERYTHING, Rule
+from evalsvc.compare.gate_until import Both, Trial, judge_look
+from evalsvc.compare.result import Result
 from evalsvc.metrics.intervals import MIN_ITEMS
 from evalsvc.metrics.sequential import Spending
-from evalsvc.result import Result
+from evalsvc.spec.looks import Until, schedule
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import PER_IMAGE, SHAPES, Shape, clustered, mean, metric, numbers, owners, result, skewed_down
 from simulated.means import TOO_FEW, of_value

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from evalsvc.arrays import pack_array
+from evalsvc.files.arrays import pack_array
 from evalsvc.metrics.cmmd import CMMD
 from evalsvc.metrics.fid import FID64
 from evalsvc.metrics.fid_infinity import FID64_INFINITY
@@ -21,7 +21,7 @@ from evalsvc.metrics.kid import KID
 from evalsvc.metrics.paired import distance
 from evalsvc.metrics.prdc import COVERAGE, DENSITY, PRECISION, RECALL
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.tasks.round_trip import SIDES, paired_distance
+from evalsvc.tasks.reconstruction.round_trip import SIDES, paired_distance
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import Array, numbers
 from simulated.means import ALPHA, of_difference, of_value

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from side_by_side import machine, print_last_line
 
-from evalsvc.checkpoints import CheckpointRef
-from evalsvc.gate import Outcome, Report, compare
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.compare.gate import Outcome, Report, compare
+from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
-from evalsvc.protocol import Protocol
-from evalsvc.result import Result
-from evalsvc.runner import run_suite
-from evalsvc.suite import Suite, parse_suite
+from evalsvc.spec.protocol import Protocol
+from evalsvc.spec.suite import Suite, parse_suite
+from evalsvc.worker.shard import run_suite
 
 STEPS = {"epoch_1": 10, "epoch_2": 20, "epoch_3": 80, "epoch_4": 300, "epoch_5": 3_000}
 """Training steps of the run's files."""

@@ -35,10 +35,10 @@ from evalsvc.api.errors import add_handlers
 from evalsvc.api.request_ids import RequestIds
 from evalsvc.api.state import State
 from evalsvc.config import Settings
-from evalsvc.coordinator import Coordinator
-from evalsvc.retention import parse_retention
+from evalsvc.service.coordinator import Coordinator
+from evalsvc.spec.artifact_policy import parse_retention
+from evalsvc.spec.suite import suite_files
 from evalsvc.store.session import Store, open_store
-from evalsvc.suite import suite_files
 
 COMPRESSED_FROM = 1_400
 """Bytes of an answer: less is one packet anyway. Streams of events are never compressed."""

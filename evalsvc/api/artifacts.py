@@ -17,10 +17,10 @@ from evalsvc.api.response_schemas import ARTIFACTS, PRUNED, RETENTION
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_STEP, Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
-from evalsvc.artifacts import DamagedContent, artifact_path, read_content
 from evalsvc.errors import ArtifactPruned, UnknownName
-from evalsvc.pruner import prune
-from evalsvc.retention import parse_retention
+from evalsvc.files.artifacts import DamagedContent, artifact_path, read_content
+from evalsvc.service.pruner import prune
+from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.store.queue import find_evaluation
 from evalsvc.store.retention import require_metric, retention_view
 from evalsvc.store.submission import find_run, get_or_create_run

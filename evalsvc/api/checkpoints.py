@@ -16,7 +16,10 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointInput, Id
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
-from evalsvc.checkpoints import (
+from evalsvc.checkpoints.expression import canonical, default_variant, require_parts
+from evalsvc.checkpoints.expression_parser import is_expression
+from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Identity,
     discard,
@@ -26,16 +29,13 @@ from evalsvc.checkpoints import (
     spool_path,
     verify,
 )
+from evalsvc.checkpoints.remote.beside import config_beside_remote
+from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
-from evalsvc.data_path import check_data
 from evalsvc.errors import InvalidLayout, InvalidRequest
-from evalsvc.expression import canonical, default_variant, require_parts
-from evalsvc.expression_parser import is_expression
-from evalsvc.layout import parse_layout
-from evalsvc.model_config import config_beside, read_model_spec, require_one_model
-from evalsvc.opening import opened
-from evalsvc.remote.beside import config_beside_remote
-from evalsvc.remote.fetch import locate_checkpoint
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.model_config import config_beside, read_model_spec, require_one_model
+from evalsvc.spec.paths import check_data
 from evalsvc.store.queue import checkpoint_reference
 from evalsvc.store.submission import Submission, Submitted, find_checkpoint, step_of, submit
 from evalsvc.store.tables import Checkpoint

@@ -16,10 +16,10 @@ from evalsvc.api.response_schemas import COMPARISON, CURVES
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery
 from evalsvc.api.state import CurrentState
-from evalsvc.compare import Options, compare_results, require_comparable
-from evalsvc.difference_curves import difference_curves
+from evalsvc.compare.contrast import Options, compare_results, require_comparable
+from evalsvc.compare.difference_curves import difference_curves
+from evalsvc.compare.result import Result, parse_checkpoint, parse_run
 from evalsvc.errors import UnknownName
-from evalsvc.result import Result, parse_checkpoint, parse_run
 from evalsvc.store.base import find_base
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
 from evalsvc.store.submission import find_run, find_step

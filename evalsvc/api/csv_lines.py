@@ -12,8 +12,8 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 
 from evalsvc.api.threads import Threads
-from evalsvc.csv_cells import plain_cell
-from evalsvc.protocol import number_to_json, plain_json
+from evalsvc.files.csv_cells import plain_cell
+from evalsvc.spec.protocol import number_to_json, plain_json
 
 LINES = 1000
 """In a piece of the answer."""

@@ -16,7 +16,7 @@ from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.api.suites import find_suite
 from evalsvc.errors import UnknownName, WrongState
-from evalsvc.items import ItemTable
+from evalsvc.files.items import ItemTable
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
 from evalsvc.store.submission import evaluate, find_checkpoint, require_current_parents

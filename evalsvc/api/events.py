@@ -27,8 +27,8 @@ from evalsvc.api.response_schemas import EVENT
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, Id
 from evalsvc.api.state import State
-from evalsvc.coordinator import LiveTask
 from evalsvc.errors import EvalsvcError, InvalidRequest, RateLimited, UnknownName
+from evalsvc.service.coordinator import LiveTask
 from evalsvc.store.events import TaskProgress, newest_events, read_events, read_progress
 from evalsvc.store.tables import EvaluationEvent
 

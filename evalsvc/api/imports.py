@@ -17,9 +17,9 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, MAX_STEP, Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import InvalidRequest
-from evalsvc.protocol import Direction, Protocol
+from evalsvc.spec.protocol import Direction, Protocol
+from evalsvc.spec.visible_text import check_visible
 from evalsvc.store.imports import Imported, import_values
-from evalsvc.visible_text import check_visible
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from evalsvc.access_tokens import TokenScope, hash_token
 from evalsvc.errors import Unauthorized
 from evalsvc.store.session import Store, database_unusable
 from evalsvc.store.tokens import all_tokens, note_use
-from evalsvc.tokens import TokenScope, hash_token
 
 log = logging.getLogger(__name__)
 

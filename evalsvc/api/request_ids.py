@@ -10,8 +10,8 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evalsvc.logs import note
-from evalsvc.tokens import TOKEN
+from evalsvc.access_tokens import TOKEN
+from evalsvc.log import note
 
 log = logging.getLogger(__name__)
 

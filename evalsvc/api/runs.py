@@ -14,10 +14,10 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_STEP, BaseInput, Name, PlanInput, RunInput
 from evalsvc.api.state import CurrentState, State
 from evalsvc.api.suites import find_suite
-from evalsvc.artifacts import drop_contents
-from evalsvc.checkpoints import discard, spool_path, verify
+from evalsvc.checkpoints.reference import discard, spool_path, verify
 from evalsvc.errors import InvalidRequest
-from evalsvc.outputs import drop_outputs
+from evalsvc.files.artifacts import drop_contents
+from evalsvc.files.outputs import drop_outputs
 from evalsvc.store.base import base_view, name_base
 from evalsvc.store.deletion import Deleted, delete_run
 from evalsvc.store.history import read_protocol

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Path, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from evalsvc.checkpoints import Spool
+from evalsvc.checkpoints.expression_parser import is_expression
+from evalsvc.checkpoints.reference import Spool
+from evalsvc.compare.result import CHECKPOINT, RUN
 from evalsvc.errors import UnknownName
-from evalsvc.expression_parser import is_expression
 from evalsvc.metrics.intervals import LEVEL
-from evalsvc.result import CHECKPOINT, RUN
-from evalsvc.suite import NAME
+from evalsvc.spec.suite import NAME
 
 MAX_URI = 4096
 MAX_STEP = 2**53 - 1

@@ -23,11 +23,11 @@ from evalsvc.api.app import create_app
 from evalsvc.api.browsers import is_loopback
 from evalsvc.api.connections import CONNECTIONS, SEND_BYTES, PatientProtocol
 from evalsvc.api.state import State
+from evalsvc.checkpoints.opening import allow_open_files
+from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.config import OPEN_ROOTS, Settings
-from evalsvc.coordinator import STOP_PATIENCE, Coordinator
-from evalsvc.devices import check_devices, device_list
 from evalsvc.errors import InternalError, InvalidRequest, PortInUse
-from evalsvc.opening import allow_open_files
+from evalsvc.service.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
 from evalsvc.store.session import Store, open_store, translated

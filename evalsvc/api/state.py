@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from evalsvc.api.conditional import Answers
 from evalsvc.api.threads import Threads
 from evalsvc.config import Settings, shown_url
-from evalsvc.coordinator import Coordinator
 from evalsvc.errors import DatabaseUnusable, ReadOnly
+from evalsvc.service.coordinator import Coordinator
 from evalsvc.store.session import BUSY_TIMEOUT_MS, Store, translated
 
 

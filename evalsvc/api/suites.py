@@ -18,10 +18,10 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
-from evalsvc.data_path import check_data
 from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName
+from evalsvc.spec.paths import check_data
+from evalsvc.spec.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 from evalsvc.store.submission import kept_suite, kept_suites, put_suite
-from evalsvc.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 
 router = router_of(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.options import Url, connect
+from evalsvc.cli.terminal import say
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import say
 
 commands = typer.Typer()
 artifacts_app = typer.Typer(no_args_is_help=True, help="Image grids, samples and pages: which of them are kept.")

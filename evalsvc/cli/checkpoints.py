@@ -19,14 +19,14 @@ from evalsvc.cli.options import (
     inline_layout,
     inline_model,
 )
-from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import (
+from evalsvc.cli.terminal import (
     print_news,
     say,
     show_bars,
     show_finished,
     show_posted,
 )
+from evalsvc.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from evalsvc.client import Client

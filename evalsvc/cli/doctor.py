@@ -20,9 +20,9 @@ from evalsvc.cli.options import (
     inline_model,
     text_of,
 )
+from evalsvc.cli.terminal import print_settings, print_table, say, show_bars
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import print_settings, print_table, say, show_bars
 
 SETUP = "setup"
 
@@ -57,7 +57,7 @@ def doctor(
 
     The exit code is 1 when something that is needed is missing.
     """
-    from evalsvc.doctor import run_checks
+    from evalsvc.doctor.checks import run_checks
 
     given: dict[str, Any] = {"suites": text_of(suites), "data_dir": text_of(data_dir)}
     settings = Settings.load(**given)
@@ -108,9 +108,9 @@ def find_layout(
     for option, path in (("--output", output), ("--json", report)):
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
-    from evalsvc.layout import parse_layout
-    from evalsvc.layout_doctor.checkup import Question, examine
-    from evalsvc.layout_doctor.report import layout_yaml, to_json
+    from evalsvc.doctor.layout.checkup import Question, examine
+    from evalsvc.doctor.layout.report import layout_yaml, to_json
+    from evalsvc.spec.layout import parse_layout
 
     settings = Settings.load(device=device, threads=threads)
     hand_on(settings)
@@ -135,7 +135,7 @@ def find_layout(
 
 
 def _print_checkup(found: Any) -> None:
-    from evalsvc.layout_doctor.report import COLUMNS, LEGEND, conclusion, condition_rows, ranking_rows, summary
+    from evalsvc.doctor.layout.report import COLUMNS, LEGEND, conclusion, condition_rows, ranking_rows, summary
 
     for line in summary(found):
         say(line)

@@ -20,18 +20,18 @@ from evalsvc.cli.options import (
     inline_model,
     text_of,
 )
-from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import (
+from evalsvc.cli.terminal import (
     complain,
     print_interim,
     print_metrics,
     print_warnings,
     show_bars,
 )
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from evalsvc.checkpoints import CheckpointRef
+    from evalsvc.checkpoints.reference import CheckpointRef
 
 commands = typer.Typer()
 
@@ -91,8 +91,8 @@ def run_here(
 def _run_suite(
     settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None
 ) -> dict[str, Any]:
-    from evalsvc.runner import run_suite
-    from evalsvc.suite import find_suite
+    from evalsvc.spec.suite import find_suite
+    from evalsvc.worker.shard import run_suite
 
     hand_on(settings)
     suite = find_suite(suite_name, settings.suites_path)

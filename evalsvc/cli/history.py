@@ -15,7 +15,7 @@ from evalsvc.cli.options import (
     connect,
     show_found,
 )
-from evalsvc.terminal import (
+from evalsvc.cli.terminal import (
     print_completions,
     print_curves,
     print_history,
@@ -51,7 +51,7 @@ def history(
     What was measured by different protocols is never on one curve: of one run it is shown apart, with the fields that
     differ; of several runs it is refused with them, and the exit code is 2, unless --force is given.
     """
-    from evalsvc.curves import join_histories, require_comparable, tabulate
+    from evalsvc.compare.curves import join_histories, require_comparable, tabulate
 
     names = [*(metric or []), *([against] if against and metric else [])]
     with connect(url) as client:
@@ -92,7 +92,7 @@ def import_history(
     or a step and a column per metric, as Weights & Biases exports them; or those of TensorBoard's exports. The same
     again changes nothing, so that an import which was cut off is done again whole.
     """
-    from evalsvc.history_files import Defaults, read_series, requests
+    from evalsvc.cli.history_files import Defaults, read_series, requests
 
     defaults = Defaults(unit, direction.value, variant, protocol)
     series = read_series(file, metric or [], defaults)

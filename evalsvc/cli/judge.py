@@ -28,9 +28,7 @@ from evalsvc.cli.options import (
     show_found,
     text_of,
 )
-from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import (
+from evalsvc.cli.terminal import (
     print_contrasts,
     print_difference_curves,
     print_look,
@@ -41,13 +39,15 @@ from evalsvc.terminal import (
     write_contrasts_csv,
     write_difference_curves_csv,
 )
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from evalsvc.checkpoints import CheckpointRef
+    from evalsvc.checkpoints.reference import CheckpointRef
     from evalsvc.client import Client
-    from evalsvc.compare import Options
-    from evalsvc.gate import Report
-    from evalsvc.gate_rules import Rules
+    from evalsvc.compare.contrast import Options
+    from evalsvc.compare.gate import Report
+    from evalsvc.compare.gate_rules import Rules
 
 commands = typer.Typer()
 
@@ -116,10 +116,10 @@ def gate(
     for option, path in (("--json", json_file), ("--junit", junit), ("--markdown", markdown)):
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
-    from evalsvc import gate_reports
-    from evalsvc.gate import run_gate
-    from evalsvc.gate_rules import read_rules
-    from evalsvc.result_source import Service
+    from evalsvc.compare import reports as gate_reports
+    from evalsvc.compare.gate import run_gate
+    from evalsvc.compare.gate_rules import read_rules
+    from evalsvc.compare.source import Service
 
     read = read_rules(rules)
     if family is not None:
@@ -200,7 +200,7 @@ def compare(
     first covers zero, from which step on it always does, and likewise where it does not. What is said of several steps
     rests on intervals that hold at all steps at once.
     """
-    from evalsvc.compare import Options, require_comparable
+    from evalsvc.compare.contrast import Options, require_comparable
 
     metrics, tasks = metric or [], task or []
     with connect(url) as client:
@@ -222,9 +222,9 @@ def compare(
 
 def _contrasts(a: str, b: str, options: Options, client: Client, suite: str | None) -> dict[str, Any]:
     """By the service where it has both; else here."""
-    from evalsvc.compare import compare_results
-    from evalsvc.result import CHECKPOINT
-    from evalsvc.result_source import Service, read_result
+    from evalsvc.compare.contrast import compare_results
+    from evalsvc.compare.result import CHECKPOINT
+    from evalsvc.compare.source import Service, read_result
 
     if CHECKPOINT.fullmatch(a) and CHECKPOINT.fullmatch(b):
         return client.compare(
@@ -244,13 +244,13 @@ def _contrasts(a: str, b: str, options: Options, client: Client, suite: str | No
 
 def _is_run(name: str) -> bool:
     """Whether it names a run of the service: no file, no step, and nothing that looks like the file of a result."""
-    from evalsvc.result import RUN
+    from evalsvc.compare.result import RUN
 
     return bool(RUN.fullmatch(name)) and not name.endswith(".json") and not Path(name).exists()
 
 
 def _weights(uri: str, model: Any, layout: Any) -> CheckpointRef:
-    from evalsvc.result import CHECKPOINT
+    from evalsvc.compare.result import CHECKPOINT
 
     if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
         raise InvalidRequest(f"{uri} is of the service, and --until decided samples here; give the path of its weights")
@@ -260,8 +260,8 @@ def _weights(uri: str, model: Any, layout: Any) -> CheckpointRef:
 def _gate_until(
     settings: Settings, suite: str | None, sides: Sequence[CheckpointRef], rules: Rules, spending: Spending
 ) -> Report:
-    from evalsvc.gate_until import Sides, run_gate_until
-    from evalsvc.suite import find_suite
+    from evalsvc.compare.gate_until import Sides, run_gate_until
+    from evalsvc.spec.suite import find_suite
 
     if suite is None:
         raise InvalidRequest("--until decided evaluates both checkpoints here; say with what: --suite NAME")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evalsvc.cli.terminal import print_table, say
 from evalsvc.errors import UnknownName
-from evalsvc.terminal import print_table, say
 
 if TYPE_CHECKING:
     from evalsvc.metrics.definitions import Definition

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from evalsvc.cli.terminal import say_json
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import say_json
 
 if TYPE_CHECKING:
-    from evalsvc.checkpoints import CheckpointRef
+    from evalsvc.checkpoints.reference import CheckpointRef
     from evalsvc.client import Client
 
 
@@ -132,7 +132,7 @@ def absolute_uri(uri: str) -> str:
 
 def is_virtual(uri: str) -> bool:
     """Whether an argument is an expression over checkpoints, and not a file of this folder that looks like one."""
-    from evalsvc.expression_parser import is_expression
+    from evalsvc.checkpoints.expression_parser import is_expression
 
     return is_expression(uri) and not os.path.exists(uri)
 
@@ -144,8 +144,8 @@ def hand_on(settings: Settings) -> None:
 
 def checkpoint_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None = None) -> CheckpointRef:
     """The weights in a file or folder, or an expression over such; `base` is what that means in it."""
-    from evalsvc.checkpoints import CheckpointRef
-    from evalsvc.remote.fetch import locate_checkpoint
+    from evalsvc.checkpoints.reference import CheckpointRef
+    from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 
     if is_virtual(uri):
         return _virtual_reference(uri, model, layout, base)
@@ -155,9 +155,9 @@ def checkpoint_reference(uri: str, model: Any, layout: Any, base: CheckpointRef 
 
 
 def _virtual_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None) -> CheckpointRef:
-    from evalsvc.checkpoints import CheckpointRef, Virtual
-    from evalsvc.expression import Base, File, canonical, written
-    from evalsvc.expression_parser import parse_expression
+    from evalsvc.checkpoints.expression import Base, File, canonical, written
+    from evalsvc.checkpoints.expression_parser import parse_expression
+    from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 
     expression = parse_expression(uri)
     parents = {}
@@ -179,13 +179,13 @@ def _virtual_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | 
 
 
 def inline_model(text: str | None, option: str = "--model") -> Any:
-    from evalsvc.model_config import read_model_spec
+    from evalsvc.spec.model_config import read_model_spec
 
     return _inline(option, text, read_model_spec)
 
 
 def inline_layout(text: str | None, option: str = "--layout") -> Any:
-    from evalsvc.layout import parse_layout
+    from evalsvc.spec.layout import parse_layout
 
     return _inline(option, text, lambda spec, base: parse_layout(spec, base).to_json())
 

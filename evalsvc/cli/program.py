@@ -23,9 +23,9 @@ from evalsvc.cli import (
     token,
     watch,
 )
+from evalsvc.cli.terminal import complain, say, warn
 from evalsvc.config import unknown_variables
 from evalsvc.errors import EvalsvcError
-from evalsvc.terminal import complain, say, warn
 
 if TYPE_CHECKING:
     pass

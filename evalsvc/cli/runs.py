@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.options import Url, connect
+from evalsvc.cli.terminal import say
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import say
 
 commands = typer.Typer()
 

@@ -16,15 +16,15 @@ from evalsvc.cli.options import (
     TlsKey,
     text_of,
 )
-from evalsvc.config import Settings, drop_secrets
-from evalsvc.logs import configure as configure_logs
-from evalsvc.terminal import (
+from evalsvc.cli.terminal import (
     complain,
     print_answers,
     print_demo,
     say,
     show_bars,
 )
+from evalsvc.config import Settings, drop_secrets
+from evalsvc.log import configure as configure_logs
 
 if TYPE_CHECKING:
     pass
@@ -124,7 +124,7 @@ def worker(
     )
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
-    from evalsvc.supervisor import run_workers
+    from evalsvc.cluster.supervisor import run_workers
 
     raise typer.Exit(run_workers(settings, scheduler))
 
@@ -144,7 +144,7 @@ def scheduler(
     settings = Settings.load(tls_ca=text_of(tls_ca), tls_cert=text_of(tls_cert), tls_key=text_of(tls_key))
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
-    from evalsvc.scheduler import run_scheduler
+    from evalsvc.cluster.scheduler import run_scheduler
 
     def announce(address: str) -> None:
         say(f"evalsvc scheduler listens on {address}")
@@ -155,7 +155,7 @@ def scheduler(
 @commands.command()
 def certificates(folder: Annotated[Path, typer.Argument(help="Where to write ca.pem, cert.pem and key.pem.")]) -> None:
     """Make the certificates that scheduler, service and workers share. Whoever has key.pem is let in."""
-    from evalsvc.certificates import write_certificates
+    from evalsvc.cluster.certificates import write_certificates
 
     for path in write_certificates(folder).values():
         say(str(path))
@@ -173,7 +173,7 @@ def demo(
     """
     import tempfile
 
-    from evalsvc import demo as demonstration
+    from evalsvc.cli import demo as demonstration
     from evalsvc.client import Client
 
     with tempfile.TemporaryDirectory(prefix="evalsvc-demo-") as temporary:

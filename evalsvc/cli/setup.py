@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.options import text_of
+from evalsvc.cli.terminal import Bars, print_table, say, show_bars
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import Bars, print_table, say, show_bars
 
 commands = typer.Typer()
 
@@ -99,9 +99,9 @@ def prepare_benchmarks(
     include_path: IncludePath = None,
 ) -> None:
     """Fetch what benchmarks need from the Hugging Face hub into its cache; an evaluation downloads nothing."""
-    from evalsvc.data_path import Readable, local_data
     from evalsvc.language.benchmarks import LoadOptions, prepare
     from evalsvc.language.definitions import Rules
+    from evalsvc.spec.paths import Readable, local_data
 
     settings = Settings.load()
 
@@ -122,6 +122,6 @@ def import_reference(
     ] = None,
 ) -> None:
     """Take over someone else's reference statistics. They are marked as foreign wherever they are used."""
-    from evalsvc.reference import import_npz
+    from evalsvc.tasks.reference_statistics import import_npz
 
     say(f"{name}: {import_npz(file, name, Settings.load(data_dir=text_of(data_dir)).statistics_path, n)}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.options import FAILED, Url, connect
-from evalsvc.terminal import say, say_json
+from evalsvc.cli.terminal import say, say_json
 
 commands = typer.Typer()
 
@@ -23,7 +23,7 @@ def status(
 
     The exit code is 1 when it cannot evaluate, and 2 when nothing answers.
     """
-    from evalsvc.status_screen import status_screen
+    from evalsvc.cli.status_screen import status_screen
 
     with connect(url) as client:
         found = client.status()

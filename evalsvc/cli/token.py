@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalsvc.cli.options import text_of
+from evalsvc.cli.terminal import print_table, say
 from evalsvc.config import Settings
-from evalsvc.terminal import print_table, say
 
 if TYPE_CHECKING:
     from evalsvc.store.session import Store

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.options import FAILED, Layout, Model, Spool, Url, absolute_uri, connect, inline_layout, inline_model
+from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.terminal import say
 
 commands = typer.Typer()
 
@@ -51,7 +51,7 @@ def watch(
     Ends by Ctrl-C or SIGTERM, and goes on where it was when it is started again. With --once the exit code is 1 when
     the service refused one.
     """
-    from evalsvc.remote.uri import is_remote
+    from evalsvc.checkpoints.remote.uri import is_remote
     from evalsvc.watch.found import LocalFolder
     from evalsvc.watch.judge import Judge, Rules
     from evalsvc.watch.memory import Memory

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evalsvc.errors import InvalidModelConfig, UnknownName
-from evalsvc.suite import validation_message
-from evalsvc.yaml_text import YamlError, read_yaml
+from evalsvc.spec.suite import validation_message
+from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 MAX_CONFIG_BYTES = 1_000_000
 BESIDE = "config.yaml"

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from evalsvc.checkpoints.weights import tensor_digest
 from evalsvc.errors import InvalidData
 from evalsvc.precision import full_precision
-from evalsvc.weights import tensor_digest
 
 
 class ImageDecoder(nn.Module, ABC):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalsvc import catalog
+from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_plain, listed, read_weights, some
 from evalsvc.decoders.config import resolve_config
 from evalsvc.decoders.decoder import ImageDecoder
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, UnknownName, UnsupportedModel, show_name
-from evalsvc.weights import DTYPES, Weights, copied, is_plain, listed, read_weights, some
+from evalsvc.spec import catalog
 
 EXTRAS = ("loss.", "ema_", "model_ema.")
 """What a training checkpoint holds beside the network: discriminator and perceptual loss, averaged weights."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalsvc import catalog
 from evalsvc.features.extractor import FeatureExtractor
+from evalsvc.spec import catalog
 
 __all__ = ["FeatureExtractor", "load_extractor"]
 

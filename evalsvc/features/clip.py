@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
+from evalsvc.data.tokenizer import read_bounded, translated
 from evalsvc.errors import InvalidData, InvalidModelConfig
 from evalsvc.features.extractor import FeatureExtractor
 from evalsvc.features.vision_folder import (
@@ -36,8 +37,7 @@ from evalsvc.features.vision_folder import (
     resize_and_crop,
 )
 from evalsvc.precision import full_precision
-from evalsvc.protocol import canonical_json
-from evalsvc.tokenizer import read_bounded, translated
+from evalsvc.spec.protocol import canonical_json
 
 TEXTS_AT_ONCE = 256
 END = "<|endoftext|>"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evalsvc.checkpoints.weights import read_weights, tensor_digest
 from evalsvc.errors import CheckpointMismatch, InvalidData, show_name
-from evalsvc.weights import read_weights, tensor_digest
 
 GRID = 8
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evalsvc.checkpoints.weights import some, tensor_digest
 from evalsvc.errors import CheckpointMismatch, NonFinite
 from evalsvc.features.extractor import FeatureExtractor
-from evalsvc.inception_weights import CLASSIFIER, read_inception, trunk
-from evalsvc.weights import some, tensor_digest
+from evalsvc.features.inception_weights import CLASSIFIER, read_inception, trunk
 
 Resize = Literal["pil-bicubic", "tf1-bilinear"]
 

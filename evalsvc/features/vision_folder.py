@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from transformers.utils import logging
 
+from evalsvc.checkpoints.weights import copied, is_plain, listed, read_weights, tensor_digest
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, json_reason, show_name
-from evalsvc.protocol import canonical_json
-from evalsvc.weights import copied, is_plain, listed, read_weights, tensor_digest
+from evalsvc.spec.protocol import canonical_json
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SIDE = 4096

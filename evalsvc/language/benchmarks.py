@@ -19,9 +19,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.config.group import GroupConfig
 
-from evalsvc.benchmark_spec import BenchmarkSpec
-from evalsvc.data_files import identify_file
-from evalsvc.data_path import DATASETS
+from evalsvc.data.files import identify_file
 from evalsvc.errors import AssetMissing, InvalidSuite
 from evalsvc.language.building import Changes, Fewshot, build_task, define, seeded
 from evalsvc.language.definitions import Definition, Rules, local_files
@@ -31,6 +29,8 @@ from evalsvc.language.questions import Document, ask, chance_level, question_dig
 from evalsvc.language.registry import Registry
 from evalsvc.language.selection import Branch, Leaf, expand
 from evalsvc.language.templates import sandbox
+from evalsvc.spec.benchmark import BenchmarkSpec
+from evalsvc.spec.paths import DATASETS
 
 KEPT = 256
 """Benchmarks whose requests a process keeps: a suite's shards come in turns, and MMLU alone is 57."""

@@ -22,12 +22,12 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
-from evalsvc.data_path import DATASETS
 from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
 from evalsvc.language.definitions import Definition, Rules, local_files, read_definition
 from evalsvc.language.hub import Rows, Source, require_named
 from evalsvc.language.rows import plain_rows, read_rows
 from evalsvc.language.selection import Leaf
+from evalsvc.spec.paths import DATASETS
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalsvc.data_files import read_bytes
+from evalsvc.checkpoints.opening import Allow, anywhere
+from evalsvc.data.files import read_bytes
 from evalsvc.errors import EvalsvcError, InvalidData
 from evalsvc.language.registry import MAX_FILE, Registry, shipped_folder
 from evalsvc.language.schema import ALLOW, BUILDERS, by_split, check_benchmark_file
-from evalsvc.opening import Allow, anywhere
-from evalsvc.yaml_text import YamlError, read_yaml
+from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 RUNS_CODE = ("score/math",)
 """Folders of lm-eval whose functions run text of the model or of a row as Python, though their files say no

@@ -13,11 +13,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from evalsvc.data.tokenizer import TextTokenizer
 from evalsvc.errors import InvalidData, InvalidRequest
-from evalsvc.layout import VocabularyLayout
-from evalsvc.sampling_params import SamplingParams
 from evalsvc.scoring import Request
-from evalsvc.tokenizer import TextTokenizer
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.sampling import SamplingParams
 
 MAX_GEN_TOKS = 256
 """Ids that a generation draws at most where the benchmark names no number; HFLM's own."""

@@ -24,7 +24,7 @@ from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import Results, results
 from evalsvc.language.sheet import IdCounts
-from evalsvc.protocol import canonical_json, digest
+from evalsvc.spec.protocol import canonical_json, digest
 
 
 def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> list[dict[str, Any]]:

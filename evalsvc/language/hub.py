@@ -30,7 +30,7 @@ from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as LOADERS
 
 from evalsvc.errors import AssetMissing, InvalidData
 from evalsvc.language.schema import BUILDERS, by_split
-from evalsvc.protocol import digest
+from evalsvc.spec.protocol import digest
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import postprocess_generated_text
 
+from evalsvc.data.tokenizer import render
 from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.encoding import Prompted, Scored, TextEncoding
 from evalsvc.models import Transformer
 from evalsvc.sampling import Continuation, complete
 from evalsvc.scoring import Score, score
-from evalsvc.tokenizer import render
 
 BATCH_TOKENS = 16384
 """Where nobody says how many tokens fit; a CPU takes fewer in any case, see `score`."""

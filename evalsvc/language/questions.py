@@ -14,7 +14,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from evalsvc.errors import InvalidData
 from evalsvc.language.building import blamed
 from evalsvc.language.documents import DESIGN, Selection, drawing_order, strata
-from evalsvc.protocol import canonical_json
+from evalsvc.spec.protocol import canonical_json
 
 
 @dataclass(frozen=True)

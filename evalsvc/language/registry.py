@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from evalsvc.data_files import read_bytes
+from evalsvc.checkpoints.opening import Allow, anywhere
+from evalsvc.data.files import read_bytes
 from evalsvc.errors import EvalsvcError, InvalidData, UnknownName, near_misses
-from evalsvc.opening import Allow, anywhere
-from evalsvc.yaml_text import YamlError, read_yaml
+from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 MAX_FILE = 1 << 20
 """Bytes of a benchmark file; lm-eval's largest has a twentieth."""

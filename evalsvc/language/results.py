@@ -20,7 +20,7 @@ from evalsvc.language.sheet import SCORE, IdCounts, Scope, Sheet, is_choice, nam
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.paired import mean_of
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.protocol import Direction, MetricValue, Protocol
+from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 ESTIMATOR = "lm-eval/1"
 """In the protocol: how answers become numbers. Another version is another series."""

@@ -22,11 +22,11 @@ from evalsvc.language.building import blamed, seeded
 from evalsvc.language.estimates import LN2, Estimate, estimate, is_number
 from evalsvc.language.hub import offline, quiet
 from evalsvc.language.questions import is_plain, right_options
-from evalsvc.layout import VocabularyLayout
 from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
-from evalsvc.protocol import Direction, MetricValue, Protocol
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 SCORE = "score"
 """The unit of what lm-eval does not say the unit of."""

@@ -14,7 +14,7 @@ from functools import cache, partial
 from itertools import islice
 from typing import Final, Literal, get_args
 
-from evalsvc.protocol import Direction
+from evalsvc.spec.protocol import Direction
 
 Kind = Literal["loss", "text_to_image", "reconstruction", "language", "forgetting", "completions", "alignment"]
 """Kind of task, as a metric's protocol has it under `task`."""

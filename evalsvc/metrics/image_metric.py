@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.frechet import Gaussian
 from evalsvc.metrics.shares import share_stderr
-from evalsvc.protocol import Direction
+from evalsvc.spec.protocol import Direction
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalsvc.metrics.paired import item_numbers
-from evalsvc.protocol import MetricValue
+from evalsvc.spec.protocol import MetricValue
 
 DIGITS = 7
 """Significant digits of the largest share; all shares of a value have as many decimals as that one."""

@@ -17,7 +17,7 @@ from evalsvc.metrics.mcnemar import McNemar, mcnemar
 from evalsvc.metrics.ratio import Ratio, exp_or_infinity
 from evalsvc.metrics.shares import group_sums, standard_error
 from evalsvc.metrics.student import critical_value
-from evalsvc.protocol import Direction
+from evalsvc.spec.protocol import Direction
 
 Item = Mapping[str, Any]
 """What a task found for one item: `index`, `benchmark` where the task has several, and numbers; see `TaskResult`."""

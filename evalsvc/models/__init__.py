@@ -1,6 +1,5 @@
 """The language model: read from what a training run writes, and run for inference."""
 
-from evalsvc.model_config import ModelConfig
 from evalsvc.models.decoding import DecodePath, DecodeStep, WeightLayout, can_compile, compiled
 from evalsvc.models.kv_cache import KVCache
 from evalsvc.models.loading import load_model
@@ -8,6 +7,7 @@ from evalsvc.models.open_lm import Transformer
 from evalsvc.models.packing import WeightFormat, packed_bytes, worth_packing
 from evalsvc.models.tree import Carried, read_trie, tree_hidden
 from evalsvc.models.trie import Trie, build_trie
+from evalsvc.spec.model_config import ModelConfig
 
 __all__ = [
     "Carried",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import InternalError
-from evalsvc.streams import capture_stream
+from evalsvc.models.streams import capture_stream
 
 Step = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """From ids [R], positions [R], a slot [1], all of them int64, and a span to logits [R, codes] float32."""

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from evalsvc.checkpoints.weights import read_weights, strip_prefixes
 from evalsvc.errors import CheckpointMismatch
-from evalsvc.weights import read_weights, strip_prefixes
 
 TABLES = {"input": "tok_embeddings.weight", "output": "output.weight"}
 """Names of the tables in a state dict."""

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_finite, is_plain, listed, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
-from evalsvc.model_config import ModelConfig, registered_models, resolve_config
 from evalsvc.models.open_lm import INV_FREQ_DTYPES, Transformer, inv_freq_table
-from evalsvc.weights import DTYPES, Weights, copied, is_finite, is_plain, listed, read_weights
+from evalsvc.spec.model_config import ModelConfig, registered_models, resolve_config
 
 INV_FREQ = ".attention.pos_embed.inv_freq"
 SAME_FREQUENCY = 5e-7

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsvc.errors import InternalError, InvalidData, UnknownName
-from evalsvc.model_config import ModelConfig
 from evalsvc.models.kv_cache import KVCache
 from evalsvc.models.packing import product
+from evalsvc.spec.model_config import ModelConfig
 
 ROTARY_THETA = 10_000.0
 INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

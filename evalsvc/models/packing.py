@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.model_config import ModelConfig
+from evalsvc.spec.model_config import ModelConfig
 
 WeightFormat = Literal["plain", "int8"]
 Linear = Callable[[Tensor], Tensor]  # [R, D] → [R, N]

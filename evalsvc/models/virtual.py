@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalsvc.checkpoints.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
+from evalsvc.checkpoints.weights import is_finite, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite
-from evalsvc.expression import Expression, canonical, coefficients, leaves, part_of, require_parts
-from evalsvc.model_config import ModelConfig, require_one_model
 from evalsvc.models.loading import empty_model, filled, matched, same_frequencies, saved_frequencies
 from evalsvc.models.open_lm import Transformer, trained_inv_freq_dtype
-from evalsvc.weights import is_finite, read_weights
+from evalsvc.spec.model_config import ModelConfig, require_one_model
 
 BLOCK = 1 << 18
 """Values that are in float64 at a time."""

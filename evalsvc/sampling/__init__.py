@@ -4,7 +4,7 @@ from evalsvc.sampling.completion import Continuation, complete
 from evalsvc.sampling.fitting import BatchShape, generate_fitting
 from evalsvc.sampling.memory import predicted_bytes
 from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, cache_bytes, generate
-from evalsvc.sampling_params import SamplingParams
+from evalsvc.spec.sampling import SamplingParams
 
 __all__ = [
     "BatchShape",

@@ -22,7 +22,7 @@ from evalsvc.models.loading import find_nonfinite, nonfinite_cause
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import skip_codes, stream_keys
 from evalsvc.sampling.sampler import check_ids
-from evalsvc.sampling_params import SamplingParams
+from evalsvc.spec.sampling import SamplingParams
 
 LOGITS_AT_ONCE = 1 << 24
 """How many logits are drawn from at once; with float64 noise and what it is made of, half a gigabyte."""

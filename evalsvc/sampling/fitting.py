@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import OutOfMemory
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
 from evalsvc.sampling.memory import attempt, available_bytes, footprint, predicted_bytes, release
 from evalsvc.sampling.sampler import Prompt, SamplerSpec, Samples, chosen_path, generate
+from evalsvc.spec.model_config import ModelConfig
 
 HEADROOM = 1.1
 """Of what is predicted, which is right to a tenth."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evalsvc.models import compiled
 from evalsvc.sampling.noise import counters, gumbel_of
-from evalsvc.sampling_params import SamplingParams
+from evalsvc.spec.sampling import SamplingParams
 
 NUCLEUS = 1_024
 """Likeliest codes in which the end of a nucleus is looked for first."""

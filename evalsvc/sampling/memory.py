@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import torch
 
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import DecodePath, Transformer, packed_bytes
 from evalsvc.models.decoding import BLOCK, SPAN
 from evalsvc.sampling.sampler import (
@@ -21,6 +20,7 @@ from evalsvc.sampling.sampler import (
     cache_bytes,
     chosen_path,
 )
+from evalsvc.spec.model_config import ModelConfig
 
 WORKSPACE_BYTES = 32 << 20
 """That cuBLAS keeps for each stream of a thread on Hopper and later, by `getChosenWorkspaceSize` in torch's

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidRequest, NonFinite, UnknownName
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import (
     DecodePath,
     DecodeStep,
@@ -29,7 +28,8 @@ from evalsvc.models import (
 )
 from evalsvc.sampling.logits import draw
 from evalsvc.sampling.noise import stream_keys
-from evalsvc.sampling_params import SamplingParams
+from evalsvc.spec.model_config import ModelConfig
+from evalsvc.spec.sampling import SamplingParams
 
 FINITE_CHECK_STEPS = 64
 """How many codes are drawn between two looks at whether logits were finite; each look makes a GPU wait."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evalsvc.layout import VocabularyLayout
 from evalsvc.metrics.token_loss import belongs, gaps
+from evalsvc.spec.layout import VocabularyLayout
 
 CPU_TILE_BYTES = 4 << 20
 """Of float32 logits: they stay in the caches between the passes over them."""

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.layout import VocabularyLayout
 from evalsvc.models import Transformer, read_trie
 from evalsvc.models.loading import find_nonfinite, nonfinite_cause
 from evalsvc.models.trie import Ints
 from evalsvc.scoring.head import COLUMNS, target_columns
 from evalsvc.scoring.packing import Packed, Request, pack
+from evalsvc.spec.layout import VocabularyLayout
 
 CPU_BATCH_TOKENS = 1024
 """More than a GPU's batch is no use to a CPU: the activations leave its caches."""

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import Conflict
-from evalsvc.protocol import Protocol
+from evalsvc.spec.protocol import Protocol
 from evalsvc.store.history import append_columns, number_or_word
 from evalsvc.store.submission import get_or_create_run
 from evalsvc.store.tables import Import, MetricValue, Series

@@ -15,13 +15,14 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from evalsvc.checkpoints import CheckpointRef, Identity, Virtual
+from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
 from evalsvc.errors import UnknownName, WrongState, is_transient
-from evalsvc.expression_parser import parse_expression
-from evalsvc.items import pack_items
-from evalsvc.looks import Until, stop_note
-from evalsvc.outputs import OutputFile
-from evalsvc.shard import ShardError, ShardRequest, ShardResult, Stage
+from evalsvc.files.items import pack_items
+from evalsvc.files.outputs import OutputFile
+from evalsvc.messages import ShardError, ShardRequest, ShardResult, Stage
+from evalsvc.spec.looks import Until, stop_note
+from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.back_off import wait_until
 from evalsvc.store.base import find_base, is_first
 from evalsvc.store.hold import hold, hold_all
@@ -41,7 +42,6 @@ from evalsvc.store.tables import (
 )
 from evalsvc.store.totals import Ended, count_attempt
 from evalsvc.store.values import write_values
-from evalsvc.suite import TaskSpec
 
 # What happens for every shard is written down once: to put a statement together takes longer than to execute it.
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
+from evalsvc.checkpoints.expression import Expression, Leaf, Step, Steps, canonical, replaced
+from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import Conflict
-from evalsvc.expression import Expression, Leaf, Step, Steps, canonical, replaced
-from evalsvc.expression_parser import parse_expression
 from evalsvc.store.hold import hold_all
 from evalsvc.store.submission import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, checkpoint_parents

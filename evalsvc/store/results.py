@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from evalsvc.edit_distance import common_prefix, edit_distance
 from evalsvc.errors import UnknownName
-from evalsvc.items import ItemTable, read_items
+from evalsvc.files.items import ItemTable, read_items
+from evalsvc.store.edit_distance import common_prefix, edit_distance
 from evalsvc.store.queue import checkpoint_label
 from evalsvc.store.submission import find_run, find_step
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.retention import Retention, retention_of
+from evalsvc.spec.artifact_policy import Retention, retention_of
 from evalsvc.store.series import matches
 from evalsvc.store.submission import find_run
 from evalsvc.store.summary import read_summary

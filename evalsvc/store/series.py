@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
-from evalsvc.protocol import tell_apart
+from evalsvc.spec.protocol import tell_apart
 from evalsvc.store.tables import Protocol, Run, Series
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, bindparam, delete, false, or_, select, update
 from sqlalchemy.orm import Session
 
-from evalsvc.checkpoints import Identity, Spool
+from evalsvc.checkpoints.expression import Step
+from evalsvc.checkpoints.reference import Identity, Spool
 from evalsvc.errors import Conflict, UnknownName, WrongState
-from evalsvc.expression import Step
+from evalsvc.spec.suite import Suite
 from evalsvc.store.hold import hold_all
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
 from evalsvc.store.tables import Suite as SuiteRow
 from evalsvc.store.version import touch_history
-from evalsvc.suite import Suite
 
 NEAR_STEPS = 4
 """How many steps are named where one is asked for that is not there."""

@@ -32,8 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from evalsvc.outputs import pack, unpack
-from evalsvc.tokens import TokenScope
+from evalsvc.access_tokens import TokenScope
+from evalsvc.files.outputs import pack, unpack
 
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
 """States that end an evaluation; `queued` and `running` come before. Tasks and shards are never `partly_failed`."""

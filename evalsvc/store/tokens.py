@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from evalsvc.access_tokens import TokenScope, hash_token, new_token
 from evalsvc.errors import Conflict, InvalidRequest, UnknownName
+from evalsvc.spec.suite import NAME
 from evalsvc.store.tables import Token, now
-from evalsvc.suite import NAME
-from evalsvc.tokens import TokenScope, hash_token, new_token
 
 MAX_DAYS = 36_500
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from evalsvc.protocol import digest
+from evalsvc.spec.protocol import digest
 from evalsvc.store.tables import Run
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.expression import (
+from evalsvc.checkpoints.expression import (
     MAX_CHECKPOINTS,
     Base,
     Expression,
@@ -22,7 +21,8 @@ from evalsvc.expression import (
     replaced,
     written,
 )
-from evalsvc.expression_parser import parse_expression
+from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.store.base import base_of
 from evalsvc.store.submission import find_run, find_step, require_current_parents, step_of
 from evalsvc.store.tables import Checkpoint, checkpoint_parents

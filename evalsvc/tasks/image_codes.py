@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from evalsvc.data.images import Crop, Filter, Fit, ImageSource
 from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import DataChanged, InvalidData
-from evalsvc.images import Crop, Filter, Fit, ImageSource
-from evalsvc.layout import VocabularyLayout
+from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.task import Context
 
 

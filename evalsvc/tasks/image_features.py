@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalsvc.arrays import pack_array, unpack_array
 from evalsvc.errors import DataChanged
+from evalsvc.files.arrays import pack_array, unpack_array
 from evalsvc.tasks.task import Context
 
 if TYPE_CHECKING:

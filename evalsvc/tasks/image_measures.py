@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from evalsvc import catalog
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
-from evalsvc.reference import TapStatistics
+from evalsvc.spec import catalog
 from evalsvc.tasks.image_features import SCORE, ExtractorSpec, FeaturePass, kind_of
 from evalsvc.tasks.image_reference import ReferenceSpec, lacks
+from evalsvc.tasks.reference_statistics import TapStatistics
 from evalsvc.tasks.task import Context
 
 DIGITS = 7

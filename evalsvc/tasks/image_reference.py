@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalsvc.data.images import Fit, ImageSource
 from evalsvc.errors import DataChanged
-from evalsvc.images import Fit, ImageSource
 from evalsvc.metrics.frechet import Moments
-from evalsvc.protocol import canonical_json
-from evalsvc.reference import (
+from evalsvc.spec.protocol import canonical_json
+from evalsvc.tasks.image_features import FeaturePass, FeatureRows, join_features
+from evalsvc.tasks.reference_statistics import (
     ReferenceStatistics,
     TapStatistics,
     load_reference,
@@ -18,7 +19,6 @@ from evalsvc.reference import (
     reference_path,
     save_reference,
 )
-from evalsvc.tasks.image_features import FeaturePass, FeatureRows, join_features
 from evalsvc.tasks.task import Context
 
 EXTRACTED_AT_ONCE = 32

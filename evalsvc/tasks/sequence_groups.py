@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from hashlib import blake2b
 
-from evalsvc.data import Record
+from evalsvc.data.tokens import Record
 
 GROUP, GENERAL_GROUP = "group", "group_general_text"
 """Keys of the items that name the group of a sequence, of the data and of general text."""

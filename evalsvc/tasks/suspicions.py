@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from evalsvc.protocol import MetricValue
+from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.task import TaskWarning
 
 LOOK_AT = "the layout's preset and offsets, the tokenizer, and the data's ids"

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from evalsvc.artifacts import Artifact
-from evalsvc.bounds import MAX_SHARDS
-from evalsvc.checkpoints import CheckpointRef
-from evalsvc.data_path import AssetName as AssetName
-from evalsvc.data_path import DataPath as DataPath
+from evalsvc.checkpoints.opening import Allow
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.data.images import ImageSource
 from evalsvc.errors import InvalidRequest
-from evalsvc.images import ImageSource
-from evalsvc.layout import VocabularyLayout
-from evalsvc.looks import Until
-from evalsvc.model_config import ModelConfig
-from evalsvc.opening import Allow
-from evalsvc.protocol import MetricValue
+from evalsvc.files.artifacts import Artifact
+from evalsvc.spec.bounds import MAX_SHARDS
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.looks import Until
+from evalsvc.spec.model_config import ModelConfig
+from evalsvc.spec.paths import AssetName as AssetName
+from evalsvc.spec.paths import DataPath as DataPath
+from evalsvc.spec.protocol import MetricValue
 
 if TYPE_CHECKING:
     from evalsvc.decoders import ImageDecoder

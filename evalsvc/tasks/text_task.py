@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evalsvc.bounds import MAX_TOKENS, TokenId
+from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer, tokenizer_digest
 from evalsvc.errors import InvalidData
-from evalsvc.layout import TextBlock
+from evalsvc.spec.bounds import MAX_TOKENS, TokenId
+from evalsvc.spec.layout import TextBlock
 from evalsvc.tasks.task import Context, DataPath, Task
-from evalsvc.tokenizer import TextTokenizer, read_tokenizer, tokenizer_digest
 
 
 class TextTask(Task):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalsvc.checkpoints import MAX_FILES, files_of, identify
+from evalsvc.checkpoints.reference import MAX_FILES, files_of, identify
 from evalsvc.errors import CheckpointError
 
 FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")

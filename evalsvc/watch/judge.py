@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints import FOLDER_FILES
+from evalsvc.checkpoints.pickle_outline import read_outline
+from evalsvc.checkpoints.reference import FOLDER_FILES
+from evalsvc.checkpoints.safetensors_file import read_header
 from evalsvc.errors import EvalsvcError, NotACheckpoint
-from evalsvc.pickle_outline import read_outline
-from evalsvc.safetensors_header import read_header
-from evalsvc.suite import NAME
+from evalsvc.spec.suite import NAME
 from evalsvc.watch.found import Found
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import Named, StepPattern, is_checkpoint_name, read_averaged_name, read_name

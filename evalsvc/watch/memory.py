@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from evalsvc.artifacts import write_whole
+from evalsvc.files.artifacts import write_whole
 from evalsvc.watch.found import Found
 
 FORMAT = 1

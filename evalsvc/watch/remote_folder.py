@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evalsvc.checkpoints import FOLDER_FILES
+from evalsvc.checkpoints.reference import FOLDER_FILES
+from evalsvc.checkpoints.remote.objects import ObjectSource
+from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, RemoteFile, weights_of_folder, within
+from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidRequest
-from evalsvc.remote.objects import ObjectSource
-from evalsvc.remote.source import METADATA_SECONDS, Listing, RemoteFile, weights_of_folder, within
-from evalsvc.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.watch.found import FILE_ENDINGS, INSIDE, Found
 
 

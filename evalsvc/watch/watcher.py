@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from evalsvc.checkpoints import hash_files
+from evalsvc.checkpoints.reference import hash_files
 from evalsvc.client import Client
 from evalsvc.errors import (
     CheckpointError,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from app_in_process import App, refused
 
-from evalsvc.artifacts import artifact_path, keep_content
+from evalsvc.files.artifacts import artifact_path, keep_content
 from evalsvc.store.tables import Artifact, Task
 
 

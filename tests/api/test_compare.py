@@ -10,10 +10,10 @@ from compared_runs import items, put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.api.response_schemas import COMPARISON, CURVES
-from evalsvc.artifacts import artifact_path
-from evalsvc.compare import Options, compare_results
-from evalsvc.items import LARGE, keep_items, pack_items
-from evalsvc.result import Result
+from evalsvc.compare.contrast import Options, compare_results
+from evalsvc.compare.result import Result
+from evalsvc.files.artifacts import artifact_path
+from evalsvc.files.items import LARGE, keep_items, pack_items
 from evalsvc.store.submission import find_run
 from evalsvc.store.tables import Task
 

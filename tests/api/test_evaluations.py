@@ -10,8 +10,8 @@ from app_in_process import App, refused
 from compared_runs import items, put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.coordinator import LiveTask
-from evalsvc.shard import ShardError
+from evalsvc.messages import ShardError
+from evalsvc.service.coordinator import LiveTask
 
 
 @pytest.fixture

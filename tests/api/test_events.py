@@ -17,8 +17,8 @@ from service_process import ServiceProcess
 from evalsvc.api import events
 from evalsvc.api.state import State
 from evalsvc.client import Client
-from evalsvc.coordinator import LiveTask
-from evalsvc.shard import ShardResult
+from evalsvc.messages import ShardResult
+from evalsvc.service.coordinator import LiveTask
 from evalsvc.store.queue import cancel_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tokens import create_token

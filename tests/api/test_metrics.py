@@ -11,7 +11,7 @@ from app_in_process import App, refused
 from history_reference import Point, write
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.protocol import Protocol
+from evalsvc.spec.protocol import Protocol
 from evalsvc.store.submission import evaluate
 from evalsvc.store.tables import Checkpoint
 

@@ -12,8 +12,8 @@ from app_in_process import App, app_in_process, refused
 from prometheus_client.parser import text_string_to_metric_families
 from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
 
-from evalsvc.coordinator import LiveTask
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.service.coordinator import LiveTask
 from evalsvc.store.queue import give_up
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, Shard, Task, now

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from app_in_process import App, refused
 
-from evalsvc.artifacts import artifact_path, keep_content
 from evalsvc.client import Client
 from evalsvc.errors import WrongState
+from evalsvc.files.artifacts import artifact_path, keep_content
 from evalsvc.store.tables import Artifact
 
 

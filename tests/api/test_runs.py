@@ -10,7 +10,7 @@ import pytest
 from app_in_process import App, refused
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.protocol import Protocol
+from evalsvc.spec.protocol import Protocol
 
 
 def measured(app: App, weights: Path, step: int, *values: float, **fields: Any) -> None:

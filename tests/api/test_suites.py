@@ -208,7 +208,7 @@ def test_yaml_that_asks_for_code(app: App, text: str, words: str) -> None:
     ("task", "words"),
     [
         ("{kind: 'os:system'}", "no task is named 'os:system'"),
-        ("{kind: evalsvc.tasks.loss:LossTask, data: 'datasets:a'}", "no task is named"),
+        ("{kind: evalsvc.tasks.loss.spec:LossTask, data: 'datasets:a'}", "no task is named"),
         ("{kind: language, benchmarks: [{name: arc_easy, trust_remote_code: true}]}", "extra inputs are not permitted"),
         ("{kind: language, benchmarks: [arc_easy], trust_remote_code: true}", "no key is named 'trust_remote_code'"),
         ("{kind: language, benchmarks: [arc_easy], include_path: [../x]}", "'../x' is relative"),

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from evalsvc.access_tokens import TOKEN, hash_token
 from evalsvc.cli import app
 from evalsvc.errors import Conflict, UnknownName
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import all_tokens, create_token
-from evalsvc.tokens import TOKEN, hash_token
 
 
 def run(folder: Path, *arguments: str) -> Result:

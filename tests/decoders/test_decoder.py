@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from tiny_decoders import random_decoder, tiny_config
 from torch import Tensor
 
-from evalsvc import catalog
 from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8, winograd
 from evalsvc.errors import InvalidData
+from evalsvc.spec import catalog
 
 ALLOW = (torch.backends.cuda.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
 """What a process may have set to less than float32."""

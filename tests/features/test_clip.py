@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from evalsvc.checkpoints import CheckpointRef
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointMismatch, InvalidData, InvalidModelConfig
 from evalsvc.features.vision_folder import resize_and_crop
@@ -294,7 +294,7 @@ def test_a_tokenizer_with_ids_beyond_the_vocabulary(copy: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"])
 def test_a_link_in_the_folder_that_leads_out_of_the_roots(copy: Path, tmp_path: Path, name: str) -> None:
     """The folder lies below the roots, what its file leads to does not: a worker reads none of it."""
-    from evalsvc.runner import RunnerContext
+    from evalsvc.worker.shard import RunnerContext
 
     root = tmp_path / "root"
     root.mkdir()

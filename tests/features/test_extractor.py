@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalsvc import catalog
 from evalsvc.errors import CheckpointError, InvalidData, InvalidModelConfig, InvalidRequest, MissingPackage, UnknownName
 from evalsvc.features import FeatureExtractor, load_extractor
+from evalsvc.spec import catalog
 
 FOLDERS = {"inception": "inception_path", "clip": "clip_folder", "dinov2": "dinov2_folder"}
 """By kind, the fixture with weights of it. A new kind needs a line, and is tested with that."""

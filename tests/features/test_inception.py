@@ -31,7 +31,7 @@ from evalsvc.features.inception import (
     resize_pil_bicubic,
     resize_tf1_bilinear,
 )
-from evalsvc.inception_weights import CLASSIFIER, NVIDIA_NAMES, PARTS, read_inception
+from evalsvc.features.inception_weights import CLASSIFIER, NVIDIA_NAMES, PARTS, read_inception
 from evalsvc.metrics.frechet import Moments, frechet_distance
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fid" / "coco_smoke.json"

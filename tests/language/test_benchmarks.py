@@ -8,10 +8,10 @@ import pytest
 from benchmark_files import questions, write_benchmark, write_rows
 from lm_eval.tasks import TaskManager
 
-from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
 from evalsvc.language.benchmarks import Benchmark, Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
+from evalsvc.spec.benchmark import BenchmarkSpec
 
 
 def load(folder: Path, *specs: Any, **options: Any) -> Loaded:

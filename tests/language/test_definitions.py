@@ -10,11 +10,11 @@ from benchmark_files import write_benchmark
 from lm_eval.api.registry import AGGREGATION_REGISTRY, filter_registry, metric_registry
 
 from evalsvc.config import Settings
-from evalsvc.data_path import Readable, local_data
 from evalsvc.errors import InvalidData
 from evalsvc.language.definitions import Rules, local_files, named_files, read_definition
 from evalsvc.language.registry import MAX_FILE, shipped_folder
 from evalsvc.language.schema import Aggregation, Filter, Metric
+from evalsvc.spec.paths import Readable, local_data
 
 CODE = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\ndef f(doc):\n    return doc\n"
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from benchmark_files import questions, write_benchmark
 
-from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
 from evalsvc.language.flips import flips
+from evalsvc.spec.benchmark import BenchmarkSpec
 
 
 def load(folder: Path, **changes: Any) -> Benchmark:

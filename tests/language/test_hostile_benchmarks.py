@@ -17,13 +17,13 @@ import pytest
 import yaml
 from benchmark_files import questions, write_benchmark, write_rows
 
-from evalsvc.benchmark_spec import BenchmarkSpec
 from evalsvc.config import Settings
-from evalsvc.data_path import Readable, local_data
 from evalsvc.errors import EvalsvcError, InvalidData, InvalidSuite
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import RUNS_CODE, Rules, read_definition
 from evalsvc.language.registry import Kind, shipped, shipped_folder
+from evalsvc.spec.benchmark import BenchmarkSpec
+from evalsvc.spec.paths import Readable, local_data
 
 COUNTDOWN = "longproc/countdown_0.5k.yaml"
 """Its `process_results` calls `eval` on the model's answer."""

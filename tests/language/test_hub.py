@@ -22,7 +22,7 @@ PREPARE = ["from evalsvc.cli import main; main()", "benchmarks", "prepare", "who
 EVALUATE = """
 import sys
 from pathlib import Path
-from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.errors import AssetMissing
 from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
 for name in ("whole", "by_file", "other"):

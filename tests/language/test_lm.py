@@ -11,16 +11,16 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, NonFinite
 from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import OpenLM
-from evalsvc.layout import parse_layout
 from evalsvc.models import Transformer
-from evalsvc.tokenizer import read_tokenizer
+from evalsvc.spec.benchmark import BenchmarkSpec
+from evalsvc.spec.layout import parse_layout
 
 TEXT_TASKS = Path(__file__).parents[2] / "evalsvc" / "text_tasks"
 

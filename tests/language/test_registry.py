@@ -6,9 +6,9 @@ from lm_eval.tasks._index import Kind as TheirKind
 from lm_eval.tasks._index import TaskIndex
 
 from evalsvc.config import Settings
-from evalsvc.data_path import Readable
 from evalsvc.errors import InvalidData, UnknownName
 from evalsvc.language.registry import MAX_FILE, Entry, Kind, Registry, scan, shipped, shipped_folder
+from evalsvc.spec.paths import Readable
 
 KINDS = {
     TheirKind.TASK: Kind.benchmark,

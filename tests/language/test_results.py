@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import aggregate_subtask_metrics
 from lm_eval.evaluator import evaluate
 
-from evalsvc.benchmark_spec import BenchmarkSpec
+from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, InvalidSuite
 from evalsvc.language.answers import Answer, Generation, from_message, to_message
 from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
@@ -23,16 +23,16 @@ from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import Results, plain_mean, require_mean, results
 from evalsvc.language.sheet import IdCounts
-from evalsvc.layout import parse_layout, text_only
 from evalsvc.metrics.item_shares import linear_of
 from evalsvc.metrics.paired import difference_of, distance, item_numbers
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
-from evalsvc.protocol import MetricValue
 from evalsvc.scoring import Score
-from evalsvc.tokenizer import read_tokenizer
+from evalsvc.spec.benchmark import BenchmarkSpec
+from evalsvc.spec.layout import parse_layout, text_only
+from evalsvc.spec.protocol import MetricValue
 
 MEAN = {"aggregation": "mean", "higher_is_better": True}
 TEXT = "An identifier is a name. It names an object."

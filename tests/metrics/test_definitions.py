@@ -13,12 +13,10 @@ from benchmark_files import questions, write_benchmark
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evalsvc import catalog
-from evalsvc.checkpoints import CheckpointRef
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.features import digit_classifier
 from evalsvc.language.estimates import RESAMPLES
-from evalsvc.layout import parse_layout
 from evalsvc.metrics import cmmd, fid_infinity, inception_score, kid, prdc
 from evalsvc.metrics import reconstruction as pixels
 from evalsvc.metrics.contrastive import MAX_SCALE
@@ -38,12 +36,14 @@ from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
 from evalsvc.metrics.reference_page import ABOUT, page
 from evalsvc.miniature import ROOT
-from evalsvc.protocol import MetricValue
-from evalsvc.runner import RunnerContext
-from evalsvc.tasks.alignment import Alignment
-from evalsvc.tasks.comparison_rows import ABOVE_CHANCE
-from evalsvc.tasks.forgetting import FEW_SHOTS, Forgetting
+from evalsvc.spec import catalog
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.protocol import MetricValue
+from evalsvc.tasks.alignment.spec import Alignment
+from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE
+from evalsvc.tasks.forgetting.spec import FEW_SHOTS, Forgetting
 from evalsvc.tasks.task import TaskResult
+from evalsvc.worker.shard import RunnerContext
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()

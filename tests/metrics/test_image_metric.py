@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from evalsvc import catalog
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.spec import catalog
 
 DIMENSIONS = 12
 

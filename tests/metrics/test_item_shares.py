@@ -12,7 +12,7 @@ from evalsvc.metrics.item_shares import Linear, combined, finite_factor, keep_sh
 from evalsvc.metrics.paired import Numbers, distance
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
-from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.spec.protocol import MetricValue, Protocol
 
 
 def mean_of_answers(answers: Sequence[float], name: str = "a") -> Linear:

@@ -26,7 +26,7 @@ from evalsvc.metrics.paired import (
 )
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
-from evalsvc.protocol import Direction
+from evalsvc.spec.protocol import Direction
 
 ITEMS = 400
 RESAMPLES = 1_000

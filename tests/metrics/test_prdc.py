@@ -4,11 +4,11 @@ import torch
 from prdc import compute_prdc
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from evalsvc import catalog
 from evalsvc.errors import InvalidData
 from evalsvc.metrics import prdc as module
 from evalsvc.metrics.image_metric import FeatureSets
 from evalsvc.metrics.prdc import neighbourhoods, squared_distances
+from evalsvc.spec import catalog
 
 NAMES = ("precision", "recall", "density", "coverage")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout
 from evalsvc.models.decoding import EAGER, BlockedCache, Slot, StraightCache, blocked_attention
+from evalsvc.spec.model_config import ModelConfig
 
 ROWS, PADDED, NEW = 3, 5, 40
 IMAGE_IDS = range(10, 26)

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, NonFinite, UnknownName
-from evalsvc.model_config import ModelConfig, config_beside, resolve_config
 from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout, build_trie, load_model, read_trie
 from evalsvc.models.loading import find_nonfinite
-from evalsvc.weights import read_weights
+from evalsvc.spec.model_config import ModelConfig, config_beside, resolve_config
 
 Change = Callable[[dict[str, Tensor]], Any]
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import InternalError, InvalidData, UnknownName
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer, load_model
 from evalsvc.models.open_lm import INV_FREQ_DTYPES, Positions, trained_inv_freq_dtype
-from evalsvc.weights import read_weights
+from evalsvc.spec.model_config import ModelConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "open_lm"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.model_config import resolve_config
 from evalsvc.models import packing
 from evalsvc.models.packing import (
     can_pack,
@@ -16,6 +15,7 @@ from evalsvc.models.packing import (
     product,
     whole_number_product,
 )
+from evalsvc.spec.model_config import resolve_config
 
 CPU = torch.device("cpu")
 

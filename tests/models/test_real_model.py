@@ -10,8 +10,8 @@ import smollm2
 import torch
 from torch import Tensor
 
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.models import Transformer, load_model
-from evalsvc.weights import read_weights
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evalsvc.checkpoints.expression import leaves
+from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import CheckpointMismatch, InvalidRequest, NonFinite
-from evalsvc.expression import leaves
-from evalsvc.expression_parser import parse_expression
 from evalsvc.miniature import ROOT
-from evalsvc.model_config import ModelConfig, resolve_config
 from evalsvc.models import Transformer, load_model
 from evalsvc.models.loading import INV_FREQ
 from evalsvc.models.open_lm import inv_freq_table
 from evalsvc.models.virtual import agreed_config, load_virtual
+from evalsvc.spec.model_config import ModelConfig, resolve_config
 
 CONFIG = {
     "hidden_dim": 16,
@@ -199,8 +199,8 @@ def test_how_a_run_was_trained_matters_only_for_its_rotary_frequencies() -> None
 MEASURE = """
 import sys
 from pathlib import Path
-from evalsvc.expression_parser import parse_expression
-from evalsvc.model_config import ModelConfig
+from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.spec.model_config import ModelConfig
 from evalsvc.models.virtual import load_virtual
 
 def peak():  # of this program: getrusage would begin with that of the one that started it

@@ -11,12 +11,12 @@ import sampling_reference as reference
 import torch
 from sampling_reference import tiny_model
 
+from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import Cancelled, InvalidData, InvalidRequest, NonFinite
 from evalsvc.miniature import ROOT
 from evalsvc.models import KVCache, Transformer, load_model
 from evalsvc.sampling import Continuation, SamplingParams, complete
 from evalsvc.sampling.completion import LOGITS_AT_ONCE
-from evalsvc.tokenizer import read_tokenizer
 
 Stop = Callable[[int, Sequence[int]], bool]
 ROWS = 40

@@ -225,7 +225,7 @@ def test_what_an_earlier_shard_left_does_not_count(monkeypatch: pytest.MonkeyPat
 
 LIMITED = """
 import resource, torch
-from evalsvc.model_config import ModelConfig
+from evalsvc.spec.model_config import ModelConfig
 from evalsvc.models import DecodeStep, Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, fitting
 

@@ -14,11 +14,11 @@ from sampling_reference import tiny_model
 from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidRequest, NonFinite, UnknownName
-from evalsvc.model_config import ModelConfig, resolve_config
 from evalsvc.models import DecodeStep, Transformer, can_compile, packed_bytes
 from evalsvc.models.decoding import EAGER, DecodeCache, StraightCache
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate
 from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, chosen_path, runnable_path
+from evalsvc.spec.model_config import ModelConfig, resolve_config
 
 IMAGE_ROWS = range(20, 36)
 UNCONDITIONAL = (36, 37)

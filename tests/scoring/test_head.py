@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalsvc.layout import ImageBlock, TextBlock, VocabularyLayout
 from evalsvc.scoring import head
 from evalsvc.scoring.head import target_columns
+from evalsvc.spec.layout import ImageBlock, TextBlock, VocabularyLayout
 
 ROWS = 30
 LAYOUT = VocabularyLayout(

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidData, NonFinite
-from evalsvc.layout import ImageBlock, TextBlock, VocabularyLayout, text_only
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
 from evalsvc.scoring import Request, Score, head, score
 from evalsvc.scoring.scorer import CPU_BATCH_TOKENS
+from evalsvc.spec.layout import ImageBlock, TextBlock, VocabularyLayout, text_only
+from evalsvc.spec.model_config import ModelConfig
 
 ROWS = 48
 BUDGET = 64

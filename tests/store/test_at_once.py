@@ -19,9 +19,9 @@ from queue_steps import metric, next_shard, plan, result, submission, suite
 from sqlalchemy import event, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from evalsvc.checkpoints import Identity
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, UnknownName, WrongState
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store import back_off
 from evalsvc.store.deletion import delete_run
 from evalsvc.store.imports import import_values

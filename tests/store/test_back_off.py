@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from queue_steps import enter, next_shard, plan, store_result, submission, suite
 
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store import back_off
 from evalsvc.store.queue import Assignment, find_evaluation, finish, give_up, retry_evaluation
 from evalsvc.store.session import Store

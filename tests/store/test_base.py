@@ -3,9 +3,9 @@
 import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
 
-from evalsvc.checkpoints import Identity
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
-from evalsvc.shard import ShardResult
+from evalsvc.messages import ShardResult
 from evalsvc.store import base as bases
 from evalsvc.store.base import base_ids, base_view, find_base, name_base, runs_awaiting_base
 from evalsvc.store.session import Store

@@ -20,7 +20,7 @@ from queue_steps import (
 )
 
 from evalsvc.errors import Conflict, UnknownName, WrongState
-from evalsvc.shard import ShardResult
+from evalsvc.messages import ShardResult
 from evalsvc.store.base import name_base
 from evalsvc.store.deletion import Deleted, delete_run
 from evalsvc.store.history import read_history

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import command
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
 
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store import events
 from evalsvc.store.events import read_events
 from evalsvc.store.queue import cancel_evaluation, retry_evaluation

@@ -6,7 +6,7 @@ import pytest
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.protocol import Protocol
+from evalsvc.spec.protocol import Protocol
 from evalsvc.store.axis import Window
 from evalsvc.store.history import read_history, read_protocol
 from evalsvc.store.imports import Imported, import_values

@@ -20,7 +20,7 @@ from history_reference import (
 )
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.protocol import number_to_json
+from evalsvc.spec.protocol import number_to_json
 from evalsvc.store.axis import Window
 from evalsvc.store.buckets import COLUMNS, read_buckets
 from evalsvc.store.history import read_history

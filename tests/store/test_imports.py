@@ -11,7 +11,7 @@ from history_reference import Point, imported
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.errors import Conflict, WrongState
-from evalsvc.protocol import Protocol
+from evalsvc.spec.protocol import Protocol
 from evalsvc.store.history import read_history
 from evalsvc.store.imports import Outcome, import_values
 from evalsvc.store.session import Store, alembic_config

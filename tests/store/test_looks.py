@@ -8,7 +8,7 @@ import pytest
 from queue_steps import enter, metric, next_shard, plan, result, store_result, submission, suite
 from sqlalchemy import select
 
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import Assignment, cancel_evaluation, find_evaluation, give_up, requeue_running, unwanted
 from evalsvc.store.session import Store

@@ -8,7 +8,7 @@ import pytest
 from queue_steps import enter, plan, store_result, submission, suite
 from sqlalchemy import insert, select
 
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.order import Standing
 from evalsvc.store.queue import Assignment, cancel_evaluation, give_up, retry_evaluation, take
 from evalsvc.store.session import Store

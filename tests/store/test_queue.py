@@ -8,10 +8,10 @@ import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
 from sqlalchemy import event, select
 
-from evalsvc.checkpoints import Identity
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName, WrongState
-from evalsvc.outputs import OutputFile
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.files.outputs import OutputFile
+from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store import back_off
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import (

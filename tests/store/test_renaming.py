@@ -4,7 +4,7 @@ import pytest
 from queue_steps import enter, enter_virtual, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
 from evalsvc.errors import Conflict, UnknownName
-from evalsvc.shard import ShardResult
+from evalsvc.messages import ShardResult
 from evalsvc.store.base import base_view, name_base
 from evalsvc.store.history import read_history
 from evalsvc.store.renaming import rename_run

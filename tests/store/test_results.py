@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
-from evalsvc.checkpoints import Identity
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
-from evalsvc.protocol import Protocol
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.spec.protocol import Protocol
 from evalsvc.store.events import read_events
 from evalsvc.store.queue import cancel_evaluation, find_evaluation
 from evalsvc.store.results import (

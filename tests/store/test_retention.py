@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 from queue_steps import enter, metric, next_shard, plan, result, store_result, submission, suite
 
-from evalsvc.checkpoints import Identity
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.protocol import Direction
-from evalsvc.retention import Retention
-from evalsvc.shard import ShardResult
+from evalsvc.messages import ShardResult
+from evalsvc.spec.artifact_policy import Retention
+from evalsvc.spec.protocol import Direction
 from evalsvc.store.queue import named_artifacts
 from evalsvc.store.retention import find_prunable, mark_pruned, require_metric, retention_view
 from evalsvc.store.session import Store

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, ItemsLost, SchemaVersionMismatch
-from evalsvc.items import keep_items, pack_items
+from evalsvc.files.items import keep_items, pack_items
 from evalsvc.store import session as session_module
 from evalsvc.store.queue import take
 from evalsvc.store.results import read_task_items

@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
-from evalsvc.coordinator import LiveTask
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.service.coordinator import LiveTask
 from evalsvc.store.session import Store
 from evalsvc.store.status import failed_view, queue_view, running_view, warned_view
 from evalsvc.store.tables import Evaluation, now

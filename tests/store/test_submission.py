@@ -6,7 +6,7 @@ import pytest
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 from sqlalchemy import select
 
-from evalsvc.checkpoints import Identity
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, UnknownName
 from evalsvc.store.history import read_history
 from evalsvc.store.session import Store

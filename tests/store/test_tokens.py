@@ -7,11 +7,11 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
+from evalsvc.access_tokens import hash_token
 from evalsvc.errors import Conflict, InvalidRequest, UnknownName
 from evalsvc.store.session import Store, alembic_config, open_store
 from evalsvc.store.tables import Token
 from evalsvc.store.tokens import all_tokens, create_token, has_tokens, note_use, revoke_token
-from evalsvc.tokens import hash_token
 
 
 def test_only_the_hash_is_kept(store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.queue import find_evaluation, finish
 from evalsvc.store.session import Store
 from evalsvc.store.submission import find_checkpoint, find_run

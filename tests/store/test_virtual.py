@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
-from evalsvc.checkpoints import Identity
+from evalsvc.checkpoints.expression import MAX_CHECKPOINTS, canonical
+from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest, UnknownName, WrongState
-from evalsvc.expression import MAX_CHECKPOINTS, canonical
-from evalsvc.expression_parser import parse_expression
-from evalsvc.shard import ShardResult
+from evalsvc.messages import ShardResult
 from evalsvc.store import virtual as virtual_module
 from evalsvc.store.base import base_ids, name_base, runs_awaiting_base
 from evalsvc.store.history import read_history

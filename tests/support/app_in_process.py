@@ -14,10 +14,10 @@ from queue_steps import metric, result
 
 from evalsvc.api.app import create_app
 from evalsvc.api.server import listen
-from evalsvc.cluster import Member
+from evalsvc.cluster.cluster import Member
 from evalsvc.config import Settings
-from evalsvc.coordinator import AtWork, Coordinator, LiveTask
-from evalsvc.shard import ShardError, ShardResult
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.service.coordinator import AtWork, Coordinator, LiveTask
 from evalsvc.store.queue import finish, take
 from evalsvc.store.session import Store
 

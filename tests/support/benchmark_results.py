@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.ratio import ratio_of_sums
-from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.spec.protocol import MetricValue, Protocol
 
 BYTES = 10
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from evalsvc.data import Record
-from evalsvc.layout import VocabularyLayout
+from evalsvc.data.tokens import Record
+from evalsvc.spec.layout import VocabularyLayout
 
 Counts = dict[int, Counter[int]]
 

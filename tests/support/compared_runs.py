@@ -8,7 +8,7 @@ from gate_documents import document
 from queue_steps import enter, evaluate_whole, submission, suite
 
 from evalsvc.metrics.shares import standard_error
-from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.store.session import Store
 
 BENCHMARKS = ("arc", "piqa")

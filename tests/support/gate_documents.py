@@ -6,8 +6,8 @@ from typing import Any
 
 from lxml import etree
 
-from evalsvc.protocol import MetricValue, Protocol
-from evalsvc.result import Result
+from evalsvc.compare.result import Result
+from evalsvc.spec.protocol import MetricValue, Protocol
 
 SCHEMA = Path(__file__).parents[1] / "golden" / "junit" / "junit-10.xsd"
 

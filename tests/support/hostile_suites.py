@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 from app_in_process import App, app_in_process
 
-from evalsvc import catalog
+from evalsvc.spec import catalog
 
 ANSWERS = (200, 201, 404, 413, 422)
 """Kept, or refused with the reason."""

@@ -9,15 +9,15 @@ from migrated import migrated_store
 from queue_steps import submission
 from sqlalchemy import select
 
-from evalsvc.checkpoints import identify
+from evalsvc.checkpoints.reference import identify
 from evalsvc.config import Settings
-from evalsvc.coordinator import Coordinator
+from evalsvc.service.coordinator import Coordinator
+from evalsvc.spec.suite import parse_suite
 from evalsvc.store.history import read_history
 from evalsvc.store.queue import find_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.submission import submit
 from evalsvc.store.tables import OVER, Attempt, Evaluation, Shard
-from evalsvc.suite import parse_suite
 
 TTL = 5
 """EVALSVC_WORKER_TTL in these tests, in seconds."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgpack
 
-from evalsvc.checkpoints import CheckpointRef
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
-from evalsvc.protocol import MetricValue
-from evalsvc.runner import RunnerContext
-from evalsvc.tasks.loss import Loss
+from evalsvc.spec.protocol import MetricValue
+from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.task import TaskResult
+from evalsvc.worker.shard import RunnerContext
 
 LAYOUT: Mapping[str, Any] = {
     "text": {"size": 80},

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from ports import free_port
 
-from evalsvc.certificates import write_certificates
+from evalsvc.cluster.certificates import write_certificates
 
 SUPPORT = str(Path(__file__).parent)
 PATIENCE = 90.0

@@ -10,7 +10,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from evalsvc.remote.objects import forget_connections
+from evalsvc.checkpoints.remote.objects import forget_connections
 
 
 class ObjectStore:

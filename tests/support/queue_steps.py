@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalsvc.checkpoints import Identity
-from evalsvc.protocol import MetricValue, Protocol
-from evalsvc.shard import ShardResult
+from evalsvc.checkpoints.reference import Identity
+from evalsvc.messages import ShardResult
+from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.queue import Assignment, finish, take
 from evalsvc.store.session import Store
 from evalsvc.store.submission import Submission, submit
 from evalsvc.store.virtual import resolve_expression
-from evalsvc.suite import Suite, TaskSpec
 
 
 def suite(name: str = "quick", limit: int = 1, tasks: int = 1, kind: str = "loss") -> Suite:

@@ -2,7 +2,7 @@
 
 import random
 
-from evalsvc.expression import PARTS, Average, Base, Expression, File, Graft, Lerp, Step
+from evalsvc.checkpoints.expression import PARTS, Average, Base, Expression, File, Graft, Lerp, Step
 
 
 def random_expression(chance: random.Random, room: int = 4) -> Expression:

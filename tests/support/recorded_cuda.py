@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from evalsvc import streams
+from evalsvc.models import streams
 
 
 class RecordedStream:

@@ -6,9 +6,9 @@ from hashlib import blake2b
 
 import torch
 
-from evalsvc.model_config import ModelConfig
 from evalsvc.models import Transformer
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams
+from evalsvc.spec.model_config import ModelConfig
 
 WORD = 2**64
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from evalsvc.inception_weights import read_inception
+from evalsvc.features.inception_weights import read_inception
 
 SIDE = 256
 

@@ -26,7 +26,7 @@ from soak_trainer import Ledger, Trainer
 from soak_world import World
 from sqlalchemy.exc import SQLAlchemyError
 
-from evalsvc.demo import checkpoints
+from evalsvc.cli.demo import checkpoints
 from evalsvc.miniature import ROOT
 
 WORKERS = 2

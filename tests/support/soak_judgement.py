@@ -14,9 +14,9 @@ from soak_world import World
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
-from evalsvc.artifacts import artifact_path
-from evalsvc.checkpoints import spool_path
+from evalsvc.checkpoints.reference import spool_path
 from evalsvc.config import Settings
+from evalsvc.files.artifacts import artifact_path
 from evalsvc.store.queue import find_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tables import (

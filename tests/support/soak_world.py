@@ -16,7 +16,7 @@ import psutil
 from ports import free_port
 from soak_database import Database
 
-from evalsvc.certificates import CA, CERT, KEY, write_certificates
+from evalsvc.cluster.certificates import CA, CERT, KEY, write_certificates
 from evalsvc.store.session import Store
 
 MARK = "SOAK_WORLD"

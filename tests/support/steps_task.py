@@ -8,10 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from evalsvc.artifacts import Artifact
-from evalsvc.looks import Until, schedule
+from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.shares import standard_error
-from evalsvc.protocol import MetricValue, Protocol
+from evalsvc.spec.looks import Until, schedule
+from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.task import Context, Plan, Task, TaskResult
 
 

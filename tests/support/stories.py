@@ -15,12 +15,12 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import OpenLM
-from evalsvc.layout import parse_layout, text_only
 from evalsvc.models import Transformer
 from evalsvc.models.loading import load_model
-from evalsvc.tokenizer import read_tokenizer
+from evalsvc.spec.layout import parse_layout, text_only
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from evalsvc import catalog
 from evalsvc.decoders import ImageDecoder
+from evalsvc.spec import catalog
 
 
 def tiny_config(kind: str, **changes: Any) -> dict[str, Any]:

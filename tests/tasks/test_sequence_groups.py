@@ -1,6 +1,6 @@
 from array import array
 
-from evalsvc.data import Record
+from evalsvc.data.tokens import Record
 from evalsvc.tasks.sequence_groups import at_border, group_of_each, group_order, groups_of_records
 
 

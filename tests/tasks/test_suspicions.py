@@ -8,15 +8,15 @@ import pytest
 from loss_task import context_of
 
 import evalsvc
-from evalsvc.checkpoints import CheckpointRef
-from evalsvc.layout import parse_layout
-from evalsvc.protocol import MetricValue, Protocol
-from evalsvc.runner import run_shard, run_suite
-from evalsvc.shard import ShardRequest
-from evalsvc.suite import parse_suite
-from evalsvc.tasks.loss import Loss
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.messages import ShardRequest
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.spec.suite import parse_suite
+from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.suspicions import MAX_WARNINGS, cut_inputs, few_warnings, left_out, worse_than_guessing
 from evalsvc.tasks.task import TaskWarning
+from evalsvc.worker.shard import run_shard, run_suite
 
 ROOT = Path(evalsvc.__file__).parent / "miniature"
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()

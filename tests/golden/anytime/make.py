@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalsvc.arrays import unpack_array
-from evalsvc.checkpoints import CheckpointRef
-from evalsvc.layout import parse_layout
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.files.arrays import unpack_array
+from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
-from evalsvc.runner import run_shard
-from evalsvc.shard import ShardRequest
-from evalsvc.suite import parse_suite
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.suite import parse_suite
+from evalsvc.worker.shard import run_shard
 
 PROMPTS = 256
 KEY = "inception/64"

@@ -1,0 +1,227 @@
+"""Expressions over checkpoints as text.
+
+    expression = average | lerp | graft | checkpoint
+    average    = "avg" "(" member { "," member } ")"                   the mean; a checkpoint given twice counts twice
+    member     = expression | range
+    lerp       = "lerp" "(" expression "," expression "," weight ")"   weight from 0 (the first) to 1 (the second)
+    graft      = "graft" "(" expression "," expression "," choice { "," choice } ")"
+                                                    the first, but for the chosen tensors, which are the second's
+    choice     = "layers" "=" span { "|" span } | "parts" "=" part { "|" part }
+    span       = layer [ "-" layer ]                                   counted from 0, both ends included
+    part       = "embeddings" | "head" | "norm"
+    checkpoint = run "@" step [ ":" variant ] | "base" | path
+    range      = run "@" first ".." last [ "/" stride ] [ ":" variant ]
+                                                    both ends included; with a stride every one of its steps must exist
+    path       = characters other than blanks , ( ) " ', or any between quotes
+
+Blanks between the parts mean nothing. `base` is the base of the run that comes first in the canonical form. What an
+expression means is in `expression.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from evalsvc.checkpoints.expression import (
+    FUNCTIONS,
+    PARTS,
+    Average,
+    Base,
+    Expression,
+    File,
+    Graft,
+    Leaf,
+    Lerp,
+    Part,
+    Step,
+    Steps,
+)
+from evalsvc.errors import InvalidRequest
+from evalsvc.spec.suite import NAME
+
+MAX_DEPTH = 16
+MAX_LAYER = 9_999
+MAX_STEP = 2**63 - 1
+
+_BLANKS = re.compile(r"\s*")
+_WORD = re.compile(r"""[^\s,()"']+""")
+_QUOTED = re.compile(r""""([^"]+)"|'([^']+)'""")
+_NUMBER = "[0-9]{1,19}"
+_STEP = re.compile(
+    rf"(?P<run>{NAME.pattern})@(?P<first>{_NUMBER})(\.\.(?P<last>{_NUMBER})(/(?P<stride>{_NUMBER}))?)?"
+    rf"(:(?P<variant>{NAME.pattern}))?"
+)
+_WEIGHT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_CHECKPOINT = "a checkpoint (RUN@STEP[:VARIANT], base, a path) or " + ", ".join(f"{name}(…)" for name in FUNCTIONS)
+_CHOICE = "layers=0-11|14 or parts=" + "|".join(PARTS)
+_SIGNS = {"(": "bracket", ",": "comma", ")": "closing bracket"}
+_SHOWN = 80
+
+
+def is_expression(uri: str) -> bool:
+    """Whether a uri is meant as an expression, right or wrong: a function's name and a bracket."""
+    return re.match(rf"\s*(({'|'.join(FUNCTIONS)})\s*\(|[a-z]\w*\s*\(.*\)\s*$)", uri, re.DOTALL) is not None
+
+
+def parse_expression(text: str) -> Expression:
+    """The expression in `text`, see the grammar above.
+
+    Raises:
+        InvalidRequest: it does not follow the grammar; the message has the place and what is allowed there.
+    """
+    return _Parser(text).parse()
+
+
+class _Parser:
+    """Recursive descent; `at` is where the next token begins."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+
+    def parse(self) -> Expression:
+        expression = self._expression(0)
+        if self._peek():
+            self._fail("nothing more: the expression is complete")
+        return expression
+
+    def _expression(self, inside: int) -> Expression:
+        begin = self._skip()
+        found = self._member(inside)
+        if isinstance(found, Steps):
+            self._fail("one checkpoint (a range is for avg(…) only)", begin)
+        return found
+
+    def _member(self, inside: int) -> Expression | Steps:
+        begin = self._skip()
+        if quoted := _QUOTED.match(self.text, begin):
+            self.at = quoted.end()
+            return File(quoted[1] or quoted[2])
+        word = self._word(_CHECKPOINT)
+        if self._peek() == "(":
+            return self._function(word, begin, inside + 1)
+        found = _atom(word)
+        self._require_sound(found, begin)
+        return found
+
+    def _function(self, name: str, begin: int, inside: int) -> Expression:
+        if name not in FUNCTIONS:
+            self._fail(f"one of {', '.join(FUNCTIONS)}", begin)
+        if inside > MAX_DEPTH:
+            self._fail(f"at most {MAX_DEPTH} functions inside one another", begin)
+        self._take("(")
+        if name == "avg":
+            return self._average(inside)
+        first = self._expression(inside)
+        self._take(",")
+        second = self._expression(inside)
+        self._take(",")
+        return self._lerp(first, second) if name == "lerp" else self._graft(first, second)
+
+    def _average(self, inside: int) -> Average:
+        members = [self._member(inside)]
+        while self._peek() == ",":
+            self._take(",")
+            members.append(self._member(inside))
+        self._take(")", "a comma or a closing bracket")
+        return Average(tuple(members))
+
+    def _lerp(self, first: Expression, second: Expression) -> Lerp:
+        begin = self._skip()
+        allowed = "a weight from 0 (the first) to 1 (the second)"
+        word = self._word(allowed)
+        if not _WEIGHT.fullmatch(word) or not 0 <= float(word) <= 1:
+            self._fail(allowed, begin)
+        self._take(")")
+        return Lerp(first, second, float(word))
+
+    def _graft(self, first: Expression, second: Expression) -> Graft:
+        chosen = self._choice()
+        while self._peek() == ",":
+            self._take(",")
+            chosen |= self._choice()
+        self._take(")", "a comma or a closing bracket")
+        return Graft(first, second, frozenset(chosen))
+
+    def _choice(self) -> set[Part]:
+        begin = self._skip()
+        text = self._word(_CHOICE)
+        while self._peek() not in ("", ",", "(", ")", '"', "'"):  # blanks around = and |
+            text += self._word(_CHOICE)
+        kind, _, items = text.partition("=")
+        if kind not in ("layers", "parts") or not items:
+            self._fail(_CHOICE, begin)
+        chosen: set[Part] = set()
+        for item in items.split("|"):
+            chosen |= self._layers(item, begin) if kind == "layers" else self._part(item, begin)
+        return chosen
+
+    def _layers(self, item: str, begin: int) -> set[Part]:
+        span = _SPAN.fullmatch(item)
+        if span is None:
+            self._fail("layers as numbers from 0 on and spans of them, such as layers=0-11|14", begin)
+        first, last = int(span[1]), int(span[2] or span[1])
+        if first > last or last > MAX_LAYER:
+            self._fail(f"layers from the lower to the higher, up to {MAX_LAYER}", begin)
+        return set(range(first, last + 1))
+
+    def _part(self, item: str, begin: int) -> set[Part]:
+        if item not in PARTS:
+            self._fail(f"of {', '.join(PARTS)} any, with | between them", begin)
+        return {item}
+
+    def _require_sound(self, found: Leaf | Steps, begin: int) -> None:
+        if isinstance(found, Step) and found.step > MAX_STEP:
+            self._fail(f"a step of at most {MAX_STEP}", begin)
+        if isinstance(found, Steps):
+            if found.first > found.last or found.last > MAX_STEP:
+                self._fail(f"a range from the lower step to the higher, up to {MAX_STEP}", begin)
+            if found.stride == 0:
+                self._fail("a stride of at least 1", begin)
+
+    # tokens
+
+    def _skip(self) -> int:
+        blanks = _BLANKS.match(self.text, self.at)
+        self.at = blanks.end() if blanks else self.at
+        return self.at
+
+    def _peek(self) -> str:
+        """The next character that is no blank; empty at the end."""
+        at = self._skip()
+        return self.text[at : at + 1]
+
+    def _take(self, sign: str, allowed: str | None = None) -> None:
+        if self._peek() != sign:
+            self._fail(allowed or f"a {_SIGNS[sign]}")
+        self.at += 1
+
+    def _word(self, allowed: str) -> str:
+        word = _WORD.match(self.text, self._skip())
+        if word is None:
+            self._fail(allowed)
+        self.at = word.end()
+        return word[0]
+
+    def _fail(self, allowed: str, at: int | None = None) -> NoReturn:
+        at = self._skip() if at is None else at
+        word = _QUOTED.match(self.text, at) or _WORD.match(self.text, at)
+        rest = (word[0] if word else self.text[at : at + 1])[:_SHOWN]
+        found = repr(rest) if rest else "the end"
+        shown = self.text if len(self.text) <= _SHOWN else self.text[:_SHOWN] + "…"
+        raise InvalidRequest(f"in {shown!r} at character {at + 1}: expected {allowed}; found {found}")
+
+
+def _atom(word: str) -> Leaf | Steps:
+    if word == "base":
+        return Base()
+    found = _STEP.fullmatch(word)
+    if found is None:
+        return File(word)
+    variant = found["variant"] or "raw"
+    if found["last"] is None:
+        return Step(found["run"], int(found["first"]), variant)
+    stride = None if found["stride"] is None else int(found["stride"])
+    return Steps(found["run"], int(found["first"]), int(found["last"]), stride, variant)

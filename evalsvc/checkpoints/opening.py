@@ -1,0 +1,335 @@
+"""Reading checkpoints and data from the very files that were checked, whatever becomes of their names meanwhile.
+
+Between the look at a path and its opening, a link may be put in the place of a file or folder on the way. So every
+file is opened first; what the kernel says of the open file is held against the allowed roots; and whoever reads it gets
+a name in a private folder that leads to the open file. Hashing and loading then read one and the same file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from evalsvc.checkpoints.reference import (
+    MAX_BESIDE,
+    MAX_FILES,
+    CheckpointRef,
+    Virtual,
+    files_of,
+    locate,
+    parents_of,
+    require_inside,
+)
+from evalsvc.errors import (
+    CheckpointChanged,
+    CheckpointError,
+    CheckpointGone,
+    CheckpointNotAllowed,
+    EvalsvcError,
+    InvalidData,
+    NotACheckpoint,
+)
+from evalsvc.spec.model_config import recorded_model
+
+OPEN_FILES = Path("/proc/self/fd")
+
+NEIGHBOURS = ("params.txt", "config.json", ".metadata")
+"""What is read beside a checkpoint by its name, and may not lead out of the roots; other JSON files that do are passed
+over."""
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+MAX_NEIGHBOURS = 100_000
+"""How many names are looked at for what lies beside a checkpoint."""
+
+
+Allow = Callable[[Path, str], None]
+"""Raises unless a path without links, of what is open, may be read; the second argument is what messages call it."""
+
+
+def anywhere(real: Path, shown: str) -> None:
+    """Allow every file: for paths that no submitter chose."""
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """A data file that was checked when it was open. Two of them are equal if they are one file in one state."""
+
+    real: Path
+    """Where the file lies, without links."""
+    version: tuple[int, ...]
+    """What the kernel says of its content: device, inode, size, and both times of change."""
+    stream: io.BufferedReader = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """A path that leads to the open file, for libraries that take no stream."""
+        return str(OPEN_FILES / str(self.stream.fileno())) if OPEN_FILES.is_dir() else str(self.real)
+
+
+def open_file(path: Path, what: str, allow: Allow) -> OpenFile:
+    """Open a data file and check what was opened; `what` is how messages call it. Close its stream.
+
+    Raises:
+        InvalidData: the file is missing, cannot be read, or is no regular file; or what `allow` raises.
+    """
+    descriptor = _descriptor(path, what, os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        real = _real(path, descriptor)
+        allow(real, str(path))
+        if stat.S_ISDIR(found.st_mode):
+            raise InvalidData(f"the {what} {path} is a folder; give a file")
+        if not stat.S_ISREG(found.st_mode):
+            raise InvalidData(f"the {what} {path} is not a regular file; give a file on a disk")
+        stream = os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return OpenFile(real, version, stream)
+
+
+@contextmanager
+def opened_folder(path: Path, what: str, allow: Allow) -> Iterator[Path]:
+    """Open a data folder, check what was opened, and give a path that leads to it; see `open_file`."""
+    descriptor = _descriptor(path, what, os.O_DIRECTORY)
+    try:
+        allow(_real(path, descriptor), str(path))
+        yield OPEN_FILES / str(descriptor) if OPEN_FILES.is_dir() else path
+    finally:
+        os.close(descriptor)
+
+
+def _descriptor(path: Path, what: str, flags: int) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    except OSError:
+        raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
+
+
+def _real(path: Path, descriptor: int) -> Path:
+    """Where an open file lies. Without the kernel's word for it, the path is all that can be asked."""
+    if not OPEN_FILES.is_dir():
+        return path.resolve()
+    return Path(os.readlink(OPEN_FILES / str(descriptor)).removesuffix(" (deleted)"))
+
+
+@contextmanager
+def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iterator[Path]:
+    """Give the file or folder of a network's weights a path that stays what it is now; messages have the posted one.
+
+    Of what lies beside a file, only the names in `beside` are there, and the files that an index names.
+
+    Raises:
+        InvalidData: a file is missing or cannot be read; or what `allow` raises.
+        NotACheckpoint: the folder has more than MAX_FILES files.
+    """
+    if not OPEN_FILES.is_dir():
+        for file in files_of(path, MAX_FILES):
+            allow(file.resolve(), str(file))
+        yield path
+        return
+    with ExitStack() as stack:
+        files = _Open(stack, Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-"))))
+        here = files.folder / "here"
+        here.mkdir()
+        folder = path if path.is_dir() else path.parent
+        files.names[str(here)] = str(folder)
+        try:
+            inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
+            allow_open_files(len(inside))
+            for file in inside:
+                _pin(file, here / file.relative_to(folder), allow, files)
+            if not path.is_dir():
+                for name in beside:
+                    if (folder / name).is_file():
+                        _pin(folder / name, here / name, allow, files)
+                if _is_json(here / path.name):
+                    for file in _existing(folder, _names(folder, (".json", *WEIGHTS))[:MAX_FILES]):
+                        _pin(file, here / file.name, allow, files)
+        except OSError as error:
+            raise InvalidData(
+                f"{path} cannot be read: {(error.strerror or str(error)).lower()}; check the path"
+            ) from None
+        with _posted_names(files):
+            yield here if path.is_dir() else here / path.name
+
+
+@dataclass
+class _Open:
+    """What is open, and under which private name."""
+
+    stack: ExitStack
+    folder: Path
+    names: dict[str, str] = field(default_factory=dict)
+    """Private folders, and what they stand for."""
+    stats: dict[int, os.stat_result] = field(default_factory=dict)
+    """Of every open file, when it was opened."""
+
+
+@contextmanager
+def opened(reference: CheckpointRef) -> Iterator[CheckpointRef]:
+    """The reference with a path, or its parents' paths, that stays what it is now; messages have the posted one.
+
+    What a configuration is read from is there as well: params.txt and JSON in the folder and one above. JSON files
+    that lead out of the roots are not.
+
+    Raises:
+        CheckpointNotAllowed: a file that is read lies outside `reference.roots`, or on no disk.
+        CheckpointGone: it is not there any more.
+        CheckpointChanged: the file was written to meanwhile.
+    """
+    if not OPEN_FILES.is_dir():
+        # Without the kernel's word for what is open, the paths are all that can be asked.
+        for leaf in parents_of(reference) or (reference,):
+            locate(leaf.path, leaf.roots, leaf.closed)
+        yield reference
+        return
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="evalsvc-")))
+        files = _Open(stack, folder)
+        pinned = _pinned(reference, files)
+        with _posted_names(files):
+            yield pinned
+        _require_unchanged(reference, files)
+
+
+def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
+    if reference.virtual is not None:
+        parents = {name: _pinned(parent, files) for name, parent in reference.virtual.parents.items()}
+        return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
+    path = Path(reference.path)
+    above = files.folder / str(len(files.names))
+    here = above / "here"
+    here.mkdir(parents=True)
+    folder = path if path.is_dir() else path.parent
+    files.names |= {str(here): str(folder), str(above): str(folder.parent)}
+    allow = partial(_require_inside, reference)
+    try:
+        inside = files_of(path, MAX_FILES) if path.is_dir() else [path]
+        allow_open_files(len(inside))
+        for file in inside:
+            _pin(file, here / file.relative_to(folder), allow, files)
+        for place, private in {folder: here, folder.parent: above}.items():
+            for file in _existing(place, NEIGHBOURS):
+                _pin(file, private / file.name, allow, files)
+        model = recorded_model(here / path.name if not path.is_dir() else here)
+        for place, private in {folder: here, folder.parent: above}.items():
+            for file in _jsons(place, f"{model}.json"):
+                with suppress(CheckpointNotAllowed, FileNotFoundError):  # somebody else's; as if it were not there
+                    _pin(file, private / file.name, allow, files)
+        if not path.is_dir() and _is_json(here / path.name):
+            for file in _existing(folder, _names(folder, WEIGHTS)[:MAX_FILES]):
+                _pin(file, here / file.name, allow, files)
+    except FileNotFoundError as error:
+        raise CheckpointGone(f"{reference.label}: {error.filename} went away while it was opened") from None
+    except OSError as error:
+        raise NotACheckpoint(f"{reference.label}: {path} cannot be read: {error.strerror or error}") from None
+    except CheckpointError as error:
+        raise type(error)(f"{reference.label}: {error.message}") from None
+    shown = reference.source
+    if shown is not None:
+        # What was fetched is known by its address; the cache's names say nothing.
+        files.names[str(here / path.name)] = shown
+    return replace(reference, path=str(here if path.is_dir() else here / path.name))
+
+
+def _require_inside(reference: CheckpointRef, real: Path, shown: str) -> None:
+    require_inside(real, reference.roots, shown, reference.closed)
+
+
+def _pin(file: Path, name: Path, allow: Allow, files: _Open) -> None:
+    if name.is_symlink():
+        return
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        allow(file.resolve(), str(file))
+        return
+    # Should a pipe have taken its place since, opening does not wait for somebody who writes.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    files.stack.callback(os.close, descriptor)
+    real = Path(os.readlink(OPEN_FILES / str(descriptor)).removesuffix(" (deleted)"))
+    files.stats[descriptor] = os.fstat(descriptor)
+    if real.exists():  # deleted since it was opened, it is still what it was
+        allow(real, str(file))
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.symlink_to(OPEN_FILES / str(descriptor))
+
+
+def _jsons(folder: Path, model: str) -> Iterator[Path]:
+    """The JSON files beside a checkpoint, of very many a few more than are looked at; that of `model` goes first."""
+    names = sorted(_names(folder, (".json",)), key=lambda name: (name != model, name))
+    return _existing(folder, names[: MAX_BESIDE + 1])
+
+
+def _existing(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    for name in names:
+        if _is_readable(folder / name):
+            yield folder / name
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.R_OK)
+    except OSError:  # a link into a folder that may not be entered
+        return False
+
+
+def _names(folder: Path, endings: tuple[str, ...]) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in islice(entries, MAX_NEIGHBOURS) if entry.name.endswith(endings))
+    except OSError:  # a folder that may be passed through and not be listed
+        return []
+
+
+def _is_json(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16).lstrip().startswith(b"{")
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files, as far as it may, so that `count` more can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + 512:
+        wanted = count + 1024
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(hard, wanted), hard))
+
+
+def _require_unchanged(reference: CheckpointRef, files: _Open) -> None:
+    """A change that hides its time of modification still shows in that of the inode, unless a link came or went."""
+    for descriptor, before in files.stats.items():
+        now = os.fstat(descriptor)
+        content = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        inode = now.st_ctime_ns == before.st_ctime_ns or now.st_nlink != before.st_nlink
+        if not content or not inode:
+            raise CheckpointChanged(
+                f"{reference.label}: {reference.source or reference.path} was written to while it was read; post it "
+                "again with replace=true when it is complete"
+            )
+
+
+@contextmanager
+def _posted_names(files: _Open) -> Iterator[None]:
+    try:
+        yield
+    except EvalsvcError as error:
+        raise type(error)(_with_posted_names(error.message, files)) from error
+
+
+def _with_posted_names(message: str, files: _Open) -> str:
+    for private in sorted(files.names, key=len, reverse=True):
+        message = message.replace(private, files.names[private])
+    return message

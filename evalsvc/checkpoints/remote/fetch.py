@@ -1,0 +1,243 @@
+"""From a posted address to files of this machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from evalsvc.checkpoints.reference import (
+    CheckpointRef,
+    Identity,
+    Virtual,
+    check_sha256,
+    hash_files,
+    identify,
+    locate,
+    named,
+    parents_of,
+    weights_among,
+)
+from evalsvc.checkpoints.remote.cache import Cache, Entry, NoRoom
+from evalsvc.checkpoints.remote.http import HttpSource
+from evalsvc.checkpoints.remote.objects import ObjectSource
+from evalsvc.checkpoints.remote.source import Listing, RemoteFile, Source
+from evalsvc.checkpoints.remote.uri import HTTP, is_remote, parse_remote
+from evalsvc.config import Settings
+from evalsvc.errors import (
+    CacheFull,
+    CheckpointChanged,
+    CheckpointGone,
+    CheckpointNotAllowed,
+    CheckpointNotFound,
+    SourceUnreachable,
+)
+
+Report = Callable[[int], None]
+
+ROOM_POLL = 1.0
+"""Seconds between two looks at a cache that is full of what is in use."""
+
+
+def source_of(uri: str, settings: Settings) -> Source:
+    """Where `uri` is read. Raises CheckpointNotAllowed, see `parse_remote`."""
+    parsed = parse_remote(uri, settings)
+    if parsed.scheme in HTTP:
+        return HttpSource(parsed, settings.allowed_schemes, seconds=settings.shard_deadline)
+    return ObjectSource(parsed)
+
+
+def identify_remote(uri: str, settings: Settings) -> Identity:
+    """Size and etag of what lies at `uri`, by one question to its store.
+
+    Raises:
+        CheckpointNotAllowed: the address, or access to it.
+        CheckpointNotFound: nothing is there.
+        NotACheckpoint: it is a folder without weights.
+        SourceUnreachable: the store does not answer in time.
+    """
+    try:
+        return source_of(uri, settings).list().identity
+    except FileNotFoundError:
+        raise CheckpointNotFound(f"{uri}: nothing is there; post it when it is complete") from None
+
+
+def locate_checkpoint(uri: str, settings: Settings) -> tuple[str, Identity]:
+    """The path of a file or folder of this machine with links resolved, or an address elsewhere; and what is there.
+
+    Raises as `locate` and `identify_remote` do.
+    """
+    if is_remote(uri):
+        address = str(parse_remote(uri, settings))
+        return address, identify_remote(address, settings)
+    if "file" not in settings.allowed_schemes:
+        raise CheckpointNotAllowed(f"{uri}: is a file of this machine, which EVALSVC_SCHEMES does not allow")
+    path = locate(uri, settings.root_paths, settings.private_paths)
+    if path.is_dir():
+        weights_among({entry.name for entry in path.iterdir()}, uri)
+    return str(path), identify(path)
+
+
+@contextmanager
+def fetched(
+    references: Sequence[CheckpointRef], settings: Settings, report: Report
+) -> Iterator[Sequence[CheckpointRef]]:
+    """The references with those from elsewhere in the cache, where they stay meanwhile.
+
+    `report` is called while they are fetched, or waited for, and may raise.
+
+    Raises:
+        CheckpointChanged: another content than the posted one is there.
+        CheckpointGone: it was deleted.
+        CacheFull: the cache cannot hold all of them at once.
+        CheckpointNotAllowed, SourceUnreachable, MissingPackage: see `identify_remote`.
+    """
+    wanted = {_key(leaf): leaf for reference in references for leaf in _leaves(reference) if is_remote(leaf.path)}
+    if not wanted:
+        yield references
+        return
+    cache = Cache(settings.cache_path, settings.cache_bytes)
+    entries = {key: cache.entry(leaf.path, _identity(leaf)) for key, leaf in wanted.items()}
+    _require_bound(list(wanted.values()), settings)
+    try:
+        with _all_held(cache, wanted, entries, settings, report) as places:
+            yield [_placed(reference, places) for reference in references]
+    except CheckpointChanged:
+        # What this machine keeps of it is not what was posted, or no longer: the next attempt fetches it anew.
+        for entry in entries.values():
+            cache.drop(entry)
+        raise
+
+
+@contextmanager
+def _all_held(
+    cache: Cache,
+    wanted: Mapping[str, CheckpointRef],
+    entries: Mapping[str, Entry],
+    settings: Settings,
+    report: Report,
+) -> Iterator[Mapping[str, Path]]:
+    """All or nothing: two that each hold what the other waits for would wait for ever."""
+    while True:
+        with ExitStack() as stack:
+            try:
+                places = {}
+                for key, leaf in wanted.items():
+                    fetch = _fetcher(leaf, settings, report)
+                    folder = stack.enter_context(cache.held(entries[key], fetch, lambda: report(0)))
+                    places[key] = folder / name_of(leaf.path)
+            except NoRoom:
+                stack.close()
+                report(0)
+                time.sleep(ROOM_POLL * (0.5 + random.random()))
+                continue
+            yield places
+            return
+
+
+def fetch(source: Source, listing: Listing, target: Path, report: Report, shown: str) -> None:
+    """Put what was listed at `target`, going on with what is there of it; nothing but the posted content is taken.
+
+    Raises CheckpointChanged, CacheFull, and what the source raises.
+    """
+    folder = target if listing.is_folder else target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in listing.files:
+        _fetch_file(source, file, folder / file.name if listing.is_folder else target, report, shown)
+    if source.list() != listing:
+        raise CheckpointChanged(f"{shown} was replaced while it was fetched; post it again with replace=true")
+
+
+def _fetch_file(source: Source, file: RemoteFile, target: Path, report: Report, shown: str) -> None:
+    begun = target.stat().st_size if target.exists() else 0
+    if begun > file.size:
+        target.unlink()
+        begun = 0
+    try:
+        with target.open("ab") as stream:
+            for block in source.read(file, begun) if begun < file.size else ():
+                begun += len(block)
+                if begun > file.size:
+                    raise CheckpointChanged(f"{shown} is longer than it was when it was posted ({file.size:,} bytes)")
+                stream.write(block)
+                report(0)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CacheFull(
+            f"{shown}: cannot be written to {target.parent} ({reason}); make room there, or move EVALSVC_CACHE"
+        ) from None
+    if begun < file.size:
+        raise SourceUnreachable(f"{shown}: ended after {begun:,} of {file.size:,} bytes; try again")
+    os.utime(target, ns=(0, 0))
+
+
+def fetch_posted(reference: CheckpointRef, target: Path, settings: Settings, report: Report) -> None:
+    """Fetch what was posted to `target`. Raises as `fetched` does."""
+    source = source_of(reference.path, settings)
+    with named(reference):
+        try:
+            listing = source.list()
+            if listing.identity != reference.identity:
+                raise CheckpointChanged(
+                    f"{reference.path} has {listing.identity}, was posted with {reference.identity}; "
+                    "post it again with replace=true"
+                )
+            fetch(source, listing, target, report, reference.path)
+        except FileNotFoundError:
+            raise CheckpointGone(
+                f"{reference.path} was deleted before it was evaluated; "
+                "post it again, with spool=copy if the training loop deletes its checkpoints"
+            ) from None
+    if reference.sha256 is not None:
+        check_sha256(reference, hash_files(target))
+
+
+def name_of(uri: str) -> str:
+    """What a file or folder from elsewhere is called here."""
+    return uri.rstrip("/").rpartition("/")[2].partition("@")[0]
+
+
+def _fetcher(leaf: CheckpointRef, settings: Settings, report: Report) -> Callable[[Path], None]:
+    return lambda folder: fetch_posted(leaf, folder / name_of(leaf.path), settings, report)
+
+
+def _leaves(reference: CheckpointRef) -> Sequence[CheckpointRef]:
+    return parents_of(reference) or (reference,)
+
+
+def _identity(leaf: CheckpointRef) -> Identity:
+    assert leaf.identity is not None, "what lies elsewhere is identified before it is fetched"
+    return leaf.identity
+
+
+def _key(leaf: CheckpointRef) -> str:
+    return f"{leaf.path}\n{leaf.identity and leaf.identity.etag}"
+
+
+def _require_bound(leaves: Sequence[CheckpointRef], settings: Settings) -> None:
+    total = sum(_identity(leaf).size for leaf in leaves)
+    if total > settings.cache_bytes:
+        what = leaves[0].label if len(leaves) == 1 else f"{len(leaves)} checkpoints that are needed together"
+        raise CacheFull(
+            f"{what}: {total:,} bytes are to be fetched, and EVALSVC_CACHE_BYTES is {settings.cache_bytes:,}; raise it "
+            "to at least that on every machine with workers"
+        )
+
+
+def _placed(reference: CheckpointRef, places: Mapping[str, Path]) -> CheckpointRef:
+    """The reference to the copy here. Its identity is the copy's, and the same whenever it is fetched."""
+    if reference.virtual is not None:
+        parents = {name: _placed(parent, places) for name, parent in reference.virtual.parents.items()}
+        return replace(reference, virtual=Virtual(reference.virtual.expression, parents))
+    if not is_remote(reference.path):
+        return reference
+    size = _identity(reference).size
+    return replace(reference, path=str(places[_key(reference)]), identity=Identity(size, 0), source=reference.path)

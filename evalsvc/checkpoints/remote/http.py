@@ -1,0 +1,204 @@
+"""Checkpoints behind http(s), where the operator allows it: never a way into the operator's own network.
+
+An address is checked after its name was resolved, at every connection and so at every redirect, and the connection goes
+to the address that was checked: a name that means another place a moment later gains nothing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from email.message import Message
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+from evalsvc.checkpoints.remote.source import BLOCK, METADATA_SECONDS, Listing, RemoteFile, within
+from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, without_secrets
+from evalsvc.errors import CheckpointChanged, CheckpointNotAllowed, NotACheckpoint, SourceUnreachable
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+MAX_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+PLAIN = "/%:@!$&'()*+,;=~?"  # what an address holds beside letters, and what stands for what is encoded already
+
+AZURE_METADATA = ipaddress.ip_address("168.63.129.16")  # a public address that Azure answers from inside
+PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")  # of the IETF; Oracle's cloud answers in it from inside
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], list[str]]
+Connect = Callable[[str, int, float], socket.socket]
+
+
+def resolve_host(host: str, port: int) -> list[str]:
+    """The addresses of a host; the system's resolver also reads decimal, octal and hexadecimal ones."""
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def connect_to(address: str, port: int, seconds: float) -> socket.socket:
+    return socket.create_connection((address, port), seconds)
+
+
+class HttpSource:
+    """A file behind http(s). `resolve` and `connect` are what reaches the network."""
+
+    def __init__(
+        self,
+        uri: RemoteUri,
+        schemes: frozenset[str],
+        *,
+        seconds: float,
+        resolve: Resolve | None = None,
+        connect: Connect | None = None,
+    ) -> None:
+        self.uri = uri
+        self._schemes = schemes & set(HTTP)
+        self._seconds = seconds
+        self._resolve = resolve or resolve_host
+        self._connect = connect or connect_to
+
+    def list(self) -> Listing:
+        return within(METADATA_SECONDS, self.uri, self._list)
+
+    def _list(self) -> Listing:
+        deadline = time.monotonic() + METADATA_SECONDS
+        with self._answer("HEAD", {}, deadline) as response:
+            length = response.headers.get("Content-Length", "")
+            if not length.isdecimal():
+                raise NotACheckpoint(
+                    f"{self.uri}: the server does not say how long the file is; fetch it and post a path"
+                )
+            return Listing([RemoteFile(self.uri.name, int(length), str(self.uri), _tag(response.headers))], False)
+
+    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        deadline = time.monotonic() + self._seconds
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        with self._answer("GET", headers, deadline) as response:
+            if _tag(response.headers) != file.etag:
+                raise CheckpointChanged(
+                    f"{self.uri} was replaced while it was fetched; post it again with replace=true"
+                )
+            skip = offset if response.status != 206 else 0
+            while block := self._block(response, deadline):
+                yield block[skip:]
+                skip = max(0, skip - len(block))
+
+    def _block(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
+        if time.monotonic() > deadline:
+            raise SourceUnreachable(
+                f"{self.uri}: was not fetched within {self._seconds:g} s; raise EVALSVC_SHARD_DEADLINE"
+            )
+        try:
+            return response.read1(BLOCK)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    @contextmanager
+    def _answer(self, method: str, headers: Mapping[str, str], deadline: float) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a question, after redirects."""
+        url = str(self.uri)
+        for _ in range(MAX_REDIRECTS + 1):
+            with ExitStack() as stack:
+                response = self._request(stack, method, url, headers, deadline)
+                target = response.headers.get("Location") if response.status in REDIRECTS else None
+                if target is None:
+                    self._require_success(response.status)
+                    yield response
+                    return
+            url = self._redirected(url, target)
+        raise SourceUnreachable(f"{self.uri}: leads through more than {MAX_REDIRECTS} redirects; give the last address")
+
+    def _redirected(self, url: str, target: str) -> str:
+        url = urljoin(url, target)
+        parts = urlsplit(url)
+        if parts.scheme not in self._schemes or "@" in parts.netloc:
+            raise CheckpointNotAllowed(
+                f"{self.uri}: leads to {without_secrets(url)}, which is not allowed; give the last address"
+            )
+        return url
+
+    def _request(
+        self, stack: ExitStack, method: str, url: str, headers: Mapping[str, str], deadline: float
+    ) -> http.client.HTTPResponse:
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            raise CheckpointNotAllowed(f"{self.uri}: leads to no port that can be asked") from None
+        path = quote(parts.path or "/", safe=PLAIN) + (f"?{quote(parts.query, safe=PLAIN)}" if parts.query else "")
+        try:
+            connection = self._connection(parts.scheme, host, port, deadline)
+            stack.callback(connection.close)
+            connection.request(method, path, headers={"Accept-Encoding": "identity", **headers})
+            return stack.enter_context(connection.getresponse())
+        except UnicodeError:  # of the encoding of names, which some cannot have
+            raise CheckpointNotAllowed(f"{self.uri}: leads to {host[:80]!r}, which is no name of a host") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    def _connection(self, scheme: str, host: str, port: int, deadline: float) -> http.client.HTTPConnection:
+        address = self._checked_address(host, port)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connected = self._connect(address, port, min(CONNECT_SECONDS, left))
+        connected.settimeout(min(READ_SECONDS, left))
+        if scheme == "https":
+            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+        connection = http.client.HTTPConnection(host, port)
+        connection.sock = connected
+        return connection
+
+    def _checked_address(self, host: str, port: int) -> str:
+        """The first address of a host. One that is not public among them is reason enough to ask none."""
+        addresses = self._resolve(host, port)
+        for address in addresses:
+            if not is_public(address):
+                raise CheckpointNotAllowed(
+                    f"{self.uri}: {host} is at {address}, which is not a public address; only those are fetched from"
+                )
+        return addresses[0]
+
+    def _require_success(self, status: int) -> None:
+        if status in (404, 410):
+            raise FileNotFoundError(str(self.uri))
+        if status in (401, 403):
+            raise CheckpointNotAllowed(f"{self.uri}: the server refuses access ({status}); only open files are fetched")
+        if status not in (200, 206):
+            raise SourceUnreachable(f"{self.uri}: the server answers {status}; try again later")
+
+    def _unreachable(self, error: Exception) -> SourceUnreachable:
+        return SourceUnreachable(
+            f"{self.uri}: the server cannot be read ({type(error).__name__}); look at the network, try again"
+        )
+
+
+def is_public(text: str) -> bool:
+    """Whether anybody on the internet may be at an address, and nobody else, whatever form it is written in."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return all(
+        part.is_global and not (part.is_multicast or part.is_reserved or part == AZURE_METADATA or part in PROTOCOLS)
+        for part in _meant(address)
+    )
+
+
+def _meant(address: Address) -> list[Address]:
+    """An address, or what is meant by one that carries another."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    if address in NAT64:
+        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
+    carried: list[Any] = [address.sixtofour, *(address.teredo or ())]
+    return [address, *(part for part in carried if part is not None)]
+
+
+def _tag(headers: Message) -> str:
+    return (headers.get("ETag") or headers.get("Last-Modified") or "").strip('"')

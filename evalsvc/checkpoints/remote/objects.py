@@ -1,0 +1,152 @@
+"""Object stores and hubs, by fsspec: s3://, gs://, hf://, and every other that the operator allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import fsspec
+
+from evalsvc.checkpoints.remote.source import (
+    BLOCK,
+    METADATA_SECONDS,
+    Listing,
+    RemoteFile,
+    require_few,
+    weights_of_folder,
+    within,
+)
+from evalsvc.checkpoints.remote.uri import RemoteUri
+from evalsvc.errors import CheckpointNotAllowed, EvalsvcError, MissingPackage, SourceUnreachable
+
+EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "hf": ("huggingface_hub", "hf")}
+"""The package of a scheme, and the extra of evalsvc that installs it."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {
+        "use_listings_cache": False,
+        "default_fill_cache": False,
+        "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2}},
+    },
+    "gs": {"use_listings_cache": False},
+    "hf": {"use_listings_cache": False},
+}
+
+SHARED = ("s3", "gs")
+"""Whose connections are dear to make and may be used by several threads."""
+
+ACCESS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role that may read it",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS or an account that may read it",
+    "hf": "HF_TOKEN of an account that may read it",
+}
+
+TAGS = ("ETag", "etag", "blob_id", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+"""Where stores say which content an object has, the best first."""
+
+NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ProfileNotFound")
+
+
+class ObjectSource:
+    """A file or folder that fsspec reads. The connection is made at the first question."""
+
+    def __init__(self, uri: RemoteUri) -> None:
+        self.uri = uri
+        self._path = _path(uri)
+
+    def list(self) -> Listing:
+        with _translated(self.uri):
+            return within(METADATA_SECONDS, self.uri, self._list)
+
+    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        with _translated(self.uri):
+            filesystem = _filesystem(self.uri.scheme)
+            with filesystem.open(file.path, "rb", block_size=BLOCK) as stream:
+                stream.seek(offset)
+                while block := stream.read(BLOCK):
+                    yield block
+
+    def files(self) -> Sequence[RemoteFile]:
+        """All files in this folder, not those below."""
+        return self.inside()[0]
+
+    def inside(self) -> tuple[Sequence[RemoteFile], Sequence[str]]:
+        """All files in this folder, and the names of the folders in it."""
+        with _translated(self.uri):
+            entries = _filesystem(self.uri.scheme).ls(self._path, detail=True)
+        named = [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries]
+        files = [
+            _file(name, f"{self._path.rstrip('/')}/{name}", entry)
+            for name, entry in named
+            if entry["type"] == "file" and name and not entry["name"].endswith("/")
+        ]
+        return files, [name for name, entry in named if entry["type"] == "directory" and name]
+
+    def _list(self) -> Listing:
+        found = _filesystem(self.uri.scheme).info(self._path)
+        if found["type"] == "file":
+            return Listing([_file(self.uri.name, self._path, found)], is_folder=False)
+        files = self.files()
+        require_few(self.uri, len(files))
+        if not files:
+            raise FileNotFoundError(self._path)
+        return Listing(weights_of_folder(self.uri, files), is_folder=True)
+
+
+def _path(uri: RemoteUri) -> str:
+    if uri.scheme != "hf":
+        return f"{uri.scheme}://{uri.place}/{uri.path}"
+    repository, _, inside = uri.path.partition("/")
+    revision = "" if uri.revision is None else "@" + uri.revision.replace("/", "%2F")
+    return f"hf://{uri.place}/{repository}{revision}/{inside}"
+
+
+def _file(name: str, path: str, found: Mapping[str, Any]) -> RemoteFile:
+    digest = (found.get("lfs") or {}).get("sha256")
+    tag = digest or next((found[key] for key in TAGS if found.get(key) is not None), "")
+    return RemoteFile(name, int(found["size"]), path, str(tag).strip('"'))
+
+
+def _filesystem(scheme: str) -> Any:
+    return _shared_filesystem(scheme) if scheme in SHARED else _new_filesystem(scheme)
+
+
+def _new_filesystem(scheme: str) -> Any:
+    """fsspec's own cache of them would keep one for every thread that ever asked, with what it listed."""
+    try:
+        return fsspec.filesystem(scheme, skip_instance_cache=True, **OPTIONS.get(scheme, {}))
+    except ImportError:
+        package, extra = EXTRAS.get(scheme, ("fsspec's", ""))
+        command = f"pip install 'evalsvc[{extra}]'" if extra else "pip install the one that fsspec names for it"
+        raise MissingPackage(f"checkpoints under {scheme}:// need the package {package}; run: {command}") from None
+    except ValueError:
+        raise CheckpointNotAllowed(f"the scheme {scheme!r} of EVALSVC_SCHEMES is none that fsspec knows") from None
+
+
+_shared_filesystem = cache(_new_filesystem)
+
+
+def forget_connections() -> None:
+    """Make new ones, with the credentials and endpoints of the environment as it is now."""
+    _shared_filesystem.cache_clear()
+
+
+@contextmanager
+def _translated(uri: RemoteUri) -> Iterator[None]:
+    """Every error of a store as one of ours; what stores say may hold addresses and keys, so it is not shown."""
+    try:
+        yield
+    except (EvalsvcError, FileNotFoundError, GeneratorExit):
+        raise
+    except Exception as error:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if isinstance(error, PermissionError) or kinds & set(NO_ACCESS):
+            access = ACCESS.get(uri.scheme, "the credentials that its store asks for")
+            raise CheckpointNotAllowed(
+                f"{uri}: its store refuses access; give the service and its workers {access}"
+            ) from None
+        raise SourceUnreachable(
+            f"{uri}: its store cannot be read ({type(error).__name__}); look at the network and the store, try again"
+        ) from error

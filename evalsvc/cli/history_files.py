@@ -1,0 +1,217 @@
+"""Files with values along steps that other tools write, as series to import.
+
+Three forms, told apart by their columns, as CSV with a head or as JSON lines:
+- *long*: `step`, `metric`, `value`, and where they are known `stderr`, `n`, `unit`, `direction`, `variant`, `protocol`;
+- *wide*: a step (`step`, `Step`, `_step`, `global_step`) and a column per metric, as Weights & Biases exports them; its
+  `run - metric`, `…__MIN` and `…__MAX` are understood;
+- *TensorBoard*: `Wall time`, `Step`, `Value`, of one metric that the file does not name.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalsvc.data.files import unreadable
+from evalsvc.errors import InvalidData, UnknownName
+from evalsvc.spec.protocol import number_to_json
+
+STEPS = ("step", "Step", "_step", "global_step")
+"""What the column of steps is called."""
+
+TENSORBOARD = ("Wall time", "Step", "Value")
+
+VALUES_AT_ONCE = 50_000
+"""In a request: 3 MB at most, of the 16 that the service takes."""
+
+Row = tuple[int, Mapping[str, Any]]
+"""Number of the line, and its cells."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a file does not say."""
+
+    unit: str = ""
+    direction: str = "none"
+    variant: str = "raw"
+    protocol: str = "not stated"
+
+
+@dataclass
+class FileSeries:
+    """The values of one series, in columns."""
+
+    head: Mapping[str, str]
+    """`metric`, `unit`, `direction`, `variant` and `protocol`."""
+    step: list[int] = field(default_factory=list)
+    value: list[float | str] = field(default_factory=list)
+    stderr: list[float | None] = field(default_factory=list)
+    n: list[int | None] = field(default_factory=list)
+    lines: dict[int, int] = field(default_factory=dict)
+    """Where each step was found."""
+
+    def part(self, first: int, last: int) -> dict[str, Any]:
+        """The values in these places, as `POST /v1/runs/{run}/metrics` takes them."""
+        names = ("step", "value", "stderr", "n")
+        return {**self.head, **{name: getattr(self, name)[first:last] for name in names}}
+
+
+def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[FileSeries]:
+    """The series in a file, of these metrics where some are named; of a TensorBoard file, the name of its one.
+
+    Raises:
+        InvalidData: it cannot be read, its columns are of no form above, or a cell is no number; with its line.
+        UnknownName: it has no such metric.
+    """
+    rows = iter(list(_rows(path)))
+    first = next(rows, None)
+    if first is None:
+        raise InvalidData(f"{path} has no values; give a CSV file with a head and lines, or JSON lines")
+    columns = list(first[1])
+    read = _form(path, columns, metrics)
+    found: dict[tuple[str, ...], FileSeries] = {}
+    for line, cells in (first, *rows):
+        for entry in read(line, cells):
+            if not entry.get("metric"):
+                raise InvalidData(f"{path} line {line} names no metric; write one, or remove the line")
+            head = {name: str(entry.get(name) or getattr(defaults, name)) for name in vars(defaults)}
+            head = {"metric": str(entry["metric"]), **head}
+            series = found.setdefault(tuple(head.values()), FileSeries(head))
+            _add(path, line, series, entry)
+    known = {series.head["metric"] for series in found.values()}
+    for name in metrics:
+        if name not in known:
+            raise UnknownName.among(f"metric of {path}", name, known)
+    return [series for series in found.values() if not metrics or series.head["metric"] in metrics]
+
+
+def requests(series: Sequence[FileSeries]) -> Iterator[list[dict[str, Any]]]:
+    """The series in parts of at most VALUES_AT_ONCE values."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for item in series:
+        place = 0
+        while place < len(item.step):
+            room = min(len(item.step) - place, VALUES_AT_ONCE - size)
+            batch.append(item.part(place, place + room))
+            place, size = place + room, size + room
+            if size == VALUES_AT_ONCE:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            yield from _json_lines(path, stream) if path.suffix in (".jsonl", ".json", ".ndjson") else _csv(stream)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidData(f"{path} is no CSV or JSON lines in UTF-8: {error}") from None
+
+
+def _csv(stream: Any) -> Iterator[Row]:
+    reader = csv.DictReader(stream)
+    for cells in reader:
+        if None in cells:
+            raise InvalidData(f"{stream.name} line {reader.line_num} has more cells than the head has columns")
+        yield reader.line_num, cells
+
+
+def _json_lines(path: Path, stream: Any) -> Iterator[Row]:
+    for line, text in enumerate(stream, 1):
+        if not text.strip():
+            continue
+        try:
+            cells = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidData(f"{path} line {line} is not JSON: {error}") from None
+        if not isinstance(cells, dict):
+            raise InvalidData(f"{path} line {line} is {str(cells)[:40]}; each line is an object")
+        yield line, cells
+
+
+Read = Callable[[int, Mapping[str, Any]], Iterator[Mapping[str, Any]]]
+"""The values in a line: `step`, `metric`, `value`, and what else is known of them."""
+
+
+def _form(path: Path, columns: Sequence[str], metrics: Sequence[str]) -> Read:
+    if {"step", "metric", "value"} <= set(columns):
+        return lambda line, cells: iter([cells])
+    if set(columns) == set(TENSORBOARD):
+        if len(metrics) != 1:
+            raise InvalidData(
+                f"{path} is an export of TensorBoard, which does not name its metric; name it by --metric"
+            )
+        return lambda line, cells: iter([{"step": cells["Step"], "metric": metrics[0], "value": cells["Value"]}])
+    step = next((name for name in STEPS if name in columns), None)
+    if step is None:
+        raise InvalidData(
+            f"{path} has the columns {', '.join(columns)[:200]}; one is to be called {' or '.join(STEPS)}, and the "
+            "others metric and value, or as the metrics are"
+        )
+    return _wide(path, step, metrics)
+
+
+def _wide(path: Path, step: str, metrics: Sequence[str]) -> Read:
+    names: dict[str, str] = {}
+    runs: set[str] = set()
+
+    def read(line: int, cells: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        for column, value in cells.items():
+            if column == step or column.endswith(("__MIN", "__MAX")):
+                continue
+            if column not in names:
+                run, dash, name = column.partition(" - ")
+                names[column] = name if dash else column
+                runs.add(run if dash else "")
+                if len(runs) > 1:
+                    raise InvalidData(
+                        f"{path} has columns of several runs: {', '.join(sorted(runs))}; export or keep one run a file"
+                    )
+            if names[column].startswith("_"):
+                continue  # the clock, and the step once more
+            if value not in (None, "") and (not metrics or names[column] in metrics):
+                yield {"step": cells.get(step), "metric": names[column], "value": value}
+
+    return read
+
+
+def _add(path: Path, line: int, series: FileSeries, entry: Mapping[str, Any]) -> None:
+    where = f"{path} line {line}, {series.head['metric']}"
+    step = _whole(where, "step", entry.get("step"))
+    if step in series.lines:
+        raise InvalidData(f"{where}: step {step} was there already, in line {series.lines[step]}; leave one")
+    series.lines[step] = line
+    series.step.append(step)
+    value = number_to_json(_number(where, "value", entry.get("value")))
+    assert value is not None
+    series.value.append(value)
+    stderr, n = entry.get("stderr"), entry.get("n")
+    error = None if stderr in (None, "") else _number(where, "stderr", stderr)
+    series.stderr.append(error if error is not None and math.isfinite(error) else None)
+    series.n.append(None if n in (None, "") else _whole(where, "n", n))
+
+
+def _number(where: str, name: str, cell: Any) -> float:
+    try:
+        if not isinstance(cell, bool):
+            return float(cell)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InvalidData(f"{where}: {name} is {str(cell)[:40]!r}; write a number, NaN, Infinity or -Infinity")
+
+
+def _whole(where: str, name: str, cell: Any) -> int:
+    number = _number(where, name, cell)
+    if not number.is_integer() or number < 0:
+        raise InvalidData(f"{where}: {name} is {str(cell)[:40]!r}; write a whole number of at least 0")
+    return int(cell) if not isinstance(cell, float) and str(cell).strip().isdigit() else int(number)

@@ -1,0 +1,238 @@
+"""A worker process and its nanny: what they run, how they are told to stop, and what is known of their death.
+
+The nanny starts the worker process, starts it again whenever it dies, and says why it died. On SIGTERM the worker
+finishes the shard that it runs, takes no other, waits until the result is stored, and goes: Dask itself does not drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from distributed import Event, Nanny, Worker, get_worker
+from distributed.core import Status
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from evalsvc import log as logs
+from evalsvc.cluster.devices import worker_environment
+from evalsvc.cluster.settings import NO_DASHBOARD
+from evalsvc.config import Settings
+from evalsvc.errors import Cancelled
+
+log = logging.getLogger(__name__)
+
+PROGRESS_TOPIC = "evalsvc-progress"
+
+RESULT_TOPIC = "evalsvc-result"
+"""Messages `{"key": …, "result": pickle}` with small results, sent before Dask says that there is one: to fetch it then
+takes four more messages, and longer than to store it."""
+
+SENT_AHEAD = "sent on evalsvc-result"
+"""What Dask has in the place of such a result."""
+
+SMALL_RESULT = 8192
+"""Bytes of a pickle up to which a result goes this way; the scheduler keeps its last thousand messages."""
+
+DEATH_TOPIC = "evalsvc-death"
+"""Messages `{"worker": address, "cause": text}` of nannies whose worker process has died."""
+
+REPORT_INTERVAL = 0.25
+"""Seconds between two progress messages of a shard; each also asks whether the shard was cancelled (1.6 ms)."""
+
+DRAIN_POLL = 0.05
+
+RESOURCES = {"device": 1}
+
+OOM_COUNT = Path("/proc/vmstat")
+"""Has how many processes the kernel has killed for want of memory since the machine was started."""
+
+_draining = threading.Event()
+
+
+class WorkerDrains(Exception):
+    """The worker takes no shard any more; the scheduler had not heard of it yet."""
+
+
+def execute(target: str, key: str, request: Any) -> Any:
+    """On a worker: import `target` and call it with the request and a `report` that raises Cancelled.
+
+    Raises:
+        WorkerDrains: it was not begun.
+    """
+    if _draining.is_set():
+        raise WorkerDrains(get_worker().address)
+    if not logs.is_configured():
+        settings = Settings.load()
+        logs.configure(settings.log_format, settings.log_level)
+    module, _, name = target.partition(":")
+    with logs.about(**logs.ids_in(key), worker=get_worker().address):
+        log.info("begun")
+        begun = time.monotonic()
+        try:
+            result = getattr(importlib.import_module(module), name)(request, Report(key))
+            return SENT_AHEAD if _send_ahead(key, result) else result
+        finally:
+            log.info("ended after %.3f s", time.monotonic() - begun)
+
+
+def _send_ahead(key: str, result: Any) -> bool:
+    """Send a small result on RESULT_TOPIC; False where it is not small, or no pickle, which is left to Dask."""
+    large: list[pickle.PickleBuffer] = []
+    try:
+        pickled = pickle.dumps(result, pickle.HIGHEST_PROTOCOL, buffer_callback=large.append)
+    except Exception:
+        return False
+    if large or len(pickled) > SMALL_RESULT:
+        return False
+    get_worker().log_event(RESULT_TOPIC, {"key": key, "result": pickled})
+    return True
+
+
+class Report:
+    """Sends progress, at once and then once per REPORT_INTERVAL at most, and looks for the cancel flag from then on."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._worker = get_worker()
+        self._cancelled = Event(cancel_name(key))
+        self._send(0)
+
+    def __call__(self, done: int) -> None:
+        if time.monotonic() - self._last < REPORT_INTERVAL:
+            return
+        self._send(done)
+        if self._is_cancelled():
+            raise Cancelled("the evaluation was cancelled")
+
+    def _send(self, done: int) -> None:
+        self._last = time.monotonic()
+        message = {"key": self._key, "done": done, "worker": self._worker.address}
+        self._worker.log_event(PROGRESS_TOPIC, message)
+
+    def _is_cancelled(self) -> bool:
+        """A busy machine may not get through to the scheduler in time; the work is not lost over that."""
+        try:
+            return bool(self._cancelled.is_set())
+        except OSError as error:
+            log.warning("the scheduler did not say whether %s was cancelled (%s); asking again later", self._key, error)
+            return False
+
+
+def cancel_name(key: str) -> str:
+    return f"cancel/{key}"
+
+
+class SignalPlugin(WorkerPlugin):  # type: ignore[misc]
+    """What signals do to a worker process.
+
+    A service manager, a batch system or Ctrl-C sends them to all processes at once, and the worker's parent is the one
+    that decides: SIGINT is never for the worker, and SIGTERM only where it stands for itself.
+    """
+
+    name = "evalsvc-signals"
+
+    def __init__(self, drains: bool, grace: float) -> None:
+        self._drains = drains
+        self._grace = grace
+        self._task: asyncio.Task[None] | None = None
+
+    def setup(self, worker: Worker) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._drains:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._begin, worker)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def _begin(self, worker: Worker) -> None:
+        if self._task is None:
+            _draining.set()
+            self._task = asyncio.ensure_future(self._drain(worker))
+
+    async def _drain(self, worker: Worker) -> None:
+        if worker.state.tasks:
+            # The heartbeat has `is_draining` in it, so that nothing more is handed out.
+            await worker.heartbeat()
+        while worker.state.executing_count or worker.state.ready or worker.state.constrained:
+            await asyncio.sleep(DRAIN_POLL)
+        done_at = time.monotonic()
+        # The result is in this process until the service has stored it and lets go of it.
+        while worker.state.tasks and time.monotonic() - done_at < self._grace:
+            await asyncio.sleep(DRAIN_POLL)
+        await worker.close(reason="drained")
+
+
+def is_draining(_worker: Worker) -> bool:
+    """A metric of the worker, which the scheduler gets with each heartbeat."""
+    return _draining.is_set()
+
+
+class WorkerNanny(Nanny):  # type: ignore[misc]
+    """A nanny that says why its worker process died."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._oom_kills = oom_kills()
+
+    def _on_worker_exit_sync(self, exitcode: int) -> None:
+        struck, self._oom_kills = oom_kills() > self._oom_kills, oom_kills()
+        address = self.worker_address
+        # 0: it was told to go.
+        if exitcode != 0 and address is not None and self.status == Status.running:
+            cause = cause_of_death(exitcode, struck)
+            log.warning("the worker process %s was lost: %s", address, cause)
+            self.log_event(DEATH_TOPIC, {"worker": address, "cause": cause})
+        super()._on_worker_exit_sync(exitcode)
+
+
+def kill_worker(dask_worker: Nanny) -> None:
+    """In a nanny, which Dask gives under this name: kill -9 of its worker process."""
+    if dask_worker.pid:
+        os.kill(dask_worker.pid, signal.SIGKILL)
+
+
+def cause_of_death(exitcode: int, oom_struck: bool = False) -> str:
+    """What an exit code says, for people; `oom_struck`: the kernel has killed some process for want of memory."""
+    if exitcode >= 0:
+        return f"it exited with code {exitcode}"
+    try:
+        name = f" ({signal.Signals(-exitcode).name})"
+    except ValueError:
+        name = ""
+    cause = f"it was killed by signal {-exitcode}{name}"
+    if exitcode == -signal.SIGKILL and oom_struck:
+        cause += ", most likely by the kernel, for want of memory"
+    return cause
+
+
+def oom_kills() -> int:
+    try:
+        lines = OOM_COUNT.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def nanny_options(settings: Settings, device: str, processes: int, drains: bool) -> dict[str, Any]:
+    """What makes a WorkerNanny's worker serve `device`, one of `processes` on this machine.
+
+    Args:
+        drains: SIGTERM means the worker; False where its parent drains it.
+    """
+    return {
+        "nthreads": 1,
+        "resources": RESOURCES,
+        "memory_limit": 0,
+        "env": worker_environment(settings, device, processes),
+        "silence_logs": logging.ERROR,
+        **NO_DASHBOARD,
+        "plugins": (SignalPlugin(drains, settings.grace),),
+        "metrics": {"draining": is_draining},
+    }

@@ -1,0 +1,58 @@
+"""The scheduler between a service and workers of other machines. It keeps nothing: a new one may take its place."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from distributed import Scheduler, Security
+
+from evalsvc.cluster.settings import NO_DASHBOARD, SCRATCH_PREFIX, configure, security_of
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest, PortInUse
+
+DEFAULT_PORT = 8786
+
+
+def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Run a scheduler until SIGTERM or SIGINT; `announce` gets its address.
+
+    Raises:
+        InvalidRequest: a certificate file is missing, or this machine does not have the address.
+        PortInUse: another process has the port.
+    """
+    security = security_of(settings)
+    _require_free(host, port)
+    with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+        configure(settings, Path(scratch))
+        asyncio.run(_serve(security, host, port, announce))
+
+
+def _require_free(host: str, port: int) -> None:
+    """Dask wraps what is wrong with an address in errors of its own."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} of {host} is in use; choose another with --port") from None
+        if error.errno == errno.EACCES:
+            raise InvalidRequest(f"--port {port}: only root may listen there; choose one above 1023") from None
+        raise InvalidRequest(f"--host {host}: this machine has no such address ({error.strerror or error})") from None
+
+
+async def _serve(security: Security, host: str, port: int, announce: Callable[[str], None]) -> None:
+    scheduler = await Scheduler(host=host, port=port, protocol="tls://", security=security, **NO_DASHBOARD)
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    announce(scheduler.address)
+    await ended.wait()
+    await scheduler.close()

@@ -1,0 +1,235 @@
+"""`evalsvc worker`: keeps a worker going on each device of this machine, whatever ends it.
+
+supervisor → a nanny process per device → its worker process. Each starts the one below it again; where the scheduler
+goes away, the nanny connects anew. The first SIGTERM or SIGINT drains all workers, the second ends them at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from distributed import Security
+
+from evalsvc import log as logs
+from evalsvc.cluster.devices import check_devices, device_list
+from evalsvc.cluster.nanny import WorkerNanny, cause_of_death, nanny_options
+from evalsvc.cluster.settings import SCRATCH_PREFIX, configure, security_of
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
+"""Seconds before something that ended is started again: doubled each time, and the first again after STEADY seconds."""
+
+STEADY = 60.0
+
+DRAIN_INTERVAL = 1.0
+
+DRAIN, END = "drain", "end"
+"""What a supervisor says to its nannies."""
+
+SCHEME = "tls://"
+
+
+class Backoff:
+    """How long to wait before the next start."""
+
+    def __init__(self) -> None:
+        self._wait = FIRST_WAIT
+        self._started = time.monotonic()
+
+    def started(self) -> None:
+        self._started = time.monotonic()
+
+    def wait(self) -> float:
+        """Seconds, for what was started at `started` and has ended now."""
+        if time.monotonic() - self._started > STEADY:
+            self._wait = FIRST_WAIT
+        wait, self._wait = self._wait, min(2 * self._wait, LONGEST_WAIT)
+        return wait
+
+
+def run_workers(settings: Settings, scheduler: str) -> int:
+    """Serve an existing scheduler with a worker process per device until a signal comes. Returns the exit code.
+
+    Raises:
+        InvalidRequest: not a tls:// address, a certificate file is missing, or a device is not there.
+    """
+    if not scheduler.startswith(SCHEME):
+        raise InvalidRequest(f"{scheduler}: the scheduler's address must begin with tls://, e.g. tls://10.0.0.1:8786")
+    security_of(settings)
+    devices = [settings.device] if settings.device else device_list(settings.devices)
+    check_devices(devices)
+    return Supervisor(settings, scheduler, devices).run()
+
+
+class Supervisor:
+    """One process per device, each started again when it ends."""
+
+    def __init__(self, settings: Settings, scheduler: str, devices: list[str]) -> None:
+        self._settings = settings
+        self._scheduler = scheduler
+        self._devices = devices
+        self._signals = 0
+        self._ending = threading.Event()
+        self._lock = threading.Lock()
+        self._commands: dict[int, Connection] = {}
+
+    def run(self) -> int:
+        """Until a signal comes and all workers have ended. 0: they were drained; 128 + signal: they were not."""
+        last = 0
+
+        def note(number: int, _frame: Any) -> None:
+            nonlocal last
+            last = number
+            self._signals += 1
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        keepers = [
+            threading.Thread(target=self._keep, args=(index,), daemon=True) for index in range(len(self._devices))
+        ]
+        try:
+            for keeper in keepers:
+                keeper.start()
+            heard = 0
+            while any(keeper.is_alive() for keeper in keepers):
+                # Handlers run between two waits; a pipe is not written from within one.
+                next(keeper for keeper in keepers if keeper.is_alive()).join(0.1)
+                if self._signals > heard:
+                    heard = self._signals
+                    self._say(DRAIN if heard == 1 else END)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return 0 if self._signals < 2 else 128 + last
+
+    def _say(self, command: str) -> None:
+        if command == DRAIN:
+            log.warning("draining: running shards are finished, no other is taken; a second signal ends them at once")
+        with self._lock:
+            self._ending.set()
+            for commands in self._commands.values():
+                _send(commands, command)
+
+    def _keep(self, index: int) -> None:
+        backoff = Backoff()
+        while not self._ending.is_set():
+            backoff.started()
+            process = self._start(index)
+            process.join()
+            with self._lock:
+                self._commands.pop(index).close()
+            if not self._ending.is_set():
+                wait, cause = backoff.wait(), cause_of_death(process.exitcode or 0)
+                log.warning("the nanny of %s ended: %s; starting it again in %g s", self._devices[index], cause, wait)
+                self._ending.wait(wait)
+
+    def _start(self, index: int) -> multiprocessing.process.BaseProcess:
+        context = multiprocessing.get_context("spawn")
+        heard, commands = context.Pipe(duplex=False)
+        arguments = (self._settings, self._scheduler, self._devices[index], len(self._devices), heard)
+        process = context.Process(target=serve_device, args=arguments, name=f"evalsvc worker {self._devices[index]}")
+        process.start()
+        heard.close()
+        with self._lock:
+            self._commands[index] = commands
+            if self._ending.is_set():
+                _send(commands, DRAIN)
+        return process
+
+
+def _send(commands: Connection, command: str) -> None:
+    try:
+        commands.send(command)
+    except OSError:
+        return  # it has ended
+
+
+def serve_device(settings: Settings, scheduler: str, device: str, processes: int, heard: Connection) -> None:
+    """In the process of a nanny: serve the scheduler on `device` until the supervisor says to stop, or is gone."""
+    # They are sent to all processes at once; what they mean is the supervisor's to say.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    settings = replace(settings, device="")
+    logs.configure(settings.log_format, settings.log_level)
+    with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+        configure(settings, Path(scratch), processes)
+        asyncio.run(_Service(settings, scheduler, device, processes, heard).run())
+
+
+class _Service:
+    """A nanny after the other, one for each time that the scheduler is there."""
+
+    def __init__(self, settings: Settings, scheduler: str, device: str, processes: int, heard: Connection) -> None:
+        self._scheduler = scheduler
+        self._device = device
+        self._security = security_of(settings)
+        self._options = nanny_options(settings, device, processes, drains=True)
+        self._heard = heard
+        self._nanny: WorkerNanny | None = None
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        asyncio.get_running_loop().add_reader(self._heard.fileno(), self._listen)
+        serving = asyncio.ensure_future(self._serve())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        while not serving.done():
+            self._drain(serving)
+            await asyncio.wait((serving,), timeout=DRAIN_INTERVAL)
+
+    async def _serve(self) -> None:
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            backoff.started()
+            cause = await self._serve_once(self._security)
+            if self._stopping.is_set():
+                return
+            wait = backoff.wait()
+            log.warning("the scheduler %s %s; connecting again in %g s", self._scheduler, cause, wait)
+            await asyncio.sleep(wait)
+
+    async def _serve_once(self, security: Security) -> str:
+        """Until the scheduler or the worker goes; what happened, as the end of a sentence."""
+        try:
+            async with WorkerNanny(self._scheduler, security=security, **self._options) as self._nanny:
+                log.warning("worker %s on %s serves %s", self._nanny.worker_address, self._device, self._scheduler)
+                await self._nanny.finished()
+            return "went away, or the worker was drained"
+        except Exception as error:  # connecting fails in many ways
+            cause = error.__cause__ or error
+            return f"does not answer ({type(cause).__name__}: {cause})"
+        finally:
+            self._nanny = None
+
+    def _listen(self) -> None:
+        try:
+            command = self._heard.recv()
+        except (EOFError, OSError):
+            # The supervisor is gone, and nobody would start this one again.
+            command = DRAIN
+            asyncio.get_running_loop().remove_reader(self._heard.fileno())
+        if command == END:
+            if self._nanny is not None and self._nanny.pid:
+                os.kill(self._nanny.pid, signal.SIGKILL)
+            os._exit(1)
+        self._stopping.set()
+
+    def _drain(self, serving: asyncio.Future[None]) -> None:
+        """Tell the worker process. It may have died just now, and the next one has to be told too."""
+        if self._nanny is None:
+            serving.cancel()
+        elif self._nanny.pid:
+            os.kill(self._nanny.pid, signal.SIGTERM)

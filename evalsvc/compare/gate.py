@@ -1,0 +1,374 @@
+"""Is a checkpoint worse than a baseline? Metric by metric, beyond a tolerance and beyond the noise.
+
+`run_gate` reads two results, files or what the service holds, and compares them by rules into a Report, whose outcome
+is the exit code. `gate_rules` says what a rule is, `gate_verdict` what the difference of one metric says by its rule;
+`gate_reports` writes the report down.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Any, Literal
+
+from evalsvc.compare.gate_rules import EVERYTHING, Family, Rule
+from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
+from evalsvc.compare.result import Measured, Metric, Result, distance, number, task_of
+from evalsvc.compare.source import Service, read_result
+from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
+from evalsvc.metrics.paired import Basis
+from evalsvc.spec.protocol import describe_differences, differences, labelled, tell_apart
+
+
+class Outcome(IntEnum):
+    """What came of it, and the exit code that says so."""
+
+    PASSED = 0
+    REGRESSION = 1
+    NOT_JUDGED = 2
+    """A metric is missing, was measured by another protocol, has neither a known noise nor a tolerance, or is less
+    certain than its rule asks; or nothing was compared."""
+    NO_BASELINE = 3
+    TIME_OUT = 4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric under one protocol."""
+
+    metric: str
+    task: str
+    verdict: Verdict
+    reason: str
+    """A sentence."""
+    protocol: str
+    unit: str
+    direction: str
+    baseline: float | None = None
+    candidate: float | None = None
+    difference: Difference | None = None
+    differs: Mapping[str, Any] = field(default_factory=dict)
+    """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
+
+    @property
+    def label(self) -> str:
+        """The metric's name for people, with what tells its protocol apart."""
+        return labelled(self.metric, self.differs)
+
+    @property
+    def basis(self) -> Basis:
+        """Where the standard error of the difference comes from; `none`, too, where nothing was compared."""
+        return "none" if self.difference is None else self.difference.basis
+
+
+@dataclass(frozen=True)
+class Look:
+    """One metric at one of the looks at samples that are still drawn; see `gate_until`."""
+
+    metric: str
+    units: int
+    """Samples of each side so far."""
+    total: int
+    """Of so many at most."""
+    unit: str
+    difference: float
+    """Candidate minus baseline."""
+    stderr: float | None
+    basis: Basis
+    low: float | None
+    """The lower end of the interval that holds at all looks together; None: not known."""
+    high: float | None
+    standard_errors: float
+    """The boundary of this look: the standard errors of a normal distribution whose tail each end may miss with."""
+    level: float
+    """The chance that all looks at this metric together call it worse though it did not change; either end of all its
+    intervals together misses with this chance."""
+    verdict: Verdict | Literal["undecided"]
+    differs: Mapping[str, Any] = field(default_factory=dict)
+    """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
+
+    @property
+    def label(self) -> str:
+        """The metric's name for people, with what tells its protocol apart."""
+        return labelled(self.metric, self.differs)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How many samples of a task the verdicts took."""
+
+    task: str
+    units: int
+    """Of each side."""
+    total: int
+    unit: str
+    looks: int
+
+    @property
+    def saved(self) -> float:
+        """The share that was not needed."""
+        return 1 - self.units / self.total
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """How often a gate as a whole fails a checkpoint that did not change: its metrics times their level."""
+
+    family: Literal["none", "holm", "bonferroni"]
+    """`none`: the level of a rule is that of each metric; else it is that of all metrics together."""
+    metrics: int
+    """The metrics that chance can decide."""
+    lowest: float
+    """The smallest of their levels."""
+    highest: float
+    """The largest of their levels."""
+    if_independent: float
+    """The chance that at least one is called worse, if the metrics were independent: 1 − Π (1 − level)."""
+    at_most: float
+    """The same chance however the metrics depend on each other: Σ level."""
+
+    @classmethod
+    def of(cls, levels: Sequence[float], family: Literal["none", "holm", "bonferroni"]) -> Alarms | None:
+        """Return the chances from the level of each metric; None without any."""
+        if not levels:
+            return None
+        passes = math.fsum(math.log1p(-level) for level in levels)
+        bounded = min(1.0, math.fsum(levels))
+        return cls(family, len(levels), min(levels), max(levels), -math.expm1(passes), bounded)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the gate found."""
+
+    candidate: str
+    baseline: str
+    comparisons: tuple[Comparison, ...] = ()
+    """In the order of the baseline's metrics."""
+    problems: tuple[str, ...] = ()
+    """Why it could not be judged, beside what single comparisons say."""
+    failed: Outcome | None = None
+    """Why nothing could be compared at all."""
+    looks: tuple[Look, ...] = ()
+    """Of a gate that samples until it is decided: every metric at every look until its decision."""
+    samples: tuple[Samples, ...] = ()
+    """Likewise, by task."""
+    alarms: Alarms | None = None
+    """How often it fails a checkpoint that did not change; None where no metric is judged by its noise."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """A regression counts before what could not be judged."""
+        verdicts = {comparison.verdict for comparison in self.comparisons}
+        if self.failed is not None:
+            return self.failed
+        if "worse" in verdicts:
+            return Outcome.REGRESSION
+        if self.problems or verdicts & {"missing", "other_protocol", "not_judged"}:
+            return Outcome.NOT_JUDGED
+        return Outcome.PASSED
+
+
+# reading and comparing
+
+
+def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Service, family: Family = "none") -> Report:
+    """Compare two results, each a file or RUN@STEP[:VARIANT]; evaluations that are not over are waited for.
+
+    Raises:
+        UnknownName: there is no such candidate.
+        InvalidData: a file is not a result.
+        InvalidRequest: a rule needs a `direction`.
+        ServiceUnreachable: the service does not answer.
+    """
+    deadline = time.monotonic() + service.timeout
+    try:
+        before = read_result(baseline, service, deadline)
+    except UnknownName as error:
+        # A name that is wrong for both is no first run: that there is a candidate is found out too.
+        read_result(candidate, service)
+        return _failed(candidate, baseline, Outcome.NO_BASELINE, error.message)
+    except DeadlineExceeded as error:
+        return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
+    if not before.values:
+        reasons = "".join(f"; {task}: {error['message']}" for task, error in before.errors.items())
+        return _failed(candidate, baseline, Outcome.NO_BASELINE, f"{baseline} has no values{reasons}")
+    try:
+        after = read_result(candidate, service, deadline)
+    except DeadlineExceeded as error:
+        return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
+    return compare(after, before, rules, family)
+
+
+def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Report:
+    return Report(candidate, baseline, problems=(problem,), failed=outcome)
+
+
+# comparison
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A metric that both sides have under one protocol, to be judged."""
+
+    metric: Metric
+    """That of the baseline."""
+    gap: Gap
+
+
+@dataclass(frozen=True)
+class Stage:
+    """When a comparison is made: after all samples, or at a look at some of them."""
+
+    tail: Callable[[Rule, int], float]
+    """With which chance each end of an interval may miss now, by the rule and the number of metrics on both sides."""
+    level: Callable[[Rule, int], float]
+    """Likewise, the level of the metric over all looks."""
+    last: bool
+
+
+AT_THE_END = Stage(lambda rule, metrics: rule.level, lambda rule, metrics: rule.level, last=True)
+
+
+def compare(
+    candidate: Result,
+    baseline: Result,
+    rules: Sequence[Rule] = EVERYTHING,
+    family: Family = "none",
+    stage: Stage = AT_THE_END,
+) -> Report:
+    """Judge every metric of the baseline that a rule matches.
+
+    Raises:
+        InvalidRequest: a rule without `direction` matches nothing but metrics that have none.
+    """
+    for rule in rules:
+        _require_sides(rule, baseline)
+    found: list[Comparison | Measurement] = []
+    for name in {**baseline.values, **candidate.values}:
+        first = next((rule for rule in rules if rule.matches(name)), None)
+        if first and (_has_side(first, name, baseline) or _has_side(first, name, candidate)):
+            found += _compare_name(name, first, candidate, baseline)
+    comparisons, levels = _judge_all(found, family, stage)
+    problems = [problem for rule in rules for problem in _unmatched(rule, candidate, baseline)]
+    if not problems and all(comparison.verdict in ("new", "ignored") for comparison in comparisons):
+        problems.append("nothing was compared: no value of the baseline that the rules ask for is in the candidate")
+    told_apart = tell_comparisons_apart(comparisons, {**candidate.protocols, **baseline.protocols})
+    return Report(candidate.name, baseline.name, told_apart, tuple(problems), alarms=Alarms.of(levels, family))
+
+
+def _judge_all(
+    found: Sequence[Comparison | Measurement], family: Family, stage: Stage
+) -> tuple[list[Comparison], list[float]]:
+    """All comparisons, in their order, and the levels of those that chance can decide."""
+    gaps = [item.gap for item in found if isinstance(item, Measurement)]
+    levels = [stage.level(gap.rule, len(gaps)) for gap in gaps]
+    chosen = tails(gaps, [stage.tail(gap.rule, len(gaps)) for gap in gaps], family)
+    judged = iter(zip(gaps, chosen, chosen if family == "holm" else levels, strict=True))
+    comparisons = []
+    for item in found:
+        if isinstance(item, Measurement):
+            gap, tail, level = next(judged)
+            verdict, reason, difference = judge(gap, tail, level, last=stage.last)
+            values = {"baseline": gap.baseline, "candidate": gap.candidate, "difference": difference}
+            comparisons.append(_comparison(item.metric, verdict, reason, gap.rule.direction, **values))
+        else:
+            comparisons.append(item)
+    known = [level for gap, level in zip(gaps, levels, strict=True) if gap.has_noise]
+    return comparisons, [level / len(known) if family == "holm" else level for level in known]
+
+
+def tell_comparisons_apart(
+    comparisons: Sequence[Comparison], contents: Mapping[str, Mapping[str, Any]]
+) -> tuple[Comparison, ...]:
+    """Return the comparisons with `differs`; `contents` are the protocols by id."""
+    differs = tell_apart([(one.metric, one.protocol) for one in comparisons], contents)
+    return tuple(replace(one, differs=differs[one.metric, one.protocol]) for one in comparisons)
+
+
+def _require_sides(rule: Rule, baseline: Result) -> None:
+    """A rule that matches nothing but descriptions would silently do nothing."""
+    matched = [name for name in baseline.values if rule.matches(name)]
+    if matched and not any(_has_side(rule, name, baseline) for name in matched):
+        raise InvalidRequest(
+            f"the rule for {rule.metric}: it is not known whether lower or higher is better of {', '.join(matched)}; "
+            "give the rule a `direction`"
+        )
+
+
+def _has_side(rule: Rule, name: str, result: Result) -> bool:
+    """Whether better can be told from worse."""
+    return rule.direction is not None or any(
+        metric["direction"] != "none" for metric in result.values.get(name, {}).values()
+    )
+
+
+def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]:
+    """A rule for nothing is a mistake in the rule, or the baseline lacks what should be compared."""
+    if rule.missing == "ignore" or any(rule.matches(name) for name in baseline.values):
+        return
+    if any(rule.matches(name) for name in candidate.values):
+        yield f"the rule for {rule.metric} matches no metric of the baseline; make the baseline anew"
+    else:
+        yield f"a rule matches nothing: {UnknownName.among('metric', rule.metric, baseline.values).message}"
+
+
+def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) -> Iterator[Comparison | Measurement]:
+    """One comparison per protocol under which the baseline has the metric, and per protocol that is new."""
+    theirs, ours = baseline.values.get(name, {}), candidate.values.get(name, {})
+    strange = [metric for protocol, metric in ours.items() if protocol not in theirs]
+    for protocol, before in theirs.items():
+        if protocol in ours:
+            yield _measurement(rule, Measured(before, baseline), Measured(ours[protocol], candidate))
+        elif strange:
+            yield _refuse(before, strange, candidate, baseline)
+        else:
+            yield _miss(rule, before, candidate)
+    if all(protocol in ours for protocol in theirs):
+        for metric in strange:
+            yield _comparison(metric, "new", "the baseline has no such value", candidate=number(metric["value"]))
+
+
+def _measurement(rule: Rule, before: Measured, after: Measured) -> Measurement:
+    higher = (rule.direction or before.metric["direction"]) == "higher"
+    gap = Gap(rule, before.estimate.value, after.estimate.value, higher, distance(before, after))
+    return Measurement(before.metric, gap)
+
+
+def _refuse(before: Metric, strange: Sequence[Metric], candidate: Result, baseline: Result) -> Comparison:
+    """Name what differs from the nearest of the candidate's protocols."""
+    content = baseline.protocol(before["protocol"])
+    after, differing = min(
+        ((metric, differences(content, candidate.protocol(metric["protocol"]))) for metric in strange),
+        key=lambda pair: len(pair[1]),
+    )
+    fields = describe_differences(differing) or f"{before['protocol']} → {after['protocol']}"
+    reason = f"measured by another protocol and not comparable: {fields}; evaluate one of the two again"
+    return _comparison(
+        before, "other_protocol", reason, baseline=number(before["value"]), candidate=number(after["value"])
+    )
+
+
+def _miss(rule: Rule, before: Metric, candidate: Result) -> Comparison:
+    error = candidate.error(task_of(before))
+    reason = f"the candidate's task {task_of(before)} failed: {error}" if error else "not in the candidate"
+    verdict: Verdict = "missing" if rule.missing == "fail" else "ignored"
+    return _comparison(before, verdict, reason, rule.direction, baseline=number(before["value"]))
+
+
+def _comparison(
+    metric: Metric, verdict: Verdict, reason: str, direction: str | None = None, **values: Any
+) -> Comparison:
+    return Comparison(
+        metric=metric["name"],
+        task=task_of(metric),
+        verdict=verdict,
+        reason=reason,
+        protocol=metric["protocol"],
+        unit=metric["unit"],
+        direction=direction or metric["direction"],
+        **values,
+    )

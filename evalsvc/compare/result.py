@@ -1,0 +1,226 @@
+"""The result of a checkpoint, as `evalsvc run --output` writes it or the service keeps it, and how two of them pair."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from evalsvc.errors import InvalidData, InvalidRequest
+from evalsvc.files.items import ItemTable
+from evalsvc.metrics import paired
+from evalsvc.metrics.intervals import Spread
+from evalsvc.metrics.paired import Distance, Numbers
+from evalsvc.metrics.ratio import Ratio
+
+Metric = Mapping[str, Any]
+"""As `MetricValue.to_json` writes it, with its `task`."""
+
+CHECKPOINT = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<step>\d+)(:(?P<variant>[^/:]+))?")
+"""RUN@STEP or RUN@STEP:VARIANT; everything else is the path of a result."""
+
+RUN = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)(:(?P<variant>[^/:]+))?")
+"""RUN or RUN:VARIANT."""
+
+
+def parse_checkpoint(name: str) -> tuple[str, int, str]:
+    """Run, step and variant of RUN@STEP[:VARIANT].
+
+    Raises:
+        InvalidRequest: it is no such name.
+    """
+    found = CHECKPOINT.fullmatch(name)
+    # A step has 18 digits at most, so that every database holds it.
+    if found is None or len(found["step"]) > 18:
+        raise InvalidRequest(f"{name!r} names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400")
+    return found["run"], int(found["step"]), found["variant"] or "raw"
+
+
+def parse_run(name: str) -> tuple[str, str]:
+    """Run and variant of RUN[:VARIANT].
+
+    Raises:
+        InvalidRequest: it is no such name.
+    """
+    found = RUN.fullmatch(name)
+    if found is None:
+        raise InvalidRequest(f"{name!r} names no run; give RUN or RUN:VARIANT, such as pretrained:ema_0.9999")
+    return found["run"], found["variant"] or "raw"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `evalsvc run --output` wrote, or the service's document of the same form."""
+
+    name: str
+    document: Mapping[str, Any]
+    tables: Mapping[str, Callable[[], ItemTable]] = field(default_factory=dict)
+    """Results per item by task, read when they are needed, of a document that does not have them."""
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, Metric]]:
+        """The metrics by name and by protocol id."""
+        found: dict[str, dict[str, Metric]] = {}
+        for metric in self.document["metrics"]:
+            found.setdefault(metric["name"], {})[metric["protocol"]] = metric
+        return found
+
+    @property
+    def errors(self) -> Mapping[str, Any]:
+        """By task."""
+        return self.document.get("errors") or {}
+
+    @property
+    def warnings(self) -> Mapping[str, Sequence[Mapping[str, str]]]:
+        """What is suspicious, by task; results of older versions say nothing."""
+        return self.document.get("warnings") or {}
+
+    def error(self, task: str) -> str | None:
+        """Why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""
+        found = (error for name, error in self.errors.items() if name.rpartition("/")[2] == task.rpartition("/")[2])
+        return next((str(error["message"]) for error in found), None)
+
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
+        """The contents of protocols by id; of a file, perhaps not of all."""
+        return self.document.get("protocols") or {}
+
+    def protocol(self, identity: str) -> Mapping[str, Any]:
+        return self.protocols.get(identity, {})
+
+    def numbers(self, metric: Metric) -> Numbers:
+        """What the metric is made of, as its `items` say; `metrics.paired.item_numbers` of the task's table.
+
+        Raises:
+            ItemsLost: the service has lost the table.
+            InvalidData: the table of a file has values that are no numbers.
+        """
+        task, keys, grouped_by = task_of(metric), tuple(metric["items"]), metric.get("grouped_by")
+        benchmark = None if paired.is_share(keys) else metric["name"].partition("/")[0]
+        place = (task, benchmark, grouped_by, *keys)
+        if place not in self._numbers:
+            self._numbers[place] = self._read_numbers(task, benchmark, keys, grouped_by)
+        return self._numbers[place]
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str | None, ...], Numbers]:
+        return {}
+
+    @cached_property
+    def _read_tables(self) -> dict[str, ItemTable]:
+        return {}
+
+    @cached_property
+    def _items(self) -> dict[tuple[str, str | None], tuple[list[int], list[tuple[Any, Any]]]]:
+        return {}
+
+    def _table(self, task: str) -> ItemTable:
+        if task not in self._read_tables:
+            read = self.tables.get(task)
+            items = (self.document.get("items") or {}).get(task) or ()
+            self._read_tables[task] = ItemTable.of(items) if read is None else read()
+        return self._read_tables[task]
+
+    def _read_numbers(self, task: str, benchmark: str | None, keys: Sequence[str], grouped_by: str | None) -> Numbers:
+        """Return the numbers of the items of a benchmark, or of every benchmark where that is None."""
+        table = self._table(task)
+        positions, items = self._of_benchmark(task, benchmark)
+        columns = [[column[position] for position in positions] for column in map(table.column, keys)]
+        if any(None in column for column in columns):
+            there = [place for place, row in enumerate(zip(*columns, strict=True)) if None not in row]
+            columns = [[column[place] for place in there] for column in columns]
+            items = [items[place] for place in there]
+            positions = [positions[place] for place in there]
+        groups = None
+        if grouped_by is not None:
+            named = table.column(grouped_by)
+            groups = paired.groups_of(items, [_hashable(named[position]) for position in positions])
+        try:
+            return Numbers(items, [list(map(float, column)) for column in columns], groups)
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidData(
+                f"{self.name}: the results per item of task {task!r} have values under {', '.join(keys)} that are no "
+                "numbers; write the result anew by `evalsvc run SUITE --output FILE`"
+            ) from None
+
+    def _of_benchmark(self, task: str, benchmark: str | None) -> tuple[list[int], list[tuple[Any, Any]]]:
+        """Return which rows of the table may be the metric's, and the items that they are."""
+        if (task, benchmark) not in self._items:
+            table = self._table(task)
+            rows = enumerate(zip(table.column("benchmark"), table.column("index"), strict=True))
+            found = [
+                (at, item)
+                for at, item in rows
+                if (benchmark is None or item[0] in (None, benchmark)) and item[1] is not None
+            ]
+            self._items[task, benchmark] = [at for at, _ in found], [item for _, item in found]
+        return self._items[task, benchmark]
+
+
+MANY = 2000
+"""Independent items from which on the interval of a value is the normal one to within a percent or two of its width,
+however skewed or unequal the items are within reason, so that they are not read for it."""
+
+
+def task_of(metric: Metric) -> str:
+    """The task that measured it."""
+    return str(metric.get("task") or metric["name"].partition("/")[0])
+
+
+def number(value: float | str) -> float:
+    """A number as JSON has it: NaN and infinities are strings."""
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric together with the result that it is of, so that its items are looked up on no other side."""
+
+    metric: Metric
+    result: Result
+
+    @property
+    def estimate(self) -> Ratio:
+        """The value with its standard error and n."""
+        stderr = self.metric["stderr"]
+        groups = self.metric.get("groups")
+        return Ratio(number(self.metric["value"]), None if stderr is None else number(stderr), self.metric["n"], groups)
+
+    @property
+    def spread(self) -> Spread | None:
+        """The errors of the value as its items show them; None where it is not made of items, or of `MANY`.
+
+        Raises:
+            ItemsLost: the service has lost the table of results per item.
+        """
+        few = self.metric.get("items") and self.estimate.independent < MANY
+        return paired.spread_of(self.result.numbers(self.metric)) if few else None
+
+
+def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
+    """Return what a metric of both sides is made of, item by item, where both are made of the same keys; else None.
+
+    Raises:
+        ItemsLost: the service has lost a table of results per item.
+    """
+    keys = a.metric.get("items") or ()
+    if not keys or keys != b.metric.get("items") or a.metric.get("grouped_by") != b.metric.get("grouped_by"):
+        return None
+    return a.result.numbers(a.metric), b.result.numbers(b.metric)
+
+
+def distance(a: Measured, b: Measured) -> Distance:
+    """Say how far a metric of b is from that of a, paired over the items that both have; see `metrics.paired.distance`.
+
+    Raises:
+        ItemsLost: the service has lost a table of results per item.
+    """
+    unit, drawn_from = a.metric["unit"], a.metric.get("drawn_from")
+    return paired.distance(a.estimate, b.estimate, paired_numbers(a, b), unit=unit, drawn_from=drawn_from)
+
+
+def _hashable(name: Any) -> Any:
+    """Return the name of a group as it is, or its text where a file has put something else in its place."""
+    return name if isinstance(name, str | int | float | None) else str(name)

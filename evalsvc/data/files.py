@@ -1,0 +1,88 @@
+"""Opening data files: what every reader of one needs, with messages that name file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from evalsvc.checkpoints.opening import Allow, anywhere, open_file
+from evalsvc.checkpoints.reference import Identity, identify
+from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage, json_reason
+
+CACHED_FILES = 4
+"""Data files that a process keeps parsed: a suite's tasks and their shards come in turns."""
+
+
+def identify_file(path: Path, what: str) -> Identity:
+    """Size and modification time of a file; `what` is how messages call it.
+
+    Raises:
+        InvalidData: it is missing, or a folder.
+    """
+    if path.is_dir():
+        raise InvalidData(f"the {what} {path} is a folder; give a file")
+    try:
+        return identify(path)
+    except CheckpointGone:
+        raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
+
+
+def read_bytes(path: Path, allow: Allow = anywhere, limit: int = -1) -> bytes:
+    """Return the content of a data file, of at most `limit` bytes [any number].
+
+    Raises:
+        InvalidData: what `open_file` raises; or it has more than `limit` bytes.
+    """
+    try:
+        with open_file(path, "data file", allow).stream as stream:
+            content = stream.read(limit + 1 if limit >= 0 else -1)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if 0 <= limit < len(content):
+        raise InvalidData(f"{path} has more than {limit:,} bytes; give a smaller file")
+    return content
+
+
+def read_lines(path: Path, allow: Allow = anywhere) -> Iterator[tuple[int, bytes]]:
+    """Number, counted from 1, and content of each line that is not blank. Raises what `open_file` raises."""
+    try:
+        with open_file(path, "data file", allow).stream as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError) -> InvalidData:
+    return InvalidData(f"the data file {path} cannot be read: {(error.strerror or str(error)).lower()}")
+
+
+def parse_object(where: str, line: bytes, keys: str) -> dict[str, Any]:
+    """The JSON object of a line; `keys` says in a message what it must have.
+
+    Raises:
+        InvalidData: it is not JSON, or not an object; begins with `where`.
+    """
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidData(f"{where} is not valid JSON: {json_reason(error)}") from None
+    if not isinstance(content, dict):
+        raise InvalidData(f"{where} is {type(content).__name__}; it must be an object with {keys}")
+    return content
+
+
+def check_text(where: str, text: Any, key: str = "text") -> str:
+    """`text`, a string that can be written as UTF-8."""
+    if not isinstance(text, str):
+        raise InvalidData(f"{where}: `{key}` is {type(text).__name__}; it must be a string")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidData(f"{where}: `{key}` holds half of a surrogate pair, which is no character; write it as UTF-8")
+    return text
+
+
+def missing_package(name: str, purpose: str) -> MissingPackage:
+    return MissingPackage(f"{purpose} needs the package {name!r}; run: pip install 'evalsvc[worker]'")

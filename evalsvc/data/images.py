@@ -1,0 +1,381 @@
+"""Images as data: a folder of image files, or a safetensors file that holds them all.
+
+A folder's images are its files with the suffixes of `SUFFIXES`, in subfolders too, in the order of their paths below
+it; hidden files are none. Each is JPEG, PNG, WebP or BMP, whichever its name says. A safetensors file has the tensor
+`images`, uint8 [n, 3, H, W]. Either is asked for by index, a folder also by path below it.
+
+From a file to pixels: the camera's orientation (EXIF) is applied, grey becomes three equal channels, palettes and CMYK
+become RGB as Pillow does it, colour profiles are ignored. Then crop and resize, see `Fit`. An image that has the wanted
+size already is not resampled, and nothing is ever compressed again: the pixels that are measured are those of the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from evalsvc.checkpoints.opening import Allow, OpenFile, anywhere, open_file, opened_folder
+from evalsvc.checkpoints.safetensors_file import read_header
+from evalsvc.data.files import CACHED_FILES, missing_package, unreadable
+from evalsvc.errors import CheckpointError, InvalidData, show_name
+
+if TYPE_CHECKING:
+    import numpy
+    from PIL.Image import Image
+    from torch import Tensor
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""What Pillow may take a file for: its other readers are many, old, and one of them runs a program."""
+TENSOR = "images"
+
+MAX_PIXELS = 89_478_485
+"""Of one image, decoded a quarter of a gigabyte: the limit from which on Pillow warns of bombs."""
+MAX_NAMES = 5_000_000
+"""Files and folders that are looked at for the images of a folder."""
+KEPT_DIGESTS = 1 << 16
+
+Crop = Literal["center", "center-torchvision", "none"]
+Filter = Literal["lanczos", "bicubic"]
+
+THREADS = 4
+"""That read and resize ahead; Pillow lets go of the interpreter's lock while it does either."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an image becomes a square of pixels. All of it moves numbers."""
+
+    size: int
+    """Height and width."""
+    crop: Crop = "center"
+    """`center`: the square in the middle, as wide as the short side; of an odd margin the smaller half comes first.
+    `center-torchvision`: the same, but the margin's half is rounded as torchvision's `center_crop` rounds it, to the
+    even side: one image of COCO in eight is cut one pixel further on. `none`: the whole image, squeezed to a square."""
+    filter: Filter = "lanczos"
+    """Of the resampling, with antialiasing, in uint8: Pillow's."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ImageSource(ABC):
+    """Images in a fixed order."""
+
+    path: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """How messages and results call an image."""
+
+    @abstractmethod
+    def index(self, image: str | int) -> int:
+        """The index of an image that is asked for by name or index.
+
+        Raises:
+            InvalidData: there is none; near misses are named.
+        """
+
+    @abstractmethod
+    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+        """uint8 [3, size, size].
+
+        Raises:
+            InvalidData: it is no image, truncated, transparent or too small; names the file.
+        """
+
+    @abstractmethod
+    def content_digest(self, index: int) -> str:
+        """SHA-256 of the image as it is stored."""
+
+    def digest(self, indices: Sequence[int]) -> str:
+        """Identity of these images in this order: over their content, whatever they are called."""
+        return hashlib.sha256("".join(self.content_digest(index) for index in indices).encode()).hexdigest()
+
+    def batches(self, indices: Sequence[int], fit: Fit, batch: int, threads: int = THREADS) -> Iterator[Tensor]:
+        """uint8 [B, 3, size, size] with B = `batch`, the last one less, in the order of `indices`.
+
+        Raises what `load` raises, when the image's turn has come.
+        """
+        import numpy
+        import torch
+
+        for images in _groups(self._loaded(indices, fit, batch + threads, threads), batch):
+            yield torch.from_numpy(numpy.stack(images))
+
+    def _loaded(self, indices: Sequence[int], fit: Fit, ahead: int, threads: int) -> Iterator[numpy.ndarray[Any, Any]]:
+        """The images one by one, while up to `ahead` more are being loaded."""
+        pending: deque[Future[numpy.ndarray[Any, Any]]] = deque()
+        executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
+        try:
+            for index in indices:
+                pending.append(executor.submit(self.load, index, fit))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise InvalidData(f"{self.path} has no image {index}; it has the images 0…{len(self) - 1}")
+        return index
+
+
+def read_images(path: str | Path, allow: Allow = anywhere) -> ImageSource:
+    """The images of a folder, or of a safetensors file if the name ends so.
+
+    `allow` is asked of every file that is opened, now or later: links in a folder may lead anywhere.
+
+    Raises:
+        InvalidData: nothing is there, it holds no images, or it is another kind of file; or what `allow` raises.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _Folder(path, allow)
+    file = open_file(path, "image folder or file", allow)
+    with file.stream:
+        if path.suffix != ".safetensors":
+            raise InvalidData(f"{path} is neither a folder of images nor a .safetensors file; give one of the two")
+        return _packed(path, file)
+
+
+@lru_cache(maxsize=CACHED_FILES)
+def _packed(path: Path, file: OpenFile) -> ImageSource:
+    # A file that was written anew is another `OpenFile`. It is mapped, and so needs to be open no longer.
+    return _Packed(path, file)
+
+
+class _Folder(ImageSource):
+    def __init__(self, path: Path, allow: Allow) -> None:
+        self.path = str(path)
+        self._allow = allow
+        with opened_folder(path, "image folder", allow) as folder:
+            self._names = sorted(_image_names(path, folder))
+        self._indices = {name: index for index, name in enumerate(self._names)}
+        if not self._names:
+            raise InvalidData(f"the folder {path} holds no images; they are files named {', '.join(SUFFIXES)}")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def index(self, image: str | int) -> int:
+        if isinstance(image, int):
+            return self._checked(image)
+        if image not in self._indices:
+            near = difflib.get_close_matches(image, self._names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {len(self)}, the first is {self._names[0]!r}"
+            raise InvalidData(f"the folder {self.path} has no image {image!r}{hint}")
+        return self._indices[image]
+
+    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+        return load_image(self._file(index), fit, self._allow)
+
+    def content_digest(self, index: int) -> str:
+        path = self._file(index)
+        file = open_file(path, "image", self._allow)
+        with file.stream as stream:
+            key = (file.real, file.version)
+            if key not in _digests:
+                if len(_digests) >= KEPT_DIGESTS:
+                    _digests.clear()
+                try:
+                    _digests[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+                except OSError as error:
+                    raise unreadable(path, error) from None
+            return _digests[key]
+
+    def _file(self, index: int) -> Path:
+        return Path(self.path) / self._names[index]
+
+
+_digests: dict[tuple[Path, tuple[int, ...]], str] = {}
+"""Of files that were read before: a plan and its shards ask for the same ones."""
+
+
+def _image_names(path: Path, folder: Path) -> Iterator[str]:
+    """Paths of the image files in the open `folder` and below, which messages call `path`."""
+    looked = 0
+    for place, subfolders, files in os.walk(folder):
+        looked += len(subfolders) + len(files)
+        if looked > MAX_NAMES:
+            raise InvalidData(
+                f"the folder {path} holds more than {MAX_NAMES:,} files; give the folder of the images alone"
+            )
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = Path(place).relative_to(folder)
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield (below / name).as_posix()
+
+
+class _Packed(ImageSource):
+    def __init__(self, path: Path, file: OpenFile) -> None:
+        self.path = str(path)
+        try:
+            from safetensors import SafetensorError, safe_open
+        except ModuleNotFoundError:
+            raise missing_package("safetensors", "a .safetensors image file") from None
+        try:
+            read_header(Path(file.name))
+            self._content: Any = safe_open(file.name, framework="numpy")
+            names = list(self._content.keys())  # type: ignore[no-untyped-call]
+            found = self._content.get_slice(TENSOR) if TENSOR in names else None  # type: ignore[no-untyped-call]
+            dtype, shape = (found.get_dtype(), found.get_shape()) if found else ("", [])
+        except (SafetensorError, CheckpointError, OSError):
+            # Their own words quote the file.
+            raise InvalidData(f"{path} is not a safetensors file, or is cut off; copy or write it again") from None
+        if found is None:
+            shown = ", ".join(map(show_name, sorted(names)[:10])) or "nothing"
+            raise InvalidData(f"{path} has no tensor `{TENSOR}`, found {shown}")
+        if dtype != "U8" or len(shape) != 4 or shape[1] != 3 or not shape[0]:
+            raise InvalidData(f"{path}: `{TENSOR}` is {dtype} {shape}; it must be U8 [n, 3, height, width], n above 0")
+        _check_size(f"{path}, image 0", shape[3], shape[2])
+        self._count: int = shape[0]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def index(self, image: str | int) -> int:
+        if isinstance(image, str) and not image.isdecimal():
+            raise InvalidData(f"{self.path} has no names, so {image!r} is none of its images; give 0…{len(self) - 1}")
+        return self._checked(int(image))
+
+    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+        pixels = self._pixels(index)
+        return fit_pixels(pixels, fit)
+
+    def content_digest(self, index: int) -> str:
+        pixels = self._pixels(index)
+        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+    def _pixels(self, index: int) -> numpy.ndarray[Any, Any]:
+        pixels: numpy.ndarray[Any, Any] = self._content.get_slice(TENSOR)[index]
+        return pixels
+
+
+def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> numpy.ndarray[Any, Any]:
+    """uint8 [3, size, size] of an image file; see the module and `Fit` for what is done to it.
+
+    Raises:
+        InvalidData: it is missing, no JPEG, PNG, WebP or BMP, truncated, an animation, transparent in places, 16 bits
+            deep, less than 2 pixels wide or high, or of more than MAX_PIXELS; names the file. Or what `allow` raises.
+        MissingPackage: Pillow is not installed.
+    """
+    path = Path(path)
+    pillow, orientation = _pillow()
+    file = open_file(path, "image", allow)
+    with file.stream as stream:
+        try:
+            with pillow.open(stream, formats=FORMATS) as image:
+                _check_size(str(path), *image.size)
+                frames = getattr(image, "n_frames", 1)
+                if frames > 1:
+                    raise InvalidData(f"{path} has {frames} frames; save the one that is meant")
+                image.load()
+                upright = orientation.exif_transpose(image)
+        except (MemoryError, InvalidData):
+            raise
+        except (pillow.DecompressionBombError, pillow.DecompressionBombWarning):
+            raise _too_large(str(path), "more than that") from None
+        except pillow.UnidentifiedImageError:
+            raise InvalidData(f"{path} is not a JPEG, PNG, WebP or BMP image; save it as one of these") from None
+        except Exception:  # each of Pillow's formats has its own, and some quote the file
+            raise InvalidData(f"{path} is not an image that can be read, or is truncated; save it again") from None
+    return _fitted(_opaque_rgb(path, upright), fit)
+
+
+def fit_pixels(
+    pixels: numpy.ndarray[Any, Any],  # uint8 [3, H, W]
+    fit: Fit,
+) -> numpy.ndarray[Any, Any]:  # uint8 [3, size, size]
+    """Crop and resize an image that is in memory, as `load_image` does it to a file's."""
+    if pixels.shape == (3, fit.size, fit.size):
+        return pixels
+    pillow, _ = _pillow()
+    return _fitted(pillow.fromarray(pixels.transpose(1, 2, 0)), fit)
+
+
+def _pillow() -> tuple[Any, Any]:
+    """Pillow's modules `Image` and `ImageOps`."""
+    try:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError:
+        raise missing_package("pillow", "reading images") from None
+    return Image, ImageOps
+
+
+def _check_size(where: str, width: int, height: int) -> None:
+    if min(width, height) < 2:
+        raise InvalidData(f"{where} is {width}×{height}; too small: an image has at least 2×2 pixels")
+    if width * height > MAX_PIXELS:
+        raise _too_large(where, f"{width}×{height}")
+
+
+def _too_large(where: str, found: str) -> InvalidData:
+    return InvalidData(
+        f"{where} is too large: at most {MAX_PIXELS:,} pixels are decoded, it has {found}; make it smaller"
+    )
+
+
+def _opaque_rgb(path: Path, image: Image) -> Image:
+    if image.mode.startswith(("I", "F")):
+        raise InvalidData(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        least = image.getchannel("A").getextrema()[0]
+        if least != 255:
+            raise InvalidData(
+                f"{path} has an alpha channel that is not opaque (down to {least} of 255), so its colours depend on a "
+                "background; put it on one and save it without alpha"
+            )
+    return image.convert("RGB")
+
+
+def _fitted(image: Image, fit: Fit) -> numpy.ndarray[Any, Any]:
+    import numpy
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    if fit.crop != "none" and width != height:
+        side = min(width, height)
+        left, top = (_half(length - side, fit.crop) for length in (width, height))
+        image = image.crop((left, top, left + side, top + side))
+    if image.size != (fit.size, fit.size):
+        image = image.resize((fit.size, fit.size), Resampling[fit.filter.upper()])
+    return numpy.ascontiguousarray(numpy.asarray(image).transpose(2, 0, 1))
+
+
+def _half(margin: int, crop: Crop) -> int:
+    # Python rounds a half to the even side.
+    return round(margin / 2) if crop == "center-torchvision" else margin // 2
+
+
+def _groups(images: Iterator[numpy.ndarray[Any, Any]], size: int) -> Iterator[list[numpy.ndarray[Any, Any]]]:
+    group: list[numpy.ndarray[Any, Any]] = []
+    for image in images:
+        group.append(image)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

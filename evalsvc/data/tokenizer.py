@@ -1,0 +1,171 @@
+"""The tokenizer of a model's text: text to ids and back, and whether it is the one that the layout means."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from evalsvc.checkpoints.opening import Allow, anywhere, open_file
+from evalsvc.checkpoints.reference import Identity
+from evalsvc.data.files import CACHED_FILES, identify_file, missing_package
+from evalsvc.errors import EvalsvcError, InvalidData
+from evalsvc.spec.layout import TextBlock, VocabularyLayout
+
+END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")
+"""What tokenizers call the token that ends a text, the field's most common name first."""
+
+
+MAX_BYTES = 100_000_000
+"""Three times the largest that is published, of 262,144 ids."""
+
+PANIC = "PanicException"
+"""What the Rust of the library raises where it gives up; the class can be imported from nowhere."""
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A `tokenizer.json`, without its own cutting, padding and post-processing: every token is one of the text."""
+
+    path: str
+    size: int
+    """Ids are 0…size-1."""
+    digest: str
+    """SHA-256 of the file."""
+    end_of_text: int | None
+    """Id of the token that ends a text; None where it has none of the usual names."""
+    _tokenizer: Any
+
+    def encode(self, text: str) -> list[int]:
+        with translated(self.path):
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of some ids; `skip_special` leaves the tokenizer's special tokens out."""
+        with translated(self.path):
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+
+    def require_fits(self, text: TextBlock) -> None:
+        """Raise unless this can be the tokenizer that the model was trained with.
+
+        Its file's digest tells, where the layout has one; else its size, since tables are padded by little.
+
+        Raises:
+            InvalidData: says which of the two differs.
+        """
+        if text.tokenizer_sha256 not in (None, self.digest):
+            raise InvalidData(
+                f"the tokenizer {self.path} has sha256 {self.digest}, the layout's is {text.tokenizer_sha256}; "
+                "give the tokenizer that the model was trained with"
+            )
+        if self.size > text.size or text.size >= 2 * self.size:
+            raise InvalidData(
+                f"the tokenizer {self.path} has {self.size} ids, the layout has {text.size} text rows; give the "
+                "tokenizer that the model was trained with, or correct the layout"
+            )
+
+
+def read_tokenizer(path: str | Path, allow: Allow = anywhere) -> TextTokenizer:
+    """The tokenizer in a `tokenizer.json`. Opened once per process and file.
+
+    Raises:
+        InvalidData: the file is missing, or not a tokenizer; or what `allow` raises of it.
+        MissingPackage: tokenizers is not installed.
+    """
+    path = Path(path)
+    return _read(path, identify_file(path, "tokenizer"), allow)
+
+
+def tokenizer_digest(path: str | Path, allow: Allow = anywhere) -> str:
+    """SHA-256 of a `tokenizer.json`, as `TextTokenizer.digest`. Raises what `read_bounded` raises."""
+    return hashlib.sha256(read_bounded(Path(path), allow)).hexdigest()
+
+
+def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
+    """The content of a `tokenizer.json`.
+
+    Raises:
+        InvalidData: it cannot be read, or is larger than any; or what `allow` raises.
+    """
+    try:
+        with open_file(path, "tokenizer", allow).stream as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InvalidData(f"the tokenizer {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if len(content) > MAX_BYTES:
+        raise InvalidData(f"the tokenizer {path} is larger than {MAX_BYTES:,} bytes, which no tokenizer.json is")
+    return content
+
+
+@contextmanager
+def translated(path: Path | str) -> Iterator[None]:
+    """Translate what the library raises while it reads or uses a tokenizer, without what it quotes of the file.
+
+    Raises:
+        InvalidData: says the place in the file, where the library does. Also for a panic of its Rust, which is no
+            Exception and would end a worker.
+    """
+    try:
+        yield
+    except (EvalsvcError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
+        place = re.search(r"line \d+ column \d+$", str(error))
+        where = f" at {place[0]}" if place else ""
+        raise InvalidData(
+            f"the tokenizer {path} is not a tokenizer.json that works{where}; give the tokenizer that the model was "
+            "trained with"
+        ) from None
+
+
+@lru_cache(maxsize=CACHED_FILES)
+def _read(path: Path, identity: Identity, allow: Allow) -> TextTokenizer:
+    # `identity` is there to make the cache forget a file that was written anew.
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError:
+        raise missing_package("tokenizers", "text data") from None
+    content = read_bounded(path, allow)
+    with translated(path):
+        tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        ids = tokenizer.get_vocab(with_added_tokens=True)
+    end_of_text = next((ids[name] for name in END_OF_TEXT if name in ids), None)
+    digest = hashlib.sha256(content).hexdigest()
+    return TextTokenizer(str(path), max(ids.values(), default=-1) + 1, digest, end_of_text, tokenizer)
+
+
+def render(ids: Sequence[int], layout: VocabularyLayout, tokenizer: TextTokenizer) -> str:
+    """What a model wrote, for reading. `ids` are rows of its table, the layout is resolved.
+
+    Text ids that follow each other are decoded together, so that characters of several ids are whole; bytes that make
+    no character become U+FFFD, and so does NUL, which PostgreSQL keeps in no text. The tokenizer's special tokens are
+    left out. What is not text is shown as what it is: `‹image 188›` with its code, `‹/doc›`, `‹row 600›` where a row
+    means nothing; and `‹text 509›` for an id that the tokenizer does not have.
+    """
+    special = {row: name for name, row in layout.special_ids.items()}
+    known = layout.text_ids[: tokenizer.size]
+    parts = []
+    for is_text, run in groupby(ids, known.__contains__):
+        if is_text:
+            parts.append(tokenizer.decode([row - layout.text.offset for row in run]))
+        else:
+            parts += [f"‹{_name_of(row, layout, special)}›" for row in run]
+    return "".join(parts).replace("\0", "\ufffd")
+
+
+def _name_of(row: int, layout: VocabularyLayout, special: Mapping[int, str]) -> str:
+    if row in special:
+        return special[row]
+    if layout.image_ids is not None and layout.image_range is not None and row in layout.image_range:
+        return f"image {layout.image_ids.index(row)}"
+    return f"text {row - layout.text.offset}" if row in layout.text_ids else f"row {row}"

@@ -1,0 +1,330 @@
+"""Token data: text ids and image codes per record, from JSONL or safetensors; captions and the images they describe.
+
+JSONL has one object a line, with `text_ids` (the tokenizer's ids) or `text` (a string, for which a tokenizer must be
+given), and `image_codes`; either part may be absent, other keys are ignored, blank lines are skipped. `document` (a
+string or a whole number) names what the record is a part of: windows of one document are not independent.
+
+safetensors has the integer tensors `text_ids` [n, T] with, where the texts are not equally long, `text_lengths` [n]
+(what stands beyond a record's length is ignored), and `image_codes` [n, N]; either part may be absent. `document` [n]
+is optional.
+
+Captions and images come as `captions.py` and `images.py` say; their codes are made later, where a decoder is at hand.
+
+Ids and codes are those of tokenizer and codebook: `layout.py` says which rows of a model's table they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalsvc.checkpoints.opening import Allow, anywhere, open_file
+from evalsvc.checkpoints.reference import Identity, identify
+from evalsvc.data.captions import Caption, read_captions
+from evalsvc.data.files import CACHED_FILES, check_text, identify_file, missing_package, parse_object, read_lines
+from evalsvc.data.images import ImageSource
+from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
+from evalsvc.errors import CheckpointGone, InvalidData, show_name
+
+if TYPE_CHECKING:
+    import numpy
+
+Encoder = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class Record:
+    text_ids: array[int] | None
+    """None: the record has no text, which is not the same as an empty one."""
+    image_codes: array[int] | None
+    where: str
+    """How messages name it: `line 7`, `record 7`, counted from 1."""
+    document: str | int | None = None
+    """What the record is a part of; None: the file does not say."""
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """The records of a data file, in its order."""
+
+    path: str
+    records: tuple[Record, ...]
+    digest: str
+    """Over all ids and codes and nothing else: the same tokens have the same digest in every format."""
+    tokenizer_digest: str | None
+    """Of the tokenizer's file, if it was needed to make ids of text."""
+
+
+def read_tokens(
+    path: str | Path, tokenizer: str | Path | None = None, bos: int | None = None, allow: Allow = anywhere
+) -> TokenData:
+    """The records of a JSONL file, or of a safetensors file if its name ends so. Parsed once per process and file.
+
+    `tokenizer` (a `tokenizer.json`) is for records that hold `text`; `bos` is put before its ids. The tokenizer's own
+    post-processor adds nothing.
+
+    Raises:
+        InvalidData: a file is missing or empty, or a record is not as described above; names file and line. Or what
+            `allow` raises of a file.
+        MissingPackage: safetensors or tokenizers is not installed.
+    """
+    path = Path(path)
+    identity = identify_file(path, "data file")
+    tokenizer = None if tokenizer is None else Path(tokenizer)
+    return _read_tokens(path, identity, tokenizer, None if tokenizer is None else _stamp(tokenizer), bos, allow)
+
+
+@lru_cache(maxsize=CACHED_FILES)
+def _read_tokens(
+    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
+) -> TokenData:
+    # `identity` and `stamp` are there to make the cache forget a file that was written anew.
+    encoder = _LazyEncoder(path, tokenizer, bos, allow)
+    packed = path.suffix == ".safetensors"
+    records = tuple(_read_safetensors(path, allow) if packed else _read_jsonl(path, encoder, allow))
+    if not records:
+        raise InvalidData(f"{path} holds no records; each is an object with `text_ids`, `text` or `image_codes`")
+    return TokenData(str(path), records, _digest(records), encoder.digest)
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Captions, each with the image that it describes."""
+
+    texts: TokenData
+    """The captions in their file's order, as records without codes; an empty text is a record too."""
+    captions: tuple[str, ...]
+    """The same as strings."""
+    images: tuple[int, ...]
+    """The index in `source` of each record's image."""
+    source: ImageSource
+
+
+def read_pairs(
+    path: str | Path,
+    source: ImageSource,
+    tokenizer: str | Path | None = None,
+    bos: int | None = None,
+    allow: Allow = anywhere,
+) -> PairData:
+    """The captions of a COCO annotation file, a CSV or a JSONL file, and their images.
+
+    `tokenizer`, `bos` and `allow` as in `read_tokens`.
+
+    Raises:
+        InvalidData: as `read_captions`, or a caption names no image or none that there is.
+        MissingPackage: safetensors or tokenizers is not installed.
+    """
+    path = Path(path)
+    tokenizer = None if tokenizer is None else Path(tokenizer)
+    stamp = None if tokenizer is None else _stamp(tokenizer)
+    texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp, bos, allow)
+    captions = read_captions(path, allow).captions
+    images_of = tuple(_image_indices(path, captions, source))
+    return PairData(texts, tuple(caption.text for caption in captions), images_of, source)
+
+
+@lru_cache(maxsize=CACHED_FILES)
+def _read_texts(
+    path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
+) -> TokenData:
+    # `identity` and `stamp` as in `_read_tokens`.
+    encoder = _LazyEncoder(path, tokenizer, bos, allow)
+    captions = read_captions(path, allow).captions
+    records = tuple(Record(array("i", encoder(caption.text)), None, caption.where) for caption in captions)
+    return TokenData(str(path), records, _digest(records), encoder.digest)
+
+
+def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource) -> Iterator[int]:
+    for caption in captions:
+        if caption.image is None:
+            raise InvalidData(f"{path}, {caption.where} names no image; give it one or leave the caption out")
+        try:
+            yield source.index(caption.image)
+        except InvalidData as error:
+            raise InvalidData(f"{path}, {caption.where}: {error.message}") from None
+
+
+def text_encoder(
+    path: str | Path, tokenizer: str | Path | None, bos: int | None = None, allow: Allow = anywhere
+) -> Encoder:
+    """Texts of the file `path` to ids of `tokenizer`, which is opened, and missed, when the first text comes.
+
+    Texts are tokenised as they stand: nothing is cut, padded or added, but for `bos` before the ids.
+    """
+    return _LazyEncoder(Path(path), None if tokenizer is None else Path(tokenizer), bos, allow)
+
+
+def _stamp(path: Path) -> Identity | None:
+    """None where there is no file: that is an error only if a record needs the tokenizer."""
+    try:
+        return identify(path)
+    except CheckpointGone:
+        return None
+
+
+class _LazyEncoder:
+    """The tokenizer, opened when the first text asks for it."""
+
+    def __init__(self, path: Path, tokenizer: Path | None, bos: int | None, allow: Allow) -> None:
+        self._path = path
+        self._tokenizer = tokenizer
+        self._prefix = [] if bos is None else [bos]
+        self._allow = allow
+        self._opened: TextTokenizer | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """Of the tokenizer; None: no text asked for it."""
+        return None if self._opened is None else self._opened.digest
+
+    def __call__(self, text: str) -> list[int]:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._prefix + self._opened.encode(text)
+
+    def _open(self) -> TextTokenizer:
+        if self._tokenizer is None:
+            raise InvalidData(
+                f"{self._path} holds `text`, but there is no tokenizer; give the task's parameter `tokenizer` "
+                "or the layout's `text.tokenizer`"
+            )
+        return read_tokenizer(self._tokenizer, self._allow)
+
+
+def _read_jsonl(path: Path, encode: Encoder, allow: Allow) -> Iterator[Record]:
+    for number, line in read_lines(path, allow):
+        yield _parse_line(f"{path}, line {number}", line, number, encode)
+
+
+def _parse_line(where: str, line: bytes, number: int, encode: Encoder) -> Record:
+    content = parse_object(where, line, "`text_ids` or `image_codes`")
+    text_ids = _ids(where, "text_ids", content.get("text_ids"))
+    text = content.get("text")
+    if text is not None:
+        if text_ids is not None:
+            raise InvalidData(f"{where} has both `text` and `text_ids`; leave one out")
+        text_ids = array("i", encode(check_text(where, text)))
+    image_codes = _ids(where, "image_codes", content.get("image_codes"))
+    if text_ids is None and image_codes is None:
+        found = ", ".join(map(show_name, list(content)[:10])) or "no keys"
+        raise InvalidData(f"{where} has neither `text_ids`, `text` nor `image_codes`, found {found}")
+    if not text_ids and not image_codes:
+        raise InvalidData(f"{where} is empty: it has no text id and no image code")
+    return Record(text_ids, image_codes, f"line {number}", _document(where, content.get("document")))
+
+
+def _document(where: str, value: Any) -> str | int | None:
+    # A bool is an int to Python.
+    if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
+        return value
+    raise InvalidData(
+        f"{where}: `document` is {type(value).__name__}; it must be a string or a whole number that names what the "
+        "record is a part of, or be left out"
+    )
+
+
+def _ids(where: str, key: str, values: Any) -> array[int] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list):
+        raise InvalidData(f"{where}: `{key}` is {type(values).__name__}; it must be a list of whole numbers")
+    # A bool is an int to Python and to array, and would pass for the id 0 or 1.
+    wrong = [value for value in values if type(value) is not int]
+    if wrong:
+        raise InvalidData(f"{where}: `{key}` holds {type(wrong[0]).__name__}; it must hold whole numbers only")
+    try:
+        return array("i", values)
+    except OverflowError:
+        raise InvalidData(f"{where}: `{key}` holds {max(values, key=abs)}, which is no token id") from None
+
+
+_TENSORS: Mapping[str, int] = {"text_ids": 2, "text_lengths": 1, "image_codes": 2, "document": 1}
+
+
+def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
+    tensors = _load_tensors(path, allow)
+    text_ids, codes, lengths = tensors.get("text_ids"), tensors.get("image_codes"), tensors.get("text_lengths")
+    documents = tensors.get("document")
+    count = len(next(iter(tensors.values())))
+    if lengths is not None and text_ids is not None and lengths.size:
+        low, high, width = int(lengths.min()), int(lengths.max()), text_ids.shape[1]
+        if low < 0 or high > width:
+            wrong = low if low < 0 else high
+            raise InvalidData(f"{path}: `text_lengths` holds {wrong}; `text_ids` has the width {width}")
+    for index in range(count):
+        text = None if text_ids is None else text_ids[index, : None if lengths is None else int(lengths[index])]
+        document = None if documents is None else int(documents[index])
+        row = None if codes is None else _array(codes[index])
+        record = Record(_array(text), row, f"record {index + 1}", document)
+        if not record.text_ids and not record.image_codes:
+            raise InvalidData(f"{path}, {record.where} is empty: it has no text id and no image code")
+        yield record
+
+
+def _load_tensors(path: Path, allow: Allow) -> dict[str, numpy.ndarray[Any, Any]]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ModuleNotFoundError:
+        raise missing_package("safetensors", "a .safetensors data file") from None
+    try:
+        file = open_file(path, "data file", allow)
+        with file.stream:
+            tensors: dict[str, numpy.ndarray[Any, Any]] = load_file(file.name)
+    except (SafetensorError, OSError, TypeError, KeyError):  # whose words quote the file
+        raise InvalidData(f"{path} is not a safetensors file of integers, or is cut off; write it again") from None
+    if not {"text_ids", "image_codes"} & set(tensors):
+        found = ", ".join(map(show_name, sorted(tensors)[:10])) or "nothing"
+        raise InvalidData(f"{path} has neither `text_ids` nor `image_codes`, found {found}")
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor, {other: len(value) if value.ndim else 0 for other, value in tensors.items()})
+    if "text_lengths" in tensors and "text_ids" not in tensors:
+        raise InvalidData(f"{path} has `text_lengths` without `text_ids`")
+    return tensors
+
+
+def _check_tensor(path: Path, name: str, tensor: numpy.ndarray[Any, Any], counts: Mapping[str, int]) -> None:
+    if name not in _TENSORS:
+        raise InvalidData(f"{path} has the tensor {show_name(name)}; known are {', '.join(_TENSORS)}")
+    if tensor.dtype.kind not in "iu":
+        raise InvalidData(f"{path}: `{name}` is {tensor.dtype}; it must hold whole numbers")
+    if tensor.ndim != _TENSORS[name]:
+        raise InvalidData(
+            f"{path}: `{name}` has the shape {list(tensor.shape)}; it must have {_TENSORS[name]} dimensions"
+        )
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"`{other}` {count}" for other, count in counts.items())
+        raise InvalidData(f"{path}: the tensors have different numbers of records: {found}")
+    if tensor.size and (tensor.min() < -(2**31) or tensor.max() >= 2**31):
+        raise InvalidData(
+            f"{path}: `{name}` holds {max(int(tensor.max()), int(tensor.min()), key=abs)}, which is no token id"
+        )
+
+
+def _array(row: numpy.ndarray[Any, Any] | None) -> array[int] | None:
+    return None if row is None else array("i", row.astype("i4").tobytes())
+
+
+def _digest(records: tuple[Record, ...]) -> str:
+    total = hashlib.sha256()
+    for record in records:
+        for ids in (record.text_ids, record.image_codes):
+            # The length keeps [1], [2] apart from [1, 2], []; -1 is a part that is absent.
+            total.update((-1 if ids is None else len(ids)).to_bytes(8, "little", signed=True))
+            if ids is not None:
+                total.update(_little_endian(ids))
+    return total.hexdigest()
+
+
+def _little_endian(ids: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        ids = array("i", ids)
+        ids.byteswap()
+    return ids.tobytes()

@@ -1,0 +1,262 @@
+"""What `evalsvc doctor` looks at, as data."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from evalsvc.assets import ASSETS, locate_asset
+from evalsvc.cluster.devices import device_list
+from evalsvc.config import OPEN_ROOTS, Settings
+from evalsvc.errors import AssetCorrupt, AssetMissing, DatabaseUnusable, EvalsvcError, MissingPackage, UnknownName
+from evalsvc.spec.paths import Readable, local_data
+from evalsvc.spec.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
+from evalsvc.store.session import Store, translated
+from evalsvc.store.tokens import has_tokens
+
+PYTHON = (3, 11)
+TORCH = (2, 10)
+LM_EVAL = (0, 4, 13)
+
+ASSET_PARAMETERS = ("decoder", "extractor", "clip", "dinov2")
+"""Parameters of a task that may name an asset instead of a file."""
+
+TEXT_PARAMETERS = ("prompts",)
+"""Parameters of a task that are no paths, whatever they begin with."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    found: str
+    do: str = ""
+    """What to do about it; empty where it is fine."""
+    needed: bool = True
+    """False: without it something that nobody asked for does not work, such as a shipped suite's data."""
+
+
+def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
+    """Look at everything, or of the suites only at those named.
+
+    Raises:
+        UnknownName: a named suite does not exist.
+        InvalidSuite: the folder of the suites does not exist.
+    """
+    files = _chosen_suites(settings, suites)
+    database = _check_database(settings)
+    return [
+        _check_python(),
+        *_check_torch(settings),
+        _check_lm_eval(settings),
+        _check_data_folder(settings.data_path),
+        database,
+        _check_roots(settings, has_database=database.ok and not _is_missing(settings)),
+        *(_check_asset(name, settings) for name in ASSETS),
+        *(_check_suite(name, path, settings, needed=bool(suites)) for name, path in files.items()),
+    ]
+
+
+def _chosen_suites(settings: Settings, names: Sequence[str]) -> dict[str, Path]:
+    files = suite_files(settings.suites_path)
+    for name in names:
+        if name not in files:
+            raise UnknownName.among("suite", name, files)
+    return {name: files[name] for name in names or files}
+
+
+def _check_python() -> Check:
+    ok = sys.version_info >= PYTHON
+    return Check("python", ok, platform.python_version(), "" if ok else f"install Python {_dotted(PYTHON)} or newer")
+
+
+def _check_torch(settings: Settings) -> Iterator[Check]:
+    """torch and the devices that it sees. The service itself runs without; its workers do not."""
+    needed = not settings.scheduler
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        do = "workers on this machine need it; run: pip install 'evalsvc[worker]'"
+        yield Check("torch", False, f"not there ({error})", do, needed)
+        return
+    version: str = torch.__version__
+    ok = _numbers(version) >= TORCH
+    do = f"older versions open hostile checkpoints unsafely; install torch {_dotted(TORCH)} or newer"
+    yield Check("torch", ok, version, "" if ok else do, needed)
+    yield _check_devices(settings, torch)
+
+
+def _check_lm_eval(settings: Settings) -> Check:
+    """Not imported: that takes seconds, and the service does without."""
+    needed = not settings.scheduler
+    try:
+        version = metadata.version("lm-eval")
+    except metadata.PackageNotFoundError:
+        do = "workers on this machine need it for benchmarks; run: pip install 'evalsvc[worker]'"
+        return Check("lm-eval", False, "not there", do, needed)
+    ok = _numbers(version)[:2] == LM_EVAL[:2] and _numbers(version) >= LM_EVAL
+    do = f"another version builds other prompts; run: pip install 'lm-eval>={_dotted(LM_EVAL)},<0.5'"
+    return Check("lm-eval", ok, version, "" if ok else do, needed)
+
+
+def _check_devices(settings: Settings, torch: Any) -> Check:
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    there = {"cpu", *cards, *(["cuda"] if cards else [])}
+    wanted = device_list(settings.devices)
+    missing = [name for name in wanted if name not in there]
+    shown = [*(f"{card} ({torch.cuda.get_device_name(card)})" for card in cards), "cpu"]
+    found = f"{', '.join(shown)}; workers would use {', '.join(wanted)}"
+    do = f"torch does not see {', '.join(missing)}; install a driver that fits it, or change EVALSVC_DEVICES"
+    return Check("devices", not missing, found, do if missing else "")
+
+
+def _check_data_folder(folder: Path) -> Check:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    ok = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    found = str(folder) + ("" if folder.exists() else " (made at the first start)")
+    do = f"{existing} cannot be written; change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
+    return Check("data folder", ok, found, "" if ok else do)
+
+
+def _check_database(settings: Settings) -> Check:
+    """Looking must not make a database, so an SQLite file that is not there is left so."""
+    if _is_missing(settings):
+        file = settings.database.removeprefix("sqlite:///")
+        return Check("database", True, f"{file} (made at the first start)")
+    try:
+        store = Store(settings.database)
+        try:
+            version = store.schema_version()
+            if version is not None:
+                store.check_schema()
+        finally:
+            store.close()
+    except EvalsvcError as error:
+        found, _, do = error.message.partition("; ")
+        return Check("database", False, found, do or "start the database or correct EVALSVC_DATABASE_URL")
+    return Check("database", True, f"answers; schema {version or 'made at the first start'}")
+
+
+def _is_missing(settings: Settings) -> bool:
+    """Whether the database is an SQLite file that is not there yet."""
+    database = settings.database
+    return database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists()
+
+
+def _check_roots(settings: Settings, has_database: bool) -> Check:
+    """Without tokens, nobody but the users of this machine may submit."""
+    found = settings.roots
+    if settings.useless_roots:
+        names = ", ".join(map(str, settings.useless_roots))
+        return Check("roots", False, found, f"nothing is read below {names}, in the data folder; change EVALSVC_ROOTS")
+    if settings.has_roots or not (has_database and _any_tokens(settings)):
+        return Check("roots", True, found)
+    return Check("roots", False, f"{found} though there are tokens", OPEN_ROOTS)
+
+
+def _any_tokens(settings: Settings) -> bool:
+    """Whether the database has tokens; one that cannot be asked is told by itself."""
+    store = Store(settings.database)
+    try:
+        with translated(store.url), store.reading() as session:
+            return has_tokens(session)
+    except DatabaseUnusable:
+        return False
+    finally:
+        store.close()
+
+
+def _check_asset(name: str, settings: Settings) -> Check:
+    """Whether an asset is there. Only a suite can need it."""
+    try:
+        return Check(f"asset {name}", True, str(locate_asset(name, settings.assets_path)))
+    except AssetMissing:
+        do = f"for suites that use it, run: evalsvc assets pull {name}"
+        return Check(f"asset {name}", False, f"not in {settings.assets_path}", do, needed=False)
+    except AssetCorrupt as error:
+        found, _, do = error.message.partition("; ")
+        return Check(f"asset {name}", False, found, do)
+
+
+def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Check:
+    """Whether a suite can be read, and its data files and assets are there."""
+    title, needed = f"suite {name}", needed or path.parent != SHIPPED_SUITES
+    try:
+        suite = load_suite(path)
+    except EvalsvcError as error:
+        return Check(title, False, error.message, f"correct {path}", needed)
+    files = [file for file in data_files(suite, settings) if not file.exists()]
+    pulls = [asset for asset in assets_of(suite) if not _check_asset(asset, settings).ok]
+    if files or pulls:
+        found = "missing: " + ", ".join([*map(str, files), *(f"asset {asset}" for asset in pulls)])
+        do = []
+        if files:
+            names = ", ".join(file.name for file in files)
+            do.append(f"put {names} there; `datasets:` is the folder EVALSVC_DATASETS")
+        if pulls:
+            do.append(f"run: evalsvc assets pull {' '.join(pulls)}")
+        return Check(title, False, found, "; ".join(do), needed)
+    return Check(title, True, f"{len(suite.tasks)} tasks, all data there")
+
+
+def assets_of(suite: Suite) -> list[str]:
+    """The assets that the tasks of a suite name, each once."""
+    named = (task.parameters.get(parameter) for task in suite.tasks for parameter in ASSET_PARAMETERS)
+    return list(dict.fromkeys(name for name in named if isinstance(name, str) and name in ASSETS))
+
+
+def data_files(suite: Suite, settings: Settings) -> list[Path]:
+    """The data files that the tasks of a suite and the definitions of its benchmarks name, each once."""
+    named = (path for task in suite.tasks for path in _files_of(task, settings))
+    return list(dict.fromkeys(named))
+
+
+def _files_of(task: TaskSpec, settings: Settings) -> Iterator[Path]:
+    parameters = {name: value for name, value in task.parameters.items() if name not in TEXT_PARAMETERS}
+    yield from _paths(parameters, settings)
+    # A benchmark's own `data` takes the place of the files in its definition.
+    names = [item["name"] for item in parameters.get("benchmarks") or () if item["data"] is None]
+    folders = tuple(Path(folder) for folder in parameters.get("include_path") or ())
+    try:
+        from evalsvc.language.definitions import Rules, named_files
+    except MissingPackage:  # which is told by itself
+        return
+    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
+    yield from named_files(names, folders, rules)
+
+
+def _paths(value: Any, settings: Settings) -> Iterator[Path]:
+    """A data file in a checked suite is an absolute path or `datasets:NAME`; nothing else looks like that."""
+    if isinstance(value, str) and value.startswith("datasets:"):
+        yield settings.datasets_path / value.removeprefix("datasets:")
+    elif isinstance(value, str) and value.startswith("/"):
+        yield Path(value)
+    elif isinstance(value, Mapping):
+        yield from _all_paths(value.values(), settings)
+    elif isinstance(value, (list, tuple)):
+        yield from _all_paths(value, settings)
+
+
+def _all_paths(values: Iterable[Any], settings: Settings) -> Iterator[Path]:
+    for value in values:
+        yield from _paths(value, settings)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`2.13.0+cpu` as (2, 13, 0)."""
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

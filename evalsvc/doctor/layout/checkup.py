@@ -1,0 +1,103 @@
+"""One checkpoint on the couch: read its table and the pairs, try every layout, hold the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.data.tokens import Record, read_tokens
+from evalsvc.doctor.layout.candidates import Candidate, Dropped, Sizes, check_pairs, find_sizes, propose
+from evalsvc.doctor.layout.search import Search
+from evalsvc.doctor.layout.tables import TableEvidence, table_evidence
+from evalsvc.doctor.layout.verdict import Rule, Verdict, judge
+from evalsvc.errors import InvalidData
+from evalsvc.spec.layout import VocabularyLayout
+
+if TYPE_CHECKING:
+    from evalsvc.metrics.table_rows import RowStatistics
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked."""
+
+    checkpoint: CheckpointRef
+    pairs: str
+    """Token data with text and image codes in every record."""
+    text_sizes: Sequence[int] = ()
+    """Rows of the text block to try; empty: inferred."""
+    codebook_size: int | None = None
+    """None: inferred."""
+    limit: int = 16
+    """Use the first so many pairs."""
+    own: Mapping[str, VocabularyLayout] = field(default_factory=dict)
+    """Layouts to try beside the presets, by name."""
+    tokenizer: str | None = None
+    """The `tokenizer.json` for pairs that hold `text`."""
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What was found."""
+
+    checkpoint: str
+    pairs: str
+    rows: int
+    """Of the model's table."""
+    sizes: Sizes
+    dropped: Sequence[Dropped]
+    verdict: Verdict
+    statistics: RowStatistics
+    records: Sequence[Record]
+
+    def tables_of(self, candidate: Candidate) -> TableEvidence:
+        """How a candidate fits the tables."""
+        return table_evidence(candidate, self.records, self.statistics)
+
+
+def examine(question: Question, settings: Settings, report: Callable[[int], None], rule: Rule | None = None) -> Checkup:
+    """Find the layout of a checkpoint. `report` gets the number of layouts scored so far.
+
+    Raises:
+        InvalidData: a record is no pair, a file is broken, or no candidate fits table and data.
+        CheckpointError, InvalidModelConfig, NonFinite: as any evaluation of the checkpoint would.
+        OutOfMemory: the batch did not fit.
+    """
+    from evalsvc.checkpoints.remote.fetch import fetched
+    from evalsvc.tasks.loss.layout_evidence import ModelEvidence
+    from evalsvc.worker.shard import RunnerContext
+
+    records = read_tokens(question.pairs, question.tokenizer).records[: question.limit]
+    check_pairs(question.pairs, records)
+    with fetched([question.checkpoint], settings, lambda _: None) as (checkpoint,):
+        context = RunnerContext(checkpoint, settings, lambda _: None)
+        model = context.model(dtype="float32", rotary_inv_freq_dtype="auto")
+    rows = model.config.vocab_size
+    sizes = _sizes(question, rows, records)
+    candidates, dropped = propose(rows, records, sizes, question.own)
+    if not candidates:
+        reasons = "; ".join(f"{item.name}: {item.reason}" for item in dropped)
+        raise InvalidData(f"{question.pairs}: no layout fits the model's {rows} rows and these pairs; {reasons}")
+    witness = ModelEvidence(context, model)
+    search = Search(witness, records, report)
+    search.run(candidates)
+    return Checkup(
+        question.checkpoint.label,
+        question.pairs,
+        rows,
+        sizes,
+        dropped,
+        judge(search, rule or Rule()),
+        witness.rows(),
+        records,
+    )
+
+
+def _sizes(question: Question, rows: int, records: Sequence[Record]) -> Sizes:
+    try:
+        return find_sizes(rows, records, question.text_sizes, question.codebook_size)
+    except InvalidData as error:
+        raise InvalidData(f"{question.pairs} {error.message}") from None

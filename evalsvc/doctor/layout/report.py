@@ -1,0 +1,177 @@
+"""A checkup for people, for programs, and the layout as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from evalsvc.doctor.layout.checkup import Checkup
+from evalsvc.doctor.layout.scores import Behind, Scored
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.spec.protocol import plain_json
+
+COLUMNS = ("layout", "template", "image", "within", "text", "special", "behind", "", "borders", "cold", "same ids")
+LEGEND = (
+    "losses, and what a layout is behind the best, in nats/token; borders: those of its blocks that the tables show; "
+    "cold: rows that are targets in the data and never were in training"
+)
+NEIGHBOURS = 5
+"""Variants of the best layout that the table shows."""
+
+
+def ranking_rows(found: Checkup) -> list[list[str]]:
+    """The best; of every preset and file the template that is nearest to it; and the nearest variants of the best."""
+    verdict = found.verdict
+    rivals = _shown(verdict.ranking)
+    return [_row(found, verdict.best, None), *(_row(found, rival.scored, rival) for rival in rivals)]
+
+
+def summary(found: Checkup) -> Iterator[str]:
+    """What was looked at, and what the tables say, a line each."""
+    yield f"{found.checkpoint}: {found.rows} rows; {len(found.records)} pairs of {found.pairs}"
+    yield from found.sizes.notes
+    borders = ", ".join(str(border.row) for border in found.statistics.borders) or "none"
+    yield f"tables: the rows' norms and directions change (strongest first) at: {borders}"
+    cold = found.statistics.cold
+    ranges = ", ".join(_ranges(cold)) or "none"
+    yield f"tables: rows that lie in one direction, as those do that were never a target: {len(cold)} ({ranges})"
+
+
+def condition_rows(found: Checkup) -> list[list[str]]:
+    """The rule, part by part."""
+    return [
+        [condition.name, "ok" if condition.ok else "NO", condition.found, "" if condition.ok else condition.do]
+        for condition in found.verdict.conditions
+    ]
+
+
+def conclusion(found: Checkup) -> str:
+    """The verdict in a sentence."""
+    verdict = found.verdict
+    rule = f"{verdict.needed:.1f} standard errors needed, {verdict.comparisons} comparisons"
+    label = verdict.best.candidate.label
+    special = ", ".join(f"{name} {row}" for name, row in verdict.best.candidate.layout.special.items())
+    if not verdict.decided:
+        return f"not decided ({rule}); the best is {label}, which would be a guess"
+    return f"the layout is {label} ({rule})" + (f"; special tokens: {special}" if special else "")
+
+
+def layout_yaml(found: Checkup) -> str:
+    """The best layout as a file for `--layout`. What the data do not tell is left to who knows the run."""
+    content = found.verdict.best.candidate.layout.to_json()
+    content = {key: value for key, value in content.items() if value is not None}
+    content["text"] = {key: value for key, value in content["text"].items() if value is not None}
+    content["image"] = {key: value for key, value in content["image"].items() if value is not None}
+    best, n = found.verdict.best.candidate, len(found.records)
+    head = (
+        f"# {best.label}, found by `evalsvc doctor layout` in {n} pairs.\n"
+        "# Pairs tell neither length, unconditional_template and tokenizer, nor special tokens that are not in the "
+        "template.\n"
+    )
+    return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+
+
+def to_json(found: Checkup) -> dict[str, Any]:
+    """All of it, JSON-able."""
+    verdict = found.verdict
+    document = {
+        "checkpoint": found.checkpoint,
+        "pairs": found.pairs,
+        "n": len(found.records),
+        "rows": found.rows,
+        "decided": verdict.decided,
+        "layout": verdict.best.candidate.layout.to_json(),
+        "conditions": [vars(condition) for condition in verdict.conditions],
+        "needed": verdict.needed,
+        "comparisons": verdict.comparisons,
+        "best": _scored_json(found, verdict.best),
+        "ranking": [_scored_json(found, rival.scored) | _behind_json(rival) for rival in verdict.ranking],
+        "reordered": [_behind_json(rival) for rival in verdict.reordered],
+        "expectations": [vars(expectation) for expectation in verdict.expectations],
+        "dropped": [vars(dropped) for dropped in found.dropped],
+        "sizes": {"text": found.sizes.text, "codebook": found.sizes.codebook, "notes": found.sizes.notes},
+        "borders": [vars(border) for border in found.statistics.borders],
+        "cold": found.statistics.cold,
+    }
+    plain: dict[str, Any] = plain_json(document)
+    return plain
+
+
+def _shown(ranking: Sequence[Behind]) -> list[Behind]:
+    names: set[str] = set()
+    variants, shown = 0, []
+    for rival in ranking:
+        candidate = rival.scored.candidate
+        if candidate.variant:
+            variants += 1
+            new = variants <= NEIGHBOURS
+        else:
+            new = candidate.name not in names
+            names.add(candidate.name)
+        if new:
+            shown.append(rival)
+    return shown
+
+
+def _row(found: Checkup, scored: Scored, rival: Behind | None) -> list[str]:
+    candidate, tables = scored.candidate, found.tables_of(scored.candidate)
+    return [
+        candidate.name,
+        "; ".join(filter(None, [candidate.template, candidate.variant])),
+        _loss(scored.loss("image")),
+        _loss(scored.image_within),
+        _loss(scored.loss("text")),
+        _loss(scored.loss("special")),
+        "" if rival is None else f"{rival.nats_per_token:.3f}",
+        "" if rival is None else f"{rival.standard_errors:.1f} s.e.",
+        f"{len(tables.seen)}/{len(tables.borders)}",
+        f"{tables.cold}/{tables.targets}",
+        ", ".join(dict.fromkeys(label.partition(" (")[0] for label in candidate.same)),
+    ]
+
+
+def _loss(ratio: Ratio | None) -> str:
+    return "" if ratio is None else f"{ratio.value:.3f}"
+
+
+def _ranges(rows: Sequence[int], most: int = 8) -> Iterator[str]:
+    """`0…9, 12`; the first few, and how many more."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and runs[-1][1] == row - 1:
+            runs[-1][1] = row
+        else:
+            runs.append([row, row])
+    for start, stop in runs[:most]:
+        yield str(start) if start == stop else f"{start}…{stop}"
+    if len(runs) > most:
+        yield f"and {len(runs) - most} more stretches"
+
+
+def _scored_json(found: Checkup, scored: Scored) -> dict[str, Any]:
+    candidate, tables = scored.candidate, found.tables_of(scored.candidate)
+    losses = {kind: scored.loss(kind) for kind in ("text", "image", "special")} | {"image_within": scored.image_within}
+    return {
+        "name": candidate.name,
+        "template": candidate.template,
+        "variant": candidate.variant,
+        "same": candidate.same,
+        "special": dict(candidate.layout.special),
+        "losses": {name: None if ratio is None else vars(ratio) for name, ratio in losses.items()},
+        "nats_per_sequence": scored.total / len(scored.ends),
+        "borders": tables.borders,
+        "borders_seen": tables.seen,
+        "targets": tables.targets,
+        "cold_targets": tables.cold,
+    }
+
+
+def _behind_json(rival: Behind) -> dict[str, Any]:
+    return {
+        "behind": rival.nats,
+        "behind_stderr": rival.stderr,
+        "behind_nats_per_token": rival.nats_per_token,
+        "behind_standard_errors": rival.standard_errors,
+    }

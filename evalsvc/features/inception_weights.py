@@ -1,0 +1,230 @@
+"""The weights of FID's Inception network, out of any of the files that they are published in.
+
+torch-fidelity's and pytorch-fid's state dicts, NVIDIA's TorchScript program (whole, or the trunk alone), and our own
+safetensors hold the same tensors under different names; here they get torch-fidelity's. Not every file has the
+classifier, which the Inception Score alone needs; its bias is left out, since the score's definition does so. Nothing
+is executed: of a TorchScript program only the tensors are read.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalsvc.checkpoints.weights import is_plain, listed, read_weights
+from evalsvc.errors import CheckpointMismatch, NotACheckpoint, UnsafeCheckpoint
+
+PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+"""Of each convolution, under torch-fidelity's names."""
+
+CLASSIFIER = "fc.weight"
+CLASSIFIER_SHAPE = (1008, 2048)
+
+MAX_PROGRAM = 50_000_000  # bytes of a TorchScript file's pickle; it lists tensors and holds none
+
+
+def read_inception(path: Path) -> dict[str, Tensor]:
+    """The 94 convolutions with their batch norms: 470 float32 tensors by torch-fidelity's names.
+
+    And the classifier's weight, where the file has one: of zeros, as in converted files without one, it is none.
+
+    Raises:
+        CheckpointError: a leaf of it says why the file cannot be read, or which tensors are missing or wrongly shaped.
+    """
+    tensors = _read_program(path) if _is_program(path) else read_weights(path).tensors
+    names = [f"{name}.{part}" for name in NVIDIA_NAMES.values() for part in PARTS]
+    problems = listed("missing", [name for name in names if name not in tensors])
+    problems += listed(
+        "no plain floating-point tensor", [n for n in names if n in tensors and not is_plain(tensors[n])]
+    )
+    if problems:
+        raise CheckpointMismatch(f"{path} is not FID's Inception network; {'; '.join(problems)}")
+    found = {name: tensors[name].to(torch.float32) for name in names}
+    classifier = tensors.get(CLASSIFIER)
+    if classifier is not None and is_plain(classifier) and classifier.shape == CLASSIFIER_SHAPE and classifier.any():
+        found[CLASSIFIER] = classifier.to(torch.float32)
+    return found
+
+
+def trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that features depend on: all but the classifier's."""
+    return {name: tensor for name, tensor in tensors.items() if name != CLASSIFIER}
+
+
+def _numbered(name: str, index: int) -> str:
+    return f"{name}_{index}" if index else name
+
+
+_KINDS = {
+    "A": {
+        "conv": "branch1x1",
+        "tower.conv": "branch5x5_1",
+        "tower.conv_1": "branch5x5_2",
+        "tower_1.conv": "branch3x3dbl_1",
+        "tower_1.conv_1": "branch3x3dbl_2",
+        "tower_1.conv_2": "branch3x3dbl_3",
+        "tower_2.conv": "branch_pool",
+    },
+    "B": {
+        "conv": "branch3x3",
+        "tower.conv": "branch3x3dbl_1",
+        "tower.conv_1": "branch3x3dbl_2",
+        "tower.conv_2": "branch3x3dbl_3",
+    },
+    "C": {
+        "conv": "branch1x1",
+        "tower.conv": "branch7x7_1",
+        "tower.conv_1": "branch7x7_2",
+        "tower.conv_2": "branch7x7_3",
+        "tower_1.conv": "branch7x7dbl_1",
+        "tower_1.conv_1": "branch7x7dbl_2",
+        "tower_1.conv_2": "branch7x7dbl_3",
+        "tower_1.conv_3": "branch7x7dbl_4",
+        "tower_1.conv_4": "branch7x7dbl_5",
+        "tower_2.conv": "branch_pool",
+    },
+    "D": {
+        "tower.conv": "branch3x3_1",
+        "tower.conv_1": "branch3x3_2",
+        "tower_1.conv": "branch7x7x3_1",
+        "tower_1.conv_1": "branch7x7x3_2",
+        "tower_1.conv_2": "branch7x7x3_3",
+        "tower_1.conv_3": "branch7x7x3_4",
+    },
+    "E": {
+        "conv": "branch1x1",
+        "tower_conv": "branch3x3_1",
+        "tower_mixed_conv": "branch3x3_2a",
+        "tower_mixed_conv_1": "branch3x3_2b",
+        "tower_1_conv": "branch3x3dbl_1",
+        "tower_1_conv_1": "branch3x3dbl_2",
+        "tower_1_mixed_conv": "branch3x3dbl_3a",
+        "tower_1_mixed_conv_1": "branch3x3dbl_3b",
+        "tower_2_conv": "branch_pool",
+    },
+}
+
+_STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
+_BLOCKS = ("5b A", "5c A", "5d A", "6a B", "6b C", "6c C", "6d C", "6e C", "7a D", "7b E", "7c E")
+
+NVIDIA_NAMES: dict[str, str] = {
+    **{_numbered("conv", index): name for index, name in enumerate(_STEM)},
+    **{
+        f"{_numbered('mixed', index)}.{theirs}": f"Mixed_{block[:2]}.{ours}"
+        for index, block in enumerate(_BLOCKS)
+        for theirs, ours in _KINDS[block[3]].items()
+    },
+}
+"""The convolutions in the network's order: NVIDIA's names to torch-fidelity's."""
+
+
+# TorchScript
+
+
+def _is_program(path: Path) -> bool:
+    return path.is_file() and zipfile.is_zipfile(path) and _entry(path, "constants.pkl") is not None
+
+
+def _entry(path: Path, name: str) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        return next((entry for entry in archive.namelist() if entry.partition("/")[2] == name), None)
+
+
+def _read_program(path: Path) -> dict[str, Tensor]:
+    """NVIDIA's names (`…layers.mixed.conv.weight`, `.beta`, `.mean`, `.var`) to torch-fidelity's."""
+    found = _program_tensors(path)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        _, _, inner = name.rpartition("layers.")
+        layer, _, part = inner.rpartition(".")
+        ours = NVIDIA_NAMES.get(layer)
+        parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+        if ours is not None and part in parts:
+            tensors[f"{ours}.{parts[part]}"] = tensor
+            # The network was trained without the scale of batch norm; torch-fidelity's file has ones there.
+            tensors[f"{ours}.bn.weight"] = torch.ones(len(tensor))
+        elif tensor.shape == CLASSIFIER_SHAPE:
+            tensors[CLASSIFIER] = tensor
+    return tensors
+
+
+def _program_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor that is an attribute of the program's modules, by its dotted name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = _entry(path, "data.pkl")
+            if entry is None or archive.getinfo(entry).file_size > MAX_PROGRAM:
+                raise NotACheckpoint(f"{path} is a zip file with constants.pkl and without a usable data.pkl")
+            root = _Unpickler(archive, entry.partition("/")[0]).load()
+    except (UnsafeCheckpoint, NotACheckpoint):
+        raise
+    except Exception as error:  # a cut-off or hostile file makes zip reader and unpickler stumble in any way
+        kind = type(error).__name__  # its words may quote the file
+        raise NotACheckpoint(f"{path} is a damaged TorchScript file ({kind}); copy it again") from error
+    tensors: dict[str, Tensor] = {}
+    _collect(root, "", tensors)
+    return tensors
+
+
+def _collect(module: Any, prefix: str, tensors: dict[str, Tensor]) -> None:
+    for name, value in vars(module).items() if isinstance(module, _Module) else ():
+        if isinstance(value, Tensor):
+            tensors[prefix + name] = value
+        _collect(value, f"{prefix}{name}.", tensors)
+
+
+class _Module:
+    """Stands for every class of the program; it holds attributes and does nothing."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows tensors, plain values and `_Module`; any other name in the file stops it."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(BytesIO(archive.read(f"{folder}/data.pkl")))
+        self._archive = archive
+        self._folder = folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "__torch__":
+            return _Module
+        if (module, name) in _KNOWN:
+            return _KNOWN[module, name]
+        raise UnsafeCheckpoint(
+            f"the TorchScript file wants {module}.{name}, so it was not opened; take FID's Inception from a known "
+            "place: evalsvc assets pull inception"
+        )
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError(f"unknown storage {kind!r}")
+        data = self._archive.read(f"{self._folder}/data/{int(key)}")
+        values = np.frombuffer(data, dtype)
+        if len(values) != count:
+            raise pickle.UnpicklingError(f"storage {key} holds {len(values)} numbers instead of {count}")
+        return torch.from_numpy(values.astype(dtype.newbyteorder("="), copy=True))
+
+
+def _rebuild(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    return torch.as_strided(storage, size, stride, offset)
+
+
+_KNOWN: Mapping[tuple[str, str], Callable[..., Any] | np.dtype[Any]] = {
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+    ("torch", "FloatStorage"): np.dtype("<f4"),
+    ("torch", "HalfStorage"): np.dtype("<f2"),
+    ("torch", "DoubleStorage"): np.dtype("<f8"),
+    ("torch", "LongStorage"): np.dtype("<i8"),
+    ("collections", "OrderedDict"): OrderedDict,
+    **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
+}

@@ -1,0 +1,151 @@
+"""What shards leave for the merge, where it is too large for a row: files in the data folder, and rows that name them.
+
+`outputs/<task>/<shard>-<attempt>` belongs to one attempt alone. A file is there, whole, before the transaction that
+names it; what no row names is an orphan and is swept when the service starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from evalsvc.errors import ArtifactNotWritten
+from evalsvc.files.artifacts import PARTIAL, write_whole
+
+log = logging.getLogger(__name__)
+
+LARGE = 64 * 1024
+"""Bytes from which an output is a file."""
+
+EXTENSION = 1
+"""MessagePack's type of an `OutputFile` in the place of an output."""
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """Stands in a row for the output that lies in a file."""
+
+    task: int
+    shard: int
+    attempt: int
+    sha256: str
+    size: int
+
+    def path(self, folder: Path) -> Path:
+        return output_path(folder, self.task, self.shard, self.attempt)
+
+
+class OutputLost(Exception):
+    """The file is gone, cut off or changed, so its shard must run again."""
+
+
+def output_path(folder: Path, task: int, shard: int, attempt: int) -> Path:
+    return folder / str(task) / f"{shard}-{attempt}"
+
+
+def pack(value: Any) -> bytes:
+    """A JSON-able value with bytes in it, or an `OutputFile` in its place.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is no such value.
+    """
+    packed: bytes = msgpack.packb(value, default=_pack_file)
+    return packed
+
+
+def unpack(content: bytes) -> Any:
+    return msgpack.unpackb(content, strict_map_key=False, ext_hook=_unpack_file)
+
+
+def _pack_file(value: Any) -> msgpack.ExtType:
+    if not isinstance(value, OutputFile):
+        raise TypeError(f"{type(value).__name__} cannot be packed")
+    fields = [value.task, value.shard, value.attempt, value.sha256, value.size]
+    return msgpack.ExtType(EXTENSION, msgpack.packb(fields))
+
+
+def _unpack_file(code: int, content: bytes) -> Any:
+    return OutputFile(*msgpack.unpackb(content)) if code == EXTENSION else msgpack.ExtType(code, content)
+
+
+def keep_output(folder: Path, output: Any, *, task: int, shard: int, attempt: int) -> Any:
+    """What the row is to hold: the output itself, or the `OutputFile` that it was written to, whole or not at all.
+
+    Raises:
+        ArtifactNotWritten: no space, no permission.
+    """
+    content = pack(output)
+    if len(content) < LARGE:
+        return output
+    file = OutputFile(task, shard, attempt, hashlib.sha256(content).hexdigest(), len(content))
+    try:
+        write_whole(file.path(folder), content)
+    except OSError as error:
+        raise ArtifactNotWritten(
+            f"the output of a shard, {len(content):,} bytes, cannot be written to {folder}: "
+            f"{(error.strerror or str(error)).lower()}; make room there, then retry the evaluation"
+        ) from None
+    return file
+
+
+def read_output(folder: Path, kept: Any) -> Any:
+    """The output that a row holds or names.
+
+    Raises:
+        OutputLost: the file is gone or is not what was written.
+    """
+    if not isinstance(kept, OutputFile):
+        return kept
+    path = kept.path(folder)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OutputLost(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    if (len(content), hashlib.sha256(content).hexdigest()) != (kept.size, kept.sha256):
+        raise OutputLost(f"{path}: not the {kept.size:,} bytes that were written")
+    return unpack(content)
+
+
+def drop_output(folder: Path, task: int, shard: int, attempt: int) -> None:
+    """Remove the file of an attempt whose result was not stored; most have none."""
+    _unlink(output_path(folder, task, shard, attempt))
+
+
+def drop_outputs(folder: Path, task: int) -> None:
+    """Remove the files of a task that has been merged."""
+    shutil.rmtree(folder / str(task), ignore_errors=True)
+
+
+def sweep_outputs(folder: Path, named: Collection[OutputFile]) -> int:
+    """Remove every file that no row names, such as those of a service that was killed. Returns how many."""
+    kept = {file.path(folder) for file in named}
+    orphans = [path for path in _files(folder) if path not in kept]
+    for path in orphans:
+        _unlink(path)
+    return len(orphans)
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    """Outputs and parts of outputs; whatever else lies there is not ours to remove."""
+    for path in folder.glob("*/*"):
+        shard, _, attempt = path.name.partition("-")
+        ours = (shard.isdigit() and attempt.isdigit()) or path.suffix == PARTIAL
+        if path.parent.name.isdigit() and ours:
+            yield path
+
+
+def _unlink(path: Path) -> None:
+    """What cannot be removed now is swept at a later start; no result is lost over it."""
+    try:
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
+    except OSError as error:
+        if path.exists():
+            log.warning("%s cannot be removed: %s", path, error)

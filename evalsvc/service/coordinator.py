@@ -1,0 +1,527 @@
+"""The queue's hands: gives shards from SQL to the cluster, one per free worker, and stores what comes back.
+
+One thread does all of it. It wakes on an outcome or on `wake`, and goes its round every TICK seconds. Everything that
+it knows can be lost at any moment: what is queued, running and finished stands in the database, and a result is stored
+only by the attempt that is current there. Each part of the round is a duty of its own: whatever one raises is logged,
+and it is tried again, while the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from asyncio import CancelledError
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy.orm import Session
+
+from evalsvc.cluster.cluster import Cluster, Member, Outcome
+from evalsvc.config import Settings
+from evalsvc.errors import ArtifactNotWritten, DatabaseInUse, DeadlineExceeded, InternalError, WorkerDied
+from evalsvc.files.artifacts import naming
+from evalsvc.files.outputs import OutputFile
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.service.duty import Duty
+from evalsvc.service.placement import Placement
+from evalsvc.service.pruner import PRUNE_EVERY, prune
+from evalsvc.service.shard_files import OutputsLost, ShardFiles
+from evalsvc.service.spooler import Spooler
+from evalsvc.store import queue as shards
+from evalsvc.store.lock import CoordinatorLock
+from evalsvc.store.queue import Assignment
+from evalsvc.store.session import Store, database_unusable, is_outage
+
+log = logging.getLogger(__name__)
+
+RUN_SHARD = "evalsvc.worker.shard:run_shard"
+"""What a worker runs; named, not imported: this process needs neither tasks nor torch."""
+
+TICK = 0.5
+"""Seconds between two looks at cancellations, deadlines and the cluster, when nothing happens."""
+
+STORE, REACH, HAND_OUT, LET_GO = "store what came back", "reach the cluster", "hand out shards", "let go of results"
+
+AFTER_OUTCOMES = (STORE, HAND_OUT, LET_GO)
+"""What a round consists of when nothing but outcomes has come: all else would be done for every shard."""
+
+IDLE_LOOK = 5.0
+"""Seconds between two looks at an empty queue, of which `wake` says when it is not empty any more."""
+
+LOST_AFTER = 1.0
+"""Seconds without a scheduler after which its shards are queued again; Dask itself resubmits nothing."""
+
+LONGEST_WAIT, LONGEST_WAIT_FOR_CLUSTER = 5.0, 30.0
+"""Seconds until a part of the round that keeps failing is tried again, at most."""
+
+STALLED_AFTER = 120.0
+"""Seconds without a round after which the coordinator counts as dead; each may wait for the database or the scheduler,
+which have shorter limits of their own."""
+
+STOP_PATIENCE = 15.0
+"""Seconds beyond the grace that `stop` waits for a round to end."""
+
+KILL_AGAIN = 2.0
+"""Seconds after which a shard that overran its deadline and is still there is killed once more."""
+
+
+@dataclass(frozen=True)
+class LiveTask:
+    """What a task is doing right now; what it has finished stands in the database."""
+
+    done: int
+    """Units done in the shards that run."""
+    per_second: float | None
+    """Units per second since this process first saw the task; None before the first."""
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """What a worker does."""
+
+    task_id: int
+    stage: str
+    seconds: float
+    """Since it was handed out."""
+
+
+@dataclass
+class _InFlight:
+    assignment: Assignment
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    cancelled_at: float | None = None
+    overran: bool = False
+    killed_at: float | None = None
+    lost: list[OutputFile] = field(default_factory=list)
+    """Outputs of other shards that it was to get and that cannot be read."""
+
+    @property
+    def units(self) -> int:
+        request = self.assignment.request
+        return int(request.shards[0]["units"]) if request.stage == "run" else 0
+
+
+@dataclass
+class _Rate:
+    started: float = field(default_factory=time.monotonic)
+    finished: int = 0
+
+
+class Coordinator:
+    """Runs the queue of one store on one cluster. `start` and `stop` once each; the rest at any time."""
+
+    def __init__(self, store: Store, settings: Settings, lock: CoordinatorLock | None = None) -> None:
+        """`lock`: that of the store's database, where it is held already; it is released at the end."""
+        self._lock_of_database = lock or CoordinatorLock(store.url)
+        self._displaced = False
+        self._store = self._lock_of_database.fence(store)
+        self._unfenced = store
+        self._settings = settings
+        self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self._cluster = Cluster(settings, self._note_progress, self._outcomes.put)
+        self._placement = Placement()
+        self._files = ShardFiles(settings)
+        self._spooler = Spooler(self._store, settings, self.wake)
+        self._lock = threading.Lock()
+        self._in_flight: dict[str, _InFlight] = {}
+        self._rates: dict[int, _Rate] = {}
+        self._unstored: list[Outcome] = []
+        self._stirred = threading.Event()
+        self._stirred.set()
+        self._astray = threading.Event()
+        self._astray.set()
+        self._swept = False
+        self._prune_at = time.monotonic() + PRUNE_EVERY
+        self._stopping = threading.Event()
+        self._look_around_at = 0.0
+        self._idle_until = 0.0
+        self._disconnected_since: float | None = -LOST_AFTER
+        self._round_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns at once. The cluster comes up in the coordinator's own thread."""
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Hand out nothing new, give running shards `grace` seconds to finish and be stored, and go; returns at once.
+
+        What still runs then is queued again, uncharged.
+        """
+        self._stopping.set()
+        self.wake()
+
+    def stop(self) -> None:
+        """Drain, and wait for the end."""
+        self.drain()
+        if self._thread.is_alive():
+            self._thread.join(self._settings.grace + STOP_PATIENCE)
+            if self._thread.is_alive():
+                log.warning("the coordinator hangs and is left behind; what it ran is tried again at the next start")
+
+    def displaced(self) -> bool:
+        """Whether another process has become the coordinator of this database."""
+        return self._displaced
+
+    def draining(self) -> bool:
+        return self._stopping.is_set()
+
+    def alive(self) -> bool:
+        """Whether it goes its rounds."""
+        return self._thread.is_alive() and time.monotonic() - self._round_at < STALLED_AFTER
+
+    def wake(self) -> None:
+        """Look at the queue now: something was submitted, cancelled or retried."""
+        self._idle_until = 0.0
+        self._stirred.set()
+        self._outcomes.put(None)
+
+    def live(self) -> Mapping[int, LiveTask]:
+        """Progress of the tasks that run, by task id."""
+        now = time.monotonic()
+        with self._lock:
+            done: dict[int, int] = {}
+            for item in self._in_flight.values():
+                if item.assignment.request.stage == "run":
+                    done[item.assignment.task_id] = done.get(item.assignment.task_id, 0) + item.done
+            rates = {task: (rate.finished, now - rate.started) for task, rate in self._rates.items()}
+        live = {}
+        for task, units in done.items():
+            finished, seconds = rates.get(task, (0, 0.0))
+            live[task] = LiveTask(units, (finished + units) / seconds if seconds > 0 and finished + units else None)
+        return live
+
+    def crew(self) -> list[Member]:
+        """The worker processes that are there."""
+        return self._cluster.members()
+
+    def at_work(self) -> Mapping[str, AtWork]:
+        """What runs, by the address of its worker."""
+        moment = time.monotonic()
+        with self._lock:
+            items = [(key, item.assignment, item.started) for key, item in self._in_flight.items()]
+        return {
+            address: AtWork(assignment.task_id, assignment.request.stage, round(moment - started, 1))
+            for key, assignment, started in items
+            if (address := self._cluster.place(key)) is not None
+        }
+
+    def workers(self) -> int:
+        """Live worker processes."""
+        return self._cluster.slots()
+
+    def _run(self) -> None:
+        duties = self._duties()
+        stop_by: float | None = None
+        while True:
+            look_around = self._collect()
+            self._round_at = time.monotonic()
+            for duty in duties.values() if look_around else [duties[name] for name in AFTER_OUTCOMES]:
+                if not duty.attempt() and not self._lock_of_database.has_term():
+                    break  # what the others store would be refused
+            if self._stopping.is_set():
+                stop_by = stop_by or time.monotonic() + self._settings.grace
+                if not self._in_flight or time.monotonic() > stop_by:
+                    break
+        for end in self._last_duties():
+            end.attempt()
+
+    def _duties(self) -> dict[str, Duty]:
+        """The parts of a round by their names, in their order."""
+        parts = {
+            "be the coordinator of the database": self._hold_database,
+            STORE: self._store_outcomes,
+            "queue again what nobody runs": self._requeue_astray,
+            REACH: self._watch_cluster,
+            "stop what is not wanted any more": self._stop_unwanted,
+            "stop what overran its deadline": self._stop_overdue,
+            "copy and release checkpoints": self._poll_spooler,
+            HAND_OUT: self._hand_out,
+            LET_GO: self._cluster.let_go,
+            "remove files that nothing names": self._sweep,
+            "prune artifacts": self._prune,
+        }
+        longest_waits = {REACH: LONGEST_WAIT_FOR_CLUSTER}
+        return {
+            name: Duty(name, do, longest_waits.get(name, LONGEST_WAIT), self._translate) for name, do in parts.items()
+        }
+
+    def _last_duties(self) -> list[Duty]:
+        last = {
+            "queue again what still runs": self._abandon,
+            "stop copying": self._spooler.close,
+            "end the cluster": self._cluster.close,
+            "give the database back": self._lock_of_database.release,
+        }
+        return [Duty(name, do, LONGEST_WAIT, self._translate) for name, do in last.items()]
+
+    def _translate(self, error: Exception) -> Exception:
+        return database_unusable(self._store.url, error) if is_outage(error) else error
+
+    def _collect(self) -> bool:
+        """Wait for something to happen, at most TICK; whether it was more than outcomes, or TICK is over."""
+        look_around = False
+        wait = max(0.0, self._look_around_at - time.monotonic())
+        try:
+            outcome = self._outcomes.get(timeout=wait)
+            while True:
+                if outcome is None:
+                    look_around = True
+                else:
+                    self._unstored.append(outcome)
+                outcome = self._outcomes.get_nowait()
+        except queue.Empty:
+            pass
+        if look_around or time.monotonic() >= self._look_around_at:
+            self._look_around_at = time.monotonic() + TICK
+            return True
+        return False
+
+    def _hold_database(self) -> None:
+        """Get the lock, and get it back where it was lost, unless another process has it meanwhile."""
+        lock = self._lock_of_database
+        if not lock.is_held():
+            try:
+                lock.acquire()
+            except DatabaseInUse:
+                self._displaced = True
+                raise
+        if not lock.has_term():
+            lock.begin_term(self._unfenced)
+            self._displaced = False
+            self._astray.set()
+
+    def _store_outcomes(self) -> None:
+        """Those that cannot be stored now are kept, and hold up no others."""
+        problem: Exception | None = None
+        for outcome in list(self._unstored):
+            try:
+                self._store_outcome(outcome)
+            except Exception as error:
+                problem = error
+                if _may_pass(error):
+                    break
+            else:
+                self._unstored.remove(outcome)
+        if problem is not None:
+            raise problem
+
+    def _abandon(self) -> None:
+        for item in list(self._in_flight.values()):
+            self._store_outcome(Outcome(item.assignment.key, "lost"))
+
+    def _poll_spooler(self) -> None:
+        """Only where something has happened: what is to be copied or dropped does not change by itself."""
+        if not self._stirred.is_set():
+            return
+        self._stirred.clear()
+        try:
+            self._spooler.poll({item.assignment.checkpoint_id for item in self._in_flight.values()})
+        except Exception:
+            self._stirred.set()
+            raise
+
+    def _hand_out(self) -> None:
+        if self._stopping.is_set():
+            return
+        if time.monotonic() < self._idle_until:
+            return
+        free = self._cluster.free()
+        while free:
+            assignment = self._take(free)
+            if assignment is None:
+                # Before it is looked, so that a `wake` after that look is not lost.
+                self._idle_until = time.monotonic() + IDLE_LOOK
+                if self._in_flight or self._is_queued():
+                    self._idle_until = 0.0
+                return
+            worker = self._placement.choose(free, assignment)
+            free.remove(worker)
+            with self._lock:
+                self._in_flight[assignment.key] = item = _InFlight(assignment)
+                if assignment.request.stage == "run":
+                    self._rates.setdefault(assignment.task_id, _Rate())
+            try:
+                self._cluster.submit(assignment.key, RUN_SHARD, self._files.with_outputs(assignment.request), worker)
+                log.info("%s handed out: %s", assignment.key, assignment.request.stage)
+            except OutputsLost as error:
+                item.lost = error.files
+                log.warning("%s cannot be handed out, its outputs are made again: %s", assignment.key, error)
+                self._outcomes.put(Outcome(assignment.key, "lost"))
+            except (Exception, CancelledError):  # the client fails in many ways while its scheduler goes away
+                log.exception("%s could not be handed out", assignment.key)
+                self._outcomes.put(Outcome(assignment.key, "lost"))
+
+    def _is_queued(self) -> bool:
+        with self._store.reading() as session:
+            return shards.is_queued(session)
+
+    def _take(self, free: Sequence[str]) -> Assignment | None:
+        standing = self._placement.standing(free, (item.assignment for item in self._in_flight.values()))
+        try:
+            with self._store.transaction() as session:
+                return shards.take(session, self._spooler.path, standing)
+        except Exception:
+            # The database may have committed it and its answer may be lost: then a shard runs that nobody has.
+            self._astray.set()
+            raise
+
+    def _store_outcome(self, outcome: Outcome) -> None:
+        item = self._in_flight.get(outcome.key)
+        if item is None:
+            return
+        try:
+            with naming:
+                if outcome.kind == "result":
+                    outcome = replace(outcome, value=self._files.keep(item.assignment, outcome.value))
+                with self._store.transaction() as session:
+                    stored = self._settle(session, item, outcome)
+        except Exception as error:
+            if _may_pass(error):
+                raise  # the outcome is stored when the database is back
+            # What a plug-in sent back cannot be stored: its shard fails, and the queue goes on.
+            log.exception("the result of %s cannot be stored", outcome.key)
+            outcome = Outcome(outcome.key, "error", f"its result cannot be stored ({type(error).__name__}: {error})")
+            with self._store.transaction() as session:
+                stored = self._settle(session, item, outcome)
+        log.info("%s ended: %s%s", outcome.key, outcome.kind, "" if stored else ", too late")
+        if stored and outcome.kind == "result" and outcome.value.error is not None:
+            log.warning("%s failed: %s", outcome.key, outcome.value.error.message)
+        succeeded = stored and outcome.kind == "result" and outcome.value.error is None
+        # It may have ended its evaluation, or been the last that read the checkpoint of one that is over.
+        if not succeeded or item.assignment.request.stage != "run" or item.cancelled_at is not None:
+            self.wake()
+        self._files.drop(item.assignment, succeeded=succeeded)
+        with self._lock:
+            del self._in_flight[outcome.key]
+            self._count(item, outcome)
+        self._cluster.release(outcome.key)
+
+    def _settle(self, session: Session, item: _InFlight, outcome: Outcome) -> bool:
+        """Store what came of an attempt; False where it is not the current one any more."""
+        assignment, limit = item.assignment, self._settings.max_attempts
+        if outcome.kind == "result":
+            return shards.finish(session, assignment, outcome.value, limit)
+        if outcome.kind == "error":
+            error = ShardError(InternalError.code, f"{outcome.value}; the worker's log has the details")
+            return shards.finish(session, assignment, ShardResult(error=error))
+        if item.lost:
+            return shards.run_again(session, assignment, item.lost, self._loss_error(item.lost[0]), limit)
+        if outcome.kind == "cancelled":
+            return shards.give_up(session, assignment, "cancelled", None, limit)
+        if item.cancelled_at is not None or outcome.kind == "lost":
+            return shards.give_up(session, assignment, "lost", None, limit)
+        if item.overran:
+            return shards.give_up(session, assignment, "deadline_exceeded", self._deadline_error(), limit)
+        return shards.give_up(session, assignment, "worker_died", self._death_error(outcome.cause), limit)
+
+    def _sweep(self) -> None:
+        """Once, at the start: files of a service that was killed."""
+        if self._swept:
+            return
+        self._files.sweep(self._store)
+        self._swept = True
+
+    def _prune(self) -> None:
+        """From time to time; not at once, so that a rule that was given by mistake can be taken back."""
+        if time.monotonic() < self._prune_at:
+            return
+        self._prune_at = time.monotonic() + PRUNE_EVERY
+        pruned = prune(self._settings, self._store.transaction, self._store.reading)
+        if pruned["artifacts"]:
+            log.info("%d artifacts were pruned, %d bytes freed", pruned["artifacts"], pruned["freed_bytes"])
+
+    def _count(self, item: _InFlight, outcome: Outcome) -> None:
+        task = item.assignment.task_id
+        if task in self._rates and outcome.kind == "result":
+            self._rates[task].finished += item.units
+        if not any(other.assignment.task_id == task for other in self._in_flight.values()):
+            self._rates.pop(task, None)
+
+    def _watch_cluster(self) -> None:
+        if self._cluster.connected():
+            self._disconnected_since = None
+            return
+        self._disconnected_since = self._disconnected_since or time.monotonic()
+        if time.monotonic() - self._disconnected_since < LOST_AFTER or self._stopping.is_set():
+            return
+        if self._in_flight:
+            log.warning("the scheduler went away; its %d shards are queued again", len(self._in_flight))
+        for item in list(self._in_flight.values()):
+            self._store_outcome(Outcome(item.assignment.key, "lost"))
+        self._cluster.close()
+        self._cluster.start()
+
+    def _stop_unwanted(self) -> None:
+        if not self._in_flight:
+            return
+        with self._store.reading() as session:
+            unwanted = shards.unwanted(session, [item.assignment.shard_id for item in self._in_flight.values()])
+        for key, item in self._in_flight.items():
+            if item.assignment.shard_id not in unwanted:
+                continue
+            if item.cancelled_at is None:
+                item.cancelled_at = time.monotonic()
+                self._cluster.cancel(key)
+            elif time.monotonic() - item.cancelled_at > self._settings.grace:
+                item.cancelled_at = time.monotonic()
+                self._cluster.kill(key)
+
+    def _stop_overdue(self) -> None:
+        for key, item in self._in_flight.items():
+            if time.monotonic() - (item.killed_at or item.started) < (
+                KILL_AGAIN if item.overran else self._settings.shard_deadline
+            ):
+                continue
+            if not item.overran:
+                log.warning("%s ran longer than %s s and is stopped", key, self._settings.shard_deadline)
+            # Again and again: as long as it has not begun, nobody knows which process to kill.
+            item.overran, item.killed_at = True, time.monotonic()
+            self._cluster.kill(key)
+
+    def _requeue_astray(self) -> None:
+        """Shards that run in the database and not here: of a service that was killed, or of a lost answer."""
+        if not self._astray.is_set():
+            return
+        held = {item.assignment.shard_id: item.assignment.attempt for item in self._in_flight.values()}
+        with self._store.transaction() as session:
+            lost = shards.requeue_running(session, held)
+        self._astray.clear()
+        if lost:
+            self.wake()
+            log.warning("%d shards ran nowhere any more and are queued again", lost)
+
+    def _note_progress(self, key: str, done: int) -> None:
+        with self._lock:
+            if item := self._in_flight.get(key):
+                item.done = done
+
+    def _death_error(self, cause: str) -> ShardError:
+        how = f"the last time, {cause}" if cause else "killed, out of memory, or crashed"
+        return ShardError(
+            WorkerDied.code,
+            f"the worker process died while it ran this shard, {self._settings.max_attempts} times ({how}); look at "
+            "the machine's log, lower EVALSVC_BATCH_TOKENS, then retry the evaluation",
+        )
+
+    def _deadline_error(self) -> ShardError:
+        return ShardError(
+            DeadlineExceeded.code,
+            f"the shard ran longer than {self._settings.shard_deadline:g} s, {self._settings.max_attempts} times; "
+            "raise EVALSVC_SHARD_DEADLINE or give the task more shards, then retry the evaluation",
+        )
+
+    def _loss_error(self, lost: OutputFile) -> ShardError:
+        return ShardError(
+            ArtifactNotWritten.code,
+            f"the output of a shard was written to {lost.path(self._settings.outputs_path)} and was not there, or not "
+            f"the same, when it was read, {self._settings.max_attempts} times; look at the disk, then retry the "
+            "evaluation",
+        )
+
+
+def _may_pass(error: Exception) -> bool:
+    return is_outage(error) or isinstance(error, DatabaseInUse)

@@ -1,0 +1,56 @@
+"""Pruning artifacts by rule: the rows first, then the contents that no other row names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from evalsvc.config import Settings
+from evalsvc.files.artifacts import drop_contents
+from evalsvc.spec.artifact_policy import parse_retention
+from evalsvc.store.queue import named_artifacts
+from evalsvc.store.retention import find_prunable, mark_pruned
+
+PRUNE_EVERY = 3600.0
+"""Seconds between two prunings by the service itself."""
+
+Transaction = Callable[[], AbstractContextManager[Session]]
+
+
+def prune(
+    settings: Settings, writing: Transaction, reading: Transaction, *, run: str | None = None, dry_run: bool = False
+) -> dict[str, Any]:
+    """Prune what the rules do not keep, of all runs or of one; says how much that was.
+
+    A service that dies meanwhile has lost nothing: contents that are left over are swept when it starts.
+
+    Args:
+        dry_run: only say what would be pruned.
+
+    Raises:
+        UnknownName: there is no such run.
+        InvalidRequest: EVALSVC_RETENTION is no rule.
+    """
+    default = parse_retention(settings.retention)
+    with reading() if dry_run else writing() as session:
+        found = find_prunable(session, default, run)
+        if not dry_run:
+            mark_pruned(session, found)
+    freed = 0
+
+    def named(digests: Collection[str]) -> Collection[str]:
+        with reading() as session:
+            return named_artifacts(session, digests)
+
+    if not dry_run:
+        freed = drop_contents(settings.artifacts_path, found.contents, named)
+    return {
+        "artifacts": len(found.ids),
+        "bytes": sum(found.contents.values()),
+        "freed_bytes": freed,
+        "runs": found.by_run,
+        "dry_run": dry_run,
+    }

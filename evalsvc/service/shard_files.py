@@ -1,0 +1,119 @@
+"""What shards send back that is too large for a row: written to files of the data folder before rows name it, read for
+the merge, and removed when nothing names it any more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from evalsvc.config import Settings
+from evalsvc.errors import ArtifactNotWritten
+from evalsvc.files.artifacts import drop_orphans, keep_content
+from evalsvc.files.items import keep_items, pack_items, sweep_items
+from evalsvc.files.outputs import (
+    OutputFile,
+    OutputLost,
+    drop_output,
+    drop_outputs,
+    keep_output,
+    read_output,
+    sweep_outputs,
+)
+from evalsvc.messages import ShardError, ShardRequest, ShardResult
+from evalsvc.store import queue as shards
+from evalsvc.store.queue import Assignment
+from evalsvc.store.session import Store
+
+log = logging.getLogger(__name__)
+
+
+class OutputsLost(Exception):
+    """Outputs that the merge needs cannot be read; their shards must run again."""
+
+    def __init__(self, files: list[OutputFile], first: OutputLost) -> None:
+        super().__init__(str(first))
+        self.files = files
+
+
+class ShardFiles:
+    """The outputs, results per item and artifacts of shards, in the folders that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._outputs = settings.outputs_path
+        self._items = settings.items_path
+        self._artifacts = settings.artifacts_path
+
+    def keep(self, assignment: Assignment, result: ShardResult) -> ShardResult:
+        """The result as a transaction may store it: what is large in it is in files, whole, and named in its place.
+
+        Where no file can be written, the shard has failed with that.
+        """
+        if result.error is not None:
+            return result
+        try:
+            if assignment.request.stage == "run":
+                output = self._keep_output(assignment, result.output)
+            else:
+                output = self._keep_items(self._keep_artifacts(result.output))
+        except ArtifactNotWritten as error:
+            return ShardResult(error=ShardError(error.code, error.message), provenance=result.provenance)
+        return replace(result, output=output)
+
+    def with_outputs(self, request: ShardRequest) -> ShardRequest:
+        """The request with the outputs that lie in files.
+
+        Raises:
+            OutputsLost: some cannot be read; it names all of them.
+        """
+        outputs: list[Any] = []
+        lost: dict[OutputFile, OutputLost] = {}
+        for kept in request.outputs:
+            try:
+                outputs.append(read_output(self._outputs, kept))
+            except OutputLost as error:
+                lost[kept] = error
+        if lost:
+            raise OutputsLost(list(lost), next(iter(lost.values())))
+        return replace(request, outputs=outputs)
+
+    def drop(self, assignment: Assignment, *, succeeded: bool) -> None:
+        """Remove the file of an attempt that came to nothing, or those that a merge has made superfluous."""
+        if not succeeded:
+            drop_output(self._outputs, assignment.task_id, assignment.shard_id, assignment.attempt)
+        elif assignment.request.stage == "merge":
+            drop_outputs(self._outputs, assignment.task_id)
+
+    def sweep(self, store: Store) -> None:
+        """Remove what nothing names: files of a service that was killed."""
+        with store.reading() as session:
+            outputs, items = shards.named_outputs(session), shards.named_items(session)
+            artifacts = shards.named_artifacts(session)
+        swept = sweep_outputs(self._outputs, outputs) + sweep_items(self._items, items)
+        swept += drop_orphans(self._artifacts, artifacts)
+        if swept:
+            log.info("%d files that nothing names were removed", swept)
+
+    def _keep_output(self, assignment: Assignment, output: Any) -> Any:
+        place = {"task": assignment.task_id, "shard": assignment.shard_id, "attempt": assignment.attempt}
+        return keep_output(self._outputs, output, **place)
+
+    def _keep_artifacts(self, output: Any) -> Any:
+        """The output with the digests of its artifacts' contents in their place."""
+        artifacts: list[Mapping[str, Any]] | None = output.get("artifacts") if isinstance(output, dict) else None
+        if not artifacts:
+            return output
+        kept = []
+        for artifact in artifacts:
+            content = artifact["content"]
+            sha256 = keep_content(self._artifacts, content)
+            rest = {key: value for key, value in artifact.items() if key != "content"}
+            kept.append(rest | {"sha256": sha256, "size": len(content)})
+        return output | {"artifacts": kept}
+
+    def _keep_items(self, output: Any) -> Any:
+        """The output with its results per item packed, or with the digest of their file."""
+        if not isinstance(output, dict) or "items" not in output:
+            return output
+        return output | {"items": keep_items(self._items, pack_items(output["items"]))}

@@ -1,0 +1,175 @@
+"""Keeping posted checkpoints alive until they are evaluated: copies are made in the background, and dropped in time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import aliased
+
+from evalsvc.checkpoints.reference import CheckpointRef, Identity, discard, spool_copy, spool_path, verify
+from evalsvc.checkpoints.remote.fetch import fetch_posted
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, SourceUnreachable
+from evalsvc.messages import ShardError
+from evalsvc.store.base import base_ids
+from evalsvc.store.hold import hold_all
+from evalsvc.store.queue import fail_checkpoint
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Checkpoint, Evaluation, checkpoint_parents
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = (1.0, 5.0, 30.0)
+"""How long to wait between the tries to fetch from a store that does not answer."""
+
+
+STORE_AGAIN_SECONDS = 1.0
+
+
+class _Closing(Exception):
+    """The service stops while something is fetched."""
+
+
+class Spooler:
+    """Copies what waits for it, one checkpoint at a time, and deletes what is no longer needed."""
+
+    def __init__(self, store: Store, settings: Settings, wake: Callable[[], None]) -> None:
+        self._store = store
+        self._settings = settings
+        self._data_path = settings.data_path
+        self._closing = threading.Event()
+        self._wake = wake
+        self._copier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+        self._begun: set[int] = set()
+
+    def path(self, checkpoint: Checkpoint) -> Path:
+        """Where the spooled copy of a checkpoint lies."""
+        return spool_path(self._data_path, checkpoint.id, checkpoint.path)
+
+    def poll(self, in_use: Collection[int] = ()) -> None:
+        """Begin copies that were asked for (or cut off by a restart), and drop those that are done with.
+
+        Args:
+            in_use: ids of the checkpoints of shards that run, whatever became of their evaluations: one that was
+                cancelled may be retried before its shard has stopped.
+        """
+        with self._store.reading() as session:
+            for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "copying")):
+                if checkpoint.id not in self._begun:
+                    self._begun.add(checkpoint.id)
+                    self._copier.submit(self._copy, checkpoint)
+        self._release(in_use)
+
+    def close(self) -> None:
+        """Do not begin another copy; one that runs is not waited for and begins anew after a restart."""
+        self._closing.set()
+        self._copier.shutdown(wait=False, cancel_futures=True)
+
+    def _copy(self, checkpoint: Checkpoint) -> None:
+        source, target = checkpoint.path, self.path(checkpoint)
+        error: ShardError | None = None
+        try:
+            discard(target)
+            if checkpoint.etag is None:
+                self._copy_file(checkpoint, target)
+            else:
+                self._fetch(checkpoint, target)
+        except _Closing:
+            return  # the copy stays asked for, and begins anew after a restart
+        except EvalsvcError as failure:
+            error = ShardError(failure.code, failure.message)
+        except OSError as failure:
+            reason = (failure.strerror or str(failure)).lower()
+            error = ShardError("checkpoint_gone", f"{source} could not be copied to the spool: {reason}; post it again")
+        if error is not None:
+            discard(target)
+        while not self._store_state(checkpoint, error):
+            if self._closing.wait(STORE_AGAIN_SECONDS):
+                return
+        self._begun.discard(checkpoint.id)
+        self._wake()
+
+    def _store_state(self, checkpoint: Checkpoint, error: ShardError | None) -> bool:
+        """Say what became of a copy; False while the database does not take it."""
+        try:
+            with self._store.transaction() as session:
+                state = "ready" if error is None else "failed"
+                stated = update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state=state)
+                if session.execute(stated).rowcount == 0:  # type: ignore[attr-defined] # its run was deleted meanwhile
+                    discard(self.path(checkpoint).parent)
+                if error is not None:
+                    fail_checkpoint(session, checkpoint.id, error)
+        except Exception as problem:  # in a thread that nobody looks at: its checkpoint would wait for ever
+            log.warning("that checkpoint %s is copied could not be stored, trying again: %s", checkpoint.id, problem)
+            return False
+        return True
+
+    def _copy_file(self, checkpoint: Checkpoint, target: Path) -> None:
+        source = checkpoint.path
+        identity = Identity(checkpoint.size, checkpoint.mtime_ns)
+        spool_copy(Path(source), target)
+        verify(CheckpointRef(path=str(target), identity=identity, label=f"the spooled copy of {source}"))
+        verify(CheckpointRef(path=source, identity=identity, label=f"checkpoint {checkpoint.id}"))
+
+    def _fetch(self, checkpoint: Checkpoint, target: Path) -> None:
+        """Fetch what lies elsewhere; a store that does not answer is asked again, each time a little later."""
+        reference = CheckpointRef(
+            path=checkpoint.path,
+            identity=Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag),
+            sha256=checkpoint.sha256,
+            label=f"checkpoint {checkpoint.id}",
+        )
+        partial = target.with_name(target.name + ".partial")
+        for delay in (*RETRY_SECONDS, None):
+            try:
+                fetch_posted(reference, partial, self._settings, self._stop_if_closing)
+                break
+            except SourceUnreachable as error:
+                if delay is None:
+                    raise
+                log.warning("%s; trying again in %s s", error, delay)
+                if self._closing.wait(delay):
+                    raise
+        partial.rename(target)
+
+    def _stop_if_closing(self, _done: int) -> None:
+        if self._closing.is_set():
+            raise _Closing
+
+    def _release(self, in_use: Collection[int]) -> None:
+        # A failed evaluation may be retried, so its checkpoint stays; one that nobody has evaluated yet, too.
+        pending = select(Evaluation.checkpoint_id).where(Evaluation.state.not_in(("succeeded", "cancelled")))
+        begun = select(Evaluation.checkpoint_id)
+        # What is made of a checkpoint waits for it as its own evaluations do.
+        child = aliased(Checkpoint)
+        needed = (
+            select(checkpoint_parents.c.parent_id)
+            .join(child, child.id == checkpoint_parents.c.checkpoint_id)
+            .where(
+                (child.replaced_at.is_(None) & (child.id.in_(pending) | child.id.not_in(begun))) | child.id.in_(in_use)
+            )
+        )
+        done = (
+            select(Checkpoint.id)
+            .where(Checkpoint.spool_state == "ready", Checkpoint.id.in_(begun))
+            .where((Checkpoint.id.not_in(pending) & Checkpoint.id.not_in(needed)) | Checkpoint.replaced_at.is_not(None))
+            .where(Checkpoint.id.not_in(in_use))
+        )
+        with self._store.reading() as session:
+            # What others are compared with is needed as long as there may be others.
+            found = select(Checkpoint).where(Checkpoint.id.in_(done), Checkpoint.id.not_in(base_ids(session)))
+            checkpoints = session.scalars(found).all()
+        for checkpoint in checkpoints:
+            with self._store.transaction() as session:
+                # Asked again while they are held: one that was cancelled may have been retried meanwhile.
+                hold_all(session, Evaluation.checkpoint_id == checkpoint.id)
+                if session.scalar(done.where(Checkpoint.id == checkpoint.id)) is None:
+                    continue
+                session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state="released"))
+            discard(self.path(checkpoint).parent)
+            log.info("spooled copy of checkpoint %s released", checkpoint.id)

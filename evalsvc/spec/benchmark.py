@@ -1,0 +1,48 @@
+"""One benchmark of a suite's language tasks: which of lm-eval's tasks, and what of it is used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evalsvc.spec.bounds import MAX_ROWS, Rows, Shots, Word
+from evalsvc.spec.paths import DataPath
+
+MAX_BENCHMARKS = 1000
+"""In a task."""
+
+
+class BenchmarkSpec(BaseModel):
+    """An entry of `benchmarks:`. A name alone is one too: `arc_easy` stands for `{name: arc_easy}`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: Word
+    """What lm-eval calls it: a task, or a group or tag, which stands for all of its tasks."""
+    num_fewshot: Shots | None = None
+    """Solved examples before each question [the task's `num_fewshot`, else the benchmark's own]."""
+    limit: Rows | None = None
+    """Use the first so many documents only [the task's `limit`]."""
+    samples: tuple[Annotated[int, Field(ge=0, lt=MAX_ROWS)], ...] | None = Field(
+        default=None, min_length=1, max_length=10_000
+    )
+    """Use these documents only, counted from 0."""
+    sample: Rows | None = None
+    """Use so many documents, drawn by strata: the place of the right answer and the question's length [the task's
+    `sample`]."""
+    data: DataPath | None = None
+    """A JSONL, JSON, CSV or parquet file that takes the place of the benchmark's dataset, in every split; its rows have
+    the columns that the benchmark expects."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, content: object) -> object:
+        return {"name": content} if isinstance(content, str) else content
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> BenchmarkSpec:
+        given = [f"`{name}`" for name in ("limit", "samples", "sample") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given[:2])} are both given; give the one or the other")
+        return self

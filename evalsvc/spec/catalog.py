@@ -1,0 +1,107 @@
+"""The list of everything that can be named: one line a component, as `"name": "module:attribute"`.
+
+Nothing is imported until it is asked for, so listing needs neither torch nor the component's packages.
+Installed packages add to it by entry points of the groups `evalsvc.decoders`, `evalsvc.features`, `evalsvc.metrics`,
+`evalsvc.models` and `evalsvc.tasks`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from contextlib import suppress
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from evalsvc.errors import MissingPackage, UnknownName
+
+COMPONENTS: dict[str, dict[str, str]] = {
+    "decoders": {
+        "movqgan": "evalsvc.decoders.movqgan:MoVQGAN",
+        "vqgan": "evalsvc.decoders.vqgan:VQGAN",
+    },
+    "features": {
+        "clip": "evalsvc.features.clip:CLIP",
+        "dinov2": "evalsvc.features.dinov2:DINOv2",
+        "inception": "evalsvc.features.inception:Inception",
+    },
+    "metrics": {
+        "clip_score": "evalsvc.metrics.clip_score:CLIP_SCORE",
+        "cmmd": "evalsvc.metrics.cmmd:CMMD",
+        "coverage": "evalsvc.metrics.prdc:COVERAGE",
+        "density": "evalsvc.metrics.prdc:DENSITY",
+        "fd_dinov2": "evalsvc.metrics.fid:FD_DINOV2",
+        "fid": "evalsvc.metrics.fid:FID",
+        "fid64": "evalsvc.metrics.fid:FID64",
+        "fid64_infinity": "evalsvc.metrics.fid_infinity:FID64_INFINITY",
+        "fid_infinity": "evalsvc.metrics.fid_infinity:FID_INFINITY",
+        "inception_score": "evalsvc.metrics.inception_score:INCEPTION_SCORE",
+        "kid": "evalsvc.metrics.kid:KID",
+        "precision": "evalsvc.metrics.prdc:PRECISION",
+        "recall": "evalsvc.metrics.prdc:RECALL",
+    },
+    "models": {
+        "open_lm": "evalsvc.models.loading:load_model",
+    },
+    "tasks": {
+        "alignment": "evalsvc.tasks.alignment.spec:Alignment",
+        "completions": "evalsvc.tasks.completions.spec:Completions",
+        "forgetting": "evalsvc.tasks.forgetting.spec:Forgetting",
+        "language": "evalsvc.tasks.language.spec:Language",
+        "loss": "evalsvc.tasks.loss.spec:Loss",
+        "reconstruction": "evalsvc.tasks.reconstruction.spec:Reconstruction",
+        "text_to_image": "evalsvc.tasks.text_to_image.spec:TextToImage",
+    },
+}
+
+EXTRAS = {"transformers": "features"}
+"""Packages that come with another extra than `worker`."""
+
+
+def names(group: str) -> list[str]:
+    """The names of a group's components, built in and installed."""
+    return sorted(_targets(group))
+
+
+def load(group: str, name: str) -> Any:
+    """Import and return a component.
+
+    Raises:
+        UnknownName: there is none of this name; near misses are named.
+        MissingPackage: it needs a package that is not installed.
+    """
+    targets = _targets(group)
+    if name not in targets:
+        raise UnknownName.among(group.removesuffix("s"), name, targets)
+    module, _, attribute = targets[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "evalsvc":
+            raise
+        missing = str(error.name).partition(".")[0]
+        raise MissingPackage(
+            f"{group.removesuffix('s')} {name!r} needs the package {missing!r}; "
+            f"run: pip install 'evalsvc[{EXTRAS.get(missing, 'worker')}]'"
+        ) from None
+
+
+def _targets(group: str) -> dict[str, str]:
+    return _installed(group, _installation()) | COMPONENTS[group]
+
+
+@lru_cache(maxsize=2 * len(COMPONENTS))
+def _installed(group: str, _installation: object) -> dict[str, str]:
+    """Reads a file of every package that is installed, which takes 20 ms, for each shard of a task."""
+    return {point.name: point.value for point in entry_points(group=f"evalsvc.{group}")}
+
+
+def _installation() -> tuple[tuple[str, int], ...]:
+    """Changes when a package is installed or removed."""
+    found = []
+    for folder in sys.path:
+        with suppress(OSError):
+            found.append((folder, os.stat(folder or ".").st_mtime_ns))
+    return tuple(found)

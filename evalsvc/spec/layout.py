@@ -1,0 +1,558 @@
+"""Vocabulary layouts: which rows of a model's table are text, image and special tokens, and how a sequence is built.
+
+The tokenizer's id `t` has the row `text.offset + t`; the image code `c` has the row `image.offset + c`, or
+`image.offset + image.map[c]`. Data files therefore hold tokenizer ids and codes and fit any layout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+
+from evalsvc.checkpoints.opening import Allow, anywhere, open_file
+from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel, json_reason
+from evalsvc.spec.protocol import digest
+from evalsvc.spec.suite import check_keys, validation_message
+from evalsvc.spec.yaml_text import YamlError, read_yaml
+
+MAX_FILE_BYTES = 20_000_000
+"""Of a layout or a map: two million codes."""
+
+TEXT = "TEXT"
+IMAGE = "IMAGE"
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One record as the model sees it."""
+
+    ids: list[int]
+    cut: int
+    """How many text ids were cut from the end of the text to fit the layout's length."""
+
+
+class TextBlock(BaseModel):
+    """The rows of the text tokenizer's ids."""
+
+    model_config = _FROZEN
+
+    offset: StrictInt = Field(default=0, ge=0)
+    """Row of the tokenizer's id 0."""
+    size: StrictInt = Field(ge=1)
+    """How many ids are text; ids of the tokenizer from here on are refused."""
+    tokenizer: str | None = None
+    """Path of the tokenizer's `tokenizer.json`; needed only for data that holds text. Not part of the identity."""
+    tokenizer_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Digest of that file; another tokenizer is then refused. Not part of the identity."""
+
+
+class ImageBlock(BaseModel):
+    """The rows of the image codes."""
+
+    model_config = _FROZEN
+
+    offset: StrictInt
+    """First row of the block; negative counts from the end of the table."""
+    size: StrictInt = Field(ge=1)
+    """Codes of the codebook."""
+    map: tuple[StrictInt, ...] | None = None
+    """Row of each code within the block, a permutation of 0…size-1; None: in the order of the codes.
+    `parse_layout` also takes the path of a JSON list."""
+
+    @model_validator(mode="after")
+    def _check_map(self) -> ImageBlock:
+        if self.map is None:
+            return self
+        if len(self.map) != self.size:
+            raise InvalidLayout(
+                f"image.map has {len(self.map)} entries, the codebook has {self.size} codes; give one each"
+            )
+        if sorted(self.map) != list(range(self.size)):
+            wrong = [row for row in self.map if not 0 <= row < self.size]
+            reason = f"holds {wrong[0]}" if wrong else "holds an entry twice"
+            raise InvalidLayout(
+                f"image.map {reason}; it must be a permutation of 0…{self.size - 1}, counted from image.offset"
+            )
+        return self
+
+
+class VocabularyLayout(BaseModel):
+    """What each row of the table means. One that exists is consistent as far as the number of rows is known."""
+
+    model_config = _FROZEN
+
+    rows: StrictInt | None = Field(default=None, ge=1)
+    """Rows of the model's table; None: whatever the table has. Rows that belong to no block are padding."""
+    text: TextBlock
+    """Rows of the text tokens."""
+    image: ImageBlock | None = None
+    """Rows of the image tokens; None: a model without images."""
+    special: Mapping[str, StrictInt] = {}
+    """Row of each special token, by name; negative counts from the end of the table. `pad` is never a target."""
+    template: tuple[str, ...] = ()
+    """Special tokens and the slots TEXT and IMAGE, in order. Default: TEXT IMAGE, or TEXT without image."""
+    unconditional_template: tuple[str, ...] | None = None
+    """The template of an image without text; None: `template` less its text."""
+    length: StrictInt | None = Field(default=None, ge=1)
+    """Longest sequence in tokens, text is cut to it; None: no limit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_template(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and content.get("template") is None:
+            return {**content, "template": (TEXT,) if content.get("image") is None else (TEXT, IMAGE)}
+        return content
+
+    @model_validator(mode="after")
+    def _check(self) -> VocabularyLayout:
+        for slot in (TEXT, IMAGE):
+            if slot in self.special:
+                raise InvalidLayout(f"special token {slot!r}: the name is that of a slot; give it another one")
+        slots = (TEXT,) if self.image is None else (TEXT, IMAGE)
+        self._check_template("template", self.template, slots)
+        if self.unconditional_template is not None:
+            self._check_template("unconditional_template", self.unconditional_template, slots[1:])
+        self._check_blocks()
+        return self
+
+    def resolve(self, rows: int) -> VocabularyLayout:
+        """This layout for a table of `rows` rows: every id is fixed and not negative.
+
+        Raises:
+            InvalidLayout: the layout is for another table, two blocks overlap, or one lies beyond the table.
+        """
+        if self.rows is not None and self.rows != rows:
+            raise InvalidLayout(
+                f"the layout is for a table of {self.rows} rows, the model's has {rows}; correct `rows` or leave it out"
+            )
+        image = self.image and self.image.model_copy(update={"offset": self.image.offset % rows})
+        if self.image and not -rows <= self.image.offset < rows:
+            _beyond("image", self.image.offset, self.image.size, rows)
+        special = {}
+        for name, row in self.special.items():
+            if not -rows <= row < rows:
+                _beyond(f"special {name!r}", row, 1, rows)
+            special[name] = row % rows
+        return VocabularyLayout.model_validate({**self.model_dump(), "rows": rows, "image": image, "special": special})
+
+    @cached_property
+    def text_ids(self) -> range:
+        """Rows of the text tokens, in the order of the tokenizer's ids."""
+        return range(self.text.offset, self.text.offset + self.text.size)
+
+    @cached_property
+    def image_ids(self) -> range | tuple[int, ...] | None:
+        """Rows of the image tokens of a resolved layout, in the order of the codes; None without image."""
+        if self.image is None:
+            return None
+        if self.image.map is not None:
+            return tuple(self.image.offset + row for row in self.image.map)
+        return self.image_range
+
+    @property
+    def image_range(self) -> range | None:
+        """The same rows as `image_ids`, as a set: a map permutes the block and leaves it in its place."""
+        return None if self.image is None else range(self.image.offset, self.image.offset + self.image.size)
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """Rows of the special tokens of a resolved layout, the pad among them."""
+        return self.special
+
+    @property
+    def pad_id(self) -> int | None:
+        return self.special.get("pad")
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity: the digest of everything but where the tokenizer's file lies."""
+        content = self.to_json()
+        for key in ("tokenizer", "tokenizer_sha256"):
+            content["text"].pop(key, None)
+        return digest(content)
+
+    def to_json(self) -> dict[str, Any]:
+        """The inline mapping; `parse_layout` gives the same layout back."""
+        content = self.model_dump(mode="json")
+        if content["text"]["tokenizer_sha256"] is None:
+            del content["text"]["tokenizer_sha256"]  # as layouts are written that know none
+        return content
+
+    def sequence(self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None) -> TokenSequence:
+        """The sequence of one record. `self` must be resolved.
+
+        None means that the record has no such part, which takes its slot out of the template, together with the pair
+        of special tokens `x`, `/x` that directly encloses the slot: without an image, `text TEXT /text image IMAGE
+        /image` is `text TEXT /text`. A record without text takes `unconditional_template` where there is one.
+
+        Raises:
+            InvalidData: an id or code out of range, no slot for a part, no room for the image.
+        """
+        self._check_parts(text_ids, image_codes)
+        template = self._template_for(text_ids is not None, image_codes is not None)
+        cut = self._overlong(template, len(text_ids or ()), len(image_codes or ()))
+        return TokenSequence(self._filled(template, text_ids, image_codes, cut), cut)
+
+    def prompt(self, text_ids: Sequence[int] | None, image_length: int) -> TokenSequence:
+        """What precedes the IMAGE slot of a record whose image has `image_length` codes. `self` must be resolved.
+
+        None means that there is no text, see `sequence`. Text is cut as `sequence` cuts it, so that image and the rest
+        of the template still fit the layout's length.
+
+        Raises:
+            InvalidData: an id out of range, no image block, no room for the image.
+            InvalidLayout: the template has the text behind the image.
+        """
+        self._check_parts(text_ids, ())
+        template = self._template_for(text_ids is not None, True)
+        before = template[: template.index(IMAGE)]
+        if text_ids is not None and TEXT not in before:
+            raise InvalidLayout(
+                f"the template [{', '.join(template)}] has the text behind the image, so no image can be drawn from a "
+                "text; ask for unconditional images"
+            )
+        cut = self._overlong(template, len(text_ids or ()), image_length)
+        return TokenSequence(self._filled(before, text_ids, None, cut), cut)
+
+    def _check_parts(self, text_ids: Sequence[int] | None, image_codes: Sequence[int] | None) -> None:
+        _check_range("text id", text_ids, self.text.size, "the text block has")
+        if image_codes is not None and self.image is None:
+            raise InvalidData(
+                "has image codes, the layout has no image block; post the checkpoint with a layout that has one"
+            )
+        _check_range("image code", image_codes, self.image.size if self.image else 0, "the codebook has")
+
+    def _filled(
+        self, template: tuple[str, ...], text_ids: Sequence[int] | None, image_codes: Sequence[int] | None, cut: int
+    ) -> list[int]:
+        """The rows of a template, `cut` ids less of text."""
+        kept = text_ids if text_ids is None or not cut else text_ids[: len(text_ids) - cut]
+        parts: dict[str, Sequence[int]] = {name: (row,) for name, row in self.special.items()}
+        parts[TEXT] = [self.text.offset + token for token in kept or ()]
+        rows = self.image_ids
+        parts[IMAGE] = [rows[code] for code in image_codes or ()] if rows is not None else ()
+        return [token for part in template for token in parts[part]]
+
+    def _template_for(self, has_text: bool, has_image: bool) -> tuple[str, ...]:
+        if not has_text and self.unconditional_template is not None:
+            return self.unconditional_template
+        template = self.template if has_text else _without(self.template, TEXT)
+        return template if has_image else _without(template, IMAGE)
+
+    def _overlong(self, template: tuple[str, ...], text: int, image: int) -> int:
+        """How many of `text` text ids do not fit beside `image` codes."""
+        if self.length is None:
+            return 0
+        fixed = sum(part not in (TEXT, IMAGE) for part in template) + image
+        if fixed > self.length:
+            raise InvalidData(
+                f"has {image} image codes, with the template's special tokens {fixed} tokens; "
+                f"the layout's length is {self.length}"
+            )
+        return max(fixed + text - self.length, 0)
+
+    def _check_template(self, field: str, template: tuple[str, ...], slots: tuple[str, ...]) -> None:
+        for part in template:
+            if part in (TEXT, IMAGE) and part not in slots:
+                why = "the layout has no `image`" if self.image is None else "is for images without text"
+                raise InvalidLayout(f"{field} has the slot {part}, but {why}")
+            if part not in (TEXT, IMAGE) and part not in self.special:
+                known = [*self.special, *slots]
+                raise InvalidLayout(f"{field}: {UnknownName.among('special token or slot', part, known).message}")
+        for slot in slots:
+            if template.count(slot) != 1:
+                found = "lacks the slot" if slot not in template else f"has {template.count(slot)} times the slot"
+                raise InvalidLayout(f"{field} {found} {slot}; it needs it once")
+        if not slots:
+            raise InvalidLayout(f"{field} is given, but the layout has no `image`")
+
+    def _check_blocks(self) -> None:
+        blocks = sorted(self._blocks(), key=lambda block: block[1])
+        for name, start, size in blocks:
+            if self.rows is not None and start + size > self.rows:
+                _beyond(name, start, size, self.rows)
+        for before, after in pairwise(blocks):
+            if before[1] + before[2] > after[1]:
+                raise InvalidLayout(
+                    f"{_block(*before)} overlaps {_block(*after)}; a row has one meaning, move one of them"
+                )
+
+    def _blocks(self) -> Iterator[tuple[str, int, int]]:
+        """Name, first row and size of what has a place already: negative rows have one when `rows` is known."""
+        yield "text", self.text.offset, self.text.size
+        others = [(f"special {name!r}", row, 1) for name, row in self.special.items()]
+        if self.image is not None:
+            others.append(("image", self.image.offset, self.image.size))
+        for name, start, size in others:
+            if start >= 0:
+                yield name, start, size
+            elif self.rows is not None:
+                if start < -self.rows:
+                    _beyond(name, start, size, self.rows)
+                yield name, start + self.rows, size
+
+
+def text_only(rows: int) -> VocabularyLayout:
+    """Every row is text: a language model before it is widened."""
+    return VocabularyLayout(rows=rows, text=TextBlock(size=rows))
+
+
+def _without(template: tuple[str, ...], slot: str) -> tuple[str, ...]:
+    if slot not in template:
+        return template
+    place = template.index(slot)
+    before, after = template[:place], template[place + 1 :]
+    if before and after and after[0] == "/" + before[-1]:
+        return before[:-1] + after[1:]
+    return before + after
+
+
+def _check_range(what: str, values: Sequence[int] | None, size: int, whose: str) -> None:
+    if values and not (min(values) >= 0 and max(values) < size):
+        wrong = next(value for value in values if not 0 <= value < size)
+        raise InvalidData(f"has the {what} {wrong}; {whose} 0…{size - 1}")
+
+
+def _block(name: str, start: int, size: int) -> str:
+    return f"{name} ({start})" if size == 1 else f"{name} ({start}…{start + size - 1})"
+
+
+def _beyond(name: str, start: int, size: int, rows: int) -> NoReturn:
+    raise InvalidLayout(
+        f"{_block(name, start, size)} lies beyond the table of {rows} rows; correct the layout or `rows`"
+    )
+
+
+# Presets: the orders of blocks that a widened open_lm may have. The defaults are the paper's sizes.
+
+TEXT_ROWS = 50_432
+"""Rows of open_lm's table before it is widened, spare ones included."""
+TOKENIZER_SIZE = 50_277
+"""Ids of the GPT-NeoX-20B tokenizer; the rows from here to `TEXT_ROWS` are spare."""
+CODEBOOK_SIZE = 16_384
+SEQUENCE_LENGTH = 1_152
+
+SPECIAL = ("doc", "/doc", "text", "/text", "image", "/image", "pad")
+
+
+def image_then_special(
+    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Text, image, special tokens."""
+    return _preset(text_size, (text_size, codebook_size), _consecutive(text_size + codebook_size), rows)
+
+
+def special_then_image(
+    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Text, special tokens, image."""
+    return _preset(text_size, (text_size + len(SPECIAL), codebook_size), _consecutive(text_size), rows)
+
+
+def special_in_spare_rows(
+    text_size: int = TOKENIZER_SIZE, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Special tokens in the rows that the tokenizer leaves free; the image block is all that was added, at the end."""
+    return _preset(text_size, (-codebook_size, codebook_size), _consecutive(text_size), rows)
+
+
+def dense_image_then_special(
+    text_size: int = TOKENIZER_SIZE, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Image from the tokenizer's length on, then special tokens: the spare rows are used up."""
+    return image_then_special(text_size, codebook_size, rows)
+
+
+def dense_special_then_image(
+    text_size: int = TOKENIZER_SIZE, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Special tokens from the tokenizer's length on, then image: the spare rows are used up."""
+    return special_then_image(text_size, codebook_size, rows)
+
+
+def negative_special(
+    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Text, image, and special tokens as open_lm writes them: ids -1, -2, … modulo the table."""
+    special = {name: -1 - index for index, name in enumerate(SPECIAL)}
+    return _preset(text_size, (text_size, codebook_size), special, rows)
+
+
+def image_first(
+    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Image, text, special tokens."""
+    special = _consecutive(codebook_size + text_size)
+    return _preset(text_size, (0, codebook_size), special, rows, text_offset=codebook_size)
+
+
+def image_at_end(
+    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Text, special tokens, a gap, and the image block at the end of a padded table."""
+    return _preset(text_size, (-codebook_size, codebook_size), _consecutive(text_size), rows)
+
+
+def split_tables(
+    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+) -> VocabularyLayout:
+    """Refused: the image has a table and an output head of its own."""
+    raise UnsupportedModel(
+        "layout 'split-tables': evalsvc runs models with one table for text and image ids; "
+        "join the embedding and output tables of text and image into one and describe it by a layout"
+    )
+
+
+PRESETS: Mapping[str, Callable[..., VocabularyLayout]] = {
+    "image-then-special": image_then_special,
+    "special-then-image": special_then_image,
+    "special-in-spare-rows": special_in_spare_rows,
+    "dense-image-then-special": dense_image_then_special,
+    "dense-special-then-image": dense_special_then_image,
+    "negative-special": negative_special,
+    "image-first": image_first,
+    "image-at-end": image_at_end,
+    "split-tables": split_tables,
+}
+
+
+def _consecutive(start: int) -> dict[str, int]:
+    return {name: start + index for index, name in enumerate(SPECIAL)}
+
+
+def _preset(
+    text_size: int, image: tuple[int, int], special: dict[str, int], rows: int | None, text_offset: int = 0
+) -> VocabularyLayout:
+    return VocabularyLayout(
+        rows=rows,
+        text=TextBlock(offset=text_offset, size=text_size),
+        image=ImageBlock(offset=image[0], size=image[1]),
+        special=special,
+        template=("doc", "text", TEXT, "/text", "image", IMAGE, "/image", "/doc"),
+        unconditional_template=("doc", "image", IMAGE, "/image", "/doc"),
+        length=SEQUENCE_LENGTH,
+    )
+
+
+_SIZES = ("text_size", "codebook_size", "rows")
+
+
+def parse_layout(spec: str | Mapping[str, Any], base: Path | None = None, allow: Allow = anywhere) -> VocabularyLayout:
+    """A layout from a preset's name, the path of a YAML or JSON file, or a mapping.
+
+    A mapping holds the fields of `VocabularyLayout`, or `preset` with `text_size`, `codebook_size`, `rows` and any
+    field that replaces the preset's. `base` is the folder that relative paths start from. `allow` is asked of every
+    file that is read: the layout's own, and the map that it names.
+
+    Raises:
+        InvalidLayout: says which key is wrong, with near misses; which blocks overlap. Quotes no value of a file.
+        UnknownName: there is no preset of this name.
+        UnsupportedModel: the preset is one that evalsvc cannot run.
+    """
+    if isinstance(spec, str):
+        if not spec.endswith((".yaml", ".yml", ".json")):
+            return _from_preset({"preset": spec}, _Source(base, allow))
+        path = _resolve_path(spec, base, "the layout file")
+        return _parse_mapping(_read_layout(path, allow), _Source(path.parent, allow, file=True))
+    return _parse_mapping(spec, _Source(base, allow))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a mapping comes from."""
+
+    base: Path | None
+    """The folder that relative paths start from."""
+    allow: Allow
+    file: bool = False
+    """Out of a file, whose values are not quoted."""
+
+
+def _parse_mapping(spec: Any, source: _Source) -> VocabularyLayout:
+    if not isinstance(spec, Mapping):
+        raise InvalidLayout(f"a layout is a preset's name, a path or a mapping, found {type(spec).__name__}")
+    return _from_preset(spec, source) if "preset" in spec else _from_mapping(spec, source)
+
+
+def _from_preset(spec: Mapping[str, Any], source: _Source) -> VocabularyLayout:
+    name = str(spec["preset"])
+    where = "layout" if source.file else f"layout {name!r}"
+    check_keys(where, spec, ("preset", *_SIZES, *VocabularyLayout.model_fields), InvalidLayout)
+    if name not in PRESETS and source.file:
+        raise UnknownName(f"the layout's file has an unknown `preset`; available: {', '.join(sorted(PRESETS))}")
+    if name not in PRESETS:
+        raise UnknownName.among("layout preset", name, PRESETS, "a path that ends in .yaml or .json works too")
+    sizes = {key: spec[key] for key in _SIZES if spec.get(key) is not None}
+    for key, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            found = type(value).__name__ if source.file else repr(value)
+            raise InvalidLayout(f"{where}: {key} must be a whole number above 0, found {found}")
+    overrides = {key: value for key, value in spec.items() if key not in ("preset", *_SIZES)}
+    fields = PRESETS[name](**sizes).to_json()
+    for block in ("text", "image"):
+        if isinstance(overrides.get(block), Mapping):
+            overrides[block] = fields[block] | overrides[block]
+    return _from_mapping(fields | overrides, source)
+
+
+def _from_mapping(spec: Mapping[str, Any], source: _Source) -> VocabularyLayout:
+    content = dict(spec)
+    check_keys("layout", content, VocabularyLayout.model_fields, InvalidLayout)
+    for block, model in (("text", TextBlock), ("image", ImageBlock)):
+        if isinstance(content.get(block), Mapping):
+            content[block] = dict(content[block])
+            check_keys(f"layout, {block}", content[block], model.model_fields, InvalidLayout)
+    text, image = content.get("text"), content.get("image")
+    if isinstance(text, dict) and isinstance(text.get("tokenizer"), str):
+        text["tokenizer"] = str(_resolve_path(text["tokenizer"], source.base, "text.tokenizer"))
+    if isinstance(image, dict) and isinstance(image.get("map"), str):
+        image["map"] = _read_map(_resolve_path(image["map"], source.base, "image.map"), source.allow)
+    try:
+        return VocabularyLayout.model_validate(content)
+    except ValidationError as error:
+        raise InvalidLayout(f"layout: {validation_message(error, quoting=not source.file)}") from None
+
+
+def _resolve_path(path: str, base: Path | None, what: str) -> Path:
+    if not Path(path).is_absolute() and base is None:
+        raise InvalidLayout(f"{what} {path!r} is a relative path; give an absolute one")
+    return Path(path) if base is None else (base / path).resolve()
+
+
+def _read_layout(path: Path, allow: Allow) -> Any:
+    try:
+        return read_yaml(_read_file(path, "layout file", allow))
+    except YamlError as error:
+        raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}") from None
+
+
+def _read_map(path: Path, allow: Allow) -> Any:
+    try:
+        content = json.loads(_read_file(path, "image.map", allow))
+    except (ValueError, RecursionError) as error:
+        raise InvalidLayout(f"image.map {path} is not valid JSON: {json_reason(error)}") from None
+    if not isinstance(content, list) or any(type(code) is not int for code in content):
+        raise InvalidLayout(f"image.map {path} is no list of whole numbers; write one id for each code")
+    return content
+
+
+def _read_file(path: Path, what: str, allow: Allow) -> bytes:
+    try:
+        with open_file(path, what, allow).stream as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except InvalidData as error:
+        raise InvalidLayout(error.message) from None
+    except OSError as error:
+        raise InvalidLayout(f"the {what} {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidLayout(f"the {what} {path} is larger than {MAX_FILE_BYTES:,} bytes, which no layout is")
+    return content

@@ -1,0 +1,214 @@
+"""Suites: what to evaluate, as YAML or JSON, checked when they are given and identified by their content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
+from evalsvc.spec import catalog
+from evalsvc.spec.bounds import excess, first_repeated, shortened
+from evalsvc.spec.protocol import digest
+from evalsvc.spec.yaml_text import YamlError, read_yaml
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Names of runs, suites and tasks, as they appear in addresses and in metrics' names."""
+
+SHIPPED_SUITES = Path(str(resources.files("evalsvc") / "suites"))
+"""The folder of the suites that come with evalsvc."""
+
+MAX_TASKS = 256
+"""In a suite, which is checked within a request."""
+
+MAX_YAML = 1 << 17
+"""Characters of a suite in YAML, which takes forty times as long to read as JSON."""
+
+MAX_YAML_VALUES = 10_000
+"""Values, keys and containers of a suite in YAML: 256 tasks of 19 parameters. This many take a third of a second."""
+
+MAX_FINDINGS = 8
+"""Of wrong parameters, how many a message tells."""
+
+_SUITE_KEYS = ("name", "description", "tasks")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a suite, checked: `parameters` holds every parameter, defaults filled in."""
+
+    kind: str
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str
+    description: str
+    tasks: tuple[TaskSpec, ...]
+
+    @property
+    def digest(self) -> str:
+        """Identity: the digest of the tasks. Name and description do not move a number."""
+        return digest([[task.kind, task.name, dict(task.parameters)] for task in self.tasks])
+
+    def to_json(self) -> dict[str, Any]:
+        tasks = [{"kind": task.kind, "name": task.name, **task.parameters} for task in self.tasks]
+        return {"name": self.name, "description": self.description, "tasks": tasks}
+
+
+def parse_suite(
+    content: str | bytes | Mapping[str, Any],
+    name: str,
+    base: Path | None = None,
+    allowed: Callable[[str], object] | None = None,
+) -> Suite:
+    """A suite from YAML, JSON or a mapping; `base` is the folder that relative data paths start from.
+
+    `allowed` gets every data path and raises where it may not be read.
+
+    Raises:
+        InvalidSuite: says which key or parameter of which task is wrong, with near misses.
+        UnknownName: there is no task of this kind.
+    """
+    mapping = _read_yaml(content, name) if isinstance(content, (str, bytes)) else content
+    if not isinstance(mapping, Mapping):
+        raise InvalidSuite(f"suite {name!r} is {type(mapping).__name__}; it must be a mapping with a list `tasks`")
+    check_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
+    if not NAME.fullmatch(name):
+        raise InvalidSuite(
+            f"suite name {name!r}: use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
+        )
+    if mapping.get("name", name) != name:
+        raise InvalidSuite(
+            f"suite {name!r} calls itself {shortened(mapping['name'])}; make the two names equal or leave `name` out"
+        )
+    tasks = mapping.get("tasks")
+    if not isinstance(tasks, list) or not tasks:
+        raise InvalidSuite(f"suite {name!r} has no list `tasks`; give at least one, e.g. `- kind: loss`")
+    if len(tasks) > MAX_TASKS:
+        raise InvalidSuite(
+            f"suite {name!r} has {len(tasks):,} tasks; give at most {MAX_TASKS}, and the rest in another one"
+        )
+    _require_bounded(name, mapping)
+    context = {"base": base, "suite": name, "allowed": allowed, "paths": count(1)}
+    specs = tuple(_parse_task(name, index, task, context) for index, task in enumerate(tasks))
+    if (twice := first_repeated(spec.name for spec in specs)) is not None:
+        raise InvalidSuite(f"suite {name!r} has two tasks named {twice!r}; give one of them another `name`")
+    description = mapping.get("description")
+    if not isinstance(description, str | None):
+        raise InvalidSuite(f"suite {name!r}: the description is {type(description).__name__}; put it in quotes")
+    suite = Suite(name, (description or "").strip(), specs)
+    # The service keeps a suite with its defaults filled in, and reads that again.
+    _require_bounded(name, suite.to_json())
+    return suite
+
+
+def build_task(spec: TaskSpec) -> Any:
+    """The `Task` of a checked spec."""
+    return catalog.load("tasks", spec.kind)(name=spec.name, **spec.parameters)
+
+
+def suite_files(folder: Path | None) -> dict[str, Path]:
+    """The suite files by name: the shipped ones, and those of `folder` before them.
+
+    None of them is read, so that a broken one disturbs no other.
+    """
+    if folder is not None and not folder.is_dir():
+        raise InvalidSuite(f"the suite folder {folder} does not exist; create it or change --suites (EVALSVC_SUITES)")
+    folders = (SHIPPED_SUITES, folder) if folder else (SHIPPED_SUITES,)
+    return {path.stem: path for each in folders for path in sorted(each.glob("*.yaml"))}
+
+
+def load_suite(path: Path) -> Suite:
+    """The suite in a YAML or JSON file; its name is the file's stem."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidSuite(f"the suite file {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    return parse_suite(content, path.stem, path.parent)
+
+
+def find_suite(name: str, folder: Path | None) -> Suite:
+    """A suite by name (from `folder`, else shipped) or by the path of its file.
+
+    Raises:
+        UnknownName: there is none; near misses are named.
+    """
+    if name.endswith((".yaml", ".yml", ".json")):
+        return load_suite(Path(name))
+    files = suite_files(folder)
+    if name not in files:
+        raise UnknownName.among("suite", name, files, "a path that ends in .yaml or .json works too")
+    return load_suite(files[name])
+
+
+def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]) -> TaskSpec:
+    where = f"suite {suite!r}, task {index + 1}"
+    if not isinstance(content, Mapping):
+        raise InvalidSuite(f"{where} is {shortened(content)}; it must be a mapping with the key `kind`")
+    if "kind" not in content:
+        raise InvalidSuite(f"{where} has no `kind`; it is one of: {', '.join(catalog.names('tasks'))}")
+    kind = content["kind"]
+    if not isinstance(kind, str):
+        raise InvalidSuite(f"{where}: the kind is {shortened(kind)}; it is one of: {', '.join(catalog.names('tasks'))}")
+    task_class = catalog.load("tasks", kind)
+    parameters = {str(key): value for key, value in content.items() if key != "kind"}
+    name = parameters.setdefault("name", kind)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidSuite(
+            f"{where}: the name {shortened(name)} must be letters, digits, '.', '_' and '-', at most 128"
+        )
+    check_keys(f"{where} ({kind})", parameters, task_class.model_fields)
+    try:
+        task: BaseModel = task_class.model_validate(parameters, context=dict(context))
+    except ValidationError as error:
+        raise InvalidSuite(f"{where} ({kind}): {validation_message(error)}") from None
+    return TaskSpec(kind, name, task.model_dump(mode="json", exclude={"name"}))
+
+
+def validation_message(error: ValidationError, *, quoting: bool = True) -> str:
+    """pydantic's first findings as a line: `field: what is wrong, found …; …`; without `quoting` no values."""
+    lines = []
+    findings = error.errors(include_url=False)
+    for item in findings[:MAX_FINDINGS]:
+        field = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        silent = not quoting or item["type"] in ("missing", "value_error")
+        found = "" if silent else f", found {shortened(item['input'])}"
+        lines.append(f"{field}: {message[:1].lower()}{message[1:]}{found}" if field else message)
+    if len(findings) > MAX_FINDINGS:
+        lines.append(f"and {len(findings) - MAX_FINDINGS:,} more")
+    return "; ".join(lines)
+
+
+def check_keys(
+    where: str, mapping: Mapping[str, Any], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
+) -> None:
+    """Raise `error` for a key of `mapping` that is not one of `known`, with its near misses."""
+    for key in mapping:
+        if key not in known:
+            raise error(f"{where}: {UnknownName.among('key', str(key), known).message}")
+
+
+def _require_bounded(name: str, document: object) -> None:
+    if too_much := excess(document):
+        raise InvalidSuite(f"suite {name!r}: {too_much}")
+
+
+def _read_yaml(content: str | bytes, name: str) -> Any:
+    if len(content) > MAX_YAML:
+        raise InvalidSuite(
+            f"suite {name!r} is {len(content):,} characters of YAML; give at most {MAX_YAML:,}, or send it as JSON"
+        )
+    try:
+        return read_yaml(content, MAX_YAML_VALUES)
+    except YamlError as error:
+        raise InvalidSuite(f"suite {name!r} is not valid YAML: {error}") from None

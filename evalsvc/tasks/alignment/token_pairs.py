@@ -1,0 +1,92 @@
+"""Captions and the codes of their images, as ids: which records of a data file are pairs, and in what order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from evalsvc.data.tokens import TokenData
+from evalsvc.errors import InvalidData
+from evalsvc.spec.layout import VocabularyLayout
+
+
+@dataclass(frozen=True)
+class TokenPairs:
+    """The i-th caption belongs to the i-th image."""
+
+    places: tuple[int, ...]
+    """Index of each pair's record in the data."""
+    texts: tuple[Sequence[int], ...]
+    """Ids of the tokenizer, one at least."""
+    codes: tuple[Sequence[int], ...]
+    """One at least."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def take(self, chosen: Iterable[int]) -> TokenPairs:
+        rows = [(self.places[row], self.texts[row], self.codes[row]) for row in chosen]
+        return TokenPairs(*map(tuple, zip(*rows, strict=True)))
+
+    def one_per_image(self) -> TokenPairs:
+        """The first pair of each image: several captions of one are no independent pairs, and each would be right."""
+        first: dict[tuple[int, ...], int] = {}
+        for row, codes in enumerate(self.codes):
+            first.setdefault(tuple(codes), row)
+        return self.take(first.values())
+
+    def common(self, other: TokenPairs) -> int:
+        """How many pairs of `other` are among these, ids and codes alike."""
+        seen = {(tuple(text), tuple(codes)) for text, codes in zip(self.texts, self.codes, strict=True)}
+        return sum((tuple(text), tuple(codes)) in seen for text, codes in zip(other.texts, other.codes, strict=True))
+
+
+def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None) -> TokenPairs:
+    """The first `limit` records less those that lack the text or the image, or have an empty one.
+
+    Raises:
+        InvalidData: an id or code that the layout does not have, with the record's name; or fewer than two images.
+    """
+    rows = []
+    for place, record in enumerate(data.records[:limit]):
+        try:
+            layout.sequence(record.text_ids, record.image_codes)
+        except InvalidData as error:
+            raise InvalidData(f"{data.path}, {record.where} {error.message}") from None
+        if record.text_ids and record.image_codes:
+            rows.append((place, record.text_ids, record.image_codes))
+    if len({tuple(codes) for _, _, codes in rows}) < 2:
+        raise InvalidData(
+            f"{data.path} has {len(rows)} records with both text and image codes, and needs two of different images; "
+            "give pairs"
+        )
+    places, texts, codes = zip(*rows, strict=True)
+    return TokenPairs(places, texts, codes)
+
+
+def halves(pairs: TokenPairs, seed: int) -> tuple[TokenPairs, TokenPairs]:
+    """A random half, and the rest, each in the order of the data."""
+    order = _order(pairs, seed)
+    middle = len(order) // 2
+    return pairs.take(sorted(order[:middle])), pairs.take(sorted(order[middle:]))
+
+
+def batches(pairs: TokenPairs, size: int, seed: int) -> list[TokenPairs]:
+    """Batches of `size` pairs chosen at random, without what remains; all pairs as one batch where there are fewer.
+
+    Files are often sorted by what images show, and pairs would be told apart from their like alone.
+    """
+    if len(pairs) <= size:
+        return [pairs]
+    order = _order(pairs, seed)
+    return [pairs.take(order[start : start + size]) for start in range(0, len(order) - size + 1, size)]
+
+
+def _order(pairs: TokenPairs, seed: int) -> list[int]:
+    """As good as random, the same on every machine and for ever."""
+
+    def draw(row: int) -> bytes:
+        return hashlib.sha256(f"{seed} {pairs.places[row]}".encode()).digest()
+
+    return sorted(range(len(pairs)), key=draw)

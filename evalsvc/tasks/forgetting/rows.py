@@ -1,0 +1,419 @@
+"""What a checkpoint and its base make of the same items: a row for each number, how far apart, and whether it is real.
+
+A row tests the change that it prints. Of questions that are right or wrong, by McNemar's exact test; of losses and of
+answers that are right in part, by the test of the mean change that belongs to its interval: Student's, guarded against
+skew (`metrics.intervals`). Tests of the same kind over several benchmarks are corrected together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
+from evalsvc.metrics.item_shares import finite_factor
+from evalsvc.metrics.mcnemar import McNemar, holm
+from evalsvc.metrics.paired import (
+    Basis,
+    Distance,
+    Numbers,
+    distance,
+    interval_of_centred,
+    ratio_of_centred,
+)
+from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.spec.protocol import Direction, MetricValue
+from evalsvc.tasks.forgetting.base_comparison import SCOPES, accuracy_of, benchmarks_of, numbers_of
+from evalsvc.tasks.forgetting.random_baselines import Baseline, random_baseline
+
+if TYPE_CHECKING:
+    from evalsvc.language.results import Results
+
+ALPHA = 1 - LEVEL
+"""The probability of at least one wrong verdict among the rows of one kind, if nothing has changed."""
+
+ABOVE_CHANCE = 2.0
+"""Standard errors by which the base must be above chance, or there is nothing that could be forgotten."""
+
+NAMED = 0.05
+"""Share of a change of bits per byte from which a part of it is called a cause: the smallest parts are real, too."""
+
+BITS = "bits/byte"
+NATS = "nats/token"
+
+Verdict = Literal["lost", "gained", "indistinguishable", "too few"]
+"""Of the checkpoint, against its base. `too few`: there are not as many independent items as a test needs."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A number of each item, of the base and of the checkpoint; what the row is about is Σ number / Σ weight."""
+
+    base: Sequence[float]
+    own: Sequence[float]
+    weights: Sequence[float]
+    """Of both: bytes, tokens; 1 where the row is about a mean."""
+    indices: Sequence[int] = ()
+    """The index of each item in its benchmark; empty where nobody asks."""
+    groups: Sequence[Hashable] | None = None
+    """The group of each item, of which only different ones are independent; None: every item is one."""
+    drawn_from: int | None = None
+    """Of how many the items are a sample without replacement; None: they are no sample."""
+
+    @property
+    def factor(self) -> float:
+        """What the errors of a sample have as a factor; 1 without one."""
+        return finite_factor(len(self.weights), self.drawn_from)
+
+    def side(self, numbers: Sequence[float]) -> Ratio:
+        """Return the value of the base's or the checkpoint's numbers."""
+        found = ratio_of_sums(numbers, self.weights, self.groups)
+        assert found is not None, "a row has items of some weight"
+        return found if found.stderr is None else replace(found, stderr=self.factor * found.stderr)
+
+    def difference(self) -> Distance:
+        """Return checkpoint less base."""
+        sides = self._numbers(self.base), self._numbers(self.own)
+        return distance(self.side(self.base), self.side(self.own), sides, drawn_from=self.drawn_from)
+
+    def _numbers(self, numbers: Sequence[float]) -> Numbers:
+        columns = [numbers] if all(weight == 1 for weight in self.weights) else [numbers, self.weights]
+        return Numbers([(None, index) for index in range(len(numbers))], columns, self.groups)
+
+    def counts(self, higher_is_better: bool) -> McNemar:
+        """`only_a`: items on which the base is better; of those on which both are equal, `both` have a number but 0."""
+        sign = 1 if higher_is_better else -1
+        gains = [sign * ((own > base) - (own < base)) for base, own in zip(self.base, self.own, strict=True)]
+        equal = [base for base, gain in zip(self.base, gains, strict=True) if not gain]
+        both = sum(map(bool, equal))
+        return McNemar(both, gains.count(-1), gains.count(1), len(equal) - both)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of both. Of what has no such value, None."""
+
+    what: str
+    """A benchmark, or `text`."""
+    metric: str
+    """`acc`, `bits_per_byte`, `loss`, …"""
+    scope: str
+    """`all`: over all ids. `text`: within the text ids."""
+    unit: str
+    n: int
+    """Items: questions or texts."""
+    base: float
+    base_stderr: float | None
+    checkpoint: float
+    checkpoint_stderr: float | None
+    change: float
+    """Checkpoint less base."""
+    change_stderr: float | None
+    """The standard error of the change."""
+    change_basis: Basis
+    """Where `change_stderr` comes from."""
+    change_low: float | None
+    """Of the change's interval, of level 0.95."""
+    change_high: float | None
+    lost: int
+    """Items on which the checkpoint is worse; of accuracies: that only the base gets right."""
+    gained: int
+    """Items on which it is better."""
+    p: float | None
+    """Two-sided, that the change is zero; None where there are too few items."""
+    p_corrected: float | None
+    """By Holm's method, over the rows of this metric and scope."""
+    verdict: Verdict
+    chance: float | None = None
+    """What a model that knows nothing gets right."""
+    chance_table: int | None = None
+    """The version of the table that `chance` is from; None: it is right options / options."""
+    centred_base: float | None = None
+    """(base − chance) / (1 − chance)"""
+    centred: float | None = None
+    """The same of the checkpoint."""
+    retained: float | None = None
+    """`centred` / `centred_base`, where the base is above chance by two standard errors. Where it is above by less than
+    four, chance may have put it there, and the ratio is too low."""
+    retained_stderr: float | None = None
+    retained_low: float | None = None
+    """Of its interval, of level 0.95; None where it has no end."""
+    retained_high: float | None = None
+    direction: Direction = "higher"
+    """Which side is better: `higher` of accuracies, `lower` of losses."""
+
+    @property
+    def retained_interval(self) -> Interval | None:
+        if self.retained_low is None or self.retained_high is None:
+            return None
+        return Interval(self.retained_low, self.retained_high, LEVEL)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.what, self.metric, self.scope
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where a change of a loss comes from: −log p(id) = −log p(id | text) − log p(text).
+
+    The first term is what is known of the text, the second what other ids are expected in its place: images above all.
+    """
+
+    what: str
+    unit: str
+    total: Distance
+    knowledge: Distance
+    """Change within the text ids."""
+    expectation: Distance
+    """Change of the rest."""
+    base_image_mass: float | None
+    image_mass: float
+    """Mean probability of image ids where text is due, of base and checkpoint; None: it was not measured."""
+
+    def share(self, part: Distance) -> float:
+        """Of the total change; 0 where the part may be nothing or goes the other way."""
+        interval = part.interval()
+        if interval is None or interval.covers_zero or not self.total.value:
+            return 0.0
+        return max(0.0, part.value / self.total.value)
+
+
+def benchmark_rows(own: Results, base: Results) -> list[Row]:
+    """Accuracy and bits per byte of every benchmark, over all ids and within text; those of one are neighbours."""
+    found = (
+        make(own, base, benchmark, scope)
+        for benchmark in benchmarks_of(own)
+        for make in (_accuracy, _bits)
+        for scope in SCOPES
+    )
+    return corrected([row for row in found if row is not None])
+
+
+def corrected(rows: Sequence[Row]) -> list[Row]:
+    """With p-values and verdicts that count how many rows of the same metric and scope there are."""
+    p_values: dict[tuple[str, str, str], float | None] = {}
+    for kind in {row.key[1:] for row in rows}:
+        family = [row for row in rows if row.key[1:] == kind]
+        found = holm([math.nan if row.p is None else row.p for row in family])
+        p_values |= {row.key: None if math.isnan(p) else p for row, p in zip(family, found, strict=True)}
+    return [replace(row, p_corrected=p_values[row.key], verdict=_verdict(row, p_values[row.key])) for row in rows]
+
+
+def loss_row(what: str, metric: str, scope: str, unit: str, pairs: Pairs) -> Row:
+    """Return the row of a number that is better where it is lower. Its p-value is not corrected yet."""
+    return _row(what, metric, scope, unit, pairs, "lower")
+
+
+def parts_of(what: str, unit: str, everything: Pairs, within: Pairs, masses: tuple[float | None, float]) -> Parts:
+    """`everything` and `within` are losses over all ids and within text; `masses` those of base and checkpoint."""
+    base, own = (
+        [total - part for total, part in zip(getattr(everything, side), getattr(within, side), strict=True)]
+        for side in ("base", "own")
+    )
+    expectation = Pairs(base, own, everything.weights)
+    return Parts(what, unit, everything.difference(), within.difference(), expectation.difference(), *masses)
+
+
+def benchmark_parts(own: Results, base: Results) -> list[Parts]:
+    """Of the bits per byte of each benchmark's right answers, where the table has more than text."""
+    found = []
+    for benchmark in benchmarks_of(own):
+        everything, within = (_bits_pairs(own, base, benchmark, scope) for scope in SCOPES)
+        mass = _value(own, f"{benchmark}/image_mass")
+        if everything is not None and within is not None and mass is not None:
+            masses = _value(base, f"{benchmark}/image_mass") or 0.0, mass
+            found.append(parts_of(benchmark, BITS, everything, within, masses))
+    return found
+
+
+def what_is_gone(
+    accuracy: Row, rows: Mapping[tuple[str, str, str], Row], parts: Parts | None, p_recovered: float
+) -> str:
+    """In words, of a benchmark: its knowledge, or only that an image is expected. `rows` are by their keys.
+
+    Right answers that are lost within text ids, too, were known. Those that come back there (`p_recovered`, see
+    `recovered`) were not given because other ids were expected. Where no right answers are lost, because the base had
+    none or nothing was forgotten, bits per byte tell, in the same way.
+    """
+    within = rows.get((accuracy.what, accuracy.metric, "text"))
+    if accuracy.verdict == "too few":
+        return f"too few questions to tell: {accuracy.n} of {MIN_ITEMS}"
+    if accuracy.verdict == "gained":
+        return "nothing: more right answers"
+    if accuracy.verdict == "lost":
+        known, expected = within is None or within.verdict == "lost", p_recovered <= ALPHA
+        return f"answers: {_causes(known, expected)}"
+    if within is not None and within.verdict == "lost":
+        return "answers, with text ids only"
+    bits, bits_within = (rows.get((accuracy.what, "bits_per_byte", ids)) for ids in ("all", "text"))
+    if bits is None or bits.verdict in ("indistinguishable", "too few"):
+        return "nothing that is seen"
+    if bits.verdict == "gained":
+        return "nothing: better bits"
+    if parts is None or bits_within is None:
+        return f"bits: {_causes(known=True, expected=False)}"
+    known = bits_within.verdict == "lost" and parts.share(parts.knowledge) >= NAMED
+    return f"bits: {_causes(known, parts.share(parts.expectation) >= NAMED)}"
+
+
+def _causes(known: bool, expected: bool) -> str:
+    if known and expected:
+        return "knowledge, expectation of an image"
+    if known:
+        return "knowledge"
+    return "expectation of an image" if expected else "not decided which"
+
+
+def recovered(own: Results, base: Results) -> dict[str, float]:
+    """Return, by benchmark, the corrected p-value that as many right answers go as come back with text ids only.
+
+    It is of the questions that the checkpoint gets right within text and not over all ids, less what the base does so.
+    """
+    p_values = {}
+    for benchmark in benchmarks_of(own):
+        everything, within = (accuracy_pairs(own, base, benchmark, scope) for scope in SCOPES)
+        if everything is None or within is None:
+            continue
+        gains = Pairs(
+            [own - base for base, own in zip(everything.base, everything.own, strict=True)],
+            [own - base for base, own in zip(within.base, within.own, strict=True)],
+            everything.weights,
+        )
+        counts = gains.counts(higher_is_better=True)
+        p_values[benchmark] = counts.p if counts.only_b > counts.only_a else 1.0
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
+
+
+def _accuracy(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
+    metric, pairs = accuracy_of(own, benchmark, scope), accuracy_pairs(own, base, benchmark, scope)
+    if metric is None or pairs is None:
+        return None
+    name = metric.name.partition("/")[2].replace("_within", "", 1)
+    row = _row(benchmark, name, SCOPES[scope], metric.unit, pairs, "higher")
+    return _above_chance(row, pairs, random_baseline(benchmark, metric.baseline or 0.0))
+
+
+def _above_chance(row: Row, pairs: Pairs, chance: Baseline) -> Row:
+    r = chance.value
+    row = replace(
+        row,
+        chance=r,
+        chance_table=chance.table,
+        centred_base=(row.base - r) / (1 - r),
+        centred=(row.checkpoint - r) / (1 - r),
+    )
+    if row.base_stderr is None or row.base - r <= ABOVE_CHANCE * row.base_stderr:
+        return row
+    ratio = ratio_of_centred(pairs.base, pairs.own, r)
+    assert ratio is not None, "the base is above chance"
+    interval, stderr = (
+        _interval_of_retained(row, pairs, r),
+        None if ratio.stderr is None else pairs.factor * ratio.stderr,
+    )
+    if pairs.own == pairs.base and row.change_stderr is not None:
+        stderr = row.change_stderr / (row.base - r)
+    return replace(
+        row,
+        retained=ratio.value,
+        retained_stderr=stderr,
+        retained_low=interval.low if interval else None,
+        retained_high=interval.high if interval else None,
+    )
+
+
+def _interval_of_retained(row: Row, pairs: Pairs, chance: float) -> Interval | None:
+    """Return the interval of a ratio of accuracies above chance; None below `MIN_ITEMS`.
+
+    Where both give the same answers it is that of the change, in parts of what the base has above chance.
+    """
+    if pairs.own == pairs.base and row.change_low is not None and row.change_high is not None:
+        above = row.base - chance
+        return Interval(1 + row.change_low / above, 1 + row.change_high / above, LEVEL)
+    return interval_of_centred(pairs.base, pairs.own, chance, factor=pairs.factor)
+
+
+def _bits(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
+    pairs = _bits_pairs(own, base, benchmark, scope)
+    return None if pairs is None else loss_row(benchmark, "bits_per_byte", SCOPES[scope], BITS, pairs)
+
+
+def _row(what: str, metric: str, scope: str, unit: str, pairs: Pairs, direction: Direction) -> Row:
+    base, own, change = pairs.side(pairs.base), pairs.side(pairs.own), pairs.difference()
+    counts, interval = pairs.counts(direction == "higher"), change.interval()
+    p = change.p_value()
+    if p is None:  # a number is not finite, but still on one side of the other
+        p = counts.p
+    if change.independent < MIN_ITEMS:
+        p = None
+    return Row(
+        what,
+        metric,
+        scope,
+        unit,
+        change.n,
+        base.value,
+        base.stderr,
+        own.value,
+        own.stderr,
+        change.value,
+        change.stderr,
+        change.basis,
+        interval.low if interval else None,
+        interval.high if interval else None,
+        counts.only_a,
+        counts.only_b,
+        p,
+        p,
+        "indistinguishable",
+        direction=direction,
+    )
+
+
+def _verdict(row: Row, p_corrected: float | None) -> Verdict:
+    if p_corrected is None:
+        return "too few"
+    if p_corrected > ALPHA or not row.change or math.isnan(row.change):
+        return "indistinguishable"
+    return "gained" if (row.change > 0) == (row.direction == "higher") else "lost"
+
+
+def accuracy_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    """Return the benchmark's accuracy question by question; None where it is no mean over questions."""
+    metric = accuracy_of(own, benchmark, scope)
+    if metric is None or len(metric.items) != 1:
+        return None
+    return _pairs(own, base, metric, metric.items)
+
+
+def _bits_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
+    metric = metric_named(own, f"{benchmark}/bits_per_byte{scope}")
+    return None if metric is None else _pairs(own, base, metric, (f"bits{scope}", "bytes"))
+
+
+def _pairs(own: Results, base: Results, metric: MetricValue, keys: Sequence[str]) -> Pairs | None:
+    """Return the documents that both have; the weight is the checkpoint's, and the base's is the same."""
+    benchmark = metric.name.partition("/")[0]
+    old, new = (numbers_of(results.items, benchmark, keys) for results in (base, own))
+    common = [index for index in new if index in old]
+    key, *weight = keys
+    weights = [new[index][weight[0]] if weight else 1 for index in common]
+    if not any(weights):
+        return None
+    base_numbers, own_numbers = ([side[index][key] for index in common] for side in (old, new))
+    return Pairs(base_numbers, own_numbers, weights, common, drawn_from=metric.drawn_from)
+
+
+def metric_named(results: Results, name: str) -> MetricValue | None:
+    """Return the metric of this name, if there is one."""
+    return next((metric for metric in results.metrics if metric.name == name), None)
+
+
+def _value(results: Results, name: str) -> float | None:
+    metric = metric_named(results, name)
+    return None if metric is None else metric.value

@@ -1,0 +1,80 @@
+"""What a model says of a layout: losses of sequences, what it expects behind them, and the rows of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from evalsvc.errors import OutOfMemory
+from evalsvc.metrics.table_rows import RowStatistics, row_statistics
+from evalsvc.models import Transformer
+from evalsvc.sampling.memory import is_out_of_memory
+from evalsvc.scoring.packing import token_batches
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.tasks.loss.teacher_forcing import Work, sequence_sums
+
+
+class ModelEvidence:
+    """The witness of the layout doctor: a model with the batches and the device of `work`."""
+
+    def __init__(self, work: Work, model: Transformer) -> None:
+        self._work = work
+        self._model = model
+
+    def sums(self, layout: VocabularyLayout, sequences: Sequence[Sequence[int]]) -> dict[str, list[float]]:
+        """Counts and summed losses per sequence, see `teacher_forcing.COLUMNS`.
+
+        Raises:
+            NonFinite: as `sequence_sums`.
+            OutOfMemory: a batch did not fit.
+        """
+        names = [f"pair {number}" for number in range(1, len(sequences) + 1)]
+        with _out_of_memory():
+            return sequence_sums(self._work, self._model, layout, sequences, names)
+
+    def next_log_masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
+        """log of the probability that some id of a group comes next: for each prefix one number a group.
+
+        -inf for an empty group.
+
+        Raises:
+            OutOfMemory: a batch did not fit.
+        """
+        found: list[list[float]] = [[] for _ in prefixes]
+        for batch in token_batches([len(prefix) for prefix in prefixes], self._work.batch_tokens):
+            with torch.inference_mode(), _out_of_memory():
+                rows = self._masses([prefixes[index] for index in batch], groups)
+            for index, row in zip(batch, rows, strict=True):
+                found[index] = row
+        return found
+
+    def rows(self) -> RowStatistics:
+        """Never-trained rows and borders, by the embedding and output tables alone."""
+        embedding, output = self._model.tok_embeddings.weight, self._model.output.weight
+        return row_statistics(embedding.detach(), output.detach())
+
+    def _masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
+        device = self._work.device
+        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
+        ids = torch.zeros(len(prefixes), int(lengths.max()), dtype=torch.int64)
+        for row, prefix in enumerate(prefixes):
+            ids[row, : len(prefix)] = torch.tensor(prefix)
+        hidden = self._model.hidden(ids.to(device))  # [B, T, D]
+        last = hidden[torch.arange(len(prefixes), device=device), lengths - 1]
+        log_probs = self._model.head(last).double().log_softmax(-1)  # [B, V]
+        columns = [log_probs[:, torch.tensor(group, dtype=torch.int64, device=device)] for group in groups]
+        return torch.stack([column.logsumexp(-1) for column in columns], dim=1).tolist()
+
+
+@contextmanager
+def _out_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                "a batch of sequences did not fit into memory; lower EVALSVC_BATCH_TOKENS, or use a device with more"
+            ) from None
+        raise

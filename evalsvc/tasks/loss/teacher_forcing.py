@@ -1,0 +1,245 @@
+"""Running whole sequences through a model and summing their losses: the part of the loss task that needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.errors import NonFinite
+from evalsvc.metrics.token_loss import TokenLosses, belongs, chunk_rows, token_losses
+from evalsvc.models import Transformer
+from evalsvc.models.loading import nonfinite_cause
+from evalsvc.scoring.packing import token_batches
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.tasks.loss.profile import POSITION_STARTS, Grid
+
+COLUMNS = (
+    "n_text",
+    "n_image",
+    "n_special",
+    "nll_text",
+    "nll_image",
+    "nll_special",
+    "within_text",
+    "within_image",
+    "image_mass",
+)
+"""Per sequence: targets of each type, their summed losses over all ids, over the ids of their own type, and the summed
+probability of image ids where a text token is due. Losses in nats."""
+
+
+SPAN_TOKENS, SPAN_GROUPS = 1 << 18, 1 << 12
+"""Tokens and groups of sequences whose sums by bin are held at a time: at most some 100 MiB."""
+
+
+class ProfileSums:
+    """What a `loss_profile.Profile` is made of, added up over the batches of a shard.
+
+    A bin is a set of places of one type: those of a caption, or those of a row of the image. `moments` has, by group
+    of bins, float64 [bins, 10]: over the independent units (sequences, or groups of them) with targets in a bin, with c
+    the unit's number of targets there, x their summed loss over all ids, w that within their type and s the sequences
+    with such targets, the sums of 1, c, x, cc, cx, xx, w, cw, ww and s. These sums are all that a mean and its error
+    over units need, and those of shards add up where no group is in two shards.
+    """
+
+    def __init__(self, layout: VocabularyLayout, grid: Grid | None, groups: Sequence[int] | None = None) -> None:
+        """`grid`: rows and columns of the codes of every image; None: images as they come, by the place of a code.
+
+        `groups`: the group of each of the shard's sequences, ascending; None: every sequence is independent.
+        """
+        self.layout = layout
+        self.grid = grid
+        self.groups = groups
+        self.moments: dict[str, Tensor] = {}
+        self._unit: dict[int, int] = {}
+        """Place of each group of the current span in `_held`."""
+        self._held: dict[str, Tensor] = {}
+        """Sums of the groups of the current span, by group of bins [groups, bins, 4]."""
+
+    def spans(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield ranges of sequences, cut between groups; the targets of one are all added before the next is asked for.
+
+        `lengths` are the sequences' tokens.
+        """
+        if self.groups is None:
+            yield 0, len(lengths)
+            return
+        start, tokens, self._unit = 0, 0, {}
+        for index, (group, length) in enumerate(zip(self.groups, lengths, strict=True)):
+            if group not in self._unit and (tokens >= SPAN_TOKENS or len(self._unit) >= SPAN_GROUPS):
+                yield start, index
+                self._close()
+                start, tokens = index, 0
+            self._unit.setdefault(group, len(self._unit))
+            tokens += length
+        yield start, len(lengths)
+        self._close()
+
+    def add(
+        self,
+        ids: Tensor,  # [B, T]
+        target_mask: Tensor,  # [B, T - 1] bool
+        losses: TokenLosses,  # of the N targets
+        rows: Sequence[int] = (),
+    ) -> None:
+        """The targets of one batch; `rows` are the indices of its sequences, which groups need."""
+        units = None
+        if self.groups is not None:
+            units = torch.tensor([self._unit[self.groups[row]] for row in rows], device=ids.device)
+        owners = target_mask.nonzero()[:, 0]
+        targets = ids[:, 1:][target_mask]
+        values = torch.stack((torch.ones_like(losses.nll), losses.nll, losses.within), dim=1).double()  # [N, 3]
+        for kind, block in (("text", self.layout.text_ids), ("image", self.layout.image_range)):
+            inside = belongs(ids, block)
+            own = belongs(targets, block)
+            places = (inside.cumsum(1) - 1)[:, 1:][target_mask][own]  # how many of its type come before, [n]
+            if len(places):
+                self._add(kind, len(ids), owners[own], places, values[own], units)
+
+    def to_json(self) -> dict[str, list[list[float]]]:
+        """By group of bins, the ten sums, each with a number a bin."""
+        return {group: moments.T.tolist() for group, moments in self.moments.items()}
+
+    def _add(self, kind: str, batch: int, owners: Tensor, places: Tensor, values: Tensor, units: Tensor | None) -> None:
+        if kind == "image" and self.grid is not None:
+            rows, columns = self.grid
+            cells = _bin_sums(batch, owners, places, values, rows * columns)
+            grid = cells.reshape(batch, rows, columns, 3)
+            for name, sums in (("cell", cells), ("row", grid.sum(2)), ("column", grid.sum(1))):
+                self._add_sequences(f"image_{name}", sums, units)
+        else:
+            starts = torch.tensor(POSITION_STARTS, device=places.device)
+            bins = torch.bucketize(places, starts, right=True) - 1
+            self._add_sequences(f"{kind}_position", _bin_sums(batch, owners, bins, values, len(starts)), units)
+
+    def _add_sequences(
+        self,
+        group: str,
+        sums: Tensor,  # [B, bins, 3]
+        units: Tensor | None,  # [B]
+    ) -> None:
+        sums = torch.cat((sums, (sums[..., :1] > 0).double()), dim=2)
+        if units is None:
+            self._add_up(group, sums)
+            return
+        if group not in self._held:
+            self._held[group] = sums.new_zeros(len(self._unit), *sums.shape[1:])
+        self._held[group].index_add_(0, units, sums)
+
+    def _close(self) -> None:
+        """The groups of the current span are complete."""
+        for group, sums in self._held.items():
+            self._add_up(group, sums)
+        self._held, self._unit = {}, {}
+
+    def _add_up(
+        self,
+        group: str,
+        sums: Tensor,  # [units, bins, 4]
+    ) -> None:
+        c, x, w, s = sums.unbind(2)
+        columns = ((c > 0).double(), c, x, c * c, c * x, x * x, w, c * w, w * w, s)
+        moments = torch.stack([column.sum(0) for column in columns], dim=1)
+        self.moments[group] = self.moments[group] + moments if group in self.moments else moments
+
+
+def _bin_sums(batch: int, owners: Tensor, bins: Tensor, values: Tensor, count: int) -> Tensor:
+    """float64 [B, count, 3]: the values of each sequence's targets, by bin."""
+    sums = values.new_zeros(batch * count, 3).index_add_(0, owners * count + bins, values)
+    return sums.reshape(batch, count, 3)
+
+
+class Work(Protocol):
+    """What of a `Context` this needs."""
+
+    checkpoint: CheckpointRef
+    device: str
+    batch_tokens: int
+    report: Callable[[int], None]
+
+
+def sequence_sums(
+    context: Work,
+    model: Transformer,
+    layout: VocabularyLayout,
+    sequences: Sequence[Sequence[int]],
+    names: Sequence[str],
+    profile: ProfileSums | None = None,
+) -> dict[str, list[float]]:
+    """`COLUMNS`, each with one number a sequence in the given order.
+
+    Every position after the first is a target unless it is the pad. `names` says what messages call each sequence.
+    A sequence without targets costs nothing and has zeros. `profile` gets the same losses, by where they are, and where
+    it has groups of sequences, it says in which order.
+
+    Raises:
+        NonFinite: names the checkpoint, the sequence and the first part of the model that is at fault.
+    """
+    sums = torch.zeros(len(sequences), len(COLUMNS), dtype=torch.float64)
+    done = 0
+    context.report(done)
+    for batch in _batches([len(sequence) for sequence in sequences], context.batch_tokens, profile):
+        ids, lengths = _pad([sequences[index] for index in batch], context.device)
+        target_mask = _target_mask(ids, lengths, layout.pad_id)
+        if bool(target_mask.any()):
+            with torch.inference_mode():
+                losses = _batch_losses(model, layout, ids, target_mask)
+            owners = target_mask.nonzero()[:, 0]
+            targets = ids[:, 1:][target_mask]
+            bad = owners[~losses.nll.isfinite()]
+            if len(bad):
+                row = int(bad[0])
+                raise _not_finite(context, model, ids[row : row + 1, : int(lengths[row])], names[batch[row]])
+            if profile is not None:
+                profile.add(ids, target_mask, losses, batch)
+            columns = _columns(losses, targets, layout)
+            sums[batch] = columns.new_zeros(len(batch), len(COLUMNS)).index_add_(0, owners, columns).cpu()
+        done += len(batch)
+        context.report(done)
+    return {name: column.tolist() for name, column in zip(COLUMNS, sums.unbind(1), strict=True)}
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int, profile: ProfileSums | None) -> Iterator[list[int]]:
+    for start, stop in [(0, len(lengths))] if profile is None else profile.spans(lengths):
+        for batch in token_batches(lengths[start:stop], batch_tokens):
+            yield [start + index for index in batch]
+
+
+def _pad(sequences: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
+    """ids [B, T] int64 and lengths [B]. What follows a sequence is never seen by it, so any id will do there."""
+    lengths = [len(sequence) for sequence in sequences]
+    ids = torch.zeros(len(sequences), max(lengths), dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
+    return ids.to(device), torch.tensor(lengths, device=device)
+
+
+def _target_mask(ids: Tensor, lengths: Tensor, pad_id: int | None) -> Tensor:
+    """bool [B, T - 1]: which of the ids after the first are targets."""
+    real = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
+    return real if pad_id is None else real & (ids[:, 1:] != pad_id)
+
+
+def _batch_losses(model: Transformer, layout: VocabularyLayout, ids: Tensor, target_mask: Tensor) -> TokenLosses:
+    hidden = model.hidden(ids[:, :-1])[target_mask]  # [N, D]: the head sees nothing that is padding
+    chunk = chunk_rows(model.config.vocab_size)
+    return token_losses(hidden, ids[:, 1:][target_mask], model.head, layout.text_ids, layout.image_range, chunk)
+
+
+def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> Tensor:
+    """float64 [N, len(COLUMNS)]: each target's share of its sequence's sums."""
+    text, image = belongs(targets, layout.text_ids), belongs(targets, layout.image_range)
+    types = torch.stack((text, image, ~text & ~image), dim=1)  # [N, 3]
+    nll = torch.where(types, losses.nll[:, None], 0)
+    within = torch.where(types[:, :2], losses.within[:, None], 0)
+    mass = torch.where(text, losses.image_log_mass.double().exp(), 0)
+    return torch.cat((types.double(), nll.double(), within.double(), mass[:, None]), dim=1)
+
+
+def _not_finite(context: Work, model: Transformer, ids: Tensor, name: str) -> NonFinite:
+    cause = nonfinite_cause(model, ids)
+    return NonFinite(f"{context.checkpoint.label}: the loss of {name} is not finite; {cause}")

@@ -1,0 +1,116 @@
+"""What a loss is held against: the held-out loss of a model without context, and the loss of general text, which says
+how simple captions are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from evalsvc.files.arrays import pack_array, unpack_array
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.spec.protocol import MetricValue, Protocol
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ESTIMATOR = "held-out-dirichlet/1"
+"""Of the unigram losses, in their protocol; see `metrics.entropy.unigram_loss`."""
+
+MAX_COUNTS = 1 << 24
+"""Of codes at places, one number for each; what has more gets no unigram loss by place. An image of 32 × 32 codes of
+16,384 has so many."""
+
+FEW_UNSEEN = 0.05
+"""Share of ids that occur in no other sequence, above which the notes say that a unigram loss is far above the entropy:
+of ids that are drawn from Zipf's law, .05 go with .08 nats, .12 with .13, .37 with .55."""
+
+
+class Targets:
+    """The targets of one type, sequence by sequence."""
+
+    def __init__(self, block: range | None) -> None:
+        self.block = block or range(0)
+        self._ids: list[NDArray[Any]] = []
+        """Counted from the first of the block."""
+        self._firsts: list[int] = []
+        """The place of each sequence's first target among its ids of this type."""
+
+    def add(self, ids: Sequence[int]) -> None:
+        """A whole sequence, rows of the table; its first id is no target."""
+        import numpy as np
+
+        rows = np.asarray(ids, dtype=np.int32)
+        inside = (rows >= self.block.start) & (rows < self.block.stop)
+        first = int(inside[:1].sum())
+        self._ids.append(rows[inside][first:] - self.block.start)
+        self._firsts.append(first)
+
+    def pack(self) -> dict[str, Any]:
+        """As they travel from a worker to the merge."""
+        import numpy as np
+
+        ids = np.concatenate(self._ids).astype(np.min_scalar_type(max(len(self.block) - 1, 0)))
+        return {"ids": pack_array(ids), "lengths": [len(part) for part in self._ids], "firsts": self._firsts}
+
+    def add_packed(self, packed: Mapping[str, Any]) -> None:
+        import numpy as np
+
+        ends = np.cumsum(packed["lengths"])[:-1]
+        self._ids += [part.astype(np.int32) for part in np.split(unpack_array(packed["ids"]), ends)]
+        self._firsts += packed["firsts"]
+
+    def unigrams(self, by_place: bool, groups: Sequence[int] | None = None) -> dict[str, Any]:
+        """`unigram` and, where asked for and not too large, `unigram_by_place`, as JSON.
+
+        `groups` has the group of each sequence, by default one of its own. Empty where targets are in fewer than two
+        groups. See `metrics.entropy.UnigramLoss`.
+        """
+        import numpy as np
+
+        from evalsvc.metrics.entropy import unigram_loss
+
+        lengths, size = [len(part) for part in self._ids], len(self.block)
+        ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        found = {"unigram": unigram_loss(ids, owners, size, groups=groups)}
+        if by_place and len(ids):
+            pairs = zip(self._firsts, lengths, strict=True)
+            places = np.concatenate([np.arange(first, first + length, dtype=np.int32) for first, length in pairs])
+            if (int(places.max()) + 1) * (int(ids.max()) + 1) <= MAX_COUNTS:
+                found["unigram_by_place"] = unigram_loss(ids, owners, size, places, groups)
+        return {name: asdict(loss) for name, loss in found.items() if loss is not None}
+
+
+def unigram_metrics(
+    task: str, unigrams: Mapping[str, Mapping[str, Any]], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
+) -> Iterator[MetricValue]:
+    """`<task>/text_unigram`, `<task>/image_unigram_by_place`, …: the losses of `Targets.unigrams` by kind.
+
+    `ids` says how many there are to choose from, by kind.
+    """
+    for kind, found in unigrams.items():
+        content = {**protocols[kind].content, "estimator": ESTIMATOR}
+        for name, loss in found.items():
+            value = loss["loss"], loss["stderr"], loss["sequences"], "nats/token"
+            baseline, groups = math.log(ids[kind]), loss["groups"]
+            yield MetricValue(f"{task}/{kind}_{name}", *value, "none", Protocol(content), baseline, groups=groups)
+
+
+def scarce(unigrams: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Say of which unigram losses the data are too few to come near the entropy, by the metric's name."""
+    return {
+        f"{kind}_{name}": f"{loss['unseen']:.0%} of the ids occur in no other sequence, or group of them: the loss is "
+        "what frequencies learned from these data reach, and the entropy is well below; more data bring both together"
+        for kind, found in unigrams.items()
+        for name, loss in found.items()
+        if loss["unseen"] > FEW_UNSEEN
+    }
+
+
+def gap(general: Ratio, caption: Ratio) -> Ratio:
+    """General text less captions, of two samples that have nothing to do with each other; n is of both together."""
+    known = general.stderr is not None and caption.stderr is not None
+    stderr = math.hypot(general.stderr or 0, caption.stderr or 0) if known else None
+    n, independent = general.n + caption.n, general.independent + caption.independent
+    return Ratio(general.value - caption.value, stderr, n, independent if independent < n else None)

@@ -1,0 +1,53 @@
+"""Images as artifacts: lossless files, and all of them as one grid."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from evalsvc.files.artifacts import Artifact
+from evalsvc.spec.sampling import SamplingParams
+
+GRID_COLUMNS = 8
+
+
+def keep_images(parts: Sequence[Mapping[str, Any]], params: SamplingParams, several: bool) -> list[Artifact]:
+    """The first images as files, and all of them as one grid."""
+    kept = [entry for part in parts for entry in part["kept"]]
+    if not kept:
+        return []
+    prefix = f"guidance-{params.guidance_scale:g}-" if several else ""
+    sampling = params.to_json()
+    samples = [
+        Artifact("sample", f"{prefix}{entry['index']:05d}.png", "image/png", entry["png"], entry["details"] | sampling)
+        for entry in kept
+    ]
+    prompts = [entry["details"]["prompt"] for entry in kept]
+    grid = encode_grid([entry["png"] for entry in kept])
+    details = {"images": len(kept), "columns": GRID_COLUMNS, "prompts": prompts, **sampling}
+    return [Artifact("grid", f"{prefix}grid.png", "image/png", grid, details), *samples]
+
+
+def encode_png(image: Tensor) -> bytes:
+    """A uint8 image [3, H, W] as a lossless file."""
+    stream = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def encode_grid(files: Sequence[bytes]) -> bytes:
+    """Images of one size, row by row, GRID_COLUMNS to a row."""
+    images = [Image.open(io.BytesIO(content)) for content in files]
+    width, height = images[0].size
+    rows = math.ceil(len(images) / GRID_COLUMNS)
+    canvas = Image.new("RGB", (width * min(len(images), GRID_COLUMNS), height * rows), "white")
+    for index, image in enumerate(images):
+        canvas.paste(image, (index % GRID_COLUMNS * width, index // GRID_COLUMNS * height))
+    stream = io.BytesIO()
+    canvas.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,334 @@
+"""From prompts to features: sample, and while the next batch is sampled, decode, extract features and keep the first.
+
+    sample_images → generate_fitting → Finishing → Aftermath, once a batch
+
+On a GPU what follows sampling runs in a thread and on a stream of its own, a batch behind. On a CPU sampling fills the
+cores by itself, and it runs in its turn. Neither moves a number. Where memory runs out in it, fewer images are decoded
+together, then fewer sampled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalsvc.data.images import Fit, fit_pixels
+from evalsvc.decoders import ImageDecoder, pixel_error, to_uint8
+from evalsvc.errors import NonFinite
+from evalsvc.features.digit_classifier import DigitClassifier
+from evalsvc.models.streams import decoding_stream
+from evalsvc.sampling import Prompt, SamplerSpec, Samples
+from evalsvc.sampling.fitting import FittingBatches, generate_fitting
+from evalsvc.sampling.memory import attempt, release
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.tasks.image_features import FeaturePass, FeatureRows
+from evalsvc.tasks.task import Context
+from evalsvc.tasks.text_to_image.artifacts import encode_png
+from evalsvc.tasks.text_to_image.prompts import PromptRecord
+
+if TYPE_CHECKING:
+    from evalsvc.tasks.text_to_image.spec import TextToImage
+
+COMPARED = 8
+"""Images of a shard that are decoded a second time where the decoder is not in float32."""
+
+
+def sample_images(
+    context: Context,
+    task: TextToImage,
+    layout: VocabularyLayout,
+    decoder: ImageDecoder,
+    features: FeaturePass,
+    records: Sequence[PromptRecord],
+    shard: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Sample, decode and look at the images of one shard.
+
+    Returns `features` by key ([n, d] float32, packed), `items` (one an image: its id and a digest of its codes),
+    `kept` (the first images as PNG), `classes` and what it adds to the `protocol`. The shapes that were sampled in go
+    into the context's provenance.
+
+    Raises:
+        NonFinite: the logits are not; names the checkpoint and the prompt.
+        OutOfMemory: not even one image can be sampled, or decoded.
+    """
+    side = task.size or decoder.resolution
+    grid = decoder.grid(side, side)
+    length = grid[0] * grid[1]
+    spec = _spec(task, layout, length, shard["scale"])
+    model = context.model(dtype=task.dtype, rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
+    classifier = None if task.classifier is None else context.classifier(task.classifier)
+    exact = None
+    if task.decoder_dtype != "float32":
+        exact = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
+    stages = Stages(decoder, grid, task.fit(side), features, classifier, exact)
+    aftermath = Aftermath(stages, records, kept=task.keep - shard["start"])
+    prompts = [Prompt(record.id, record.ids) for record in records]
+    device = model.tok_embeddings.weight.device
+    how: dict[str, Any] = {"batches": [], "overlapped": overlaps(device)}
+    context.provenance["sampling"] = how
+    batches = generate_fitting(
+        model,
+        prompts,
+        spec,
+        lambda codes: context.report(codes // length),
+        beside=stages.bytes(task.batch),
+        on_shape=lambda shape: how["batches"].append(shape.to_json()),
+    )
+    try:
+        with Background(device, overlap=how["overlapped"]) as background:
+            finishing = Finishing(aftermath, background, batches, task.batch)
+            for samples in batches:
+                how["path"] = samples.path
+                finishing.start(samples)
+            finishing.wait()
+        how["decoded_at_once"] = finishing.at_once
+        if exact is not None:
+            how["decoder_error"] = aftermath.decoder_error
+    except NonFinite as error:
+        raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
+    return {
+        **aftermath.output(shard["start"]),
+        "classes": None if classifier is None else classifier.classes,
+        "protocol": {
+            "prompts": shard["digest"],
+            "layout": layout.digest,
+            "decoder": decoder.digest,
+            "size": side,
+            **context.rotary(),
+        },
+        "classifier": None if classifier is None else classifier.digest,
+    }
+
+
+def overlaps(device: torch.device) -> bool:
+    """Whether what follows sampling is done while the next batch is sampled."""
+    return device.type == "cuda"
+
+
+def _spec(task: TextToImage, layout: VocabularyLayout, length: int, scale: float) -> SamplerSpec:
+    params = task.params(scale)
+    unconditional = tuple(layout.prompt(None, length).ids) if params.guided else None
+    image_ids = layout.image_ids
+    assert image_ids is not None, "the plan has checked the layout against the decoder"
+    return SamplerSpec(
+        image_ids,
+        length,
+        params,
+        task.batch,
+        unconditional,
+        weights=task.weights,
+        cache_dtype=task.cache_dtype,
+    )
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is done with codes."""
+
+    decoder: ImageDecoder
+    grid: tuple[int, int]
+    fit: Fit
+    """To the size at which images are compared."""
+    features: FeaturePass
+    classifier: DigitClassifier | None
+    exact: ImageDecoder | None = None
+    """The decoder in float32, where `decoder` is not."""
+
+    def pixels(
+        self,
+        codes: Tensor,  # [B, N] int64
+    ) -> Tensor:  # [B, 3, H, W] uint8
+        return to_uint8(self.decoder.decode(codes, self.grid))
+
+    def compared(
+        self,
+        pixels: Tensor,  # [B, 3, H, W] uint8
+    ) -> Tensor:  # [B, 3, size, size] uint8
+        if pixels.shape[2:] == (self.fit.size, self.fit.size):
+            return pixels
+        return torch.from_numpy(np.stack([fit_pixels(image, self.fit) for image in pixels.cpu().numpy()]))
+
+    def labels(
+        self,
+        pixels: Tensor,  # [B, 3, H, W] uint8
+    ) -> list[int | None]:
+        return [None] * len(pixels) if self.classifier is None else list(self.classifier.predict(pixels).tolist())
+
+    def bytes(self, images: int) -> int:
+        """That decoding and features take for a batch, at most."""
+        pixels = images * 3 * self.decoder.downsampling**2 * self.grid[0] * self.grid[1]
+        decoders = [self.decoder] if self.exact is None else [self.decoder, self.exact]
+        # One after the other; the decoder's float32 result and the images made of it are there beside the latter.
+        return max(*(decoder.decode_bytes(self.grid) for decoder in decoders), self.features.bytes()) + 6 * pixels
+
+
+class Aftermath:
+    """What has become of a shard's images so far."""
+
+    def __init__(self, stages: Stages, records: Sequence[PromptRecord], kept: int) -> None:
+        """The first `kept` images of the shard are kept as files."""
+        self._stages, self._records, self._kept_until = stages, records, kept
+        self._rows = FeatureRows()
+        self._items: dict[int, dict[str, Any]] = {}
+        self._kept: dict[int, bytes] = {}
+        self.decoder_error: dict[str, Any] | None = None
+        """How far the pixels of some images are from those of `Stages.exact`."""
+
+    def add(self, samples: Samples, at_once: int) -> None:
+        """Decode a batch and look at it, `at_once` images at a time, without those that an earlier attempt has done."""
+        done = sum(index in self._items for index in samples.indices)
+        for start in range(done, len(samples.indices), at_once):
+            self._add(samples.indices[start : start + at_once], samples.codes[start : start + at_once])
+
+    def _add(
+        self,
+        indices: Sequence[int],
+        codes: Tensor,  # [B, N] int64
+    ) -> None:
+        stages = self._stages
+        if stages.exact is not None and self.decoder_error is None:
+            self.decoder_error = pixel_error(stages.exact, stages.decoder, codes[:COMPARED], stages.grid).to_json()
+        pixels = stages.pixels(codes)
+        features = stages.features(stages.compared(pixels), [self._records[index].text for index in indices])
+        rows = zip(indices, codes.cpu(), stages.labels(pixels), strict=True)
+        items = {index: _item(self._records[index], code, label) for index, code, label in rows}
+        images = zip(indices, pixels.cpu(), strict=True)
+        kept = {index: encode_png(image) for index, image in images if index < self._kept_until}
+        # All of it or nothing: where memory runs out before, these images are done again.
+        self._rows.add(indices, features)
+        self._items |= items
+        self._kept |= kept
+
+    def output(self, start: int) -> dict[str, Any]:
+        """All of it, in the order of the records, the first of which is prompt `start`."""
+        return {
+            "features": self._rows.packed(),
+            "items": [self._items[index] for index in range(len(self._records))],
+            "kept": [
+                {"index": start + index, "png": png, "details": self._details(index)}
+                for index, png in sorted(self._kept.items())
+            ],
+        }
+
+    def _details(self, index: int) -> dict[str, Any]:
+        return {"id": self._records[index].id, "prompt": self._records[index].text}
+
+
+def _item(record: PromptRecord, codes: Tensor, label: int | None) -> dict[str, Any]:
+    digest = hashlib.sha256(codes.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
+    item: dict[str, Any] = {"id": record.id, "codes": digest}
+    return item if label is None else item | {"label": record.label, "read": label, "agrees": label == record.label}
+
+
+class Background:
+    """Work that is done one piece at a time, in order; with `overlap` while the caller goes on with something else."""
+
+    def __init__(self, device: torch.device, *, overlap: bool) -> None:
+        self._executor = _thread() if overlap else None
+        self._stream = decoding_stream(device) if overlap and device.type == "cuda" else None
+        self._pending: Future[None] | None = None
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Do `work`, which ends with its results on the CPU. What was submitted before is waited for, so that one
+        piece at most holds memory; what it raised is raised here."""
+        self.wait()
+        if self._executor is None:
+            work()
+            return
+        # The work holds its inputs until it is done, so their memory is not given to the caller's stream meanwhile.
+        ready = None if self._stream is None else torch.cuda.current_stream(self._stream.device).record_event()
+        self._pending = self._executor.submit(self._run, work, ready)
+
+    def _run(self, work: Callable[[], None], ready: torch.cuda.Event | None) -> None:
+        if self._stream is None or ready is None:
+            work()
+            return
+        # A thread starts on the first device, whichever the stream is of.
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
+            self._stream.wait_event(ready)
+            work()
+
+    def wait(self) -> None:
+        """Return when what was submitted is done. What it raised is raised here, once."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            if self._executor is not None:
+                self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Finishing:
+    """What follows sampling, batch after batch, however little memory there is beside it."""
+
+    def __init__(self, aftermath: Aftermath, background: Background, batches: FittingBatches, at_once: int) -> None:
+        self._aftermath, self._background, self._batches = aftermath, background, batches
+        self.at_once = at_once
+        """Images that are decoded together at most: half as many each time that memory has run out."""
+        self._samples: Samples | None = None
+        """The batch that was started last."""
+
+    def start(self, samples: Samples) -> None:
+        """Begin with a batch, when those before it are done.
+
+        Raises:
+            OutOfMemory: not even one image can be decoded.
+        """
+        self.wait()
+        self._samples = samples
+        self._see_through(self._begin)
+
+    def wait(self) -> None:
+        """Return when all batches are done. Raises as `start`."""
+        self._see_through(self._background.wait)
+
+    def _see_through(self, work: Callable[[], None]) -> None:
+        _, failed = attempt(work)
+        while failed:
+            self._make_room(failed)
+            _, failed = attempt(self._begin_and_wait)
+
+    def _make_room(self, failed: str) -> None:
+        """For the batch that was started last, in this thread: only between two batches is no graph captured, which
+        freeing memory would break."""
+        assert self._samples is not None, "nothing else runs out of memory here"
+        together = min(self.at_once, len(self._samples.indices))
+        if together > 1:
+            self.at_once = together // 2
+            release()
+        else:
+            self._batches.shrink(failed)
+
+    def _begin(self) -> None:
+        assert self._samples is not None, "a batch was started"
+        self._background.submit(partial(self._aftermath.add, self._samples, self.at_once))
+
+    def _begin_and_wait(self) -> None:
+        self._begin()
+        self._background.wait()
+
+
+def _thread() -> ThreadPoolExecutor:
+    # A new thread would work with as many threads of its own as there are cores, and round otherwise.
+    threads = torch.get_num_threads()
+    return ThreadPoolExecutor(1, "aftermath", initializer=torch.set_num_threads, initargs=(threads,))

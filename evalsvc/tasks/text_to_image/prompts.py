@@ -1,0 +1,117 @@
+"""Prompts of the image task: captions, chosen and tokenised once per worker process, file and layout."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from evalsvc.checkpoints.opening import Allow, anywhere
+from evalsvc.checkpoints.reference import Identity, identify
+from evalsvc.data.captions import Selection, read_captions, select_captions
+from evalsvc.data.files import CACHED_FILES, identify_file
+from evalsvc.data.tokens import text_encoder
+from evalsvc.errors import CheckpointGone, InvalidData
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.protocol import canonical_json
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """One image to sample."""
+
+    id: str
+    text: str
+    ids: tuple[int, ...]
+    """What precedes the first image token."""
+    cut: int
+    """Text ids that did not fit."""
+    label: int | None
+    image: str | int | None
+    """The real image that the caption is of."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    path: str
+    records: tuple[PromptRecord, ...]
+    captions: str
+    """Digest of the whole list that they were chosen from."""
+
+    def images(self) -> tuple[str | int, ...]:
+        """The real images that they are of. Raises InvalidData where one names none."""
+        found = tuple(record.image for record in self.records if record.image is not None)
+        if len(found) < len(self.records):
+            missing = next(record for record in self.records if record.image is None)
+            raise InvalidData(f"{self.path}: the caption {missing.id} names no image, which `reference_of` needs")
+        return found
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what the model is given, so of tokenizer, template and cuts too, and of the ids of the noise."""
+        total = hashlib.sha256()
+        for record in self.records:
+            total.update(canonical_json([record.id, record.ids]).encode())
+        return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """Which captions, and how they become what the model is given."""
+
+    captions: str | None
+    """A file; None: images without text."""
+    samples: int | None
+    select: Selection
+    select_seed: int
+    tokenizer: str | None
+    codes: int
+    """Of an image."""
+    layout: VocabularyLayout = field(compare=False)
+    layout_digest: str
+    allow: Allow = anywhere
+    """What may be read of captions and tokenizer."""
+
+
+def read_prompts(spec: PromptSpec) -> Prompts:
+    """The prompts, in the order in which their images are sampled.
+
+    Raises:
+        InvalidData: the captions cannot be read, are too few, or one does not fit the layout; names it.
+    """
+    captions = None if spec.captions is None else identify_file(Path(spec.captions), "caption file")
+    return _read_prompts(spec, captions, None if spec.tokenizer is None else _stamp(Path(spec.tokenizer)))
+
+
+def _stamp(path: Path) -> Identity | None:
+    """None where there is no file: that is an error only if a caption needs the tokenizer."""
+    try:
+        return identify(path)
+    except CheckpointGone:
+        return None
+
+
+@lru_cache(maxsize=CACHED_FILES)
+def _read_prompts(spec: PromptSpec, captions: Identity | None, tokenizer: Identity | None) -> Prompts:
+    # The identities are there to make the cache forget files that were written anew.
+    if spec.captions is None:
+        return _unconditional(spec)
+    data = read_captions(spec.captions, spec.allow)
+    encode = text_encoder(data.path, spec.tokenizer, None, spec.allow)
+    records = []
+    for caption in select_captions(data, spec.select, spec.samples, spec.select_seed):
+        try:
+            prompt = spec.layout.prompt(encode(caption.text), spec.codes)
+        except InvalidData as error:
+            raise InvalidData(f"{data.path}, {caption.where} {error.message}") from None
+        records.append(
+            PromptRecord(caption.id, caption.text, tuple(prompt.ids), prompt.cut, caption.label, caption.image)
+        )
+    return Prompts(data.path, tuple(records), data.digest)
+
+
+def _unconditional(spec: PromptSpec) -> Prompts:
+    ids = tuple(spec.layout.prompt(None, spec.codes).ids)
+    records = tuple(PromptRecord(str(index), "", ids, 0, None, None) for index in range(spec.samples or 0))
+    return Prompts("unconditional", records, "")

@@ -1,0 +1,408 @@
+"""From a posted address to a file here: complete and the posted one, or an error that says which of the many."""
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+from object_store import ObjectStore, object_store
+
+from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.reference import CheckpointRef, Virtual, hash_files, identify
+from evalsvc.checkpoints.remote import fetch as fetch_module
+from evalsvc.checkpoints.remote import objects, source
+from evalsvc.checkpoints.remote.fetch import fetch_posted, fetched, identify_remote, locate_checkpoint, name_of
+from evalsvc.checkpoints.remote.objects import forget_connections
+from evalsvc.checkpoints.remote.source import Listing, RemoteFile
+from evalsvc.config import Settings
+from evalsvc.errors import (
+    CacheFull,
+    Cancelled,
+    CheckpointChanged,
+    CheckpointGone,
+    CheckpointNotAllowed,
+    CheckpointNotFound,
+    MissingPackage,
+    NotACheckpoint,
+    ShardedCheckpoint,
+    SourceUnreachable,
+)
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with object_store() as found:
+        yield found
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=str(tmp_path), schemes="file,s3,memory", cache_bytes=10 << 20)
+
+
+def nothing(_done: int) -> None:
+    pass
+
+
+def reference(uri: str, settings: Settings, **fields: object) -> CheckpointRef:
+    return CheckpointRef(uri, identify_remote(uri, settings), label="run 'a' step 1", **fields)  # type: ignore[arg-type]
+
+
+def refused(references: list[CheckpointRef], settings: Settings, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words), fetched(references, settings, nothing):
+        pass
+
+
+def test_an_object_comes_here_once(store: ObjectStore, settings: Settings) -> None:
+    uri = store.put("run/epoch_1.pt", CONTENT)
+    posted = reference(uri, settings, sha256=hashlib.sha256(CONTENT).hexdigest())
+    with fetched([posted], settings, nothing) as (here,):
+        assert Path(here.path).read_bytes() == CONTENT
+        assert Path(here.path).name == "epoch_1.pt"
+        assert here.identity == identify(Path(here.path))
+        assert here.source == uri
+    store.delete("run/epoch_1.pt")
+    with fetched([posted], settings, nothing) as (again,):
+        assert again == here, "what is here is what was posted, whatever became of it there"
+
+
+def test_the_identity_is_that_of_the_content(store: ObjectStore, settings: Settings) -> None:
+    uri = store.put("identity.pt", b"one")
+    first = identify_remote(uri, settings)
+    assert (first.size, first.mtime_ns, bool(first.etag)) == (3, 0, True)
+    assert identify_remote(uri, settings) == first
+    store.put("identity.pt", b"two")
+    assert identify_remote(uri, settings) != first
+
+
+def test_a_folder_brings_its_weights_and_what_describes_them(store: ObjectStore, settings: Settings) -> None:
+    names = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for name in (*names, "model.safetensors.index.json", "pytorch_model.bin", "README.md", "sub/other.bin"):
+        uri = store.put(f"hf/{name}", name.encode()).removesuffix(f"/{name}")
+    with fetched([reference(uri, settings)], settings, nothing) as (here,):
+        found = {path.name: path.read_text() for path in Path(here.path).iterdir()}
+        assert here.identity == identify(Path(here.path))
+    assert found == {name: name for name in (*names, "model.safetensors.index.json")}
+    before = identify_remote(uri, settings)
+    store.put("hf/model-00002-of-00002.safetensors", b"x" * len(names[2]))
+    assert identify_remote(uri, settings) != before, "of the same size, and another"
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "words"),
+    [
+        (["epoch_1.pt", "epoch_2.pt"], NotACheckpoint, "it holds epoch_1.pt, epoch_2.pt: post one of them"),
+        (["notes.txt"], NotACheckpoint, "it holds no weights"),
+        ([".metadata", "__0_0.distcp"], ShardedCheckpoint, "dcp_to_torch"),
+    ],
+)
+def test_folders_without_weights(
+    store: ObjectStore, settings: Settings, names: list[str], error: type[Exception], words: str
+) -> None:
+    for name in names:
+        uri = store.put(f"no-{len(words)}/{name}", b"x").rpartition("/")[0]
+    with pytest.raises(error, match=words):
+        identify_remote(uri, settings)
+
+
+def test_nothing_there(store: ObjectStore, settings: Settings) -> None:
+    for uri in (f"s3://{store.bucket}/none.pt", "s3://no-such-bucket/x.pt", "memory://none/x.pt"):
+        with pytest.raises(CheckpointNotFound, match=rf"{uri}: nothing is there; post it when it is complete"):
+            identify_remote(uri, settings)
+
+
+def test_replaced_before_it_was_fetched(store: ObjectStore, settings: Settings) -> None:
+    uri = store.put("replaced.pt", b"one")
+    posted = reference(uri, settings)
+    store.put("replaced.pt", b"two")
+    refused(
+        [posted], settings, CheckpointChanged, r"run 'a' step 1: s3://.* has 3 bytes and etag \w+, was posted with 3"
+    )
+
+
+def test_deleted_before_it_was_fetched(store: ObjectStore, settings: Settings) -> None:
+    uri = store.put("deleted.pt", b"one")
+    posted = reference(uri, settings)
+    store.delete("deleted.pt")
+    refused([posted], settings, CheckpointGone, r"run 'a' step 1: s3://.* was deleted before it .*spool=copy")
+
+
+def test_the_digest_of_the_client_is_checked(store: ObjectStore, settings: Settings) -> None:
+    uri = store.put("digest.pt", b"one")
+    posted = reference(uri, settings, sha256="0" * 64)
+    refused([posted], settings, CheckpointChanged, "has sha256 .*, expected 000")
+    assert not list(settings.cache_path.glob("*/digest.pt"))
+
+
+def test_a_copy_here_that_is_not_what_it_was_is_fetched_anew(store: ObjectStore, settings: Settings) -> None:
+    posted = reference(store.put("rotten.pt", b"one"), settings)
+
+    def find_out(path: Path) -> None:
+        path.write_bytes(b"bad")
+        raise CheckpointChanged("as the runner finds by its digest")
+
+    with pytest.raises(CheckpointChanged), fetched([posted], settings, nothing) as (here,):
+        find_out(Path(here.path))
+    with fetched([posted], settings, nothing) as (here,):
+        assert Path(here.path).read_bytes() == b"one"
+
+
+def test_a_wrong_key_is_no_way_in(store: ObjectStore, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = store.put("private.pt", b"x")
+
+    async def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError("AccessDenied for AKIASECRET")
+
+    monkeypatch.setattr("s3fs.S3FileSystem._info", refuse)
+    forget_connections()
+    with pytest.raises(
+        CheckpointNotAllowed, match=r"its store refuses access; give the service .*AWS_ACCESS"
+    ) as caught:
+        identify_remote(uri, settings)
+    assert "AKIASECRET" not in caught.value.message
+    forget_connections()
+
+
+def test_no_credentials_at_all(
+    store: ObjectStore, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    uri = store.put("private.pt", b"x")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    forget_connections()
+    with pytest.raises(CheckpointNotAllowed, match="its store refuses access; give the service and its workers AWS_"):
+        identify_remote(uri, settings)
+    forget_connections()
+
+
+def test_a_store_that_is_down(settings: Settings, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    forget_connections()
+    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
+    with pytest.raises(SourceUnreachable, match=r"its store cannot be read \(EndpointConnectionError\)") as caught:
+        identify_remote("s3://bucket-x/x.pt", settings)
+    assert caught.value.code == "source_unreachable"
+    forget_connections()
+
+
+def test_a_store_that_says_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request waits for the answer, so it must not wait for ever."""
+    monkeypatch.setattr(objects, "METADATA_SECONDS", 0.1)
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", lambda *_: time.sleep(1))
+    with pytest.raises(SourceUnreachable, match=r"did not answer within 0\.1 s"):
+        identify_remote("memory://x/y.pt", settings)
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("hf", "huggingface_hub")])
+def test_a_package_that_is_not_installed(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError(package)
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    with pytest.raises(MissingPackage, match=rf"need the package {package}; run: pip install 'evalsvc\[{scheme}\]'"):
+        identify_remote(f"{scheme}://place/a/x.pt", Settings(schemes=scheme))
+
+
+# a source that breaks in every way
+
+
+class Flaky:
+    """A file that comes in small blocks, and may break off, grow, shrink or change meanwhile."""
+
+    def __init__(self, content: bytes, break_at: int | None = None, longer: int = 0) -> None:
+        self.content, self.break_at, self.longer = content, break_at, longer
+        self.etag = "1"
+        self.offsets: list[int] = []
+
+    def list(self) -> Listing:
+        return Listing([RemoteFile("x.pt", len(self.content), "x.pt", self.etag)], is_folder=False)
+
+    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        self.offsets.append(offset)
+        for begin in range(offset, len(self.content) + self.longer, 100):
+            if self.break_at is not None and begin >= self.break_at:
+                raise SourceUnreachable("it broke off")
+            yield (self.content + b"x" * self.longer)[begin : begin + 100]
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Flaky:
+    found = Flaky(CONTENT[:1000])
+    monkeypatch.setattr(fetch_module, "source_of", lambda *_: found)
+    return found
+
+
+POSTED = "memory://place/x.pt"
+
+
+def test_a_fetch_goes_on_where_it_broke_off(flaky: Flaky, settings: Settings) -> None:
+    posted = reference(POSTED, settings)
+    flaky.break_at = 500
+    refused([posted], settings, SourceUnreachable, "broke off")
+    assert not list(settings.cache_path.glob("*/x.pt.*")), "half a checkpoint is not shown"
+    flaky.break_at = None
+    with fetched([posted], settings, nothing) as (here,):
+        assert Path(here.path).read_bytes() == flaky.content
+    assert flaky.offsets == [0, 500]
+
+
+def test_a_file_that_grows_while_it_is_fetched(flaky: Flaky, settings: Settings) -> None:
+    posted = reference(POSTED, settings)
+    flaky.longer = 300
+    refused([posted], settings, CheckpointChanged, r"is longer than .* \(1,000 bytes\)")
+
+
+def test_a_file_that_ends_early(flaky: Flaky, settings: Settings) -> None:
+    posted = reference(POSTED, settings)
+    flaky.read = lambda file, offset: iter([b"x" * 400])  # type: ignore[method-assign]
+    refused([posted], settings, SourceUnreachable, "ended after 400 of 1,000 bytes")
+
+
+def test_a_file_that_is_replaced_while_it_is_fetched(flaky: Flaky, settings: Settings) -> None:
+    posted = reference(POSTED, settings)
+
+    def replace_it(_done: int) -> None:
+        flaky.etag = "2"
+
+    with (
+        pytest.raises(CheckpointChanged, match="replaced while it was fetched"),
+        fetched([posted], settings, replace_it),
+    ):
+        pass
+    assert list(settings.cache_path.glob("*.partial")) == []
+
+
+def test_cancelling_stops_a_fetch(flaky: Flaky, settings: Settings) -> None:
+    posted, reports = reference(POSTED, settings), []
+
+    def cancel(done: int) -> None:
+        reports.append(done)
+        if len(reports) == 3:
+            raise Cancelled("the evaluation was cancelled")
+
+    with pytest.raises(Cancelled), fetched([posted], settings, cancel):
+        pass
+    assert len(reports) == 3
+
+
+def test_a_full_disk(flaky: Flaky, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    posted = reference(POSTED, settings)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CacheFull, match=r"cannot be written to .* \(no space left on device\)"):
+        fetch_posted(posted, settings.cache_path / "x.pt", settings, nothing)
+
+
+# several at once
+
+
+def test_what_is_needed_together_must_fit_together(settings: Settings) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in "ab":
+        memory.pipe(f"/fit/{name}.pt", b"x" * 600)
+    both = [reference(f"memory://fit/{name}.pt", settings) for name in "ab"]
+    small = replace(settings, cache_bytes=1000)
+    with (
+        pytest.raises(CacheFull, match="2 checkpoints that are needed together: 1,200 bytes"),
+        fetched(both, small, nothing),
+    ):
+        pass
+    tiny = replace(settings, cache_bytes=100)
+    refused(both[:1], tiny, CacheFull, "run 'a' step 1: 600 bytes .* EVALSVC_CACHE_BYTES is 100")
+    for one in both:
+        with fetched([one], small, nothing) as (here,):
+            assert Path(here.path).stat().st_size == 600
+    assert len(list(small.cache_path.glob("*/*.pt"))) == 1, "the second took the first one's place"
+
+
+def test_two_that_hold_what_the_other_waits_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard needs a checkpoint and its base: to take one and wait for room for the other would be for ever."""
+    monkeypatch.setattr(fetch_module, "ROOM_POLL", 0.01)
+    memory = fsspec.filesystem("memory")
+    for name in "abcd":
+        memory.pipe(f"/pairs/{name}.pt", b"x" * 400)
+    refs = [reference(f"memory://pairs/{name}.pt", settings) for name in "abcd"]
+    small = replace(settings, cache_bytes=1000)
+    done = []
+
+    def use(pair: list[CheckpointRef]) -> None:
+        for _ in range(5):
+            with fetched(pair, small, nothing) as here:
+                done.append(all(Path(one.path).stat().st_size == 400 for one in here))
+
+    threads = [threading.Thread(target=use, args=(pair,)) for pair in (refs[:2], refs[2:])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert done == [True] * 10
+
+
+def test_parents_of_a_virtual_checkpoint_come_too(settings: Settings, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/virtual/a.pt", b"a")
+    (tmp_path / "b.pt").write_bytes(b"b")
+    parents = {"r@1": reference("memory://virtual/a.pt", settings), "r@2": CheckpointRef(str(tmp_path / "b.pt"))}
+    virtual = CheckpointRef("avg(r@1, r@2)", virtual=Virtual(parse_expression("avg(r@1, r@2)"), parents))
+    with fetched([virtual], settings, nothing) as (here,):
+        assert here.virtual is not None
+        assert [Path(parent.path).read_bytes() for parent in here.virtual.parents.values()] == [b"a", b"b"]
+        assert here.path == virtual.path
+
+
+def test_what_lies_here_is_left_alone(settings: Settings, tmp_path: Path) -> None:
+    local = CheckpointRef(str(tmp_path / "x.pt"))
+    with fetched([local], settings, nothing) as here:
+        assert here == [local]
+    assert not settings.cache_path.exists()
+
+
+def test_locate(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(settings, data_dir=str(tmp_path / "data"))
+    (tmp_path / "x.pt").write_bytes(b"abc")
+    assert locate_checkpoint(str(tmp_path / "x.pt"), settings)[0] == str(tmp_path / "x.pt")
+    with pytest.raises(CheckpointNotAllowed, match="a file of this machine, which EVALSVC_SCHEMES does not allow"):
+        locate_checkpoint(str(tmp_path / "x.pt"), replace(settings, schemes="s3"))
+    fsspec.filesystem("memory").pipe("/locate/x.pt", b"abc")
+    path, identity = locate_checkpoint("MEMORY://locate/x.pt", settings)
+    assert (path, identity.size) == ("memory://locate/x.pt", 3)
+
+
+def test_names() -> None:
+    assert name_of("hf://owner/repo/sub/x.pt@main") == "x.pt"
+    assert name_of("s3://bucket/run/") == "run"
+
+
+def test_the_digest_is_that_of_a_copy_made_by_hand(store: ObjectStore, settings: Settings, tmp_path: Path) -> None:
+    """Of a folder too: a checkpoint does not change its identity by where it is read from."""
+    for name in ("model.safetensors", "config.json"):
+        uri = store.put(f"same/{name}", name.encode()).rpartition("/")[0]
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes(name.encode())
+    with fetched([reference(uri, settings)], settings, nothing) as (here,):
+        assert hash_files(Path(here.path)) == hash_files(tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy")
+
+
+def test_blocks_are_small_enough_to_stop_between(settings: Settings) -> None:
+    fsspec.filesystem("memory").pipe("/blocks/x.pt", b"x" * (2 * source.BLOCK + 1))
+    seen: list[int] = []
+    with fetched(
+        [reference("memory://blocks/x.pt", replace(settings, cache_bytes=1 << 30))],
+        replace(settings, cache_bytes=1 << 30),
+        seen.append,
+    ):
+        pass
+    assert len(seen) >= 3

@@ -1,0 +1,348 @@
+"""What is opened is what was checked: no link that is swapped in, and no name beside a checkpoint, leads out."""
+
+import json
+import os
+import resource
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.checkpoints import opening
+from evalsvc.checkpoints.opening import Allow, anywhere, opened, opened_weights
+from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, files_of, hash_files, locate
+from evalsvc.errors import CheckpointChanged, CheckpointGone, CheckpointNotAllowed, InvalidData, NotACheckpoint
+from evalsvc.spec.model_config import config_beside
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "allowed" / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "epoch_1.pt").write_bytes(b"weights")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "epoch_1.pt").write_bytes(b"secrets")
+    (tmp_path / "secret" / "model.json").write_text(json.dumps({"hidden_dim": 7777}))
+    return tmp_path / "allowed"
+
+
+def posted(path: Path, *roots: Path) -> CheckpointRef:
+    return CheckpointRef(str(path), roots=roots or (Path("/"),), label="run 'a' step 1")
+
+
+def refused(path: Path, root: Path, *words: str, error: type[Exception] = CheckpointNotAllowed) -> None:
+    with pytest.raises(error) as caught, opened(posted(path, root)):
+        pass
+    for word in ("run 'a' step 1", *words):
+        assert word in str(caught.value)
+
+
+def test_a_file_and_a_folder(root: Path) -> None:
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    (root / "hf" / "sub").mkdir(parents=True)
+    for name in ("model.safetensors", "sub/x.json"):
+        (root / "hf" / name).write_text(name)
+    for path in (file, root / "hf"):
+        with opened(posted(path, root)) as pinned:
+            assert hash_files(Path(pinned.path)) == hash_files(path)
+            assert Path(pinned.path) != path
+        assert not Path(pinned.path).exists(), "nothing is left behind"
+
+
+def test_a_link_that_was_swapped_in_after_submission(root: Path, tmp_path: Path) -> None:
+    """Checked when it was posted, replaced by a link out of the root before a worker opens it."""
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    located = locate(str(file), [root])
+    file.unlink()
+    file.symlink_to(tmp_path / "secret" / "epoch_1.pt")
+    refused(located, root, f"lies, or leads by a link, outside the allowed folders ({root})")
+
+
+def test_a_folder_on_the_way_that_was_swapped(root: Path, tmp_path: Path) -> None:
+    (root / "run" / "checkpoints").rename(root / "moved")
+    (root / "run" / "checkpoints").symlink_to(tmp_path / "secret")
+    refused(root / "run" / "checkpoints" / "epoch_1.pt", root, "lies, or leads by a link, outside")
+
+
+def test_a_swap_between_two_reads_changes_nothing(root: Path, tmp_path: Path) -> None:
+    """Hashing reads one file and loading another, if each goes by the name."""
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    before = hash_files(file)
+    with opened(posted(file, root)) as pinned:
+        file.parent.rename(root / "kept")
+        file.parent.symlink_to(tmp_path / "secret")
+        assert hash_files(Path(pinned.path)) == before
+        assert Path(pinned.path).read_bytes() == b"weights"
+
+
+def test_swapping_as_fast_as_one_can(root: Path, tmp_path: Path) -> None:
+    """Whatever the moment, what is read is the allowed file, or nothing."""
+    folder, stop = root / "run" / "checkpoints", threading.Event()
+    (root / "run" / "real").mkdir()
+    (root / "run" / "real" / "epoch_1.pt").write_bytes(b"weights")
+    (folder / "epoch_1.pt").unlink()
+    folder.rmdir()
+    folder.symlink_to("real")
+
+    def swap() -> None:
+        for turn in range(10**9):
+            if stop.is_set():
+                return
+            fresh = root / "run" / "fresh"
+            fresh.symlink_to(tmp_path / "secret" if turn % 2 else "real")
+            fresh.rename(folder)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    seen = {"read": 0, "refused": 0}
+    try:
+        # On a machine with other work the two threads may seldom meet.
+        ends = time.monotonic() + 30
+        while sum(seen.values()) < 300 or (min(seen.values()) == 0 and time.monotonic() < ends):
+            try:
+                with opened(posted(folder / "epoch_1.pt", root)) as pinned:
+                    assert Path(pinned.path).read_bytes() == b"weights"
+                    seen["read"] += 1
+            except (CheckpointNotAllowed, CheckpointGone):
+                seen["refused"] += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert min(seen.values()) > 0, seen
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "sub/config.json", "model-00001-of-00002.safetensors"])
+def test_a_link_inside_a_folder_that_leads_out(root: Path, tmp_path: Path, name: str) -> None:
+    (root / "hf" / "sub").mkdir(parents=True)
+    (root / "hf" / "config.json").write_text("{}")
+    (root / "hf" / name).symlink_to(tmp_path / "secret" / "epoch_1.pt")
+    refused(root / "hf", root, f"{root}/hf/{name}: lies, or leads by a link, outside the allowed folders")
+    with pytest.raises(CheckpointNotAllowed, match="outside the allowed folders"):
+        locate(str(root / "hf"), [root])
+
+
+def test_links_inside_a_folder_that_stay(root: Path) -> None:
+    """The hub's own cache is made of them."""
+    (root / "blobs").mkdir()
+    (root / "blobs" / "abc").write_text("{}")
+    (root / "hf").mkdir()
+    (root / "hf" / "model.safetensors").symlink_to("../blobs/abc")
+    locate(str(root / "hf"), [root])
+    with opened(posted(root / "hf", root)) as pinned:
+        assert (Path(pinned.path) / "model.safetensors").read_text() == "{}"
+
+
+@pytest.mark.parametrize("where", ["run/checkpoints/model.json", "run/model.json"])
+def test_a_stray_json_that_leads_out_is_not_there(root: Path, tmp_path: Path, where: str) -> None:
+    """Not read, since its fields would show what lies outside; nor in the way of whoever posts from there."""
+    (root / where).symlink_to(tmp_path / "secret" / "model.json")
+    with opened(posted(root / "run" / "checkpoints" / "epoch_1.pt", root)) as pinned:
+        assert config_beside(Path(pinned.path)) is None
+
+
+@pytest.mark.parametrize("where", ["run/checkpoints/config.json", "run/checkpoints/params.txt", "run/params.txt"])
+def test_a_configuration_beside_the_checkpoint_that_leads_out(root: Path, tmp_path: Path, where: str) -> None:
+    """Its fields, or the words of a parser's complaint, would show what lies outside."""
+    (root / where).symlink_to(tmp_path / "secret" / "model.json")
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    refused(file, root, f"{root}/{where}: lies, or leads by a link, outside the allowed folders")
+    with opened(posted(file, tmp_path)):
+        pass
+
+
+def test_a_configuration_beside_and_above_is_found(root: Path, open_lm_case: Path) -> None:
+    for file in (*open_lm_case.glob("checkpoints/epoch_1.pt"), open_lm_case):
+        with opened(posted(file)) as pinned:
+            assert config_beside(Path(pinned.path)) == config_beside(file)
+            assert config_beside(file) is not None or file == open_lm_case
+
+
+def test_an_index_and_what_it_names(root: Path) -> None:
+    """Posted by its index, a checkpoint is read from the files beside it."""
+    folder = root / "run"
+    (folder / "any.json").write_text(' {"weight_map": {"a": "part.bin"}}')
+    (folder / "part.bin").write_bytes(b"part")
+    with opened(posted(folder / "any.json", root)) as pinned:
+        assert Path(pinned.path).with_name("part.bin").read_bytes() == b"part"
+
+
+def test_without_the_kernels_word_the_path_is_asked(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "OPEN_FILES", tmp_path / "none")
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    with opened(posted(file, root)) as same:
+        assert same.path == str(file)
+    with pytest.raises(CheckpointNotAllowed, match="outside the allowed folders"), opened(posted(file, root / "other")):
+        pass
+
+
+def test_messages_name_what_was_posted(root: Path) -> None:
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    words = rf"^{file} is empty, {root}/run/x\.json too"
+    with pytest.raises(NotACheckpoint, match=words), opened(posted(file)) as pinned:
+        complain(Path(pinned.path))
+    fetched = CheckpointRef(str(file), source="s3://bucket/epoch_1.pt")
+    with pytest.raises(NotACheckpoint, match=r"^s3://bucket/epoch_1\.pt is empty"), opened(fetched) as pinned:
+        complain(Path(pinned.path))
+
+
+def complain(path: Path) -> None:
+    raise NotACheckpoint(f"{path} is empty, {path.parent.parent / 'x.json'} too")
+
+
+@pytest.mark.parametrize("same_times", [False, True])
+def test_a_file_that_is_written_to_while_it_is_read(root: Path, same_times: bool) -> None:
+    """Also by somebody who sets the time of modification back: that of the inode tells."""
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    before = file.stat()
+    with pytest.raises(CheckpointChanged, match="was written to while it was read"), opened(posted(file, root)):
+        overwrite(file, before if same_times else None)
+
+
+def overwrite(file: Path, times: os.stat_result | None) -> None:
+    file.write_bytes(b"WEIGHTS")
+    if times is not None:
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_training_loop_may_delete_what_is_being_read(root: Path) -> None:
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    with opened(posted(file, root)) as pinned:
+        file.unlink()
+        assert Path(pinned.path).read_bytes() == b"weights"
+
+
+def test_gone_before_it_was_opened(root: Path) -> None:
+    refused(root / "none.pt", root, "none.pt went away while it was opened", error=CheckpointGone)
+
+
+# what only looks like a file
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def bound_socket(path: Path) -> None:
+    found = socket.socket(socket.AF_UNIX)
+    here = Path.cwd()
+    os.chdir(path.parent)  # its name must be short
+    found.bind(path.name)
+    os.chdir(here)
+    found.close()
+
+
+SPECIAL: dict[str, Any] = {
+    "pipe": pipe,
+    "socket": bound_socket,
+    "zeros": lambda path: path.symlink_to("/dev/zero"),
+    "terminal": lambda path: path.symlink_to("/dev/tty"),
+    "memory": lambda path: path.symlink_to("/proc/self/mem"),
+    "environment": lambda path: path.symlink_to("/proc/self/environ"),
+    "kernel": lambda path: path.symlink_to("/sys/kernel/notes"),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_file_on_a_disk(tmp_path: Path, kind: str) -> None:
+    """Reading a pipe waits for ever, a device has no end, and /proc shows the service's own secrets."""
+    path = tmp_path / "epoch_1.pt"
+    SPECIAL[kind](path)
+    words = "is not a regular file or folder on a disk"
+    with pytest.raises(CheckpointNotAllowed, match=words):
+        locate(str(path), [Path("/")])
+    refused(path, Path("/"), words)
+
+
+def test_a_pipe_beside_a_checkpoint_is_passed_over(root: Path) -> None:
+    os.mkfifo(root / "run" / "checkpoints" / "params.txt")
+    with opened(posted(root / "run" / "checkpoints" / "epoch_1.pt", root)):
+        pass
+
+
+def test_a_folder_of_very_many_files(tmp_path: Path) -> None:
+    """Found out at the first that is too many, however many follow."""
+    for number in range(MAX_FILES + 50):
+        (tmp_path / f"{number}.pt").touch()
+    with pytest.raises(NotACheckpoint, match="holds more than 1,000 files, which no checkpoint does; post one of them"):
+        locate(str(tmp_path), [Path("/")])
+    refused(tmp_path, Path("/"), "holds more than 1,000 files", error=NotACheckpoint)
+    assert len(files_of(tmp_path)) == MAX_FILES + 50, "data folders are another matter"
+
+
+def test_more_files_than_a_process_may_have_open(tmp_path: Path) -> None:
+    for number in range(900):
+        (tmp_path / f"{number}.bin").touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with opened(posted(tmp_path)) as pinned:
+            assert len(files_of(Path(pinned.path))) == 900
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# other networks' weights
+
+
+def only(root: Path) -> Allow:
+    def allow(real: Path, shown: str) -> None:
+        if not real.is_relative_to(root):
+            raise InvalidData(f"{shown} leads out")
+
+    return allow
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "sub/tokenizer.json"])
+def test_a_link_inside_a_networks_folder_that_leads_out(root: Path, tmp_path: Path, name: str) -> None:
+    (root / "clip" / "sub").mkdir(parents=True)
+    (root / "clip" / name).symlink_to(tmp_path / "secret" / "model.json")
+    words = f"^{root}/clip/{name} leads out$"
+    with pytest.raises(InvalidData, match=words), opened_weights(root / "clip", only(root)):
+        pass
+    with opened_weights(root / "clip", anywhere) as pinned:
+        assert json.loads((pinned / name).read_text()) == {"hidden_dim": 7777}
+
+
+def test_a_networks_folder_that_is_swapped_between_two_reads(root: Path, tmp_path: Path) -> None:
+    """Its configuration and its weights are read one after the other."""
+    folder = root / "run" / "checkpoints"
+    with opened_weights(folder, only(root)) as pinned:
+        folder.rename(root / "kept")
+        folder.symlink_to(tmp_path / "secret")
+        assert [file.name for file in pinned.iterdir()] == ["epoch_1.pt"]
+        assert (pinned / "epoch_1.pt").read_bytes() == b"weights"
+    with pytest.raises(InvalidData, match="leads out"), opened_weights(folder, only(root)):
+        pass
+
+
+def test_what_lies_beside_a_networks_file(root: Path, tmp_path: Path) -> None:
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    for name in ("config.yaml", "other.yaml"):
+        file.with_name(name).write_text(name)
+    with opened_weights(file, only(root), ("config.yaml", "missing.yaml")) as pinned:
+        assert sorted(found.name for found in pinned.parent.iterdir()) == ["config.yaml", "epoch_1.pt"]
+    file.with_name("config.yaml").unlink()
+    file.with_name("config.yaml").symlink_to(tmp_path / "secret" / "model.json")
+    words = r"config\.yaml leads out"
+    with pytest.raises(InvalidData, match=words), opened_weights(file, only(root), ("config.yaml",)):
+        pass
+
+
+def test_messages_name_the_networks_file(root: Path) -> None:
+    file = root / "run" / "checkpoints" / "epoch_1.pt"
+    with pytest.raises(NotACheckpoint, match=rf"^{file} is empty"), opened_weights(file, anywhere) as pinned:
+        complain(pinned)
+
+
+def test_a_networks_file_that_is_missing_or_none(root: Path) -> None:
+    words = r"none\.pt cannot be read: no such file or directory; check the path"
+    with pytest.raises(InvalidData, match=words), opened_weights(root / "none.pt", anywhere):
+        pass
+    os.mkfifo(root / "pipe.pt")
+    with opened_weights(root / "pipe.pt", anywhere) as pinned:
+        assert not pinned.exists(), "nothing waits for somebody who writes"

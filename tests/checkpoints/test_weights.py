@@ -1,0 +1,365 @@
+"""Every format that holds an open_lm model, and every file that looks like one and is not."""
+
+import hashlib
+import json
+import pickle
+import shutil
+import struct
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evalsvc.checkpoints.weights import LEGACY_TORCH_MAGIC, read_weights, tensor_digest
+from evalsvc.errors import (
+    CheckpointError,
+    CheckpointMismatch,
+    CheckpointNotFound,
+    NotACheckpoint,
+    ShardedCheckpoint,
+    UnsafeCheckpoint,
+)
+
+
+@pytest.fixture
+def epoch_file(open_lm_case: Path) -> Path:
+    return open_lm_case / "checkpoints" / "epoch_1.pt"
+
+
+@pytest.fixture
+def tensors() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    names = ("tok_embeddings.weight", "layers.0.attention.in_proj.weight", "norm.weight", "output.weight")
+    return {name: torch.randn(4, 6, generator=generator) for name in names}
+
+
+def same(got: dict[str, Tensor], want: dict[str, Tensor]) -> bool:
+    return got.keys() == want.keys() and all(torch.equal(got[key], want[key]) for key in want)
+
+
+def halves(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    items = list(tensors.items())
+    return dict(items[:2]), dict(items[2:])
+
+
+# formats
+
+
+def test_epoch_file_of_open_lm(epoch_file: Path) -> None:
+    weights = read_weights(epoch_file)
+    assert (weights.format, weights.step, weights.epoch) == ("open_lm epoch", 2, 1)
+    assert weights.metadata["name"] == "14_all_defaults_ema_optimizer_t2i_vocab"
+    assert weights.tensors["tok_embeddings.weight"].shape == (112, 16)
+
+
+def test_averager_file_of_open_lm(epoch_file: Path) -> None:
+    weights = read_weights(epoch_file.with_name("ema_0.9_1_1.pt"))
+    assert (weights.format, weights.step, weights.epoch) == ("open_lm average", None, None)
+    assert weights.metadata["method"] == "ema"
+    assert weights.tensors.keys() == read_weights(epoch_file).tensors.keys()
+
+
+def test_lightning_checkpoint(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """It has an epoch like open_lm's files, and an optimizer that must not be kept."""
+    content = {"epoch": 2, "global_step": 5000, "pytorch-lightning_version": "1.5.10", "state_dict": tensors}
+    torch.save(content | {"optimizer_states": [{"state": tensors}]}, tmp_path / "step=5000-model.ckpt")
+    weights = read_weights(tmp_path / "step=5000-model.ckpt")
+    assert (weights.format, weights.step, weights.epoch) == ("Lightning checkpoint", 5000, 2)
+    assert "optimizer_states" not in weights.metadata
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_bare_and_wrapped_state_dicts(tensors: dict[str, Tensor], tmp_path: Path, legacy: bool) -> None:
+    """Under a name that says nothing: what a file is, is told by its content."""
+    for kind, content in (("bare state dict", tensors), ("state_dict", {"state_dict": tensors})):
+        torch.save(content, tmp_path / "x", _use_new_zipfile_serialization=not legacy)
+        weights = read_weights(tmp_path / "x")
+        assert weights.format == kind
+        assert same(weights.tensors, tensors)
+    assert not legacy or (tmp_path / "x").read_bytes().startswith(LEGACY_TORCH_MAGIC)
+
+
+def test_numpy_scalars_are_allowed(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """Metrics with confidence intervals, or a step counted by numpy, end up in the file as numpy scalars."""
+    metrics = [{"loss": np.float64(2.5), "upper": np.float32(1), "ok": np.bool_(True)}]
+    content = {"epoch": np.int64(3), "step": np.int64(700), "state_dict": tensors, "evaluation_metrics": metrics}
+    torch.save(content, tmp_path / "epoch_3.pt")
+    weights = read_weights(tmp_path / "epoch_3.pt")
+    assert (weights.step, weights.epoch) == (700, 3)
+    assert type(weights.step) is int
+    assert weights.metadata["evaluation_metrics"] == metrics
+
+
+def test_scalars_pickled_by_numpy_1(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """The trainer's environment is often older than ours, and numpy 2 renamed the module."""
+    path = tmp_path / "x.pt"
+    torch.save({"state_dict": tensors, "step": np.int64(5)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    assert read_weights(path).step == 5
+
+
+def test_an_optimizer_inside_is_left_out(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"epoch": 1, "state_dict": tensors, "optimizer": {"state": tensors}}, tmp_path / "epoch_1.pt")
+    assert read_weights(tmp_path / "epoch_1.pt").metadata == {"epoch": 1}
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "_orig_mod.module.", "module._orig_mod.model."])
+def test_prefixes_in_any_order(tensors: dict[str, Tensor], tmp_path: Path, prefix: str) -> None:
+    torch.save({f"{prefix}{name}": tensor for name, tensor in tensors.items()}, tmp_path / "x.pt")
+    assert same(read_weights(tmp_path / "x.pt").tensors, tensors)
+
+
+def test_prefixes_that_hide_two_models(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(tensors | {"module.norm.weight": tensors["norm.weight"]}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointMismatch, match=r"both norm\.weight and module\.norm\.weight"):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_single_safetensors_file(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file({f"model.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "x", {"step": "400", "a": "b"})
+    weights = read_weights(tmp_path / "x")
+    assert (weights.format, weights.step, weights.metadata["a"]) == ("safetensors", 400, "b")
+    assert same(weights.tensors, tensors)
+
+
+def hf_single_bin(folder: Path, tensors: dict[str, Tensor]) -> None:
+    torch.save(tensors, folder / "pytorch_model.bin")
+
+
+def hf_single_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, folder / "model.safetensors")
+
+
+def hf_sharded_bin(folder: Path, tensors: dict[str, Tensor]) -> None:
+    write_sharded(folder, tensors, "pytorch_model", ".bin", torch.save)
+
+
+def hf_sharded_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    write_sharded(folder, tensors, "model", ".safetensors", save_file)
+
+
+def write_sharded(
+    folder: Path, tensors: dict[str, Tensor], stem: str, suffix: str, save: Callable[[Any, Path], object]
+) -> None:
+    weight_map = {}
+    for number, part in enumerate(halves(tensors), 1):
+        name = f"{stem}-{number:05}-of-00002{suffix}"
+        save(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("write", [hf_single_bin, hf_single_safetensors, hf_sharded_bin, hf_sharded_safetensors])
+def test_hugging_face_folders(
+    tensors: dict[str, Tensor], tmp_path: Path, write: Callable[[Path, dict[str, Tensor]], None]
+) -> None:
+    write(tmp_path, {f"model.{name}": tensor for name, tensor in tensors.items()})
+    (tmp_path / "config.json").write_text("{}")
+    assert same(read_weights(tmp_path).tensors, tensors)
+    index = list(tmp_path.glob("*.index.json"))
+    assert not index or same(read_weights(index[0]).tensors, tensors)
+
+
+def test_tensors_outlive_the_file(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """A training loop deletes old checkpoints while they are being read."""
+    torch.save(tensors, tmp_path / "x.pt")
+    weights = read_weights(tmp_path / "x.pt")
+    (tmp_path / "x.pt").unlink()
+    assert same(weights.tensors, tensors)
+
+
+# identity
+
+
+def test_the_digest_is_that_of_names_shapes_and_values(tensors: dict[str, Tensor]) -> None:
+    wanted = hashlib.sha256()
+    for name in sorted(tensors):
+        wanted.update(f"{name} [4, 6]\n".encode() + tensors[name].numpy().astype("<f4").tobytes())
+    assert tensor_digest(tensors) == wanted.hexdigest()
+    assert tensor_digest({name: tensors[name].double() for name in reversed(tensors)}) == wanted.hexdigest()
+    assert tensor_digest({name: tensor.T.contiguous().T for name, tensor in tensors.items()}) == wanted.hexdigest()
+    assert tensor_digest({name: tensor.view(6, 4) for name, tensor in tensors.items()}) != wanted.hexdigest()
+    assert tensor_digest(tensors | {"norm.weight": tensors["norm.weight"] + 1e-6}) != wanted.hexdigest()
+
+
+# files that are something else
+
+
+def refused(path: Path, error: type[CheckpointError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        read_weights(path)
+    assert str(path) in str(caught.value) or str(path.parent) in str(caught.value)
+
+
+def test_missing(tmp_path: Path) -> None:
+    refused(tmp_path / "epoch_9.pt", CheckpointNotFound, "no checkpoint at")
+    (tmp_path / "file").write_text("x")
+    refused(tmp_path / "file" / "epoch_9.pt", CheckpointNotFound, "no checkpoint at")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty: was it still being written"),
+        (b"epoch,loss\n1,2.5\n", "is text; a checkpoint is a torch.save file"),
+        (b"this is a log of training", "is text; a checkpoint is a torch.save file"),
+        (b"\xff\xd8\xff\xe0 a picture", "starts with ff d8 ff e0"),
+        (b'{"hidden_dim": 24}', "JSON without a weight_map, so no weights"),
+        (b'{"hidden_dim": ', "starts like JSON and is none"),
+        (b"PK\x03\x04 and no more", "cut off: its zip directory is missing"),
+        (b"\x80\x04 and no more", "damaged or no torch.save file"),
+        (struct.pack("<Q", 500) + b'{"a":', "cut off inside its safetensors header"),
+        (struct.pack("<Q", 200_000_000) + b'{"a":', "header of 200,000,000 bytes"),
+        (struct.pack("<Q", 9) + b'{"a": 1} ', "damaged safetensors header"),
+        (struct.pack("<Q", 9) + b'{"a": bad', "damaged safetensors header"),
+    ],
+)
+def test_not_a_checkpoint(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    refused(tmp_path / "x.pt", NotACheckpoint, message)
+
+
+def test_gigabytes_of_zeros_are_refused_at_once(tmp_path: Path) -> None:
+    """What a full disk or an interrupted copy leaves: the length of a checkpoint and nothing in it."""
+    with (tmp_path / "epoch_1.pt").open("wb") as file:
+        file.truncate(8_000_000_000)
+    start = time.perf_counter()
+    refused(tmp_path / "epoch_1.pt", NotACheckpoint, "starts with zeros")
+    assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_cut_off(tensors: dict[str, Tensor], tmp_path: Path, keep: float, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    refused(path, NotACheckpoint, "is damaged" if kind == "legacy" else "is cut off")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("optimizer_1.pt", "the optimizer state"), ("stats_1.pt", "the statistics")]
+)
+def test_companions_of_an_epoch_file(epoch_file: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """Told by content, under any name; the epoch file that is meant is named."""
+    copy = tmp_path / "latest.pt"
+    shutil.copy(epoch_file.with_name(name), copy)
+    refused(copy, NotACheckpoint, f"holds {kind} of epoch 1 and no weights; post that epoch's epoch_1.pt instead")
+    shutil.copy(epoch_file, tmp_path / "epoch_1.pt")
+    refused(copy, NotACheckpoint, f"post {tmp_path}/epoch_1.pt instead")
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise RuntimeError('the code in the file ran')",)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_a_pickle_that_runs_code(tensors: dict[str, Tensor], tmp_path: Path, how: str) -> None:
+    path = tmp_path / "x.pt"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Hostile(), protocol=2))
+    else:
+        content = {"state_dict": tensors, "callback": Hostile()}
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    refused(path, UnsafeCheckpoint, r"wants to run (\w+\.)?exec when it is opened, so it was not opened")
+
+
+def test_allowing_numpy_scalars_ends_with_the_call(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(tensors, tmp_path / "x.pt")
+    before = set(torch.serialization.get_safe_globals())
+    read_weights(tmp_path / "x.pt")
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_foreign_zips(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    refused(tmp_path / "x.npz", NotACheckpoint, "zip file that torch.save did not write")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/data.pkl", b"")
+        archive.writestr("script/constants.pkl", b"")
+    refused(tmp_path / "script.pt", NotACheckpoint, "is a TorchScript program")
+
+
+def test_a_compressed_zip_is_refused_unread(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """torch.save stores; a file packed again could unpack to any size."""
+    torch.save(tensors, tmp_path / "x.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "x.pt") as source,
+        zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for entry in source.namelist():
+            target.writestr(entry, source.read(entry))
+    refused(tmp_path / "y.pt", NotACheckpoint, "compressed zip, which torch.save never writes")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list; a checkpoint is a dictionary of tensors"),
+        ({}, "holds nothing; expected tensors by name"),
+        ({"lr": 1.0, "model": {}}, "holds other things than tensors: lr, model; expected tensors by name"),
+        ({"epoch": 4, "state_dict": {"a": 1}}, "open_lm epoch.* holds other things than tensors: a"),
+    ],
+)
+def test_dictionaries_without_weights(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", NotACheckpoint, message)
+
+
+def test_distributed_checkpoint_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "step_100"
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(b"x")
+    (folder / "__0_0.distcp").write_bytes(b"PK\x03\x04")
+    command = f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
+    refused(folder, ShardedCheckpoint, command)
+    refused(folder / "__0_0.distcp", ShardedCheckpoint, command)
+
+
+def test_folder_without_weights(epoch_file: Path, tmp_path: Path) -> None:
+    refused(tmp_path, NotACheckpoint, "it holds no weights")
+    refused(epoch_file.parent, NotACheckpoint, "it holds ema_0.9_1_1.pt, epoch_1.pt, .*: post one of them")
+
+
+def test_index_that_names_a_missing_shard(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    hf_sharded_safetensors(tmp_path, tensors)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    refused(tmp_path, NotACheckpoint, "names model-00002-of-00002.safetensors, which is missing .* all 2 files")
+
+
+def test_index_whose_shards_overlap(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    hf_sharded_safetensors(tmp_path, tensors)
+    save_file(tensors, tmp_path / "model-00002-of-00002.safetensors")
+    refused(tmp_path, CheckpointMismatch, "is in two of the files")
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "..", "", "model.safetensors.index.json"])
+def test_index_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    refused(tmp_path, NotACheckpoint, "which is not a weights file beside it")
+
+
+def test_unreadable_things_are_no_crash(tmp_path: Path) -> None:
+    refused(Path("/dev/null"), NotACheckpoint, "not a regular file")
+    refused(tmp_path / ("x" * 300), NotACheckpoint, "cannot be read: File name too long")
+
+
+def test_no_message_quotes_a_header(tmp_path: Path) -> None:
+    """Who names a file need not be who may read it."""
+    header = b'{"a": {"dtype": "hunter2", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(NotACheckpoint, match="is damaged; copy or write it again") as caught:
+        read_weights(tmp_path / "a.safetensors")
+    assert "hunter2" not in caught.value.message

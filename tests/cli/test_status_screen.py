@@ -1,0 +1,135 @@
+"""The screen of `evalsvc status`."""
+
+from typing import Any
+
+import pytest
+
+from evalsvc.cli.status_screen import duration, status_screen
+
+QUEUE: dict[str, Any] = {
+    "queued": 3,
+    "running": 1,
+    "oldest_seconds": 4000.0,
+    "shards": {"queued": 9, "running": 1},
+    "finished_last_hour": 12,
+    "seconds_left": 1200.0,
+    "runs": [
+        {"run": "few", "queued": 1, "running": 1, "oldest_seconds": 20.0},
+        {"run": "many", "queued": 2, "running": 0, "oldest_seconds": 4000.0},
+    ],
+}
+
+STATUS: dict[str, Any] = {
+    "status": "ready",
+    "missing": [],
+    "version": "1.0",
+    "database": "sqlite",
+    "workers": [
+        {"name": "cpu#0", "host": "127.0.0.1", "takes_shards": False, "runs": None},
+        {
+            "name": "cpu#1",
+            "host": "127.0.0.1",
+            "takes_shards": True,
+            "runs": {"evaluation": 7, "run": "few", "step": 50, "task": "loss", "stage": "run", "seconds": 100.0},
+        },
+    ],
+    "queue": QUEUE,
+    "running": [
+        {
+            "id": 7,
+            "run": "few",
+            "step": 50,
+            "variant": "ema_0.99",
+            "started_at": None,
+            "suite": "quick",
+            "tasks": [
+                {
+                    "name": "loss",
+                    "progress": {
+                        "done": 10,
+                        "total": 4000,
+                        "unit": "sequences",
+                        "per_second": 12.345,
+                        "seconds_left": 90,
+                    },
+                }
+            ],
+        }
+    ],
+    "failed": [
+        {
+            "id": 6,
+            "run": "few",
+            "step": 40,
+            "variant": "raw",
+            "suite": "quick",
+            "state": "failed",
+            "finished_at": "2026-01-02T03:04:05.678+00:00",
+            "error": {"code": "checkpoint_gone", "message": "it was\ndeleted \x1b[31mbefore"},
+        }
+    ],
+    "warned": [
+        {
+            "id": 5,
+            "run": "few",
+            "step": 30,
+            "variant": "raw",
+            "suite": "quick",
+            "task": "loss",
+            "warnings": [{"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}] * 3,
+        }
+    ],
+}
+
+
+def test_everything_is_on_one_screen() -> None:
+    assert status_screen(STATUS, "http://127.0.0.1:8321") == [
+        "evalsvc 1.0 at http://127.0.0.1:8321: ready, database sqlite",
+        "workers: 2, 1 at work",
+        "  cpu#0 on 127.0.0.1: idle; drains, or is silent",
+        "  cpu#1 on 127.0.0.1: few@50, loss (run) for 2 min",
+        "queue: 3 evaluations wait, the oldest for 67 min; 1 run; 12 in the last hour, about 20 min left",
+        "  many: 2 wait (the oldest for 67 min), 0 run",
+        "  few: 1 wait (the oldest for 20 s), 1 run",
+        "running:",
+        "  evaluation 7: few@50:ema_0.99, quick: loss 10/4,000 sequences, 12.3/s, 2 min left",
+        "failed last:",
+        "  2026-01-02 03:04 evaluation 6: few@40, quick: [checkpoint_gone] it was deleted [31mbefore",
+        "suspicious:",
+        "  evaluation 5: few@30, quick (and 2 more): loss/total: 9 sequences [31m were cut",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_a_line_is_a_line_of_the_terminal(width: int) -> None:
+    lines = status_screen(STATUS, "http://127.0.0.1:8321", width)
+    assert max(map(len, lines)) <= width
+    assert len(lines) == 13
+    assert any(line.endswith("…") for line in lines) == (width == 60)
+
+
+def test_an_idle_service_that_cannot_work() -> None:
+    empty = {**QUEUE, "queued": 0, "running": 0, "runs": [], "seconds_left": None}
+    status = {**STATUS, "status": "not_ready", "missing": ["no live worker"], "workers": [], "queue": empty}
+    lines = status_screen({**status, "running": [], "failed": [], "warned": []}, "http://x")
+    assert lines == [
+        "evalsvc 1.0 at http://x: NOT READY, database sqlite",
+        "  ! no live worker",
+        "workers: 0, 0 at work",
+        "queue: empty; 12 evaluations in the last hour",
+    ]
+
+
+def test_many_runs_are_counted() -> None:
+    runs = [{"run": f"r{index}", "queued": index, "running": 0, "oldest_seconds": 1.0} for index in range(1, 21)]
+    lines = status_screen({**STATUS, "queue": {**QUEUE, "runs": runs}}, "http://x")
+    assert "  … and 12 more runs" in lines
+    assert len(lines) < 24
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5400, "1 h 30 min"), (7200, "2 h"), (187_200, "2 d 4 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,439 @@
+"""The cluster as the coordinator sees it: outcomes, progress, cancellation, and who may connect."""
+
+import fcntl
+import gc
+import os
+import queue
+import signal
+import stat
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import distributed.dashboard
+import numpy as np
+import pytest
+from distributed import Client, Future
+from machines import Machines
+from ports import free_port
+
+from evalsvc.api.server import serve
+from evalsvc.cluster import devices
+from evalsvc.cluster.certificates import write_certificates
+from evalsvc.cluster.cluster import ROSTER_AGE, Cluster, Outcome
+from evalsvc.cluster.devices import check_devices, device_list, worker_environment
+from evalsvc.cluster.scheduler import run_scheduler
+from evalsvc.cluster.slurm import slurm_cluster
+from evalsvc.cluster.supervisor import run_workers
+from evalsvc.config import Settings
+from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, MissingPackage
+
+
+class Watched(Cluster):
+    """A cluster that remembers what it was told."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self.progress: list[tuple[str, int]] = []
+        super().__init__(settings, lambda key, done: self.progress.append((key, done)), self.outcomes.put)
+
+    def outcome(self) -> Outcome:
+        outcome = self.outcomes.get(timeout=20)
+        self.release(outcome.key)
+        self.let_go()
+        return outcome
+
+    def wait_for_progress(self, key: str) -> None:
+        deadline = time.monotonic() + 20
+        while not any(name == key for name, _ in self.progress):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Watched]:
+    cluster = Watched(Settings(devices="cpu,cpu", threads=1))
+    cluster.start()
+    yield cluster
+    cluster.close()
+
+
+def test_a_result_comes_back_with_progress_on_the_way(cluster: Watched) -> None:
+    assert cluster.slots() == 2
+    cluster.submit("count", "cluster_jobs:count", {"steps": 12})
+    assert cluster.outcome() == Outcome("count", "result", {"device": "cpu", "threads": "1"})
+    done = [units for key, units in cluster.progress if key == "count"]
+    assert done[0] == 0
+    assert done == sorted(done)
+    assert done[-1] >= 5
+
+
+def test_the_scheduler_is_not_asked_who_is_free_for_every_call(
+    cluster: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand workers it has a long answer."""
+    asked: list[float] = []
+    known = cluster._known_workers
+
+    def ask() -> Any:
+        asked.append(time.monotonic())
+        return known()
+
+    monkeypatch.setattr(cluster, "_known_workers", ask)
+    begun = time.monotonic()
+    for number in range(30):
+        free = cluster.free()
+        assert len(free) == 2
+        cluster.submit(f"quick-{number}", "cluster_jobs:count", {"steps": 0}, free[0])
+        assert cluster.free() == free[1:], "what is handed out is known here"
+        assert cluster.outcome().kind == "result"
+    assert len(asked) <= (time.monotonic() - begun) / ROSTER_AGE + 1
+    cluster.submit("last", "cluster_jobs:fail", {})
+    cluster.outcome()
+    before = len(asked)
+    cluster.free()
+    assert len(asked) == before + 1, "at once where something went wrong"
+
+
+@pytest.mark.parametrize("value", ["small", b"x" * 100_000, np.arange(3.0)], ids=["small", "large", "array"])
+def test_a_result_comes_ahead_of_dasks_news_of_it_or_with_it(
+    cluster: Watched, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    fetched: list[str] = []
+    result = Future.result
+    monkeypatch.setattr(Future, "result", lambda future, timeout: (fetched.append(future.key), result(future))[1])
+    cluster.submit(f"echo-{type(value)}", "cluster_jobs:echo", value)
+    outcome = cluster.outcome()
+    assert outcome.kind == "result"
+    assert np.array_equal(outcome.value, value)
+    assert type(outcome.value) is type(value)
+    assert len(fetched) == (0 if isinstance(value, str) else 1)
+    assert cluster._results == {}
+
+
+def test_a_result_whose_message_is_missing_counts_against_its_call(
+    cluster: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that cannot be read: what Dask has in its place must not be taken for it."""
+    monkeypatch.setattr(cluster, "_own", lambda name: None)
+    cluster.submit("deaf", "cluster_jobs:echo", "small")
+    assert cluster.outcome() == Outcome("deaf", "worker_died")
+
+
+def test_an_exception_is_an_outcome(cluster: Watched) -> None:
+    cluster.submit("fail", "cluster_jobs:fail", {})
+    assert cluster.outcome() == Outcome("fail", "error", "ValueError: broken")
+    cluster.submit("missing", "no_such_module:run", {})
+    assert cluster.outcome() == Outcome("missing", "error", "ModuleNotFoundError: No module named 'no_such_module'")
+
+
+def test_a_result_that_cannot_be_read_counts_against_its_call(cluster: Watched) -> None:
+    """As `lost` it cost nothing and was tried for ever."""
+    cluster.submit("unreadable", "cluster_jobs:unreadable", {})
+    assert cluster.outcome() == Outcome("unreadable", "worker_died")
+
+
+def test_a_worker_that_dies_takes_nobody_with_it_and_comes_back(cluster: Watched) -> None:
+    cluster.submit("die", "cluster_jobs:die", {})
+    cluster.submit("bystander", "cluster_jobs:count", {"steps": 10})
+    outcomes = {outcome.key: outcome.kind for outcome in (cluster.outcome(), cluster.outcome())}
+    assert outcomes == {"die": "worker_died", "bystander": "result"}
+    deadline = time.monotonic() + 10
+    while cluster.slots() < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_cancelled_call_stops_at_its_next_report(cluster: Watched) -> None:
+    cluster.submit("long", "cluster_jobs:count", {"steps": 1000})
+    cluster.wait_for_progress("long")
+    begun = time.monotonic()
+    cluster.cancel("long")
+    assert cluster.outcome() == Outcome("long", "cancelled")
+    assert time.monotonic() - begun < 2
+
+
+def test_a_call_that_is_cancelled_before_it_begins_is_no_error(cluster: Watched) -> None:
+    """Its evaluation, retried meanwhile, failed with `internal_error: Cancelled`."""
+    cluster.cancel("early")
+    cluster.submit("early", "cluster_jobs:count", {"steps": 1000})
+    assert cluster.outcome() == Outcome("early", "cancelled")
+
+
+def test_a_call_always_has_an_outcome(cluster: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its scheduler could not be asked how it ended, its shard was in flight for ever."""
+
+    def unreachable(future: Future) -> Outcome:
+        raise OSError("the connection broke")
+
+    monkeypatch.setattr("evalsvc.cluster.cluster._outcome", unreachable)
+    cluster.submit("unasked", "cluster_jobs:count", {"steps": 1})
+    assert cluster.outcome() == Outcome("unasked", "lost")
+
+
+def test_a_call_goes_on_when_it_cannot_ask_whether_it_is_cancelled(cluster: Watched) -> None:
+    """A busy machine took more than the 5 s that a connection may take, and the whole task failed."""
+    cluster.submit("unheard", "cluster_jobs:count_unheard", {"steps": 12})
+    assert cluster.outcome().kind == "result"
+
+
+def test_two_services_on_one_scheduler_have_calls_of_the_same_name(tmp_path: Path) -> None:
+    """The second had the result of the first, and one that the first had cancelled was cancelled in the second too."""
+    machines = Machines(tmp_path / "machines")
+    machines.start_worker()
+    first, second = (Watched(Settings(**machines.settings())) for _ in range(2))
+    try:
+        for cluster in (first, second):
+            cluster.start()
+        services = {"the first": first, "the second": second}
+        for text, cluster in services.items():
+            cluster.submit("same", "cluster_jobs:echo", text)
+        for text, cluster in services.items():
+            assert cluster.outcomes.get(timeout=60) == Outcome("same", "result", text)
+            cluster.release("same")
+            cluster.let_go()
+        first.submit("again", "cluster_jobs:count", {"steps": 1000})
+        first.wait_for_progress("again")
+        assert not any(key.startswith("again") for key, _ in second.progress)
+        first.cancel("again")
+        assert first.outcome() == Outcome("again", "cancelled")
+        second.submit("again", "cluster_jobs:count", {"steps": 12})
+        assert second.outcome().kind == "result"
+    finally:
+        first.close()
+        second.close()
+        machines.stop()
+
+
+def test_a_call_that_does_not_listen_is_killed(cluster: Watched) -> None:
+    cluster.submit("hang", "cluster_jobs:hang", {})
+    cluster.wait_for_progress("hang")
+    cluster.kill("hang")
+    assert cluster.outcome() == Outcome("hang", "worker_died")
+
+
+def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() -> None:
+    """Dask's client comes back by itself, without its calls and deaf to progress: their process could not be killed."""
+    cluster = Watched(Settings(devices="cpu", threads=1))
+    cluster.start()
+    try:
+        cluster.submit("broken-off", "cluster_jobs:count", {"steps": 1000})
+        cluster.wait_for_progress("broken-off")
+        client = cluster._client
+        assert client is not None
+        client.loop.add_callback(client.scheduler_comm.abort)
+        assert cluster.outcome() == Outcome("broken-off", "lost")
+        deadline = time.monotonic() + 30
+        while client.status != "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not cluster.connected()
+        assert cluster.slots() == 0
+        cluster.close()
+        cluster.start()
+        assert cluster.connected()
+        cluster.submit("hang-again", "cluster_jobs:hang", {})
+        cluster.wait_for_progress("hang-again")
+        cluster.kill("hang-again")
+        assert cluster.outcome() == Outcome("hang-again", "worker_died")
+    finally:
+        cluster.close()
+
+
+def test_a_call_is_killed_before_it_has_reported(cluster: Watched) -> None:
+    """While its modules were imported, one that overran its deadline could not be stopped."""
+    deadline = time.monotonic() + 20
+    while not (free := cluster.free()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cluster.submit("early", "cluster_jobs:hang", {}, free[0])
+    cluster.kill("early")
+    assert cluster.outcome() == Outcome("early", "worker_died")
+
+
+def test_nobody_without_the_certificate_is_let_in(cluster: Watched) -> None:
+    """The port takes pickles: whoever may connect may run code as the service."""
+    assert cluster._cluster is not None
+    address = cluster._cluster.scheduler_address
+    assert address.startswith("tls://127.0.0.1:")
+    with pytest.raises((OSError, ValueError, RuntimeError)):
+        Client(address.replace("tls://", "tcp://"), timeout=2)
+    # The client that did not connect stops its loop when it is collected, and hangs where another is just starting.
+    gc.collect()
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
+    with pytest.raises(InvalidRequest, match="over TLS only; give --tls-ca FILE"):
+        Watched(Settings(scheduler="tls://127.0.0.1:1")).start()
+    with pytest.raises(InvalidRequest, match="must begin with tls://"):
+        run_workers(Settings(), "tcp://127.0.0.1:1")
+
+
+def test_no_other_user_can_keep_workers_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's own folder is shared by all users: one who held its lock stopped every worker, and a module that lay there
+    was imported in the place of another."""
+    shared = tmp_path / "tmp" / "dask-scratch-space"
+    shared.mkdir(parents=True, mode=0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared.parent))
+    monkeypatch.setenv("TMPDIR", str(shared.parent))
+    cluster = Watched(Settings(data_dir=str(tmp_path / "data"), devices="cpu", threads=1))
+    with (shared / "global.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cluster.start()
+        try:
+            assert cluster.slots() == 1
+            assert str(shared) not in sys.path
+            assert stat.S_IMODE((tmp_path / "data" / "dask").stat().st_mode) == 0o700
+            assert list((tmp_path / "data" / "dask").rglob("worker-*.dirlock"))
+        finally:
+            cluster.close()
+    assert [path.name for path in shared.iterdir()] == ["global.lock"]
+
+
+@pytest.fixture
+def with_bokeh(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Where bokeh is installed, Dask can import its dashboard; which schedulers have one."""
+    shown: list[object] = []
+    dashboard = types.ModuleType("distributed.dashboard.scheduler")
+    dashboard.connect = lambda *arguments, **_: shown.append(arguments)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, dashboard.__name__, dashboard)
+    monkeypatch.setattr(distributed.dashboard, "scheduler", dashboard, raising=False)
+    return shown
+
+
+def own_cluster(tmp_path: Path, _settings: Settings) -> None:
+    cluster = Watched(Settings(data_dir=str(tmp_path), devices="cpu", threads=1))
+    cluster.start()
+    cluster.close()
+
+
+def scheduler_of_its_own(_tmp_path: Path, settings: Settings) -> None:
+    run_scheduler(settings, "127.0.0.1", 0, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def scheduler_for_slurm(_tmp_path: Path, _settings: Settings) -> None:
+    with slurm_cluster(0, host="127.0.0.1", port=free_port()):
+        pass
+
+
+@pytest.mark.parametrize("start", [own_cluster, scheduler_of_its_own, scheduler_for_slurm])
+def test_no_scheduler_shows_a_dashboard(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_bokeh: list[object],
+    start: Callable[[Path, Settings], None],
+) -> None:
+    """It needs no certificate, and tells every user of the machine what runs."""
+    files = write_certificates(tmp_path / "tls")
+    settings = {f"tls_{name.removesuffix('.pem')}": str(path) for name, path in files.items()}
+    for name, path in settings.items():
+        monkeypatch.setenv(f"EVALSVC_{name.upper()}", path)
+    start(tmp_path, Settings(**settings))
+    assert with_bokeh == []
+
+
+def test_a_link_in_the_place_of_the_folder_of_dask_is_refused(tmp_path: Path) -> None:
+    """Whoever may write the data folder would have the service use another one."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "dask").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataDirectoryUnusable, match=r"dask cannot be used: it is a link.*; remove it, or choose"):
+        Watched(Settings(data_dir=str(tmp_path), devices="cpu")).start()
+
+
+def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_list("cuda:0, cpu") == ["cuda:0", "cpu"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert device_list("all") == ["cuda:0", "cuda:1"]
+    assert worker_environment(Settings(), "cuda:1", 2)["CUDA_VISIBLE_DEVICES"] == "5"
+    with pytest.raises(InvalidRequest, match="the device 'cuda:2' is not there; this machine shows 2 CUDA cards"):
+        worker_environment(Settings(), "cuda:2", 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device_list("all") == ["cpu"]
+
+
+FAKE_TORCH = "__version__ = '2.13.0'\nclass cuda: is_available, device_count = lambda: True, lambda: 2"
+
+
+@pytest.fixture
+def _driver_without_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A machine as WSL2 is: a driver, here any library, but no folder that lists its cards."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "PROC_CARDS", tmp_path / "not there")
+    monkeypatch.setattr(devices, "DRIVER", "libc.so.6")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    devices._unlisted_cards.cache_clear()
+    yield
+    devices._unlisted_cards.cache_clear()
+
+
+@pytest.mark.usefixtures("_driver_without_list")
+def test_cards_that_the_driver_does_not_list_are_found(tmp_path: Path) -> None:
+    """`all` was the CPU on WSL2, and `cuda:0` was refused."""
+    assert device_list("all") == ["cuda:0", "cuda:1"]
+    check_devices(["cuda:1"])
+    assert worker_environment(Settings(), "cuda:1", 2)["CUDA_VISIBLE_DEVICES"] == "1"
+    (tmp_path / "torch.py").write_text("raise OSError('asked twice')")
+    assert device_list("all") == ["cuda:0", "cuda:1"], "torch takes seconds, and is asked once"
+
+
+@pytest.mark.usefixtures("_driver_without_list")
+def test_torch_is_not_asked_for_cards_where_there_is_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(devices, "DRIVER", "libcuda_that_is_not_there.so.1")
+    (tmp_path / "torch.py").write_text("raise OSError('asked')")
+    assert device_list("all") == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("names", "cards", "words"),
+    [
+        (
+            "cuda:0",
+            "",
+            r"the device 'cuda:0' is not there; this machine shows 0 CUDA cards; give all, cpu, or cards such",
+        ),
+        ("cuda", "", "the device 'cuda' is not there"),
+        ("cpu,cuda:2", "3,5", "the device 'cuda:2' is not there; this machine shows 2 CUDA cards"),
+        ("gpu", "3", r"--devices \(EVALSVC_DEVICES\) names 'gpu', which is no device; give all, cpu, or cards such as"),
+        ("cpu:0", "", "names 'cpu:0', which is no device"),
+        ("cuda:-1", "3", "names 'cuda:-1', which is no device"),
+        (",", "", r"--devices \(EVALSVC_DEVICES\) names no device; give all"),
+    ],
+)
+def test_devices_that_are_not_there_are_named_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, names: str, cards: str, words: str
+) -> None:
+    """`cuda:0` without a card never ended, and `gpu` was ready and failed every evaluation by an internal error."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+    with pytest.raises(InvalidRequest, match=words):
+        check_devices(device_list(names))
+    with pytest.raises(InvalidRequest, match=words):
+        serve(Settings(devices=names, port=0), print)
+
+
+@pytest.mark.parametrize(
+    ("torch", "words"),
+    [
+        (
+            "__version__ = '2.13.0+cpu'\nclass cuda: is_available = lambda: False",
+            r"torch 2\.13\.0\+cpu sees 0 CUDA cards",
+        ),
+        ("raise OSError('libcuda.so.1 is broken')", "which CUDA cards it sees: OSError: libcuda.so.1 is broken; see"),
+        ("raise ModuleNotFoundError(\"No module named 'torch'\")", r"need torch; run: pip install 'evalsvc\[worker\]'"),
+    ],
+)
+def test_a_card_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, words: str) -> None:
+    """The machine shows it, and the workers' torch has no CUDA, or the driver is too old."""
+    (tmp_path / "torch.py").write_text(torch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises((InvalidRequest, MissingPackage), match=words):
+        check_devices(["cpu", "cuda:0"])
+    (tmp_path / "torch.py").write_text(
+        "__version__ = '2.13.0'\nclass cuda: is_available, device_count = lambda: True, lambda: 1"
+    )
+    check_devices(["cuda:0", "cuda", "cpu"])

@@ -1,0 +1,222 @@
+"""`evalsvc worker` and `evalsvc scheduler` as processes: what ends them, and what starts them again."""
+
+import queue
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from machines import Machines, term, wait_for
+
+from evalsvc.cluster.cluster import Cluster, Outcome
+from evalsvc.cluster.nanny import cause_of_death
+from evalsvc.cluster.scheduler import run_scheduler
+from evalsvc.cluster.supervisor import LONGEST_WAIT, STEADY, Backoff, run_workers
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest, PortInUse
+
+
+class Watched(Cluster):
+    """A cluster on the scheduler of some machines, that remembers what it was told."""
+
+    def __init__(self, machines: Machines, **settings: float) -> None:
+        self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self.begun: set[str] = set()
+        options = machines.settings() | settings
+        super().__init__(Settings(**options), lambda key, done: self.begun.add(key), self.outcomes.put)
+
+    def outcome(self, seconds: float = 60) -> Outcome:
+        outcome = self.outcomes.get(timeout=seconds)
+        self.release(outcome.key)
+        self.let_go()
+        return outcome
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    machines = Machines(tmp_path / "machines", EVALSVC_WORKER_TTL="5", EVALSVC_GRACE="20")
+    yield machines
+    machines.stop()
+
+
+@pytest.fixture
+def cluster(machines: Machines) -> Iterator[Watched]:
+    cluster = Watched(machines)
+    cluster.start()
+    yield cluster
+    cluster.close()
+
+
+def test_a_worker_finishes_its_call_before_it_goes_and_gets_no_other(machines: Machines, cluster: Watched) -> None:
+    """Dask itself starts the call again elsewhere while the old one goes on, and counts it as a death."""
+    leaving = machines.start_worker()
+    [address] = wait_for(cluster.free, "a worker")
+    cluster.submit("long", "cluster_jobs:count", {"steps": 40}, address)
+    wait_for(lambda: "long" in cluster.begun, "the call has begun")
+    term(leaving)
+    leaving.wait_for_text("draining: running shards are finished")
+    wait_for(lambda: cluster.slots() == 0, "nothing more is handed out")
+    cluster.submit("late", "cluster_jobs:count", {"steps": 1}, address)
+    assert leaving.process.poll() is None
+    outcomes = [cluster.outcome(), cluster.outcome()]
+    assert [(outcome.key, outcome.kind) for outcome in outcomes] == [("long", "result"), ("late", "lost")]
+    assert leaving.process.wait(timeout=60) == 0
+    assert leaving.below() == [] if psutil.pid_exists(leaving.process.pid) else True
+
+
+def test_a_worker_without_work_goes_at_once_and_a_second_signal_ends_one_with_work(
+    machines: Machines, cluster: Watched
+) -> None:
+    idle, busy = machines.start_worker(), machines.start_worker()
+    address = busy.wait_for_text(r"worker (tls://\S+) on")
+    wait_for(lambda: cluster.slots() == 2, "two workers")
+    cluster.submit("hang", "cluster_jobs:hang", {}, address)
+    wait_for(lambda: "hang" in cluster.begun, "the call has begun")
+    below = busy.below()
+    for worker in (idle, busy):
+        term(worker)
+    assert idle.process.wait(timeout=60) == 0
+    busy.wait_for_text("draining")
+    assert busy.process.poll() is None
+    term(busy)
+    assert busy.process.wait(timeout=60) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(below, timeout=20)
+    assert alive == []
+    assert cluster.outcome().kind == "worker_died"
+
+
+@pytest.mark.long
+def test_a_signal_to_the_whole_group_drains_too(machines: Machines, cluster: Watched) -> None:
+    """As systemd, Slurm and Ctrl-C send it: to the worker process and its nanny as well."""
+    worker = machines.start_worker()
+    [address] = wait_for(cluster.free, "a worker")
+    cluster.submit("long", "cluster_jobs:count", {"steps": 30}, address)
+    wait_for(lambda: "long" in cluster.begun, "the call has begun")
+    for process in [*worker.below(), worker.process]:
+        process.send_signal(signal.SIGTERM)
+    assert cluster.outcome().kind == "result"
+    assert worker.process.wait(timeout=60) == 0
+
+
+def test_what_is_killed_comes_back_and_the_cause_is_told(machines: Machines, cluster: Watched) -> None:
+    worker = machines.start_worker("--devices", "cpu,cpu")
+    wait_for(lambda: cluster.slots() == 2, "a worker per device")
+    assert len(worker.nannies()) == len(worker.workers()) == 2
+
+    first, other = cluster.free()
+    cluster.submit("hang", "cluster_jobs:hang", {}, first)
+    cluster.submit("bystander", "cluster_jobs:count", {"steps": 60}, other)
+    wait_for(lambda: cluster.begun == {"hang", "bystander"}, "both have begun")
+    cluster.kill("hang")
+    died, done = cluster.outcome(), cluster.outcome()
+    assert (died.key, died.kind) == ("hang", "worker_died")
+    assert died.cause == "it was killed by signal 9 (SIGKILL)"
+    assert (done.key, done.kind) == ("bystander", "result")
+    wait_for(lambda: cluster.slots() == 2, "another worker process")
+    worker.wait_for_text(r"the worker process tls://\S+ was lost: it was killed by signal 9 \(SIGKILL\)")
+
+    nanny = worker.nannies()[0]
+    nanny.kill()
+    worker.wait_for_text(r"the nanny of cpu ended: it was killed by signal 9 \(SIGKILL\); starting it again in 0.5 s")
+    wait_for(lambda: cluster.slots() == 2 and len(worker.nannies()) == 2, "another nanny")
+
+
+def test_a_scheduler_that_is_killed_is_replaced_under_everybody(machines: Machines, cluster: Watched) -> None:
+    worker = machines.start_worker()
+    [address] = wait_for(cluster.free, "a worker")
+    cluster.submit("long", "cluster_jobs:count", {"steps": 200}, address)
+    wait_for(lambda: "long" in cluster.begun, "the call has begun")
+    machines.scheduler.process.kill()
+    machines.scheduler.process.wait(timeout=20)
+    assert cluster.outcome().kind == "lost"
+    wait_for(lambda: not cluster.connected(), "it is noticed")
+    assert cluster.free() == []
+    machines.start_scheduler()
+    # Dask's client may have found the new scheduler by itself; without a new start it would miss all progress.
+    assert not cluster.connected()
+    cluster.close()
+    cluster.start()
+    [address] = wait_for(cluster.free, "the worker has come back")
+    cluster.submit("again", "cluster_jobs:count", {"steps": 10}, address)
+    assert cluster.outcome().kind == "result"
+    assert "again" in cluster.begun
+    assert worker.process.poll() is None
+
+
+def test_a_worker_that_is_stopped_gets_nothing_and_costs_a_call_nothing(machines: Machines, cluster: Watched) -> None:
+    """Handed to a stopped worker, a call waited until that was given up, and was blamed for its death."""
+    worker = machines.start_worker()
+    [address] = wait_for(cluster.free, "a worker")
+    [process] = worker.workers()
+    process.suspend()
+    try:
+        cluster.submit("unlucky", "cluster_jobs:count", {"steps": 1}, address)
+        stopped = time.monotonic()
+        wait_for(lambda: cluster.slots() == 0, "its slot does not count")
+        assert cluster.outcome(seconds=90).kind == "lost"
+        assert time.monotonic() - stopped < 2 * 5 + 10 + 20, "twice the limit, ten seconds, and a busy machine"
+    finally:
+        if process.is_running():
+            process.resume()
+    wait_for(lambda: cluster.slots() == 1, "another worker process")
+
+
+def test_a_call_for_a_worker_that_is_gone_is_lost(machines: Machines, cluster: Watched) -> None:
+    """It waited for ever: no other worker may take it."""
+    machines.start_worker()
+    wait_for(cluster.free, "a worker")
+    cluster.submit("nowhere", "cluster_jobs:count", {"steps": 1}, "tls://127.0.0.1:9")
+    wait_for(lambda: cluster.free() and not cluster.outcomes.empty(), "it is given up")
+    assert cluster.outcome() == Outcome("nowhere", "lost")
+
+
+def test_a_worker_without_the_scheduler_s_certificates_is_not_let_in_and_ends_when_told(
+    machines: Machines, cluster: Watched, tmp_path: Path
+) -> None:
+    other = Machines(tmp_path / "other")
+    try:
+        other.address = machines.address
+        stranger = other.start_worker(wait=False)
+        stranger.wait_for_text(r"the scheduler \S+ does not answer \(.*\); connecting again in 0.5 s")
+        assert cluster.slots() == 0
+        term(stranger)
+        assert stranger.process.wait(timeout=60) == 0
+    finally:
+        other.stop()
+
+
+def test_a_port_that_is_taken_and_an_address_that_is_not_here_are_named(machines: Machines) -> None:
+    settings = Settings(**{name: str(file) for name, file in machines.tls.items()})
+    with pytest.raises(PortInUse, match=f"port {machines.port} of 127.0.0.1 is in use; choose another with --port"):
+        run_scheduler(settings, "127.0.0.1", machines.port, print)
+    with pytest.raises(InvalidRequest, match=r"--host 192\.0\.2\.1: this machine has no such address"):
+        run_scheduler(settings, "192.0.2.1", 0, print)
+    with pytest.raises(InvalidRequest, match="give --tls-ca FILE"):
+        run_scheduler(Settings(), "127.0.0.1", 0, print)
+    with pytest.raises(InvalidRequest, match="the device 'cuda:99' is not there"):
+        run_workers(Settings(device="cuda:99", **{name: str(file) for name, file in machines.tls.items()}), "tls://x:1")
+
+
+def test_the_cause_of_death_is_in_words() -> None:
+    assert cause_of_death(-9) == "it was killed by signal 9 (SIGKILL)"
+    assert cause_of_death(-9, oom_struck=True).endswith(", most likely by the kernel, for want of memory")
+    assert cause_of_death(-11, oom_struck=True) == "it was killed by signal 11 (SIGSEGV)"
+    assert cause_of_death(-1000) == "it was killed by signal 1000"
+    assert cause_of_death(3) == "it exited with code 3"
+
+
+def test_what_keeps_ending_is_started_less_often_and_what_was_steady_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("evalsvc.cluster.supervisor.time.monotonic", lambda: now)
+    backoff = Backoff()
+    waits = []
+    for _ in range(7):
+        backoff.started()
+        now += 1
+        waits.append(backoff.wait())
+    assert waits == [0.5, 1, 2, 4, 8, LONGEST_WAIT, LONGEST_WAIT]
+    backoff.started()
+    now += STEADY + 1
+    assert backoff.wait() == 0.5

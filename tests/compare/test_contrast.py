@@ -1,0 +1,488 @@
+"""How far two results are apart: intervals, verdicts, and what is refused."""
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from benchmark_results import results, with_bits
+from gate_documents import document, result, value
+
+from evalsvc.compare import gate
+from evalsvc.compare.contrast import Contrast, Options, compare_results, judged_at, require_comparable
+from evalsvc.compare.result import Result
+from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
+from evalsvc.language.results import Results
+from evalsvc.metrics.intervals import MIN_ITEMS, value_interval
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.shares import standard_error
+from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.tasks.forgetting.rows import benchmark_rows
+
+
+def contrast(before: MetricValue, after: MetricValue, **options: Any) -> Contrast:
+    (found,) = compare_results(result(before, name="a"), result(after, name="b"), Options(**options)).contrasts
+    return found
+
+
+def fid_30k(noise: float, n: int = 30_000) -> tuple[Result, Result]:
+    """FID 12.21 and 12.27 of two checkpoints, each with the standard error 0.1 that 30,000 images leave.
+
+    `noise` is the share of an image's deviation that the two do not have in common.
+    """
+    generator = random.Random(0)
+    shared = [generator.gauss(0, 1) for _ in range(n)]
+    sides = []
+    for mean in (12.21, 12.27):
+        own = [math.sqrt(1 - noise) * one + math.sqrt(noise) * generator.gauss(0, 1) for one in shared]
+        centre, scale = math.fsum(own) / n, 0.1 / (standard_error(own) or 1)
+        numbers = [mean + scale * (one - centre) for one in own]
+        fid = value("coco/fid", mean, standard_error(numbers), n=n, unit="", items=("fid",))
+        sides.append(
+            result(fid, name=f"{mean}", items={"coco": [{"index": i, "fid": x} for i, x in enumerate(numbers)]})
+        )
+    return sides[0], sides[1]
+
+
+class TestVerdict:
+    def test_the_paper_s_two_runs_are_indistinguishable(self) -> None:
+        """12.21 and 12.27: at 30,000 images each the difference of 0.06 is well within what chance does."""
+        (found,) = compare_results(*fid_30k(noise=0.3)).contrasts
+        assert (found.verdict, found.basis, found.n) == ("indistinguishable", "paired", 30_000)
+        assert found.difference == pytest.approx(0.06)
+        assert found.stderr == pytest.approx(0.1 * math.sqrt(2 * 0.3), rel=0.02)
+        assert found.interval is not None
+        assert found.interval.low < 0 < found.interval.high
+
+    def test_coupled_samples_tell_apart_what_two_errors_cannot(self) -> None:
+        a, b = fid_30k(noise=0.01)
+        (paired,) = compare_results(a, b).contrasts
+        assert (paired.verdict, paired.basis) == ("worse", "paired")
+        assert paired.stderr == pytest.approx(0.1 * math.sqrt(2 * 0.01), rel=0.02)
+        apart = [Result(side.name, {**side.document, "items": {}}) for side in (a, b)]
+        (unpaired,) = compare_results(*apart).contrasts
+        assert (unpaired.verdict, unpaired.basis) == ("indistinguishable", "unpaired")
+        assert unpaired.stderr == pytest.approx(0.1 * math.sqrt(2))
+
+    @pytest.mark.parametrize(
+        ("direction", "after", "verdict"),
+        [
+            ("lower", 1.1, "worse"),
+            ("lower", 0.9, "better"),
+            ("higher", 1.1, "better"),
+            ("none", 1.1, "different"),
+            ("none", 1.01, "indistinguishable"),
+        ],
+    )
+    def test_direction(self, direction: str, after: float, verdict: str) -> None:
+        assert contrast(value("a/b", 1.0, direction=direction), value("a/b", after)).verdict == verdict
+
+    @pytest.mark.parametrize(("level", "verdict"), [(0.95, "worse"), (0.99, "indistinguishable")])
+    def test_level(self, level: float, verdict: str) -> None:
+        """2.1 of their common errors."""
+        found = contrast(value("a/b", 1.0, 0.03), value("a/b", 1.105, 0.04), level=level)
+        assert found.verdict == verdict
+        with pytest.raises(InvalidRequest, match="the level of an interval is 95; give a number between 0 and 1"):
+            contrast(value("a/b", 1.0), value("a/b", 1.0), level=95.0)
+
+    @pytest.mark.parametrize("errors", [(None, None), (0.1, None), (None, 0.1)])
+    def test_without_the_error_of_both_nothing_is_claimed(self, errors: Sequence[float | None]) -> None:
+        found = contrast(*(value("a/b", number, stderr) for number, stderr in zip((1.0, 9.0), errors, strict=True)))
+        assert (found.verdict, found.difference, found.interval) == ("no_error_known", 8.0, None)
+        expected = {(None, None): "neither A nor B has", (0.1, None): "only A has", (None, 0.1): "only B has"}
+        assert found.no_error.startswith(expected[errors[0], errors[1]])
+        assert contrast(value("a/b", 1.0), value("a/b", 9.0)).no_error == ""
+
+    @pytest.mark.parametrize(
+        ("before", "after", "verdict"),
+        [
+            (1.0, math.nan, "worse"),
+            (math.inf, 1.0, "better"),
+            (1.0, -math.inf, "better"),
+            (math.nan, math.nan, "indistinguishable"),
+            (math.nan, math.inf, "no_error_known"),
+        ],
+    )
+    def test_not_finite(self, before: float, after: float, verdict: str) -> None:
+        """A checkpoint that diverged is not hidden behind a comparison that NaN always loses."""
+        assert contrast(value("a/b", before), value("a/b", after)).verdict == verdict
+
+
+def asked(name: str, numbers: dict[int, float], key: str = "x", **fields: Any) -> Result:
+    """A result of one metric that is the mean of a number per item, by the items' index."""
+    found = list(numbers.values())
+    metric = value("t/x", math.fsum(found) / len(found), standard_error(found), n=len(found), items=(key,), **fields)
+    return result(metric, name=name, items={"t": [{"index": index, key: x} for index, x in numbers.items()]})
+
+
+def compared(a: dict[int, float], b: dict[int, float], **fields: Any) -> Contrast:
+    (found,) = compare_results(asked("a", a, **fields), asked("b", b, **fields)).contrasts
+    return found
+
+
+class TestFewItems:
+    @pytest.mark.parametrize("n", [2, 5, MIN_ITEMS - 1])
+    def test_below_the_minimum_nothing_is_claimed(self, n: int) -> None:
+        """An unchanged measure of two prompts was called different in 30 % of comparisons."""
+        a = {index: float(index % 3) for index in range(n)}
+        found = compared(a, {index: x + 5 + 0.01 * x for index, x in a.items()})
+        assert (found.verdict, found.interval, found.p) == ("no_error_known", None, None)
+        assert found.no_error == f"{n} items are too few, an interval needs {MIN_ITEMS}"
+        assert (found.a and found.a.low, found.b and found.b.high) == (None, None)
+
+    def test_groups_count_and_not_the_items_in_them(self) -> None:
+        few = value("t/x", 1.0, n=300, groups=MIN_ITEMS - 1)
+        found = contrast(few, replace(few, value=9.0))
+        assert (found.verdict, found.groups, found.n) == ("no_error_known", MIN_ITEMS - 1, 300)
+        enough = replace(few, groups=MIN_ITEMS)
+        assert contrast(enough, replace(enough, value=9.0)).verdict == "worse"
+
+    def test_one_shift_of_all_items_is_judged_by_the_sign_test(self) -> None:
+        """Two items that both moved by the same number were worse with certainty: the spread was 0."""
+        verdicts = {}
+        for n in (2, 5, 6):
+            a = {index: float(index) for index in range(n)}
+            found = compared(a, {index: x + 1 for index, x in a.items()})
+            assert found.p == 2.0 ** (1 - n)
+            assert found.interval is None
+            verdicts[n] = found.verdict
+        assert verdicts == {2: "indistinguishable", 5: "indistinguishable", 6: "worse"}
+
+
+class TestExactP:
+    @pytest.mark.parametrize("n", [3, 20, 200])
+    @pytest.mark.parametrize("lost", range(9))
+    def test_the_verdict_is_that_of_the_printed_p(self, n: int, lost: int) -> None:
+        """Four answers lost and none gained were "worse" beside an exact p of 0.125."""
+        lost = min(lost, n)
+        a = dict.fromkeys(range(n), 1.0)
+        b = {index: float(index >= lost) for index in range(n)}
+        found = compared(a, b, direction="higher")
+        assert found.answers is not None
+        assert found.p == found.answers.p == pytest.approx(min(1.0, 2.0 ** (1 - lost)))
+        assert found.verdict == ("worse" if found.p <= 0.05 else "indistinguishable")
+        if found.interval is not None:
+            assert (not found.interval.covers_zero) == (found.verdict == "worse")
+        for level in (0.5, 0.9, 0.99):
+            assert (judged_at(found, level).verdict == "worse") == (found.p <= 1 - level)
+
+    def test_answers_of_groups_have_no_exact_p(self) -> None:
+        """McNemar's test counts every item as independent."""
+        sides = []
+        for name, right in (("a", 0), ("b", 3)):
+            rows = [{"index": index, "image": index // 4, "x": float(index % 5 > right)} for index in range(80)]
+            metric = value("t/x", 0.5, 0.1, n=80, items=("x",), groups=20, grouped_by="image")
+            sides.append(result(metric, name=name, items={"t": rows}))
+        (found,) = compare_results(*sides).contrasts
+        assert (found.answers, found.basis, found.n, found.groups) == (None, "paired", 80, 20)
+
+
+class TestLeftOut:
+    def test_an_item_that_one_side_lacks_leaves_the_others_paired(self) -> None:
+        """One item of 1,000 that was gone dropped the pairing, and the error rose tenfold."""
+        generator = random.Random(3)
+        a = {index: generator.gauss(0, 1) for index in range(1000)}
+        b = {index: x + 0.02 + generator.gauss(0, 0.05) for index, x in a.items()} | {2000: 50.0, 2001: 50.0}
+        whole = compared({index: a[index] for index in range(1, 1000)}, {index: b[index] for index in range(1, 1000)})
+        del b[0]
+        found = compared(a, b)
+        assert (found.basis, found.n, found.n_only_a, found.n_only_b) == ("paired", 999, 1, 2)
+        assert found.difference == pytest.approx(whole.difference, rel=1e-9)
+        assert (found.stderr, found.verdict) == (pytest.approx(whole.stderr, rel=1e-9), whole.verdict)
+        assert found.b is not None
+        assert found.b.n == 1001, "the value of a side is over all of its items"
+
+    def test_flipped_items_are_among_those_that_both_have(self) -> None:
+        a, b = {0: 1.0, 1: 0.0, 2: 1.0, 3: 0.0}, {1: 1.0, 2: 0.0, 3: 0.0, 9: 1.0}
+        (found,) = compare_results(asked("a", a), asked("b", b), Options(flipped=9)).contrasts
+        assert found.answers is not None
+        assert (found.answers.only_a, found.answers.only_b, found.answers.counts.n) == ((2,), (1,), 3)
+
+
+def test_each_side_has_an_interval_of_its_own() -> None:
+    """Wilson's of a share, so that 20 right of 20 are not 1 ± 0; e to the loss's ends of a perplexity."""
+    right = value("t/x", 1.0, 0.08, n=20, unit="fraction", direction="higher")
+    found = contrast(right, replace(right, value=0.5, stderr=0.115), level=0.9)
+    assert found.a is not None
+    expected = value_interval(Ratio(1.0, 0.08, 20), "fraction", 0.9)
+    assert expected is not None
+    assert (found.a.low, found.a.high) == (expected.low, pytest.approx(1.0))
+    assert 0.8 < expected.low < 0.95
+    perplexity = contrast(value("t/x", 20.0, 2.0, unit="perplexity"), value("t/x", 20.0, 2.0, unit="perplexity")).b
+    assert perplexity is not None
+    assert perplexity.low is not None
+    assert perplexity.high is not None
+    assert perplexity.low * perplexity.high == pytest.approx(400), "symmetric in the loss"
+
+
+class TestFamilies:
+    def many(self, shifts: Sequence[float]) -> tuple[Result, Result]:
+        """Metrics whose difference is so many of its standard errors."""
+        sides = []
+        for name, scale in (("a", 0.0), ("b", math.sqrt(2))):
+            metrics = [value(f"t/{k}", scale * shift, 1.0, n=10_000) for k, shift in enumerate(shifts)]
+            sides.append(result(*metrics, value("t/nan", math.nan, None), name=name))
+        return sides[0], sides[1]
+
+    def test_it_is_said_how_many_verdicts_are_chance(self) -> None:
+        """Forty metrics of an unchanged checkpoint have a better or worse one among them in 87 of 100 comparisons."""
+        a, b = self.many([0.0] * 40)
+        found = compare_results(a, b).to_json()
+        assert (found["family"], found["judged"]) == ("none", 40)
+        assert found["expected_by_chance"] == pytest.approx(2.0)
+        assert compare_results(a, b, Options(level=0.9)).expected_by_chance == pytest.approx(4.0)
+        assert compare_results(a, b, Options(family="holm")).to_json()["expected_by_chance"] is None
+
+    def test_holm_judges_all_metrics_together(self) -> None:
+        """2.2, 2.6 and 4 standard errors: beyond an interval of 95 % each by itself, and one of them among 40."""
+        a, b = self.many([2.2, 2.6, 4.0] + [0.1] * 37)
+        alone = compare_results(a, b).contrasts
+        together = compare_results(a, b, Options(family="holm")).contrasts
+        assert [one.metric for one in alone if one.verdict == "worse"] == ["t/0", "t/1", "t/2"]
+        assert [one.metric for one in together if one.verdict == "worse"] == ["t/2"]
+        assert [one.p for one in together] == [one.p for one in alone]
+        assert alone[2].p_holm == pytest.approx(40 * (alone[2].p or 0))
+        assert alone[1].p_holm == pytest.approx(39 * (alone[1].p or 0))
+        assert (alone[-1].metric, alone[-1].p, alone[-1].p_holm) == ("t/nan", None, None)
+
+    def test_holm_over_one_metric_changes_nothing(self) -> None:
+        a, b = self.many([2.2])
+        for family in ("none", "holm"):
+            (one,) = compare_results(a, b, Options(("t/0",), family=family)).contrasts  # type: ignore[arg-type]
+            assert (one.verdict, one.p_holm) == ("worse", one.p)
+
+
+class TestProtocol:
+    def guided(self, scale: float, number: float = 1.0, **more: Any) -> MetricValue:
+        content = {"sampling": {"guidance_scale": scale, "seed": 0}, "data": "ab" * 32, **more}
+        return value("coco/fid", number, items=("fid",), protocol=Protocol(content))
+
+    def test_refused_with_the_fields_and_nothing_hidden(self) -> None:
+        a, b = (
+            result(self.guided(1.5), value("coco/kid", 1.0)),
+            result(self.guided(3.0, limit=64), value("coco/kid", 1.0)),
+        )
+        found = compare_results(a, b)
+        assert [one.verdict for one in found.contrasts] == ["other_protocol", "indistinguishable"]
+        assert found.contrasts[0].difference is None
+        with pytest.raises(
+            NotComparable, match=r"coco/fid: sampling.guidance_scale 1.5 → 3.0, limit \(none\) → 64; evalua"
+        ):
+            require_comparable(found.to_json())
+
+    def test_forced_it_is_unpaired_and_marked(self) -> None:
+        items = {"coco": [{"index": index, "fid": 1.0} for index in range(100)]}
+        sides = [result(self.guided(scale, scale), items=items) for scale in (1.5, 3.0)]
+        found = compare_results(*sides, Options(force=True))
+        require_comparable(found.to_json())
+        (one,) = found.contrasts
+        assert (one.verdict, one.basis, one.differing) == ("worse", "unpaired", {"sampling.guidance_scale": (1.5, 3.0)})
+
+    def test_each_protocol_finds_its_own(self) -> None:
+        a = result(self.guided(1.0), self.guided(3.0))
+        b = result(self.guided(3.0), self.guided(1.0), self.guided(5.0))
+        assert [one.verdict for one in compare_results(a, b).contrasts] == ["indistinguishable"] * 2 + ["only_b"]
+        assert [one.verdict for one in compare_results(b, a).contrasts] == ["indistinguishable"] * 2 + ["only_a"]
+
+    def test_rows_of_one_metric_say_which_they_are(self) -> None:
+        a = result(self.guided(1.0), self.guided(3.0), value("coco/kid", 1.0))
+        b = result(self.guided(3.0), self.guided(5.0, limit=8), self.guided(7.0), value("coco/kid", 1.0))
+        found = compare_results(a, b)
+        assert [(one.verdict, one.differs) for one in found.contrasts] == [
+            ("other_protocol", {"sampling.guidance_scale": 1.0}),
+            ("indistinguishable", {"sampling.guidance_scale": 3.0}),
+            ("only_b", {"sampling.guidance_scale": 5.0, "limit": 8}),
+            ("indistinguishable", {}),
+        ]
+        assert found.contrasts[0].differing == {"sampling.guidance_scale": (1.0, 7.0)}
+        assert [one["differs"] for one in found.to_json()["contrasts"]] == [one.differs for one in found.contrasts]
+
+    def test_the_nearest_is_named(self) -> None:
+        found = compare_results(result(self.guided(1.0)), result(self.guided(3.0, data="cd"), self.guided(2.0)))
+        assert [one.verdict for one in found.contrasts] == ["other_protocol", "only_b"]
+        assert found.contrasts[0].differing == {"sampling.guidance_scale": (1.0, 2.0)}
+
+    def test_files_without_contents(self) -> None:
+        sides = [Result("x", document(self.guided(scale)) | {"protocols": {}}) for scale in (1.0, 2.0)]
+        with pytest.raises(NotComparable, match=f'coco/fid: protocol "{self.guided(1.0).protocol.id}" → "'):
+            require_comparable(compare_results(*sides).to_json())
+
+
+def test_names_and_patterns_choose_metrics() -> None:
+    a = result(value("coco/fid", 1.0), value("coco/kid", 1.0), value("loss/text", 1.0))
+    assert [one.metric for one in compare_results(a, a, Options(("coco/*",))).contrasts] == ["coco/fid", "coco/kid"]
+    with pytest.raises(
+        UnknownName, match="no metric of candidate or candidate is named 'coco/fud'; did you mean 'coco/fid'"
+    ):
+        compare_results(a, a, Options(("loss/text", "coco/fud")))
+
+
+def test_json_has_no_number_that_is_none() -> None:
+    a, b = result(value("a/b", math.nan)), result(value("a/b", 1.0, protocol=Protocol({"limit": math.pi})))
+    text = json.dumps(compare_results(a, b).to_json())
+    (one,) = json.loads(text, parse_constant=lambda word: pytest.fail(word))["contrasts"]
+    assert (one["a"]["value"], one["b"]["value"], one["interval"]) == ("NaN", 1.0, None)
+    assert one["differing"]["limit"] == {"b": math.pi}
+
+
+class TestAnswers:
+    """Of metrics that are right or wrong on each item: McNemar's counts, p over several benchmarks, what flipped."""
+
+    def asked(self, name: str, rights: dict[str, Sequence[float]]) -> Result:
+        """`rights` by benchmark."""
+        metrics = [
+            value(f"{benchmark}/acc", sum(answers) / len(answers), n=len(answers), direction="higher", items=("acc",))
+            for benchmark, answers in rights.items()
+        ]
+        items = [
+            {"benchmark": benchmark, "index": 10 * index, "acc": right}
+            for benchmark, answers in rights.items()
+            for index, right in enumerate(answers)
+        ]
+        return result(*metrics, name=name, items={"text": items}, task="text")
+
+    def both(self, pairs: dict[str, tuple[Sequence[float], Sequence[float]]], **options: Any) -> list[Contrast]:
+        a, b = (self.asked(name, {key: pair[place] for key, pair in pairs.items()}) for place, name in enumerate("ab"))
+        return list(compare_results(a, b, Options(**options)).contrasts)
+
+    def test_counts_p_and_the_items(self) -> None:
+        """Eight of ten questions on which the two differ went to b: p = 2 · (1 + 10 + 45) / 2^10."""
+        a = [1, 1] + [0] * 8 + [1] * 5 + [0] * 4
+        b = [0, 0] + [1] * 8 + [1] * 5 + [0] * 4
+        (one,) = self.both({"arc": (a, b)}, flipped=3)
+        assert one.answers is not None
+        assert one.answers.to_json() == {
+            "both": 5,
+            "only_a": 2,
+            "only_b": 8,
+            "neither": 4,
+            "p": pytest.approx(112 / 1024),
+            "holm": pytest.approx(112 / 1024),
+            "tests": 1,
+            "flipped": {"only_a": [0, 10], "only_b": [20, 30, 40]},
+        }
+        assert self.both({"arc": (a, b)})[0].answers.only_b == (), "none was asked for"  # type: ignore[union-attr]
+
+    def test_p_is_corrected_over_the_benchmarks_of_a_metric(self) -> None:
+        pairs: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+            "arc": ([0.0] * 10, [1.0] * 10),
+            "piqa": ([1, 0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1]),
+            "wsc": ([1, 0], [0, 1]),
+        }
+        found = [one.answers for one in self.both(pairs)]
+        assert [one.p for one in found if one] == pytest.approx([2 / 2**10, 2 * 8 / 2**7, 1.0])
+        assert [one.holm for one in found if one] == pytest.approx([3 * 2 / 2**10, 2 * 2 * 8 / 2**7, 1.0])
+        assert {one.tests for one in found if one} == {3}
+        (alone,) = self.both(pairs, metrics=("arc/acc",))
+        assert alone.answers is not None
+        assert (alone.answers.holm, alone.answers.tests) == (alone.answers.p, 1)
+
+    @pytest.mark.parametrize("numbers", [([0.5, 1.0], [1.0, 1.0]), (["NaN", 1], [1, 1])])
+    def test_other_numbers_are_no_answers(self, numbers: tuple[Sequence[Any], Sequence[Any]]) -> None:
+        metric = value("t/x", 1.0, items=("x",))
+        a, b = (result(metric, items={"t": [{"index": i, "x": x} for i, x in enumerate(side)]}) for side in numbers)
+        (one,) = compare_results(a, b).contrasts
+        assert one.answers is None
+
+
+def test_only_what_a_task_measured() -> None:
+    a = Result("a", {"metrics": [value(f"{task}/x", 1.0).to_json() | {"task": task} for task in ("loss", "text")]})
+    assert [one.metric for one in compare_results(a, a, Options(tasks=("text",))).contrasts] == ["text/x"]
+    with pytest.raises(UnknownName, match="no task of a or a is named 'txt'; did you mean 'text'"):
+        compare_results(a, a, Options(tasks=("txt",)))
+
+
+def answers(seed: int, right: float, n: int = 60) -> list[float]:
+    """Right or wrong, on questions that are hard or easy alike for all seeds."""
+    shared, own = random.Random(7), random.Random(seed)
+    return [float(0.6 * shared.random() + 0.4 * own.random() < right) for _ in range(n)]
+
+
+def bits(seed: int, mean: float, n: int = 60) -> list[float]:
+    shared, own = random.Random(8), random.Random(seed)
+    return [mean + shared.gauss(0, 1) + 0.1 * own.gauss(0, 1) for _ in range(n)]
+
+
+def measured(seed: int, right: float = 0.5, mean: float = 8.0, n: int = 60) -> Results:
+    """Accuracies and bits per byte, over all ids and within text."""
+    found = results(arc=answers(seed, right, n))
+    return with_bits(found, "arc", bits(seed, mean, n), bits(seed + 100, mean - 1, n))
+
+
+def in_another_order(found: Results) -> Results:
+    return Results(found.metrics, found.items[::-1], found.notes)
+
+
+def with_an_infinity(found: Results) -> Results:
+    """A document of infinite loss: the value is infinite, and its standard error no number."""
+    losses = [math.inf, *(item["bits"] for item in found.items[1:])]
+    return with_bits(results(arc=[item["acc"] for item in found.items]), "arc", losses, bits(3, 7.0))
+
+
+TWO_SUITES = ("quick/text", "full/text")
+
+PAIRS: dict[str, tuple[Results, Results, tuple[str, ...], tuple[str, ...]]] = {
+    "a little worse": (measured(1), measured(2, 0.45, 8.05), ("text",), ("text",)),
+    "much worse": (measured(1), measured(2, 0.2, 12.0), ("text",), ("text",)),
+    "better": (measured(1), measured(2, 0.7, 7.0), ("text",), ("text",)),
+    "the same": (measured(1), measured(1), ("text",), ("text",)),
+    "all right, all wrong": (
+        results(arc=[1.0] * 30),
+        results(arc=[0.0] * 30),
+        ("text",),
+        ("text",),
+    ),
+    "items in another order": (measured(1), in_another_order(measured(2)), ("text",), ("text",)),
+    "one document": (measured(1, n=1), measured(2, 0.2, n=1), ("text",), ("text",)),
+    "baseline in two suites": (measured(1), measured(2, 0.4, 8.1), TWO_SUITES, ("text",)),
+    "candidate in two suites": (measured(1), measured(2, 0.4, 8.1), ("text",), TWO_SUITES),
+    "one-sided error": (measured(1), with_an_infinity(measured(2)), ("text",), ("text",)),
+}
+
+
+def as_document(found: Results, tasks: Sequence[str], name: str) -> Result:
+    """As the service has it: the task that measured `found`, and of other suites tasks of the same name."""
+    first, *others = tasks
+    whole = document(*found.metrics, items={first: found.items}, task=first)
+    for task in others:
+        strange = results(arc=answers(99, 0.9, 25))
+        whole["items"][task] = strange.items
+    return Result(name, whole)
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_compare_the_gate_and_forgetting_say_the_same(
+    pair: tuple[Results, Results, tuple[str, ...], tuple[str, ...]],
+) -> None:
+    """Three answers to one question: how far apart, with which error, and where that comes from."""
+    base, own, base_tasks, own_tasks = pair
+    before, after = as_document(base, base_tasks, "before"), as_document(own, own_tasks, "after")
+    compared = {
+        one.metric: (one.difference, one.stderr, one.basis, one.n) for one in compare_results(before, after).contrasts
+    }
+    judged = {
+        one.metric: (one.difference.value, one.difference.stderr, one.difference.basis, one.difference.n)
+        for one in gate.compare(after, before).comparisons
+        if one.difference
+    }
+    rows = benchmark_rows(own, base)
+    assert len(rows) == (2 if len(base.metrics) == 2 else 4)
+    for row in rows:
+        name = f"{row.what}/{row.metric}{'_within' if row.scope == 'text' else ''}"
+        assert compared[name] == judged[name]
+        difference, stderr, basis, n = compared[name]
+        assert (row.change_basis, row.n) == (basis, n)
+        assert row.change == pytest.approx(difference, rel=1e-9, abs=1e-12)
+        assert row.change_stderr == (None if stderr is None else pytest.approx(stderr, rel=1e-9, abs=1e-12))
+
+
+def test_a_comparison_says_what_is_suspicious_about_either_side() -> None:
+    """A difference between two numbers says nothing where one of them cannot be right."""
+    sides = [result(value("pairs/text", number), name=name) for name, number in (("a", 1.0), ("b", 9.0))]
+    warning = {"code": "worse_than_guessing", "metric": "pairs/image_within", "message": "9 is above 4.16"}
+    other = {"code": "inputs_cut", "metric": "coco", "message": "9 captions were cut"}
+    after = Result("b", {**sides[1].document, "warnings": {"pairs": [warning], "coco": [other]}})
+    assert compare_results(sides[0], after).to_json()["warnings"] == {"a": [], "b": [warning]}

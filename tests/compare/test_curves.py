@@ -1,0 +1,112 @@
+"""Several runs on one curve: only what was measured alike, unless it is forced."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from evalsvc.compare.curves import join_histories, require_comparable, tabulate
+from evalsvc.errors import NotComparable, UnknownName
+
+CONTENTS: dict[str, dict[str, Any]] = {
+    "p1": {"data": "ab", "sampling": {"guidance_scale": 1.0}},
+    "p3": {"data": "ab", "sampling": {"guidance_scale": 3.0}},
+    "px": {"data": "cd", "sampling": {"guidance_scale": 1.0}},
+}
+
+
+def history(run: str, *series: tuple[str, str], **fields: Any) -> dict[str, Any]:
+    """Of (metric, protocol)."""
+    said: dict[str, Any] = {
+        "variant": "raw",
+        "unit": "",
+        "direction": "lower",
+        "x": [0, 25],
+        "value": [2.0, 1.0],
+        "differs": {},
+    }
+    said["import"] = None
+    return {
+        "run": run,
+        "x": "step",
+        "imports": {"1": {"source": f"sheet of {run}", "created_at": "2026-02-03T10:11:12.131+00:00"}},
+        "series": [{"metric": metric, "protocol": protocol, **said, **fields} for metric, protocol in series],
+    }
+
+
+def join(*histories: Mapping[str, Any], force: bool = False) -> dict[str, Any]:
+    return join_histories(histories, CONTENTS.__getitem__, force)
+
+
+def curves(joined: Mapping[str, Any]) -> list[tuple[str, str | None, list[str]]]:
+    return [(curve["metric"], curve["protocol"], [one["run"] for one in curve["series"]]) for curve in joined["curves"]]
+
+
+def test_what_has_one_protocol_is_one_curve() -> None:
+    joined = join(history("run-a", ("loss/text", "p1")), history("run-b", ("loss/text", "p1"), ("coco/fid", "p3")))
+    assert curves(joined) == [("loss/text", "p1", ["run-a", "run-b"]), ("coco/fid", "p3", ["run-b"])]
+    require_comparable(joined)
+
+
+def test_another_protocol_is_another_curve_that_says_how_it_differs() -> None:
+    joined = join(history("run-a", ("coco/fid", "p1"), ("coco/fid", "p3")), history("run-b", ("coco/fid", "p1")))
+    assert curves(joined) == [("coco/fid", "p1", ["run-a", "run-b"]), ("coco/fid", "p3", ["run-a"])]
+    assert [curve["differs"] for curve in joined["curves"]] == [
+        {"sampling.guidance_scale": 1.0},
+        {"sampling.guidance_scale": 3.0},
+    ]
+
+
+def test_runs_without_a_protocol_in_common_are_refused_with_the_fields() -> None:
+    joined = join(
+        history("run-a", ("coco/fid", "p1"), ("loss/text", "p1")),
+        history("run-b", ("coco/fid", "p1"), ("loss/text", "p1")),
+        history("run-c", ("coco/fid", "p3"), ("coco/fid", "px")),
+    )
+    assert curves(joined) == [("loss/text", "p1", ["run-a", "run-b"])]
+    with pytest.raises(
+        NotComparable, match=r"coco/fid: run-a and run-c differ in sampling.guidance_scale 1.0 → 3.0; eval"
+    ):
+        require_comparable(joined)
+
+
+def test_forced_they_are_on_one_curve_that_says_so() -> None:
+    joined = join(history("run-a", ("coco/fid", "p1")), history("run-b", ("coco/fid", "px")), force=True)
+    require_comparable(joined)
+    assert curves(joined) == [("coco/fid", None, ["run-a", "run-b"])]
+    assert [one["differs"] for one in joined["curves"][0]["series"]] == [{"data": "ab"}, {"data": "cd"}]
+
+
+def test_a_run_without_values_is_no_stranger() -> None:
+    assert join(history("run-a", ("coco/fid", "p1")), history("run-b"))["refused"] == {}
+
+
+def test_points_along_a_metric_are_those_of_one_checkpoint() -> None:
+    """A value of step 25 beside one of step 0 would be a point that no checkpoint has."""
+    later = history("run-a", ("loss/text", "p1"), x=[25, 50], value=["NaN", 4.0], stderr=[0.1, None])
+    image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], stderr=[0.2, 0.3], **{"import": [None, 1]})
+    other = history("run-b", ("loss/image", "p1"), x=[25], value=[5.0], stderr=[None])
+    joined = join({**image, "series": image["series"] + later["series"]}, other)
+    found = tabulate(joined, "loss/image")
+    assert (found["x"], found["against"], found["columns"]) == ("step", "loss/image", ["loss/text"])
+    assert [(row["run"], row["step"], row["loss/image"], row["loss/text"]) for row in found["rows"]] == [
+        ("run-a", 0, {"value": 9.0, "stderr": 0.2, "import": None}, None),
+        ("run-a", 25, {"value": 3.0, "stderr": 0.3, "import": 1}, {"value": "NaN", "stderr": 0.1, "import": None}),
+        ("run-b", 25, {"value": 5.0, "stderr": None, "import": None}, None),
+    ]
+    assert found["imports"]["run-a"]["1"]["source"] == "sheet of run-a"
+
+
+def test_an_axis_is_measured_in_one_way() -> None:
+    both = history("run-a", ("loss/image", "p1"), ("loss/image", "p3"), ("loss/text", "p1"), stderr=[0.1, 0.1])
+    with pytest.raises(NotComparable, match=r"guidance_scale=1.0; sampling.guidance_scale=3.0"):
+        tabulate(join(both), "loss/image")
+    assert tabulate(join(both), "loss/text")["columns"] == [
+        "loss/image (sampling.guidance_scale=1.0)",
+        "loss/image (sampling.guidance_scale=3.0)",
+    ]
+    with pytest.raises(UnknownName, match="did you mean 'loss/text'"):
+        tabulate(join(both), "loss/txt")
+    strangers = join(history("run-a", ("loss/image", "p1")), history("run-b", ("loss/image", "px")))
+    with pytest.raises(NotComparable, match="loss/image is no axis for these runs: run-a and run-b differ in data"):
+        tabulate(strangers, "loss/image")

@@ -1,0 +1,199 @@
+"""Two runs along their steps: the steps at which their difference leaves the noise, and how many looks were taken."""
+
+import math
+import random
+from typing import Any
+
+import pytest
+from gate_documents import result, value
+
+from evalsvc.compare.contrast import Contrast, Options, compare_results
+from evalsvc.compare.difference_curves import Crossings, crossings, difference_curves, level_of_looks
+from evalsvc.compare.result import Result
+from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
+from evalsvc.spec.protocol import MetricValue, Protocol
+
+IN, OUT, BACK, UNKNOWN = "indistinguishable", "worse", "better", "no_error_known"
+
+
+def contrast(verdict: Any) -> Contrast:
+    """Of a metric of which lower is better."""
+    return Contrast("t/x", "t", "", "lower", verdict, difference={IN: 0.5, OUT: 1.5, BACK: -1.5}.get(verdict))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([OUT, OUT, IN, OUT, IN, IN], Crossings(20, 40, 0, None, ())),
+        ([IN, OUT, IN, OUT, OUT], Crossings(0, None, 10, 30, ())),
+        ([OUT, BACK, IN, OUT, OUT], Crossings(20, None, 0, 30, ((0, 10), (10, 30)))),
+        ([IN, IN], Crossings(0, 0, None, None, ())),
+        ([OUT, OUT], Crossings(None, None, 0, 0, ())),
+        ([IN, UNKNOWN], Crossings(0, None, None, None, ())),
+        ([], Crossings(None, None, None, None, ())),
+    ],
+)
+def test_where_it_enters_and_leaves_the_noise(verdicts: list[Any], expected: Crossings) -> None:
+    contrasts = [contrast(one) for one in verdicts]
+    assert crossings([10 * index for index in range(len(verdicts))], contrasts, contrasts) == expected
+
+
+@pytest.mark.parametrize(("verdicts", "first"), [([IN, OUT], (0, 10)), ([OUT, IN], (10, 0)), ([IN], (0, None))])
+def test_the_last_step_alone_is_not_for_good(verdicts: list[Any], first: tuple[int | None, int | None]) -> None:
+    contrasts = [contrast(one) for one in verdicts]
+    assert crossings([0, 10][: len(verdicts)], contrasts, contrasts) == Crossings(first[0], None, first[1], None, ())
+
+
+def test_what_is_said_of_several_steps_rests_on_the_simultaneous_band() -> None:
+    shown = [contrast(one) for one in (OUT, BACK, OUT, OUT)]
+    simultaneous = [contrast(one) for one in (OUT, IN, IN, IN)]
+    assert crossings([0, 10, 20, 30], shown, simultaneous) == Crossings(None, 10, 0, None, ())
+
+
+def side(name: str, numbers: list[float], **fields: Any) -> Result:
+    n = len(numbers)
+    mean = math.fsum(numbers) / n
+    spread = math.sqrt(math.fsum((one - mean) ** 2 for one in numbers) / (n - 1) / n)
+    metric = value("pairs/text", mean, spread, n=n, items=("nll",), **fields)
+    return result(metric, name=name, items={"pairs": [{"index": index, "nll": x} for index, x in enumerate(numbers)]})
+
+
+def runs(gaps: dict[int, float], n: int = 100, noise: float = 0.1) -> list[tuple[int, Result, Result]]:
+    """At each step two checkpoints whose difference is the gap exactly, with the standard error noise / sqrt(n)."""
+    generator = random.Random(0)
+    pairs = []
+    for step, gap in gaps.items():
+        common, own = ([generator.gauss(5, 1) for _ in range(n)] for _ in "ab")
+        centre = math.fsum(own) / n
+        spread = math.sqrt(math.fsum((one - centre) ** 2 for one in own) / (n - 1))
+        other = [a + gap + noise * (one - centre) / spread for a, one in zip(common, own, strict=True)]
+        pairs.append((step, side("a", common), side("b", other)))
+    return pairs
+
+
+def test_the_gap_of_two_runs_closes() -> None:
+    """The shape of the paper's figure 4: far apart at first, then within the noise; 0.01 is one standard error."""
+    found = difference_curves("a", "b", runs({0: 2.0, 10: 0.5, 20: -0.015, 40: 0.03, 80: 0.005, 300: -0.01}), Options())
+    (curve,) = found["curves"]
+    assert curve["x"] == [0, 10, 20, 40, 80, 300]
+    assert curve["difference"] == pytest.approx([2.0, 0.5, -0.015, 0.03, 0.005, -0.01])
+    assert curve["stderr"] == pytest.approx([0.01] * 6)
+    # Student's quantile with 99 degrees of freedom, and a little more for the skewness of the items.
+    assert curve["high"][2] == pytest.approx(-0.015 + 1.984 * 0.01, rel=0.15)
+    assert curve["verdict"] == [
+        "worse",
+        "worse",
+        "indistinguishable",
+        "worse",
+        "indistinguishable",
+        "indistinguishable",
+    ]
+    assert {name: curve[name] for name in curve if name.startswith("first") or name.endswith("from")} == {
+        "first_indistinguishable": 20,
+        "indistinguishable_from": 80,
+        "first_apart": 0,
+        "apart_from": None,
+    }
+    assert (found["band"], curve["step_level"], curve["basis"]) == ("pointwise", 0.95, ["paired"] * 6)
+
+
+def test_each_step_is_what_compare_says_of_it() -> None:
+    pairs = runs({0: 0.3, 5: 0.01})
+    (curve,) = difference_curves("a", "b", pairs, Options())["curves"]
+    for place, (_, a, b) in enumerate(pairs):
+        (contrast,) = compare_results(a, b).contrasts
+        assert contrast.interval is not None
+        assert (curve["difference"][place], curve["stderr"][place]) == (contrast.difference, contrast.stderr)
+        assert (curve["low"][place], curve["high"][place]) == (contrast.interval.low, contrast.interval.high)
+
+
+def test_many_looks_ask_for_more() -> None:
+    """0.024 is 2.4 standard errors: beyond a pointwise interval, and nothing among six looks."""
+    gaps = dict.fromkeys(range(6), 0.024)
+    (pointwise,) = difference_curves("a", "b", runs(gaps), Options())["curves"]
+    (simultaneous,) = difference_curves("a", "b", runs(gaps), Options(), "simultaneous")["curves"]
+    assert (pointwise["first_indistinguishable"], pointwise["first_apart"]) == (None, 0)
+    assert (pointwise["indistinguishable_from"], pointwise["apart_from"]) == (0, None), "in the simultaneous band"
+    assert (simultaneous["indistinguishable_from"], simultaneous["first_apart"]) == (0, None)
+    assert simultaneous["step_level"] == pytest.approx(1 - 0.05 / 6)
+    assert simultaneous["simultaneous_level"] == pointwise["simultaneous_level"] == simultaneous["step_level"]
+    assert level_of_looks(0.9, 0) == pytest.approx(0.9)
+
+
+def test_the_document_says_which_band_each_crossing_rests_on() -> None:
+    bands = {"first_indistinguishable", "first_apart"}, {"indistinguishable_from", "apart_from", "sign_changes"}
+    for band in ("pointwise", "simultaneous"):
+        found = difference_curves("a", "b", runs({0: 1.0, 1: 1.0}), Options(), band)["crossings_rest_on"]  # type: ignore[arg-type]
+        assert found == dict.fromkeys(bands[0], band) | dict.fromkeys(bands[1], "simultaneous")
+
+
+def test_without_a_difference_few_curves_leave_the_simultaneous_band_and_hardly_one_changes_its_sign() -> None:
+    """With normal quantiles, 24 % of curves of 20 steps and 10 items left the band at some step."""
+    generator, curves = random.Random(10), 50
+    found = []
+    for _ in range(curves):
+        steps = []
+        for step in range(20):
+            common = [generator.gauss(0, 1) for _ in range(10)]
+            steps.append((step, side("a", common), side("b", [one + generator.gauss(0, 1) for one in common])))
+        (curve,) = difference_curves("a", "b", steps, Options(), "simultaneous")["curves"]
+        found.append((curve["first_apart"] is not None, bool(curve["sign_changes"])))
+    apart, signs = (sum(column) / curves for column in zip(*found, strict=True))
+    assert apart <= 0.05 + 1.5 * math.sqrt(0.05 * 0.95 / curves)
+    assert signs == 0
+
+
+def test_a_step_that_lacks_the_metric_is_left_out() -> None:
+    pairs = runs({0: 1.0, 10: 1.0})
+    pairs.insert(1, (5, result(value("other/x", 1.0)), pairs[0][2]))
+    (curve,) = difference_curves("a", "b", pairs, Options(("pairs/text",)))["curves"]
+    assert curve["x"] == [0, 10]
+
+
+def test_a_value_that_is_no_number_is_apart_and_not_hidden() -> None:
+    pairs = runs({0: 0.0})
+    pairs.append((10, pairs[0][1], side("b", [math.nan] * 100)))
+    (curve,) = difference_curves("a", "b", pairs, Options())["curves"]
+    assert curve["b"][1] == curve["difference"][1] == "NaN"
+    assert (curve["verdict"][1], curve["low"][1], curve["first_apart"]) == ("worse", None, 10)
+
+
+class TestRefusal:
+    def measured(self, seed: int, number: float = 1.0) -> MetricValue:
+        return value("coco/fid", number, protocol=Protocol({"seed": seed}))
+
+    def test_other_protocols_have_no_curve(self) -> None:
+        alike = value("coco/kid", 1.0)
+        pairs = [(0, result(self.measured(0), alike), result(self.measured(1), alike))]
+        found = difference_curves("a", "b", pairs, Options())
+        assert [curve["metric"] for curve in found["curves"]] == ["coco/kid"]
+        assert found["refused"] == {"coco/fid": "at step 0 seed 0 → 1"}
+        with pytest.raises(NotComparable, match=r"a and b were measured .*: coco/fid: at step 0 seed 0 → 1; evaluate"):
+            difference_curves("a", "b", pairs, Options(("coco/fid",)))
+        (forced,) = difference_curves("a", "b", pairs, Options(("coco/fid",), force=True))["curves"]
+        assert (forced["protocol"], forced["basis"]) == (None, ["unpaired"])
+
+    def test_two_protocols_are_two_curves(self) -> None:
+        both = result(self.measured(0), self.measured(1, 2.0))
+        found = difference_curves("a", "b", [(0, both, both)], Options())
+        assert [curve["a"] for curve in found["curves"]] == [[1.0], [2.0]]
+        assert [curve["differs"] for curve in found["curves"]] == [{"seed": 0}, {"seed": 1}]
+        alone = result(self.measured(0))
+        assert difference_curves("a", "b", [(0, alone, alone)], Options())["curves"][0]["differs"] == {}
+
+    def test_forced_curves_of_one_metric_have_names_of_their_own(self) -> None:
+        sides = [result(self.measured(seed)) for seed in (0, 1, 2)]
+        pairs = [(0, sides[0], sides[1]), (5, sides[0], sides[2])]
+        found = difference_curves("a", "b", pairs, Options(force=True))
+        names = [curve["differs"]["protocol"] for curve in found["curves"]]
+        ids = [self.measured(seed).protocol.id for seed in (0, 1, 2)]
+        assert names == [f"{ids[0]} → {ids[1]}", f"{ids[0]} → {ids[2]}"]
+
+    def test_names(self) -> None:
+        pairs = runs({0: 1.0})
+        with pytest.raises(UnknownName, match="no metric of a or b is named 'pairs/txt'; did you mean 'pairs/text'"):
+            difference_curves("a", "b", pairs, Options(("pairs/txt",)))
+        with pytest.raises(UnknownName, match="no task of a or b is named 'pear'; did you mean 'pairs'"):
+            difference_curves("a", "b", pairs, Options(tasks=("pear",)))
+        with pytest.raises(InvalidRequest, match="the level of an interval is 2"):
+            difference_curves("a", "b", pairs, Options(level=2.0))

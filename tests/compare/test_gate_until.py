@@ -1,0 +1,360 @@
+"""The gate that samples until it is decided: when it stops, what it then says, and how seldom it is wrong."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from gate_documents import result, value
+from typer.testing import CliRunner
+
+from evalsvc.checkpoints.reference import CheckpointRef, identify
+from evalsvc.cli import app
+from evalsvc.compare.gate import Outcome, Report
+from evalsvc.compare.gate_rules import Rule
+from evalsvc.compare.gate_until import Both, Sides, Trial, judge_look, run_gate_until
+from evalsvc.compare.reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
+from evalsvc.compare.result import Result
+from evalsvc.errors import InvalidRequest
+from evalsvc.metrics.sequential import DEFAULT_SPENDING, boundaries, level_of
+from evalsvc.metrics.shares import standard_error
+from evalsvc.metrics.student import critical_value
+from evalsvc.spec.suite import parse_suite
+from evalsvc.worker import shard as runner
+from evalsvc.worker.shard import ModelCache, TaskLook, run_suite
+
+RULE = Rule(metric="t/x", standard_errors=1.96, relative=0.0)
+
+
+def sides(differences: Sequence[float], n: int, name: str = "t/x", **fields: Any) -> tuple[Result, Result]:
+    """Both sides' first n items, a difference apart; candidate first."""
+    shared = [Random(index).gauss(0, 1) for index in range(n)]
+    made = []
+    for marks in ([mark + gap for mark, gap in zip(shared, differences, strict=False)], shared):
+        items = [{"index": index, name: mark} for index, mark in enumerate(marks)]
+        metric = value(name, math.fsum(marks) / n, standard_error(marks), n=n, items=(name,), **fields)
+        made.append(result(metric, items={"t": items}))
+    return made[0], made[1]
+
+
+def look(trial: Trial, differences: Sequence[float], n: int, total: int, **fields: Any) -> list[Any] | None:
+    candidate, baseline = sides(differences, n, **fields)
+    return judge_look(trial, Both(candidate, baseline, n, total, "images", last=n == total))
+
+
+def noise(mean: float) -> list[float]:
+    """Of a standard deviation of 1 to either side of the mean, in turn."""
+    return [mean + (1 if index % 2 else -1) for index in range(1024)]
+
+
+def join(*results: Result) -> Result:
+    """Several metrics of one task."""
+    documents = [one.document for one in results]
+    items = [document["items"].get("t") or [{}] * 1024 for document in documents]
+    return Result(
+        "side",
+        {
+            **documents[0],
+            "metrics": [metric for document in documents for metric in document["metrics"]],
+            "items": {"t": [{**one, **other} for one, other in zip(*items, strict=False)]},
+        },
+    )
+
+
+class TestLook:
+    def test_what_a_single_test_would_call_worse_goes_on(self) -> None:
+        """At an eighth of the data 1.96 standard errors are no news: of eight such looks one in five would err."""
+        differences = noise(0.25)
+        trial = Trial("t", [RULE], "obrien-fleming")
+        assert look(trial, differences, 128, 1024) is None
+        (seen,) = trial.looks
+        assert seen.stderr is not None
+        assert 1.96 < seen.difference / seen.stderr < 5 < seen.standard_errors == pytest.approx(6.23, abs=0.01)
+        assert seen.verdict == "undecided"
+        assert look(trial, differences, 256, 1024) is None
+        found = look(trial, differences, 512, 1024)
+        assert found is not None
+        (comparison,) = found
+        assert comparison.verdict == "worse"
+        assert comparison.difference.n == 512
+
+    @pytest.mark.parametrize(("direction", "verdict"), [("lower", "worse"), ("higher", "better")])
+    def test_beyond_the_boundary_it_stops_to_either_side(self, direction: str, verdict: str) -> None:
+        found = look(Trial("t", [RULE], "obrien-fleming"), noise(2.0), 128, 1024, direction=direction)
+        assert found is not None
+        assert found[0].verdict == verdict
+
+    def test_it_stops_where_no_regression_is_left_in_the_interval(self) -> None:
+        tolerant = RULE.model_copy(update={"absolute": 1.0})
+        found = look(Trial("t", [tolerant], "obrien-fleming"), noise(0.0), 128, 1024)
+        assert found is not None
+        assert found[0].verdict == "within_tolerance"
+        assert "at most, within the tolerance 1" in found[0].reason
+        assert look(Trial("t", [tolerant], "obrien-fleming"), noise(0.8), 128, 1024) is None
+        found = look(Trial("t", [tolerant], "obrien-fleming"), noise(-0.5), 128, 1024)
+        assert found is not None
+        assert "within the tolerance" in found[0].reason
+
+    def test_equal_so_far_is_not_equal(self) -> None:
+        """256 prompts that are read alike on both sides have an error of zero and prove nothing of the next ones."""
+        trial = Trial("t", [RULE], "obrien-fleming")
+        assert look(trial, [0.0] * 256, 256, 1024) is None
+        found = look(trial, [0.0] * 1024, 1024, 1024)
+        assert found is not None
+        assert found[0].reason == "equal"
+
+    def test_the_last_look_decides_everything(self) -> None:
+        found = look(Trial("t", [RULE], "obrien-fleming"), noise(0.0), 1024, 1024)
+        assert found is not None
+        assert (found[0].verdict, found[0].difference.noise) == (
+            "within_noise",
+            pytest.approx(critical_value(RULE.level, 1023) * found[0].difference.stderr),
+        )
+
+    def test_a_decision_stands_while_another_metric_goes_on(self) -> None:
+        trial = Trial("t", [Rule(metric="t/*", standard_errors=1.96, relative=0.0)])
+
+        def both(n: int, better: float) -> Both:
+            made = map(join, sides(noise(better), n, "t/x"), sides(noise(0.0), n, "t/y"))
+            return Both(*made, n, 1024, "images", last=n == 1024)
+
+        assert judge_look(trial, both(256, -2.0)) is None
+        found = judge_look(trial, both(1024, 0.0))
+        assert found is not None
+        assert [(item.metric, item.verdict, item.difference.n) for item in found if item.difference] == [
+            ("t/x", "better", 256),
+            ("t/y", "within_noise", 1024),
+        ]
+
+    def test_a_metric_that_a_rule_names_is_waited_for(self) -> None:
+        """FID on 2,048 features begins with 2,049 images; a look before must not pass it unseen."""
+        trial = Trial("t", [Rule(metric="t/fid"), RULE])
+        assert look(trial, noise(-2.0), 256, 1024) is None
+        assert look(Trial("t", [Rule(metric="other/fid"), RULE]), noise(-2.0), 256, 1024) is not None
+
+    def test_without_a_standard_error_it_is_not_judged_before_the_end(self) -> None:
+        def both(n: int) -> Both:
+            more = [result(value("t/recall", number, None, direction="higher")) for number in (0.1, 0.9)]
+            return Both(*map(join, sides(noise(2.0), n), more), n, 1024, "images", last=n == 1024)
+
+        rules = [Rule(metric="t/*", standard_errors=1.96)]
+        early = judge_look(Trial("t", rules), both(256))
+        assert early is not None
+        assert [item.verdict for item in early] == ["worse", "not_judged"]
+        late = judge_look(Trial("t", rules), both(1024))
+        assert late is not None
+        assert [item.verdict for item in late] == ["worse", "not_judged"]
+        tolerant = [rules[0].model_copy(update={"absolute": 0.1})]
+        early, late = (judge_look(Trial("t", tolerant), both(n)) for n in (256, 1024))
+        assert early is not None
+        assert [item.verdict for item in early] == ["worse", "ignored"]
+        assert late is not None
+        assert [item.verdict for item in late] == ["worse", "worse"]
+
+    def test_what_diverged_is_worse_at_once(self) -> None:
+        found = look(Trial("t", [RULE], "obrien-fleming"), [math.nan, *noise(0.0)], 128, 1024)
+        assert found is not None
+        assert found[0].verdict == "worse"
+
+
+class TestLevel:
+    """What all looks together may say wrongly."""
+
+    def walk(self, gaps: Sequence[float], rule: Rule, looks: Sequence[int]) -> str:
+        trial = Trial("t", [rule])
+        for n in looks:
+            found = look(trial, gaps, n, looks[-1])
+            if found is not None:
+                break
+        assert found is not None
+        return str(found[0].verdict)
+
+    @pytest.mark.parametrize("direction", ["lower", "higher"])
+    def test_a_loss_within_the_tolerance_fails_no_more_often_than_at_one_look(self, direction: str) -> None:
+        """Of a tolerance of 8 final errors and a loss of 0.8 of it, one look calls 0.05 worse. Where the estimate alone
+        had to be beyond the tolerance at any look, 0.4 were."""
+        n, tolerance = 100, 8 / 10
+        sign = 1 if direction == "lower" else -1
+        rule = RULE.model_copy(update={"absolute": tolerance, "direction": direction, "standard_errors": 2.0})
+        verdicts = []
+        for seed in range(40):
+            random = Random(seed)
+            gaps = [sign * random.gauss(0.8 * tolerance, 1) for _ in range(n)]
+            verdicts.append(self.walk(gaps, rule, (13, 25, 50, 100)))
+        assert verdicts.count("worse") <= 6, "three errors above 0.05 of 40"
+
+    @pytest.mark.parametrize("direction", ["lower", "higher"])
+    def test_a_real_loss_is_found_before_the_end(self, direction: str) -> None:
+        sign = 1 if direction == "lower" else -1
+        rule = RULE.model_copy(update={"absolute": 0.1, "direction": direction})
+        trial = Trial("t", [rule])
+        assert look(trial, [sign * gap for gap in noise(0.8)], 512, 1024) is not None
+        assert trial.looks[0].verdict == "worse"
+
+    def test_few_items_at_a_look_ask_for_the_quantile_of_so_many(self) -> None:
+        trial = Trial("t", [RULE], "pocock")
+        assert look(trial, noise(0.0), 16, 32) is None
+        (seen,) = trial.looks
+        boundary = boundaries(level_of(1.96), (0.5,), "pocock")[0]
+        assert (seen.standard_errors, seen.level) == (pytest.approx(boundary), pytest.approx(0.025, abs=1e-4))
+        assert seen.high is not None
+        assert seen.stderr is not None
+        reach = (seen.high - seen.difference) / seen.stderr
+        assert reach == pytest.approx(critical_value(level_of(boundary) / 2, 15))
+        assert reach > 1.1 * boundary
+
+    def test_a_family_shares_the_level_among_tasks_and_metrics(self) -> None:
+        """Two tasks; of this one's metrics two are there and one is waited for."""
+        rules = [Rule(metric="t/fid"), Rule(metric="t/*", standard_errors=2.0)]
+        trial = Trial("t", rules, DEFAULT_SPENDING, tasks=2)
+        made = map(join, sides(noise(0.0), 256, "t/x"), sides(noise(0.0), 256, "t/y"))
+        assert judge_look(trial, Both(*made, 256, 512, "images", last=False)) is None
+        assert [seen.level for seen in trial.looks] == pytest.approx([rules[1].level / 6] * 2)
+        assert trial.looks[0].standard_errors == boundaries(2 * rules[1].level / 6, (0.5,), DEFAULT_SPENDING)[0]
+
+    def test_what_is_alike_so_far_is_no_harmless_change(self) -> None:
+        """Answers that are all alike have an error, and an interval that may reach beyond the tolerance."""
+        for tolerance, decided in ((0.001, False), (0.5, True)):
+            rule = RULE.model_copy(update={"absolute": tolerance})
+            marks = [float(index % 2) for index in range(256)]
+            items = {"t": [{"index": index, "t/x": mark} for index, mark in enumerate(marks)]}
+            metric = value("t/x", 0.5, 0.03, n=256, items=("t/x",))
+            trial = Trial("t", [rule])
+            both = Both(*[result(metric, items=items)] * 2, 256, 512, "images", last=False)
+            found = judge_look(trial, both)
+            assert (found is not None) is decided
+            if found is not None:
+                assert found[0].reason.startswith("equal in the mean; worse by")
+
+
+LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
+
+
+@pytest.fixture(autouse=True)
+def _worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+    monkeypatch.setattr(runner, "_models", ModelCache())
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def weights(open_lm_case: Path, tmp_path: Path) -> Callable[[str], CheckpointRef]:
+    def make(name: str) -> CheckpointRef:
+        path = tmp_path / f"{name}.pt"
+        path.write_bytes((open_lm_case / "checkpoints" / "epoch_1.pt").read_bytes())
+        return CheckpointRef(str(path), identify(path), label=name)
+
+    return make
+
+
+def steps(tmp_path: Path, **parameters: Any) -> dict[str, Any]:
+    task = {"kind": "steps", "log": str(tmp_path / "log"), "seconds": 0, "shards": 8, "steps": 256, "looks": True}
+    return {"tasks": [{**task, **parameters}]}
+
+
+def count(tmp_path: Path) -> int:
+    return len((tmp_path / "log").read_text().splitlines())
+
+
+class TestBothSides:
+    def gate(self, candidate: CheckpointRef, baseline: CheckpointRef, tmp_path: Path, **parameters: Any) -> Report:
+        suite = parse_suite(steps(tmp_path, **parameters), "marks")
+        rules = [Rule(metric="steps/mark", relative=0.0, absolute=0.03)]
+        return run_gate_until(
+            Sides(candidate, baseline, suite, rules, "obrien-fleming"), lambda *now: None, lambda look: None
+        )
+
+    def test_a_worse_checkpoint_is_sampled_no_further_than_it_takes(
+        self, weights: Callable[[str], CheckpointRef], tmp_path: Path
+    ) -> None:
+        report = self.gate(weights("worse"), weights("before"), tmp_path, drift=0.2)
+        assert report.outcome == Outcome.REGRESSION
+        assert count(tmp_path) == 2 * 256
+        assert effort(report) == ["steps: 256 of 2,048 steps of each side, 1 look, 88% saved"]
+        (row,) = looks_table(report)
+        assert row[:2] == ["steps/mark", "256 of 2,048 steps"]
+        assert row[-1] == "worse"
+        assert row[LOOK_COLUMNS.index("basis")] == "paired"
+        document = json.loads(to_json(report))
+        assert [one["basis"] for one in document["looks"]] == ["paired"]
+        assert document["samples"][0]["saved"] == 0.875
+        assert document["looks"][0]["standard_errors"] == pytest.approx(
+            boundaries(level_of(3.0), (0.125,), "obrien-fleming")[-1]
+        )
+        assert document["looks"][0]["level"] == pytest.approx(0.00135, abs=1e-6)
+        assert document["alarms"]["family"] == "none"
+        assert document["alarms"]["lowest"] == document["looks"][0]["level"]
+        assert "88% saved" in to_markdown(report)
+
+    def test_equal_ones_stop_as_equivalent(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
+        report = self.gate(weights("after"), weights("before"), tmp_path, until={"stderr": 1, "metric": "mark"})
+        assert report.outcome == Outcome.PASSED
+        assert report.looks[-1].units in (512, 1024)
+        assert "within the tolerance 0.03" in report.comparisons[0].reason
+
+    def test_a_family_of_looks_is_held_by_bonferroni(
+        self, weights: Callable[[str], CheckpointRef], tmp_path: Path
+    ) -> None:
+        """Two tasks of one metric each; the level of a rule is that of the gate."""
+        (task,) = steps(tmp_path)["tasks"]
+        suite = parse_suite({"tasks": [task, {**task, "name": "more"}]}, "marks")
+        rules = [Rule(metric="*/mark", relative=0.0, absolute=0.03)]
+        wanted = Sides(weights("after"), weights("before"), suite, rules, family="holm")
+        report = run_gate_until(wanted, lambda *now: None, lambda look: None)
+        assert report.alarms is not None
+        assert (report.alarms.family, report.alarms.metrics) == ("bonferroni", 2)
+        assert report.alarms.at_most == pytest.approx(rules[0].level)
+        assert {look.level for look in report.looks} == {rules[0].level / 2}
+
+    def test_a_side_that_fails_is_named(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
+        broken = weights("broken")
+        Path(broken.path).write_text("no weights")
+        report = self.gate(broken, weights("before"), tmp_path)
+        assert report.outcome == Outcome.NOT_JUDGED
+        assert "the candidate's task steps failed: broken: " in report.comparisons[0].reason
+        other_way = self.gate(weights("after"), broken, tmp_path)
+        assert other_way.outcome == Outcome.NO_BASELINE
+        assert other_way.problems[0].startswith("broken has no values; steps: broken: ")
+
+    def test_on_the_command_line(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
+        worse, before = weights("worse"), weights("before")
+        (tmp_path / "marks.yaml").write_text(json.dumps(steps(tmp_path, drift=1.0)))
+        (tmp_path / "rules.yaml").write_text("rules: [{metric: steps/mark}]")
+        words = ["gate", worse.path, "--baseline", before.path, "--rules", str(tmp_path / "rules.yaml")]
+        done = CliRunner().invoke(app, [*words, "--suite", str(tmp_path / "marks.yaml"), "--until", "decided"])
+        assert done.exit_code == 1, done.output
+        assert "steps: 256 of 2,048 steps of each side, 1 look, 88% saved" in done.stdout
+        assert "regression: 1 worse" in done.stdout
+        refused = CliRunner().invoke(app, [*words, "--until", "decided"])
+        assert isinstance(refused.exception, InvalidRequest)
+        assert "say with what: --suite NAME" in refused.exception.message
+        refused = CliRunner().invoke(app, [*words, "--device", "cpu"])
+        assert isinstance(refused.exception, InvalidRequest)
+        assert "are for --until decided" in refused.exception.message
+
+
+class TestRun:
+    def test_what_is_known_so_far_is_told(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
+        told: list[TaskLook] = []
+        suite = parse_suite(steps(tmp_path), "marks")
+        result = run_suite(suite, weights("after"), lambda *now: None, interim=told.append)
+        seen = [(look.units, look.result.output["metrics"][1]["n"]) for look in told]
+        assert seen == [(256, 256), (512, 512), (1024, 1024)]
+        assert [metric["n"] for metric in result["metrics"]] == [2048, 2048]
+
+    def test_it_stops_when_the_error_is_small_enough(
+        self, weights: Callable[[str], CheckpointRef], tmp_path: Path
+    ) -> None:
+        """The error of a mark is 1 / √n."""
+        suite = parse_suite(steps(tmp_path, until={"stderr": 0.05, "metric": "mark"}), "marks")
+        result = run_suite(suite, weights("after"), lambda *now: None)
+        assert [metric["n"] for metric in result["metrics"]] == [512, 512]
+        assert count(tmp_path) == 512
+        notes = result["provenance"]["steps"]["notes"]
+        assert notes["stopped"].startswith("after 512 of 2,048 steps: the standard error of mark, 0.04")

@@ -1,0 +1,261 @@
+"""What one difference says by a rule, how often it says it of nothing, and what would have been a regression."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from evalsvc.compare.gate_rules import Rule
+from evalsvc.compare.gate_verdict import Difference, Gap, judge, tails
+from evalsvc.metrics import mcnemar
+from evalsvc.metrics.paired import Numbers, distance
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.student import critical_value
+
+NORMAL = Rule(metric="t/x", relative=0.0)
+"""No tolerance."""
+
+PLAIN = Rule(metric="t/x")
+"""No tolerance of its own."""
+
+
+def gap(differences: Sequence[float], rule: Rule = NORMAL, higher: bool = False, start: float = 10.0) -> Gap:
+    """A metric of items, a mean whose candidate is so far from the baseline item by item."""
+    items = [(None, index) for index in range(len(differences))]
+    before = [start] * len(differences)
+    after = [start + difference for difference in differences]
+    sides = [Ratio(math.fsum(side) / len(side), 1.0, len(side)) for side in (before, after)]
+    pairs = Numbers(items, [before]), Numbers(items, [after])
+    return Gap(rule, sides[0].value, sides[1].value, higher, distance(*sides, pairs))
+
+
+def apart(difference: float, rule: Rule, stderr: float | None = 0.01, n: int = 100, higher: bool = False) -> Gap:
+    """A metric of two samples, of equal errors whose common one is `stderr`."""
+    error = None if stderr is None else stderr / math.sqrt(2)
+    sides = [Ratio(value, error, n) for value in (1.0, 1.0 + difference)]
+    return Gap(rule, sides[0].value, sides[1].value, higher, distance(*sides))
+
+
+def answers(both: int, lost: int, gained: int, rule: Rule, neither: int = 0) -> Gap:
+    """A share of questions that are answered right."""
+    counts = (both, lost, gained, neither)
+    sides = [
+        [mark for mark, count in zip(marks, counts, strict=True) for _ in range(count)]
+        for marks in ((1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0))
+    ]
+    items = [(None, index) for index in range(sum(counts))]
+    ratios = [Ratio(math.fsum(side) / len(side), 0.01, len(side)) for side in sides]
+    pairs = Numbers(items, [sides[0]]), Numbers(items, [sides[1]])
+    return Gap(rule, ratios[0].value, ratios[1].value, True, distance(*ratios, pairs))
+
+
+def said(of: Gap, **more: Any) -> tuple[str, str, Difference]:
+    return judge(of, of.rule.level, of.rule.level, **more)
+
+
+NOISE = 0.01 * critical_value(Rule(metric="x").level, 198)
+"""Of 3 standard errors, by Student's t of two samples of 100."""
+
+
+class TestFourVerdicts:
+    @pytest.mark.parametrize("higher", [False, True])
+    @pytest.mark.parametrize(
+        ("worse", "tolerance", "verdict", "reason"),
+        [
+            (0.10, 0.0, "worse", "worse by 0.1, beyond the tolerance 0 and the noise 0.03"),
+            (0.02, 0.0, "within_noise", "worse by 0.02, within the noise 0.03; worse by up to 0.0504 is not ruled out"),
+            (0.10, 0.2, "within_tolerance", "worse by 0.1; worse by 0.13 at most, within the tolerance 0.2"),
+            (0.10, 0.12, "within_noise", "worse by 0.1, within the tolerance 0.12; worse by up to 0.13 is not"),
+            (0.02, 0.06, "within_tolerance", "worse by 0.02; worse by 0.0504 at most, within the tolerance 0.06"),
+            (-0.02, 0.0, "within_noise", "better by 0.02, within the noise 0.03; worse by up to 0.0104 is not ruled"),
+            (-0.10, 0.0, "better", "better by 0.1, beyond the tolerance 0 and the noise 0.03"),
+            (-0.10, 0.2, "within_tolerance", "better by 0.1; better by 0.0696 at least, within the tolerance 0.2"),
+        ],
+    )
+    def test_by_tolerance_and_noise(
+        self, worse: float, tolerance: float, verdict: str, reason: str, higher: bool
+    ) -> None:
+        rule = Rule(metric="x", absolute=tolerance, relative=0)
+        found = said(apart(-worse if higher else worse, rule, higher=higher))
+        assert found[0] == verdict
+        assert found[1].startswith(reason)
+
+    @pytest.mark.parametrize("higher", [False, True])
+    @pytest.mark.parametrize("tolerance", [0.0, 0.05])
+    def test_what_fails_at_a_difference_does_not_fail_below_it(self, tolerance: float, higher: bool) -> None:
+        rule, sign = Rule(metric="x", absolute=tolerance, relative=0), -1 if higher else 1
+        _, _, difference = said(apart(0.02 * sign, rule, higher=higher))
+        assert difference.noise == pytest.approx(NOISE, rel=1e-6)
+        assert difference.fails_at == pytest.approx(max(tolerance, NOISE), rel=1e-6)
+        for factor, worse in ((0.999, False), (1.001, True)):
+            changed = apart(sign * factor * (difference.fails_at or 0.0), rule, higher=higher)
+            assert (said(changed)[0] == "worse") is worse
+
+    def test_equal_items_are_within_the_tolerance_and_equal_means_of_others_are_not(self) -> None:
+        for alike in (gap([0.0] * 20), answers(15, 0, 0, NORMAL, 5), apart(0.0, NORMAL), apart(0.0, NORMAL, None)):
+            assert said(alike)[:2] == ("within_tolerance", "equal")
+        for by_chance in (gap([1.0, -1.0] * 10), answers(10, 5, 5, NORMAL)):
+            verdict, reason, _ = said(by_chance)
+            assert verdict == "within_noise"
+            assert reason.startswith("equal in the mean, within the noise")
+
+    def test_without_noise_the_tolerance_decides(self) -> None:
+        for n in (3, 100):
+            rule = Rule(metric="x", standard_errors=0, absolute=0.05)
+            assert said(apart(0.04, rule, n=n))[0] == "within_tolerance"
+            assert said(apart(0.06, rule, n=n))[0] == "worse"
+
+
+class TestBeforeTheLastLook:
+    """Many looks give an estimate many chances to be beyond the tolerance: the whole interval must be."""
+
+    @pytest.mark.parametrize("higher", [False, True])
+    @pytest.mark.parametrize(
+        ("worse", "tolerance", "verdict", "at_the_end"),
+        [
+            (0.10, 0.08, "within_noise", "worse"),
+            (0.12, 0.08, "worse", "worse"),
+            (-0.10, 0.08, "within_tolerance", "better"),
+            (-0.12, 0.08, "better", "better"),
+            (0.10, 0.14, "within_tolerance", "within_tolerance"),
+            (0.02, 0.0, "within_noise", "within_noise"),
+        ],
+    )
+    def test_the_interval_decides(
+        self, worse: float, tolerance: float, verdict: str, at_the_end: str, higher: bool
+    ) -> None:
+        rule = Rule(metric="x", absolute=tolerance, relative=0)
+        metric = apart(-worse if higher else worse, rule, higher=higher)
+        assert said(metric, last=False)[0] == verdict
+        assert said(metric)[0] == at_the_end
+
+
+class TestFewItems:
+    def test_below_eight_items_no_noise_is_known(self) -> None:
+        found = said(gap([1.0, 1.1, 1.2, 1.3, 1.1, 1.0, 1.2], PLAIN))
+        assert found[0] == "not_judged"
+        assert "7 items are too few, an interval needs 8" in found[1]
+        assert (found[2].noise, found[2].low, found[2].level, found[2].fails_at) == (None, None, None, None)
+        stated = said(gap([1.0, 1.1, 1.2, 1.3, 1.1, 1.0, 1.2], Rule(metric="x", absolute=0.5)))
+        assert (stated[0], stated[2].fails_at) == ("worse", 0.5)
+
+    @pytest.mark.parametrize(
+        ("n", "verdict"), [(7, "not_judged"), (8, "within_noise"), (9, "within_noise"), (10, "worse")]
+    )
+    def test_the_same_difference_in_every_item_is_judged_by_the_sign_test(self, n: int, verdict: str) -> None:
+        """An error of zero made it certain: 2 of 2 items were proof."""
+        found = said(gap([0.5] * n, PLAIN))
+        assert found[0] == verdict
+        if n >= 8:
+            assert "worse by 0.5 in every item alike" in found[1]
+            assert f"(exact p {2 ** (1 - n):.2g})" in found[1]
+
+    def test_a_small_shift_of_every_item_is_rounding(self) -> None:
+        found = said(gap([1e-3] * 20, Rule(metric="x")))
+        assert found[:2] == ("within_tolerance", "worse by 0.001 in every item alike, within the tolerance 0.01")
+
+    @pytest.mark.parametrize(("lost", "verdict"), [(9, "within_noise"), (10, "worse")])
+    def test_right_and_wrong_are_judged_by_the_exact_test(self, lost: int, verdict: str) -> None:
+        """9 answers lost and none gained have p 0.0039, 10 have 0.0020; 3 standard errors are 0.0027 on two sides."""
+        found = said(answers(190, lost, 0, NORMAL))
+        assert found[0] == verdict
+        assert found[2].p == pytest.approx(2.0 ** (1 - lost))
+        assert found[2].noise is not None
+        assert (found[2].noise <= lost / (190 + lost)) == (verdict == "worse")
+
+
+class TestCertainty:
+    def test_inconclusive_may_fail(self) -> None:
+        rule = Rule(metric="x", absolute=0.04, relative=0, inconclusive="fail")
+        verdict, reason, difference = said(apart(0.02, rule))
+        assert (verdict, difference.fails_at) == ("not_judged", None)
+        assert "worse by up to 0.0504 is not ruled out, and the tolerance is 0.04; measure about 231 items" in reason
+        for worse, expected in (
+            (0.1, "worse"),
+            (0.005, "within_tolerance"),
+            (-0.03, "within_tolerance"),
+            (-0.1, "better"),
+        ):
+            assert said(apart(worse, rule))[0] == expected
+        beyond = said(apart(0.045, rule.model_copy(update={"standard_errors": 6})))
+        assert beyond[0] == "not_judged"
+        assert "measure more items, or give its rule a larger tolerance" in beyond[1]
+
+    def test_too_much_noise_is_not_judged_and_the_items_that_it_takes_are_enough(self) -> None:
+        rule = Rule(metric="x", max_noise=0.02, relative=0)
+        verdict, reason, _ = said(apart(0.01, rule))
+        assert verdict == "not_judged"
+        wanted = math.ceil(100 * (NOISE / 0.02) ** 2)
+        assert reason == f"worse by 0.01, but the noise 0.03 is above max_noise 0.02; measure about {wanted} items"
+        assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / wanted), wanted))[0] == "within_noise"
+        assert said(apart(0.01, rule, 0.01 * math.sqrt(100 / (0.9 * wanted)), wanted))[0] == "not_judged"
+        assert said(apart(0.1, rule))[0] == "worse"
+        assert said(apart(0.0, rule))[0] == "within_tolerance"
+
+    def test_noise_that_is_not_known_is_not_small(self) -> None:
+        rule = Rule(metric="x", max_noise=0.02, absolute=0.5)
+        verdict, reason, _ = said(apart(0.01, rule, None))
+        assert verdict == "not_judged"
+        assert "max_noise asks for the noise, which is not known: neither the baseline nor the candidate" in reason
+
+
+class TestHolm:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_of_equal_levels_it_is_that_of_corrected_p_values(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        rule = Rule(metric="x", standard_errors=1.5, relative=0)
+        gaps = [apart(0.01 * shift, rule) for shift in random.normal(1, 2, size=12)]
+        chosen = tails(gaps, [rule.level] * len(gaps), "holm")
+        corrected = mcnemar.holm([metric.chance() for metric in gaps])
+        for metric, tail, p in zip(gaps, chosen, corrected, strict=True):
+            assert (said_worse(metric, tail)) == (p <= rule.level)
+
+    def test_a_metric_of_a_larger_level_keeps_its_share(self) -> None:
+        """Nothing is worse: each has its level over the number of metrics."""
+        rules = [Rule(metric="x", standard_errors=number) for number in (2, 2, 3)]
+        gaps = [apart(-0.01, rule) for rule in rules]
+        levels = [rule.level for rule in rules]
+        assert tails(gaps, levels, "holm") == pytest.approx([level / 3 for level in levels])
+        assert tails(gaps, levels, "none") == levels
+
+    def test_what_chance_does_not_decide_takes_no_share(self) -> None:
+        rule = Rule(metric="x", absolute=0.5)
+        gaps = [apart(0.01, rule), apart(0.01, rule, None), apart(math.inf, rule)]
+        assert tails(gaps, [rule.level] * 3, "holm")[0] == pytest.approx(rule.level)
+
+    def test_a_metric_that_is_far_worse_makes_room_for_the_next(self) -> None:
+        rule = Rule(metric="x", standard_errors=2, relative=0)
+        gaps = [apart(worse, rule) for worse in (0.022, 0.1)]
+        chosen = tails(gaps, [rule.level] * 2, "holm")
+        assert chosen == pytest.approx([rule.level, rule.level / 2])
+        assert [said_worse(*pair) for pair in zip(gaps, chosen, strict=True)] == [True, True]
+
+
+def said_worse(metric: Gap, tail: float) -> bool:
+    return judge(metric, tail, tail)[0] == "worse"
+
+
+Draw = Callable[[np.random.Generator, tuple[int, int]], Any]
+
+
+class TestFalseAlarms:
+    """An unchanged checkpoint, metric by metric: with the quantile of the normal distribution five times as many."""
+
+    @pytest.mark.parametrize("n", [8, 10, 20, 100])
+    @pytest.mark.parametrize("kind", ["normal", "t3"])
+    def test_few_items_alarm_as_seldom_as_many(self, n: int, kind: Literal["normal", "t3"]) -> None:
+        """8,000 metrics, of which the level lets 11 ± 3.3 be called worse; 27 are one and a half times the level and
+        three of its errors. The bound of every metric is too slow for so many: those that are beyond 3 standard errors
+        are judged, and no other can be worse."""
+        random = np.random.default_rng(n)
+        size = (8000, n)
+        differences = random.standard_normal(size) if kind == "normal" else random.standard_t(3, size)
+        t = differences.mean(1) / (differences.std(1, ddof=1) / math.sqrt(n))
+        beyond = differences[t > 3]
+        worse = [said(gap(row.tolist()))[0] == "worse" for row in beyond]
+        assert sum(worse) <= 1.5 * 8000 * NORMAL.level + 3 * math.sqrt(8000 * NORMAL.level)
+        if kind == "normal":
+            assert sum(worse) >= 2, "a gate that calls nothing worse holds every level"
+            assert len(beyond) > 1.5 * sum(worse) or n == 100

@@ -1,0 +1,297 @@
+"""What the gate writes: the same judgement in every form, and nothing in it breaks the form."""
+
+import json
+import math
+
+import pytest
+from gate_documents import read_junit, result, value
+
+from evalsvc.compare.gate import Outcome, Report, compare
+from evalsvc.compare.gate_rules import Family, Rule
+from evalsvc.compare.reports import COLUMNS, headline, levels, table, to_annotations, to_json, to_junit, to_markdown
+from evalsvc.spec.protocol import MetricValue, Protocol
+
+OTHER = Protocol({"limit": 8})
+
+MADE = [("pairs", 0.1, ("nll",)), ("apart", 0.1, ()), ("unknown", None, ())]
+"""Metrics by name, with their standard error and what they are made of."""
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """One comparison of every kind."""
+    baseline = [
+        value("a/same", 1.0),
+        value("a/gone", 1.0),
+        value("a/unasked", 1.0),
+        value("b/worse", 1.0, 0.001),
+        value("b/lost", 1.0, None),
+        value("b/better", 1.0, 0.001),
+        value("b/limited", 1.0),
+        value("b/unsure", 1.0, None),
+        value("b/noisy", 1.0),
+    ]
+    candidate = [
+        value("a/same", 1.0),
+        value("b/worse", 1.5, 0.001),
+        value("b/lost", math.nan, None),
+        value("b/better", 0.5, 0.001),
+        value("b/limited", 1.0, protocol=OTHER),
+        value("b/unsure", 1.5),
+        value("b/noisy", 1.01),
+        value("c/new", 3.0),
+    ]
+    rules = [Rule(metric="a/unasked", missing="ignore"), Rule(metric="*")]
+    return compare(result(*candidate, name="after.json"), result(*baseline, name="before.json"), rules)
+
+
+def failed(outcome: Outcome) -> Report:
+    return Report("run-a@100", "run-a@0", problems=("nothing is there",), failed=outcome)
+
+
+def test_the_fixture_has_every_verdict(report: Report) -> None:
+    assert len({comparison.verdict for comparison in report.comparisons}) == 9
+
+
+class TestText:
+    def test_headline(self, report: Report) -> None:
+        assert headline(report) == (
+            "regression: 2 worse, 1 missing, 1 other protocol, 1 not judged, 1 within noise, 1 better, "
+            "1 within tolerance, 1 new, 1 ignored"
+        )
+        assert headline(failed(Outcome.NO_BASELINE)) == "no baseline: nothing is there"
+        assert headline(failed(Outcome.TIME_OUT)) == "time out: nothing is there"
+
+    def test_the_gravest_come_first(self, report: Report) -> None:
+        rows = table(report.comparisons)
+        assert [row[0] for row in rows] == [
+            *(
+                "WORSE",
+                "WORSE",
+                "MISSING",
+                "OTHER PROTOCOL",
+                "NOT JUDGED",
+                "within noise",
+                "better",
+                "within tolerance",
+                "new",
+                "ignored",
+            ),
+        ]
+        assert {len(row) for row in rows} == {len(COLUMNS)}
+        assert rows[0][:8] == ["WORSE", "b/worse", "1", "1.5", "+0.5", "± 0.0014", "unpaired", "100"]
+        assert rows[0][COLUMNS.index("fails at")] == "0.0043"
+        assert rows[2][COLUMNS.index("fails at")] == rows[4][COLUMNS.index("fails at")] == ""
+        assert rows[1][2:8] == ["1", "nan", "+nan", "", "none", "100"]
+        assert rows[2][2:8] == ["1", "", "", "", "none", ""]
+
+
+def test_the_basis_stands_in_every_row_of_every_form() -> None:
+    """An error that is not that of pairs is larger, and a verdict without any is another kind of verdict."""
+    metrics = [value(f"t/{name}", 1.0, stderr, items=items) for name, stderr, items in MADE]
+    items = {"t": [{"index": index, "nll": float(index)} for index in range(4)]}
+    sides = [result(*metrics, name=name, items=items) for name in ("after", "before")]
+    found = compare(*sides)
+    expected = {"t/pairs": "paired", "t/apart": "unpaired", "t/unknown": "none"}
+    assert {row[1]: row[COLUMNS.index("basis")] for row in table(found.comparisons)} == expected
+    assert {one["metric"]: one["basis"] for one in json.loads(to_json(found))["comparisons"]} == expected
+    cells = [line.split(" | ") for line in to_markdown(found).splitlines() if "`t/" in line]
+    assert {row[1].strip("`"): row[COLUMNS.index("basis")] for row in cells} == expected
+    outputs = {case.get("name"): case.find("system-out").text for case in read_junit(to_junit(found))[0]}
+    assert {name: text.partition("basis: ")[2].split("\n")[0] for name, text in outputs.items()} == expected
+
+
+def test_json(report: Report) -> None:
+    found = json.loads(to_json(report), parse_constant=pytest.fail)
+    assert (found["outcome"], found["exit_code"], found["baseline"]) == ("regression", 1, "before.json")
+    by_name = {one["metric"]: one for one in found["comparisons"]}
+    assert by_name["b/worse"]["difference"] == {
+        "value": 0.5,
+        "stderr": pytest.approx(0.001414, rel=1e-3),
+        "basis": "unpaired",
+        "n": 100,
+        "groups": None,
+        "low": pytest.approx(0.495703, abs=1e-6),
+        "high": pytest.approx(0.504297, abs=1e-6),
+        "level": pytest.approx(0.00135, rel=1e-3),
+        "p": None,
+        "tolerance": 0.001,
+        "noise": pytest.approx(0.004297, rel=1e-3),
+        "fails_at": pytest.approx(0.004297, rel=1e-3),
+    }
+    assert (by_name["b/lost"]["candidate"], by_name["b/lost"]["difference"]["value"]) == ("NaN", "NaN")
+    assert by_name["a/gone"]["verdict"] == "missing"
+    level = pytest.approx(0.00135, rel=1e-3)
+    assert found["alarms"] == {
+        "family": "none",
+        "metrics": 4,
+        "lowest": level,
+        "highest": level,
+        "if_independent": pytest.approx(1 - (1 - 0.0013498980) ** 4),
+        "at_most": pytest.approx(4 * 0.0013498980),
+    }
+    failed_document = json.loads(to_json(failed(Outcome.TIME_OUT)))
+    assert (failed_document["problems"], failed_document["alarms"]) == (["nothing is there"], None)
+
+
+def metrics(count: int) -> list[MetricValue]:
+    return [value(f"t/{index}", 1.0) for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "family", "standard_errors", "said"),
+    [
+        (1, "none", [3], "false alarms: 1 metric, at a level of 0.00135"),
+        (
+            40,
+            "none",
+            [3],
+            "false alarms: 40 metrics, each at a level of 0.00135; an unchanged checkpoint fails with a chance of "
+            "0.053 if the metrics are independent, and of 0.054 at most",
+        ),
+        (
+            2,
+            "none",
+            [3, 2],
+            "false alarms: 2 metrics, each at a level of 0.00135 to 0.0228; an unchanged checkpoint fails with a "
+            "chance of 0.024 if the metrics are independent, and of 0.024 at most",
+        ),
+        (
+            10,
+            "holm",
+            [2],
+            "false alarms: 10 metrics, each at a level of 0.00228 or, by Holm's steps, more; an unchanged checkpoint "
+            "fails with a chance of 0.023 if the metrics are independent, and of 0.023 at most",
+        ),
+    ],
+)
+def test_the_level_of_the_gate_is_said(count: int, family: Family, standard_errors: list[int], said: str) -> None:
+    rules = [Rule(metric=f"t/{at}", standard_errors=number) for at, number in enumerate(standard_errors[:-1])]
+    rules.append(Rule(metric="*", standard_errors=standard_errors[-1]))
+    sides = [result(*metrics(count), name=name) for name in ("after", "before")]
+    found = compare(*sides, rules, family)
+    assert levels(found) == said
+    assert said in to_markdown(found)
+
+
+def test_no_level_is_said_where_chance_decides_nothing() -> None:
+    sides = [result(value("t/x", 1.0, None), name=name) for name in ("after", "before")]
+    assert levels(compare(*sides)) == ""
+
+
+def test_several_guidance_scales_are_told_apart_in_every_form() -> None:
+    scales = [value("coco/fid", 1.0, protocol=Protocol({"guidance_scale": scale})) for scale in (1.0, 3.0)]
+    baseline = [value("coco/fid", 0.5, 0.001, protocol=metric.protocol) for metric in scales]
+    found = compare(result(*scales), result(*baseline))
+    expected = [f"coco/fid (guidance_scale={scale})" for scale in (1.0, 3.0)]
+    assert [row[1] for row in table(found.comparisons)] == expected
+    assert [one["differs"] for one in json.loads(to_json(found))["comparisons"]] == [
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 3.0},
+    ]
+    assert [case.get("name") for case in read_junit(to_junit(found))[0]] == expected
+    assert [line.split(" | ")[1] for line in to_markdown(found).splitlines() if "WORSE" in line] == [
+        f"`{label}`" for label in expected
+    ]
+    assert [line.split("::")[1] for line in to_annotations(found)] == [f"error title={label}" for label in expected]
+
+
+class TestJunit:
+    def test_a_case_per_metric(self, report: Report) -> None:
+        root = read_junit(to_junit(report))
+        (suite,) = root
+        assert suite.get("name") == "after.json against before.json"
+        counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
+        assert counts == {"tests": "10", "failures": "2", "errors": "3", "skipped": "2"}
+        kinds = {case.get("name"): case[0].tag for case in suite}
+        assert kinds == {
+            "a/same": "system-out",
+            "a/gone": "error",
+            "a/unasked": "skipped",
+            "b/worse": "failure",
+            "b/lost": "failure",
+            "b/better": "system-out",
+            "b/limited": "error",
+            "b/unsure": "error",
+            "b/noisy": "system-out",
+            "c/new": "skipped",
+        }
+        worse = next(case for case in suite if case.get("name") == "b/worse")
+        assert worse.get("classname") == "b"
+        assert worse.find("failure").get("message").startswith("worse by 0.5, beyond the tolerance 0.001 and the noise")
+        assert "baseline: 1\ncandidate: 1.5\nchange: +0.5" in worse.find("system-out").text
+
+    @pytest.mark.parametrize("outcome", [Outcome.NO_BASELINE, Outcome.TIME_OUT])
+    def test_what_failed_as_a_whole_is_one_error(self, outcome: Outcome) -> None:
+        """A report without a test would be shown as green, or as no report."""
+        root = read_junit(to_junit(failed(outcome)))
+        assert (root.get("tests"), root.get("errors")) == ("1", "1")
+        assert root[0][0][0].attrib == {"type": outcome.name.lower(), "message": "nothing is there"}
+
+    def test_one_metric_under_two_protocols_is_two_cases(self) -> None:
+        metrics = [value("a/b", 1.0), value("a/b", 1.0, protocol=OTHER)]
+        root = read_junit(to_junit(compare(result(*metrics), result(*metrics))))
+        assert [case.get("name") for case in root[0]] == [f'a/b (protocol="{metrics[0].protocol.id}")', "a/b (limit=8)"]
+
+    def test_what_xml_cannot_hold(self) -> None:
+        """Messages quote what they found, and a library's may hold anything."""
+        problem = "a\x00b\x1b[31m <&\"'> \ud800 \uffff é\n"
+        found = Report("<after>", "\x01", problems=(problem,), failed=Outcome.NO_BASELINE)
+        root = read_junit(to_junit(found))
+        assert root[0].get("name") == "<after> against \ufffd"
+        assert root[0][0][0].get("message") == "a\ufffdb\ufffd[31m <&\"'> \ufffd \ufffd é\n"
+
+
+class TestMarkdown:
+    def test_what_is_within_noise_or_tolerance_is_folded(self, report: Report) -> None:
+        loud, _, rest = to_markdown(report).partition("<details><summary>1 within noise</summary>")
+        noisy, _, quiet = rest.partition("<details><summary>1 within tolerance</summary>")
+        assert "| `b/noisy` |" in noisy
+        assert "b/noisy" not in loud
+        assert loud.startswith("### Gate: regression: 2 worse, 1 missing,")
+        assert "`after.json` against `before.json`" in loud
+        assert "| WORSE | `b/worse` | 1 | 1.5 | +0.5 |" in loud
+        assert "| `a/same` |" in quiet
+        assert "a/same" not in loud
+        rows = [line for line in loud.splitlines() if line.startswith("|")]
+        assert {row.count("|") for row in rows} == {len(COLUMNS) + 1}
+
+    def test_sections_follow_each_other(self, report: Report) -> None:
+        """The file is appended to: what comes next must not stick to a table."""
+        assert to_markdown(report).endswith("</details>\n\n")
+        assert to_markdown(failed(Outcome.TIME_OUT)) == (
+            "### Gate: time out: nothing is there\n\n`run-a@100` against `run-a@0`\n\n"
+        )
+
+    def test_markup_in_messages_is_text(self) -> None:
+        found = compare(result(errors={"a": "<img src=x> a|b\n*c* `d`"}), result(value("a/x|y", 1.0)))
+        (row,) = (line for line in to_markdown(found).splitlines() if "MISSING" in line)
+        assert "`a/x\\|y`" in row
+        assert "\\<img src=x\\> a\\|b \\*c\\* \\`d\\`" in row
+
+
+class TestAnnotations:
+    def test_the_gravest_come_first(self, report: Report) -> None:
+        """GitHub shows ten of a kind in a step."""
+        lines = to_annotations(report)
+        assert [line.split("::")[1].split(" title=") for line in lines] == [
+            ["error", "b/worse"],
+            ["error", "b/lost"],
+            ["error", "a/gone"],
+            ["error", "b/limited"],
+            ["error", "b/unsure"],
+            ["notice", "b/better"],
+            ["warning", "a/unasked"],
+        ]
+
+    def test_escapes(self) -> None:
+        """As GitHub's own toolkit does; a metric such as `exact_match,strict-match` has a comma in its name."""
+        baseline = result(value("gsm8k/exact_match,strict-match", 1.0))
+        (line,) = to_annotations(compare(result(errors={"gsm8k": "50 %\r\n::set-output: 1"}), baseline))
+        assert line == (
+            "::error title=gsm8k/exact_match%2Cstrict-match::"
+            "the candidate's task gsm8k failed: 50 %25%0D%0A::set-output: 1"
+        )
+
+    def test_problems(self) -> None:
+        assert to_annotations(failed(Outcome.NO_BASELINE)) == ["::error title=gate::nothing is there"]

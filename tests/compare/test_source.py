@@ -1,0 +1,51 @@
+"""Where a result comes from: a file, or the service, which must be read as the same thing."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from app_in_process import App, app_in_process
+from compared_runs import put
+
+from evalsvc.client import Client
+from evalsvc.compare.contrast import compare_results
+from evalsvc.compare.source import Service, read_result
+from evalsvc.errors import InvalidData, UnknownName
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    with app_in_process(tmp_path / "data") as app:
+        yield app
+
+
+@pytest.fixture
+def service(app: App) -> Iterator[Service]:
+    with Client("http://evalsvc", transport=app.transport) as client:
+        yield Service(client)
+
+
+def test_a_file_and_a_checkpoint_of_the_service(app: App, service: Service, tmp_path: Path) -> None:
+    """What one machine measured in CI is held against what the service knows, paired as two of the same kind are."""
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(put(app.store, "run-a", 0, 1, 0.7)))
+    put(app.store, "run-b", 25, 2, 0.4)
+    ours, stored, other = (read_result(name, service) for name in (str(file), "run-a@0", "run-b@25"))
+    (first, second) = (compare_results(side, other).to_json()["contrasts"] for side in (ours, stored))
+    assert first == second
+    assert {one["basis"] for one in first} == {"paired"}
+    assert {one.verdict for one in compare_results(ours, stored).contrasts} == {"indistinguishable"}
+
+
+def test_what_is_not_there(service: Service, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"there is no file nowhere\.json; write one by `evalsvc run SUITE"):
+        read_result("nowhere.json", service)
+    with pytest.raises(UnknownName, match="no run is named 'run-a'; there is no run yet"):
+        read_result("run-a@0", service)
+    for content, words in (("{", "is not JSON"), ('{"metrics": [{"name": 1}]}', "is no result of `evalsvc run")):
+        (tmp_path / "broken.json").write_text(content)
+        with pytest.raises(InvalidData, match=words):
+            read_result(str(tmp_path / "broken.json"), service)
+    with pytest.raises(InvalidData, match="cannot be read: is a directory"):
+        read_result(str(tmp_path), service)

@@ -1,0 +1,253 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.data import captions
+from evalsvc.data.captions import Caption, read_captions, select_captions
+from evalsvc.errors import InvalidData
+
+COCO: dict[str, Any] = {
+    "images": [{"id": 7, "file_name": "seven.jpg"}, {"id": 8, "file_name": "eight.jpg"}],
+    "annotations": [
+        {"id": 31, "image_id": 8, "caption": "An eight.\n"},
+        {"id": 30, "image_id": 7, "caption": "A seven."},
+        {"id": 32, "image_id": 8, "caption": "An eight."},
+    ],
+}
+
+
+def write(folder: Path, content: Any, name: str) -> Path:
+    path = folder / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_coco_annotations(tmp_path: Path) -> None:
+    """Ids name image and caption, so that other captions of the image are other prompts; texts are only stripped."""
+    data = read_captions(write(tmp_path, COCO, "captions.json"))
+    assert data.captions == (
+        Caption("8:31", "An eight.", "eight.jpg", None, "annotation 1"),
+        Caption("7:30", "A seven.", "seven.jpg", None, "annotation 2"),
+        Caption("8:32", "An eight.", "eight.jpg", None, "annotation 3"),
+    )
+
+
+def test_csv_rows_are_numbered(tmp_path: Path) -> None:
+    """Repeated texts are prompts of their own, so the id is the row's number and never made of the text."""
+    data = read_captions(
+        write(tmp_path, '\ufeffPrompt\r\nA dog\r\n\r\n"A dog"\r\n"two\nlines, "" and "\r\n""\r\n', "a.csv")
+    )
+    assert [(item.id, item.text, item.where) for item in data.captions] == [
+        ("1", "A dog", "line 2"),
+        ("2", "A dog", "line 4"),
+        ("3", 'two\nlines, " and', "line 5"),
+        ("4", "", "line 7"),
+    ]
+    assert data.empty == 1
+
+
+def test_a_text_alone_in_its_row_needs_no_quotes(tmp_path: Path) -> None:
+    """As in the lists of prompts that are passed around; what is quoted properly is read as CSV all the same."""
+    rows = ['"Head shot" of a zebra, grey', "A dog,", '"He said ""hi"", twice"', '"a" and "b', 'a "b"']
+    texts = ['"Head shot" of a zebra, grey', "A dog,", 'He said "hi", twice', '"a" and "b', 'a "b"']
+    data = read_captions(write(tmp_path, "\n".join(["Prompt", *rows]), "a.csv"))
+    assert [item.text for item in data.captions] == texts
+
+
+@pytest.mark.parametrize("header", ["id,caption,file_name,label", "image_id, Caption ,image,label"])
+def test_csv_columns(tmp_path: Path, header: str) -> None:
+    data = read_captions(write(tmp_path, f"{header}\n17,a,x.png,3\n18,b,,\n", "a.csv"))
+    assert data.captions == (Caption("17", "a", "x.png", 3, "line 2"), Caption("18", "b", None, None, "line 3"))
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    lines = (
+        '{"text": " the digit 7\\n", "id": "x", "image": 4, "label": 7}\n\n'
+        '{"text": "", "image": "a.png"}\n{"text": "b", "id": 5}\n'
+    )
+    data = read_captions(write(tmp_path, lines, "a.jsonl"))
+    assert data.captions == (
+        Caption("x", "the digit 7", 4, 7, "line 1"),
+        Caption("3", "", "a.png", None, "line 3"),
+        Caption("5", "b", None, None, "line 4"),
+    )
+    assert data.empty == 1
+
+
+def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -> None:
+    one = read_captions(write(tmp_path, "prompt\na\nbc\n", "a.csv")).digest
+    assert read_captions(write(tmp_path, '{"text": "a"}\n{"text": "bc"}\n', "a.jsonl")).digest == one
+    for other in ("prompt\nab\nc\n", "prompt\nbc\na\n", "id,prompt\n1,a\n3,bc\n", "prompt\na\n"):
+        assert read_captions(write(tmp_path, other, "other.csv")).digest != one
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fragment"),
+    [
+        ("a.json", "", "a.json is empty; it must be COCO's annotations"),
+        ("a.json", '{"images": [\n', "is not valid JSON: Expecting value: line 2"),
+        ("a.json", '{"text": "a"}\n{"text": "b"}', "a file with an object a line is named .jsonl"),
+        ("a.json", [1], "is list; COCO's annotations are an object with `images`"),
+        (
+            "a.json",
+            {"images": [], "annotation": []},
+            "has no list `annotations`, as COCO's annotations have; found 'images'",
+        ),
+        ("a.json", {"images": [], "annotation": []}, "rename 'annotation'?"),
+        ("a.json", {"images": {}, "annotations": []}, "`images` is dict; it must be a list of objects"),
+        ("a.json", {"images": [3], "annotations": []}, "entry 1 of `images` is int; it must be an object"),
+        ("a.json", {"images": [], "annotations": []}, "holds no captions; write at least one"),
+        ("a.json", {**COCO, "images": COCO["images"] * 2}, "image 3: another image has the id 7 too"),
+        ("a.json", {**COCO, "images": COCO["images"][:1]}, "annotation 1: `images` has no image 8; add it"),
+        ("a.json", {**COCO, "images": [{"id": "7"}]}, "image 1: `id` is str; it must be a whole number"),
+        ("a.json", {**COCO, "images": [{"id": 7}]}, "image 1: `file_name` is NoneType; it must be a string"),
+        (
+            "a.json",
+            {**COCO, "annotations": [{"image_id": 7, "caption": "a"}]},
+            "annotation 1: `id` is missing; it must be a whole number",
+        ),
+        (
+            "a.json",
+            {**COCO, "annotations": [{"id": 1, "image_id": 7, "captoin": "a"}]},
+            "annotation 1: `caption` is NoneType; it must be a string",
+        ),
+        (
+            "a.json",
+            {**COCO, "annotations": COCO["annotations"][:1] * 2},
+            "annotation 2: its id is that of annotation 1 too; ids must differ",
+        ),
+        ("a.csv", "", "holds no captions"),
+        ("a.csv", "caption\n", "holds no captions"),
+        ("a.csv", "captoin,id\na,1\n", "line 1: the header has no column 'prompt', 'caption', 'text'; found 'captoin'"),
+        ("a.csv", "captoin,id\na,1\n", "rename 'captoin'?"),
+        ("a.csv", "A dog on a bench.\n", "found 'a dog on a bench.'"),
+        ("a.csv", "prompt,text\na,b\n", "the columns 'prompt' and 'text'; leave one text column"),
+        ("a.csv", "id,text\n1,a\n2,b, c\n", "line 3 has 3 fields, the header has 2; put texts with commas"),
+        ("a.csv", 'text\na\n"b\n', "line 3 is not valid CSV: its quotation mark is never closed"),
+        ("a.csv", 'id,text\n1,a\n2,"b\n', "line 3 is not valid CSV: unexpected end of data"),
+        ("a.csv", b"text\na\n\xff\n", "line 3 is not UTF-8; save the file as UTF-8"),
+        ("a.csv", "id,text\n1,a\n1,b\n", "line 3: its id is that of line 2 too; ids must differ"),
+        ("a.csv", "id,text\n1,a\n ,b\n", "line 3: the id is empty"),
+        ("a.csv", "label,text\nseven,a\n", "line 2: the label is no whole number; correct it"),
+        ("a.jsonl", "", "holds no captions"),
+        ("a.jsonl", '{"text": "a"}\n{"text', "line 2 is not valid JSON"),
+        ("a.jsonl", "[]", "line 1 is list; it must be an object with `text`"),
+        ("a.jsonl", '{"txet": "a"}', "line 1 has no `text`; found 'txet'; rename 'txet'?"),
+        ("a.jsonl", '{"text": null}', "line 1: `text` is NoneType; it must be a string"),
+        ("a.jsonl", '{"text": "a \\ud800"}', "line 1: `text` holds half of a surrogate pair"),
+        ("a.jsonl", '{"text": "a", "id": 1.5}', "line 1: `id` is float; it must be a string or a whole number"),
+        ("a.jsonl", '{"text": "a", "image": true}', "line 1: `image` is bool; it must be a file name or an index"),
+        ("a.jsonl", '{"text": "a", "label": "7"}', "line 1: `label` is str; it must be a whole number"),
+        ("a.jsonl", '{"text": "a", "id": "2"}\n{"text": "b"}', "line 2: its id is that of line 1 too"),
+        ("a.txt", "a\n", "a.txt ends in '.txt'; captions are read from .json (COCO annotations), .csv"),
+    ],
+)
+def test_wrong_files_are_named_with_their_line(tmp_path: Path, name: str, content: Any, fragment: str) -> None:
+    path = write(tmp_path, content, name)
+    with pytest.raises(InvalidData) as caught:
+        read_captions(path)
+    assert fragment in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match=r"the caption file .*none\.csv does not exist"):
+        read_captions(tmp_path / "none.csv")
+    with pytest.raises(InvalidData, match="is a folder; give a file"):
+        read_captions(tmp_path)
+
+
+def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shard of a task reads them all."""
+    parsed = []
+    rows = captions._csv_rows
+    monkeypatch.setattr(captions, "_csv_rows", lambda *given: parsed.append(1) or rows(*given))
+    path = write(tmp_path, "text\na\n", "a.csv")
+    assert read_captions(path) is read_captions(path)
+    assert len(parsed) == 1
+    write(tmp_path, "text\na\nb\n", "a.csv")
+    assert len(read_captions(path).captions) == 2
+
+
+def test_real_files(shared: Path) -> None:
+    """COCO's own annotations, with stray blanks in 53 of them, and a list of 30,000 prompts with repeated texts."""
+    folder = shared / "golden" / "coco_smoke"
+    smoke = read_captions(folder / "captions_val2017_smoke.json")
+    assert len(smoke.captions) == 425
+    assert smoke.captions[0].id == "12667:2960"
+    assert smoke.captions[0].image == "000000012667.jpg"
+    assert all(item.text == item.text.strip() != "" for item in smoke.captions)
+    prompts = read_captions(folder / "prompts_30k.csv")
+    assert len(prompts.captions) == 30_000
+    assert prompts.captions[-1].id == "30000"
+    assert len({item.text for item in prompts.captions}) == 29_420
+
+
+def selection(tmp_path: Path, count: int = 60) -> captions.CaptionData:
+    """`count` images with three captions each."""
+    annotations = [
+        {"id": 10 * image + number, "image_id": image, "caption": f"{image} {number}"}
+        for image in range(count)
+        for number in range(3)
+    ]
+    images = [{"id": image, "file_name": f"{image}.jpg"} for image in range(count)]
+    return read_captions(write(tmp_path, {"images": images, "annotations": annotations}, "captions.json"))
+
+
+def test_one_caption_each_of_images_without_replacement(tmp_path: Path) -> None:
+    data = selection(tmp_path)
+    chosen = select_captions(data, "one_per_image", None, 0)
+    assert {caption.image for caption in chosen} == {caption.image for caption in data.captions}
+    assert len(chosen) == 60
+    picks = [int(caption.id.partition(":")[2]) % 10 for caption in chosen]
+    assert set(picks) == {0, 1, 2}, "not always the first caption"
+    assert len(set(select_captions(data, "random", None, 0))) == 180
+
+
+@pytest.mark.parametrize("rule", ["random", "one_per_image"])
+def test_a_choice_follows_from_seed_and_ids_alone(tmp_path: Path, rule: Any) -> None:
+    """A smaller number of samples is the beginning of a larger one, and another order of the file changes nothing."""
+    data = selection(tmp_path)
+    chosen = select_captions(data, rule, 20, 5)
+    assert select_captions(data, rule, 60, 5)[:20] == chosen
+    turned = captions.CaptionData(data.path, data.captions[::-1], "")
+    assert select_captions(turned, rule, 20, 5) == chosen
+    assert set(select_captions(data, rule, 20, 6)) != set(chosen)
+
+
+def test_too_few_captions_and_captions_without_images(tmp_path: Path) -> None:
+    data = selection(tmp_path)
+    assert select_captions(data, "first", 2, 0) == data.captions[:2]
+    with pytest.raises(InvalidData, match="has 60 images, 61 images are asked for; lower `samples`"):
+        select_captions(data, "one_per_image", 61, 0)
+    with pytest.raises(InvalidData, match="has 180 captions, 181 images are asked for"):
+        select_captions(data, "random", 181, 0)
+    plain = read_captions(write(tmp_path, "text\na\n", "a.csv"))
+    with pytest.raises(InvalidData, match="line 2 names no image; `select: one_per_image` needs one"):
+        select_captions(plain, "one_per_image", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", "hunter2"),
+        ("a.json", '{"images": [{"id": "hunter2"}], "annotations": []}'),
+        ("a.csv", "label,text\nhunter2,a\n"),
+        ("a.csv", "id,text\nhunter2,a\nhunter2,b\n"),
+        ("a.csv", "text,id\n'hunter2\n"),
+        ("a.jsonl", "hunter2"),
+        ("a.jsonl", '{"text": "a", "id": ["hunter2"]}'),
+        ("a.jsonl", '{"text": ["hunter2"]}'),
+        ("a.jsonl", '{"text": "a", "label": "hunter2"}'),
+    ],
+)
+def test_no_message_quotes_a_value(tmp_path: Path, name: str, content: str) -> None:
+    """Who names a file need not be who may read it."""
+    with pytest.raises(InvalidData) as caught:
+        read_captions(write(tmp_path, content, name))
+    assert "hunter2" not in caught.value.message

@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.data.tokenizer import read_tokenizer, render
+from evalsvc.errors import InvalidData
+from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
+
+TOKENIZER = read_tokenizer(ROOT / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def layout() -> VocabularyLayout:
+    return parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).resolve(583)
+
+
+def test_what_is_not_text_is_shown_as_what_it_is(layout: VocabularyLayout) -> None:
+    ids = [*TOKENIZER.encode("a zebra, "), 579, 580, 512, 575, *TOKENIZER.encode("über")]
+    assert render(ids, layout, TOKENIZER) == "a zebra, ‹/text›‹image›‹image 0›‹image 63›über"
+    assert render([], layout, TOKENIZER) == ""
+
+
+def test_rows_are_not_codes_nor_ids_of_the_tokenizer() -> None:
+    """The image block comes first and permuted, and the table has rows that nobody uses."""
+    mapping = {
+        "image": {"offset": 0, "size": 3, "map": [2, 0, 1]},
+        "text": {"offset": 10, "size": 520},
+        "special": {"doc": 4},
+    }
+    layout = parse_layout({**mapping, "template": ["TEXT", "IMAGE"]}).resolve(600)
+    text = [10 + token for token in TOKENIZER.encode("yes")]
+    assert render([*text, 2, 0, 4, 599, 10 + 515], layout, TOKENIZER) == "yes‹image 0›‹image 1›‹doc›‹row 599›‹text 515›"
+
+
+def test_a_character_of_several_ids_is_whole_and_half_of_one_does_not_crash() -> None:
+    ids = TOKENIZER.encode("né")
+    layout = text_only(512)
+    assert len(ids) == 3
+    assert render(ids, layout, TOKENIZER) == "né"
+    assert render(ids[:2], layout, TOKENIZER) == "n\ufffd"
+
+
+def test_nul_is_shown_as_no_character() -> None:
+    """A byte-level model may well draw it, and PostgreSQL would refuse the whole result."""
+    assert render(TOKENIZER.encode("a\0b"), text_only(512), TOKENIZER) == "a\ufffdb"
+
+
+def test_byte_fallback_and_special_tokens(shared: Path) -> None:
+    tokenizer = read_tokenizer(shared / "golden" / "stories260k_openlm" / "tokenizer.json")
+    ids = [1, *tokenizer.encode("naïve"), 2]
+    assert render(ids, text_only(512), tokenizer) == "naïve"
+    assert render([200, 201], text_only(512), tokenizer) == "\ufffd\ufffd"
+
+
+# files that are out to harm who opens them
+
+
+def hostile(path: Path, **parts: Any) -> Path:
+    """A small tokenizer with some parts replaced."""
+    content = {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    }
+    path.write_text(json.dumps({**content, **parts}))
+    return path
+
+
+PANICS: dict[str, dict[str, Any]] = {
+    "when it is read": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "when it encodes": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "when it decodes": {"decoder": {"type": "Strip", "content": "a", "start": 9999, "stop": 9999}},
+}
+
+
+@pytest.mark.parametrize("when", PANICS)
+def test_a_panic_of_the_library_is_an_error_of_the_file(tmp_path: Path, when: str) -> None:
+    """It is no Exception: nothing that caught errors caught it."""
+    path = hostile(tmp_path / "tokenizer.json", **PANICS[when])
+    with pytest.raises(InvalidData, match=rf"^the tokenizer {path} is not a tokenizer\.json that works; give the"):
+        round_trip(path, "a b")
+
+
+def round_trip(path: Path, text: str) -> str:
+    tokenizer = read_tokenizer(path)
+    return tokenizer.decode(tokenizer.encode(text))
+
+
+def test_a_word_that_the_tokenizer_cannot_encode(tmp_path: Path) -> None:
+    path = hostile(tmp_path / "tokenizer.json", model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "none"})
+    with pytest.raises(InvalidData, match=r"tokenizer\.json that works"):
+        read_tokenizer(path).encode("b")
+
+
+def test_a_tokenizer_that_is_deep_or_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    for content in ("[" * 1_000_000, '{"normalizer": ' + '{"type":"Sequence","normalizers":[' * 100_000):
+        path.write_text(content)
+        with pytest.raises(InvalidData, match=r"is not a tokenizer\.json that works at line 1 column \d+; give"):
+            read_tokenizer(path)
+    monkeypatch.setattr("evalsvc.data.tokenizer.MAX_BYTES", 100)
+    with pytest.raises(InvalidData, match="is larger than 100 bytes, which no tokenizer"):
+        read_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"version": "hunter2"}', '"hunter2"', "hunter2", '{"model": {"type": "hunter2"}}']
+)
+def test_what_a_tokenizers_file_holds_is_not_quoted(tmp_path: Path, content: str) -> None:
+    """Who names a file need not be who may read it."""
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InvalidData) as caught:
+        read_tokenizer(tmp_path / "tokenizer.json")
+    assert "hunter2" not in caught.value.message

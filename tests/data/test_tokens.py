@@ -1,0 +1,285 @@
+import json
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from evalsvc.data import tokens as data
+from evalsvc.data.images import read_images
+from evalsvc.data.tokens import read_pairs, read_tokens, text_encoder
+from evalsvc.errors import InvalidData
+
+
+def write(folder: Path, *records: Any, name: str = "data.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in records))
+    return path
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """A tokenizer of whole words: `a` is 1, `b` is 2. Its post-processor adds 0, and it cuts after three ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    built = Tokenizer(models.WordLevel({"<s>": 0, "a": 1, "b": 2}, unk_token="<s>"))
+    built.pre_tokenizer = pre_tokenizers.Whitespace()
+    built.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    built.enable_truncation(3)
+    path = tmp_path / "tokenizer.json"
+    built.save(str(path))
+    return path
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, {"text_ids": [3, 4], "image_codes": [9]}, "", {"image_codes": [7, 8], "id": 5}, {"text_ids": [1]}
+    )
+    tokens = read_tokens(path)
+    assert [record.text_ids for record in tokens.records] == [array("i", [3, 4]), None, array("i", [1])]
+    assert [record.image_codes for record in tokens.records] == [array("i", [9]), array("i", [7, 8]), None]
+    assert [record.where for record in tokens.records] == ["line 1", "line 3", "line 4"]
+    assert tokens.tokenizer_digest is None
+
+
+def test_the_same_tokens_have_the_same_digest_in_every_format(tmp_path: Path) -> None:
+    jsonl = write(tmp_path, {"text_ids": [3, 4], "image_codes": [9, 8]}, {"text_ids": [5], "image_codes": [7, 6]})
+    ragged = tmp_path / "ragged.safetensors"
+    tensors = {"text_ids": np.array([[3, 4], [5, 99]]), "text_lengths": np.array([2, 1], dtype="u1")}
+    save_file(tensors | {"image_codes": np.array([[9, 8], [7, 6]], dtype="u2")}, ragged)
+    tokens = read_tokens(ragged)
+    assert tokens.digest == read_tokens(jsonl).digest
+    assert [list(record.text_ids or ()) for record in tokens.records] == [[3, 4], [5]]
+    assert tokens.records[1].where == "record 2"
+
+
+def test_fixed_width_needs_no_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "data.safetensors"
+    save_file({"text_ids": np.array([[3, 4], [5, 6]])}, path)
+    assert read_tokens(path).digest == read_tokens(write(tmp_path, {"text_ids": [3, 4]}, {"text_ids": [5, 6]})).digest
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [{"text_ids": [1, 2, 3]}],
+        [{"text_ids": [1, 2]}, {"text_ids": [4]}],
+        [{"text_ids": [1, 2], "image_codes": [3]}],
+        [{"image_codes": [1, 2]}, {"text_ids": [3]}],
+        [{"text_ids": [1, 2], "image_codes": []}, {"text_ids": [3]}],
+    ],
+)
+def test_other_tokens_have_another_digest(tmp_path: Path, others: list[Any]) -> None:
+    first = read_tokens(write(tmp_path, {"text_ids": [1, 2]}, {"text_ids": [3]}))
+    assert read_tokens(write(tmp_path, *others, name="other.jsonl")).digest != first.digest
+
+
+def test_text_is_tokenised_as_it_stands(tmp_path: Path, tokenizer: Path) -> None:
+    """Truncation set in the tokenizer's file would drop tokens unseen, and its own BOS would come twice."""
+    path = write(tmp_path, {"text": "a b a b a", "image_codes": [4]})
+    plain = read_tokens(path, tokenizer)
+    assert plain.records[0].text_ids == array("i", [1, 2, 1, 2, 1])
+    assert plain.records[0].image_codes == array("i", [4])
+    assert plain.tokenizer_digest is not None
+    assert len(plain.tokenizer_digest) == 64
+    assert read_tokens(path, tokenizer, bos=0).records[0].text_ids == array("i", [0, 1, 2, 1, 2, 1])
+
+
+def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
+    tokens = read_tokens(write(tmp_path, {"text_ids": [1]}), tmp_path / "not there.json", bos=7)
+    assert tokens.records[0].text_ids == array("i", [1])
+    assert tokens.tokenizer_digest is None
+
+
+@pytest.mark.parametrize(
+    ("line", "fragment"),
+    [
+        ('{"text_ids": [1', "line 2 is not valid JSON"),
+        ("[1, 2]", "line 2 is list; it must be an object"),
+        ('{"codes": [1]}', "line 2 has neither `text_ids`, `text` nor `image_codes`, found 'codes'"),
+        ("{}", "found no keys"),
+        ('{"text_ids": [1, 2.5]}', "line 2: `text_ids` holds float; it must hold whole numbers"),
+        ('{"text_ids": [true]}', "`text_ids` holds bool"),
+        ('{"text_ids": [null]}', "`text_ids` holds NoneType"),
+        ('{"text_ids": ["1"]}', "`text_ids` holds str"),
+        ('{"text_ids": [NaN]}', "`text_ids` holds float"),
+        ('{"image_codes": [99999999999]}', "`image_codes` holds 99999999999, which is no token id"),
+        ('{"image_codes": 7}', "`image_codes` is int; it must be a list"),
+        ('{"text_ids": []}', "line 2 is empty"),
+        ('{"text_ids": [], "image_codes": []}', "line 2 is empty"),
+        ('{"text_ids": [1], "text": "a"}', "both `text` and `text_ids`"),
+        ('{"text": 5}', "`text` is int; it must be a string"),
+        ('{"text": "a \\ud800"}', "line 2: `text` holds half of a surrogate pair"),
+        ('{"text": "a"}', "holds `text`, but there is no tokenizer; give the task's parameter `tokenizer`"),
+        ("[" * 100_000, "line 2 is not valid JSON"),
+        ("\x00", "line 2 is not valid JSON"),
+    ],
+)
+def test_wrong_lines_are_named(tmp_path: Path, line: str, fragment: str) -> None:
+    path = write(tmp_path, {"text_ids": [1]}, line)
+    with pytest.raises(InvalidData) as caught:
+        read_tokens(path)
+    assert fragment in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text_ids": [1]}\n{"text": "\xff"}\n')
+    with pytest.raises(InvalidData, match="line 2 is not valid JSON"):
+        read_tokens(path)
+
+
+def test_missing_and_empty_files_are_named(tmp_path: Path, tokenizer: Path) -> None:
+    with pytest.raises(InvalidData, match=r"the data file .*none.jsonl does not exist"):
+        read_tokens(tmp_path / "none.jsonl")
+    with pytest.raises(InvalidData, match="is a folder"):
+        read_tokens(tmp_path)
+    with pytest.raises(InvalidData, match="holds no records"):
+        read_tokens(write(tmp_path, ""))
+    text = write(tmp_path, {"text": "a"}, name="text.jsonl")
+    with pytest.raises(InvalidData, match=r"the tokenizer .*none.json does not exist"):
+        read_tokens(text, tmp_path / "none.json")
+    with pytest.raises(InvalidData, match=r"is not a tokenizer\.json"):
+        read_tokens(text, write(tmp_path, {}, name="broken.json"))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fragment"),
+    [
+        ({"text_id": np.array([[1]])}, "neither `text_ids` nor `image_codes`, found 'text_id'"),
+        ({"text_ids": np.array([[1]]), "text_lenghts": np.array([1])}, "the tensor 'text_lenghts'; known are text_ids"),
+        ({"text_ids": np.array([[1.0]])}, "`text_ids` is float64; it must hold whole numbers"),
+        ({"text_ids": np.array([1])}, "`text_ids` has the shape [1]; it must have 2 dimensions"),
+        ({"text_ids": np.array([[1]]), "image_codes": np.array([[1], [2]])}, "different numbers of records"),
+        (
+            {"text_ids": np.array([[1]]), "text_lengths": np.array([2])},
+            "`text_lengths` holds 2; `text_ids` has the width 1",
+        ),
+        ({"text_ids": np.array([[1]]), "text_lengths": np.array([-1])}, "`text_lengths` holds -1"),
+        ({"image_codes": np.array([[1]]), "text_lengths": np.array([1])}, "`text_lengths` without `text_ids`"),
+        ({"text_ids": np.array([[1], [2]]), "text_lengths": np.array([1, 0])}, "record 2 is empty"),
+        ({"text_ids": np.array([[2**40]])}, "holds 1099511627776, which is no token id"),
+        ({"text_ids": np.zeros((0, 3), dtype="i4")}, "holds no records"),
+    ],
+)
+def test_wrong_tensors_are_named(tmp_path: Path, tensors: dict[str, Any], fragment: str) -> None:
+    path = tmp_path / "data.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(InvalidData) as caught:
+        read_tokens(path)
+    assert fragment in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_another_file_named_safetensors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="is not a safetensors file of integers"):
+        read_tokens(write(tmp_path, {"text_ids": [1]}, name="data.safetensors"))
+
+
+def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shard of a task reads the data; parsing 30,000 pairs for each of them would take longer than the model."""
+    parsed = []
+    parse = data._parse_line
+    monkeypatch.setattr(data, "_parse_line", lambda *arguments: parsed.append(1) or parse(*arguments))
+    path = write(tmp_path, {"text_ids": [1]})
+    assert read_tokens(path) is read_tokens(path)
+    assert len(parsed) == 1
+    write(tmp_path, {"text_ids": [1, 2]})
+    assert len(read_tokens(path).records[0].text_ids or ()) == 2
+
+
+def test_pairs(tmp_path: Path, tokenizer: Path) -> None:
+    """An empty caption is a record with no ids, or with the BOS alone; two captions may share an image."""
+    images = tmp_path / "images.safetensors"
+    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
+    captions = write(
+        tmp_path, {"text": "a b", "image": 2}, {"text": "", "image": 0}, {"text": "b", "image": "2"}, name="a.jsonl"
+    )
+    pairs = read_pairs(captions, read_images(images), tokenizer)
+    assert pairs.captions == ("a b", "", "b")
+    assert [list(record.text_ids or ()) for record in pairs.texts.records] == [[1, 2], [], [2]]
+    assert [record.image_codes for record in pairs.texts.records] == [None] * 3
+    assert [record.where for record in pairs.texts.records] == ["line 1", "line 2", "line 3"]
+    assert pairs.images == (2, 0, 2)
+    texts = write(tmp_path, {"text_ids": [1, 2]}, {"text_ids": [0], "image_codes": [1]}, {"text_ids": [2]})
+    assert pairs.texts.digest != read_tokens(texts).digest
+    assert [
+        list(item.text_ids or ()) for item in read_pairs(captions, read_images(images), tokenizer, bos=0).texts.records
+    ] == [
+        [0, 1, 2],
+        [0],
+        [0, 2],
+    ]
+
+
+def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path) -> None:
+    images = tmp_path / "images.safetensors"
+    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
+    for record, fragment in (
+        ({"text": "b"}, "line 2 names no image; give it one or leave the caption out"),
+        ({"text": "b", "image": 3}, "line 2: .*images.safetensors has no image 3; it has the images 0…2"),
+        ({"text": "b", "image": "x.png"}, "line 2: .*images.safetensors has no names"),
+    ):
+        path = write(tmp_path, {"text": "a", "image": 0}, record, name="captions.jsonl")
+        with pytest.raises(InvalidData, match=fragment):
+            read_pairs(path, read_images(images), tokenizer)
+    path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
+    with pytest.raises(InvalidData, match="there is no tokenizer"):
+        read_pairs(path, read_images(images))
+    with pytest.raises(InvalidData, match=r"none\.json does not exist"):
+        read_pairs(path, read_images(images), tmp_path / "none.json")
+
+
+def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer: Path) -> None:
+    images = tmp_path / "images.safetensors"
+    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
+    path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
+    first = read_pairs(path, read_images(images), tokenizer).texts
+    assert read_pairs(path, read_images(images), tokenizer).texts is first
+    write(tmp_path, {"text": "a b", "image": 0}, name="captions.jsonl")
+    assert read_pairs(path, read_images(images), tokenizer).texts.digest != first.digest
+
+
+def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:
+    assert text_encoder(tmp_path / "captions.csv", tokenizer, bos=0)("a b a b") == [0, 1, 2, 1, 2]
+    with pytest.raises(InvalidData, match=r"captions\.csv holds `text`, but there is no tokenizer"):
+        text_encoder(tmp_path / "captions.csv", None)("a")
+
+
+@pytest.mark.parametrize(
+    "line", ["hunter2", '{"text_ids": ["hunter2"]}', '{"text_ids": "hunter2"}', '{"text": ["hunter2"]}']
+)
+def test_no_message_quotes_a_value(tmp_path: Path, line: str) -> None:
+    """Who names a file need not be who may read it."""
+    with pytest.raises(InvalidData) as caught:
+        read_tokens(write(tmp_path, line))
+    assert "hunter2" not in caught.value.message
+
+
+def test_no_message_quotes_the_header_of_a_tensor_file(tmp_path: Path) -> None:
+    header = b'{"text_ids": {"dtype": "hunter2", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(InvalidData, match="is not a safetensors file of integers, or is cut off; write") as caught:
+        read_tokens(tmp_path / "a.safetensors")
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_record_may_name_its_document(tmp_path: Path) -> None:
+    """It moves no token and so no digest."""
+    lines = ['{"text_ids": [1], "document": "a"}', '{"text_ids": [1], "document": 7}', '{"text_ids": [1]}']
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(lines))
+    data = read_tokens(path)
+    assert [record.document for record in data.records] == ["a", 7, None]
+    packed = tmp_path / "data.safetensors"
+    save_file({"text_ids": np.array([[1], [1], [1]]), "document": np.array([4, 4, -1])}, packed)
+    again = read_tokens(packed)
+    assert [record.document for record in again.records] == [4, 4, -1]
+    assert again.digest == data.digest
+    for wrong, kind in (("true", "bool"), ("[1]", "list"), ("1.5", "float")):
+        path.write_text(f'{{"text_ids": [1], "document": {wrong}}}')
+        with pytest.raises(InvalidData, match=f"line 1: `document` is {kind}; it must be a string or a whole number"):
+            read_tokens(path)

@@ -1,0 +1,127 @@
+"""Which layouts are tried, and which of them cannot be told apart."""
+
+from array import array
+from collections.abc import Sequence
+
+import pytest
+
+from evalsvc.data.tokens import Record
+from evalsvc.doctor.layout.candidates import (
+    TEMPLATES,
+    Sizes,
+    check_pairs,
+    find_sizes,
+    propose,
+    silent_rows,
+    unclaimed_rows,
+    with_order,
+)
+from evalsvc.errors import InvalidData
+from evalsvc.spec.layout import PRESETS, parse_layout
+
+
+def pair(text: Sequence[int] = (1, 2, 9), codes: Sequence[int] = (0, 3, 1, 3)) -> Record:
+    return Record(array("i", text), array("i", codes), "line 1")
+
+
+SIZES = Sizes((10,), 4, ())
+
+
+def test_every_preset_is_tried_or_dropped_with_its_reason() -> None:
+    """A preset that is forgotten here would never be found."""
+    candidates, dropped = propose(21, [pair()], SIZES, {})
+    labels = {label for candidate in candidates for label in (candidate.label, *candidate.same)}
+    tried = {label.partition(" (")[0] for label in labels}
+    assert tried | {item.name for item in dropped} == {f"{preset} 10" for preset in PRESETS}
+    assert [item.name for item in dropped] == ["split-tables 10"]
+    assert len(labels) == len(TEMPLATES) * (len(PRESETS) - 1)
+
+
+def test_same_ids_are_one_candidate() -> None:
+    """Two candidates with equal losses would each keep the other from being decided, for ever."""
+    candidates, _ = propose(21, [pair()], SIZES, {})
+    written = [tuple(map(tuple, candidate.sequences([pair()]))) for candidate in candidates]
+    assert len(written) == len(set(written))
+    first = candidates[0]
+    assert first.label == "image-then-special 10 (text, image)"
+    assert "dense-image-then-special 10 (text, image)" in first.same
+
+
+def test_gap_tells_layouts_apart_that_an_exact_table_does_not() -> None:
+    end = "image-at-end 10 (text, image)"
+    for rows, apart in ((21, False), (24, True)):
+        candidates, _ = propose(rows, [pair()], SIZES, {})
+        special_first = next(item for item in candidates if item.label == "special-then-image 10 (text, image)")
+        assert (end not in special_first.same) == apart
+
+
+def test_table_without_special_tokens_keeps_the_bare_templates() -> None:
+    candidates, dropped = propose(14, [pair()], SIZES, {})
+    assert {item.template for item in candidates} == {"text, image; bare", "image, text; bare"}
+    reasons = {item.name: item.reason for item in dropped}
+    assert "lies beyond the table of 14 rows" in reasons["image-then-special 10"]
+
+
+def test_own_layout_comes_first_and_says_which_presets_are_the_same() -> None:
+    mine = parse_layout({"preset": "image-then-special", "text_size": 10, "codebook_size": 4})
+    other = parse_layout({"preset": "image-then-special", "text_size": 10, "codebook_size": 4, "rows": 99})
+    candidates, dropped = propose(21, [pair()], SIZES, {"mine.yaml": mine, "other.yaml": other})
+    assert candidates[0].label == "mine.yaml (its own)"
+    assert "image-then-special 10 (text, image)" in candidates[0].same
+    assert next(item.reason for item in dropped if item.name == "other.yaml").startswith(
+        "the layout is for a table of 99 rows, the model's has 21"
+    )
+
+
+def test_data_rule_out_sizes() -> None:
+    candidates, dropped = propose(21, [pair(text=[9])], Sizes((9, 10), 4, ()), {})
+    assert not any(candidate.name.endswith(" 9") for candidate in candidates)
+    assert any("has the text id 9; the text block has 0…8" in item.reason for item in dropped)
+
+
+class TestSizes:
+    def test_inferred_from_table_and_data(self) -> None:
+        found = find_sizes(583, [pair(text=[511], codes=[63])])
+        assert (found.text, found.codebook) == ((512, 519), 64)
+        assert found.notes[0] == "codebook of 64 inferred from the highest code 63"
+        assert found.notes[1].startswith("text sizes 512, 519 inferred from a table of 583 rows")
+
+    def test_open_lms_own_sizes_are_tried_in_a_padded_table(self) -> None:
+        found = find_sizes(66_944, [pair(codes=[16_383])])
+        assert {50_432, 50_277} <= set(found.text)
+
+    def test_given_sizes_are_taken_as_they_are(self) -> None:
+        found = find_sizes(583, [pair()], [512, 500], 64)
+        assert (found.text, found.codebook, found.notes) == ((512, 500), 64, ())
+
+    def test_table_that_has_no_room_for_images(self) -> None:
+        with pytest.raises(InvalidData, match="more than the model's 512 rows"):
+            find_sizes(512, [pair(text=[511], codes=[63])])
+
+
+def test_records_must_be_pairs() -> None:
+    with pytest.raises(InvalidData, match="line 1 has no `image_codes`; the layout doctor needs pairs"):
+        check_pairs("x.jsonl", [Record(array("i", [1]), None, "line 1")])
+    with pytest.raises(InvalidData, match="has no `text_ids` or `text`"):
+        check_pairs("x.jsonl", [Record(array("i"), array("i", [1]), "line 1")])
+
+
+def test_silent_rows_are_those_without_any_use_but_the_pad() -> None:
+    layout = parse_layout(
+        {
+            "preset": "image-then-special",
+            "text_size": 10,
+            "codebook_size": 4,
+            "template": ["text", "TEXT", "/text", "IMAGE"],
+            "unconditional_template": None,
+        }
+    ).resolve(23)
+    assert unclaimed_rows(layout) == list(range(14, 23))
+    assert silent_rows(layout) == [14, 15, 18, 19, 21, 22]  # doc, /doc, image, /image and the rows of no block
+
+
+def test_reordering_goes_through_a_map_that_is_there() -> None:
+    own = {"preset": "image-then-special", "text_size": 10, "codebook_size": 4, "image": {"map": [3, 1, 0, 2]}}
+    candidates, _ = propose(21, [pair()], SIZES, {"mine.yaml": parse_layout(own)})
+    moved = with_order(candidates[0], [1, 0, 3, 2])
+    assert list(moved.layout.image_ids or ()) == [11, 13, 12, 10]

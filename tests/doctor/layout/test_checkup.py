@@ -1,0 +1,153 @@
+"""Real checkpoints: the miniature's, whose layout is known, and models that were never trained."""
+
+import dataclasses
+import functools
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.doctor.layout.checkup import Checkup, Question, examine
+from evalsvc.doctor.layout.report import conclusion, condition_rows, layout_yaml, ranking_rows, summary, to_json
+from evalsvc.errors import InvalidData
+from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import parse_layout
+
+TRUTH = parse_layout(str(ROOT / "runs/layout.yaml")).resolve(583)
+PAIRS = str(ROOT / "heldout_pairs.jsonl")
+GOLDEN = Path(__file__).parents[2] / "golden" / "open_lm"
+
+
+def question(run: str = "pretrained", epoch: int = 5, pairs: str = PAIRS) -> Question:
+    path = ROOT / f"runs/{run}/checkpoints/epoch_{epoch}.pt"
+    return Question(CheckpointRef(path=str(path), label=f"{run} {epoch}"), pairs, text_sizes=(512,), codebook_size=64)
+
+
+@functools.cache
+def checkup(run: str, epoch: int) -> Checkup:
+    return examine(question(run, epoch), Settings(device="cpu", threads=1), lambda _: None)
+
+
+@pytest.mark.parametrize(("run", "epoch"), [("pretrained", 5), ("random-init", 2)])
+def test_true_layout_wins(run: str, epoch: int) -> None:
+    """From step 20 on, against every preset at the sizes of the table and every exchange of special tokens."""
+    verdict = checkup(run, epoch).verdict
+    assert verdict.decided
+    layout = verdict.best.candidate.layout
+    assert (layout.text_ids, layout.image_ids) == (TRUTH.text_ids, TRUTH.image_ids)
+    assert (layout.special, layout.template) == (TRUTH.special, TRUTH.template)
+    assert verdict.ranking[0].nats > 1
+    assert min(rival.standard_errors for rival in verdict.ranking) > verdict.needed
+
+
+def test_untrained_run_is_refused() -> None:
+    """Some candidate is always the best."""
+    found = checkup("random-init", 0)
+    assert not found.verdict.decided
+    assert {row[0]: row[1] for row in condition_rows(found)}["the images are known"] == "NO"
+    assert conclusion(found).startswith("not decided")
+
+
+@pytest.fixture
+def repeating_pairs(tmp_path: Path) -> str:
+    """Images of 24 codes of 16, each of which comes four times in a row."""
+    path = tmp_path / "pairs.jsonl"
+    rng = random.Random(0)
+    with path.open("w") as file:
+        for _ in range(16):
+            start = rng.randrange(16)
+            codes = [(start + place // 4) % 16 for place in range(24)]
+            file.write(json.dumps({"text_ids": [rng.randrange(40) for _ in range(6)], "image_codes": codes}) + "\n")
+    return str(path)
+
+
+def golden_checkup(case: str, text_size: int, pairs: str) -> Checkup:
+    checkpoint = CheckpointRef(path=str(GOLDEN / case / "checkpoints" / "epoch_1.pt"))
+    asked = Question(checkpoint, pairs, text_sizes=(text_size,), codebook_size=16)
+    return examine(asked, Settings(device="cpu", threads=1), lambda _: None)
+
+
+def test_golden_open_lm_model_is_refused(repeating_pairs: str) -> None:
+    found = golden_checkup("14_all_defaults_ema_optimizer_t2i_vocab", 89, repeating_pairs)
+    assert not found.verdict.decided
+
+
+def test_tied_model_that_only_repeats_its_input_is_refused(repeating_pairs: str) -> None:
+    """With tied tables an untrained model expects what it has just read. Where codes repeat, the image loss is then
+    below ln of the codebook, under any layout and any order of the codes."""
+    found = golden_checkup("11_rotary_gain_only_ln_postembed_tied_swiglu_torch", 57, repeating_pairs)
+    conditions = {condition.name: condition.ok for condition in found.verdict.conditions}
+    assert conditions["the images are known"]
+    assert not conditions["the order of the codes matters"]
+    assert not found.verdict.decided
+
+
+def test_progress_counts_layouts() -> None:
+    said: list[int] = []
+    bare = dataclasses.replace(question(), limit=2)
+    examine(bare, Settings(device="cpu", threads=1), said.append)
+    assert said == list(range(1, len(said) + 1))
+
+
+def test_pairs_that_fit_no_layout(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"text_ids": [512], "image_codes": [64]}\n')
+    with pytest.raises(InvalidData, match=r"no layout fits the model's 583 rows and these pairs; .*the text id 512"):
+        examine(question(pairs=str(pairs)), Settings(device="cpu", threads=1), lambda _: None)
+
+
+class TestReport:
+    def test_yaml_is_a_layout_that_writes_the_same_ids(self, tmp_path: Path) -> None:
+        found = checkup("pretrained", 5)
+        (tmp_path / "layout.yaml").write_text(layout_yaml(found))
+        read = parse_layout(str(tmp_path / "layout.yaml")).resolve(583)
+        for record in found.records:
+            assert read.sequence(record.text_ids, record.image_codes) == TRUTH.sequence(
+                record.text_ids, record.image_codes
+            )
+
+    def test_table_has_every_preset(self) -> None:
+        """Or who reads it does not know what was tried."""
+        rows = ranking_rows(checkup("pretrained", 5))
+        names = {name.strip() for row in rows for name in [row[0], *row[-1].split(",")]} - {""}
+        dropped = {item.name for item in checkup("pretrained", 5).dropped}
+        expected = [
+            "image-then-special",
+            "special-then-image",
+            "special-in-spare-rows",
+            "dense-image-then-special",
+            "dense-special-then-image",
+            "negative-special",
+            "image-first",
+            "image-at-end",
+        ]
+        assert names == {f"{preset} 512" for preset in expected}
+        assert dropped == {"split-tables 512"}
+        assert rows[0][:2] == ["image-then-special 512", "text, image"]
+
+    def test_tables_of_the_model_speak_for_the_truth_alone(self) -> None:
+        """Borders that are seen, and targets that were never trained: evidence without any loss."""
+        rows: dict[str, Sequence[str]] = {row[0]: row for row in reversed(ranking_rows(checkup("pretrained", 5)))}
+        assert rows["image-then-special 512"][8:10] == ["2/2", "0/123"]
+        cold, targets = map(int, rows["image-first 512"][9].split("/"))
+        assert cold > targets / 2
+
+    def test_summary_says_what_was_looked_at(self) -> None:
+        lines = list(summary(checkup("pretrained", 5)))
+        assert lines[0] == f"pretrained 5: 583 rows; 16 pairs of {PAIRS}"
+        assert "(strongest first) at: 220, 512" in lines[1]
+        assert lines[2].startswith(
+            "tables: rows that lie in one direction, as those do that were never a target: 438 (0…10"
+        )
+
+    def test_json_holds_everything(self) -> None:
+        found = json.loads(json.dumps(to_json(checkup("pretrained", 5)), allow_nan=False))
+        assert found["decided"] is True
+        assert parse_layout(found["layout"]).special == TRUTH.special
+        assert len(found["ranking"]) + len(found["reordered"]) + 1 == found["comparisons"]
+        assert found["ranking"][0]["behind"] <= found["ranking"][1]["behind"]
+        assert found["best"]["losses"]["image"]["n"] == 16

@@ -1,0 +1,177 @@
+"""The search finds a layout wherever it is hidden, and the verdict keeps still where it does not.
+
+The model is a bigram, trained on the pairs of the miniature under a layout of the test's choosing.
+"""
+
+import random
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from bigram_witness import BigramWitness
+
+from evalsvc.data.tokens import Record, read_tokens
+from evalsvc.doctor.layout.candidates import TEMPLATES, Candidate, Sizes, propose
+from evalsvc.doctor.layout.scores import Witness
+from evalsvc.doctor.layout.search import Search, as_the_model_expects
+from evalsvc.doctor.layout.verdict import Rule, Verdict, judge
+from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import PRESETS, VocabularyLayout, parse_layout
+
+ROWS = 590
+"""More than any preset needs: there are gaps, and spare rows at the end."""
+
+CODES = 24
+"""Of each image, for speed: its first rows."""
+
+RECORDS = [
+    replace(record, image_codes=(record.image_codes or array("i"))[:CODES])
+    for record in read_tokens(ROOT / "heldout_pairs.jsonl").records
+]
+TRAINING, PAIRS = RECORDS[16:], RECORDS[:16]
+CANDIDATES = propose(ROWS, PAIRS, Sizes((512,), 64, ()), {})[0]
+MODELS = [preset for preset in PRESETS if preset != "split-tables"]
+
+
+def hidden(preset: str, template: str = "text, image", seed: int | None = None) -> VocabularyLayout:
+    """A preset; with a seed, with its special tokens in another order."""
+    fields = {"preset": preset, "text_size": 512, "codebook_size": 64, "template": list(TEMPLATES[template])}
+    layout = parse_layout({**fields, "unconditional_template": None, "length": None}).resolve(ROWS)
+    if seed is None:
+        return layout
+    rows = list(layout.special.values())
+    random.Random(seed).shuffle(rows)
+    return parse_layout({**layout.to_json(), "special": dict(zip(layout.special, rows, strict=True))})
+
+
+def verdict_on(
+    witness: Witness, candidates: Sequence[Candidate] = CANDIDATES, records: Sequence[Record] = PAIRS
+) -> Verdict:
+    search = Search(witness, records)
+    search.run(candidates)
+    return judge(search, Rule())
+
+
+def written(layout: VocabularyLayout) -> list[list[int]]:
+    return [layout.sequence(record.text_ids, record.image_codes).ids for record in PAIRS]
+
+
+def failed(verdict: Verdict) -> list[str]:
+    return [condition.name for condition in verdict.conditions if not condition.ok]
+
+
+@pytest.mark.parametrize("preset", MODELS)
+def test_every_preset_is_found(preset: str) -> None:
+    truth = hidden(preset)
+    verdict = verdict_on(BigramWitness.trained(truth, TRAINING, ROWS))
+    assert verdict.decided, failed(verdict)
+    assert written(verdict.best.candidate.layout) == written(truth)
+
+
+@pytest.mark.parametrize(
+    ("preset", "template"),
+    [
+        ("image-then-special", "text, image"),
+        ("negative-special", "text, image; no doc"),
+        ("special-in-spare-rows", "image, text"),
+        ("image-first", "image, text; no doc"),
+    ],
+)
+def test_special_tokens_in_any_order_are_read_off_the_model(preset: str, template: str) -> None:
+    """No preset has this order, and there are 5,040: with wrong ones a template without them looks better."""
+    truth = hidden(preset, template, seed=1)
+    verdict = verdict_on(BigramWitness.trained(truth, TRAINING, ROWS))
+    assert verdict.decided, failed(verdict)
+    assert written(verdict.best.candidate.layout) == written(truth)
+
+
+@pytest.mark.parametrize("template", ["text, image; only image", "image, text; only doc"])
+def test_what_the_model_does_not_know_is_not_decided(template: str) -> None:
+    """A bigram that was never told where the text begins cannot tell whether anything stands before it."""
+    verdict = verdict_on(BigramWitness.trained(hidden("image-then-special", template), TRAINING, ROWS))
+    assert failed(verdict) == ["every other candidate is worse"]
+
+
+@pytest.mark.parametrize("preset", ["image-then-special", "special-then-image", "image-first"])
+def test_layout_that_is_not_among_the_candidates_is_not_replaced(preset: str) -> None:
+    """The best of wrong ones is wrong."""
+    truth = hidden(preset)
+    others = [item for item in CANDIDATES if item.layout.image_range != truth.image_range]
+    verdict = verdict_on(BigramWitness.trained(truth, TRAINING, ROWS), others)
+    assert not verdict.decided
+    assert "the images are known" in failed(verdict)
+
+
+def test_codes_of_another_tokenizer_are_not_believed() -> None:
+    """Right blocks, wrong codes: the same as a permutation that nobody mentioned."""
+    order = list(range(64))
+    random.Random(0).shuffle(order)
+    records = [
+        replace(record, image_codes=array("i", [order[code] for code in record.image_codes or ()])) for record in PAIRS
+    ]
+    verdict = verdict_on(BigramWitness.trained(hidden("image-then-special"), TRAINING, ROWS), records=records)
+    assert {"the images are known", "the order of the codes matters"} <= set(failed(verdict))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_untrained_models_are_never_believed(seed: int) -> None:
+    """By chance alone the best of many looks good. A model of random bigrams, another for each seed."""
+    rng = random.Random(seed)
+    counts = {row: Counter(rng.choices(range(ROWS), k=100)) for row in range(ROWS)}
+    verdict = verdict_on(BigramWitness(counts, ROWS, smoothing=1), CANDIDATES[::3])
+    assert not verdict.decided
+    assert "the images are known" in failed(verdict)
+
+
+def test_few_pairs_need_a_wider_margin() -> None:
+    """The error of two sequences is hardly known: five of them may be nothing."""
+    witness = BigramWitness.trained(hidden("image-then-special"), TRAINING, ROWS)
+    few, many = (verdict_on(witness, CANDIDATES[:4], PAIRS[:n]) for n in (3, 16))
+    assert few.needed > 5 * many.needed
+    assert (few.decided, few.best.candidate.label) == (False, many.best.candidate.label)
+    assert many.decided
+
+
+def test_each_way_to_write_the_data_is_scored_once() -> None:
+    """A layout that came twice would be its own rival, and could never win."""
+    search = Search(BigramWitness.trained(hidden("image-then-special"), TRAINING, ROWS), PAIRS)
+    search.run(CANDIDATES[:4])
+    search.score(search.best.candidate)
+    keys = [tuple(map(tuple, scored.candidate.sequences(PAIRS))) for scored in search.found.values()]
+    assert len(keys) == len(set(keys))
+
+
+def test_marker_that_no_template_has_is_named() -> None:
+    """After the images of this run comes a token of which no template knows."""
+    fields = hidden("image-then-special").to_json()
+    template = [*TEMPLATES["text, image"], "end"]
+    truth = parse_layout({**fields, "special": {**fields["special"], "end": 589}, "template": template})
+    verdict = verdict_on(BigramWitness.trained(truth, TRAINING, ROWS))
+    assert "nothing else is expected" in failed(verdict)
+    assert "which never occurs, has a probability of 0.99" in verdict.conditions[-1].found
+
+
+def test_every_exchange_of_special_tokens_is_a_rival() -> None:
+    """A layout is not decided before it is known which special token is which; and any row may be the first one's."""
+    search = Search(BigramWitness.trained(hidden("image-then-special"), TRAINING, ROWS), PAIRS)
+    search.run(CANDIDATES[:4])
+    special = search.best.candidate.layout.special
+    exchanges = [special | {one: special[other], other: special[one]} for one, other in combinations(special, 2)]
+    first = [special | {"doc": row} for row in range(583, ROWS)]
+    for rows in (*exchanges, *first):
+        layout = parse_layout({**search.best.candidate.layout.to_json(), "special": rows})
+        assert tuple(map(tuple, written(layout))) in search.found
+
+
+def test_token_that_comes_twice_has_one_row() -> None:
+    """The same separator before text and image, in a template of the trainer's own."""
+    fields = hidden("image-then-special").to_json()
+    template = ["sep", "TEXT", "sep", "IMAGE", "end"]
+    truth = parse_layout({**fields, "special": {"sep": 580, "end": 581}, "template": template})
+    guess = parse_layout({**truth.to_json(), "special": {"sep": 581, "end": 580}})
+    witness = BigramWitness.trained(truth, TRAINING, ROWS)
+    found = list(as_the_model_expects(witness, Candidate("mine.yaml", "its own", guess), PAIRS))
+    assert [item.layout.special["sep"] for item in found] == [580]

@@ -1,0 +1,247 @@
+"""What the doctor finds, and what it says to do."""
+
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.config import Settings
+from evalsvc.doctor.checks import Check, assets_of, data_files, run_checks
+from evalsvc.errors import InvalidSuite, UnknownName
+from evalsvc.spec.suite import Suite, TaskSpec
+from evalsvc.store.session import open_store
+from evalsvc.store.tokens import create_token
+
+
+def check(name: str, data_dir: Path, *suites: str, **settings: Any) -> Check:
+    found = {item.name: item for item in run_checks(Settings(data_dir=str(data_dir), **settings), suites)}
+    return found[name]
+
+
+def test_fresh_machine_is_fine_and_stays_fresh(tmp_path: Path) -> None:
+    checks = run_checks(Settings(data_dir=str(tmp_path / "data"), devices="cpu"))
+    assert [item for item in checks if not item.ok and item.needed] == []
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_data_of_a_shipped_suite_is_told_but_not_needed(tmp_path: Path) -> None:
+    found = check("suite loss", tmp_path)
+    assert (found.ok, found.needed) == (False, False)
+    assert str(tmp_path / "datasets" / "heldout_text.jsonl") in found.found
+    assert "EVALSVC_DATASETS" in found.do
+
+
+def test_missing_data_of_a_named_suite_is_needed(tmp_path: Path) -> None:
+    assert check("suite loss", tmp_path, "loss").needed
+
+
+def test_data_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    for name in ("heldout_text.jsonl", "heldout_pairs.jsonl"):
+        (tmp_path / "datasets" / name).touch()
+    assert check("suite loss", tmp_path, "loss").ok
+
+
+def test_suites_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("tasks: [")
+    (tmp_path / "mine.yaml").write_text(f"tasks: [{{kind: loss, data: {tmp_path}/nowhere.jsonl}}]")
+    broken = check("suite broken", tmp_path, suites=str(tmp_path))
+    assert (broken.ok, broken.needed) == (False, True)
+    assert "not valid YAML" in broken.found
+    mine = check("suite mine", tmp_path, suites=str(tmp_path))
+    assert (mine.ok, mine.needed, mine.found) == (False, True, f"missing: {tmp_path}/nowhere.jsonl")
+
+
+def test_assets_are_told_and_needed_by_suites_only(tmp_path: Path) -> None:
+    found = check("asset inception", tmp_path)
+    assert (found.ok, found.needed) == (False, False)
+    assert found.do.endswith("run: evalsvc assets pull inception")
+
+
+def test_asset_that_is_there(tmp_path: Path, inception_path: Path) -> None:
+    found = check("asset inception", tmp_path, assets=str(inception_path.parent))
+    assert (found.ok, found.found) == (True, str(inception_path))
+
+
+def test_asset_that_is_cut_off(tmp_path: Path, inception_path: Path) -> None:
+    shutil.copy(inception_path.with_name(inception_path.name + ".json"), tmp_path)
+    (tmp_path / inception_path.name).write_bytes(b"cut off")
+    found = check("asset inception", tmp_path, assets=str(tmp_path))
+    assert (found.ok, found.needed) == (False, True)
+    assert "has 7 bytes instead of" in found.found
+    assert found.do == "run: evalsvc assets pull inception"
+
+
+def test_assets_that_a_suite_names(tmp_path: Path) -> None:
+    """Whatever the task: a parameter of that name is enough. A file of one's own is no asset."""
+    tasks = [
+        {"decoder": "movqgan-67M", "extractor": "inception", "name": "inception"},
+        {"decoder": "/my/decoder.ckpt", "extractor": "inception"},
+        {"data": "movqgan-270M"},
+    ]
+    suite = Suite("mine", "", tuple(TaskSpec("any", str(index), task) for index, task in enumerate(tasks)))
+    assert assets_of(suite) == ["movqgan-67M", "inception"]
+
+
+def needed(tmp_path: Path, *benchmarks: dict[str, Any], **parameters: Any) -> list[str]:
+    """The data files of a suite with these benchmarks, below `tmp_path`."""
+    chosen = [{"data": None} | benchmark for benchmark in benchmarks]
+    task = TaskSpec("any", "any", {"benchmarks": chosen, "include_path": [str(tmp_path)], **parameters})
+    settings = Settings(datasets=str(tmp_path / "datasets"))
+    found = data_files(Suite("mine", "", (task,)), settings)
+    return [str(file.relative_to(tmp_path)) for file in found if file != tmp_path]
+
+
+def test_data_that_benchmarks_of_ones_own_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval is not imported for it: the doctor answers at once."""
+    monkeypatch.delitem(sys.modules, "lm_eval", raising=False)
+    definitions = {
+        "_shared": "dataset_path: json\ntag: both\n",
+        "first": "include: _shared.yaml\ntask: first\ndataset_kwargs: {data_files: {test: 'datasets:text/a.jsonl'}}\n",
+        "second": "include: _shared.yaml\ntask: second\ndataset_kwargs: {data_files: [b.jsonl]}\n",
+        "third": "include: first.yaml\ntask: third\n",
+        "broken": "task: broken\nx: [",
+        "circle": "include: circle.yaml\ntask: circle\n",
+    }
+    for name, content in definitions.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    assert needed(tmp_path, {"name": "first"}) == ["datasets/text/a.jsonl"]
+    assert needed(tmp_path, {"name": "both"}) == ["datasets/text/a.jsonl", "b.jsonl"]
+    assert needed(tmp_path, {"name": "third"}, {"name": "first"}) == ["datasets/text/a.jsonl"]
+    assert needed(tmp_path, {"name": "first", "data": f"{tmp_path}/own.jsonl"}) == ["own.jsonl"]
+    assert needed(tmp_path, {"name": "broken"}, {"name": "circle"}, {"name": "arc_easy"}) == []
+    assert "lm_eval" not in sys.modules
+
+
+def test_prompts_are_no_paths(tmp_path: Path) -> None:
+    """`/* sum */` was missing from the disk."""
+    assert needed(tmp_path, prompts=["/* sum */", "datasets: "]) == []
+
+
+def test_missing_rows_of_a_shipped_suites_benchmarks_are_named(tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "text").mkdir(parents=True)
+    (tmp_path / "datasets" / "text" / "copa.jsonl").touch()
+    found = check("suite text-quick", tmp_path)
+    assert (found.ok, found.needed) == (False, False)
+    assert str(tmp_path / "datasets" / "text" / "arc_easy.jsonl") in found.found
+    assert "copa" not in found.found
+
+
+def test_unknown_suite_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'loss'"):
+        check("", tmp_path, "los")
+    with pytest.raises(InvalidSuite, match="does not exist"):
+        check("", tmp_path, suites=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(("version", "do"), [("0003", "--migrate"), ("9999", "a newer evalsvc made it")])
+def test_database_of_another_version(tmp_path: Path, version: str, do: str) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{version}'")
+    store.close()
+    found = check("database", tmp_path)
+    assert not found.ok
+    assert f"schema version {version}" in found.found
+    assert do in found.do
+
+
+def test_database_that_answers(tmp_path: Path) -> None:
+    open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False).close()
+    assert check("database", tmp_path).found.startswith("answers; schema 0")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://user:secret@127.0.0.1:9/evalsvc", "cannot be used"),
+        ("nonsense", "is no database URL"),
+    ],
+)
+def test_database_that_does_not(tmp_path: Path, url: str, words: str) -> None:
+    found = check("database", tmp_path, database_url=url)
+    assert not found.ok
+    assert words in found.found
+    assert found.do
+    assert "secret" not in found.found + found.do
+
+
+def test_roots_that_are_open_to_every_token(tmp_path: Path) -> None:
+    """By default all files of the machine lie under the roots."""
+    assert check("roots", tmp_path).ok
+    store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
+    assert check("roots", tmp_path).ok, "without tokens nobody comes in from elsewhere"
+    with store.transaction() as session:
+        create_token(session, "trainer", "submit")
+    store.close()
+    found = check("roots", tmp_path)
+    assert (found.ok, found.needed, found.found) == (False, True, "/ though there are tokens")
+    assert "EVALSVC_ROOTS IS NOT SET: everyone whose token" in found.do
+    assert not check("roots", tmp_path, roots="/runs:/").ok
+    assert check("roots", tmp_path, roots="/runs:/data").ok
+
+
+def test_a_database_that_is_empty_or_damaged_has_no_tokens(tmp_path: Path) -> None:
+    (tmp_path / "evalsvc.db").touch()
+    assert check("roots", tmp_path).ok
+    (tmp_path / "evalsvc.db").write_bytes(b"no database" * 1000)
+    assert check("roots", tmp_path).ok
+    found = check("database", tmp_path)
+    assert not found.ok
+    assert "is damaged: file is not a database" in found.found
+
+
+def test_roots_in_the_data_folder(tmp_path: Path) -> None:
+    found = check("roots", tmp_path, roots=f"/runs:{tmp_path}/runs")
+    assert not found.ok
+    assert found.do == f"nothing is read below {tmp_path}/runs, in the data folder; change EVALSVC_ROOTS"
+
+
+def test_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = check("data folder", tmp_path / "file" / "data")
+    assert not found.ok
+    assert "EVALSVC_DATA_DIR" in found.do
+
+
+def test_devices(tmp_path: Path) -> None:
+    found = check("devices", tmp_path, devices="cuda:7,cpu")
+    assert not found.ok
+    assert "torch does not see cuda:7" in found.do
+    assert check("devices", tmp_path, devices="cpu,cpu").ok
+
+
+def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service runs without it; its workers do not, unless they are elsewhere."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = check("torch", tmp_path)
+    assert (found.ok, found.needed) == (False, True)
+    assert "pip install 'evalsvc[worker]'" in found.do
+    assert not check("torch", tmp_path, scheduler="tls://10.0.0.1:8786").needed
+
+
+def test_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its prompts change between versions; a scheduler's workers are on other machines."""
+    assert check("lm-eval", tmp_path).ok
+    for version in ("0.4.12", "0.5.0"):
+        monkeypatch.setattr(metadata, "version", lambda _, version=version: version)
+        found = check("lm-eval", tmp_path)
+        assert (found.ok, found.found, found.needed) == (False, version, True)
+        assert "pip install 'lm-eval>=0.4.13,<0.5'" in found.do
+
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert "pip install 'evalsvc[worker]'" in check("lm-eval", tmp_path).do
+    assert not check("lm-eval", tmp_path, scheduler="tls://10.0.0.1:8786").needed
+
+
+def test_suites_are_looked_at_without_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for module in ("evalsvc.language", "evalsvc.language.definitions"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert check("suite text-quick", tmp_path).ok

@@ -1,0 +1,149 @@
+"""Results per item by column: the same when they are read, a column at a time, and lost only aloud."""
+
+import errno
+import json
+import math
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from evalsvc.errors import ArtifactNotWritten, ItemsLost
+from evalsvc.files.items import LARGE, ItemTable, keep_items, pack_items, read_items, sweep_items
+
+ANSWERS = [
+    {"benchmark": "arc", "index": 0, "scores": [[-1.5, 1, -1.25, 0], [-0.1, 0, -3e-300, 1]], "acc": 1, "acc_norm": 1.0},
+    {"benchmark": "arc", "index": 7, "acc_norm": 0.0, "acc": 0, "scores": []},
+    {"benchmark": "wsc", "index": 0, "text": ['é\n"‹image 188›', ""], "nested": {"b": [None], "a": {}}},
+    {"benchmark": "wsc", "index": 2**53 + 1, "acc": "NaN", "nll": "-Infinity", "left": None, "flag": True},
+]
+MESSY: list[list[dict[str, Any]]] = [
+    [],
+    [{}],
+    [{}, {"a": 1}, {}],
+    [{"index": 0, "nll": 0.1 + 0.2}, {"index": 1}, {"index": 2, "nll": -0.0}],
+    ANSWERS,
+    [{str(key): key} for key in range(300)],
+    [{"index": index, "value": 5e-324 * index, "big": -(2**63) + index} for index in range(1000)],
+]
+
+
+@pytest.mark.parametrize("items", MESSY, ids=lambda items: f"{len(items)} items")
+def test_what_is_read_is_what_was_kept(items: list[dict[str, Any]]) -> None:
+    """To the order of keys, and to the difference between 1, 1.0 and true, which == does not see."""
+    table = ItemTable.from_bytes(pack_items(items))
+    assert len(table) == len(items)
+    assert json.dumps(list(table.rows())) == json.dumps(items)
+    assert json.dumps(list(ItemTable.from_bytes(table.to_bytes()).rows())) == json.dumps(items)
+    for name in table.names:
+        assert table.column(name) == [item.get(name) for item in items]
+
+
+def test_floats_that_json_has_no_words_for() -> None:
+    items = [{"x": math.nan}, {"x": math.inf}, {"x": -math.inf}]
+    assert repr(list(ItemTable.from_bytes(pack_items(items)).rows())) == repr(items)
+
+
+def test_one_column_is_read_without_the_others() -> None:
+    """Megabytes of scores would be decoded for every comparison of an accuracy."""
+    document = msgpack.unpackb(pack_items(ANSWERS))
+    document["columns"] = {key: b"damaged" if key == "scores" else it for key, it in document["columns"].items()}
+    table = ItemTable.from_bytes(msgpack.packb(document))
+    assert table.column("acc") == [1, 0, None, "NaN"]
+    assert [row.get("index") for row in table.rows(["index"])] == [0, 7, 0, 2**53 + 1]
+    with pytest.raises(zlib.error):
+        table.column("scores")
+
+
+def test_some_keys_and_some_items() -> None:
+    table = ItemTable.from_bytes(pack_items(ANSWERS))
+    assert list(table.rows(["acc", "index"])) == [
+        {key: item[key] for key in item if key in ("acc", "index")} for item in ANSWERS
+    ]
+    assert list(table.where("benchmark", "wsc").rows()) == ANSWERS[2:]
+    assert table.column("nothing") == [None] * 4
+
+
+@pytest.mark.parametrize("content", [b"\xc0", msgpack.packb({"format": "evalsvc-items/9"})])
+def test_what_is_no_table_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="not results per item in the form evalsvc-items/1"):
+        ItemTable.from_bytes(content)
+
+
+@pytest.mark.parametrize("item", [{"x": object()}, {"x": 2**64}])
+def test_what_cannot_be_kept_is_refused(item: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, OverflowError)):
+        pack_items([item])
+
+
+@pytest.fixture
+def large() -> bytes:
+    content = pack_items([{"index": index, "noise": os.urandom(16).hex()} for index in range(8_000)])
+    assert len(content) > LARGE
+    return content
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_small_in_the_row_and_large_in_a_file(tmp_path: Path, large: bytes) -> None:
+    small = pack_items(ANSWERS)
+    assert keep_items(tmp_path, small) is small
+    assert files(tmp_path) == []
+    kept = keep_items(tmp_path, large)
+    assert isinstance(kept, str)
+    assert [path.name for path in files(tmp_path)] == [kept]
+    assert read_items(tmp_path, kept, "it").to_bytes() == large
+    assert list(read_items(tmp_path, small, "it").rows()) == ANSWERS
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "cannot be read: no such file"), (b"", "is damaged"), (b"other", "is damaged")]
+)
+def test_what_is_gone_or_damaged_is_said(tmp_path: Path, large: bytes, content: bytes | None, words: str) -> None:
+    kept = keep_items(tmp_path, large)
+    (path,) = files(tmp_path)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(
+        ItemsLost, match=f"task 'text' of evaluation 3 are lost: .*{words}.*; put the file back .* or ev"
+    ):
+        read_items(tmp_path, kept, "task 'text' of evaluation 3")
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, large: bytes) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        ArtifactNotWritten, match=r"results per item of [\d,]+ bytes cannot be written to .*no space left"
+    ):
+        keep_items(tmp_path, large)
+    assert files(tmp_path) == []
+
+
+def test_what_no_row_names_is_swept(tmp_path: Path, large: bytes) -> None:
+    kept = keep_items(tmp_path, large)
+    assert isinstance(kept, str)
+    orphan = keep_items(tmp_path, large + b"\xc0")
+    assert isinstance(orphan, str)
+    (tmp_path / kept[:2] / "cut-off.partial").write_bytes(b"")
+    (tmp_path / kept[:2] / "notes.txt").write_text("not ours")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine").write_text("not ours")
+    assert sweep_items(tmp_path, {kept}) == 2
+    assert {path.name for path in files(tmp_path)} == {kept, "notes.txt", "mine"}
+
+
+def test_a_database_that_names_nothing_sweeps_nothing(tmp_path: Path, large: bytes) -> None:
+    """A new database beside an old data folder once would have cost all that the old one names."""
+    keep_items(tmp_path, large)
+    assert sweep_items(tmp_path, set()) == 0
+    assert len(files(tmp_path)) == 1

@@ -1,0 +1,98 @@
+"""Outputs in files: whole or not at all, the same when they are read, and gone when nothing names them."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from evalsvc.errors import ArtifactNotWritten
+from evalsvc.files.outputs import (
+    LARGE,
+    OutputFile,
+    OutputLost,
+    drop_output,
+    drop_outputs,
+    keep_output,
+    pack,
+    read_output,
+    sweep_outputs,
+    unpack,
+)
+
+OUTPUT = {"features": bytes(range(256)) * 1000, "n": [1, 2.5, None]}
+
+
+def keep(folder: Path, output: object = OUTPUT, shard: int = 7, attempt: int = 2) -> OutputFile:
+    file = keep_output(folder, output, task=3, shard=shard, attempt=attempt)
+    assert isinstance(file, OutputFile)
+    return file
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_large_output_is_a_file_of_its_attempt(tmp_path: Path) -> None:
+    file = keep(tmp_path)
+    assert files(tmp_path) == ["3/7-2"]
+    assert read_output(tmp_path, file) == OUTPUT
+    assert unpack(pack(file)) == file
+    keep(tmp_path, attempt=3)
+    assert files(tmp_path) == ["3/7-2", "3/7-3"]
+
+
+@pytest.mark.parametrize("output", [None, {"sum": 1.5}, {"bytes": b"0" * (LARGE - 100)}])
+def test_a_small_one_stays_in_its_row(tmp_path: Path, output: object) -> None:
+    assert keep_output(tmp_path, output, task=3, shard=7, attempt=2) is output
+    assert read_output(tmp_path, output) is output
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"other"])
+def test_what_is_gone_or_changed_is_lost(tmp_path: Path, content: bytes | None) -> None:
+    file = keep(tmp_path)
+    path = file.path(tmp_path)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(OutputLost, match="3/7-2: "):
+        read_output(tmp_path, file)
+    path.write_bytes(pack(OUTPUT)[:-1] + b"\0")
+    with pytest.raises(OutputLost, match="not the 256,0"):
+        read_output(tmp_path, file)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(
+        ArtifactNotWritten, match=r"256,0\d\d bytes, cannot be written to .*: no space left on device; mak"
+    ):
+        keep(tmp_path)
+    assert files(tmp_path) == []
+
+
+def test_what_is_no_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="set cannot be packed"):
+        keep_output(tmp_path, {"a": {1, 2}}, task=3, shard=7, attempt=2)
+
+
+def test_what_nothing_names_is_removed(tmp_path: Path) -> None:
+    kept, other = keep(tmp_path), keep(tmp_path, shard=8)
+    for orphan in ("3/9-1", "3/x.partial", "4/1-1"):
+        (tmp_path / orphan).parent.mkdir(exist_ok=True)
+        (tmp_path / orphan).touch()
+    (tmp_path / "3" / "notes.txt").touch()
+    assert sweep_outputs(tmp_path, {kept, other}) == 3
+    assert files(tmp_path) == ["3/7-2", "3/8-2", "3/notes.txt"]
+    drop_output(tmp_path, 3, 7, 2)
+    drop_output(tmp_path, 3, 7, 99)
+    assert files(tmp_path) == ["3/8-2", "3/notes.txt"]
+    drop_outputs(tmp_path, 3)
+    drop_outputs(tmp_path, 5)
+    assert list(tmp_path.iterdir()) == []
+    assert sweep_outputs(tmp_path / "nowhere", ()) == 0

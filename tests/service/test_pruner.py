@@ -1,0 +1,134 @@
+"""Pruning beside a service that stores results."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from app_in_process import App, app_in_process, refused
+from sqlalchemy.orm import Session
+
+from evalsvc.client import Client
+from evalsvc.errors import ArtifactPruned, InvalidRequest
+from evalsvc.files.artifacts import artifact_path, drop_contents, keep_content, naming
+from evalsvc.service.pruner import prune
+from evalsvc.store.tables import Artifact
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    with app_in_process(tmp_path / "data", roots=str(tmp_path)) as app:
+        yield app
+
+
+def evaluate(app: App, step: int, *contents: bytes) -> list[int]:
+    """A checkpoint with artifacts of these contents; their ids."""
+    weights = app.settings.data_path.parent / f"epoch_{step}.pt"
+    weights.write_bytes(b"weights")
+    app.post(weights, step=step, suites=["loss"]).raise_for_status()
+    app.coordinator.work()
+    with app.store.transaction() as session:
+        task = session.execute(Artifact.metadata.tables["tasks"].select()).all()[-1].id
+        artifacts = [
+            Artifact(
+                task_id=task,
+                kind="grid",
+                name=f"{index}.txt",
+                media_type="text/plain",
+                sha256=keep_content(app.settings.artifacts_path, content),
+                size=len(content),
+                details={},
+            )
+            for index, content in enumerate(contents)
+        ]
+        session.add_all(artifacts)
+        session.flush()
+        return [artifact.id for artifact in artifacts]
+
+
+def test_pruned_artifacts_say_what_became_of_them(app: App) -> None:
+    [old, shared] = evaluate(app, 50, b"old", b"shared")
+    [new] = evaluate(app, 100, b"shared")
+    with Client("http://evalsvc", transport=app.transport) as client:
+        assert client.retention("run-a") == {"run": "run-a", "keep": None, "from": None}
+        assert client.prune()["artifacts"] == 0
+        client.put_retention("run-a", {"last": 1})
+        assert client.prune(dry_run=True) == {
+            "artifacts": 2,
+            "bytes": 9,
+            "freed_bytes": 0,
+            "runs": {"run-a": 2},
+            "dry_run": True,
+        }
+        assert app.http.get(f"/v1/artifacts/{old}").content == b"old"
+        pruned = client.prune("run-a")
+        assert (pruned["artifacts"], pruned["freed_bytes"]) == (2, 3)
+        assert client.prune()["artifacts"] == 0
+        rows = {row["id"]: row["pruned_at"] for row in client.artifacts("run-a")}
+    assert rows[new] is None
+    assert rows[old] is not None
+    for artifact in (old, shared):
+        detail = refused(app.http.get(f"/v1/artifacts/{artifact}"), 410, ArtifactPruned.code, "by the rule of its run")
+        assert "evaluate the checkpoint again" in detail
+    assert app.http.get(f"/v1/artifacts/{new}").content == b"shared"
+    assert app.http.get("/v1/runs/run-a/metrics").json()["series"][0]["x"] == [50, 100]
+
+
+def test_a_rule_that_keeps_nothing_is_refused(app: App) -> None:
+    refused(app.http.put("/v1/runs/run-a/retention", json={"keep": {}}), 422, "invalid_request", "it keeps nothing")
+    body = {"keep": {"lest": 3}}
+    refused(app.http.put("/v1/runs/run-a/retention", json=body), 422, "invalid_request", "did you mean 'last'")
+    refused(app.http.put("/v1/runs/run-a/retention", json={}), 422, "invalid_request", "keep")
+    with (
+        pytest.raises(InvalidRequest, match="EVALSVC_RETENTION"),
+        app_in_process(app.settings.data_path / "other", retention="{"),
+    ):
+        pass
+
+
+def test_a_content_that_is_about_to_be_named_again_stays(app: App) -> None:
+    """The file was there, so it is not written again; pruning it before the row that names it is entered would lose it.
+
+    A result waits between the two; pruning must wait for it.
+    """
+    evaluate(app, 50, b"shared")
+    evaluate(app, 100, b"other")
+    app.http.put("/v1/runs/run-a/retention", json={"keep": {"last": 1}}).raise_for_status()
+    folder = app.settings.artifacts_path
+    looked_up = threading.Event()
+
+    @contextmanager
+    def reading() -> Iterator[Session]:
+        looked_up.set()
+        with app.store.reading() as session:
+            yield session
+
+    pruning = threading.Thread(target=prune, args=(app.settings, app.store.transaction, reading))
+    with naming:
+        sha256 = keep_content(folder, b"shared")
+        pruning.start()
+        assert not looked_up.wait(0.5), "it asks who names a content while one is being named"
+        with app.store.transaction() as session:
+            session.add(
+                Artifact(task_id=3, kind="g", name="n", media_type="text/plain", sha256=sha256, size=6, details={})
+            )
+    pruning.join(30)
+    assert looked_up.is_set()
+    assert artifact_path(folder, sha256).read_bytes() == b"shared"
+
+
+def test_contents_go_in_pieces_and_what_is_gone_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalsvc.files.artifacts.DROPPED_AT_ONCE", 2)
+    digests = [keep_content(tmp_path, bytes([number])) for number in range(5)]
+    artifact_path(tmp_path, digests[0]).unlink()
+    asked: list[int] = []
+
+    def named(piece: object) -> list[str]:
+        assert isinstance(piece, list)
+        asked.append(len(piece))
+        return [digests[1]]
+
+    assert drop_contents(tmp_path, digests, named) == 3
+    assert asked == [2, 2, 1]
+    assert [artifact_path(tmp_path, digest).exists() for digest in digests] == [False, True, False, False, False]

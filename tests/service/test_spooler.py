@@ -1,0 +1,172 @@
+"""Which spooled copies are dropped, and which outlive their own evaluation."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from migrated import migrated_store
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from evalsvc.checkpoints.reference import Identity, identify
+from evalsvc.config import Settings
+from evalsvc.service import spooler as spooler_module
+from evalsvc.service.spooler import Spooler
+from evalsvc.store.base import name_base
+from evalsvc.store.session import Store
+from evalsvc.store.submission import find_run, get_or_create_run
+from evalsvc.store.tables import Checkpoint, Evaluation
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = migrated_store(tmp_path / "evalsvc.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def spooler(store: Store, tmp_path: Path) -> Iterator[Spooler]:
+    spooler = Spooler(store, Settings(data_dir=str(tmp_path)), lambda: None)
+    yield spooler
+    spooler.close()
+
+
+def spool(
+    store: Store, spooler: Spooler, step: int, run: str = "run-a", variant: str = "raw", **fields: object
+) -> Path:
+    """A checkpoint that has been copied and evaluated; its copy."""
+    enter(store, submission(step, run=run, variant=variant, spool="copy", **fields), suite())
+    with store.transaction() as session:
+        checkpoint = session.scalars(select(Checkpoint).order_by(Checkpoint.id.desc())).first()
+        assert checkpoint is not None
+        checkpoint.spool_state = "ready"
+    copy = spooler.path(checkpoint)
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    evaluate_whole(store, metric(1.0))
+    return copy
+
+
+def test_a_base_is_kept_as_long_as_it_is_one(store: Store, spooler: Spooler) -> None:
+    """Every later checkpoint of the run needs it, and the trainer has long deleted the original."""
+    first, averaged, later = (
+        spool(store, spooler, step, variant=variant) for step, variant in ((0, "raw"), (0, "ema"), (25, "raw"))
+    )
+    named = spool(store, spooler, 9, "text")
+    with store.transaction() as session:
+        name_base(session, get_or_create_run(session, "run-b"), "text", 9, "raw")
+    spooler.poll()
+    assert [copy.exists() for copy in (first, averaged, later, named)] == [True, True, False, True]
+    with store.transaction() as session:
+        name_base(session, find_run(session, "run-a"), "text", 9, "raw")
+    spooler.poll()
+    assert [copy.exists() for copy in (first, averaged, named)] == [False, False, True]
+
+
+def test_a_base_that_was_replaced_is_dropped(store: Store, spooler: Spooler) -> None:
+    old = spool(store, spooler, 0)
+    new = spool(store, spooler, 0, identity=Identity(7, 7), replace=True)
+    spooler.poll()
+    assert [copy.exists() for copy in (old, new)] == [False, True]
+
+
+def test_a_parent_is_kept_as_long_as_a_virtual_checkpoint_waits(store: Store, spooler: Spooler) -> None:
+    """Also when nobody has evaluated it yet, or it failed and may be tried again."""
+    first, second, other = (spool(store, spooler, step) for step in (3, 5, 7))
+    uri = "avg(run-a@3, run-a@5)"
+    virtual = submission(30, run="v", uri=uri, path=uri, identity=Identity(0, 0), parents=[1, 2])
+    enter(store, virtual)
+    spooler.poll()
+    assert [copy.exists() for copy in (first, second, other)] == [True, True, False]
+    enter(store, virtual, suite())
+    with store.transaction() as session:
+        evaluation = session.scalars(select(Evaluation).order_by(Evaluation.id.desc())).first()
+        assert evaluation is not None
+        evaluation.state = "failed"
+    spooler.poll()
+    assert first.exists()
+    with store.transaction() as session:
+        session.get_one(Evaluation, evaluation.id).state = "queued"
+    evaluate_whole(store, metric(1.0))
+    spooler.poll()
+    assert [copy.exists() for copy in (first, second)] == [False, False]
+
+
+def state(store: Store, evaluation: int, value: str) -> None:
+    with store.transaction() as session:
+        session.get_one(Evaluation, evaluation).state = value
+
+
+def test_what_was_cancelled_is_kept_until_its_shard_has_stopped(store: Store, spooler: Spooler) -> None:
+    """It was retried before that, and failed since its copy was gone under a worker that was about to open it."""
+    first, second = (spool(store, spooler, step) for step in (3, 5))
+    uri = "avg(run-a@3, run-a@5)"
+    enter(store, submission(30, run="v", uri=uri, path=uri, identity=Identity(0, 0), parents=[1]), suite())
+    for number in (1, 2, 3):
+        state(store, number, "cancelled")
+    spooler.poll(in_use=[3])
+    assert [copy.exists() for copy in (first, second)] == [True, False], "what runs is made of the first"
+    spooler.poll(in_use=[1])
+    assert first.exists()
+    spooler.poll()
+    assert not first.exists()
+
+
+def test_what_is_retried_while_its_copy_is_about_to_be_dropped_keeps_it(
+    store: Store, spooler: Spooler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = spool(store, spooler, 3)
+    state(store, 1, "cancelled")
+    transaction = store.transaction
+
+    @contextmanager
+    def after_a_retry() -> Iterator[Session]:
+        with transaction() as session:
+            session.get_one(Evaluation, 1).state = "queued"
+        with transaction() as session:
+            yield session
+
+    monkeypatch.setattr(store, "transaction", after_a_retry)
+    spooler.poll()
+    assert copy.exists()
+    monkeypatch.undo()
+    with store.reading() as session:
+        assert session.get_one(Checkpoint, 1).spool_state == "ready"
+
+
+def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
+    store: Store, spooler: Spooler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its thread ended by that, and the evaluation waited for the copy until the service was started again."""
+    monkeypatch.setattr(spooler_module, "STORE_AGAIN_SECONDS", 0.05)
+    source = tmp_path / "epoch_1.pt"
+    source.write_bytes(b"weights")
+    enter(store, submission(path=str(source), identity=identify(source), spool="copy"), suite())
+    away = [True, True]
+
+    class Away(Store):
+        @contextmanager
+        def transaction(self) -> Iterator[Session]:
+            if away:
+                away.pop()
+                raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+            with super().transaction() as session:
+                yield session
+
+    spooler._store = Away(store.url)
+    spooler.poll()
+    deadline = time.monotonic() + 60
+    while True:
+        with store.reading() as session:
+            if session.scalars(select(Checkpoint.spool_state)).all() == ["ready"]:
+                break
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    spooler._store.close()
+    assert away == []
+    assert "that checkpoint 1 is copied could not be stored, trying again" in caplog.text

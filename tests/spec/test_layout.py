@@ -1,0 +1,351 @@
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.errors import EvalsvcError, InvalidData, InvalidLayout, UnknownName, UnsupportedModel
+from evalsvc.spec.layout import PRESETS, SPECIAL, VocabularyLayout, parse_layout, text_only
+
+PAPER = ("doc", "text", "TEXT", "/text", "image", "IMAGE", "/image", "/doc")
+
+SMALL: dict[str, Any] = {
+    "text": {"size": 10},
+    "image": {"offset": 17, "size": 4},
+    "special": {name: 10 + index for index, name in enumerate(SPECIAL)},
+    "template": list(PAPER),
+}
+"""Text 0…9, special tokens 10…16, image 17…20."""
+
+
+def small(**changes: Any) -> VocabularyLayout:
+    return parse_layout(SMALL | changes)
+
+
+@pytest.mark.parametrize(
+    ("preset", "text", "image", "first_special", "rows"),
+    [
+        ("image-then-special", range(50_432), range(50_432, 66_816), 66_816, 66_823),
+        ("special-then-image", range(50_432), range(50_439, 66_823), 50_432, 66_823),
+        ("special-in-spare-rows", range(50_277), range(50_432, 66_816), 50_277, 66_816),
+        ("dense-image-then-special", range(50_277), range(50_277, 66_661), 66_661, 66_668),
+        ("dense-special-then-image", range(50_277), range(50_284, 66_668), 50_277, 66_668),
+        ("image-first", range(16_384, 66_816), range(16_384), 66_816, 66_823),
+        ("image-at-end", range(50_432), range(50_560, 66_944), 50_432, 66_944),
+    ],
+)
+def test_presets_have_the_papers_sizes(preset: str, text: range, image: range, first_special: int, rows: int) -> None:
+    layout = parse_layout(preset).resolve(rows)
+    assert layout.text_ids == text
+    assert layout.image_ids == image
+    assert layout.special_ids == {name: first_special + index for index, name in enumerate(SPECIAL)}
+    assert layout.template == PAPER
+    assert layout.length == 1_152
+
+
+def test_negative_ids_count_from_the_end_of_a_padded_table() -> None:
+    """open_lm takes special ids modulo the table: in a padded one they do not follow the image block."""
+    layout = parse_layout("negative-special").resolve(66_944)
+    assert layout.special_ids == {name: 66_943 - index for index, name in enumerate(SPECIAL)}
+    assert layout.image_ids == range(50_432, 66_816)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "split-tables"])
+def test_every_preset_takes_sizes_and_survives_json(name: str) -> None:
+    layout = parse_layout({"preset": name, "text_size": 80, "codebook_size": 16, "rows": 112}).resolve(112)
+    assert layout.text.size == 80
+    assert len(layout.image_ids or ()) == 16
+    assert parse_layout(json.loads(json.dumps(layout.to_json()))) == layout
+
+
+def test_a_preset_before_its_table_is_known_survives_json() -> None:
+    layout = parse_layout("negative-special")
+    again = parse_layout(layout.to_json())
+    assert again == layout
+    assert again.special["doc"] == -1
+    assert again.digest == layout.digest
+
+
+def test_split_tables_are_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="one table for text and image ids; join"):
+        parse_layout("split-tables")
+
+
+def test_preset_fields_can_be_replaced() -> None:
+    layout = parse_layout(
+        {
+            "preset": "image-then-special",
+            "text_size": 80,
+            "codebook_size": 16,
+            "length": None,
+            "image": {"map": [*range(15, -1, -1)]},
+        }
+    )
+    assert layout.length is None
+    assert layout.image is not None
+    assert layout.image.offset == 80
+    assert layout.image_ids == tuple(range(95, 79, -1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "fragments"),
+    [
+        ({"image": {"offset": 9, "size": 1}}, 21, ["text (0…9) overlaps image (9)"]),
+        ({"image": {"offset": 12, "size": 4}}, 21, ["special 'text' (12)", "overlaps", "image (12…15)"]),
+        ({"special": {**SMALL["special"], "pad": 15}}, 21, ["special '/image' (15) overlaps special 'pad' (15)"]),
+        ({}, 20, ["image (17…20) lies beyond the table of 20 rows"]),
+        ({"special": {**SMALL["special"], "pad": 21}}, 21, ["special 'pad' (21) lies beyond the table of 21 rows"]),
+        ({"special": {**SMALL["special"], "pad": -22}}, 21, ["special 'pad' (-22) lies beyond"]),
+        ({"image": {"offset": -3, "size": 4}}, 21, ["image (18…21) lies beyond the table of 21 rows"]),
+        ({"image": {"offset": -11, "size": 4}}, 21, ["image (10…13)", "overlaps"]),
+        ({"rows": 30}, 21, ["for a table of 30 rows", "the model's has 21"]),
+        ({"template": ["doc", "TEXT", "IMAGE", "/dok"]}, 21, ["template: ", "'/dok'", "did you mean '/doc'"]),
+        ({"template": ["TEXT", "image"]}, 21, ["template lacks the slot IMAGE"]),
+        ({"template": ["IMAGE"]}, 21, ["template lacks the slot TEXT"]),
+        ({"template": ["TEXT", "IMAGE", "IMAGE"]}, 21, ["template has 2 times the slot IMAGE"]),
+        ({"image": None}, 21, ["template has the slot IMAGE, but the layout has no `image`"]),
+        (
+            {"unconditional_template": ["TEXT", "IMAGE"]},
+            21,
+            ["unconditional_template has the slot TEXT", "without text"],
+        ),
+        ({"unconditional_template": ["doc"]}, 21, ["unconditional_template lacks the slot IMAGE"]),
+        ({"special": {"TEXT": 10}, "template": None}, 21, ["'TEXT'", "that of a slot"]),
+        (
+            {"image": {"offset": 17, "size": 4, "map": [0, 1, 2]}},
+            21,
+            ["image.map has 3 entries, the codebook has 4 codes"],
+        ),
+        ({"image": {"offset": 17, "size": 4, "map": [0, 1, 2, 2]}}, 21, ["holds an entry twice", "permutation of 0…3"]),
+        (
+            {"image": {"offset": 17, "size": 4, "map": [17, 18, 19, 20]}},
+            21,
+            ["image.map holds 17", "counted from image.offset"],
+        ),
+        ({"imag": {}}, 21, ["'imag'", "did you mean 'image'"]),
+        ({"text": {"size": 10, "ofset": 1}}, 21, ["layout, text", "'ofset'", "did you mean 'offset'"]),
+        ({"text": {"size": 0}}, 21, ["text.size", "greater than or equal to 1", "found 0"]),
+        ({"text": {"size": "ten"}}, 21, ["text.size", "found 'ten'"]),
+        ({"special": {"pad": 1.5}, "template": None}, 21, ["special.pad", "found 1.5"]),
+        (
+            {"text": {"size": 10, "tokenizer": "tokenizer.json"}},
+            21,
+            ["text.tokenizer 'tokenizer.json' is a relative path"],
+        ),
+        (
+            {"image": {"offset": 17, "size": 4, "map": "/no/such.json"}},
+            21,
+            ["the image.map /no/such.json does not exist"],
+        ),
+    ],
+)
+def test_wrong_layouts_say_what_is_wrong(changes: Mapping[str, Any], rows: int, fragments: list[str]) -> None:
+    with pytest.raises(InvalidLayout) as caught:
+        parse_layout(SMALL | dict(changes)).resolve(rows)
+    for fragment in fragments:
+        assert fragment in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "fragment"),
+    [
+        ("image-then-specal", UnknownName, "did you mean 'image-then-special'"),
+        ({"preset": "image-then-special", "text_sise": 3}, InvalidLayout, "did you mean 'text_size'"),
+        (
+            {"preset": "image-then-special", "text_size": "many"},
+            InvalidLayout,
+            "text_size must be a whole number above 0",
+        ),
+        ({"preset": "image-then-special", "text_size": True}, InvalidLayout, "found True"),
+        ({"preset": ["image-first"]}, UnknownName, "no layout preset is named"),
+        ({}, InvalidLayout, "text: field required"),
+        (["text"], InvalidLayout, "found list"),
+        ("/no/such/layout.yaml", InvalidLayout, "the layout file /no/such/layout.yaml does not exist"),
+        ("layout.yaml", InvalidLayout, "'layout.yaml' is a relative path"),
+    ],
+)
+def test_wrong_specs_say_what_is_wrong(spec: Any, error: type[EvalsvcError], fragment: str) -> None:
+    with pytest.raises(error) as caught:
+        parse_layout(spec)
+    assert fragment in caught.value.message
+
+
+def test_a_file_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text("[3, 2, 1, 0]")
+    image = {"offset": 17, "size": 4, "map": "map.json"}
+    text = {"size": 10, "tokenizer": "tokenizer.json"}
+    (tmp_path / "layout.yaml").write_text(json.dumps(SMALL | {"image": image, "text": text}))
+    layout = parse_layout("layout.yaml", tmp_path)
+    assert layout.image_ids == (20, 19, 18, 17)
+    assert layout.text.tokenizer == str(tmp_path / "tokenizer.json")
+    assert layout.to_json()["image"]["map"] == [3, 2, 1, 0], "a worker elsewhere has no map.json"
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [("a: [", "layout.yaml is not valid YAML"), ("just text", "found str"), ("[1]", "found list")],
+)
+def test_broken_files_are_named(tmp_path: Path, content: str, fragment: str) -> None:
+    (tmp_path / "layout.yaml").write_text(content)
+    with pytest.raises(InvalidLayout, match=fragment):
+        parse_layout(str(tmp_path / "layout.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"), [("[1,", "is not valid JSON"), ('{"a": 1}', "is no list of whole numbers")]
+)
+def test_broken_maps_are_named(tmp_path: Path, content: str, fragment: str) -> None:
+    (tmp_path / "map.json").write_text(content)
+    with pytest.raises(InvalidLayout, match=fragment):
+        parse_layout(SMALL | {"image": {"offset": 17, "size": 4, "map": "map.json"}}, tmp_path)
+
+
+def test_a_pair_fills_the_template() -> None:
+    sequence = small().sequence([1, 2], [0, 3])
+    assert sequence.ids == [10, 12, 1, 2, 13, 14, 17, 20, 15, 11]
+    assert sequence.cut == 0
+
+
+def test_text_alone_drops_the_image_and_the_tokens_around_it() -> None:
+    assert small().sequence([1, 2], None).ids == [10, 12, 1, 2, 13, 11]
+
+
+def test_an_image_alone_drops_the_text_and_the_tokens_around_it() -> None:
+    assert small().sequence(None, [1]).ids == [10, 14, 18, 15, 11]
+
+
+def test_only_a_pair_of_tokens_goes_with_its_slot() -> None:
+    layout = small(template=["doc", "TEXT", "image", "IMAGE", "/doc"])
+    assert layout.sequence([1], None).ids == [10, 1, 14, 11]
+
+
+def test_an_empty_text_is_not_a_missing_one() -> None:
+    assert small().sequence([], [1]).ids == [10, 12, 13, 14, 18, 15, 11]
+
+
+def test_an_image_alone_takes_the_unconditional_template() -> None:
+    layout = small(unconditional_template=["image", "IMAGE"])
+    assert layout.sequence(None, [1]).ids == [14, 18]
+    assert layout.sequence([3], [1]).ids == [10, 12, 3, 13, 14, 18, 15, 11]
+
+
+def test_text_is_cut_at_its_end_to_fit() -> None:
+    layout = small(length=10)
+    pair = layout.sequence([1, 2, 3, 4], [0, 1])
+    assert pair.ids == [10, 12, 1, 2, 13, 14, 17, 18, 15, 11]
+    assert pair.cut == 2
+    assert layout.sequence([1, 2], [0, 1]).cut == 0
+    assert layout.sequence(list(range(8)), None).cut == 2
+    assert layout.sequence([], [0, 1, 2, 3]).ids == [10, 12, 13, 14, 17, 18, 19, 20, 15, 11]
+
+
+def test_a_prompt_is_what_precedes_the_image() -> None:
+    layout = small(unconditional_template=["doc", "image", "IMAGE", "/doc"])
+    assert layout.prompt([1, 2], 4).ids == [10, 12, 1, 2, 13, 14]
+    assert layout.prompt([], 4).ids == [10, 12, 13, 14]
+    assert layout.prompt(None, 4).ids == [10, 14]
+    assert small().prompt(None, 4).ids == [10, 14]
+    assert small(unconditional_template=["IMAGE"]).prompt(None, 4).ids == []
+
+
+@pytest.mark.parametrize("text", [[1], [1, 2, 3, 4], [], None])
+def test_a_prompt_begins_the_sequence_it_is_drawn_for(text: list[int] | None) -> None:
+    """Also where the text is cut: image and the rest of the template need their room."""
+    for length in (10, 12, None):
+        layout = small(length=length)
+        prompt, whole = layout.prompt(text, 2), layout.sequence(text, [3, 0])
+        assert whole.ids[: len(prompt.ids)] == prompt.ids
+        assert whole.ids[len(prompt.ids) :] == [20, 17, 15, 11]
+        assert prompt.cut == whole.cut == (2 if length == 10 and text == [1, 2, 3, 4] else 0)
+
+
+def test_prompts_that_cannot_be_are_refused() -> None:
+    with pytest.raises(InvalidData, match="text id 10; the text block has 0…9"):
+        small().prompt([10], 4)
+    with pytest.raises(InvalidData, match="5 image codes, with the template's special tokens 11 tokens"):
+        small(length=10).prompt([1], 5)
+    with pytest.raises(InvalidData, match="the layout has no image block"):
+        text_only(10).prompt([1], 1)
+    behind = small(template=["doc", "image", "IMAGE", "/image", "TEXT"])
+    with pytest.raises(InvalidLayout, match="has the text behind the image"):
+        behind.prompt([1], 1)
+    assert behind.prompt(None, 1).ids == [10, 14]
+
+
+def test_offsets_shift_text_and_a_map_permutes_codes() -> None:
+    layout = parse_layout({"text": {"offset": 4, "size": 6}, "image": {"offset": 0, "size": 4, "map": [2, 3, 0, 1]}})
+    assert layout.resolve(10).sequence([0, 5], [0, 1, 2]).ids == [4, 9, 2, 3, 0]
+    assert layout.image_ids == (2, 3, 0, 1)
+    assert layout.image_range == range(4)
+
+
+@pytest.mark.parametrize(
+    ("text", "codes", "fragment"),
+    [
+        ([3, 10], None, "text id 10; the text block has 0…9"),
+        ([-1], None, "text id -1"),
+        ([1], [0, 4], "image code 4; the codebook has 0…3"),
+        ([1], [-1], "image code -1"),
+        ([1], [0] * 5, "5 image codes, with the template's special tokens 11 tokens; the layout's length is 10"),
+    ],
+)
+def test_records_that_do_not_fit_name_the_value(text: list[int], codes: list[int] | None, fragment: str) -> None:
+    with pytest.raises(InvalidData) as caught:
+        small(length=10).sequence(text, codes)
+    assert fragment in caught.value.message
+
+
+def test_image_codes_need_an_image_block() -> None:
+    with pytest.raises(InvalidData, match="the layout has no image block"):
+        text_only(10).sequence([1], [1])
+
+
+def test_text_only() -> None:
+    layout = text_only(7).resolve(7)
+    assert layout.text_ids == range(7)
+    assert layout.image_ids is None
+    assert layout.image_range is None
+    assert layout.pad_id is None
+    assert layout.sequence([6], None).ids == [6]
+
+
+def test_digest_is_of_the_meaning_and_not_of_paths() -> None:
+    """Two machines keep the tokenizer in different folders; their numbers belong to one series."""
+    here = small(text={"size": 10, "tokenizer": "/here/tokenizer.json"})
+    assert here.digest == small().digest
+    assert small(length=9).digest != small().digest
+    assert small(special={name: 16 - index for index, name in enumerate(SPECIAL)}).digest != small().digest
+    negative = parse_layout({"text": {"size": 10}, "image": {"offset": -4, "size": 4}})
+    positive = parse_layout({"text": {"size": 10}, "image": {"offset": 10, "size": 4}})
+    assert negative.digest != positive.digest
+    assert negative.resolve(14).digest == positive.resolve(14).digest
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    """Properties computed before must not leak into the resolved layout."""
+    layout = parse_layout({"preset": "image-at-end", "text_size": 80, "codebook_size": 16})
+    assert layout.digest
+    resolved = layout.resolve(112)
+    assert resolved.image_ids == range(96, 112)
+    assert resolved.resolve(112) == resolved
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "hunter2",
+        "{preset: hunter2}",
+        "{preset: image-then-special, rows: hunter2}",
+        "{text: {size: hunter2}}",
+        "{text: {size: 9}, template: [[hunter2]]}",
+        "{text: {size: 9}, image: {offset: 9, size: 2, map: map.json}}",
+    ],
+)
+def test_no_message_quotes_a_value_of_a_file(tmp_path: Path, content: str) -> None:
+    """Who names a file need not be who may read it."""
+    (tmp_path / "map.json").write_text('["hunter2"]')
+    (tmp_path / "layout.yaml").write_text(content)
+    with pytest.raises(EvalsvcError) as caught:
+        parse_layout(str(tmp_path / "layout.yaml"))
+    assert "hunter2" not in caught.value.message

@@ -1,0 +1,351 @@
+"""Which file says what about a model, and who wins."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalsvc.errors import InvalidModelConfig, UnknownName, UnsupportedModel
+from evalsvc.spec.model_config import ModelConfig, config_beside, read_model_spec, registered_models, resolve_config
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
+SHAPE: dict[str, Any] = {
+    "hidden_dim": 24,
+    "n_layers": 2,
+    "n_heads": 4,
+    "seq_len": 64,
+    "vocab_size": 80,
+    "post_embed_norm": False,
+    "weight_tying": False,
+}
+PARAMS = """\
+ffn_type: gelu
+fsdp: False
+fsdp_amp: False
+fsdp_pure_bf16: False
+model: mine
+model_norm: rms_norm
+moe_freq: 0
+moe_num_experts: None
+positional_embedding_type: none
+precision: amp_bfloat16
+qk_norm: True
+report_to:
+vocab_size: 80
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Where a run's checkpoint would lie; the file itself is never looked at."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder / "epoch_1.pt"
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+# the table
+
+
+def test_registered_models() -> None:
+    models = registered_models()
+    assert len(models) == 27
+    for name, fields in models.items():
+        assert resolve_config(name, Path("nowhere/x.pt")).hidden_dim == fields["hidden_dim"]
+    assert models["m1b_neox"] == models["open_lm_1b"]
+    assert models["open_lm_1b_old"]["positional_embedding_type"] == "head_rotary"
+    assert "positional_embedding_type" not in models["open_lm_1b"], "left to the command line"
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden_dim", "ffn_dim", "head_dim", "attention_dim"),
+    [
+        ("open_lm_160m", 768, 2048, 64, 768),
+        ("open_lm_1b", 2048, 5632, 128, 2048),
+        ("open_lm_3b", 2560, 6912, 80, 2560),
+        ("l7b_neox", 4096, 11008, 128, 4096),
+        ("aphid_neox", 488, 1536, 40, 480),
+    ],
+)
+def test_widths(name: str, hidden_dim: int, ffn_dim: int, head_dim: int, attention_dim: int) -> None:
+    config = resolve_config(name, Path("nowhere/x.pt"))
+    assert (config.hidden_dim, config.ffn_dim) == (hidden_dim, ffn_dim)
+    assert (config.head_dim, config.attention_dim) == (head_dim, attention_dim)
+    assert config.model_copy(update={"ffn_type": "gelu"}).ffn_dim == 4 * hidden_dim
+
+
+def test_unknown_name_offers_near_ones() -> None:
+    with pytest.raises(UnknownName, match=r"did you mean .*'open_lm_410m'"):
+        read_model_spec("open_lm_411m")
+
+
+# one source
+
+
+def test_model_spec_in_three_forms(tmp_path: Path) -> None:
+    write(tmp_path / "mine.json", SHAPE | {"comment": "ignored"})
+    for spec in (read_model_spec("mine.json", tmp_path), read_model_spec(str(tmp_path / "mine.json")), SHAPE):
+        assert read_model_spec(spec) == spec
+        assert ModelConfig(**spec) == ModelConfig(**SHAPE)
+    assert read_model_spec("open_lm_1b")["hidden_dim"] == 2048
+
+
+def test_inline_wins_over_nothing(checkpoint: Path) -> None:
+    config = resolve_config(SHAPE, checkpoint)
+    assert (config.model_norm, config.qk_norm, config.ffn_type) == ("default_layer_norm", False, "swiglu")
+    assert (config.positional_embedding_type, config.norm_eps, config.precision) == ("rotary", 1e-5, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_dim": None}, "hidden_dim is 'None': input should be a valid integer"),
+        ({"hidden_dim": "24"}, "hidden_dim is '24': input should be a valid integer"),
+        ({"n_layers": 10**9}, "n_layers is '1000000000': input should be less than or equal to 4096"),
+        ({"vocab_size": -1}, "vocab_size is '-1': input should be greater than 0"),
+        ({"weight_tying": "yes"}, "weight_tying is 'yes'"),
+        ({"model_norm": "layer_norm"}, "model_norm is 'layer_norm': input should be 'default_layer_norm'"),
+        ({"n_heads": 25}, "n_heads 25 is more than hidden_dim 24"),
+        ({"n_heads": 8}, "heads of width 3; rotary turns pairs and needs an even width"),
+    ],
+)
+def test_wrong_fields(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidModelConfig, match=message):
+        read_model_spec(SHAPE | changes)
+
+
+def test_missing_field_names_what_may_be_meant() -> None:
+    fields = {key: value for key, value in SHAPE.items() if key != "n_layers"} | {"num_layers": 2, "lr": 1}
+    with pytest.raises(InvalidModelConfig, match=r"n_layers is missing \(found num_layers: is one of them meant\?\)"):
+        read_model_spec(fields)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "holds a list; a model JSON is an object"),
+        ('{"a": "' + "x" * 1_000_000 + '"}', "is larger than 1,000,000 bytes"),
+    ],
+)
+def test_broken_json(tmp_path: Path, content: str, message: str) -> None:
+    path = write(tmp_path / "mine.json", content)
+    with pytest.raises(InvalidModelConfig, match=message):
+        read_model_spec(str(path))
+
+
+@pytest.mark.parametrize("model", ["nowhere.json", "some/where", "/dev/null", "x/" + "y" * 300])
+def test_paths_without_a_file(model: str) -> None:
+    with pytest.raises(InvalidModelConfig, match="there is no model JSON at"):
+        read_model_spec(model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["mamba_1b", "configs/mamba_7b.json", {"d_model": 8, "n_layer": 2, "vocab_size": 9, "seq_len": 8}],
+)
+def test_mamba_is_refused(model: str | dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedModel, match="is a mamba model"):
+        read_model_spec(model)
+
+
+@pytest.mark.parametrize("changes", [{"ffn_type": "moe"}, {"moe_freq": 2, "moe_num_experts": 8}])
+def test_mixture_of_experts_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedModel, match="is a mixture of experts"):
+        read_model_spec(SHAPE | changes)
+
+
+def test_moe_settings_that_are_off() -> None:
+    read_model_spec(SHAPE | {"moe_freq": 0, "moe_num_experts": 8, "moe_top_k": 2})
+
+
+# beside the checkpoint
+
+
+@pytest.mark.parametrize("case", sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()))
+def test_golden_runs(case: str) -> None:
+    path = GOLDEN / case / "checkpoints" / "epoch_1.pt"
+    config = resolve_config(None, path)
+    written = json.loads((GOLDEN / case / f"golden_{case}.json").read_text())
+    assert config.model_dump(include=set(written)) == written
+    assert config.precision == "fp32"
+
+
+def test_json_wins_over_params_and_params_over_defaults(checkpoint: Path) -> None:
+    run = checkpoint.parent.parent
+    write(run / "params.txt", PARAMS)
+    write(run / "mine.json", SHAPE | {"ffn_type": "gemma_geglu"})
+    config = resolve_config(None, checkpoint)
+    assert (config.ffn_type, config.model_norm, config.qk_norm) == ("gemma_geglu", "rms_norm", True)
+    assert (config.positional_embedding_type, config.precision) == ("none", "amp_bfloat16")
+
+
+def test_params_complete_an_explicit_model(checkpoint: Path) -> None:
+    """A registered name leaves qk-norm to the command line, exactly as in open_lm."""
+    write(checkpoint.parent.parent / "params.txt", PARAMS)
+    assert resolve_config("open_lm_160m", checkpoint).qk_norm
+    assert resolve_config(SHAPE, checkpoint).model_norm == "rms_norm"
+    assert not resolve_config(SHAPE | {"qk_norm": False}, checkpoint).qk_norm
+
+
+def test_params_with_a_registered_name(checkpoint: Path) -> None:
+    write(checkpoint.parent.parent / "params.txt", PARAMS.replace("mine", "ant_neox"))
+    config = resolve_config(None, checkpoint)
+    assert (config.hidden_dim, config.qk_norm) == (768, True)
+
+
+def test_params_in_the_same_folder_go_first(checkpoint: Path) -> None:
+    write(checkpoint.parent / "params.txt", PARAMS.replace("mine", "open_lm_11m"))
+    write(checkpoint.parent.parent / "params.txt", PARAMS.replace("mine", "open_lm_25m"))
+    assert resolve_config(None, checkpoint).hidden_dim == 96
+
+
+def test_params_whose_json_lies_beside_the_checkpoint(checkpoint: Path) -> None:
+    write(checkpoint.parent.parent / "params.txt", PARAMS)
+    write(checkpoint.parent / "mine.json", SHAPE)
+    write(checkpoint.parent / "another.json", SHAPE | {"n_layers": 3})
+    assert resolve_config(None, checkpoint).n_layers == 2
+
+
+def test_params_whose_json_has_another_name(checkpoint: Path) -> None:
+    write(checkpoint.parent.parent / "params.txt", PARAMS)
+    write(checkpoint.parent / "renamed.json", SHAPE)
+    assert resolve_config(None, checkpoint).model_norm == "rms_norm"
+
+
+@pytest.mark.parametrize(
+    ("flag", "precision"),
+    [("fsdp_amp", "fsdp_bf16"), ("fsdp_pure_bf16", "fsdp_bf16"), ("fsdp_cpu_offload", "amp_bfloat16")],
+)
+def test_fsdp_policies_count_as_precision(checkpoint: Path, flag: str, precision: str) -> None:
+    params = PARAMS.replace("fsdp: False", "fsdp: True").replace(f"{flag}: False", "") + f"{flag}: True\n"
+    write(checkpoint.parent.parent / "params.txt", params)
+    assert resolve_config(SHAPE, checkpoint).precision == precision
+    write(checkpoint.parent.parent / "params.txt", params.replace("fsdp: True", "fsdp: False"))
+    assert resolve_config(SHAPE, checkpoint).precision == "amp_bfloat16", "the flags do nothing without --fsdp"
+
+
+def test_params_of_a_mixture_of_experts(checkpoint: Path) -> None:
+    write(checkpoint.parent.parent / "params.txt", PARAMS.replace("moe_freq: 0", "moe_freq: 2"))
+    with pytest.raises(UnsupportedModel, match="moe_freq is not 0"):
+        resolve_config(SHAPE, checkpoint)
+
+
+def test_params_of_mamba(checkpoint: Path) -> None:
+    write(checkpoint.parent.parent / "params.txt", PARAMS.replace("mine", "mamba_1b"))
+    with pytest.raises(UnsupportedModel, match="'mamba_1b' is a mamba model"):
+        resolve_config(None, checkpoint)
+
+
+def test_the_only_json(checkpoint: Path) -> None:
+    write(checkpoint.parent.parent / "above.json", SHAPE | {"vocab_size": 81})
+    write(checkpoint.parent.parent / "other.json", {"learning_rate": 1})
+    write(checkpoint.parent / "broken.json", "{")
+    assert resolve_config(None, checkpoint).vocab_size == 81
+    write(checkpoint.parent / "beside.json", SHAPE)
+    assert resolve_config(None, checkpoint).vocab_size == 80, "beside goes before above"
+
+
+def test_two_jsons_are_not_chosen_between(checkpoint: Path) -> None:
+    for name in ("a.json", "b.json"):
+        write(checkpoint.parent / name, SHAPE)
+    with pytest.raises(InvalidModelConfig, match=r"2 model JSONs lie in .*: a\.json, b\.json; name one"):
+        config_beside(checkpoint)
+
+
+def test_nothing_beside(checkpoint: Path) -> None:
+    assert config_beside(checkpoint) is None
+    with pytest.raises(InvalidModelConfig, match=r"none lies beside it .*; give `model`: a registered name"):
+        resolve_config(None, checkpoint)
+
+
+def test_found_configuration_can_be_given_later(checkpoint: Path, tmp_path: Path) -> None:
+    """The service looks at submission; by evaluation the checkpoint may be a copy elsewhere."""
+    write(checkpoint.parent.parent / "params.txt", PARAMS)
+    write(checkpoint.parent.parent / "mine.json", SHAPE)
+    found = config_beside(checkpoint)
+    assert found is not None
+    assert resolve_config(json.loads(json.dumps(found)), tmp_path / "spool" / "x.pt") == resolve_config(
+        None, checkpoint
+    )
+
+
+# Hugging Face
+
+
+def test_flat_hugging_face_config(tmp_path: Path) -> None:
+    flat = {
+        "model_type": "openlm",
+        "architectures": ["OpenLMForCausalLM"],
+        "dim": 32,
+        "n_layers": 3,
+        "vocab_size": 90,
+        "norm_eps": 1e-6,
+        "norm_type": "gain_only_lp_layer_norm",
+        "apply_qk_norm": True,
+        "moe_freq": 0,
+    }
+    write(tmp_path / "config.json", flat)
+    config = resolve_config(None, tmp_path)
+    assert (config.hidden_dim, config.n_layers, config.n_heads, config.seq_len) == (32, 3, 8, 2048)
+    assert (config.norm_eps, config.model_norm, config.qk_norm) == (1e-6, "gain_only_lp_layer_norm", True)
+    assert resolve_config(flat, tmp_path / "x.pt") == config
+
+
+def test_hugging_face_config_of_arguments(tmp_path: Path) -> None:
+    args = {"model": "ant_neox", "qk_norm": True, "precision": "amp_bfloat16", "model_norm": "None"}
+    write(tmp_path / "config.json", {"model_type": "openlm", "params_args_dict": args})
+    config = resolve_config(None, tmp_path / "pytorch_model.bin")
+    assert (config.hidden_dim, config.qk_norm, config.precision) == (768, True, "amp_bfloat16")
+    assert config.model_norm == "default_layer_norm"
+
+
+def test_hugging_face_config_whose_model_is_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path / "config.json", {"params_args_dict": {"model": "mine"}})
+    with pytest.raises(InvalidModelConfig, match=r"only by the name 'mine' .*; put it there"):
+        resolve_config(None, tmp_path)
+    write(tmp_path / "mine.json", SHAPE)
+    assert resolve_config(None, tmp_path).hidden_dim == 24
+
+
+def test_config_of_another_family_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "config.json", {"model_type": "gpt2", "n_embd": 768})
+    assert config_beside(tmp_path) is None
+
+
+def test_configurations_are_read_without_torch() -> None:
+    """The API resolves them at submission and runs where torch is not installed."""
+    code = "import sys, evalsvc.spec.model_config; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_dim": "hunter2"},
+        {"model_norm": "hunter2"},
+        {"moe_freq": "hunter2"},
+        {"params_args_dict": {"model": "my hunter2, (which is no name)"}},
+    ],
+)
+def test_no_message_quotes_a_value_of_a_file(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Who names a file need not be who may read it; what came with the request is shown, see `test_wrong_fields`."""
+    write(tmp_path / "model.json", SHAPE | fields)
+    with pytest.raises((InvalidModelConfig, UnsupportedModel)) as caught:
+        read_model_spec(str(tmp_path / "model.json"))
+    assert "hunter2" not in caught.value.message
+
+
+def test_no_message_quotes_a_value_of_params(checkpoint: Path) -> None:
+    write(checkpoint.parent.parent / "params.txt", "model_norm: hunter2")
+    with pytest.raises(InvalidModelConfig, match="model_norm: input should be") as caught:
+        resolve_config(SHAPE, checkpoint)
+    assert "hunter2" not in caught.value.message

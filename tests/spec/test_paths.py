@@ -1,0 +1,159 @@
+"""What suites may read."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from evalsvc.config import Settings
+from evalsvc.data.captions import read_captions
+from evalsvc.data.tokenizer import read_tokenizer, tokenizer_digest
+from evalsvc.data.tokens import read_tokens
+from evalsvc.errors import InvalidData
+from evalsvc.miniature import ROOT
+from evalsvc.spec.paths import Readable, check_data, local_data
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "root").mkdir()
+    return Settings(roots=str(tmp_path / "root"), data_dir=str(tmp_path / "data"), assets=str(tmp_path / "assets"))
+
+
+def test_by_default_all_that_the_service_may() -> None:
+    assert local_data(Settings(), "/etc/hosts") == "/etc/hosts"
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/self/environ", "/proc/1/../self/mem", "/sys/kernel", "datasets:../../../proc/1"]
+)
+def test_processes_are_no_data(tmp_path: Path, path: str) -> None:
+    """Their environments hold passwords, and root `/` is the default."""
+    with pytest.raises(InvalidData, match="outside the folders that suites may read"):
+        local_data(Settings(datasets="/data/a/b"), path)
+
+
+def test_under_the_roots_and_in_the_operators_folders(settings: Settings, tmp_path: Path) -> None:
+    assert local_data(settings, "datasets:a.jsonl") == str(tmp_path / "data" / "datasets" / "a.jsonl")
+    for path in (tmp_path / "root" / "new" / "a.jsonl", tmp_path / "root", tmp_path / "assets" / "b", ROOT / "runs"):
+        assert local_data(settings, str(path)) == str(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/etc/shadow", "datasets:../a", "datasets:/etc/shadow", "/proc/self/environ", "/dev/stdin", ""),
+        *("{root}/../other", "{root}x/a", "{root}/link/shadow", "relative", "a\0b"),
+    ],
+)
+def test_what_leads_out(settings: Settings, tmp_path: Path, path: str) -> None:
+    (tmp_path / "root" / "link").symlink_to("/etc")
+    path = path.format(root=tmp_path / "root")
+    with pytest.raises(InvalidData, match=r"outside the folders that suites may read .*EVALSVC_ROOTS") as error:
+        check_data(settings, path)
+    assert "/etc" not in error.value.message.replace(repr(path), ""), "where a link leads is not told"
+
+
+@pytest.mark.parametrize("roots", ["/", "{data}", "{data}/spool", "{data}/dask:/", "{data}/../link-to-data:/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("{data}/evalsvc.db", "{data}/tls/key.pem", "{data}/spool/7/a.pt", "{data}", "{data}/../data/evalsvc.db"),
+        *("{data}/../link-to-data/evalsvc.db", "datasets:../evalsvc.db", "{keys}/https.pem", "{keys}/tls.pem"),
+        *("{keys}/token", "{keys}/a.db", "{keys}/a.db-wal"),
+    ],
+)
+def test_what_is_private_to_the_service_is_no_data(tmp_path: Path, roots: str, path: str) -> None:
+    """Whoever may submit read the service's TLS key in an error of its first line."""
+    data, keys = tmp_path / "data", tmp_path / "keys"
+    data.mkdir()
+    (tmp_path / "link-to-data").symlink_to(data)
+    settings = Settings(
+        roots=roots.format(data=data),
+        data_dir=str(data),
+        database_url=f"sqlite:///{keys}/a.db",
+        https_key=f"{keys}/https.pem",
+        tls_key=f"{keys}/tls.pem",
+        token_file=f"{data}/../keys/token",
+    )
+    with pytest.raises(InvalidData, match=r"or into evalsvc's own data folder or keys; move it"):
+        check_data(settings, path.format(data=data, keys=keys))
+
+
+def test_the_operators_folders_in_the_data_folder_are_data(tmp_path: Path) -> None:
+    """Unless they are the data folder itself."""
+    settings = Settings(data_dir=str(tmp_path), suites=str(tmp_path / "suites"))
+    for name in ("datasets", "assets", "suites"):
+        assert local_data(settings, f"{tmp_path}/{name}/a") == f"{tmp_path}/{name}/a"
+    with pytest.raises(InvalidData):
+        local_data(Settings(data_dir=str(tmp_path), datasets=str(tmp_path)), "datasets:evalsvc.db")
+
+
+def test_whether_something_is_there_is_not_told(settings: Settings) -> None:
+    """Else a suite would be a way to look through the folders of others."""
+
+    def message(path: str) -> str:
+        with pytest.raises(InvalidData) as error:
+            check_data(settings, path)
+        return error.value.message.replace(path, "")
+
+    assert message("/etc/hosts") == message("/etc/nothing-of-this-name")
+
+
+# what becomes of a path between the check and the reading
+
+SECRET = {
+    "a.jsonl": b'{"text_ids": [7, 7], "text": "hunter2"}\n',
+    "a.csv": b"text\nhunter2\n",
+    "a.json": b'{"images": [{"id": 1, "file_name": "hunter2"}], "annotations": []}',
+    "tokenizer.json": (ROOT / "tokenizer.json").read_bytes(),
+}
+READERS: dict[str, Callable[[str, Readable], Any]] = {
+    "a.csv": read_captions,
+    "a.json": read_captions,
+    "a.jsonl": lambda path, readable: read_tokens(path, allow=readable),
+    "a.safetensors": lambda path, readable: read_tokens(path, allow=readable),
+    "tokenizer.json": read_tokenizer,
+    "digest/tokenizer.json": tokenizer_digest,
+    "captions/a.jsonl": read_captions,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_link_that_is_swapped_in_after_the_check(settings: Settings, tmp_path: Path, name: str) -> None:
+    """A path was checked and opened at two moments, and whoever was fast read what lies outside."""
+    path, secret = tmp_path / "root" / name, tmp_path / "secret" / name
+    for file in (path, secret):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file({"text_ids": np.array([[7]])}, secret)
+    else:
+        secret.write_bytes(SECRET[path.name])
+    path.touch()
+    checked = local_data(settings, str(path))
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(InvalidData, match="is, or leads, outside the folders that suites may read") as caught:
+        READERS[name](checked, Readable(settings))
+    assert "hunter2" not in caught.value.message
+    assert str(secret) not in caught.value.message
+
+
+def test_what_was_read_before_is_not_given_to_whoever_may_not_read_it(settings: Settings, tmp_path: Path) -> None:
+    """Parsed files are kept by path and state of the file; the rule that let them through counts too."""
+    secret = tmp_path / "secret.jsonl"
+    secret.write_bytes(SECRET["a.jsonl"])
+    (tmp_path / "root" / "a.jsonl").symlink_to(secret)
+    assert len(read_captions(tmp_path / "root" / "a.jsonl").captions) == 1
+    with pytest.raises(InvalidData, match="outside the folders"):
+        read_captions(tmp_path / "root" / "a.jsonl", Readable(settings))
+
+
+def test_a_file_is_parsed_once_for_all_shards_with_one_rule(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "root" / "a.csv").write_bytes(SECRET["a.csv"])
+    path = tmp_path / "root" / "a.csv"
+    assert read_captions(path, Readable(settings)) is read_captions(path, Readable(replace(settings)))

@@ -1,0 +1,217 @@
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evalsvc.errors import EvalsvcError, InvalidRequest, InvalidSuite, UnknownName
+from evalsvc.spec import bounds, catalog
+from evalsvc.spec.suite import SHIPPED_SUITES, build_task, find_suite, load_suite, parse_suite, suite_files
+from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.task import Plan, cut
+
+LOSS = {"kind": "loss", "data": "/data/pairs.jsonl"}
+
+
+def test_yaml_json_and_mappings_give_the_same_suite() -> None:
+    mapping = {"tasks": [LOSS]}
+    yaml = "tasks:\n  - {kind: loss, data: /data/pairs.jsonl}\n"
+    suites = [parse_suite(content, "small") for content in (mapping, yaml, json.dumps(mapping).encode())]
+    assert suites[0] == suites[1] == suites[2]
+    assert suites[0].tasks[0].name == "loss"
+
+
+def test_every_parameter_is_filled_in_and_survives_json() -> None:
+    suite = parse_suite({"tasks": [{**LOSS, "name": "pairs"}], "description": " Text. "}, "small")
+    assert suite.tasks[0].parameters["dtype"] == "float32"
+    assert "name" not in suite.tasks[0].parameters
+    assert suite.description == "Text."
+    assert parse_suite(json.loads(json.dumps(suite.to_json())), "small") == suite
+    task = build_task(suite.tasks[0])
+    assert task == Loss(name="pairs", data="/data/pairs.jsonl")
+
+
+def test_identity_is_that_of_the_tasks() -> None:
+    suite = parse_suite({"tasks": [LOSS]}, "small")
+    assert parse_suite({"tasks": [{**LOSS, "dtype": "float32"}], "description": "x"}, "other").digest == suite.digest
+    assert parse_suite({"tasks": [{**LOSS, "dtype": "bfloat16"}]}, "small").digest != suite.digest
+    assert parse_suite({"tasks": [{**LOSS, "name": "pairs"}]}, "small").digest != suite.digest
+
+
+def test_data_paths_start_from_the_suites_file(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text("tasks: [{kind: loss, data: pairs.jsonl, tokenizer: datasets:t.json}]")
+    parameters = load_suite(tmp_path / "small.yaml").tasks[0].parameters
+    assert parameters["data"] == str(tmp_path / "pairs.jsonl")
+    assert parameters["tokenizer"] == "datasets:t.json"
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "fragments"),
+    [
+        ("tasks: [", InvalidSuite, ["suite 'small' is not valid YAML", "line 1"]),
+        (b"\xff\xfe\x00", InvalidSuite, ["is not valid YAML"]),
+        ("- kind: loss", InvalidSuite, ["is list; it must be a mapping with a list `tasks`"]),
+        ("", InvalidSuite, ["is NoneType"]),
+        ({}, InvalidSuite, ["has no list `tasks`; give at least one"]),
+        ({"tasks": []}, InvalidSuite, ["has no list `tasks`"]),
+        ({"tasks": {"kind": "loss"}}, InvalidSuite, ["has no list `tasks`"]),
+        ({"tasks": [LOSS], "description": {}}, InvalidSuite, ["the description is dict; put it in quotes"]),
+        ({"task": [LOSS]}, InvalidSuite, ["'task'", "did you mean 'tasks'"]),
+        ({"name": "big", "tasks": [LOSS]}, InvalidSuite, ["suite 'small' calls itself 'big'"]),
+        ({"tasks": ["loss"]}, InvalidSuite, ["task 1 is 'loss'; it must be a mapping with the key `kind`"]),
+        ({"tasks": [LOSS, {"data": "/d"}]}, InvalidSuite, ["task 2 has no `kind`; it is one of: ", "loss"]),
+        ({"tasks": [{"kind": "los"}]}, UnknownName, ["no task is named 'los'", "did you mean 'loss'"]),
+        ({"tasks": [{**LOSS, "dtyp": "x"}]}, InvalidSuite, ["task 1 (loss)", "'dtyp'", "did you mean 'dtype'"]),
+        ({"tasks": [{**LOSS, "dtype": "int8"}]}, InvalidSuite, ["dtype: input should be 'float32'", "found 'int8'"]),
+        ({"tasks": [{"kind": "loss"}]}, InvalidSuite, ["task 1 (loss): data: field required"]),
+        ({"tasks": [{**LOSS, "limit": 0}]}, InvalidSuite, ["limit: input should be greater than", "found 0"]),
+        ({"tasks": [{**LOSS, "name": "a/b"}]}, InvalidSuite, ["the name 'a/b' must be letters, digits"]),
+        ({"tasks": [{**LOSS, "name": 5}]}, InvalidSuite, ["the name 5"]),
+        ({"tasks": [LOSS, LOSS]}, InvalidSuite, ["two tasks named 'loss'; give one of them another `name`"]),
+        ({"tasks": [{**LOSS, "data": "p.jsonl"}]}, InvalidSuite, ["data: 'p.jsonl' is relative", "datasets:NAME"]),
+    ],
+)
+def test_wrong_suites_say_what_is_wrong(
+    content: str | bytes | Mapping[str, Any], error: type[EvalsvcError], fragments: list[str]
+) -> None:
+    with pytest.raises(error) as caught:
+        parse_suite(content, "small")
+    for fragment in fragments:
+        assert fragment in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "x" * 129])
+def test_names_that_do_not_fit_an_address(name: str) -> None:
+    with pytest.raises(InvalidSuite, match="use letters, digits"):
+        parse_suite({"tasks": [LOSS]}, name)
+
+
+def test_suites_are_found_by_name_and_by_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(json.dumps({"tasks": [LOSS]}))
+    assert find_suite("mine", tmp_path) == find_suite(str(tmp_path / "mine.yaml"), None)
+    assert find_suite("loss", tmp_path) == load_suite(SHIPPED_SUITES / "loss.yaml")
+    with pytest.raises(UnknownName, match="no suite is named 'mien'; did you mean 'mine'"):
+        find_suite("mien", tmp_path)
+
+
+def test_a_suite_of_ones_own_hides_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "loss.yaml").write_text(json.dumps({"tasks": [LOSS]}))
+    assert find_suite("loss", tmp_path).tasks[0].parameters["data"] == "/data/pairs.jsonl"
+
+
+def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSuite, match=r"the suite folder .*none does not exist"):
+        suite_files(tmp_path / "none")
+    with pytest.raises(InvalidSuite, match=r"the suite file .* cannot be read: no such file"):
+        find_suite(str(tmp_path / "none.yaml"), None)
+
+
+def test_shipped_suites_are_valid_and_say_what_they_need() -> None:
+    for path in suite_files(None).values():
+        assert load_suite(path).description
+
+
+@pytest.mark.parametrize("name", sorted({*suite_files(None)} - {"miniature"}))
+def test_shipped_suites_name_their_dtype(name: str) -> None:
+    """It is up to three times the time, and a default that moved would end every series."""
+    content = yaml.safe_load((SHIPPED_SUITES / f"{name}.yaml").read_text())
+    tasks = [task for task in content["tasks"] if "dtype" in catalog.load("tasks", task["kind"]).model_fields]
+    assert {task.get("dtype") for task in tasks} == {"bfloat16" if name == "coco-fid-30k" else "float32"}
+
+
+def test_a_broken_suite_disturbs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("tasks: [")
+    (tmp_path / "mine.yaml").write_text(json.dumps({"tasks": [LOSS]}))
+    assert set(suite_files(tmp_path)) == {*suite_files(None), "broken", "mine"}
+    assert find_suite("mine", tmp_path).name == "mine"
+    with pytest.raises(InvalidSuite, match="suite 'broken' is not valid YAML"):
+        find_suite("broken", tmp_path)
+
+
+def unbounded(schema: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Places in a JSON schema that a value of any size fits into."""
+    needed = {
+        "integer": {"minimum", "maximum"},
+        "string": {"maxLength"},
+        "array": {"maxItems"},
+        "object": {"properties"},
+    }
+    kind = schema.get("type", "")
+    least = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
+    told = schema.keys() | ({"minimum", "maximum"} if None not in least else set())
+    if not {"enum", "const"} & schema.keys() and not needed.get(kind, set()) <= told:
+        yield f"{where} is a {kind} without {' and '.join(sorted(needed[kind] - told))}"
+    for name, item in (*schema.get("properties", {}).items(), *schema.get("$defs", {}).items()):
+        yield from unbounded(item, f"{where}.{name}")
+    items = [schema["items"]] if "items" in schema else []
+    for item in (*schema.get("anyOf", ()), *schema.get("prefixItems", ()), *items):
+        yield from unbounded(item, where)
+
+
+@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+def test_every_parameter_has_a_bound(kind: str) -> None:
+    """A count without one became 7.6 GB of objects while a suite was checked; the next one would, too."""
+    schema = catalog.load("tasks", kind).model_json_schema()
+    del schema["properties"]["name"]  # of every task, bounded by its pattern
+    assert list(unbounded(schema, kind)) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"kind": "completions", "samples": 100_000_000}, "samples: input should be less than or equal to 10000"),
+        (
+            {"kind": "completions", "samples": 9000, "max_tokens": 5000},
+            "2 prompts with 9,001 completions of 5,000 ids are 90,010,000 ids, at most 10,000,000 are drawn; lower "
+            "`samples` or `max_tokens`",
+        ),
+        (
+            {"kind": "completions", "samples": 2, "seed": 2**63 - 1},
+            "seed is 9223372036854775807, and each of the 2 `samples` has the next one",
+        ),
+        ({"kind": "completions", "prompts": ["a"] * 1001}, "prompts: tuple should have at most 1000 items"),
+        ({**LOSS, "data": "/" + "a/" * 65}, "data: the path leads through 66 folders; give at most 64"),
+        ({**LOSS, "data": "/" + "a" * 5000}, "data: string should have at most 4096 characters, found '/aaa"),
+        ({**LOSS, "limit": 10**30}, "tasks.0.limit: a whole number of more than 64 bits; give a smaller one"),
+        ({**LOSS, "limit": float("nan")}, "tasks.0.limit: nan is no number that a parameter can have"),
+        ({**LOSS, "data": "/" + "x" * 30_000}, "tasks.0.data: a text of 30,001 characters; give at most 20,000"),
+        ({**LOSS, "limit": [0] * 30_000}, "it has more than 25,000 values; put a part into another suite"),
+        ({**LOSS, "limit": ["x" * 20_000] * 26}, "its texts have more than 500,000 characters together"),
+        (
+            {"kind": "language", "benchmarks": [{"name": f"b{index}", "data": "/a"} for index in range(501)]},
+            "benchmarks.500.data: the suite names more than 500 files; put a part into another suite",
+        ),
+        ({"kind": ["loss"] * 1000}, "the kind is ['loss', 'loss',"),
+        ({"kind": "language", "benchmarks": [1] * 50}, "; and 43 more"),
+    ],
+)
+def test_what_is_too_much_is_refused_before_it_is_expanded(task: Mapping[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSuite) as caught:
+        parse_suite({"tasks": [task]}, "small")
+    assert words in caught.value.message
+    assert len(caught.value.message) < 2500, "what was found is not sent back whole"
+
+
+def test_yaml_has_less_room_than_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes forty times as long to read."""
+    text = "tasks: [{kind: loss, data: /data/pairs.jsonl}]\n"
+    with pytest.raises(InvalidSuite, match="is 131,073 characters of YAML; give at most 131,072, or send it as JSON"):
+        parse_suite(text + "#" * (131_073 - len(text)), "small")
+    with pytest.raises(InvalidSuite, match="it has more than 10,000 values, those that aliases stand for"):
+        parse_suite("x: [" + "1," * 10_000 + "]", "small")
+    assert parse_suite(text + "#" * (131_072 - len(text)), "small").tasks
+    # What is kept has the defaults filled in, and is read again.
+    monkeypatch.setattr(bounds, "MAX_VALUES", 20)
+    with pytest.raises(InvalidSuite, match="suite 'small': it has more than 20 values"):
+        parse_suite(text, "small")
+
+
+def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
+    words = "the task is cut into 1,000,000 shards, at most 10,000 are queued; raise `shard_size`"
+    with pytest.raises(InvalidRequest, match=words):
+        cut(1_000_000, 1)
+    with pytest.raises(InvalidRequest, match="is cut into 10,001 shards"):
+        Plan([{"units": 1}] * 10_001, "images")
+    assert list(cut(5, 2)) == [(0, 2), (2, 4), (4, 5)]

@@ -1,0 +1,73 @@
+"""YAML of others: equal to PyYAML's where it is plain, refused where it is a bomb, and never quoted."""
+
+import pytest
+import yaml
+
+from evalsvc.spec import yaml_text
+from evalsvc.spec.suite import SHIPPED_SUITES
+from evalsvc.spec.yaml_text import MAX_DEPTH, YamlError, read_yaml
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(path.read_text() for path in sorted(SHIPPED_SUITES.glob("*.yaml"))),
+        "",
+        "a: 1",
+        "- 1\n- 0x1f\n- 1:30\n- .nan\n- 2001-12-31\n- ~",
+        "a: &a {b: [1, 2]}\nc: *a\nd: {<<: *a, e: 1}",
+        "\ta".strip(),
+        "'ü': \"\\u2028\"",
+    ],
+)
+def test_what_is_plain_reads_as_ever(text: str) -> None:
+    assert repr(read_yaml(text)) == repr(yaml.safe_load(text))
+    assert repr(read_yaml(text.encode())) == repr(yaml.safe_load(text))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many values as are allowed take seconds in all, so a test allows fewer."""
+    monkeypatch.setattr(yaml_text, "MAX_NODES", 500)
+
+
+@pytest.mark.usefixtures("few")
+def test_the_limits_are_those_that_are_told() -> None:
+    assert len(read_yaml("[" + "1," * 499 + "]")) == 499
+    with pytest.raises(YamlError, match="more than 500 values"):
+        read_yaml("[" + "1," * 500 + "]")
+    read_yaml("[" * (MAX_DEPTH - 1) + "1" + "]" * (MAX_DEPTH - 1))
+    with pytest.raises(YamlError, match=f"nested deeper than {MAX_DEPTH}"):
+        read_yaml("[" * MAX_DEPTH + "1" + "]" * MAX_DEPTH)
+
+
+@pytest.mark.usefixtures("few")
+def test_aliases_count_each_time() -> None:
+    with pytest.raises(YamlError, match="aliases"):
+        read_yaml("a: &a [" + "1," * 99 + "]\nb: [" + "*a," * 5 + "]")
+    assert len(read_yaml("a: &a [" + "1," * 99 + "]\nb: [" + "*a," * 3 + "]")["b"]) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a: b: hunter2", "\thunter2: a", '{"a": hunter2', "hunter2: [", "x: '\nhunter2", "\x01hunter2"),
+        *("a: *hunter2", "a: !hunter2 b", "a: !<hunter2> b", "a: !x!hunter2 b", "a: &hunter2 1\nb: &hunter2 [*hunter2"),
+        *("a: !h\"un'ter2 b", "a: {[hunter2]: 1}"),
+    ],
+)
+def test_errors_have_the_place_and_not_the_text(text: str) -> None:
+    """Whoever names a file may not be who may read it."""
+    with pytest.raises(YamlError) as error:
+        read_yaml(text)
+    assert "hunter2" not in str(error.value)
+    assert "line" in str(error.value) or "position" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: !!int hunter2", "a: !!float hunter2", "a: !!bool hunter2", "a: !!timestamp hunter2"]
+)
+def test_a_value_that_is_not_what_its_tag_says_is_not_quoted(text: str) -> None:
+    with pytest.raises(YamlError) as error:
+        read_yaml(text)
+    assert "hunter2" not in str(error.value)

@@ -1,0 +1,405 @@
+"""Completions of the bundled run and of a real tiny language model, beside those of their bases."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+import torch
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.data.tokenizer import read_tokenizer
+from evalsvc.errors import InvalidSuite
+from evalsvc.messages import ShardRequest
+from evalsvc.metrics.ngrams import distinct_n, seq_rep
+from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.metrics.shares import share_stderr
+from evalsvc.miniature import ROOT
+from evalsvc.models.loading import load_model
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.model_config import resolve_config
+from evalsvc.spec.suite import parse_suite
+from evalsvc.tasks.completions.spec import TABLE_1
+from evalsvc.worker.shard import run_shard, run_suite
+
+LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+TOKENIZER = read_tokenizer(ROOT / "tokenizer.json")
+
+
+def miniature(epoch: int, **text: Any) -> CheckpointRef:
+    path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
+    layout = {**LAYOUT, "text": {**LAYOUT["text"], **text}}
+    return CheckpointRef(str(path), layout=layout, label=f"run 'pretrained' epoch {epoch}")
+
+
+FIRST, LAST = miniature(0), miniature(5)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+
+
+def evaluate(checkpoint: CheckpointRef, base: CheckpointRef | None = None, **parameters: Any) -> dict[str, Any]:
+    suite = parse_suite({"tasks": [{"kind": "completions", "name": "says", **parameters}]}, "test")
+    return run_suite(suite, checkpoint, lambda task, done, total, unit: None, base)
+
+
+def items(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    assert result["errors"] == {}
+    found: list[dict[str, Any]] = result["items"]["says"]
+    return found
+
+
+def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {metric["name"]: metric for metric in result["metrics"]}
+
+
+def test_english_becomes_images_beside_the_base() -> None:
+    before, after = (evaluate(checkpoint, FIRST) for checkpoint in (FIRST, LAST))
+    for result in (before, after):
+        asked = [(item["index"], item["prompt"], item["way"]) for item in items(result)]
+        ways = [(prompt, way) for prompt in TABLE_1 for way in ("greedy", "seed 0", "seed 1")]
+        assert asked == [(index, *way) for index, way in zip((0, 2, 4, 1, 3, 5), ways, strict=True)]
+    for one, other in zip(items(before), items(after), strict=True):
+        assert one["text"] == one["base"] == other["base"]
+        assert one["ids"] == one["base_ids"] == other["base_ids"]
+        assert TOKENIZER.decode([row for row in one["ids"] if row < 512]) == one["text"].replace("‹image 13›", "")
+    greedy = items(after)[0]
+    assert greedy["image_ids"] == greedy["drawn"] == len(greedy["ids"]) == 48
+    assert greedy["text"] == "".join(f"‹image {row - 512}›" for row in greedy["ids"])
+    assert "‹/text›‹image›‹image " in items(after)[3]["text"]
+    assert metrics(before)["says/same_as_base"]["value"] == 1
+    assert metrics(after)["says/same_as_base"]["value"] == 0
+    assert metrics(before)["says/image_share"]["value"] < 0.05 < 0.9 < metrics(after)["says/image_share"]["value"]
+    assert metrics(after)["says/image_share"]["baseline"] == pytest.approx(64 / 583)
+
+
+def test_metrics_are_made_of_the_items_they_name() -> None:
+    result = evaluate(miniature(1), FIRST)
+    share, same = metrics(result)["says/image_share"], metrics(result)["says/same_as_base"]
+    image_ids, drawn = (sum(item[key] for item in items(result)) for key in share["items"])
+    assert share["value"] == image_ids / drawn
+    assert (share["n"], share["groups"], share["grouped_by"]) == (6, 2, "prompt")
+    assert (same["n"], same["groups"], same["grouped_by"]) == (2, None, None)
+    assert [item["way"] for item in items(result) if same["items"][0] in item] == ["greedy", "greedy"]
+
+
+def test_without_a_base_and_without_images(tmp_path: Path) -> None:
+    result = evaluate(FIRST, samples=0)
+    plain = {f"says/greedy_{name}" for name in ("seq_rep_4", "distinct_1", "distinct_2", "length")}
+    assert set(metrics(result)) == {"says/image_share", *plain}
+    assert [(item["base"], item["base_ids"]) for item in items(result)] == [(None, None)] * 2
+    layout = {"text": {"size": 583, "tokenizer": str(ROOT / "tokenizer.json")}}
+    result = evaluate(CheckpointRef(FIRST.path, layout=layout), samples=0)
+    assert set(metrics(result)) == plain
+    assert items(result)[0]["image_ids"] == 0
+
+
+def test_the_text_has_each_prompt_with_base_and_checkpoint() -> None:
+    result = evaluate(LAST, FIRST, samples=0)
+    [artifact] = result["artifacts"]["says"]
+    assert (artifact["kind"], artifact["name"]) == ("completions", "completions.txt")
+    assert artifact["media_type"] == "text/plain; charset=utf-8"
+    page = artifact["content"].decode()
+    assert page.startswith("checkpoint  run 'pretrained' epoch 5\nbase        run 'pretrained' epoch 0\n")
+    places = [page.index(part) for prompt in TABLE_1 for part in (prompt, "base, greedy", "checkpoint, greedy")]
+    assert places[:3] == sorted(places[:3])
+    for item in items(result):
+        for text in (item["text"], item["base"]):
+            assert "".join(f"  | {line}" for line in text.splitlines(keepends=True)) in page
+
+
+def test_nothing_but_the_prompt_and_the_seed_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the batch, nor the other prompts, nor how many are drawn."""
+    expected = {(item["prompt"], item["way"]): item["ids"] for item in items(evaluate(LAST))}
+    assert len({tuple(ids) for ids in expected.values()}) == 6
+    monkeypatch.setenv("EVALSVC_BATCH_TOKENS", "1")
+    other = evaluate(LAST, prompts=["A digit:", *reversed(TABLE_1)], seed=1, samples=1)
+    for item in items(other)[2:]:
+        assert item["ids"] == expected[item["prompt"], item["way"]]
+    assert {item["way"] for item in items(other)} == {"greedy", "seed 1"}
+
+
+def test_protocols_hold_what_moves_the_numbers_and_no_more(tmp_path: Path) -> None:
+    def protocols(**parameters: Any) -> tuple[str, str]:
+        found = metrics(evaluate(FIRST, FIRST, **{"max_tokens": 4, **parameters}))
+        return found["says/image_share"]["protocol"], found["says/same_as_base"]["protocol"]
+
+    share, same = protocols()
+    assert protocols(tokenizer=str(ROOT / "tokenizer.json"), max_length=132) == (share, same)
+    more = protocols(samples=3)
+    assert (more[0] != share, more[1]) == (True, same), "greedy completions do not change with the seeded ones"
+    for parameters in ({"max_tokens": 5}, {"prompts": ["A"]}, {"bos": 3}, {"end_of_text": 3}, {"max_length": 60}):
+        changed = protocols(**parameters)
+        assert changed[0] != share, parameters
+        assert changed[1] != same, parameters
+    other = metrics(evaluate(FIRST, LAST, max_tokens=4))
+    assert other["says/image_share"]["protocol"] == share
+    assert other["says/same_as_base"]["protocol"] != same, "another base"
+
+
+def test_long_prompts_are_cut_from_the_left_behind_bos_and_counted() -> None:
+    long, short = "zebra " * 50 + TABLE_1[0], "a"
+    parameters: dict[str, Any] = {"max_length": 24, "max_tokens": 20, "samples": 0, "bos": 3}
+    cut = evaluate(FIRST, prompts=[long, short], **parameters)
+    notes = cut["provenance"]["says"]["notes"]
+    assert (notes["completions"], notes["prompts_cut"], notes["ids_drawn"]) == (2, 1, 40)
+    kept = TOKENIZER.decode(TOKENIZER.encode(long)[-3:])
+    whole = evaluate(FIRST, prompts=[kept], **parameters)
+    assert whole["provenance"]["says"]["notes"]["prompts_cut"] == 0
+    assert items(cut)[0]["ids"] == items(whole)[0]["ids"]
+    other = evaluate(FIRST, prompts=[kept], **{**parameters, "bos": 200})
+    assert items(other)[0]["ids"] != items(whole)[0]["ids"], "the model reads what comes first"
+
+
+def test_a_completion_ends_with_the_text() -> None:
+    whole = items(evaluate(FIRST, samples=0))[0]["ids"]
+    assert whole.index(whole[5]) == 5
+    ended = items(evaluate(FIRST, samples=0, end_of_text=whole[5]))[0]
+    assert ended["ids"] == whole[:6]
+    assert ended["drawn"] == 6
+
+
+def base_losses(base: CheckpointRef, prompt: str, ids: Sequence[int]) -> list[float]:
+    """The definition: all logits of the base, the softmax over its text rows in float64, an id at a time."""
+    model = load_model(base.path, base.model and resolve_config(base.model, Path(base.path)))
+    before = TOKENIZER.encode(prompt)[-(132 - 48) :]  # what is left of a prompt beside 48 ids in the model's 132
+    logits = model(torch.tensor([[*before, *ids]]))[0, :, :512].double().log_softmax(1)
+    return [-float(logits[len(before) - 1 + place, token]) for place, token in enumerate(ids)]
+
+
+def test_the_base_judges_the_text_that_a_completion_begins_with() -> None:
+    """At step 10 some completions end in image ids, of which the base knows nothing; text behind them is not judged."""
+    result = evaluate(miniature(1), FIRST)
+    found, page = items(result), result["artifacts"]["says"][0]["content"].decode()
+    assert any(0 < item["base_scored"] < item["drawn"] for item in found), "else this shows nothing"
+    for item in found:
+        text = list(takewhile(lambda row: row < 512, item["ids"]))
+        assert item["base_scored"] == len(text)
+        assert item["base_nll"] == pytest.approx(sum(base_losses(FIRST, item["prompt"], text)), rel=1e-5, abs=1e-6)
+        own = list(takewhile(lambda row: row < 512, item["base_ids"]))
+        assert item["base_own_nll"] == pytest.approx(sum(base_losses(FIRST, item["prompt"], own)), rel=1e-5, abs=1e-6)
+        assert f", {item['way']}: {item['drawn']} ids" in page
+        if 0 < item["base_scored"] < item["drawn"]:
+            loss = f"{item['base_nll'] / item['base_scored']:.2f} nats/token on the first {item['base_scored']} ids"
+            assert f"the base's loss {loss}" in page
+    for group, some in (("greedy", found[::3]), ("seeded", [item for item in found if item["way"] != "greedy"])):
+        loss = metrics(result)[f"says/{group}_base_loss"]
+        total, scored = (sum(item[key] for item in some) for key in ("base_nll", "base_scored"))
+        assert loss["value"] == pytest.approx(total / scored, rel=1e-12)
+        assert (loss["n"], loss["unit"], loss["direction"]) == (2, "nats/token", "none")
+        assert loss["baseline"] == pytest.approx(math.log(512))
+
+
+def test_a_base_judges_nothing_that_begins_with_an_image() -> None:
+    """No text is no loss of 0, which would be the best of all."""
+    result = evaluate(LAST, FIRST)
+    assert items(result)[0]["base_scored"] == 0
+    scored = [item["base_scored"] for item in items(result)[::3] if item["base_scored"]]
+    assert metrics(result).get("says/greedy_base_loss", {}).get("n", 0) == len(scored) < 2
+    assert "nothing that the base can judge" in result["artifacts"]["says"][0]["content"].decode()
+
+
+def test_the_error_of_the_share_of_image_ids_is_over_prompts() -> None:
+    """Completions of one prompt are all text or all images: as draws of their own they make the error too small."""
+    result = evaluate(miniature(1), prompts=["a", "The", *TABLE_1])
+    share, found = metrics(result)["says/image_share"], items(result)
+    sums = [[sum(item[key] for item in found[at : at + 3]) for key in ("image_ids", "drawn")] for at in range(0, 12, 3)]
+    expected = ratio_of_sums(*zip(*sums, strict=True))
+    assert expected is not None
+    assert share["stderr"] == pytest.approx(expected.stderr)
+    assert (share["n"], share["groups"]) == (12, 4)
+    alone = metrics(evaluate(miniature(1), samples=0))["says/image_share"]
+    assert (alone["n"], alone["groups"], alone["grouped_by"]) == (2, None, None)
+
+
+def test_few_prompts_are_said_to_bear_no_comparison() -> None:
+    few, many = (
+        evaluate(FIRST, samples=0, max_tokens=2, prompts=prompts)["provenance"]["says"]["notes"]
+        for prompts in (list("abcdefg"), list("abcdefgh"))
+    )
+    assert few["errors"].endswith("those of 7 prompts bear no comparison; give 8 or more `prompts`")
+    assert "errors" not in many
+
+
+def test_measures_are_of_the_drawn_ids_and_errors_over_prompts() -> None:
+    """Two draws of one prompt are not two prompts, and what both have counts as repeated."""
+    prompts = ["a", "The", *TABLE_1]
+    end = items(evaluate(FIRST, prompts=prompts))[1]["ids"][5]
+    result = evaluate(FIRST, prompts=prompts, end_of_text=end)
+    by_prompt = [items(result)[first : first + 3] for first in range(0, 12, 3)]
+    expected: dict[str, list[float]] = {}
+    for greedy, *seeded in by_prompt:
+        for group, some in (("greedy", [greedy]), ("seeded", seeded)):
+            texts = [item["ids"][:-1] if item["ids"][-1] == end else item["ids"] for item in some]
+            repeated = [seq_rep(text, 4) for text in texts]
+            values = {
+                "seq_rep_4": [value for value in repeated if value is not None],
+                "length": [len(item["ids"]) for item in some],
+                "ended": [item["ids"][-1] == end for item in some],
+                "distinct_1": [distinct_n(texts, 1)],
+                "distinct_2": [distinct_n(texts, 2)],
+            }
+            for name, numbers in values.items():
+                if numbers and numbers != [None]:
+                    expected.setdefault(f"says/{group}_{name}", []).append(fmean(numbers))
+    assert 0 < fmean(expected["says/seeded_ended"]) < 1, "else this shows nothing"
+    for name, numbers in expected.items():
+        found = metrics(result)[name]
+        assert (found["value"], found["n"]) == (pytest.approx(fmean(numbers)), len(numbers)), name
+        same = share_stderr(sum(numbers), len(numbers)) if {*numbers} in ({0.0}, {1.0}) else None
+        assert found["stderr"] == pytest.approx(same or stdev(numbers) / math.sqrt(len(numbers))), name
+        assert found["items"] == [name.removeprefix("says/")]
+
+
+def test_only_the_bases_loss_depends_on_the_base() -> None:
+    """The other measures go on in their series when the run gets another base."""
+    one, other = (metrics(evaluate(miniature(1), base, max_tokens=4)) for base in (FIRST, miniature(2)))
+    moved = {name for name in one if one[name]["protocol"] != other[name]["protocol"]}
+    assert moved == {"says/same_as_base", "says/greedy_base_loss", "says/seeded_base_loss"}
+
+
+def test_an_items_protocol_is_all_that_drew_it_but_the_weights() -> None:
+    """Completions of two steps are compared where it is the same, whatever else was asked."""
+    plain, later, more, warm = (
+        {(item["prompt"], item["way"]): item["protocol"] for item in items(evaluate(*one, max_tokens=2, **parameters))}
+        for one, parameters in (
+            ((FIRST,), {}),
+            ((LAST, FIRST), {}),
+            ((FIRST,), {"prompts": ["A", *TABLE_1], "samples": 3}),
+            ((FIRST,), {"temperature": 0.5}),
+        )
+    )
+    assert later == plain
+    indices = [
+        {(item["prompt"], item["way"]): item["index"] for item in items(evaluate(FIRST, max_tokens=1, samples=samples))}
+        for samples in (1, 3)
+    ]
+    assert indices[0].items() <= indices[1].items(), "what is compared pairs by the index"
+    assert {key: more[key] for key in plain} == plain
+    assert {way for (prompt, way), one in plain.items() if warm[prompt, way] == one} == {"greedy"}
+    assert len(set(plain.values())) == 6
+
+
+@pytest.fixture(scope="module")
+def stories(shared: Path) -> Callable[..., CheckpointRef]:
+    """The real tiny model; as it is, or widened by images and trained on."""
+    folder = shared / "golden" / "stories260k_openlm"
+
+    def checkpoint(name: str = "stories260k_rotary", **text: Any) -> CheckpointRef:
+        widened = name.startswith("t2i")
+        path = folder / "forgetting" / f"{name}.pt" if widened else folder / f"{name}.pt"
+        config = folder / "forgetting" / "t2i_260k.json" if widened else folder / f"{name}.json"
+        layout = {"text": {"size": 512, "tokenizer": str(folder / "tokenizer.json"), **text}}
+        image = {"image": {"offset": 512, "size": 256}} if widened else {}
+        return CheckpointRef(str(path), model=json.loads(config.read_text()), layout={**layout, **image}, label=name)
+
+    return checkpoint
+
+
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
+    "big, red ball."
+)
+
+
+def test_a_real_model_tells_its_documented_story_and_its_widened_copy_the_same(
+    stories: Callable[..., CheckpointRef],
+) -> None:
+    """The base has a table of its own, without the rows of the images."""
+    parameters: dict[str, Any] = {"prompts": ["", "Lily and Tom"], "bos": 1, "samples": 0, "max_tokens": 60}
+    result = evaluate(stories("t2i_260k_step0"), stories(), **parameters)
+    assert items(result)[0]["text"].startswith(STORY)
+    assert metrics(result)["says/same_as_base"]["value"] == 1
+    moved_result = evaluate(stories("t2i_260k_replay_step25"), stories(), **parameters)
+    moved = items(moved_result)
+    assert [item["same_as_base"] for item in moved] == [0, 0]
+    assert moved[0]["ids"][:3] == moved[0]["base_ids"][:3], "it begins alike"
+    gone = evaluate(stories("t2i_260k_imgonly_step400"), stories(), **parameters)
+    assert items(gone)[0]["base"] == items(result)[0]["text"]
+    assert metrics(gone)["says/image_share"]["value"] > 0.9
+    assert metrics(moved_result)["says/greedy_base_loss"]["baseline"] == pytest.approx(math.log(512))
+    best, other = (metrics(one)["says/greedy_base_loss"]["value"] for one in (result, moved_result))
+    assert best < other, "what the base would have said itself is the likeliest to it"
+    assert metrics(gone)["says/same_as_base"]["value"] == 0
+
+
+def test_a_base_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    other = json.loads((ROOT / "tokenizer.json").read_text())
+    other["model"]["merges"].pop()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    base = miniature(0, tokenizer=str(tmp_path / "tokenizer.json"))
+    error = evaluate(LAST, base)["errors"]["says"]
+    assert error["code"] == "invalid_data"
+    assert error["message"].startswith("the base, run 'pretrained' epoch 0, has a tokenizer with sha256 ")
+    error = evaluate(LAST, miniature(0, tokenizer_sha256="0" * 64))["errors"]["says"]
+    assert error["message"].startswith(f"the base, run 'pretrained' epoch 0, has a tokenizer with sha256 {'0' * 64}")
+    wide = CheckpointRef(FIRST.path, layout={"text": {"size": 256}}, label="narrow")
+    assert "has 512 ids, the layout has 256 text rows" in evaluate(LAST, wide)["errors"]["says"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "message"),
+    [
+        ({"tokenizer": None}, {}, "task 'says' needs text, but there is no tokenizer; give the task's `tokenizer`"),
+        ({"tokenizer": "/nowhere.json"}, {}, "/nowhere.json"),
+        ({"tokenizer_sha256": "0" * 64}, {}, "give the tokenizer that the model was trained with"),
+        ({"size": 511}, {}, "has 512 ids, the layout has 511 text rows"),
+        ({}, {"bos": 512}, "bos is 512; the tokenizer "),
+        ({}, {"end_of_text": 512}, "end_of_text is 512; the tokenizer "),
+        ({}, {"prompts": ["a", ""]}, "prompt 2 is empty, and a model continues nothing without an id; give `bos`"),
+        ({}, {"max_tokens": 132}, "max_tokens is 132 of 132 tokens, which leaves no room for a prompt"),
+        ({}, {"max_tokens": 131, "bos": 1}, "max_tokens is 131 of 132 tokens, which leaves no room for a prompt"),
+    ],
+)
+def test_bad_input_is_named(text: dict[str, Any], parameters: dict[str, Any], message: str) -> None:
+    error = evaluate(miniature(0, **text), **parameters)["errors"]["says"]
+    assert error["code"] == "invalid_data"
+    assert message in error["message"]
+
+
+def test_what_changes_after_planning_is_noticed(tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer.json"
+    content = json.loads((ROOT / "tokenizer.json").read_text())
+    tokenizer.write_text(json.dumps(content))
+    task = parse_suite({"tasks": [{"kind": "completions", "tokenizer": str(tokenizer), "max_tokens": 2}]}, "t").tasks[0]
+
+    def run(stage: Any, base: CheckpointRef | None, *shards: Any) -> Any:
+        return run_shard(ShardRequest(task, stage, LAST, shards, base=base), lambda done: None)
+
+    [alone], [beside] = (run("plan", base).output["shards"] for base in (None, FIRST))
+    assert (alone["units"], beside["units"]) == (6, 12)
+    gone = run("run", None, beside).error
+    assert (gone.code, "the run has another base" in gone.message) == ("data_changed", True)
+    assert run("run", FIRST, alone).output["base"] is None, "a base that came later is for the next evaluation"
+    content["model"]["merges"].pop()
+    tokenizer.write_text(json.dumps(content))
+    assert run("run", None, alone).error.code == "data_changed"
+
+
+def test_progress_counts_both_sides() -> None:
+    seen: list[tuple[int, int]] = []
+    suite = parse_suite({"tasks": [{"kind": "completions", "max_tokens": 1}]}, "test")
+    run_suite(suite, LAST, lambda task, done, total, unit: seen.append((done, total)), FIRST)
+    assert seen == [(done, 12) for done in (2, 4, 6, 8, 10, 12)]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"prompts": []}, "prompts: tuple should have at least 1 item"),
+        ({"prompts": ["a", "b", "a"]}, "the prompt 'a' is given twice"),
+        ({"temperature": 0}, "seeded completions at temperature 0 are the greedy one; set samples to 0"),
+        ({"top_p": 2}, "top_p is 2.0"),
+        ({"seed": -1}, "seed: input should be greater than or equal to 0, found -1"),
+        ({"guidance_scale": 2}, "no key is named 'guidance_scale'"),
+    ],
+)
+def test_parameters_are_checked_when_the_suite_is_given(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidSuite, match=message):
+        parse_suite({"tasks": [{"kind": "completions", **parameters}]}, "test")

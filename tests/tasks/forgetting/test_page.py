@@ -1,0 +1,190 @@
+"""The page that a reader gets, from rows that are written out."""
+
+import csv
+import io
+import json
+from dataclasses import fields
+from typing import Any
+
+from benchmark_results import results, with_bits
+
+from evalsvc.files.artifacts import Artifact
+from evalsvc.tasks.forgetting.page import SHOWN, WIDTH, Flipped, Report
+from evalsvc.tasks.forgetting.retention import text_retained
+from evalsvc.tasks.forgetting.rows import Pairs, Row, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
+
+RIGHT, HALF = [1.0] * 40, [1.0, 0.0] * 20
+
+
+def flip(index: int, kind: str | None = "lost", within: str | None = "lost", **more: Any) -> dict[str, Any]:
+    answers = {"base": "yes", "checkpoint": "no", "base_within": "yes", "checkpoint_within": "no"}
+    asked = {"question": f"is it {index}?", "options": ["yes", "no"], "right": ["yes"]}
+    return {"benchmark": "a", "index": index, "flip": kind, "flip_within": within, **asked, **answers, **more}
+
+
+def report(*flipped: Flipped) -> Report:
+    base = with_bits(results(a=RIGHT, b=HALF), "a", [8.0] * 40, [8.0] * 40)
+    own = with_bits(
+        results(a=HALF, b=HALF, within={"a": RIGHT}), "a", [20.0 + n % 2 for n in range(40)], [8.0] * 40, 0.25
+    )
+    rows = benchmark_rows(own, base)
+    retained = text_retained("forgetting", rows, own, base, {})
+    pairs = Pairs([2.0, 4.0] * 5, [5.0 + number / 10 for number in range(10)], [1] * 10)
+    text = corrected([loss_row("text", "loss", "all", "nats/token", pairs)])
+    return Report(
+        "run 'a' step 0",
+        "run 'a' step 400",
+        [*rows, *text],
+        benchmark_parts(own, base),
+        recovered(own, base),
+        [(metric, retained.intervals.get(metric.name)) for metric in retained.metrics],
+        flipped=list(flipped),
+    )
+
+
+def artifacts(made: Report) -> dict[str, Artifact]:
+    return {artifact.name: artifact for artifact in made.artifacts()}
+
+
+def page(made: Report) -> list[str]:
+    return artifacts(made)["forgetting.txt"].content.decode().split("\n")
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_every_row_says_n_chance_and_error() -> None:
+    lines = page(report())
+    assert lines[:2] == ["base        run 'a' step 0", "checkpoint  run 'a' step 400"]
+    [row, *_] = [line for line in lines if line.startswith("a ")]
+    found = cells(row)
+    assert found == [
+        *(
+            "a",
+            "all",
+            "40",
+            ".250",
+            "1.000 ±.031",
+            ".500 ±.080",
+            "-.500 ±.080",
+            "[-.648, -.352]",
+            "20",
+            "0",
+            "4e-06",
+            "lost",
+        )
+    ]
+    assert "corrected by Holm's method over 2 benchmarks; the verdict is at p ≤ 0.05." in lines
+    left = next(line for line in lines if line.startswith("forgetting/text_retained "))
+    assert cells(left)[1:] == [".500 ±.090", "[.305, .669]"], "c was 1 and a third, and is a third of each"
+
+
+def test_one_line_says_whether_it_is_knowledge() -> None:
+    lines = page(report())
+    what = lines[lines.index("What is gone") :]
+    row = next(line for line in what if line.startswith("a "))
+    assert cells(row) == [
+        *("a", "answers: expectation of an image", "+1.250 ±.008", "+.000 ±.000", "+1.250 ±.008", ".000 → .250")
+    ]
+    other = next(line for line in what if line.startswith("b "))
+    assert "nothing that is seen" in other
+
+
+def test_what_is_not_shown_is_counted() -> None:
+    """A reader must not take the three that are shown, or the ten that are kept, for all there are."""
+    found = [*(flip(n) for n in range(20)), flip(20, "gained", None), flip(21, None, "gained")]
+    made = report(Flipped("a", found, 10))
+    lines = page(made)
+    start = lines.index("Flipped: a")
+    assert f"lost, over all ids: 20, of which the first {SHOWN}" in lines[start:]
+    assert "gained, over all ids: 1" in lines[start:]
+    assert "gained, with text ids only: 1" in lines[start:]
+    assert "flipped.jsonl has the first 10; 12 more are left out." in lines[start:]
+    assert sum("is it" in line for line in lines[start:]) == SHOWN + 2
+    artifact = artifacts(made)["flipped.jsonl"]
+    assert [json.loads(line) for line in artifact.content.decode().splitlines()] == found[:10]
+    assert artifact.details["left_out"] == {"a": 12}
+
+
+def test_without_flipped_questions_there_is_no_list() -> None:
+    assert set(artifacts(report(Flipped("a", [], 10)))) == {"forgetting.txt", "forgetting.csv"}
+
+
+def test_long_answers_are_shown_where_they_differ() -> None:
+    """PIQA's options are alike for hundreds of characters, and cut off at the end they looked the same."""
+    alike = "and then " * 40
+    left, right = alike + "left", alike + "right"
+    long = {"question": "why? " * 90, "right": [left], "base": left, "base_within": left, "checkpoint_within": left}
+    lines = page(report(Flipped("a", [flip(0, "lost", None, **long, checkpoint=right)], 5)))
+    shown = lines[lines.index("Flipped: a") + 3 :]
+    by_who = {line.split()[0]: line for line in shown if line.startswith("         ")}
+    assert by_who["right"].endswith("left")
+    assert by_who["checkpoint"].endswith("right")
+    assert by_who["…"].startswith("         … text ids  …"), "what is said with text ids only decides here"
+    assert max(map(len, shown)) <= WIDTH + 21
+
+
+def test_the_table_has_every_column_of_every_row() -> None:
+    made = report()
+    found = list(csv.DictReader(io.StringIO(artifacts(made)["forgetting.csv"].content.decode())))
+    assert list(found[0]) == [each.name for each in fields(Row)]
+    assert [(row["what"], row["metric"], row["scope"]) for row in found] == [row.key for row in made.rows]
+    assert [float(row["change"]) for row in found] == [row.change for row in made.rows]
+    assert found[-1]["chance"] == ""
+
+
+def test_half_a_character_stops_nothing() -> None:
+    """A dataset with a lone surrogate would have cost the whole task's numbers."""
+    made = report(Flipped("a", [flip(0, question="what is \ud83d?")], 5))
+    assert "what is ??" in artifacts(made)["flipped.jsonl"].content.decode()
+
+
+def test_a_text_alone_has_a_page() -> None:
+    made = report()
+    made.rows = made.rows[-1:]
+    lines = page(made)
+    assert "Right answers" not in lines
+    row = next(line for line in lines if line.startswith("loss "))
+    assert cells(row) == [
+        *(
+            "loss",
+            "all",
+            "10",
+            "3.000 ±.333",
+            "5.450 ±.096",
+            "+2.450 ±.330",
+            "[+1.703, +3.197]",
+            "10",
+            "0",
+            "4e-05",
+            "lost",
+        )
+    ]
+
+
+def test_what_is_too_few_is_said() -> None:
+    """No p-value, no interval and no verdict of seven questions or texts; the counts stay."""
+    made = report()
+    pairs = Pairs([1.0, 2.0, 3.0], [1.5, 2.6, 3.7], [1] * 3)
+    made.rows = [
+        *benchmark_rows(results(c=[0.0] * 7), results(c=[1.0] * 7)),
+        *corrected([loss_row("text", "loss", "all", "nats/token", pairs)]),
+    ]
+    lines = page(made)
+    assert cells(next(line for line in lines if line.startswith("loss ")))[-4:] == ["3", "0", "–", "too few"]
+    question = next(line for line in lines if line.startswith("c "))
+    assert cells(question)[-4:] == ["7", "0", "–", "too few"]
+    assert any("too few questions to tell: 7 of 8" in line for line in lines)
+    table = list(csv.DictReader(io.StringIO(artifacts(made)["forgetting.csv"].content.decode())))
+    assert {(row["p"], row["p_corrected"], row["change_low"], row["verdict"]) for row in table} == {
+        ("", "", "", "too few")
+    }
+
+
+def test_no_error_is_shown_as_zero() -> None:
+    """All of 10,000 answers right: the error is .0002, which three places would hide."""
+    made = report()
+    made.rows = benchmark_rows(results(c=[1.0] * 10_000), results(c=[1.0] * 10_000))
+    row = next(line for line in page(made) if line.startswith("c "))
+    assert cells(row)[4:6] == ["1.000 ±1e-04", "1.000 ±1e-04"]

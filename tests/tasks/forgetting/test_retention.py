@@ -1,0 +1,184 @@
+"""What is left of a base's abilities, from answers that are written out."""
+
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from benchmark_results import by_name, results
+
+from evalsvc.language.results import Results
+from evalsvc.metrics.paired import difference_of, interval_of_centred, item_numbers
+from evalsvc.metrics.shares import standard_error
+from evalsvc.spec.protocol import MetricValue
+from evalsvc.tasks.forgetting.base_comparison import Differences
+from evalsvc.tasks.forgetting.retention import RATIO, Retained, add_retention, centred, text_retained
+from evalsvc.tasks.forgetting.rows import benchmark_rows
+
+BASE = {"task": "forgetting", "base": "ab" * 32}
+
+
+def retained(own: Results, base: Results) -> Retained:
+    return text_retained("forgetting", benchmark_rows(own, base), own, base, BASE)
+
+
+def of_each(own: Results, base: Results) -> Differences:
+    differences = Differences("forgetting")
+    add_retention(differences, benchmark_rows(own, base), own, base, BASE)
+    return differences
+
+
+def rows_of(differences: Differences) -> list[dict[str, Any]]:
+    """The task's items that the metrics are made of."""
+    return [{"benchmark": "forgetting", "index": index, **row} for index, row in differences.numbers.items()]
+
+
+def check_items(metric: MetricValue, items: Sequence[Mapping[str, Any]]) -> None:
+    """A metric's items are of its value and error; else a paired error is that of another number."""
+    numbers = item_numbers(items, metric.name, metric.items)
+    [column] = numbers.columns
+    assert len(column) == metric.n
+    assert statistics.fmean(column) == pytest.approx(metric.value, abs=1e-6)
+    assert standard_error(column) == pytest.approx(metric.stderr, rel=1e-5)
+
+
+def test_every_benchmark_counts_as_retained() -> None:
+    """Also where the base is at chance: a choice by the same answers would take those where it was lucky."""
+    chances = {"hard": 0.25, "easy": 0.5, "open": 0.0}
+    base = results(chances, hard=[1, 0, 0, 0] * 5, easy=[1, 1, 1, 0] * 10, open=[1, 0] * 10)
+    own = results(chances, hard=[1, 1, 0, 0] * 5, easy=[1, 1, 0, 0] * 10, open=[1, 0, 1, 1] * 5)
+    found = retained(own, base)
+    assert (found.counted, found.at_chance) == (["hard", "easy", "open"], ["hard"])
+    metric = by_name(found.metrics)["forgetting/text_retained"]
+    assert metric.value == pytest.approx((0.25 / 0.75 + 0 + 0.75) / (0 + 0.5 + 0.5))
+    assert (metric.n, metric.unit, metric.direction, metric.baseline) == (80, "fraction", "higher", 0.0)
+    assert metric.protocol.content["members"].keys() == {"hard/acc", "easy/acc", "open/acc"}
+    assert (metric.protocol.content["base"], metric.protocol.content["estimator"]) == (BASE["base"], RATIO)
+    assert metric.items == ("forgetting/text_retained",)
+    check_items(metric, own.items)
+
+
+def test_an_unchanged_checkpoint_near_chance_has_forgotten_nothing() -> None:
+    """Thirty benchmarks of 50 questions at .30 where chance is .25: those that luck has put above seem to lose some."""
+    rng, found, chosen = random.Random(1), [], []
+    for _ in range(20):
+        base = {str(name): [float(rng.random() < 0.3) for _ in range(50)] for name in range(30)}
+        own = {
+            name: [right if rng.random() < 0.8 else float(rng.random() < 0.3) for right in answers]
+            for name, answers in base.items()
+        }
+        after, before = results(within=False, **own), results(within=False, **base)
+        rows = benchmark_rows(after, before)
+        found += [metric.value for metric in text_retained("forgetting", rows, after, before, BASE).metrics]
+        chosen += [row.retained for row in rows if row.retained is not None]
+    errors = [standard_error(values) or 0 for values in (found, chosen)]
+    assert abs(statistics.fmean(found) - 1) < 2 * errors[0] + 0.02
+    assert statistics.fmean(chosen) + 3 * errors[1] < 1
+
+
+def test_two_checkpoints_are_compared_by_what_each_question_adds() -> None:
+    """Of values of one base most of what makes a question hard cancels, and so does the base."""
+    rng = random.Random(2)
+    base = {name: [float(rng.random() < 0.7) for _ in range(300)] for name in "ab"}
+    sides = []
+    for kept in (0.95, 0.9):
+        rng.seed(3)
+        sides.append(results(**{name: [each * float(rng.random() < kept) for each in base[name]] for name in "ab"}))
+    metrics = [by_name(retained(own, results(**base)).metrics)["forgetting/text_retained"] for own in sides]
+    numbers = [item_numbers(own.items, m.name, m.items) for own, m in zip(sides, metrics, strict=True)]
+    paired = difference_of(*numbers)
+    assert paired is not None
+    assert paired.stderr is not None
+    assert paired.value == pytest.approx(metrics[1].value - metrics[0].value, abs=1e-6)
+    assert paired.stderr < 0.8 * math.hypot(*(metric.stderr or 0 for metric in metrics))
+
+
+def test_the_same_answers_leave_an_error() -> None:
+    """Forty questions answered alike do not say that no question is answered otherwise."""
+    same = results(a=[1.0] * 30 + [0.0] * 10)
+    found = retained(same, same)
+    [metric, _] = found.metrics
+    interval = found.intervals[metric.name]
+    row = benchmark_rows(same, same)[0]
+    assert (metric.value, row.retained) == (1, 1)
+    assert metric.stderr == pytest.approx(row.retained_stderr)
+    assert row.retained_stderr == pytest.approx((row.change_stderr or 0) / 0.5)
+    assert 0.8 < interval.low < 1 < interval.high < 1.2
+
+
+def test_nothing_above_chance_gives_no_headline() -> None:
+    found = retained(results(a=[1, 0, 0, 1]), results(a=[1, 0, 0, 0]))
+    assert (found.metrics, found.counted, found.at_chance) == ([], ["a"], ["a"])
+
+
+def test_a_base_that_is_all_text_is_the_same_within_text() -> None:
+    """The language model before it was widened has one softmax, which is both."""
+    found = retained(results(a=[1, 1, 0, 1]), results(a=[1] * 4, within=False))
+    assert not found.intervals, "four questions are too few"
+    assert by_name(found.metrics)["forgetting/text_retained_within"].value == pytest.approx((0.75 - 0.25) / 0.75)
+
+
+def test_a_series_goes_on_where_the_table_says_what_the_options_say() -> None:
+    """The table came later: a history of benchmarks whose chance it does not change must not break."""
+    base, own = results(arc_easy=[1, 1, 1, 0] * 9, mine=[1, 1] * 9), results(arc_easy=[1, 1, 0, 0] * 9, mine=[1, 0] * 9)
+    [metric, _] = retained(own, base).metrics
+    members = {f"{name}/acc": by_name(own.metrics)[f"{name}/acc"].protocol.id for name in ("arc_easy", "mine")}
+    assert metric.protocol.content == {**BASE, "members": members, "estimator": RATIO, "above_chance": 2.0}
+
+
+def test_a_base_that_always_says_yes_has_nothing_to_lose() -> None:
+    """BoolQ's .62 is far above ½ and knows nothing; the version of the table that says so is in the protocol."""
+    chances = {"boolq": 0.5}
+    yes, knows = [1.0] * 62 + [0.0] * 38, [1.0] * 90 + [0.0] * 10
+    assert retained(results(chances, boolq=yes), results(chances, boolq=yes)).at_chance == ["boolq"]
+    metric = by_name(retained(results(chances, boolq=yes), results(chances, boolq=knows)).metrics)
+    assert metric["forgetting/text_retained"].value == pytest.approx(0)
+    assert metric["forgetting/text_retained"].protocol.content["chance"] == {"boolq": {"value": 0.62, "table": 1}}
+
+
+def test_of_each_benchmark_what_was_lost_gained_and_retained() -> None:
+    own = results(a=[1, 1, 0, 0, 1, 0] * 4, b=[1, 0, 0, 0] * 4)
+    base = results(a=[1, 1, 1, 1, 0, 0] * 4, b=[0, 1, 0, 0] * 4)
+    differences = of_each(own, base)
+    found = by_name(differences.metrics)
+    for metric in found.values():
+        check_items(metric, rows_of(differences))
+    lost, gained, left = (found[f"forgetting/a_{name}"] for name in ("lost", "gained", "retained"))
+    assert (lost.value, gained.value) == pytest.approx((2 / 6, 1 / 6))
+    assert lost.stderr == pytest.approx((2 / 6 * 4 / 6 / 23) ** 0.5)
+    assert (lost.direction, gained.direction, left.direction, left.baseline) == ("lower", "higher", "higher", 0.0)
+    assert left.value == pytest.approx((0.5 - 0.25) / (4 / 6 - 0.25))
+    assert left.protocol.content == {"benchmark": "a", **BASE, "chance": {"value": 0.25, "table": None}}
+    assert lost.protocol.content == {"benchmark": "a", **BASE}
+    assert "forgetting/b_retained" not in found, "of chance nothing can be retained"
+    assert {name for name in found if name.endswith("_within")} == {
+        *(f"forgetting/a_{name}_within" for name in ("lost", "gained", "retained")),
+        *(f"forgetting/b_{name}_within" for name in ("lost", "gained")),
+    }
+
+
+def test_the_centred_mean_needs_no_base() -> None:
+    """Runs with different bases are compared by it, so the base must not be in its protocol."""
+    chances = {"boolq": 0.5, "lambada_openai": 0.0}
+    own = results(chances, boolq=[1.0] * 8 + [0.0] * 2, lambada_openai=[1.0, 0.0] * 5)
+    base = results(chances, boolq=[1.0] * 10, lambada_openai=[1.0] * 10)
+    found = by_name(list(centred("forgetting", benchmark_rows(own, base), own, {"task": "forgetting"})))
+    metric = found["forgetting/centred"]
+    check_items(metric, own.items)
+    assert metric.value == pytest.approx(((0.8 - 0.62) / 0.38 + 0.5) / 2)
+    errors = [by_name(own.metrics)[f"{name}/acc"].stderr or 0 for name in ("boolq", "lambada_openai")]
+    assert metric.stderr == pytest.approx(((errors[0] / 0.38) ** 2 + errors[1] ** 2) ** 0.5 / 2)
+    assert metric.protocol.content.keys() == {"task", "members", "chance"}
+    assert metric.protocol.content["chance"]["boolq"] == {"value": 0.62, "table": 1}
+    assert metric.n == 20
+
+
+def test_the_headline_of_one_benchmark_has_that_ones_interval() -> None:
+    base, own = [1, 1, 1, 0] * 10, [1, 1, 0, 0] * 10
+    found = retained(results(a=own), results(a=base))
+    expected = interval_of_centred(base, own, 0.25)
+    assert expected is not None
+    got = found.intervals["forgetting/text_retained"]
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high))

@@ -1,0 +1,584 @@
+"""What a checkpoint has forgotten: the bundled run, and stories260K that was trained on images."""
+
+import csv
+import io
+import json
+import random
+import shutil
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_files import questions, write_benchmark
+from metric_items import value_of_items
+from pydantic import ValidationError
+
+from evalsvc.checkpoints.reference import CheckpointRef, hash_files
+from evalsvc.compare.result import Measured, Result, distance
+from evalsvc.messages import ShardError, ShardRequest
+from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.suite import parse_suite
+from evalsvc.tasks.forgetting.rows import Pairs, Row, corrected, loss_row
+from evalsvc.tasks.forgetting.spec import Forgetting
+from evalsvc.tasks.language.kept_answers import FOLDER, find_answers, keep_answers
+from evalsvc.worker.shard import run_shard, run_suite
+
+LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+TEXT = str(ROOT / "heldout_text.jsonl")
+
+
+def miniature(epoch: int, label: str = "", **text: Any) -> CheckpointRef:
+    path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
+    layout = {**LAYOUT, "text": {**LAYOUT["text"], **text}}
+    return CheckpointRef(str(path), layout=layout, label=label or f"run 'pretrained' epoch {epoch}")
+
+
+FIRST, SECOND, LAST = miniature(0), miniature(1), miniature(5)
+
+
+@pytest.fixture(autouse=True)
+def data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def benchmarks(tmp_path: Path) -> dict[str, Any]:
+    """Two benchmarks of a few questions each."""
+    folder = tmp_path / "benchmarks"
+    write_benchmark(folder, "sums", questions(12), fewshot_split="test")
+    write_benchmark(folder, "more", questions(7, first=20), fewshot_split="test")
+    return {"benchmarks": ["sums", "more"], "include_path": [str(folder)]}
+
+
+def evaluate(
+    checkpoint: CheckpointRef, base: CheckpointRef | None, kind: str = "forgetting", **parameters: Any
+) -> dict[str, Any]:
+    suite = parse_suite({"tasks": [{"kind": kind, "name": "forgetting", **parameters}]}, "test")
+    return run_suite(suite, checkpoint, lambda task, done, total, unit: None, base)
+
+
+def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    assert result["errors"] == {}
+    found = {metric["name"]: metric for metric in result["metrics"]}
+    assert len(found) == len(result["metrics"])
+    return found
+
+
+def notes(result: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = result["provenance"]["forgetting"]["notes"]
+    return found
+
+
+def artifacts(result: Mapping[str, Any]) -> dict[str, bytes]:
+    return {artifact["name"]: artifact["content"] for artifact in result["artifacts"]["forgetting"]}
+
+
+def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(artifacts(result)["forgetting.csv"].decode())))
+
+
+def error(result: Mapping[str, Any]) -> str:
+    found: dict[str, str] = result["errors"]["forgetting"]
+    return f"{found['code']}: {found['message']}"
+
+
+def request(stage: Any, checkpoint: CheckpointRef, base: CheckpointRef, *shards: Any, **parameters: Any) -> Any:
+    """One stage of the task as a worker does it: its output, or its error."""
+    [task] = parse_suite({"tasks": [{"kind": "forgetting", **parameters}]}, "test").tasks
+    done = run_shard(ShardRequest(task, stage, checkpoint, shards, base=base), lambda units: None)
+    return done.output if done.error is None else done.error
+
+
+def test_english_is_forgotten(benchmarks: dict[str, Any]) -> None:
+    """Every metric is there, is made of the items it names, and says English has gone."""
+    found = evaluate(LAST, FIRST, text=TEXT, text_limit=20, icl_positions=(5, 60), icl=True, **benchmarks)
+    by_name = metrics(found)
+    text = ["loss", "loss_within", "loss_change", "loss_within_change", "kl", "kl_within", "top1_agreement"]
+    for name in (*text, "image_mass", "icl_loss", "icl_loss_change", "sums_acc_change", "sums_icl", "more_icl_within"):
+        assert f"forgetting/{name}" in by_name
+    for name in ("sums/acc", "more/bits_per_byte_within", "sums/image_mass"):
+        assert name in by_name
+    for metric in by_name.values():
+        if metric["items"]:
+            tolerance = 1e-6 if "/" in metric["items"][0] or metric["name"].endswith("retained") else 1e-12
+            found_value = value_of_items(metric, found["items"]["forgetting"])
+            assert metric["value"] == pytest.approx(found_value, abs=tolerance), metric["name"]
+    assert [by_name[f"forgetting/{name}"]["direction"] for name in ("kl", "top1_agreement", "image_mass")] == [
+        "lower",
+        "higher",
+        "none",
+    ]
+    assert by_name["forgetting/kl"]["value"] > by_name["forgetting/kl_within"]["value"] > 1
+    assert by_name["forgetting/top1_agreement"]["value"] < 0.2
+    change = by_name["forgetting/loss_change"]
+    assert change["value"] > 20 * change["stderr"] > 0
+    assert by_name["forgetting/loss"]["value"] > by_name["forgetting/loss_within"]["value"]
+    assert by_name["forgetting/sums_bits_per_byte_change"]["direction"] == "lower"
+    assert notes(found)["texts"] == 20
+    assert notes(found)["base_sha256"] == hash_files(Path(FIRST.path))
+    counted = notes(found)["text_retained"]
+    assert set(counted["counted"]) == {"sums", "more"} >= set(counted["at_chance"])
+
+
+def test_losses_are_those_of_the_loss_task() -> None:
+    """Two tasks that disagree about the loss of the same text would both be doubted."""
+    compared = metrics(evaluate(SECOND, FIRST, text=TEXT, text_limit=8))
+    alone = metrics(evaluate(SECOND, None, "loss", data=TEXT, limit=8))
+    for name, same in (("loss", "text"), ("loss_within", "text_within"), ("image_mass", "image_mass")):
+        one, other = compared[f"forgetting/{name}"], alone[f"forgetting/{same}"]
+        for key in ("unit", "direction", "baseline", "n"):
+            assert one[key] == other[key]
+        assert [one["value"], one["stderr"]] == pytest.approx([other["value"], other["stderr"]], rel=1e-6)
+
+
+def test_benchmarks_are_in_the_series_of_the_language_task(benchmarks: dict[str, Any]) -> None:
+    """The history of `sums/acc` must not break where a suite goes over to `forgetting`."""
+    compared = metrics(evaluate(SECOND, FIRST, **benchmarks))
+    alone = metrics(evaluate(SECOND, None, "language", **benchmarks))
+    assert {name: metric for name, metric in compared.items() if not name.startswith("forgetting/")} == alone
+
+
+def test_all_that_is_left_pairs_with_another_checkpoint(benchmarks: dict[str, Any]) -> None:
+    """Metrics that compare with the base would otherwise be compared by errors that leave out what both share."""
+    given = {"text": TEXT, "text_limit": 12, "icl_positions": (5, 60), "icl": True, **benchmarks}
+    results = [evaluate(checkpoint, FIRST, **given) for checkpoint in (SECOND, LAST)]
+    sides = [Result(name, result) for result, name in zip(results, "ab", strict=True)]
+    found = {}
+    for name, metric in metrics(results[0]).items():
+        if name in metrics(results[1]):
+            other = metrics(results[1])[name]
+            a, b = (Measured(each, side) for each, side in zip((metric, other), sides, strict=True))
+            found[name] = distance(a, b)
+    for name in (
+        "kl",
+        "top1_agreement",
+        "centred",
+        "sums_lost",
+        "more_gained_within",
+        "sums_acc_change",
+    ):
+        assert f"forgetting/{name}" in found, name
+    assert {name for name, each in found.items() if each.basis != "paired"} == set()
+
+
+def test_the_base_beside_itself_has_forgotten_nothing(benchmarks: dict[str, Any], tmp_path: Path) -> None:
+    """Exactly nothing: the first point of a curve of differences is 0, not rounding. A copy is the same checkpoint."""
+    run = shutil.copytree(ROOT / "runs" / "pretrained", tmp_path / "run")
+    same = CheckpointRef(str(run / "checkpoints" / "epoch_0.pt"), layout=FIRST.layout, label="copy")
+    by_name = metrics(evaluate(same, FIRST, text=TEXT, text_limit=4, icl_positions=(2, 9), **benchmarks))
+    for name, metric in by_name.items():
+        if name.endswith("_change") or "/kl" in name:
+            # Answers that are all alike leave the error of a share, numbers none.
+            assert (metric["value"], metric["stderr"] == 0) == (0, metric["unit"] != "fraction"), name
+    assert by_name["forgetting/top1_agreement"]["value"] == 1
+    plan = request("plan", same, FIRST, **benchmarks)
+    assert {shard["part"] for shard in plan["shards"]} == {"checkpoint"}
+
+
+def test_what_is_left_to_be_read(benchmarks: dict[str, Any]) -> None:
+    """The page, the table and the flipped questions are of the same answers as the metrics."""
+    found = evaluate(
+        LAST, FIRST, benchmarks=["cloze"], include_path=[str(ROOT)], sample=60, flipped=4, text=TEXT, text_limit=8
+    )
+    by_name, left = metrics(found), artifacts(found)
+    assert set(left) == {"forgetting.txt", "forgetting.csv", "flipped.jsonl"}
+    rows = {
+        (row["what"], row["metric"], row["scope"]): row
+        for row in csv.DictReader(io.StringIO(left["forgetting.csv"].decode()))
+    }
+    assert len(rows) == 6
+    for end, scope in (("", "all"), ("_within", "text")):
+        row = rows["cloze", "acc", scope]
+        assert (row["n"], row["verdict"], row["chance"]) == ("60", "lost", "0.25")
+        for metric, column in (("retained", "retained"), ("lost", "lost"), ("gained", "gained")):
+            scale = 60 if metric != "retained" else 1
+            assert by_name[f"forgetting/cloze_{metric}{end}"]["value"] == pytest.approx(float(row[column]) / scale)
+        change = by_name[f"forgetting/cloze_acc{end}_change"]
+        assert [change["value"], change["stderr"]] == pytest.approx([float(row["change"]), float(row["change_stderr"])])
+        bits = by_name[f"forgetting/cloze_bits_per_byte{end}_change"]
+        found_bits = rows["cloze", "bits_per_byte", scope]
+        assert [bits["value"], bits["stderr"]] == pytest.approx(
+            [float(found_bits["change"]), float(found_bits["change_stderr"])]
+        )
+        loss = by_name[f"forgetting/loss{end}_change"]
+        assert loss["value"] == pytest.approx(float(rows["text", "loss", scope]["change"]))
+    accuracy = by_name["cloze/acc"]["value"]
+    assert by_name["forgetting/centred"]["value"] == pytest.approx((accuracy - 0.25) / 0.75)
+    flipped = [json.loads(line) for line in left["flipped.jsonl"].splitlines()]
+    assert len(flipped) == 4
+    items = {item["index"]: item for item in found["items"]["forgetting"] if item["benchmark"] == "cloze"}
+    for flip in flipped:
+        assert (flip["checkpoint"] in flip["right"]) == bool(items[flip["index"]]["acc"])
+        assert (flip["checkpoint_within"] in flip["right"]) == bool(items[flip["index"]]["acc_within"])
+    page = left["forgetting.txt"].decode()
+    assert page.startswith("base        run 'pretrained' epoch 0\ncheckpoint  run 'pretrained' epoch 5\n")
+    assert "knowledge" in page
+    assert flipped[0]["right"][0] in page
+
+
+def test_shards_and_batches_move_nothing(benchmarks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"text": TEXT, "text_limit": 9, "icl_positions": (5, 60), "icl": ["more"], **benchmarks}
+    whole = evaluate(SECOND, FIRST, **given)
+    monkeypatch.setenv("EVALSVC_BATCH_TOKENS", "300")
+    cut = evaluate(SECOND, FIRST, **given, shard_size=5, text_shards=4)
+    for name, metric in metrics(cut).items():
+        same = metrics(whole)[name]
+        assert metric == {**same, "value": pytest.approx(same["value"], abs=1e-5), "stderr": metric["stderr"]}
+    keys = [(item["benchmark"], item["index"]) for item in whole["items"]["forgetting"]]
+    assert keys == [(item["benchmark"], item["index"]) for item in cut["items"]["forgetting"]]
+    assert keys == [
+        *(("sums", index) for index in range(12)),
+        *(("more", index) for index in range(7)),
+        *(("forgetting", index) for index in range(12)),
+    ]
+
+
+def test_icl_is_five_fixed_shots_less_none(benchmarks: dict[str, Any]) -> None:
+    """Also where the benchmark itself is asked at other shots."""
+    found = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=2, **benchmarks))
+    few, zero = (
+        metrics(evaluate(FIRST, None, "language", num_fewshot=shots, fewshot="first", **benchmarks)) for shots in (5, 0)
+    )
+    difference = few["sums/acc"]["value"] - zero["sums/acc"]["value"]
+    assert found["forgetting/sums_icl"]["value"] == pytest.approx(difference, abs=1e-12)
+    assert "forgetting/more_icl" not in found
+    again = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=0, **benchmarks))
+    assert again["forgetting/sums_icl"]["value"] == found["forgetting/sums_icl"]["value"]
+    sampled = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=2, sample=7, **benchmarks))
+    assert sampled["forgetting/sums_icl"]["n"] == 7, "at any number of shots the same documents are drawn"
+
+
+def test_texts_that_are_too_short_say_nothing_about_late_tokens() -> None:
+    found = evaluate(SECOND, FIRST, text=TEXT, text_limit=3)
+    assert "forgetting/icl_loss" not in metrics(found)
+    assert notes(found)["icl_loss"] == "none of the texts has 500 tokens"
+
+
+def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) -> None:
+    """They are the same for every checkpoint of a run, and half of the work."""
+    plan = request("plan", SECOND, FIRST, **benchmarks)
+    [shard] = [shard for shard in plan["shards"] if shard["part"] == "base"]
+    answers = request("run", SECOND, FIRST, shard, **benchmarks)
+    folder = data_dir / "statistics"
+    [file] = (folder / FOLDER).rglob("*.json")
+    content = json.loads(file.read_bytes().partition(b"\n")[2])
+    assert len(content["answers"]) == len(answers["answers"])
+    # Whoever finds them does not compute them: what was put there comes back, also for another checkpoint.
+    keep_answers(folder, content["key"], dict.fromkeys(content["answers"], "kept"))
+    assert set(request("run", LAST, FIRST, shard, **benchmarks)["answers"]) == {"kept"}
+    file.write_bytes(file.read_bytes()[:-1])
+    assert request("run", LAST, FIRST, shard, **benchmarks) == answers
+    assert find_answers(folder, content["key"]) == content["answers"]
+    # Another base, or another way to run it, is another folder.
+    other = request("plan", LAST, SECOND, **benchmarks)["shards"]
+    request("run", LAST, SECOND, next(shard for shard in other if shard["part"] == "base"), **benchmarks)
+    request("run", LAST, FIRST, shard, dtype="bfloat16", **benchmarks)
+    assert len(list((folder / FOLDER).iterdir())) == 3
+
+
+def test_no_task_asks_again_what_another_has_asked(benchmarks: dict[str, Any], data_dir: Path) -> None:
+    """Other suites, other shards: what is found is what would be computed, but for rounding, and to the last bit where
+    the batches are the same."""
+    given = {"icl": ["sums"], **benchmarks}
+    alone = evaluate(SECOND, FIRST, **given)
+    again = evaluate(SECOND, FIRST, **given)
+    assert (again["items"], again["metrics"]) == (alone["items"], alone["metrics"])
+    shutil.rmtree(data_dir)
+    evaluate(FIRST, None, "language", **{**benchmarks, "benchmarks": ["more"]})
+    evaluate(SECOND, None, "language", **benchmarks, shard_size=5)
+    mixed = evaluate(SECOND, FIRST, **given)
+    for name, metric in metrics(alone).items():
+        assert metrics(mixed)[name]["value"] == pytest.approx(metric["value"], rel=1e-5, abs=1e-6)
+    sums, more = 3 * 12, 3 * 7
+    assert reused(alone) == [0, 0, 0]
+    assert reused(again) == [sums + more, sums + more, sums]
+    assert reused(mixed) == [sums + more, more, 0], "the checkpoint's, the base's of one benchmark, none of five shots"
+
+
+def reused(result: Mapping[str, Any]) -> list[int]:
+    return [shard["answers_reused"] for shard in result["provenance"]["forgetting"]["shards"]]
+
+
+def test_a_run_without_a_base_is_told_how_to_get_one() -> None:
+    message = error(evaluate(SECOND, None, text=TEXT))
+    assert message.startswith("invalid_request: task 'forgetting' compares a checkpoint with the run's base")
+    assert "step 0" in message
+    assert "PUT /v1/runs/{run}/base" in message
+    assert "--base" in message
+
+
+@pytest.mark.parametrize("part", ["text", "base"])
+def test_a_base_that_became_another_is_noticed(benchmarks: dict[str, Any], part: str) -> None:
+    """Half of the shards against one base and half against another would be a number of neither."""
+    given = {"text": TEXT, "text_limit": 3, **benchmarks}
+    plan = request("plan", SECOND, FIRST, **given)
+    shard = next(shard for shard in plan["shards"] if shard["part"] == part)
+    found = request("run", SECOND, LAST, shard, **given)
+    assert isinstance(found, ShardError)
+    assert found.code == "data_changed"
+    assert "the base, run 'pretrained' epoch 5, is another file than when this evaluation was planned" in found.message
+
+
+def test_text_that_became_another_is_noticed(tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text_ids": [1, 2, 3]}\n')
+    [shard] = request("plan", SECOND, FIRST, text=str(text))["shards"]
+    text.write_text('{"text_ids": [1, 2, 4]}\n')
+    found = request("run", SECOND, FIRST, shard, text=str(text))
+    assert (found.code, "has changed since this evaluation was planned" in found.message) == ("data_changed", True)
+
+
+def test_a_base_with_another_tokenizer_is_refused(benchmarks: dict[str, Any], tmp_path: Path) -> None:
+    """Its ids are other words: every number would be there, and nonsense."""
+    given = {"text": TEXT, "text_limit": 2}
+    other = tmp_path / "tokenizer.json"
+    other.write_text((ROOT / "tokenizer.json").read_text() + "\n")
+    message = error(evaluate(SECOND, miniature(0, "x", tokenizer=str(other)), **given))
+    assert message.startswith("invalid_data: the base, x, has a tokenizer with sha256 ")
+    assert message.endswith("name a base with the checkpoint's tokenizer")
+    # Of another size: padding, as far as the tokenizer says so.
+    short = {"rows": 583, "text": {"size": 500}, "image": {"offset": 512, "size": 64}}
+    unknown = miniature(1, tokenizer=None)
+    message = error(evaluate(unknown, CheckpointRef(FIRST.path, layout=short, label="y"), **given))
+    assert "the base, y, has 500 text rows, the checkpoint has 512, and nothing says whether that is padding" in message
+    message = error(evaluate(SECOND, CheckpointRef(FIRST.path, layout=short, label="y"), **given, **benchmarks))
+    assert "the base, y, has other text: the tokenizer" in message
+
+
+def test_a_base_before_it_was_widened_is_compared_by_its_text(tmp_path: Path) -> None:
+    """The rows behind the tokenizer's ids are padding to it, and the template's tokens are no part of its text."""
+    padded = CheckpointRef(FIRST.path, layout={"text": {"size": 583}}, label="all text")
+    found = metrics(evaluate(SECOND, padded, text=TEXT, text_limit=4))
+    assert found["forgetting/kl"]["value"] > found["forgetting/kl_within"]["value"] > 0
+    assert (
+        "base_layout"
+        in evaluate(SECOND, padded, text=TEXT, text_limit=4)["protocols"][found["forgetting/loss"]["protocol"]]
+    )
+
+
+def test_equal_texts_are_one_group(tmp_path: Path) -> None:
+    """Ten texts given twice say no more than ten: error, interval and p-value are those of ten."""
+    lines = Path(TEXT).read_text().splitlines()[:10]
+    files = {name: tmp_path / name for name in ("once.jsonl", "twice.jsonl")}
+    files["once.jsonl"].write_text("\n".join(lines))
+    files["twice.jsonl"].write_text("\n".join(lines * 2))
+    once, twice = (evaluate(SECOND, FIRST, text=str(file), text_shards=3) for file in files.values())
+    for name, metric in metrics(once).items():
+        other = metrics(twice)[name]
+        assert (other["n"], other["groups"], other["grouped_by"]) == (2 * metric["n"], metric["n"], "text_group"), name
+        assert [other["value"], other["stderr"]] == pytest.approx([metric["value"], metric["stderr"]], rel=1e-5), name
+        assert (metric["groups"], metric["grouped_by"]) == (None, None)
+        assert twice["protocols"][other["protocol"]]["groups"] == 10
+        assert "groups" not in once["protocols"][metric["protocol"]]
+    row, same = table_rows(twice)[0], table_rows(once)[0]
+    for key in ("change_stderr", "change_low", "change_high", "p"):
+        assert float(row[key]) == pytest.approx(float(same[key]), rel=1e-4), key
+
+
+def test_windows_of_one_document_are_one_group(tmp_path: Path) -> None:
+    """Twelve windows of seven documents have the error of seven, and no verdict."""
+    text = tmp_path / "windows.jsonl"
+    lines = [json.loads(line) for line in Path(TEXT).read_text().splitlines()[:12]]
+    named = [{**line, "document": index % 7} for index, line in enumerate(lines)]
+    text.write_text("\n".join(map(json.dumps, named)))
+    found = evaluate(SECOND, FIRST, text=str(text))
+    change = metrics(found)["forgetting/loss_change"]
+    assert (change["n"], change["groups"]) == (12, 7)
+    items = [item for item in found["items"]["forgetting"] if "tokens" in item]
+    assert [item["text_group"] for item in items] == [index % 7 for index in range(12)]
+    expected = ratio_of_sums(
+        [item["nll_change"] for item in items],
+        [item["tokens"] for item in items],
+        [line["document"] for line in named],
+    )
+    assert expected is not None
+    assert change["stderr"] == pytest.approx(expected.stderr)
+    assert {row["verdict"] for row in table_rows(found)} == {"too few"}
+
+
+def test_pairs_are_no_text(tmp_path: Path) -> None:
+    message = error(evaluate(SECOND, FIRST, text=str(ROOT / "heldout_pairs.jsonl")))
+    assert "heldout_pairs.jsonl, line 1 has image codes; `text` is text alone" in message
+
+
+def test_a_task_must_not_have_the_name_of_a_benchmark(benchmarks: dict[str, Any]) -> None:
+    found = request("plan", SECOND, FIRST, name="sums", **benchmarks)
+    assert (found.code, "has the name of a benchmark" in found.message) == ("invalid_suite", True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "neither `benchmarks` nor `text` is given"),
+        ({"benchmarks": ["a"], "text_limit": 3}, "`text_limit` is given without `text`"),
+        ({"text": "/a", "icl_positions": [500, 50]}, "the earlier one first"),
+        ({"benchmarks": ["a"], "icl": ["b"]}, "icl: 'b' is not one of `benchmarks`, which are a"),
+        ({"text": "/a", "icl": True}, "icl: there are no `benchmarks`"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_suite(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Forgetting(name="x", **parameters)
+
+
+# a real model that was trained on images, with and without replay of its text
+
+
+STORIES = {
+    "step0": (1.1693, 1.1693, 0, 1.0000, 0.0000),
+    "imgonly_step25": (7.4993, 6.9397, 6.3187, 0.0449, 0.4257),
+    "imgonly_step400": (13.0095, 7.9932, 11.8360, 0.0003, 0.9911),
+    "replay_step25": (1.2512, 1.2512, 0.0809, 0.8734, 0.0000),
+}
+"""The table in the README beside the checkpoints: loss, loss within text, KL, agreement, mass on image ids."""
+
+
+def stories(shared: Path, name: str) -> CheckpointRef:
+    folder = shared / "golden" / "stories260k_openlm"
+    layout = {
+        "text": {"size": 512, "tokenizer": str(folder / "tokenizer.json")},
+        "image": {"offset": 512, "size": 256},
+    }
+    config = json.loads((folder / "forgetting" / "t2i_260k.json").read_text())
+    path = folder / "forgetting" / f"t2i_260k_{name}.pt"
+    return CheckpointRef(str(path), layout=layout, model=config, label=name)
+
+
+@pytest.fixture(scope="module")
+def table(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """By checkpoint: what forgetting says of 24 stories against step 0, and the losses of 48 pairs."""
+    folder = shared / "golden" / "stories260k_openlm" / "forgetting"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALSVC_THREADS", "1")
+        patch.setenv("EVALSVC_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        return {
+            name: (
+                evaluate(stories(shared, name), stories(shared, "step0"), text=str(folder / "heldout_stories.jsonl")),
+                evaluate(stories(shared, name), None, "loss", data=str(folder / "heldout_pairs.jsonl")),
+            )
+            for name in STORIES
+        }
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_table_of_the_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]], name: str) -> None:
+    """An independent computation of the same numbers."""
+    found = metrics(table[name][0])
+    names = ("loss", "loss_within", "kl", "top1_agreement", "image_mass")
+    values = [found[f"forgetting/{metric}"]["value"] for metric in names]
+    assert values == pytest.approx(STORIES[name], abs=1e-3)
+    base = STORIES["step0"]
+    assert found["forgetting/loss_change"]["value"] == pytest.approx(STORIES[name][0] - base[0], abs=1e-3)
+
+
+STUDENT = 2.069
+"""Quantile of Student's distribution for 24 stories, a little more than the normal one."""
+
+
+def test_which_differences_are_real_at_24_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """All of them, also the drift that replay leaves, of .08 nats: every story is worse, and the error is .006."""
+    for name in ("imgonly_step25", "imgonly_step400", "replay_step25"):
+        rows = table_rows(table[name][0])
+        assert [(row["what"], row["scope"], row["verdict"]) for row in rows] == [
+            ("text", "all", "lost"),
+            ("text", "text", "lost"),
+        ]
+        for row in rows:
+            assert (row["n"], row["lost"], row["gained"]) == ("24", "24", "0")
+            assert 0 < float(row["p"]) < 2**-23
+            assert float(row["change"]) > 5 * STUDENT * float(row["change_stderr"])
+        kl = metrics(table[name][0])["forgetting/kl"]
+        assert kl["value"] > 10 * kl["stderr"]
+    [row, *_] = table_rows(table["step0"][0])
+    assert (float(row["change"]), row["lost"], row["verdict"]) == (0, "0", "indistinguishable")
+
+
+def test_knowledge_and_expectation_in_the_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """After 25 steps nearly all is knowledge; after 400 nearly half of the loss only expects an image."""
+    share = {}
+    for name in ("imgonly_step25", "imgonly_step400", "replay_step25"):
+        by_name = metrics(table[name][0])
+        total, within = (by_name[f"forgetting/loss{end}_change"]["value"] for end in ("", "_within"))
+        share[name] = 1 - within / total
+    assert share == pytest.approx({"imgonly_step25": 0.088, "imgonly_step400": 0.424, "replay_step25": 0}, abs=2e-3)
+
+
+def test_what_replay_costs_the_images_is_not_seen_in_48_pairs(
+    table: dict[str, tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
+    """Within image ids replay is no worse after 25 steps; that it is over all ids is real, and expects text."""
+
+    def row(metric: str, before: str, after: str) -> Row:
+        key, weight = metrics(table[after][1])[f"forgetting/{metric}"]["items"]
+        sides = [[item for item in table[name][1]["items"]["forgetting"] if key in item] for name in (before, after)]
+        numbers = [[item[key] for item in items] for items in sides]
+        pairs = Pairs(numbers[0], numbers[1], [item[weight] for item in sides[0]])
+        return loss_row(f"{metric}, {before} → {after}", "loss", "all", "nats/token", pairs)
+
+    pairs = (("imgonly_step25", "replay_step25"), ("step0", "replay_step25"), ("imgonly_step25", "imgonly_step400"))
+    rows = corrected(
+        [row(metric, *pair) for pair in pairs for metric in ("image", "image_within", "text", "text_within")]
+    )
+    verdicts = {each.what: each.verdict for each in rows}
+    within = next(each for each in rows if each.what == "image_within, imgonly_step25 → replay_step25")
+    assert within.verdict != "lost"
+    assert within.change_high is not None
+    assert within.change_high < 0.001
+    assert all(each.verdict != "indistinguishable" for each in rows if each is not within)
+    assert verdicts["image, imgonly_step25 → replay_step25"] == "lost"
+    assert verdicts["text_within, imgonly_step25 → imgonly_step400"] == "gained", "captions are learnt"
+    assert verdicts["text, step0 → replay_step25"] == "lost"
+
+
+@pytest.fixture(scope="module")
+def replay(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """25 steps on images with replay of stories, against the base, on other people's questions."""
+    text = shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl"
+    (tmp_path_factory.mktemp("datasets") / "text").symlink_to(shared / "golden" / "text_tasks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALSVC_THREADS", "1")
+        patch.setenv("EVALSVC_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("EVALSVC_DATASETS", str(tmp_path_factory.getbasetemp() / "datasets0"))
+        return evaluate(
+            stories(shared, "replay_step25"),
+            stories(shared, "step0"),
+            text=str(text),
+            benchmarks=["arc_easy", "lambada_openai"],
+            include_path=[str(Path(__file__).parents[3] / "evalsvc" / "text_tasks")],
+            limit=150,
+            bos=1,
+            end_of_text=2,
+        )
+
+
+def test_the_divergence_sees_what_accuracies_do_not(replay: dict[str, Any]) -> None:
+    found = metrics(replay)
+    kl = found["forgetting/kl"]
+    assert kl["value"] > 10 * kl["stderr"]
+    for benchmark in ("arc_easy", "lambada_openai"):
+        change = found[f"forgetting/{benchmark}_acc_change"]
+        assert abs(change["value"]) < 2 * change["stderr"]
+
+
+@pytest.mark.parametrize(
+    "name", ["arc_easy_acc_change", "arc_easy_bits_per_byte_change", "lambada_openai_bits_per_byte_change"]
+)
+def test_paired_errors_are_those_of_the_bootstrap(replay: dict[str, Any], name: str) -> None:
+    """1,000 resamples of the documents; each takes its answers of both models along."""
+    metric = metrics(replay)[f"forgetting/{name}"]
+    keys = metric["items"]
+    rows = [[item[key] for key in keys] for item in replay["items"]["forgetting"] if keys[0] in item]
+    chance = random.Random(0)
+    resampled = []
+    for _ in range(1000):
+        some = chance.choices(rows, k=len(rows))
+        weight = sum(row[1] for row in some) if len(keys) == 2 else len(some)
+        resampled.append(sum(row[0] for row in some) / weight)
+    assert len(rows) == 150
+    assert metric["stderr"] == pytest.approx(statistics.stdev(resampled), rel=0.1)

@@ -1,0 +1,165 @@
+"""Two models on one text against the definition: one text at a time, all logits, float64."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evalsvc.errors import Cancelled, InvalidData, NonFinite
+from evalsvc.models.loading import load_model
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.tasks.forgetting.text_comparison import Comparison, Side, compare, passages, same_rows
+
+WIDENED: Mapping[str, Any] = {
+    "text": {"size": 80},
+    "image": {"offset": -16, "size": 16},
+    "special": {"doc": 80, "/doc": 81, "text": 82, "/text": 83, "image": 84, "/image": 85, "pad": 86},
+    "template": ["doc", "text", "TEXT", "/text", "image", "IMAGE", "/image", "/doc"],
+}
+PLAIN: Mapping[str, Any] = {"text": {"size": 80}}
+MOVED: Mapping[str, Any] = {"text": {"offset": 20, "size": 70}, "image": {"offset": 0, "size": 16}}
+TEXTS = [[5, 6, 7, 69], [1, 2], [9], list(range(20, 40)), [], [3, 3, 3, 3, 3, 3, 3]]
+NAMES = [f"text.jsonl, line {number}" for number in range(1, len(TEXTS) + 1)]
+POSITIONS = (3, 6)
+
+
+@pytest.fixture(scope="module")
+def files(open_lm_case: Path) -> tuple[Path, Path]:
+    folder = open_lm_case / "checkpoints"
+    return folder / "epoch_1.pt", folder / "ema_0.9_1_1.pt"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def side(path: Path, layout: Mapping[str, Any]) -> Side:
+    return Side(path.stem, load_model(path), parse_layout(layout).resolve(112), "cpu")
+
+
+def found_of(own: Side, base: Side, batch_tokens: int = 8192, max_length: int = 100, **given: Any) -> Comparison:
+    some = passages(own.layout, base.layout, TEXTS, NAMES, max_length)
+    return compare(own, base, some, POSITIONS, batch_tokens, **given)
+
+
+def log_probabilities(one: Side, text: list[int]) -> dict[int, torch.Tensor]:
+    """log p over the table, by the place in the text of the id that is predicted."""
+    layout: VocabularyLayout = one.layout
+    ids = layout.sequence(text, None).ids
+    if not text:
+        return {}
+    logits = one.model(torch.tensor([ids]))[0].double().log_softmax(1)
+    places = [place for place, row in enumerate(ids) if row in layout.text_ids]
+    return {index: logits[place - 1] for index, place in enumerate(places) if place}
+
+
+def slow(own: Side, base: Side, text: list[int]) -> dict[str, list[float]]:
+    """Each number of each target, by its formula."""
+    q_of, p_of = log_probabilities(own, text), log_probabilities(base, text)
+    size = min(own.layout.text.size, base.layout.text.size)
+    start, base_start = own.layout.text.offset, base.layout.text.offset
+    columns: dict[str, list[float]] = {}
+    for index in sorted(q_of.keys() & p_of.keys()):
+        q, p = q_of[index], p_of[index]
+        q_text = q[own.layout.text_ids.start : own.layout.text_ids.stop]
+        p_text = p[base.layout.text_ids.start : base.layout.text_ids.stop]
+        p_given, q_given = p_text[:size].log_softmax(0), q_text[:size].log_softmax(0)
+        aligned = same_rows(own.layout, base.layout)
+        over = (p, q) if aligned else (p_given, q_text[:size])
+        base_top = int(p.argmax()) if aligned else int(p_text[:size].argmax()) + start
+        image = own.layout.image_range
+        numbers = {
+            "nll": -q[start + text[index]],
+            "within": -q_text.log_softmax(0)[text[index]],
+            "image_mass": 0.0 if image is None else q[image.start : image.stop].exp().sum(),
+            "base_nll": -p[base_start + text[index]],
+            "base_within": -p_text.log_softmax(0)[text[index]],
+            "kl": (over[0].exp() * (over[0] - over[1])).sum(),
+            "kl_within": (p_given.exp() * (p_given - q_given)).sum(),
+            "top1": base_top == int(q.argmax()),
+        }
+        for name, number in numbers.items():
+            columns.setdefault(name, []).append(float(number))
+    return columns
+
+
+LAYOUTS = [(WIDENED, WIDENED), (WIDENED, PLAIN), (PLAIN, WIDENED), (PLAIN, PLAIN), (WIDENED, MOVED), (MOVED, MOVED)]
+
+
+@pytest.mark.parametrize(("layout", "base_layout"), LAYOUTS)
+@pytest.mark.parametrize("batch_tokens", [1, 20, 8192])
+def test_equals_the_definition(
+    files: tuple[Path, Path], layout: Mapping[str, Any], base_layout: Mapping[str, Any], batch_tokens: int
+) -> None:
+    """Batches and their padding move nothing; with another layout each id meets its own counterpart."""
+    own, base = side(files[0], layout), side(files[1], base_layout)
+    found = found_of(own, base, batch_tokens)
+    special = "template" in layout and "template" in base_layout
+    for index, text in enumerate(TEXTS):
+        expected = slow(own, base, text)
+        assert found.counts[index] == (len(text) if special else max(len(text) - 1, 0))
+        for name, column in found.sums.items():
+            assert column[index] == pytest.approx(sum(expected.get(name, [])), rel=1e-4, abs=1e-5), name
+        if len(text) < POSITIONS[1]:
+            assert found.late[index] is None
+            continue
+        early, late = (position - 1 - (not special) for position in POSITIONS)
+        both = [expected[name][late] - expected[name][early] for name in ("nll", "base_nll")]
+        assert found.late[index] == pytest.approx(both, abs=1e-5)
+
+
+def test_a_model_is_not_away_from_itself(files: tuple[Path, Path]) -> None:
+    own = side(files[0], WIDENED)
+    found = found_of(own, own)
+    assert found.sums["kl"] == found.sums["kl_within"] == [0.0] * len(TEXTS)
+    assert found.sums["nll"] == found.sums["base_nll"]
+    assert found.sums["top1"] == found.counts
+
+
+def test_what_is_too_long_is_cut_for_both(files: tuple[Path, Path]) -> None:
+    """The layout's length holds for the one that has it, and the other must not predict more."""
+    widened, plain = parse_layout({**WIDENED, "length": 16}).resolve(112), parse_layout(PLAIN).resolve(112)
+    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 100)
+    assert (list(passage.targets), passage.first, passage.cut) == ([*range(21, 32)], 1, True)
+    assert [len(inputs) for inputs in passage.inputs] == [11, 13]
+    [passage] = passages(plain, widened, [list(range(20, 40))], ["long"], 8)
+    assert [len(inputs) for inputs in passage.inputs] == [6, 8]
+    [passage] = passages(plain, plain, [list(range(20, 40))], ["long"], 100)
+    assert (len(passage.targets), passage.cut) == (19, False)
+
+
+def test_progress_counts_texts_and_can_stop_the_work(files: tuple[Path, Path]) -> None:
+    own, seen = side(files[0], WIDENED), []
+
+    def report(done: int) -> None:
+        seen.append(done)
+        if done >= 2:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        found_of(own, own, batch_tokens=1, report=report)
+    assert seen == [0, 1, 2]
+
+
+def test_an_id_that_is_no_text_is_named(files: tuple[Path, Path]) -> None:
+    layouts = [parse_layout(layout).resolve(112) for layout in (WIDENED, MOVED)]
+    with pytest.raises(InvalidData, match=r"^line 9 has the text id 75; the text block has 0…69$"):
+        passages(layouts[0], layouts[1], [[75, 1]], ["line 9"], 100)
+
+
+@pytest.mark.parametrize("broken", ["epoch_1", "ema_0.9_1_1"])
+def test_the_model_that_diverged_is_named(files: tuple[Path, Path], broken: str) -> None:
+    """A base can have diverged as well as a checkpoint, and the message must not blame the wrong one."""
+    sides = [side(path, WIDENED) for path in files]
+    for one in sides:
+        if one.label == broken:
+            one.model.layers[0].attention.out_proj.weight[0, 0] = math.nan
+    with pytest.raises(NonFinite, match=rf"^{broken}: the loss of text.jsonl, line \d is not finite; .*layers.0"):
+        found_of(*sides)

@@ -1,0 +1,387 @@
+"""Where the loss is: against each target's loss computed alone, over any shards, and as what an evaluation leaves."""
+
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loss_task import LAYOUT, RECORDS, evaluate, values, write
+from PIL import Image
+from pydantic import ValidationError
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.errors import InternalError, InvalidData
+from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.metrics.token_loss import TokenLosses
+from evalsvc.miniature import ROOT
+from evalsvc.models.loading import load_model
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
+from evalsvc.tasks.loss import teacher_forcing
+from evalsvc.tasks.loss.profile import (
+    MAX_CELLS,
+    Profile,
+    add_up,
+    find_grid,
+    profile_artifacts,
+    require_identity,
+)
+from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.loss.teacher_forcing import ProfileSums
+from evalsvc.tasks.sequence_groups import group_of_each
+from evalsvc.tasks.task import TaskResult
+
+GRIDDED: list[dict[str, Any]] = [
+    {"text_ids": [5, 6, 7, 79], "image_codes": [0, 15, 3, 3, 8, 9]},
+    {"text_ids": [1, 2]},
+    {"image_codes": [4, 5, 6, 7, 7, 7]},
+    {"text_ids": [*range(20, 40)], "image_codes": [1, 1, 2, 2, 3, 3]},
+    {"text_ids": [index * 7 % 80 for index in range(300)], "image_codes": [9, 8, 7, 6, 5, 4]},
+]
+
+GROUPED = [
+    *GRIDDED,
+    {"text_ids": [9, 8], "image_codes": [0, 15, 3, 3, 8, 9]},
+    {"text_ids": [1, 2]},
+    {"text_ids": [5, 6, 7], "image_codes": [1, 1, 2, 2, 3, 3]},
+    {"text_ids": [4] * 40, "image_codes": [0, 15, 3, 3, 8, 9]},
+]
+"""Three captions of the first image and two of another, far from each other, and one text twice."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def checkpoint(open_lm_case: Path) -> CheckpointRef:
+    return CheckpointRef(str(open_lm_case / "checkpoints" / "epoch_1.pt"), layout=LAYOUT, label="run-a step 2")
+
+
+def content(result: TaskResult) -> dict[str, Any]:
+    [artifact] = [one for one in result.artifacts if one.kind == "loss_profile"]
+    found: dict[str, Any] = json.loads(artifact.content)
+    return found
+
+
+def slow_profile(
+    checkpoint: CheckpointRef, records: list[dict[str, Any]], columns: int | None, layout: Any = LAYOUT
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """The definition: every target's loss alone, by group and bin the sums of each sequence, their ratio."""
+    model, resolved = load_model(checkpoint.path), parse_layout(layout).resolve(112)
+    sums: dict[tuple[str, int], dict[int, list[float]]] = {}
+    for owner, record in enumerate(records):
+        ids = resolved.sequence(record.get("text_ids"), record.get("image_codes")).ids
+        logits = model(torch.tensor([ids]))[0].double()
+        seen = {"text": 0, "image": 0}
+        for position, target in enumerate(ids):
+            kind = "text" if target < 80 else "image" if target >= 96 else None
+            if kind is None:
+                continue
+            place = seen[kind]
+            seen[kind] += 1
+            if position == 0:
+                continue
+            block = slice(0, 80) if kind == "text" else slice(96, 112)
+            nll = -float(logits[position - 1].log_softmax(0)[target])
+            within = -float(logits[position - 1, block].log_softmax(0)[target - block.start])
+            bins = [(f"{kind}_position", place if place < 128 else 128 << (place // 128).bit_length() - 1)]
+            if kind == "image" and columns is not None:
+                bins = [("image_row", place // columns), ("image_column", place % columns), ("image_cell", place)]
+            for key in bins:
+                total = sums.setdefault(key, {}).setdefault(owner, [0.0, 0.0, 0.0])
+                for index, value in enumerate((1, nll, within)):
+                    total[index] += value
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for (group, start), owners in sums.items():
+        count, nll_sum, within_sum = zip(*owners.values(), strict=True)
+        of_images = group_of_each(str(record.get("image_codes") or record.get("text_ids")) for record in records)
+        groups = [owner if of_images is None else of_images[owner] for owner in owners]
+        loss, inside = ratio_of_sums(nll_sum, count, groups), ratio_of_sums(within_sum, count, groups)
+        assert loss is not None
+        assert inside is not None
+        row = {"sequences": len(owners), "independent": len(set(groups)), "tokens": sum(count)}
+        errors = {"loss_stderr": loss.stderr, "within_stderr": inside.stderr}
+        found.setdefault(group, {})[start] = row | {"loss": loss.value, "within": inside.value} | errors
+    return found
+
+
+def rows(group: dict[str, list[Any]]) -> dict[int, dict[str, Any]]:
+    names = [name for name in group if name not in ("start", "stop")]
+    return {
+        start: dict(zip(names, numbers, strict=True))
+        for start, *numbers in zip(group["start"], *(group[name] for name in names), strict=True)
+    }
+
+
+def close(row: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """An error is None where there is one sequence."""
+    assert set(row) == set(expected)
+    return all(
+        row[name] is value is None or (None not in (row[name], value) and row[name] == pytest.approx(value, 2e-5, 1e-6))
+        for name, value in expected.items()
+    )
+
+
+@pytest.mark.parametrize(("batch_tokens", "shards"), [(8192, None), (1, 1), (70, 3), (8192, 5)])
+@pytest.mark.parametrize(
+    ("records", "columns"), [(GRIDDED, 3), (GRIDDED, None), (RECORDS, None), (GROUPED, 3), (GROUPED, None)]
+)
+def test_equals_the_definition(
+    checkpoint: CheckpointRef,
+    tmp_path: Path,
+    records: list[dict[str, Any]],
+    columns: int | None,
+    batch_tokens: int,
+    shards: int | None,
+) -> None:
+    """Neither batch nor shard moves a bin, single or wide, and a sequence of two tokens in one is one sequence.
+
+    Nor do they part the sequences of a group, whose losses are added up before they are squared.
+    """
+    path = write(tmp_path / "data.jsonl", records)
+    task = Loss(name="x", data=str(path), shards=shards, image_columns=columns)
+    found = content(evaluate(task, checkpoint, batch_tokens))
+    expected = slow_profile(checkpoint, records, columns)
+    assert {name for name in found if "_" in name} == set(expected)
+    assert found["grid"] == ([2, 3] if columns else None)
+    for group, bins in expected.items():
+        assert found[group]["start"] == sorted(bins)
+        for start, row in rows(found[group]).items():
+            assert close(row, bins[start]), (group, start)
+    if records is not RECORDS:
+        assert (found["text_position"]["start"][-2:], found["text_position"]["stop"][-2:]) == ([128, 256], [256, 512])
+
+
+def test_an_image_that_begins_a_sequence_lacks_its_first_code(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """It is predicted from nothing; the others keep their places."""
+    layout = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}, "template": ["IMAGE", "TEXT"]}
+    records = [{"text_ids": [5, 6], "image_codes": [1, 2, 3, 4]}, {"text_ids": [7], "image_codes": [4, 3, 2, 1]}]
+    reference = CheckpointRef(checkpoint.path, layout=layout)
+    found = content(evaluate(Loss(name="x", data=str(write(tmp_path / "d.jsonl", records))), reference))
+    expected = slow_profile(reference, records, 2, layout)
+    assert found["image_cell"]["start"] == [1, 2, 3]
+    assert found["image_row"]["tokens"] == [2, 4]
+    for group, bins in expected.items():
+        for start, row in rows(found[group]).items():
+            assert close(row, bins[start]), (group, start)
+
+
+def made_up(sequences: int) -> tuple[VocabularyLayout, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+    """Ids [1, T], targets and losses of sequences with 4 x 4 codes, without a model."""
+    generator = torch.Generator().manual_seed(0)
+    layout = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
+    made = []
+    for index in range(sequences):
+        ids = torch.tensor([layout.sequence([7] * (1 + index % 5), [3] * 16).ids])
+        mask = torch.ones(1, ids.shape[1] - 1, dtype=torch.bool)
+        made.append((ids, mask, torch.rand(int(mask.sum()), generator=generator) * 9))
+    return layout, made
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(1, 4096), (60, 4096), (1 << 18, 2), (1 << 18, 4096)])
+def test_groups_are_whole_however_few_are_held(tokens: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of all groups at a time would not fit in memory; those of a part are added up when it is complete."""
+    monkeypatch.setattr(teacher_forcing, "SPAN_TOKENS", tokens)
+    monkeypatch.setattr(teacher_forcing, "SPAN_GROUPS", most)
+    layout, made = made_up(40)
+    groups = [index - index % 5 if index > 9 else index for index in range(40)]
+    sums = ProfileSums(layout, (4, 4), groups)
+    spans = []
+    for start, stop in sums.spans([ids.shape[1] for ids, _, _ in made]):
+        spans.append((start, stop))
+        for index in reversed(range(start, stop)):
+            ids, mask, losses = made[index]
+            sums.add(ids, mask, TokenLosses(losses, losses / 2, losses), [index])
+    assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
+    assert all(groups[start] != groups[start - 1] for start, _ in spans[1:])
+    assert (len(spans) > 3) == (min(tokens, most) < 100)
+    by_cell: list[dict[int, float]] = [{} for _ in range(16)]
+    for group, (_, _, losses) in zip(groups, made, strict=True):
+        for cell, loss in enumerate(losses[-16:].tolist()):
+            by_cell[cell][group] = by_cell[cell].get(group, 0.0) + loss
+    for one, totals in zip(add_up([sums.to_json()])["image_cell"], by_cell, strict=True):
+        counts = [groups.count(group) for group in totals]
+        expected = ratio_of_sums(list(totals.values()), counts)
+        assert one is not None
+        assert expected is not None
+        assert (one.loss.value, one.loss.stderr) == pytest.approx((expected.value, expected.stderr), rel=1e-6)
+        assert (one.loss.n, one.loss.groups, one.tokens) == (40, 16, 40)
+
+
+def profile_of(shards: int) -> Profile:
+    layout, made = made_up(40)
+    outputs = []
+    for shard in range(shards):
+        sums = ProfileSums(layout, (4, 4))
+        for ids, mask, losses in made[len(made) * shard // shards : len(made) * (shard + 1) // shards]:
+            sums.add(ids, mask, TokenLosses(losses, losses / 2, losses))
+        outputs.append(json.loads(json.dumps(sums.to_json())))
+    return add_up(outputs)
+
+
+@pytest.mark.parametrize("shards", [2, 7, 40])
+def test_shards_add_up(shards: int) -> None:
+    """The same losses in parts, one of which may have no bin of a group, or fewer of them."""
+    whole, parts = profile_of(1), profile_of(shards)
+    assert set(whole) == set(parts) == {"text_position", "image_row", "image_column", "image_cell"}
+    for group, bins in whole.items():
+        for one, other in zip(bins, parts[group], strict=True):
+            assert (one is None) == (other is None)
+            if one is not None and other is not None:
+                assert (one.start, one.stop, one.tokens) == (other.start, other.stop, other.tokens)
+                for name in ("loss", "within"):
+                    ratio, added = getattr(one, name), getattr(other, name)
+                    expected = pytest.approx((ratio.value, ratio.stderr, ratio.n), rel=1e-10)
+                    assert (added.value, added.stderr, added.n) == expected
+
+
+def test_a_profile_that_does_not_add_up_is_a_bug() -> None:
+    """Of counts and of losses; what a reader sums up must be the loss that stands beside it."""
+    _, made = made_up(40)
+    profile = profile_of(3)
+    total = math.fsum(float(losses[-16:].double().sum()) for _, _, losses in made)
+    sums = {"nll_image": [total], "within_image": [total / 2], "n_image": [640]}
+    images = {group: bins for group, bins in profile.items() if group.startswith("image")}
+    require_identity(images, sums)
+    for name, wrong in (("nll_image", total * (1 + 1e-8)), ("within_image", total), ("n_image", 639)):
+        with pytest.raises(InternalError, match=r"by image_row adds up to .* this is a bug in evalsvc"):
+            require_identity(images, sums | {name: [wrong]})
+
+
+@pytest.mark.parametrize(
+    ("counts", "columns", "grid", "reason"),
+    [
+        ({64}, None, (8, 8), None),
+        ({1}, None, (1, 1), None),
+        ({1024}, None, (32, 32), None),
+        ({12}, 3, (4, 3), None),
+        ({16}, 2, (8, 2), None),
+        ({12}, None, None, "images have 12 codes, which are no square; give image_columns"),
+        ({16, 64}, None, None, "images have 16 to 64 codes"),
+        ({16, 64}, 4, None, "images have 16 to 64 codes"),
+        ({2 * MAX_CELLS}, 128, None, "images have 32,768 codes, a grid has 16,384 at most"),
+        (set(), None, None, None),
+    ],
+)
+def test_the_grid(counts: set[int], columns: int | None, grid: tuple[int, int] | None, reason: str | None) -> None:
+    assert find_grid(counts, columns, "data.jsonl") == (grid, reason)
+
+
+def test_codes_that_are_no_rows_are_refused() -> None:
+    with pytest.raises(InvalidData, match=r"pairs\.jsonl has an image of 10 codes, which are no rows of image_columns"):
+        find_grid({8, 10}, 4, "pairs.jsonl")
+
+
+def test_bins_of_a_profile_as_metrics(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """What is left out of a name's order would stand between 1 and 2; another grid is another series."""
+    path = str(write(tmp_path / "data.jsonl", GRIDDED))
+    plain = values(evaluate(Loss(name="x", data=path), checkpoint))
+    groups = ("text_position", "image_row")
+    result = evaluate(Loss(name="x", data=path, image_columns=3, profile_metrics=groups), checkpoint)
+    found, profile = values(result), content(result)
+    assert {name: value.protocol.id for name, value in plain.items()}.items() <= {
+        name: value.protocol.id for name, value in found.items()
+    }.items(), "the other series go on"
+    bins = [f"text_position_{place:03}" for place in range(128)]
+    wide = ["text_position_128_255", "text_position_256_511"]
+    assert set(found) - set(plain) == {*bins, *wide, "image_row_0", "image_row_1"}
+    for name, group, index in (("image_row_1", "image_row", 1), ("text_position_128_255", "text_position", 128)):
+        metric, columns = found[name], profile[group]
+        assert metric.value == columns["loss"][index]
+        assert metric.stderr == columns["loss_stderr"][index]
+        assert metric.n == columns["sequences"][index]
+        assert (metric.unit, metric.direction, metric.baseline) == ("nats/token", "lower", math.log(112))
+    assert found["image_row_0"].protocol.content == {**found["image"].protocol.content, "grid": [2, 3]}
+    assert found["text_position_000"].protocol == found["text"].protocol
+    other = values(evaluate(Loss(name="x", data=path, image_columns=2, profile_metrics=groups), checkpoint))
+    assert other["image_row_0"].protocol != found["image_row_0"].protocol
+
+
+def test_without_a_profile(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    path = str(write(tmp_path / "data.jsonl", GRIDDED))
+    bare, full = (evaluate(Loss(name="x", data=path, profile=profile), checkpoint) for profile in (False, True))
+    assert bare.artifacts == []
+    assert (bare.metrics, bare.items, bare.notes) == (full.metrics, full.items, full.notes)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"profile": False, "profile_metrics": ["image_row"]}, "`profile_metrics` are given without `profile`"),
+        ({"profile_metrics": ["image_cell"]}, "Input should be 'text_position', 'image_row'"),
+        ({"images": "/i", "decoder": "d", "image_columns": 4}, "`image_columns` is given beside `decoder`"),
+    ],
+)
+def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Loss(name="x", data="/data.jsonl", **parameters)
+
+
+def test_the_largest_artifact_is_bounded_and_the_papers_is_small() -> None:
+    """One per evaluation is kept; it must grow neither with the sequences nor without end with an image."""
+    layout = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
+    sizes = []
+    for side in (32, 128):
+        sums = ProfileSums(layout, (side, side))
+        ids = torch.tensor([layout.sequence([7] * 5_000, [3] * side * side).ids] * 2)
+        mask = torch.ones(2, ids.shape[1] - 1, dtype=torch.bool)
+        losses = torch.rand(int(mask.sum()), generator=torch.Generator().manual_seed(0))
+        sums.add(ids, mask, TokenLosses(losses, losses, losses))
+        profile, loss_map = profile_artifacts(add_up([sums.to_json()]), (side, side), {})
+        sizes.append(len(profile.content))
+        assert len(json.loads(profile.content)["text_position"]["start"]) == 127 + 6, "of 4,999 positions"
+        assert Image.open(io.BytesIO(loss_map.content)).size == (8 * side, 8 * side)
+    assert sizes[0] < 150_000
+    assert sizes[1] < 2_000_000
+
+
+def test_a_profile_has_one_digest_in_whatever_order_the_database_keeps_keys() -> None:
+    """PostgreSQL sorts the keys of JSON by their length, and the same evaluation left another file than on SQLite."""
+    more = {"choices": {"text": 3, "image": 5}, "entropies": {"text": {"value": 1.0, "n": 2}, "image": None}}
+    other = {"entropies": {"image": None, "text": {"n": 2, "value": 1.0}}, "choices": {"image": 5, "text": 3}}
+    [one], [same] = (profile_artifacts({}, None, said) for said in (more, other))
+    assert one.content == same.content
+
+
+def test_the_map_shows_the_grid() -> None:
+    layout = parse_layout({"text": {"size": 80}, "image": {"offset": 96, "size": 16}}).resolve(112)
+    sums = ProfileSums(layout, (2, 3))
+    ids = torch.tensor([layout.sequence([7], [3] * 6).ids])
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    sums.add(ids, torch.ones(1, 6, dtype=torch.bool), TokenLosses(losses, losses, losses))
+    [_, loss_map] = profile_artifacts(add_up([sums.to_json()]), (2, 3), {})
+    assert (loss_map.kind, loss_map.media_type) == ("loss_map", "image/png")
+    assert loss_map.details == {"grid": (2, 3), "black": 1.0, "white": 6.0, "unit": "nats/token"}
+    shown = Image.open(io.BytesIO(loss_map.content))
+    assert [shown.getpixel((8 * column + 4, 8 * row + 4)) for row in range(2) for column in range(3)] == [
+        round(255 * step / 5) for step in range(6)
+    ]
+
+
+def test_identities_on_a_real_run() -> None:
+    """Rows, columns, cells and positions each make up their type's loss, and the types the total, to 1e-9."""
+    path = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml")).to_json()
+    task = Loss(name="x", data=str(ROOT / "heldout_pairs.jsonl"), limit=100, shards=3)
+    result = evaluate(task, CheckpointRef(str(path), layout=layout))
+    found, profile = values(result), content(result)
+    for group in ("text_position", "image_row", "image_column"):
+        columns, kind = profile[group], group.partition("_")[0]
+        tokens = sum(columns["tokens"])
+        for name, metric in (("loss", kind), ("within", f"{kind}_within")):
+            total = math.fsum(count * loss for count, loss in zip(columns["tokens"], columns[name], strict=True))
+            assert total / tokens == pytest.approx(found[metric].value, rel=1e-9)
+    cells = profile["image_cell"]
+    assert math.fsum(cells["loss"]) / 64 == pytest.approx(found["image"].value, rel=1e-6), "seven digits are kept"
+    counts = {kind: sum(item.get(f"n_{kind}", 0) for item in result.items) for kind in ("text", "image", "special")}
+    weighted = sum(count * found[kind].value for kind, count in counts.items()) / sum(counts.values())
+    assert found["total"].value == pytest.approx(weighted, rel=1e-9)
+    assert max(profile["image_row"]["loss"]) > 1.2 * min(profile["image_row"]["loss"]), "rows differ"

@@ -1,0 +1,218 @@
+"""What a loss is held against: that of a model of frequencies, and the loss of general text beside that of captions."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loss_task import LAYOUT, RECORDS, context_of, evaluate, values, write
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.errors import DataChanged, InvalidData
+from evalsvc.metrics.entropy import unigram_loss
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import parse_layout
+from evalsvc.tasks.loss import yardsticks as loss_yardsticks
+from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.loss.yardsticks import Targets, gap, scarce
+
+GENERAL: list[dict[str, Any]] = [
+    {"text_ids": [3, 4, 5, 6, 7]},
+    {"text_ids": [9, 9]},
+    {"text_ids": list(range(30, 60))},
+]
+
+
+@pytest.fixture
+def checkpoint(open_lm_case: Path) -> CheckpointRef:
+    return CheckpointRef(str(open_lm_case / "checkpoints" / "epoch_1.pt"), layout=LAYOUT, label="run-a step 2")
+
+
+def unigram(rows: list[list[int]], size: int, groups: list[int] | None = None) -> dict[str, Any]:
+    """The loss of these ids by their frequencies, which has tests of its own."""
+    owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    found = unigram_loss(np.array([one for row in rows for one in row]), owners, size, None, groups)
+    assert found is not None
+    return asdict(found)
+
+
+def test_unigrams_are_of_what_is_predicted(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """A text that is cut, or whose first id is predicted from nothing, is held against what is left of it."""
+    path = str(write(tmp_path / "data.jsonl", RECORDS))
+    layout = {**LAYOUT, "template": ["TEXT", "image", "IMAGE", "/image"], "length": 12}
+    result = evaluate(Loss(name="x", data=path), CheckpointRef(checkpoint.path, layout=layout))
+    profile = json.loads(result.artifacts[0].content)["unigrams"]
+    text = [[6, 7, 79], [2], [], [*range(21, 24)], []]
+    codes = [record.get("image_codes", []) for record in RECORDS]
+    for kind, rows, size in (("text", text, 80), ("image", codes, 16)):
+        found = profile[kind]["unigram"]
+        assert found == unigram(rows, size)
+        metric = values(result)[f"{kind}_unigram"]
+        assert (metric.value, metric.stderr, metric.groups) == (found["loss"], found["stderr"], None)
+        assert metric.n == sum(f"n_{kind}" in item for item in result.items)
+
+
+def test_where_ids_are_rare_the_notes_say_so(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """What frequencies learned from the other sequences reach is then far above what they could reach."""
+    few = evaluate(Loss(name="x", data=str(write(tmp_path / "few.jsonl", RECORDS))), checkpoint)
+    assert set(few.notes["unigrams"]) == {"text_unigram", "image_unigram", "image_unigram_by_place"}
+    assert few.notes["unigrams"]["text_unigram"].startswith("100% of the ids occur in no other sequence")
+    many = [{"text_ids": [1, 2], "image_codes": codes} for codes in ([3, 1, 2, 3], [3, 2, 1, 3], [1, 2, 3, 3])]
+    path = write(tmp_path / "many.jsonl", many)
+    assert "unigrams" not in evaluate(Loss(name="x", data=str(path)), checkpoint).notes
+    assert scarce({"text": {"unigram": {"unseen": 0.05}}}) == {}
+
+
+def test_one_image_predicts_no_other_of_its_captions(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """Codes that came once more with each caption of their image would be known in advance."""
+    rows = [[0, 1, 2, 3], [8, 9, 9, 8], [4, 5, 9, 7]]
+    order = [0, 1, 2, 1, 0, 0]
+    records = [{"text_ids": [5, 9 + place], "image_codes": rows[image]} for place, image in enumerate(order)]
+    path = write(tmp_path / "data.jsonl", records)
+    for shards in (1, 3):
+        result = evaluate(Loss(name="x", data=str(path), shards=shards), checkpoint)
+        expected = unigram([rows[image] for image in order], 16, [0, 1, 2, 1, 0, 0])
+        assert json.loads(result.artifacts[0].content)["unigrams"]["image"]["unigram"] == pytest.approx(expected)
+        metric = values(result)["image_unigram"]
+        assert (metric.value, metric.n, metric.groups) == (pytest.approx(expected["loss"]), 6, 3)
+
+
+def test_a_model_of_the_frequencies_at_a_place_reaches_less(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """Images of digits have ink in the middle and none at the border."""
+    lines = (ROOT / "heldout_pairs.jsonl").read_text().splitlines()
+    codes = [json.loads(line)["image_codes"] for line in lines]
+    targets = Targets(range(100, 164))
+    for row in codes:
+        targets.add([0, *(100 + code for code in row), 0])
+    found = targets.unigrams(by_place=True)
+    assert found["unigram"] == unigram(codes, 64)
+    owners, places = np.repeat(np.arange(len(codes)), 64), np.tile(np.arange(64), len(codes))
+    by_place = unigram_loss(np.concatenate(codes), owners, 64, places)
+    assert by_place is not None
+    assert found["unigram_by_place"] == asdict(by_place)
+    assert by_place.loss < found["unigram"]["loss"] - 0.3
+
+
+def test_a_table_that_is_too_large_gives_no_loss_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = Targets(range(100, 200))
+    targets.add([0, *range(100, 150)])
+    assert targets.unigrams(by_place=True) == {}, "one sequence is predicted by no other"
+    targets.add([0, *range(100, 150)])
+    assert set(targets.unigrams(by_place=True)) == {"unigram", "unigram_by_place"}
+    monkeypatch.setattr(loss_yardsticks, "MAX_COUNTS", 49 * 50)
+    assert set(targets.unigrams(by_place=True)) == {"unigram"}
+    assert Targets(None).block == range(0)
+
+
+@pytest.mark.parametrize("size", [16, 300, 70_000])
+def test_targets_survive_the_way_to_the_merge(size: int) -> None:
+    """Codes of 16 bits that were packed into 8 would pass for other codes."""
+    whole, joined = Targets(range(9, 9 + size)), Targets(range(size))
+    for part in ([[9, 9 + size - 1, 9 + size], [10], []], [[0, 9, 9], [0, 9 + size - 1]]):
+        shard = Targets(range(9, 9 + size))
+        for ids in part:
+            whole.add(ids)
+            shard.add(ids)
+        joined.add_packed(shard.pack())
+    assert joined.unigrams(by_place=True) == whole.unigrams(by_place=True)
+    assert joined.unigrams(by_place=True)["unigram"]["ids"] == 4
+
+
+def test_images_that_are_encoded_have_the_unigrams_of_their_codes() -> None:
+    """They are known only when they were encoded, shard by shard; the bundled codes are those of the bundled images."""
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml")).to_json()
+    reference = CheckpointRef(str(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"), layout=layout)
+    ready = values(evaluate(Loss(name="x", data=str(ROOT / "heldout_pairs.jsonl"), limit=24), reference))
+    made = values(
+        evaluate(
+            Loss(
+                name="x",
+                data=str(ROOT / "captions.jsonl"),
+                images=str(ROOT / "images.safetensors"),
+                decoder=str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+                limit=24,
+                shards=3,
+            ),
+            reference,
+        )
+    )
+    for name in ("text_unigram", "image_unigram", "image_unigram_by_place"):
+        one, other = ready[name], made[name]
+        assert (one.value, one.stderr, one.n) == pytest.approx((other.value, other.stderr, other.n), rel=1e-12), name
+
+
+def test_a_gap_has_the_error_of_two_samples() -> None:
+    assert gap(Ratio(5.0, 0.3, 10), Ratio(2.0, 0.4, 7)) == Ratio(3.0, 0.5, 17)
+    assert gap(Ratio(5.0, None, 1), Ratio(2.0, 0.4, 7)) == Ratio(3.0, None, 8)
+    assert gap(Ratio(5.0, 0.3, 10, 4), Ratio(2.0, 0.4, 7)) == Ratio(3.0, 0.5, 17, 11)
+
+
+@pytest.mark.parametrize("shards", [None, 3])
+def test_general_text_has_the_loss_of_a_task_of_its_own(
+    checkpoint: CheckpointRef, tmp_path: Path, shards: int | None
+) -> None:
+    """And leaves all that there is of the captions as it was."""
+    data, text = write(tmp_path / "data.jsonl", RECORDS), write(tmp_path / "text.jsonl", GENERAL)
+    alone, captions = (evaluate(Loss(name="x", data=str(path), shards=shards), checkpoint) for path in (text, data))
+    both = evaluate(Loss(name="x", data=str(data), general_text=str(text), shards=shards), checkpoint)
+    found, own, other = values(both), values(alone), values(captions)
+    same = [metric for metric in both.metrics if "general" not in metric.name]
+    assert sorted(same, key=lambda metric: metric.name) == sorted(captions.metrics, key=lambda metric: metric.name)
+    for suffix in ("", "_within", "_unigram"):
+        one, expected = found[f"general_text{suffix}"], own[f"text{suffix}"]
+        assert (one.value, one.stderr, one.n) == pytest.approx((expected.value, expected.stderr, expected.n), rel=1e-5)
+        assert (one.unit, one.baseline) == (expected.unit, expected.baseline)
+        assert one.protocol == expected.protocol
+    for suffix in ("", "_within"):
+        apart, a, b = found[f"general_text_gap{suffix}"], own[f"text{suffix}"], other[f"text{suffix}"]
+        assert apart.value == pytest.approx(a.value - b.value, rel=1e-5)
+        assert apart.stderr == pytest.approx(math.hypot(a.stderr or 0, b.stderr or 0), rel=1e-5)
+        assert (apart.n, apart.direction, apart.items) == (a.n + b.n, "none", ())
+        assert apart.protocol.content == {**a.protocol.content, "less": b.protocol.id}
+    total, count = (sum(item.get(key, 0) for item in both.items) for key in found["general_text"].items)
+    assert found["general_text"].value == pytest.approx(total / count)
+    assert both.notes["general_texts"] == 3
+    assert both.notes["general_text_tokens"] == 37
+    profile = json.loads(both.artifacts[0].content)
+    assert (
+        profile["general_text_position"]["tokens"] == json.loads(alone.artifacts[0].content)["text_position"]["tokens"]
+    )
+    assert set(profile["unigrams"]) == {"text", "image", "general_text"}
+
+
+def test_general_text_without_captions_has_no_gap(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    data, text = write(tmp_path / "data.jsonl", [{"image_codes": [1, 2]}]), write(tmp_path / "text.jsonl", GENERAL)
+    found = values(evaluate(Loss(name="x", data=str(data), general_text=str(text), general_text_limit=2), checkpoint))
+    assert "general_text" in found
+    assert "general_text_gap" not in found
+    assert found["general_text"].n == 2
+    assert found["general_text"].protocol.content["limit"] == 2
+
+
+def test_general_text_without_a_target_gives_no_metric(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    """Texts of one id that nothing precedes: what follows is predicted, and is no text."""
+    data, text = write(tmp_path / "data.jsonl", RECORDS), write(tmp_path / "text.jsonl", [{"text_ids": [3]}])
+    layout = {**LAYOUT, "template": ["TEXT", "/text", "IMAGE"]}
+    task = Loss(name="x", data=str(data), general_text=str(text))
+    result = evaluate(task, CheckpointRef(checkpoint.path, layout=layout))
+    assert not [name for name in values(result) if "general" in name]
+    assert result.notes["general_text_tokens"] == 0
+
+
+def test_bad_general_text_is_named(checkpoint: CheckpointRef, tmp_path: Path) -> None:
+    data, text = write(tmp_path / "data.jsonl", RECORDS), write(tmp_path / "text.jsonl", RECORDS[1:3])
+    task, context = Loss(name="x", data=str(data), general_text=str(text)), context_of(checkpoint)
+    with pytest.raises(InvalidData, match=r"text\.jsonl, line 2 has image codes; `general_text` is text alone"):
+        task.plan(context)
+    write(text, GENERAL)
+    plan = task.plan(context)
+    assert [shard["part"] for shard in plan.shards] == ["data", "general_text"]
+    assert plan.total == 8
+    write(text, GENERAL[::-1])
+    task.run(context, plan.shards[0])
+    with pytest.raises(DataChanged, match=r"text\.jsonl has changed since"):
+        task.run(context, plan.shards[1])

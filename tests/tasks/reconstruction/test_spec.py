@@ -1,0 +1,321 @@
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+from metric_items import value_of_items
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import evalsvc
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.decoders import load_decoder, to_uint8
+from evalsvc.errors import AssetMissing, Cancelled, DataChanged, InvalidData, NonFinite
+from evalsvc.features import digit_classifier
+from evalsvc.metrics.frechet import frechet_distance
+from evalsvc.metrics.reconstruction import psnr, ssim
+from evalsvc.spec.protocol import MetricValue
+from evalsvc.spec.suite import build_task, parse_suite
+from evalsvc.tasks.reconstruction.spec import Reconstruction
+from evalsvc.tasks.task import TaskResult
+from evalsvc.worker.shard import RunnerContext
+
+MINIATURE = Path(evalsvc.__file__).parent / "miniature"
+DECODER = str(MINIATURE / "movqgan" / "movqgan_miniature.ckpt")
+GOLDEN = Path(__file__).parents[2] / "golden" / "movqgan"
+
+
+class SmallExtractor:
+    """Means of 8x8 squares: an extractor of 64 features that needs no asset."""
+
+    digest = "squares"
+
+    def features(self, images: Tensor, resize: str, taps: list[int]) -> dict[int, Tensor]:
+        found = digit_classifier.features(images)
+        return {tap: found.repeat(1, tap // 64) for tap in taps}
+
+
+class SmallContext(RunnerContext):
+    def extractor(self, name: str) -> Any:
+        return SmallExtractor() if name == "squares" else super().extractor(name)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 70 of the miniature's images: enough for 64 features."""
+    path = tmp_path_factory.mktemp("digits") / "images.safetensors"
+    save_file({"images": load_file(MINIATURE / "images.safetensors")["images"][:70].clone()}, path)
+    return path
+
+
+def context_of(
+    tmp_path: Path, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
+) -> SmallContext:
+    checkpoint = CheckpointRef(str(tmp_path / "of no use.pt"))
+    settings = Settings(device="cpu", threads=1, batch_tokens=batch_tokens, data_dir=str(tmp_path / "data"))
+    return SmallContext(checkpoint, settings, report)
+
+
+def task(images: Path, **parameters: Any) -> Reconstruction:
+    return Reconstruction(
+        **{"name": "floor", "images": str(images), "decoder": DECODER, "extractor": "squares"} | parameters
+    )
+
+
+def evaluate(reconstruction: Reconstruction, context: RunnerContext) -> TaskResult:
+    """As between processes: messages are bytes, and the checkpoint is not there."""
+
+    def sent(message: Any) -> Any:
+        return msgpack.unpackb(msgpack.packb(message))
+
+    plan = reconstruction.plan(context)
+    shards = sent(list(plan.shards))
+    return reconstruction.merge(context, shards, [sent(reconstruction.run(context, shard)) for shard in shards])
+
+
+def values(result: TaskResult) -> dict[str, MetricValue]:
+    return {metric.name.partition("/")[2]: metric for metric in result.metrics}
+
+
+@pytest.mark.parametrize(("batch_tokens", "shard_size"), [(8192, 256), (64 * 9, 256), (8192, 23)])
+def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, shard_size: int) -> None:
+    """One image at a time; batches and shards move nothing."""
+    result = evaluate(task(digits, shard_size=shard_size), context_of(tmp_path, batch_tokens))
+    originals = load_file(digits)["images"]
+    decoder = load_decoder(DECODER)
+    codes = torch.cat([decoder.encode(image[None].float() / 127.5 - 1) for image in originals])
+    others = torch.cat([to_uint8(decoder.decode(row[None])) for row in codes])
+    found = values(result)
+    for name, per_image in (("psnr", psnr(others, originals)), ("ssim", ssim(others, originals))):
+        assert [item[name] for item in result.items] == pytest.approx(per_image.tolist(), rel=1e-3)
+        assert found[name].value == pytest.approx(float(per_image.mean()), rel=1e-4)
+        assert found[name].stderr == pytest.approx(float(per_image.std()) / 70**0.5, rel=1e-2)
+        assert found[name].value == pytest.approx(value_of_items(found[name].to_json(), result.items), rel=1e-12)
+    used, counts = codes.unique(return_counts=True)
+    share = counts / codes.numel()
+    assert found["codebook_use"].value == len(used) / 64
+    assert found["codebook_perplexity"].value == pytest.approx(float((-(share * share.log()).sum()).exp()), rel=1e-3)
+    sides = [digit_classifier.features(side).double().numpy() for side in (originals, others)]
+    moments = [part for side in sides for part in (side.mean(0), np.cov(side, rowvar=False))]
+    assert found["fid64"].value == pytest.approx(frechet_distance(*moments), rel=1e-2)
+    assert found["fid64"].value == pytest.approx(value_of_items(found["fid64"].to_json(), result.items), rel=1e-4)
+    shares = np.array([item["fid64"] for item in result.items])
+    assert found["fid64"].stderr == pytest.approx(shares.std(ddof=1) / 70**0.5, rel=1e-4)
+    assert result.notes == {"images": 70, "taps": [64]}
+    [warning] = result.warnings
+    assert (warning.code, warning.metric) == ("left_out", "floor/fid")
+    assert warning.message == (
+        "fid is left out: more than 2,048 images are needed, 70 are there; add images, or say which you want by `taps`"
+    )
+    assert evaluate(task(digits, taps=(64,)), context_of(tmp_path)).warnings == []
+
+
+def test_shards_move_nothing_at_all(digits: Path, tmp_path: Path) -> None:
+    """At one batch size even the error of the distance is the same: its groups are of images, not of shards."""
+    context = context_of(tmp_path, batch_tokens=64 * 10)
+    whole, cut = (values(evaluate(task(digits, shard_size=size), context)) for size in (70, 10))
+    assert whole.keys() == cut.keys()
+    for name, metric in whole.items():
+        assert metric.value == pytest.approx(cut[name].value, rel=1e-12)
+        assert metric.stderr == (None if metric.stderr is None else pytest.approx(cut[name].stderr, rel=1e-9))
+        assert (metric.stderr is None) == (cut[name].stderr is None)
+        assert metric.protocol == cut[name].protocol
+
+
+def test_metrics_have_units_directions_and_errors(digits: Path, tmp_path: Path) -> None:
+    found = values(evaluate(task(digits), context_of(tmp_path)))
+    described = {name: (metric.unit, metric.direction, metric.stderr is not None) for name, metric in found.items()}
+    assert described == {
+        "psnr": ("dB", "higher", True),
+        "ssim": ("similarity", "higher", True),
+        "codebook_use": ("fraction", "none", False),
+        "codebook_perplexity": ("perplexity", "none", False),
+        "fid64": ("distance", "lower", True),
+    }
+    assert {metric.n for metric in found.values()} == {70}
+    assert found["psnr"].value > 25, "the miniature's digits are readable"
+
+
+def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(digits: Path, tmp_path: Path) -> None:
+    def ids(**parameters: Any) -> dict[str, str]:
+        images = parameters.pop("images", digits)
+        context = context_of(tmp_path)
+        plan = task(images, **parameters).plan(context).shards[0]
+        return {"pixels": str(plan["protocol"]), "features": str(plan["features"])}
+
+    plain = ids()
+    copy = shutil.copy(digits, tmp_path / "copy.safetensors")
+    assert ids(name="other", shard_size=7, samples=70, images=Path(copy)) == plain
+    for parameters in ({"samples": 69}, {"size": 64}, {"crop": "none"}, {"filter": "bicubic"}):
+        assert ids(**parameters)["pixels"] != plain["pixels"]
+    assert ids(resize="tf1-bilinear")["pixels"] == plain["pixels"]
+    assert ids(resize="tf1-bilinear")["features"] != plain["features"]
+    assert ids(extractor=None)["pixels"] == plain["pixels"], "the pixels' series does not depend on the extractor"
+
+
+def test_averaged_weights_are_another_decoder(digits: Path, tmp_path: Path) -> None:
+    golden = GOLDEN / "micro_lightning_ema"
+    decoder = str(next(golden.glob("*.ckpt")))
+    raw, averaged = (
+        values(evaluate(task(digits, decoder=decoder, decoder_ema=ema, samples=4), context_of(tmp_path)))
+        for ema in (False, True)
+    )
+    assert raw["psnr"].value != averaged["psnr"].value
+    assert raw["psnr"].protocol != averaged["psnr"].protocol
+
+
+def test_distances_need_more_images_than_features(digits: Path, tmp_path: Path) -> None:
+    """Otherwise the figure is mostly bias. What nobody asked for is left out, and needs no extractor either."""
+    context = context_of(tmp_path)
+    few = task(digits, samples=64, extractor="inception")
+    assert "fid64" not in values(evaluate(few, context))
+    for taps, message in (
+        ((64,), r"fid64 needs more than 64 images, .*images\.safetensors gives 64; add images or leave 64 out of"),
+        ((2048, 64), "fid needs more than 2,048 images, "),
+    ):
+        with pytest.raises(InvalidData, match=message):
+            task(digits, samples=64, taps=taps).plan(context)
+    assert task(digits, extractor=None).plan(context).shards[0]["taps"] == []
+
+
+def test_the_full_tap_is_called_fid(tmp_path: Path) -> None:
+    path = tmp_path / "noise.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    save_file({"images": torch.randint(0, 256, (2050, 3, 16, 16), dtype=torch.uint8, generator=generator)}, path)
+    assert task(path, size=16).plan(context_of(tmp_path)).shards[0]["taps"] == [64, 2048]
+
+
+def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> None:
+    """Infinity is kept as what it is, in items as a string, and has no error."""
+    shard = {"protocol": {}, "features": {}, "taps": []}
+    counts = {"dtype": "int64", "shape": [2], "data": np.array([3, 1]).tobytes()}
+    output = {"names": ["a", "b"], "psnr": [float("inf"), 30.0], "ssim": [1.0, 0.5], "code_counts": counts}
+    result = task(tmp_path).merge(context_of(tmp_path), [shard], [{**output, "features": {}}])
+    assert (values(result)["psnr"].value, values(result)["psnr"].stderr) == (float("inf"), None)
+    assert result.items[0] == {"index": 0, "image": "a", "psnr": "Infinity", "ssim": 1.0}
+
+
+def test_what_is_asked_for_and_not_there(digits: Path, tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    with pytest.raises(InvalidData, match="has 70 images, `samples` asks for 71; add images or lower it"):
+        task(digits, samples=71).plan(context)
+    with pytest.raises(InvalidData, match="images of 30x30 pixels do not divide into codes of 4x4"):
+        task(digits, size=30).plan(context)
+    with pytest.raises(InvalidData, match="does not exist"):
+        task(tmp_path / "none").plan(context)
+    for parameters in ({"decoder": "movqgan-67M"}, {"extractor": "inception"}):
+        with pytest.raises(AssetMissing, match="evalsvc assets pull"):
+            task(digits, **parameters).plan(context)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    for name, image in zip("abc", pixels, strict=True):
+        Image.fromarray(image).save(folder / f"{name}.png")
+    Image.fromarray(pixels[0, ..., 0]).save(folder / "grey.png")
+    return folder
+
+
+def test_a_folder_of_images_of_any_size(photographs: Path, tmp_path: Path) -> None:
+    result = evaluate(task(photographs), context_of(tmp_path))
+    assert [item["image"] for item in result.items] == ["a.png", "b.png", "c.png", "grey.png"]
+    assert values(result)["psnr"].n == 4
+
+
+@pytest.mark.parametrize(
+    ("broken", "fragment"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "is truncated"),
+        (lambda path: Image.new("RGBA", (40, 40), (1, 2, 3, 4)).save(path), "has an alpha channel that is not opaque"),
+        (lambda path: Image.new("RGB", (1, 1)).save(path), "is 1×1; too small"),
+    ],
+)
+def test_a_bad_image_is_named(photographs: Path, tmp_path: Path, broken: Callable[[Path], Any], fragment: str) -> None:
+    broken(photographs / "b.png")
+    with pytest.raises(InvalidData) as caught:
+        evaluate(task(photographs), context_of(tmp_path))
+    assert f"{photographs / 'b.png'} " in caught.value.message
+    assert fragment in caught.value.message
+
+
+def test_changed_images_and_decoders_are_noticed_by_the_shard(photographs: Path, tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    folder = shutil.copytree(Path(DECODER).parent, tmp_path / "decoder")
+    own = task(photographs, decoder=str(folder / Path(DECODER).name), shard_size=2)
+    first, second = own.plan(context).shards
+    shutil.copy(photographs / "a.png", photographs / "c.png")
+    own.run(context, first)
+    with pytest.raises(DataChanged, match=r"images of .*photographs have changed since this evaluation was planned"):
+        own.run(context, second)
+    (photographs / "c.png").unlink()
+    (photographs / "grey.png").unlink()
+    with pytest.raises(DataChanged, match="images of"):
+        own.run(context, second)
+    weights = torch.load(DECODER, weights_only=True)
+    torch.save({name: tensor * 1.01 for name, tensor in weights.items()}, folder / Path(DECODER).name)
+    with pytest.raises(DataChanged, match="the decoder's weights have changed"):
+        own.run(context, first)
+
+
+def test_output_that_is_not_finite_names_the_image(photographs: Path, tmp_path: Path) -> None:
+    """Finite weights whose products overflow; as uint8 it would be a black image with a bad figure."""
+    weights = torch.load(DECODER, weights_only=True)
+    for name in ("decoder.conv_out.weight", "decoder.norm_out.norm_layer.weight"):
+        weights[name] = torch.full_like(weights[name], 1e38)
+    folder = shutil.copytree(Path(DECODER).parent, tmp_path / "decoder")
+    torch.save(weights, folder / Path(DECODER).name)
+    with pytest.raises(NonFinite, match=r"photographs, image a\.png: the decoder's output has NaN or infinity"):
+        evaluate(task(photographs, decoder=str(folder / Path(DECODER).name)), context_of(tmp_path))
+
+
+def test_progress_is_reported_between_batches_and_can_stop_the_work(photographs: Path, tmp_path: Path) -> None:
+    done: list[int] = []
+    context = context_of(tmp_path, 1, done.append)
+    own = task(photographs)
+    shard = own.plan(context).shards[0]
+    own.run(context, shard)
+    assert done == [0, 1, 2, 3, 4]
+
+    def stop(units: int) -> None:
+        if units == 2:
+            raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled):
+        own.run(context_of(tmp_path, 1, stop), shard)
+
+
+def test_in_a_suite(tmp_path: Path) -> None:
+    content = "tasks: [{kind: reconstruction, images: images, decoder: movqgan-67M, decoder_config: movqgan-67M}]"
+    spec = parse_suite(content, "floor", tmp_path).tasks[0]
+    built = build_task(spec)
+    assert (built.images, built.decoder, built.decoder_config) == (
+        str(tmp_path / "images"),
+        "movqgan-67M",
+        "movqgan-67M",
+    )
+
+
+def test_real_photographs(shared: Path, tmp_path: Path) -> None:
+    """COCO's, of every shape and one of them grey, through the miniature's decoder, which only ever saw digits."""
+    result = evaluate(task(shared / "golden" / "coco_smoke" / "images"), context_of(tmp_path))
+    found = values(result)
+    assert found["psnr"].n == 85
+    assert 5 < found["psnr"].value < 25
+    assert found["fid64"].stderr is not None

@@ -1,0 +1,127 @@
+"""Published recipes: what they fix is what their own scripts do."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from smoke_images import torch_fidelity_weights
+from torch import nn
+
+from evalsvc.assets import ASSETS
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.errors import UnknownName
+from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.suite import parse_suite
+from evalsvc.tasks.text_to_image.recipes import PROTOCOLS, VAL2014, find_protocol
+from evalsvc.tasks.text_to_image.spec import TextToImage
+from evalsvc.worker.shard import run_suite
+
+GIVEN: dict[str, Any] = {"kind": "text_to_image", "name": "coco", "captions": "/c.csv", "decoder": "movqgan-67M"}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_recipe_fills_in_what_it_fixes_and_a_smaller_trial_is_allowed(name: str) -> None:
+    fields = find_protocol(name).fields
+    assert set(fields) <= set(TextToImage.model_fields)
+    [spec] = parse_suite({"tasks": [{**GIVEN, "protocol": name, "reference": "/val2014"}]}, "own").tasks
+    assert spec.parameters.items() >= fields.items()
+    [again] = parse_suite({"tasks": [{"kind": spec.kind, "name": spec.name, **spec.parameters}]}, "own").tasks
+    assert again == spec
+    trial = parse_suite({"tasks": [{**GIVEN, "protocol": name, "samples": 100}]}, "own")
+    assert trial.tasks[0].parameters["samples"] == 100
+
+
+def test_only_the_whole_recipe_is_called_by_its_name() -> None:
+    recipe = find_protocol("llamagen-coco")
+    network = ASSETS["inception"].tensors
+    assert recipe.captions is not None
+    assert network is not None
+    assert list(recipe.deviations(recipe.captions, prompts=30_000, reference=VAL2014, extractor=network)) == []
+    assert list(recipe.deviations("other", prompts=4_000, reference=None, extractor="random")) == [
+        "4,000 prompts instead of 30,000",
+        "prompts of another list",
+        "an unknown number of real images, not 40,504",
+        "another network than the asset inception",
+    ]
+    with pytest.raises(UnknownName, match="did you mean 'janus-coco'"):
+        find_protocol("janus_coco")
+
+
+def test_its_list_of_prompts_is_known(shared: Path) -> None:
+    from evalsvc.data.captions import read_captions
+
+    prompts = read_captions(shared / "golden" / "coco_smoke" / "prompts_30k.csv")
+    assert prompts.digest == find_protocol("llamagen-coco").captions
+
+
+def test_llamagens_script_step_by_step(
+    shared: Path, inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of the bundled run against some of COCO, on the first 64 features: by the recipe, and by what
+    `evaluations/t2i/evaluation.py` does with files in two folders, each step by the library that it calls. Of the
+    photographs every one is there whose odd margin another crop would round to the other side."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for path in sorted((shared / "golden" / "coco_smoke" / "images").glob("*.jpg")):
+        with Image.open(path) as image:
+            if (image.width - image.height) % 4 in (1, 3):
+                (photographs / path.name).symlink_to(path)
+    task = {
+        **GIVEN,
+        "protocol": "llamagen-coco",
+        "captions": str(ROOT / "captions.jsonl"),
+        "samples": 70,
+        "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+        "reference": str(photographs),
+        "metrics": ["fid64"],
+        "keep": 70,
+    }
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+    checkpoint = CheckpointRef(str(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"), layout=layout)
+    result = run_suite(parse_suite({"tasks": [task]}, "trial"), checkpoint, lambda *_: None)
+    assert result["errors"] == {}
+    fakes = [artifact["content"] for artifact in result["artifacts"]["coco"] if artifact["kind"] == "sample"]
+    assert len(fakes) == 70
+    network = stem(torch_fidelity_weights(inception_path, tmp_path / "weights.pth"))
+    theirs = cleanfid_distance(
+        np.concatenate([script_features(network, io.BytesIO(content)) for content in fakes]),
+        np.concatenate([script_features(network, path) for path in sorted(photographs.glob("*.jpg"))]),
+    )
+    assert result["metrics"][0]["value"] == pytest.approx(theirs, rel=1e-5)
+
+
+def stem(weights: Path) -> nn.Sequential:
+    """The network of torch-fidelity up to its first 64 features, behind its own resize."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3("theirs", ["64"], feature_extractor_weights_path=str(weights))
+    layers = [module for name, module in network.named_children() if name != "fc"]
+    return nn.Sequential(*layers[:4])
+
+
+@torch.no_grad()
+def script_features(network: nn.Module, file: Any) -> "np.ndarray[Any, Any]":  # [1, 64]
+    from cleanfid.resize import build_resizer
+    from torchvision.transforms import functional
+
+    image = Image.fromarray(np.array(Image.open(file).convert("RGB")))
+    image = functional.center_crop(image, min(image.size)).resize((256, 256), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(build_resizer("clean")(np.array(image))).permute(2, 0, 1)[None]
+    return network((pixels - 128) / 128).mean((2, 3)).numpy()
+
+
+def cleanfid_distance(fakes: "np.ndarray[Any, Any]", real: "np.ndarray[Any, Any]") -> float:
+    from cleanfid.fid import frechet_distance
+
+    moments = [(rows.mean(0), np.cov(rows, rowvar=False)) for rows in (fakes, real)]
+    with pytest.warns(DeprecationWarning, match="disp"):
+        distance = frechet_distance(*moments[0], *moments[1])
+    return float(distance)

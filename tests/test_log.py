@@ -1,0 +1,237 @@
+"""Logs can be read by machines, say what they are about, and hold no secrets."""
+
+import io
+import json
+import logging
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_in_process import App, app_in_process
+from service_process import ServiceProcess
+
+from evalsvc.access_tokens import new_token
+from evalsvc.errors import InvalidRequest
+from evalsvc.log import about, configure, is_configured, without_secrets
+
+log = logging.getLogger("evalsvc.test")
+
+Configure = Callable[..., io.StringIO]
+
+
+@pytest.fixture
+def logging_as(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
+    """Configure this process; the stream that it logs to."""
+    root, package = logging.getLogger(), logging.getLogger("evalsvc")
+    before = (list(root.handlers), root.level, package.level)
+    stream = io.StringIO()
+
+    def begin(form: str = "json", level: str = "info") -> io.StringIO:
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure(form, level)
+        return stream
+
+    yield begin
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    package.setLevel(before[2])
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_an_object(logging_as: Configure) -> None:
+    stream = logging_as()
+    with about(evaluation=1, worker="tls://a"):
+        log.info("one\ntwo %s", "three")
+    (line,) = lines(stream)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert line == {
+        "level": "info",
+        "logger": "evalsvc.test",
+        "message": "one\ntwo three",
+        "evaluation": 1,
+        "worker": "tls://a",
+    }
+
+
+def test_a_line_for_people(logging_as: Configure) -> None:
+    stream = logging_as("text")
+    with about(evaluation=1, worker="two words"):
+        log.warning("what is wrong")
+    assert re.fullmatch(
+        r'\S+Z WARNING evalsvc\.test evaluation=1 worker="two words": what is wrong\n', stream.getvalue()
+    )
+
+
+def test_nobody_writes_lines_of_their_own(logging_as: Configure) -> None:
+    """A name that a client chose could look like another line, or move the terminal of who reads."""
+    stream = logging_as("text")
+    log.warning("no run is named %s", "x\n2026 ERROR evalsvc: all is lost\x1b[2J\r")
+    assert stream.getvalue().count("\n") == 1
+    assert "\x1b" not in stream.getvalue()
+    assert "x\\x0a2026 ERROR" in stream.getvalue()
+
+
+def test_a_line_that_names_an_attempt_has_its_ids(logging_as: Configure) -> None:
+    stream = logging_as()
+    log.warning("%s ran longer than %s s and is stopped", "evaluation-40/shard-7/attempt-2", 5)
+    (line,) = lines(stream)
+    assert (line["evaluation"], line["shard"], line["attempt"]) == (40, 7, 2)
+
+
+def test_threads_and_contexts_are_apart(logging_as: Configure) -> None:
+    """The line of one shard must not have the ids of another one that runs beside it."""
+    stream = logging_as()
+    inside, outside = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with about(shard=1):
+            inside.set()
+            assert outside.wait(10)
+            log.info("theirs")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(10)
+    log.info("ours")
+    outside.set()
+    thread.join()
+    assert {line["message"]: line.get("shard") for line in lines(stream)} == {"ours": None, "theirs": 1}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_secrets_are_blotted_out(logging_as: Configure, form: str) -> None:
+    stream, token = logging_as(form), new_token()
+    try:
+        raise ValueError(f"postgresql://me:hunter2@host/x refused {token}")
+    except ValueError:
+        with about(address="postgresql://me:hunter2@host/x"):
+            log.exception("asked with %s", token)
+    assert "hunter2" not in stream.getvalue()
+    assert token not in stream.getvalue()
+    assert "evalsvc_***" in stream.getvalue()
+    assert "ValueError" in stream.getvalue()
+    if form == "json":
+        assert len(lines(stream)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:a@b@host/x", "postgresql://me:***@host/x"),
+        ("postgresql://me:a@b/c@host/x", "postgresql://me:***@host/x"),
+        ("postgresql://:secret@host", "postgresql://:***@host"),
+        ("https://host:8321/v1/runs/a@b", "https://host:8321/v1/runs/a@b"),
+        ('{"a": "x://b:c", "mail": "d@e"}', '{"a": "x://b:c", "mail": "d@e"}'),
+    ],
+)
+def test_passwords_in_addresses(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+def test_levels(logging_as: Configure) -> None:
+    """Libraries tell of their own lives at the lower ones."""
+    stream = logging_as(level="info")
+    logging.getLogger("alembic").info("theirs")
+    log.debug("too much")
+    log.info("ours")
+    assert [line["message"] for line in lines(stream)] == ["ours"]
+
+
+def test_to_configure_twice_is_not_to_log_twice(logging_as: Configure) -> None:
+    stream = logging_as()
+    logging_as()
+    log.info("once")
+    assert len(lines(stream)) == 1
+    assert is_configured()
+
+
+@pytest.mark.parametrize(
+    ("form", "level", "words"),
+    [
+        ("xml", "info", "EVALSVC_LOG_FORMAT is 'xml'.*available: json, text"),
+        ("json", "warn", "EVALSVC_LOG_LEVEL is 'warn'.*did you mean 'warning'"),
+    ],
+)
+def test_what_cannot_be_configured(form: str, level: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        configure(form, level)
+
+
+# Requests
+
+
+def test_a_request_has_a_name(logging_as: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = logging_as()
+    with app_in_process(tmp_path / "data") as app:
+        given = app.http.get("/v1/runs?token=secret", headers={"X-Request-ID": "trainer-7.3"})
+        made = app.http.get("/v1/nothing")
+    assert given.headers["x-request-id"] == "trainer-7.3"
+    assert re.fullmatch(r"[0-9a-f]{32}", made.headers["x-request-id"])
+    requests = [line for line in lines(stream) if "request" in line]
+    assert [(line["request"], line["path"], line["status"]) for line in requests] == [
+        ("trainer-7.3", "/v1/runs", 200),
+        (made.headers["x-request-id"], "/v1/nothing", 404),
+    ]
+    assert "secret" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a b", "x" * 129, "a\u00ff", "../x", "-a", "a;b"])
+def test_names_that_are_not_taken_over(app: App, name: str) -> None:
+    """They stand in logs and headers of others."""
+    answer = app.http.get("/healthz", headers={"X-Request-ID": name.encode("latin-1")})
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_a_bug_has_its_requests_name(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reports it can be told which trace is theirs."""
+
+    def broken(session: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("evalsvc.api.runs.runs_view", broken)
+    answer = app.http.get("/v1/runs", headers={"X-Request-ID": "mine"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    with app_in_process(tmp_path / "data") as app:
+        yield app
+
+
+# Service and workers
+
+
+def test_a_service_and_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is said of a shard, by either, can be found by its ids."""
+    monkeypatch.setenv("EVALSVC_LOG_FORMAT", "json")
+    monkeypatch.setenv("EVALSVC_LOG_LEVEL", "info")
+    service = ServiceProcess(tmp_path / "data", "--devices", "cpu")
+    checkpoint = tmp_path / "epoch_1.pt"
+    checkpoint.write_bytes(b"no weights")
+    try:
+        service.start()
+        service.put_suite("broken", {"kind": "loss", "data": "/nowhere.jsonl"})
+        (evaluation,) = service.post("run-a", 1, checkpoint, ["broken"])
+        assert service.wait(evaluation)["state"] == "failed"
+    finally:
+        service.stop()
+    found = [
+        json.loads(line) for line in service.log.read_text().splitlines() if not line.startswith("evalsvc listens")
+    ]
+    ours = [line for line in found if line.get("evaluation") == evaluation]
+    assert all({"shard", "attempt"} <= set(line) for line in ours)
+    said = {line["logger"] for line in ours}
+    assert said == {"evalsvc.service.coordinator", "evalsvc.cluster.nanny"}
+    workers = [line for line in ours if line["logger"] == "evalsvc.cluster.nanny"]
+    assert [line["message"].split(" ")[0] for line in workers] == ["begun", "ended"]
+    assert all(line["worker"].startswith("tls://127.0.0.1:") for line in workers)
+    posted = [line for line in found if line.get("path") == "/v1/checkpoints"]
+    assert [(line["method"], line["status"]) for line in posted] == [("POST", 201)]
