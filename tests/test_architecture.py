@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 
@@ -20,102 +21,49 @@ import evalsvc
 
 PACKAGE = Path(evalsvc.__file__).parent
 
-STAGES = {"models", "sampling", "scoring", "language", "decoders", "features", "metrics"}
+FLOORS = (
+    ("errors", "access_tokens", "precision", "miniature"),
+    ("config", "files"),
+    ("spec",),
+    ("log", "checkpoints", "metrics", "client"),
+    ("cluster", "data", "models"),
+    ("compare", "decoders", "features", "messages", "watch"),
+    ("assets", "sampling", "scoring", "store"),
+    ("language", "service"),
+    ("tasks",),
+    ("worker",),
+    ("doctor",),
+    ("api",),
+    ("compare.gate_until",),
+    ("cli",),
+)
+"""Rooms, files and folders under evalsvc, low to high: each imports from itself and from lower floors only."""
 
-# A part is a file or a folder directly under evalsvc. What is not listed is ground floor.
-PARTS = {
-    **{stage: {"ground"} for stage in STAGES},
-    "sampling": {"ground", "models"},
-    "scoring": {"ground", "models", "metrics"},
-    "language": {"ground", "models", "sampling", "scoring", "metrics"},
-    "tasks": {"ground", *STAGES},
-    "runner": {"ground", *STAGES, "tasks"},
-    "store": {"ground"},
-    "dask_settings": {"ground"},
-    "worker": {"ground", "dask_settings"},
-    "supervisor": {"ground", "dask_settings", "worker"},
-    "scheduler": {"ground", "dask_settings"},
-    "slurm": {"ground", "dask_settings"},
-    "cluster": {"ground", "dask_settings", "worker"},
-    "placement": {"ground", "store"},
-    "spooler": {"ground", "store"},
-    "pruner": {"ground", "store"},
-    "shard_files": {"ground", "store"},
-    "coordinator": {"ground", "store", "cluster", "placement", "shard_files", "spooler", "pruner"},
-    "api": {"ground", "store", "cluster", "coordinator", "pruner", "compare", "difference_curves", "result", "metrics"},
-    "web": {"ground", "store", "cluster", "coordinator", "api"},
-    "client": {"ground"},
-    "doctor": {"ground", "store", "cluster", *STAGES},
-    "result": {"ground", "metrics"},
-    "result_source": {"ground", "client", "result"},
-    "gate_rules": {"ground", "metrics"},
-    "gate_verdict": {"ground", "gate_rules", "metrics"},
-    "gate": {"ground", "gate_rules", "gate_verdict", "result", "result_source", "metrics"},
-    "compare": {"ground", "result", "metrics"},
-    "difference_curves": {"ground", "compare", "result", "metrics"},
-    "gate_until": {"ground", "gate", "gate_rules", "result", "metrics", "runner"},
-    "layout_doctor": {"ground", "metrics"},
-    "watch": {"ground", "client"},
-    "demo": {"ground", "client", "store", "cluster", "coordinator", "api", "runner"},
-    "cli": {
-        "ground",
-        "supervisor",
-        "scheduler",
-        "store",
-        "cluster",
-        "coordinator",
-        "api",
-        "web",
-        "client",
-        "doctor",
-        "gate",
-        "gate_rules",
-        "watch",
-        "demo",
-        "result",
-        "result_source",
-        "compare",
-        "layout_doctor",
-        "difference_curves",
-        "metrics",
-    },
-}
-
-LATE = {
-    ("cli", "runner"),
-    ("cli", "gate_until"),
-    ("doctor", "runner"),
-    ("cli", "language"),
-    ("layout_doctor", "runner"),
-    ("layout_doctor", "tasks"),
-}
-"""Allowed inside a function only: these commands do in their own process what workers do."""
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 @dataclass(frozen=True)
 class Import:
-    file: Path
+    importer: str
+    """Dotted name of a module below evalsvc, e.g. `tasks.loss.spec`."""
     line: int
     target: str
-    """Dotted name below evalsvc, e.g. `tasks.loss`; empty for evalsvc itself."""
+    """The same, of what is imported; empty for evalsvc itself."""
     late: bool
     """Inside a function: done only when it is called."""
 
-    @property
-    def parts(self) -> tuple[str, str]:
-        importer = self.file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        return importer, self.target.partition(".")[0]
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.target}"
 
 
-def imports_of(file: Path) -> Iterator[Import]:
+def room_of(module: str) -> str:
+    """The room that a module is in; a module that has a floor of its own is one itself."""
+    return module if module in FLOOR_OF else module.partition(".")[0]
+
+
+def imports_of(module: str, file: Path) -> Iterator[Import]:
+    """All imports of evalsvc's own modules, those for type checkers alone included."""
     tree = ast.parse(file.read_text())
-    typing_only = {
-        node
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test).endswith("TYPE_CHECKING")
-        for statement in branch.body
-        for node in ast.walk(statement)
-    }
     late = {
         node
         for function in ast.walk(tree)
@@ -123,57 +71,59 @@ def imports_of(file: Path) -> Iterator[Import]:
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
-        if node not in typing_only:
-            for name in names_of(node):
-                if name.split(".")[0] == "evalsvc":
-                    yield Import(file, node.lineno, name.partition(".")[2], node in late)
+        for name in names_of(node):
+            if name.split(".")[0] == "evalsvc":
+                yield Import(module, getattr(node, "lineno", 0), name.partition(".")[2], node in late)
 
 
 def names_of(node: ast.AST) -> list[str]:
-    """Dotted names of modules that `node` imports; relative imports are not used here, see below."""
+    """Dotted names of modules that `node` imports; relative imports are not used here."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         assert node.level == 0, "imports are absolute"
-        module = node.module or ""
-        return [f"{module}.{alias.name}" for alias in node.names] if module == "evalsvc" else [module]
+        inside = [f"{node.module}.{alias.name}" for alias in node.names]
+        return [name if name.partition(".")[2] in MODULES else str(node.module) for name in inside]
     return []
 
 
-def group_of(part: str) -> str:
-    return part if part in PARTS else "ground"
-
-
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix("."): file
+    for file in FILES
+}
+IMPORTS = [item for module, file in MODULES.items() for item in imports_of(module, file) if item.target]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_go_one_way(file: Path) -> None:
-    wrong = []
-    for item in imports_of(file):
-        importer, target = (group_of(part) for part in item.parts)
-        allowed = {*PARTS.get(importer, {"ground"}), importer}
-        if target not in allowed and not (item.late and (importer, target) in LATE):
-            wrong.append(f"{file.name}:{item.line}: {importer} must not import {target} ({item.target})")
+def test_every_room_has_its_floor() -> None:
+    assert {room_of(module) for module in MODULES if module} == set(FLOOR_OF)
+
+
+def test_imports_go_down() -> None:
+    wrong = [
+        str(item)
+        for item in IMPORTS
+        if (above := room_of(item.importer)) != (below := room_of(item.target))
+        and above
+        and FLOOR_OF[below] >= FLOOR_OF[above]
+    ]
     assert wrong == []
 
 
-def test_the_table_has_no_circle() -> None:
-    def reachable(part: str, seen: frozenset[str]) -> None:
-        assert part not in seen, f"{part} imports itself by way of {sorted(seen)}"
-        for other in PARTS.get(part, set()):
-            reachable(other, seen | {part})
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph: dict[str, set[str]] = {module: set() for module in MODULES}
+    for item in IMPORTS:
+        if item.target != item.importer and item.target in graph:
+            graph[item.importer].add(item.target)
+    order = TopologicalSorter(graph)
+    order.prepare()  # raises CycleError, which names the modules
 
-    for part in PARTS:
-        reachable(part, frozenset())
 
-
-def test_the_coordinator_names_the_runner_only_as_a_string() -> None:
-    """The service process imports neither tasks nor torch; the workers import the runner."""
-    files = [PACKAGE / "coordinator.py", PACKAGE / "cluster.py", *(PACKAGE / "api").glob("*.py")]
-    for file in files:
-        if file.exists():
-            assert not [item for item in imports_of(file) if item.parts[1] in ("runner", "tasks")], file
+def test_the_service_names_the_shard_only_as_a_string() -> None:
+    """The service process imports neither tasks nor torch; its workers import `worker.shard`."""
+    upward = {"worker", "tasks"}
+    wrong = [str(item) for item in IMPORTS if room_of(item.importer) in ("service", "cluster", "api")]
+    assert [text for text in wrong if text.rpartition(" ")[2].partition(".")[0] in upward] == []
 
 
 BLOCK = """
@@ -200,11 +150,9 @@ def run_blocked(blocked: set[str], modules: list[str], then: str = "") -> None:
     assert done.returncode == 0, done.stderr
 
 
-def modules_of(*parts: str) -> list[str]:
-    """The modules of files and folders under evalsvc, of those that exist."""
-    files = [file for file in FILES if file.relative_to(PACKAGE).parts[0].removesuffix(".py") in parts]
-    names = (".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files)
-    return [name.removesuffix(".__init__") for name in names]
+def modules_of(*rooms: str) -> list[str]:
+    """The modules of these rooms."""
+    return [f"evalsvc.{module}" for module in MODULES if module and room_of(module) in rooms]
 
 
 WORKER_PACKAGES = {"torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers"}
@@ -223,12 +171,9 @@ parse_layout("image-then-special").resolve(66_823)
 
 def test_the_service_starts_and_checks_suites_without_torch() -> None:
     """It runs on machines that have no GPU and no torch; its workers are other processes."""
-    shown = ("cli", "client", "gate", "compare", "difference_curves", "result", "result_source", "layout_doctor")
-    own = (*shown, "watch", "data")
-    parts = ("api", "web", "coordinator", "cluster", "store", "spooler", "pruner", *own)
-    run_blocked(
-        WORKER_PACKAGES, [*modules_of(*parts), "evalsvc.spec.layout", "evalsvc.spec.model_config"], CHECK_SUITES
-    )
+    rooms = ("api", "cli", "client", "cluster", "compare", "doctor", "service", "store", "watch")
+    modules = [*modules_of(*rooms), "evalsvc.data.tokens", "evalsvc.spec.layout", "evalsvc.spec.model_config"]
+    run_blocked(WORKER_PACKAGES, modules, CHECK_SUITES)
 
 
 def test_the_client_needs_none_of_the_services_packages() -> None:
@@ -257,15 +202,14 @@ def test_no_version_with_a_known_hole_is_admitted(package: str, vulnerable: str)
 
 def test_settings_are_read_in_one_place() -> None:
     """Two readers of one variable drift apart, and `--help` shows only one of them."""
-    readers = {str(file.relative_to(PACKAGE)) for file in FILES if {"environ", "getenv"} & names_in(file)}
-    # cli/options.py and demo.py hand settings on to a process that reads them; devices.py reads CUDA's own variable.
-    assert readers <= {"config.py", "cli/options.py", "devices.py", "demo.py"}
+    readers = {module for module, file in MODULES.items() if {"environ", "getenv"} & names_in(file)}
+    # Two of `cli` hand settings on to a process that reads them; `cluster.devices` reads CUDA's own variable.
+    assert readers <= {"config", "cli.options", "cli.demo", "cluster.devices"}
 
 
 def test_only_the_terminal_prints() -> None:
     """What is printed otherwise is obeyed by the terminal, whoever wrote it."""
-    printing = {str(file.relative_to(PACKAGE)) for file in FILES if calls_print(file)}
-    assert printing == {"terminal.py"}
+    assert {module for module, file in MODULES.items() if calls_print(file)} == {"cli.terminal"}
 
 
 def calls_print(file: Path) -> bool:

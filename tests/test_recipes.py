@@ -82,6 +82,6 @@ def test_the_slurm_recipe_calls_what_is_there() -> None:
     """Its script is tested where dask-jobqueue is installed."""
     [code] = re.findall(r"python -c '(.*?)' &", SECTION, re.DOTALL)
     compile(code, "README.md", "exec")
-    source = (Path(__file__).parents[1] / "evalsvc" / "slurm.py").read_text()
+    source = (Path(__file__).parents[1] / "evalsvc" / "cluster" / "slurm.py").read_text()
     assert "from evalsvc.cluster.slurm import slurm_cluster" in code
     assert "def slurm_cluster(" in source

@@ -1,4 +1,4 @@
-"""Reading checkpoints and data from the very files that were checked, whatever becomes of their names meanwhile.
+"""Reading checkpoints from the very files that were checked, whatever becomes of their names meanwhile.
 
 Between the look at a path and its opening, a link may be put in the place of a file or folder on the way. So every
 file is opened first; what the kernel says of the open file is held against the allowed roots; and whoever reads it gets
@@ -7,11 +7,10 @@ a name in a private folder that leads to the open file. Hashing and loading then
 
 from __future__ import annotations
 
-import io
 import os
 import resource
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +19,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from evalsvc.checkpoints.reference import (
-    MAX_BESIDE,
     MAX_FILES,
     CheckpointRef,
     Virtual,
@@ -38,9 +36,8 @@ from evalsvc.errors import (
     InvalidData,
     NotACheckpoint,
 )
-from evalsvc.spec.model_config import recorded_model
-
-OPEN_FILES = Path("/proc/self/fd")
+from evalsvc.files.opened import OPEN_FILES, Allow
+from evalsvc.spec.model_config import MAX_BESIDE, recorded_model
 
 NEIGHBOURS = ("params.txt", "config.json", ".metadata")
 """What is read beside a checkpoint by its name, and may not lead out of the roots; other JSON files that do are passed
@@ -50,78 +47,6 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 MAX_NEIGHBOURS = 100_000
 """How many names are looked at for what lies beside a checkpoint."""
-
-
-Allow = Callable[[Path, str], None]
-"""Raises unless a path without links, of what is open, may be read; the second argument is what messages call it."""
-
-
-def anywhere(real: Path, shown: str) -> None:
-    """Allow every file: for paths that no submitter chose."""
-
-
-@dataclass(frozen=True)
-class OpenFile:
-    """A data file that was checked when it was open. Two of them are equal if they are one file in one state."""
-
-    real: Path
-    """Where the file lies, without links."""
-    version: tuple[int, ...]
-    """What the kernel says of its content: device, inode, size, and both times of change."""
-    stream: io.BufferedReader = field(compare=False)
-
-    @property
-    def name(self) -> str:
-        """A path that leads to the open file, for libraries that take no stream."""
-        return str(OPEN_FILES / str(self.stream.fileno())) if OPEN_FILES.is_dir() else str(self.real)
-
-
-def open_file(path: Path, what: str, allow: Allow) -> OpenFile:
-    """Open a data file and check what was opened; `what` is how messages call it. Close its stream.
-
-    Raises:
-        InvalidData: the file is missing, cannot be read, or is no regular file; or what `allow` raises.
-    """
-    descriptor = _descriptor(path, what, os.O_NONBLOCK)
-    try:
-        found = os.fstat(descriptor)
-        real = _real(path, descriptor)
-        allow(real, str(path))
-        if stat.S_ISDIR(found.st_mode):
-            raise InvalidData(f"the {what} {path} is a folder; give a file")
-        if not stat.S_ISREG(found.st_mode):
-            raise InvalidData(f"the {what} {path} is not a regular file; give a file on a disk")
-        stream = os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return OpenFile(real, version, stream)
-
-
-@contextmanager
-def opened_folder(path: Path, what: str, allow: Allow) -> Iterator[Path]:
-    """Open a data folder, check what was opened, and give a path that leads to it; see `open_file`."""
-    descriptor = _descriptor(path, what, os.O_DIRECTORY)
-    try:
-        allow(_real(path, descriptor), str(path))
-        yield OPEN_FILES / str(descriptor) if OPEN_FILES.is_dir() else path
-    finally:
-        os.close(descriptor)
-
-
-def _descriptor(path: Path, what: str, flags: int) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    except OSError:
-        raise InvalidData(f"the {what} {path} does not exist or cannot be read; check the path") from None
-
-
-def _real(path: Path, descriptor: int) -> Path:
-    """Where an open file lies. Without the kernel's word for it, the path is all that can be asked."""
-    if not OPEN_FILES.is_dir():
-        return path.resolve()
-    return Path(os.readlink(OPEN_FILES / str(descriptor)).removesuffix(" (deleted)"))
 
 
 @contextmanager

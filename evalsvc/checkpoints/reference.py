@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from evalsvc.errors import (
     NotACheckpoint,
     ShardedCheckpoint,
 )
+from evalsvc.spec.paths import lies_within
 
 Spool = Literal["none", "link", "copy"]
 
@@ -31,9 +32,6 @@ HASH_BLOCK = 8 << 20
 
 MAX_FILES = 1000
 """How many files a folder may hold and still be a checkpoint."""
-
-MAX_BESIDE = 100
-"""How many JSON files beside a checkpoint are looked at for its model."""
 
 FOLDER_FILES = (
     "model.safetensors.index.json",
@@ -177,15 +175,6 @@ def resolve_inside(path: Path, roots: Sequence[Path], shown: str, closed: Sequen
         _require_under(current, roots, shown, closed)
         current = current if part is None else current.parent
     return current
-
-
-def lies_within(resolved: Path, opened: Iterable[Path], closed: Iterable[Path]) -> bool:
-    """Whether the nearest of these folders that a path without links lies in is one of `opened`."""
-    nearest_opened, nearest_closed = (
-        max((len(folder.parts) for item in folders if resolved.is_relative_to(folder := item.resolve())), default=0)
-        for folders in (opened, closed)
-    )
-    return nearest_opened > nearest_closed
 
 
 def require_inside(resolved: Path, roots: Sequence[Path], shown: str, closed: Sequence[Path] = ()) -> None:

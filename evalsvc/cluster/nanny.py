@@ -21,11 +21,11 @@ from distributed import Event, Nanny, Worker, get_worker
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from evalsvc import log as logs
 from evalsvc.cluster.devices import worker_environment
 from evalsvc.cluster.settings import NO_DASHBOARD
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
+from evalsvc.log import about, configure, ids_in, is_configured
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,11 @@ def execute(target: str, key: str, request: Any) -> Any:
     """
     if _draining.is_set():
         raise WorkerDrains(get_worker().address)
-    if not logs.is_configured():
+    if not is_configured():
         settings = Settings.load()
-        logs.configure(settings.log_format, settings.log_level)
+        configure(settings.log_format, settings.log_level)
     module, _, name = target.partition(":")
-    with logs.about(**logs.ids_in(key), worker=get_worker().address):
+    with about(**ids_in(key), worker=get_worker().address):
         log.info("begun")
         begun = time.monotonic()
         try:

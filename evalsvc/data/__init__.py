@@ -1,0 +1,1 @@
+"""What tasks read: token files, captions, images, and the tokenizer."""

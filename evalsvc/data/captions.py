@@ -28,10 +28,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints.opening import Allow, anywhere
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
 from evalsvc.errors import InvalidData, json_reason, show_name
+from evalsvc.files.opened import Allow, anywhere
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
 ID_COLUMNS = ("id", "image_id")

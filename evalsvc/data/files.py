@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evalsvc.checkpoints.opening import Allow, anywhere, open_file
 from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage, json_reason
+from evalsvc.files.opened import Allow, anywhere, open_file
 
 CACHED_FILES = 4
 """Data files that a process keeps parsed: a suite's tasks and their shards come in turns."""

@@ -23,10 +23,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalsvc.checkpoints.opening import Allow, OpenFile, anywhere, open_file, opened_folder
 from evalsvc.checkpoints.safetensors_file import read_header
 from evalsvc.data.files import CACHED_FILES, missing_package, unreadable
 from evalsvc.errors import CheckpointError, InvalidData, show_name
+from evalsvc.files.opened import Allow, OpenFile, anywhere, open_file, opened_folder
 
 if TYPE_CHECKING:
     import numpy

@@ -12,10 +12,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evalsvc.checkpoints.opening import Allow, anywhere, open_file
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, identify_file, missing_package
 from evalsvc.errors import EvalsvcError, InvalidData
+from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.spec.layout import TextBlock, VocabularyLayout
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")

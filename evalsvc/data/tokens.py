@@ -24,13 +24,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalsvc.checkpoints.opening import Allow, anywhere, open_file
 from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.data.captions import Caption, read_captions
 from evalsvc.data.files import CACHED_FILES, check_text, identify_file, missing_package, parse_object, read_lines
 from evalsvc.data.images import ImageSource
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.errors import CheckpointGone, InvalidData, show_name
+from evalsvc.files.opened import Allow, anywhere, open_file
 
 if TYPE_CHECKING:
     import numpy

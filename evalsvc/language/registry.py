@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from evalsvc.checkpoints.opening import Allow, anywhere
 from evalsvc.data.files import read_bytes
 from evalsvc.errors import EvalsvcError, InvalidData, UnknownName, near_misses
+from evalsvc.files.opened import Allow, anywhere
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 
 MAX_FILE = 1 << 20

@@ -17,10 +17,10 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 
-from evalsvc.checkpoints.opening import Allow, anywhere, open_file
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
 from evalsvc.errors import InvalidData, show_name
+from evalsvc.files.opened import Allow, anywhere, open_file
 
 MAX_BYTES = 1 << 30
 """Bytes of a data file, and of what a parquet file says that it unpacks to."""

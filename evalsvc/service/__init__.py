@@ -1,0 +1,1 @@
+"""The coordinator, which gives shards to the cluster and stores what comes back, and what helps it."""

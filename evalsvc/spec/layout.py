@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from evalsvc.checkpoints.opening import Allow, anywhere, open_file
 from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel, json_reason
+from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.suite import check_keys, validation_message
 from evalsvc.spec.yaml_text import YamlError, read_yaml

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evalsvc.checkpoints.reference import MAX_BESIDE
 from evalsvc.errors import (
     CheckpointMismatch,
     InvalidModelConfig,
@@ -24,6 +23,9 @@ from evalsvc.errors import (
     near_misses,
     show_name,
 )
+
+MAX_BESIDE = 100
+"""How many JSON files beside a checkpoint are looked at for its model."""
 
 MAX_CONFIG_BYTES = 1_000_000
 

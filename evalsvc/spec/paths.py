@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
-from evalsvc.checkpoints.reference import lies_within
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidData
 
 DATASETS = "datasets:"
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 NEVER = (Path("/proc"), Path("/sys"))
 """Below any root: there are the environments and memories of processes, and no data."""
@@ -74,6 +74,15 @@ def require_readable(settings: Settings, resolved: Path, shown: str) -> None:
             f"{shown!r} is, or leads, outside the folders that suites may read ({roots}, and `datasets:`), or into "
             "evalsvc's own data folder or keys; move it, or have the operator add its folder to EVALSVC_ROOTS"
         )
+
+
+def lies_within(resolved: Path, opened: Iterable[Path], closed: Iterable[Path]) -> bool:
+    """Whether the nearest of these folders that a path without links lies in is one of `opened`."""
+    nearest_opened, nearest_closed = (
+        max((len(folder.parts) for item in folders if resolved.is_relative_to(folder := item.resolve())), default=0)
+        for folders in (opened, closed)
+    )
+    return nearest_opened > nearest_closed
 
 
 def check_data(settings: Settings, path: str) -> None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from evalsvc.checkpoints.opening import Allow
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.data.images import ImageSource
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import Artifact
+from evalsvc.files.opened import Allow
 from evalsvc.spec.bounds import MAX_SHARDS
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import Until

@@ -22,7 +22,7 @@ from typing import Any
 
 from evalsvc import __version__
 from evalsvc.checkpoints.expression import digest_of, require_parts
-from evalsvc.checkpoints.opening import Allow, anywhere, opened, opened_weights
+from evalsvc.checkpoints.opening import opened, opened_weights
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Virtual,
@@ -37,6 +37,7 @@ from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
 from evalsvc.data.images import ImageSource, read_images
 from evalsvc.errors import CheckpointGone, EvalsvcError, InternalError, MissingPackage, OutOfMemory
+from evalsvc.files.opened import Allow, anywhere
 from evalsvc.messages import ShardError, ShardRequest, ShardResult
 from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
 from evalsvc.spec.looks import Until, stop_note
@@ -65,7 +66,7 @@ except ModuleNotFoundError as error:
 
 log = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 Report = Callable[[int], None]
 """Called with the units done in this shard so far; raises Cancelled when the work is to stop."""

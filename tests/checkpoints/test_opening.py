@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from evalsvc.checkpoints import opening
-from evalsvc.checkpoints.opening import Allow, anywhere, opened, opened_weights
+from evalsvc.checkpoints.opening import opened, opened_weights
 from evalsvc.checkpoints.reference import MAX_FILES, CheckpointRef, files_of, hash_files, locate
 from evalsvc.errors import CheckpointChanged, CheckpointGone, CheckpointNotAllowed, InvalidData, NotACheckpoint
+from evalsvc.files.opened import Allow, anywhere
 from evalsvc.spec.model_config import config_beside
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parents[1] / "text_tasks" / "random_baselines.json"
+TABLE = Path(__file__).parents[2] / "text_tasks" / "random_baselines.json"
 
 SAME = 0.02
 """How far the mean of right options / options may be from the table's: beyond it, another benchmark has the name."""
