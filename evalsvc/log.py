@@ -56,7 +56,7 @@ def ids_in(text: str) -> dict[str, int]:
     return {} if found is None else {name: int(value) for name, value in found.groupdict().items()}
 
 
-def configure(form: str, level: str) -> None:
+def configure_logs(form: str, level: str) -> None:
     """Have this process log to its error stream.
 
     Raises:

@@ -16,7 +16,7 @@ from service_process import ServiceProcess
 
 from evalsvc.access_tokens import new_token
 from evalsvc.errors import InvalidRequest
-from evalsvc.log import about, configure, is_configured, without_secrets
+from evalsvc.log import about, configure_logs, is_configured, without_secrets
 
 log = logging.getLogger("evalsvc.test")
 
@@ -32,7 +32,7 @@ def logging_as(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
 
     def begin(form: str = "json", level: str = "info") -> io.StringIO:
         monkeypatch.setattr(sys, "stderr", stream)
-        configure(form, level)
+        configure_logs(form, level)
         return stream
 
     yield begin
@@ -161,7 +161,7 @@ def test_to_configure_twice_is_not_to_log_twice(logging_as: Configure) -> None:
 )
 def test_what_cannot_be_configured(form: str, level: str, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        configure(form, level)
+        configure_logs(form, level)
 
 
 # Requests

@@ -24,7 +24,7 @@ from evalsvc.cli.terminal import (
     show_bars,
 )
 from evalsvc.config import Settings, drop_secrets
-from evalsvc.log import configure as configure_logs
+from evalsvc.log import configure_logs
 
 if TYPE_CHECKING:
     pass

@@ -25,7 +25,7 @@ from evalsvc.cluster.devices import worker_environment
 from evalsvc.cluster.settings import NO_DASHBOARD
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
-from evalsvc.log import about, configure, ids_in, is_configured
+from evalsvc.log import about, configure_logs, ids_in, is_configured
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def execute(target: str, key: str, request: Any) -> Any:
         raise WorkerDrains(get_worker().address)
     if not is_configured():
         settings = Settings.load()
-        configure(settings.log_format, settings.log_level)
+        configure_logs(settings.log_format, settings.log_level)
     module, _, name = target.partition(":")
     with about(**ids_in(key), worker=get_worker().address):
         log.info("begun")

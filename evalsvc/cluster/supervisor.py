@@ -26,7 +26,7 @@ from evalsvc.cluster.nanny import WorkerNanny, cause_of_death, nanny_options
 from evalsvc.cluster.settings import SCRATCH_PREFIX, configure, security_of
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.log import configure
+from evalsvc.log import configure_logs
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def serve_device(settings: Settings, scheduler: str, device: str, processes: int
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     settings = replace(settings, device="")
-    configure(settings.log_format, settings.log_level)
+    configure_logs(settings.log_format, settings.log_level)
     with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
         configure(settings, Path(scratch), processes)
         asyncio.run(_Service(settings, scheduler, device, processes, heard).run())
