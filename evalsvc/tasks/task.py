@@ -1,17 +1,18 @@
 """What a task is: its parameters, and how it is planned, run in shards and merged.
 
-A task's module imports no torch at its top: the service reads the parameters of every task to check a suite, and it
-runs without torch. The work imports what it needs inside `run`.
+Each is two classes: a `Task` holds the parameters, which the service reads to check a suite, and is imported without
+torch; a `Work` does what is to be done on a worker.
 """
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -179,7 +180,7 @@ class Context(ABC):
     """Call with the units done in this shard so far, between steps; raises Cancelled when the work is to stop."""
 
 
-class Task(BaseModel, ABC):
+class Task(BaseModel):
     """One part of a suite. The fields of a subclass are its parameters; every field has a docstring.
 
     Whoever may submit sets them: every whole number, list and text has a bound (see `bounds`), and a validator expands
@@ -191,9 +192,21 @@ class Task(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: ClassVar[str]
+    work: ClassVar[str]
+    """The class that does the work, as `module:class`. It is imported on workers only, and may need torch."""
 
     name: str
     """First half of the metrics' names."""
+
+
+Parameters = TypeVar("Parameters", bound=Task)
+
+
+class Work(ABC, Generic[Parameters]):
+    """How a task is planned, run in shards and merged."""
+
+    def __init__(self, task: Parameters) -> None:
+        self.task = task
 
     @abstractmethod
     def plan(self, context: Context) -> Plan:
@@ -206,3 +219,10 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
         """Metrics from the outputs of all shards, given in the order of the plan; or of the first, at a look."""
+
+
+def work_of(task: Parameters) -> Work[Parameters]:
+    """Import the class that does the work of a task, and give it the task's parameters."""
+    module, _, name = task.work.partition(":")
+    work: Work[Parameters] = getattr(importlib.import_module(module), name)(task)
+    return work
