@@ -52,8 +52,8 @@ def watch(
     the service refused one.
     """
     from evalsvc.checkpoints.remote.uri import is_remote
-    from evalsvc.watch.found import LocalFolder
-    from evalsvc.watch.judge import Judge, Rules
+    from evalsvc.watch.completeness import Classifier, Rules
+    from evalsvc.watch.local_folder import LocalFolder
     from evalsvc.watch.memory import Memory
     from evalsvc.watch.naming import StepPattern
     from evalsvc.watch.remote_folder import RemoteFolder
@@ -87,8 +87,8 @@ def watch(
         replace=replace,
     )
     with connect(url) as client:
-        judge = Judge(rules, Memory.of(settings.data_path, str(place), run))
-        watcher = Watcher(place, client, posting, judge, say, _note)
+        classifier = Classifier(rules, Memory.of(settings.data_path, str(place), run))
+        watcher = Watcher(place, client, posting, classifier, say, _note)
         if not once:
             watcher.watch(every)
         if not place.exists():

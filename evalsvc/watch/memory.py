@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.files.artifacts import write_whole
-from evalsvc.watch.found import Found
+from evalsvc.watch.local_folder import Candidate
 
 FORMAT = 1
 
@@ -32,13 +32,13 @@ class Memory:
         name = hashlib.sha256(f"{place}\n{run}".encode()).hexdigest()[:16]
         return cls(data_home / "watch" / f"{name}.json")
 
-    def digest(self, found: Found) -> str | None:
+    def digest(self, candidate: Candidate) -> str | None:
         """The SHA-256 of a content that was digested before; None: it was not, or has changed."""
-        mark, sha256 = self._digests.get(found.uri, ("", ""))
-        return sha256 if mark == found.mark else None
+        mark, sha256 = self._digests.get(candidate.uri, ("", ""))
+        return sha256 if mark == candidate.mark else None
 
-    def keep_digest(self, found: Found, sha256: str) -> None:
-        self._digests[found.uri] = [found.mark, sha256]
+    def keep_digest(self, candidate: Candidate, sha256: str) -> None:
+        self._digests[candidate.uri] = [candidate.mark, sha256]
         self._write()
 
     def step(self, epoch: int) -> int | None:

@@ -52,16 +52,16 @@ class StepPattern:
         Raises:
             InvalidRequest: what the group matches is no number.
         """
-        found = self._pattern.search(name)
-        if found is None:
+        match = self._pattern.search(name)
+        if match is None:
             return None
-        if not re.fullmatch(r"\d+", found[self._number] or "", re.ASCII):
+        if not re.fullmatch(r"\d+", match[self._number] or "", re.ASCII):
             raise InvalidRequest(
-                f"--step-pattern {self._pattern.pattern}: matches {found[self._number]!r} in {name}, which is no step; "
+                f"--step-pattern {self._pattern.pattern}: matches {match[self._number]!r} in {name}, which is no step; "
                 "put the digits alone into the group"
             )
-        variant = found["variant"] if "variant" in self._pattern.groupindex else None
-        number = int(found[self._number])
+        variant = match["variant"] if "variant" in self._pattern.groupindex else None
+        number = int(match[self._number])
         return Named(epoch=number, variant=variant) if self._number == "epoch" else Named(step=number, variant=variant)
 
 
@@ -79,5 +79,5 @@ def read_name(name: str) -> Named:
 
 def read_averaged_name(name: str) -> Named:
     """`ema_0.9999_1_3.pt`, of an open_lm averager: which one, and the epoch."""
-    found = _NUMBERED.fullmatch(name)
-    return Named() if found is None else Named(epoch=int(found["number"]), variant=found["stem"])
+    match = _NUMBERED.fullmatch(name)
+    return Named() if match is None else Named(epoch=int(match["number"]), variant=match["stem"])

@@ -12,7 +12,7 @@ from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, RemoteF
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidRequest
-from evalsvc.watch.found import FILE_ENDINGS, INSIDE, Found
+from evalsvc.watch.local_folder import FILE_ENDINGS, INSIDE, Candidate
 
 
 class RemoteFolder:
@@ -27,7 +27,7 @@ class RemoteFolder:
         self.uri = parse_remote(uri.rstrip("/"), settings)
         if self.uri.scheme in HTTP:
             raise InvalidRequest(f"{uri}: {self.uri.scheme} has no folders to list; watch s3://, gs:// or hf://")
-        self._whole: dict[str, Found] = {}
+        self._whole: dict[str, Candidate] = {}
         """By address, the Hugging Face folders that have all their files: they are not looked into again."""
 
     def __str__(self) -> str:
@@ -36,36 +36,36 @@ class RemoteFolder:
     def exists(self) -> bool:
         return True
 
-    def list(self) -> Sequence[Found]:
+    def list(self) -> Sequence[Candidate]:
         """What is there; nothing where the folder is not there yet.
 
         Raises:
             SourceUnreachable, CheckpointNotAllowed, MissingPackage: as posts of such addresses do.
         """
-        found: list[Found] = []
+        candidates: list[Candidate] = []
         for place in (self.uri, _below(self.uri, INSIDE)):
             try:
                 files, folders = within(METADATA_SECONDS, place, ObjectSource(place).inside)
             except FileNotFoundError:
                 continue
-            found += [_file(_below(place, file.name), file) for file in files if file.name.endswith(FILE_ENDINGS)]
-            found += [self._folder(_below(place, name)) for name in folders if name != INSIDE]
-        return found
+            candidates += [_file(_below(place, file.name), file) for file in files if file.name.endswith(FILE_ENDINGS)]
+            candidates += [self._folder(_below(place, name)) for name in folders if name != INSIDE]
+        return candidates
 
-    def _folder(self, place: RemoteUri) -> Found:
+    def _folder(self, place: RemoteUri) -> Candidate:
         if (known := self._whole.get(str(place))) is not None:
             return known
         source = ObjectSource(place)
-        found = Found(place.name, str(place), "", 1, None, None, is_folder=True)
+        candidate = Candidate(place.name, str(place), "", 1, None, None, is_folder=True)
         try:
             files = within(METADATA_SECONDS, place, source.files)
             problem = _missing(source, files)
             if problem is not None:
-                return replace(found, mark=_mark(files), problem=problem)
+                return replace(candidate, mark=_mark(files), problem=problem)
             listing = Listing(weights_of_folder(place, files), is_folder=True)
         except FileNotFoundError:
-            return replace(found, problem="is empty")
-        whole = replace(found, mark=str(listing.identity), size=listing.identity.size)
+            return replace(candidate, problem="is empty")
+        whole = replace(candidate, mark=str(listing.identity), size=listing.identity.size)
         self._whole[str(place)] = whole
         return whole
 
@@ -74,8 +74,8 @@ def _below(uri: RemoteUri, name: str) -> RemoteUri:
     return replace(uri, path=f"{uri.path}/{name}")
 
 
-def _file(place: RemoteUri, file: RemoteFile) -> Found:
-    return Found(file.name, str(place), f"{file.size} {file.etag}", file.size, None, None, is_folder=False)
+def _file(place: RemoteUri, file: RemoteFile) -> Candidate:
+    return Candidate(file.name, str(place), f"{file.size} {file.etag}", file.size, None, None, is_folder=False)
 
 
 def _mark(files: Sequence[RemoteFile]) -> str:

@@ -22,8 +22,8 @@ from evalsvc.errors import (
     Unauthorized,
     UnknownName,
 )
-from evalsvc.watch.found import Found, look_at
-from evalsvc.watch.judge import Judge, Verdict
+from evalsvc.watch.completeness import Classifier, Verdict
+from evalsvc.watch.local_folder import Candidate, look_at
 
 FIRST_DELAY, MAX_DELAY = 1.0, 60.0
 """Seconds between the tries to reach a service that is down."""
@@ -42,7 +42,7 @@ class Place(Protocol):
 
     def exists(self) -> bool: ...
 
-    def list(self) -> Sequence[Found]:
+    def list(self) -> Sequence[Candidate]:
         """Raises SourceUnreachable, where it lies elsewhere."""
         ...
 
@@ -65,12 +65,14 @@ class Posting:
 class Watcher:
     """Posts each checkpoint once: what the service has is not posted again, by whomever it was posted."""
 
-    def __init__(self, place: Place, client: Client, posting: Posting, judge: Judge, say: Say, complain: Say) -> None:
+    def __init__(
+        self, place: Place, client: Client, posting: Posting, classifier: Classifier, say: Say, complain: Say
+    ) -> None:
         """`say` gets a line per post, `complain` what somebody may have to do something about."""
         self._place = place
         self._client = client
         self._posting = posting
-        self._judge = judge
+        self._classifier = classifier
         self._say = say
         self._complain = complain
         self._spool = posting.spool
@@ -100,9 +102,9 @@ class Watcher:
         Raises:
             EvalsvcError: the service does not answer, or lets nobody in.
         """
-        settled_by = self._judge.clock() + 2 * self._judge.rules.settle
-        while (waiting := self.look(patient=False)) and self._judge.clock() < settled_by:
-            time.sleep(min(every, self._judge.rules.settle / 2))
+        settled_by = self._classifier.clock() + 2 * self._classifier.rules.settle
+        while (waiting := self.look(patient=False)) and self._classifier.clock() < settled_by:
+            time.sleep(min(every, self._classifier.rules.settle / 2))
         for name in waiting:
             self._complain(f"{name} is still being written, and is not posted")
 
@@ -116,8 +118,8 @@ class Watcher:
         """
         waiting: list[str] = []
         try:
-            for found, verdict in self._new(waiting):
-                self._post_one(found, verdict, patient)
+            for candidate, verdict in self._new(waiting):
+                self._post_one(candidate, verdict, patient)
         except (*DOWN, SourceUnreachable) as error:
             if not patient:
                 raise
@@ -128,66 +130,68 @@ class Watcher:
             self._delay = None
         return waiting
 
-    def _new(self, waiting: list[str]) -> list[tuple[Found, Verdict]]:
+    def _new(self, waiting: list[str]) -> list[tuple[Candidate, Verdict]]:
         """What is to be posted; puts the names of what is not complete yet into `waiting`."""
         if not self._place.exists():
             self._say_once(str(self._place), "", "is not there yet")
             return []
         everything = self._place.list()
-        self._judge.memory.forget_others({found.uri for found in everything})
+        self._classifier.memory.forget_others({candidate.uri for candidate in everything})
         new = []
-        for found in everything:
-            if self._done.get(found.uri) == found.mark:
+        for candidate in everything:
+            if self._done.get(candidate.uri) == candidate.mark:
                 continue
-            verdict = self._judge.judge(found)
+            verdict = self._classifier.classify(candidate)
             if verdict.reason:
-                self._say_once(found.uri, found.mark, verdict.reason, found.name)
+                self._say_once(candidate.uri, candidate.mark, verdict.reason, candidate.name)
             if verdict.kind == "checkpoint":
-                new.append((found, verdict))
+                new.append((candidate, verdict))
             elif verdict.kind == "no checkpoint":
-                self._done[found.uri] = found.mark
+                self._done[candidate.uri] = candidate.mark
             elif not verdict.reason:
-                waiting.append(found.name)
+                waiting.append(candidate.name)
         return sorted(new, key=lambda pair: (pair[1].step, pair[1].variant, pair[0].name))
 
-    def _post_one(self, found: Found, verdict: Verdict, patient: bool) -> None:
-        sha256 = None if found.path is None else self._digest(found)
-        if found.path is not None and sha256 is None:
+    def _post_one(self, candidate: Candidate, verdict: Verdict, patient: bool) -> None:
+        sha256 = None if candidate.path is None else self._digest(candidate)
+        if candidate.path is not None and sha256 is None:
             return  # it changed meanwhile, and is not complete after all
-        if not self._is_known(found, verdict, sha256):
+        if not self._is_known(candidate, verdict, sha256):
             try:
-                self._announce(found, self._post(found, verdict, sha256))
-                if found.path is None:
-                    self._judge.memory.keep_digest(found, ELSEWHERE)
+                self._announce(candidate, self._post(candidate, verdict, sha256))
+                if candidate.path is None:
+                    self._classifier.memory.keep_digest(candidate, ELSEWHERE)
             except (*DOWN, Unauthorized, Forbidden):
                 raise
             except (InputError, CheckpointError) as error:
                 self.refused += 1
-                self._complain(f"{found.name} is not posted: {error.message}")
+                self._complain(f"{candidate.name} is not posted: {error.message}")
             except EvalsvcError as error:
                 if not patient:
                     raise
-                self._say_once(found.uri, found.mark, f"is not posted: {error.message}; trying again", found.name)
+                self._say_once(
+                    candidate.uri, candidate.mark, f"is not posted: {error.message}; trying again", candidate.name
+                )
                 return
-        self._done[found.uri] = found.mark
+        self._done[candidate.uri] = candidate.mark
 
-    def _digest(self, found: Found) -> str | None:
+    def _digest(self, candidate: Candidate) -> str | None:
         """The SHA-256 of its content; None where it changed while that was made."""
-        assert found.path is not None
-        sha256 = self._judge.memory.digest(found)
+        assert candidate.path is not None
+        sha256 = self._classifier.memory.digest(candidate)
         if sha256 is not None:
             return sha256
         try:
-            sha256 = hash_files(found.path)
+            sha256 = hash_files(candidate.path)
         except OSError:
             return None
-        now = look_at(found.path)
-        if now is None or now.mark != found.mark:
+        now = look_at(candidate.path)
+        if now is None or now.mark != candidate.mark:
             return None
-        self._judge.memory.keep_digest(found, sha256)
+        self._classifier.memory.keep_digest(candidate, sha256)
         return sha256
 
-    def _is_known(self, found: Found, verdict: Verdict, sha256: str | None) -> bool:
+    def _is_known(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> bool:
         """Whether the service has this very content at this step, under whatever name.
 
         Of one that was posted without a digest it cannot be told: posting it again does no harm.
@@ -196,7 +200,7 @@ class Watcher:
         if known is None:
             return False
         if sha256 is None:
-            return bool(known["uri"] == found.uri) and self._judge.memory.digest(found) == ELSEWHERE
+            return bool(known["uri"] == candidate.uri) and self._classifier.memory.digest(candidate) == ELSEWHERE
         return bool(known["sha256"] == sha256)
 
     def _history(self) -> Mapping[tuple[int, str], Mapping[str, Any]]:
@@ -208,21 +212,21 @@ class Watcher:
             self._known = {(item["step"], item["variant"]): item for item in checkpoints}
         return self._known
 
-    def _post(self, found: Found, verdict: Verdict, sha256: str | None) -> Mapping[str, Any]:
+    def _post(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> Mapping[str, Any]:
         """Post it, by a link where that can be, else by a copy."""
         try:
-            return self._submit(found, verdict, sha256)
+            return self._submit(candidate, verdict, sha256)
         except InvalidRequest:
             if self._spool != "link":
                 raise
             self._spool = "copy"
         try:
-            return self._submit(found, verdict, sha256)
+            return self._submit(candidate, verdict, sha256)
         except InvalidRequest:
             self._spool = "link"  # it was not for the link
             raise
 
-    def _submit(self, found: Found, verdict: Verdict, sha256: str | None) -> Mapping[str, Any]:
+    def _submit(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> Mapping[str, Any]:
         posting = self._posting
         # What others have posted meanwhile is asked for again, should this be refused or lost.
         known = self._history()
@@ -230,7 +234,7 @@ class Watcher:
         posted = self._client.submit(
             posting.run,
             verdict.step,
-            found.uri,
+            candidate.uri,
             variant=verdict.variant,
             suites=posting.suites,
             model=posting.model,
@@ -244,11 +248,11 @@ class Watcher:
         self._known = {**known, (verdict.step, verdict.variant): posted["checkpoint"]}
         return posted
 
-    def _announce(self, found: Found, posted: Mapping[str, Any]) -> None:
+    def _announce(self, candidate: Candidate, posted: Mapping[str, Any]) -> None:
         checkpoint = posted["checkpoint"]
         suites = ", ".join(item["suite"] for item in posted["evaluations"]) or "no suite is due"
         place = f"step {checkpoint['step']} {checkpoint['variant']}"
-        self._say(f"{found.name}: {place} is checkpoint {checkpoint['id']}; {suites}")
+        self._say(f"{candidate.name}: {place} is checkpoint {checkpoint['id']}; {suites}")
 
     def _wait_longer(self, error: EvalsvcError) -> None:
         if self._delay is None:

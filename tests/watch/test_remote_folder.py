@@ -11,7 +11,7 @@ from app_in_process import App, app_in_process
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidRequest
-from evalsvc.watch.judge import Judge, Rules
+from evalsvc.watch.completeness import Classifier, Rules
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.remote_folder import RemoteFolder
 from evalsvc.watch.watcher import Posting, Watcher
@@ -37,9 +37,9 @@ class Scene:
         self.said: list[str] = []
         self.noted: list[str] = []
         client = Client("http://evalsvc", transport=app.transport)
-        judge = Judge(Rules(settle=0, steps_per_epoch=100), Memory(tmp_path / "memory.json"))
+        classifier = Classifier(Rules(settle=0, steps_per_epoch=100), Memory(tmp_path / "memory.json"))
         place = RemoteFolder(PLACE + "/", app.settings)
-        self.watcher = Watcher(place, client, Posting("run-a"), judge, self.said.append, self.noted.append)
+        self.watcher = Watcher(place, client, Posting("run-a"), classifier, self.said.append, self.noted.append)
 
 
 def test_files_and_folders_are_posted_once(app: App, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from evalsvc.errors import Unauthorized
 from evalsvc.miniature import ROOT
 from evalsvc.store.tables import Checkpoint
 from evalsvc.watch import watcher as watcher_module
-from evalsvc.watch.found import LocalFolder
-from evalsvc.watch.judge import Judge, Rules
+from evalsvc.watch.completeness import Classifier, Rules
+from evalsvc.watch.local_folder import LocalFolder
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.watcher import Posting, Watcher
 
@@ -51,9 +51,9 @@ class Scene:
     def watcher(self, client: Client | None = None, rules: Rules | None = None, **posting: Any) -> Watcher:
         client = client or Client("http://evalsvc", transport=self.app.transport)
         # By its date everything is new here, so only the clock settles it.
-        judge = Judge(rules or Rules(), Memory(self.memory), self.clock, wall=lambda: 0.0)
+        classifier = Classifier(rules or Rules(), Memory(self.memory), self.clock, wall=lambda: 0.0)
         place = LocalFolder(self.folder.parent)
-        return Watcher(place, client, Posting("run-a", **posting), judge, self.said.append, self.noted.append)
+        return Watcher(place, client, Posting("run-a", **posting), classifier, self.said.append, self.noted.append)
 
     def look(self, watcher: Watcher, seconds: float = 11) -> None:
         """Two looks, far enough from each other for what does not change."""
@@ -157,9 +157,11 @@ def test_a_marker_says_that_a_file_is_complete(scene: Scene) -> None:
 def test_old_files_need_no_waiting(scene: Scene) -> None:
     path = scene.write("epoch_1.pt", step=5)
     os.utime(path, (0, 0))
-    judge = Judge(Rules(), Memory(scene.memory))
+    classifier = Classifier(Rules(), Memory(scene.memory))
     client = Client("http://evalsvc", transport=scene.app.transport)
-    Watcher(LocalFolder(scene.folder), client, Posting("run-a"), judge, scene.said.append, scene.noted.append).look()
+    Watcher(
+        LocalFolder(scene.folder), client, Posting("run-a"), classifier, scene.said.append, scene.noted.append
+    ).look()
     assert len(scene.said) == 1
 
 

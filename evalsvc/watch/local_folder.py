@@ -17,7 +17,7 @@ INSIDE = "checkpoints"
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """A file or folder."""
 
     name: str
@@ -48,12 +48,12 @@ class LocalFolder:
     def exists(self) -> bool:
         return self.folder.is_dir()
 
-    def list(self) -> Sequence[Found]:
+    def list(self) -> Sequence[Candidate]:
         """What is there, in no order. What goes away meanwhile is left out."""
-        return [found for folder in (self.folder, self.folder / INSIDE) for found in _inside(folder)]
+        return [candidate for folder in (self.folder, self.folder / INSIDE) for candidate in _inside(folder)]
 
 
-def look_at(path: Path) -> Found | None:
+def look_at(path: Path) -> Candidate | None:
     """A file or folder as it is now; None where it is none, or is gone."""
     try:
         is_folder = path.is_dir()
@@ -64,18 +64,18 @@ def look_at(path: Path) -> Found | None:
         return None
     mark = f"{identity.size} {identity.mtime_ns} {status.st_ino}"
     modified = identity.mtime_ns / 1e9
-    return Found(path.name, str(path), mark, identity.size, modified, path, is_folder)
+    return Candidate(path.name, str(path), mark, identity.size, modified, path, is_folder)
 
 
-def _inside(folder: Path) -> Iterator[Found]:
+def _inside(folder: Path) -> Iterator[Candidate]:
     try:
         with os.scandir(folder) as entries:
             paths = [Path(entry.path) for entry in entries if _may_be_one(entry)]
     except OSError:
         return
     for path in paths:
-        if (found := look_at(path)) is not None:
-            yield found
+        if (candidate := look_at(path)) is not None:
+            yield candidate
 
 
 def _may_be_one(entry: os.DirEntry[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Whether what was found is a checkpoint, whether it is complete, and which step and weights it is."""
+"""Whether a file or folder is a checkpoint, whether it is complete, and which step and weights it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evalsvc.checkpoints.reference import FOLDER_FILES
 from evalsvc.checkpoints.safetensors_file import read_header
 from evalsvc.errors import EvalsvcError, NotACheckpoint
 from evalsvc.spec.suite import NAME
-from evalsvc.watch.found import Found
+from evalsvc.watch.local_folder import Candidate
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import Named, StepPattern, is_checkpoint_name, read_averaged_name, read_name
 
@@ -51,7 +51,7 @@ class Verdict:
 
 
 @dataclass
-class Judge:
+class Classifier:
     rules: Rules
     memory: Memory
     clock: Callable[[], float] = time.monotonic
@@ -59,86 +59,86 @@ class Judge:
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By uri: how it looked, and since when by the clock."""
 
-    def judge(self, found: Found) -> Verdict:
-        """What `found` is now.
+    def classify(self, candidate: Candidate) -> Verdict:
+        """What `candidate` is now.
 
         Raises:
             InvalidRequest: the step pattern matches what is no number.
         """
         named = Named()
         if self.rules.step_pattern is not None:
-            matched = self.rules.step_pattern.read(found.name)
+            matched = self.rules.step_pattern.read(candidate.name)
             if matched is None:
                 return Verdict("no checkpoint")
             named = matched
-        elif not is_checkpoint_name(found.name):
+        elif not is_checkpoint_name(candidate.name):
             return Verdict("no checkpoint")
-        if not self._is_settled(found):
+        if not self._is_settled(candidate):
             return Verdict("waits")
-        if found.size == 0:
+        if candidate.size == 0:
             return Verdict("waits", "is empty; it is posted once it is written")
-        if found.problem is not None:
-            return Verdict("waits", found.problem)
+        if candidate.problem is not None:
+            return Verdict("waits", candidate.problem)
         try:
-            outline = None if found.path is None else read_complete(found.path)
+            outline = None if candidate.path is None else read_complete(candidate.path)
         except EvalsvcError as error:
             return Verdict("waits", f"is not complete: {error.message}")
         except OSError as error:
             return Verdict("waits", f"cannot be read: {(error.strerror or str(error)).lower()}")
-        return self._placed(found, named, outline)
+        return self._placed(candidate, named, outline)
 
-    def _is_settled(self, found: Found) -> bool:
+    def _is_settled(self, candidate: Candidate) -> bool:
         """Whether its marker is there, or it has not changed for long enough, as it was seen here or by its date."""
-        mark, since = self._seen.get(found.uri, ("", 0.0))
-        if mark != found.mark:
+        mark, since = self._seen.get(candidate.uri, ("", 0.0))
+        if mark != candidate.mark:
             since = self.clock()
-            self._seen[found.uri] = (found.mark, since)
+            self._seen[candidate.uri] = (candidate.mark, since)
         if self.rules.marker is not None:
-            marker = self.rules.marker.replace("{}", found.name)
-            return found.path is not None and (found.path.parent / marker).exists()
+            marker = self.rules.marker.replace("{}", candidate.name)
+            return candidate.path is not None and (candidate.path.parent / marker).exists()
         if self.clock() - since >= self.rules.settle:
             return True
-        return found.modified is not None and self.wall() - found.modified >= self.rules.settle
+        return candidate.modified is not None and self.wall() - candidate.modified >= self.rules.settle
 
-    def _placed(self, found: Found, named: Named, outline: dict[str, Any] | None) -> Verdict:
+    def _placed(self, candidate: Candidate, named: Named, outline: dict[str, Any] | None) -> Verdict:
         outline = outline or {}
         if "av_model_sd" in outline:
-            return self._placed_average(found, named)
+            return self._placed_average(candidate, named)
         if "epoch" in outline and "state_dict" not in outline:
             return Verdict("no checkpoint")  # optimizer_N.pt or stats_N.pt by another name
         if named == Named():
-            named = read_name(found.name)
+            named = read_name(candidate.name)
         step = named.step
         if step is None and named.epoch is not None:
-            step = self._step_of_epoch(found, named.epoch, outline)
+            step = self._step_of_epoch(candidate, named.epoch, outline)
         if step is None:
             step = _step_in(outline)
         if step is None:
             return Verdict("no checkpoint", NO_STEP)
         return _checkpoint(step, named.variant or "raw")
 
-    def _placed_average(self, found: Found, named: Named) -> Verdict:
+    def _placed_average(self, candidate: Candidate, named: Named) -> Verdict:
         """Averaged weights do not say their step: the epoch's own file does."""
         if not self.rules.averaged:
             return Verdict("no checkpoint")
-        said = read_averaged_name(found.name)
+        said = read_averaged_name(candidate.name)
         step, variant = named.step, named.variant or said.variant
         if variant is None:
             return Verdict("no checkpoint", f"holds averaged weights, and {NO_STEP}")
         if step is None and said.epoch is not None:
-            step = self._step_of_epoch(found, said.epoch, {})
+            step = self._step_of_epoch(candidate, said.epoch, {})
         if step is None:
             return Verdict(
                 "waits", f"waits for epoch_{said.epoch}.pt, which says its step; or give --steps-per-epoch N"
             )
         return _checkpoint(step, variant)
 
-    def _step_of_epoch(self, found: Found, epoch: int, outline: dict[str, Any]) -> int | None:
+    def _step_of_epoch(self, candidate: Candidate, epoch: int, outline: dict[str, Any]) -> int | None:
         if self.rules.steps_per_epoch is not None:
             return epoch * self.rules.steps_per_epoch
         step = _step_in(outline)
-        if step is None and found.path is not None:
-            step = _step_beside(found.path.parent, epoch)
+        if step is None and candidate.path is not None:
+            step = _step_beside(candidate.path.parent, epoch)
         if step is None:
             return self.memory.step(epoch)
         self.memory.keep_step(epoch, step)
