@@ -1,4 +1,4 @@
-"""The command line. Only what `--help` needs is imported at the top; every command imports its own."""
+"""The command line: `program` says which commands there are. A command's module is imported when it is run."""
 
 from evalsvc.cli.program import app, main
 

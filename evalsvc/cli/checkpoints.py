@@ -1,37 +1,33 @@
-"""Checkpoints go in: posting them, and saying what they are compared with."""
+"""`evalsvc submit`, `sweep` and `base`: checkpoints go in, and what they are compared with."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from evalsvc.cli.options import (
-    FAILED,
-    Layout,
-    Model,
-    Spool,
-    StepCommand,
-    Url,
-    absolute_uri,
-    connect,
-    inline_layout,
-    inline_model,
-)
-from evalsvc.cli.terminal import (
-    print_news,
-    say,
-    show_bars,
-    show_finished,
-    show_posted,
-)
+from evalsvc.cli.options import FAILED, Layout, Model, Spool, Url, connect
+from evalsvc.cli.progress import print_news, show_bars
+from evalsvc.cli.tables import print_metrics, print_warnings
+from evalsvc.cli.terminal import complain, say
+from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
+from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest
 
-if TYPE_CHECKING:
-    from evalsvc.client import Client
-
 commands = typer.Typer()
+
+
+class StepCommand(TyperCommand):
+    """Says what is wrong with a negative step, which would else be read as an option that does not exist."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, argument in zip(["", *args], args, strict=False):
+            if re.fullmatch(r"-\d+(\.\d+)?", argument) and not before.startswith("--"):
+                raise InvalidRequest(f"step {argument}: a step is a whole number of at least 0")
+        return super().parse_args(ctx, args)
 
 
 @commands.command(cls=StepCommand)
@@ -62,7 +58,6 @@ def submit(
 
     With --wait the exit code is 1 when an evaluation did not succeed.
     """
-
     with connect(url) as client:
         posted = client.submit(
             run,
@@ -102,7 +97,6 @@ def sweep(
     RUN's step is the percentage of SECOND: step 30 is lerp(FIRST, SECOND, 0.3). With --wait the exit code is 1 when an
     evaluation did not succeed.
     """
-
     if points < 2 or 100 % (points - 1):
         raise InvalidRequest(
             f"--points {points}: steps are whole percents, so give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
@@ -130,13 +124,37 @@ def base(
 
     Until it is said, that is the run's own step 0.
     """
-
     if step is None and of is not None:
         raise InvalidRequest(f"--of {of} is given without a step; say which: evalsvc base {run} STEP --of {of}")
     with connect(url) as client:
         found = client.run(run)["base"] if step is None else client.set_base(run, step, of=of, variant=variant)
     there = "not posted yet" if found["checkpoint"] is None else f"checkpoint {found['checkpoint']}"
     say(f"base of {run}: {found['run']} step {found['step']} {found['variant']} ({there})")
+
+
+def show_posted(posted: Mapping[str, Any]) -> None:
+    checkpoint = posted["checkpoint"]
+    made_of = f", {checkpoint['uri']}" if checkpoint["parents"] else ""
+    place = f"{checkpoint['run']} step {checkpoint['step']} {checkpoint['variant']}"
+    say(f"checkpoint {checkpoint['id']}: {place}{made_of}")
+    for evaluation in posted["evaluations"]:
+        say(f"evaluation {evaluation['id']}: {evaluation['suite']} {evaluation['state']}")
+    if not posted["evaluations"]:
+        say("no suite is due at this step by the run's plan; name one with --suite")
+
+
+def show_finished(evaluation: Mapping[str, Any]) -> None:
+    protocols = {identity: content for task in evaluation["tasks"] for identity, content in task["protocols"].items()}
+    print_metrics([metric for task in evaluation["tasks"] for metric in task["metrics"] or []], protocols)
+    for task in evaluation["tasks"]:
+        # A service of an older version has none.
+        print_warnings(task.get("warnings", ()))
+    name = f"evaluation {evaluation['id']} ({evaluation['suite']['name']})"
+    failed = [task for task in evaluation["tasks"] if task["error"]]
+    for task in failed:
+        complain(f"{name}, task {task['name']}: {task['error']['message']} [{task['error']['code']}]")
+    if evaluation["error"] and not failed:
+        complain(f"{name}: {evaluation['error']['message']} [{evaluation['error']['code']}]")
 
 
 def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]], show: bool = True) -> bool:

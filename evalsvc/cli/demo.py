@@ -10,16 +10,27 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from evalsvc.assets import locate_asset
+from evalsvc.cli.options import FAILED
+from evalsvc.cli.progress import show_bars
+from evalsvc.cli.terminal import complain, one_line, print_table, say
 from evalsvc.client import Client
+from evalsvc.config import Settings
 from evalsvc.errors import InternalError
 from evalsvc.miniature import ROOT
+
+commands = typer.Typer()
 
 RUNS = ("pretrained", "random-init")
 SUITE = "miniature"
@@ -35,6 +46,9 @@ COLUMNS = {
     "agreement": "digits/agreement",
 }
 """What the table shows, and of which metric."""
+
+ANSWER_WIDTH = 60
+"""Characters of a completion that the demo shows."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,39 @@ class Answers:
     run: str
     by_step: Mapping[int, str]
     """Greedy completions."""
+
+
+@commands.command()
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="End after the table instead of serving on.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the demo.", show_default="a temporary one")] = None,
+    devices: Annotated[str, typer.Option(help="Worker processes.")] = "cpu,cpu",
+) -> None:
+    """Evaluate the miniature run that comes with evalsvc, end to end: losses, images, FID, what is left of its English.
+
+    Needs the asset `inception`: evalsvc assets pull inception.
+    """
+    with tempfile.TemporaryDirectory(prefix="evalsvc-demo-") as temporary:
+        folder = data_dir or Path(temporary)
+        assets = Settings.load().assets_path
+        with started_service(folder, devices, assets) as url, Client(url) as client:
+            say(f"evalsvc listens on {url}")
+            evaluations = post_all(client)
+            with show_bars() as bars:
+                failures = wait_all(
+                    client,
+                    evaluations,
+                    lambda done, running: bars.show("miniature", done, len(evaluations), running or "checkpoints"),
+                )
+            _print_rows(read_table(client))
+            _print_answers(read_answers(client))
+            for failure in failures:
+                complain(failure)
+            if not leave and not failures:
+                say(f"serving on {url}; Ctrl-C ends the demo")
+                _wait_for_interrupt()
+        if failures:
+            raise typer.Exit(FAILED)
 
 
 @contextmanager
@@ -172,8 +219,33 @@ def _cell(value: float | str, stderr: float | None) -> str:
 def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
-        if found := re.search(r"listens on (http://\S+)", log.read_text()):
-            return found[1]
+        if match := re.search(r"listens on (http://\S+)", log.read_text()):
+            return match[1]
         time.sleep(0.05)
     last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
     raise InternalError(f"the demo's service did not start; it said: {last}")
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    """A row per checkpoint of the demo."""
+    print_table(
+        ["run", "step", *COLUMNS, "image grid"],
+        [[row.run, str(row.step), *(row.cells.get(name, "") for name in COLUMNS), row.grid or ""] for row in rows],
+    )
+
+
+def _print_answers(answers: Sequence[Answers]) -> None:
+    """A line per run and step, as much of it as a terminal has room for."""
+    for prompt, runs in groupby(answers, lambda answer: answer.prompt):
+        say(one_line(prompt))
+        for answer in runs:
+            for step, text in answer.by_step.items():
+                say(f"  {answer.run:>11} {step:>4} │ {one_line(text)[:ANSWER_WIDTH]}")
+        say()
+
+
+def _wait_for_interrupt() -> None:
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        say()

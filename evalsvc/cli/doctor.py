@@ -1,28 +1,34 @@
-"""What is missing for an evaluation, and which layout a checkpoint has."""
+"""`evalsvc doctor`: what is missing for an evaluation, and which layout a checkpoint has."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import (
-    FAILED,
-    Model,
-    Suites,
-    Threads,
-    checkpoint_reference,
-    hand_on,
-    inline_layout,
-    inline_model,
-    text_of,
+from evalsvc.cli.options import FAILED, Model, Suites, Threads, hand_on, text_of
+from evalsvc.cli.progress import show_bars
+from evalsvc.cli.terminal import print_table, say
+from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
+from evalsvc.config import PREFIX, SECRETS, Settings, setting_sources, shown_url
+from evalsvc.doctor.checks import run_checks
+from evalsvc.doctor.layout.checkup import Question, examine
+from evalsvc.doctor.layout.report import (
+    COLUMNS,
+    LEGEND,
+    conclusion,
+    condition_rows,
+    layout_yaml,
+    ranking_rows,
+    summary,
+    to_json,
 )
-from evalsvc.cli.terminal import print_settings, print_table, say, show_bars
-from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.layout import parse_layout
 
 SETUP = "setup"
 
@@ -57,11 +63,9 @@ def doctor(
 
     The exit code is 1 when something that is needed is missing.
     """
-    from evalsvc.doctor.checks import run_checks
-
     given: dict[str, Any] = {"suites": text_of(suites), "data_dir": text_of(data_dir)}
     settings = Settings.load(**given)
-    print_settings(settings, {name for name, value in given.items() if value is not None})
+    _print_settings(settings, {name for name, value in given.items() if value is not None})
     checks = run_checks(settings, suite or [])
     print_table(
         ["check", "", "found", "do"],
@@ -72,6 +76,33 @@ def doctor(
     )
     if not all(check.ok or not check.needed for check in checks):
         raise typer.Exit(FAILED)
+
+
+def _print_settings(settings: Settings, given: set[str]) -> None:
+    derived = {
+        "data_dir": settings.data_path,
+        "database_url": settings.database,
+        "datasets": settings.datasets_path,
+        "assets": settings.assets_path,
+    }
+    rows = [
+        [
+            PREFIX + name.upper(),
+            _shown_setting(name, derived.get(name, getattr(settings, name))),
+            "option" if name in given else source,
+        ]
+        for name, source in setting_sources().items()
+    ]
+    print_table(["setting", "value", "from"], rows)
+
+
+def _shown_setting(name: str, value: object) -> str:
+    """Of a secret, that it is set; of the database's address, all but what lets somebody in."""
+    if name == "database_url":
+        return shown_url(str(value))
+    if name in SECRETS and value:
+        return "set"
+    return re.sub(r"//[^/@]*@", "//", str(value))
 
 
 @doctor_app.command(name="layout")
@@ -108,9 +139,6 @@ def find_layout(
     for option, path in (("--output", output), ("--json", report)):
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
-    from evalsvc.doctor.layout.checkup import Question, examine
-    from evalsvc.doctor.layout.report import layout_yaml, to_json
-    from evalsvc.spec.layout import parse_layout
 
     settings = Settings.load(device=device, threads=threads)
     hand_on(settings)
@@ -135,7 +163,6 @@ def find_layout(
 
 
 def _print_checkup(found: Any) -> None:
-    from evalsvc.doctor.layout.report import COLUMNS, LEGEND, conclusion, condition_rows, ranking_rows, summary
 
     for line in summary(found):
         say(line)

@@ -1,37 +1,22 @@
-"""Measuring here and now, without a service."""
+"""`evalsvc run`: measuring here and now, without a service."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from evalsvc.cli.options import (
-    FAILED,
-    Layout,
-    Model,
-    Suites,
-    Threads,
-    checkpoint_reference,
-    hand_on,
-    inline_layout,
-    inline_model,
-    text_of,
-)
-from evalsvc.cli.terminal import (
-    complain,
-    print_interim,
-    print_metrics,
-    print_warnings,
-    show_bars,
-)
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, hand_on, text_of
+from evalsvc.cli.progress import print_interim, show_bars
+from evalsvc.cli.tables import print_metrics, print_warnings
+from evalsvc.cli.terminal import complain
+from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.spec.suite import find_suite
 
 commands = typer.Typer()
 
@@ -91,7 +76,7 @@ def run_here(
 def _run_suite(
     settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None
 ) -> dict[str, Any]:
-    from evalsvc.spec.suite import find_suite
+    # Its PyTorch takes seconds, for which neither `--help` nor a mistyped option waits, and is not on every machine.
     from evalsvc.worker.shard import run_suite
 
     hand_on(settings)

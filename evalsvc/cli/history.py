@@ -1,32 +1,38 @@
-"""Numbers come out: the history of runs, and what their checkpoints say."""
+"""`evalsvc history` and `evalsvc import`: numbers come out, and numbers of other tools go in."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import (
-    Axis,
-    Better,
-    Format,
-    Url,
-    connect,
-    show_found,
-)
-from evalsvc.cli.terminal import (
-    print_completions,
+from evalsvc.cli.history_files import Defaults, read_series, requests
+from evalsvc.cli.options import Format, Url, connect, show_found
+from evalsvc.cli.tables import (
     print_curves,
     print_history,
     print_tradeoff,
-    say,
-    write_csv,
     write_curves_csv,
+    write_history_csv,
     write_tradeoff_csv,
 )
+from evalsvc.cli.terminal import say
+from evalsvc.compare.curves import join_histories, require_comparable, tabulate
 
 commands = typer.Typer()
+
+
+class Axis(StrEnum):
+    step = "step"
+    tokens = "tokens"
+
+
+class Better(StrEnum):
+    LOWER = "lower"
+    HIGHER = "higher"
+    NONE = "none"
 
 
 @commands.command()
@@ -51,8 +57,6 @@ def history(
     What was measured by different protocols is never on one curve: of one run it is shown apart, with the fields that
     differ; of several runs it is refused with them, and the exit code is 2, unless --force is given.
     """
-    from evalsvc.compare.curves import join_histories, require_comparable, tabulate
-
     names = [*(metric or []), *([against] if against and metric else [])]
     with connect(url) as client:
         found = [client.history(run, names, variant=variant, x=x.value) for run in dict.fromkeys(runs)]
@@ -62,7 +66,7 @@ def history(
             require_comparable(joined)
             return
         if len(found) == 1:
-            show_found(format, found[0], print_history, write_csv)
+            show_found(format, found[0], print_history, write_history_csv)
             return
         joined = join_histories(found, client.protocol, force)
     show_found(format, joined, print_curves, write_curves_csv)
@@ -92,8 +96,6 @@ def import_history(
     or a step and a column per metric, as Weights & Biases exports them; or those of TensorBoard's exports. The same
     again changes nothing, so that an import which was cut off is done again whole.
     """
-    from evalsvc.cli.history_files import Defaults, read_series, requests
-
     defaults = Defaults(unit, direction.value, variant, protocol)
     series = read_series(file, metric or [], defaults)
     counts = {"new": 0, "replaced": 0, "unchanged": 0}
@@ -106,24 +108,3 @@ def import_history(
         f"{sum(counts.values()):,} values of {metrics} metrics: {counts['new']:,} entered, {counts['replaced']:,} "
         f"replaced, {counts['unchanged']:,} there already"
     )
-
-
-@commands.command()
-def completions(
-    run: Annotated[str, typer.Argument(help="The training run.")],
-    prompt: Annotated[str | None, typer.Option(help="Only prompts that hold this text.", show_default="all")] = None,
-    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="The seeded ones beside the greedy one.")] = False,
-    url: Url = None,
-) -> None:
-    """Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step.
-
-    image: ids of images. seq-rep-4: share of 4-grams that repeat. base loss: in nats/token, of the text that it begins
-    with, and of how many ids. kept, edits: ids that it begins with like the step before, and the edit distance to it.
-    """
-
-    with connect(url) as client:
-        steps = client.completions(run, variant=variant, prompt=prompt)
-    if not steps:
-        say(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
-    print_completions(steps, everything)

@@ -1,17 +1,16 @@
-"""What the metrics are, for people."""
+"""`evalsvc metrics`: what the metrics are, for people."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.errors import UnknownName
-
-if TYPE_CHECKING:
-    from evalsvc.metrics.definitions import Definition
+from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, Definition, find_definitions, plain_names
+from evalsvc.metrics.reference_page import facts, page, sections
 
 commands = typer.Typer()
 
@@ -34,9 +33,6 @@ def metrics(
     output: Annotated[Form, typer.Option("--format", help="`markdown` is the page docs/metrics.md.")] = Form.text,
 ) -> None:
     """Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared."""
-    from evalsvc.metrics.definitions import DEFINITIONS, find_definitions, plain_names
-    from evalsvc.metrics.reference_page import page, sections
-
     found = DEFINITIONS if pattern is None else find_definitions(pattern)
     if not found:
         hint = "any other name behind a benchmark's is a metric of lm-eval; '<metric>' shows what is known of it"
@@ -53,9 +49,6 @@ def metrics(
 
 
 def _described(definition: Definition) -> str:
-    from evalsvc.metrics.definitions import ERRORS
-    from evalsvc.metrics.reference_page import facts
-
     lines = [f"{definition.title}  (task {definition.kind})", f"  {definition.formula}"]
     for label, text in facts(definition):
         lines.append(f"  {label}: {text}" + (f", {ERRORS[text]}" if text in ERRORS else ""))

@@ -1,4 +1,4 @@
-"""How the service is, for people."""
+"""`evalsvc status`: how the service is, for people."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.options import FAILED, Url, connect
+from evalsvc.cli.status_screen import status_screen
 from evalsvc.cli.terminal import say, say_json
 
 commands = typer.Typer()
@@ -23,8 +24,6 @@ def status(
 
     The exit code is 1 when it cannot evaluate, and 2 when nothing answers.
     """
-    from evalsvc.cli.status_screen import status_screen
-
     with connect(url) as client:
         found = client.status()
         address = client.url

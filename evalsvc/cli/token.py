@@ -1,4 +1,4 @@
-"""Tokens: who is let in, by name."""
+"""`evalsvc token`: who is let in, by name."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from evalsvc.cli.options import text_of
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.config import Settings
-
-if TYPE_CHECKING:
-    from evalsvc.store.session import Store
-    from evalsvc.store.tables import Token
+from evalsvc.store.session import Store, open_store, translated
+from evalsvc.store.tables import Token
+from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 
 commands = typer.Typer()
 token_app = typer.Typer(
@@ -49,8 +48,6 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Make a token. It is shown once, on standard output; the database keeps only its hash."""
-    from evalsvc.store.tokens import create_token
-
     with _opened(data_dir) as store, store.transaction() as session:
         token = create_token(session, name, scope.value, days)
     say(token)
@@ -64,8 +61,6 @@ def create(
 @token_app.command(name="list")
 def list_tokens(data_dir: DataDir = None) -> None:
     """Show the tokens there are and were; none of them is readable."""
-    from evalsvc.store.tokens import all_tokens
-
     with _opened(data_dir) as store, store.reading() as session:
         tokens = all_tokens(session)
     if not tokens:
@@ -88,8 +83,6 @@ def list_tokens(data_dir: DataDir = None) -> None:
 @token_app.command()
 def revoke(name: Annotated[str, typer.Argument(help="Which; see token list.")], data_dir: DataDir = None) -> None:
     """Let nobody in by a token any more, within seconds."""
-    from evalsvc.store.tokens import revoke_token
-
     with _opened(data_dir) as store, store.transaction() as session:
         revoke_token(session, name)
     say(f"token {name!r} is revoked")
@@ -97,8 +90,6 @@ def revoke(name: Annotated[str, typer.Argument(help="Which; see token list.")], 
 
 @contextmanager
 def _opened(data_dir: Path | None) -> Iterator[Store]:
-    from evalsvc.store.session import open_store, translated
-
     store = open_store(Settings.load(data_dir=text_of(data_dir)).database, migrate=False)
     try:
         with translated(store.url):

@@ -1,4 +1,4 @@
-"""A folder of checkpoints is watched, and what comes into it is posted."""
+"""`evalsvc watch`: a folder of checkpoints is watched, and what comes into it is posted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import FAILED, Layout, Model, Spool, Url, absolute_uri, connect, inline_layout, inline_model
+from evalsvc.checkpoints.remote.uri import is_remote
+from evalsvc.cli.options import FAILED, Layout, Model, Spool, Url, connect
 from evalsvc.cli.terminal import say
+from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
+from evalsvc.watch.completeness import Classifier, Rules
+from evalsvc.watch.local_folder import LocalFolder
+from evalsvc.watch.memory import Memory
+from evalsvc.watch.naming import StepPattern
+from evalsvc.watch.remote_folder import RemoteFolder
+from evalsvc.watch.watcher import Posting, Watcher
 
 commands = typer.Typer()
 
@@ -51,14 +59,6 @@ def watch(
     Ends by Ctrl-C or SIGTERM, and goes on where it was when it is started again. With --once the exit code is 1 when
     the service refused one.
     """
-    from evalsvc.checkpoints.remote.uri import is_remote
-    from evalsvc.watch.completeness import Classifier, Rules
-    from evalsvc.watch.local_folder import LocalFolder
-    from evalsvc.watch.memory import Memory
-    from evalsvc.watch.naming import StepPattern
-    from evalsvc.watch.remote_folder import RemoteFolder
-    from evalsvc.watch.watcher import Posting, Watcher
-
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     if marker is not None and "{}" not in marker:

@@ -1,0 +1,62 @@
+"""`evalsvc assets`: weights of other people's networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalsvc.assets import ASSETS, find_asset, locate_asset, pull, read_record
+from evalsvc.cli.options import text_of
+from evalsvc.cli.progress import Bars, show_bars
+from evalsvc.cli.terminal import print_table, say
+from evalsvc.config import Settings
+from evalsvc.errors import AssetCorrupt, AssetMissing, InvalidRequest
+
+commands = typer.Typer()
+assets_app = typer.Typer(no_args_is_help=True, help="Weights of other people's networks, which some suites need.")
+commands.add_typer(assets_app, name="assets")
+
+Assets = Annotated[Path | None, typer.Option(help="Folder of the assets.", show_default="assets in the data folder")]
+
+
+@assets_app.command(name="pull")
+def pull_assets(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which; see `evalsvc assets list`.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Take this file or folder instead.", show_default="its official address"),
+    ] = None,
+    assets: Assets = None,
+) -> None:
+    """Fetch assets and verify them. A download that was cut off goes on where it stopped."""
+    if source is not None and len(names) > 1:
+        raise InvalidRequest(f"--from {source} is one file and {len(names)} assets are named; name one")
+    folder = Settings.load(assets=text_of(assets)).assets_path
+    for name in names:
+        find_asset(name)
+    for name in names:
+        with show_bars() as bars:
+
+            def report(done: int, total: int | None, bars: Bars = bars, name: str = name) -> None:
+                bars.show(name, done // 1_000_000, None if total is None else total // 1_000_000, "MB")
+
+            path = pull(name, folder, source, report)
+        say(f"{name}: {path}")
+
+
+@assets_app.command(name="list")
+def list_assets(assets: Assets = None) -> None:
+    """Show what can be pulled, what is there, and where it came from."""
+    folder = Settings.load(assets=text_of(assets)).assets_path
+    rows = []
+    for asset in ASSETS.values():
+        try:
+            locate_asset(asset.name, folder)
+            record = read_record(asset.name, folder)
+            state, source = "there", f"{record.source} (sha256 {record.source_sha256})" if record else ""
+        except (AssetMissing, AssetCorrupt) as error:
+            state, source = ("-" if isinstance(error, AssetMissing) else "CORRUPT"), asset.address
+        rows.append([asset.name, state, f"{asset.megabytes} MB", asset.purpose, source])
+    print_table(["asset", "", "about", "what for", "from"], rows)

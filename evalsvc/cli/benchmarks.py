@@ -1,0 +1,51 @@
+"""`evalsvc benchmarks`: what lm-eval can ask, and fetching what that needs."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalsvc.cli.terminal import print_table, say
+from evalsvc.config import Settings
+from evalsvc.language.definitions import Rules
+from evalsvc.language.registry import Registry
+from evalsvc.spec.paths import Readable, local_data
+
+commands = typer.Typer()
+benchmarks_app = typer.Typer(no_args_is_help=True, help="lm-eval's benchmarks, which the task `language` asks.")
+commands.add_typer(benchmarks_app, name="benchmarks")
+
+IncludePath = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of lm-eval YAML files of your own; repeat for several.", show_default="none"),
+]
+
+
+@benchmarks_app.command(name="list")
+def list_benchmarks(
+    words: Annotated[str | None, typer.Argument(metavar="FILTER", help="Only names with this in them.")] = None,
+    include_path: IncludePath = None,
+) -> None:
+    """Show the names of benchmarks, and of the groups and tags that stand for several."""
+    entries = Registry(include_path or []).search(words or "")
+    print_table(["name", "", "from"], [[entry.name, entry.kind.value, entry.origin] for entry in entries])
+
+
+@benchmarks_app.command(name="prepare")
+def prepare_benchmarks(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which; see `evalsvc benchmarks list`.")],
+    include_path: IncludePath = None,
+) -> None:
+    """Fetch what benchmarks need from the Hugging Face hub into its cache; an evaluation downloads nothing."""
+    # lm-eval is a package of workers, and imports NumPy.
+    from evalsvc.language.benchmarks import LoadOptions, prepare
+
+    settings = Settings.load()
+    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
+    for name in names:
+        for ready in prepare(name, LoadOptions(tuple(include_path or []), rules=rules)):
+            rows = ", ".join(f"{count:,} rows of {split!r}" for split, count in ready.splits.items())
+            say(f"{ready.name}: {ready.source}, {rows}" if rows else f"{ready.name}: asks for no dataset of the hub")

@@ -1,0 +1,103 @@
+"""`evalsvc completions`: what a run's checkpoints make of fixed prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from evalsvc.cli.options import Url, connect
+from evalsvc.cli.terminal import one_line, say
+
+commands = typer.Typer()
+
+
+@commands.command()
+def completions(
+    run: Annotated[str, typer.Argument(help="The training run.")],
+    prompt: Annotated[str | None, typer.Option(help="Only prompts that hold this text.", show_default="all")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The seeded ones beside the greedy one.")] = False,
+    url: Url = None,
+) -> None:
+    """Show what a run's checkpoints made of fixed prompts, prompt by prompt: the base first, then a line per step.
+
+    image: ids of images. seq-rep-4: share of 4-grams that repeat. base loss: in nats/token, of the text that it begins
+    with, and of how many ids. kept, edits: ids that it begins with like the step before, and the edit distance to it.
+    """
+    with connect(url) as client:
+        steps = client.completions(run, variant=variant, prompt=prompt)
+    if not steps:
+        say(f"run {run} has no completions yet; evaluate a suite that has a task of kind completions")
+    print_completions(steps, everything)
+
+
+COMPLETION_COLUMNS = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept", "edits")
+
+
+def print_completions(steps: Sequence[Mapping[str, Any]], everything: bool) -> None:
+    """Prompt by prompt, a line each: its numbers, and the text whatever characters the model wrote.
+
+    `kept` and `edits` compare with the step before: how many ids both begin with, and how many must change to make one
+    of the other. What no line of a prompt has is no column.
+    """
+    lines: dict[tuple[str, str], dict[str, tuple[Mapping[str, str], str]]] = {}
+    for row in steps:
+        for item in row["completions"]:
+            way = item["way"]
+            if way != "greedy" and not everything:
+                continue
+            found = lines.setdefault((row["task"], item["prompt"]), {})
+            if item["base"] is not None:
+                found[_completion_label("base", "raw", way)] = _base_numbers(item), item["base"]
+            found[_completion_label(f"step {row['step']}", row["variant"], way)] = _own_numbers(item), item["text"]
+    for (_, prompt), found in lines.items():
+        say(prompt)
+        _print_answers_to(found)
+        say()
+
+
+def _print_answers_to(found: Mapping[str, tuple[Mapping[str, str], str]]) -> None:
+    """The base's first."""
+    columns = [name for name in COMPLETION_COLUMNS if any(numbers.get(name) for numbers, _ in found.values())]
+    rows = [
+        (label, [numbers.get(name, "") for name in columns], text)
+        for label, (numbers, text) in sorted(found.items(), key=lambda entry: not entry[0].startswith("base"))
+    ]
+    if columns:
+        rows.insert(0, ("", columns, ""))
+    widths = [max(len(cells[place]) for _, cells, _ in rows) for place in range(len(columns))]
+    first = max(map(len, found))
+    for label, cells, text in rows:
+        numbers = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        say(f"  {label:{first}}{numbers} │ {one_line(text)}".rstrip())
+
+
+def _own_numbers(item: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of a completion; empty where it has no such number."""
+    repeated, previous = item.get("seq_rep_4"), item.get("previous")
+    return {
+        "ids": str(item.get("drawn", "")),
+        "image": str(item.get("image_ids", "")),
+        "seq-rep-4": "" if repeated is None else f"{repeated:.2f}",
+        **_judged(item.get("base_nll"), item.get("base_scored")),
+        "kept": "" if previous is None else str(previous["common_prefix"]),
+        "edits": "" if previous is None else str(previous["edit_distance"]),
+    }
+
+
+def _base_numbers(item: Mapping[str, Any]) -> dict[str, str]:
+    ids = item.get("base_ids")
+    own = _judged(item.get("base_own_nll"), item.get("base_own_scored"))
+    return {"ids": "" if ids is None else str(len(ids)), **own}
+
+
+def _judged(nll: float | None, scored: int | None) -> dict[str, str]:
+    """The base's loss in nats/token, and on how many ids."""
+    loss = f"{nll / scored:.2f}" if nll is not None and scored else ""
+    return {"base loss": loss, "of ids": "" if scored is None else str(scored)}
+
+
+def _completion_label(what: str, variant: str, way: str) -> str:
+    return " ".join([what, *([variant] if variant != "raw" else []), *([way] if way != "greedy" else [])])

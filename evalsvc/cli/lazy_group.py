@@ -1,0 +1,48 @@
+"""A group of commands, each of which is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command is, and what is said of it in the help of the group."""
+
+    module: str
+    """Dotted name of a module with a `typer.Typer` that is called `commands`."""
+    help: str
+    """First paragraph of the command's own help."""
+
+
+class Announced(TyperCommand):
+    """What stands for a command until it is run: its name and the first paragraph of its help."""
+
+    def __init__(self, name: str, entry: Entry) -> None:
+        super().__init__(name, help=entry.help)
+        self.entry = entry
+
+    def load(self) -> Any:
+        """Import the module, and return the command itself."""
+        return get_group(import_module(self.entry.module).commands).commands[str(self.name)]
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Begin to run the command, or to complete its arguments: from here on it is the command itself."""
+        return self.load().make_context(*arguments, **options)
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands, for help and for the completion of their names, without importing any."""
+
+    entries: Mapping[str, Entry]
+    """By the name of the command, in the order in which help lists them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {name: Announced(name, entry) for name, entry in self.entries.items()}

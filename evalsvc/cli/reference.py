@@ -1,0 +1,32 @@
+"""`evalsvc reference`: statistics of real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalsvc.cli.options import text_of
+from evalsvc.cli.terminal import say
+from evalsvc.config import Settings
+
+commands = typer.Typer()
+reference_app = typer.Typer(no_args_is_help=True, help="Statistics of real images, which FID compares with.")
+commands.add_typer(reference_app, name="reference")
+
+
+@reference_app.command(name="import")
+def import_reference(
+    file: Annotated[Path, typer.Argument(help="An npz file with mu and sigma of Inception features.")],
+    name: Annotated[str, typer.Option(help="What suites call it.")],
+    n: Annotated[int | None, typer.Option(help="How many images it rests on.", show_default="unknown")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the references.", show_default="~/.local/share/evalsvc")
+    ] = None,
+) -> None:
+    """Take over someone else's reference statistics. They are marked as foreign wherever they are used."""
+    # What reads the file is a worker's, and needs NumPy.
+    from evalsvc.tasks.reference_statistics import import_npz
+
+    say(f"{name}: {import_npz(file, name, Settings.load(data_dir=text_of(data_dir)).statistics_path, n)}")

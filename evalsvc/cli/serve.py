@@ -1,0 +1,81 @@
+"""`evalsvc serve`: the service and its workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalsvc.cli.options import Suites, Threads, TlsCa, TlsCert, TlsKey, text_of
+from evalsvc.cli.terminal import say
+from evalsvc.config import Settings, drop_secrets
+from evalsvc.log import configure_logs
+
+commands = typer.Typer()
+
+
+@commands.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8321")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of database, spooled checkpoints and artifacts.", show_default="~/.local/share/evalsvc"
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL.", show_default="SQLite in the data folder")
+    ] = None,
+    suites: Suites = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="One worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"),
+    ] = None,
+    threads: Threads = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="An existing Dask scheduler, tls://HOST:PORT.", show_default="a cluster of its own"),
+    ] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    https_cert: Annotated[Path | None, typer.Option(help="Certificate: listen by https.")] = None,
+    https_key: Annotated[Path | None, typer.Option(help="Private key of --https-cert.")] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Answer reads alone, beside the service that has the database.")
+    ] = False,
+    migrate: Annotated[bool, typer.Option("--migrate", help="Bring an older database to this version first.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen on an address that others reach though there is no token.")
+    ] = False,
+) -> None:
+    """Run the service and its workers on this machine."""
+    settings = Settings.load(
+        host=host,
+        port=port,
+        data_dir=text_of(data_dir),
+        database_url=database_url,
+        suites=text_of(suites),
+        devices=devices,
+        threads=threads,
+        scheduler=scheduler,
+        tls_ca=text_of(tls_ca),
+        tls_cert=text_of(tls_cert),
+        tls_key=text_of(tls_key),
+        https_cert=text_of(https_cert),
+        https_key=text_of(https_key),
+        read_only=1 if read_only else None,
+    )
+    drop_secrets()
+    configure_logs(settings.log_format, settings.log_level)
+    # FastAPI, SQLAlchemy and Dask take two seconds, for which `--help` and completion do not wait.
+    from evalsvc.api.server import serve as serve_settings
+
+    def announce(url: str) -> None:
+        say(f"evalsvc listens on {url}")
+
+    serve_settings(settings, announce, migrate=migrate, insecure=insecure)

@@ -1,0 +1,79 @@
+"""Checkpoints, models and layouts as arguments: a path, a uri, an expression, a name, a file or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evalsvc.checkpoints.expression import Base, File, canonical, written
+from evalsvc.checkpoints.expression_parser import is_expression, parse_expression
+from evalsvc.checkpoints.reference import CheckpointRef, Virtual
+from evalsvc.checkpoints.remote.fetch import locate_checkpoint
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.model_config import read_model_spec
+
+
+def absolute_uri(uri: str) -> str:
+    """A relative path is meant from this folder, which the service does not know; an expression stays as it is."""
+    if is_virtual(uri):
+        return uri
+    return uri if "://" in uri or "::" in uri else str(Path(uri).expanduser().absolute())
+
+
+def is_virtual(uri: str) -> bool:
+    """Whether an argument is an expression over checkpoints, and not a file of this folder that looks like one."""
+    return is_expression(uri) and not os.path.exists(uri)
+
+
+def checkpoint_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None = None) -> CheckpointRef:
+    """The weights in a file or folder, or an expression over such; `base` is what that means in it."""
+    if is_virtual(uri):
+        return _virtual_reference(uri, model, layout, base)
+    path, identity = locate_checkpoint(absolute_uri(uri), Settings.load())
+    known = identity if identity.etag is not None else None
+    return CheckpointRef(path=path, identity=known, model=model, layout=layout, label=uri)
+
+
+def _virtual_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None) -> CheckpointRef:
+    expression = parse_expression(uri)
+    parents = {}
+    for leaf in written(expression):
+        if isinstance(leaf, File):
+            parents[str(leaf)] = checkpoint_reference(leaf.path, model, layout)
+        elif not isinstance(leaf, Base):
+            raise InvalidRequest(
+                f"{leaf} is a checkpoint of a service, and none is asked here; give the path of its weights, or post "
+                "the expression: evalsvc submit RUN STEP EXPRESSION"
+            )
+        elif base is None or base.virtual is not None:
+            found = "an expression itself: write it out" if base else "not given: name its weights by --base"
+            raise InvalidRequest(f"{uri} is made of base, which is {found}")
+        else:
+            parents[str(leaf)] = base
+    text = canonical(expression)
+    return CheckpointRef(text, layout=layout, label=text, virtual=Virtual(expression, parents))
+
+
+def inline_model(text: str | None, option: str = "--model") -> Any:
+    return _inline(option, text, read_model_spec)
+
+
+def inline_layout(text: str | None, option: str = "--layout") -> Any:
+    return _inline(option, text, lambda spec, base: parse_layout(spec, base).to_json())
+
+
+def _inline(option: str, text: str | None, read: Callable[[Any, Path], dict[str, Any]]) -> Any:
+    """What a name, a file of this machine or JSON stands for, checked here: the service need not find the file."""
+    if text is None:
+        return None
+    if not text.lstrip().startswith("{"):
+        return read(text, Path.cwd())
+    try:
+        return read(json.loads(text), Path.cwd())
+    except ValueError as error:
+        raise InvalidRequest(f"{option} is not JSON: {error}") from None

@@ -1,0 +1,164 @@
+"""`evalsvc submit`, `sweep` and `base`: what they print, where, and their exit codes."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console import Command
+from queue_steps import evaluate_whole, metric
+
+from evalsvc.messages import ShardError
+
+
+class TestSubmit:
+    def test_posts_and_says_what_was_entered(self, command: Command, service: Any, weights: Path) -> None:
+        result = command(
+            "submit", "run-a", "25", "epoch_1.pt", "--suite", "loss", "--tag", "lr=3e-4", "--spool", "link"
+        )
+        assert (result.code, result.err) == (0, "")
+        assert result.out == "checkpoint 1: run-a step 25 raw\nevaluation 1: loss queued\n"
+
+    def test_says_when_nothing_is_due(self, command: Command, service: Any, weights: Path) -> None:
+        assert "name one with --suite" in command("submit", "run-a", "25", str(weights)).out
+
+    def test_model_and_layout_from_files_of_this_machine(
+        self, command: Command, service: Any, weights: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "layout.yaml").write_text("text: {size: 50432}")
+        arguments = ["--suite", "loss", "--model", "open_lm_160m", "--layout", "layout.yaml"]
+        assert command("submit", "run-a", "25", str(weights), *arguments).code == 0
+        assert command("submit", "run-a", "50", str(weights), "--layout", '{"text": {"size": 9}}').code == 0
+
+    def test_wait_shows_progress_and_metrics(self, command: Command, service: Any, weights: Path) -> None:
+        service.coordinator.working = True
+        result = command("submit", "run-a", "25", str(weights), "--suite", "loss", "--wait")
+        assert result.code == 0
+        assert "loss/text" in result.out
+        assert "± 0.1" in result.out
+        assert "loss: pairs" in result.err
+        assert "8/8" in result.err
+
+    def test_wait_fails_with_the_evaluation(self, command: Command, service: Any, weights: Path) -> None:
+        service.coordinator.working, service.coordinator.error = True, ShardError("non_finite", "layer 3 gives NaN")
+        result = command("submit", "run-a", "25", str(weights), "--suite", "loss", "--wait")
+        assert result.code == 1
+        assert "error: evaluation 1 (loss), task text: layer 3 gives NaN [non_finite]" in result.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["run-a", "-5", "epoch_1.pt"], "error: step -5: a step is a whole number of at least 0 [invalid_request]"),
+            (["run-a", "late", "epoch_1.pt"], "Invalid value for 'step'"),
+            (["run-a", str(2**63), "epoch_1.pt"], "step: input should be less than or equal to 9007199254740991"),
+            (["run a", "25", "epoch_1.pt"], "error: run: 'run a' is not a name"),
+            (["run-a", "25", "missing.pt"], "/missing.pt: no such file or directory"),
+            (["run-a", "25", "s3://bucket/a.pt"], "the scheme 's3' is not allowed"),
+            (["run-a", "25", "epoch_1.pt", "--suite", "los"], "no suite is named 'los'; did you mean 'loss'?"),
+            (["run-a", "25", "epoch_1.pt", "--tag", "lr"], "--tag lr: write it as KEY=VALUE"),
+            (["run-a", "25", "epoch_1.pt", "--model", "open_lm_1bb"], "did you mean 'open_lm_1b'"),
+            (["run-a", "25", "epoch_1.pt", "--model", "{"], "--model is not JSON"),
+            (
+                ["run-a", "25", "epoch_1.pt", "--layout", "nowhere.yaml"],
+                "nowhere.yaml does not exist or cannot be read",
+            ),
+            (["run-a", "25", "epoch_1.pt", "--priority", "-5000000"], "priority: input should be greater"),
+        ],
+    )
+    def test_bad_argument(
+        self, command: Command, service: Any, weights: Path, arguments: list[str], words: str
+    ) -> None:
+        result = command("submit", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+        assert "Traceback" not in result.err
+
+    def test_conflict(self, command: Command, service: Any, weights: Path) -> None:
+        weights.with_name("other.pt").write_bytes(b"other")
+        command("submit", "run-a", "25", str(weights))
+        result = command("submit", "run-a", "25", "other.pt")
+        assert (result.code, "[conflict]" in result.err) == (2, True)
+        assert command("submit", "run-a", "25", "other.pt", "--replace").code == 0
+
+    def test_service_that_is_not_there(self, command: Command, weights: Path) -> None:
+        result = command("submit", "run-a", "25", str(weights), "--url", "http://127.0.0.1:9")
+        assert result.code == 2
+        assert "no evaluation service answers at http://127.0.0.1:9" in result.err
+        assert "`evalsvc serve`" in result.err
+
+
+class TestVirtual:
+    @pytest.fixture
+    def parents(self, service: Any, command: Command, weights: Path) -> None:
+        for step in (0, 20):
+            command("submit", "run-a", str(step), str(weights))
+
+    def test_submit_posts_an_expression_as_it_is(self, command: Command, parents: None) -> None:
+        result = command("submit", "mix", "30", "lerp(run-a@0, run-a@20, 0.3)", "--suite", "loss")
+        assert result.out == "checkpoint 3: mix step 30 raw, lerp(run-a@0, run-a@20, 0.3)\nevaluation 1: loss queued\n"
+        result = command("submit", "run-a", "5", "avg(run-a@20,run-a@0)")
+        assert re.match(r"checkpoint 4: run-a step 5 avg-\w{10}, avg\(run-a@0, run-a@20\)\n", result.out)
+        result = command("submit", "mix", "30", "lerp(run-a@0, run-a@25, 0.3)")
+        assert (result.code, "the nearest are 0, 20 [unknown_name]" in result.err) == (2, True)
+
+    def test_sweep_is_one_curve_against_a_metric(self, command: Command, service: Any, parents: None) -> None:
+        assert command("sweep", "mix", "run-a@0", "run-a@20", "--points", "3", "--suite", "loss").code == 0
+        evaluate_whole(service.store, metric(2.0), metric(1.25, "loss/image", stderr=None))
+        again = command("sweep", "mix", "run-a@0", "run-a@20", "--points", "3", "--suite", "loss", "--wait")
+        assert again.out.splitlines()[2:4] == [
+            "checkpoint 4: mix step 50 raw, lerp(run-a@0, run-a@20, 0.5)",
+            "evaluation 2: loss succeeded",
+        ]
+        arguments = ["history", "mix", "--metric", "loss/image", "--against", "loss/text"]
+        rows = [line.split() for line in command(*arguments).out.splitlines() if "raw" in line]
+        assert rows == [["mix", "raw", step, "2", "±", "0.1", "1.25"] for step in ("0", "50", "100")]
+        rows = list(csv.reader(io.StringIO(command(*arguments, "--format", "csv").out)))
+        columns = [f"{name}{end}" for name in ("loss/text", "loss/image") for end in ("", " stderr", " source")]
+        assert rows[0] == ["run", "variant", "step", *columns]
+        assert rows[2] == ["mix", "raw", "50", "2.0", "0.1", "", "1.25", "", ""]
+        found = json.loads(command("history", "mix", "--against", "loss/text", "--format", "json").out)
+        assert [row["loss/image"]["value"] for row in found["rows"]] == [1.25] * 3
+        assert "did you mean 'loss/text'" in command("history", "mix", "--against", "loss/txt").err
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["mix", "run-a@0", "run-a@20", "--points", "4"], "--points 4: steps are whole percents, so give 2, 3, 5"),
+            (["mix", "run-a@0", "run-a@20", "--points", "1"], "--points 1: steps are whole percents"),
+            (["mix", "run-a@0", "run-a@2"], "run 'run-a' has no checkpoint at step 2"),
+            (["run-a", "run-a@0", "run-a@20"], "run 'run-a' has checkpoints of variant 'raw' that are no virtual ones"),
+        ],
+    )
+    def test_bad_sweep(self, command: Command, parents: None, arguments: list[str], words: str) -> None:
+        result = command("sweep", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+
+
+class TestBase:
+    def test_says_and_shows_what_a_run_is_compared_with(self, command: Command, service: Any, weights: Path) -> None:
+        command("submit", "run-a", "25", str(weights))
+        assert command("base", "run-a").out == "base of run-a: run-a step 0 raw (not posted yet)\n"
+        said = "base of run-b: run-a step 25 raw (checkpoint 1)\n"
+        assert command("base", "run-b", "25", "--of", "run-a").out == said
+        assert command("base", "run-b").out == said
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["run-a", "24"], "run 'run-a' has no checkpoint at step 24, variant 'raw'; the nearest are 25"),
+            (["run-a", "25", "--of", "run-b"], "no run is named 'run-b'; did you mean 'run-a'?"),
+            (["run-a", "--of", "run-b"], "--of run-b is given without a step; say which: evalsvc base run-a STEP"),
+            (["run-a", "-1"], "step -1: a step is a whole number of at least 0"),
+        ],
+    )
+    def test_bad_argument(
+        self, command: Command, service: Any, weights: Path, arguments: list[str], words: str
+    ) -> None:
+        command("submit", "run-a", "25", str(weights))
+        result = command("base", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err

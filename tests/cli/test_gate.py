@@ -1,0 +1,158 @@
+"""`evalsvc gate`: its exit codes, and what it prints and writes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console import Command, Result
+from gate_documents import document, read_junit
+from gate_documents import value as metric_value
+
+from evalsvc.spec.protocol import Protocol
+
+PAIRS = [{"index": index, "nll": 1.0 + index % 7} for index in range(100)]
+
+
+def measured(rise: float, spread: float = 0.0, **fields: Any) -> dict[str, Any]:
+    """A result whose items have risen by `rise` in the mean, each by up to `spread` more or less."""
+    items = [item | {"nll": item["nll"] + rise + (spread if item["index"] % 2 else -spread)} for item in PAIRS]
+    mean = sum(item["nll"] for item in items) / len(items)
+    return document(metric_value("pairs/image", mean, 0.2, items=("nll",), **fields), items={"pairs": items})
+
+
+class TestGate:
+    """Six situations, and what each is in every form that there is."""
+
+    OUTPUTS = ("--json", "report.json", "--junit", "report.xml", "--markdown", "summary.md", "--annotations")
+
+    def gate(self, command: Command, candidate: Any, baseline: Any, *options: str) -> Result:
+        for name, content in (("candidate", candidate), ("baseline", baseline)):
+            if content is not None:
+                Path(f"{name}.json").write_text(json.dumps(content))
+        return command("gate", "candidate.json", "--baseline", "baseline.json", *options)
+
+    @pytest.mark.parametrize(
+        ("candidate", "baseline", "code", "headline", "annotation", "cases"),
+        [
+            (measured(-0.5), measured(0), 0, "passed: 1 better", "::notice title=pairs/image::better by", "1 0 0 0"),
+            (measured(0.1, 0.2), measured(0), 1, "regression: 1 worse", "::error title=pairs/image::worse", "1 1 0 0"),
+            (measured(0.1, 0.9), measured(0), 0, "passed: 1 within noise", None, "1 0 0 0"),
+            (
+                document(errors={"pairs": "layer 3 has NaN"}),
+                measured(0),
+                2,
+                "not judged: 1 missing",
+                "::error title=pairs/image::the candidate's task pairs failed: layer 3 has NaN",
+                "1 0 1 0",
+            ),
+            (
+                measured(0, protocol=Protocol({"limit": 8})),
+                measured(0, protocol=Protocol({"limit": 9})),
+                2,
+                "not judged: 1 other protocol",
+                "::error title=pairs/image::measured by another protocol and not comparable: limit 9 → 8;",
+                "1 0 1 0",
+            ),
+            (
+                measured(0),
+                None,
+                3,
+                "no baseline: there is no file baseline.json; write one by",
+                "::error title=gate::there is no file baseline.json",
+                "1 0 1 0",
+            ),
+        ],
+        ids=["better", "worse", "within-noise", "missing", "other-protocol", "no-baseline"],
+    )
+    def test_situation(
+        self,
+        command: Command,
+        candidate: Any,
+        baseline: Any,
+        code: int,
+        headline: str,
+        annotation: str | None,
+        cases: str,
+    ) -> None:
+        Path("summary.md").write_text("# Build 7\n\n")
+        result = self.gate(command, candidate, baseline, *self.OUTPUTS)
+        assert (result.code, result.err) == (code, "")
+        lines = result.out.splitlines()
+        assert lines[-1].startswith(headline)
+        assert [line for line in lines if line.startswith("::")] == [
+            line for line in lines if annotation and line.startswith(annotation)
+        ]
+        assert ("pairs/image" in result.out) == (code != 3)
+        report = json.loads(Path("report.json").read_text())
+        assert (report["exit_code"], report["outcome"].replace("_", " ")) == (code, headline.partition(":")[0])
+        suite = read_junit(Path("report.xml").read_bytes())[0]
+        assert " ".join(suite.get(name) for name in ("tests", "failures", "errors", "skipped")) == cases
+        summary = Path("summary.md").read_text()
+        assert summary.startswith(f"# Build 7\n\n### Gate: {headline}")
+
+    def test_the_noise_is_that_of_pairs(self, command: Command) -> None:
+        """The same values without their items: the errors of the two would hide it."""
+        candidate, baseline = measured(0.1, 0.2), measured(0)
+        assert " paired 100 " in " ".join(self.gate(command, candidate, baseline).out.split())
+        candidate["items"] = {}
+        result = self.gate(command, candidate, baseline)
+        assert (result.code, " unpaired 100 " in " ".join(result.out.split())) == (0, True)
+
+    def test_rules(self, command: Command) -> None:
+        Path("rules.yaml").write_text("rules: [{metric: pairs/*, absolute: 0.15}]")
+        rules = ("--rules", "rules.yaml")
+        assert self.gate(command, measured(0.1, 0.2), measured(0), *rules).code == 0
+        assert self.gate(command, measured(0.2, 0.2), measured(0), *rules).code == 1
+
+    @pytest.mark.parametrize(
+        ("asked", "option", "family"), [("", (), "none"), ("holm", (), "holm"), ("holm", ("--family", "none"), "none")]
+    )
+    def test_the_level_may_be_that_of_all_metrics(
+        self, command: Command, asked: str, option: tuple[str, ...], family: str
+    ) -> None:
+        """The option counts before the file of rules."""
+        Path("rules.yaml").write_text(f"{{rules: [{{metric: '*'}}]{asked and f', family: {asked}'}}}")
+        report = ("--rules", "rules.yaml", "--json", "report.json")
+        result = self.gate(command, measured(0.0, 0.2), measured(0), *report, *option)
+        assert json.loads(Path("report.json").read_text())["alarms"]["family"] == family
+        assert "false alarms: 1 metric, at a level of 0.00135" in result.out
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--rules", "nowhere.yaml"], "the rules nowhere.yaml cannot be read: no such file"),
+            (["--junit", "no/report.xml"], "--junit no/report.xml: there is no folder no; make it first"),
+            (["--json", "."], "--json . cannot be written: is a directory [invalid_request]"),
+        ],
+    )
+    def test_bad_argument(self, command: Command, options: list[str], words: str) -> None:
+        result = self.gate(command, measured(0), measured(0), *options)
+        assert result.code == 2
+        assert words in result.err
+
+    def test_bad_candidate(self, command: Command) -> None:
+        result = self.gate(command, None, measured(0))
+        assert (result.code, result.out) == (2, "")
+        assert "there is no file candidate.json" in result.err
+        assert self.gate(command, {"metrics": {}}, measured(0)).err.endswith("[invalid_data]\n")
+
+    def test_service(self, command: Command, service: Any, weights: Path) -> None:
+        """Values of the service, which is asked as long as it takes, and no longer."""
+        for step in (0, 400):
+            command("submit", "run-a", str(step), str(weights), "--suite", "loss")
+        arguments = ("gate", "run-a@400", "--baseline", "run-a@0", "--suite", "loss", "--junit", "report.xml")
+        late = command(*arguments, "--timeout", "0")
+        assert (late.code, late.out.splitlines()[-1][:10]) == (4, "time out: ")
+        assert late.err == "evaluation 1 (loss) is queued\n"
+        assert read_junit(Path("report.xml").read_bytes())[0].get("errors") == "1"
+        service.coordinator.work()
+        assert command(*arguments).code == 0
+        assert command("gate", "run-a@400", "--baseline", "run-a@7").code == 3
+        assert command("gate", "run-a@7", "--baseline", "run-a@0").code == 2
+
+    def test_no_service(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EVALSVC_URL", "http://127.0.0.1:9")
+        result = command("gate", "run-a@400", "--baseline", "run-a@0")
+        assert (result.code, result.out) == (2, "")
+        assert result.err.endswith("[service_unreachable]\n")

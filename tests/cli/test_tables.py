@@ -1,0 +1,55 @@
+"""Metrics as tables: what tells two of one name apart, and what is said beside them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from evalsvc.cli.checkpoints import show_finished
+from evalsvc.cli.tables import print_metrics
+
+SCALES = {scale: {"data": "ab", "sampling": {"guidance_scale": scale}} for scale in (1.0, 3.0)}
+
+
+def measured(scales: Sequence[float]) -> dict[str, Any]:
+    """A metric under protocols of different guidance scales, as a task has it."""
+    metrics = [
+        {"name": "coco/fid", "value": 10 * scale, "stderr": 0.5, "n": 64, "unit": "", "protocol": f"p{scale:.0f}"}
+        for scale in scales
+    ]
+    return {"metrics": metrics, "protocols": {f"p{scale:.0f}": SCALES[scale] for scale in scales}}
+
+
+def test_several_values_of_one_name_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = [{"name": "coco", "error": None, **measured(scales)} for scales in ((1.0, 3.0), ())]
+    show_finished({"id": 1, "suite": {"name": "coco"}, "error": None, "tasks": tasks})
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if "coco/fid" in line]
+    assert rows == [
+        "coco/fid (sampling.guidance_scale=1.0) 10 ± 0.5 64",
+        "coco/fid (sampling.guidance_scale=3.0) 30 ± 0.5 64",
+    ]
+    show_finished({"id": 1, "suite": {"name": "coco"}, "error": None, "tasks": [{"error": None, **measured([3.0])}]})
+    assert "coco/fid  " in capsys.readouterr().out, "one alone needs no label"
+
+
+def test_items_in_groups_are_told_with_what_that_means(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"name": f"t/{name}", "value": 1.0, "stderr": 0.1, "n": n, "unit": "", "protocol": "p", "groups": groups}
+        for name, n, groups in (("captions", 1300, 60), ("images", 60, 60), ("old", 7, None))
+    ]
+    print_metrics(rows, {})
+    shown = capsys.readouterr().out
+    found = {line.split()[0]: line.split("0.1")[1].split() for line in shown.splitlines() if line.strip()[:2] == "t/"}
+    assert found == {"t/captions": ["1,300", "in", "60"], "t/images": ["60"], "t/old": ["7"]}
+    assert "n: 1,300 in 60 is 1,300 items in 60 independent groups, over which the standard error is taken" in shown
+    print_metrics(rows[1:], {})
+    assert "independent groups" not in capsys.readouterr().out
+
+
+def test_what_is_suspicious_is_told_with_the_metric_and_beside_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    warning = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}
+    task = {"name": "loss", "metrics": [], "protocols": {}, "error": None, "warnings": [warning]}
+    show_finished({"id": 4, "suite": {"name": "quick"}, "error": None, "tasks": [task]})
+    told = capsys.readouterr()
+    assert told.err == "warning: loss/total: 9 sequences\\x1b[31m were cut\n"
+    assert told.out == ""
