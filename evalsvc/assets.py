@@ -18,7 +18,9 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+import httpx
 
 from evalsvc.checkpoints.reference import hash_files, identify
 from evalsvc.data.files import missing_package
@@ -260,8 +262,6 @@ def _fetch(asset: Asset, folder: Path, progress: Progress) -> Path:
 
 def _download(source: Source, partial: Path, recorded: str | None, progress: Progress) -> str:
     """Fetch into `partial`, going on where it ends; returns its digest. `recorded` is that of an earlier pull."""
-    import httpx
-
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
@@ -287,7 +287,7 @@ def _download(source: Source, partial: Path, recorded: str | None, progress: Pro
     return found
 
 
-def _announced(response: Any) -> str | None:
+def _announced(response: httpx.Response) -> str | None:
     """The digest that Hugging Face's servers send along, before they redirect to where the file is."""
     for answer in (*response.history, response):
         tag = str(answer.headers.get("x-linked-etag", "")).strip('"')
@@ -296,7 +296,7 @@ def _announced(response: Any) -> str | None:
     return None
 
 
-def _start(response: Any, have: int, expected: str | None) -> int | None:
+def _start(response: httpx.Response, have: int, expected: str | None) -> int | None:
     """Where in the file the answer belongs; None: it does not fit what is there, which must go.
 
     Without a digest to expect, halves of two different files would go unnoticed, so that is not continued.
@@ -310,7 +310,7 @@ def _start(response: Any, have: int, expected: str | None) -> int | None:
     return 0
 
 
-def _receive(response: Any, partial: Path, start: int, progress: Progress) -> None:
+def _receive(response: httpx.Response, partial: Path, start: int, progress: Progress) -> None:
     length = response.headers.get("content-length")
     total = None if length is None else start + int(length)
     done = start
@@ -383,6 +383,7 @@ def _install(asset: Asset, folder: Path, path: Path, found: str, source: str) ->
 
 def _convert(asset: Asset, path: Path, target: Path) -> None:
     """The network's tensors, and nothing else, as safetensors: quick to load, and no program."""
+    # PyTorch is a package of workers; without it, the assets that need no conversion can still be pulled.
     try:
         from safetensors.torch import save_file
 
