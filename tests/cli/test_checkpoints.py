@@ -53,10 +53,6 @@ class TestSubmit:
         [
             (["run-a", "-5", "epoch_1.pt"], "error: step -5: a step is a whole number of at least 0 [invalid_request]"),
             (["run-a", "late", "epoch_1.pt"], "Invalid value for 'step'"),
-            (["run-a", str(2**63), "epoch_1.pt"], "step: input should be less than or equal to 9007199254740991"),
-            (["run a", "25", "epoch_1.pt"], "error: run: 'run a' is not a name"),
-            (["run-a", "25", "missing.pt"], "/missing.pt: no such file or directory"),
-            (["run-a", "25", "s3://bucket/a.pt"], "the scheme 's3' is not allowed"),
             (["run-a", "25", "epoch_1.pt", "--suite", "los"], "no suite is named 'los'; did you mean 'loss'?"),
             (["run-a", "25", "epoch_1.pt", "--tag", "lr"], "--tag lr: write it as KEY=VALUE"),
             (["run-a", "25", "epoch_1.pt", "--model", "open_lm_1bb"], "did you mean 'open_lm_1b'"),
@@ -65,7 +61,6 @@ class TestSubmit:
                 ["run-a", "25", "epoch_1.pt", "--layout", "nowhere.yaml"],
                 "nowhere.yaml does not exist or cannot be read",
             ),
-            (["run-a", "25", "epoch_1.pt", "--priority", "-5000000"], "priority: input should be greater"),
         ],
     )
     def test_bad_argument(
@@ -127,9 +122,6 @@ class TestVirtual:
         ("arguments", "words"),
         [
             (["mix", "run-a@0", "run-a@20", "--points", "4"], "--points 4: steps are whole percents, so give 2, 3, 5"),
-            (["mix", "run-a@0", "run-a@20", "--points", "1"], "--points 1: steps are whole percents"),
-            (["mix", "run-a@0", "run-a@2"], "run 'run-a' has no checkpoint at step 2"),
-            (["run-a", "run-a@0", "run-a@20"], "run 'run-a' has checkpoints of variant 'raw' that are no virtual ones"),
         ],
     )
     def test_bad_sweep(self, command: Command, parents: None, arguments: list[str], words: str) -> None:
@@ -149,8 +141,6 @@ class TestBase:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["run-a", "24"], "run 'run-a' has no checkpoint at step 24, variant 'raw'; the nearest are 25"),
-            (["run-a", "25", "--of", "run-b"], "no run is named 'run-b'; did you mean 'run-a'?"),
             (["run-a", "--of", "run-b"], "--of run-b is given without a step; say which: evalsvc base run-a STEP"),
             (["run-a", "-1"], "step -1: a step is a whole number of at least 0"),
         ],

@@ -32,10 +32,6 @@ class TestDoctor:
         assert result.code == 1
         assert "heldout_text.jsonl" in result.out
 
-    def test_unknown_suite(self, command: Command) -> None:
-        result = command("doctor", "los")
-        assert (result.code, "did you mean 'loss'" in result.err) == (2, True)
-
 
 class TestDoctorLayout:
     """What it finds is tested in tests/layout_doctor; here is what the command does with it."""
@@ -72,11 +68,6 @@ class TestDoctorLayout:
             ([CHECKPOINT, "--pairs", "nowhere.jsonl"], "nowhere.jsonl"),
             ([CHECKPOINT, *PAIRS, "--output", "no/where.yaml"], "--output no/where.yaml: there is no folder no"),
             ([CHECKPOINT, *PAIRS, "--layout", "image-then-specail"], "did you mean 'image-then-special' or"),
-            (["nowhere.pt", *PAIRS], "nowhere.pt"),
-            (
-                [CHECKPOINT, "--pairs", str(ROOT / "heldout_text.jsonl")],
-                "has no `image_codes`; the layout doctor needs",
-            ),
         ],
     )
     def test_bad_argument(self, command: Command, arguments: list[str], words: str) -> None:

@@ -12,104 +12,99 @@ SCATTERED = [[59, 56, 36, 15], [7, 32, 2, 58], [38, 38, 26, 42], [20, 46, 55, 40
 """Ids that the untrained checkpoint of the golden data expects less than a uniform guess would."""
 
 
-class TestRun:
-    @pytest.fixture
-    def suite(self, tmp_path: Path) -> str:
-        (tmp_path / "ids.jsonl").write_text('{"text_ids": [1, 2, 3, 4, 5]}\n{"text_ids": [5, 4, 3]}\n')
-        (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
-        return "mine.yaml"
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    (tmp_path / "ids.jsonl").write_text('{"text_ids": [1, 2, 3, 4, 5]}\n{"text_ids": [5, 4, 3]}\n')
+    (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
+    return "mine.yaml"
 
-    def test_result_and_table(self, command: Command, suite: str, tmp_path: Path) -> None:
-        result = command("run", suite, "--checkpoint", str(GOLDEN), "--output", "result.json", "--device", "cpu")
+
+def test_result_and_table(command: Command, suite: str, tmp_path: Path) -> None:
+    result = command("run", suite, "--checkpoint", str(GOLDEN), "--output", "result.json", "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "loss/text" in result.out
+    assert "sequences" in result.err
+    document = json.loads((tmp_path / "result.json").read_text())
+    assert {"checkpoint", "suite", "metrics", "protocols", "provenance", "items"} <= set(document)
+    assert {metric["protocol"] for metric in document["metrics"]} == set(document["protocols"])
+
+
+def test_what_is_suspicious_is_told_beside_the_result(command: Command, tmp_path: Path) -> None:
+    """Of a checkpoint that is its own base, a text loss above that of a guess is no forgetting."""
+    (tmp_path / "ids.jsonl").write_text("".join(f'{{"text_ids": {ids}}}\n' for ids in SCATTERED))
+    (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
+    options = ["--checkpoint", str(GOLDEN), "--output", "result.json", "--device", "cpu"]
+    assert "warning" not in command("run", "mine.yaml", *options).err
+    assert json.loads((tmp_path / "result.json").read_text())["warnings"] == {}
+    result = command("run", "mine.yaml", *options, "--base", str(GOLDEN))
+    assert result.code == 0
+    assert "warning: loss/text_within: " in result.err
+    [warning] = json.loads((tmp_path / "result.json").read_text())["warnings"]["loss"]
+    assert (warning["code"], warning["metric"]) == ("worse_than_guessing", "loss/text_within")
+
+
+def test_task_that_fails(command: Command, suite: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").touch()
+    result = command("run", suite, "--checkpoint", "empty.pt", "--device", "cpu")
+    assert (result.code, result.out) == (1, "")
+    assert "error: loss: " in result.err
+    assert "[not_a_checkpoint]" in result.err
+
+
+def test_base_beside_the_checkpoint(command: Command, tmp_path: Path) -> None:
+    """The checkpoint's layout holds for the base too: both have the same widened table, as a rule."""
+    (tmp_path / "steps.yaml").write_text(f"tasks: [{{kind: steps, log: {tmp_path}/log, shards: 1, steps: 1}}]")
+    options = ["--base", str(GOLDEN), "--layout", '{"text": {"size": 80}}', "--output", "result.json"]
+    result = command("run", "steps.yaml", "--checkpoint", str(GOLDEN), *options)
+    assert result.code == 0, result.err
+    document = json.loads((tmp_path / "result.json").read_text())
+    base = document["provenance"]["steps"]["notes"]["base"]
+    assert (base["label"], base["layout"]["text"]["size"]) == (str(GOLDEN), 80)
+
+
+def test_expression_over_files(command: Command, suite: str, tmp_path: Path) -> None:
+    """The average of a file with itself is that file; a file that is called like an expression is a file."""
+    layout = ["--layout", '{"text": {"size": 80}}', "--device", "cpu", "--threads", "1"]
+    expression = f"avg({GOLDEN}, lerp(base, '{GOLDEN}', 0.5))"
+    for name, arguments in {"file": [str(GOLDEN)], "virtual": [expression, "--base", str(GOLDEN)]}.items():
+        result = command("run", suite, "--checkpoint", *arguments, *layout, "--output", f"{name}.json")
         assert result.code == 0, result.err
-        assert "loss/text" in result.out
-        assert "sequences" in result.err
-        document = json.loads((tmp_path / "result.json").read_text())
-        assert {"checkpoint", "suite", "metrics", "protocols", "provenance", "items"} <= set(document)
-        assert {metric["protocol"] for metric in document["metrics"]} == set(document["protocols"])
+    file, virtual = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("file", "virtual"))
+    assert [metric["value"] for metric in virtual["metrics"]] == [metric["value"] for metric in file["metrics"]]
+    assert virtual["checkpoint"]["label"] == f"avg({GOLDEN}, lerp(base, {GOLDEN}, 0.5))"
+    [shard, *_] = virtual["provenance"]["loss"]["shards"]
+    assert shard["parents_sha256"] == {
+        "base": file["checkpoint"]["sha256"],
+        str(GOLDEN): file["checkpoint"]["sha256"],
+    }
+    assert virtual["checkpoint"]["sha256"] not in (None, file["checkpoint"]["sha256"])
+    (tmp_path / "avg(1)").write_bytes(GOLDEN.read_bytes())
+    model = ["--model", str(GOLDEN.parents[1] / f"golden_{GOLDEN.parents[1].name}.json")]
+    assert command("run", suite, "--checkpoint", "avg(1)", *layout, *model).code == 0
 
-    def test_what_is_suspicious_is_told_beside_the_result(self, command: Command, tmp_path: Path) -> None:
-        """Of a checkpoint that is its own base, a text loss above that of a guess is no forgetting."""
-        (tmp_path / "ids.jsonl").write_text("".join(f'{{"text_ids": {ids}}}\n' for ids in SCATTERED))
-        (tmp_path / "mine.yaml").write_text("tasks: [{kind: loss, data: ids.jsonl}]")
-        options = ["--checkpoint", str(GOLDEN), "--output", "result.json", "--device", "cpu"]
-        assert "warning" not in command("run", "mine.yaml", *options).err
-        assert json.loads((tmp_path / "result.json").read_text())["warnings"] == {}
-        result = command("run", "mine.yaml", *options, "--base", str(GOLDEN))
-        assert result.code == 0
-        assert "warning: loss/text_within: " in result.err
-        [warning] = json.loads((tmp_path / "result.json").read_text())["warnings"]["loss"]
-        assert (warning["code"], warning["metric"]) == ("worse_than_guessing", "loss/text_within")
 
-    def test_task_that_fails(self, command: Command, suite: str, tmp_path: Path) -> None:
-        (tmp_path / "empty.pt").touch()
-        result = command("run", suite, "--checkpoint", "empty.pt", "--device", "cpu")
-        assert (result.code, result.out) == (1, "")
-        assert "error: loss: " in result.err
-        assert "[not_a_checkpoint]" in result.err
-
-    def test_base_beside_the_checkpoint(self, command: Command, tmp_path: Path) -> None:
-        """The checkpoint's layout holds for the base too: both have the same widened table, as a rule."""
-        (tmp_path / "steps.yaml").write_text(f"tasks: [{{kind: steps, log: {tmp_path}/log, shards: 1, steps: 1}}]")
-        options = ["--base", str(GOLDEN), "--layout", '{"text": {"size": 80}}', "--output", "result.json"]
-        result = command("run", "steps.yaml", "--checkpoint", str(GOLDEN), *options)
-        assert result.code == 0, result.err
-        document = json.loads((tmp_path / "result.json").read_text())
-        base = document["provenance"]["steps"]["notes"]["base"]
-        assert (base["label"], base["layout"]["text"]["size"]) == (str(GOLDEN), 80)
-
-    def test_expression_over_files(self, command: Command, suite: str, tmp_path: Path) -> None:
-        """The average of a file with itself is that file; a file that is called like an expression is a file."""
-        layout = ["--layout", '{"text": {"size": 80}}', "--device", "cpu", "--threads", "1"]
-        expression = f"avg({GOLDEN}, lerp(base, '{GOLDEN}', 0.5))"
-        for name, arguments in {"file": [str(GOLDEN)], "virtual": [expression, "--base", str(GOLDEN)]}.items():
-            result = command("run", suite, "--checkpoint", *arguments, *layout, "--output", f"{name}.json")
-            assert result.code == 0, result.err
-        file, virtual = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("file", "virtual"))
-        assert [metric["value"] for metric in virtual["metrics"]] == [metric["value"] for metric in file["metrics"]]
-        assert virtual["checkpoint"]["label"] == f"avg({GOLDEN}, lerp(base, {GOLDEN}, 0.5))"
-        [shard, *_] = virtual["provenance"]["loss"]["shards"]
-        assert shard["parents_sha256"] == {
-            "base": file["checkpoint"]["sha256"],
-            str(GOLDEN): file["checkpoint"]["sha256"],
-        }
-        assert virtual["checkpoint"]["sha256"] not in (None, file["checkpoint"]["sha256"])
-        (tmp_path / "avg(1)").write_bytes(GOLDEN.read_bytes())
-        model = ["--model", str(GOLDEN.parents[1] / f"golden_{GOLDEN.parents[1].name}.json")]
-        assert command("run", suite, "--checkpoint", "avg(1)", *layout, *model).code == 0
-
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
-            (
-                ["mine.yaml", "--checkpoint", "lerp(a.pt, b.pt"],
-                "in 'lerp(a.pt, b.pt' at character 16: expected a comma",
-            ),
-            (["mine.yaml", "--checkpoint", "avg(nowhere.pt)"], "nowhere.pt: no such file or directory"),
-            (["mine.yaml", "--checkpoint", f"avg({'a' * 300}.pt)"], "file name too long"),
-            (
-                ["mine.yaml", "--checkpoint", "avg(run@5, a.pt)"],
-                "run@5 is a checkpoint of a service, and none is asked",
-            ),
-            (["mine.yaml", "--checkpoint", "avg(run@5..9)"], "run@5..9 is a checkpoint of a service"),
-            (["mine.yaml", "--checkpoint", "avg(base)"], "base, which is not given: name its weights by --base"),
-            (
-                ["mine.yaml", "--checkpoint", "avg(base)", "--base", f"avg({GOLDEN})"],
-                "base, which is an expression itself: write it out",
-            ),
-            (["los", "--checkpoint", str(GOLDEN)], "no suite is named 'los'; did you mean 'loss'?"),
-            (["nowhere.yaml", "--checkpoint", str(GOLDEN)], "nowhere.yaml cannot be read: no such file"),
-            (["mine.yaml", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such file or directory"),
-            (
-                ["mine.yaml", "--checkpoint", str(GOLDEN), "--output", "no/r.json"],
-                "there is no folder no; make it first",
-            ),
-            (["mine.yaml", "--checkpoint", str(GOLDEN), "--layout", '{"txt": 1}'], "did you mean 'text'?"),
-            (["mine.yaml", "--checkpoint", str(GOLDEN), "--base", "nowhere.pt"], "nowhere.pt: no such file"),
-            (["mine.yaml", "--checkpoint", str(GOLDEN), "--base-model", "a"], "--base-model is given without --base"),
-        ],
-    )
-    def test_bad_argument(self, command: Command, suite: str, arguments: list[str], words: str) -> None:
-        result = command("run", *arguments)
-        assert (result.code, result.out) == (2, "")
-        assert words in result.err
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mine.yaml", "--checkpoint", f"avg({'a' * 300}.pt)"], "file name too long"),
+        (
+            ["mine.yaml", "--checkpoint", "avg(run@5, a.pt)"],
+            "run@5 is a checkpoint of a service, and none is asked",
+        ),
+        (["mine.yaml", "--checkpoint", "avg(base)"], "base, which is not given: name its weights by --base"),
+        (
+            ["mine.yaml", "--checkpoint", "avg(base)", "--base", f"avg({GOLDEN})"],
+            "base, which is an expression itself: write it out",
+        ),
+        (
+            ["mine.yaml", "--checkpoint", str(GOLDEN), "--output", "no/r.json"],
+            "there is no folder no; make it first",
+        ),
+        (["mine.yaml", "--checkpoint", str(GOLDEN), "--base", "nowhere.pt"], "nowhere.pt: no such file"),
+        (["mine.yaml", "--checkpoint", str(GOLDEN), "--base-model", "a"], "--base-model is given without --base"),
+    ],
+)
+def test_bad_argument(command: Command, suite: str, arguments: list[str], words: str) -> None:
+    result = command("run", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err

@@ -91,14 +91,6 @@ class TestGate:
         summary = Path("summary.md").read_text()
         assert summary.startswith(f"# Build 7\n\n### Gate: {headline}")
 
-    def test_the_noise_is_that_of_pairs(self, command: Command) -> None:
-        """The same values without their items: the errors of the two would hide it."""
-        candidate, baseline = measured(0.1, 0.2), measured(0)
-        assert " paired 100 " in " ".join(self.gate(command, candidate, baseline).out.split())
-        candidate["items"] = {}
-        result = self.gate(command, candidate, baseline)
-        assert (result.code, " unpaired 100 " in " ".join(result.out.split())) == (0, True)
-
     def test_rules(self, command: Command) -> None:
         Path("rules.yaml").write_text("rules: [{metric: pairs/*, absolute: 0.15}]")
         rules = ("--rules", "rules.yaml")
@@ -131,12 +123,6 @@ class TestGate:
         assert result.code == 2
         assert words in result.err
 
-    def test_bad_candidate(self, command: Command) -> None:
-        result = self.gate(command, None, measured(0))
-        assert (result.code, result.out) == (2, "")
-        assert "there is no file candidate.json" in result.err
-        assert self.gate(command, {"metrics": {}}, measured(0)).err.endswith("[invalid_data]\n")
-
     def test_service(self, command: Command, service: Any, weights: Path) -> None:
         """Values of the service, which is asked as long as it takes, and no longer."""
         for step in (0, 400):
@@ -150,9 +136,3 @@ class TestGate:
         assert command(*arguments).code == 0
         assert command("gate", "run-a@400", "--baseline", "run-a@7").code == 3
         assert command("gate", "run-a@7", "--baseline", "run-a@0").code == 2
-
-    def test_no_service(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("EVALSVC_URL", "http://127.0.0.1:9")
-        result = command("gate", "run-a@400", "--baseline", "run-a@0")
-        assert (result.code, result.out) == (2, "")
-        assert result.err.endswith("[service_unreachable]\n")

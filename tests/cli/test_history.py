@@ -8,143 +8,145 @@ from typing import Any
 
 import pytest
 from console import Command
-from queue_steps import evaluate_whole, metric
+from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 
-class TestHistory:
-    @pytest.fixture
-    def measured(self, service: Any, command: Command, weights: Path) -> None:
-        for step, value in ((0, 2.5), (25, float("nan"))):
-            command("submit", "run-a", str(step), str(weights), "--suite", "loss", "--tokens-seen", str(step * 4))
-            evaluate_whole(service.store, metric(value), metric(1.25, "loss/image", stderr=None))
+@pytest.fixture
+def measured(service: Any) -> None:
+    for step, value in ((0, 2.5), (25, float("nan"))):
+        enter(service.store, submission(step, tokens_seen=step * 4), suite("loss"))
+        evaluate_whole(service.store, metric(value), metric(1.25, "loss/image", stderr=None))
 
-    def test_table(self, command: Command, measured: None) -> None:
-        lines = command("history", "run-a", "--metric", "loss/text").out.splitlines()
-        cells = [line.split() for line in lines if "loss/text" in line]
-        assert [row[3:] for row in cells] == [
-            ["0", "2.5", "±", "0.1", "8", "nats/token"],
-            ["25", "NaN", "±", "0.1", "8", "nats/token"],
-        ]
 
-    def test_csv(self, command: Command, measured: None) -> None:
-        rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "--format", "csv", "--x", "tokens").out)))
-        assert [(row["metric"], row["tokens"], row["value"], row["stderr"]) for row in rows] == [
-            ("loss/image", "0", "1.25", ""),
-            ("loss/image", "100", "1.25", ""),
-            ("loss/text", "0", "2.5", "0.1"),
-            ("loss/text", "100", "NaN", "0.1"),
-        ]
+def test_table(command: Command, measured: None) -> None:
+    lines = command("history", "run-a", "--metric", "loss/text").out.splitlines()
+    cells = [line.split() for line in lines if "loss/text" in line]
+    assert [row[3:] for row in cells] == [
+        ["0", "2.5", "±", "0.1", "8", "nats/token"],
+        ["25", "NaN", "±", "0.1", "8", "nats/token"],
+    ]
 
-    def test_json(self, command: Command, measured: None) -> None:
-        found = json.loads(command("history", "run-a", "--format", "json").out)
-        assert [series["metric"] for series in found["series"]] == ["loss/image", "loss/text"]
 
-    def test_unknown_run_and_metric(self, command: Command, measured: None) -> None:
-        assert "did you mean 'run-a'" in command("history", "run-b").err
-        result = command("history", "run-a", "--metric", "loss/txt")
-        assert (result.code, "did you mean 'loss/text'" in result.err) == (2, True)
+def test_csv(command: Command, measured: None) -> None:
+    rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "--format", "csv", "--x", "tokens").out)))
+    assert [(row["metric"], row["tokens"], row["value"], row["stderr"]) for row in rows] == [
+        ("loss/image", "0", "1.25", ""),
+        ("loss/image", "100", "1.25", ""),
+        ("loss/text", "0", "2.5", "0.1"),
+        ("loss/text", "100", "NaN", "0.1"),
+    ]
 
-    def test_import_of_a_file(self, command: Command, service: Any, tmp_path: Path) -> None:
-        """An import that was cut off is begun again from the start; what was entered before stays as it is."""
-        (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,31.5\n0,coco/fid,NaN\n")
-        arguments = ("import", "run-a", "old.csv", "--direction", "lower", "--protocol", "30,000 captions")
-        assert command(*arguments).out == "2 values of 1 metrics: 2 entered, 0 replaced, 0 there already\n"
-        assert command(*arguments).out == "2 values of 1 metrics: 0 entered, 0 replaced, 2 there already\n"
-        rows = [line.split()[3:] for line in command("history", "run-a").out.splitlines() if "coco/fid" in line]
-        assert rows == [["0", "NaN", "old.csv"], ["10", "31.5", "old.csv"]]
-        (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,30\n")
-        refused = command(*arguments)
-        assert (refused.code, "coco/fid at step 10 is 31.5, imported, and not 30.0" in refused.err) == (2, True)
-        assert "0 entered, 1 replaced" in command(*arguments, "--replace", "--source", "jane").out
-        found = json.loads(command("history", "run-a", "--format", "json").out)
-        assert [item["source"] for item in found["imports"].values()] == ["old.csv", "jane"]
 
-    def test_imported_values_are_marked_wherever_they_are_shown(
-        self, command: Command, service: Any, measured: None, tmp_path: Path
-    ) -> None:
-        """In one series with measured ones, or beside another run's, nothing else tells them apart."""
-        (tmp_path / "old.csv").write_text("step,metric,value\n0,coco/fid,31.5\n50,coco/fid,30\n")
-        arguments = ("old.csv", "--direction", "lower")
-        assert "2 entered" in command("import", "run-a", *arguments, "--source", "wandb").out
-        assert "2 entered" in command("import", "run-b", *arguments, "--source", "jane").out
+def test_json(command: Command, measured: None) -> None:
+    found = json.loads(command("history", "run-a", "--format", "json").out)
+    assert [series["metric"] for series in found["series"]] == ["loss/image", "loss/text"]
 
-        def values(*options: str) -> list[dict[str, Any]]:
-            return list(csv.DictReader(io.StringIO(command("history", *options, "--format", "csv").out)))
 
-        shown = command("history", "run-a").out
-        assert "imported from" in shown
-        assert [line.split()[-1] for line in shown.splitlines() if "coco/fid" in line] == ["wandb"] * 2
-        assert "wandb" not in "".join(line for line in shown.splitlines() if "loss/" in line)
-        assert {(row["metric"], row["source"]) for row in values("run-a")} == {
-            ("coco/fid", "wandb"),
-            ("loss/image", ""),
-            ("loss/text", ""),
-        }
-        both = command("history", "run-a", "run-b", "--metric", "coco/fid").out
-        assert both.count("31.5 (imported)") == both.count("30 (imported)") == 2
-        assert {(row["run"], row["source"]) for row in values("run-a", "run-b", "--metric", "coco/fid")} == {
-            ("run-a", "wandb"),
-            ("run-b", "jane"),
-        }
-        along = ("run-a", "--metric", "coco/fid", "--against", "loss/text")
-        assert "31.5 (imported)" in command("history", *along).out
-        points = {row["step"]: (row["coco/fid source"], row["loss/text source"]) for row in values(*along)}
-        assert points["0"] == ("wandb", "")
-        found = json.loads(command("history", *along, "--format", "json").out)
-        assert [row["coco/fid"] and row["coco/fid"]["import"] for row in found["rows"]] == [1, None]
-        assert found["imports"]["run-a"]["1"]["source"] == "wandb"
+def test_import_of_a_file(command: Command, service: Any, tmp_path: Path) -> None:
+    """An import that was cut off is begun again from the start; what was entered before stays as it is."""
+    (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,31.5\n0,coco/fid,NaN\n")
+    arguments = ("import", "run-a", "old.csv", "--direction", "lower", "--protocol", "30,000 captions")
+    assert command(*arguments).out == "2 values of 1 metrics: 2 entered, 0 replaced, 0 there already\n"
+    assert command(*arguments).out == "2 values of 1 metrics: 0 entered, 0 replaced, 2 there already\n"
+    rows = [line.split()[3:] for line in command("history", "run-a").out.splitlines() if "coco/fid" in line]
+    assert rows == [["0", "NaN", "old.csv"], ["10", "31.5", "old.csv"]]
+    (tmp_path / "old.csv").write_text("step,metric,value\n10,coco/fid,30\n")
+    refused = command(*arguments)
+    assert (refused.code, "coco/fid at step 10 is 31.5, imported, and not 30.0" in refused.err) == (2, True)
+    assert "0 entered, 1 replaced" in command(*arguments, "--replace", "--source", "jane").out
+    found = json.loads(command("history", "run-a", "--format", "json").out)
+    assert [item["source"] for item in found["imports"].values()] == ["old.csv", "jane"]
 
-    def test_run_without_values(self, command: Command, service: Any, weights: Path) -> None:
-        command("submit", "run-a", "25", str(weights))
-        assert command("history", "run-a").out == "run run-a has no values yet\n"
-        assert command("history", "run-a", "--format", "csv").out == ""
-        command("submit", "run-b", "25", str(weights))
-        assert command("history", "run-a", "run-b").out == "runs run-a, run-b have no values yet\n"
 
-    def test_another_protocol_is_told_apart_by_its_fields(
-        self, command: Command, service: Any, measured: None, weights: Path
-    ) -> None:
-        assert "differs" not in command("history", "run-a").out
-        command("submit", "run-a", "50", str(weights), "--suite", "loss")
-        evaluate_whole(service.store, metric(7.5, limit=2))
-        rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "--format", "csv").out)))
-        assert [(row["metric"], row["differs"], row["step"], row["value"]) for row in rows[2:]] == [
-            ("loss/text", "limit=1", "0", "2.5"),
-            ("loss/text", "limit=1", "25", "NaN"),
-            ("loss/text", "limit=2", "50", "7.5"),
-        ]
-        assert "limit=2" in command("history", "run-a").out
+def test_imported_values_are_marked_wherever_they_are_shown(
+    command: Command, service: Any, measured: None, tmp_path: Path
+) -> None:
+    """In one series with measured ones, or beside another run's, nothing else tells them apart."""
+    (tmp_path / "old.csv").write_text("step,metric,value\n0,coco/fid,31.5\n50,coco/fid,30\n")
+    arguments = ("old.csv", "--direction", "lower")
+    assert "2 entered" in command("import", "run-a", *arguments, "--source", "wandb").out
+    assert "2 entered" in command("import", "run-b", *arguments, "--source", "jane").out
 
-    @pytest.fixture
-    def another(self, service: Any, command: Command, measured: None, weights: Path) -> None:
-        """A second run, of which one metric was measured by another protocol."""
-        for step in (25, 50):
-            command("submit", "run-b", str(step), str(weights), "--suite", "loss")
-            evaluate_whole(service.store, metric(3.5, limit=2), metric(1.5, "loss/image"))
+    def values(*options: str) -> list[dict[str, Any]]:
+        return list(csv.DictReader(io.StringIO(command("history", *options, "--format", "csv").out)))
 
-    def test_several_runs_side_by_side(self, command: Command, another: None) -> None:
-        result = command("history", "run-a", "run-b", "--metric", "loss/image")
-        assert (result.code, result.err) == (0, "")
-        assert [line.split() for line in result.out.splitlines() if line.strip() and "─" not in line][1:] == [
-            ["step", "run-a", "run-b"],
-            ["0", "1.25"],
-            ["25", "1.25", "1.5", "±", "0.1"],
-            ["50", "1.5", "±", "0.1"],
-        ]
+    shown = command("history", "run-a").out
+    assert "imported from" in shown
+    assert [line.split()[-1] for line in shown.splitlines() if "coco/fid" in line] == ["wandb"] * 2
+    assert "wandb" not in "".join(line for line in shown.splitlines() if "loss/" in line)
+    assert {(row["metric"], row["source"]) for row in values("run-a")} == {
+        ("coco/fid", "wandb"),
+        ("loss/image", ""),
+        ("loss/text", ""),
+    }
+    both = command("history", "run-a", "run-b", "--metric", "coco/fid").out
+    assert both.count("31.5 (imported)") == both.count("30 (imported)") == 2
+    assert {(row["run"], row["source"]) for row in values("run-a", "run-b", "--metric", "coco/fid")} == {
+        ("run-a", "wandb"),
+        ("run-b", "jane"),
+    }
+    along = ("run-a", "--metric", "coco/fid", "--against", "loss/text")
+    assert "31.5 (imported)" in command("history", *along).out
+    points = {row["step"]: (row["coco/fid source"], row["loss/text source"]) for row in values(*along)}
+    assert points["0"] == ("wandb", "")
+    found = json.loads(command("history", *along, "--format", "json").out)
+    assert [row["coco/fid"] and row["coco/fid"]["import"] for row in found["rows"]] == [1, None]
+    assert found["imports"]["run-a"]["1"]["source"] == "wandb"
 
-    def test_several_runs_of_different_protocols(self, command: Command, another: None) -> None:
-        refused = command("history", "run-a", "run-b")
-        assert refused.code == 2
-        assert "loss/text: run-a and run-b differ in limit 1 → 2; evaluate one of them again" in refused.err
-        assert "[not_comparable]" in refused.err
-        assert "loss/image" in refused.out
-        assert "3.5" not in refused.out
-        forced = command("history", "run-a", "run-b", "--metric", "loss/text", "--force")
-        assert (forced.code, forced.err) == (0, "")
-        assert "of several protocols, forced" in forced.out
-        assert "run-b limit=2" in forced.out
-        rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "run-b", "--format", "csv", "--force").out)))
-        assert {(row["run"], row["differs"]) for row in rows if row["metric"] == "loss/text"} == {
-            ("run-a", "limit=1"),
-            ("run-b", "limit=2"),
-        }
+
+def test_run_without_values(command: Command, service: Any) -> None:
+    enter(service.store, submission(25))
+    assert command("history", "run-a").out == "run run-a has no values yet\n"
+    assert command("history", "run-a", "--format", "csv").out == ""
+    enter(service.store, submission(25, run="run-b"))
+    assert command("history", "run-a", "run-b").out == "runs run-a, run-b have no values yet\n"
+
+
+def test_another_protocol_is_told_apart_by_its_fields(command: Command, service: Any, measured: None) -> None:
+    assert "differs" not in command("history", "run-a").out
+    enter(service.store, submission(50), suite("loss"))
+    evaluate_whole(service.store, metric(7.5, limit=2))
+    rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "--format", "csv").out)))
+    assert [(row["metric"], row["differs"], row["step"], row["value"]) for row in rows[2:]] == [
+        ("loss/text", "limit=1", "0", "2.5"),
+        ("loss/text", "limit=1", "25", "NaN"),
+        ("loss/text", "limit=2", "50", "7.5"),
+    ]
+    assert "limit=2" in command("history", "run-a").out
+
+
+@pytest.fixture
+def another(service: Any, measured: None) -> None:
+    """A second run, of which one metric was measured by another protocol."""
+    for step in (25, 50):
+        enter(service.store, submission(step, run="run-b"), suite("loss"))
+        evaluate_whole(service.store, metric(3.5, limit=2), metric(1.5, "loss/image"))
+
+
+def test_several_runs_side_by_side(command: Command, another: None) -> None:
+    result = command("history", "run-a", "run-b", "--metric", "loss/image")
+    assert (result.code, result.err) == (0, "")
+    assert [line.split() for line in result.out.splitlines() if line.strip() and "─" not in line][1:] == [
+        ["step", "run-a", "run-b"],
+        ["0", "1.25"],
+        ["25", "1.25", "1.5", "±", "0.1"],
+        ["50", "1.5", "±", "0.1"],
+    ]
+
+
+def test_several_runs_of_different_protocols(command: Command, another: None) -> None:
+    refused = command("history", "run-a", "run-b")
+    assert refused.code == 2
+    assert "loss/text: run-a and run-b differ in limit 1 → 2; evaluate one of them again" in refused.err
+    assert "[not_comparable]" in refused.err
+    assert "loss/image" in refused.out
+    assert "3.5" not in refused.out
+    forced = command("history", "run-a", "run-b", "--metric", "loss/text", "--force")
+    assert (forced.code, forced.err) == (0, "")
+    assert "of several protocols, forced" in forced.out
+    assert "run-b limit=2" in forced.out
+    rows = list(csv.DictReader(io.StringIO(command("history", "run-a", "run-b", "--format", "csv", "--force").out)))
+    assert {(row["run"], row["differs"]) for row in rows if row["metric"] == "loss/text"} == {
+        ("run-a", "limit=1"),
+        ("run-b", "limit=2"),
+    }

@@ -20,57 +20,59 @@ def parameters(command: Any) -> Iterator[Any]:
         yield from parameters(child)
 
 
-class TestStart:
-    def test_help_is_quick_and_imports_little(self) -> None:
-        """Whoever asks for help does not wait for torch."""
-        heavy = {"torch", "numpy", "fastapi", "starlette", "sqlalchemy", "distributed", "dask", "pydantic", "uvicorn"}
-        code = (
-            "import sys; sys.argv = ['evalsvc', '--help']\n"
-            "from evalsvc.cli import main\n"
-            "try: main()\n"
-            f"except SystemExit: print('heavy:', sorted({heavy} & set(sys.modules)))"
-        )
-        seconds = 1.0
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            # Of the processor, which others may want at the same time.
-            seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            if seconds < 0.5:
-                break
-        assert "heavy: []" in found.stdout
-        assert [name for name in COMMANDS if f" {name} " not in found.stdout] == []
-        assert seconds < 0.5
+def test_help_is_quick_and_imports_little() -> None:
+    """Whoever asks for help does not wait for torch."""
+    heavy = {"torch", "numpy", "fastapi", "starlette", "sqlalchemy", "distributed", "dask", "pydantic", "uvicorn"}
+    code = (
+        "import sys; sys.argv = ['evalsvc', '--help']\n"
+        "from evalsvc.cli import main\n"
+        "try: main()\n"
+        f"except SystemExit: print('heavy:', sorted({heavy} & set(sys.modules)))"
+    )
+    seconds = 1.0
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Of the processor, which others may want at the same time.
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        if seconds < 0.5:
+            break
+    assert "heavy: []" in found.stdout
+    assert [name for name in COMMANDS if f" {name} " not in found.stdout] == []
+    assert seconds < 0.5
 
-    def test_version(self, command: Command) -> None:
-        from evalsvc import __version__
 
-        assert command("--version").out == f"evalsvc {__version__}\n"
+def test_version(command: Command) -> None:
+    from evalsvc import __version__
 
-    @pytest.mark.parametrize("name", COMMANDS)
-    def test_every_option_has_its_help(self, name: str) -> None:
-        missing = [item.name for item in parameters(Announced(name, COMMANDS[name]).load()) if not item.help]
-        assert missing == []
+    assert command("--version").out == f"evalsvc {__version__}\n"
 
-    @pytest.mark.parametrize("words", [["submit"], ["doctor", "layout"]])
-    def test_help_of_a_command(self, command: Command, words: list[str]) -> None:
-        result = command(*words, "--help")
-        assert (result.code, f"Usage: evalsvc {' '.join(words)} " in result.out) == (0, True)
 
-    def test_interrupt(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-        def interrupted(*_: object, **__: object) -> None:
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_its_help(name: str) -> None:
+    missing = [item.name for item in parameters(Announced(name, COMMANDS[name]).load()) if not item.help]
+    assert missing == []
 
-        monkeypatch.setattr("evalsvc.client.Client.history", interrupted)
-        result = command("history", "run-a")
-        assert (result.code, "Traceback" in result.err) == (130, False)
 
-    def test_unknown_setting(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("EVALSVC_PROT", "80")
-        monkeypatch.setenv("EVALSVC_SERVICE_HOST", "10.0.0.1")
-        result = command("certificates", "certificates")
-        assert (result.code, len(result.out.splitlines())) == (0, 3)
-        assert result.err == (
-            "warning: EVALSVC_PROT is no setting of evalsvc and is ignored; did you mean EVALSVC_PORT?\n"
-        )
+@pytest.mark.parametrize("words", [["submit"], ["doctor", "layout"]])
+def test_help_of_a_command(command: Command, words: list[str]) -> None:
+    result = command(*words, "--help")
+    assert (result.code, f"Usage: evalsvc {' '.join(words)} " in result.out) == (0, True)
+
+
+def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evalsvc.client.Client.history", interrupted)
+    result = command("history", "run-a")
+    assert (result.code, "Traceback" in result.err) == (130, False)
+
+
+def test_unknown_setting(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALSVC_PROT", "80")
+    monkeypatch.setenv("EVALSVC_SERVICE_HOST", "10.0.0.1")
+    result = command("certificates", "certificates")
+    assert (result.code, len(result.out.splitlines())) == (0, 3)
+    assert result.err == ("warning: EVALSVC_PROT is no setting of evalsvc and is ignored; did you mean EVALSVC_PORT?\n")

@@ -22,7 +22,3 @@ def test_ready_and_not(tmp_path: Path) -> None:
         state.coordinator.processes = 0
         shown = run(url)
         assert (shown.exit_code, "NOT READY" in shown.stdout) == (1, True)
-
-
-def test_where_nothing_answers() -> None:
-    assert "no evaluation service answers" in str(run("http://127.0.0.1:9").exception)
