@@ -1,44 +1,30 @@
 """`evalsvc artifacts keep` and `prune`."""
 
-from pathlib import Path
+from typing import Any
 
-import pytest
-from app_in_process import app_on_port
-from typer.testing import CliRunner, Result
-
-from evalsvc.cli import app
-from evalsvc.client import Client
-from evalsvc.errors import UnknownName
+from console import Command
+from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 
-def run(url: str, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["artifacts", *arguments, "--url", url], catch_exceptions=True)
+def test_a_rule_is_given_shown_and_taken_away(command: Command, service: Any) -> None:
+    rule = ("--last", "5", "--every", "1000", "--days", "30", "--best", "coco/fid")
+    shown = "run run-a keeps last 5, every 1000, days 30.0, best coco/fid (the run's rule)\n"
+    assert command("artifacts", "keep", "run-a", *rule).out == shown
+    assert command("artifacts", "keep", "run-a").out == shown
+    assert command("artifacts", "prune").out == "0 artifacts are pruned, 0 bytes freed\n"
+    assert command("artifacts", "prune", "--dry-run").out == "0 artifacts would be pruned, 0 bytes\n"
+    assert command("artifacts", "keep", "run-a", "--default").out == "run run-a keeps all artifacts\n"
 
 
-def test_a_rule_is_given_shown_and_taken_away(tmp_path: Path) -> None:
-    with app_on_port(tmp_path / "data") as (url, _):
-        given = run(url, "keep", "run-a", "--last", "5", "--every", "1000", "--days", "30", "--best", "coco/fid")
-        shown = "run run-a keeps last 5, every 1000, days 30.0, best coco/fid (the run's rule)\n"
-        assert given.stdout == shown, given.output
-        assert run(url, "keep", "run-a").stdout == shown
-        assert run(url, "prune").stdout == "0 artifacts are pruned, 0 bytes freed\n"
-        assert run(url, "prune", "--dry-run").stdout == "0 artifacts would be pruned, 0 bytes\n"
-        assert run(url, "keep", "run-a", "--default").stdout == "run run-a keeps all artifacts\n"
+def test_the_services_rule_and_one_of_ones_own_exclude_each_other(command: Command) -> None:
+    assert "leave the others out" in command("artifacts", "keep", "run-a", "--default", "--last", "3").err
 
 
-def test_a_metric_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+def test_a_metric_that_does_not_exist_is_refused(command: Command, service: Any) -> None:
     """The rule was taken, and pruned nothing for ever, or the best with the rest."""
-    with app_on_port(tmp_path / "data") as (url, _), Client(url) as client:
-        client.import_values(
-            "run-a", "test", [{"metric": "coco/fid", "step": [1], "value": [2.0], "direction": "lower"}]
-        )
-        refused = run(url, "keep", "run-b", "--best", "coco/fdi")
-        assert isinstance(refused.exception, UnknownName)
-        assert "no metric is named 'coco/fdi'; did you mean 'coco/fid'?" in refused.exception.message
-        assert run(url, "keep", "run-b", "--best", "coco/fid").exit_code == 0
-        assert [item["name"] for item in client.runs()] == ["run-a", "run-b"]
-
-
-@pytest.mark.parametrize("arguments", [["--default", "--last", "3"]])
-def test_wrong_use(arguments: list[str]) -> None:
-    assert "leave the others out" in str(run("http://127.0.0.1:9", "keep", "run-a", *arguments).exception)
+    enter(service.store, submission(1), suite("loss"))
+    evaluate_whole(service.store, metric(2.0))
+    refused = command("artifacts", "keep", "run-b", "--best", "loss/txet")
+    assert (refused.code, "no metric is named 'loss/txet'; did you mean 'loss/text'?" in refused.err) == (2, True)
+    assert command("artifacts", "keep", "run-b", "--best", "loss/text").code == 0
+    assert "keeps best loss/text" in command("artifacts", "keep", "run-b").out

@@ -1,24 +1,17 @@
 """`evalsvc status`: what it prints and its exit codes."""
 
 import json
-from pathlib import Path
+from typing import Any
 
-from app_in_process import app_on_port
-from typer.testing import CliRunner, Result
-
-from evalsvc.cli import app
+import pytest
+from console import Command
 
 
-def run(url: str, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["status", *arguments, "--url", url], catch_exceptions=True)
-
-
-def test_ready_and_not(tmp_path: Path) -> None:
-    with app_on_port(tmp_path / "data") as (url, state):
-        shown = run(url)
-        assert shown.exit_code == 0, shown.output
-        assert shown.stdout.splitlines()[0].endswith(f"at {url}: ready, database sqlite")
-        assert json.loads(run(url, "--json").stdout)["queue"]["queued"] == 0
-        state.coordinator.processes = 0
-        shown = run(url)
-        assert (shown.exit_code, "NOT READY" in shown.stdout) == (1, True)
+def test_ready_and_not(command: Command, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = command("status")
+    assert shown.code == 0, shown.err
+    assert shown.out.splitlines()[0].endswith(": ready, database sqlite")
+    assert json.loads(command("status", "--json").out)["queue"]["queued"] == 0
+    monkeypatch.setattr(service.coordinator, "processes", 0)
+    shown = command("status")
+    assert (shown.code, "NOT READY" in shown.out) == (1, True)
