@@ -1,12 +1,16 @@
 """The demo, with one checkpoint of the twelve; all of them are what `make demo` runs."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from queue_steps import metric, next_shard, plan, result, store_result
 
 from evalsvc.cli import demo
 from evalsvc.client import Client
 from evalsvc.errors import AssetMissing
+from evalsvc.messages import ShardResult
 
 
 def test_every_checkpoint_has_its_step() -> None:
@@ -16,6 +20,44 @@ def test_every_checkpoint_has_its_step() -> None:
     assert all(file.exists() for _, _, file in found)
 
 
+MEASURED = {
+    "pairs": ("pairs/image", "pairs/text"),
+    "text": ("text/text",),
+    "digits": ("digits/fid64", "digits/agreement"),
+    "forgetting": ("cloze/acc",),
+}
+"""What the tasks of the suite bring back of what the table shows."""
+
+COMPLETION = {"prompt": "Simply put", "way": "greedy", "text": " it", "base": None}
+
+
+def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    [checkpoint] = [found for found in demo.checkpoints() if found[:2] == ("pretrained", 20)]
+    monkeypatch.setattr(demo, "checkpoints", lambda: [checkpoint])
+    monkeypatch.setattr(demo, "RUNS", ("pretrained",))
+    with Client(os.environ["EVALSVC_URL"]) as client:
+        evaluations = demo.post_all(client)
+        assert list(evaluations.values()) == ["pretrained step 20"]
+        seen: list[tuple[int, str]] = []
+
+        def work(done: int, running: str) -> None:
+            seen.append((done, running))
+            while assignment := next_shard(service.store):
+                task = assignment.request.task
+                metrics = [metric(1.5, name) for name in MEASURED.get(task.name, ())]
+                items = [COMPLETION] if task.kind == "completions" else []
+                stages = {"plan": plan(1), "run": ShardResult(output={}), "merge": result(*metrics, items=items)}
+                assert store_result(service.store, assignment, stages[assignment.request.stage])
+
+        assert demo.wait_all(client, evaluations, work) == []
+        assert (seen[0], seen[-1]) == ((0, ""), (1, ""))
+        [row] = demo.read_table(client)
+        assert (row.run, row.step, row.grid) == ("pretrained", 20, None)
+        assert row.cells == dict.fromkeys(demo.COLUMNS, "1.500 ± 0.100")
+        assert demo.read_answers(client) == [demo.Answers("Simply put", "pretrained", {20: " it"})]
+
+
+@pytest.mark.long
 def test_a_checkpoint_goes_from_post_to_table(
     inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
