@@ -170,7 +170,10 @@ parse_layout("image-then-special").resolve(66_823)
 
 
 def test_the_service_starts_and_checks_suites_without_torch() -> None:
-    """It runs on machines that have no GPU and no torch; its workers are other processes."""
+    """It runs on machines that have no GPU and no torch; its workers are other processes.
+
+    Commands that measure on this machine import the worker when they run.
+    """
     rooms = ("api", "cli", "client", "cluster", "compare", "doctor", "service", "store", "watch")
     modules = [*modules_of(*rooms), "evalsvc.data.tokens", "evalsvc.spec.layout", "evalsvc.spec.model_config"]
     run_blocked(WORKER_PACKAGES, modules, CHECK_SUITES)

@@ -31,12 +31,12 @@ def keep(
     if rule and default:
         raise InvalidRequest("--default takes the run's own rule away; leave the others out")
     with connect(url) as client:
-        found = client.put_retention(run, rule or None) if rule or default else client.retention(run)
-    if found["keep"] is None:
+        retention = client.put_retention(run, rule or None) if rule or default else client.retention(run)
+    if retention["keep"] is None:
         say(f"run {run} keeps all artifacts")
         return
-    parts = ", ".join(f"{name} {value}" for name, value in found["keep"].items())
-    say(f"run {run} keeps {parts} (the {found['from']}'s rule)")
+    parts = ", ".join(f"{name} {value}" for name, value in retention["keep"].items())
+    say(f"run {run} keeps {parts} (the {retention['from']}'s rule)")
 
 
 @artifacts_app.command()

@@ -127,9 +127,9 @@ def base(
     if step is None and of is not None:
         raise InvalidRequest(f"--of {of} is given without a step; say which: evalsvc base {run} STEP --of {of}")
     with connect(url) as client:
-        found = client.run(run)["base"] if step is None else client.set_base(run, step, of=of, variant=variant)
-    there = "not posted yet" if found["checkpoint"] is None else f"checkpoint {found['checkpoint']}"
-    say(f"base of {run}: {found['run']} step {found['step']} {found['variant']} ({there})")
+        declared = client.run(run)["base"] if step is None else client.set_base(run, step, of=of, variant=variant)
+    there = "not posted yet" if declared["checkpoint"] is None else f"checkpoint {declared['checkpoint']}"
+    say(f"base of {run}: {declared['run']} step {declared['step']} {declared['variant']} ({there})")
 
 
 def show_posted(posted: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from evalsvc.cli.contrast_tables import (
     write_contrasts_csv,
     write_difference_curves_csv,
 )
-from evalsvc.cli.options import Family, Format, Url, connect, show_found
+from evalsvc.cli.options import Family, Format, Url, connect, print_document
 from evalsvc.client import Client
 from evalsvc.compare.contrast import Options, compare_results, require_comparable
 from evalsvc.compare.result import CHECKPOINT, RUN
@@ -86,17 +86,17 @@ def compare(
         if _is_run(a) and (b is None or _is_run(b)):
             if family is not Family.none:
                 raise InvalidRequest("--family is for two checkpoints; along runs, use --band simultaneous")
-            found = client.compare_runs(
+            comparison = client.compare_runs(
                 a, b, metrics, tasks=tasks, suite=suite, level=level, band=band.value, force=force
             )
-            show_found(format, found, print_difference_curves, write_difference_curves_csv)
+            print_document(format, comparison, print_difference_curves, write_difference_curves_csv)
             return
         if b is None:
             raise InvalidRequest(f"{a} is compared with nothing; give a second checkpoint or file, or a run alone")
         options = Options(tuple(metrics), tuple(tasks), level, force, flipped, family.value)
-        found = _contrasts(a, b, options, client, suite)
-    show_found(format, found, print_contrasts, write_contrasts_csv)
-    require_comparable(found)
+        comparison = _contrasts(a, b, options, client, suite)
+    print_document(format, comparison, print_contrasts, write_contrasts_csv)
+    require_comparable(comparison)
 
 
 def _contrasts(a: str, b: str, options: Options, client: Client, suite: str | None) -> dict[str, Any]:

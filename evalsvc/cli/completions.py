@@ -48,27 +48,27 @@ def print_completions(steps: Sequence[Mapping[str, Any]], everything: bool) -> N
             way = item["way"]
             if way != "greedy" and not everything:
                 continue
-            found = lines.setdefault((row["task"], item["prompt"]), {})
+            of_prompt = lines.setdefault((row["task"], item["prompt"]), {})
             if item["base"] is not None:
-                found[_completion_label("base", "raw", way)] = _base_numbers(item), item["base"]
-            found[_completion_label(f"step {row['step']}", row["variant"], way)] = _own_numbers(item), item["text"]
-    for (_, prompt), found in lines.items():
+                of_prompt[_completion_label("base", "raw", way)] = _base_numbers(item), item["base"]
+            of_prompt[_completion_label(f"step {row['step']}", row["variant"], way)] = _own_numbers(item), item["text"]
+    for (_, prompt), completions in lines.items():
         say(prompt)
-        _print_answers_to(found)
+        _print_answers_to(completions)
         say()
 
 
-def _print_answers_to(found: Mapping[str, tuple[Mapping[str, str], str]]) -> None:
+def _print_answers_to(completions: Mapping[str, tuple[Mapping[str, str], str]]) -> None:
     """The base's first."""
-    columns = [name for name in COMPLETION_COLUMNS if any(numbers.get(name) for numbers, _ in found.values())]
+    columns = [name for name in COMPLETION_COLUMNS if any(numbers.get(name) for numbers, _ in completions.values())]
     rows = [
         (label, [numbers.get(name, "") for name in columns], text)
-        for label, (numbers, text) in sorted(found.items(), key=lambda entry: not entry[0].startswith("base"))
+        for label, (numbers, text) in sorted(completions.items(), key=lambda entry: not entry[0].startswith("base"))
     ]
     if columns:
         rows.insert(0, ("", columns, ""))
     widths = [max(len(cells[place]) for _, cells, _ in rows) for place in range(len(columns))]
-    first = max(map(len, found))
+    first = max(map(len, completions))
     for label, cells, text in rows:
         numbers = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         say(f"  {label:{first}}{numbers} │ {one_line(text)}".rstrip())

@@ -18,34 +18,34 @@ CONTRAST_WORDS = {
 """What a table calls these verdicts; the others are words already."""
 
 
-def print_contrasts(found: Mapping[str, Any]) -> None:
+def print_contrasts(document: Mapping[str, Any]) -> None:
     """A comparison of two checkpoints, a line per metric; of the columns at the end, those that a line needs."""
-    say(f"A: {found['a']}\nB: {found['b']}")
-    interval = f"{100 * found['level']:.4g} % interval"
+    say(f"A: {document['a']}\nB: {document['b']}")
+    interval = f"{100 * document['level']:.4g} % interval"
     columns = ["B is", "metric", "A", "B", "B − A", interval, "basis", "n"]
-    together = found.get("family") == "holm"
+    together = document.get("family") == "holm"
     p_values = "p (Holm, all metrics)" if together else "p (Holm)"
     columns += ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
-    rows = [_contrast_row(contrast, together) for contrast in found["contrasts"]]
+    rows = [_contrast_row(contrast, together) for contrast in document["contrasts"]]
     used = [place for place in range(len(columns)) if place < 8 or any(row[place] for row in rows)]
     if rows:
         print_table([columns[place] for place in used], [[row[place] for place in used] for row in rows])
-        explain_groups(found["contrasts"])
-        _explain_verdicts(found)
+        explain_groups(document["contrasts"])
+        _explain_verdicts(document)
     else:
         say("neither has any metrics")
     for side in "ab":
         # A service of an older version has none.
-        print_warnings(found.get("warnings", {}).get(side, ()), f"{side.upper()}, ")
+        print_warnings(document.get("warnings", {}).get(side, ()), f"{side.upper()}, ")
 
 
-def _explain_verdicts(found: Mapping[str, Any]) -> None:
+def _explain_verdicts(document: Mapping[str, Any]) -> None:
     """Say how many of the verdicts chance alone would give; a service of an older version does not know."""
-    judged, expected = found.get("judged", 0), found.get("expected_by_chance")
+    judged, expected = document.get("judged", 0), document.get("expected_by_chance")
     if not judged:
         return
     metrics = "1 metric has a verdict" if judged == 1 else f"{judged:,} metrics have a verdict"
-    level = f"{found['level']:.4g}"
+    level = f"{document['level']:.4g}"
     if expected is None:
         say(
             f"{metrics}, judged together by Holm's method: if nothing had changed, none would be better, worse or "
@@ -109,10 +109,10 @@ def _change(value: float | str | None) -> str:
     return f"{value:+.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def write_contrasts_csv(found: Mapping[str, Any]) -> None:
+def write_contrasts_csv(document: Mapping[str, Any]) -> None:
     """A comparison, a line per metric."""
     rows = []
-    for contrast in found["contrasts"]:
+    for contrast in document["contrasts"]:
         plain = dict(contrast)
         for name in "ab":
             side = plain.pop(name) or {}
@@ -127,22 +127,22 @@ def write_contrasts_csv(found: Mapping[str, Any]) -> None:
     write_rows(rows)
 
 
-def print_difference_curves(found: Mapping[str, Any]) -> None:
+def print_difference_curves(document: Mapping[str, Any]) -> None:
     """Two runs along their steps: a table per metric, and where the difference enters and leaves the noise."""
-    say(f"A: {found['a']}\nB: {found['b']}")
-    for curve in found["curves"]:
+    say(f"A: {document['a']}\nB: {document['b']}")
+    for curve in document["curves"]:
         protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
         said = ", ".join(filter(None, [curve["unit"], protocol, describe_fields(curve["differs"])]))
         say(f"{curve['metric']} ({said})")
-        band = f"{100 * found['level']:.4g} % interval, {found['band']}"
-        columns = [found["x"], "A", "B", "B − A", band, "basis", "B is"]
+        band = f"{100 * document['level']:.4g} % interval, {document['band']}"
+        columns = [document["x"], "A", "B", "B − A", band, "basis", "B is"]
         print_table(columns, [_step_row(row) for row in _curve_rows(curve)])
         for line in _crossing_lines(curve):
             say(line)
         say()
-    for metric, reason in found["refused"].items():
+    for metric, reason in document["refused"].items():
         say(f"{metric} is left out where its protocols differ: {reason}")
-    if not found["curves"] and not found["refused"]:
+    if not document["curves"] and not document["refused"]:
         say("they have no metric in common at any step")
 
 
@@ -169,7 +169,7 @@ def _curve_rows(curve: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def write_difference_curves_csv(found: Mapping[str, Any]) -> None:
+def write_difference_curves_csv(document: Mapping[str, Any]) -> None:
     """Two runs along their steps, a line per metric and step."""
     said = ("metric", "task", "unit", "direction", "protocol", "step_level")
     write_rows(
@@ -177,10 +177,10 @@ def write_difference_curves_csv(found: Mapping[str, Any]) -> None:
             {
                 **{name: curve[name] for name in said},
                 "differs": describe_fields(curve["differs"]),
-                found["x"]: row.pop("x"),
+                document["x"]: row.pop("x"),
                 **row,
             }
-            for curve in found["curves"]
+            for curve in document["curves"]
             for row in _curve_rows(curve)
         ]
     )

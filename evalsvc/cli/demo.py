@@ -135,11 +135,11 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
 
 def checkpoints() -> list[tuple[str, int, Path]]:
     """(run, step, file) of every checkpoint of the miniature, by step."""
-    found = []
+    files = []
     for run in RUNS:
         for step, file in _steps(ROOT / "runs" / run / "checkpoints"):
-            found.append((run, step, file))
-    return sorted(found, key=lambda entry: (entry[1], entry[0]))
+            files.append((run, step, file))
+    return sorted(files, key=lambda entry: (entry[1], entry[0]))
 
 
 def post_all(client: Client) -> dict[int, str]:
@@ -190,15 +190,15 @@ def read_table(client: Client) -> list[Row]:
 
 def read_answers(client: Client) -> list[Answers]:
     """Prompt by prompt, the greedy completions of both runs."""
-    found: dict[tuple[str, str], dict[int, str]] = {}
+    texts: dict[tuple[str, str], dict[int, str]] = {}
     for run in RUNS:
         for row in client.completions(run):
             for item in row["completions"]:
                 if item["way"] == "greedy":
-                    found.setdefault((item["prompt"], run), {})[row["step"]] = item["text"]
-    prompts = dict.fromkeys(prompt for prompt, _ in found)
-    asked = [(prompt, run) for prompt in prompts for run in RUNS if (prompt, run) in found]
-    return [Answers(prompt, run, found[prompt, run]) for prompt, run in asked]
+                    texts.setdefault((item["prompt"], run), {})[row["step"]] = item["text"]
+    prompts = dict.fromkeys(prompt for prompt, _ in texts)
+    asked = [(prompt, run) for prompt in prompts for run in RUNS if (prompt, run) in texts]
+    return [Answers(prompt, run, texts[prompt, run]) for prompt, run in asked]
 
 
 def _steps(folder: Path) -> Sequence[tuple[int, Path]]:

@@ -16,7 +16,7 @@ from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.config import PREFIX, SECRETS, Settings, setting_sources, shown_url
 from evalsvc.doctor.checks import run_checks
-from evalsvc.doctor.layout.checkup import Question, examine
+from evalsvc.doctor.layout.checkup import Checkup, Question, examine
 from evalsvc.doctor.layout.report import (
     COLUMNS,
     LEGEND,
@@ -152,23 +152,23 @@ def find_layout(
         text_of(tokenizer),
     )
     with show_bars() as bars:
-        found = examine(question, settings, lambda done: bars.show("layouts", done, None, "scored"))
+        checkup = examine(question, settings, lambda done: bars.show("layouts", done, None, "scored"))
     if report is not None:
-        report.write_text(json.dumps(to_json(found), indent=2) + "\n")
-    if output is not None and found.verdict.decided:
-        output.write_text(layout_yaml(found))
-    _print_checkup(found)
-    if not found.verdict.decided:
+        report.write_text(json.dumps(to_json(checkup), indent=2) + "\n")
+    if output is not None and checkup.verdict.decided:
+        output.write_text(layout_yaml(checkup))
+    _print_checkup(checkup)
+    if not checkup.verdict.decided:
         raise typer.Exit(FAILED)
 
 
-def _print_checkup(found: Any) -> None:
+def _print_checkup(checkup: Checkup) -> None:
 
-    for line in summary(found):
+    for line in summary(checkup):
         say(line)
-    print_table(list(COLUMNS), ranking_rows(found))
+    print_table(list(COLUMNS), ranking_rows(checkup))
     say(LEGEND)
-    if found.dropped:
-        print_table(["does not fit", "because"], [[dropped.name, dropped.reason] for dropped in found.dropped])
-    print_table(["rule", "", "found", "do"], condition_rows(found))
-    say(conclusion(found))
+    if checkup.dropped:
+        print_table(["does not fit", "because"], [[dropped.name, dropped.reason] for dropped in checkup.dropped])
+    print_table(["rule", "", "found", "do"], condition_rows(checkup))
+    say(conclusion(checkup))

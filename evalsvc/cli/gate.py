@@ -11,17 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import (
-    Family,
-    Layout,
-    Model,
-    Suites,
-    Threads,
-    Url,
-    connect,
-    hand_on,
-    text_of,
-)
+from evalsvc.cli.options import Family, Layout, Model, Suites, Threads, Url, connect, hand_on, text_of
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from evalsvc.cli.history_files import Defaults, read_series, requests
-from evalsvc.cli.options import Format, Url, connect, show_found
+from evalsvc.cli.options import Format, Url, connect, print_document
 from evalsvc.cli.tables import (
     print_curves,
     print_history,
@@ -59,17 +59,17 @@ def history(
     """
     names = [*(metric or []), *([against] if against and metric else [])]
     with connect(url) as client:
-        found = [client.history(run, names, variant=variant, x=x.value) for run in dict.fromkeys(runs)]
+        histories = [client.history(run, names, variant=variant, x=x.value) for run in dict.fromkeys(runs)]
         if against is not None:
-            joined = join_histories(found, client.protocol, force)
-            show_found(format, tabulate(joined, against), print_tradeoff, write_tradeoff_csv)
+            joined = join_histories(histories, client.protocol, force)
+            print_document(format, tabulate(joined, against), print_tradeoff, write_tradeoff_csv)
             require_comparable(joined)
             return
-        if len(found) == 1:
-            show_found(format, found[0], print_history, write_history_csv)
+        if len(histories) == 1:
+            print_document(format, histories[0], print_history, write_history_csv)
             return
-        joined = join_histories(found, client.protocol, force)
-    show_found(format, joined, print_curves, write_curves_csv)
+        joined = join_histories(histories, client.protocol, force)
+    print_document(format, joined, print_curves, write_curves_csv)
     require_comparable(joined)
 
 
@@ -101,8 +101,8 @@ def import_history(
     counts = {"new": 0, "replaced": 0, "unchanged": 0}
     with connect(url) as client:
         for part in requests(series):
-            found = client.import_values(run, source or file.name, part, replace=replace)
-            counts = {name: count + found[name] for name, count in counts.items()}
+            entered = client.import_values(run, source or file.name, part, replace=replace)
+            counts = {name: count + entered[name] for name, count in counts.items()}
     metrics = len({item.head["metric"] for item in series})
     say(
         f"{sum(counts.values()):,} values of {metrics} metrics: {counts['new']:,} entered, {counts['replaced']:,} "

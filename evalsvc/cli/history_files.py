@@ -75,20 +75,20 @@ def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[
         raise InvalidData(f"{path} has no values; give a CSV file with a head and lines, or JSON lines")
     columns = list(first[1])
     read = _form(path, columns, metrics)
-    found: dict[tuple[str, ...], FileSeries] = {}
+    by_head: dict[tuple[str, ...], FileSeries] = {}
     for line, cells in (first, *rows):
         for entry in read(line, cells):
             if not entry.get("metric"):
                 raise InvalidData(f"{path} line {line} names no metric; write one, or remove the line")
             head = {name: str(entry.get(name) or getattr(defaults, name)) for name in vars(defaults)}
             head = {"metric": str(entry["metric"]), **head}
-            series = found.setdefault(tuple(head.values()), FileSeries(head))
+            series = by_head.setdefault(tuple(head.values()), FileSeries(head))
             _add(path, line, series, entry)
-    known = {series.head["metric"] for series in found.values()}
+    known = {series.head["metric"] for series in by_head.values()}
     for name in metrics:
         if name not in known:
             raise UnknownName.among(f"metric of {path}", name, known)
-    return [series for series in found.values() if not metrics or series.head["metric"] in metrics]
+    return [series for series in by_head.values() if not metrics or series.head["metric"] in metrics]
 
 
 def requests(series: Sequence[FileSeries]) -> Iterator[list[dict[str, Any]]]:

@@ -33,19 +33,22 @@ def metrics(
     output: Annotated[Form, typer.Option("--format", help="`markdown` is the page docs/metrics.md.")] = Form.text,
 ) -> None:
     """Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared."""
-    found = DEFINITIONS if pattern is None else find_definitions(pattern)
-    if not found:
+    definitions = DEFINITIONS if pattern is None else find_definitions(pattern)
+    if not definitions:
         hint = "any other name behind a benchmark's is a metric of lm-eval; '<metric>' shows what is known of it"
         raise UnknownName.among("metric", pattern or "", plain_names(), hint)
     if output is Form.markdown:
-        say(page().rstrip("\n") if pattern is None else sections(found))
+        say(page().rstrip("\n") if pattern is None else sections(definitions))
     elif pattern is None:
         print_table(
             ["task", "metric", "unit", "better", "value"],
-            [[one.kind, one.title, one.unit, one.direction, one.formula] for one in found],
+            [
+                [definition.kind, definition.title, definition.unit, definition.direction, definition.formula]
+                for definition in definitions
+            ],
         )
     else:
-        say("\n\n".join(map(_described, found)))
+        say("\n\n".join(map(_described, definitions)))
 
 
 def _described(definition: Definition) -> str:

@@ -59,19 +59,19 @@ def connect(url: str | None) -> Client:
     return Client(settings.url, token=settings.client_token(), ca=settings.https_ca or None)
 
 
-def show_found(
+def print_document(
     format: Format,  # noqa: A002
-    found: dict[str, Any],
+    document: dict[str, Any],
     table: Callable[[Mapping[str, Any]], None],
     csv: Callable[[Mapping[str, Any]], None],
 ) -> None:
     """Print what the service answered."""
     if format is Format.json:
-        say_json(found)
+        say_json(document)
     elif format is Format.csv:
-        csv(found)
+        csv(document)
     else:
-        table(found)
+        table(document)
 
 
 def text_of(path: Path | None) -> str | None:

@@ -76,10 +76,10 @@ def print_news() -> Callable[[Mapping[str, Any]], None]:
 def _say_so_far(when: str, output: Mapping[str, Any]) -> None:
     """Of metrics with an error, which says how far they may be from the end."""
     metrics = output["metrics"]
-    found = [
+    values = [
         f"{label.partition('/')[2]} {shown_number(metric['value'])} {error_bar(metric['stderr'])}"
         for label, metric in zip(labels(metrics, output["protocols"]), metrics, strict=True)
         if isinstance(metric["stderr"], float)
     ]
-    if found:
-        say(f"{when}: {', '.join(found)}", err=True)
+    if values:
+        say(f"{when}: {', '.join(values)}", err=True)

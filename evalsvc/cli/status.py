@@ -25,12 +25,12 @@ def status(
     The exit code is 1 when it cannot evaluate, and 2 when nothing answers.
     """
     with connect(url) as client:
-        found = client.status()
+        document = client.status()
         address = client.url
     if as_json:
-        say_json(found)
+        say_json(document)
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        say("\n".join(status_screen(found, address, width)))
-    if found["status"] != "ready":
+        say("\n".join(status_screen(document, address, width)))
+    if document["status"] != "ready":
         raise typer.Exit(FAILED)

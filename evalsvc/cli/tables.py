@@ -27,16 +27,16 @@ def print_warnings(warnings: Iterable[Mapping[str, Any]], whose: str = "") -> No
         say(f"warning: {whose}{warning['metric']}: {one_line(warning['message'])}", err=True)
 
 
-def print_history(found: Mapping[str, Any]) -> None:
+def print_history(document: Mapping[str, Any]) -> None:
     """A run's values, with what tells several protocols of a metric apart, and where imported values are from."""
-    history = _history_rows(found)
+    history = _history_rows(document)
     rows = [
         [
             row["metric"],
             row["variant"],
             row["protocol"],
             row["differs"],
-            str(row[found["x"]]),
+            str(row[document["x"]]),
             shown_number(row["value"]),
             error_bar(row["stderr"]),
             shown_items(row),
@@ -50,7 +50,7 @@ def print_history(found: Mapping[str, Any]) -> None:
         "variant",
         "protocol",
         "differs",
-        found["x"],
+        document["x"],
         "value",
         "± stderr",
         "n",
@@ -62,8 +62,8 @@ def print_history(found: Mapping[str, Any]) -> None:
         print_table([columns[place] for place in needed], [[row[place] for place in needed] for row in rows])
         explain_groups(history)
     else:
-        say(f"run {found['run']} has no values yet")
-    _print_omitted(found["series"])
+        say(f"run {document['run']} has no values yet")
+    _print_omitted(document["series"])
 
 
 def print_curves(joined: Mapping[str, Any]) -> None:
@@ -82,14 +82,14 @@ def print_curves(joined: Mapping[str, Any]) -> None:
         say(f"runs {', '.join(joined['runs'])} have no values yet")
 
 
-def print_tradeoff(found: Mapping[str, Any]) -> None:
+def print_tradeoff(document: Mapping[str, Any]) -> None:
     """A line per checkpoint: a metric, and others beside it."""
-    metrics = [found["against"], *found["columns"]]
+    metrics = [document["against"], *document["columns"]]
     rows = [
-        [row["run"], row["variant"], str(row[found["x"]]), *(_point(row[metric]) for metric in metrics)]
-        for row in found["rows"]
+        [row["run"], row["variant"], str(row[document["x"]]), *(_point(row[metric]) for metric in metrics)]
+        for row in document["rows"]
     ]
-    print_table(["run", "variant", found["x"], *metrics], rows)
+    print_table(["run", "variant", document["x"], *metrics], rows)
 
 
 def _point(point: Mapping[str, Any] | None) -> str:
@@ -122,7 +122,7 @@ def _cells(series: Mapping[str, Any]) -> dict[int, str]:
     return {at: _cell(value, stderr, origin) for at, value, stderr, origin in columns}
 
 
-def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _history_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per value."""
     return [
         {
@@ -130,7 +130,7 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "variant": series["variant"],
             "protocol": series["protocol"],
             "differs": describe_fields(series["differs"]),
-            found["x"]: at,
+            document["x"]: at,
             "value": value,
             "stderr": stderr,
             "n": n,
@@ -138,9 +138,9 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "unit": series["unit"],
             "direction": series["direction"],
             "import": origin,
-            "source": _source(found["imports"], origin),
+            "source": _source(document["imports"], origin),
         }
-        for series in found["series"]
+        for series in document["series"]
         for at, value, stderr, n, groups, origin in zip(
             *(series[name] for name in ("x", "value", "stderr", "n")),
             group_counts(series),
@@ -150,9 +150,9 @@ def _history_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def write_history_csv(found: Mapping[str, Any]) -> None:
+def write_history_csv(document: Mapping[str, Any]) -> None:
     """A history, a line per value."""
-    write_rows(_history_rows(found))
+    write_rows(_history_rows(document))
 
 
 def write_curves_csv(joined: Mapping[str, Any]) -> None:
@@ -164,15 +164,15 @@ def write_curves_csv(joined: Mapping[str, Any]) -> None:
     write_rows(rows)
 
 
-def write_tradeoff_csv(found: Mapping[str, Any]) -> None:
+def write_tradeoff_csv(document: Mapping[str, Any]) -> None:
     """A line per checkpoint, with a column for each value and each standard error."""
     rows = []
-    for row in found["rows"]:
-        plain = {key: row[key] for key in ("run", "variant", found["x"])}
-        for metric in (found["against"], *found["columns"]):
+    for row in document["rows"]:
+        plain = {key: row[key] for key in ("run", "variant", document["x"])}
+        for metric in (document["against"], *document["columns"]):
             point = row[metric] or {}
             plain |= {metric: point.get("value"), f"{metric} stderr": point.get("stderr")}
-            plain |= {f"{metric} source": _source(found["imports"][row["run"]], point.get("import"))}
+            plain |= {f"{metric} source": _source(document["imports"][row["run"]], point.get("import"))}
         rows.append(plain)
     write_rows(rows)
 

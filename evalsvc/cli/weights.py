@@ -51,8 +51,8 @@ def _virtual_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | 
                 "the expression: evalsvc submit RUN STEP EXPRESSION"
             )
         elif base is None or base.virtual is not None:
-            found = "an expression itself: write it out" if base else "not given: name its weights by --base"
-            raise InvalidRequest(f"{uri} is made of base, which is {found}")
+            problem = "an expression itself: write it out" if base else "not given: name its weights by --base"
+            raise InvalidRequest(f"{uri} is made of base, which is {problem}")
         else:
             parents[str(leaf)] = base
     text = canonical(expression)
