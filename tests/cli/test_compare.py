@@ -46,18 +46,6 @@ def test_table_and_refusal(command: Command, results: None) -> None:
     assert "worse (forced)" in forced.out
 
 
-def test_guidance_scales_are_told_apart(command: Command, tmp_path: Path) -> None:
-    metrics = [metric_value("coco/fid", scale, protocol=Protocol({"scale": scale})) for scale in (1.0, 3.0)]
-    (tmp_path / "both.json").write_text(json.dumps(document(*metrics)))
-    table = command("compare", "both.json", "both.json").out
-    assert [line.split()[1:3] for line in table.splitlines() if "coco/fid" in line] == [
-        ["coco/fid", "(scale=1.0)"],
-        ["coco/fid", "(scale=3.0)"],
-    ]
-    rows = csv.DictReader(io.StringIO(command("compare", "both.json", "both.json", "--format", "csv").out))
-    assert [row["differs"] for row in rows] == ["scale=1.0", "scale=3.0"]
-
-
 def test_one_metric_as_csv_and_json(command: Command, results: None) -> None:
     arguments = ["compare", "before.json", "after.json", "--metric", "*/fid", "--level", "0.5"]
     (row,) = csv.DictReader(io.StringIO(command(*arguments, "--format", "csv").out))
