@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evalsvc.errors import DataChanged
+from evalsvc.features import FeatureExtractor
 from evalsvc.files.arrays import pack_array, unpack_array
 from evalsvc.tasks.task import Context
-
-if TYPE_CHECKING:
-    from evalsvc.features import FeatureExtractor
 
 ACTIVATION_BYTES = 13 << 20
 """That an extractor takes for an image beside the weights, about: Inception's stem."""

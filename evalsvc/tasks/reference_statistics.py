@@ -14,16 +14,18 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evalsvc.data.files import missing_package
 from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.suite import NAME
 
-if TYPE_CHECKING:
+try:
     import numpy as np
     from numpy.typing import NDArray
+except ModuleNotFoundError:
+    raise missing_package("numpy", "reference statistics") from None
 
 FORMAT = 2
 TAPS = (64, 2048)
@@ -75,8 +77,6 @@ def save_reference(statistics: ReferenceStatistics, name: str, folder: Path) -> 
     Raises:
         DataDirectoryUnusable: it cannot be written, or the disk is full.
     """
-    import numpy as np
-
     arrays: dict[str, Any] = {
         "format": FORMAT,
         "foreign": statistics.foreign,
@@ -111,7 +111,6 @@ def load_reference(name: str, folder: Path) -> ReferenceStatistics:
     Raises:
         UnknownName: there are none of this name.
         InvalidData: the file is damaged.
-        MissingPackage: numpy is not installed.
     """
     path = reference_path(name, folder)
     if not path.is_file():
@@ -163,8 +162,6 @@ def _tap(arrays: Mapping[str, Any], tap: int) -> TapStatistics:
 
 
 def _checked(where: str, n: int | None, mean: Any, covariance: Any) -> TapStatistics:
-    import numpy as np
-
     if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
         raise InvalidData(f"{where}: mu is {mean.dtype}, sigma is {covariance.dtype}; they must be numbers")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
@@ -182,10 +179,6 @@ def _checked(where: str, n: int | None, mean: Any, covariance: Any) -> TapStatis
 
 def _read(path: Path) -> dict[str, Any]:
     """The arrays of an npz file. Pickled objects in it are refused."""
-    try:
-        import numpy as np
-    except ModuleNotFoundError:
-        raise missing_package("numpy", "reference statistics") from None
     try:
         # Opened here, since numpy leaves a file open that turns out to be none of its own.
         with path.open("rb") as file:

@@ -46,7 +46,7 @@ from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.protocol import canonical_json, plain_json
 from evalsvc.spec.suite import Suite, TaskSpec, build_task
 from evalsvc.tasks.suspicions import few_warnings
-from evalsvc.tasks.task import Context, Task, TaskResult
+from evalsvc.tasks.task import Context, TaskResult, Work, work_of
 
 try:
     import torch
@@ -85,7 +85,7 @@ def run_shard(request: ShardRequest, report: Report) -> ShardResult:
         with fetched(wanted, settings, report) as (checkpoint, *base):
             context = RunnerContext(checkpoint, settings, report, base[0] if base else None)
             context.is_first |= request.is_first
-            output = _run_stage(build_task(request.task), request, context)
+            output = _run_stage(work_of(build_task(request.task)), request, context)
         return ShardResult(output, None, _provenance(context, started))
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -93,11 +93,11 @@ def run_shard(request: ShardRequest, report: Report) -> ShardResult:
         return ShardResult(None, _shard_error(error), _provenance(context, started))
 
 
-def _run_stage(task: Task, request: ShardRequest, context: RunnerContext) -> Any:
+def _run_stage(work: Work[Any], request: ShardRequest, context: RunnerContext) -> Any:
     if request.stage == "plan":
         # A file that is no checkpoint shall say so before the suite's data are looked at.
         context.inspect_checkpoint()
-        plan = task.plan(context)
+        plan = work.plan(context)
         return {
             "shards": [dict(shard) for shard in plan.shards],
             "total": plan.total,
@@ -106,8 +106,8 @@ def _run_stage(task: Task, request: ShardRequest, context: RunnerContext) -> Any
             "until": None if plan.until is None else plan.until.model_dump(),
         }
     if request.stage == "run":
-        return task.run(context, request.shards[0])
-    output = _merge_output(task.merge(context, request.shards, request.outputs))
+        return work.run(context, request.shards[0])
+    output = _merge_output(work.merge(context, request.shards, request.outputs))
     return output if request.stage == "merge" else {key: output[key] for key in ("metrics", "protocols")}
 
 

@@ -42,7 +42,7 @@ from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE
 from evalsvc.tasks.forgetting.spec import FEW_SHOTS, Forgetting
-from evalsvc.tasks.task import TaskResult
+from evalsvc.tasks.task import TaskResult, work_of
 from evalsvc.worker.shard import RunnerContext
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -184,10 +184,10 @@ def evaluate(tmp_path: Path) -> Evaluate:
         return CheckpointRef(str(path), layout=LAYOUT, label=f"epoch {epoch}")
 
     def run(kind: str, epoch: int = 2, **parameters: Any) -> TaskResult:
-        task = catalog.load("tasks", kind)(name="some", **parameters)
+        work = work_of(catalog.load("tasks", kind)(name="some", **parameters))
         context = Context(checkpoint(epoch), settings, lambda done: None, checkpoint(0))
-        plan = task.plan(context)
-        return task.merge(context, plan.shards, [task.run(context, shard) for shard in plan.shards])
+        plan = work.plan(context)
+        return work.merge(context, plan.shards, [work.run(context, shard) for shard in plan.shards])
 
     return run
 

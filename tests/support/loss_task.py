@@ -11,6 +11,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.loss.work import LossWork
 from evalsvc.tasks.task import TaskResult
 from evalsvc.worker.shard import RunnerContext
 
@@ -42,9 +43,10 @@ def context_of(
 
 def evaluate(loss: Loss, checkpoint: CheckpointRef, batch_tokens: int = 8192) -> TaskResult:
     context = context_of(checkpoint, batch_tokens)
-    plan = loss.plan(context)
-    outputs = [msgpack.unpackb(msgpack.packb(loss.run(context, shard))) for shard in plan.shards]
-    return loss.merge(context, plan.shards, outputs)
+    work = LossWork(loss)
+    plan = work.plan(context)
+    outputs = [msgpack.unpackb(msgpack.packb(work.run(context, shard))) for shard in plan.shards]
+    return work.merge(context, plan.shards, outputs)
 
 
 def values(result: TaskResult) -> dict[str, MetricValue]:

@@ -12,13 +12,14 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.looks import Until, schedule
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.task import Context, Plan, Task, TaskResult
+from evalsvc.tasks.task import Context, Plan, Task, TaskResult, Work
 
 
 class Steps(Task):
     """Steps of a given length; the value is their number."""
 
     kind: ClassVar[str] = "steps"
+    work: ClassVar[str] = "steps_task:StepsWork"
 
     log: str
     """File that gets a line `shard step pid` per step begun."""
@@ -44,42 +45,46 @@ class Steps(Task):
     drift: float = 0.0
     """How much higher the marks of a checkpoint are whose file's name has `worse` in it."""
 
+
+class StepsWork(Work[Steps]):
+    """Take the steps and count them."""
+
     def plan(self, context: Context) -> Plan:
-        shards = [{"index": index, "units": self.steps} for index in range(self.shards)]
-        looks = schedule([self.steps] * self.shards) if self.looks else ()
-        return Plan(shards, "steps", looks, self.until)
+        shards = [{"index": index, "units": self.task.steps} for index in range(self.task.shards)]
+        looks = schedule([self.task.steps] * self.task.shards) if self.task.looks else ()
+        return Plan(shards, "steps", looks, self.task.until)
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        for step in range(self.steps):
-            with Path(self.log).open("a") as stream:
+        for step in range(self.task.steps):
+            with Path(self.task.log).open("a") as stream:
                 stream.write(f"{shard['index']} {step} {os.getpid()}\n")
-            time.sleep(self.seconds)
-            if shard["index"] == self.poison:
+            time.sleep(self.task.seconds)
+            if shard["index"] == self.task.poison:
                 os.kill(os.getpid(), signal.SIGKILL)
-            bytearray(self.hoard)
-            if not self.deaf:
+            bytearray(self.task.hoard)
+            if not self.task.deaf:
                 context.report(step + 1)
-        return {"steps": self.steps, "bytes": bytes([shard["index"]]) * self.size}
+        return {"steps": self.task.steps, "bytes": bytes([shard["index"]]) * self.task.size}
 
     def marks(self, context: Context, shard: Mapping[str, Any]) -> list[float]:
         """What any two checkpoints have in common, what is this one's own, and its drift."""
         name = Path(context.checkpoint.path).name
-        steps = range(self.steps * shard["index"], self.steps * (shard["index"] + 1))
-        drift = self.drift if "worse" in name else 0.0
+        steps = range(self.task.steps * shard["index"], self.task.steps * (shard["index"] + 1))
+        drift = self.task.drift if "worse" in name else 0.0
         return [Random(step).gauss(5, 1) + Random(f"{name} {step}").gauss(drift, 0.1) for step in steps]
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
         total = sum(output["steps"] for output in outputs)
-        assert [output["bytes"] for output in outputs] == [bytes([shard["index"]]) * self.size for shard in shards]
-        protocol = Protocol({"task": self.kind, "version": 1})
-        metrics = [MetricValue(f"{self.name}/total", total, None, total, "steps", "none", protocol)]
+        assert [output["bytes"] for output in outputs] == [bytes([shard["index"]]) * self.task.size for shard in shards]
+        protocol = Protocol({"task": self.task.kind, "version": 1})
+        metrics = [MetricValue(f"{self.task.name}/total", total, None, total, "steps", "none", protocol)]
         items: list[dict[str, Any]] = []
-        if self.looks:
+        if self.task.looks:
             marks = [mark for shard in shards for mark in self.marks(context, shard)]
             items = [{"index": index, "mark": mark} for index, mark in enumerate(marks)]
-            name, error = f"{self.name}/mark", standard_error(marks)
+            name, error = f"{self.task.name}/mark", standard_error(marks)
             value = sum(marks) / len(marks)
             metrics.append(MetricValue(name, value, error, len(marks), "1", "lower", protocol, items=("mark",)))
-        left = [Artifact("log", "log.txt", "text/plain", Path(self.log).read_bytes(), {"total": total})]
+        left = [Artifact("log", "log.txt", "text/plain", Path(self.task.log).read_bytes(), {"total": total})]
         base = context.base and {"label": context.base.checkpoint.label, "layout": context.base.checkpoint.layout}
-        return TaskResult(metrics, items, notes={"base": base}, artifacts=left if self.leaves else [])
+        return TaskResult(metrics, items, notes={"base": base}, artifacts=left if self.task.leaves else [])

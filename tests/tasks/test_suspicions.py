@@ -14,6 +14,7 @@ from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.loss.work import LossWork
 from evalsvc.tasks.suspicions import MAX_WARNINGS, cut_inputs, few_warnings, left_out, worse_than_guessing
 from evalsvc.tasks.task import TaskWarning
 from evalsvc.worker.shard import run_shard, run_suite
@@ -33,8 +34,9 @@ def loss_warnings(reference: CheckpointRef, *, is_first: bool = False, **paramet
     task = Loss(name="loss", **{name: value for name, value in (PAIRS | parameters).items() if name != "kind"})
     context = context_of(reference)
     context.is_first = is_first
-    plan = task.plan(context)
-    result = task.merge(context, plan.shards, [task.run(context, shard) for shard in plan.shards])
+    work = LossWork(task)
+    plan = work.plan(context)
+    result = work.merge(context, plan.shards, [work.run(context, shard) for shard in plan.shards])
     return {warning.metric: warning for warning in result.warnings}
 
 

@@ -21,7 +21,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import config_beside
 from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
-from evalsvc.tasks.task import Context, Plan, Task, TaskResult
+from evalsvc.tasks.task import Context, Plan, Task, TaskResult, Work
 from evalsvc.worker import shard as runner
 from evalsvc.worker.shard import ModelCache, RunnerContext, run_shard, run_suite
 
@@ -595,6 +595,9 @@ class Faulty(Task):
     """A task that raises what it is told to."""
 
     kind: ClassVar[str] = "faulty"
+
+
+class FaultyWork(Work[Faulty]):
     error: ClassVar[BaseException]
     items: ClassVar[list[dict[str, Any]]] = []
 
@@ -613,8 +616,9 @@ class Faulty(Task):
 def faulty(checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ShardResult]:
     def run(error: BaseException | None, stage: Stage = "plan") -> ShardResult:
         if error is not None:
-            monkeypatch.setattr(Faulty, "error", error, raising=False)
+            monkeypatch.setattr(FaultyWork, "error", error, raising=False)
         monkeypatch.setattr(runner, "build_task", lambda spec: Faulty(name="faulty"))
+        monkeypatch.setattr(runner, "work_of", FaultyWork)
         return run_shard(ShardRequest(TaskSpec("faulty", "faulty", {}), stage, checkpoint, [{}]), ignore)
 
     return run
@@ -680,9 +684,9 @@ def test_items_are_what_every_json_and_database_can_hold(
     faulty: Callable[..., ShardResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A NaN made the result file something that other parsers refuse, and PostgreSQL refused the whole task."""
-    monkeypatch.setattr(Faulty, "items", [{"index": 0, "nll": math.nan, "ids": (1, 2), "text": "a\0b"}])
+    monkeypatch.setattr(FaultyWork, "items", [{"index": 0, "nll": math.nan, "ids": (1, 2), "text": "a\0b"}])
     assert faulty(None, "merge").output["items"] == [{"index": 0, "nll": "NaN", "ids": [1, 2], "text": "a\ufffdb"}]
-    monkeypatch.setattr(Faulty, "items", [{"index": 0, "image": b"png"}])
+    monkeypatch.setattr(FaultyWork, "items", [{"index": 0, "image": b"png"}])
     error = faulty(None, "merge").error
     assert error is not None
     assert "bytes b'png' is not JSON-able" in error.message

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from PIL import Image
+
 from evalsvc.errors import InternalError, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Moments, Ratio
@@ -191,8 +193,6 @@ MAP_CELL = 8
 
 def _loss_map(losses: Sequence[float | None], grid: Grid) -> Artifact:
     """An image of the grid: black is the smallest loss, white the largest; cells without a target are black."""
-    from PIL import Image
-
     known = [loss for loss in losses if loss is not None]
     low, high = min(known), max(known)
     span = (high - low) or 1.0

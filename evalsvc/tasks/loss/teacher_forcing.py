@@ -37,7 +37,7 @@ SPAN_TOKENS, SPAN_GROUPS = 1 << 18, 1 << 12
 
 
 class ProfileSums:
-    """What a `loss_profile.Profile` is made of, added up over the batches of a shard.
+    """What a `profile.Profile` is made of, added up over the batches of a shard.
 
     A bin is a set of places of one type: those of a caption, or those of a row of the image. `moments` has, by group
     of bins, float64 [bins, 10]: over the independent units (sequences, or groups of them) with targets in a bin, with c
@@ -153,8 +153,8 @@ def _bin_sums(batch: int, owners: Tensor, bins: Tensor, values: Tensor, count: i
     return sums.reshape(batch, count, 3)
 
 
-class Work(Protocol):
-    """What of a `Context` this needs."""
+class Conditions(Protocol):
+    """The part of a `Context` that summing losses needs."""
 
     checkpoint: CheckpointRef
     device: str
@@ -163,7 +163,7 @@ class Work(Protocol):
 
 
 def sequence_sums(
-    context: Work,
+    context: Conditions,
     model: Transformer,
     layout: VocabularyLayout,
     sequences: Sequence[Sequence[int]],
@@ -240,6 +240,6 @@ def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> 
     return torch.cat((types.double(), nll.double(), within.double(), mass[:, None]), dim=1)
 
 
-def _not_finite(context: Work, model: Transformer, ids: Tensor, name: str) -> NonFinite:
+def _not_finite(context: Conditions, model: Transformer, ids: Tensor, name: str) -> NonFinite:
     cause = nonfinite_cause(model, ids)
     return NonFinite(f"{context.checkpoint.label}: the loss of {name} is not finite; {cause}")

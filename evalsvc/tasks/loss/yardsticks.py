@@ -6,14 +6,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evalsvc.files.arrays import pack_array, unpack_array
+from evalsvc.metrics.entropy import unigram_loss
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ESTIMATOR = "held-out-dirichlet/1"
 """Of the unigram losses, in their protocol; see `metrics.entropy.unigram_loss`."""
@@ -39,8 +40,6 @@ class Targets:
 
     def add(self, ids: Sequence[int]) -> None:
         """A whole sequence, rows of the table; its first id is no target."""
-        import numpy as np
-
         rows = np.asarray(ids, dtype=np.int32)
         inside = (rows >= self.block.start) & (rows < self.block.stop)
         first = int(inside[:1].sum())
@@ -49,14 +48,10 @@ class Targets:
 
     def pack(self) -> dict[str, Any]:
         """As they travel from a worker to the merge."""
-        import numpy as np
-
         ids = np.concatenate(self._ids).astype(np.min_scalar_type(max(len(self.block) - 1, 0)))
         return {"ids": pack_array(ids), "lengths": [len(part) for part in self._ids], "firsts": self._firsts}
 
     def add_packed(self, packed: Mapping[str, Any]) -> None:
-        import numpy as np
-
         ends = np.cumsum(packed["lengths"])[:-1]
         self._ids += [part.astype(np.int32) for part in np.split(unpack_array(packed["ids"]), ends)]
         self._firsts += packed["firsts"]
@@ -67,10 +62,6 @@ class Targets:
         `groups` has the group of each sequence, by default one of its own. Empty where targets are in fewer than two
         groups. See `metrics.entropy.UnigramLoss`.
         """
-        import numpy as np
-
-        from evalsvc.metrics.entropy import unigram_loss
-
         lengths, size = [len(part) for part in self._ids], len(self.block)
         ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         found = {"unigram": unigram_loss(ids, owners, size, groups=groups)}

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +34,7 @@ from evalsvc.tasks.image_features import FeaturePass, FeatureRows
 from evalsvc.tasks.task import Context
 from evalsvc.tasks.text_to_image.artifacts import encode_png
 from evalsvc.tasks.text_to_image.prompts import PromptRecord
-
-if TYPE_CHECKING:
-    from evalsvc.tasks.text_to_image.spec import TextToImage
+from evalsvc.tasks.text_to_image.spec import TextToImage
 
 COMPARED = 8
 """Images of a shard that are decoded a second time where the decoder is not in float32."""

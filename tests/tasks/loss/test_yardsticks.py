@@ -18,6 +18,7 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.tasks.loss import yardsticks as loss_yardsticks
 from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.loss.work import LossWork
 from evalsvc.tasks.loss.yardsticks import Targets, gap, scarce
 
 GENERAL: list[dict[str, Any]] = [
@@ -205,14 +206,14 @@ def test_general_text_without_a_target_gives_no_metric(checkpoint: CheckpointRef
 
 def test_bad_general_text_is_named(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     data, text = write(tmp_path / "data.jsonl", RECORDS), write(tmp_path / "text.jsonl", RECORDS[1:3])
-    task, context = Loss(name="x", data=str(data), general_text=str(text)), context_of(checkpoint)
+    work, context = LossWork(Loss(name="x", data=str(data), general_text=str(text))), context_of(checkpoint)
     with pytest.raises(InvalidData, match=r"text\.jsonl, line 2 has image codes; `general_text` is text alone"):
-        task.plan(context)
+        work.plan(context)
     write(text, GENERAL)
-    plan = task.plan(context)
+    plan = work.plan(context)
     assert [shard["part"] for shard in plan.shards] == ["data", "general_text"]
     assert plan.total == 8
     write(text, GENERAL[::-1])
-    task.run(context, plan.shards[0])
+    work.run(context, plan.shards[0])
     with pytest.raises(DataChanged, match=r"text\.jsonl has changed since"):
-        task.run(context, plan.shards[1])
+        work.run(context, plan.shards[1])

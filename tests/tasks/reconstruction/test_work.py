@@ -23,6 +23,7 @@ from evalsvc.metrics.reconstruction import psnr, ssim
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.spec.suite import build_task, parse_suite
 from evalsvc.tasks.reconstruction.spec import Reconstruction
+from evalsvc.tasks.reconstruction.work import ReconstructionWork
 from evalsvc.tasks.task import TaskResult
 from evalsvc.worker.shard import RunnerContext
 
@@ -70,21 +71,20 @@ def context_of(
     return SmallContext(checkpoint, settings, report)
 
 
-def task(images: Path, **parameters: Any) -> Reconstruction:
-    return Reconstruction(
-        **{"name": "floor", "images": str(images), "decoder": DECODER, "extractor": "squares"} | parameters
-    )
+def work_on(images: Path, **parameters: Any) -> ReconstructionWork:
+    given = {"name": "floor", "images": str(images), "decoder": DECODER, "extractor": "squares"}
+    return ReconstructionWork(Reconstruction(**given | parameters))
 
 
-def evaluate(reconstruction: Reconstruction, context: RunnerContext) -> TaskResult:
+def evaluate(work: ReconstructionWork, context: RunnerContext) -> TaskResult:
     """As between processes: messages are bytes, and the checkpoint is not there."""
 
     def sent(message: Any) -> Any:
         return msgpack.unpackb(msgpack.packb(message))
 
-    plan = reconstruction.plan(context)
+    plan = work.plan(context)
     shards = sent(list(plan.shards))
-    return reconstruction.merge(context, shards, [sent(reconstruction.run(context, shard)) for shard in shards])
+    return work.merge(context, shards, [sent(work.run(context, shard)) for shard in shards])
 
 
 def values(result: TaskResult) -> dict[str, MetricValue]:
@@ -94,7 +94,7 @@ def values(result: TaskResult) -> dict[str, MetricValue]:
 @pytest.mark.parametrize(("batch_tokens", "shard_size"), [(8192, 256), (64 * 9, 256), (8192, 23)])
 def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, shard_size: int) -> None:
     """One image at a time; batches and shards move nothing."""
-    result = evaluate(task(digits, shard_size=shard_size), context_of(tmp_path, batch_tokens))
+    result = evaluate(work_on(digits, shard_size=shard_size), context_of(tmp_path, batch_tokens))
     originals = load_file(digits)["images"]
     decoder = load_decoder(DECODER)
     codes = torch.cat([decoder.encode(image[None].float() / 127.5 - 1) for image in originals])
@@ -121,13 +121,13 @@ def test_equals_the_definition(digits: Path, tmp_path: Path, batch_tokens: int, 
     assert warning.message == (
         "fid is left out: more than 2,048 images are needed, 70 are there; add images, or say which you want by `taps`"
     )
-    assert evaluate(task(digits, taps=(64,)), context_of(tmp_path)).warnings == []
+    assert evaluate(work_on(digits, taps=(64,)), context_of(tmp_path)).warnings == []
 
 
 def test_shards_move_nothing_at_all(digits: Path, tmp_path: Path) -> None:
     """At one batch size even the error of the distance is the same: its groups are of images, not of shards."""
     context = context_of(tmp_path, batch_tokens=64 * 10)
-    whole, cut = (values(evaluate(task(digits, shard_size=size), context)) for size in (70, 10))
+    whole, cut = (values(evaluate(work_on(digits, shard_size=size), context)) for size in (70, 10))
     assert whole.keys() == cut.keys()
     for name, metric in whole.items():
         assert metric.value == pytest.approx(cut[name].value, rel=1e-12)
@@ -137,7 +137,7 @@ def test_shards_move_nothing_at_all(digits: Path, tmp_path: Path) -> None:
 
 
 def test_metrics_have_units_directions_and_errors(digits: Path, tmp_path: Path) -> None:
-    found = values(evaluate(task(digits), context_of(tmp_path)))
+    found = values(evaluate(work_on(digits), context_of(tmp_path)))
     described = {name: (metric.unit, metric.direction, metric.stderr is not None) for name, metric in found.items()}
     assert described == {
         "psnr": ("dB", "higher", True),
@@ -154,7 +154,7 @@ def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(digits: Path, 
     def ids(**parameters: Any) -> dict[str, str]:
         images = parameters.pop("images", digits)
         context = context_of(tmp_path)
-        plan = task(images, **parameters).plan(context).shards[0]
+        plan = work_on(images, **parameters).plan(context).shards[0]
         return {"pixels": str(plan["protocol"]), "features": str(plan["features"])}
 
     plain = ids()
@@ -171,7 +171,7 @@ def test_averaged_weights_are_another_decoder(digits: Path, tmp_path: Path) -> N
     golden = GOLDEN / "micro_lightning_ema"
     decoder = str(next(golden.glob("*.ckpt")))
     raw, averaged = (
-        values(evaluate(task(digits, decoder=decoder, decoder_ema=ema, samples=4), context_of(tmp_path)))
+        values(evaluate(work_on(digits, decoder=decoder, decoder_ema=ema, samples=4), context_of(tmp_path)))
         for ema in (False, True)
     )
     assert raw["psnr"].value != averaged["psnr"].value
@@ -181,22 +181,22 @@ def test_averaged_weights_are_another_decoder(digits: Path, tmp_path: Path) -> N
 def test_distances_need_more_images_than_features(digits: Path, tmp_path: Path) -> None:
     """Otherwise the figure is mostly bias. What nobody asked for is left out, and needs no extractor either."""
     context = context_of(tmp_path)
-    few = task(digits, samples=64, extractor="inception")
+    few = work_on(digits, samples=64, extractor="inception")
     assert "fid64" not in values(evaluate(few, context))
     for taps, message in (
         ((64,), r"fid64 needs more than 64 images, .*images\.safetensors gives 64; add images or leave 64 out of"),
         ((2048, 64), "fid needs more than 2,048 images, "),
     ):
         with pytest.raises(InvalidData, match=message):
-            task(digits, samples=64, taps=taps).plan(context)
-    assert task(digits, extractor=None).plan(context).shards[0]["taps"] == []
+            work_on(digits, samples=64, taps=taps).plan(context)
+    assert work_on(digits, extractor=None).plan(context).shards[0]["taps"] == []
 
 
 def test_the_full_tap_is_called_fid(tmp_path: Path) -> None:
     path = tmp_path / "noise.safetensors"
     generator = torch.Generator().manual_seed(0)
     save_file({"images": torch.randint(0, 256, (2050, 3, 16, 16), dtype=torch.uint8, generator=generator)}, path)
-    assert task(path, size=16).plan(context_of(tmp_path)).shards[0]["taps"] == [64, 2048]
+    assert work_on(path, size=16).plan(context_of(tmp_path)).shards[0]["taps"] == [64, 2048]
 
 
 def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> 
     shard = {"protocol": {}, "features": {}, "taps": []}
     counts = {"dtype": "int64", "shape": [2], "data": np.array([3, 1]).tobytes()}
     output = {"names": ["a", "b"], "psnr": [float("inf"), 30.0], "ssim": [1.0, 0.5], "code_counts": counts}
-    result = task(tmp_path).merge(context_of(tmp_path), [shard], [{**output, "features": {}}])
+    result = work_on(tmp_path).merge(context_of(tmp_path), [shard], [{**output, "features": {}}])
     assert (values(result)["psnr"].value, values(result)["psnr"].stderr) == (float("inf"), None)
     assert result.items[0] == {"index": 0, "image": "a", "psnr": "Infinity", "ssim": 1.0}
 
@@ -212,14 +212,14 @@ def test_images_that_come_back_exactly_have_an_infinite_psnr(tmp_path: Path) -> 
 def test_what_is_asked_for_and_not_there(digits: Path, tmp_path: Path) -> None:
     context = context_of(tmp_path)
     with pytest.raises(InvalidData, match="has 70 images, `samples` asks for 71; add images or lower it"):
-        task(digits, samples=71).plan(context)
+        work_on(digits, samples=71).plan(context)
     with pytest.raises(InvalidData, match="images of 30x30 pixels do not divide into codes of 4x4"):
-        task(digits, size=30).plan(context)
+        work_on(digits, size=30).plan(context)
     with pytest.raises(InvalidData, match="does not exist"):
-        task(tmp_path / "none").plan(context)
+        work_on(tmp_path / "none").plan(context)
     for parameters in ({"decoder": "movqgan-67M"}, {"extractor": "inception"}):
         with pytest.raises(AssetMissing, match="evalsvc assets pull"):
-            task(digits, **parameters).plan(context)
+            work_on(digits, **parameters).plan(context)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_images_of_any_size(photographs: Path, tmp_path: Path) -> None:
-    result = evaluate(task(photographs), context_of(tmp_path))
+    result = evaluate(work_on(photographs), context_of(tmp_path))
     assert [item["image"] for item in result.items] == ["a.png", "b.png", "c.png", "grey.png"]
     assert values(result)["psnr"].n == 4
 
@@ -250,7 +250,7 @@ def test_a_folder_of_images_of_any_size(photographs: Path, tmp_path: Path) -> No
 def test_a_bad_image_is_named(photographs: Path, tmp_path: Path, broken: Callable[[Path], Any], fragment: str) -> None:
     broken(photographs / "b.png")
     with pytest.raises(InvalidData) as caught:
-        evaluate(task(photographs), context_of(tmp_path))
+        evaluate(work_on(photographs), context_of(tmp_path))
     assert f"{photographs / 'b.png'} " in caught.value.message
     assert fragment in caught.value.message
 
@@ -258,20 +258,20 @@ def test_a_bad_image_is_named(photographs: Path, tmp_path: Path, broken: Callabl
 def test_changed_images_and_decoders_are_noticed_by_the_shard(photographs: Path, tmp_path: Path) -> None:
     context = context_of(tmp_path)
     folder = shutil.copytree(Path(DECODER).parent, tmp_path / "decoder")
-    own = task(photographs, decoder=str(folder / Path(DECODER).name), shard_size=2)
-    first, second = own.plan(context).shards
+    work = work_on(photographs, decoder=str(folder / Path(DECODER).name), shard_size=2)
+    first, second = work.plan(context).shards
     shutil.copy(photographs / "a.png", photographs / "c.png")
-    own.run(context, first)
+    work.run(context, first)
     with pytest.raises(DataChanged, match=r"images of .*photographs have changed since this evaluation was planned"):
-        own.run(context, second)
+        work.run(context, second)
     (photographs / "c.png").unlink()
     (photographs / "grey.png").unlink()
     with pytest.raises(DataChanged, match="images of"):
-        own.run(context, second)
+        work.run(context, second)
     weights = torch.load(DECODER, weights_only=True)
     torch.save({name: tensor * 1.01 for name, tensor in weights.items()}, folder / Path(DECODER).name)
     with pytest.raises(DataChanged, match="the decoder's weights have changed"):
-        own.run(context, first)
+        work.run(context, first)
 
 
 def test_output_that_is_not_finite_names_the_image(photographs: Path, tmp_path: Path) -> None:
@@ -282,15 +282,15 @@ def test_output_that_is_not_finite_names_the_image(photographs: Path, tmp_path: 
     folder = shutil.copytree(Path(DECODER).parent, tmp_path / "decoder")
     torch.save(weights, folder / Path(DECODER).name)
     with pytest.raises(NonFinite, match=r"photographs, image a\.png: the decoder's output has NaN or infinity"):
-        evaluate(task(photographs, decoder=str(folder / Path(DECODER).name)), context_of(tmp_path))
+        evaluate(work_on(photographs, decoder=str(folder / Path(DECODER).name)), context_of(tmp_path))
 
 
 def test_progress_is_reported_between_batches_and_can_stop_the_work(photographs: Path, tmp_path: Path) -> None:
     done: list[int] = []
     context = context_of(tmp_path, 1, done.append)
-    own = task(photographs)
-    shard = own.plan(context).shards[0]
-    own.run(context, shard)
+    work = work_on(photographs)
+    shard = work.plan(context).shards[0]
+    work.run(context, shard)
     assert done == [0, 1, 2, 3, 4]
 
     def stop(units: int) -> None:
@@ -298,7 +298,7 @@ def test_progress_is_reported_between_batches_and_can_stop_the_work(photographs:
             raise Cancelled("cancelled")
 
     with pytest.raises(Cancelled):
-        own.run(context_of(tmp_path, 1, stop), shard)
+        work.run(context_of(tmp_path, 1, stop), shard)
 
 
 def test_in_a_suite(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_in_a_suite(tmp_path: Path) -> None:
 
 def test_real_photographs(shared: Path, tmp_path: Path) -> None:
     """COCO's, of every shape and one of them grey, through the miniature's decoder, which only ever saw digits."""
-    result = evaluate(task(shared / "golden" / "coco_smoke" / "images"), context_of(tmp_path))
+    result = evaluate(work_on(shared / "golden" / "coco_smoke" / "images"), context_of(tmp_path))
     found = values(result)
     assert found["psnr"].n == 85
     assert 5 < found["psnr"].value < 25

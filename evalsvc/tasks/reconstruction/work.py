@@ -1,0 +1,159 @@
+"""The reconstruction task on a worker: which images, in which shards, and the metrics of what came back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from evalsvc.data.images import ImageSource
+from evalsvc.errors import InvalidData
+from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.spec.protocol import MetricValue, Protocol, number_to_json
+from evalsvc.tasks.image_codes import ImageCoder
+from evalsvc.tasks.image_measures import rounded
+from evalsvc.tasks.reconstruction.round_trip import joined_use, paired_distance, reconstruct
+from evalsvc.tasks.reconstruction.spec import Reconstruction
+from evalsvc.tasks.suspicions import left_out
+from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work, cut
+
+ESTIMATOR = "reconstruction/2"
+"""In the protocol: how pixels, codes and features become metrics. Another version is another series."""
+
+FRECHET = {2048: "fid", 64: "fid64"}
+"""Names of the distances, by the extractor's tap."""
+
+
+class ReconstructionWork(Work[Reconstruction]):
+    """Plan, run and merge a reconstruction task."""
+
+    def plan(self, context: Context) -> Plan:
+        """Cut the images into contiguous ranges. None is opened.
+
+        Raises:
+            InvalidData: fewer images than asked for, or than a tap needs; a size that does not divide into codes.
+            AssetMissing: the decoder or the extractor is not there.
+        """
+        source = context.images(self.task.images)
+        count = self._count(source)
+        taps = self._taps(source, count)
+        coder = self._coder(context)
+        protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
+        common = {
+            "protocol": protocol | coder.identity(),
+            "features": self._features_identity(context) if taps else {},
+            "taps": taps,
+        }
+        shards = []
+        for start, stop in cut(count, self.task.shard_size):
+            digest = source.digest(range(start, stop))
+            shards.append({"start": start, "stop": stop, "units": stop - start, "images": digest, **common})
+        return Plan(shards, "images")
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Per image its name, PSNR and SSIM; how often each code occurs; features of both sides, packed.
+
+        Raises:
+            DataChanged: the images or the decoder are not what was planned.
+            InvalidData: an image cannot be read; names it.
+            NonFinite: the decoder's output; names the image.
+        """
+        source = context.images(self.task.images)
+        coder = self._coder(context)
+        images = range(min(shard["start"], len(source)), min(shard["stop"], len(source)))
+        coder.require_planned(source, images, shard["images"], shard["protocol"]["decoder"])
+        extractor = context.extractor(self.task.extractor) if self.task.extractor and shard["taps"] else None
+        return reconstruct(context, coder, source, images, extractor, self.task.resize, shard["taps"])
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """The metrics. Needs neither images nor decoder: either may be gone by now."""
+        content, features = shards[0]["protocol"], shards[0]["features"]
+        columns = {key: [value for part in outputs for value in part[key]] for key in ("names", "psnr", "ssim")}
+        rows = zip(columns["names"], columns["psnr"], columns["ssim"], strict=True)
+        items = [
+            {"index": index, "image": name, "psnr": number_to_json(psnr), "ssim": number_to_json(ssim)}
+            for index, (name, psnr, ssim) in enumerate(rows)
+        ]
+        metrics = [
+            *_pixel_metrics(self.task.name, columns, Protocol(content)),
+            *_code_metrics(self.task.name, outputs, Protocol(content)),
+            *_frechet_metrics(self.task.name, shards[0]["taps"], outputs, Protocol({**content, **features}), items),
+        ]
+        taps = list(shards[0]["taps"])
+        warnings = self._left_out(taps, len(items))
+        return TaskResult(metrics, items, {"images": len(items), "taps": taps}, warnings=warnings)
+
+    def _left_out(self, taps: Sequence[int], count: int) -> list[TaskWarning]:
+        """Distances that nobody chose to do without."""
+        if self.task.extractor is None or self.task.taps is not None:
+            return []
+        reasons = {
+            FRECHET[tap]: f"more than {tap:,} images are needed, {count:,} are there"
+            for tap in sorted(FRECHET)
+            if tap not in taps
+        }
+        return list(left_out(self.task.name, reasons, "add images, or say which you want by `taps`"))
+
+    def _count(self, source: ImageSource) -> int:
+        samples = self.task.samples
+        if samples is not None and samples > len(source):
+            raise InvalidData(
+                f"{source.path} has {len(source):,} images, `samples` asks for {samples:,}; add images or lower it"
+            )
+        return samples or len(source)
+
+    def _taps(self, source: ImageSource, count: int) -> list[int]:
+        """Features of n ≤ d images span no d dimensions, and their distance is mostly bias."""
+        if self.task.extractor is None:
+            return []
+        if self.task.taps is None:
+            return [tap for tap in sorted(FRECHET) if count > tap]
+        for tap in self.task.taps:
+            if count <= tap:
+                raise InvalidData(
+                    f"{FRECHET[tap]} needs more than {tap:,} images, {source.path} gives {count:,}; add images or "
+                    f"leave {tap} out of `taps`"
+                )
+        return sorted(set(self.task.taps))
+
+    def _coder(self, context: Context) -> ImageCoder:
+        decoder = context.decoder(self.task.decoder, self.task.decoder_config, self.task.decoder_ema)
+        return ImageCoder(decoder, self.task.size, self.task.crop, self.task.filter)
+
+    def _features_identity(self, context: Context) -> dict[str, Any]:
+        assert self.task.extractor is not None, "without an extractor there are no taps"
+        return {"extractor": context.extractor(self.task.extractor).digest, "resize": self.task.resize}
+
+
+def _pixel_metrics(task: str, columns: Mapping[str, Sequence[float]], protocol: Protocol) -> Iterator[MetricValue]:
+    for name, unit in (("psnr", "dB"), ("ssim", "similarity")):
+        mean = ratio_of_sums(columns[name], [1] * len(columns[name]))
+        if mean is not None:
+            # Of images that come back exactly the PSNR is infinite, and so is its mean, without an error.
+            stderr = mean.stderr if mean.stderr is not None and math.isfinite(mean.stderr) else None
+            yield MetricValue(f"{task}/{name}", mean.value, stderr, mean.n, unit, "higher", protocol, None, (name,))
+
+
+def _code_metrics(task: str, outputs: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[MetricValue]:
+    use, n = joined_use([output["code_counts"] for output in outputs]), sum(len(output["psnr"]) for output in outputs)
+    yield MetricValue(f"{task}/codebook_use", use.fraction, None, n, "fraction", "none", protocol)
+    yield MetricValue(f"{task}/codebook_perplexity", use.perplexity, None, n, "perplexity", "none", protocol)
+
+
+def _frechet_metrics(
+    task: str,
+    taps: Sequence[int],
+    outputs: Sequence[Mapping[str, Any]],
+    protocol: Protocol,
+    items: Sequence[dict[str, Any]],
+) -> Iterator[MetricValue]:
+    """The distances; puts the images' shares into `items`, by which two checkpoints or decoders are compared."""
+    for tap in taps:
+        name, found = FRECHET[tap], paired_distance([output["features"][str(tap)] for output in outputs])
+        shares = rounded(found)
+        for item, share in zip(items, shares or (), strict=False):
+            item[name] = share
+        keys = () if shares is None else (name,)
+        yield MetricValue(
+            f"{task}/{name}", found.value, found.stderr, found.n, "distance", "lower", protocol, items=keys
+        )

@@ -1,0 +1,463 @@
+"""Images from captions on the bundled run: what moves them and what does not."""
+
+import json
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from metric_items import value_of_items
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_vision import write_clip
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.decoders import ImageDecoder
+from evalsvc.errors import InvalidData
+from evalsvc.messages import ShardRequest
+from evalsvc.miniature import ROOT
+from evalsvc.sampling.sampler import Sampler
+from evalsvc.spec import catalog
+from evalsvc.spec import looks as looks_module
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.suite import parse_suite
+from evalsvc.tasks.reference_statistics import import_npz
+from evalsvc.tasks.text_to_image import pipeline as image_pipeline
+from evalsvc.tasks.text_to_image import prompts
+from evalsvc.worker.shard import run_shard, run_suite
+
+LAST = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
+TASK: Mapping[str, Any] = {
+    "kind": "text_to_image",
+    "name": "digits",
+    "captions": str(ROOT / "captions.jsonl"),
+    "samples": 96,
+    "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+    "classifier": str(ROOT / "classifier.safetensors"),
+    "metrics": ["fid64"],
+    "batch": 24,
+    "keep": 10,
+}
+
+Evaluate = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reference's statistics are kept, for all of these tests; and their reference, 120 images of digits."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "datasets").mkdir()
+    images = load_file(ROOT / "images.safetensors")["images"][:120]
+    save_file({"images": images}, folder / "datasets" / "reference.safetensors")
+    return folder
+
+
+@pytest.fixture
+def evaluate(inception_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Runs the task on the last checkpoint, with some parameters changed; the result of `evalsvc run`."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
+    monkeypatch.setenv("EVALSVC_THREADS", "1")
+
+    def run(interim: Any = None, layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
+        reference = {"reference": str(data_dir / "datasets" / "reference.safetensors")}
+        suite = parse_suite({"tasks": [{**TASK, **reference, **parameters}]}, "test")
+        inline = layout or parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+        checkpoint = CheckpointRef(path=str(LAST), layout=inline, label="run 'pretrained' step 2000")
+        return run_suite(suite, checkpoint, lambda task, done, total, unit: None, interim=interim)
+
+    return run
+
+
+def values(result: Mapping[str, Any]) -> dict[str, float]:
+    assert result["errors"] == {}
+    return {metric["name"]: metric["value"] for metric in result["metrics"]}
+
+
+def codes(result: Mapping[str, Any]) -> list[str]:
+    return [item["codes"] for item in result["items"]["digits"]]
+
+
+def test_shards_move_neither_tokens_nor_numbers_and_the_reference_is_computed_once(evaluate: Evaluate) -> None:
+    whole = evaluate(shard_size=96)
+    *reference, shard = whole["provenance"]["digits"]["shards"]
+    assert len(reference) == 2, "120 reference images make two shards, which come first"
+    assert [shape["batch"] for shape in shard["sampling"]["batches"]] == [24]
+    assert shard["sampling"]["path"]
+    parts = evaluate(shard_size=32)
+    assert len(parts["provenance"]["digits"]["shards"]) == 3, "the reference's statistics are known by now"
+    assert codes(parts) == codes(whole)
+    assert values(parts) == pytest.approx(values(whole), rel=1e-9)
+    assert values(whole)["digits/agreement"] > 0.7
+    fid, agreement = whole["metrics"]
+    assert (fid["name"], fid["items"]) == ("digits/fid64", ["fid64"])
+    assert fid["value"] == pytest.approx(value_of_items(fid, whole["items"]["digits"]), rel=1e-6)
+    assert agreement["value"] == pytest.approx(value_of_items(agreement, whole["items"]["digits"]))
+    assert fid["n"] == 96
+    assert 0 < fid["stderr"] < fid["value"] < 1
+    fid_protocol, agreement_protocol = (whole["protocols"][metric["protocol"]] for metric in (fid, agreement))
+    added = {"estimator", "extractor", "resize", "reference", "n"}
+    assert set(fid_protocol) - set(agreement_protocol) == added, "agreement does not depend on real images"
+    assert fid_protocol["n"] == 96
+    assert fid_protocol["reference"]["n"] == 120
+
+
+def test_each_guidance_scale_is_a_series_of_its_own(evaluate: Evaluate) -> None:
+    result = evaluate(guidance_scale=[1, 3], samples=24, keep=2, metrics=[])
+    agreement = [metric for metric in result["metrics"] if metric["name"] == "digits/agreement"]
+    assert len({metric["protocol"] for metric in agreement}) == 2
+    assert [metric["items"] for metric in agreement] == [["agrees@1"], ["agrees@3"]], "a prompt has two items"
+    for metric in agreement:
+        assert metric["value"] == pytest.approx(value_of_items(metric, result["items"]["digits"]))
+    scales = [result["protocols"][metric["protocol"]]["sampling"]["guidance_scale"] for metric in agreement]
+    assert scales == [1.0, 3.0]
+    names = {artifact["name"] for artifact in result["artifacts"]["digits"]}
+    assert names == {f"guidance-{scale}-{name}.png" for scale in (1, 3) for name in ("grid", "00000", "00001")}
+    alone = evaluate(guidance_scale=3, samples=24, keep=0, metrics=[])
+    assert codes(alone) == codes(result)[24:]
+
+
+def test_the_first_images_are_kept_lossless_with_what_they_were_made_from(evaluate: Evaluate, tmp_path: Path) -> None:
+    result = evaluate(samples=24, metrics=[])
+    grid, *samples = result["artifacts"]["digits"]
+    assert len(samples) == 10
+    assert samples[0]["details"]["prompt"] == json.loads((ROOT / "captions.jsonl").read_text().splitlines()[0])["text"]
+    assert samples[0]["details"]["seed"] == 0
+    (tmp_path / "grid.png").write_bytes(grid["content"])
+    (tmp_path / "first.png").write_bytes(samples[0]["content"])
+    with Image.open(tmp_path / "grid.png") as whole, Image.open(tmp_path / "first.png") as first:
+        assert whole.size == (8 * 32, 2 * 32)
+        assert whole.crop((0, 0, 32, 32)).tobytes() == first.tobytes()
+
+
+def test_images_without_text_are_prompts_of_their_own(evaluate: Evaluate) -> None:
+    result = evaluate(captions=None, classifier=None, samples=24, metrics=[])
+    assert len(set(codes(result))) > 20
+    assert set(values(result)) == set()
+
+
+def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counted(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    captions = tmp_path / "captions.jsonl"
+    lines = [{"text": "the digit 7"}, {"text": "the digit 7"}, {"text": ""}, {"text": "seven " * 100}]
+    captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = evaluate(captions=str(captions), samples=None, classifier=None, metrics=[])
+    first, second, *_ = codes(result)
+    assert first != second
+    notes = result["provenance"]["digits"]["notes"]
+    assert notes == {"images": 4, "captions_cut": 1, "left_out": {}, "details": {}}
+
+
+def test_fewer_captions_than_images_that_are_asked_for_is_an_error(evaluate: Evaluate) -> None:
+    error = evaluate(samples=1000)["errors"]["digits"]
+    assert error["code"] == "invalid_data"
+    assert "has 300 captions, 1,000 images are asked for; lower `samples`" in error["message"]
+
+
+def test_a_size_that_does_not_divide_into_codes_is_refused(evaluate: Evaluate) -> None:
+    error = evaluate(size=33)["errors"]["digits"]
+    assert error["code"] == "invalid_data"
+    assert "images of 33x33 pixels do not divide into codes of 4x4" in error["message"]
+
+
+def test_a_decoder_of_another_codebook_is_refused(evaluate: Evaluate) -> None:
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+    layout["image"] = {"offset": 512, "size": 32}
+    error = evaluate(layout=layout)["errors"]["digits"]
+    assert error["code"] == "invalid_data"
+    assert "checkpoint has 32 image ids from row 512 on, the decoder " in error["message"]
+    assert "has 64 codes; choose the decoder" in error["message"]
+
+
+def test_a_missing_asset_is_named_with_the_command(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EVALSVC_ASSETS", str(tmp_path / "none"))
+    error = evaluate()["errors"]["digits"]
+    assert error["code"] == "asset_missing"
+    assert "evalsvc assets pull inception" in error["message"]
+
+
+def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Path) -> None:
+    """The layout's digest leaves out where its tokenizer lies, and the captions' texts stay the same."""
+    other = json.loads((ROOT / "tokenizer.json").read_text())
+    other["model"]["merges"] = other["model"]["merges"][:10]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    protocols = [
+        set(evaluate(samples=8, keep=0, tokenizer=tokenizer, metrics=[])["protocols"])
+        for tokenizer in (None, str(ROOT / "tokenizer.json"), str(tmp_path / "tokenizer.json"))
+    ]
+    assert protocols[0] == protocols[1]
+    assert protocols[0].isdisjoint(protocols[2])
+
+
+def test_a_reference_that_changes_after_planning_is_noticed(
+    inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32), "red").save(folder / name)
+    suite = parse_suite({"tasks": [{**TASK, "reference": str(folder)}]}, "test")
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+    checkpoint = CheckpointRef(path=str(LAST), layout=layout)
+    plan = run_shard(ShardRequest(suite.tasks[0], "plan", checkpoint), lambda done: None)
+    [shard] = [shard for shard in plan.output["shards"] if shard["part"] == "reference"]
+    Image.new("RGB", (32, 32), "blue").save(folder / "b.png")
+    result = run_shard(ShardRequest(suite.tasks[0], "run", checkpoint, [shard]), lambda done: None)
+    assert result.error is not None
+    assert result.error.code == "data_changed"
+
+
+def test_labels_are_needed_by_the_classifier_only(evaluate: Evaluate, tmp_path: Path) -> None:
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text('{"text": "the digit 7", "label": 7}\n{"text": "the digit 7"}\n')
+    error = evaluate(captions=str(captions), samples=None)["errors"]["digits"]
+    assert error["message"].endswith("caption 2 has no label, which `classifier` needs; leave it out")
+
+
+def test_a_damaged_image_of_the_reference_is_named(evaluate: Evaluate, tmp_path: Path) -> None:
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    Image.new("RGB", (40, 32)).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no image")
+    error = evaluate(reference=str(folder))["errors"]["digits"]
+    assert "b.png is not a JPEG, PNG, WebP or BMP image" in error["message"]
+
+
+def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate, tmp_path: Path) -> None:
+    """Without a list of metrics all are measured for which there is what they need; one that is named must be."""
+    reference = reference_folder(tmp_path, 12)
+    result = evaluate(metrics=None, reference=reference, samples=20, classifier=None)
+    found = {"coverage", "density", "kid", "precision", "recall"}
+    assert set(values(result)) == {f"digits/{name}" for name in found}
+    left_out = result["provenance"]["digits"]["notes"]["left_out"]
+    assert left_out["fid"] == "it needs 2,049 images, 20 are sampled"
+    assert left_out["clip_score"] == "there is no `clip`"
+    assert set(left_out) == set(catalog.names("metrics")) - found
+    warnings = {warning["metric"]: warning["message"] for warning in result["warnings"]["digits"]}
+    assert warnings["digits/fid"] == (
+        "fid is left out: it needs 2,049 images, 20 are sampled; sample more images, or name in `metrics` what you want"
+    )
+    assert not any("clip" in message for message in warnings.values()), "nobody gave one"
+    assert evaluate(metrics=["kid"], reference=reference, samples=20)["warnings"] == {}, "what is named is all"
+    assert "it needs 2,049 images" in evaluate(metrics=["fid"])["errors"]["digits"]["message"]
+    assert "there is no `reference`" in evaluate(reference=None)["errors"]["digits"]["message"]
+
+
+def test_metrics_of_further_networks(evaluate: Evaluate, tmp_path: Path) -> None:
+    """Those of CLIP and DINOv2 come from folders; a similarity with the caption depends on no real image."""
+    (clip := tmp_path / "clip").mkdir()
+    parameters = {"reference": reference_folder(tmp_path, 12), "clip": str(write_clip(clip)), "classifier": None}
+    result = evaluate(metrics=["clip_score", "cmmd"], samples=24, keep=0, **parameters)
+    assert set(values(result)) == {"digits/clip_score", "digits/cmmd"}
+    for metric in result["metrics"]:
+        assert metric["value"] == pytest.approx(value_of_items(metric, result["items"]["digits"]), rel=1e-5)
+    score, cmmd = (result["protocols"][metric["protocol"]] for metric in result["metrics"])
+    assert set(cmmd) - set(score) == {"reference", "n"}
+    error = evaluate(metrics=["fd_dinov2"], samples=24, **parameters)["errors"]["digits"]
+    assert "fd_dinov2 cannot be measured: there is no `dinov2`" in error["message"]
+
+
+def reference_folder(tmp_path: Path, count: int) -> str:
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    for index, pixels in enumerate(load_file(ROOT / "images.safetensors")["images"][:count]):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def test_imported_statistics_bear_no_metric_that_needs_the_images(evaluate: Evaluate, data_dir: Path) -> None:
+    source = data_dir / "theirs.npz"
+    np.savez(source, mu=np.zeros(64), sigma=np.eye(64))
+    import_npz(source, "theirs", Settings.load(data_dir=str(data_dir)).statistics_path)
+    result = evaluate(metrics=None, reference="theirs", keep=0, classifier=None)
+    assert set(values(result)) == {"digits/fid64"}
+    left_out = result["provenance"]["digits"]["notes"]["left_out"]
+    assert left_out["kid"] == "the imported statistics 'theirs' have no features"
+    [protocol] = result["protocols"].values()
+    assert set(protocol["reference"]) == {"imported"}
+
+
+def test_the_reference_may_be_the_images_of_the_chosen_captions(evaluate: Evaluate) -> None:
+    captions = {"reference": str(ROOT / "images.safetensors"), "reference_of": "captions", "samples": 66, "keep": 0}
+    result = evaluate(select="one_per_image", select_seed=3, classifier=None, **captions)
+    [protocol] = result["protocols"].values()
+    assert protocol["reference"]["n"] == 66
+    assert protocol["select"] == {"rule": "one_per_image", "seed": 3}
+    other = evaluate(select="one_per_image", select_seed=4, metrics=[], **captions)
+    assert {item["id"] for item in result["items"]["digits"]} != {item["id"] for item in other["items"]["digits"]}
+
+
+def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU what follows sampling runs in another thread, a batch behind."""
+    parameters: dict[str, Any] = {"samples": 70, "batch": 8, "keep": 12}
+    plain = evaluate(**parameters)
+    threads = set()
+    add = image_pipeline.Aftermath.add
+
+    def watched(self: image_pipeline.Aftermath, samples: Any, at_once: int) -> None:
+        threads.add(threading.current_thread().name)
+        add(self, samples, at_once)
+
+    monkeypatch.setattr(image_pipeline.Aftermath, "add", watched)
+    monkeypatch.setattr(image_pipeline, "overlaps", lambda device: True)
+    overlapped = evaluate(**parameters)
+    assert threads == {"aftermath_0"}
+    assert overlapped["metrics"] == plain["metrics"]
+    assert overlapped["items"] == plain["items"]
+    assert overlapped["artifacts"] == plain["artifacts"]
+
+
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapped"])
+def overlap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(image_pipeline, "overlaps", lambda device: request.param)
+    return bool(request.param)
+
+
+def require_memory(monkeypatch: pytest.MonkeyPatch, fits: Callable[[int], bool]) -> None:
+    """Decoding more images together than `fits` says runs out of memory."""
+    decode = ImageDecoder.decode
+
+    def decode_if_it_fits(self: ImageDecoder, codes: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+        if not fits(len(codes)):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(self, codes, grid)
+
+    monkeypatch.setattr(ImageDecoder, "decode", decode_if_it_fits)
+
+
+def sampling(result: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = result["provenance"]["digits"]["shards"][-1]["sampling"]
+    return found
+
+
+@pytest.mark.usefixtures("overlap")
+def test_fewer_images_are_decoded_together_where_memory_is_short(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU this shard once failed: only sampling tried again with less."""
+    parameters: dict[str, Any] = {"samples": 20, "batch": 8, "keep": 12, "metrics": []}
+    plain = evaluate(**parameters)
+    require_memory(monkeypatch, lambda images: images <= 3)
+    found = evaluate(**parameters)
+    assert found["items"] == plain["items"]
+    assert len(found["artifacts"]["digits"]) == len(plain["artifacts"]["digits"])
+    assert values(found) == values(plain)
+    assert (sampling(plain)["decoded_at_once"], sampling(found)["decoded_at_once"]) == (8, 2)
+    assert [shape["reason"] for shape in sampling(found)["batches"]] == ["declared"]
+
+
+@pytest.mark.usefixtures("overlap")
+def test_fewer_images_are_sampled_where_none_can_be_decoded_beside(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was drawn is kept, and no code is another."""
+    parameters: dict[str, Any] = {"samples": 66, "batch": 16, "keep": 0}
+    plain = evaluate(**parameters)
+    samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
+    make = Sampler.__init__
+
+    def watched(self: Sampler, *arguments: Any) -> None:
+        make(self, *arguments)
+        samplers.add(self)
+
+    monkeypatch.setattr(Sampler, "__init__", watched)
+    require_memory(monkeypatch, lambda images: all(sampler.spec.batch <= 4 for sampler in samplers))
+    found = evaluate(**parameters)
+    assert codes(found) == codes(plain)
+    assert values(found) == pytest.approx(values(plain), rel=1e-4)
+    assert sampling(found)["decoded_at_once"] == 1
+    batches = [(shape["batch"], shape["reason"]) for shape in sampling(found)["batches"]]
+    decoding = "out of memory in decoding"
+    assert batches == [(16, "declared"), (8, decoding), (4, decoding)]
+
+
+@pytest.mark.usefixtures("overlap")
+def test_images_that_are_done_are_not_done_again(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out in the second half of a batch: its first half would have its features twice."""
+    decoded: list[int] = []
+    fits = iter([False, True, False])
+    require_memory(monkeypatch, lambda images: decoded.append(images) or next(fits, True))
+    result = evaluate(captions=None, classifier=None, samples=8, batch=8, keep=0, metrics=[])
+    assert len(codes(result)) == 8
+    assert decoded == [8, 4, 4, 2, 2]
+
+
+@pytest.mark.usefixtures("overlap")
+def test_an_image_that_cannot_be_decoded_at_all_ends_the_shard(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_memory(monkeypatch, lambda images: False)
+    error = evaluate(samples=9, batch=4, metrics=[])["errors"]["digits"]
+    assert error["code"] == "out_of_memory"
+    assert "memory ran out while one image was decoded" in error["message"]
+
+
+def test_a_decoder_in_bfloat16_is_another_protocol_and_says_what_it_moves(evaluate: Evaluate) -> None:
+    result = evaluate(decoder_dtype="bfloat16", samples=12, metrics=[], keep=0)
+    [shard] = result["provenance"]["digits"]["shards"]
+    assert 0 < shard["sampling"]["decoder_error"]["mean"] < 2, "grey levels"
+    [protocol] = result["protocols"].values()
+    assert protocol["decoder_dtype"] == "bfloat16"
+
+
+def test_a_model_in_bfloat16_has_series_of_its_own(evaluate: Evaluate) -> None:
+    results = [evaluate(samples=12, metrics=[], keep=0, dtype=dtype) for dtype in ("float32", "bfloat16")]
+    [wide], [half] = (result["protocols"].items() for result in results)
+    assert wide[0] != half[0]
+    assert {**half[1], "dtype": "float32"} == wide[1]
+
+
+def test_weights_and_cache_of_another_kind_are_another_protocol(evaluate: Evaluate) -> None:
+    result = evaluate(weights="int8", cache_dtype="bfloat16", samples=12, metrics=[], keep=0)
+    [protocol] = result["protocols"].values()
+    assert (protocol["weights"], protocol["cache_dtype"]) == ("int8", "bfloat16")
+    assert values(result)["digits/agreement"] > 0.5
+
+
+def test_images_of_another_size_are_resampled_by_a_filter_that_the_protocol_names(evaluate: Evaluate) -> None:
+    """Janus's are made at 384 pixels and compared at 256."""
+    found = [evaluate(reference_size=16, filter=name, samples=66, keep=0) for name in ("bicubic", "lanczos")]
+    protocol = found[0]["protocols"][found[0]["metrics"][0]["protocol"]]
+    assert protocol["compared"] == {"size": 16, "crop": "none", "filter": "bicubic"}
+    assert protocol["reference"]["fit"]["size"] == 16
+    assert values(found[0])["digits/fid64"] != values(found[1])["digits/fid64"]
+
+
+def test_what_fails_in_the_background_is_raised() -> None:
+    def fail() -> None:
+        raise InvalidData("a.png is no image")
+
+    with (
+        pytest.raises(InvalidData, match=r"a\.png"),
+        image_pipeline.Background(torch.device("cpu"), overlap=True) as background,
+    ):
+        background.submit(fail)
+
+
+def test_captions_are_tokenised_once_a_worker(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard of 30,000 prompts used to tokenise all of them again."""
+    opened = []
+    encoder = prompts.text_encoder
+    monkeypatch.setattr(prompts, "text_encoder", lambda *args: opened.append(args) or encoder(*args))
+    result = evaluate(samples=7, shard_size=3, select="random", select_seed=99, metrics=[], keep=0)
+    assert len(result["provenance"]["digits"]["shards"]) == 3
+    assert len(opened) == 1
+
+
+def test_results_stand_before_the_end(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look merges the first shards, the reference's before all."""
+    looks: list[Any] = []
+    monkeypatch.setattr(looks_module, "FEWEST_UNITS", 70)
+    evaluate(looks.append, samples=140, shard_size=70, keep=0, classifier=None)
+    assert [look.units for look in looks] == [70]
+    assert [metric["n"] for look in looks for metric in look.result.output["metrics"]] == [70]
