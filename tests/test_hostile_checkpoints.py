@@ -20,7 +20,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidModelConfig
 from evalsvc.spec.model_config import read_model_spec
 from evalsvc.spec.suite import parse_suite
-from evalsvc.worker.shard import run_suite
+from evalsvc.worker.local import run_suite
 
 HUGE = {"hidden_dim": 16, "n_layers": 2, "n_heads": 2, "seq_len": 16, "post_embed_norm": False, "weight_tying": False}
 

@@ -26,7 +26,7 @@ from evalsvc.models import load_model
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.model_config import resolve_config
 from evalsvc.spec.suite import parse_suite
-from evalsvc.worker.shard import run_suite
+from evalsvc.worker.local import run_suite
 
 RUNS = ("pretrained", "random-init")
 STEPS = [0, 10, 20, 80, 300, 3_000]

@@ -27,7 +27,7 @@ from evalsvc.scoring import Request, Score, score
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, parse_suite
 from evalsvc.spec.yaml_text import read_yaml
-from evalsvc.worker.shard import run_suite
+from evalsvc.worker.local import run_suite
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
 from on_card.tiny_models import codes_of, few_threads, share_equal
 

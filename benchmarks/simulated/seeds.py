@@ -21,7 +21,7 @@ from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
 from evalsvc.spec.protocol import Protocol
 from evalsvc.spec.suite import Suite, parse_suite
-from evalsvc.worker.shard import run_suite
+from evalsvc.worker.local import run_suite
 
 STEPS = {"epoch_1": 10, "epoch_2": 20, "epoch_3": 80, "epoch_4": 300, "epoch_5": 3_000}
 """Training steps of the run's files."""

@@ -77,7 +77,7 @@ def _run_suite(
     settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None
 ) -> dict[str, Any]:
     # Its PyTorch takes seconds, for which neither `--help` nor a mistyped option waits, and is not on every machine.
-    from evalsvc.worker.shard import run_suite
+    from evalsvc.worker.local import run_suite
 
     hand_on(settings)
     suite = find_suite(suite_name, settings.suites_path)

@@ -16,7 +16,7 @@ from evalsvc.spec.protocol import labels
 from evalsvc.spec.visible_text import visible_line
 
 if TYPE_CHECKING:
-    from evalsvc.worker.shard import TaskLook
+    from evalsvc.worker.local import TaskLook
 
 
 class Bars:

@@ -35,7 +35,7 @@ from evalsvc.compare.gate_rules import Family, Rule
 from evalsvc.compare.result import Result
 from evalsvc.metrics.sequential import DEFAULT_SPENDING, WIDEST, Spending, boundaries, tail_of
 from evalsvc.spec.suite import Suite, TaskSpec
-from evalsvc.worker.shard import TaskLook, result_document, walk_task
+from evalsvc.worker.local import TaskLook, result_document, walk_task
 
 Progress = Callable[[str, int, int, str], None]
 

@@ -35,7 +35,7 @@ COMPLETIONS = "completions"
 def read_results(
     session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
 ) -> dict[str, Any]:
-    """What is known of a checkpoint: the document that `runner.run_suite` makes, of its suites' newest evaluations.
+    """What is known of a checkpoint: the document that `run_suite` makes, of its suites' newest evaluations.
 
     Several suites are put together. A task whose name two of them share is called `<suite>/<task>`; every metric says
     whose it is by `task`. Artifacts are references, and `state` is the worst of the evaluations'. `folder` has the

@@ -108,7 +108,7 @@ class TaskResult:
 
 
 class Context(ABC):
-    """What a task may ask for while it works. The runner implements it."""
+    """What a task may ask for while it works. `worker.context` implements it."""
 
     checkpoint: CheckpointRef
     device: str

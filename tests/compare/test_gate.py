@@ -30,8 +30,9 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, parse_suite
-from evalsvc.worker import shard as runner
-from evalsvc.worker.shard import ModelCache, run_suite
+from evalsvc.worker import context
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.models import ModelCache
 
 
 def judge(before: MetricValue, after: MetricValue, **rule: Any) -> Comparison:
@@ -479,7 +480,7 @@ class TestDamage:
         before = torch.get_num_threads()
         monkeypatch.setenv("EVALSVC_THREADS", "1")
         monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
-        monkeypatch.setattr(runner, "_models", ModelCache())
+        monkeypatch.setattr(context, "_models", ModelCache())
         yield
         torch.set_num_threads(before)
 

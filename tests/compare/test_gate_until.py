@@ -24,8 +24,9 @@ from evalsvc.metrics.sequential import DEFAULT_SPENDING, boundaries, level_of
 from evalsvc.metrics.shares import standard_error
 from evalsvc.metrics.student import critical_value
 from evalsvc.spec.suite import parse_suite
-from evalsvc.worker import shard as runner
-from evalsvc.worker.shard import ModelCache, TaskLook, run_suite
+from evalsvc.worker import context
+from evalsvc.worker.local import TaskLook, run_suite
+from evalsvc.worker.models import ModelCache
 
 RULE = Rule(metric="t/x", standard_errors=1.96, relative=0.0)
 
@@ -238,7 +239,7 @@ LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
 def _worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     monkeypatch.setenv("EVALSVC_THREADS", "1")
-    monkeypatch.setattr(runner, "_models", ModelCache())
+    monkeypatch.setattr(context, "_models", ModelCache())
     yield
     torch.set_num_threads(before)
 

@@ -294,13 +294,13 @@ def test_a_tokenizer_with_ids_beyond_the_vocabulary(copy: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"])
 def test_a_link_in_the_folder_that_leads_out_of_the_roots(copy: Path, tmp_path: Path, name: str) -> None:
     """The folder lies below the roots, what its file leads to does not: a worker reads none of it."""
-    from evalsvc.worker.shard import RunnerContext
+    from evalsvc.worker.context import ShardContext
 
     root = tmp_path / "root"
     root.mkdir()
     folder = copy.rename(root / "clip")
     settings = Settings(device="cpu", threads=1, roots=str(root), data_dir=str(tmp_path / "data"))
-    context = RunnerContext(CheckpointRef("unused"), settings, lambda done: None)
+    context = ShardContext(CheckpointRef("unused"), settings, lambda done: None)
     (folder / name).rename(tmp_path / name)
     (folder / name).symlink_to(tmp_path / name)
     assert read(folder), "the library itself follows links"

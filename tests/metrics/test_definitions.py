@@ -43,7 +43,7 @@ from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE
 from evalsvc.tasks.forgetting.spec import FEW_SHOTS, Forgetting
 from evalsvc.tasks.task import TaskResult, work_of
-from evalsvc.worker.shard import RunnerContext
+from evalsvc.worker.context import ShardContext
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
@@ -149,7 +149,7 @@ Results = list[TaskResult]
 Evaluate = Callable[..., Results]
 
 
-class Context(RunnerContext):
+class Context(ShardContext):
     """With an extractor of 64 features that needs no asset, in the place of Inception and CLIP."""
 
     def extractor(self, name: str, kind: str = "inception") -> Any:

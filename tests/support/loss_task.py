@@ -13,7 +13,7 @@ from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.work import LossWork
 from evalsvc.tasks.task import TaskResult
-from evalsvc.worker.shard import RunnerContext
+from evalsvc.worker.context import ShardContext
 
 LAYOUT: Mapping[str, Any] = {
     "text": {"size": 80},
@@ -37,8 +37,8 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
 
 def context_of(
     checkpoint: CheckpointRef, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
-) -> RunnerContext:
-    return RunnerContext(checkpoint, Settings(device="cpu", threads=1, batch_tokens=batch_tokens), report)
+) -> ShardContext:
+    return ShardContext(checkpoint, Settings(device="cpu", threads=1, batch_tokens=batch_tokens), report)
 
 
 def evaluate(loss: Loss, checkpoint: CheckpointRef, batch_tokens: int = 8192) -> TaskResult:

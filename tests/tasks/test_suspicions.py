@@ -17,7 +17,8 @@ from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.work import LossWork
 from evalsvc.tasks.suspicions import MAX_WARNINGS, cut_inputs, few_warnings, left_out, worse_than_guessing
 from evalsvc.tasks.task import TaskWarning
-from evalsvc.worker.shard import run_shard, run_suite
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
 
 ROOT = Path(evalsvc.__file__).parent / "miniature"
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()

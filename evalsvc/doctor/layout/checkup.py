@@ -68,12 +68,12 @@ def examine(question: Question, settings: Settings, report: Callable[[int], None
     """
     from evalsvc.checkpoints.remote.fetch import fetched
     from evalsvc.tasks.loss.layout_evidence import ModelEvidence
-    from evalsvc.worker.shard import RunnerContext
+    from evalsvc.worker.context import ShardContext
 
     records = read_tokens(question.pairs, question.tokenizer).records[: question.limit]
     check_pairs(question.pairs, records)
     with fetched([question.checkpoint], settings, lambda _: None) as (checkpoint,):
-        context = RunnerContext(checkpoint, settings, lambda _: None)
+        context = ShardContext(checkpoint, settings, lambda _: None)
         model = context.model(dtype="float32", rotary_inv_freq_dtype="auto")
     rows = model.config.vocab_size
     sizes = _sizes(question, rows, records)

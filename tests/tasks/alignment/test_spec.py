@@ -22,7 +22,8 @@ from evalsvc.models.image_rows import read_image_rows
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.alignment import learned as learned_alignment
-from evalsvc.worker.shard import run_shard, run_suite
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
 
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 HELD_OUT, TRAINING = str(ROOT / "heldout_pairs.jsonl"), str(ROOT / "training_pairs.jsonl")

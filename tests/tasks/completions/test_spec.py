@@ -24,7 +24,8 @@ from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import resolve_config
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.completions.spec import TABLE_1
-from evalsvc.worker.shard import run_shard, run_suite
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
 
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 TOKENIZER = read_tokenizer(ROOT / "tokenizer.json")

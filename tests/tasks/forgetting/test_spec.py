@@ -25,7 +25,8 @@ from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.forgetting.rows import Pairs, Row, corrected, loss_row
 from evalsvc.tasks.forgetting.spec import Forgetting
 from evalsvc.tasks.language.kept_answers import FOLDER, find_answers, keep_answers
-from evalsvc.worker.shard import run_shard, run_suite
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
 
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 TEXT = str(ROOT / "heldout_text.jsonl")

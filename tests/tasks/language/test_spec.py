@@ -17,7 +17,8 @@ from evalsvc.messages import ShardRequest, ShardResult
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import parse_suite
-from evalsvc.worker.shard import run_shard, run_suite
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
 
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 EPOCH = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_2.pt"

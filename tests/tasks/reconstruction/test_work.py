@@ -25,7 +25,7 @@ from evalsvc.spec.suite import build_task, parse_suite
 from evalsvc.tasks.reconstruction.spec import Reconstruction
 from evalsvc.tasks.reconstruction.work import ReconstructionWork
 from evalsvc.tasks.task import TaskResult
-from evalsvc.worker.shard import RunnerContext
+from evalsvc.worker.context import ShardContext
 
 MINIATURE = Path(evalsvc.__file__).parent / "miniature"
 DECODER = str(MINIATURE / "movqgan" / "movqgan_miniature.ckpt")
@@ -42,7 +42,7 @@ class SmallExtractor:
         return {tap: found.repeat(1, tap // 64) for tap in taps}
 
 
-class SmallContext(RunnerContext):
+class SmallContext(ShardContext):
     def extractor(self, name: str) -> Any:
         return SmallExtractor() if name == "squares" else super().extractor(name)
 
@@ -76,7 +76,7 @@ def work_on(images: Path, **parameters: Any) -> ReconstructionWork:
     return ReconstructionWork(Reconstruction(**given | parameters))
 
 
-def evaluate(work: ReconstructionWork, context: RunnerContext) -> TaskResult:
+def evaluate(work: ReconstructionWork, context: ShardContext) -> TaskResult:
     """As between processes: messages are bytes, and the checkpoint is not there."""
 
     def sent(message: Any) -> Any:

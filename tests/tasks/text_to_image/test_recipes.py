@@ -19,7 +19,7 @@ from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.text_to_image.recipes import PROTOCOLS, VAL2014, find_protocol
 from evalsvc.tasks.text_to_image.spec import TextToImage
-from evalsvc.worker.shard import run_suite
+from evalsvc.worker.local import run_suite
 
 GIVEN: dict[str, Any] = {"kind": "text_to_image", "name": "coco", "captions": "/c.csv", "decoder": "movqgan-67M"}
 

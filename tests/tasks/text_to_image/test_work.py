@@ -29,7 +29,8 @@ from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.reference_statistics import import_npz
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
 from evalsvc.tasks.text_to_image import prompts
-from evalsvc.worker.shard import run_shard, run_suite
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
 
 LAST = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
 TASK: Mapping[str, Any] = {

@@ -1,0 +1,206 @@
+"""What a shard gets from its process: device, model and layout of the checkpoint, local files, decoders, extractors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evalsvc.assets import locate_asset
+from evalsvc.checkpoints.expression import require_parts
+from evalsvc.checkpoints.opening import opened, opened_weights
+from evalsvc.checkpoints.reference import CheckpointRef, Virtual, identify, named, parents_of, verify
+from evalsvc.checkpoints.weights import read_weights
+from evalsvc.config import Settings
+from evalsvc.data.images import ImageSource, read_images
+from evalsvc.decoders import ImageDecoder, load_decoder
+from evalsvc.decoders.config import BESIDE
+from evalsvc.errors import EvalsvcError
+from evalsvc.features import FeatureExtractor, load_extractor
+from evalsvc.features.digit_classifier import DigitClassifier, load_classifier
+from evalsvc.files.opened import Allow, anywhere
+from evalsvc.models.open_lm import Transformer
+from evalsvc.precision import use_full_float32
+from evalsvc.spec.layout import VocabularyLayout, parse_layout, text_only
+from evalsvc.spec.model_config import ModelConfig
+from evalsvc.spec.paths import Readable, local_data
+from evalsvc.spec.protocol import plain_json
+from evalsvc.tasks.task import Context
+from evalsvc.worker.models import CompanionCache, ModelCache, known_digest, resolve_config_of, saved_frequencies_of
+
+Report = Callable[[int], None]
+"""Called with the units done in this shard so far; raises Cancelled when the work is to stop."""
+
+_models = ModelCache()
+_companions = CompanionCache()
+
+
+class ShardContext(Context):
+    """What a task gets from this process: its device, the checkpoint's model and layout, local files."""
+
+    base: ShardContext | None
+
+    def __init__(
+        self, checkpoint: CheckpointRef, settings: Settings, report: Report, base: CheckpointRef | None = None
+    ) -> None:
+        self.checkpoint = _confined(checkpoint, settings)
+        self.base = None if base is None else ShardContext(base, settings, report)
+        self._beside = base
+        self.is_first = base is not None and base.path == checkpoint.path
+        if self.base is not None:
+            self._beside = self.base.checkpoint
+            self.base._beside = self.checkpoint
+        self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.batch_tokens = settings.batch_tokens
+        self.allow_benchmark_code = bool(settings.allow_benchmark_code)
+        self.readable = Readable(settings)
+        self.report = report
+        self.dtype: str | None = None
+        self.provenance: dict[str, Any] = {}
+        self._frequencies: tuple[float, ...] | None = None
+        self._settings = settings
+        self._assets = settings.assets_path
+        self._statistics = settings.statistics_path
+        torch.set_num_threads(settings.worker_threads())
+        use_full_float32()
+
+    def inspect_checkpoint(self) -> None:
+        """Raise what opening the checkpoint would raise, short of reading its weights."""
+        verify(self.checkpoint)
+        with opened(self.checkpoint) as checkpoint, named(checkpoint):
+            for file in parents_of(checkpoint) or [checkpoint]:
+                read_weights(Path(file.path))
+            if checkpoint.virtual is not None:
+                config = resolve_config_of(checkpoint)
+                require_parts(checkpoint.virtual.expression, config.n_layers, config.weight_tying)
+
+    def digest(self) -> str:
+        loaded = _models.loaded(self.checkpoint)
+        return loaded.digests[""] if loaded else known_digest(self.checkpoint)
+
+    def model(self, *, dtype: str, rotary_inv_freq_dtype: str) -> Transformer:
+        self.dtype = dtype
+        model = _models.get(self.checkpoint, dtype, self.device, rotary_inv_freq_dtype, self._beside)
+        self._frequencies = model.saved_inv_freq
+        return model
+
+    def rotary(self) -> Mapping[str, str]:
+        if self._frequencies is None:
+            self._frequencies = self._read_frequencies()
+        return {"rotary": "file"} if self._frequencies else {}
+
+    def to_provenance(self) -> dict[str, Any]:
+        """Return what the provenance of a shard says of device, precision and checkpoints."""
+        return {
+            "device": self.device,
+            "device_name": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else None,
+            "dtype": self.dtype,
+            "batch_tokens": self.batch_tokens,
+            "threads": torch.get_num_threads(),
+            **_loaded_digests(self.checkpoint),
+            **self._rotary_values(),
+            **plain_json(self.provenance),
+        }
+
+    def _rotary_values(self) -> Mapping[str, Sequence[float]]:
+        """Return the rotary frequencies that are a checkpoint's own, as far as they were asked for."""
+        found = {"rotary_inv_freq": self._frequencies, "base_rotary_inv_freq": self.base and self.base._frequencies}
+        return {name: list(values) for name, values in found.items() if values}
+
+    def _read_frequencies(self) -> tuple[float, ...]:
+        if (loaded := _models.loaded(self.checkpoint)) is not None:
+            return loaded.model.saved_inv_freq
+        verify(self.checkpoint)
+        with opened(self.checkpoint) as checkpoint, named(checkpoint):
+            saved = saved_frequencies_of(checkpoint)
+        return () if saved is None else tuple(saved.tolist())
+
+    def layout(self) -> VocabularyLayout:
+        rows = self.model_config().vocab_size
+        with named(self.checkpoint):
+            layout = text_only(rows) if self.checkpoint.layout is None else parse_layout(self.checkpoint.layout)
+            if layout.text.tokenizer is not None:
+                self.dataset(layout.text.tokenizer)
+            return layout.resolve(rows)
+
+    def dataset(self, path: str) -> str:
+        return local_data(self._settings, path)
+
+    def images(self, path: str) -> ImageSource:
+        return read_images(self.dataset(path), self.readable)
+
+    def classifier(self, path: str) -> DigitClassifier:
+        with opened_weights(Path(self.dataset(path)), self.readable) as pinned:
+            return load_classifier(pinned, device=self.device)
+
+    def _allow_of(self, name: str) -> Allow:
+        """What may be read of an asset: the operator's own folder may well be made of links."""
+        return self.readable if "/" in name else anywhere
+
+    def asset(self, name: str) -> Path:
+        return Path(self.dataset(name)) if "/" in name else locate_asset(name, self._assets)
+
+    def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
+        path = self.asset(name)
+        if config is None and "/" not in name:
+            config = name  # an asset's shape is registered under its name
+        elif config is not None and "/" in config:
+            config = self.dataset(config)
+        key = (f"decoder {dtype}", path, identify(path), config, ema, self.device)
+
+        def load() -> ImageDecoder:
+            with ExitStack() as stack:
+                pinned = stack.enter_context(opened_weights(path, self._allow_of(name), (BESIDE,)))
+                shape = config
+                if config is not None and "/" in config:
+                    shape = str(stack.enter_context(opened_weights(Path(config), self.readable)))
+                return load_decoder(pinned, shape, ema, dtype=dtype, device=self.device)
+
+        decoder: ImageDecoder = _companions.get(key, load)
+        return decoder
+
+    def extractor(self, name: str, kind: str = "inception") -> FeatureExtractor:
+        path = self.asset(name)
+        key = (f"extractor {kind}", path, identify(path), self.device)
+
+        def load() -> FeatureExtractor:
+            with opened_weights(path, self._allow_of(name)) as pinned:
+                return load_extractor(kind, pinned, device=self.device)
+
+        extractor: FeatureExtractor = _companions.get(key, load)
+        return extractor
+
+    def statistics_folder(self) -> Path:
+        return self._statistics
+
+    def model_config(self) -> ModelConfig:
+        loaded = _models.loaded(self.checkpoint)
+        if loaded is not None:
+            return loaded.model.config
+        verify(self.checkpoint)
+        with opened(self.checkpoint) as checkpoint, named(checkpoint):
+            return resolve_config_of(checkpoint)
+
+
+def _confined(checkpoint: CheckpointRef, settings: Settings) -> CheckpointRef:
+    """Return a reference that is opened only where this process may read checkpoints, and its own copies of them."""
+    if checkpoint.virtual is None:
+        roots = (*settings.root_paths, *settings.kept_paths)
+        return replace(checkpoint, roots=roots, closed=settings.private_paths)
+    parents = {name: _confined(parent, settings) for name, parent in checkpoint.virtual.parents.items()}
+    return replace(checkpoint, virtual=Virtual(checkpoint.virtual.expression, parents))
+
+
+def _loaded_digests(checkpoint: CheckpointRef) -> dict[str, Any]:
+    try:
+        loaded = _models.loaded(checkpoint)
+    except EvalsvcError:  # gone since, which is for the next shard to say
+        loaded = None
+    if loaded is None:
+        return {"checkpoint_sha256": checkpoint.sha256}
+    parents = {name: sha256 for name, sha256 in loaded.digests.items() if name}
+    return {"checkpoint_sha256": loaded.digests[""], **({"parents_sha256": parents} if parents else {})}

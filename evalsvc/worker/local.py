@@ -1,0 +1,140 @@
+"""`evalsvc run`: a suite evaluated shard by shard in this process, without a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.messages import ShardRequest, ShardResult
+from evalsvc.spec.looks import Until, stop_note
+from evalsvc.spec.suite import Suite, TaskSpec
+from evalsvc.worker.shard import run_shard
+
+
+@dataclass(frozen=True)
+class TaskLook:
+    """What is known of a task when some of its shards are done, or all."""
+
+    task: str
+    result: ShardResult
+    """Of the merge of these shards; or of the stage that failed."""
+    shards: Sequence[Mapping[str, Any]]
+    """Provenance of each of them."""
+    units: int
+    """What the result rests on, of `total`; 0 where a stage failed."""
+    total: int
+    unit: str
+    last: bool
+
+
+def run_suite(
+    suite: Suite,
+    checkpoint: CheckpointRef,
+    report: Callable[[str, int, int, str], None],
+    base: CheckpointRef | None = None,
+    interim: Callable[[TaskLook], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint in this process, without a service. `base` is what it is compared with, if anything.
+
+    `report` gets the task's name, the units done, the units in all, and what they are; `interim` what is known of a
+    task before its end, where it can be looked at then. A task that fails is an entry of `errors`, and the others go
+    on. For the result see `result_document`.
+    """
+    ends = []
+    for task in suite.tasks:
+        for look in walk_task(task, checkpoint, report, base, between=interim is not None):
+            if look.last:
+                ends.append(look)
+            elif interim is not None:
+                interim(look)
+    return result_document(suite, checkpoint, ends)
+
+
+def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> dict[str, Any]:
+    """What these looks, one a task, say of a checkpoint.
+
+    JSON-able but for the contents of artifacts, with the keys `checkpoint`, `suite`, `metrics` (each with its `task`),
+    `protocols`, and, by task, `items`, `artifacts`, `errors`, `warnings` and `provenance`.
+    """
+    by_task: dict[str, Any] = {"items": {}, "artifacts": {}, "errors": {}, "warnings": {}, "provenance": {}}
+    result: dict[str, Any] = {"metrics": [], "protocols": {}, **by_task}
+    sha256 = checkpoint.sha256
+    for look in looks:
+        found, task = look.result, look.task
+        if found.error is not None:
+            result["errors"][task] = found.error.to_json()
+        else:
+            result["metrics"] += [{**metric, "task": task} for metric in found.output["metrics"]]
+            result["protocols"] |= found.output["protocols"]
+            result["items"][task] = found.output["items"]
+            result["artifacts"][task] = found.output["artifacts"]
+            if found.output["warnings"]:
+                result["warnings"][task] = found.output["warnings"]
+        notes = found.output["notes"] if found.output else {}
+        result["provenance"][task] = {**found.provenance, "shards": look.shards, "notes": notes}
+        sha256 = found.provenance.get("checkpoint_sha256") or sha256
+    return {
+        "checkpoint": {"path": checkpoint.path, "label": checkpoint.label, "sha256": sha256},
+        "suite": {"name": suite.name, "digest": suite.digest, "tasks": suite.to_json()["tasks"]},
+        **result,
+    }
+
+
+def walk_task(
+    task: TaskSpec,
+    checkpoint: CheckpointRef,
+    report: Callable[[str, int, int, str], None],
+    base: CheckpointRef | None = None,
+    *,
+    between: bool,
+) -> Iterator[TaskLook]:
+    """Evaluate one task shard by shard, and give what is known at its end; before it, too, where `between` is set.
+
+    Whoever needs no more may stop asking: a shard runs only when what follows it is asked for.
+    """
+    plan = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None)
+    if plan.error is not None:
+        yield TaskLook(task.name, plan, [], 0, 0, "", last=True)
+        return
+    payloads, total, unit = plan.output["shards"], plan.output["total"], plan.output["unit"]
+    until = None if plan.output["until"] is None else Until(**plan.output["until"])
+    looks = dict(plan.output["looks"])
+    sample = max(looks.values(), default=total)
+    outputs: list[Any] = []
+    provenance: list[Mapping[str, Any]] = []
+    before = 0
+
+    def look(result: ShardResult, units: int, last: bool) -> TaskLook:
+        return TaskLook(task.name, result, list(provenance), units, sample, unit, last)
+
+    def merge() -> ShardResult:
+        request = ShardRequest(task, "merge", checkpoint, payloads[: len(outputs)], list(outputs), base)
+        return run_shard(request, lambda done: None)
+
+    for payload in payloads:
+
+        def progress(done: int, before: int = before) -> None:
+            report(task.name, before + done, total, unit)
+
+        result = run_shard(ShardRequest(task, "run", checkpoint, [payload], base=base), progress)
+        if result.error is not None:
+            yield look(result, 0, last=True)
+            return
+        outputs.append(result.output)
+        provenance.append(result.provenance)
+        before += payload["units"]
+        units = looks.get(len(outputs))
+        if units is None or len(outputs) == len(payloads) or not (between or until):
+            continue
+        merged = merge()
+        if merged.error is not None:  # too little for a result so far
+            continue
+        if until and (reason := until.reached(merged.output["metrics"])):
+            merged.output["notes"]["stopped"] = stop_note(reason, units, sample, unit)
+            yield look(merged, units, last=True)
+            return
+        if between:
+            yield look(merged, units, last=False)
+    yield look(merge(), sample, last=True)

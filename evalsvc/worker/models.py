@@ -1,0 +1,188 @@
+"""Models, decoders and extractors of one worker process: loading them, and keeping them for the next shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evalsvc.checkpoints.expression import digest_of
+from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.reference import (
+    CheckpointRef,
+    check_sha256,
+    hash_files,
+    identify,
+    named,
+    parents_of,
+    verify,
+)
+from evalsvc.checkpoints.weights import read_weights
+from evalsvc.errors import CheckpointGone
+from evalsvc.models.loading import load_model, saved_frequencies
+from evalsvc.models.open_lm import Transformer
+from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
+from evalsvc.spec.model_config import ModelConfig, resolve_config
+from evalsvc.spec.protocol import canonical_json
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    source: tuple[Any, ...]
+    """Which checkpoint it is: path, identity, configuration, and its parents."""
+    form: tuple[str, str, str]
+    """How it was loaded: dtype, device, rotary_inv_freq_dtype."""
+    model: Transformer
+    digests: Mapping[str, str]
+    """SHA-256 of a virtual checkpoint's parents by their names, and of the checkpoint itself by ""."""
+
+
+class ModelCache:
+    """The model that was used last, and the one that is wanted beside it: a checkpoint's and its base's."""
+
+    def __init__(self) -> None:
+        self._loaded: list[LoadedModel] = []
+
+    def loaded(self, checkpoint: CheckpointRef) -> LoadedModel | None:
+        """What is there of this checkpoint."""
+        source = _source(checkpoint) if self._loaded else None
+        return next((loaded for loaded in self._loaded if loaded.source == source), None)
+
+    def get(
+        self,
+        checkpoint: CheckpointRef,
+        dtype: str,
+        device: str,
+        rotary_inv_freq_dtype: str,
+        beside: CheckpointRef | None = None,
+    ) -> Transformer:
+        """The checkpoint's model. All others but that of `beside` are dropped first, since more may not fit.
+
+        Raises:
+            CheckpointGone, CheckpointChanged: it is not what was posted, or became so while it was read.
+            CheckpointError, NonFinite, InvalidModelConfig: see `load_model`.
+        """
+        form = (dtype, device, rotary_inv_freq_dtype)
+        loaded = self.loaded(checkpoint)
+        if loaded is None or loaded.form != form:
+            self._loaded = [
+                other for other in self._loaded if beside and other.source[0] == beside.path != checkpoint.path
+            ]
+            loaded = None
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            loaded = _load(checkpoint, form)
+            self._loaded.append(loaded)
+        check_sha256(checkpoint, loaded.digests[""], loaded.digests)
+        return loaded.model
+
+
+class CompanionCache:
+    """The image decoder and the feature extractors that were loaded last: every checkpoint of a run needs the same."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, tuple[tuple[Any, ...], Any]] = {}
+
+    def get(self, key: tuple[Any, ...], load: Callable[[], Any]) -> Any:
+        """What was loaded under `key`, whose first part is its kind; one of each kind is kept."""
+        kind = str(key[0])
+        if kind not in self._loaded or self._loaded[kind][0] != key:
+            self._loaded.pop(kind, None)
+            self._loaded[kind] = (key, load())
+        return self._loaded[kind][1]
+
+
+def _source(checkpoint: CheckpointRef) -> tuple[Any, ...]:
+    if checkpoint.virtual is not None:
+        return checkpoint.path, tuple(map(_source, parents_of(checkpoint)))
+    identity = checkpoint.identity or identify(Path(checkpoint.path))
+    return checkpoint.path, identity, canonical_json(checkpoint.model and dict(checkpoint.model))
+
+
+def _load(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> LoadedModel:
+    """Load and hash at the same time, both from one open file; it must be the posted one before and after."""
+    verify(checkpoint)
+    source = _source(checkpoint)
+    with (
+        opened(checkpoint) as pinned,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash") as executor,
+    ):
+        verify(pinned)
+        digests = executor.submit(_digests, pinned)
+        try:
+            with named(checkpoint):
+                model = _load_model(pinned, form)
+        except Exception:
+            # What was replaced while it was read fails in many ways; that it was replaced is the thing to say.
+            _require_posted(checkpoint, digests)
+            raise
+        _require_posted(checkpoint, digests)
+    return LoadedModel(source, form, model, digests.result())
+
+
+def _load_model(checkpoint: CheckpointRef, form: tuple[str, str, str]) -> Transformer:
+    dtype, device, rotary = form
+    config = resolve_config_of(checkpoint)
+    if checkpoint.virtual is None:
+        path = Path(checkpoint.path)
+        return load_model(path, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+    paths = {name: Path(parent.path) for name, parent in checkpoint.virtual.parents.items()}
+    expression = checkpoint.virtual.expression
+    return load_virtual(expression, paths, config, dtype=dtype, device=device, rotary_inv_freq_dtype=rotary)
+
+
+def saved_frequencies_of(checkpoint: CheckpointRef) -> torch.Tensor | None:
+    """Read the rotary frequencies that a checkpoint's files hold, without their other weights; None: open_lm's own."""
+    config = resolve_config_of(checkpoint)
+    if checkpoint.virtual is None:
+        path = Path(checkpoint.path)
+        return saved_frequencies(path, config, read_weights(path).tensors)
+    paths = {name: Path(parent.path) for name, parent in checkpoint.virtual.parents.items()}
+    return virtual_frequencies(checkpoint.virtual.expression, paths, config)
+
+
+def resolve_config_of(checkpoint: CheckpointRef) -> ModelConfig:
+    """Find the configuration of a checkpoint's model, which all parents of a virtual one share."""
+    if checkpoint.virtual is None:
+        return resolve_config(checkpoint.model, Path(checkpoint.path))
+    parents = checkpoint.virtual.parents
+    return agreed_config({name: resolve_config_of(parent) for name, parent in parents.items()})
+
+
+def known_digest(checkpoint: CheckpointRef) -> str:
+    """Return the SHA-256 that was found before, or hash the checkpoint's files now."""
+    if checkpoint.sha256 is not None:
+        return checkpoint.sha256
+    if checkpoint.virtual is not None:
+        parents = checkpoint.virtual.parents
+        return digest_of(checkpoint.virtual.expression, {name: known_digest(parents[name]) for name in parents})
+    verify(checkpoint)
+    with opened(checkpoint) as pinned:
+        found = _hash(pinned)
+    verify(checkpoint)
+    return found
+
+
+def _digests(checkpoint: CheckpointRef) -> dict[str, str]:
+    """As `LoadedModel.digests`, all of them found now."""
+    if checkpoint.virtual is None:
+        return {"": _hash(checkpoint)}
+    found = {name: _hash(parent) for name, parent in checkpoint.virtual.parents.items()}
+    return {"": digest_of(checkpoint.virtual.expression, found), **found}
+
+
+def _hash(checkpoint: CheckpointRef) -> str:
+    try:
+        return hash_files(Path(checkpoint.path))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CheckpointGone(f"{checkpoint.label}: {checkpoint.path} went away while it was read: {reason}") from None
+
+
+def _require_posted(checkpoint: CheckpointRef, digests: Future[dict[str, str]]) -> None:
+    verify(checkpoint)
+    check_sha256(checkpoint, digests.result()[""], digests.result())

@@ -1,0 +1,60 @@
+"""A small checkpoint, and single stages of a suite on it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.reference import CheckpointRef, Virtual
+from evalsvc.messages import ShardRequest, ShardResult, Stage
+from evalsvc.spec.suite import Suite
+from evalsvc.worker import models
+from evalsvc.worker.shard import run_shard
+
+MODEL = {
+    "hidden_dim": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "seq_len": 64,
+    "vocab_size": 112,
+    "post_embed_norm": False,
+    "weight_tying": False,
+}
+LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
+
+
+def ignore(done: int) -> None:
+    pass
+
+
+def run_stage(checkpoint: CheckpointRef, suite: Suite, stage: Stage = "plan") -> ShardResult:
+    """Run this stage of the suite's first task, after those before it."""
+    task = suite.tasks[0]
+    if stage == "plan":
+        return run_shard(ShardRequest(task, "plan", checkpoint), ignore)
+    plan = run_stage(replace(checkpoint, identity=None), suite)
+    return run_shard(ShardRequest(task, stage, checkpoint, plan.output["shards"][:1]), ignore)
+
+
+def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    loads: list[int] = []
+    load = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda *given, **named: loads.append(1) or load(*given, **named))
+    return loads
+
+
+def turned(checkpoint: CheckpointRef, path: Path) -> tuple[CheckpointRef, list[float]]:
+    """The checkpoint with doubled rotary frequencies in its file, and these."""
+    tensors = dict(torch.load(checkpoint.path, weights_only=True)["state_dict"])
+    tensors |= {name: 2 * tensor for name, tensor in tensors.items() if "inv_freq" in name}
+    torch.save(tensors, path)
+    return replace(checkpoint, path=str(path), label="turned"), tensors[
+        "layers.0.attention.pos_embed.inv_freq"
+    ].tolist()
+
+
+def virtual_of(text: str, parents: Mapping[str, CheckpointRef]) -> CheckpointRef:
+    return CheckpointRef(text, layout=LAYOUT, label="run-v step 7", virtual=Virtual(parse_expression(text), parents))

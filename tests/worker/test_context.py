@@ -1,0 +1,227 @@
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from worker_stages import LAYOUT, MODEL, ignore, run_stage, turned, virtual_of
+
+from evalsvc.checkpoints.reference import CheckpointRef, hash_files
+from evalsvc.config import Settings
+from evalsvc.messages import ShardRequest
+from evalsvc.miniature import ROOT
+from evalsvc.spec.layout import parse_layout
+from evalsvc.spec.model_config import config_beside
+from evalsvc.spec.suite import Suite, parse_suite
+from evalsvc.worker.context import ShardContext
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
+
+
+def test_a_worker_computes_in_full_float32_and_without_cudnn_attention(checkpoint: CheckpointRef, suite: Suite) -> None:
+    """cuDNN makes a plan for every shape and thread, which took text generation up to half a second a token."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    assert run_stage(checkpoint, suite).error is None
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+
+
+def test_provenance(checkpoint: CheckpointRef, suite: Suite, weights: Path) -> None:
+    found = run_stage(checkpoint, suite, "run").provenance
+    assert found["checkpoint_sha256"] == hash_files(weights)
+    assert (found["device"], found["dtype"], found["threads"], found["batch_tokens"]) == ("cpu", "float32", 1, 8192)
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["seconds"] >= 0
+    assert found["host"]
+
+
+MINIATURE: dict[str, dict[str, Any]] = {
+    "loss": {"data": str(ROOT / "heldout_pairs.jsonl"), "limit": 4},
+    "completions": {"max_tokens": 4},
+    "language": {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 4},
+    "forgetting": {
+        "benchmarks": ["cloze"],
+        "include_path": [str(ROOT)],
+        "limit": 4,
+        "text": str(ROOT / "heldout_text.jsonl"),
+        "text_limit": 4,
+    },
+    "text_to_image": {
+        "captions": str(ROOT / "captions.jsonl"),
+        "samples": 4,
+        "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+        "metrics": [],
+        "classifier": str(ROOT / "classifier.safetensors"),
+    },
+    "alignment": {"data": str(ROOT / "heldout_pairs.jsonl")},
+}
+"""Small tasks on the bundled run. The last one reads tables only, whatever the frequencies."""
+
+
+@pytest.mark.parametrize("kind", MINIATURE)
+def test_rotary_frequencies_of_the_file_are_in_protocol_and_provenance(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They move every number of the model; with open_lm's own table a series goes on as it was."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+    epoch = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_1.pt"
+    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
+    plain = CheckpointRef(str(epoch), model=config_beside(epoch), layout=layout, label="plain")
+    own, saved = turned(plain, tmp_path / "turned.pt")
+    suite = parse_suite({"tasks": [{"kind": kind, "name": "task", **MINIATURE[kind]}]}, "small")
+    results = [run_suite(suite, one, ignored, base) for one, base in ((plain, plain), (own, plain), (plain, own))]
+    before, after, of_base = (contents(result) for result in results)
+    uses_model = kind != "alignment"
+    for name, content in before.items():
+        assert without_rotary(content) == without_rotary(after[name]) == without_rotary(of_base[name])
+        assert not {"rotary", "base_rotary"} & content.keys()
+        if "members" not in content:  # these name the protocols of others
+            assert after[name].get("rotary") == ("file" if uses_model else None)
+        assert of_base[name].get("base_rotary") == ("file" if "base" in content else None)
+    shards = results[1]["provenance"]["task"]["shards"]
+    assert any(provenance.get("rotary_inv_freq") == saved for provenance in shards)
+    assert (values(results[0]) != values(results[1])) == uses_model
+
+
+def ignored(*progress: Any) -> None:
+    pass
+
+
+def without_rotary(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol, without what is said of rotary frequencies, and of the base and other protocols by their digests."""
+    others = ("rotary", "base_rotary", "base", "less", "members")
+    return {key: value for key, value in content.items() if key not in others}
+
+
+def contents(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    assert result["errors"] == {}
+    return {metric["name"]: result["protocols"][metric["protocol"]] for metric in result["metrics"]}
+
+
+def values(result: Mapping[str, Any]) -> list[Any]:
+    return [metric["value"] for metric in result["metrics"]]
+
+
+def test_a_link_put_in_the_place_of_a_posted_file(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The roots were asked when it was posted; the worker must ask again of what it opens."""
+    allowed, outside = tmp_path / "allowed" / "epoch_1.pt", tmp_path / "outside.pt"
+    allowed.parent.mkdir()
+    weights.rename(allowed)
+    monkeypatch.setenv("EVALSVC_ROOTS", f"{allowed.parent}:{tmp_path / 'data.jsonl'}")
+    posted = replace(checkpoint, path=str(allowed))
+    assert run_stage(posted, suite, "run").error is None
+    allowed.rename(outside)
+    allowed.symlink_to(outside)
+    error = run_stage(posted, suite).error
+    assert error is not None
+    assert error.code == "checkpoint_not_allowed"
+    assert "lies, or leads by a link, outside the allowed folders" in error.message
+
+
+def test_a_link_into_the_data_folder_is_not_followed(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By default everything lies under the roots, the service's keys included."""
+    data, spooled = tmp_path / "service", tmp_path / "service" / "spool" / "7" / "epoch_1.pt"
+    spooled.parent.mkdir(parents=True)
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(data))
+    shutil.copy2(weights, spooled)
+    shutil.copy2(weights, data / "key.pem")
+    assert run_stage(replace(checkpoint, path=str(spooled)), suite, "run").error is None, "its own copy is read"
+    weights.unlink()
+    weights.symlink_to(data / "key.pem")
+    error = run_stage(checkpoint, suite).error
+    assert error is not None
+    assert error.code == "checkpoint_not_allowed"
+    assert "leads into the data folder of evalsvc" in error.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "fragment"),
+    [
+        ({"model": {**MODEL, "vocab_size": 96}, "layout": None}, "checkpoint_mismatch", "vocab_size"),
+        ({"model": {**MODEL, "n_heads": 0}}, "invalid_model_config", "n_heads"),
+        ({"layout": {"text": {"size": 113}}}, "invalid_layout", "text (0…112) lies beyond the table of 112 rows"),
+        ({"layout": {"text": {"sise": 3}}}, "invalid_layout", "did you mean 'size'"),
+    ],
+)
+def test_what_was_posted_wrongly_names_the_checkpoint(
+    checkpoint: CheckpointRef, tmp_path: Path, changes: Mapping[str, Any], code: str, fragment: str
+) -> None:
+    (tmp_path / "text.jsonl").write_text('{"text_ids": [1, 2, 3]}\n')
+    suite = parse_suite({"tasks": [{"kind": "loss", "data": "text.jsonl"}]}, "text", tmp_path)
+    result = run_suite(suite, replace(checkpoint, **changes), lambda *now: None)
+    error = result["errors"]["loss"]
+    assert error["code"] == code
+    assert fragment in error["message"]
+    assert error["message"].startswith("run-a step 2: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "code", "fragment"),
+    [
+        ("graft(run-a@2, run-a@3, layers=1-4)", {}, "invalid_request", "layers=2-4, and the model has 2 layers"),
+        (
+            "avg(run-a@2, run-a@3)",
+            {"model": {**MODEL, "n_heads": 2}},
+            "checkpoint_mismatch",
+            "run-a@2 and run-a@3 are different models: n_heads 4 and 2",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_said_by_the_plan(
+    virtual: CheckpointRef, suite: Suite, text: str, changes: Mapping[str, Any], code: str, fragment: str
+) -> None:
+    assert virtual.virtual is not None
+    parents = dict(virtual.virtual.parents)
+    parents["run-a@3"] = replace(parents["run-a@3"], **changes)
+    error = run_shard(ShardRequest(suite.tasks[1], "plan", virtual_of(text, parents)), ignore).error
+    assert error is not None
+    assert error.code == code
+    assert error.message.startswith("run-v step 7: ")
+    assert fragment in error.message
+
+
+def test_a_file_that_is_no_checkpoint_fails_before_the_data(suite: Suite, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not weights")
+    missing = suite.tasks[1]
+    error = run_shard(ShardRequest(missing, "plan", CheckpointRef(str(path), label="run-a step 2")), ignore).error
+    assert error is not None
+    assert error.code == "not_a_checkpoint"
+    assert error.message.startswith("run-a step 2: ")
+
+
+def test_data_of_the_datasets_folder(
+    checkpoint: CheckpointRef, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALSVC_DATASETS", str(tmp_path))
+    named = parse_suite({"tasks": [{"kind": "loss", "data": "datasets:data.jsonl"}]}, "named")
+    assert run_stage(checkpoint, named).error is None
+
+
+def test_data_outside_the_roots_is_not_opened(
+    checkpoint: CheckpointRef, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suite that was kept before the roots were set, or a file that became a link since, is refused by the worker."""
+    monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path))
+    assert run_stage(checkpoint, suite).error is None
+    (tmp_path / "data.jsonl").unlink()
+    (tmp_path / "data.jsonl").symlink_to("/etc/passwd")
+    tokenizer = replace(checkpoint, layout={**LAYOUT, "text": {"size": 80, "tokenizer": "/etc/passwd"}})
+    for error in (run_stage(checkpoint, suite).error, run_stage(tokenizer, suite).error):
+        assert error is not None
+        assert error.code == "invalid_data"
+        assert "outside the folders that suites may read" in error.message
+        assert "root:" not in error.message
+
+
+def test_networks_of_the_image_path_share_a_device(checkpoint: CheckpointRef) -> None:
+    """The classifier once stayed on the CPU while pixels were on the GPU."""
+    context = ShardContext(checkpoint, Settings.load(device="meta"), ignore)
+    assert context.classifier(str(ROOT / "classifier.safetensors")).device == torch.device("meta")

@@ -1,0 +1,237 @@
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from worker_stages import LAYOUT, MODEL, count_loads, ignore, run_stage, turned, virtual_of
+
+from evalsvc.checkpoints.expression import digest_of
+from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
+from evalsvc.config import Settings
+from evalsvc.messages import ShardRequest, Stage
+from evalsvc.spec.suite import Suite
+from evalsvc.worker import models
+from evalsvc.worker.context import ShardContext
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
+
+
+def test_the_model_is_loaded_once_for_all_shards(
+    checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes longer than a shard; the digest that the first shard finds must not load it again."""
+    loads = count_loads(monkeypatch)
+    first = run_stage(checkpoint, suite, "run")
+    assert first.error is None
+    known = replace(checkpoint, sha256=first.provenance["checkpoint_sha256"])
+    assert run_stage(known, suite, "run").error is None
+    assert len(loads) == 1
+    other = replace(suite.tasks[0], parameters={**suite.tasks[0].parameters, "dtype": "bfloat16"})
+    run_suite(Suite("s", "", (other,)), checkpoint, lambda *now: None)
+    assert len(loads) == 2
+
+
+def test_a_virtual_checkpoint_whose_parents_turn_differently_fails_in_its_plan(
+    checkpoint: CheckpointRef, suite: Suite, tmp_path: Path
+) -> None:
+    other, _ = turned(replace(checkpoint, identity=None), tmp_path / "turned.pt")
+    planned = run_stage(virtual_of("avg(run-a@2, run-a@3)", {"run-a@2": checkpoint, "run-a@3": other}), suite)
+    assert planned.error is not None
+    assert planned.error.code == "checkpoint_mismatch"
+    assert planned.error.message == (
+        "run-v step 7: run-a@2 and run-a@3 turn by different rotary frequencies: open_lm's table and those saved as "
+        "inv_freq; only checkpoints of one model can be combined"
+    )
+
+
+@pytest.mark.parametrize("stage", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("harm", "code", "fragment"),
+    [
+        (lambda path: path.unlink(), "checkpoint_gone", "was deleted before it was evaluated; post it again"),
+        (lambda path: path.write_bytes(b"x" * 7), "checkpoint_changed", "has 7 bytes"),
+        (lambda path: os.utime(path, (1, 1)), "checkpoint_changed", "mtime 1000000000, was posted with"),
+    ],
+)
+def test_a_checkpoint_that_is_not_the_posted_one(
+    checkpoint: CheckpointRef,
+    suite: Suite,
+    weights: Path,
+    stage: Stage,
+    harm: Callable[[Path], None],
+    code: str,
+    fragment: str,
+) -> None:
+    requests = {"plan": ShardRequest(suite.tasks[0], "plan", checkpoint)}
+    payload = run_stage(checkpoint, suite).output["shards"][0]
+    requests["run"] = ShardRequest(suite.tasks[0], "run", checkpoint, [payload])
+    harm(weights)
+    error = run_shard(requests[stage], ignore).error
+    assert error is not None
+    assert error.code == code
+    assert fragment in error.message
+    assert error.message.startswith("run-a step 2: ")
+
+
+def test_a_checkpoint_replaced_while_it_is_read(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is half old and half new fails in any way or in none; that it was replaced must be said."""
+    load = models.load_model
+    original = weights.read_bytes()
+
+    def replace_then_load(path: Path, *given: Any, **named: Any) -> Any:
+        weights.write_bytes(b"something else")
+        return load(path, *given, **named)
+
+    monkeypatch.setattr(models, "load_model", replace_then_load)
+    error = run_stage(checkpoint, suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed"
+
+    def load_then_replace(path: Path, *given: Any, **named: Any) -> Any:
+        model = load(path, *given, **named)
+        os.utime(path, (1, 1))
+        return model
+
+    weights.write_bytes(original)
+    monkeypatch.setattr(models, "load_model", load_then_replace)
+    error = run_stage(replace(checkpoint, identity=identify(weights)), suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed"
+
+
+def test_hash_and_weights_are_of_one_file(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the same size and time that takes the name between hashing and loading, and gives it back."""
+    load, digest = models.load_model, hash_files(weights)
+
+    def load_meanwhile(path: Path, *given: Any, **named: Any) -> Any:
+        weights.parent.rename(weights.parent.with_name("kept"))
+        weights.parent.mkdir()
+        weights.write_bytes(b"another file")
+        model = load(path, *given, **named)
+        weights.unlink()
+        weights.parent.rmdir()
+        weights.parent.with_name("kept").rename(weights.parent)
+        return model
+
+    monkeypatch.setattr(models, "load_model", load_meanwhile)
+    result = run_stage(replace(checkpoint, model={**MODEL, "precision": "fp32"}), suite, "run")
+    assert result.error is None
+    assert result.provenance["checkpoint_sha256"] == digest
+
+
+def test_a_checkpoint_without_identity_that_goes_away_while_it_is_read(
+    checkpoint: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(path: Path) -> str:
+        path.unlink()
+        return hash_files(path)
+
+    monkeypatch.setattr(models, "hash_files", vanish)
+    error = run_stage(replace(checkpoint, identity=None), suite, "run").error
+    assert error is not None
+    assert error.code in ("checkpoint_gone", "checkpoint_not_found")
+    assert error.message.startswith("run-a step 2: ")
+
+
+def test_another_digest_than_the_posted_one(checkpoint: CheckpointRef, suite: Suite) -> None:
+    wrong = replace(checkpoint, sha256="0" * 64)
+    error = run_stage(wrong, suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed"
+    assert f"expected {'0' * 64}" in error.message
+    assert run_stage(checkpoint, suite, "run").error is None
+    error = run_stage(wrong, suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed", "a model that is loaded already must not hide it"
+
+
+def test_a_virtual_checkpoint_has_the_numbers_of_a_file_with_its_tensors(
+    virtual: CheckpointRef, checkpoint: CheckpointRef, suite: Suite, tmp_path: Path
+) -> None:
+    assert virtual.virtual is not None
+    parents = [torch.load(parent.path, weights_only=True) for parent in virtual.virtual.parents.values()]
+    first, second = (content.get("state_dict", content) for content in parents)
+    torch.save({name: 0.75 * first[name] + 0.25 * second[name] for name in first}, tmp_path / "plain.pt")
+    found, expected = (
+        run_suite(suite, reference, lambda *now: None)
+        for reference in (virtual, CheckpointRef(str(tmp_path / "plain.pt"), model=MODEL, layout=LAYOUT))
+    )
+    assert len(found["metrics"]) > 10
+    for metric, plain in zip(found["metrics"], expected["metrics"], strict=True):
+        assert metric["value"] == pytest.approx(plain["value"], rel=1e-6)
+        assert metric["protocol"] == plain["protocol"], "how the weights came about is not how they were measured"
+    digests = found["provenance"]["pairs"]["shards"][0]["parents_sha256"]
+    assert digests == {name: hash_files(Path(parent.path)) for name, parent in virtual.virtual.parents.items()}
+    assert found["checkpoint"]["sha256"] == digest_of(virtual.virtual.expression, digests)
+
+
+@pytest.mark.parametrize("stage", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("harm", "code", "fragment"),
+    [
+        (lambda path: path.unlink(), "checkpoint_gone", "was deleted before it was evaluated"),
+        (lambda path: path.write_bytes(b"x" * 7), "checkpoint_changed", "has 7 bytes"),
+    ],
+)
+def test_a_parent_that_is_not_the_posted_one_is_named(
+    virtual: CheckpointRef, suite: Suite, stage: Stage, harm: Callable[[Path], None], code: str, fragment: str
+) -> None:
+    payload = run_stage(virtual, suite).output["shards"][0]
+    assert virtual.virtual is not None
+    harm(Path(virtual.virtual.parents["run-a@3"].path))
+    error = run_shard(ShardRequest(suite.tasks[0], stage, virtual, [payload]), ignore).error
+    assert error is not None
+    assert error.code == code
+    assert error.message.startswith("run-v step 7: run-a step 3: ")
+    assert fragment in error.message
+
+
+def test_a_parent_replaced_while_the_weights_are_computed(
+    virtual: CheckpointRef, suite: Suite, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the tensors from one file and half from another is a model that never was."""
+    load = models.load_virtual
+
+    def replace_then_load(*given: Any, **named: Any) -> Any:
+        weights.write_bytes(b"something else")
+        return load(*given, **named)
+
+    monkeypatch.setattr(models, "load_virtual", replace_then_load)
+    error = run_stage(replace(virtual), suite, "run").error
+    assert error is not None
+    assert error.code == "checkpoint_changed"
+    assert error.message.startswith("run-v step 7: run-a step 2: ")
+
+
+def test_a_parent_with_another_digest_than_was_found_before(virtual: CheckpointRef, suite: Suite) -> None:
+    assert virtual.virtual is not None
+    parents = dict(virtual.virtual.parents)
+    parents["run-a@3"] = replace(parents["run-a@3"], sha256="0" * 64)
+    for _ in range(2):
+        error = run_stage(virtual_of(virtual.path, parents), suite, "run").error
+        assert error is not None
+        assert error.code == "checkpoint_changed"
+        assert f"run-a step 3: {parents['run-a@3'].path} has sha256" in error.message
+        assert run_stage(virtual, suite, "run").error is None, "a model that is loaded already must not hide it"
+
+
+def test_a_virtual_base_is_loaded_beside_the_checkpoint(
+    virtual: CheckpointRef, checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = count_loads(monkeypatch)
+    context = ShardContext(checkpoint, Settings.load(), ignore, virtual)
+    assert context.base is not None
+    found = {context.digest(), context.base.digest()}
+    for _ in range(2):
+        for each in (context, context.base):
+            each.model(dtype="float32", rotary_inv_freq_dtype="auto")
+    assert len(loads) == 1
+    assert {context.digest(), context.base.digest()} == found, "known before it is loaded, and the same afterwards"
+    assert len(found) == 2
