@@ -61,6 +61,25 @@ def open_lm_case() -> Path:
     return TESTS / "golden" / "open_lm" / "14_all_defaults_ema_optimizer_t2i_vocab"
 
 
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A file to post as a checkpoint, where nothing looks into it."""
+    path = tmp_path / "epoch_1.pt"
+    path.write_bytes(b"weights")
+    return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch's, as tests in several processes share the cores, and sums in a fixed order."""
+    import torch  # not above: most tests need none of it, and importing it takes seconds
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is kept between evaluations, such as answers, must not come from the home of whoever runs the tests."""

@@ -39,13 +39,6 @@ def client(app: App) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "epoch_1.pt"
-    path.write_bytes(b"weights")
-    return path
-
-
 def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
     posted = client.submit("run-a", 25, str(weights), suites=["loss"], tokens_seen=100, tags={"lr": "1"})
     app.coordinator.work()

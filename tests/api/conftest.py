@@ -10,11 +10,3 @@ def app(tmp_path: Path) -> Iterator[App]:
     """The application on an empty database; checkpoints may lie in the test's own folder only."""
     with app_in_process(tmp_path / "data", roots=str(tmp_path)) as app:
         yield app
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """A file to post; no request looks into it."""
-    path = tmp_path / "epoch_1.pt"
-    path.write_bytes(b"weights")
-    return path

@@ -87,13 +87,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield start
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "epoch_1.pt"
-    path.write_bytes(b"weights")
-    return path
-
-
 def work_off(state: Any) -> None:
     """What was posted: none of it may stop the queue."""
     state.coordinator.work()

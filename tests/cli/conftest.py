@@ -53,10 +53,3 @@ def service(running: tuple[str, Any], command: Command, monkeypatch: pytest.Monk
     state.coordinator.working, state.coordinator.error = False, None
     monkeypatch.setenv("EVALSVC_URL", url)
     return state
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "epoch_1.pt"
-    path.write_bytes(b"weights")
-    return path

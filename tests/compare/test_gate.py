@@ -476,13 +476,10 @@ class TestDamage:
     """The real thing: losses of the last checkpoint of the miniature, and of one that something happened to."""
 
     @pytest.fixture(autouse=True)
-    def _worker(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        before = torch.get_num_threads()
+    def _worker(self, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EVALSVC_THREADS", "1")
         monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
         monkeypatch.setattr(context, "_models", ModelCache())
-        yield
-        torch.set_num_threads(before)
 
     @pytest.fixture
     def suite(self) -> Suite:

@@ -2,13 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-import torch
 from gate_documents import result, value
 from typer.testing import CliRunner
 
@@ -236,12 +235,9 @@ LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
 
 
 @pytest.fixture(autouse=True)
-def _worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
+def _worker(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVALSVC_THREADS", "1")
     monkeypatch.setattr(context, "_models", ModelCache())
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,18 +1,13 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "open_lm"
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread: None) -> None:
+    """Every test of this folder runs on one thread."""
 
 
 @pytest.fixture

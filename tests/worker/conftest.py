@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +13,11 @@ from evalsvc.worker.models import ModelCache
 
 
 @pytest.fixture(autouse=True)
-def _worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _worker(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own, as it were: one thread, no model loaded."""
-    before = torch.get_num_threads()
     monkeypatch.setenv("EVALSVC_THREADS", "1")
     monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
     monkeypatch.setattr(context, "_models", ModelCache())
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
