@@ -11,11 +11,10 @@ import pytest
 import yaml
 from benchmark_files import questions, write_benchmark
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from square_features import offer_squares
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
-from evalsvc.features import digit_classifier
 from evalsvc.language.estimates import RESAMPLES
 from evalsvc.metrics import cmmd, fid_infinity, inception_score, kid, prdc
 from evalsvc.metrics import reconstruction as pixels
@@ -149,34 +148,10 @@ Results = list[TaskResult]
 Evaluate = Callable[..., Results]
 
 
-class Context(ShardContext):
-    """With an extractor of 64 features that needs no asset, in the place of Inception and CLIP."""
-
-    def extractor(self, name: str, kind: str = "inception") -> Any:
-        return Squares((64, 2048) if kind == "inception" else (64,))
-
-
-class Squares:
-    digest = "squares"
-    images_at_once = 8
-
-    def __init__(self, taps: tuple[int, ...]) -> None:
-        self.taps = taps
-
-    def digest_of(self, tap: int) -> str:
-        return f"squares {tap}"
-
-    def features(self, images: Tensor, resize: str, taps: list[int]) -> dict[int, Tensor]:
-        found = digit_classifier.features(images)
-        return {tap: found.repeat(1, tap // 64) for tap in taps}
-
-    def scores(self, rows: Tensor, texts: list[str]) -> Tensor:
-        return rows.mean(1)
-
-
 @pytest.fixture
-def evaluate(tmp_path: Path) -> Evaluate:
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Run one task on a checkpoint of the miniature [step 20] beside its step 0."""
+    offer_squares(monkeypatch)
     settings = Settings(device="cpu", threads=1, data_dir=str(tmp_path / "data"))
 
     def checkpoint(epoch: int) -> CheckpointRef:
@@ -185,7 +160,7 @@ def evaluate(tmp_path: Path) -> Evaluate:
 
     def run(kind: str, epoch: int = 2, **parameters: Any) -> TaskResult:
         work = work_of(catalog.load("tasks", kind)(name="some", **parameters))
-        context = Context(checkpoint(epoch), settings, lambda done: None, checkpoint(0))
+        context = ShardContext(checkpoint(epoch), settings, lambda done: None, checkpoint(0))
         plan = work.plan(context)
         return work.merge(context, plan.shards, [work.run(context, shard) for shard in plan.shards])
 

@@ -1,5 +1,5 @@
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from metric_items import value_of_items
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from square_features import offer_squares
 
 import evalsvc
 from evalsvc.checkpoints.reference import CheckpointRef
@@ -32,27 +32,9 @@ DECODER = str(MINIATURE / "movqgan" / "movqgan_miniature.ckpt")
 GOLDEN = Path(__file__).parents[2] / "golden" / "movqgan"
 
 
-class SmallExtractor:
-    """Means of 8x8 squares: an extractor of 64 features that needs no asset."""
-
-    digest = "squares"
-
-    def features(self, images: Tensor, resize: str, taps: list[int]) -> dict[int, Tensor]:
-        found = digit_classifier.features(images)
-        return {tap: found.repeat(1, tap // 64) for tap in taps}
-
-
-class SmallContext(ShardContext):
-    def extractor(self, name: str) -> Any:
-        return SmallExtractor() if name == "squares" else super().extractor(name)
-
-
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _squares(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer_squares(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +47,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def context_of(
     tmp_path: Path, batch_tokens: int = 8192, report: Callable[[int], None] = lambda done: None
-) -> SmallContext:
+) -> ShardContext:
     checkpoint = CheckpointRef(str(tmp_path / "of no use.pt"))
     settings = Settings(device="cpu", threads=1, batch_tokens=batch_tokens, data_dir=str(tmp_path / "data"))
-    return SmallContext(checkpoint, settings, report)
+    return ShardContext(checkpoint, settings, report)
 
 
 def work_on(images: Path, **parameters: Any) -> ReconstructionWork:
