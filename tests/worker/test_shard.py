@@ -1,4 +1,3 @@
-import json
 import logging
 import math
 import subprocess
@@ -14,8 +13,7 @@ from worker_stages import count_loads, ignore, run_stage
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import Cancelled
 from evalsvc.messages import ShardRequest, ShardResult, Stage
-from evalsvc.miniature import ROOT
-from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
+from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.tasks.task import Context, Plan, Task, TaskResult, Work
 from evalsvc.worker import context
 from evalsvc.worker import shard as shard_module
@@ -86,22 +84,6 @@ def faulty(checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> Callab
         return run_shard(ShardRequest(TaskSpec("faulty", "faulty", {}), stage, checkpoint, [{}]), ignore)
 
     return run
-
-
-def test_a_tokenizer_that_makes_its_library_panic(checkpoint: CheckpointRef, tmp_path: Path) -> None:
-    """A panic is no Exception: it went through every handler and ended the worker, shard after shard."""
-    content = json.loads((ROOT / "tokenizer.json").read_text())
-    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
-    task = {"kind": "loss", "data": "data.jsonl", "tokenizer": "tokenizer.json"}
-    planned = run_stage(checkpoint, parse_suite({"tasks": [task]}, "panics", tmp_path))
-    assert planned.error is not None
-    assert planned.error.code == "invalid_data"
-    assert planned.error.message == (
-        f"the tokenizer {tmp_path}/tokenizer.json is not a tokenizer.json that works; give the tokenizer that the "
-        "model was trained with"
-    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 import torch
 from loss_task import LAYOUT, RECORDS, evaluate, values, write
 from PIL import Image
-from pydantic import ValidationError
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import InternalError, InvalidData
@@ -303,19 +302,6 @@ def test_without_a_profile(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     bare, full = (evaluate(Loss(name="x", data=path, profile=profile), checkpoint) for profile in (False, True))
     assert bare.artifacts == []
     assert (bare.metrics, bare.items, bare.notes) == (full.metrics, full.items, full.notes)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"profile": False, "profile_metrics": ["image_row"]}, "`profile_metrics` are given without `profile`"),
-        ({"profile_metrics": ["image_cell"]}, "Input should be 'text_position', 'image_row'"),
-        ({"images": "/i", "decoder": "d", "image_columns": 4}, "`image_columns` is given beside `decoder`"),
-    ],
-)
-def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        Loss(name="x", data="/data.jsonl", **parameters)
 
 
 def test_the_largest_artifact_is_bounded_and_the_papers_is_small() -> None:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 import evalsvc
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.errors import AssetMissing, Cancelled, DataChanged, InvalidData, NonFinite
+from evalsvc.errors import Cancelled, DataChanged, InvalidData, NonFinite
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.models.loading import load_model
 from evalsvc.spec.layout import parse_layout
@@ -344,21 +344,17 @@ PAIRS = ("text", "image", "image_within", "total")
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden(shared: Path, name: str) -> None:
-    """Real trained weights, text lost step by step, against an independent computation; at two batch budgets."""
+    """Real trained weights, text lost step by step, against an independent computation."""
     folder = shared / "golden" / "stories260k_openlm" / "forgetting"
     model = json.loads((folder / "t2i_260k.json").read_text())
     layout = {"text": {"size": 512}, "image": {"offset": 512, "size": 256}}
     reference = CheckpointRef(str(folder / f"{name}.pt"), model=model, layout=layout)
-    runs = []
-    for batch_tokens in (256, 8192):
-        stories = values(evaluate(Loss(name="s", data=str(folder / "heldout_stories.jsonl")), reference, batch_tokens))
-        pairs = values(evaluate(Loss(name="p", data=str(folder / "heldout_pairs.jsonl")), reference, batch_tokens))
-        assert stories["text"].n == 24
-        assert pairs["total"].n == 48
-        found = [stories[metric].value for metric in ("text", "text_within", "image_mass")]
-        runs.append([*found, *(pairs[metric].value for metric in PAIRS)])
-    assert runs[0] == pytest.approx(runs[1], rel=1e-5, abs=1e-9)
-    assert runs[1] == pytest.approx(GOLDEN[name], rel=1e-3, abs=1e-4)
+    stories = values(evaluate(Loss(name="s", data=str(folder / "heldout_stories.jsonl")), reference))
+    pairs = values(evaluate(Loss(name="p", data=str(folder / "heldout_pairs.jsonl")), reference))
+    assert stories["text"].n == 24
+    assert pairs["total"].n == 48
+    found = [stories[metric].value for metric in ("text", "text_within", "image_mass")]
+    assert [*found, *(pairs[metric].value for metric in PAIRS)] == pytest.approx(GOLDEN[name], rel=1e-3, abs=1e-4)
 
 
 # image–caption pairs, on the run that comes with evalsvc
@@ -477,16 +473,6 @@ def test_changed_images_are_noticed_by_the_shard(miniature: CheckpointRef, photo
         work.run(context, plan.shards[2])
 
 
-def test_images_that_cannot_be_used_are_named(miniature: CheckpointRef, photographs: Path, tmp_path: Path) -> None:
-    work, context = LossWork(pairs(tmp_path / "captions.json", images=photographs)), context_of(miniature)
-    (photographs / "1.png").write_bytes((photographs / "1.png").read_bytes()[:100])
-    with pytest.raises(InvalidData, match=r"1\.png is not an image that can be read, or is truncated"):
-        work.run(context, work.plan(context).shards[0])
-    (photographs / "1.png").unlink()
-    with pytest.raises(InvalidData, match=r"captions\.json, annotation 2: the folder .* has no image '1\.png'"):
-        work.plan(context)
-
-
 def test_a_decoder_of_another_model_is_refused(miniature: CheckpointRef) -> None:
     """Its codes would pass for ids of the codebook that the run was trained with."""
     golden = Path(__file__).parents[2] / "golden" / "movqgan" / "tiny_67M_like"
@@ -500,16 +486,9 @@ def test_a_decoder_of_another_model_is_refused(miniature: CheckpointRef) -> None
         LossWork(pairs(tokenizer=str(MINIATURE / "tokenizer.json"))).plan(context_of(plain))
 
 
-def test_a_size_that_does_not_fit_is_refused(miniature: CheckpointRef) -> None:
-    with pytest.raises(InvalidData, match="images of 30x30 pixels do not divide into codes of 4x4"):
-        LossWork(pairs(size=30)).plan(context_of(miniature))
+def test_a_size_of_more_codes_than_a_sequence_holds_is_refused(miniature: CheckpointRef) -> None:
     with pytest.raises(InvalidData, match="line 1 has 256 image codes, with the template's special tokens"):
         LossWork(pairs(size=64)).plan(context_of(miniature))
-
-
-def test_a_decoder_that_was_not_pulled_is_missing(miniature: CheckpointRef) -> None:
-    with pytest.raises(AssetMissing, match="evalsvc assets pull movqgan-67M"):
-        LossWork(pairs(decoder="movqgan-67M")).plan(context_of(miniature))
 
 
 def test_cancelling_stops_the_encoding(miniature: CheckpointRef) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from recorded_cuda import RecordedStream, recorded_cuda
 
+from evalsvc.errors import InvalidData
 from evalsvc.tasks.text_to_image.pipeline import Background
 
 
@@ -17,3 +18,14 @@ def test_the_background_has_one_stream_on_the_device_of_the_images(monkeypatch: 
                 background.submit(lambda: found.append((cuda.current.device, cuda.current.stream)))
     assert found == [(second, cuda.streams[0])] * 2
     assert len(cuda.streams) == 1
+
+
+def test_what_fails_in_the_background_is_raised() -> None:
+    def fail() -> None:
+        raise InvalidData("a.png is no image")
+
+    with (
+        pytest.raises(InvalidData, match=r"a\.png"),
+        Background(torch.device("cpu"), overlap=True) as background,
+    ):
+        background.submit(fail)

@@ -19,7 +19,6 @@ from tiny_vision import write_clip
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.decoders import ImageDecoder
-from evalsvc.errors import InvalidData
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.sampling.sampler import Sampler
@@ -157,34 +156,11 @@ def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counte
     assert notes == {"images": 4, "captions_cut": 1, "left_out": {}, "details": {}}
 
 
-def test_fewer_captions_than_images_that_are_asked_for_is_an_error(evaluate: Evaluate) -> None:
-    error = evaluate(samples=1000)["errors"]["digits"]
-    assert error["code"] == "invalid_data"
-    assert "has 300 captions, 1,000 images are asked for; lower `samples`" in error["message"]
-
-
-def test_a_size_that_does_not_divide_into_codes_is_refused(evaluate: Evaluate) -> None:
-    error = evaluate(size=33)["errors"]["digits"]
-    assert error["code"] == "invalid_data"
-    assert "images of 33x33 pixels do not divide into codes of 4x4" in error["message"]
-
-
 def test_a_decoder_of_another_codebook_is_refused(evaluate: Evaluate) -> None:
     layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
     layout["image"] = {"offset": 512, "size": 32}
     error = evaluate(layout=layout)["errors"]["digits"]
-    assert error["code"] == "invalid_data"
     assert "checkpoint has 32 image ids from row 512 on, the decoder " in error["message"]
-    assert "has 64 codes; choose the decoder" in error["message"]
-
-
-def test_a_missing_asset_is_named_with_the_command(
-    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("EVALSVC_ASSETS", str(tmp_path / "none"))
-    error = evaluate(extractor="inception")["errors"]["digits"]
-    assert error["code"] == "asset_missing"
-    assert "evalsvc assets pull inception" in error["message"]
 
 
 def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -223,15 +199,6 @@ def test_labels_are_needed_by_the_classifier_only(evaluate: Evaluate, tmp_path: 
     captions.write_text('{"text": "the digit 7", "label": 7}\n{"text": "the digit 7"}\n')
     error = evaluate(captions=str(captions), samples=None)["errors"]["digits"]
     assert error["message"].endswith("caption 2 has no label, which `classifier` needs; leave it out")
-
-
-def test_a_damaged_image_of_the_reference_is_named(evaluate: Evaluate, tmp_path: Path) -> None:
-    folder = tmp_path / "reference"
-    folder.mkdir()
-    Image.new("RGB", (40, 32)).save(folder / "a.png")
-    (folder / "b.png").write_bytes(b"no image")
-    error = evaluate(reference=str(folder))["errors"]["digits"]
-    assert "b.png is not a JPEG, PNG, WebP or BMP image" in error["message"]
 
 
 def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -433,17 +400,6 @@ def test_images_of_another_size_are_resampled_by_a_filter_that_the_protocol_name
     assert protocol["compared"] == {"size": 16, "crop": "none", "filter": "bicubic"}
     assert protocol["reference"]["fit"]["size"] == 16
     assert values(found[0])["digits/kid"] != values(found[1])["digits/kid"]
-
-
-def test_what_fails_in_the_background_is_raised() -> None:
-    def fail() -> None:
-        raise InvalidData("a.png is no image")
-
-    with (
-        pytest.raises(InvalidData, match=r"a\.png"),
-        image_pipeline.Background(torch.device("cpu"), overlap=True) as background,
-    ):
-        background.submit(fail)
 
 
 def test_captions_are_tokenised_once_a_worker(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
