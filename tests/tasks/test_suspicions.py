@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from loss_task import context_of
+from miniature_run import pretrained
 
-import evalsvc
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.messages import ShardRequest
-from evalsvc.spec.layout import parse_layout
+from evalsvc.miniature import ROOT
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.loss.spec import Loss
@@ -20,14 +20,7 @@ from evalsvc.tasks.task import TaskWarning
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.shard import run_shard
 
-ROOT = Path(evalsvc.__file__).parent / "miniature"
-LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 PAIRS = {"kind": "loss", "data": str(ROOT / "heldout_pairs.jsonl"), "limit": 12, "shards": 1}
-
-
-def checkpoint(epoch: int, **layout: Any) -> CheckpointRef:
-    weights = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
-    return CheckpointRef(str(weights), layout={**LAYOUT, **layout}, label=f"epoch {epoch}")
 
 
 def loss_warnings(reference: CheckpointRef, *, is_first: bool = False, **parameters: Any) -> dict[str, TaskWarning]:
@@ -96,14 +89,14 @@ def test_of_a_thousand_warnings_each_rule_has_its_first() -> None:
 
 
 def test_a_right_layout_raises_no_suspicion() -> None:
-    assert loss_warnings(checkpoint(5)) == {}
-    assert loss_warnings(checkpoint(5), is_first=True) == {}
+    assert loss_warnings(pretrained(5)) == {}
+    assert loss_warnings(pretrained(5), is_first=True) == {}
 
 
 def test_image_codes_in_another_order_are_worse_than_a_guess() -> None:
     """Absurd numbers passed without a word: 5.78 nats where knowing nothing is 4.16."""
     other = {"offset": 512, "size": 64, "map": [code ^ 1 for code in range(64)]}
-    warnings = loss_warnings(checkpoint(5, image=other))
+    warnings = loss_warnings(pretrained(5, image=other))
     assert list(warnings) == ["loss/image_within"]
     assert warnings["loss/image_within"].code == "worse_than_guessing"
     assert "is above 4.159, the cost of a uniform guess" in warnings["loss/image_within"].message
@@ -115,14 +108,14 @@ TEXT = str(ROOT / "heldout_text.jsonl")
 @pytest.mark.parametrize("is_first", [True, False])
 def test_text_is_worse_than_a_guess_only_where_nothing_can_be_forgotten(is_first: bool) -> None:
     """Later it may be the very finding: the last checkpoint has forgotten its English."""
-    warnings = loss_warnings(checkpoint(5), is_first=is_first, general_text=TEXT, general_text_limit=5)
+    warnings = loss_warnings(pretrained(5), is_first=is_first, general_text=TEXT, general_text_limit=5)
     assert list(warnings) == (["loss/general_text_within"] if is_first else [])
 
 
 def test_sequences_that_were_cut_are_told() -> None:
-    warnings = loss_warnings(checkpoint(5), general_text=TEXT, general_text_limit=5)
+    warnings = loss_warnings(pretrained(5), general_text=TEXT, general_text_limit=5)
     assert warnings == {}
-    short = loss_warnings(checkpoint(5, length=20), data=TEXT, general_text=TEXT, general_text_limit=5)
+    short = loss_warnings(pretrained(5, length=20), data=TEXT, general_text=TEXT, general_text_limit=5)
     assert short["loss/total"].message.startswith("12 of 12 sequences did not fit and were cut; give a layout with")
     assert short["loss/general_text"].message.startswith("5 of 5 general texts did not fit")
 
@@ -133,7 +126,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     monkeypatch.setenv("EVALSVC_THREADS", "1")
 
     def evaluate(base: CheckpointRef | None, **task: Any) -> dict[str, Any]:
-        result = run_suite(parse_suite({"tasks": [task]}, "test"), checkpoint(5), lambda *_: None, base)
+        result = run_suite(parse_suite({"tasks": [task]}, "test"), pretrained(5), lambda *_: None, base)
         assert result["errors"] == {}
         return result
 
@@ -149,7 +142,7 @@ CLOZE = {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 8}
 @pytest.mark.parametrize("base", [0, 5])
 def test_a_checkpoint_that_is_its_own_base_is_the_first(run: Callable[..., dict[str, Any]], base: int) -> None:
     """Bits per byte of another tokenizer of the same size are above those of a uniform guess, and nobody said so."""
-    result = run(checkpoint(base), kind="forgetting", text=TEXT, text_limit=4, **CLOZE)
+    result = run(pretrained(base), kind="forgetting", text=TEXT, text_limit=4, **CLOZE)
     found = [warning["metric"] for warning in result["warnings"].get("forgetting", [])]
     first = ["cloze/bits_per_byte", "cloze/bits_per_byte_within", "forgetting/loss_within"]
     assert found == (first if base == 5 else [])
@@ -169,10 +162,10 @@ def test_the_loss_of_a_model_of_text_alone_is_that_within_text(
 def test_the_first_step_is_told_by_the_service(run: Callable[..., dict[str, Any]]) -> None:
     suite = parse_suite({"tasks": [{**PAIRS, "general_text": TEXT, "general_text_limit": 5}]}, "test")
     [task] = suite.tasks
-    plan = run_shard(ShardRequest(task, "plan", checkpoint(5)), lambda _: None).output
-    outputs = [run_shard(ShardRequest(task, "run", checkpoint(5), [s]), lambda _: None).output for s in plan["shards"]]
+    plan = run_shard(ShardRequest(task, "plan", pretrained(5)), lambda _: None).output
+    outputs = [run_shard(ShardRequest(task, "run", pretrained(5), [s]), lambda _: None).output for s in plan["shards"]]
     for is_first in (True, False):
-        request = ShardRequest(task, "merge", checkpoint(5), plan["shards"], outputs, is_first=is_first)
+        request = ShardRequest(task, "merge", pretrained(5), plan["shards"], outputs, is_first=is_first)
         warnings = run_shard(request, lambda _: None).output["warnings"]
         assert [warning["metric"] for warning in warnings] == (["loss/general_text_within"] if is_first else [])
 

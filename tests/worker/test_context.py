@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from miniature_run import DECODER, pretrained
 from worker_stages import LAYOUT, MODEL, ignore, run_stage, turned, virtual_of
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import config_beside
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.context import ShardContext
@@ -52,7 +52,7 @@ MINIATURE: dict[str, dict[str, Any]] = {
     "text_to_image": {
         "captions": str(ROOT / "captions.jsonl"),
         "samples": 4,
-        "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+        "decoder": DECODER,
         "metrics": [],
         "classifier": str(ROOT / "classifier.safetensors"),
     },
@@ -67,9 +67,8 @@ def test_rotary_frequencies_of_the_file_are_in_protocol_and_provenance(
 ) -> None:
     """They move every number of the model; with open_lm's own table a series goes on as it was."""
     monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
-    epoch = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_1.pt"
-    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-    plain = CheckpointRef(str(epoch), model=config_beside(epoch), layout=layout, label="plain")
+    plain = pretrained(1)
+    plain = replace(plain, model=config_beside(Path(plain.path)))
     own, saved = turned(plain, tmp_path / "turned.pt")
     suite = parse_suite({"tasks": [{"kind": kind, "name": "task", **MINIATURE[kind]}]}, "small")
     results = [run_suite(suite, one, ignored, base) for one, base in ((plain, plain), (own, plain), (plain, own))]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from loss_task import LAYOUT, RECORDS, evaluate, values, write
+from miniature_run import pretrained
 from PIL import Image
 
 from evalsvc.checkpoints.reference import CheckpointRef
@@ -347,10 +348,8 @@ def test_the_map_shows_the_grid() -> None:
 
 def test_identities_on_a_real_run() -> None:
     """Rows, columns, cells and positions each make up their type's loss, and the types the total, to 1e-9."""
-    path = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
-    layout = parse_layout(str(ROOT / "runs" / "layout.yaml")).to_json()
     task = Loss(name="x", data=str(ROOT / "heldout_pairs.jsonl"), limit=100, shards=3)
-    result = evaluate(task, CheckpointRef(str(path), layout=layout))
+    result = evaluate(task, pretrained(5))
     found, profile = values(result), content(result)
     for group in ("text_position", "image_row", "image_column"):
         columns, kind = profile[group], group.partition("_")[0]

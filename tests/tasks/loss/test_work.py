@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from loss_task import LAYOUT, RECORDS, context_of, evaluate, values, write
+from miniature_run import DECODER, pretrained
 from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-import evalsvc
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import Cancelled, DataChanged, InvalidData, NonFinite
 from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
 from evalsvc.spec.layout import parse_layout
 from evalsvc.tasks.image_codes import ImageCoder
@@ -359,25 +360,21 @@ def test_golden(shared: Path, name: str) -> None:
 
 # image–caption pairs, on the run that comes with evalsvc
 
-MINIATURE = Path(evalsvc.__file__).parent / "miniature"
-DECODER = str(MINIATURE / "movqgan" / "movqgan_miniature.ckpt")
-
 
 @pytest.fixture
 def miniature() -> CheckpointRef:
-    layout = parse_layout(str(MINIATURE / "runs" / "layout.yaml")).to_json()
-    return CheckpointRef(str(MINIATURE / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"), layout=layout)
+    return pretrained(5)
 
 
-def pairs(data: Path = MINIATURE / "captions.jsonl", **parameters: Any) -> Loss:
-    images = str(parameters.pop("images", MINIATURE / "images.safetensors"))
+def pairs(data: Path = ROOT / "captions.jsonl", **parameters: Any) -> Loss:
+    images = str(parameters.pop("images", ROOT / "images.safetensors"))
     return Loss(**{"name": "pairs", "data": str(data), "images": images, "decoder": DECODER} | parameters)
 
 
 @pytest.mark.parametrize(("batch_tokens", "shards"), [(8192, 1), (640, 3)])
 def test_pairs_equal_the_same_pairs_as_ids(miniature: CheckpointRef, batch_tokens: int, shards: int) -> None:
     """The bundled pairs were tokenised and encoded by the training; from captions and pixels come the same numbers."""
-    ready = evaluate(Loss(name="pairs", data=str(MINIATURE / "heldout_pairs.jsonl"), limit=40), miniature)
+    ready = evaluate(Loss(name="pairs", data=str(ROOT / "heldout_pairs.jsonl"), limit=40), miniature)
     made = evaluate(pairs(limit=40, shards=shards), miniature, batch_tokens)
     for one, other in zip(ready.items, made.items, strict=True):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
@@ -410,7 +407,7 @@ def test_codes_stand_beside_their_own_caption(miniature: CheckpointRef) -> None:
     work = LossWork(pairs())
     _, found = work._read(context, context.layout())
     assert found is not None
-    codes = [json.loads(line)["image_codes"] for line in (MINIATURE / "heldout_pairs.jsonl").read_text().splitlines()]
+    codes = [json.loads(line)["image_codes"] for line in (ROOT / "heldout_pairs.jsonl").read_text().splitlines()]
     order = [7, 0, 3, 7]
     assert coder.encode(context, found.source, order) == [array("i", codes[index]) for index in order]
 
@@ -430,7 +427,7 @@ def test_the_protocol_of_pairs_has_images_and_decoder(miniature: CheckpointRef, 
     assert len(plain["decoder"]) == len(plain["images"]) == 64
     assert plain["fit"] == {"size": 32, "crop": "center", "filter": "lanczos"}
     assert protocol(pairs(limit=8, name="y", shards=3, size=32), miniature) == plain
-    texts = [json.loads(line) for line in (MINIATURE / "captions.jsonl").read_text().splitlines()]
+    texts = [json.loads(line) for line in (ROOT / "captions.jsonl").read_text().splitlines()]
     swapped = [{**item, "image": item["image"] ^ 1} for item in texts]
     others = [
         protocol(pairs(limit=8, size=16), miniature),
@@ -447,7 +444,7 @@ def photographs(tmp_path: Path) -> Path:
     """COCO's layout: captions of images that are files."""
     folder = tmp_path / "images"
     folder.mkdir()
-    digits = load_file(MINIATURE / "images.safetensors")["images"]
+    digits = load_file(ROOT / "images.safetensors")["images"]
     for index in range(3):
         Image.fromarray(digits[index].permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
     content = {
@@ -483,7 +480,7 @@ def test_a_decoder_of_another_model_is_refused(miniature: CheckpointRef) -> None
     assert "has 256 codes; choose the decoder that the run was trained with" in caught.value.message
     plain = CheckpointRef(miniature.path)
     with pytest.raises(InvalidData, match="the checkpoint has 0 image ids, the decoder"):
-        LossWork(pairs(tokenizer=str(MINIATURE / "tokenizer.json"))).plan(context_of(plain))
+        LossWork(pairs(tokenizer=str(ROOT / "tokenizer.json"))).plan(context_of(plain))
 
 
 def test_a_size_of_more_codes_than_a_sequence_holds_is_refused(miniature: CheckpointRef) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from loss_task import LAYOUT, RECORDS, context_of, evaluate, values, write
+from miniature_run import pretrained
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.metrics.entropy import unigram_loss
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import parse_layout
 from evalsvc.tasks.loss import yardsticks as loss_yardsticks
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.work import LossWork
@@ -125,8 +125,7 @@ def test_targets_survive_the_way_to_the_merge(size: int) -> None:
 
 def test_images_that_are_encoded_have_the_unigrams_of_their_codes() -> None:
     """They are known only when they were encoded, shard by shard; the bundled codes are those of the bundled images."""
-    layout = parse_layout(str(ROOT / "runs" / "layout.yaml")).to_json()
-    reference = CheckpointRef(str(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"), layout=layout)
+    reference = pretrained(5)
     ready = values(evaluate(Loss(name="x", data=str(ROOT / "heldout_pairs.jsonl"), limit=24), reference))
     made = values(
         evaluate(

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from metric_items import value_of_items
+from miniature_run import DECODER
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from torch import Tensor
 
-import evalsvc
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.decoders import load_decoder, to_uint8
@@ -21,6 +21,7 @@ from evalsvc.errors import AssetMissing, Cancelled, DataChanged, InvalidData, No
 from evalsvc.features import digit_classifier
 from evalsvc.metrics.frechet import frechet_distance
 from evalsvc.metrics.reconstruction import psnr, ssim
+from evalsvc.miniature import ROOT
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.spec.suite import build_task, parse_suite
 from evalsvc.tasks.reconstruction.spec import Reconstruction
@@ -28,8 +29,6 @@ from evalsvc.tasks.reconstruction.work import ReconstructionWork
 from evalsvc.tasks.task import TaskResult
 from evalsvc.worker.context import ShardContext
 
-MINIATURE = Path(evalsvc.__file__).parent / "miniature"
-DECODER = str(MINIATURE / "movqgan" / "movqgan_miniature.ckpt")
 GOLDEN = Path(__file__).parents[2] / "golden" / "movqgan"
 
 
@@ -42,7 +41,7 @@ def _squares(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 70 of the miniature's images: enough for 64 features."""
     path = tmp_path_factory.mktemp("digits") / "images.safetensors"
-    save_file({"images": load_file(MINIATURE / "images.safetensors")["images"][:70].clone()}, path)
+    save_file({"images": load_file(ROOT / "images.safetensors")["images"][:70].clone()}, path)
     return path
 
 

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from miniature_run import DECODER, pretrained
 from PIL import Image
 from smoke_images import torch_fidelity_weights
 from torch import nn
 
 from evalsvc.assets import ASSETS
-from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import UnknownName
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.text_to_image.recipes import PROTOCOLS, VAL2014, find_protocol
 from evalsvc.tasks.text_to_image.spec import TextToImage
@@ -79,14 +78,12 @@ def test_llamagens_script_step_by_step(
         "protocol": "llamagen-coco",
         "captions": str(ROOT / "captions.jsonl"),
         "samples": 70,
-        "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+        "decoder": DECODER,
         "reference": str(photographs),
         "metrics": ["fid64"],
         "keep": 70,
     }
-    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-    checkpoint = CheckpointRef(str(ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"), layout=layout)
-    result = run_suite(parse_suite({"tasks": [task]}, "trial"), checkpoint, lambda *_: None)
+    result = run_suite(parse_suite({"tasks": [task]}, "trial"), pretrained(5), lambda *_: None)
     assert result["errors"] == {}
     fakes = [artifact["content"] for artifact in result["artifacts"]["coco"] if artifact["kind"] == "sample"]
     assert len(fakes) == 70

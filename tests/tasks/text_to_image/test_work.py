@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from metric_items import value_of_items
+from miniature_run import DECODER, pretrained
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
 from tiny_vision import write_clip
 
-from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.decoders import ImageDecoder
 from evalsvc.messages import ShardRequest
@@ -24,7 +24,6 @@ from evalsvc.miniature import ROOT
 from evalsvc.sampling.sampler import Sampler
 from evalsvc.spec import catalog
 from evalsvc.spec import looks as looks_module
-from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.reference_statistics import import_npz
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
@@ -32,13 +31,12 @@ from evalsvc.tasks.text_to_image import prompts
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.shard import run_shard
 
-LAST = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
 TASK: Mapping[str, Any] = {
     "kind": "text_to_image",
     "name": "digits",
     "captions": str(ROOT / "captions.jsonl"),
     "samples": 66,
-    "decoder": str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
+    "decoder": DECODER,
     "classifier": str(ROOT / "classifier.safetensors"),
     "extractor": "squares",
     "metrics": ["fid64"],
@@ -69,9 +67,7 @@ def evaluate(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     def run(interim: Any = None, layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
         reference = {"reference": str(data_dir / "datasets" / "reference.safetensors")}
         suite = parse_suite({"tasks": [{**TASK, **reference, **parameters}]}, "test")
-        inline = layout or parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-        checkpoint = CheckpointRef(path=str(LAST), layout=inline, label="run 'pretrained' step 2000")
-        return run_suite(suite, checkpoint, lambda task, done, total, unit: None, interim=interim)
+        return run_suite(suite, pretrained(5, **(layout or {})), lambda task, done, total, unit: None, interim=interim)
 
     return run
 
@@ -157,9 +153,7 @@ def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counte
 
 
 def test_a_decoder_of_another_codebook_is_refused(evaluate: Evaluate) -> None:
-    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-    layout["image"] = {"offset": 512, "size": 32}
-    error = evaluate(layout=layout)["errors"]["digits"]
+    error = evaluate(layout={"image": {"offset": 512, "size": 32}})["errors"]["digits"]
     assert "checkpoint has 32 image ids from row 512 on, the decoder " in error["message"]
 
 
@@ -184,8 +178,7 @@ def test_a_reference_that_changes_after_planning_is_noticed(tmp_path: Path, monk
     for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 32), "red").save(folder / name)
     suite = parse_suite({"tasks": [{**TASK, "reference": str(folder)}]}, "test")
-    layout = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
-    checkpoint = CheckpointRef(path=str(LAST), layout=layout)
+    checkpoint = pretrained(5)
     plan = run_shard(ShardRequest(suite.tasks[0], "plan", checkpoint), lambda done: None)
     [shard] = [shard for shard in plan.output["shards"] if shard["part"] == "reference"]
     Image.new("RGB", (32, 32), "blue").save(folder / "b.png")
