@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from evalsvc.errors import EvalsvcError, InvalidRequest, InvalidSuite, UnknownName
+from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.spec import bounds, catalog
 from evalsvc.spec.suite import SHIPPED_SUITES, build_task, find_suite, load_suite, parse_suite, suite_files
 from evalsvc.tasks.loss.spec import Loss
-from evalsvc.tasks.task import Plan, cut
 
 LOSS = {"kind": "loss", "data": "/data/pairs.jsonl"}
 
@@ -206,12 +205,3 @@ def test_yaml_has_less_room_than_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "MAX_VALUES", 20)
     with pytest.raises(InvalidSuite, match="suite 'small': it has more than 20 values"):
         parse_suite(text, "small")
-
-
-def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
-    words = "the task is cut into 1,000,000 shards, at most 10,000 are queued; raise `shard_size`"
-    with pytest.raises(InvalidRequest, match=words):
-        cut(1_000_000, 1)
-    with pytest.raises(InvalidRequest, match="is cut into 10,001 shards"):
-        Plan([{"units": 1}] * 10_001, "images")
-    assert list(cut(5, 2)) == [(0, 2), (2, 4), (4, 5)]

@@ -1,0 +1,25 @@
+from importlib import import_module
+
+import pytest
+
+from evalsvc.errors import InvalidRequest
+from evalsvc.spec import catalog
+from evalsvc.tasks.task import Plan, Work, cut
+
+
+@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+def test_a_task_is_called_as_the_catalog_says_and_names_its_work(kind: str) -> None:
+    """The service reads the parameters only: a work that cannot be imported fails on workers, after the post."""
+    task = catalog.load("tasks", kind)
+    module, _, name = task.work.partition(":")
+    assert task.kind == kind
+    assert issubclass(getattr(import_module(module), name), Work)
+
+
+def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
+    words = "the task is cut into 1,000,000 shards, at most 10,000 are queued; raise `shard_size`"
+    with pytest.raises(InvalidRequest, match=words):
+        cut(1_000_000, 1)
+    with pytest.raises(InvalidRequest, match="is cut into 10,001 shards"):
+        Plan([{"units": 1}] * 10_001, "images")
+    assert list(cut(5, 2)) == [(0, 2), (2, 4), (4, 5)]
