@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
+from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.task import TaskResult
-
-if TYPE_CHECKING:
-    from evalsvc.tasks.alignment.spec import Alignment
 
 NATS = "nats/pair"
 
@@ -30,7 +28,7 @@ def training_protocol(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def part_result(task: Alignment, prefix: str, shard: Mapping[str, Any], output: Mapping[str, Any]) -> TaskResult:
-    """Of one part, whose metrics' names begin with `prefix`; `output` is that of `Alignment.run`.
+    """Of one part, whose metrics' names begin with `prefix`; `output` is that of `AlignmentWork.run`.
 
     An item is a pair; its index is that of its record in the data.
     """

@@ -1,0 +1,218 @@
+"""Measure whether image tokens lie where their captions' text lies: in the embedding table alone, before any layer.
+
+Source of the question: Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help Auto-regressive
+Text-to-Image Generation" (arXiv 2311.16201), section 3.2. A caption is the mean of its tokens' rows, an image that of
+its codes' rows. How well the two tell which belongs to which is measured for the table as the checkpoint has it, and,
+if asked for, after the image rows were trained to tell: what that reaches is how much of text there is in single image
+tokens at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from evalsvc import __version__
+from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
+from evalsvc.data.tokens import TokenData, read_tokens
+from evalsvc.errors import DataChanged, InvalidData, NonFinite
+from evalsvc.metrics.contrastive import plateau
+from evalsvc.models.image_rows import TABLES, ImageRows
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.protocol import Protocol
+from evalsvc.tasks.alignment.learned import Learned, Training, learn
+from evalsvc.tasks.alignment.pair_measures import Options, Tables, measure, nearest_page, tables_of
+from evalsvc.tasks.alignment.results import HALF, part_result, training_protocol
+from evalsvc.tasks.alignment.spec import Alignment
+from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, halves, pairs_of
+from evalsvc.tasks.task import Context, Plan, TaskResult, Work
+
+ESTIMATOR = "alignment/2"
+"""In the protocol: how rows become metrics. Another version is another series: version 1 gave an error of 0 to
+`loss_fitted` where the fitted factor is 0, and to shares of 0 or 1."""
+
+AS_IT_IS, LEARNED = "table", "learned"
+"""The parts: the table of the checkpoint, and the one with trained image rows."""
+
+
+class AlignmentWork(Work[Alignment]):
+    """Measure the pairs in a table, and train image rows where the task asks for it."""
+
+    def plan(self, context: Context) -> Plan:
+        """One part for the table as it is, one for the learned rows. Every record is checked against the layout.
+
+        Raises:
+            InvalidData: the layout has no image block, there are too few pairs, or a record does not fit; names it.
+        """
+        layout = context.layout()
+        if layout.image is None:
+            raise InvalidData(
+                f"task {self.task.name!r} needs image tokens, and the checkpoint's layout has no image block; post it "
+                "with a layout that has one"
+            )
+        data = self._read(context, layout, self.task.data)
+        records = pairs_of(data, layout, self.task.limit)
+        pairs = records.one_per_image()
+        tokenizer = self._tokenizer(context, layout)
+        common = {
+            "digest": data.digest,
+            # Text rows that stand for a token: tables are padded.
+            "candidates": layout.text.size if tokenizer is None else tokenizer.size,
+            "records": min(len(data.records), self.task.limit or len(data.records)),
+            "complete": len(records),
+            "pairs": len(pairs),
+        }
+        shards = [{"part": AS_IT_IS, "units": 1, **common, "protocol": self._protocol(layout, data, len(pairs))}]
+        if self.task.learn is not None:
+            training, left, digest = self._split(context, layout, data, pairs)
+            how = {
+                "data": digest,
+                "candidates": common["candidates"],
+                **self.task.learn.model_dump(include={"steps", "rate", "seed"}),
+                "batch": min(self.task.learn.batch, len(training)),
+            }
+            protocol = {**self._protocol(layout, data, len(left)), "learned": how}
+            shards.append({"part": LEARNED, "units": self.task.learn.steps + 1, **common, "protocol": protocol})
+        return Plan(shards, "steps")
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What `pair_measures.measure` finds, and the artifacts; of the learned part also the losses by step.
+
+        Raises:
+            DataChanged: the data are not what was planned.
+            NonFinite: training went astray; names the checkpoint and the step.
+        """
+        layout = context.layout()
+        data = self._read(context, layout, self.task.data)
+        if data.digest != shard["digest"]:
+            raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
+        pairs = pairs_of(data, layout, self.task.limit).one_per_image()
+        if shard["part"] == LEARNED:
+            return self._learn(context, shard, data, pairs)
+        found = self._measure(context, self._tables(context, shard), pairs, None, done=0)
+        context.report(1)
+        return found
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """The metrics. Needs neither data nor checkpoint: either may be gone by now."""
+        first = shards[0]
+        notes = {
+            "records_without_a_pair": first["records"] - first["complete"],
+            "images_again": first["complete"] - first["pairs"],
+        }
+        result = TaskResult([], notes=notes)
+        items: dict[int, dict[str, Any]] = {}
+        for shard, output in zip(shards, outputs, strict=True):
+            prefix = "" if shard["part"] == AS_IT_IS else "learned_"
+            found = part_result(self.task, prefix, shard, output)
+            for item in found.items:
+                items.setdefault(item["index"], {}).update(item)
+            result = TaskResult(
+                [*result.metrics, *found.metrics],
+                [items[index] for index in sorted(items)],
+                {**result.notes, shard["part"]: found.notes},
+                [*result.artifacts, *found.artifacts],
+            )
+        return result
+
+    def _read(self, context: Context, layout: VocabularyLayout, path: str) -> TokenData:
+        return read_tokens(context.dataset(path), self._tokenizer_path(context, layout), allow=context.readable)
+
+    def _tokenizer_path(self, context: Context, layout: VocabularyLayout) -> str | None:
+        return layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
+
+    def _tokenizer(self, context: Context, layout: VocabularyLayout) -> TextTokenizer | None:
+        path = self._tokenizer_path(context, layout)
+        if path is None:
+            return None
+        tokenizer = read_tokenizer(path, context.readable)
+        tokenizer.require_fits(layout.text)
+        return tokenizer
+
+    def _split(
+        self, context: Context, layout: VocabularyLayout, data: TokenData, pairs: TokenPairs
+    ) -> tuple[TokenPairs, TokenPairs, str]:
+        """The pairs to train on, those to measure with, and what the protocol calls the former."""
+        assert self.task.learn is not None, "nothing is trained without it"
+        if self.task.learn.data is not None:
+            other = self._read(context, layout, self.task.learn.data)
+            return pairs_of(other, layout), pairs, other.digest
+        if len(pairs) < 4:
+            raise InvalidData(
+                f"{data.path} has {len(pairs)} pairs, too few to train on one half and measure with the other; give "
+                "`learn.data`"
+            )
+        return *halves(pairs, self.task.learn.seed), HALF
+
+    def _protocol(self, layout: VocabularyLayout, data: TokenData, pairs: int) -> dict[str, Any]:
+        return {
+            "task": self.task.kind,
+            "estimator": ESTIMATOR,
+            "data": data.digest,
+            # A limit that leaves nothing out is none.
+            "limit": None if self.task.limit is None or self.task.limit >= len(data.records) else self.task.limit,
+            "layout": layout.digest,
+            "table": self.task.table,
+            "dtype": self.task.dtype,
+            "batch": min(self.task.batch, pairs),
+            # Of all pairs there is one batch, whatever the seed.
+            **({"batches_seed": self.task.seed} if pairs > self.task.batch else {}),
+        }
+
+    def _tables(self, context: Context, shard: Mapping[str, Any]) -> Tables:
+        model = context.model(dtype=self.task.dtype, rotary_inv_freq_dtype="auto")
+        return tables_of(model, context.layout(), self.task.table == "output", shard["candidates"])
+
+    def _measure(
+        self, context: Context, tables: Tables, pairs: TokenPairs, scale: float | None, done: int
+    ) -> dict[str, Any]:
+        parts = batches(pairs, self.task.batch, self.task.seed)
+        options = Options(self.task.neighbours, self.task.permutations, self.task.seed)
+        found = measure(tables, parts, options, scale, lambda: context.report(done))
+        layout = context.layout()
+        page = nearest_page(found.pop("nearest"), layout, self._tokenizer(context, layout))
+        return {**found, "nearest_tokens": "\n".join(page) + "\n"}
+
+    def _learn(self, context: Context, shard: Mapping[str, Any], data: TokenData, pairs: TokenPairs) -> dict[str, Any]:
+        assert self.task.learn is not None, "nothing is trained without it"
+        training, left, digest = self._split(context, context.layout(), data, pairs)
+        if digest != shard["protocol"]["learned"]["data"]:
+            raise DataChanged(f"{self.task.learn.data} has changed since this evaluation was planned; evaluate again")
+        how = Training(self.task.learn.steps, self.task.learn.batch, self.task.learn.rate, self.task.learn.seed)
+        try:
+            learned = learn(self._tables(context, shard), training, how, context.report)
+        except NonFinite as error:
+            raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
+        found = self._measure(context, learned.tables, left, learned.scale, done=self.task.learn.steps)
+        context.report(self.task.learn.steps + 1)
+        return {
+            **found,
+            "training_pairs": len(training),
+            "pairs_in_both": training.common(left),
+            "trained_codes": len(learned.trained),
+            "scale": learned.scale,
+            "plateau": asdict(plateau(learned.losses)),
+            "losses": learned.losses,
+            "scales": learned.scales,
+            "image_rows": self._image_rows(context, shard, learned).to_bytes(),
+        }
+
+    def _image_rows(self, context: Context, shard: Mapping[str, Any], learned: Learned) -> ImageRows:
+        layout, values = context.layout(), learned.tables.image
+        assert layout.image_ids, "the plan asked for images"
+        assert layout.rows, "it is resolved"
+        trained = torch.zeros(len(values), dtype=torch.bool)
+        trained[learned.trained] = True
+        about = {
+            "evalsvc": __version__,
+            "layout": layout.digest,
+            "temperature": repr(1 / learned.scale),
+            "norm": "trained rows have the text rows' root mean square length, by one factor for all",
+            "length": repr(learned.length),
+            "checkpoint": context.digest(),
+            "protocol": Protocol(training_protocol(shard["protocol"])).id,
+        }
+        return ImageRows(values, torch.tensor(layout.image_ids), trained, TABLES[self.task.table], layout.rows, about)
