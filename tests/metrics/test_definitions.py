@@ -40,7 +40,8 @@ from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE
-from evalsvc.tasks.forgetting.spec import FEW_SHOTS, Forgetting
+from evalsvc.tasks.forgetting.spec import Forgetting
+from evalsvc.tasks.forgetting.work import FEW_SHOTS
 from evalsvc.tasks.task import TaskResult, work_of
 from evalsvc.worker.context import ShardContext
 

@@ -16,8 +16,11 @@ from typing import Any
 from evalsvc.metrics.ngrams import distinct_n, seq_rep
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.tasks.completions.spec import GREEDY
 
-GREEDY, SEEDED = GROUPS = ("greedy", "seeded")
+SEEDED = "seeded"
+
+GROUPS = (GREEDY, SEEDED)
 
 
 @dataclass(frozen=True)

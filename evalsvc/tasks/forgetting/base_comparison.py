@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from evalsvc.language.results import Results
 from evalsvc.metrics.paired import Numbers, difference_of, is_share, item_numbers
 from evalsvc.spec.protocol import MetricValue, Protocol
-
-if TYPE_CHECKING:
-    from evalsvc.language.results import Results
 
 ACCURACIES = ("acc", "exact_match")
 """What the accuracy of a benchmark is, the first that it has."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from evalsvc.language.results import Results
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_mean, linear_of
 from evalsvc.metrics.paired import covariance_of_means, fieller_interval
@@ -15,9 +16,6 @@ from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.forgetting.base_comparison import SCOPES, Differences, accuracy_of
 from evalsvc.tasks.forgetting.random_baselines import Baseline
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE, Pairs, Row, accuracy_pairs
-
-if TYPE_CHECKING:
-    from evalsvc.language.results import Results
 
 RATIO = "text_retained/2"
 """In the protocol of `text_retained`: a ratio of sums over all benchmarks. Version 1 was the mean of the ratios of

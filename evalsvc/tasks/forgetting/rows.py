@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from evalsvc.language.results import Results
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
 from evalsvc.metrics.item_shares import finite_factor
 from evalsvc.metrics.mcnemar import McNemar, holm
@@ -27,9 +28,6 @@ from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.protocol import Direction, MetricValue
 from evalsvc.tasks.forgetting.base_comparison import SCOPES, accuracy_of, benchmarks_of, numbers_of
 from evalsvc.tasks.forgetting.random_baselines import Baseline, random_baseline
-
-if TYPE_CHECKING:
-    from evalsvc.language.results import Results
 
 ALPHA = 1 - LEVEL
 """The probability of at least one wrong verdict among the rows of one kind, if nothing has changed."""

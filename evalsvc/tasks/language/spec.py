@@ -1,34 +1,15 @@
-"""lm-eval's benchmarks on a checkpoint: how much of its language a text-to-image model has left.
-
-Every score comes twice, over all ids and within the text ids: a model may have forgotten what it knew, or only be sure
-that an image is due.
-"""
+"""The parameters of the tasks that ask a checkpoint lm-eval's benchmarks."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from evalsvc import __version__
-from evalsvc.errors import NonFinite
 from evalsvc.spec.benchmark import MAX_BENCHMARKS, BenchmarkSpec
 from evalsvc.spec.bounds import Rows, ShardSize, Shots, Word, first_repeated
-from evalsvc.tasks.language.kept_answers import find_answers, keep_answers
-from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
-from evalsvc.tasks.task import Context, DataPath, Plan, TaskResult, TaskWarning
+from evalsvc.tasks.task import DataPath
 from evalsvc.tasks.text_task import TextTask
-
-if TYPE_CHECKING:
-    from evalsvc.language.benchmarks import Loaded
-    from evalsvc.language.encoding import TextEncoding
-    from evalsvc.language.evaluation import Asked
-    from evalsvc.language.results import Results
-
-BITS = "bits/byte"
 
 
 class BenchmarkTask(TextTask):
@@ -60,103 +41,6 @@ class BenchmarkTask(TextTask):
             raise ValueError("`limit` and `sample` are both given; give the one or the other")
         return self
 
-    def load(self, context: Context, num_fewshot: int | None = None, fewshot: str | None = None) -> Loaded:
-        """The benchmarks with their requests, built once per process; arguments win over what the suite says.
-
-        Raises:
-            UnknownName, InvalidSuite, InvalidData, AssetMissing, MissingPackage: see `load_benchmarks`.
-        """
-        from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
-        from evalsvc.language.definitions import Rules
-
-        options = LoadOptions(
-            tuple(Path(context.dataset(path)) for path in self.include_path),
-            self.num_fewshot,
-            "first" if "first" in (fewshot, self.fewshot) else "configured",
-            self.limit,
-            Rules(context.allow_benchmark_code, context.dataset, context.readable),
-            self.sample,
-        )
-        given = {} if num_fewshot is None else {"num_fewshot": num_fewshot}
-        return load_benchmarks([spec.model_copy(update=given) for spec in self.benchmarks], options)
-
-    def encoding(self, context: Context) -> TextEncoding:
-        """How text is put to the checkpoint. Needs no weights.
-
-        Raises:
-            InvalidData: there is no tokenizer, it is not the model's, or it has no such id as `bos`.
-        """
-        from evalsvc.language.encoding import TextEncoding
-
-        max_length = self.max_length or context.model_config().seq_len
-        return TextEncoding(self.text_tokenizer(context), context.layout(), max_length, self.bos, self.end_of_text)
-
-    def answer(
-        self,
-        context: Context,
-        loaded: Loaded,
-        shard: Mapping[str, Any],
-        report: Callable[[int], None],
-        encoding: TextEncoding | None = None,
-    ) -> dict[str, Any]:
-        """What the checkpoint of `context` answers to a shard of `plan_documents`; `report` gets the documents done.
-
-        `encoding` is what the shard was planned with [the checkpoint's own]. What it has answered on this machine
-        before, to whichever task, is not asked again; the provenance says how much that was.
-
-        Raises:
-            DataChanged: the benchmarks or the tokenizer are not what was planned.
-            NonFinite: names the checkpoint, the benchmark and the document.
-        """
-        from evalsvc.language.evaluation import asked_documents
-
-        encoding = encoding or self.encoding(context)
-        asked = asked_documents(loaded, shard, encoding)
-        folder, key = context.statistics_folder(), self._kept_under(context, encoding)
-        found = find_answers(folder, key)
-        new = [place for place, digest in enumerate(asked.digests) if digest not in found]
-        context.provenance["answers_reused"] = len(asked.digests) - len(new)
-        if new:
-            answers = self._ask(context, encoding, asked.some(new), shard["units"], report)
-            keep_answers(folder, key, answers)
-            found |= answers
-        report(shard["units"])
-        return {"answers": [found[digest] for digest in asked.digests]}
-
-    def suspicions(self, context: Context, found: Results) -> Iterator[TaskWarning]:
-        """Warnings of the checkpoint's own results: contexts that were cut, and text that no base has forgotten."""
-        if context.is_first:
-            bits = [metric.name for metric in found.metrics if metric.unit == BITS]
-            yield from worse_than_guessing(found.metrics, bits, AT_FIRST)
-        sizes = Counter(item["benchmark"] for item in found.items)
-        for note, what in (("contexts_cut", "contexts"), ("continuations_cut", "continuations")):
-            for name, cut in found.notes[note].items():
-                remedy = "raise `max_length` if the model bears it, or lower `num_fewshot`"
-                yield from cut_inputs(name, f"documents' {what}", cut, sizes[name], remedy)
-
-    def _ask(
-        self, context: Context, encoding: TextEncoding, asked: Asked, units: int, report: Callable[[int], None]
-    ) -> dict[str, Any]:
-        from evalsvc.language.evaluation import answer_requests
-        from evalsvc.language.lm import OpenLM
-
-        model = context.model(dtype=self.dtype, rotary_inv_freq_dtype=self.rotary_inv_freq_dtype)
-        lm = OpenLM(model, encoding, batch_tokens=context.batch_tokens)
-        try:
-            return answer_requests(lm, asked, lambda done: report(done * units // len(asked.digests)))
-        except NonFinite as error:
-            raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
-
-    def _kept_under(self, context: Context, encoding: TextEncoding) -> dict[str, Any]:
-        """All that an answer depends on beside what is asked."""
-        return {
-            "evalsvc": __version__,
-            "checkpoint": context.digest(),
-            "model": context.model_config().model_dump(mode="json"),
-            "encoding": encoding.identity(),
-            **self.protocol(context.rotary()),
-        }
-
 
 class Language(BenchmarkTask):
     """Benchmarks of lm-eval: accuracies, perplexities, what else they measure, and bits per byte of right answers.
@@ -166,38 +50,8 @@ class Language(BenchmarkTask):
     """
 
     kind: ClassVar[str] = "language"
+    work: ClassVar[str] = "evalsvc.tasks.language.work:LanguageWork"
 
     mean: tuple[Word, ...] = Field(default=(), max_length=64)
     """Give `<name>/mean` too, the plain mean over the benchmarks, of the first of these metrics that each has; a group
     that aggregates its members counts as one."""
-
-    def plan(self, context: Context) -> Plan:
-        """Load the benchmarks, encode all that they ask, and cut their documents into shards.
-
-        Raises:
-            UnknownName, InvalidSuite, InvalidData, AssetMissing, MissingPackage: see `load`, `encoding` and
-                `plan_documents`.
-        """
-        from evalsvc.language.evaluation import plan_documents
-        from evalsvc.language.results import require_mean
-
-        encoding, loaded = self.encoding(context), self.load(context)
-        if self.mean:
-            require_mean(self.mean, loaded)
-        shards = plan_documents(loaded, encoding, self.shard_size)
-        rotary = dict(context.rotary())
-        return Plan([{**shard, "rotary": rotary} for shard in shards], "documents")
-
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self.answer(context, self.load(context), shard, context.report)
-
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        """Metrics and items. Needs the benchmarks' data, but neither checkpoint nor tokenizer."""
-        from evalsvc.language.evaluation import merge_answers
-        from evalsvc.language.results import plain_mean
-
-        loaded = self.load(context)
-        found = merge_answers(loaded, shards, outputs, self.protocol(shards[0]["rotary"]))
-        means = plain_mean(self.name, self.mean, loaded, found) if self.mean else []
-        warnings = list(self.suspicions(context, found))
-        return TaskResult([*found.metrics, *means], found.items, found.notes, warnings=warnings)

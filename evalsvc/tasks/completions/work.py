@@ -1,0 +1,345 @@
+"""Complete a few fixed prompts with a checkpoint, and beside it with the run's base.
+
+Each prompt is continued greedily and by seeded draws, over all ids of the table: a model that has forgotten its text
+may well answer with an image, whose ids are then shown as such.
+
+The base judges what the checkpoint wrote by its own loss, within text ids and given the prompt. It knows no images, and
+what it would make of text behind one says nothing of the text; so it is given the text that a completion begins with,
+up to the first id that is none, and nothing where that is the first id of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, groupby, product, takewhile
+from textwrap import indent
+from typing import Any
+
+from evalsvc.data.tokenizer import TextTokenizer, render
+from evalsvc.errors import DataChanged, InvalidData, NonFinite
+from evalsvc.files.artifacts import Artifact
+from evalsvc.metrics.intervals import MIN_ITEMS
+from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.sampling import Continuation, complete
+from evalsvc.scoring import Request, score
+from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.spec.protocol import MetricValue, Protocol, digest
+from evalsvc.tasks.completions.measures import (
+    SEEDED,
+    describe,
+    describe_loss,
+    measure,
+    measure_metrics,
+    prompt_numbers,
+)
+from evalsvc.tasks.completions.spec import GREEDY, Completions
+from evalsvc.tasks.suspicions import cut_inputs
+from evalsvc.tasks.task import Context, Plan, TaskResult
+from evalsvc.tasks.text_work import TextWork, base_rotary
+
+ESTIMATOR = "completions/2"
+"""In the protocol of the metrics: how completions are counted. Another version is another series: version 1 gave
+`image_share` an error over completions, of which several continue one prompt, and shares of 0 or 1 an error of 0."""
+
+DRAWING = "completions/1"
+"""In the protocol of the items: how ids are drawn."""
+
+
+class CompletionsWork(TextWork[Completions]):
+    """Draw the completions, and have the base judge them."""
+
+    def plan(self, context: Context) -> Plan:
+        """One shard. Nothing is drawn, but tokenizer, layouts and prompts are checked.
+
+        Raises:
+            InvalidData: there is no tokenizer, it is not that of the checkpoint or of its base, or a prompt is empty.
+        """
+        tokenizer = self.text_tokenizer(context)
+        if context.base is not None:
+            self.require_same_text(context, context.base)
+        self._encode(tokenizer)
+        sources = _sources(context, context.base)
+        completions = len(self.task.prompts) * len(self.task.ways()) * len(sources)
+        return Plan([{"tokenizer": tokenizer.digest, "sources": sources, "units": completions}], "completions")
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An item for each prompt and way, how many prompts were cut, and what the protocol says of them.
+
+        Raises:
+            DataChanged: the tokenizer or the run's base is not what was planned.
+            InvalidData: `max_tokens` leaves no room for a prompt.
+            NonFinite: names the checkpoint and the prompt.
+        """
+        base = context.base if "base" in shard["sources"] else None
+        if _sources(context, base) != shard["sources"]:
+            raise DataChanged("the run has another base since this evaluation was planned; evaluate again")
+        tokenizer = self.text_tokenizer(context)
+        if tokenizer.digest != shard["tokenizer"]:
+            raise DataChanged(f"{tokenizer.path} has changed since this evaluation was planned; evaluate again")
+        layout, whole = context.layout(), self._encode(tokenizer)
+        max_length = self.task.max_length or self.model(context).config.seq_len
+        prompts = [self._cut(ids, max_length) for ids in whole]
+        own = self._complete(context, tokenizer, prompts, context.report)
+        protocol = {
+            "task": self.task.kind,
+            "estimator": ESTIMATOR,
+            "max_tokens": self.task.max_tokens,
+            "tokenizer": tokenizer.digest,
+            "bos": self.task.bos,
+            "end_of_text": self._end_of_text(tokenizer),
+            "layout": layout.digest,
+            **self.protocol(context.rotary()),
+        }
+        items = self._items(own, prompts, protocol)
+        if base is not None:
+            others = self._complete(base, tokenizer, prompts, partial(_report_after, context.report, len(own)))
+            self._compare(items, own, others)
+            self._judge(items, base, prompts, own, others)
+        ways = len(self.task.ways())
+        for first in range(0, len(items), ways):
+            items[first] |= prompt_numbers(items[first : first + ways])
+        return {
+            "items": items,
+            "cut": sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
+            "chance": layout.image.size / layout.rows if layout.image and layout.rows else None,
+            "base": None if base is None else base.digest(),
+            "base_layout": None if base is None else base.layout().digest,
+            "base_rotary": {} if base is None else base_rotary(base),
+            "base_text_ids": 0 if base is None else base.layout().text.size,
+            "protocol": {**protocol, "prompts": digest([self.task.prompts, prompts])},
+        }
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """The share of image ids, how many greedy completions are the base's, and all of them as one text.
+
+        Every error is over prompts: completions of one prompt are one group. Fewer than `MIN_ITEMS` prompts give
+        numbers and no verdict.
+        """
+        [output] = outputs
+        items = output["items"]
+        notes = {
+            "completions": len(items),
+            "prompts_cut": output["cut"],
+            "ids_drawn": sum(item["drawn"] for item in items),
+        }
+        if len(self.task.prompts) < MIN_ITEMS:
+            notes["errors"] = (
+                f"standard errors are over prompts, and those of {len(self.task.prompts)} prompts bear no comparison; "
+                f"give {MIN_ITEMS} or more `prompts`"
+            )
+        sources = shards[0]["sources"]
+        page = "\n".join(_page(items, sources)) + "\n"
+        details = {"prompts": len(self.task.prompts), "ways": list(self.task.ways()), **sources}
+        artifact = Artifact("completions", "completions.txt", "text/plain; charset=utf-8", page.encode(), details)
+        remedy = "lower `max_tokens`, or raise `max_length` if the model bears it"
+        warnings = list(cut_inputs(self.task.name, "prompts", output["cut"], len(self.task.prompts), remedy))
+        return TaskResult(list(self._metrics(output)), items, notes, [artifact], warnings)
+
+    def _encode(self, tokenizer: TextTokenizer) -> list[list[int]]:
+        """The prompts as ids of the tokenizer, `bos` first."""
+        for name, value in (("bos", self.task.bos), ("end_of_text", self.task.end_of_text)):
+            if value is not None and value >= tokenizer.size:
+                raise InvalidData(
+                    f"{name} is {value}; the tokenizer {tokenizer.path} has the ids 0…{tokenizer.size - 1}"
+                )
+        prefix = [] if self.task.bos is None else [self.task.bos]
+        prompts = [[*prefix, *tokenizer.encode(prompt)] for prompt in self.task.prompts]
+        if [] in prompts:
+            raise InvalidData(
+                f"prompt {prompts.index([]) + 1} is empty, and a model continues nothing without an id; give `bos`, or "
+                "a prompt with text"
+            )
+        return prompts
+
+    def _cut(self, ids: list[int], max_length: int) -> list[int]:
+        """The end of a prompt that leaves room for the completion; `bos` stays where it is."""
+        room = max_length - self.task.max_tokens
+        kept = ids[:0] if self.task.bos is None else ids[:1]
+        if room <= len(kept):
+            raise InvalidData(
+                f"max_tokens is {self.task.max_tokens} of {max_length} tokens, which leaves no room for a prompt; "
+                "lower it, or raise max_length if the model bears it"
+            )
+        return ids if len(ids) <= room else kept + ids[len(ids) - room + len(kept) :]
+
+    def _end_of_text(self, tokenizer: TextTokenizer) -> int | None:
+        return tokenizer.end_of_text if self.task.end_of_text is None else self.task.end_of_text
+
+    def _complete(
+        self,
+        context: Context,
+        tokenizer: TextTokenizer,
+        prompts: Sequence[Sequence[int]],
+        report: Callable[[int], None],
+    ) -> list[Completion]:
+        """Every prompt in all ways, prompt by prompt."""
+        layout, model = context.layout(), self.model(context)
+        rows = layout.text_ids
+        wanted = [
+            # The noise is the text's: it stays when prompts are added before it.
+            Continuation(text, tuple(rows[token] for token in ids), self.task.max_tokens)
+            for text, ids in zip(self.task.prompts, prompts, strict=True)
+        ]
+        end = self._end_of_text(tokenizer)
+        ends = frozenset() if end is None else frozenset({rows[end]})
+        by_way: list[list[list[int]]] = []
+        try:
+            for params in self.task.ways().values():
+                before = len(by_way) * len(prompts)
+                progress = partial(_report_after, report, before)
+                budget = context.batch_tokens
+                by_way.append(complete(model, wanted, params, batch_tokens=budget, end=ends, report=progress))
+        except NonFinite as error:
+            raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
+        drawn = (way[index] for index in range(len(prompts)) for way in by_way)
+        return [Completion(ids, render(ids, layout, tokenizer), layout) for ids in drawn]
+
+    def _items(
+        self, own: Sequence[Completion], prompts: Sequence[Sequence[int]], protocol: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """What the checkpoint wrote. Of two items with one `protocol` only the weights differ that drew them.
+
+        The first indices are those of the greedy ones, so that they pair with those of a task with other draws.
+        """
+        asked = product(enumerate(zip(self.task.prompts, prompts, strict=True)), enumerate(self.task.ways().items()))
+        drawn = {**protocol, "estimator": DRAWING}
+        end = None if protocol["end_of_text"] is None else own[0].layout.text.offset + protocol["end_of_text"]
+        return [
+            {
+                "index": way_index * len(prompts) + prompt_index,
+                "prompt": prompt,
+                "way": way,
+                "protocol": Protocol({**drawn, "prompt": list(ids), "sampling": params.to_json()}).id,
+                "text": one.text,
+                "ids": one.ids,
+                "drawn": len(one.ids),
+                "image_ids": one.image_ids,
+                **measure(one.ids, end),
+                "base": None,
+                "base_ids": None,
+            }
+            for ((prompt_index, (prompt, ids)), (way_index, (way, params))), one in zip(asked, own, strict=True)
+        ]
+
+    def _compare(self, items: Sequence[dict[str, Any]], own: Sequence[Completion], base: Sequence[Completion]) -> None:
+        """`same_as_base`, 0 or 1, is of the greedy ones: seeded ones differ as soon as anything has moved."""
+        for item, one, other in zip(items, own, base, strict=True):
+            item |= {"base": other.text, "base_ids": other.ids}
+            if item["way"] == GREEDY:
+                item["same_as_base"] = int(one.from_text == other.from_text)
+
+    def _judge(
+        self,
+        items: Sequence[dict[str, Any]],
+        base: Context,
+        prompts: Sequence[Sequence[int]],
+        own: Sequence[Completion],
+        others: Sequence[Completion],
+    ) -> None:
+        """The base's loss in nats on what the checkpoint wrote and on what it wrote itself, and of how many ids.
+
+        Raises:
+            NonFinite: names the base and the prompt.
+        """
+        rows = base.layout().text_ids
+        texts = [completion.leading_text(len(rows)) for completion in chain(own, others)]
+        asked = [index for index, text in enumerate(texts) if text]
+        contexts = [tuple(rows[token] for token in ids) for ids in prompts for _ in self.task.ways()] * 2
+        requests = [Request(contexts[index], tuple(rows[token] for token in texts[index])) for index in asked]
+        try:
+            scores = score(self.model(base), base.layout(), requests, base.batch_tokens) if requests else []
+        except NonFinite as error:
+            raise NonFinite(f"{base.checkpoint.label}: {error.message}") from None
+        losses = dict.fromkeys(range(len(texts)), 0.0)
+        losses |= {index: -one.logprob_within for index, one in zip(asked, scores, strict=True)}
+        for index, item in enumerate(items):
+            for name, place in (("base", index), ("base_own", index + len(own))):
+                item |= {f"{name}_nll": losses[place], f"{name}_scored": len(texts[place])}
+
+    def _metrics(self, output: Mapping[str, Any]) -> Iterator[MetricValue]:
+        items, ways = output["items"], [params.to_json() for params in self.task.ways().values()]
+        prompts = [item["prompt"] for item in items]
+        share = ratio_of_sums([item["image_ids"] for item in items], [item["drawn"] for item in items], prompts)
+        if share is not None and output["chance"] is not None:
+            protocol = Protocol({**output["protocol"], "sampling": ways})
+            yield MetricValue(
+                f"{self.task.name}/image_share",
+                share.value,
+                share.stderr,
+                share.n,
+                "fraction",
+                "none",
+                protocol,
+                output["chance"],
+                ("image_ids", "drawn"),
+                groups=share.groups,
+                grouped_by=None if share.groups is None else "prompt",
+            )
+        same = [item["same_as_base"] for item in items if "same_as_base" in item]
+        if (mean := ratio_of_sums(same, [1] * len(same))) is not None:
+            compared = {"base": output["base"], **output["base_rotary"]}
+            protocol = Protocol({**output["protocol"], "sampling": ways[:1], **compared})
+            yield MetricValue(
+                f"{self.task.name}/same_as_base",
+                mean.value,
+                mean.stderr,
+                mean.n,
+                "fraction",
+                "none",
+                protocol,
+                items=("same_as_base",),
+            )
+        groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
+        protocols = {group: {**output["protocol"], "sampling": drawn} for group, drawn in groups.items()}
+        base = {**{name: output[name] for name in ("base", "base_layout")}, **output["base_rotary"]}
+        yield from measure_metrics(self.task.name, items, protocols, base, output["base_text_ids"])
+
+
+@dataclass(frozen=True)
+class Completion:
+    ids: list[int]
+    """What was drawn, rows of the table."""
+    text: str
+    layout: VocabularyLayout
+
+    @property
+    def image_ids(self) -> int:
+        return sum(row in (self.layout.image_range or ()) for row in self.ids)
+
+    @property
+    def from_text(self) -> list[int]:
+        """The ids counted from the first text row, so that text is equal under other layouts too."""
+        return [row - self.layout.text.offset for row in self.ids]
+
+    def leading_text(self, size: int) -> list[int]:
+        """What text it begins with, as ids of the tokenizer, of those that are text to a base with `size` of them."""
+        known = min(size, self.layout.text.size)
+        return list(takewhile(lambda token: 0 <= token < known, self.from_text))
+
+
+def _sources(context: Context, base: Context | None) -> dict[str, str]:
+    """Whose completions there are."""
+    return {"checkpoint": context.checkpoint.label, **({} if base is None else {"base": base.checkpoint.label})}
+
+
+def _report_after(report: Callable[[int], None], before: int, done: int) -> None:
+    report(before + done)
+
+
+def _page(items: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> Iterator[str]:
+    """Lines to read: prompt by prompt, the base's completion above the checkpoint's."""
+    yield from (f"{name:<10}  {label}" for name, label in sources.items())
+    for prompt, ways in groupby(items, lambda item: item["prompt"]):
+        yield f"\n\n{prompt}"
+        for item in ways:
+            if item["base"] is not None:
+                loss = describe_loss(item["base_own_nll"], item["base_own_scored"], len(item["base_ids"]))
+                yield from _completed("base", item["way"], item["base"], loss)
+            yield from _completed("checkpoint", item["way"], item["text"], describe(item))
+
+
+def _completed(whose: str, way: str, text: str, numbers: str) -> Iterator[str]:
+    yield f"\n  {whose}, {way}: {numbers}"
+    yield indent(text, "  | ", lambda line: True)

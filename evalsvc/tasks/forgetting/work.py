@@ -1,0 +1,345 @@
+"""Ask what a checkpoint has forgotten of what its base knew: the same questions and the same text put to both.
+
+Accuracies move late and in steps. Bits per byte, the divergence from the base and the agreement with it move at once,
+and each comes over all ids and within the text ids: a model that expects an image may still know its text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from evalsvc.data.tokens import Record, TokenData, read_tokens
+from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
+from evalsvc.language.benchmarks import Loaded
+from evalsvc.language.encoding import TextEncoding
+from evalsvc.language.evaluation import merge_answers, plan_documents
+from evalsvc.language.flips import flips
+from evalsvc.language.results import Results
+from evalsvc.metrics.intervals import Interval, value_interval
+from evalsvc.metrics.paired import item_numbers, spread_of
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.spec.protocol import MetricValue
+from evalsvc.tasks.forgetting.base_comparison import Differences
+from evalsvc.tasks.forgetting.page import Flipped, Report
+from evalsvc.tasks.forgetting.retention import add_retention, centred, text_retained
+from evalsvc.tasks.forgetting.rows import Row, benchmark_parts, benchmark_rows, recovered
+from evalsvc.tasks.forgetting.spec import Forgetting
+from evalsvc.tasks.forgetting.text_comparison import Passage, Side, compare, passages
+from evalsvc.tasks.forgetting.text_measures import measure_text
+from evalsvc.tasks.language.work import BenchmarkWork
+from evalsvc.tasks.sequence_groups import groups_of_records
+from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
+from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning
+from evalsvc.tasks.text_work import base_rotary
+
+ESTIMATOR = "forgetting/1"
+"""In the protocol: how two models' answers become differences. Another version is another series."""
+
+FEW_SHOTS = 5
+
+TOKENS_PER_SHARD = 1 << 17
+"""Of text, which two models read."""
+
+SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", "icl_loss_change")
+"""What the page shows of the text's metrics beside the losses."""
+
+
+class ForgettingWork(BenchmarkWork[Forgetting]):
+    """Put the same questions and texts to a checkpoint and to its base, and compare."""
+
+    def plan(self, context: Context) -> Plan:
+        """Shards of text, and of documents for the checkpoint, for its base, and for both of `icl`'s ways.
+
+        Raises:
+            InvalidRequest: the run has no base.
+            InvalidData: the base has another tokenizer; or see `loss` and `language`.
+        """
+        base = self._base(context)
+        self.require_same_text(context, base, tokenized=bool(self.task.benchmarks))
+        common = {"base": base.digest(), "same": _is_same(context, base), "base_layout": base.layout().digest}
+        common["base_rotary"] = base_rotary(base)
+        shards = [*self._plan_text(context, base), *self._plan_benchmarks(context, base, bool(common["same"]))]
+        return Plan([{**shard, **common} for shard in shards], "documents")
+
+    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Answers to documents, or sums per text; see `language.evaluation` and `text_comparison`.
+
+        Raises:
+            DataChanged: the base, the text or the benchmarks are not what was planned.
+            NonFinite: names checkpoint or base, and document or text.
+        """
+        if shard["part"] == "text":
+            return self._compare_text(context, shard)
+        loaded = self._loaded(context, shard["part"])
+        if shard["part"] != "base":
+            return self.answer(context, loaded, shard, context.report)
+        base = self._planned_base(context, shard)
+        answers = self.answer(base, loaded, shard, context.report, _for_base(self.encoding(context), base))
+        context.provenance.update(base.provenance)
+        return answers
+
+    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+        """Metrics, items, and what is to be read. Needs the benchmarks' data, but neither checkpoint, base nor text.
+
+        An item is a document of a benchmark as in the task `language`, or a row of what compares: that of the index i
+        has the i-th text and the i-th document of each benchmark.
+        """
+        parts: dict[str, _Part] = {}
+        for shard, output in zip(shards, outputs, strict=True):
+            part = parts.setdefault(shard["part"], _Part([], []))
+            part.shards.append(shard)
+            part.outputs.append(output)
+        label = context.base.checkpoint.label if context.base else None
+        report = Report(label, context.checkpoint.label)
+        results = [TaskResult([], notes={"base": label, "base_sha256": shards[0]["base"]})]
+        if self.task.benchmarks:
+            results.append(self._merge_benchmarks(context, parts, report))
+        if self.task.text is not None:
+            results.append(self._merge_text(context, parts["text"], report))
+        return replace(_joined(self.task.name, results), artifacts=report.artifacts())
+
+    # the base
+
+    def _base(self, context: Context) -> Context:
+        if context.base is None:
+            raise InvalidRequest(
+                f"task {self.task.name!r} compares a checkpoint with the run's base, and the run has none; post the "
+                "run's step 0, name a base with PUT /v1/runs/{run}/base, or give one to `evalsvc run --base`"
+            )
+        return context.base
+
+    def _planned_base(self, context: Context, shard: Mapping[str, Any]) -> Context:
+        base = self._base(context)
+        if base.digest() != shard["base"]:
+            raise DataChanged(
+                f"the base, {base.checkpoint.label}, is another file than when this evaluation was planned; evaluate "
+                "again"
+            )
+        return base
+
+    # benchmarks
+
+    def _plan_benchmarks(self, context: Context, base: Context, same: bool) -> list[dict[str, Any]]:
+        if not self.task.benchmarks:
+            return []
+
+        encoding, loaded = self.encoding(context), self.load(context)
+        names = [benchmark.name for benchmark in loaded.benchmarks] + [group.name for group in loaded.groups]
+        if self.task.name in names:
+            raise InvalidSuite(f"task {self.task.name!r} has the name of a benchmark; give it another `name`")
+        wanted = {"checkpoint": (loaded, encoding)}
+        if not same:
+            wanted["base"] = (loaded, _for_base(encoding, base))
+        if self.task.icl:
+            wanted["few"] = (self._loaded(context, "few"), encoding)
+            zero = self._loaded(context, "zero")
+            known = {benchmark.name: benchmark.digest for benchmark in loaded.benchmarks}
+            if any(known[benchmark.name] != benchmark.digest for benchmark in zero.benchmarks):
+                wanted["zero"] = (zero, encoding)
+        rotary = {part: dict((base if part == "base" else context).rotary()) for part in wanted}
+        return [
+            {"part": part, **shard, "rotary": rotary[part]}
+            for part, (what, how) in wanted.items()
+            for shard in plan_documents(what, how, self.task.shard_size)
+        ]
+
+    def _loaded(self, context: Context, part: str) -> Loaded:
+        """The benchmarks of a part, built once per process."""
+        if part in ("checkpoint", "base"):
+            return self.load(context)
+        wanted = [spec for spec in self.task.benchmarks if self.task.icl is True or spec.name in (self.task.icl or ())]
+        some = ForgettingWork(self.task.model_copy(update={"benchmarks": tuple(wanted)}))
+        return some.load(context, FEW_SHOTS if part == "few" else 0, "first")
+
+    def _merge_benchmarks(self, context: Context, parts: Mapping[str, _Part], report: Report) -> TaskResult:
+        """The checkpoint's results, what compares them with the base's, and the headlines; puts them into `report`."""
+        found = {
+            name: merge_answers(
+                self._loaded(context, name), part.shards, part.outputs, self.protocol(part.shards[0]["rotary"])
+            )
+            for name, part in parts.items()
+            if name != "text"
+        }
+        own = found["checkpoint"]
+        base = found.get("base", own)
+        shard = parts["checkpoint"].shards[0]
+        content = {"task": self.task.kind, "comparison": ESTIMATOR}
+        compared = {**content, "base": shard["base"], "base_layout": shard["base_layout"], **shard["base_rotary"]}
+        differences = Differences(self.task.name)
+        differences.add_changes(own, base, compared)
+        rows = benchmark_rows(own, base)
+        retained = text_retained(self.task.name, rows, own, base, compared)
+        add_retention(differences, rows, own, base, compared)
+        notes = {**own.notes, "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance}}
+        if "few" in found:
+            differences.add_icl(found.get("zero", own), found["few"], content)
+            notes["icl_contexts_cut"] = found["few"].notes["contexts_cut"]
+        above = [*centred(self.task.name, rows, own, content), *retained.metrics]
+        report.rows += rows
+        report.parts += benchmark_parts(own, base)
+        report.recovered = recovered(own, base)
+        report.over_benchmarks += [(metric, retained.intervals.get(metric.name)) for metric in above]
+        report.flipped += self._flipped(self.load(context), rows, own, base)
+        items = [{"benchmark": self.task.name, "index": index, **row} for index, row in differences.numbers.items()]
+        metrics = [*own.metrics, *differences.metrics, *above]
+        warnings = [*self.suspicions(context, own), *self._cut_shots(notes)]
+        return TaskResult(metrics, [*own.items, *items], notes, warnings=warnings)
+
+    def _cut_shots(self, notes: Mapping[str, Any]) -> Iterator[TaskWarning]:
+        for name, cut in notes.get("icl_contexts_cut", {}).items():
+            remedy = "raise `max_length` if the model bears it, or leave the benchmark out of `icl`"
+            yield from cut_inputs(name, f"contexts with {FEW_SHOTS} solved examples", cut, None, remedy)
+
+    def _flipped(self, loaded: Loaded, rows: Sequence[Row], own: Results, base: Results) -> Iterator[Flipped]:
+        accuracies = {row.what: row.metric for row in rows if row.chance is not None}
+        for benchmark in loaded.benchmarks:
+            if benchmark.name in accuracies:
+                found = list(flips(benchmark, accuracies[benchmark.name], base.items, own.items))
+                if found:
+                    yield Flipped(benchmark.name, found, self.task.flipped)
+
+    # text
+
+    def _merge_text(self, context: Context, part: _Part, report: Report) -> TaskResult:
+        found = measure_text(self.task.name, self.task.icl_positions, part.shards, part.outputs)
+        report.rows += found.rows
+        report.parts += found.parts
+        report.of_text += [
+            (metric, _interval(metric, found.items))
+            for metric in found.metrics
+            if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT
+        ]
+        remedy = "raise `max_length` if the model bears it, or give shorter texts"
+        cut = cut_inputs(f"{self.task.name}/loss", "texts", found.notes["texts_cut"], found.notes["texts"], remedy)
+        # Where there is nothing but text, its loss within text is the loss.
+        loss = f"{self.task.name}/loss_within" if part.shards[0]["within"] else f"{self.task.name}/loss"
+        warnings = [*worse_than_guessing(found.metrics, [loss] if context.is_first else [], AT_FIRST), *cut]
+        return TaskResult(found.metrics, found.items, found.notes, warnings=warnings)
+
+    def _plan_text(self, context: Context, base: Context) -> list[dict[str, Any]]:
+        if self.task.text is None:
+            return []
+        layout, max_length = context.layout(), self.task.max_length or context.model_config().seq_len
+        data, records = self._read(context)
+        some = _passages(context, base, data, records, max_length)
+        groups = groups_of_records(records)
+        tokens = sum(len(passage.inputs[0]) for passage in some)
+        if not tokens:
+            raise InvalidData(f"{data.path}: no text has two tokens, and the first is not predicted")
+        count = min(self.task.text_shards or math.ceil(tokens / TOKENS_PER_SHARD), len(some))
+        bounds = [len(some) * index // count for index in range(count + 1)]
+        common = {
+            "part": "text",
+            "digest": data.digest,
+            "max_length": max_length,
+            "rows": {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else 0},
+            "within": any(one.rows != one.text.size for one in (layout, base.layout())),
+            "protocol": {
+                **self._text_protocol(context, base, data, max_length),
+                # The error then counts these, not the texts.
+                **({} if groups is None else {"groups": len(set(groups))}),
+            },
+        }
+        shards = []
+        for start, stop in pairwise(bounds):
+            named = {} if groups is None else {"groups": groups[start:stop]}
+            shards.append({"start": start, "stop": stop, "units": stop - start, **named, **common})
+        return shards
+
+    def _read(self, context: Context) -> tuple[TokenData, Sequence[Record]]:
+        """The text, and the records of it that are used."""
+        assert self.task.text is not None, "there is no part of text without it"
+        tokenizer = self.tokenizer_path(context, context.layout().text)
+        data = read_tokens(context.dataset(self.task.text), tokenizer, self.task.bos, context.readable)
+        records = data.records[: self.task.text_limit]
+        for record in records:
+            if record.image_codes is not None or record.text_ids is None:
+                raise InvalidData(f"{data.path}, {record.where} has image codes; `text` is text alone")
+        return data, records
+
+    def _text_protocol(self, context: Context, base: Context, data: TokenData, max_length: int) -> dict[str, Any]:
+        layout, other = context.layout().digest, base.layout().digest
+        limit = self.task.text_limit
+        tokenized = {"tokenizer": data.tokenizer_digest, "bos": self.task.bos}
+        return {
+            "task": self.task.kind,
+            "estimator": ESTIMATOR,
+            "data": data.digest,
+            # A limit that leaves nothing out is none.
+            "limit": limit if limit and limit < len(data.records) else None,
+            "max_length": max_length,
+            "layout": layout,
+            # What is predicted in both layouts is a matter of both.
+            **({} if layout == other else {"base_layout": other}),
+            **({} if data.tokenizer_digest is None else tokenized),
+            **self.protocol(context.rotary()),
+        }
+
+    def _compare_text(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+        base = self._planned_base(context, shard)
+        data, records = self._read(context)
+        if data.digest != shard["digest"]:
+            raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
+        some = _passages(context, base, data, records[shard["start"] : shard["stop"]], shard["max_length"])
+        sides = [
+            Side(
+                one.checkpoint.label,
+                self.model(one),
+                one.layout(),
+                one.device,
+            )
+            for one in ((context,) if shard["same"] else (context, base))
+        ]
+        found = compare(sides[0], sides[-1], some, self.task.icl_positions, context.batch_tokens, context.report)
+        return {**asdict(found), "cut": sum(passage.cut for passage in some)}
+
+
+def _interval(metric: MetricValue, items: Sequence[Mapping[str, Any]]) -> Interval | None:
+    """Return the interval of a metric that is made of `items`."""
+    numbers = item_numbers(items, metric.name, metric.items, metric.grouped_by)
+    ratio = Ratio(metric.value, metric.stderr, metric.n, metric.groups)
+    return value_interval(ratio, metric.unit, items=spread_of(numbers))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Shards of one kind, and their outputs."""
+
+    shards: list[Mapping[str, Any]]
+    outputs: list[Any]
+
+
+def _is_same(context: Context, base: Context) -> bool:
+    """The checkpoint is its own base, which is then not computed again."""
+    if context.layout().digest != base.layout().digest or context.model_config() != base.model_config():
+        return False
+    return context.digest() == base.digest()
+
+
+def _for_base(encoding: TextEncoding, base: Context) -> TextEncoding:
+    """The base is asked what the checkpoint is asked, cut to the same length, in its own rows."""
+    return replace(encoding, layout=base.layout())
+
+
+def _passages(
+    context: Context, base: Context, data: TokenData, records: Sequence[Record], max_length: int
+) -> list[Passage]:
+    names = [f"{data.path}, {record.where}" for record in records]
+    texts = [record.text_ids or () for record in records]
+    return passages(context.layout(), base.layout(), texts, names, max_length)
+
+
+def _joined(task: str, results: Sequence[TaskResult]) -> TaskResult:
+    """One result of several, whose rows of what compares become one by index."""
+    answers = [item for result in results for item in result.items if item["benchmark"] != task]
+    rows: dict[int, dict[str, Any]] = {}
+    for item in (item for result in results for item in result.items if item["benchmark"] == task):
+        rows.setdefault(item["index"], {}).update(item)
+    notes = {key: note for result in results for key, note in result.notes.items()}
+    metrics = [metric for result in results for metric in result.metrics]
+    warnings = [warning for result in results for warning in result.warnings]
+    return TaskResult(metrics, [*answers, *(rows[index] for index in sorted(rows))], notes, warnings=warnings)

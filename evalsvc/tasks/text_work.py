@@ -1,0 +1,91 @@
+"""What the tasks that put text to a model do alike: find the tokenizer, and see whether a base reads the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer, tokenizer_digest
+from evalsvc.errors import InvalidData
+from evalsvc.models import Transformer
+from evalsvc.spec.layout import TextBlock
+from evalsvc.tasks.task import Context, Work
+from evalsvc.tasks.text_task import TextTask
+
+TextParameters = TypeVar("TextParameters", bound=TextTask)
+
+
+class TextWork(Work[TextParameters], Generic[TextParameters]):
+    """The work of a task that puts text to a model."""
+
+    def model(self, context: Context) -> Transformer:
+        """Load the model of `context` in the form that the task asks for."""
+        return context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
+
+    def text_tokenizer(self, context: Context) -> TextTokenizer:
+        """The tokenizer of the checkpoint's text.
+
+        Raises:
+            InvalidData: there is none, or it is not the model's.
+        """
+        text = context.layout().text
+        path = self.tokenizer_path(context, text)
+        if path is None:
+            raise InvalidData(
+                f"task {self.task.name!r} needs text, but there is no tokenizer; give the task's `tokenizer` or the "
+                "layout's `text.tokenizer`"
+            )
+        tokenizer = read_tokenizer(path, context.readable)
+        tokenizer.require_fits(text)
+        return tokenizer
+
+    def tokenizer_path(self, context: Context, text: TextBlock) -> str | None:
+        """Return where the tokenizer is: the task's own, or that of `text`."""
+        return text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
+
+    def require_same_text(self, context: Context, base: Context, tokenized: bool = True) -> None:
+        """Raise unless an id is the same text to the checkpoint and to its base.
+
+        Without `tokenized` the task has ids and needs no tokenizer; it then tells only whether text blocks of two
+        sizes differ by padding.
+
+        Raises:
+            InvalidData: the base has another tokenizer, or text that the tokenizer does not fit.
+        """
+        own, other = context.layout().text, base.layout().text
+        label = f"the base, {base.checkpoint.label},"
+        digests = [_tokenizer_digest(context, text) for text in (own, other)]
+        if None not in digests and digests[0] != digests[1]:
+            raise InvalidData(
+                f"{label} has a tokenizer with sha256 {digests[1]}, the checkpoint's has {digests[0]}; name a base "
+                "with the checkpoint's tokenizer"
+            )
+        path = self.tokenizer_path(context, own) or other.tokenizer
+        if path is not None and (tokenized or own.size != other.size):
+            tokenizer = read_tokenizer(path, context.readable)
+            tokenizer.require_fits(own)
+            try:
+                tokenizer.require_fits(other)
+            except InvalidData as error:
+                raise InvalidData(f"{label} has other text: {error.message}") from None
+        elif own.size != other.size:
+            raise InvalidData(
+                f"{label} has {other.size} text rows, the checkpoint has {own.size}, and nothing says whether that is "
+                "padding; give the task's `tokenizer`, or name a base with the checkpoint's tokenizer"
+            )
+
+    def protocol(self, rotary: Mapping[str, str]) -> dict[str, Any]:
+        """What of the parameters, and of the model's `Context.rotary`, moves a number, whatever the text."""
+        return {"dtype": self.task.dtype, "rotary_inv_freq_dtype": self.task.rotary_inv_freq_dtype, **rotary}
+
+
+def base_rotary(base: Context) -> dict[str, str]:
+    """What the protocol of a comparison says of the base's rotary frequencies; see `Context.rotary`."""
+    return {f"base_{key}": value for key, value in base.rotary().items()}
+
+
+def _tokenizer_digest(context: Context, text: TextBlock) -> str | None:
+    if text.tokenizer_sha256 is not None or text.tokenizer is None:
+        return text.tokenizer_sha256
+    return tokenizer_digest(text.tokenizer, context.readable) if Path(text.tokenizer).is_file() else None
