@@ -13,7 +13,6 @@ import torch
 from metric_items import value_of_items
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
-from evalsvc.errors import InvalidSuite
 from evalsvc.files.outputs import pack, unpack
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
@@ -330,19 +329,3 @@ def test_data_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_says_why(layout: Any, parameters: dict[str, Any], message: str) -> None:
     [error] = evaluate(miniature(0, layout), **parameters)["errors"].values()
     assert re.search(message, f"{error['code']}: {error['message']}")
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"learn": {"step": 5}}, "learn.step"),
-        ({"learn": {"data": "pairs.jsonl"}}, "learn.data: 'pairs.jsonl' is relative"),
-        ({"learn": {"rate": 0}}, "learn.rate: input should be greater than 0"),
-        ({"learn": {"rate": 1e38}}, "learn.rate: input should be less than or equal to 10"),
-        ({"table": "both"}, "table: input should be 'input' or 'output'"),
-        ({"batch": 1}, "batch: input should be greater than or equal to 2"),
-    ],
-)
-def test_wrong_parameters_are_refused_with_the_suite(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidSuite, match=message):
-        parse_suite({"tasks": [{"kind": "alignment", "data": HELD_OUT, **parameters}]}, "test")

@@ -13,7 +13,6 @@ import torch
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.data.tokenizer import read_tokenizer
-from evalsvc.errors import InvalidSuite
 from evalsvc.messages import ShardRequest
 from evalsvc.metrics.ngrams import distinct_n, seq_rep
 from evalsvc.metrics.ratio import ratio_of_sums
@@ -388,19 +387,3 @@ def test_progress_counts_both_sides() -> None:
     suite = parse_suite({"tasks": [{"kind": "completions", "max_tokens": 1}]}, "test")
     run_suite(suite, LAST, lambda task, done, total, unit: seen.append((done, total)), FIRST)
     assert seen == [(done, 12) for done in (2, 4, 6, 8, 10, 12)]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"prompts": []}, "prompts: tuple should have at least 1 item"),
-        ({"prompts": ["a", "b", "a"]}, "the prompt 'a' is given twice"),
-        ({"temperature": 0}, "seeded completions at temperature 0 are the greedy one; set samples to 0"),
-        ({"top_p": 2}, "top_p is 2.0"),
-        ({"seed": -1}, "seed: input should be greater than or equal to 0, found -1"),
-        ({"guidance_scale": 2}, "no key is named 'guidance_scale'"),
-    ],
-)
-def test_parameters_are_checked_when_the_suite_is_given(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidSuite, match=message):
-        parse_suite({"tasks": [{"kind": "completions", **parameters}]}, "test")

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from benchmark_files import questions, write_benchmark
 from metric_items import value_of_items
-from pydantic import ValidationError
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.compare.result import Measured, Result, distance
@@ -23,7 +22,6 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.forgetting.rows import Pairs, Row, corrected, loss_row
-from evalsvc.tasks.forgetting.spec import Forgetting
 from evalsvc.tasks.language.kept_answers import FOLDER, find_answers, keep_answers
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.shard import run_shard
@@ -411,21 +409,6 @@ def test_pairs_are_no_text(tmp_path: Path) -> None:
 def test_a_task_must_not_have_the_name_of_a_benchmark(benchmarks: dict[str, Any]) -> None:
     found = request("plan", SECOND, FIRST, name="sums", **benchmarks)
     assert (found.code, "has the name of a benchmark" in found.message) == ("invalid_suite", True)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({}, "neither `benchmarks` nor `text` is given"),
-        ({"benchmarks": ["a"], "text_limit": 3}, "`text_limit` is given without `text`"),
-        ({"text": "/a", "icl_positions": [500, 50]}, "the earlier one first"),
-        ({"benchmarks": ["a"], "icl": ["b"]}, "icl: 'b' is not one of `benchmarks`, which are a"),
-        ({"text": "/a", "icl": True}, "icl: there are no `benchmarks`"),
-    ],
-)
-def test_what_cannot_be_is_refused_with_the_suite(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        Forgetting(name="x", **parameters)
 
 
 # a real model that was trained on images, with and without replay of its text
