@@ -25,10 +25,10 @@ from evalsvc.language.building import Changes, Fewshot, build_task, define, seed
 from evalsvc.language.definitions import Definition, Rules, local_files
 from evalsvc.language.documents import Selection
 from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
+from evalsvc.language.private import sandbox
 from evalsvc.language.questions import Document, ask, chance_level, question_digest
 from evalsvc.language.registry import Registry
 from evalsvc.language.selection import Branch, Leaf, expand
-from evalsvc.language.templates import sandbox
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import DATASETS
 

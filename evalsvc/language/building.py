@@ -25,6 +25,7 @@ from lm_eval.tasks import TaskManager
 from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
 from evalsvc.language.definitions import Definition, Rules, local_files, read_definition
 from evalsvc.language.hub import Rows, Source, require_named
+from evalsvc.language.private import example_pool, metric_functions
 from evalsvc.language.rows import plain_rows, read_rows
 from evalsvc.language.selection import Leaf
 from evalsvc.spec.paths import DATASETS
@@ -162,7 +163,7 @@ def require_metrics(name: str, task: Task) -> None:
         InvalidData: there is no such aggregation.
     """
     computed = task.config.process_results is None
-    for metric, function in getattr(task, "_metric_fn_list", {}).items():
+    for metric, function in metric_functions(task).items():
         if function is None and computed:
             if find_spec("evaluate") is None:
                 raise MissingPackage(f"benchmark {name!r}, metric {metric!r}: run: pip install evaluate")
@@ -287,8 +288,8 @@ def _check_pool(name: str, task: Task) -> None:
     shots = int(task.config.num_fewshot or 0)
     if not isinstance(task, ConfigurableTask) or not shots:
         return
-    own = task.fewshot_cfg.split == task.config.test_split
-    there = len(task.sampler.df) - own
+    examples, own = example_pool(task)
+    there = examples - own
     if there < shots:
         beside = " beside the one that is asked about" if own else ""
         raise InvalidData(

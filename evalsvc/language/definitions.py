@@ -114,8 +114,8 @@ def _read_closed(path: Path, rules: Rules, files: list[Path]) -> dict[str, Any]:
 
 
 def _read_trusted(path: Path, functions: bool, files: list[Path]) -> Definition:
-    # lm-eval takes a second to import, and has no public way to a file without loading its data.
-    from lm_eval.tasks._yaml_loader import load_yaml
+    # lm-eval takes a second to import, and `evalsvc doctor` looks at data files where there is none.
+    from evalsvc.language.private import load_yaml
 
     _add_file(path, files)
     try:

@@ -26,9 +26,9 @@ import datasets
 import httpx
 import huggingface_hub.constants
 from datasets.exceptions import DatasetsError
-from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as LOADERS
 
 from evalsvc.errors import AssetMissing, InvalidData
+from evalsvc.language.private import LOADERS, hub_offline
 from evalsvc.language.schema import BUILDERS, by_split
 from evalsvc.spec.protocol import digest
 
@@ -154,7 +154,7 @@ def offline() -> Iterator[None]:
     """No network in this thread, whatever the environment says: neither the hub's clients nor anything beside them."""
     before = getattr(_this_thread, "offline", False)
     _guard_sockets()
-    with _hub_offline(True):
+    with hub_offline(True):
         _this_thread.offline = True
         try:
             yield
@@ -165,24 +165,8 @@ def offline() -> Iterator[None]:
 @contextmanager
 def online() -> Iterator[None]:
     """The hub's clients may use the network, whatever the environment says."""
-    with _hub_offline(False):
+    with hub_offline(False):
         yield
-
-
-@contextmanager
-def _hub_offline(wanted: bool) -> Iterator[None]:
-    # The variables HF_HUB_OFFLINE and the like count when these modules are imported; later it is their constants.
-    evaluate = sys.modules.get("evaluate.config")
-    places = [(huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
-    places += [(evaluate, "HF_EVALUATE_OFFLINE")] if evaluate else []
-    before = [(module, name, getattr(module, name)) for module, name in places]
-    try:
-        for module, name in places:
-            setattr(module, name, wanted)
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
 
 
 class _Guard:

@@ -14,6 +14,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from evalsvc.errors import InvalidData
 from evalsvc.language.building import blamed
 from evalsvc.language.documents import DESIGN, Selection, drawing_order, strata
+from evalsvc.language.private import metric_functions, metric_options
 from evalsvc.spec.protocol import canonical_json
 
 
@@ -239,8 +240,8 @@ def _scoring(task: Task) -> dict[str, Any]:
         "metrics": {
             metric: {
                 "aggregation": _plain(function),
-                "options": _plain(getattr(task, "_metric_fn_kwargs", {}).get(metric)),
-                "function": _plain(getattr(task, "_metric_fn_list", {}).get(metric)),
+                "options": _plain(metric_options(task).get(metric)),
+                "function": _plain(metric_functions(task).get(metric)),
             }
             for metric, function in task.aggregation().items()
         },

@@ -16,6 +16,7 @@ from evalsvc.errors import InvalidSuite
 from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.documents import DESIGN, ERROR
+from evalsvc.language.private import filter_names
 from evalsvc.language.sheet import SCORE, IdCounts, Scope, Sheet, is_choice, named, unit
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.paired import mean_of
@@ -116,7 +117,7 @@ def _metric_names(member: Benchmark | Group) -> set[str]:
     if isinstance(member, Group):
         return {config.metric for config in member.aggregate_metric_list or []}
     task = member.task
-    filters = [each.name for each in task._filters]
+    filters = filter_names(task)
     counted = [metric for metric, function in task.aggregation().items() if function is not lm_metrics.bypass_agg]
     names = {named(metric, filtered, "") for metric in counted for filtered in filters}
     return names | ({"acc_token"} if is_choice(member) else set())

@@ -21,6 +21,7 @@ from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.building import blamed, seeded
 from evalsvc.language.estimates import LN2, Estimate, estimate, is_number
 from evalsvc.language.hub import offline, quiet
+from evalsvc.language.private import filter_responses
 from evalsvc.language.questions import is_plain, right_options
 from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
@@ -166,18 +167,18 @@ class Sheet:
     def _columns(self, scope: Scope) -> dict[tuple[str, str], dict[int, Any]]:
         """What lm-eval makes of each document, by metric and filter and by the document's position."""
         task = copy(self.benchmark.task)
-        task._instances = [
+        instances = [
             replace(instance, resps=self._responses(scope, instance, many), filtered_resps={})
             for instance, many in zip(self.benchmark.instances, self.answers, strict=True)
         ]
-        task.apply_filters()
+        filter_responses(task, instances)
         columns: dict[tuple[str, str], dict[int, Any]] = {}
-        for filtered in task._instances[0].filtered_resps:
+        for name in instances[0].filtered_resps:
             for position, document in enumerate(self.benchmark.documents):
-                asked = sorted(task._instances[document.requests], key=lambda instance: instance.idx)
-                found = task.process_results(asked[0].doc, [each.filtered_resps[filtered] for each in asked])
+                asked = sorted(instances[document.requests], key=lambda instance: instance.idx)
+                found = task.process_results(asked[0].doc, [each.filtered_resps[name] for each in asked])
                 for metric, value in found.items():
-                    columns.setdefault((metric, filtered), {})[position] = value
+                    columns.setdefault((metric, name), {})[position] = value
         return columns
 
     def _responses(self, scope: Scope, instance: Instance, many: Sequence[Answer | Generation]) -> list[Any]:

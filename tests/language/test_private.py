@@ -1,0 +1,178 @@
+"""What is taken from private places of other packages: each piece still is there, and does what it is taken for.
+
+A failure names the release that moved a piece. Look for it in the release's sources, and change
+`evalsvc/language/private.py` alone; where it has gone, cap the package's version in `pyproject.toml` until then.
+"""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import datasets
+import huggingface_hub.constants
+import pytest
+from benchmark_files import questions, write_benchmark
+from huggingface_hub.errors import OfflineModeIsEnabled
+from jinja2 import Environment, UndefinedError
+from jinja2.sandbox import SecurityError
+from lm_eval import utils
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+import evalsvc
+
+LANGUAGE = Path(evalsvc.__file__).parent / "language"
+
+PLACES = {
+    ("lm_eval", "lm_eval.tasks._yaml_loader", "load_yaml"): "how a benchmark file is read without loading its data",
+    ("lm_eval", "lm_eval.utils", "env"): "the environment that `apply_template` takes from its module",
+    ("datasets", "datasets.packaged_modules", "_PACKAGED_DATASETS_MODULES"): "the names of loaders of local files",
+    ("datasets", "datasets.config", "HF_HUB_OFFLINE"): "whether `load_dataset` may use the network",
+    ("huggingface_hub", "huggingface_hub.constants", "HF_HUB_OFFLINE"): "whether the hub's client may use the network",
+}
+"""Package, module and name of a piece, and what it is."""
+
+
+@pytest.mark.parametrize(("package", "module", "name"), PLACES)
+def test_pieces_are_where_they_are_taken_from(package: str, module: str, name: str) -> None:
+    what = PLACES[package, module, name]
+    assert hasattr(importlib.import_module(module), name), (
+        f"{package} {version(package)} has no {module}.{name} ({what}); find it there and change language/private.py"
+    )
+
+
+@pytest.fixture(scope="module")
+def private() -> ModuleType:
+    """Imported here, so that the tests above can tell what the import lacks."""
+    return importlib.import_module("evalsvc.language.private")
+
+
+def moved(package: str, what: str) -> str:
+    return f"{package} {version(package)} {what}; change language/private.py"
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> ConfigurableTask:
+    """A benchmark of three questions with one solved example each, from among themselves."""
+    benchmarks = importlib.import_module("evalsvc.language.benchmarks")
+    spec = importlib.import_module("evalsvc.spec.benchmark").BenchmarkSpec(name="a", num_fewshot=1)
+    write_benchmark(tmp_path, "a", questions(3))
+    [found] = benchmarks.load_benchmarks([spec], benchmarks.LoadOptions(include_path=(tmp_path,))).benchmarks
+    assert isinstance(found.task, ConfigurableTask)
+    return found.task
+
+
+def test_a_benchmark_file_is_read_with_its_functions_and_without(private: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("def double(doc):\n    return 2 * doc\n")
+    path = tmp_path / "a.yaml"
+    path.write_text("include: gone.yaml\ntask: a\nprocess_docs: !function code.double\n")
+    named = private.load_yaml(path, resolve_func=False, recursive=False)
+    what = moved("lm_eval", "reads `!function` or `include` otherwise")
+    assert named == {"include": "gone.yaml", "task": "a", "process_docs": f"{tmp_path}/code.double"}, what
+    assert private.load_yaml(path, resolve_func=True, recursive=False)["process_docs"](2) == 4, what
+
+
+def test_loaders_of_local_files_are_known_by_name(private: ModuleType) -> None:
+    what = moved("datasets", "lists its loaders otherwise")
+    assert {"json", "csv", "parquet", "text", "imagefolder"} <= private.LOADERS, what
+
+
+def test_the_network_is_refused_and_allowed_by_constants(private: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both packages read a variable when they are imported, and their constant each time they are called."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with private.hub_offline(True), pytest.raises(OfflineModeIsEnabled):
+        huggingface_hub.HfApi().model_info("u/m")
+    with private.hub_offline(True):
+        assert datasets.config.HF_HUB_OFFLINE is True
+        with private.hub_offline(False):
+            assert (datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE) == (False, False)
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+
+
+def test_functions_and_options_of_metrics_are_known(private: ModuleType, task: ConfigurableTask) -> None:
+    """They are looked for with a default, since programs have none: moved, they would be gone without a word."""
+    what = moved("lm_eval", "keeps functions of metrics elsewhere than in `_metric_fn_list` and `_metric_fn_kwargs`")
+    assert set(private.metric_functions(task)) == set(private.metric_options(task)) == set(task.aggregation()), what
+    assert all(map(callable, private.metric_functions(task).values())), what
+
+
+def test_filters_fill_the_responses_of_the_instances(private: ModuleType, task: ConfigurableTask) -> None:
+    what = moved("lm_eval", "filters otherwise than by `_filters` over `_instances`")
+    assert private.filter_names(task) == ["none"], what
+    answered = [Instance("loglikelihood", {}, ("a", "b"), 0, ("a", 0, 1), resps=[(-1.0, True)])]
+    private.filter_responses(task, answered)
+    assert answered[0].filtered_resps == {"none": (-1.0, True)}, what
+
+
+def test_solved_examples_are_counted(private: ModuleType, task: ConfigurableTask) -> None:
+    what = moved("lm_eval", "keeps solved examples elsewhere than in `sampler.df` and `fewshot_cfg`")
+    assert private.example_pool(task) == (3, True), what
+
+
+def test_nothing_else_takes_private_pieces() -> None:
+    """A piece that is taken anywhere else has no test that tells when it moves."""
+    others = [file for file in LANGUAGE.glob("*.py") if file.name != "private.py"]
+    assert {f"{file.name}: {name}" for file in others for name in private_of(file)} == set()
+
+
+def private_of(file: Path) -> Iterator[str]:
+    """Private names that a module imports, and private attributes that it reads of anything but its own objects."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+            names = [node.attr]
+        yield from (name for name in names if name.startswith("_") and not name.startswith("__"))
+
+
+# templates
+
+
+@pytest.fixture
+def templates(private: ModuleType) -> Any:
+    private.sandbox()
+    return utils
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__ }}",
+    "{{ (''|attr('__class__')).__mro__ }}",
+    "{{ cycler.__init__.__globals__.os }}",
+    "{{ '{0.__class__}'.format(1) }}",
+    "{{ words.append('x') }}",
+]
+
+
+@pytest.mark.parametrize("template", ESCAPES)
+def test_a_template_does_not_get_out(templates: Any, template: str) -> None:
+    """Templates come from YAML files that a suite names; in lm-eval's environment they reach Python's built-ins."""
+    with pytest.raises(SecurityError):
+        templates.apply_template(template, {"words": ["a"]})
+
+
+def test_templates_say_what_they_say_in_lm_eval(templates: Any) -> None:
+    theirs = Environment(keep_trailing_newline=True)
+    theirs.filters["regex_replace"] = utils.regex_replace
+    row = {"words": ["b", "a"], "n": 3, "text": "one two\n"}
+    for template in (
+        "{{text}}\n",
+        "{{words|sort|join(', ')}}{{n + 1}}",
+        "{% for word in words %}{{loop.index}}. {{word}}\n{% endfor %}",
+        "{{text|regex_replace('o', '0')}}",
+        "{{words.index('a')}}{{'%d' % n}}{{text.strip().split()[1]}}",
+    ):
+        assert templates.apply_template(template, row) == theirs.from_string(template).render(**row)
+
+
+def test_what_a_row_does_not_have_is_an_error(templates: Any) -> None:
+    with pytest.raises(UndefinedError, match="'gone' is undefined"):
+        templates.apply_template("{{gone}}", {})
+
+
+def test_a_template_is_compiled_once(templates: Any) -> None:
+    assert templates.env.from_string("{{once}}") is templates.env.from_string("{{once}}")
