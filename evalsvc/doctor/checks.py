@@ -229,8 +229,9 @@ def _files_of(task: TaskSpec, settings: Settings) -> Iterator[Path]:
     names = [item["name"] for item in parameters.get("benchmarks") or () if item["data"] is None]
     folders = tuple(Path(folder) for folder in parameters.get("include_path") or ())
     try:
+        # It needs lm-eval, which a machine of the service alone lacks; where it is missing, another check tells.
         from evalsvc.language.definitions import Rules, named_files
-    except MissingPackage:  # which is told by itself
+    except MissingPackage:
         return
     rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
     yield from named_files(names, folders, rules)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.checkpoints.remote.fetch import fetched
 from evalsvc.config import Settings
 from evalsvc.data.tokens import Record, read_tokens
 from evalsvc.doctor.layout.candidates import Candidate, Dropped, Sizes, check_pairs, find_sizes, propose
@@ -66,7 +67,7 @@ def examine(question: Question, settings: Settings, report: Callable[[int], None
         CheckpointError, InvalidModelConfig, NonFinite: as any evaluation of the checkpoint would.
         OutOfMemory: the batch did not fit.
     """
-    from evalsvc.checkpoints.remote.fetch import fetched
+    # Both need torch, without which the rest of this module shows what was found.
     from evalsvc.tasks.loss.layout_evidence import ModelEvidence
     from evalsvc.worker.context import ShardContext
 
