@@ -42,7 +42,7 @@ from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.language.encoding import Scored, TextEncoding
 from evalsvc.language.lm import OpenLM
 from evalsvc.language.results import results
-from evalsvc.language.sheet import IdCounts
+from evalsvc.language.scoring import IdCounts
 from evalsvc.models import Transformer, load_model, read_trie
 from evalsvc.scoring import Request
 from evalsvc.scoring.head import target_columns

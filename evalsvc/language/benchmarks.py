@@ -22,13 +22,13 @@ from lm_eval.config.group import GroupConfig
 from evalsvc.data.files import identify_file
 from evalsvc.errors import AssetMissing, InvalidSuite
 from evalsvc.language.building import Changes, Fewshot, build_task, define, seeded
+from evalsvc.language.catalog import Registry
 from evalsvc.language.definitions import Definition, Rules, local_files
 from evalsvc.language.documents import Selection
+from evalsvc.language.expansion import Branch, Leaf, expand
 from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
 from evalsvc.language.private import sandbox
 from evalsvc.language.questions import Document, ask, chance_level, question_digest
-from evalsvc.language.registry import Registry
-from evalsvc.language.selection import Branch, Leaf, expand
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import DATASETS
 

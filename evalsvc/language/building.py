@@ -24,10 +24,10 @@ from lm_eval.tasks import TaskManager
 
 from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
 from evalsvc.language.definitions import Definition, Rules, local_files, read_definition
-from evalsvc.language.hub import Rows, Source, require_named
+from evalsvc.language.expansion import Leaf
+from evalsvc.language.hub import Rows, Source, one_line, require_named
 from evalsvc.language.private import example_pool, metric_functions
 from evalsvc.language.rows import plain_rows, read_rows
-from evalsvc.language.selection import Leaf
 from evalsvc.spec.paths import DATASETS
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def blamed(name: str, what: str) -> Iterator[None]:
     except ImportError as error:
         raise _missing(name, error) from error
     except TemplateSyntaxError as error:  # quotes the template alone
-        raise InvalidData(f"benchmark {name!r}, {what}: a template is not valid: {_line(error)}") from error
+        raise InvalidData(f"benchmark {name!r}, {what}: a template is not valid: {one_line(error)}") from error
     except SecurityError as error:
         raise InvalidData(
             f"benchmark {name!r}, {what}: a template uses what is unsafe; templates see the values of a row, and no "
@@ -133,7 +133,7 @@ def blamed(name: str, what: str) -> Iterator[None]:
             f"benchmark {name!r}, {what}: {missing} in its rows; correct the template or the data"
         ) from error
     except ConnectionError as error:
-        raise AssetMissing(f"benchmark {name!r} needs the network ({_line(error)})") from error
+        raise AssetMissing(f"benchmark {name!r} needs the network ({one_line(error)})") from error
     except Exception as error:
         log.debug("benchmark %r, %s: %s", name, what, error)  # which may quote a row that a submitter must not see
         look = "; look at its options and its right answer" if what.startswith("document") else ""
@@ -313,9 +313,5 @@ def _missing(name: str, error: ImportError) -> MissingPackage:
     package = (error.name or "").partition(".")[0]
     wanted = told[1] if told else PACKAGES.get(package, package)
     if not wanted:
-        return MissingPackage(f"benchmark {name!r} cannot import what it needs: {_line(error)}")
+        return MissingPackage(f"benchmark {name!r} cannot import what it needs: {one_line(error)}")
     return MissingPackage(f"benchmark {name!r} needs the package {wanted!r}; run: pip install '{wanted}'")
-
-
-def _line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]

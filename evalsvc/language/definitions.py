@@ -17,7 +17,7 @@ from typing import Any
 from evalsvc.data.files import read_bytes
 from evalsvc.errors import EvalsvcError, InvalidData
 from evalsvc.files.opened import Allow, anywhere
-from evalsvc.language.registry import MAX_FILE, Registry, shipped_folder
+from evalsvc.language.catalog import MAX_FILE, Registry, shipped_folder
 from evalsvc.language.schema import ALLOW, BUILDERS, by_split, check_benchmark_file
 from evalsvc.spec.yaml_text import YamlError, read_yaml
 

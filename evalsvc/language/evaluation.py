@@ -18,12 +18,11 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from evalsvc.errors import DataChanged
-from evalsvc.language.answers import from_message, to_message
 from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.encoding import TextEncoding
-from evalsvc.language.lm import OpenLM
+from evalsvc.language.lm import OpenLM, from_message, to_message
 from evalsvc.language.results import Results, results
-from evalsvc.language.sheet import IdCounts
+from evalsvc.language.scoring import IdCounts
 from evalsvc.spec.protocol import canonical_json, digest
 
 

@@ -114,7 +114,7 @@ def cached(source: Source) -> Rows:
         except LOADING as error:
             if source.remote and (isinstance(error, OSError) or "find cache" in str(error)):
                 raise AssetMissing(f"{source} is not in the cache") from error
-            raise InvalidData(f"{source} cannot be read: {_line(error)}") from error
+            raise InvalidData(f"{source} cannot be read: {one_line(error)}") from error
 
 
 def fetch(source: Source) -> Rows:
@@ -131,7 +131,7 @@ def fetch(source: Source) -> Rows:
         try:
             rows = _load(source)
         except LOADING as error:
-            raise AssetMissing(f"{source} cannot be fetched: {_line(error)}") from error
+            raise AssetMissing(f"{source} cannot be fetched: {one_line(error)}") from error
     if source.arguments:
         _keep(rows, _copy(source))
     return rows
@@ -144,7 +144,7 @@ def require_hub() -> None:
         httpx.head(endpoint, timeout=REACH_SECONDS)
     except httpx.HTTPError as error:
         raise AssetMissing(
-            f"the Hugging Face hub {endpoint} cannot be reached ({_line(error)}); try again on a machine with a "
+            f"the Hugging Face hub {endpoint} cannot be reached ({one_line(error)}); try again on a machine with a "
             "network and carry its cache over (HF_HOME), or set HF_ENDPOINT to a mirror"
         ) from error
 
@@ -241,5 +241,6 @@ def _keep(rows: Rows, folder: Path) -> None:
             os.replace(f"{temporary}/rows", folder)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return what an exception says, in a line that is not too long; its class where it says nothing."""
     return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from itertools import groupby, takewhile
 from typing import Any
 
@@ -18,7 +19,6 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import postprocess_generated_text
 
 from evalsvc.data.tokenizer import render
-from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.encoding import Prompted, Scored, TextEncoding
 from evalsvc.models import Transformer
 from evalsvc.sampling import Continuation, complete
@@ -29,6 +29,29 @@ BATCH_TOKENS = 16384
 
 LOOK_BACK = 2
 """Tokens beyond a stop string's own in which it is looked for: it may be drawn in other tokens. HFLM's number."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To a log-likelihood request."""
+
+    score: Score
+    tokens: int
+    """Of the continuation."""
+    cut: bool
+    """The context had lost its beginning."""
+    continuation_cut: bool = False
+    """So had the continuation."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """To a generation request."""
+
+    text: str
+    text_within: str
+    """What is drawn when only text ids can come."""
+    cut: bool
 
 
 class OpenLM(TemplateLM):  # type: ignore[misc]
@@ -226,3 +249,13 @@ def _noise_ids(instances: Sequence[Instance]) -> list[str]:
 
 def _name(instance: Instance) -> str:
     return f"benchmark {instance.task_name!r}, document {instance.doc_id}, request {instance.idx}"
+
+
+def to_message(answers: Sequence[Answer | Generation]) -> list[list[Any]]:
+    """JSON-able; floats are kept to the last bit."""
+    return [[*astuple(one.score), *astuple(one)[1:]] if isinstance(one, Answer) else [*astuple(one)] for one in answers]
+
+
+def from_message(message: Sequence[Sequence[Any]]) -> list[Answer | Generation]:
+    """What `to_message` was given."""
+    return [Generation(*one) if isinstance(one[0], str) else Answer(Score(*one[:-3]), *one[-3:]) for one in message]

@@ -13,11 +13,11 @@ from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.group import Group
 
 from evalsvc.errors import InvalidSuite
-from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.documents import DESIGN, ERROR
+from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_names
-from evalsvc.language.sheet import SCORE, IdCounts, Scope, Sheet, is_choice, named, unit
+from evalsvc.language.scoring import SCORE, IdCounts, Scope, ScoredBenchmark, is_choice, named, unit
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.paired import mean_of
 from evalsvc.metrics.ratio import Ratio
@@ -53,22 +53,22 @@ def results(
     metrics: list[MetricValue] = []
     items: list[dict[str, Any]] = []
     notes: dict[str, Any] = {"documents": 0, "contexts_cut": {}, "continuations_cut": {}, "metrics_left_out": []}
-    sheets: dict[str, Sheet] = {}
+    scored: dict[str, ScoredBenchmark] = {}
     place = 0
     for benchmark in loaded.benchmarks:
         part = answers[place : place + len(benchmark.instances)]
         place += len(part)
-        sheet = Sheet(benchmark, part, ids, Protocol(_protocol(benchmark, protocol)))
-        sheets[benchmark.name] = sheet
-        metrics += sheet.metrics
-        items += sheet.items
-        notes["documents"] += len(sheet.items)
-        notes["metrics_left_out"] += sheet.left_out
+        scores = ScoredBenchmark(benchmark, part, ids, Protocol(_protocol(benchmark, protocol)))
+        scored[benchmark.name] = scores
+        metrics += scores.metrics
+        items += scores.items
+        notes["documents"] += len(scores.items)
+        notes["metrics_left_out"] += scores.left_out
         for note, lost in (("contexts_cut", "cut"), ("continuations_cut", "continuation_cut")):
-            if cut := sheet.documents_cut(lost):
+            if cut := scores.documents_cut(lost):
                 notes[note][benchmark.name] = cut
     for group in loaded.groups:
-        members = [sheets[task.task_name] for task in group.get_all_tasks()]
+        members = [scored[task.task_name] for task in group.get_all_tasks()]
         metrics += [metric for scope in ids.scopes for metric in _group_metrics(group, members, scope)]
     return Results(metrics, items, notes)
 
@@ -182,18 +182,18 @@ def _protocol(benchmark: Benchmark, common: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _group_metrics(group: Group, members: Sequence[Sheet], scope: Scope) -> Iterator[MetricValue]:
+def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scope) -> Iterator[MetricValue]:
     """What lm-eval makes of the metrics of a group's members, weighted by size or not, as the group says."""
     if not group.has_aggregation:
         return
-    sheets = {sheet.benchmark.name: sheet for sheet in members}
-    items = [item for sheet in members for item in sheet.items]
-    found = {name: sheet.own[scope] for name, sheet in sheets.items()}
-    sizes = {sheet.benchmark.name: sheet.benchmark.total for sheet in members if sheet.benchmark.sampled}
+    scored = {member.benchmark.name: member for member in members}
+    items = [item for member in members for item in member.items]
+    found = {name: member.own[scope] for name, member in scored.items()}
+    sizes = {member.benchmark.name: member.benchmark.total for member in members if member.benchmark.sampled}
     by_size = {each.metric: each.weight_by_size for each in group.aggregate_metric_list or []}
     values, chances = (_lm_eval_table(found, sizes, attribute) for attribute in ("value", "baseline"))
     aggregated, chance = group.aggregate(values), group.aggregate(chances)
-    protocol = Protocol(_group_protocol(group, {sheet.benchmark.name: sheet.protocol.id for sheet in members}))
+    protocol = Protocol(_group_protocol(group, {member.benchmark.name: member.protocol.id for member in members}))
     for key, n in aggregated.get("sample_count", {}).items():
         metric, _, filtered = key.partition(",")
         members_have = {name: own[metric, filtered] for name, own in found.items() if (metric, filtered) in own}
@@ -206,7 +206,7 @@ def _group_metrics(group: Group, members: Sequence[Sheet], scope: Scope) -> Iter
         name, value = f"{group.name}/{named(metric, filtered, scope.suffix)}", float(aggregated[key])
         direction = directions.pop() if len(directions) == 1 else "none"
         weights = _weights(values, members_have, by_size[metric])
-        parts = [(weight, sheets[name].linear(members_have[name])) for name, weight in weights.items()]
+        parts = [(weight, scored[name].linear(members_have[name])) for name, weight in weights.items()]
         yield MetricValue(
             name,
             value,

@@ -166,7 +166,8 @@ def _read_csv(path: Path, allow: Allow, separator: str) -> datasets.Dataset:
             # Empty cells are missing; "NA" and the like, which pandas takes for missing too, are words.
             frame = pandas.read_csv(stream, sep=separator, keep_default_na=False, na_values=[""])
     except pandas.errors.ParserError as error:  # has the line, and nothing of it
-        raise InvalidData(f"{path} is not a table of values between {separator!r}: {_line(error)}") from None
+        where = " ".join(str(error).split())
+        raise InvalidData(f"{path} is not a table of values between {separator!r}: {where}") from None
     except UnicodeDecodeError:
         raise InvalidData(f"{path} is not UTF-8; save the file as UTF-8") from None
     except (OSError, ValueError):
@@ -198,7 +199,3 @@ def _read_parquet(path: Path, allow: Allow) -> datasets.Dataset:
             "them; convert the column or leave it out"
         )
     return rows
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

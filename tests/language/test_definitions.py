@@ -11,8 +11,8 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY, filter_registry, metric_r
 
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidData
+from evalsvc.language.catalog import MAX_FILE, shipped_folder
 from evalsvc.language.definitions import Rules, local_files, named_files, read_definition
-from evalsvc.language.registry import MAX_FILE, shipped_folder
 from evalsvc.language.schema import Aggregation, Filter, Metric
 from evalsvc.spec.paths import Readable, local_data
 

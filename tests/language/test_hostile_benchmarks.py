@@ -20,8 +20,8 @@ from benchmark_files import questions, write_benchmark, write_rows
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidData, InvalidSuite
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
+from evalsvc.language.catalog import Kind, shipped, shipped_folder
 from evalsvc.language.definitions import RUNS_CODE, Rules, read_definition
-from evalsvc.language.registry import Kind, shipped, shipped_folder
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import Readable, local_data
 

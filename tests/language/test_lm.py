@@ -13,11 +13,10 @@ from lm_eval.models.huggingface import HFLM
 
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, NonFinite
-from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import TextEncoding
-from evalsvc.language.lm import OpenLM
+from evalsvc.language.lm import Answer, Generation, OpenLM
 from evalsvc.models import Transformer
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.layout import parse_layout

@@ -17,12 +17,11 @@ from lm_eval.evaluator import evaluate
 
 from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, InvalidSuite
-from evalsvc.language.answers import Answer, Generation, from_message, to_message
 from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.encoding import TextEncoding
-from evalsvc.language.lm import OpenLM
+from evalsvc.language.lm import Answer, Generation, OpenLM, from_message, to_message
 from evalsvc.language.results import Results, plain_mean, require_mean, results
-from evalsvc.language.sheet import IdCounts
+from evalsvc.language.scoring import IdCounts
 from evalsvc.metrics.item_shares import linear_of
 from evalsvc.metrics.paired import difference_of, distance, item_numbers
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums

@@ -10,8 +10,8 @@ from typing import Any
 from lm_eval.config.group import GroupConfig
 
 from evalsvc.errors import InvalidData
+from evalsvc.language.catalog import Entry, Kind, Registry
 from evalsvc.language.definitions import MAX_DEPTH, Rules, read_definition
-from evalsvc.language.registry import Entry, Kind, Registry
 
 MAX_MEMBERS = 8192
 """Members of a group, those of its tags included."""

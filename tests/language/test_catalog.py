@@ -7,7 +7,7 @@ from lm_eval.tasks._index import TaskIndex
 
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidData, UnknownName
-from evalsvc.language.registry import MAX_FILE, Entry, Kind, Registry, scan, shipped, shipped_folder
+from evalsvc.language.catalog import MAX_FILE, Entry, Kind, Registry, scan, shipped, shipped_folder
 from evalsvc.spec.paths import Readable
 
 KINDS = {
@@ -102,7 +102,7 @@ def test_what_is_no_file_of_the_folder_is_passed_over(tmp_path: Path, kind: str)
 
 def test_a_folder_of_everything_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`include_path: [/]` took minutes of a worker."""
-    monkeypatch.setattr("evalsvc.language.registry.MAX_NAMES", 5)
+    monkeypatch.setattr("evalsvc.language.catalog.MAX_NAMES", 5)
     for number in range(7):
         (tmp_path / f"{number}").mkdir()
     with pytest.raises(InvalidData, match="holds more than 5 files and folders; give the folder of your benchmark"):

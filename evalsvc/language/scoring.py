@@ -16,11 +16,11 @@ from typing import Any
 from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.instance import Instance
 
-from evalsvc.language.answers import Answer, Generation
 from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.building import blamed, seeded
 from evalsvc.language.estimates import LN2, Estimate, estimate, is_number
 from evalsvc.language.hub import offline, quiet
+from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_responses
 from evalsvc.language.questions import is_plain, right_options
 from evalsvc.metrics.item_shares import Linear, finite_factor, linear_of
@@ -83,7 +83,7 @@ class Scope:
 
 
 @dataclass
-class Sheet:
+class ScoredBenchmark:
     """One benchmark's answers, and what becomes of them."""
 
     benchmark: Benchmark

@@ -4,9 +4,9 @@ import pytest
 from benchmark_files import write_benchmark
 
 from evalsvc.errors import InvalidData, UnknownName
+from evalsvc.language.catalog import Registry
 from evalsvc.language.definitions import Rules
-from evalsvc.language.registry import Registry
-from evalsvc.language.selection import Branch, Leaf, expand
+from evalsvc.language.expansion import Branch, Leaf, expand
 
 
 def leaves(name: str, *folders: Path) -> list[Leaf]:
