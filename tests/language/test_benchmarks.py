@@ -8,7 +8,7 @@ import pytest
 from benchmark_files import questions, write_benchmark, write_rows
 from lm_eval.tasks import TaskManager
 
-from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
+from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite, MissingPackage
 from evalsvc.language.benchmarks import Benchmark, Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
 from evalsvc.spec.benchmark import BenchmarkSpec
@@ -176,9 +176,7 @@ def test_first_shots_are_the_same_for_all(tmp_path: Path) -> None:
     write_benchmark(tmp_path, "a", questions(4), **SPLITS)
     (benchmark,) = load(tmp_path, "a", num_fewshot=2, fewshot="first").benchmarks
     shots = {instance.arguments[0].rpartition("Question:")[0] for instance in benchmark.instances}
-    assert shots == {
-        "About numbers.\n\nQuestion: what is 20?\nAnswer: 22\n\nQuestion: what is 21?\nAnswer: 21\n\n",
-    }
+    assert shots == {"About numbers.\n\nQuestion: what is 20?\nAnswer: 22\n\nQuestion: what is 21?\nAnswer: 21\n\n"}
 
 
 def test_a_benchmark_of_lm_eval_runs_by_name_on_local_rows(tmp_path: Path) -> None:
@@ -267,87 +265,42 @@ def choice(**fields: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "changes", "error", "message"),
+    ("rows", "changes", "message"),
     [
-        (
-            choice(gold=2),
-            {},
-            InvalidData,
-            r"'a', document 2: the right answer is a number, and none",
-        ),
-        (choice(gold=-1), {}, InvalidData, r"document 2: the right answer is a number"),
-        (choice(gold=None), {}, InvalidData, r"document 2: the right answer is None"),
-        (choice(gold=0.5), {}, InvalidData, r"document 0: the right answer is a number"),
-        (
-            choice(),
-            {"doc_to_target": "{{question}}"},
-            InvalidData,
-            r"document 0: the right answer is a text of 10",
-        ),
-        (choice(), {**SCHEMA, "doc_to_text": "{{gold + 9}}"}, InvalidData, r"document 0: the right answer is a number"),
-        (choice(choices=["a", ""]), {}, InvalidData, r"document 2, option 1 is a text of 0 characters; it must"),
-        (choice(choices=[]), {}, InvalidData, r"document 2 has no options"),
+        (choice(gold=2), {}, r"'a', document 2: the right answer is a number, and none"),
+        (choice(gold=-1), {}, r"document 2: the right answer is a number"),
+        (choice(gold=None), {}, r"document 2: the right answer is None"),
+        (choice(gold=0.5), {}, r"document 0: the right answer is a number"),
+        (choice(), {"doc_to_target": "{{question}}"}, r"document 0: the right answer is a text of 10"),
+        (choice(), {**SCHEMA, "doc_to_text": "{{gold + 9}}"}, r"document 0: the right answer is a number"),
+        (choice(choices=["a", ""]), {}, r"document 2, option 1 is a text of 0 characters; it must"),
+        (choice(choices=[]), {}, r"document 2 has no options"),
         (
             choice(),
             {"doc_to_choice": ["", "x", "y"], "target_delimiter": ""},
-            InvalidData,
             r"document 0(, option 0 has no text to score| does not fit)",
         ),
         (
             choice(question=""),
             {"output_type": "loglikelihood", "doc_to_target": "{{question}}", "doc_to_choice": None},
-            InvalidData,
             r"document 2, option 0 has no text to score",
         ),
-        (
-            choice(),
-            {"doc_to_text": "{{gone}}"},
-            InvalidData,
-            r"document 0: 'gone' is undefined in its rows",
-        ),
-        (choice(), {"doc_to_text": "{{question"}, InvalidData, r"document 0: a template is not valid"),
-        (choice(), {"doc_to_text": "{{''.__class__.__mro__}}"}, InvalidData, r"template.*unsafe"),
-        (
-            choice(),
-            {"doc_to_text": "{{question[gold]}}{{9 // (2 - choices|length)}}"},
-            InvalidData,
-            "document 2 does not",
-        ),
-        (choice(), {"test_split": "dev"}, InvalidData, r"uses the split 'dev', its data have 'test'; correct its YAML"),
-        (choice(), {"test_split": None}, InvalidData, r"names no `test_split` and no `validation_split`"),
-        (choice(), {"dataset_path": None, "dataset_kwargs": None}, InvalidData, r"has no `dataset_path`"),
-        ([], {}, InvalidData, r"a\.jsonl holds no rows"),
-        (choice(), {"doc_to_txt": "x"}, InvalidData, r"no key is named 'doc_to_txt'; did you mean 'doc_to_text'"),
-        (choice(), {"output_type": "guess"}, InvalidData, r"`output_type`: input should be 'loglikelihood'"),
-        (choice(), {"doc_to_image": "x"}, InvalidData, r"no key is named 'doc_to_image'"),
-        (
-            choice(),
-            {"metric_list": [{"metric": "rouge"}]},
-            InvalidData,
-            r"`metric_list.0.metric`: input should be",
-        ),
-        (
-            choice(),
-            {"metric_list": [{"metric": "acc", "aggregation": "average"}]},
-            InvalidData,
-            r"`metric_list.0.aggregation`: input should be .*'mean'",
-        ),
-        (
-            choice(),
-            {"filter_list": [{"name": "x", "filter": [{"function": "gone"}]}]},
-            InvalidData,
-            r"filter.0.function`: input",
-        ),
-        (choice(), {"num_fewshot": 3}, InvalidData, r"3 solved examples are asked for, its data have 2 beside"),
-        (choice(), {"num_fewshot": 1, "fewshot_split": "dev"}, InvalidData, r"uses the split 'dev'"),
+        (choice(), {"doc_to_text": "{{gone}}"}, r"document 0: 'gone' is undefined in its rows"),
+        (choice(), {"doc_to_text": "{{question"}, r"document 0: a template is not valid"),
+        (choice(), {"doc_to_text": "{{question[gold]}}{{9 // (2 - choices|length)}}"}, "document 2 does not"),
+        (choice(), {"test_split": "dev"}, r"uses the split 'dev', its data have 'test'; correct its YAML"),
+        (choice(), {"test_split": None}, r"names no `test_split` and no `validation_split`"),
+        (choice(), {"dataset_path": None, "dataset_kwargs": None}, r"has no `dataset_path`"),
+        (choice(), {"num_fewshot": 3}, r"3 solved examples are asked for, its data have 2 beside"),
+        (choice(), {"num_fewshot": 1, "fewshot_split": "dev"}, r"uses the split 'dev'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_scored(
-    tmp_path: Path, rows: list[dict[str, Any]], changes: dict[str, Any], error: type[EvalsvcError], message: str
+    tmp_path: Path, rows: list[dict[str, Any]], changes: dict[str, Any], message: str
 ) -> None:
     """lm-eval scores a wrong right answer as never reached, and the rest ends in traces that name no document."""
     write_benchmark(tmp_path, "a", rows, **changes)
-    with pytest.raises(error, match=message) as caught:
+    with pytest.raises(InvalidData, match=message) as caught:
         load_one(tmp_path, "a")
     assert "\n" not in caught.value.message
 

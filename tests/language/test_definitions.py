@@ -11,8 +11,8 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY, filter_registry, metric_r
 
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidData
-from evalsvc.language.catalog import MAX_FILE, shipped_folder
-from evalsvc.language.definitions import Rules, local_files, named_files, read_definition
+from evalsvc.language.catalog import MAX_FILE, Kind, shipped, shipped_folder
+from evalsvc.language.definitions import RUNS_CODE, Rules, local_files, named_files, read_definition
 from evalsvc.language.schema import Aggregation, Filter, Metric
 from evalsvc.spec.paths import Readable, local_data
 
@@ -123,11 +123,19 @@ def test_files_of_lm_eval_are_trusted_by_name_and_held_to_the_list_by_include(tm
     definition = read_definition(theirs, Rules(), functions=True)
     assert definition.trusted
     assert callable(definition.config["process_docs"])
-    (tmp_path / "a.yaml").write_text(f"include: {theirs}\ntask: mine\n")
-    with pytest.raises(InvalidData, match=r"hellaswag\.yaml is not YAML as a benchmark file may be: .*'!function'"):
-        read(tmp_path / "a.yaml")
     with pytest.raises(InvalidData, match="'!function'"):
         read(theirs, closed=True)
+
+
+@pytest.mark.parametrize("theirs", ["hellaswag/hellaswag.yaml", "longproc/countdown_0.5k.yaml"])
+@pytest.mark.parametrize("own", ["", "unsafe_code: false\n", "unsafe_code: false\nprocess_results: null\n"])
+def test_a_file_of_lm_eval_that_runs_code_is_not_included(tmp_path: Path, theirs: str, own: str) -> None:
+    """`unsafe_code: false` in the file that includes it was all that was looked at."""
+    (tmp_path / "a.yaml").write_text(f"include: {shipped_folder() / theirs}\ntask: mine\n{own}")
+    with pytest.raises(
+        InvalidData, match=r"(is not YAML as .*'!function'|`process_results` runs code).*BENCHMARK_CODE=1"
+    ):
+        read(tmp_path / "a.yaml")
 
 
 def test_plain_files_of_lm_eval_are_built_on(tmp_path: Path) -> None:
@@ -153,12 +161,16 @@ def test_the_list_has_what_plain_files_of_lm_eval_say(folder: str) -> None:
 
 
 def test_unsafe_code_counts_wherever_it_is_said() -> None:
-    """The file that has it may be included by one that says the opposite, and need not be named .yaml."""
-    folder = shipped_folder()
-    for name in ("humaneval/humaneval_instruct.yaml", "longproc/countdown_0.5k.yaml", "cruxeval/cruxeval_input.yaml"):
-        if (folder / name).exists():
-            assert read_definition(folder / name, Rules(), functions=False).unsafe
-    assert not read_definition(folder / "piqa" / "piqa.yaml", Rules(), functions=False).unsafe
+    """Ten files of five folders say so, some of them included by one that does not, or without the ending .yaml."""
+    files = [file for file in shipped_folder().rglob("*") if file.suffix in ("", ".yaml", ".5k") and file.is_file()]
+    folders = {file.parent for file in files if b"\nunsafe_code: true" in b"\n" + file.read_bytes()}
+    folders |= {shipped_folder() / name for name in RUNS_CODE}
+    assert {folder.name for folder in folders} >= {"cruxeval", "humaneval", "longproc", "mbpp", "math"}
+    paths = [entry.path for entry in shipped().values() if entry.kind is Kind.benchmark and entry.path is not None]
+    flagged = [path for path in paths if path.parent in folders]
+    assert [path for path in flagged if not read_definition(path, Rules(), functions=False).unsafe] == []
+    piqa = shipped_folder() / "piqa" / "piqa.yaml"
+    assert not read_definition(piqa, Rules(), functions=False).unsafe
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,15 @@
 import ast
 import json
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow.parquet
 import pytest
 import yaml
 from benchmark_files import questions, write_benchmark, write_rows
@@ -21,12 +20,9 @@ from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidData, InvalidSuite
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
 from evalsvc.language.catalog import Kind, shipped, shipped_folder
-from evalsvc.language.definitions import RUNS_CODE, Rules, read_definition
+from evalsvc.language.definitions import Rules, read_definition
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import Readable, local_data
-
-COUNTDOWN = "longproc/countdown_0.5k.yaml"
-"""Its `process_results` calls `eval` on the model's answer."""
 
 
 def rules_of(root: Path) -> Rules:
@@ -57,18 +53,6 @@ def refused(root: Path, name: str, match: str, **fields: Any) -> str:
 # Code by lm-eval's own files
 
 
-@pytest.mark.parametrize("own", ["", "unsafe_code: false\n", "unsafe_code: false\nprocess_results: null\n"])
-def test_a_file_that_runs_code_is_not_included(root: Path, own: str) -> None:
-    """`unsafe_code: false` in the file that includes it was all that was looked at."""
-    answer = {"function": "map", "mapping_dict": {}, "default_value": "__import__('os').system('touch ran')"}
-    filters = yaml.safe_dump({"filter_list": [{"name": "x", "filter": [answer, {"function": "take_first"}]}]})
-    (root / "a.yaml").write_text(f"include: {shipped_folder() / COUNTDOWN}\ntask: mine\n{own}{filters}")
-    rows = write_rows(root / "rows.jsonl", [{"nums": [1], "target": 1, "question": "?", "answer": "1"}])
-    refused(
-        root, "mine", r"(countdown_0\.5k\.yaml is not|`process_results` runs code).*BENCHMARK_CODE=1", data=str(rows)
-    )
-
-
 @pytest.mark.parametrize(
     "member",
     [
@@ -90,41 +74,45 @@ def test_a_group_does_not_change_what_a_function_of_lm_eval_sees(root: Path) -> 
     refused(root, "g", r"hellaswag\.yaml is not YAML as a benchmark file may be: .*'!function'")
 
 
-def names_of(folder: str) -> list[str]:
-    entries = shipped().values()
-    own = [entry.name for entry in entries if entry.path and entry.path.is_relative_to(shipped_folder() / folder)]
-    return sorted(name for name in own if shipped()[name].kind is Kind.benchmark)
-
-
-def flagged_folders() -> list[str]:
-    files = (path for path in shipped_folder().rglob("*") if path.is_file() and path.suffix in ("", ".yaml", ".5k"))
-    found = {path.parent for path in files if b"\nunsafe_code: true" in b"\n" + path.read_bytes()}
-    return sorted(str(folder.relative_to(shipped_folder())) for folder in found)
-
-
-def test_benchmarks_that_run_code_are_refused_by_name(root: Path) -> None:
-    """Ten files of five folders say so, some of them without the ending .yaml."""
-    assert set(flagged_folders()) >= {"cruxeval", "humaneval", "humaneval_infilling", "longproc", "mbpp"}
-    rows = write_rows(root / "rows.jsonl", questions(2))
-    for folder in ("cruxeval", "humaneval", "longproc", "mbpp", *RUNS_CODE):
-        for name in names_of(folder)[:3]:
-            refused(root, name, "runs code that the model writes.*EVALSVC_ALLOW_BENCHMARK_CODE=1", data=str(rows))
-
-
 def test_no_benchmark_of_lm_eval_runs_code_without_saying_so() -> None:
     """Whoever gives the rows, or the checkpoint, would choose the code. SymPy's parser is `eval` by another name."""
-    reached: dict[Path, set[str]] = {}
-    for entry in shipped().values():
-        if entry.kind is Kind.benchmark and entry.path is not None:
-            definition = read_definition(entry.path, Rules(), functions=False)
-            for module in {} if definition.unsafe else set(_modules(definition.config)):
-                reached.setdefault(module, set()).add(entry.name)
-    assert len(reached) > 100
     running = {}
-    for module, names in reached.items():
+    for module in shipped_folder().glob("*/**/*.py"):
         if calls := sorted({call for file in _with_imports(module, set()) for call in _running(file)}):
-            running[f"{module.relative_to(shipped_folder())}: {', '.join(calls)}"] = sorted(names)[:3]
-    assert running == {}
+            running[module] = ", ".join(calls)
+    folders = _with_users({_folder(module) for module in running})
+    assert {"cruxeval", "longproc", "score"} <= folders, "code is not found any more where there is some"
+    silent: dict[str, set[str]] = {}
+    for entry in shipped().values():
+        if entry.kind is Kind.benchmark and entry.path is not None and _folder(entry.path) in folders:
+            definition = read_definition(entry.path, Rules(), functions=False)
+            for module in set() if definition.unsafe else {*_modules(definition.config)} & running.keys():
+                silent.setdefault(f"{module.relative_to(shipped_folder())}: {running[module]}", set()).add(entry.name)
+    assert silent == {}
+
+
+def _folder(path: Path) -> str:
+    """The folder of lm-eval's benchmarks that a file is in, at whatever depth."""
+    return path.relative_to(shipped_folder()).parts[0]
+
+
+def _with_users(folders: set[str]) -> set[str]:
+    """These folders, and those whose YAML files name a file in one of them, directly or not."""
+    users: dict[str, set[str]] = {}
+    for file in shipped_folder().glob("*/**/*"):
+        if file.is_file() and file.suffix not in (".py", ".pyc", ".md", ".json", ".jsonl"):
+            for path in re.findall(rb"\.\./[\w./-]+", file.read_bytes()):
+                other = (file.parent / path.decode()).resolve()
+                if other.is_relative_to(shipped_folder()) and other != shipped_folder():
+                    users.setdefault(_folder(other), set()).add(_folder(file))
+    found: set[str] = set()
+    todo = [*folders]
+    while todo:
+        folder = todo.pop()
+        if folder not in found:
+            found.add(folder)
+            todo += users.get(folder, ())
+    return found
 
 
 RUNNING = {"eval", "exec", "compile", "__import__", "parse_expr", "sympify", "system", "popen"}
@@ -155,10 +143,11 @@ def _with_imports(path: Path, seen: set[Path]) -> set[Path]:
     return seen
 
 
-def _nodes(path: Path) -> Iterator[ast.AST]:
+@cache
+def _nodes(path: Path) -> list[ast.AST]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes in strings
-        yield from ast.walk(ast.parse(path.read_text()))
+        return list(ast.walk(ast.parse(path.read_text())))
 
 
 def _running(path: Path) -> Iterator[str]:
@@ -176,36 +165,6 @@ def _running(path: Path) -> Iterator[str]:
 # Rows and templates
 
 
-def test_a_template_is_not_handed_a_picture(root: Path, tmp_path: Path) -> None:
-    """It saved the picture to any path, and had any path read as one."""
-    features = datasets.Features({"question": datasets.Image(), "gold": datasets.Value("int64")})
-    rows = datasets.Dataset.from_dict(
-        {"question": [{"path": str(tmp_path / "secret.txt"), "bytes": None}], "gold": [0]}, features=features
-    )
-    rows.to_parquet(root / "a.parquet")
-    text = f"{{{{ question.save('{tmp_path}/written.ppm', 'PPM') }}}}"
-    write_benchmark(
-        root,
-        "a",
-        dataset_path="parquet",
-        dataset_kwargs={"data_files": {"test": "a.parquet"}},
-        doc_to_text=text,
-        doc_to_choice=["a", "b"],
-    )
-    refused(root, "a", r"column 'question' holds neither text, numbers")
-    assert not (tmp_path / "written.ppm").exists()
-
-
-def test_a_column_of_names_is_not_made_pictures(root: Path, tmp_path: Path) -> None:
-    """The schema of a parquet file has a note in JSON, which `datasets` believes."""
-    note = {"info": {"features": {"question": {"_type": "Image"}, "gold": {"dtype": "int64", "_type": "Value"}}}}
-    table = pyarrow.table({"question": [str(tmp_path / "secret.txt")], "gold": [0]})
-    pyarrow.parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(note)}), root / "a.parquet")
-    files = {"data_files": {"test": "a.parquet"}}
-    write_benchmark(root, "a", dataset_path="parquet", dataset_kwargs=files, doc_to_choice=["a", "b"])
-    assert load(root, "a").instances[0].arguments[0] == f"Question: {tmp_path}/secret.txt\nAnswer:"
-
-
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -216,7 +175,6 @@ def test_a_column_of_names_is_not_made_pictures(root: Path, tmp_path: Path) -> N
         ("{% include question %}", "does not fit what lm-eval makes of it"),
         ("{{ question.__class__ }}", "uses what is unsafe"),
         ("{{ question.format_map({}) }}{{ '{0.__class__}'.format(question) }}", ""),
-        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "uses what is unsafe"),
         ("{{ (question ~ '{') | safe }}{% set x = question.index('zzz') %}", "does not fit"),
     ],
 )
@@ -263,11 +221,8 @@ def test_no_error_quotes_an_answer(root: Path, row: dict[str, Any]) -> None:
             {"dataset_path": "u/d", "dataset_kwargs": {"data_files": {"test": "zip://*::/x"}}},
             "relative paths within it",
         ),
-        ({"dataset_path": "u/d", "dataset_kwargs": {"data_dir": "../../../../etc"}}, "no key is named 'data_dir'"),
         ({"dataset_path": "u/d", "dataset_kwargs": {"data_files": "a/../../b"}}, "relative paths within it"),
         ({"dataset_path": "u/d", "dataset_name": "../../../x", "dataset_kwargs": None}, "relative paths within it"),
-        ({"dataset_kwargs": {"cache_dir": "{out}/written"}}, "no key is named 'cache_dir'"),
-        ({"dataset_kwargs": {"data_files": "a.jsonl", "storage_options": {}}}, "no key is named 'storage_options'"),
     ],
 )
 def test_rows_lie_below_the_roots_or_on_the_hub(
@@ -281,7 +236,6 @@ def test_rows_lie_below_the_roots_or_on_the_hub(
     filled = json.loads(json.dumps(changes).replace("{out}", str(tmp_path)))
     write_benchmark(root, "a", **filled)
     assert "hunter2" not in refused(root, "a", message)
-    assert not (tmp_path / "written").exists()
 
 
 def test_a_benchmark_of_two_files_does_not_mix_their_data(root: Path, tmp_path: Path) -> None:

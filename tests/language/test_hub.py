@@ -16,7 +16,7 @@ from benchmark_files import questions, write_benchmark
 from fake_hub import fake_hub
 
 from evalsvc.errors import AssetMissing, InvalidData
-from evalsvc.language.hub import Source, cached, fetch, offline, online, quiet
+from evalsvc.language.hub import Source, cached, fetch, offline, quiet
 
 PREPARE = ["from evalsvc.cli import main; main()", "benchmarks", "prepare", "whole", "by_file", "--include-path"]
 EVALUATE = """
@@ -122,15 +122,3 @@ def test_offline_holds_for_all_code_of_this_thread_and_no_other() -> None:
             other.join()
         connect()
     assert reached == [True, True]
-
-
-def test_offline_and_online_whatever_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = [(huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
-    for before in (False, True):
-        for place in places:
-            monkeypatch.setattr(*place, before)
-        with offline():
-            assert all(getattr(*place) for place in places)
-        with online():
-            assert not any(getattr(*place) for place in places)
-        assert {getattr(*place) for place in places} == {before}

@@ -83,14 +83,17 @@ def test_loaders_of_local_files_are_known_by_name(private: ModuleType) -> None:
 
 def test_the_network_is_refused_and_allowed_by_constants(private: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both packages read a variable when they are imported, and their constant each time they are called."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with private.hub_offline(True), pytest.raises(OfflineModeIsEnabled):
-        huggingface_hub.HfApi().model_info("u/m")
-    with private.hub_offline(True):
-        assert datasets.config.HF_HUB_OFFLINE is True
-        with private.hub_offline(False):
-            assert (datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE) == (False, False)
-    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+    places = [(huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
+    for before in (False, True):
+        for place in places:
+            monkeypatch.setattr(*place, before)
+        with private.hub_offline(True):
+            assert all(getattr(*place) for place in places)
+            with pytest.raises(OfflineModeIsEnabled):
+                huggingface_hub.HfApi().model_info("u/m")
+            with private.hub_offline(False):
+                assert not any(getattr(*place) for place in places)
+        assert {getattr(*place) for place in places} == {before}
 
 
 def test_functions_and_options_of_metrics_are_known(private: ModuleType, task: ConfigurableTask) -> None:

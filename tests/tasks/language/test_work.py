@@ -180,22 +180,8 @@ def test_cut_continuations_are_counted(folder: Path) -> None:
     assert (notes["contexts_cut"], notes["continuations_cut"]) == ({"long": 1}, {"long": 1})
 
 
-def test_a_benchmark_of_lm_evals_own_registry_runs_on_local_rows(tmp_path: Path) -> None:
-    """By name, without a network: only its data are rewritten to the columns that it expects."""
-    rows = write_rows(tmp_path / "lambada.jsonl", [{"text": f"A name names an object number {n}"} for n in range(4)])
-    result = evaluate({"kind": "language", "benchmarks": [{"name": "lambada_openai", "data": str(rows)}]})
-    assert {"lambada_openai/acc", "lambada_openai/perplexity_within"} <= set(metrics(result))
-    assert protocol(result, "lambada_openai/acc")["benchmark"] == "lambada_openai"
-    assert len(items(result)) == 4
-
-
 def bad_benchmarks(folder: Path) -> dict[str, tuple[dict[str, Any], str, str]]:
     """Tasks that fail, with the error's code and the beginning or a part of its message."""
-    write_benchmark(folder, "empty", [*questions(1), {"question": "a", "choices": ["b", ""], "gold": 0}])
-    write_benchmark(folder, "gold", [*questions(1), {"question": "a", "choices": ["b", "c"], "gold": 2}])
-    write_benchmark(folder, "broken", questions(2))
-    with (folder / "broken.jsonl").open("a") as file:
-        file.write('{"question": "what"')
     joins = {"doc_to_text": "{{question}}", "target_delimiter": ""}
     write_benchmark(folder, "joins", [{"question": "i", "choices": ["x", "s"], "gold": 0}], **joins)
     return {
@@ -204,13 +190,6 @@ def bad_benchmarks(folder: Path) -> dict[str, tuple[dict[str, Any], str, str]]:
             "unknown_name",
             "no benchmark is named 'number'; did you mean 'numbers'",
         ),
-        "empty": (language(folder, "empty"), "invalid_data", "benchmark 'empty', document 1, option 1"),
-        "gold": (
-            language(folder, "gold"),
-            "invalid_data",
-            "benchmark 'gold', document 1: the right answer is a number, and none of its 2 options",
-        ),
-        "broken": (language(folder, "broken"), "invalid_data", f"{folder}/broken.jsonl, line 3"),
         "joins": (
             language(folder, "joins"),
             "invalid_data",
@@ -221,7 +200,6 @@ def bad_benchmarks(folder: Path) -> dict[str, tuple[dict[str, Any], str, str]]:
             "invalid_suite",
             "`mean` names f1; 'numbers' has none of these, but acc, acc_token; add one",
         ),
-        "hub": ({"kind": "language", "benchmarks": ["piqa"]}, "asset_missing", "evalsvc benchmarks prepare piqa"),
         "tokenizer": (
             language(folder, "numbers", tokenizer=str(folder / "small.json")),
             "invalid_data",
