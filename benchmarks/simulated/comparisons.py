@@ -150,10 +150,9 @@ def retained(n: int, accuracy: float, left: float) -> Simulation:
         add_retention(differences, rows, own, base, {})
         found = [metric for metric in differences.metrics if metric.name.endswith("_retained")]
         row = next(row for row in rows if row.metric == "acc" and row.scope == "all")
-        if not found or row.retained_interval is None:
+        if not found or row.retained_low is None or row.retained_high is None:
             return Draw()
-        interval = row.retained_interval
-        return Draw(found[0].value, found[0].stderr, interval.low, interval.high, left)
+        return Draw(found[0].value, found[0].stderr, row.retained_low, row.retained_high, left)
 
     return draw
 

@@ -143,12 +143,6 @@ class Row:
     """Which side is better: `higher` of accuracies, `lower` of losses."""
 
     @property
-    def retained_interval(self) -> Interval | None:
-        if self.retained_low is None or self.retained_high is None:
-            return None
-        return Interval(self.retained_low, self.retained_high, LEVEL)
-
-    @property
     def key(self) -> tuple[str, str, str]:
         return self.what, self.metric, self.scope
 
