@@ -10,8 +10,8 @@ import typer
 
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.config import Settings
+from evalsvc.language.catalog import Registry
 from evalsvc.language.definitions import Rules
-from evalsvc.language.registry import Registry
 from evalsvc.spec.paths import Readable, local_data
 
 commands = typer.Typer()
