@@ -195,7 +195,7 @@ def test_a_bug_has_its_requests_name(app: App, monkeypatch: pytest.MonkeyPatch) 
     def broken(session: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("evalsvc.api.runs.runs_view", broken)
+    monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", broken)
     answer = app.http.get("/v1/runs", headers={"X-Request-ID": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")
 

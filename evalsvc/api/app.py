@@ -11,28 +11,28 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
 from evalsvc import __version__
-from evalsvc.api import (
+from evalsvc.api.errors import add_handlers
+from evalsvc.api.middleware.access import Access, add_access_to_openapi
+from evalsvc.api.middleware.admission import Admission
+from evalsvc.api.middleware.bodies import BodyLimit
+from evalsvc.api.middleware.browsers import SecurityHeaders
+from evalsvc.api.middleware.request_ids import RequestIds
+from evalsvc.api.routes import (
     artifacts,
     checkpoints,
     compare,
     evaluations,
     events,
     health,
+    history,
     imports,
-    metrics,
     prometheus,
     runs,
     status,
     suites,
     table,
 )
-from evalsvc.api.access import Access, add_access_to_openapi
-from evalsvc.api.admission import Admission
-from evalsvc.api.bodies import BodyLimit
-from evalsvc.api.browsers import SecurityHeaders
-from evalsvc.api.docs import add_docs
-from evalsvc.api.errors import add_handlers
-from evalsvc.api.request_ids import RequestIds
+from evalsvc.api.routes.docs import add_docs
 from evalsvc.api.state import State
 from evalsvc.config import Settings
 from evalsvc.service.coordinator import Coordinator
@@ -76,7 +76,7 @@ def create_app(
         events,
         artifacts,
         runs,
-        metrics,
+        history,
         imports,
         compare,
         table,

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from evalsvc.api.threads import Threads
+from evalsvc.api.middleware.threads import Threads
 from evalsvc.files.csv_cells import plain_cell
 from evalsvc.spec.protocol import number_to_json, plain_json
 

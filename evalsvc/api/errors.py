@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from evalsvc import errors
-from evalsvc.api.browsers import SECURITY_HEADERS
-from evalsvc.api.request_ids import HEADER, request_id_of
+from evalsvc.api.middleware.browsers import SECURITY_HEADERS
+from evalsvc.api.middleware.request_ids import HEADER, request_id_of
 from evalsvc.errors import EvalsvcError
 
 STATUS: dict[type[EvalsvcError], int] = {

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
-from evalsvc.api.bodies import JsonRequest
+from evalsvc.api.middleware.bodies import JsonRequest
 from evalsvc.api.state import State
 
 

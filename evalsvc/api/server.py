@@ -20,8 +20,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from evalsvc.api.app import create_app
-from evalsvc.api.browsers import is_loopback
-from evalsvc.api.connections import CONNECTIONS, SEND_BYTES, PatientProtocol
+from evalsvc.api.middleware.browsers import is_loopback
+from evalsvc.api.middleware.connections import CONNECTIONS, SEND_BYTES, PatientProtocol
 from evalsvc.api.state import State
 from evalsvc.checkpoints.opening import allow_open_files
 from evalsvc.cluster.devices import check_devices, device_list

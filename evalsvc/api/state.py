@@ -11,8 +11,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from evalsvc.api.conditional import Answers
-from evalsvc.api.threads import Threads
+from evalsvc.api.middleware.conditional import Answers
+from evalsvc.api.middleware.threads import Threads
 from evalsvc.config import Settings, shown_url
 from evalsvc.errors import DatabaseUnusable, ReadOnly
 from evalsvc.service.coordinator import Coordinator

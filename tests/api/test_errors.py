@@ -63,7 +63,7 @@ def test_bug_says_so_without_a_trace(app: App, monkeypatch: pytest.MonkeyPatch) 
     def broken(session: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("evalsvc.api.runs.runs_view", broken)
+    monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", broken)
     detail = refused(app.http.get("/v1/runs"), 500, "internal_error", "GET /v1/runs", "RuntimeError", "log")
     assert "secret" not in detail
     assert "Traceback" not in detail

@@ -18,9 +18,10 @@ from app_in_process import app_on_port
 from generated_requests import REFUSED_BY_MEANING, Found, generate
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.api import access, events
-from evalsvc.api.access import OPEN
 from evalsvc.api.app import create_app
+from evalsvc.api.middleware import access
+from evalsvc.api.middleware.access import OPEN
+from evalsvc.api.routes import events
 from evalsvc.config import Settings
 from evalsvc.store.tables import Evaluation
 from evalsvc.store.tokens import create_token

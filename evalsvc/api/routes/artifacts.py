@@ -10,8 +10,8 @@ from urllib.parse import quote
 from fastapi import Query
 from fastapi.responses import Response
 
-from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_answer import Document, answer
 from evalsvc.api.json_schema import ANYTHING
 from evalsvc.api.response_schemas import ARTIFACTS, PRUNED, RETENTION
 from evalsvc.api.routing import router_of

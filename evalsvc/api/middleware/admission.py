@@ -7,7 +7,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evalsvc.api.threads import READS
+from evalsvc.api.middleware.threads import READS
 
 AT_ONCE = ("/healthz", "/readyz", "/v1/table")
 """Probes; and the table, whose pieces take turns of their own: its answer begins when every other table had a turn."""

@@ -8,8 +8,8 @@ import pytest
 from app_in_process import App, refused
 from starlette.exceptions import HTTPException
 
-from evalsvc.api import bodies
-from evalsvc.api.bodies import BodyLimit, max_body, parse_json
+from evalsvc.api.middleware import bodies
+from evalsvc.api.middleware.bodies import BodyLimit, max_body, parse_json
 
 
 def test_an_announced_size_is_refused_before_anything_is_read() -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 
-from evalsvc.api.document import Document
+from evalsvc.api.json_answer import Document
 
 
 def test_numbers_that_are_none_become_strings_wherever_they_are() -> None:

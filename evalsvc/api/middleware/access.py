@@ -17,10 +17,10 @@ from starlette.routing import Match, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evalsvc.access_tokens import TokenScope, includes
-from evalsvc.api.browsers import check_browser, is_loopback
 from evalsvc.api.errors import PROBLEM_SCHEMA, STATUS, problem
-from evalsvc.api.known_tokens import KnownToken, KnownTokens, find_token
-from evalsvc.api.rates import Rates, address_key
+from evalsvc.api.middleware.browsers import check_browser, is_loopback
+from evalsvc.api.middleware.known_tokens import KnownToken, KnownTokens, find_token
+from evalsvc.api.middleware.rates import Rates, address_key
 from evalsvc.config import Settings
 from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, InvalidRequest, RateLimited, Unauthorized
 

@@ -3,8 +3,9 @@
 import pytest
 from app_in_process import App
 
-from evalsvc.api import conditional, metrics
-from evalsvc.api.conditional import Answers
+from evalsvc.api.middleware import conditional
+from evalsvc.api.middleware.conditional import Answers
+from evalsvc.api.routes import history
 
 
 def put(app: App, value: float, run: str = "run-a") -> None:
@@ -24,13 +25,13 @@ def values(app: App, run: str = "run-a", **query: int) -> list[float]:
 def test_the_same_question_is_answered_once(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 clients that watch one run each had it read and written anew."""
     put(app, 1.0)
-    read, asked = metrics.read_history, []
+    read, asked = history.read_history, []
 
     def count(*arguments: object) -> object:
         asked.append(arguments)
         return read(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(metrics, "read_history", count)
+    monkeypatch.setattr(history, "read_history", count)
     assert [values(app) for _ in range(5)] == [[1.0]] * 5
     assert len(asked) == 1
 

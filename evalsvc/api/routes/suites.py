@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request
 from sqlalchemy.orm import Session
 
-from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_answer import Document, answer
 from evalsvc.api.response_schemas import SUITE, SUITE_INPUT, SUITES
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Name, RawBody, check_storable

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from evalsvc import __version__
-from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.health import missing_parts
+from evalsvc.api.json_answer import Document, answer
 from evalsvc.api.response_schemas import STATUS
+from evalsvc.api.routes.health import missing_parts
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.store.status import failed_view, places_of, queue_view, running_view, warned_view

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from app_in_process import App, app_in_process, refused
 
-from evalsvc.api.browsers import SECURITY_HEADERS, is_loopback
+from evalsvc.api.middleware.browsers import SECURITY_HEADERS, is_loopback
 from evalsvc.store.tokens import create_token
 
 Start = Callable[..., App]
@@ -133,7 +133,7 @@ def test_every_answer_has_the_headers(start: Start, monkeypatch: pytest.MonkeyPa
         has_headers(app.http.get(path, headers=local))
     has_headers(app.http.get("/v1/runs", headers={"Host": "evil"}))
     has_headers(app.http.put("/v1/suites/a", content=b" " * 1_000_001, headers=local))
-    monkeypatch.setattr("evalsvc.api.runs.runs_view", lambda session: 1 / 0)
+    monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", lambda session: 1 / 0)
     failed = app.http.get("/v1/runs", headers=local)
     assert failed.status_code == 500
     has_headers(failed)

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from app_in_process import App
 
-from evalsvc.api import runs
-from evalsvc.api.threads import READS
+from evalsvc.api.middleware.threads import READS
+from evalsvc.api.routes import runs
 
 CROWD = 60
 """More than there ever were threads."""

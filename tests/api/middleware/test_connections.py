@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from evalsvc.api import connections
-from evalsvc.api.connections import PatientProtocol
+from evalsvc.api.middleware import connections
+from evalsvc.api.middleware.connections import PatientProtocol
 from evalsvc.api.server import listen
 
 

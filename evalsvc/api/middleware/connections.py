@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from evalsvc.api.errors import STATUS, problem
-from evalsvc.api.rates import address_key
+from evalsvc.api.middleware.rates import address_key
 from evalsvc.config import Network
 from evalsvc.errors import EvalsvcError, NotReady, RateLimited
 

@@ -10,8 +10,8 @@ from typing import Annotated
 from fastapi import Query
 from sqlalchemy.orm import Session
 
-from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_answer import Document, answer
 from evalsvc.api.response_schemas import COMPARISON, CURVES
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from evalsvc import __version__
-from evalsvc.api.access import MaySee
-from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEM_CONTENT, problem
+from evalsvc.api.json_answer import Document, answer
+from evalsvc.api.middleware.access import MaySee
 from evalsvc.api.response_schemas import HEALTH, READY
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State

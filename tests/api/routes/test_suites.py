@@ -14,8 +14,8 @@ import psutil
 import pytest
 from app_in_process import App, app_in_process, refused
 
-from evalsvc.api import suites
 from evalsvc.api.app import create_app
+from evalsvc.api.routes import suites
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidSuite

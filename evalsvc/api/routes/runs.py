@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import Path, Query
 
-from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_answer import Document, answer
 from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, PROTOCOL, RESULT, RUN, RUNS
+from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_STEP, BaseInput, Name, PlanInput, RunInput
 from evalsvc.api.state import CurrentState, State
-from evalsvc.api.suites import find_suite
 from evalsvc.checkpoints.reference import discard, spool_path, verify
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import drop_contents

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from evalsvc.api.admission import Admission
-from evalsvc.api.threads import READS
+from evalsvc.api.middleware.admission import Admission
+from evalsvc.api.middleware.threads import READS
 
 
 class Route:

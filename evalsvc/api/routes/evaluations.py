@@ -8,13 +8,13 @@ from fastapi import Query
 from fastapi.responses import Response
 
 from evalsvc.api.csv_lines import csv_response
-from evalsvc.api.document import Document, answer, or_csv
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_answer import Document, answer, or_csv
 from evalsvc.api.response_schemas import EVALUATION, ITEMS
+from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState
-from evalsvc.api.suites import find_suite
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
 from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation

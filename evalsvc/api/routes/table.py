@@ -10,8 +10,8 @@ from fastapi import Query
 from fastapi.responses import Response, StreamingResponse
 
 from evalsvc.api.csv_lines import csv_response
-from evalsvc.api.document import answer, or_csv
 from evalsvc.api.errors import PROBLEMS
+from evalsvc.api.json_answer import answer, or_csv
 from evalsvc.api.response_schemas import TABLE
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import TableQuery

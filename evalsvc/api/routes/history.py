@@ -9,10 +9,10 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from evalsvc import __version__
-from evalsvc.api.conditional import caching_headers, not_modified
-from evalsvc.api.document import Document, rendered
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.history_schemas import CONDITIONAL, HISTORY, SUMMARY
+from evalsvc.api.json_answer import Document, rendered
+from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
 from evalsvc.api.state import CurrentState

@@ -2,8 +2,8 @@
 
 import pytest
 
-from evalsvc.api import rates
-from evalsvc.api.rates import Rates, address_key
+from evalsvc.api.middleware import rates
+from evalsvc.api.middleware.rates import Rates, address_key
 
 
 def test_a_burst_and_then_the_rate() -> None:

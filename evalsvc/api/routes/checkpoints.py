@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from evalsvc.api.document import Document, answer
 from evalsvc.api.errors import PROBLEM_SCHEMA, PROBLEMS
+from evalsvc.api.json_answer import Document, answer
 from evalsvc.api.response_schemas import CHECKPOINT, POSTED
+from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointInput, Id
 from evalsvc.api.state import CurrentState
-from evalsvc.api.suites import find_suite
 from evalsvc.checkpoints.expression import canonical, default_variant, require_parts
 from evalsvc.checkpoints.expression_parser import is_expression
 from evalsvc.checkpoints.opening import opened

@@ -11,9 +11,9 @@ from app_in_process import App, app_in_process, refused
 from sqlalchemy.exc import OperationalError
 
 from evalsvc.access_tokens import TokenScope, new_token
-from evalsvc.api import access, known_tokens
-from evalsvc.api.access import OPEN, SCOPES
 from evalsvc.api.app import create_app
+from evalsvc.api.middleware import access, known_tokens
+from evalsvc.api.middleware.access import OPEN, SCOPES
 from evalsvc.config import Settings
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from evalsvc.api.document import Document
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.history_schemas import IMPORTED
+from evalsvc.api.json_answer import Document
 from evalsvc.api.json_schema import WORDS
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, MAX_STEP, Name, RawBody, check_storable

@@ -14,7 +14,7 @@ from app_in_process import App, app_in_process, app_on_port, refused
 from queue_steps import enter, metric, next_shard, plan, result, store_result, submission, suite
 from service_process import ServiceProcess
 
-from evalsvc.api import events
+from evalsvc.api.routes import events
 from evalsvc.api.state import State
 from evalsvc.client import Client
 from evalsvc.messages import ShardResult

@@ -20,7 +20,7 @@ from evalsvc.store.tables import Evaluation, Shard, Task, now
 from evalsvc.store.tokens import create_token
 from evalsvc.store.totals import SECONDS, AttemptTotal, Ended, count_attempt, read_depths, read_totals
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def scraped(app: App) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -157,7 +157,7 @@ def test_a_bug_is_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(session: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("evalsvc.api.runs.runs_view", broken)
+    monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", broken)
     refused(app.http.get("/v1/runs"), 500, "internal_error")
     assert value(app, "requests_total", method="GET", route="/v1/runs", status="500") == 1
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from evalsvc.access_tokens import hash_token
-from evalsvc.api import known_tokens
-from evalsvc.api.known_tokens import LIFETIME, KnownToken, KnownTokens, find_token
+from evalsvc.api.middleware import known_tokens
+from evalsvc.api.middleware.known_tokens import LIFETIME, KnownToken, KnownTokens, find_token
 from evalsvc.errors import DatabaseUnusable, Unauthorized
 from evalsvc.store.session import Store, open_store
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
