@@ -43,9 +43,9 @@ from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
-from evalsvc.store.queue import finish, take
+from evalsvc.store.queue.shards import finish, take
+from evalsvc.store.runs.posting import Submission, submit
 from evalsvc.store.session import open_store
-from evalsvc.store.submission import Submission, submit
 
 QUESTIONS = {
     "arc_easy": 2376,

@@ -27,7 +27,7 @@ FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
 KEY = re.compile(r"evaluation-(?P<evaluation>\d+)/shard-(?P<shard>\d+)/attempt-(?P<attempt>\d+)")
-"""How an attempt is called between the service and its workers; see `store.queue.Assignment`."""
+"""How an attempt is called between the service and its workers; see `store.queue.shards.Assignment`."""
 
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@\"']*):(?!\d+[/?])[^\s\"']*@")
 """Up to the last @: one in a password, or a /, may have been left as it is. A number before a / is a port."""

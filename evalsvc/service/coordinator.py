@@ -29,9 +29,9 @@ from evalsvc.service.placement import Placement
 from evalsvc.service.pruner import PRUNE_EVERY, prune
 from evalsvc.service.shard_files import OutputsLost, ShardFiles
 from evalsvc.service.spooler import Spooler
-from evalsvc.store import queue as shards
 from evalsvc.store.lock import CoordinatorLock
-from evalsvc.store.queue import Assignment
+from evalsvc.store.queue import shards
+from evalsvc.store.queue.shards import Assignment
 from evalsvc.store.session import Store, database_unusable, is_outage
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from evalsvc.store.order import Standing
-from evalsvc.store.queue import Assignment
+from evalsvc.store.queue.order import Standing
+from evalsvc.store.queue.shards import Assignment
 
 
 class Placement:

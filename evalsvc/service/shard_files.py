@@ -22,8 +22,8 @@ from evalsvc.files.outputs import (
     sweep_outputs,
 )
 from evalsvc.messages import ShardError, ShardRequest, ShardResult
-from evalsvc.store import queue as shards
-from evalsvc.store.queue import Assignment
+from evalsvc.store.queue import shards
+from evalsvc.store.queue.shards import Assignment
 from evalsvc.store.session import Store
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from evalsvc.checkpoints.remote.fetch import fetch_posted
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, SourceUnreachable
 from evalsvc.messages import ShardError
-from evalsvc.store.base import base_ids
 from evalsvc.store.hold import hold_all
-from evalsvc.store.queue import fail_checkpoint
+from evalsvc.store.queue.shards import fail_checkpoint
+from evalsvc.store.runs.base import base_ids
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, checkpoint_parents
 

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from app_in_process import app_on_port
 
-from evalsvc.store.queue import take
+from evalsvc.store.queue.shards import take
 from evalsvc.store.session import open_store
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
 

@@ -26,14 +26,13 @@ from evalsvc.service import coordinator as coordinator_module
 from evalsvc.service.coordinator import TICK, Coordinator
 from evalsvc.service.spooler import Spooler
 from evalsvc.spec.suite import Suite, parse_suite
-from evalsvc.store import back_off
-from evalsvc.store import queue as queue_module
-from evalsvc.store import submission as submission_module
-from evalsvc.store.history import read_history
-from evalsvc.store.queue import cancel_evaluation, find_evaluation, retry_evaluation
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.queue import back_off, shards
+from evalsvc.store.queue.shards import cancel_evaluation, find_evaluation, retry_evaluation
 from evalsvc.store.results import read_results, read_task_items
+from evalsvc.store.runs import posting
+from evalsvc.store.runs.posting import submit
 from evalsvc.store.session import Store
-from evalsvc.store.submission import submit
 from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task
 from evalsvc.store.views import evaluation_view
 
@@ -536,7 +535,7 @@ def test_nothing_that_is_raised_ends_the_coordinator(
     """Its thread died of what was raised outside of the guarded part, and a service that answered evaluated nothing."""
     failed: list[str] = []
     parts = [(Cluster, "start"), (Cluster, "connected"), (Cluster, "free"), (Cluster, "submit"), (Cluster, "release")]
-    parts += [(queue_module, name) for name in ("requeue_running", "unwanted", "take", "finish", "named_outputs")]
+    parts += [(shards, name) for name in ("requeue_running", "unwanted", "take", "finish", "named_outputs")]
     parts += [(Spooler, "poll"), (Spooler, "close"), (Cluster, "close")]
     for owner, name in parts:
         fail_once(monkeypatch, owner, name, RuntimeError(f"{name} is broken"), failed)
@@ -569,14 +568,14 @@ def test_a_clock_that_is_set_back_disturbs_no_evaluation(
     coordinator.wake()
     wait_until(store, lambda session: begun(tmp_path, "first"))
     set_back = datetime.now(UTC) - timedelta(days=30)
-    for module in (queue_module, back_off, submission_module):
+    for module in (shards, back_off, posting):
         monkeypatch.setattr(module, "now", lambda: set_back)
     second = enter(store, checkpoint_file, steps_suite(tmp_path, "second", shards=1, steps=1), step=2)
     coordinator.wake()
     waiting = select(Shard.not_before).where(Shard.not_before.is_not(None))
     wait_until(store, lambda session: session.scalars(waiting).all() != [])
     (tmp_path / "data" / "artifacts").unlink()
-    for module in (queue_module, back_off, submission_module):
+    for module in (shards, back_off, posting):
         monkeypatch.setattr(module, "now", lambda: set_back - timedelta(days=30))
     assert wait(store, first).state == wait(store, second).state == "succeeded"
     assert set(steps_done(tmp_path, "first").values()) == {1}
@@ -606,7 +605,7 @@ def test_a_coordinator_that_hangs_is_not_alive(
     """A thread that waits for ever is there, and does as little as one that has ended."""
     go_on = threading.Event()
     monkeypatch.setattr(coordinator_module, "STALLED_AFTER", 1.0)
-    monkeypatch.setattr(queue_module, "requeue_running", lambda *_: go_on.wait(60))
+    monkeypatch.setattr(shards, "requeue_running", lambda *_: go_on.wait(60))
     monkeypatch.setattr(Cluster, "start", lambda cluster: None)
     coordinator = coordinate(devices="cpu")
     wait_until(store, lambda _: not coordinator.alive())

@@ -4,7 +4,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.messages import ShardRequest, Stage
 from evalsvc.service.placement import Placement
 from evalsvc.spec.suite import TaskSpec
-from evalsvc.store.queue import Assignment
+from evalsvc.store.queue.shards import Assignment
 
 
 def shard(checkpoint: int, run: int = 1, stage: Stage = "run", begins: bool = False) -> Assignment:

@@ -22,10 +22,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, UnknownName, WrongState
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.store import back_off
-from evalsvc.store.deletion import delete_run
-from evalsvc.store.imports import import_values
-from evalsvc.store.queue import (
+from evalsvc.store.history.imports import import_values
+from evalsvc.store.queue import back_off
+from evalsvc.store.queue.shards import (
     Assignment,
     cancel_evaluation,
     fail_checkpoint,
@@ -36,11 +35,12 @@ from evalsvc.store.queue import (
     retry_evaluation,
     unwanted,
 )
-from evalsvc.store.renaming import rename_run
+from evalsvc.store.runs.deletion import delete_run
+from evalsvc.store.runs.posting import current_checkpoint, evaluate, get_or_create_run, submit
+from evalsvc.store.runs.renaming import rename_run
+from evalsvc.store.runs.virtual import resolve_expression
 from evalsvc.store.session import Store
-from evalsvc.store.submission import current_checkpoint, evaluate, get_or_create_run, submit
 from evalsvc.store.tables import OVER, Attempt, Checkpoint, Evaluation, MetricValue, Run, Shard, Task
-from evalsvc.store.virtual import resolve_expression
 
 SECONDS = 60.0 if os.environ.get("TESTS_LONG") else 4.0
 RUNS, STEPS, SUITES, AT_WORK, ATTEMPTS = ("run-a", "run-b", "run-c", "run-d"), 4, ("quick", "other"), 4, 3

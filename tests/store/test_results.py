@@ -13,7 +13,7 @@ from evalsvc.errors import UnknownName
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.events import read_events
-from evalsvc.store.queue import cancel_evaluation, find_evaluation
+from evalsvc.store.queue.shards import cancel_evaluation, find_evaluation
 from evalsvc.store.results import (
     evaluated_steps,
     read_completions,
@@ -22,8 +22,8 @@ from evalsvc.store.results import (
     read_values,
     read_values_along,
 )
+from evalsvc.store.runs.posting import evaluate, find_checkpoint, find_run
 from evalsvc.store.session import Store
-from evalsvc.store.submission import evaluate, find_checkpoint, find_run
 from evalsvc.store.views import evaluation_view
 
 NOWHERE = Path("/nowhere")

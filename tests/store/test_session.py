@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, ItemsLost, SchemaVersionMismatch
 from evalsvc.files.items import keep_items, pack_items
 from evalsvc.store import session as session_module
-from evalsvc.store.queue import take
+from evalsvc.store.queue.shards import take
 from evalsvc.store.results import read_task_items
 from evalsvc.store.session import Store, alembic_config, open_store
 from evalsvc.store.tables import Checkpoint, Evaluation, Json, Run, Task

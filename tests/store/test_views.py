@@ -8,9 +8,9 @@ import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.store.queue import find_evaluation, finish
+from evalsvc.store.queue.shards import find_evaluation, finish
+from evalsvc.store.runs.posting import find_checkpoint, find_run
 from evalsvc.store.session import Store
-from evalsvc.store.submission import find_checkpoint, find_run
 from evalsvc.store.tables import now
 from evalsvc.store.views import checkpoint_view, evaluation_view, in_use, run_view, runs_view
 

@@ -18,7 +18,7 @@ from evalsvc.cluster.cluster import Member
 from evalsvc.config import Settings
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.service.coordinator import AtWork, Coordinator, LiveTask
-from evalsvc.store.queue import finish, take
+from evalsvc.store.queue.shards import finish, take
 from evalsvc.store.session import Store
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from queue_steps import enter, submission
 
 from evalsvc.spec.protocol import Protocol, number_to_json
-from evalsvc.store.imports import Imported, import_values
+from evalsvc.store.history.imports import Imported, import_values
 from evalsvc.store.session import Store
 
 MOST = 2**63 - 1

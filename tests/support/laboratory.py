@@ -13,10 +13,10 @@ from evalsvc.checkpoints.reference import identify
 from evalsvc.config import Settings
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.spec.suite import parse_suite
-from evalsvc.store.history import read_history
-from evalsvc.store.queue import find_evaluation
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.queue.shards import find_evaluation
+from evalsvc.store.runs.posting import submit
 from evalsvc.store.session import Store
-from evalsvc.store.submission import submit
 from evalsvc.store.tables import OVER, Attempt, Evaluation, Shard
 
 TTL = 5

@@ -8,10 +8,10 @@ from evalsvc.checkpoints.reference import Identity
 from evalsvc.messages import ShardResult
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
-from evalsvc.store.queue import Assignment, finish, take
+from evalsvc.store.queue.shards import Assignment, finish, take
+from evalsvc.store.runs.posting import Submission, submit
+from evalsvc.store.runs.virtual import resolve_expression
 from evalsvc.store.session import Store
-from evalsvc.store.submission import Submission, submit
-from evalsvc.store.virtual import resolve_expression
 
 
 def suite(name: str = "quick", limit: int = 1, tasks: int = 1, kind: str = "loss") -> Suite:

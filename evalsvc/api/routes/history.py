@@ -16,12 +16,12 @@ from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
 from evalsvc.api.state import CurrentState
-from evalsvc.store.axis import Window
-from evalsvc.store.buckets import read_buckets
-from evalsvc.store.history import read_history
-from evalsvc.store.submission import find_run
-from evalsvc.store.summary import read_summary
-from evalsvc.store.version import history_tag
+from evalsvc.store.history.axis import Window
+from evalsvc.store.history.buckets import read_buckets
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.history.summary import read_summary
+from evalsvc.store.history.version import history_tag
+from evalsvc.store.runs.posting import find_run
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 

@@ -19,7 +19,7 @@ from evalsvc.api.state import CurrentState
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.protocol import Direction, Protocol
 from evalsvc.spec.visible_text import check_visible
-from evalsvc.store.imports import Imported, import_values
+from evalsvc.store.history.imports import Imported, import_values
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 

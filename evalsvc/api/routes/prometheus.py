@@ -17,8 +17,8 @@ from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import EvalsvcError
+from evalsvc.store.queue.totals import SECONDS, Depths, kinds_of, read_depths, read_totals
 from evalsvc.store.tables import AttemptTotal
-from evalsvc.store.totals import SECONDS, Depths, kinds_of, read_depths, read_totals
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -18,13 +18,13 @@ from evalsvc.checkpoints.reference import discard, spool_path, verify
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
-from evalsvc.store.base import base_view, name_base
-from evalsvc.store.deletion import Deleted, delete_run
-from evalsvc.store.history import read_protocol
-from evalsvc.store.queue import checkpoint_reference, named_artifacts, named_items
-from evalsvc.store.renaming import rename_run
+from evalsvc.store.history.reading import read_protocol
+from evalsvc.store.queue.shards import checkpoint_reference, named_artifacts, named_items
 from evalsvc.store.results import read_completions, read_results
-from evalsvc.store.submission import find_run, get_or_create_run
+from evalsvc.store.runs.base import base_view, name_base
+from evalsvc.store.runs.deletion import Deleted, delete_run
+from evalsvc.store.runs.posting import find_run, get_or_create_run
+from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.views import plan_view, run_view, runs_view
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)

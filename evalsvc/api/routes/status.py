@@ -11,7 +11,7 @@ from evalsvc.api.response_schemas import STATUS
 from evalsvc.api.routes.health import missing_parts
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
-from evalsvc.store.status import failed_view, places_of, queue_view, running_view, warned_view
+from evalsvc.store.queue.status import failed_view, places_of, queue_view, running_view, warned_view
 
 router = router_of(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
 

@@ -16,7 +16,7 @@ from evalsvc.api.response_schemas import TABLE
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import TableQuery
 from evalsvc.api.state import CurrentState, State
-from evalsvc.store.table import COLUMNS, TableRun, cut_pages, find_series, read_page
+from evalsvc.store.history.long_table import COLUMNS, TableRun, cut_pages, find_series, read_page
 
 router = router_of(prefix="/v1", tags=["table"], responses=PROBLEMS)
 

@@ -12,7 +12,7 @@ from history_reference import Point, write
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.spec.protocol import Protocol
-from evalsvc.store.submission import evaluate
+from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.tables import Checkpoint
 
 HISTORY = "/v1/runs/run-a/metrics"

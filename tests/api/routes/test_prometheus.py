@@ -14,11 +14,11 @@ from queue_steps import enter, evaluate_whole, metric, next_shard, store_result,
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.service.coordinator import LiveTask
-from evalsvc.store.queue import give_up
+from evalsvc.store.queue.shards import give_up
+from evalsvc.store.queue.totals import SECONDS, AttemptTotal, Ended, count_attempt, read_depths, read_totals
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, Shard, Task, now
 from evalsvc.store.tokens import create_token
-from evalsvc.store.totals import SECONDS, AttemptTotal, Ended, count_attempt, read_depths, read_totals
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,8 +11,8 @@ from app_in_process import App, refused
 from compared_runs import put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.store import table
-from evalsvc.store.table import COLUMNS, cut_pages, find_series, read_page
+from evalsvc.store.history import long_table
+from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
 
 
 @pytest.fixture
@@ -92,13 +92,13 @@ def test_what_is_not_there(app: App, measured: None) -> None:
 def test_pages_are_the_table_whatever_their_size(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = app.http.get("/v1/table?format=csv").text
     for rows, series in ((1, 1000), (3, 2), (5, 1)):
-        monkeypatch.setattr(table, "ROWS", rows)
-        monkeypatch.setattr(table, "SERIES", series)
+        monkeypatch.setattr(long_table, "ROWS", rows)
+        monkeypatch.setattr(long_table, "SERIES", series)
         assert app.http.get("/v1/table?format=csv").text == whole
 
 
 def test_what_is_written_meanwhile_moves_nothing(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "ROWS", 3)
+    monkeypatch.setattr(long_table, "ROWS", 3)
     with app.store.reading() as session:
         before = {tuple(row) for row in whole_table(session)}
         [first, *_] = find_series(session, [], [], None)

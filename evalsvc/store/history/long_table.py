@@ -1,0 +1,195 @@
+"""The history of any runs as one long table, a row per value, for notebooks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from sqlalchemy import Executable, Row, func, select
+from sqlalchemy.orm import Session
+
+from evalsvc.errors import UnknownName
+from evalsvc.store.history.reading import number_or_word
+from evalsvc.store.history.series import matches
+from evalsvc.store.runs.posting import find_run
+from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run, Series, Task
+
+COLUMNS = (
+    "run",
+    "step",
+    "variant",
+    "tokens",
+    "task",
+    "metric",
+    "value",
+    "stderr",
+    "n",
+    "groups",
+    "unit",
+    "direction",
+    "baseline",
+    "protocol",
+    "evaluation",
+    "source",
+)
+"""`tokens`: what the checkpoint had seen, where it was posted with that. `groups`: how many independent groups the n
+items are, where they are fewer than the items or of another kind. `evaluation`: the id of the one that measured
+the value, of which `task` is a task. `source`: of an imported value, which has none of the three, where it is from."""
+
+ROWS = 1000
+"""Rows of a page; a step with more of them is a page of its own."""
+
+SERIES = 1000
+"""Series that one query names."""
+
+
+@dataclass(frozen=True)
+class TableSeries:
+    """What a table says of each value of a series."""
+
+    id: int
+    variant: str
+    metric: str
+    unit: str
+    direction: str
+    baseline: float | None
+    protocol: str
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """A run and those of its series that a table shows."""
+
+    name: str
+    series: Sequence[TableSeries]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The steps of a run from `first` to `last`."""
+
+    run: TableRun
+    first: int
+    last: int
+
+
+def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], variant: str | None) -> list[TableRun]:
+    """The runs and series of these names (metrics may be patterns such as `arc_*/acc`), by name; without any, all.
+
+    Raises:
+        UnknownName: there is no such run; none of these runs has such a metric or variant. Near ones are named.
+    """
+    query = select(
+        Run.name,
+        Series.id,
+        Series.variant,
+        Series.metric,
+        Series.unit,
+        Series.direction,
+        Series.baseline,
+        Series.protocol_id,
+    ).join(Run, Run.id == Series.run_id)
+    if runs:
+        query = query.where(Series.run_id.in_([find_run(session, run).id for run in runs]))
+    rows = session.execute(query).all()
+    names, variants = {row.metric for row in rows}, {row.variant for row in rows}
+    for metric in metrics:
+        if not any(matches(name, metric) for name in names):
+            raise UnknownName.among("metric", metric, names, "it appears once an evaluation has measured it")
+    if variant is not None and variant not in variants:
+        raise UnknownName.among("variant", variant, variants)
+    wanted = {name for name in names if not metrics or any(matches(name, metric) for metric in metrics)}
+    by_run: dict[str, list[TableSeries]] = {}
+    for row in rows:
+        if row.metric in wanted and variant in (None, row.variant):
+            head: Any = row[1:]
+            by_run.setdefault(row.name, []).append(TableSeries(*head))
+    return [TableRun(name, by_run[name]) for name in sorted(by_run)]
+
+
+def cut_pages(session: Session, run: TableRun) -> list[Page]:
+    """The pages of a run, by its steps.
+
+    What is written later at steps between two of them is on one of the pages; nothing moves to another page.
+    """
+    sizes: Counter[int] = Counter()
+    for ids in _parts([series.id for series in run.series]):
+        query = select(MetricValue.step, func.count()).where(MetricValue.series_id.in_(ids))
+        for step, number in session.execute(query.group_by(MetricValue.step)):
+            sizes[step] += number
+    pages: list[Page] = []
+    first, size = 0, 0
+    steps = sorted(sizes)
+    for step, following in zip_longest(steps, steps[1:]):
+        size += sizes[step]
+        if following is None or size + sizes[following] > ROWS:
+            pages.append(Page(run, first, step))
+            first, size = step + 1, 0
+    return pages
+
+
+def read_page(session: Session, page: Page) -> list[list[Any]]:
+    """The rows of COLUMNS on a page, by step, variant and metric; NaN and infinities are strings."""
+    series = {item.id: item for item in page.run.series}
+    values = [row for ids in _parts(list(series)) for row in session.execute(_values(ids, page))]
+    tasks = _tasks(session, {row.evaluation for row in values if row.evaluation is not None})
+
+    def place(row: Row[Any]) -> tuple[Any, ...]:
+        own = series[row.series_id]
+        return row.step, own.variant, own.metric, own.id
+
+    return [_cells(page.run.name, series[row.series_id], row, tasks) for row in sorted(values, key=place)]
+
+
+def _values(ids: Sequence[int], page: Page) -> Executable:
+    return (
+        select(
+            MetricValue.series_id,
+            MetricValue.step,
+            Checkpoint.tokens_seen.label("tokens"),
+            MetricValue.value,
+            MetricValue.kind,
+            MetricValue.stderr,
+            MetricValue.n,
+            MetricValue.groups,
+            MetricValue.evaluation_id.label("evaluation"),
+            Import.source,
+        )
+        .outerjoin(Evaluation, Evaluation.id == MetricValue.evaluation_id)
+        .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .outerjoin(Import, Import.id == MetricValue.import_id)
+        .where(MetricValue.series_id.in_(ids), MetricValue.step.between(page.first, page.last))
+    )
+
+
+def _cells(run: str, series: TableSeries, row: Row[Any], tasks: Mapping[tuple[int, str, str], str]) -> list[Any]:
+    """A row of COLUMNS."""
+    task = tasks.get((row.evaluation, series.metric, series.protocol))
+    value = number_or_word(row.value, row.kind)
+    before = [run, row.step, series.variant, row.tokens, task, series.metric, value, row.stderr]
+    after = [series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
+    return [*before, row.n, row.groups, *after]
+
+
+def _tasks(session: Session, evaluations: Collection[int]) -> dict[tuple[int, str, str], str]:
+    """Which task of an evaluation measured what, by its id, metric and protocol."""
+    rows = [
+        row
+        for ids in _parts(sorted(evaluations))
+        for row in session.execute(
+            select(Task.evaluation_id, Task.name, Task.metrics).where(Task.evaluation_id.in_(ids))
+        )
+    ]
+    return {
+        (row.evaluation_id, metric["name"], metric["protocol"]): row.name
+        for row in rows
+        for metric in row.metrics or ()
+    }
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many ids as a query takes."""
+    return (ids[start : start + SERIES] for start in range(0, len(ids), SERIES))

@@ -1,0 +1,132 @@
+"""Which shard is next: the order of the queue.
+
+Highest priority first. Between runs, the one with the fewest shards on workers; where that is equal, one whose
+checkpoint a free worker has loaded, then the one that has waited longest for its turn. Within a run, what was begun is
+finished before anything else is begun, else a run that posts faster than it is evaluated would have no result at all;
+then the newest checkpoint comes first. A look comes before the shards that run: it may say that they are not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy.orm import Session, joinedload
+
+from evalsvc.store.queue.back_off import IS_DUE, due_now
+from evalsvc.store.runs.base import awaiting_parents, runs_awaiting_base
+from evalsvc.store.tables import Checkpoint, Evaluation, Shard, Task
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the order depends on beside the queue."""
+
+    loaded: frozenset[int] = frozenset()
+    """Ids of the checkpoints that free workers have loaded."""
+    busy: Mapping[int, int] = field(default_factory=dict)
+    """Shards on workers, by run id."""
+    turns: Mapping[int, float] = field(default_factory=dict)
+    """When a run last had an evaluation begun, by run id; by any clock that only grows."""
+
+
+def next_shard(session: Session, standing: Standing) -> Shard | None:
+    """The shard to hand out next; None when nothing waits. Takes milliseconds with 10,000 evaluations in the queue."""
+    passed: set[int] = set()
+    while rows := _first_of_each_run(session, standing.loaded, passed):
+        best = min(rows, key=lambda row: _rank(row, standing))
+        shard = session.scalar(_FIRST_SHARD, {"evaluation": best.evaluation_id, **due_now()})
+        if shard is not None:
+            return shard
+        # A worker still has its only shard, from before a retry; or all of them wait to be tried again.
+        passed.add(best.evaluation_id)
+    return None
+
+
+def _rank(row: Row[Any], standing: Standing) -> tuple[float, ...]:
+    return (
+        -row.priority,
+        standing.busy.get(row.run_id, 0),
+        row.checkpoint_id not in standing.loaded,
+        standing.turns.get(row.run_id, float("-inf")),
+        row.oldest,
+    )
+
+
+def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collection[int]) -> list[Row[Any]]:
+    """The evaluation that comes first in each run, with the oldest one there.
+
+    What was begun is looked up first, by its shards: it is little. Of what only waits nothing but the evaluation and
+    its checkpoint is read, since a join with the shards of all would take seconds where a database plans it badly.
+    """
+    running = session.scalars(_RUNNING_WITH_WAITING_SHARDS, due_now()).all()
+    found = {
+        "running": running,
+        "passed": list(passed),
+        "loaded": list(loaded),
+        "held_up": list(runs_awaiting_base(session)),
+    }
+    return list(session.execute(_FIRST_OF_EACH_RUN, found).all())
+
+
+# Statements are put together once: that takes longer than to execute them, and they are executed for every shard.
+
+_WAITING = and_(Shard.state == "queued", IS_DUE, Task.state.in_(("queued", "running")))
+"""Of a shard with its task: it may be handed out, for all that its checkpoint says."""
+
+_RUNNING_WITH_WAITING_SHARDS = select(Evaluation.id).where(
+    Evaluation.state == "running",
+    select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, _WAITING).exists(),
+)
+
+# The ids alone are put in order: with all that is read of the first one, a thousand shards are a large table.
+_FIRST_SHARD = (
+    select(Shard)
+    .options(
+        joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint).joinedload(Checkpoint.run)
+    )
+    .where(
+        Shard.id
+        == select(Shard.id)
+        .join(Task)
+        .where(Task.evaluation_id == bindparam("evaluation"), _WAITING)
+        .order_by(Task.index, Shard.stage == "run", Shard.id)
+        .limit(1)
+        .correlate(None)
+        .scalar_subquery()
+    )
+)
+
+
+def _ranked() -> Select[Any]:
+    begun = Evaluation.started_at.is_not(None)
+    within = (
+        Evaluation.priority.desc(),
+        case((and_(begun, Checkpoint.id.in_(bindparam("loaded", expanding=True))), 0), (begun, 1), else_=2),
+        Evaluation.started_at,
+        Checkpoint.step.desc(),
+        Evaluation.id,
+    )
+    return (
+        select(
+            Evaluation.id.label("evaluation_id"),
+            Checkpoint.id.label("checkpoint_id"),
+            Checkpoint.run_id,
+            Evaluation.priority,
+            func.min(Evaluation.id).over(partition_by=Checkpoint.run_id).label("oldest"),
+            func.row_number().over(partition_by=Checkpoint.run_id, order_by=within).label("place"),
+        )
+        .join(Checkpoint)
+        .where(
+            or_(Evaluation.state == "queued", Evaluation.id.in_(bindparam("running", expanding=True))),
+            Evaluation.id.not_in(bindparam("passed", expanding=True)),
+            Checkpoint.spool_state.is_distinct_from("copying"),
+            Checkpoint.id.not_in(awaiting_parents()),
+            Checkpoint.run_id.not_in(bindparam("held_up", expanding=True)),
+        )
+    )
+
+
+_FIRST_OF_EACH_RUN = select(places := _ranked().subquery()).where(places.c.place == 1)

@@ -1,0 +1,578 @@
+"""The queue: shards that wait, are being tried, and what came of them.
+
+The state of everything is derived from the shards by `advance`, so it may be called at any time: after a result, after
+a restart, after a retry. A result is stored only by the attempt that is current and running (the fence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm.attributes import set_committed_value
+
+from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
+from evalsvc.errors import UnknownName, WrongState, is_transient
+from evalsvc.files.items import pack_items
+from evalsvc.files.outputs import OutputFile
+from evalsvc.messages import ShardError, ShardRequest, ShardResult, Stage
+from evalsvc.spec.looks import Until, stop_note
+from evalsvc.spec.suite import TaskSpec
+from evalsvc.store.history.values import write_values
+from evalsvc.store.hold import hold, hold_all
+from evalsvc.store.queue.back_off import wait_until
+from evalsvc.store.queue.order import Standing, next_shard
+from evalsvc.store.queue.totals import Ended, count_attempt
+from evalsvc.store.runs.base import find_base, is_first
+from evalsvc.store.runs.posting import cancel, record_digest, require_current_parents, step_of
+from evalsvc.store.tables import (
+    OVER,
+    Artifact,
+    Attempt,
+    Base,
+    Checkpoint,
+    Evaluation,
+    Shard,
+    Task,
+    checkpoint_parents,
+    now,
+)
+
+# What happens for every shard is written down once: to put a statement together takes longer than to execute it.
+
+_SHARDS, _ATTEMPTS = Base.metadata.tables["shards"], Base.metadata.tables["attempts"]
+
+# The update takes the row's lock, so what it finds holds until the transaction ends.
+_FENCE = (
+    update(_SHARDS)
+    .where(
+        _SHARDS.c.id == bindparam("of_shard"), _SHARDS.c.attempt == bindparam("current"), _SHARDS.c.state == "running"
+    )
+    .values(attempt=_SHARDS.c.attempt)
+)
+
+_BEHIND_FENCE = (
+    select(Shard)
+    .where(Shard.id == bindparam("of_shard"))
+    .options(joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint))
+)
+
+_OPEN_ATTEMPT = insert(_ATTEMPTS)
+
+_HAND_OUT = (
+    update(_SHARDS).where(_SHARDS.c.id == bindparam("of_shard")).values(attempt=bindparam("number"), state="running")
+)
+
+_CLOSE_ATTEMPT = (
+    update(_ATTEMPTS)
+    .where(_ATTEMPTS.c.shard_id == bindparam("of_shard"), _ATTEMPTS.c.number == bindparam("current"))
+    .values(finished_at=bindparam("finished"), outcome=bindparam("came_to"))
+    .returning(_ATTEMPTS.c.started_at)
+)
+
+_HAVE_PARENTS = select(checkpoint_parents.c.checkpoint_id).where(
+    checkpoint_parents.c.checkpoint_id.in_(bindparam("checkpoints", expanding=True))
+)
+
+_UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)
+
+_STILL_TO_RUN = (
+    select(_SHARDS.c.id)
+    .where(
+        _SHARDS.c.task_id == bindparam("task"),
+        _SHARDS.c.stage == "run",
+        _SHARDS.c.state.not_in(("succeeded", "skipped")),
+    )
+    .limit(1)
+)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A shard handed out: what to do, and the attempt that alone may store its result."""
+
+    evaluation_id: int
+    task_id: int
+    shard_id: int
+    attempt: int
+    request: ShardRequest
+    checkpoint_id: int
+    run_id: int
+    begins: bool
+    """It is the first of its evaluation."""
+
+    @property
+    def key(self) -> str:
+        return f"evaluation-{self.evaluation_id}/shard-{self.shard_id}/attempt-{self.attempt}"
+
+
+def take(
+    session: Session, spooled: Callable[[Checkpoint], Path], standing: Standing | None = None
+) -> Assignment | None:
+    """Hand out the next shard, as `order` says; None when nothing waits, or what is next was cancelled just now."""
+    shard = next_shard(session, standing or Standing())
+    if shard is None:
+        return None
+    task, evaluation = shard.task, shard.task.evaluation
+    if hold(session, evaluation.id) != evaluation.state:
+        return None
+    checkpoint, base = evaluation.checkpoint, find_base(session, evaluation.checkpoint)
+    _note_files(session, [checkpoint] if base is None else [checkpoint, base])
+    request = replace(
+        _request(task, shard, checkpoint_reference(checkpoint, spooled)),
+        base=None if base is None else checkpoint_reference(base, spooled),
+        is_first=shard.stage == "merge" and is_first(session, checkpoint, base),
+    )
+    attempt = shard.attempt + 1
+    session.execute(_OPEN_ATTEMPT, {"shard_id": shard.id, "number": attempt, "started_at": now()})
+    session.execute(_HAND_OUT, {"of_shard": shard.id, "number": attempt})
+    for name, value in (("attempt", attempt), ("state", "running")):
+        set_committed_value(shard, name, value)
+    task.state = "running"
+    begins = evaluation.state == "queued"
+    if begins:
+        evaluation.state = "running"
+        evaluation.started_at = evaluation.started_at or now()
+    return Assignment(evaluation.id, task.id, shard.id, attempt, request, checkpoint.id, checkpoint.run_id, begins)
+
+
+def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:
+    """Store what an attempt brought back, with all that follows; False (and nothing stored) if it is too late.
+
+    What is stored already, by a transaction whose answer was lost, is not stored again, and True. A shard that failed
+    by what may pass waits for a while and is tried again, `max_attempts` times in all.
+    """
+    shard = _fenced(session, assignment)
+    if shard is None:
+        return result.error is None and _is_stored(session, assignment)
+    task, error = shard.task, result.error
+    outcome = "succeeded" if error is None else "cancelled" if error.code == "cancelled" else "failed"
+    _close_attempt(session, shard, outcome, "" if error is None else error.code)
+    shard.provenance = dict(result.provenance)
+    if error is not None:
+        if outcome == "cancelled":
+            # Who retries what was cancelled may be faster than the attempt that was told to stop.
+            shard.state = _waiting(task)
+            shard.error = None if shard.state == "queued" else error.to_json()
+        elif is_transient(error.code):
+            _strike(shard, error, max_attempts, tried_before=shard.strikes)
+            shard.not_before = wait_until(shard.strikes)
+        else:
+            _fail(shard, error)
+    else:
+        shard.state, shard.not_before = "succeeded", None
+        shard.output = result.output
+        shard.error = None
+        if shard.stage == "run":
+            shard.units = (shard.payload or {})["units"]
+        session.flush()
+        _record_digests(session, task.evaluation.checkpoint, result.provenance)
+    session.flush()
+    advance(session, task)
+    return True
+
+
+def give_up(
+    session: Session, assignment: Assignment, outcome: str, error: ShardError | None, max_attempts: int
+) -> bool:
+    """Put a shard whose attempt ended without a result back into the queue.
+
+    Args:
+        outcome: `lost` (the service or the scheduler went away), `cancelled`, `worker_died` or `deadline_exceeded`.
+        error: what to fail its task with once it has been struck `max_attempts` times; None never strikes.
+    """
+    shard = _fenced(session, assignment)
+    if shard is None:
+        return False
+    _close_attempt(session, shard, outcome, "" if error is None else error.code)
+    shard.state = _waiting(shard.task)
+    if error is not None:
+        _strike(shard, error, max_attempts)
+        # A worker that dies is most often not the shard's fault: the first time, nobody waits.
+        shard.not_before = wait_until(shard.strikes - 1) if shard.strikes > 1 else None
+    session.flush()
+    advance(session, shard.task)
+    return True
+
+
+def _strike(shard: Shard, error: ShardError, max_attempts: int, tried_before: int = 0) -> None:
+    """Queue it again, or fail it by the last of its tries."""
+    shard.strikes += 1
+    shard.state, shard.error = _waiting(shard.task), error.to_json()
+    if shard.strikes >= max_attempts and shard.state == "queued":
+        often = f" (tried {shard.strikes} times)" if tried_before else ""
+        _fail(shard, replace(error, message=error.message + often))
+
+
+def _fail(shard: Shard, error: ShardError) -> None:
+    """One look less is no failure of its task."""
+    shard.state, shard.error = "failed", error.to_json()
+    if shard.stage != "look":
+        fail_task(shard.task, error)
+
+
+def run_again(
+    session: Session, assignment: Assignment, lost: Sequence[OutputFile], error: ShardError, max_attempts: int
+) -> bool:
+    """Queue the shards whose outputs are lost anew, and take back the merge that was to read them until they have run.
+
+    An output that is lost `max_attempts` times fails its task with `error`. A look that was to read them fails, and no
+    more: a merge that waits must not be left with fewer outputs, and finds out for itself.
+    """
+    reader = _fenced(session, assignment)
+    if reader is None:
+        return False
+    task = reader.task
+    if reader.stage == "look":
+        _close_attempt(session, reader, "failed", error.code)
+        reader.state, reader.error = "failed", error.to_json()
+        session.flush()
+        advance(session, task)
+        return True
+    session.execute(delete(Attempt).where(Attempt.shard_id == reader.id))
+    session.execute(delete(Shard).where(Shard.id == reader.id))
+    for shard in session.scalars(select(Shard).where(Shard.id.in_([file.shard for file in lost]))):
+        shard.state = _waiting(task)
+        shard.output, shard.units = None, None
+        shard.strikes += 1
+        if shard.strikes >= max_attempts:
+            shard.state, shard.error = "failed", error.to_json()
+            fail_task(task, error)
+    session.flush()
+    advance(session, task)
+    return True
+
+
+def named_outputs(session: Session) -> set[OutputFile]:
+    """The files that hold outputs which a merge may still ask for; all others are orphans."""
+    rows = session.scalars(
+        select(Shard.output)
+        .join(Task)
+        .join(Evaluation)
+        .join(Checkpoint)
+        .where(Shard.stage == "run", Shard.output.is_not(None), Checkpoint.replaced_at.is_(None))
+    )
+    return {output for output in rows if isinstance(output, OutputFile)}
+
+
+def named_artifacts(session: Session, digests: Collection[str] | None = None) -> set[str]:
+    """The digests, of all or of these contents, that artifacts have which were not pruned; nobody needs the others."""
+    query = select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).distinct()
+    return set(session.scalars(query if digests is None else query.where(Artifact.sha256.in_(digests))))
+
+
+def named_items(session: Session, digests: Collection[str] | None = None) -> set[str]:
+    """The digests of the files, of all or of these, that hold results per item; all others are orphans."""
+    named = Task.items_sha256.is_not(None) if digests is None else Task.items_sha256.in_(digests)
+    return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}
+
+
+def requeue_running(session: Session, held: Mapping[int, int]) -> int:
+    """Queue again, uncharged, what runs in the database and nowhere else. Returns how many.
+
+    Args:
+        held: attempt by shard id, of what the service has on its workers.
+    """
+    hold_all(session, Evaluation.id.in_(select(Task.evaluation_id).join(Shard).where(Shard.state == "running")))
+    running = session.scalars(select(Shard).where(Shard.state == "running"))
+    lost = [shard for shard in running if held.get(shard.id) != shard.attempt]
+    for shard in lost:
+        _close_attempt(session, shard, "lost")
+        shard.state = _waiting(shard.task)
+    return len(lost)
+
+
+def advance(session: Session, task: Task) -> None:
+    """Do what the states of a task's shards call for: run shards after the plan, then a merge, then the results.
+
+    Looks come in between, where the plan has them. A look that fails is no more than one look less.
+    """
+    if task.state in OVER:
+        _close_evaluation(task.evaluation)
+        return
+    if _only_waits(session, task):
+        return
+    stages: dict[str, list[Shard]] = {"plan": [], "run": [], "look": [], "merge": []}
+    for shard in session.scalars(select(Shard).where(Shard.task_id == task.id).order_by(Shard.index)):
+        stages[shard.stage].append(shard)
+    plan, runs, merges = stages["plan"][0], stages["run"], stages["merge"]
+    if plan.state != "succeeded":
+        return
+    if not runs:
+        _insert_runs(session, task, plan.output)
+    elif not merges:
+        waits = _look(session, task, plan.output, runs, stages["look"])
+        if not waits and all(shard.state in ("succeeded", "skipped") for shard in runs):
+            _skip(session, [look for look in stages["look"] if look.state == "queued"])
+            session.add(Shard(task_id=task.id, stage="merge", index=0))
+    elif merges[0].state == "succeeded":
+        _store_result(session, task, merges[0], runs, stages["look"])
+
+
+def _only_waits(session: Session, task: Task) -> bool:
+    """Whether shards are still to run and nothing looks at them before: found without reading all for each of them."""
+    return task.looks is False and session.scalar(_STILL_TO_RUN, {"task": task.id}) is not None
+
+
+def is_queued(session: Session) -> bool:
+    """Whether there is anything to hand out, or may be in a while: an evaluation that is not over."""
+    return session.scalar(_UNFINISHED) is not None
+
+
+def fail_task(task: Task, error: ShardError) -> None:
+    """Mark a task failed by its first error. Shards that wait are no longer handed out; a retry takes them up."""
+    if task.state not in OVER:
+        task.state, task.error = "failed", error.to_json()
+
+
+def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> None:
+    """Fail what waits for a checkpoint that could not be spooled."""
+    hold_all(session, Evaluation.checkpoint_id == checkpoint_id)
+    for evaluation in session.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint_id)):
+        for task in evaluation.tasks:
+            fail_task(task, error)
+        _close_evaluation(evaluation)
+
+
+def find_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    evaluation = session.get(Evaluation, evaluation_id)
+    if evaluation is None:
+        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
+    return evaluation
+
+
+def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    """Cancel; WrongState when it is over."""
+    hold(session, evaluation_id)
+    evaluation = find_evaluation(session, evaluation_id)
+    if evaluation.state in OVER:
+        raise WrongState(
+            f"evaluation {evaluation_id} is {evaluation.state}; only a queued or running one can be cancelled"
+        )
+    cancel(evaluation, "cancelled by request")
+    return evaluation
+
+
+def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    """Queue what failed or was cancelled anew; finished shards keep their results.
+
+    Raises:
+        WrongState: nothing of it failed or was cancelled, or its checkpoint, or one that this is made of, was replaced.
+    """
+    hold(session, evaluation_id)
+    evaluation = find_evaluation(session, evaluation_id)
+    if evaluation.state not in ("failed", "partly_failed", "cancelled"):
+        raise WrongState(
+            f"evaluation {evaluation_id} is {evaluation.state}; only what failed or was cancelled is retried"
+        )
+    if evaluation.checkpoint.replaced_at is not None:
+        raise WrongState(f"evaluation {evaluation_id} is of a checkpoint that was replaced; evaluate the new one")
+    require_current_parents(evaluation.checkpoint)
+    evaluation.state, evaluation.error, evaluation.finished_at = "queued", None, None
+    for task in evaluation.tasks:
+        if task.state == "succeeded":
+            continue
+        task.state, task.error = "queued", None
+        for shard in task.shards:
+            if shard.state in ("failed", "cancelled"):
+                shard.state, shard.error, shard.strikes, shard.not_before = "queued", None, 0, None
+        session.flush()
+        advance(session, task)
+    return evaluation
+
+
+def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
+    """Which of these shards should stop: their evaluation was cancelled, a look showed that they are not needed, or
+    their run was deleted."""
+    ids = set(shard_ids)
+    wanted = (
+        select(Shard.id)
+        .join(Task)
+        .join(Evaluation)
+        .where(Shard.id.in_(ids), Evaluation.state != "cancelled", Shard.state != "skipped")
+    )
+    return ids - set(session.scalars(wanted))
+
+
+def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
+    """What a worker needs to open a checkpoint, or all parents of a virtual one."""
+    if checkpoint.parents:
+        return CheckpointRef(
+            path=checkpoint.uri,
+            sha256=checkpoint.sha256,
+            layout=checkpoint.layout,
+            label=checkpoint_label(checkpoint),
+            virtual=Virtual(
+                parse_expression(checkpoint.uri),
+                {str(step_of(parent)): checkpoint_reference(parent, spooled) for parent in checkpoint.parents},
+            ),
+        )
+    kept = checkpoint.spool_state == "ready"
+    return CheckpointRef(
+        path=str(spooled(checkpoint)) if kept else checkpoint.path,
+        identity=Identity(checkpoint.size, checkpoint.mtime_ns, None if kept else checkpoint.etag),
+        sha256=checkpoint.sha256,
+        model=checkpoint.model,
+        layout=checkpoint.layout,
+        label=checkpoint_label(checkpoint),
+    )
+
+
+def _note_files(session: Session, checkpoints: Sequence[Checkpoint]) -> None:
+    """Have those that are no virtual ones know it, of whose parents each would ask for itself."""
+    virtual = set(session.scalars(_HAVE_PARENTS, {"checkpoints": [checkpoint.id for checkpoint in checkpoints]}))
+    for checkpoint in checkpoints:
+        if checkpoint.id not in virtual:
+            set_committed_value(checkpoint, "parents", [])
+
+
+def checkpoint_label(checkpoint: Checkpoint) -> str:
+    """How messages name it."""
+    label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
+    return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
+
+
+def _record_digests(session: Session, checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> None:
+    if (sha256 := provenance.get("checkpoint_sha256")) and checkpoint.sha256 is None:
+        record_digest(session, checkpoint.id, sha256)
+    found = provenance.get("parents_sha256", {})
+    for parent in checkpoint.parents if found else ():
+        # Where its run was renamed meanwhile, it is under the old name; the next worker finds it.
+        if sha256 := found.get(str(step_of(parent))):
+            record_digest(session, parent.id, sha256)
+
+
+def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest:
+    stage: Stage = shard.stage  # type: ignore[assignment]
+    spec = TaskSpec(task.kind, task.name, task.parameters)
+    if stage in ("look", "merge"):
+        runs = [item for item in task.shards if item.stage == "run" and item.state != "skipped"]
+        runs = sorted(runs, key=lambda item: item.index)[: (shard.payload or {}).get("shards")]
+        return ShardRequest(
+            spec, stage, reference, [item.payload or {} for item in runs], [item.output for item in runs]
+        )
+    return ShardRequest(spec, stage, reference, [shard.payload] if shard.payload is not None else [])
+
+
+def _fenced(session: Session, assignment: Assignment) -> Shard | None:
+    hold(session, assignment.evaluation_id)
+    key = {"of_shard": assignment.shard_id, "current": assignment.attempt}
+    if session.execute(_FENCE, key).rowcount != 1:  # type: ignore[attr-defined]
+        return None
+    return session.scalar(_BEHIND_FENCE, {"of_shard": assignment.shard_id})
+
+
+def _is_stored(session: Session, assignment: Assignment) -> bool:
+    attempt = session.get(Attempt, (assignment.shard_id, assignment.attempt))
+    return attempt is not None and attempt.outcome == "succeeded"
+
+
+def _waiting(task: Task) -> str:
+    """The state of a shard that is to be tried again, if anybody still wants it."""
+    return "cancelled" if task.state == "cancelled" else "queued"
+
+
+def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "") -> None:
+    """`code`: that of the error which ended it."""
+    finished = now()
+    key = {"of_shard": shard.id, "current": shard.attempt}
+    started = session.scalar(_CLOSE_ATTEMPT, key | {"finished": finished, "came_to": outcome})
+    if started is not None:
+        units = (shard.payload or {}).get("units", 0) if shard.stage == "run" and outcome == "succeeded" else 0
+        ended = Ended(shard.task.kind, shard.stage, outcome, code, (finished - started).total_seconds(), units)
+        count_attempt(session, ended)
+
+
+def _insert_runs(session: Session, task: Task, plan: Any) -> None:
+    task.total, task.unit, task.looks = plan["total"], plan["unit"], bool(plan.get("looks"))
+    for index, payload in enumerate(plan["shards"]):
+        session.add(Shard(task_id=task.id, stage="run", index=index, payload=payload))
+
+
+def _look(session: Session, task: Task, plan: Any, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
+    """Look where enough shards are done, and skip the rest once a look says so; whether the merge has to wait for it.
+
+    Looks decide in their order, whichever of them is done first: how many samples are used is not up to chance.
+    """
+    until = None if plan.get("until") is None else Until(**plan["until"])
+    if any(shard.state == "skipped" for shard in runs):
+        return False
+    if until is None and all(shard.state == "succeeded" for shard in runs):
+        return False
+    known = {look.index: look for look in looks}
+    for index, (shards, units) in enumerate(plan.get("looks", ())):
+        if shards >= len(runs) or any(shard.state != "succeeded" for shard in runs[:shards]):
+            break
+        look = known.get(index)
+        if look is None:
+            session.add(Shard(task_id=task.id, stage="look", index=index, payload={"shards": shards, "done": units}))
+        if until is not None and (look is None or look.state in ("queued", "running")):
+            return True
+        if until and look and look.state == "succeeded" and (reason := until.reached((look.output or {})["metrics"])):
+            said = stop_note(reason, units, plan["looks"][-1][1], plan["unit"])
+            look.payload = {**(look.payload or {}), "stopped": said}
+            _skip(session, [*runs[shards:], *looks[looks.index(look) + 1 :]])
+            return False
+    return False
+
+
+def _skip(session: Session, shards: Iterable[Shard]) -> None:
+    """What is not needed any more. An attempt that runs is told to stop by the coordinator, and its result is late."""
+    for shard in shards:
+        if shard.state == "running":
+            _close_attempt(session, shard, "cancelled")
+        shard.state, shard.output, shard.units = "skipped", None, None
+    session.flush()
+
+
+def _store_result(
+    session: Session, task: Task, merge: Shard, runs: Sequence[Shard], looks: Sequence[Shard] = ()
+) -> None:
+    result = merge.output or {}
+    _skip(session, [look for look in looks if look.state in ("queued", "running")])
+    used = [shard for shard in runs if shard.state == "succeeded"]
+    stopped = [(look.payload or {})["stopped"] for look in looks if "stopped" in (look.payload or {})]
+    task.metrics, task.state = result["metrics"], "succeeded"
+    task.warnings = result.get("warnings") or None
+    task.items, task.items_sha256 = _kept(result["items"])
+    session.execute(delete(Artifact).where(Artifact.task_id == task.id))
+    session.add_all(Artifact(task_id=task.id, **artifact) for artifact in result.get("artifacts", ()))
+    task.provenance = {
+        **(merge.provenance or {}),
+        "shards": [shard.provenance for shard in used],
+        "notes": {**result.get("notes", {}), **({"stopped": stopped[0]} if stopped else {})},
+    }
+    task.total = sum((shard.payload or {})["units"] for shard in used)
+    evaluation = task.evaluation
+    if evaluation.checkpoint.replaced_at is None:
+        write_values(session, evaluation, result["metrics"], result["protocols"])
+    # The task now holds what the shards' outputs were for.
+    merge.output = None
+    for shard in [*runs, *looks]:
+        shard.output = None
+    _close_evaluation(evaluation)
+
+
+def _kept(items: Any) -> tuple[bytes | None, str | None]:
+    """The columns of a task for its results per item: packed, the digest of their file, or as the merge gave them."""
+    if isinstance(items, str):
+        return None, items
+    return items if isinstance(items, bytes) else pack_items(items), None
+
+
+def _close_evaluation(evaluation: Evaluation) -> None:
+    states = {task.state for task in evaluation.tasks}
+    if evaluation.state in OVER or not states <= set(OVER):
+        return
+    evaluation.finished_at = now()
+    if states == {"succeeded"}:
+        evaluation.state = "succeeded"
+        return
+    failed = [task for task in evaluation.tasks if task.state == "failed"]
+    evaluation.state = "partly_failed" if "succeeded" in states else "failed"
+    evaluation.error = failed[0].error if failed else None

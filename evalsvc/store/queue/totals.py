@@ -1,0 +1,98 @@
+"""What the service's metrics are computed from: how much waits, and how every attempt so far ended.
+
+Sums are kept by the transaction that ends an attempt: counted from the attempts' rows they would take longer with each
+evaluation, and shrink with each run that is deleted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from evalsvc.store.history.values import insert_of
+from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
+
+SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
+"""Upper ends of the buckets of durations; one more has the rest. To change them is to migrate what was counted."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt that ended."""
+
+    kind: str
+    stage: str
+    outcome: str
+    code: str
+    seconds: float
+    units: int
+
+
+def count_attempt(session: Session, ended: Ended) -> None:
+    # A clock that was set back meanwhile must not take away what others took.
+    seconds = max(0.0, ended.seconds)
+    row = {
+        "kind": ended.kind,
+        "stage": ended.stage,
+        "outcome": ended.outcome,
+        "code": ended.code,
+        "bucket": bisect_left(SECONDS, seconds),
+        "attempts": 1,
+        "seconds": seconds,
+        "units": ended.units,
+    }
+    session.execute(_adding(session.get_bind().dialect.name), row)
+
+
+@lru_cache
+def _adding(dialect: str) -> Any:
+    """The statement that adds to what was counted; put together once, since it is executed for every attempt."""
+    statement = insert_of(dialect, AttemptTotal.__table__)
+    added = ("attempts", "seconds", "units")
+    return statement.on_conflict_do_update(
+        index_elements=["kind", "stage", "outcome", "code", "bucket"],
+        set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in added},
+    )
+
+
+@dataclass(frozen=True)
+class Depths:
+    """How much there is of what."""
+
+    evaluations: dict[str, int]
+    """By state."""
+    shards: dict[str, int]
+    """Those that wait or run."""
+    oldest_seconds: float
+    """Since the oldest evaluation that has a shard which waits was asked for."""
+
+
+def read_depths(session: Session) -> Depths:
+    evaluations = select(Evaluation.state, func.count()).group_by(Evaluation.state)
+    states = ("queued", "running")
+    shards = select(Shard.state, func.count()).where(Shard.state.in_(states)).group_by(Shard.state)
+    waits = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, Shard.state == "queued").exists()
+    # By the id, which grows with time, the first that is found is the oldest: none other is looked at.
+    oldest = session.scalar(
+        select(Evaluation.created_at).where(Evaluation.state.in_(states), waits).order_by(Evaluation.id).limit(1)
+    )
+    return Depths(
+        evaluations={state: number for state, number in session.execute(evaluations)},  # noqa: C416
+        shards=dict.fromkeys(states, 0) | {state: number for state, number in session.execute(shards)},  # noqa: C416
+        oldest_seconds=0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds()),
+    )
+
+
+def read_totals(session: Session) -> list[AttemptTotal]:
+    return list(session.scalars(select(AttemptTotal)))
+
+
+def kinds_of(session: Session, task_ids: Iterable[int]) -> dict[int, str]:
+    rows = session.execute(select(Task.id, Task.kind).where(Task.id.in_(sorted(task_ids))))
+    return {task: kind for task, kind in rows}  # noqa: C416

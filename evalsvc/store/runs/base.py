@@ -1,0 +1,119 @@
+"""The base of a run: the checkpoint that its checkpoints are compared with, of any run; by default its own step 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Select, or_, select
+from sqlalchemy.orm import Session
+
+from evalsvc.store.runs.posting import current_checkpoint, find_run, find_step
+from evalsvc.store.tables import Base, Checkpoint, Run, checkpoint_parents
+
+FIRST_STEP = 0
+"""The step of the default base."""
+
+
+def name_base(session: Session, run: Run, of: str, step: int, variant: str) -> Checkpoint:
+    """Make a checkpoint of the run named `of` the base of `run`, from now on.
+
+    Raises:
+        UnknownName: there is no such run, step or variant; near ones are named.
+    """
+    base = find_step(session, find_run(session, of), step, variant)
+    run.base = {"run": of, "step": step, "variant": variant}
+    return base
+
+
+def find_base(session: Session, checkpoint: Checkpoint) -> Checkpoint | None:
+    """What a checkpoint is compared with; see `base_of`."""
+    return base_of(session, checkpoint.run, checkpoint.variant)
+
+
+def base_of(session: Session, run: Run, variant: str) -> Checkpoint | None:
+    """What a run's checkpoints of a variant are compared with: the newest file of its base; None where there is none.
+
+    Without a name it is the run's step 0, in that variant if there is one, else `raw`.
+    """
+    if run.base is not None:
+        return _current(session, run.base)
+    found = (current_checkpoint(session, run.id, FIRST_STEP, name) for name in dict.fromkeys((variant, "raw")))
+    return next((base for base in found if base is not None), None)
+
+
+def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) -> bool:
+    """Whether a checkpoint is its own `base`, that of another run, or of the smallest step that its run has by now."""
+    if base is not None and base.id == checkpoint.id:
+        return True
+    earlier = select(Checkpoint.id).where(
+        Checkpoint.run_id == checkpoint.run_id, Checkpoint.step < checkpoint.step, Checkpoint.replaced_at.is_(None)
+    )
+    return session.scalar(earlier.limit(1)) is None or is_named_base(session, checkpoint)
+
+
+def base_view(session: Session, run: Run) -> dict[str, Any]:
+    """A run's base, whether it was named, and the checkpoint that it is now: None where nothing is there."""
+    base = run.base or {"run": run.name, "step": FIRST_STEP, "variant": "raw"}
+    found = _current(session, base)
+    return {**base, "named": run.base is not None, "checkpoint": None if found is None else found.id}
+
+
+def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
+    """Whether a run names this checkpoint, or a virtual one that is made of it, as its base."""
+    places = [_place(item) for item in (checkpoint, *checkpoint.children) if item.replaced_at is None]
+    return bool(places) and any(base in places for base in _named(session).values())
+
+
+def base_ids(session: Session) -> set[int]:
+    """The checkpoints that are the base of any run, and what virtual ones of them are made of: all that must not be
+    dropped when their own evaluation is over."""
+    named = [_current(session, base) for base in _named(session).values()]
+    default = (
+        select(Checkpoint.id)
+        .join(Run)
+        .where(Checkpoint.step == FIRST_STEP, Checkpoint.replaced_at.is_(None), Run.base.is_(None))
+    )
+    bases = {base.id for base in named if base is not None} | set(session.scalars(default))
+    parents = select(checkpoint_parents.c.parent_id).where(checkpoint_parents.c.checkpoint_id.in_(bases))
+    return bases | set(session.scalars(parents))
+
+
+def awaiting_parents() -> Select[tuple[int]]:
+    """The virtual checkpoints of which a parent is being copied to the spool."""
+    return (
+        select(checkpoint_parents.c.checkpoint_id)
+        .join(Checkpoint, Checkpoint.id == checkpoint_parents.c.parent_id)
+        .where(Checkpoint.spool_state == "copying")
+    )
+
+
+# Put together once: they are executed for every shard. Mostly nothing is copied, which is cheaper to ask of ids alone.
+_CHECKPOINTS = Base.metadata.tables["checkpoints"]
+_ANY_COPYING = select(_CHECKPOINTS.c.id).where(_CHECKPOINTS.c.spool_state == "copying").limit(1)
+_COPYING = select(Checkpoint).where(
+    or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())), Checkpoint.replaced_at.is_(None)
+)
+
+
+def runs_awaiting_base(session: Session) -> set[int]:
+    """Runs whose base is being copied to the spool: a shard begun now would lose its base once the copy is ready."""
+    if session.scalar(_ANY_COPYING) is None:
+        return set()
+    copying = session.scalars(_COPYING).all()
+    default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}
+    places = [_place(item) for item in copying]
+    return default | {run_id for run_id, base in _named(session).items() if base in places}
+
+
+def _named(session: Session) -> dict[int, dict[str, Any]]:
+    """The bases that runs name, by the run's id."""
+    rows = session.execute(select(Run.id, Run.base).where(Run.base.is_not(None)))
+    return {row.id: row.base for row in rows}
+
+
+def _place(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"run": checkpoint.run.name, "step": checkpoint.step, "variant": checkpoint.variant}
+
+
+def _current(session: Session, base: dict[str, Any]) -> Checkpoint | None:
+    return current_checkpoint(session, find_run(session, base["run"]).id, base["step"], base["variant"])

@@ -1,0 +1,150 @@
+"""Pruning: what of the runs' artifacts is kept by their rules, and what is not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec.artifact_policy import Retention, retention_of
+from evalsvc.store.history.series import matches
+from evalsvc.store.history.summary import read_summary
+from evalsvc.store.runs.posting import find_run
+from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Series, Task, now
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 500
+"""Rows of one statement."""
+
+
+@dataclass
+class Pruned:
+    """What was, or would be, pruned."""
+
+    by_run: dict[str, int] = field(default_factory=dict)
+    """How many artifacts, of the runs that lose any."""
+    ids: list[int] = field(default_factory=list)
+    contents: dict[str, int] = field(default_factory=dict)
+    """Sizes of their contents by digest; others may have the same."""
+
+
+def rule_of(run: Run, default: Retention | None) -> Retention | None:
+    """The rule of a run, or else that of the service."""
+    return default if run.retention is None else retention_of(run.retention)
+
+
+def retention_view(run: Run, default: Retention | None) -> dict[str, Any]:
+    rule = rule_of(run, default)
+    source = "run" if run.retention is not None else "service"
+    return {"run": run.name, "keep": rule and rule.to_json(), "from": rule and source}
+
+
+def find_prunable(session: Session, default: Retention | None, run: str | None = None) -> Pruned:
+    """What the rules, of all runs or of one, do not keep.
+
+    Raises:
+        UnknownName: there is no such run.
+    """
+    runs = [find_run(session, run)] if run is not None else session.scalars(select(Run).order_by(Run.name)).all()
+    found = Pruned()
+    for row in runs:
+        rule = rule_of(row, default)
+        if rule is not None:
+            _add(session, row, rule, found)
+    return found
+
+
+def require_metric(session: Session, name: str) -> None:
+    """Check that some run has a metric of this name, or fitting this pattern, of which a value can be the best.
+
+    A service that has measured nothing yet knows no names, and takes any.
+
+    Raises:
+        UnknownName: there is none; near misses are named.
+        InvalidRequest: it has no direction.
+    """
+    rows = session.execute(select(Series.metric, Series.direction).distinct())
+    directions = {(row.metric, row.direction) for row in rows}
+    fitting = {direction for metric, direction in directions if matches(metric, name)}
+    if directions and not fitting:
+        hint = "its best can be kept once a run has values of it"
+        raise UnknownName.among("metric", name, {metric for metric, _ in directions}, hint)
+    if fitting == {"none"}:
+        raise InvalidRequest(
+            f"best is {name!r}, a metric without a direction, so that no value of it is the best; name one that is to "
+            "be low or high"
+        )
+
+
+def mark_pruned(session: Session, found: Pruned) -> None:
+    """Say of these artifacts that they are gone; their contents are removed afterwards, where no others have them."""
+    when = now()
+    for start in range(0, len(found.ids), AT_ONCE):
+        ids = found.ids[start : start + AT_ONCE]
+        session.execute(
+            update(Artifact).where(Artifact.id.in_(ids), Artifact.pruned_at.is_(None)).values(pruned_at=when)
+        )
+
+
+def _add(session: Session, run: Run, rule: Retention, found: Pruned) -> None:
+    query = (
+        select(
+            Artifact.id,
+            Artifact.sha256,
+            Artifact.size,
+            Checkpoint.step,
+            Checkpoint.variant,
+            Checkpoint.replaced_at,
+            Evaluation.finished_at,
+        )
+        .join(Task, Task.id == Artifact.task_id)
+        .join(Evaluation, Evaluation.id == Task.evaluation_id)
+        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .where(Checkpoint.run_id == run.id, Artifact.pruned_at.is_(None), Evaluation.state.in_(OVER))
+        .order_by(Artifact.id)
+    )
+    rows = session.execute(query).all()
+    best = _best_steps(session, run, rule)
+    if not rows or best is None:
+        return
+    steps = sorted({row.step for row in rows if row.replaced_at is None})
+    last = set(steps[-rule.last :]) if rule.last else set()
+    since = None if rule.days is None else now() - timedelta(days=min(rule.days, 36_500))
+    for row in rows:
+        if not _is_kept(row, rule, last, since, best):
+            found.by_run[run.name] = found.by_run.get(run.name, 0) + 1
+            found.ids.append(row.id)
+            found.contents[row.sha256] = row.size
+
+
+def _is_kept(
+    row: Any, rule: Retention, last: Collection[int], since: datetime | None, best: Collection[tuple[int, str]]
+) -> bool:
+    if since is not None and (row.finished_at is None or row.finished_at >= since):
+        return True
+    if row.replaced_at is not None:
+        return False
+    by_step = row.step in last or (rule.every is not None and row.step % rule.every == 0)
+    return by_step or (row.step, row.variant) in best
+
+
+def _best_steps(session: Session, run: Run, rule: Retention) -> set[tuple[int, str]] | None:
+    """Steps and variants at which the rule's metric is best; None where that cannot be told, so all is kept."""
+    if rule.best is None:
+        return set()
+    try:
+        series: list[Mapping[str, Any]] = read_summary(session, run.name, [rule.best])["series"]
+    except UnknownName:
+        log.info("nothing of run %s is pruned: it has no values of %s, whose best it is to keep", run.name, rule.best)
+        return None
+    best = {(item["best"]["step"], item["variant"]) for item in series if item["best"] is not None}
+    if not best:
+        log.info("nothing of run %s is pruned: no value of %s is finite and the best", run.name, rule.best)
+    return best or None

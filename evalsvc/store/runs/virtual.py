@@ -1,0 +1,135 @@
+"""Virtual checkpoints in the store: which checkpoints an expression means when it is posted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from evalsvc.checkpoints.expression import (
+    MAX_CHECKPOINTS,
+    Base,
+    Expression,
+    File,
+    Leaf,
+    Step,
+    Steps,
+    canonical,
+    leaves,
+    replaced,
+    written,
+)
+from evalsvc.checkpoints.expression_parser import parse_expression
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.store.runs.base import base_of
+from evalsvc.store.runs.posting import find_run, find_step, require_current_parents, step_of
+from evalsvc.store.tables import Checkpoint, checkpoint_parents
+
+NAMED = 8
+"""How many steps are named in a message."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What an expression means now."""
+
+    expression: Expression
+    """Over steps alone: without ranges, `base`, and virtual checkpoints, whose own expressions are in their place."""
+    parents: Sequence[Checkpoint]
+    """Each once, in the order of the canonical form."""
+
+
+def resolve_expression(session: Session, text: str) -> Resolved:
+    """The checkpoints of the service that an expression is made of, as they are now.
+
+    Raises:
+        InvalidRequest: it does not follow the grammar, names a file, or is made of too many or too deep.
+        UnknownName: there is no such run, step, variant or base; near ones are named.
+        WrongState: it is made of a virtual checkpoint whose own parents were replaced.
+    """
+    # The order in which an average was typed decides nothing, not even whose base is meant.
+    expression = parse_expression(canonical(parse_expression(text)))
+    if isinstance(expression, Leaf):
+        raise InvalidRequest(f"{text} is a checkpoint and no expression over checkpoints; see avg, lerp and graft")
+    first = next((found for found in written(expression) if isinstance(found, Step | Steps)), None)
+    parents: dict[Leaf, Checkpoint] = {}
+
+    def enter(checkpoint: Checkpoint) -> Expression:
+        require_current_parents(checkpoint)
+        parents.update({step_of(parent): parent for parent in checkpoint.parents or [checkpoint]})
+        if len(parents) > MAX_CHECKPOINTS:
+            raise InvalidRequest(f"the expression is made of more than {MAX_CHECKPOINTS} checkpoints; name fewer")
+        return parse_expression(checkpoint.uri) if checkpoint.parents else step_of(checkpoint)
+
+    def of_leaf(leaf: Leaf) -> Expression:
+        return enter(_find_leaf(session, leaf, first))
+
+    def of_range(steps: Steps) -> list[Expression]:
+        return [enter(checkpoint) for checkpoint in _find_steps(session, steps)]
+
+    resolved = parse_expression(canonical(replaced(expression, of_leaf, of_range)))
+    return Resolved(resolved, [parents[leaf] for leaf in leaves(resolved)])
+
+
+def has_files(session: Session, run: str, variant: str | None = None) -> bool:
+    """Whether a run has checkpoints (of a variant) that are no virtual ones; one that does not exist has none."""
+    found = exists().where(
+        Checkpoint.run.has(name=run),
+        Checkpoint.replaced_at.is_(None),
+        Checkpoint.id.not_in(select(checkpoint_parents.c.checkpoint_id)),
+    )
+    return bool(session.scalar(select(found if variant is None else found.where(Checkpoint.variant == variant))))
+
+
+def _find_leaf(session: Session, leaf: Leaf, first: Step | Steps | None) -> Checkpoint:
+    if isinstance(leaf, Step):
+        return find_step(session, find_run(session, leaf.run), leaf.step, leaf.variant)
+    if isinstance(leaf, File):
+        raise InvalidRequest(
+            f"{leaf} is no checkpoint of the service; name one as RUN@STEP[:VARIANT], or base. What was not posted yet "
+            "is posted first, or evaluated by `evalsvc run`"
+        )
+    assert isinstance(leaf, Base)
+    if first is None:
+        raise InvalidRequest("base is that of which run? name a checkpoint of the run beside it, as RUN@STEP")
+    base = base_of(session, find_run(session, first.run), first.variant)
+    if base is None:
+        raise UnknownName(
+            f"run {first.run!r} has no base; post its step 0, or name one: evalsvc base {first.run} STEP --of RUN"
+        )
+    return base
+
+
+def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
+    """The checkpoints in a range by step; UnknownName where there are none, or one of the stride's is missing."""
+    run = find_run(session, steps.run)
+    current = select(Checkpoint).where(
+        Checkpoint.run_id == run.id, Checkpoint.variant == steps.variant, Checkpoint.replaced_at.is_(None)
+    )
+    inside = current.where(Checkpoint.step >= steps.first, Checkpoint.step <= steps.last).order_by(Checkpoint.step)
+    if steps.stride is not None:
+        inside = inside.where((Checkpoint.step - steps.first) % steps.stride == 0)
+    found = {checkpoint.step: checkpoint for checkpoint in session.scalars(inside.limit(MAX_CHECKPOINTS + 1))}
+    if not found:
+        posted = session.scalars(current.with_only_columns(Checkpoint.step).order_by(Checkpoint.step)).all()
+        raise UnknownName(
+            f"run {run.name!r} has no checkpoint in {steps}; of variant {steps.variant!r} it has "
+            + (f"the steps {_some(posted)}" if posted else "none")
+        )
+    count = len(found) if steps.stride is None else (steps.last - steps.first) // steps.stride + 1
+    if count > MAX_CHECKPOINTS:
+        raise InvalidRequest(f"{steps} has more than {MAX_CHECKPOINTS} checkpoints; give a larger stride")
+    wanted = list(found) if steps.stride is None else range(steps.first, steps.last + 1, steps.stride)
+    if missing := [step for step in wanted if step not in found]:
+        raise UnknownName(
+            f"run {run.name!r} has no checkpoint at {_some(missing)} of {steps}; it has {_some(list(found))} there; "
+            "leave the stride out to take those that there are"
+        )
+    return [found[step] for step in wanted]
+
+
+def _some(steps: Sequence[int]) -> str:
+    more = f" and {len(steps) - NAMED} more" if len(steps) > NAMED else ""
+    return ", ".join(map(str, steps[:NAMED])) + more

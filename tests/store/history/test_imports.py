@@ -1,0 +1,197 @@
+"""Imported values: all or none of them, marked as what they are, and never silently in the place of others."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from history_reference import Point, imported
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+
+from evalsvc.errors import Conflict, WrongState
+from evalsvc.spec.protocol import Protocol
+from evalsvc.store.history.imports import Outcome, import_values
+from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.history.values import write_values
+from evalsvc.store.runs.posting import evaluate
+from evalsvc.store.session import Store, alembic_config
+from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run
+from evalsvc.store.views import runs_view
+
+NAME, UNIT = "loss/text", "nats/token"
+
+
+def enter_values(store: Store, *values: tuple[int, float], replace: bool = False, **fields: Any) -> Outcome:
+    """Import into the series that `queue_steps.metric` measures."""
+    points = [Point(step, value, 0.1, 8) for step, value in values]
+    series = imported(NAME, points, **({"unit": UNIT, "direction": "lower"} | fields))
+    with store.transaction() as session:
+        return import_values(session, "run-a", "spreadsheet", [series], replace)
+
+
+def history(store: Store) -> dict[str, Any]:
+    with store.reading() as session:
+        found = read_history(session, "run-a")
+    [series] = found["series"]
+    return {**series, "imports": found["imports"]}
+
+
+def version(store: Store) -> int:
+    with store.reading() as session:
+        return session.scalars(sa.select(Run.history_version)).one()
+
+
+def test_values_come_in_any_order_and_are_marked(store: Store) -> None:
+    assert enter_values(store, (30, math.nan), (10, 1.5), (20, -math.inf)) == Outcome(1, new=3)
+    found = history(store)
+    assert (found["x"], found["value"], found["import"]) == ([10, 20, 30], [1.5, "-Infinity", "NaN"], [1, 1, 1])
+    assert found["imports"]["1"]["source"] == "spreadsheet"
+    with store.reading() as session:
+        assert runs_view(session)[0]["values"] == 3
+        [run] = find_series(session, [], [], None)
+        cells = [row for page in cut_pages(session, run) for row in read_page(session, page)]
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in cells]
+    assert [(row["evaluation"], row["task"], row["tokens"], row["source"]) for row in rows] == [
+        (None, None, None, "spreadsheet")
+    ] * 3
+
+
+def test_the_same_again_changes_nothing(store: Store) -> None:
+    enter_values(store, (10, 1.5), (20, math.nan))
+    before = version(store)
+    assert enter_values(store, (20, math.nan), (10, 1.5)) == Outcome(None, unchanged=2)
+    assert version(store) == before
+    assert enter_values(store, (10, 1.5), (30, 2.0)) == Outcome(2, new=1, unchanged=1)
+    assert history(store)["import"] == [1, 1, 2]
+
+
+def test_other_values_stand_in_the_way(store: Store) -> None:
+    """Of a body of which one value is refused, nothing is entered; neither is the run or the import."""
+    enter(store, submission(10), suite())
+    evaluate_whole(store, metric(1.5))
+    enter_values(store, (20, 2.5))
+    with pytest.raises(Conflict) as error:
+        enter_values(store, (20, math.inf), (5, 9.0), (10, 1.0))
+    assert error.value.message == (
+        "run 'run-a' has other values for 2 of these: loss/text at step 10 is 1.5, measured by evaluation 1, and not "
+        "1.0; loss/text at step 20 is 2.5, imported, and not Infinity; nothing was entered; leave them out, or send "
+        "replace=true"
+    )
+    assert (history(store)["x"], history(store)["value"]) == ([10, 20], [1.5, 2.5])
+    with store.reading() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(Import)) == 1
+
+
+def test_a_measured_value_that_is_the_same_stays_measured(store: Store) -> None:
+    enter(store, submission(10), suite())
+    evaluate_whole(store, metric(1.5))
+    assert enter_values(store, (10, 1.5)) == Outcome(None, unchanged=1)
+    assert history(store)["import"] is None
+
+
+def test_replacing_is_asked_for_and_leaves_the_record(store: Store) -> None:
+    enter(store, submission(10), suite())
+    evaluate_whole(store, metric(1.5))
+    assert enter_values(store, (10, 1.0), (20, 2.0), replace=True) == Outcome(1, new=1, replaced=1)
+    assert (history(store)["value"], history(store)["import"]) == ([1.0, 2.0], [1, 1])
+    with store.reading() as session:
+        assert session.get_one(Evaluation, 1).tasks[0].metrics[0]["value"] == 1.5
+
+
+def test_a_measured_value_replaces_an_imported_one_of_its_series_only(store: Store) -> None:
+    enter_values(store, (10, 1.0), (20, 2.0))
+    enter_values(store, (10, 7.0), protocol=Protocol({"stated": "by hand"}))
+    enter(store, submission(10), suite())
+    evaluate_whole(store, metric(1.5))
+    with store.reading() as session:
+        found = {tuple(item["value"]): item["import"] for item in read_history(session, "run-a")["series"]}
+    assert found == {(1.5, 2.0): [None, 1], (7.0,): [2]}
+
+
+def test_an_older_evaluation_does_not_come_back_behind_a_newer_one(store: Store) -> None:
+    """The newest evaluation is compared by its id, which an imported value has not."""
+    enter(store, submission(10), suite())
+    evaluate_whole(store, metric(1.0))
+    with store.transaction() as session:
+        evaluate(session, session.get_one(Checkpoint, 1), suite(), priority=0)
+    evaluate_whole(store, metric(2.0))
+    with store.transaction() as session:
+        late = metric(9.0)
+        write_values(session, session.get_one(Evaluation, 1), [late.to_json()], {late.protocol.id: {"limit": 1}})
+    assert history(store)["value"] == [2.0]
+
+
+@pytest.mark.parametrize(("field", "value"), [("unit", "bits"), ("direction", "higher")])
+def test_one_series_has_one_unit(store: Store, field: str, value: str) -> None:
+    enter_values(store, (10, 1.0))
+    with pytest.raises(Conflict, match=f"has the {field} '.*' under this protocol, not '{value}'"):
+        enter_values(store, (20, 1.0), **{field: value})
+
+
+def test_a_value_that_comes_between_is_not_overwritten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read is old once another writer was there; then nothing is entered, and the other's value stays."""
+    enter_values(store, (10, 1.0))
+    monkeypatch.setattr("evalsvc.store.history.imports._entries", lambda *_: {})
+    with pytest.raises(Conflict, match="entered some of these values at the same moment; send them again"):
+        enter_values(store, (10, 2.0), (20, 2.0))
+    assert history(store)["value"] == [1.0]
+
+
+def test_a_replaced_checkpoint_takes_its_own_values_along_only(store: Store) -> None:
+    enter(store, submission(10), suite())
+    evaluate_whole(store, metric(1.5), metric(2.0, "loss/image"))
+    enter_values(store, (10, 1.0), replace=True)
+    enter(store, submission(10, uri="/other.pt", replace=True), suite())
+    with store.reading() as session:
+        found = {item["metric"]: item["value"] for item in read_history(session, "run-a")["series"]}
+    assert found == {"loss/text": [1.0], "loss/image": []}
+
+
+def test_the_version_grows_with_all_that_moves_the_history(store: Store) -> None:
+    """An answer kept under its ETag was shown for ever after a checkpoint had been replaced."""
+    seen = []
+    enter(store, submission(10, tokens_seen=5), suite())
+    seen.append(version(store))
+    evaluate_whole(store, metric(1.5))
+    seen.append(version(store))
+    enter_values(store, (20, 1.0))
+    seen.append(version(store))
+    enter_values(store, (20, 2.0), replace=True)
+    seen.append(version(store))
+    enter(store, submission(10, uri="/other.pt", replace=True), suite())
+    seen.append(version(store))
+    enter(store, submission(10, uri="/other.pt"), suite())
+    assert seen == sorted(set(seen))
+    assert version(store) == seen[-1], "the same post again changes nothing"
+
+
+def test_a_value_has_one_origin(store: Store) -> None:
+    enter_values(store, (10, 1.0))
+    with pytest.raises(sa.exc.IntegrityError), store.transaction() as session:
+        session.execute(sa.update(MetricValue).values(import_id=None))
+
+
+def test_migration_with_values(database_url: str, tmp_path: Path) -> None:
+    """SQLite makes the table anew, and so would lose that it is clustered by its key; and what is imported has no
+    place in the older schema, so the way down is refused as long as there is any."""
+    config = alembic_config(database_url)
+    command.upgrade(config, "head")
+    store = Store(database_url)
+    enter(store, submission(10), suite())
+    evaluate_whole(store, metric(1.5))
+    for step in ("0004", "head"):
+        (command.downgrade if step == "0004" else command.upgrade)(config, step)
+    assert (history(store)["x"], history(store)["value"], history(store)["n"]) == ([10], [1.5], [8])
+    if database_url.startswith("sqlite"):
+        with store.engine.connect() as connection:
+            [(made,)] = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'metric_values'").all()
+        assert "WITHOUT ROWID" in made
+    enter_values(store, (20, 1.0))
+    with pytest.raises(WrongState, match="the history has 1 imported values, for which the older schema has no place"):
+        command.downgrade(config, "0004")
+    command.upgrade(config, "head")  # SQLite keeps the steps down that were done
+    assert history(store)["value"] == [1.5, 1.0]
+    store.close()

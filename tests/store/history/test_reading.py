@@ -1,0 +1,219 @@
+"""Reading the history by SQL gives, to the last bit, what plain Python makes of the same rows, on each database."""
+
+import random
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pytest
+from history_reference import (
+    MOST,
+    History,
+    Point,
+    along,
+    best,
+    buckets,
+    post_tokens,
+    random_history,
+    within,
+    write,
+)
+
+from evalsvc.errors import InvalidRequest
+from evalsvc.spec.protocol import number_to_json
+from evalsvc.store.history.axis import Window
+from evalsvc.store.history.buckets import COLUMNS, read_buckets
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.history.summary import read_summary
+from evalsvc.store.session import Store
+
+SEEDS = range(4)
+
+
+def ones(**steps: Iterable[int]) -> History:
+    """A history of nothing but 1, by the ends of the metrics' names."""
+    return {f"lower/{name}": [Point(step, 1.0, None, 1) for step in own] for name, own in steps.items()}
+
+
+def window_of(own: random.Random, x: Any) -> Window:
+    """Open, half open or closed; now and then of a single x."""
+    first, last = (own.choice((None, own.randint(0, 200))) for _ in range(2))
+    if first is not None and last is not None and first > last:
+        first, last = last, first
+    return Window(x, first, last)
+
+
+def tokens_of(own: random.Random, history: History) -> dict[int, int]:
+    """Of some steps, and of several the same number."""
+    steps = sorted({point.step for points in history.values() for point in points})
+    return {step: own.randint(0, 60) for step in own.sample(steps, max(1, len(steps) // 2))}
+
+
+@pytest.mark.parametrize("x", ["step", "tokens"])
+def test_columns_and_buckets(store: Store, x: str) -> None:
+    """The ends of a window once counted twice; a mean of 1.7e308 twice was infinite, and an error on PostgreSQL."""
+    for seed in SEEDS:
+        own, run = random.Random(seed), f"run-{seed}"
+        history = random_history(seed)
+        write(store, history, run)
+        tokens = tokens_of(own, history) if x == "tokens" else None
+        post_tokens(store, tokens or {}, run)
+        for window in [Window(x), *(window_of(own, x) for _ in range(3))]:  # type: ignore[arg-type]
+            points = own.choice((1, 2, 7, 10_000))
+            with store.reading() as session:
+                whole = read_history(session, run, window=window)
+                sampled = read_buckets(session, run, window=window, points=points)
+            assert [item["metric"] for item in whole["series"]] == sorted(history)
+            for item, bucketed in zip(whole["series"], sampled["series"], strict=True):
+                placed = along(history[item["metric"]], tokens)
+                expected = within(placed, window.first, window.last)
+                assert item["x"] == [at for at, _ in expected]
+                assert item["value"] == [number_to_json(point.value) for _, point in expected]
+                assert item["stderr"] == [point.stderr for _, point in expected]
+                assert item["n"] == [point.n for _, point in expected]
+                assert item["omitted"] == bucketed["omitted"] == len(history[item["metric"]]) - len(placed)
+                same_buckets(bucketed, buckets(expected, sampled["start"], sampled["width"]))
+
+
+def same_buckets(found: dict[str, Any], expected: list[dict[str, Any]]) -> None:
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*(found[name] for name in COLUMNS), strict=True)]
+    assert [row | {"mean": None} for row in rows] == [row | {"mean": None} for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        if other["mean"] is None:
+            assert row["mean"] is None
+        else:
+            largest = max(abs(other["min"]), abs(other["max"]))
+            assert abs(row["mean"] - other["mean"]) <= 1e-12 * largest
+
+
+def test_ranges_are_equal_shares_of_what_all_series_span(store: Store) -> None:
+    """Buckets of two series that lie at different places cannot be compared."""
+    write(
+        store, {"lower/a": [Point(step, 1.0, None, 1) for step in (10, 11, 29)], "lower/b": [Point(109, 1.0, None, 1)]}
+    )
+    with store.reading() as session:
+        found = read_buckets(session, "run-a", points=10)
+        assert (found["sampled"], found["start"], found["width"]) == (True, 10, 10)
+        assert [series["x"] for series in found["series"]] == [[11, 29], [109]]
+        found = read_buckets(session, "run-a", window=Window("step", 0, 99), points=9)
+        assert (found["start"], found["width"]) == (0, 12)
+        assert [series["x"] for series in found["series"]] == [[11, 29], []]
+        found = read_buckets(session, "run-a", window=Window("step", 0, MOST), points=1)
+        assert [series["count"] for series in found["series"]] == [[3], [1]]
+
+
+@pytest.mark.parametrize("x", ["step", "tokens"])
+def test_pages_are_the_whole(store: Store, x: str) -> None:
+    for seed in SEEDS:
+        own, run = random.Random(seed), f"run-{seed}"
+        history = random_history(seed)
+        write(store, history, run)
+        post_tokens(store, tokens_of(own, history) if x == "tokens" else {}, run)
+        window = window_of(own, x)
+        with store.reading() as session:
+            whole = read_history(session, run, window=window)["series"]
+            for limit in (1, 7, 1000):
+                read = partial(read_history, session, run, (), None, window, limit)
+                expected = {item["metric"]: [item[name] for name in LISTED] for item in whole if item["x"]}
+                assert joined(pages(read, limit)) == expected
+
+
+LISTED = ("x", "value", "stderr", "n")
+
+
+def pages(read: Callable[[str | None], dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    found = [read(None)]
+    while found[-1]["next"] is not None:
+        found.append(read(found[-1]["next"]))
+        assert len(found) < 500, "a page gave its own cursor"
+    sizes = [sum(len(item["x"]) for item in page["series"]) for page in found]
+    assert all(size == limit for size in sizes[:-1])
+    assert sizes[-1] <= limit
+    return found
+
+
+def joined(found: list[dict[str, Any]]) -> dict[str, list[list[Any]]]:
+    columns: dict[str, list[list[Any]]] = {}
+    for page in found:
+        for item in page["series"]:
+            whole = columns.setdefault(item["metric"], [[] for _ in LISTED])
+            for column, name in zip(whole, LISTED, strict=True):
+                column.extend(item[name])
+    return columns
+
+
+def test_what_is_written_between_two_pages_moves_nothing(store: Store) -> None:
+    """With an offset instead of a cursor, a value that came in before the page's end was read twice."""
+    write(
+        store,
+        {name: [Point(step, float(step), None, 1) for step in range(0, 20, 2)] for name in ("lower/a", "lower/b")},
+    )
+    seen: list[tuple[str, int]] = []
+    cursor: str | None = None
+    for new in range(1, 100, 2):
+        with store.reading() as session:
+            page = read_history(session, "run-a", limit=3, cursor=cursor)
+        seen += [(item["metric"], x) for item in page["series"] for x in item["x"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+        write(store, ones(**{"a": [new], f"new-{new}": [1]}))
+    assert len(seen) == len(set(seen))
+    assert {(name, step) for name in ("lower/a", "lower/b") for step in range(0, 20, 2)} <= set(seen)
+    assert ("lower/new-1", 1) in seen, "a series that began meanwhile comes last"
+
+
+def test_cursors_of_other_questions_are_refused(store: Store) -> None:
+    for run in ("run-a", "run-b"):
+        write(store, ones(a=range(3)), run)
+    with store.reading() as session:
+        cursor = read_history(session, "run-b", limit=1)["next"]
+        for wrong in (
+            cursor,
+            cursor[:-2],
+            "",
+            "é",
+            "bnVsbA",
+            "WzEsInN0ZXAiLDEsMiw5OTk5OTk5OTk5OTk5OTk5OTk5OV0",
+            "_" * 200,
+        ):
+            with pytest.raises(
+                InvalidRequest, match="is none that run 'run-a' gave for x=step; take `next` of the page"
+            ):
+                read_history(session, "run-a", limit=1, cursor=wrong)
+        with pytest.raises(InvalidRequest, match="from=3 lies behind to=2; swap them"):
+            read_history(session, "run-a", window=Window("step", 3, 2))
+
+
+def test_newest_and_best(store: Store) -> None:
+    """Infinity was the best of a metric that is to be high, and of two equal ones the later."""
+    for seed in range(12):
+        history = random_history(seed)
+        history["lower/tie"] = [Point(5, 1.0, 0.5, 3), Point(2, 1.0, 0.25, 4), Point(9, 2.0, None, None)]
+        history["higher/none"] = [Point(1, float("inf"), None, None), Point(0, float("nan"), None, None)]
+        write(store, history, f"run-{seed}")
+        with store.reading() as session:
+            found = {item["metric"]: item for item in read_summary(session, f"run-{seed}")["series"]}
+        assert set(found) == set(history)
+        for metric, points in history.items():
+            latest = max(points, key=lambda point: point.step)
+            assert shown(found[metric]["latest"]) == latest_of(latest)
+            expected = best(points, found[metric]["direction"])
+            assert shown(found[metric]["best"]) == latest_of(expected)
+            assert found[metric]["count"] == len(points)
+
+
+def latest_of(point: Point | None) -> Any:
+    return point and (point.step, number_to_json(point.value), point.stderr, point.n)
+
+
+def shown(found: dict[str, Any] | None) -> Any:
+    return found and tuple(found[name] for name in ("step", "value", "stderr", "n"))
+
+
+def test_patterns_choose_metrics(store: Store) -> None:
+    write(store, ones(arc=[0], art=[0]) | {"higher/arc": [Point(0, 1.0, None, 1)]})
+    with store.reading() as session:
+        for read in (read_history, read_buckets, read_summary):
+            found = read(session, "run-a", ["*/arc", "lower/art"])["series"]
+            assert [item["metric"] for item in found] == ["higher/arc", "lower/arc", "lower/art"]

@@ -1,0 +1,460 @@
+"""The queue by hand: order, the fence, strikes, cancellation, retry. A lost or doubled shard begins here."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
+from sqlalchemy import event, select
+
+from evalsvc.checkpoints.reference import Identity
+from evalsvc.errors import UnknownName, WrongState
+from evalsvc.files.outputs import OutputFile
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.queue import back_off
+from evalsvc.store.queue.shards import (
+    Assignment,
+    cancel_evaluation,
+    fail_checkpoint,
+    find_evaluation,
+    give_up,
+    named_outputs,
+    requeue_running,
+    retry_evaluation,
+    run_again,
+)
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
+
+DIED = ShardError("worker_died", "it died")
+DONE = ShardResult(output={"sum": 1})
+BROKEN = ShardResult(error=ShardError("non_finite", "NaN"))
+
+
+def state(store: Store, evaluation_id: int) -> str:
+    with store.reading() as session:
+        return find_evaluation(session, evaluation_id).state
+
+
+def begin(store: Store, shards: int = 2, tasks: int = 1) -> tuple[int, list[Assignment]]:
+    """An evaluation whose first task is planned and whose run shards are handed out."""
+    [evaluation] = enter(store, submission(), suite(tasks=tasks))
+    first = next_shard(store)
+    assert first is not None
+    store_result(store, first, plan(shards))
+    return evaluation, [assignment for _ in range(shards) if (assignment := next_shard(store))]
+
+
+def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
+    evaluation, runs = begin(store)
+    assert [(item.request.stage, item.request.shards) for item in runs] == [
+        ("run", [{"index": 0, "units": 10}]),
+        ("run", [{"index": 1, "units": 10}]),
+    ]
+    for index, item in enumerate(runs):
+        store_result(store, item, ShardResult(output={"sum": index}))
+    merge = next_shard(store)
+    assert merge is not None
+    assert merge.request.stage == "merge"
+    assert merge.request.outputs == [{"sum": 0}, {"sum": 1}]
+    assert state(store, evaluation) == "running"
+    store_result(store, merge, result(metric(1.5)))
+    assert state(store, evaluation) == "succeeded"
+    with store.reading() as session:
+        assert read_history(session, "run-a")["series"][0]["value"] == [1.5]
+    assert next_shard(store) is None
+
+
+def test_a_late_result_of_an_older_attempt_is_not_stored(store: Store) -> None:
+    """A stopped worker that wakes up must not overwrite what its successor measured."""
+    _, [old, _] = begin(store)
+    with store.transaction() as session:
+        give_up(session, old, "worker_died", DIED, max_attempts=3)
+    new = next_shard(store)
+    assert new is not None
+    assert (new.shard_id, new.attempt) == (old.shard_id, old.attempt + 1)
+    assert store_result(store, old, ShardResult(output={"sum": 99})) is False
+    assert store_result(store, new, DONE) is True
+    assert store_result(store, new, DONE) is True, "a commit whose answer was lost: its file must not be dropped"
+    with store.reading() as session:
+        assert session.get_one(Shard, new.shard_id).attempt == new.attempt
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_is_retried_before_it_has_stopped_runs_again(store: Store, early: bool) -> None:
+    """The attempt that had been told to stop left its shard cancelled in an evaluation that ran: it never ended."""
+    evaluation, [run, other] = begin(store)
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    if early:  # it was told before it had begun
+        with store.transaction() as session:
+            give_up(session, run, "cancelled", None, max_attempts=3)
+    else:
+        store_result(store, run, ShardResult(error=ShardError("cancelled", "the evaluation was cancelled")))
+    again = next_shard(store)
+    assert again is not None
+    assert (again.shard_id, again.attempt) == (run.shard_id, 2)
+    for assignment in (again, other):
+        assert store_result(store, assignment, DONE) is True
+    evaluate_whole(store, metric(1.5))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(back_off, "FIRST", 0.0)
+    poisoned, [poison, innocent] = begin(store)
+    [other] = enter(store, submission(50), suite())
+    current: Assignment | None = poison
+    for _ in range(3):
+        assert current is not None
+        with store.transaction() as session:
+            give_up(session, current, "worker_died", DIED, max_attempts=3)
+        current = next_shard(store)
+    assert state(store, poisoned) == "failed"
+    assert store_result(store, innocent, DONE) is True, "the result of a shard that was running is kept"
+    assert current is not None
+    assert current.evaluation_id == other
+    with store.reading() as session:
+        assert find_evaluation(session, poisoned).error == {"code": "worker_died", "message": "it died"}
+        outcomes = session.scalars(
+            select(Attempt.outcome).where(Attempt.shard_id == poison.shard_id).order_by(Attempt.number)
+        )
+        assert outcomes.all() == ["worker_died"] * 3
+
+
+def test_a_lost_service_costs_a_shard_no_strike(store: Store) -> None:
+    begin(store)
+    for _ in range(5):
+        with store.transaction() as session:
+            assert requeue_running(session, {}) == 2
+        while next_shard(store):
+            pass
+    with store.reading() as session:
+        shards = session.scalars(select(Shard).where(Shard.stage == "run")).all()
+        assert [(shard.state, shard.strikes, shard.attempt) for shard in shards] == [("running", 0, 6)] * 2
+
+
+def test_a_retry_and_the_end_of_what_was_cancelled_may_come_at_once(store: Store) -> None:
+    """On PostgreSQL the end read `cancelled` before the retry was committed, and left its shard so: it never ended."""
+    evaluation, [run, _] = begin(store)
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            retry_evaluation(session, evaluation)
+            session.flush()
+            end = threads.submit(store_result, store, run, ShardResult(error=ShardError("cancelled", "stopped")))
+            time.sleep(0.5)
+        assert end.result(30) is True
+    with store.reading() as session:
+        assert session.get_one(Shard, run.shard_id).state == "queued"
+
+
+def test_a_retry_and_a_start_of_the_service_may_come_at_once(store: Store) -> None:
+    """On PostgreSQL the start read `cancelled` before the retry was committed, and left so what had run: as above."""
+    evaluation, [run, other] = begin(store)
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            retry_evaluation(session, evaluation)
+            session.flush()
+            start = threads.submit(queue_again, store)
+            time.sleep(0.5)
+        assert start.result(30) == 2
+    with store.reading() as session:
+        assert [session.get_one(Shard, item.shard_id).state for item in (run, other)] == ["queued"] * 2
+
+
+def queue_again(store: Store) -> int:
+    with store.transaction() as session:
+        return requeue_running(session, {})
+
+
+def test_what_is_cancelled_while_its_copy_fails_stays_so(store: Store) -> None:
+    """On PostgreSQL the failure of the copy read `queued`, waited for the cancellation, and wrote over it."""
+    [evaluation] = enter(store, submission(), suite())
+    with store.reading() as session:
+        checkpoint = find_evaluation(session, evaluation).checkpoint_id
+
+    def fail() -> None:
+        with store.transaction() as session:
+            fail_checkpoint(session, checkpoint, ShardError("checkpoint_gone", "it could not be copied"))
+
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            cancel_evaluation(session, evaluation)
+            session.flush()
+            failed = threads.submit(fail)
+            time.sleep(0.5)
+        failed.result(30)
+    assert state(store, evaluation) == "cancelled"
+
+
+def test_what_ends_while_its_checkpoint_is_replaced_is_not_cancelled(store: Store) -> None:
+    """On PostgreSQL the replacement read `running`, waited for the end, and wrote `cancelled` over it."""
+    [evaluation] = enter(store, submission(), suite())
+    other = submission(identity=Identity(size=7, mtime_ns=7), replace=True)
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            find_evaluation(session, evaluation).state = "succeeded"
+            session.flush()
+            replaced = threads.submit(enter, store, other, suite())
+            time.sleep(0.5)
+        assert replaced.result(30) != [evaluation]
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_what_is_cancelled_while_it_is_handed_out_does_not_run(store: Store) -> None:
+    """On PostgreSQL it was taken from before the cancellation, which its state then overwrote."""
+    [evaluation] = enter(store, submission(), suite())
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            cancel_evaluation(session, evaluation)
+            session.flush()
+            taken = threads.submit(next_shard, store)
+            time.sleep(0.5)
+        assert taken.result(30) is None
+    assert state(store, evaluation) == "cancelled"
+
+
+def test_a_failed_task_leaves_the_others_and_the_retry_keeps_what_is_finished(store: Store) -> None:
+    evaluation, [first, second] = begin(store, tasks=2)
+    store_result(store, first, DONE)
+    store_result(store, second, BROKEN)
+    evaluate_whole(store, metric(2.0))
+    assert state(store, evaluation) == "partly_failed"
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    again = next_shard(store)
+    assert again is not None
+    assert again.shard_id == second.shard_id
+    store_result(store, again, DONE)
+    evaluate_whole(store, metric(3.0))
+    assert state(store, evaluation) == "succeeded"
+    with store.reading() as session:
+        attempts = {shard.id: shard.attempt for shard in session.scalars(select(Shard).where(Shard.stage == "run"))}
+    assert attempts[first.shard_id] == 1
+    assert attempts[second.shard_id] == 2
+
+
+def test_an_evaluation_without_a_task_that_succeeded_is_failed(store: Store) -> None:
+    evaluation, [first, _] = begin(store)
+    store_result(store, first, BROKEN)
+    assert state(store, evaluation) == "failed"
+    assert next_shard(store) is None
+
+
+def test_cancelling_keeps_what_was_finished_for_a_retry(store: Store) -> None:
+    evaluation, [first, second] = begin(store)
+    store_result(store, first, DONE)
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    assert state(store, evaluation) == "cancelled"
+    assert next_shard(store) is None
+    store_result(store, second, ShardResult(error=ShardError("cancelled", "stopped")))
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    again = next_shard(store)
+    assert again is not None
+    assert again.shard_id == second.shard_id
+    store_result(store, again, DONE)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_cancelling_during_the_last_shard_of_a_stage_can_be_retried(store: Store) -> None:
+    """The result that came after the cancellation had no successor, and the retry waited for ever."""
+    [evaluation] = enter(store, submission(), suite())
+    planning = next_shard(store)
+    assert planning is not None
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation)
+    store_result(store, planning, plan(1))
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_what_is_over_cannot_be_cancelled_and_what_succeeded_cannot_be_retried(store: Store) -> None:
+    [evaluation] = enter(store, submission(), suite())
+    with store.transaction() as session, pytest.raises(WrongState, match="is queued; only what failed"):
+        retry_evaluation(session, evaluation)
+    evaluate_whole(store, metric(1.0))
+    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only a queued or running"):
+        cancel_evaluation(session, evaluation)
+    with store.transaction() as session, pytest.raises(UnknownName, match="there is no evaluation 77"):
+        cancel_evaluation(session, 77)
+
+
+def test_what_is_still_being_spooled_is_not_handed_out(store: Store) -> None:
+    enter(store, submission(spool="copy"), suite())
+    assert next_shard(store) is None
+    with store.transaction() as session:
+        session.get_one(Checkpoint, 1).spool_state = "ready"
+    assignment = next_shard(store)
+    assert assignment is not None
+    assert Path(assignment.request.checkpoint.path) == Path("/spool/1")
+
+
+def test_the_base_goes_along_with_every_shard(store: Store) -> None:
+    enter(store, submission(0, layout={"text": {"size": 3}}), suite())
+    evaluate_whole(store, metric(1.0))
+    _, runs = begin(store)
+    evaluate_whole(store, metric(1.0))
+    for base in (runs[0].request.base, runs[1].request.base):
+        assert base is not None
+        assert (base.path, base.layout, base.label) == (
+            "/checkpoints/epoch_0.pt",
+            {"text": {"size": 3}},
+            "run 'run-a' step 0",
+        )
+    enter(store, submission(7, run="run-b"), suite())
+    alone = next_shard(store)
+    assert alone is not None
+    assert alone.request.base is None
+
+
+def test_a_shard_waits_while_its_base_is_being_spooled(store: Store) -> None:
+    """The trainer may delete the original as soon as the copy is ready, which would be in the middle of the shard."""
+    enter(store, submission(0, spool="copy"))
+    enter(store, submission(25), suite())
+    [other] = enter(store, submission(25, run="run-b"), suite())
+    assignment = next_shard(store)
+    assert assignment is not None
+    assert assignment.evaluation_id == other, "what has another base does not wait"
+    assert next_shard(store) is None
+    with store.transaction() as session:
+        session.get_one(Checkpoint, 1).spool_state = "ready"
+    assignment = next_shard(store)
+    assert assignment is not None
+    assert assignment.request.base is not None
+    assert assignment.request.base.path == "/spool/1"
+
+
+def test_the_first_worker_s_digest_is_kept_for_the_later_ones(store: Store) -> None:
+    _, [first, second] = begin(store)
+    store_result(store, first, ShardResult(output={}, provenance={"checkpoint_sha256": "a" * 64}))
+    store_result(store, second, ShardResult(output={}, provenance={"checkpoint_sha256": "b" * 64}))
+    merge = next_shard(store)
+    assert merge is not None
+    assert merge.request.checkpoint.sha256 == "a" * 64
+
+
+def test_an_evaluation_keeps_its_times(store: Store) -> None:
+    [evaluation] = enter(store, submission(), suite())
+    evaluate_whole(store, metric(1.0))
+    with store.reading() as session:
+        row = session.get_one(Evaluation, evaluation)
+        assert row.started_at is not None
+        assert row.finished_at is not None
+        assert row.created_at <= row.started_at <= row.finished_at
+        assert row.created_at.tzinfo is not None
+
+
+LOST = ShardError("artifact_not_written", "it was not there")
+
+
+def outputs_in_files(store: Store) -> tuple[int, list[OutputFile], Assignment]:
+    """An evaluation whose run shards left files, and its merge, handed out."""
+    evaluation, runs = begin(store)
+    files = [OutputFile(item.task_id, item.shard_id, item.attempt, "ab" * 32, 2**33) for item in runs]
+    for item, file in zip(runs, files, strict=True):
+        store_result(store, item, ShardResult(output=file))
+    merge = next_shard(store)
+    assert merge is not None
+    return evaluation, files, merge
+
+
+def test_a_row_may_name_the_file_of_its_output(store: Store) -> None:
+    evaluation, files, merge = outputs_in_files(store)
+    assert merge.request.outputs == files
+    with store.reading() as session:
+        assert named_outputs(session) == set(files)
+    store_result(store, merge, result(metric(1.0)))
+    assert state(store, evaluation) == "succeeded"
+    with store.reading() as session:
+        assert named_outputs(session) == set()
+
+
+def test_files_of_a_replaced_checkpoint_are_orphans(store: Store) -> None:
+    """Its evaluation can not be retried, so nobody would ever remove them."""
+    outputs_in_files(store)
+    enter(store, submission(identity=Identity(7, 7), replace=True))
+    with store.reading() as session:
+        assert named_outputs(session) == set()
+
+
+def test_a_lost_output_is_made_again_before_the_merge(store: Store) -> None:
+    evaluation, files, merge = outputs_in_files(store)
+    with store.transaction() as session:
+        assert run_again(session, merge, files[:1], LOST, max_attempts=3)
+        assert not run_again(session, merge, files[1:], LOST, max_attempts=3), (
+            "the merge is not that attempt's any more"
+        )
+    again = next_shard(store)
+    assert again is not None
+    assert (again.request.stage, again.shard_id, again.attempt) == ("run", files[0].shard, 2)
+    assert next_shard(store) is None, "the merge waits"
+    store_result(store, again, DONE)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_a_look_that_cannot_read_leaves_the_merge_to_find_out(store: Store) -> None:
+    """Made again behind its back, the shard would be missing from a merge that waits already."""
+    evaluation, [file, _], merge = outputs_in_files(store)
+    with store.transaction() as session:
+        payload = {"shards": 1, "done": 10}
+        session.add(Shard(task_id=merge.task_id, stage="look", index=0, payload=payload))
+    look = next_shard(store)
+    assert look is not None
+    assert (look.request.stage, look.request.outputs) == ("look", [file])
+    with store.transaction() as session:
+        assert run_again(session, look, [file], LOST, max_attempts=1)
+    assert next_shard(store) is None
+    store_result(store, merge, result(metric(1.0)))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_an_output_that_is_lost_every_time_fails_its_task(store: Store) -> None:
+    """A disk that loses what was written must not keep a worker busy for ever."""
+    evaluation, files, merge = outputs_in_files(store)
+    with store.transaction() as session:
+        run_again(session, merge, files, LOST, max_attempts=1)
+    assert state(store, evaluation) == "failed"
+    assert next_shard(store) is None
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_a_finished_shard_costs_no_more_among_many(store: Store) -> None:
+    """Each read all the others of its task: with a thousand shards that was most of the coordinator's time."""
+    loaded: list[Shard] = []
+
+    def count(shard: Shard, _context: object) -> None:
+        loaded.append(shard)
+
+    counts = []
+    for shards in (3, 60):
+        enter(store, submission(step=shards, run=f"run-{shards}"), suite(f"of-{shards}", limit=shards))
+        for outcome in (plan(shards), DONE):
+            assignment = next_shard(store)
+            assert assignment is not None
+            loaded.clear()
+            event.listen(Shard, "load", count)
+            assert store_result(store, assignment, outcome)
+            event.remove(Shard, "load", count)
+        counts.append(len(loaded))
+        with store.transaction() as session:
+            cancel_evaluation(session, assignment.evaluation_id)
+    assert counts[0] == counts[1] <= 3

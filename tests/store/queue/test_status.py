@@ -1,0 +1,116 @@
+"""A look at the whole queue."""
+
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+
+from evalsvc.messages import ShardError, ShardResult
+from evalsvc.service.coordinator import LiveTask
+from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Evaluation, now
+
+
+def test_the_queue_by_run_and_its_pace(store: Store) -> None:
+    enter(store, submission(25), suite())
+    evaluate_whole(store, metric(1.0))
+    [old] = enter(store, submission(50), suite())
+    enter(store, submission(25, run="run-b"), suite())
+    enter(store, submission(75), suite())
+    with store.transaction() as session:
+        before = now() - timedelta(minutes=10)
+        session.execute(sa.update(Evaluation).where(Evaluation.id == old).values(created_at=before))
+    running = next_shard(store)
+    assert running is not None
+    with store.reading() as session:
+        found = queue_view(session)
+    assert (found["queued"], found["running"], found["finished_last_hour"]) == (2, 1, 1)
+    assert found["seconds_left"] < 60, "the evaluation took a moment; that there was none before it is no pace"
+    assert found["shards"] == {"queued": 2, "running": 1}
+    by_run = {run["run"]: (run["queued"], run["running"]) for run in found["runs"]}
+    assert sum(queued for queued, _ in by_run.values()) == 2
+    assert set(by_run) == {"run-a", "run-b"}
+
+
+def test_the_time_left_leaves_idle_time_out(store: Store) -> None:
+    """After a quiet night, a queue of minutes was said to take hours."""
+    minutes = {10: (-70, -58), 20: (-50, -46), 30: (-48, -44), 40: (-300, -200)}
+    for step in minutes:
+        enter(store, submission(step), suite())
+        evaluate_whole(store, metric(1.0))
+    for step in (50, 60, 70):
+        enter(store, submission(step), suite())
+    running = next_shard(store)
+    assert running is not None
+    with store.transaction() as session:
+        moment = now()
+        for evaluation in session.scalars(sa.select(Evaluation)):
+            begun, ended = minutes.get(evaluation.checkpoint.step, (-2, None))
+            if evaluation.started_at is not None:
+                evaluation.started_at = moment + timedelta(minutes=begun)
+                evaluation.finished_at = None if ended is None else moment + timedelta(minutes=ended)
+    with store.reading() as session:
+        found = queue_view(session)
+    assert (found["queued"], found["running"], found["finished_last_hour"]) == (2, 1, 3)
+    busy = 2 + 6 + 2
+    assert found["seconds_left"] == pytest.approx(3 * 60 * busy / 3, abs=10)
+
+
+def test_nothing_is_younger_than_now(store: Store) -> None:
+    """A clock that was set back would have the oldest wait for less than no time."""
+    enter(store, submission(25), suite())
+    with store.transaction() as session:
+        session.execute(sa.update(Evaluation).values(created_at=now() + timedelta(hours=3)))
+    with store.reading() as session:
+        assert queue_view(session)["oldest_seconds"] == 0.0
+
+
+def test_what_runs_with_its_progress(store: Store) -> None:
+    enter(store, submission(25), suite())
+    planning = next_shard(store)
+    assert planning is not None
+    assert store_result(store, planning, plan(4))
+    next_shard(store)
+    with store.reading() as session:
+        (found,) = running_view(session, {planning.task_id: LiveTask(5, 2.0)})
+    assert (found["run"], found["step"], found["suite"]) == ("run-a", 25, "quick")
+    assert found["tasks"] == [
+        {
+            "name": "loss-0",
+            "progress": {"done": 5, "total": 40, "unit": "sequences", "per_second": 2.0, "seconds_left": 17.5},
+        }
+    ]
+
+
+def test_what_failed_last_comes_first_with_its_reason(store: Store) -> None:
+    for step in range(7):
+        enter(store, submission(step), suite())
+        assignment = next_shard(store)
+        assert assignment is not None
+        error = ShardError("non_finite", f"NaN at step {step}")
+        assert store_result(store, assignment, ShardResult(error=error))
+    with store.reading() as session:
+        found = failed_view(session)
+    assert [item["step"] for item in found] == [6, 5, 4, 3, 2]
+    assert found[0]["error"] == {"code": "non_finite", "message": "NaN at step 6"}
+
+
+def test_what_is_suspicious_comes_newest_first_and_not_without_end(store: Store) -> None:
+    for step in range(7):
+        enter(store, submission(step), suite())
+        warning = {"code": "inputs_cut", "metric": "loss-0/total", "message": f"cut at step {step}"}
+        evaluate_whole(store, metric(1.0), warnings=[warning] if step != 5 else [])
+    with store.reading() as session:
+        found = warned_view(session)
+    assert [task["step"] for task in found] == [6, 4, 3, 2, 1]
+    assert found[0] == {
+        "id": 7,
+        "run": "run-a",
+        "step": 6,
+        "variant": "raw",
+        "suite": "quick",
+        "task": "loss-0",
+        "warnings": [{"code": "inputs_cut", "metric": "loss-0/total", "message": "cut at step 6"}],
+    }

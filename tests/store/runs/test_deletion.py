@@ -1,0 +1,187 @@
+"""Deleting a run: all of it and nothing else, and nothing that comes late brings it back."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from history_reference import Point, imported
+from queue_steps import (
+    enter,
+    enter_virtual,
+    evaluate_whole,
+    metric,
+    next_shard,
+    plan,
+    result,
+    store_result,
+    submission,
+    suite,
+)
+
+from evalsvc.errors import Conflict, UnknownName, WrongState
+from evalsvc.messages import ShardResult
+from evalsvc.store.history.imports import import_values
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.hold import hold
+from evalsvc.store.queue.shards import finish, named_artifacts, named_items, unwanted
+from evalsvc.store.runs.base import name_base
+from evalsvc.store.runs.deletion import Deleted, delete_run
+from evalsvc.store.runs.posting import find_run, get_or_create_run
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Base, Protocol
+
+NO_RUNS = ("id_floors", "attempt_totals", "protocols", "suites", "tokens")
+"""Tables whose rows belong to no run."""
+
+
+def delete(store: Store, run: str = "run-a", cancel: bool = False) -> Deleted:
+    with store.transaction() as session:
+        return delete_run(session, run, cancel)
+
+
+def rows(store: Store) -> dict[str, int]:
+    """How many rows each table has, of those that have any."""
+    with store.reading() as session:
+        counts = {
+            name: session.scalar(sa.select(sa.func.count()).select_from(table))
+            for name, table in Base.metadata.tables.items()
+        }
+    return {name: count for name, count in counts.items() if count and name not in NO_RUNS}
+
+
+def test_nothing_of_it_is_left(store: Store) -> None:
+    enter(store, submission(25), suite(), suite("other", limit=2, tasks=2))
+    enter(store, submission(50), suite())
+    evaluate_whole(store, metric(1.0), shards=3, items=[{"index": 0}])
+    enter_virtual(store, "run-a", "lerp(run-a@25, run-a@50, 0.5)", variant="mix")
+    evaluate_whole(store, metric(2.0))
+    with store.transaction() as session:
+        import_values(session, "run-a", "old.csv", [imported("fid", [Point(5, 1.0, None, None)])], replace=False)
+        get_or_create_run(session, "run-a").base = {"run": "run-a", "step": 25, "variant": "raw"}
+    deleted = delete(store)
+    assert deleted.to_json()["checkpoints"] == 3
+    assert deleted.to_json()["evaluations"] == 4
+    assert rows(store) == {}
+
+
+def test_it_waits_for_a_result_that_is_being_stored(store: Store) -> None:
+    """On PostgreSQL each had what the other waited for, and one of the two failed."""
+    enter(store, submission(25), suite())
+    assignment = next_shard(store)
+    assert assignment is not None
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            hold(session, assignment.evaluation_id)
+            deleted = threads.submit(delete, store, cancel=True)
+            time.sleep(0.5)
+            assert finish(session, assignment, plan(3)) is True
+        assert deleted.result(30).evaluations == 1
+    assert rows(store) == {}
+
+
+def test_nothing_else_goes(store: Store) -> None:
+    for run in ("run-a", "run-b"):
+        enter(store, submission(25, run=run), suite())
+    evaluate_whole(store, metric(1.0))
+    before = rows(store)
+    assert all(count % 2 == 0 for count in before.values())
+    assert delete(store).to_json() == {
+        "run": "run-a",
+        "checkpoints": 1,
+        "evaluations": 1,
+        "values": 1,
+        "artifacts": 0,
+    }
+    assert rows(store) == {name: count // 2 for name, count in before.items()}
+    with store.reading() as session:
+        assert read_history(session, "run-b")["series"][0]["value"] == [1.0]
+        assert session.scalar(sa.select(sa.func.count()).select_from(Protocol)) == 1
+
+
+def test_what_is_not_over_is_in_the_way_unless_it_is_cancelled(store: Store) -> None:
+    [evaluation] = enter(store, submission(), suite())
+    with pytest.raises(WrongState, match=rf"evaluations that are not over \({evaluation}\); .*cancel=true"):
+        delete(store)
+    delete(store, cancel=True)
+    assert rows(store) == {}
+    assert next_shard(store) is None
+
+
+@pytest.mark.parametrize("posted_again", [False, True])
+def test_a_late_result_is_not_stored(store: Store, posted_again: bool) -> None:
+    """SQLite would give the next shard the id of the deleted one, and the late result would be taken for its."""
+    enter(store, submission(), suite())
+    running = next_shard(store)
+    assert running is not None
+    delete(store, cancel=True)
+    if posted_again:
+        enter(store, submission(50), suite())
+        again = next_shard(store)
+        assert again is not None
+        assert again.key != running.key
+        assert again.shard_id > running.shard_id
+    with store.reading() as session:
+        assert unwanted(session, [running.shard_id]) == {running.shard_id}
+    assert store_result(store, running, plan(2)) is False
+    assert rows(store).get("shards", 0) == posted_again
+
+
+def test_ids_do_not_come_back(store: Store) -> None:
+    """A browser keeps an artifact for ever under its id, and a client waits for an evaluation by its id."""
+    first = enter(store, submission(25), suite(tasks=3), suite("other", limit=2))
+    delete(store, cancel=True)
+    second = enter(store, submission(25), suite(tasks=3), suite("other", limit=2))
+    assert min(second) > max(first)
+    assert second == sorted(second)
+    delete(store, cancel=True)
+    third = enter(store, submission(25), suite())
+    assert min(third) > max(second)
+    evaluate_whole(store, metric(1.0))
+    with store.reading() as session:
+        assert read_history(session, "run-a")["series"][0]["value"] == [1.0]
+
+
+def test_other_runs_that_need_it_are_named(store: Store) -> None:
+    enter(store, submission(25), suite())
+    enter(store, submission(25, run="run-b"), suite())
+    with store.transaction() as session:
+        name_base(session, find_run(session, "run-b"), "run-a", 25, "raw")
+    with pytest.raises(Conflict, match="has the base of run-b; give that another one first"):
+        delete(store, cancel=True)
+    with store.transaction() as session:
+        find_run(session, "run-b").base = None
+    enter_virtual(store, "mix", "lerp(run-a@25, run-b@25, 0.5)")
+    with pytest.raises(Conflict, match="virtual checkpoints of other runs are made of run 'run-a': mix@9; delete"):
+        delete(store, cancel=True)
+    delete(store, "mix", cancel=True)
+    delete(store, cancel=True)
+    assert rows(store)["runs"] == 1
+
+
+def test_contents_that_others_name_are_still_named(store: Store) -> None:
+    artifact = {"kind": "grid", "name": "grid.png", "media_type": "image/png", "size": 3, "details": {}}
+    for run, own in (("run-a", "a"), ("run-b", "b")):
+        enter(store, submission(25, run=run), suite())
+        while assignment := next_shard(store):
+            stages = {"plan": plan(1), "run": ShardResult(output={})}
+            merged = result(metric(1.0))
+            merged.output["artifacts"] = [
+                {**artifact, "sha256": "c" * 64},
+                {**artifact, "name": "own", "sha256": own * 64},
+            ]
+            merged.output["items"] = "d" * 64
+            assert store_result(store, assignment, stages.get(assignment.request.stage, merged))
+    deleted = delete(store)
+    assert sorted(deleted.artifact_contents) == ["a" * 64, "c" * 64]
+    assert deleted.item_contents == ["d" * 64]
+    with store.reading() as session:
+        assert named_artifacts(session, deleted.artifact_contents) == {"c" * 64}
+        assert named_artifacts(session) == {"b" * 64, "c" * 64}
+        assert named_items(session, deleted.item_contents) == {"d" * 64}
+
+
+def test_an_unknown_run_is_named(store: Store) -> None:
+    enter(store, submission(), suite())
+    with pytest.raises(UnknownName, match="no run is named 'run-x'; did you mean 'run-a'"):
+        delete(store, "run-x")

@@ -1,0 +1,121 @@
+"""Posting: the same thing twice, another thing in the same place, and what a plan has due."""
+
+from pathlib import Path
+
+import pytest
+from queue_steps import enter, evaluate_whole, metric, submission, suite
+from sqlalchemy import select
+
+from evalsvc.checkpoints.reference import Identity
+from evalsvc.errors import Conflict, UnknownName
+from evalsvc.store.history.reading import read_history
+from evalsvc.store.runs.posting import due_suites, evaluate, find_run, get_or_create_run, kept_suite, put_suite, submit
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Checkpoint, Evaluation
+
+
+def test_the_same_post_again_gives_the_same_ids(store: Store) -> None:
+    first = enter(store, submission(), suite(), suite("other", limit=2))
+    assert enter(store, submission(), suite(), suite("other", limit=2)) == first
+    with store.transaction() as session:
+        assert submit(session, submission(), [suite()], find=lambda name: suite(name)).created is False
+
+
+def test_a_later_post_may_add_a_suite(store: Store) -> None:
+    [first] = enter(store, submission(), suite())
+    assert enter(store, submission(), suite(), suite("other", limit=2)) == [first, first + 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"uri": "/elsewhere.pt"}, "the uri /checkpoints/epoch_25.pt"),
+        ({"identity": Identity(101, 1)}, "100 bytes and mtime 1 under the same uri"),
+        ({"layout": {"text": {"size": 3}}}, "another layout"),
+    ],
+)
+def test_another_checkpoint_in_the_same_place_is_a_conflict(store: Store, fields: dict[str, object], what: str) -> None:
+    enter(store, submission(), suite())
+    with pytest.raises(Conflict, match=f"at step 25, variant 'raw', with {what}; .*replace=true"):
+        enter(store, submission(**fields), suite())
+
+
+def test_another_variant_is_no_conflict(store: Store) -> None:
+    enter(store, submission(), suite())
+    enter(store, submission(variant="ema", uri="/elsewhere.pt"), suite())
+
+
+def test_replacing_takes_the_old_values_out_of_the_history(store: Store) -> None:
+    enter(store, submission(), suite())
+    evaluate_whole(store, metric(1.0))
+    enter(store, submission(identity=Identity(7, 7), replace=True), suite(), suite("slow", limit=2))
+    with store.reading() as session:
+        assert read_history(session, "run-a")["series"][0]["value"] == []
+        states = session.execute(select(Evaluation.suite, Evaluation.state).order_by(Evaluation.id)).all()
+        assert [tuple(row) for row in states] == [("quick", "succeeded"), ("quick", "queued"), ("slow", "queued")]
+        assert len(session.scalars(select(Checkpoint)).all()) == 2
+
+
+def test_replacing_cancels_what_waits(store: Store) -> None:
+    enter(store, submission(), suite())
+    enter(store, submission(uri="/new.pt", replace=True), suite())
+    with store.reading() as session:
+        old = session.scalars(select(Evaluation).order_by(Evaluation.id)).first()
+        assert old is not None
+        assert (old.state, old.error) == (
+            "cancelled",
+            {"code": "cancelled", "message": "checkpoint 1 was replaced by another file"},
+        )
+
+
+def test_asking_again_for_what_is_over_measures_again(store: Store) -> None:
+    [first] = enter(store, submission(), suite())
+    with store.transaction() as session:
+        checkpoint = session.get_one(Checkpoint, 1)
+        assert evaluate(session, checkpoint, suite(), priority=0)[0].id == first
+    evaluate_whole(store, metric(1.0))
+    with store.transaction() as session:
+        again, created = evaluate(session, session.get_one(Checkpoint, 1), suite(), priority=0)
+        assert created
+        assert again.id != first
+
+
+@pytest.mark.parametrize(
+    ("step", "due"), [(0, ["often"]), (100, ["often"]), (400, ["often", "late"]), (450, []), (800, ["often"])]
+)
+def test_a_plan_has_multiples_due_between_first_and_last(step: int, due: list[str]) -> None:
+    plan = {
+        "suites": [
+            {"suite": "often", "every": 100, "first": None, "last": None},
+            {"suite": "late", "every": 200, "first": 400, "last": 600},
+        ]
+    }
+    assert due_suites(plan, step) == due
+
+
+def test_when_behind_newest_skips_older_steps_that_wait(store: Store) -> None:
+    with store.transaction() as session:
+        get_or_create_run(session, "run-a").plan = {
+            "suites": [{"suite": "quick", "every": 1}],
+            "when_behind": "newest",
+        }
+    for step in (1, 3, 2):
+        with store.transaction() as session:
+            submit(session, submission(step), None, find=lambda name: suite(name))
+    with store.reading() as session:
+        rows = session.execute(select(Checkpoint.step, Evaluation.state).join(Evaluation)).all()
+        assert {row.step: row.state for row in rows} == {1: "cancelled", 3: "queued", 2: "queued"}
+
+
+def test_an_unknown_run_is_named_with_its_near_misses(store: Store) -> None:
+    enter(store, submission(), suite())
+    with store.reading() as session, pytest.raises(UnknownName, match="no run is named 'run-b'; did you mean 'run-a'"):
+        find_run(session, "run-b")
+
+
+def test_a_suite_is_kept_as_it_was_given(store: Store, tmp_path: Path) -> None:
+    with store.transaction() as session:
+        assert put_suite(session, suite("mine")) is True
+        assert put_suite(session, suite("mine", limit=3)) is False
+    with store.reading() as session:
+        assert kept_suite(session, "mine")["tasks"][0]["limit"] == 3
