@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.spec.artifact_policy import parse_retention
-from evalsvc.store.queue.shards import named_artifacts
+from evalsvc.store.named_files import named_artifacts
 from evalsvc.store.runs.pruning import find_prunable, mark_pruned
 
 PRUNE_EVERY = 3600.0

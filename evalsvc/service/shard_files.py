@@ -22,7 +22,7 @@ from evalsvc.files.outputs import (
     sweep_outputs,
 )
 from evalsvc.messages import ShardError, ShardRequest, ShardResult
-from evalsvc.store.queue import shards
+from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
 from evalsvc.store.queue.shards import Assignment
 from evalsvc.store.session import Store
 
@@ -88,8 +88,8 @@ class ShardFiles:
     def sweep(self, store: Store) -> None:
         """Remove what nothing names: files of a service that was killed."""
         with store.reading() as session:
-            outputs, items = shards.named_outputs(session), shards.named_items(session)
-            artifacts = shards.named_artifacts(session)
+            outputs, items = named_outputs(session), named_items(session)
+            artifacts = named_artifacts(session)
         swept = sweep_outputs(self._outputs, outputs) + sweep_items(self._items, items)
         swept += drop_orphans(self._artifacts, artifacts)
         if swept:

@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session, selectinload
 from evalsvc.errors import UnknownName
 from evalsvc.files.items import ItemTable, read_items
 from evalsvc.store.edit_distance import common_prefix, edit_distance
-from evalsvc.store.queue.shards import checkpoint_label
-from evalsvc.store.runs.posting import find_run, find_step
+from evalsvc.store.lookup import checkpoint_label, find_run, find_step
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
 from evalsvc.store.views import artifact_view, evaluation_summary, protocols_view
 

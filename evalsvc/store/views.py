@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from evalsvc.store.lookup import step_of
 from evalsvc.store.runs.base import base_view, is_named_base
-from evalsvc.store.runs.posting import step_of
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow
 

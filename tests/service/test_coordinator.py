@@ -27,8 +27,9 @@ from evalsvc.service.coordinator import TICK, Coordinator
 from evalsvc.service.spooler import Spooler
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.store.history.reading import read_history
+from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue import back_off, shards
-from evalsvc.store.queue.shards import cancel_evaluation, find_evaluation, retry_evaluation
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_results, read_task_items
 from evalsvc.store.runs import posting
 from evalsvc.store.runs.posting import submit

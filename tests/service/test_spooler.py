@@ -16,8 +16,8 @@ from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.config import Settings
 from evalsvc.service import spooler as spooler_module
 from evalsvc.service.spooler import Spooler
+from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.runs.base import name_base
-from evalsvc.store.runs.posting import find_run, get_or_create_run
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation
 

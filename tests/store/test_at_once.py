@@ -23,20 +23,20 @@ from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, UnknownName, WrongState
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history.imports import import_values
+from evalsvc.store.lookup import current_checkpoint, get_or_create_run
 from evalsvc.store.queue import back_off
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.shards import (
     Assignment,
-    cancel_evaluation,
     fail_checkpoint,
     finish,
     give_up,
     is_queued,
     requeue_running,
-    retry_evaluation,
     unwanted,
 )
 from evalsvc.store.runs.deletion import delete_run
-from evalsvc.store.runs.posting import current_checkpoint, evaluate, get_or_create_run, submit
+from evalsvc.store.runs.posting import evaluate, submit
 from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.runs.virtual import resolve_expression
 from evalsvc.store.session import Store

@@ -12,7 +12,7 @@ from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result,
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store import events
 from evalsvc.store.events import read_events
-from evalsvc.store.queue.shards import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.session import Store, alembic_config, open_store
 from evalsvc.store.tables import Evaluation, EvaluationEvent, Task
 

@@ -13,7 +13,8 @@ from evalsvc.errors import UnknownName
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.events import read_events
-from evalsvc.store.queue.shards import cancel_evaluation, find_evaluation
+from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
+from evalsvc.store.queue.evaluations import cancel_evaluation
 from evalsvc.store.results import (
     evaluated_steps,
     read_completions,
@@ -22,7 +23,7 @@ from evalsvc.store.results import (
     read_values,
     read_values_along,
 )
-from evalsvc.store.runs.posting import evaluate, find_checkpoint, find_run
+from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.session import Store
 from evalsvc.store.views import evaluation_view
 

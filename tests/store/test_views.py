@@ -8,8 +8,8 @@ import pytest
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.store.queue.shards import find_evaluation, finish
-from evalsvc.store.runs.posting import find_checkpoint, find_run
+from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
+from evalsvc.store.queue.shards import finish
 from evalsvc.store.session import Store
 from evalsvc.store.tables import now
 from evalsvc.store.views import checkpoint_view, evaluation_view, in_use, run_view, runs_view

@@ -14,7 +14,7 @@ from evalsvc.config import Settings
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.spec.suite import parse_suite
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.queue.shards import find_evaluation
+from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.runs.posting import submit
 from evalsvc.store.session import Store
 from evalsvc.store.tables import OVER, Attempt, Evaluation, Shard

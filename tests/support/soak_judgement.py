@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, undefer
 from evalsvc.checkpoints.reference import spool_path
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import artifact_path
-from evalsvc.store.queue.shards import find_evaluation
+from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tables import (
     Artifact,

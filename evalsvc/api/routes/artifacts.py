@@ -21,8 +21,7 @@ from evalsvc.errors import ArtifactPruned, UnknownName
 from evalsvc.files.artifacts import DamagedContent, artifact_path, read_content
 from evalsvc.service.pruner import prune
 from evalsvc.spec.artifact_policy import parse_retention
-from evalsvc.store.queue.shards import find_evaluation
-from evalsvc.store.runs.posting import find_run, get_or_create_run
+from evalsvc.store.lookup import find_evaluation, find_run, get_or_create_run
 from evalsvc.store.runs.pruning import require_metric, retention_view
 from evalsvc.store.tables import Artifact
 from evalsvc.store.views import evaluation_artifacts, run_artifacts

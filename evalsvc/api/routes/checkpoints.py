@@ -36,8 +36,9 @@ from evalsvc.errors import InvalidLayout, InvalidRequest
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import config_beside, read_model_spec, require_one_model
 from evalsvc.spec.paths import check_data
-from evalsvc.store.queue.shards import checkpoint_reference
-from evalsvc.store.runs.posting import Submission, Submitted, find_checkpoint, step_of, submit
+from evalsvc.store.lookup import find_checkpoint, step_of
+from evalsvc.store.queue.references import checkpoint_reference
+from evalsvc.store.runs.posting import Submission, Submitted, submit
 from evalsvc.store.runs.virtual import Resolved, has_files, resolve_expression
 from evalsvc.store.tables import Checkpoint
 from evalsvc.store.views import checkpoint_view, evaluation_summary

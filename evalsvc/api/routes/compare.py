@@ -20,9 +20,9 @@ from evalsvc.compare.contrast import Options, compare_results, require_comparabl
 from evalsvc.compare.difference_curves import difference_curves
 from evalsvc.compare.result import Result, parse_checkpoint, parse_run
 from evalsvc.errors import UnknownName
+from evalsvc.store.lookup import find_run, find_step
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
 from evalsvc.store.runs.base import find_base
-from evalsvc.store.runs.posting import find_run, find_step
 
 router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
 

@@ -17,9 +17,10 @@ from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
-from evalsvc.store.queue.shards import cancel_evaluation, find_evaluation, retry_evaluation
+from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
-from evalsvc.store.runs.posting import evaluate, find_checkpoint, require_current_parents
+from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.views import evaluation_view
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)

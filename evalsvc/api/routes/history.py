@@ -21,7 +21,7 @@ from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.history.summary import read_summary
 from evalsvc.store.history.version import history_tag
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 

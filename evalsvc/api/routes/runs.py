@@ -19,11 +19,12 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
 from evalsvc.store.history.reading import read_protocol
-from evalsvc.store.queue.shards import checkpoint_reference, named_artifacts, named_items
+from evalsvc.store.lookup import find_run, get_or_create_run
+from evalsvc.store.named_files import named_artifacts, named_items
+from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.deletion import Deleted, delete_run
-from evalsvc.store.runs.posting import find_run, get_or_create_run
 from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.views import plan_view, run_view, runs_view
 

@@ -21,7 +21,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.spec.paths import check_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
-from evalsvc.store.runs.posting import kept_suite, kept_suites, put_suite
+from evalsvc.store.suites import kept_suite, kept_suites, put_suite
 
 router = router_of(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
 

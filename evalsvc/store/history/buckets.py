@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from evalsvc.store.history.axis import WHOLE, Window, require_window
 from evalsvc.store.history.reading import INT64, append_columns, number_or_word
 from evalsvc.store.history.series import choose_series, metric_names, run_series, series_heads
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import FINITE, NAN, NEGATIVE_INFINITY, POSITIVE_INFINITY, MetricValue
 
 LARGE = 1e290

@@ -17,7 +17,7 @@ from evalsvc.spec.protocol import Protocol
 from evalsvc.store.history.reading import append_columns, number_or_word
 from evalsvc.store.history.values import VALUE_COLUMNS, SeriesKey, insert, series_id, stored, write_protocols
 from evalsvc.store.history.version import lock_history, touch_history
-from evalsvc.store.runs.posting import get_or_create_run
+from evalsvc.store.lookup import get_or_create_run
 from evalsvc.store.tables import Import, MetricValue, Series
 
 NAMED = 3

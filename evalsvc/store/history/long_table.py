@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from evalsvc.errors import UnknownName
 from evalsvc.store.history.reading import number_or_word
 from evalsvc.store.history.series import matches
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run, Series, Task
 
 COLUMNS = (

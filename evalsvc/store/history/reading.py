@@ -17,7 +17,7 @@ from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.store.history.axis import WHOLE, Axis, Window, require_window
 from evalsvc.store.history.series import choose_series, metric_names, run_series, series_heads
 from evalsvc.store.history.values import NOT_FINITE
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Import, MetricValue, Protocol, Run
 
 PIECE = 500

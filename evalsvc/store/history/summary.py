@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.store.history.reading import number_or_word, read_imports
 from evalsvc.store.history.series import choose_series, run_series, series_heads
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import FINITE, MetricValue
 
 BEST: dict[str, Any] = {"lower": func.min, "higher": func.max}

@@ -6,7 +6,7 @@ a restart, after a retry. A result is stored only by the attempt that is current
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from evalsvc.checkpoints.expression_parser import parse_expression
-from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
-from evalsvc.errors import UnknownName, WrongState, is_transient
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.errors import is_transient
 from evalsvc.files.items import pack_items
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardRequest, ShardResult, Stage
@@ -25,11 +24,13 @@ from evalsvc.spec.looks import Until, stop_note
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.history.values import write_values
 from evalsvc.store.hold import hold, hold_all
+from evalsvc.store.lookup import step_of
 from evalsvc.store.queue.back_off import wait_until
 from evalsvc.store.queue.order import Standing, next_shard
+from evalsvc.store.queue.references import checkpoint_reference, note_files
 from evalsvc.store.queue.totals import Ended, count_attempt
 from evalsvc.store.runs.base import find_base, is_first
-from evalsvc.store.runs.posting import cancel, record_digest, require_current_parents, step_of
+from evalsvc.store.runs.posting import record_digest
 from evalsvc.store.tables import (
     OVER,
     Artifact,
@@ -39,7 +40,6 @@ from evalsvc.store.tables import (
     Evaluation,
     Shard,
     Task,
-    checkpoint_parents,
     now,
 )
 
@@ -75,9 +75,6 @@ _CLOSE_ATTEMPT = (
     .returning(_ATTEMPTS.c.started_at)
 )
 
-_HAVE_PARENTS = select(checkpoint_parents.c.checkpoint_id).where(
-    checkpoint_parents.c.checkpoint_id.in_(bindparam("checkpoints", expanding=True))
-)
 
 _UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)
 
@@ -122,7 +119,7 @@ def take(
     if hold(session, evaluation.id) != evaluation.state:
         return None
     checkpoint, base = evaluation.checkpoint, find_base(session, evaluation.checkpoint)
-    _note_files(session, [checkpoint] if base is None else [checkpoint, base])
+    note_files(session, [checkpoint] if base is None else [checkpoint, base])
     request = replace(
         _request(task, shard, checkpoint_reference(checkpoint, spooled)),
         base=None if base is None else checkpoint_reference(base, spooled),
@@ -248,30 +245,6 @@ def run_again(
     return True
 
 
-def named_outputs(session: Session) -> set[OutputFile]:
-    """The files that hold outputs which a merge may still ask for; all others are orphans."""
-    rows = session.scalars(
-        select(Shard.output)
-        .join(Task)
-        .join(Evaluation)
-        .join(Checkpoint)
-        .where(Shard.stage == "run", Shard.output.is_not(None), Checkpoint.replaced_at.is_(None))
-    )
-    return {output for output in rows if isinstance(output, OutputFile)}
-
-
-def named_artifacts(session: Session, digests: Collection[str] | None = None) -> set[str]:
-    """The digests, of all or of these contents, that artifacts have which were not pruned; nobody needs the others."""
-    query = select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).distinct()
-    return set(session.scalars(query if digests is None else query.where(Artifact.sha256.in_(digests))))
-
-
-def named_items(session: Session, digests: Collection[str] | None = None) -> set[str]:
-    """The digests of the files, of all or of these, that hold results per item; all others are orphans."""
-    named = Task.items_sha256.is_not(None) if digests is None else Task.items_sha256.in_(digests)
-    return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}
-
-
 def requeue_running(session: Session, held: Mapping[int, int]) -> int:
     """Queue again, uncharged, what runs in the database and nowhere else. Returns how many.
 
@@ -339,53 +312,6 @@ def fail_checkpoint(session: Session, checkpoint_id: int, error: ShardError) -> 
         _close_evaluation(evaluation)
 
 
-def find_evaluation(session: Session, evaluation_id: int) -> Evaluation:
-    evaluation = session.get(Evaluation, evaluation_id)
-    if evaluation is None:
-        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
-    return evaluation
-
-
-def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
-    """Cancel; WrongState when it is over."""
-    hold(session, evaluation_id)
-    evaluation = find_evaluation(session, evaluation_id)
-    if evaluation.state in OVER:
-        raise WrongState(
-            f"evaluation {evaluation_id} is {evaluation.state}; only a queued or running one can be cancelled"
-        )
-    cancel(evaluation, "cancelled by request")
-    return evaluation
-
-
-def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
-    """Queue what failed or was cancelled anew; finished shards keep their results.
-
-    Raises:
-        WrongState: nothing of it failed or was cancelled, or its checkpoint, or one that this is made of, was replaced.
-    """
-    hold(session, evaluation_id)
-    evaluation = find_evaluation(session, evaluation_id)
-    if evaluation.state not in ("failed", "partly_failed", "cancelled"):
-        raise WrongState(
-            f"evaluation {evaluation_id} is {evaluation.state}; only what failed or was cancelled is retried"
-        )
-    if evaluation.checkpoint.replaced_at is not None:
-        raise WrongState(f"evaluation {evaluation_id} is of a checkpoint that was replaced; evaluate the new one")
-    require_current_parents(evaluation.checkpoint)
-    evaluation.state, evaluation.error, evaluation.finished_at = "queued", None, None
-    for task in evaluation.tasks:
-        if task.state == "succeeded":
-            continue
-        task.state, task.error = "queued", None
-        for shard in task.shards:
-            if shard.state in ("failed", "cancelled"):
-                shard.state, shard.error, shard.strikes, shard.not_before = "queued", None, 0, None
-        session.flush()
-        advance(session, task)
-    return evaluation
-
-
 def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
     """Which of these shards should stop: their evaluation was cancelled, a look showed that they are not needed, or
     their run was deleted."""
@@ -397,44 +323,6 @@ def unwanted(session: Session, shard_ids: Iterable[int]) -> set[int]:
         .where(Shard.id.in_(ids), Evaluation.state != "cancelled", Shard.state != "skipped")
     )
     return ids - set(session.scalars(wanted))
-
-
-def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
-    """What a worker needs to open a checkpoint, or all parents of a virtual one."""
-    if checkpoint.parents:
-        return CheckpointRef(
-            path=checkpoint.uri,
-            sha256=checkpoint.sha256,
-            layout=checkpoint.layout,
-            label=checkpoint_label(checkpoint),
-            virtual=Virtual(
-                parse_expression(checkpoint.uri),
-                {str(step_of(parent)): checkpoint_reference(parent, spooled) for parent in checkpoint.parents},
-            ),
-        )
-    kept = checkpoint.spool_state == "ready"
-    return CheckpointRef(
-        path=str(spooled(checkpoint)) if kept else checkpoint.path,
-        identity=Identity(checkpoint.size, checkpoint.mtime_ns, None if kept else checkpoint.etag),
-        sha256=checkpoint.sha256,
-        model=checkpoint.model,
-        layout=checkpoint.layout,
-        label=checkpoint_label(checkpoint),
-    )
-
-
-def _note_files(session: Session, checkpoints: Sequence[Checkpoint]) -> None:
-    """Have those that are no virtual ones know it, of whose parents each would ask for itself."""
-    virtual = set(session.scalars(_HAVE_PARENTS, {"checkpoints": [checkpoint.id for checkpoint in checkpoints]}))
-    for checkpoint in checkpoints:
-        if checkpoint.id not in virtual:
-            set_committed_value(checkpoint, "parents", [])
-
-
-def checkpoint_label(checkpoint: Checkpoint) -> str:
-    """How messages name it."""
-    label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
-    return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
 
 
 def _record_digests(session: Session, checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> None:

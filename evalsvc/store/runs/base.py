@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
-from evalsvc.store.runs.posting import current_checkpoint, find_run, find_step
+from evalsvc.store.lookup import current_checkpoint, find_run, find_step
 from evalsvc.store.tables import Base, Checkpoint, Run, checkpoint_parents
 
 FIRST_STEP = 0

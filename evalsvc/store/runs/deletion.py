@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from evalsvc.errors import Conflict, WrongState
 from evalsvc.store.hold import hold_all
 from evalsvc.store.ids import raise_floors
-from evalsvc.store.runs.posting import find_run, step_of
+from evalsvc.store.lookup import find_run, step_of
 from evalsvc.store.tables import (
     OVER,
     Artifact,

@@ -6,20 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, false, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, false, or_, select, update
 from sqlalchemy.orm import Session
 
-from evalsvc.checkpoints.expression import Step
 from evalsvc.checkpoints.reference import Identity, Spool
-from evalsvc.errors import Conflict, UnknownName, WrongState
+from evalsvc.errors import Conflict
 from evalsvc.spec.suite import Suite
 from evalsvc.store.history.version import touch_history
 from evalsvc.store.hold import hold_all
+from evalsvc.store.lookup import current_checkpoint, get_or_create_run, newest_evaluation, step_of
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, MetricValue, Run, Shard, Task, now
-from evalsvc.store.tables import Suite as SuiteRow
-
-NEAR_STEPS = 4
-"""How many steps are named where one is asked for that is not there."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def submit(
     created = found is None or replaced is not None
     checkpoint = _insert(session, run, submission) if found is None or replaced is not None else found
     evaluations = [
-        find_evaluation(session, checkpoint.id, suite.digest)
+        newest_evaluation(session, checkpoint.id, suite.digest)
         or insert_evaluation(session, checkpoint, suite, submission.priority, planned)
         for suite in wanted
     ]
@@ -102,75 +98,9 @@ def due_suites(plan: Mapping[str, Any] | None, step: int) -> list[str]:
     ]
 
 
-def get_or_create_run(session: Session, name: str) -> Run:
-    run = session.scalar(select(Run).where(Run.name == name))
-    if run is None:
-        run = Run(name=name)
-        session.add(run)
-        session.flush()
-    return run
-
-
-def find_run(session: Session, name: str) -> Run:
-    """A run by name; UnknownName with near misses."""
-    run = session.scalar(select(Run).where(Run.name == name))
-    if run is None:
-        raise UnknownName.among(
-            "run", name, session.scalars(select(Run.name)), "a run begins with its first checkpoint"
-        )
-    return run
-
-
-def find_checkpoint(session: Session, checkpoint_id: int) -> Checkpoint:
-    checkpoint = session.get(Checkpoint, checkpoint_id)
-    if checkpoint is None:
-        raise UnknownName(f"there is no checkpoint {checkpoint_id}; GET /v1/runs/{{run}} lists a run's checkpoints")
-    return checkpoint
-
-
-# Put together once: it is executed for every shard.
-_CURRENT = select(Checkpoint).where(
-    Checkpoint.run_id == bindparam("run"),
-    Checkpoint.step == bindparam("step"),
-    Checkpoint.variant == bindparam("variant"),
-    Checkpoint.replaced_at.is_(None),
-)
-
-
-def current_checkpoint(session: Session, run_id: int, step: int, variant: str) -> Checkpoint | None:
-    return session.scalar(_CURRENT, {"run": run_id, "step": step, "variant": variant})
-
-
-def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint:
-    """A run's current checkpoint at a step; UnknownName with the variants there, or the nearest steps."""
-    checkpoint = current_checkpoint(session, run.id, step, variant)
-    if checkpoint is not None:
-        return checkpoint
-    current = select(Checkpoint.step, Checkpoint.variant).where(
-        Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None)
-    )
-    posted = session.execute(current).all()
-    if variants := [row.variant for row in posted if row.step == step]:
-        raise UnknownName.among(f"variant of run {run.name!r} at step {step}", variant, variants)
-    steps = {row.step for row in posted if row.variant == variant} or {row.step for row in posted}
-    nearest = sorted(sorted(steps, key=lambda other: abs(other - step))[:NEAR_STEPS])
-    near = f"the nearest are {', '.join(map(str, nearest))}" if nearest else "it has none yet"
-    raise UnknownName(f"run {run.name!r} has no checkpoint at step {step}, variant {variant!r}; {near}")
-
-
-def find_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -> Evaluation | None:
-    """The newest evaluation of a checkpoint by a suite of this content."""
-    return session.scalar(
-        select(Evaluation)
-        .where(Evaluation.checkpoint_id == checkpoint_id, Evaluation.suite_digest == suite_digest)
-        .order_by(Evaluation.id.desc())
-        .limit(1)
-    )
-
-
 def evaluate(session: Session, checkpoint: Checkpoint, suite: Suite, priority: int) -> tuple[Evaluation, bool]:
     """An evaluation that is not over, or a new one (True): asking again for what is over measures again."""
-    existing = find_evaluation(session, checkpoint.id, suite.digest)
+    existing = newest_evaluation(session, checkpoint.id, suite.digest)
     if existing is not None and existing.state not in OVER:
         return existing, False
     return insert_evaluation(session, checkpoint, suite, priority, planned=False), True
@@ -235,42 +165,6 @@ def cancel(evaluation: Evaluation, reason: str) -> None:
         for shard in task.shards:
             if shard.state == "queued":
                 shard.state = "cancelled"
-
-
-def step_of(checkpoint: Checkpoint) -> Step:
-    """How expressions name a checkpoint."""
-    return Step(checkpoint.run.name, checkpoint.step, checkpoint.variant)
-
-
-def require_current_parents(checkpoint: Checkpoint) -> None:
-    """WrongState where a virtual checkpoint is made of one that was replaced."""
-    old = [str(step_of(parent)) for parent in checkpoint.parents if parent.replaced_at is not None]
-    if old:
-        raise WrongState(
-            f"checkpoint {checkpoint.id} is made of {', '.join(old)}, replaced by another file since; post its "
-            "expression again with replace=true"
-        )
-
-
-def put_suite(session: Session, suite: Suite) -> bool:
-    """Keep a suite under its name; True where the name is new. Evaluations keep the suite that they began with."""
-    row = session.get(SuiteRow, suite.name)
-    if row is None:
-        session.add(SuiteRow(name=suite.name, content=suite.to_json(), digest=suite.digest))
-        return True
-    if row.content != suite.to_json():
-        row.content, row.digest = suite.to_json(), suite.digest
-    return False
-
-
-def kept_suites(session: Session) -> Sequence[str]:
-    """The names of the suites that were put."""
-    return session.scalars(select(SuiteRow.name)).all()
-
-
-def kept_suite(session: Session, name: str) -> dict[str, Any]:
-    """The content of a suite that was put, which may name a task that is no longer installed."""
-    return session.get_one(SuiteRow, name).content
 
 
 def record_digest(session: Session, checkpoint_id: int, sha256: str) -> None:

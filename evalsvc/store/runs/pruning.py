@@ -15,7 +15,7 @@ from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.artifact_policy import Retention, retention_of
 from evalsvc.store.history.series import matches
 from evalsvc.store.history.summary import read_summary
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, Run, Series, Task, now
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import Conflict
 from evalsvc.store.history.version import touch_history
 from evalsvc.store.hold import hold_all
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, checkpoint_parents
 
 

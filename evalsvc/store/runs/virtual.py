@@ -23,8 +23,8 @@ from evalsvc.checkpoints.expression import (
 )
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.store.lookup import find_run, find_step, require_current_parents, step_of
 from evalsvc.store.runs.base import base_of
-from evalsvc.store.runs.posting import find_run, find_step, require_current_parents, step_of
 from evalsvc.store.tables import Checkpoint, checkpoint_parents
 
 NAMED = 8

@@ -14,7 +14,7 @@ from evalsvc.compare.contrast import Options, compare_results
 from evalsvc.compare.result import Result
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.items import LARGE, keep_items, pack_items
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Task
 
 

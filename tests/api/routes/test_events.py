@@ -19,7 +19,7 @@ from evalsvc.api.state import State
 from evalsvc.client import Client
 from evalsvc.messages import ShardResult
 from evalsvc.service.coordinator import LiveTask
-from evalsvc.store.queue.shards import cancel_evaluation
+from evalsvc.store.queue.evaluations import cancel_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tokens import create_token
 

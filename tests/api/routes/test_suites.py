@@ -19,7 +19,7 @@ from evalsvc.api.routes import suites
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidSuite
-from evalsvc.store.runs.posting import kept_suite
+from evalsvc.store.suites import kept_suite
 
 GOOD = "tasks:\n  - kind: loss\n    data: datasets:data.jsonl\n"
 

@@ -7,8 +7,10 @@ import pytest
 from queue_steps import enter, next_shard, plan, store_result, submission, suite
 
 from evalsvc.messages import ShardError, ShardResult
+from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue import back_off
-from evalsvc.store.queue.shards import Assignment, find_evaluation, finish, give_up, retry_evaluation
+from evalsvc.store.queue.evaluations import retry_evaluation
+from evalsvc.store.queue.shards import Assignment, finish, give_up
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Shard
 

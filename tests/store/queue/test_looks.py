@@ -10,14 +10,9 @@ from sqlalchemy import select
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.queue.shards import (
-    Assignment,
-    cancel_evaluation,
-    find_evaluation,
-    give_up,
-    requeue_running,
-    unwanted,
-)
+from evalsvc.store.lookup import find_evaluation
+from evalsvc.store.queue.evaluations import cancel_evaluation
+from evalsvc.store.queue.shards import Assignment, give_up, requeue_running, unwanted
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Shard
 from evalsvc.store.views import evaluation_view

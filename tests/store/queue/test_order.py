@@ -9,8 +9,9 @@ from queue_steps import enter, plan, store_result, submission, suite
 from sqlalchemy import insert, select
 
 from evalsvc.messages import ShardError, ShardResult
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.order import Standing
-from evalsvc.store.queue.shards import Assignment, cancel_evaluation, give_up, retry_evaluation, take
+from evalsvc.store.queue.shards import Assignment, give_up, take
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
 

@@ -13,18 +13,11 @@ from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history.reading import read_history
+from evalsvc.store.lookup import find_evaluation
+from evalsvc.store.named_files import named_outputs
 from evalsvc.store.queue import back_off
-from evalsvc.store.queue.shards import (
-    Assignment,
-    cancel_evaluation,
-    fail_checkpoint,
-    find_evaluation,
-    give_up,
-    named_outputs,
-    requeue_running,
-    retry_evaluation,
-    run_again,
-)
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.shards import Assignment, fail_checkpoint, give_up, requeue_running, run_again
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
 

@@ -6,9 +6,9 @@ from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result,
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
 from evalsvc.messages import ShardResult
+from evalsvc.store.lookup import find_checkpoint, find_run, get_or_create_run
 from evalsvc.store.runs import base as bases
 from evalsvc.store.runs.base import base_ids, base_view, find_base, name_base, runs_awaiting_base
-from evalsvc.store.runs.posting import find_checkpoint, find_run, get_or_create_run
 from evalsvc.store.session import Store
 from evalsvc.store.views import in_use, run_view
 

@@ -24,10 +24,11 @@ from evalsvc.messages import ShardResult
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.hold import hold
-from evalsvc.store.queue.shards import finish, named_artifacts, named_items, unwanted
+from evalsvc.store.lookup import find_run, get_or_create_run
+from evalsvc.store.named_files import named_artifacts, named_items
+from evalsvc.store.queue.shards import finish, unwanted
 from evalsvc.store.runs.base import name_base
 from evalsvc.store.runs.deletion import Deleted, delete_run
-from evalsvc.store.runs.posting import find_run, get_or_create_run
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Base, Protocol
 

@@ -9,8 +9,10 @@ from sqlalchemy import select
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, UnknownName
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.runs.posting import due_suites, evaluate, find_run, get_or_create_run, kept_suite, put_suite, submit
+from evalsvc.store.lookup import find_run, get_or_create_run
+from evalsvc.store.runs.posting import due_suites, evaluate, submit
 from evalsvc.store.session import Store
+from evalsvc.store.suites import kept_suite, put_suite
 from evalsvc.store.tables import Checkpoint, Evaluation
 
 

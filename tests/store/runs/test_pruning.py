@@ -14,8 +14,8 @@ from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.messages import ShardResult
 from evalsvc.spec.artifact_policy import Retention
 from evalsvc.spec.protocol import Direction
-from evalsvc.store.queue.shards import named_artifacts
-from evalsvc.store.runs.posting import find_run
+from evalsvc.store.lookup import find_run
+from evalsvc.store.named_files import named_artifacts
 from evalsvc.store.runs.pruning import find_prunable, mark_pruned, require_metric, retention_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Series, Task, now

@@ -7,8 +7,8 @@ from evalsvc.errors import Conflict, UnknownName
 from evalsvc.messages import ShardResult
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.history.version import history_tag
+from evalsvc.store.lookup import find_checkpoint, find_run
 from evalsvc.store.runs.base import base_view, name_base
-from evalsvc.store.runs.posting import find_checkpoint, find_run
 from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.session import Store
 from evalsvc.store.views import run_view

@@ -11,10 +11,10 @@ from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest, UnknownName, WrongState
 from evalsvc.messages import ShardResult
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.queue.shards import cancel_evaluation, find_evaluation, retry_evaluation
+from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run, get_or_create_run
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.runs import virtual
 from evalsvc.store.runs.base import base_ids, name_base, runs_awaiting_base
-from evalsvc.store.runs.posting import find_checkpoint, find_run, get_or_create_run
 from evalsvc.store.runs.virtual import has_files, resolve_expression
 from evalsvc.store.session import Store
 from evalsvc.store.views import checkpoint_view, in_use

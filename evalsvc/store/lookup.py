@@ -1,0 +1,107 @@
+"""Rows by what users call them: runs, checkpoints, evaluations. What is not there is answered with what is near."""
+
+from __future__ import annotations
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+
+from evalsvc.checkpoints.expression import Step
+from evalsvc.errors import UnknownName, WrongState
+from evalsvc.store.tables import Checkpoint, Evaluation, Run
+
+NEAR_STEPS = 4
+"""How many steps are named where one is asked for that is not there."""
+
+
+def get_or_create_run(session: Session, name: str) -> Run:
+    run = session.scalar(select(Run).where(Run.name == name))
+    if run is None:
+        run = Run(name=name)
+        session.add(run)
+        session.flush()
+    return run
+
+
+def find_run(session: Session, name: str) -> Run:
+    """A run by name; UnknownName with near misses."""
+    run = session.scalar(select(Run).where(Run.name == name))
+    if run is None:
+        raise UnknownName.among(
+            "run", name, session.scalars(select(Run.name)), "a run begins with its first checkpoint"
+        )
+    return run
+
+
+def find_checkpoint(session: Session, checkpoint_id: int) -> Checkpoint:
+    checkpoint = session.get(Checkpoint, checkpoint_id)
+    if checkpoint is None:
+        raise UnknownName(f"there is no checkpoint {checkpoint_id}; GET /v1/runs/{{run}} lists a run's checkpoints")
+    return checkpoint
+
+
+# Put together once: it is executed for every shard.
+_CURRENT = select(Checkpoint).where(
+    Checkpoint.run_id == bindparam("run"),
+    Checkpoint.step == bindparam("step"),
+    Checkpoint.variant == bindparam("variant"),
+    Checkpoint.replaced_at.is_(None),
+)
+
+
+def current_checkpoint(session: Session, run_id: int, step: int, variant: str) -> Checkpoint | None:
+    return session.scalar(_CURRENT, {"run": run_id, "step": step, "variant": variant})
+
+
+def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint:
+    """A run's current checkpoint at a step; UnknownName with the variants there, or the nearest steps."""
+    checkpoint = current_checkpoint(session, run.id, step, variant)
+    if checkpoint is not None:
+        return checkpoint
+    current = select(Checkpoint.step, Checkpoint.variant).where(
+        Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None)
+    )
+    posted = session.execute(current).all()
+    if variants := [row.variant for row in posted if row.step == step]:
+        raise UnknownName.among(f"variant of run {run.name!r} at step {step}", variant, variants)
+    steps = {row.step for row in posted if row.variant == variant} or {row.step for row in posted}
+    nearest = sorted(sorted(steps, key=lambda other: abs(other - step))[:NEAR_STEPS])
+    near = f"the nearest are {', '.join(map(str, nearest))}" if nearest else "it has none yet"
+    raise UnknownName(f"run {run.name!r} has no checkpoint at step {step}, variant {variant!r}; {near}")
+
+
+def find_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    evaluation = session.get(Evaluation, evaluation_id)
+    if evaluation is None:
+        raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
+    return evaluation
+
+
+def newest_evaluation(session: Session, checkpoint_id: int, suite_digest: str) -> Evaluation | None:
+    """The newest evaluation of a checkpoint by a suite of this content."""
+    return session.scalar(
+        select(Evaluation)
+        .where(Evaluation.checkpoint_id == checkpoint_id, Evaluation.suite_digest == suite_digest)
+        .order_by(Evaluation.id.desc())
+        .limit(1)
+    )
+
+
+def step_of(checkpoint: Checkpoint) -> Step:
+    """How expressions name a checkpoint."""
+    return Step(checkpoint.run.name, checkpoint.step, checkpoint.variant)
+
+
+def checkpoint_label(checkpoint: Checkpoint) -> str:
+    """How messages name it."""
+    label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
+    return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
+
+
+def require_current_parents(checkpoint: Checkpoint) -> None:
+    """WrongState where a virtual checkpoint is made of one that was replaced."""
+    old = [str(step_of(parent)) for parent in checkpoint.parents if parent.replaced_at is not None]
+    if old:
+        raise WrongState(
+            f"checkpoint {checkpoint.id} is made of {', '.join(old)}, replaced by another file since; post its "
+            "expression again with replace=true"
+        )

@@ -1,0 +1,35 @@
+"""Which files of the data folder the database names; all others are orphans, and may be removed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from evalsvc.files.outputs import OutputFile
+from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Shard, Task
+
+
+def named_outputs(session: Session) -> set[OutputFile]:
+    """The files that hold outputs which a merge may still ask for; all others are orphans."""
+    rows = session.scalars(
+        select(Shard.output)
+        .join(Task)
+        .join(Evaluation)
+        .join(Checkpoint)
+        .where(Shard.stage == "run", Shard.output.is_not(None), Checkpoint.replaced_at.is_(None))
+    )
+    return {output for output in rows if isinstance(output, OutputFile)}
+
+
+def named_artifacts(session: Session, digests: Collection[str] | None = None) -> set[str]:
+    """The digests, of all or of these contents, that artifacts have which were not pruned; nobody needs the others."""
+    query = select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).distinct()
+    return set(session.scalars(query if digests is None else query.where(Artifact.sha256.in_(digests))))
+
+
+def named_items(session: Session, digests: Collection[str] | None = None) -> set[str]:
+    """The digests of the files, of all or of these, that hold results per item; all others are orphans."""
+    named = Task.items_sha256.is_not(None) if digests is None else Task.items_sha256.in_(digests)
+    return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}

@@ -1,0 +1,52 @@
+"""Cancelling and retrying an evaluation on request."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from evalsvc.errors import WrongState
+from evalsvc.store.hold import hold
+from evalsvc.store.lookup import find_evaluation, require_current_parents
+from evalsvc.store.queue.shards import advance
+from evalsvc.store.runs.posting import cancel
+from evalsvc.store.tables import OVER, Evaluation
+
+
+def cancel_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    """Cancel; WrongState when it is over."""
+    hold(session, evaluation_id)
+    evaluation = find_evaluation(session, evaluation_id)
+    if evaluation.state in OVER:
+        raise WrongState(
+            f"evaluation {evaluation_id} is {evaluation.state}; only a queued or running one can be cancelled"
+        )
+    cancel(evaluation, "cancelled by request")
+    return evaluation
+
+
+def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
+    """Queue what failed or was cancelled anew; finished shards keep their results.
+
+    Raises:
+        WrongState: nothing of it failed or was cancelled, or its checkpoint, or one that this is made of, was replaced.
+    """
+    hold(session, evaluation_id)
+    evaluation = find_evaluation(session, evaluation_id)
+    if evaluation.state not in ("failed", "partly_failed", "cancelled"):
+        raise WrongState(
+            f"evaluation {evaluation_id} is {evaluation.state}; only what failed or was cancelled is retried"
+        )
+    if evaluation.checkpoint.replaced_at is not None:
+        raise WrongState(f"evaluation {evaluation_id} is of a checkpoint that was replaced; evaluate the new one")
+    require_current_parents(evaluation.checkpoint)
+    evaluation.state, evaluation.error, evaluation.finished_at = "queued", None, None
+    for task in evaluation.tasks:
+        if task.state == "succeeded":
+            continue
+        task.state, task.error = "queued", None
+        for shard in task.shards:
+            if shard.state in ("failed", "cancelled"):
+                shard.state, shard.error, shard.strikes, shard.not_before = "queued", None, 0, None
+        session.flush()
+        advance(session, task)
+    return evaluation
