@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from evalsvc.api.app import create_app
 from evalsvc.api.middleware.browsers import is_loopback
-from evalsvc.api.middleware.connections import CONNECTIONS, SEND_BYTES, PatientProtocol
+from evalsvc.api.middleware.connections import CONNECTIONS, SEND_BYTES, TimeoutProtocol
 from evalsvc.api.state import State
 from evalsvc.checkpoints.opening import allow_open_files
 from evalsvc.cluster.devices import check_devices, device_list
@@ -118,7 +118,7 @@ def server_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
     proxies = settings.trusted_networks
     return uvicorn.Config(
         app,
-        http=partial(PatientProtocol, proxies=proxies),  # type: ignore[arg-type]
+        http=partial(TimeoutProtocol, proxies=proxies),  # type: ignore[arg-type]
         ws="none",
         log_level="warning",
         access_log=False,

@@ -38,7 +38,7 @@ SEND_BYTES = 128 << 10
 made for clients that never read."""
 
 
-class PatientProtocol(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """uvicorn's HTTP, which waits for the head of a request as long as its client cares to hold the connection."""
 
     def __init__(self, *args: Any, proxies: Sequence[Network] = (), **kwargs: Any) -> None:
@@ -79,7 +79,7 @@ class PatientProtocol(H11Protocol):
         """Have the connection answered by why it is refused, where there are too many."""
         host = self.client[0] if self.client else "unknown"
         self.address = address_key(host)
-        others = [other for other in self.connections if isinstance(other, PatientProtocol) and other is not self]
+        others = [other for other in self.connections if isinstance(other, TimeoutProtocol) and other is not self]
         admitted = [other for other in others if not other.is_refused]
         same = sum(other.address == self.address for other in admitted)
         error: type[EvalsvcError] = NotReady

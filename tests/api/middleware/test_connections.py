@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from evalsvc.api.middleware import connections
-from evalsvc.api.middleware.connections import PatientProtocol
+from evalsvc.api.middleware.connections import TimeoutProtocol
 from evalsvc.api.server import listen
 
 
@@ -35,7 +35,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 @contextmanager
-def served(app: Any, protocol: Any = PatientProtocol) -> Iterator[int]:
+def served(app: Any, protocol: Any = TimeoutProtocol) -> Iterator[int]:
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_level="critical")
     server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listener:
@@ -203,7 +203,7 @@ def test_a_trusted_proxy_has_as_many_as_there_are(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(connections, "PER_ADDRESS", 1)
     monkeypatch.setattr(connections, "CONNECTIONS", 3)
     proxies = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1"))
-    with served(hello, partial(PatientProtocol, proxies=proxies)) as port, ExitStack() as stack:
+    with served(hello, partial(TimeoutProtocol, proxies=proxies)) as port, ExitStack() as stack:
         for status in (200, 200, 200, 503):
             answer = ask(stack.enter_context(socket.create_connection(("127.0.0.1", port))))
             assert answer.startswith(b"HTTP/1.1 %d" % status)
