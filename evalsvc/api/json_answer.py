@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from evalsvc.api.json_schema import TEXT, Schema
 
 
-class Document(JSONResponse):
+class JsonAnswer(JSONResponse):
     """JSON. A NaN or an infinity from wherever becomes its string and never an error."""
 
     def render(self, content: Any) -> bytes:

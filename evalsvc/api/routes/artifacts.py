@@ -11,7 +11,7 @@ from fastapi import Query
 from fastapi.responses import Response
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import Document, answer
+from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.json_schema import ANYTHING
 from evalsvc.api.response_schemas import ARTIFACTS, PRUNED, RETENTION
 from evalsvc.api.routing import router_of
@@ -70,10 +70,10 @@ _PRUNED = {
     summary="What an evaluation left to be looked at",
     responses=answer(200, "Descriptions; the content is at /v1/artifacts/{id}.", ARTIFACTS, _EXAMPLE),
 )
-def list_evaluation_artifacts(evaluation_id: Id, state: CurrentState) -> Document:
+def list_evaluation_artifacts(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         find_evaluation(session, evaluation_id)
-        return Document({"artifacts": evaluation_artifacts(session, evaluation_id)})
+        return JsonAnswer({"artifacts": evaluation_artifacts(session, evaluation_id)})
 
 
 @router.get(
@@ -86,9 +86,9 @@ def list_run_artifacts(
     state: CurrentState,
     kind: str | None = None,
     step: Annotated[int | None, Query(ge=0, le=MAX_STEP)] = None,
-) -> Document:
+) -> JsonAnswer:
     with state.reading() as session:
-        return Document({"artifacts": run_artifacts(session, find_run(session, run), kind, step)})
+        return JsonAnswer({"artifacts": run_artifacts(session, find_run(session, run), kind, step)})
 
 
 @router.get(
@@ -96,9 +96,9 @@ def list_run_artifacts(
     summary="Which artifacts of a run are kept",
     responses=answer(200, "The rule, and whose it is: the run's own, or the service's.", RETENTION, _RETENTION),
 )
-def get_retention(run: Name, state: CurrentState) -> Document:
+def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return Document(retention_view(find_run(session, run), parse_retention(state.settings.retention)))
+        return JsonAnswer(retention_view(find_run(session, run), parse_retention(state.settings.retention)))
 
 
 @router.put(
@@ -110,13 +110,13 @@ def get_retention(run: Name, state: CurrentState) -> Document:
     "of its artifacts are kept.",
     responses=answer(200, "The rule.", RETENTION, _RETENTION),
 )
-def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> Document:
+def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         if body.keep is not None and body.keep.best is not None:
             require_metric(session, body.keep.best)
         row = get_or_create_run(session, run)
         row.retention = None if body.keep is None else body.keep.model_dump(exclude_none=True)
-        return Document(retention_view(row, parse_retention(state.settings.retention)))
+        return JsonAnswer(retention_view(row, parse_retention(state.settings.retention)))
 
 
 @router.post(
@@ -129,8 +129,8 @@ def post_prune(
     state: CurrentState,
     run: Annotated[Name | None, Query(description="Only of this run.")] = None,
     dry_run: Annotated[bool, Query(description="Only say what would be pruned.")] = False,
-) -> Document:
-    return Document(prune(state.settings, state.writing, state.reading, run=run, dry_run=dry_run))
+) -> JsonAnswer:
+    return JsonAnswer(prune(state.settings, state.writing, state.reading, run=run, dry_run=dry_run))
 
 
 @router.get(

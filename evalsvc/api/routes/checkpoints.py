@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEM_SCHEMA, PROBLEMS
-from evalsvc.api.json_answer import Document, answer
+from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.response_schemas import CHECKPOINT, POSTED
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
@@ -88,7 +88,7 @@ _EXAMPLE = {
     | answer(200, "It was there already: the same checkpoint, the same evaluations.", POSTED, _EXAMPLE)
     | UNREACHABLE,
 )
-def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
+def post_checkpoint(body: CheckpointInput, state: CurrentState) -> JsonAnswer:
     # Files are looked at before the database is locked.
     submission = None if is_expression(body.uri) else _submission(body, state.settings)
     with state.writing() as session:
@@ -99,7 +99,7 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
             "evaluations": [evaluation_summary(evaluation) for evaluation in submitted.evaluations],
         }
     state.coordinator.wake()
-    return Document(content, 201 if submitted.created else 200)
+    return JsonAnswer(content, 201 if submitted.created else 200)
 
 
 @router.get(
@@ -107,9 +107,9 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState) -> Document:
     summary="A checkpoint, whether its file is still needed, and its evaluations",
     responses=answer(200, "As it was posted.", CHECKPOINT),
 )
-def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> Document:
+def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return Document(checkpoint_view(session, find_checkpoint(session, checkpoint_id)))
+        return JsonAnswer(checkpoint_view(session, find_checkpoint(session, checkpoint_id)))
 
 
 def _enter(session: Session, settings: Settings, submission: Submission, names: Sequence[str] | None) -> Submitted:

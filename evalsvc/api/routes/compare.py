@@ -11,7 +11,7 @@ from fastapi import Query
 from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import Document, answer
+from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.response_schemas import COMPARISON, CURVES
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery
@@ -144,7 +144,7 @@ _CURVES = {
     "`other_protocol` and the fields that differ; where nothing else is left, that is an error.",
     responses=answer(200, "The metrics of a in their order, then what only b has.", COMPARISON, _COMPARISON),
 )
-def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState) -> Document:
+def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState) -> JsonAnswer:
     chosen = tuple(query.metric), tuple(query.task)
     options = Options(*chosen, query.level, query.force, query.flipped, query.family)
     names = {name: parse_checkpoint(name) for name in (query.a, query.b)}
@@ -153,7 +153,7 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
         a, b = (read(name, *names[name]) for name in (query.a, query.b))
         document = compare_results(a, b, options).to_json()
     require_comparable(document, all_of_it=False)
-    return Document(document)
+    return JsonAnswer(document)
 
 
 @router.get(
@@ -168,15 +168,15 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
     "have the level `simultaneous_level`.",
     responses=answer(200, "A curve per metric and protocol, in columns along the steps.", CURVES, _CURVES),
 )
-def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> Document:
+def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> JsonAnswer:
     options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
     with state.reading() as session:
         folder = state.settings.items_path
         if query.b is None:
             a, pairs = _against_base(session, folder, query)
-            return Document(difference_curves(a, query.a, pairs, options, query.band))
+            return JsonAnswer(difference_curves(a, query.a, pairs, options, query.band))
         pairs = _in_step(session, folder, query.a, query.b, query.suite)
-        return Document(difference_curves(query.a, query.b, pairs, options, query.band))
+        return JsonAnswer(difference_curves(query.a, query.b, pairs, options, query.band))
 
 
 Pairs = Iterator[tuple[int, Result, Result]]

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import Document, answer, or_csv
+from evalsvc.api.json_answer import JsonAnswer, answer, or_csv
 from evalsvc.api.response_schemas import EVALUATION, ITEMS
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
@@ -85,7 +85,7 @@ _ITEMS = {
     responses=answer(201, "A new evaluation.", EVALUATION, _EXAMPLE)
     | answer(200, "The one that is not over.", EVALUATION, _EXAMPLE),
 )
-def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
+def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         checkpoint = find_checkpoint(session, body.checkpoint)
         if checkpoint.replaced_at is not None:
@@ -95,7 +95,7 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
         evaluation, created = evaluate(session, checkpoint, suite, body.priority)
         content = evaluation_view(session, evaluation, state.coordinator.live())
     state.coordinator.wake()
-    return Document(content, 201 if created else 200)
+    return JsonAnswer(content, 201 if created else 200)
 
 
 @router.get(
@@ -107,9 +107,9 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> Document:
     "`warnings` say what is suspicious about a task's result: numbers that cannot be right, or rest on too little.",
     responses=answer(200, "Its state, progress and results.", EVALUATION, _EXAMPLE),
 )
-def get_evaluation(evaluation_id: Id, state: CurrentState) -> Document:
+def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return Document(evaluation_view(session, find_evaluation(session, evaluation_id), state.coordinator.live()))
+        return JsonAnswer(evaluation_view(session, find_evaluation(session, evaluation_id), state.coordinator.live()))
 
 
 @router.get(
@@ -135,7 +135,7 @@ def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: 
     if query.format == "csv":
         rows = ([task, *map(row.get, chosen)] for task, table in tables.items() for row in table.rows(chosen))
         return csv_response(["task", *chosen], rows, state.threads)
-    return Document(status | {"items": {task: list(table.rows(chosen)) for task, table in tables.items()}})
+    return JsonAnswer(status | {"items": {task: list(table.rows(chosen)) for task, table in tables.items()}})
 
 
 def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id: int) -> dict[str, ItemTable]:
@@ -154,11 +154,11 @@ def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id:
     description="What waits is not begun, what runs is told to stop; finished shards keep their results.",
     responses=answer(202, "Cancelled; running shards stop soon.", EVALUATION, _EXAMPLE),
 )
-def post_cancel(evaluation_id: Id, state: CurrentState) -> Document:
+def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         content = evaluation_view(session, cancel_evaluation(session, evaluation_id), state.coordinator.live())
     state.coordinator.wake()
-    return Document(content, 202)
+    return JsonAnswer(content, 202)
 
 
 @router.post(
@@ -168,8 +168,8 @@ def post_cancel(evaluation_id: Id, state: CurrentState) -> Document:
     description="Finished shards keep their results and do not run again.",
     responses=answer(202, "Queued again.", EVALUATION, _EXAMPLE),
 )
-def post_retry(evaluation_id: Id, state: CurrentState) -> Document:
+def post_retry(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         content = evaluation_view(session, retry_evaluation(session, evaluation_id), state.coordinator.live())
     state.coordinator.wake()
-    return Document(content, 202)
+    return JsonAnswer(content, 202)

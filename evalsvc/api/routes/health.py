@@ -6,7 +6,7 @@ from typing import Any
 
 from evalsvc import __version__
 from evalsvc.api.errors import PROBLEM_CONTENT, problem
-from evalsvc.api.json_answer import Document, answer
+from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.middleware.access import MaySee
 from evalsvc.api.response_schemas import HEALTH, READY
 from evalsvc.api.routing import router_of
@@ -21,8 +21,8 @@ router = router_of(tags=["health"])
     summary="The service answers",
     responses=answer(200, "It does.", HEALTH, {"status": "ok", "version": "0.1.0"}),
 )
-async def healthz() -> Document:
-    return Document({"status": "ok", "version": __version__})
+async def healthz() -> JsonAnswer:
+    return JsonAnswer({"status": "ok", "version": __version__})
 
 
 @router.get(
@@ -38,9 +38,9 @@ async def readyz(state: CurrentState, may_see: MaySee) -> Any:
         shown = missing if may_see else ["a request with a token is told what is missing"]
         return problem(503, NotReady.code, "not ready: " + "; ".join(shown))
     if not may_see:
-        return Document({"status": "ok"})
+        return JsonAnswer({"status": "ok"})
     ready = {"status": "ok", "database": "ok", "schema": "ok", "workers": state.coordinator.workers()}
-    return Document(ready | ({"read_only": True} if state.settings.read_only else {}))
+    return JsonAnswer(ready | ({"read_only": True} if state.settings.read_only else {}))
 
 
 def missing_parts(state: State) -> list[str]:

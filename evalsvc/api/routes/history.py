@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from evalsvc import __version__
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.history_schemas import CONDITIONAL, HISTORY, SUMMARY
-from evalsvc.api.json_answer import Document, rendered
+from evalsvc.api.json_answer import JsonAnswer, rendered
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
@@ -47,7 +47,7 @@ def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Req
         if (same := not_modified(request, tag)) is not None:
             return same
         body = state.answers.get(run, tag, lambda: _read(session, run, query))
-        return Document(body, headers=caching_headers(tag))
+        return JsonAnswer(body, headers=caching_headers(tag))
 
 
 def _read(session: Session, run: str, query: HistoryQuery) -> bytes:
@@ -71,4 +71,4 @@ def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Req
         if (same := not_modified(request, tag)) is not None:
             return same
         body = state.answers.get(run, tag, lambda: rendered(read_summary(session, run, query.name, query.variant)))
-        return Document(body, headers=caching_headers(tag))
+        return JsonAnswer(body, headers=caching_headers(tag))

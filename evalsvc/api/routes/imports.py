@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.history_schemas import IMPORTED
-from evalsvc.api.json_answer import Document
+from evalsvc.api.json_answer import JsonAnswer
 from evalsvc.api.json_schema import WORDS
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, MAX_STEP, Name, RawBody, check_storable
@@ -116,7 +116,7 @@ def _schema() -> dict[str, Any]:
         }
     },
 )
-def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState) -> Document:
+def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState) -> JsonAnswer:
     content_type = request.headers.get("content-type", "")
     if "json" not in content_type:
         raise InvalidRequest(
@@ -129,7 +129,7 @@ def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState
         done = import_values(session, run, given.source, series, given.replace)
     counts = {"new": done.new, "replaced": done.replaced, "unchanged": done.unchanged}
     content = {"run": run, "import": done.identity, "series": len(series), **counts}
-    return Document(content, 200 if done.identity is None else 201)
+    return JsonAnswer(content, 200 if done.identity is None else 201)
 
 
 def parse_import(body: bytes) -> ImportInput:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Path, Query
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import Document, answer
+from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, PROTOCOL, RESULT, RUN, RUNS
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
@@ -121,9 +121,9 @@ _COMPLETIONS = {
     summary="Every run",
     responses=answer(200, "The runs by name.", RUNS, _RUNS),
 )
-def list_runs(state: CurrentState) -> Document:
+def list_runs(state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return Document({"runs": runs_view(session)})
+        return JsonAnswer({"runs": runs_view(session)})
 
 
 @router.get(
@@ -131,9 +131,9 @@ def list_runs(state: CurrentState) -> Document:
     summary="A run: its checkpoints, how far their evaluations are, and its plan",
     responses=answer(200, "The run; its checkpoints by step.", RUN),
 )
-def get_run(run: Name, state: CurrentState) -> Document:
+def get_run(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return Document(run_view(session, find_run(session, run)))
+        return JsonAnswer(run_view(session, find_run(session, run)))
 
 
 @router.patch(
@@ -143,10 +143,10 @@ def get_run(run: Name, state: CurrentState) -> Document:
     "other runs. Nothing is measured again.",
     responses=answer(200, "The run under its new name.", RUN),
 )
-def patch_run(run: Name, body: RunInput, state: CurrentState) -> Document:
+def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         content = run_view(session, rename_run(session, run, body.name))
-    return Document(content)
+    return JsonAnswer(content)
 
 
 @router.delete(
@@ -162,13 +162,13 @@ def delete_run_(
     state: CurrentState,
     confirm: Annotated[str, Query(description="The run's name once more.")],
     cancel: Annotated[bool, Query(description="Also where evaluations wait or run; they are stopped.")] = False,
-) -> Document:
+) -> JsonAnswer:
     if confirm != run:
         raise InvalidRequest(f"confirm is {confirm[:160]!r} and the run is {run!r}; give confirm={run} to delete it")
     with state.writing() as session:
         deleted = delete_run(session, run, cancel)
     state.coordinator.wake()  # attempts that run are told to stop
-    return Document({**deleted.to_json(), "freed_bytes": _drop_files(deleted, state)})
+    return JsonAnswer({**deleted.to_json(), "freed_bytes": _drop_files(deleted, state)})
 
 
 def _drop_files(deleted: Deleted, state: State) -> int:
@@ -192,9 +192,9 @@ def _drop_files(deleted: Deleted, state: State) -> int:
 
 
 @router.get("/runs/{run}/plan", summary="A run's plan", responses=answer(200, "The plan.", PLAN, _PLAN))
-def get_plan(run: Name, state: CurrentState) -> Document:
+def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return Document(plan_view(find_run(session, run)))
+        return JsonAnswer(plan_view(find_run(session, run)))
 
 
 @router.put(
@@ -203,13 +203,13 @@ def get_plan(run: Name, state: CurrentState) -> Document:
     description="It may come before the run's first checkpoint. It holds for what is posted from now on.",
     responses=answer(200, "The plan.", PLAN, _PLAN),
 )
-def put_plan(run: Name, body: PlanInput, state: CurrentState) -> Document:
+def put_plan(run: Name, body: PlanInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         for name in dict.fromkeys(entry.suite for entry in body.suites):
             find_suite(session, state.settings, name)
         row = get_or_create_run(session, run)
         row.plan = body.model_dump()
-        return Document(plan_view(row))
+        return JsonAnswer(plan_view(row))
 
 
 @router.put(
@@ -220,7 +220,7 @@ def put_plan(run: Name, body: PlanInput, state: CurrentState) -> Document:
     "`spool` are kept, and of others `in_use` stays true.",
     responses=answer(200, "The base, and the checkpoint that it is now.", BASE, _BASE),
 )
-def put_base(run: Name, body: BaseInput, state: CurrentState) -> Document:
+def put_base(run: Name, body: BaseInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         row = get_or_create_run(session, run)
         base = name_base(session, row, body.run or run, body.step, body.variant)
@@ -228,7 +228,7 @@ def put_base(run: Name, body: BaseInput, state: CurrentState) -> Document:
         verify(checkpoint_reference(base, lambda found: spool_path(folder, found.id, found.path)))
         content = base_view(session, row)
     state.coordinator.wake()
-    return Document(content)
+    return JsonAnswer(content)
 
 
 @router.get(
@@ -244,9 +244,9 @@ def get_results(
     state: CurrentState,
     variant: Name = "raw",
     suite: Annotated[str | None, Query(description="Only of this suite.")] = None,
-) -> Document:
+) -> JsonAnswer:
     with state.reading() as session:
-        return Document(read_results(session, state.settings.items_path, run, step, variant, suite))
+        return JsonAnswer(read_results(session, state.settings.items_path, run, step, variant, suite))
 
 
 @router.get(
@@ -261,10 +261,10 @@ def get_completions(
     state: CurrentState,
     variant: str | None = None,
     prompt: Annotated[str | None, Query(description="Only of prompts that hold this text.")] = None,
-) -> Document:
+) -> JsonAnswer:
     with state.reading() as session:
         folder = state.settings.items_path
-        return Document(read_completions(session, folder, find_run(session, run), variant, prompt))
+        return JsonAnswer(read_completions(session, folder, find_run(session, run), variant, prompt))
 
 
 @router.get(
@@ -272,6 +272,6 @@ def get_completions(
     summary="What a protocol's id stands for",
     responses=answer(200, "What moves a number that was measured by it.", PROTOCOL, {"task": "loss", "version": 1}),
 )
-def get_protocol(protocol_id: Name, state: CurrentState) -> Document:
+def get_protocol(protocol_id: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return Document(read_protocol(session, protocol_id))
+        return JsonAnswer(read_protocol(session, protocol_id))

@@ -6,7 +6,7 @@ from typing import Any
 
 from evalsvc import __version__
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import Document, answer
+from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.response_schemas import STATUS
 from evalsvc.api.routes.health import missing_parts
 from evalsvc.api.routing import router_of
@@ -92,7 +92,7 @@ _STATUS = {
     "takes at the pace of the last hour, idle time left out.",
     responses=answer(200, "The state.", STATUS, _STATUS),
 )
-def get_status(state: CurrentState) -> Document:
+def get_status(state: CurrentState) -> JsonAnswer:
     missing = missing_parts(state)
     live = state.coordinator.live()
     with state.reading() as session:
@@ -109,7 +109,7 @@ def get_status(state: CurrentState) -> Document:
             "failed": failed_view(session),
             "warned": warned_view(session),
         }
-    return Document(content)
+    return JsonAnswer(content)
 
 
 def _workers(state: State, places: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from fastapi import Query, Request
 from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import Document, answer
+from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.response_schemas import SUITE, SUITE_INPUT, SUITES
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Name, RawBody, check_storable
@@ -83,10 +83,10 @@ def _find_entry(session: Session, settings: Settings, name: str) -> Entry:
         {"suites": [{"name": "loss", "source": "shipped", "description": "…", "digest": "4f0c…", "tasks": ["loss"]}]},
     ),
 )
-def list_suites(state: CurrentState) -> Document:
+def list_suites(state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         entries = suite_entries(session, state.settings)
-        return Document({"suites": [_summary(name, entry) for name, entry in sorted(entries.items())]})
+        return JsonAnswer({"suites": [_summary(name, entry) for name, entry in sorted(entries.items())]})
 
 
 @router.get(
@@ -94,11 +94,11 @@ def list_suites(state: CurrentState) -> Document:
     summary="A suite with its tasks and all their parameters",
     responses=answer(200, "The suite.", SUITE, _SUITE | {"source": "shipped"}),
 )
-def get_suite(name: Name, state: CurrentState) -> Document:
+def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         entry = _find_entry(session, state.settings, name)
         suite = entry.load()
-        return Document(_view(suite, entry.source))
+        return JsonAnswer(_view(suite, entry.source))
 
 
 @router.put(
@@ -126,7 +126,7 @@ def keep_suite(
     replace_shipped: Annotated[
         bool, Query(description="Also where the name is that of a suite which comes with evalsvc, for all who name it.")
     ] = False,
-) -> Document:
+) -> JsonAnswer:
     if not replace_shipped:
         _require_own_name(name, state.settings)
     suite = parse_suite(
@@ -138,7 +138,7 @@ def keep_suite(
         raise InvalidSuite(f"suite {name!r}: {error}") from None
     with state.writing() as session:
         created = put_suite(session, suite)
-    return Document(_view(suite, "put"), 201 if created else 200)
+    return JsonAnswer(_view(suite, "put"), 201 if created else 200)
 
 
 def _require_own_name(name: str, settings: Settings) -> None:
