@@ -1,6 +1,6 @@
 """From prompts to features: sample, and while the next batch is sampled, decode, extract features and keep the first.
 
-    sample_images → generate_fitting → Finishing → Aftermath, once a batch
+    sample_images → generate_fitting → Finishing → PostProcessing, once a batch
 
 On a GPU what follows sampling runs in a thread and on a stream of its own, a batch behind. On a CPU sampling fills the
 cores by itself, and it runs in its turn. Neither moves a number. Where memory runs out in it, fewer images are decoded
@@ -69,7 +69,7 @@ def sample_images(
     if task.decoder_dtype != "float32":
         exact = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
     stages = Stages(decoder, grid, task.fit(side), features, classifier, exact)
-    aftermath = Aftermath(stages, records, kept=task.keep - shard["start"])
+    post_processing = PostProcessing(stages, records, kept=task.keep - shard["start"])
     prompts = [Prompt(record.id, record.ids) for record in records]
     device = model.tok_embeddings.weight.device
     how: dict[str, Any] = {"batches": [], "overlapped": overlaps(device)}
@@ -84,18 +84,18 @@ def sample_images(
     )
     try:
         with Background(device, overlap=how["overlapped"]) as background:
-            finishing = Finishing(aftermath, background, batches, task.batch)
+            finishing = Finishing(post_processing, background, batches, task.batch)
             for samples in batches:
                 how["path"] = samples.path
                 finishing.start(samples)
             finishing.wait()
         how["decoded_at_once"] = finishing.at_once
         if exact is not None:
-            how["decoder_error"] = aftermath.decoder_error
+            how["decoder_error"] = post_processing.decoder_error
     except NonFinite as error:
         raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
     return {
-        **aftermath.output(shard["start"]),
+        **post_processing.output(shard["start"]),
         "classes": None if classifier is None else classifier.classes,
         "protocol": {
             "prompts": shard["digest"],
@@ -170,7 +170,7 @@ class Stages:
         return max(*(decoder.decode_bytes(self.grid) for decoder in decoders), self.features.bytes()) + 6 * pixels
 
 
-class Aftermath:
+class PostProcessing:
     """What has become of a shard's images so far."""
 
     def __init__(self, stages: Stages, records: Sequence[PromptRecord], kept: int) -> None:
@@ -279,8 +279,10 @@ class Background:
 class Finishing:
     """What follows sampling, batch after batch, however little memory there is beside it."""
 
-    def __init__(self, aftermath: Aftermath, background: Background, batches: FittingBatches, at_once: int) -> None:
-        self._aftermath, self._background, self._batches = aftermath, background, batches
+    def __init__(
+        self, post_processing: PostProcessing, background: Background, batches: FittingBatches, at_once: int
+    ) -> None:
+        self._post_processing, self._background, self._batches = post_processing, background, batches
         self.at_once = at_once
         """Images that are decoded together at most: half as many each time that memory has run out."""
         self._samples: Samples | None = None
@@ -319,7 +321,7 @@ class Finishing:
 
     def _begin(self) -> None:
         assert self._samples is not None, "a batch was started"
-        self._background.submit(partial(self._aftermath.add, self._samples, self.at_once))
+        self._background.submit(partial(self._post_processing.add, self._samples, self.at_once))
 
     def _begin_and_wait(self) -> None:
         self._begin()
@@ -329,4 +331,4 @@ class Finishing:
 def _thread() -> ThreadPoolExecutor:
     # A new thread would work with as many threads of its own as there are cores, and round otherwise.
     threads = torch.get_num_threads()
-    return ThreadPoolExecutor(1, "aftermath", initializer=torch.set_num_threads, initargs=(threads,))
+    return ThreadPoolExecutor(1, "post_processing", initializer=torch.set_num_threads, initargs=(threads,))

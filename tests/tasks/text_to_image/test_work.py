@@ -263,13 +263,13 @@ def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeyp
     parameters: dict[str, Any] = {"samples": 20, "batch": 8, "keep": 12, "metrics": ["kid"]}
     plain = evaluate(**parameters)
     threads = set()
-    add = image_pipeline.Aftermath.add
+    add = image_pipeline.PostProcessing.add
 
-    def watched(self: image_pipeline.Aftermath, samples: Any, at_once: int) -> None:
+    def watched(self: image_pipeline.PostProcessing, samples: Any, at_once: int) -> None:
         threads.add(threading.current_thread().name)
         add(self, samples, at_once)
 
-    monkeypatch.setattr(image_pipeline.Aftermath, "add", watched)
+    monkeypatch.setattr(image_pipeline.PostProcessing, "add", watched)
     monkeypatch.setattr(image_pipeline, "overlaps", lambda device: True)
     overlapped = evaluate(**parameters)
     assert threads == {"aftermath_0"}
