@@ -24,9 +24,9 @@ from evalsvc.errors import ArtifactNotWritten, DatabaseInUse, DeadlineExceeded, 
 from evalsvc.files.artifacts import naming
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.service.duty import Duty
 from evalsvc.service.placement import Placement
 from evalsvc.service.pruner import PRUNE_EVERY, prune
+from evalsvc.service.retried_call import RetriedCall
 from evalsvc.service.shard_files import OutputsLost, ShardFiles
 from evalsvc.service.spooler import Spooler
 from evalsvc.store.lock import CoordinatorLock
@@ -214,7 +214,7 @@ class Coordinator:
         return self._cluster.slots()
 
     def _run(self) -> None:
-        duties = self._duties()
+        duties = self._round()
         stop_by: float | None = None
         while True:
             look_around = self._collect()
@@ -226,10 +226,10 @@ class Coordinator:
                 stop_by = stop_by or time.monotonic() + self._settings.grace
                 if not self._in_flight or time.monotonic() > stop_by:
                     break
-        for end in self._last_duties():
+        for end in self._shutdown():
             end.attempt()
 
-    def _duties(self) -> dict[str, Duty]:
+    def _round(self) -> dict[str, RetriedCall]:
         """The parts of a round by their names, in their order."""
         parts = {
             "be the coordinator of the database": self._hold_database,
@@ -246,17 +246,18 @@ class Coordinator:
         }
         longest_waits = {REACH: LONGEST_WAIT_FOR_CLUSTER}
         return {
-            name: Duty(name, do, longest_waits.get(name, LONGEST_WAIT), self._translate) for name, do in parts.items()
+            name: RetriedCall(name, do, longest_waits.get(name, LONGEST_WAIT), self._translate)
+            for name, do in parts.items()
         }
 
-    def _last_duties(self) -> list[Duty]:
+    def _shutdown(self) -> list[RetriedCall]:
         last = {
             "queue again what still runs": self._abandon,
             "stop copying": self._spooler.close,
             "end the cluster": self._cluster.close,
             "give the database back": self._lock_of_database.release,
         }
-        return [Duty(name, do, LONGEST_WAIT, self._translate) for name, do in last.items()]
+        return [RetriedCall(name, do, LONGEST_WAIT, self._translate) for name, do in last.items()]
 
     def _translate(self, error: Exception) -> Exception:
         return database_unusable(self._store.url, error) if is_outage(error) else error

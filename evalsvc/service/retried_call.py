@@ -15,7 +15,7 @@ FIRST_WAIT = 0.5
 """Seconds after the first failure; each further one in a row doubles it."""
 
 
-class Duty:
+class RetriedCall:
     """Something that is done again and again. It never raises, and holds up nothing else while it waits."""
 
     def __init__(

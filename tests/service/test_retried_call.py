@@ -7,14 +7,14 @@ from itertools import pairwise
 import pytest
 
 from evalsvc.errors import DatabaseUnusable
-from evalsvc.service import duty as duty_module
-from evalsvc.service.duty import Duty
+from evalsvc.service import retried_call
+from evalsvc.service.retried_call import RetriedCall
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(duty_module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(retried_call.time, "monotonic", lambda: self.now)
 
 
 def test_what_fails_is_tried_again_later_each_time_and_at_once_when_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_what_fails_is_tried_again_later_each_time_and_at_once_when_it_worked(mo
         if broken:
             raise RuntimeError
 
-    duty = Duty("test", do, longest_wait=5)
+    duty = RetriedCall("test", do, longest_wait=5)
     for _ in range(200):
         duty.attempt()
         clock.now += 0.25
@@ -48,7 +48,7 @@ def test_a_cancelled_wait_ends_nothing(caplog: pytest.LogCaptureFixture) -> None
     def fail() -> None:
         raise CancelledError
 
-    assert not Duty("reach the cluster", fail, 5).attempt()
+    assert not RetriedCall("reach the cluster", fail, 5).attempt()
     assert "could not reach the cluster" in caplog.text
 
 
@@ -56,8 +56,8 @@ def test_what_is_expected_has_no_trace_in_the_log(caplog: pytest.LogCaptureFixtu
     def fail() -> None:
         raise OSError("gone")
 
-    Duty("store", fail, 5, lambda error: DatabaseUnusable(f"the database is {error}")).attempt()
-    Duty("store", fail, 5).attempt()
+    RetriedCall("store", fail, 5, lambda error: DatabaseUnusable(f"the database is {error}")).attempt()
+    RetriedCall("store", fail, 5).attempt()
     expected, surprise = caplog.records
     assert expected.getMessage() == "could not store: the database is gone; trying again in 0.5 s"
     assert (expected.levelno, expected.exc_info) == (logging.WARNING, None)
