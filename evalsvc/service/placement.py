@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from evalsvc.store.queue.order import Standing
+from evalsvc.store.queue.order import WorkerState
 from evalsvc.store.queue.shards import Assignment
 
 
@@ -17,10 +17,10 @@ class Placement:
         self._loaded: dict[str, int] = {}
         self._turns: dict[int, float] = {}
 
-    def standing(self, free: Sequence[str], running: Iterable[Assignment]) -> Standing:
+    def standing(self, free: Sequence[str], running: Iterable[Assignment]) -> WorkerState:
         """What the order of the queue asks for, with these workers free and these shards on others."""
         loaded = frozenset(self._loaded[worker] for worker in free if worker in self._loaded)
-        return Standing(loaded, Counter(assignment.run_id for assignment in running), self._turns)
+        return WorkerState(loaded, Counter(assignment.run_id for assignment in running), self._turns)
 
     def choose(self, free: Sequence[str], assignment: Assignment) -> str:
         """A free worker for a shard: with its checkpoint loaded, else with none, else the first. It never waits for one

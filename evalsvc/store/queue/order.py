@@ -21,7 +21,7 @@ from evalsvc.store.tables import Checkpoint, Evaluation, Shard, Task
 
 
 @dataclass(frozen=True)
-class Standing:
+class WorkerState:
     """What the order depends on beside the queue."""
 
     loaded: frozenset[int] = frozenset()
@@ -32,7 +32,7 @@ class Standing:
     """When a run last had an evaluation begun, by run id; by any clock that only grows."""
 
 
-def next_shard(session: Session, standing: Standing) -> Shard | None:
+def next_shard(session: Session, standing: WorkerState) -> Shard | None:
     """The shard to hand out next; None when nothing waits. Takes milliseconds with 10,000 evaluations in the queue."""
     passed: set[int] = set()
     while rows := _first_of_each_run(session, standing.loaded, passed):
@@ -45,7 +45,7 @@ def next_shard(session: Session, standing: Standing) -> Shard | None:
     return None
 
 
-def _rank(row: Row[Any], standing: Standing) -> tuple[float, ...]:
+def _rank(row: Row[Any], standing: WorkerState) -> tuple[float, ...]:
     return (
         -row.priority,
         standing.busy.get(row.run_id, 0),

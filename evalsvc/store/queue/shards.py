@@ -26,7 +26,7 @@ from evalsvc.store.history.values import write_values
 from evalsvc.store.hold import hold, hold_all
 from evalsvc.store.lookup import step_of
 from evalsvc.store.queue.back_off import wait_until
-from evalsvc.store.queue.order import Standing, next_shard
+from evalsvc.store.queue.order import WorkerState, next_shard
 from evalsvc.store.queue.references import checkpoint_reference, note_files
 from evalsvc.store.queue.totals import Ended, count_attempt
 from evalsvc.store.runs.base import find_base, is_first
@@ -109,10 +109,10 @@ class Assignment:
 
 
 def take(
-    session: Session, spooled: Callable[[Checkpoint], Path], standing: Standing | None = None
+    session: Session, spooled: Callable[[Checkpoint], Path], standing: WorkerState | None = None
 ) -> Assignment | None:
     """Hand out the next shard, as `order` says; None when nothing waits, or what is next was cancelled just now."""
-    shard = next_shard(session, standing or Standing())
+    shard = next_shard(session, standing or WorkerState())
     if shard is None:
         return None
     task, evaluation = shard.task, shard.task.evaluation

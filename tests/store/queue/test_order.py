@@ -10,13 +10,13 @@ from sqlalchemy import insert, select
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
-from evalsvc.store.queue.order import Standing
+from evalsvc.store.queue.order import WorkerState
 from evalsvc.store.queue.shards import Assignment, give_up, take
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
 
 
-def next_shard(store: Store, standing: Standing | None = None) -> Assignment | None:
+def next_shard(store: Store, standing: WorkerState | None = None) -> Assignment | None:
     with store.transaction() as session:
         return take(session, Path, standing)
 
@@ -33,7 +33,7 @@ def place(assignment: Assignment | None) -> str:
     return f"{run.strip(chr(39))} {step}"
 
 
-def begin(store: Store, standing: Standing | None = None, shards: int = 2) -> Assignment:
+def begin(store: Store, standing: WorkerState | None = None, shards: int = 2) -> Assignment:
     """Hand out what is next, which is a plan, and plan it."""
     assignment = next_shard(store, standing)
     assert assignment is not None
@@ -72,7 +72,7 @@ def test_runs_take_turns_however_much_one_of_them_has_posted(store: Store) -> No
     turns: dict[int, float] = {}
     order = []
     for clock in range(6):
-        assignment = next_shard(store, Standing(turns=turns))
+        assignment = next_shard(store, WorkerState(turns=turns))
         assert assignment is not None
         assert assignment.begins
         turns[assignment.run_id] = clock
@@ -84,7 +84,7 @@ def test_the_run_with_fewer_shards_on_workers_comes_first(store: Store) -> None:
     post(store, "a", 1)
     first = begin(store, shards=8)
     post(store, "b", 1)
-    assert place(next_shard(store, Standing(busy={first.run_id: 1}))) == "b 1"
+    assert place(next_shard(store, WorkerState(busy={first.run_id: 1}))) == "b 1"
     assert place(next_shard(store)) == "a 1"
 
 
@@ -97,20 +97,20 @@ def test_a_worker_goes_on_with_the_checkpoint_that_it_has_loaded(store: Store) -
     for item in (newer, older):
         store_result(store, item, plan(2))
     assert [place(newer), place(older)] == ["a 2", "a 1"]
-    assert place(next_shard(store, Standing(frozenset({older.checkpoint_id})))) == "a 1"
-    assert place(next_shard(store, Standing(frozenset({newer.checkpoint_id})))) == "a 2"
+    assert place(next_shard(store, WorkerState(frozenset({older.checkpoint_id})))) == "a 1"
+    assert place(next_shard(store, WorkerState(frozenset({newer.checkpoint_id})))) == "a 2"
     assert place(next_shard(store)) == "a 2", "that was begun first"
-    assert place(next_shard(store, Standing(frozenset({newer.checkpoint_id})))) == "a 1", "no worker idles over it"
+    assert place(next_shard(store, WorkerState(frozenset({newer.checkpoint_id})))) == "a 1", "no worker idles over it"
 
 
 def test_of_runs_with_equal_claims_the_one_that_is_loaded_comes_first(store: Store) -> None:
     post(store, "a", 1)
     post(store, "b", 1)
-    a, b = begin(store), begin(store, Standing(turns={1: 1.0}))
+    a, b = begin(store), begin(store, WorkerState(turns={1: 1.0}))
     assert [place(a), place(b)] == ["a 1", "b 1"]
     turns = {a.run_id: 1.0, b.run_id: 2.0}
-    assert place(next_shard(store, Standing(frozenset({b.checkpoint_id}), turns=turns))) == "b 1"
-    assert place(next_shard(store, Standing(turns=turns))) == "a 1"
+    assert place(next_shard(store, WorkerState(frozenset({b.checkpoint_id}), turns=turns))) == "b 1"
+    assert place(next_shard(store, WorkerState(turns=turns))) == "a 1"
 
 
 def test_a_loaded_checkpoint_holds_no_newer_one_up(store: Store) -> None:
@@ -120,7 +120,7 @@ def test_a_loaded_checkpoint_holds_no_newer_one_up(store: Store) -> None:
     assert last is not None
     enter(store, submission(1, run="a"), suite("other", limit=2))
     post(store, "a", 2)
-    assert place(next_shard(store, Standing(frozenset({first.checkpoint_id})))) == "a 2"
+    assert place(next_shard(store, WorkerState(frozenset({first.checkpoint_id})))) == "a 2"
 
 
 def test_an_evaluation_whose_only_shard_is_still_on_a_worker_holds_up_nobody(store: Store) -> None:
