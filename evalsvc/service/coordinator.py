@@ -194,7 +194,7 @@ class Coordinator:
             live[task] = LiveTask(units, (finished + units) / seconds if seconds > 0 and finished + units else None)
         return live
 
-    def crew(self) -> list[Member]:
+    def members(self) -> list[Member]:
         """The worker processes that are there."""
         return self._cluster.members()
 

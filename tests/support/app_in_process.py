@@ -52,7 +52,7 @@ class InlineCoordinator(Coordinator):
     def live(self) -> dict[int, LiveTask]:
         return self.tasks
 
-    def crew(self) -> list[Member]:
+    def members(self) -> list[Member]:
         return [Member(f"tls://{index}", f"cpu#{index}", "127.0.0.1", True) for index in range(self.processes)]
 
     def at_work(self) -> dict[str, AtWork]:

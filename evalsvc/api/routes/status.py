@@ -115,7 +115,7 @@ def get_status(state: CurrentState) -> JsonAnswer:
 def _workers(state: State, places: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     at_work = state.coordinator.at_work()
     workers = []
-    for member in state.coordinator.crew():
+    for member in state.coordinator.members():
         work = at_work.get(member.address)
         place = None if work is None else places.get(work.task_id)
         runs = None if work is None or place is None else place | {"stage": work.stage, "seconds": work.seconds}
