@@ -331,4 +331,4 @@ class Finishing:
 def _thread() -> ThreadPoolExecutor:
     # A new thread would work with as many threads of its own as there are cores, and round otherwise.
     threads = torch.get_num_threads()
-    return ThreadPoolExecutor(1, "post_processing", initializer=torch.set_num_threads, initargs=(threads,))
+    return ThreadPoolExecutor(1, "post-processing", initializer=torch.set_num_threads, initargs=(threads,))

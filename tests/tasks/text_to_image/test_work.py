@@ -272,7 +272,7 @@ def test_overlapping_moves_neither_order_nor_numbers(evaluate: Evaluate, monkeyp
     monkeypatch.setattr(image_pipeline.PostProcessing, "add", watched)
     monkeypatch.setattr(image_pipeline, "overlaps", lambda device: True)
     overlapped = evaluate(**parameters)
-    assert threads == {"aftermath_0"}
+    assert threads == {"post-processing_0"}
     assert overlapped["metrics"] == plain["metrics"]
     assert overlapped["items"] == plain["items"]
     assert overlapped["artifacts"] == plain["artifacts"]
