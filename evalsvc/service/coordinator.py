@@ -2,7 +2,7 @@
 
 One thread does all of it. It wakes on an outcome or on `wake`, and goes its round every TICK seconds. Everything that
 it knows can be lost at any moment: what is queued, running and finished stands in the database, and a result is stored
-only by the attempt that is current there. Each part of the round is a duty of its own: whatever one raises is logged,
+only by the attempt that is current there. Each part of the round is a call of its own: whatever one raises is logged,
 and it is tried again, while the others go on.
 """
 
@@ -214,13 +214,13 @@ class Coordinator:
         return self._cluster.slots()
 
     def _run(self) -> None:
-        duties = self._round()
+        calls = self._round()
         stop_by: float | None = None
         while True:
             look_around = self._collect()
             self._round_at = time.monotonic()
-            for duty in duties.values() if look_around else [duties[name] for name in AFTER_OUTCOMES]:
-                if not duty.attempt() and not self._lock_of_database.has_term():
+            for call in calls.values() if look_around else [calls[name] for name in AFTER_OUTCOMES]:
+                if not call.attempt() and not self._lock_of_database.has_term():
                     break  # what the others store would be refused
             if self._stopping.is_set():
                 stop_by = stop_by or time.monotonic() + self._settings.grace
@@ -361,10 +361,10 @@ class Coordinator:
             return shards.is_queued(session)
 
     def _take(self, free: Sequence[str]) -> Assignment | None:
-        standing = self._placement.standing(free, (item.assignment for item in self._in_flight.values()))
+        worker_state = self._placement.worker_state(free, (item.assignment for item in self._in_flight.values()))
         try:
             with self._store.transaction() as session:
-                return shards.take(session, self._spooler.path, standing)
+                return shards.take(session, self._spooler.path, worker_state)
         except Exception:
             # The database may have committed it and its answer may be lost: then a shard runs that nobody has.
             self._astray.set()

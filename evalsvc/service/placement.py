@@ -17,7 +17,7 @@ class Placement:
         self._loaded: dict[str, int] = {}
         self._turns: dict[int, float] = {}
 
-    def standing(self, free: Sequence[str], running: Iterable[Assignment]) -> WorkerState:
+    def worker_state(self, free: Sequence[str], running: Iterable[Assignment]) -> WorkerState:
         """What the order of the queue asks for, with these workers free and these shards on others."""
         loaded = frozenset(self._loaded[worker] for worker in free if worker in self._loaded)
         return WorkerState(loaded, Counter(assignment.run_id for assignment in running), self._turns)

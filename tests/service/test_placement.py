@@ -20,7 +20,7 @@ def test_a_shard_goes_to_the_worker_that_has_its_checkpoint() -> None:
     assert placement.choose(["w1", "w2", "w3"], shard(7)) == "w1"
     assert placement.choose(["w1", "w2", "w3"], shard(9)) == "w3", "which has nothing to lose"
     assert placement.choose(["w2"], shard(9)) == "w2", "it waits for nobody"
-    assert placement.standing(["w2", "w4"], []).loaded == {9}
+    assert placement.worker_state(["w2", "w4"], []).loaded == {9}
 
 
 def test_planning_and_merging_leave_what_is_loaded() -> None:
@@ -28,7 +28,7 @@ def test_planning_and_merging_leave_what_is_loaded() -> None:
     placement.choose(["w1"], shard(7))
     placement.choose(["w1"], shard(8, stage="plan"))
     placement.choose(["w1"], shard(9, stage="merge"))
-    assert placement.standing(["w1"], []).loaded == {7}
+    assert placement.worker_state(["w1"], []).loaded == {7}
 
 
 def test_runs_are_counted_and_their_turns_noted() -> None:
@@ -36,7 +36,7 @@ def test_runs_are_counted_and_their_turns_noted() -> None:
     placement.choose(["w1"], shard(7, run=2, stage="plan", begins=True))
     placement.choose(["w1"], shard(7, run=1, stage="plan", begins=True))
     placement.choose(["w1"], shard(7, run=3))
-    standing = placement.standing([], [shard(7, run=1), shard(8, run=1), shard(9, run=2)])
-    assert dict(standing.busy) == {1: 2, 2: 1}
-    assert standing.turns[2] < standing.turns[1]
-    assert 3 not in standing.turns
+    worker_state = placement.worker_state([], [shard(7, run=1), shard(8, run=1), shard(9, run=2)])
+    assert dict(worker_state.busy) == {1: 2, 2: 1}
+    assert worker_state.turns[2] < worker_state.turns[1]
+    assert 3 not in worker_state.turns

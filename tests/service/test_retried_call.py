@@ -26,19 +26,19 @@ def test_what_fails_is_tried_again_later_each_time_and_at_once_when_it_worked(mo
         if broken:
             raise RuntimeError
 
-    duty = RetriedCall("test", do, longest_wait=5)
+    call = RetriedCall("test", do, longest_wait=5)
     for _ in range(200):
-        duty.attempt()
+        call.attempt()
         clock.now += 0.25
     assert [later - sooner for sooner, later in pairwise(tries)][:5] == [0.5, 1, 2, 4, 5]
     assert len(tries) < 15
     clock.now, broken = clock.now + 5, False
-    assert duty.attempt()
-    assert duty.attempt()
+    assert call.attempt()
+    assert call.attempt()
     broken = True
-    assert not duty.attempt()
+    assert not call.attempt()
     clock.now += 0.5
-    assert not duty.attempt()
+    assert not call.attempt()
     assert tries[-1] == clock.now
 
 

@@ -32,11 +32,11 @@ class WorkerState:
     """When a run last had an evaluation begun, by run id; by any clock that only grows."""
 
 
-def next_shard(session: Session, standing: WorkerState) -> Shard | None:
+def next_shard(session: Session, worker_state: WorkerState) -> Shard | None:
     """The shard to hand out next; None when nothing waits. Takes milliseconds with 10,000 evaluations in the queue."""
     passed: set[int] = set()
-    while rows := _first_of_each_run(session, standing.loaded, passed):
-        best = min(rows, key=lambda row: _rank(row, standing))
+    while rows := _first_of_each_run(session, worker_state.loaded, passed):
+        best = min(rows, key=lambda row: _rank(row, worker_state))
         shard = session.scalar(_FIRST_SHARD, {"evaluation": best.evaluation_id, **due_now()})
         if shard is not None:
             return shard
@@ -45,12 +45,12 @@ def next_shard(session: Session, standing: WorkerState) -> Shard | None:
     return None
 
 
-def _rank(row: Row[Any], standing: WorkerState) -> tuple[float, ...]:
+def _rank(row: Row[Any], worker_state: WorkerState) -> tuple[float, ...]:
     return (
         -row.priority,
-        standing.busy.get(row.run_id, 0),
-        row.checkpoint_id not in standing.loaded,
-        standing.turns.get(row.run_id, float("-inf")),
+        worker_state.busy.get(row.run_id, 0),
+        row.checkpoint_id not in worker_state.loaded,
+        worker_state.turns.get(row.run_id, float("-inf")),
         row.oldest,
     )
 

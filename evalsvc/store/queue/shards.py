@@ -109,10 +109,10 @@ class Assignment:
 
 
 def take(
-    session: Session, spooled: Callable[[Checkpoint], Path], standing: WorkerState | None = None
+    session: Session, spooled: Callable[[Checkpoint], Path], worker_state: WorkerState | None = None
 ) -> Assignment | None:
     """Hand out the next shard, as `order` says; None when nothing waits, or what is next was cancelled just now."""
-    shard = next_shard(session, standing or WorkerState())
+    shard = next_shard(session, worker_state or WorkerState())
     if shard is None:
         return None
     task, evaluation = shard.task, shard.task.evaluation

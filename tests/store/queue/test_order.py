@@ -16,9 +16,9 @@ from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
 
 
-def next_shard(store: Store, standing: WorkerState | None = None) -> Assignment | None:
+def next_shard(store: Store, worker_state: WorkerState | None = None) -> Assignment | None:
     with store.transaction() as session:
-        return take(session, Path, standing)
+        return take(session, Path, worker_state)
 
 
 def post(store: Store, run: str, *steps: int, **fields: int) -> None:
@@ -33,9 +33,9 @@ def place(assignment: Assignment | None) -> str:
     return f"{run.strip(chr(39))} {step}"
 
 
-def begin(store: Store, standing: WorkerState | None = None, shards: int = 2) -> Assignment:
+def begin(store: Store, worker_state: WorkerState | None = None, shards: int = 2) -> Assignment:
     """Hand out what is next, which is a plan, and plan it."""
-    assignment = next_shard(store, standing)
+    assignment = next_shard(store, worker_state)
     assert assignment is not None
     assert assignment.request.stage == "plan"
     store_result(store, assignment, plan(shards))
