@@ -242,16 +242,16 @@ class Cluster:
         future.add_done_callback(self._done)
 
     def release(self, key: str) -> None:
-        """Forget a call whose outcome is stored, so that its worker is free; Dask is told by `let_go`."""
+        """Forget a call whose outcome is stored, so that its worker is free; Dask is told by `release_futures`."""
         for known in (self._places, self._sent, self._events, self._missing, self._results):
             known.pop(key, None)
         if future := self._futures.pop(key, None):
             self._released.append(future)
 
-    def let_go(self) -> None:
+    def release_futures(self) -> None:
         """Drop the results of what was released; until then Dask would compute a lost one again.
 
-        For itself, since it keeps Dask busy for as long as handing out the next call takes.
+        For itself, since it keeps Dask busy for as long as dispatching the next call takes.
         """
         while self._released:
             self._released.pop().release()

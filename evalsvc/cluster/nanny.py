@@ -158,7 +158,7 @@ class SignalPlugin(WorkerPlugin):  # type: ignore[misc]
 
     async def _drain(self, worker: Worker) -> None:
         if worker.state.tasks:
-            # The heartbeat has `is_draining` in it, so that nothing more is handed out.
+            # The heartbeat has `is_draining` in it, so that nothing more is dispatched.
             await worker.heartbeat()
         while worker.state.executing_count or worker.state.ready or worker.state.constrained:
             await asyncio.sleep(DRAIN_POLL)

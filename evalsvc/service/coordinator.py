@@ -42,9 +42,9 @@ RUN_SHARD = "evalsvc.worker.shard:run_shard"
 TICK = 0.5
 """Seconds between two looks at cancellations, deadlines and the cluster, when nothing happens."""
 
-STORE, REACH, HAND_OUT, LET_GO = "store what came back", "reach the cluster", "hand out shards", "let go of results"
+STORE, REACH, DISPATCH, RELEASE = "store what came back", "reach the cluster", "dispatch shards", "release results"
 
-AFTER_OUTCOMES = (STORE, HAND_OUT, LET_GO)
+AFTER_OUTCOMES = (STORE, DISPATCH, RELEASE)
 """What a round consists of when nothing but outcomes has come: all else would be done for every shard."""
 
 IDLE_LOOK = 5.0
@@ -84,7 +84,7 @@ class AtWork:
     task_id: int
     stage: str
     seconds: float
-    """Since it was handed out."""
+    """Since its dispatch."""
 
 
 @dataclass
@@ -131,8 +131,8 @@ class Coordinator:
         self._unstored: list[Outcome] = []
         self._stirred = threading.Event()
         self._stirred.set()
-        self._astray = threading.Event()
-        self._astray.set()
+        self._may_have_orphans = threading.Event()
+        self._may_have_orphans.set()
         self._swept = False
         self._prune_at = time.monotonic() + PRUNE_EVERY
         self._stopping = threading.Event()
@@ -147,7 +147,7 @@ class Coordinator:
         self._thread.start()
 
     def drain(self) -> None:
-        """Hand out nothing new, give running shards `grace` seconds to finish and be stored, and go; returns at once.
+        """Dispatch nothing new, give running shards `grace` seconds to finish and be stored, and go; returns at once.
 
         What still runs then is queued again, uncharged.
         """
@@ -234,13 +234,13 @@ class Coordinator:
         parts = {
             "be the coordinator of the database": self._hold_database,
             STORE: self._store_outcomes,
-            "queue again what nobody runs": self._requeue_astray,
+            "queue again what nobody runs": self._requeue_orphans,
             REACH: self._watch_cluster,
             "stop what is not wanted any more": self._stop_unwanted,
             "stop what overran its deadline": self._stop_overdue,
             "copy and release checkpoints": self._poll_spooler,
-            HAND_OUT: self._hand_out,
-            LET_GO: self._cluster.let_go,
+            DISPATCH: self._dispatch,
+            RELEASE: self._cluster.release_futures,
             "remove files that nothing names": self._sweep,
             "prune artifacts": self._prune,
         }
@@ -293,7 +293,7 @@ class Coordinator:
         if not lock.has_term():
             lock.begin_term(self._unfenced)
             self._displaced = False
-            self._astray.set()
+            self._may_have_orphans.set()
 
     def _store_outcomes(self) -> None:
         """Those that cannot be stored now are kept, and hold up no others."""
@@ -325,7 +325,7 @@ class Coordinator:
             self._stirred.set()
             raise
 
-    def _hand_out(self) -> None:
+    def _dispatch(self) -> None:
         if self._stopping.is_set():
             return
         if time.monotonic() < self._idle_until:
@@ -347,13 +347,13 @@ class Coordinator:
                     self._rates.setdefault(assignment.task_id, _Rate())
             try:
                 self._cluster.submit(assignment.key, RUN_SHARD, self._files.with_outputs(assignment.request), worker)
-                log.info("%s handed out: %s", assignment.key, assignment.request.stage)
+                log.info("%s dispatched: %s", assignment.key, assignment.request.stage)
             except OutputsLost as error:
                 item.lost = error.files
-                log.warning("%s cannot be handed out, its outputs are made again: %s", assignment.key, error)
+                log.warning("%s cannot be dispatched, its outputs are made again: %s", assignment.key, error)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
             except (Exception, CancelledError):  # the client fails in many ways while its scheduler goes away
-                log.exception("%s could not be handed out", assignment.key)
+                log.exception("%s could not be dispatched", assignment.key)
                 self._outcomes.put(Outcome(assignment.key, "lost"))
 
     def _is_queued(self) -> bool:
@@ -367,7 +367,7 @@ class Coordinator:
                 return shards.take(session, self._spooler.path, worker_state)
         except Exception:
             # The database may have committed it and its answer may be lost: then a shard runs that nobody has.
-            self._astray.set()
+            self._may_have_orphans.set()
             raise
 
     def _store_outcome(self, outcome: Outcome) -> None:
@@ -483,14 +483,14 @@ class Coordinator:
             item.overran, item.killed_at = True, time.monotonic()
             self._cluster.kill(key)
 
-    def _requeue_astray(self) -> None:
+    def _requeue_orphans(self) -> None:
         """Shards that run in the database and not here: of a service that was killed, or of a lost answer."""
-        if not self._astray.is_set():
+        if not self._may_have_orphans.is_set():
             return
         held = {item.assignment.shard_id: item.assignment.attempt for item in self._in_flight.values()}
         with self._store.transaction() as session:
             lost = shards.requeue_running(session, held)
-        self._astray.clear()
+        self._may_have_orphans.clear()
         if lost:
             self.wake()
             log.warning("%d shards ran nowhere any more and are queued again", lost)

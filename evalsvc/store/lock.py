@@ -1,4 +1,4 @@
-"""One coordinator per database: which process may hand out its shards and store their results.
+"""One coordinator per database: which process may dispatch its shards and store their results.
 
 The lock is a session's in PostgreSQL, and a file's beside SQLite: it is gone with the process that holds it, however
 that ends. Whoever gets it begins a term, a number in the database, and every transaction of a coordinator looks whether

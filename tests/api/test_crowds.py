@@ -93,14 +93,14 @@ def test_ten_thousand_evaluations_may_wait(
     url, state = service
     queue_up(state)
 
-    def hand_out() -> None:
+    def dispatch() -> None:
         with state.store.transaction() as session:
             assert take(session, lambda checkpoint: Path("/spool")) is not None
 
     body = {"run": "run-new", "step": 1, "uri": str(weights), "suites": ["loss"]}
     with httpx.Client(base_url=url, timeout=60) as client:
         took = {
-            "take": median_ms(hand_out, 15),
+            "take": median_ms(dispatch, 15),
             "GET evaluation": median_ms(lambda: client.get("/v1/evaluations/5000").raise_for_status(), 15),
             "GET runs": median_ms(lambda: client.get("/v1/runs").raise_for_status(), 5),
             "POST checkpoint": median_ms(lambda: client.post("/v1/checkpoints", json=body).raise_for_status(), 15),

@@ -44,7 +44,7 @@ class Watched(Cluster):
     def outcome(self) -> Outcome:
         outcome = self.outcomes.get(timeout=20)
         self.release(outcome.key)
-        self.let_go()
+        self.release_futures()
         return outcome
 
     def wait_for_progress(self, key: str) -> None:
@@ -89,7 +89,7 @@ def test_the_scheduler_is_not_asked_who_is_free_for_every_call(
         free = cluster.free()
         assert len(free) == 2
         cluster.submit(f"quick-{number}", "cluster_jobs:count", {"steps": 0}, free[0])
-        assert cluster.free() == free[1:], "what is handed out is known here"
+        assert cluster.free() == free[1:], "what is dispatched is known here"
         assert cluster.outcome().kind == "result"
     assert len(asked) <= (time.monotonic() - begun) / ROSTER_AGE + 1
     cluster.submit("last", "cluster_jobs:fail", {})
@@ -195,7 +195,7 @@ def test_two_services_on_one_scheduler_have_calls_of_the_same_name(tmp_path: Pat
         for text, cluster in services.items():
             assert cluster.outcomes.get(timeout=60) == Outcome("same", "result", text)
             cluster.release("same")
-            cluster.let_go()
+            cluster.release_futures()
         first.submit("again", "cluster_jobs:count", {"steps": 1000})
         first.wait_for_progress("again")
         assert not any(key.startswith("again") for key, _ in second.progress)

@@ -30,7 +30,7 @@ class Watched(Cluster):
     def outcome(self, seconds: float = 60) -> Outcome:
         outcome = self.outcomes.get(timeout=seconds)
         self.release(outcome.key)
-        self.let_go()
+        self.release_futures()
         return outcome
 
 
@@ -57,7 +57,7 @@ def test_a_worker_finishes_its_call_before_it_goes_and_gets_no_other(machines: M
     wait_for(lambda: "long" in cluster.begun, "the call has begun")
     term(leaving)
     leaving.wait_for_text("draining: running shards are finished")
-    wait_for(lambda: cluster.slots() == 0, "nothing more is handed out")
+    wait_for(lambda: cluster.slots() == 0, "nothing more is dispatched")
     cluster.submit("late", "cluster_jobs:count", {"steps": 1}, address)
     assert leaving.process.poll() is None
     outcomes = [cluster.outcome(), cluster.outcome()]

@@ -164,9 +164,9 @@ def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waitin
     monkeypatch.setattr(coordinator._cluster, "free", lambda: ["tls://worker"])
     monkeypatch.setattr(coordinator._cluster, "submit", lambda key, *_: handed_out.append(key))
     monkeypatch.setattr(coordinator, "_is_queued", come_too_late)
-    coordinator._hand_out()
+    coordinator._dispatch()
     assert (len(looks), handed_out) == (1, [])
-    coordinator._hand_out()
+    coordinator._dispatch()
     assert handed_out == ["evaluation-1/shard-1/attempt-1"]
     coordinator._lock_of_database.release()
 
@@ -179,10 +179,10 @@ def test_an_idle_coordinator_asks_neither_database_nor_scheduler_until_it_is_wok
     asked: list[str] = []
     monkeypatch.setattr(coordinator._cluster, "free", lambda: asked.append("scheduler") or ["tls://worker"])
     for _ in range(3):
-        coordinator._hand_out()
+        coordinator._dispatch()
     assert asked == ["scheduler"]
     coordinator.wake()
-    coordinator._hand_out()
+    coordinator._dispatch()
     assert asked == ["scheduler"] * 2
     coordinator._lock_of_database.release()
 

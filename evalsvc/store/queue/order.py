@@ -33,7 +33,7 @@ class WorkerState:
 
 
 def next_shard(session: Session, worker_state: WorkerState) -> Shard | None:
-    """The shard to hand out next; None when nothing waits. Takes milliseconds with 10,000 evaluations in the queue."""
+    """The shard to dispatch next; None when nothing waits. Takes milliseconds with 10,000 evaluations in the queue."""
     passed: set[int] = set()
     while rows := _first_of_each_run(session, worker_state.loaded, passed):
         best = min(rows, key=lambda row: _rank(row, worker_state))
@@ -74,7 +74,7 @@ def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collect
 # Statements are put together once: that takes longer than to execute them, and they are executed for every shard.
 
 _WAITING = and_(Shard.state == "queued", IS_DUE, Task.state.in_(("queued", "running")))
-"""Of a shard with its task: it may be handed out, for all that its checkpoint says."""
+"""Of a shard with its task: it may be dispatched, for all that its checkpoint says."""
 
 _RUNNING_WITH_WAITING_SHARDS = select(Evaluation.id).where(
     Evaluation.state == "running",

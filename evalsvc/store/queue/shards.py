@@ -64,7 +64,7 @@ _BEHIND_FENCE = (
 
 _OPEN_ATTEMPT = insert(_ATTEMPTS)
 
-_HAND_OUT = (
+_DISPATCH = (
     update(_SHARDS).where(_SHARDS.c.id == bindparam("of_shard")).values(attempt=bindparam("number"), state="running")
 )
 
@@ -91,7 +91,7 @@ _STILL_TO_RUN = (
 
 @dataclass(frozen=True)
 class Assignment:
-    """A shard handed out: what to do, and the attempt that alone may store its result."""
+    """A dispatched shard: what to do, and the attempt that alone may store its result."""
 
     evaluation_id: int
     task_id: int
@@ -111,7 +111,7 @@ class Assignment:
 def take(
     session: Session, spooled: Callable[[Checkpoint], Path], worker_state: WorkerState | None = None
 ) -> Assignment | None:
-    """Hand out the next shard, as `order` says; None when nothing waits, or what is next was cancelled just now."""
+    """Dispatch the next shard, as `order` says; None when nothing waits, or what is next was cancelled just now."""
     shard = next_shard(session, worker_state or WorkerState())
     if shard is None:
         return None
@@ -127,7 +127,7 @@ def take(
     )
     attempt = shard.attempt + 1
     session.execute(_OPEN_ATTEMPT, {"shard_id": shard.id, "number": attempt, "started_at": now()})
-    session.execute(_HAND_OUT, {"of_shard": shard.id, "number": attempt})
+    session.execute(_DISPATCH, {"of_shard": shard.id, "number": attempt})
     for name, value in (("attempt", attempt), ("state", "running")):
         set_committed_value(shard, name, value)
     task.state = "running"
@@ -293,12 +293,12 @@ def _only_waits(session: Session, task: Task) -> bool:
 
 
 def is_queued(session: Session) -> bool:
-    """Whether there is anything to hand out, or may be in a while: an evaluation that is not over."""
+    """Whether there is anything to dispatch, or may be in a while: an evaluation that is not over."""
     return session.scalar(_UNFINISHED) is not None
 
 
 def fail_task(task: Task, error: ShardError) -> None:
-    """Mark a task failed by its first error. Shards that wait are no longer handed out; a retry takes them up."""
+    """Mark a task failed by its first error. Shards that wait are no longer dispatched; a retry takes them up."""
     if task.state not in OVER:
         task.state, task.error = "failed", error.to_json()
 

@@ -35,7 +35,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
 
 
 def begin(store: Store) -> Assignment:
-    """An evaluation of one task with one shard, which is handed out."""
+    """An evaluation of one task with one shard, which is dispatched."""
     enter(store, submission(), suite())
     first = next_shard(store)
     assert first is not None

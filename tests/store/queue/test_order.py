@@ -34,7 +34,7 @@ def place(assignment: Assignment | None) -> str:
 
 
 def begin(store: Store, worker_state: WorkerState | None = None, shards: int = 2) -> Assignment:
-    """Hand out what is next, which is a plan, and plan it."""
+    """Dispatch what is next, which is a plan, and plan it."""
     assignment = next_shard(store, worker_state)
     assert assignment is not None
     assert assignment.request.stage == "plan"
@@ -124,7 +124,7 @@ def test_a_loaded_checkpoint_holds_no_newer_one_up(store: Store) -> None:
 
 
 def test_an_evaluation_whose_only_shard_is_still_on_a_worker_holds_up_nobody(store: Store) -> None:
-    """Cancelled and retried, it is queued, and has nothing to hand out yet."""
+    """Cancelled and retried, it is queued, and has nothing to dispatch yet."""
     post(store, "a", 1)
     first = next_shard(store)
     assert first is not None

@@ -32,7 +32,7 @@ def state(store: Store, evaluation_id: int) -> str:
 
 
 def begin(store: Store, shards: int = 2, tasks: int = 1) -> tuple[int, list[Assignment]]:
-    """An evaluation whose first task is planned and whose run shards are handed out."""
+    """An evaluation whose first task is planned and whose run shards are dispatched."""
     [evaluation] = enter(store, submission(), suite(tasks=tasks))
     first = next_shard(store)
     assert first is not None
@@ -356,7 +356,7 @@ LOST = ShardError("artifact_not_written", "it was not there")
 
 
 def outputs_in_files(store: Store) -> tuple[int, list[OutputFile], Assignment]:
-    """An evaluation whose run shards left files, and its merge, handed out."""
+    """An evaluation whose run shards left files, and its merge, dispatched."""
     evaluation, runs = begin(store)
     files = [OutputFile(item.task_id, item.shard_id, item.attempt, "ab" * 32, 2**33) for item in runs]
     for item, file in zip(runs, files, strict=True):

@@ -54,7 +54,7 @@ def test_bases_and_expressions_name_it_anew(store: Store) -> None:
             break
         assert store_result(store, assignment, ShardResult(output=plan(0).output))
     else:
-        pytest.fail("the virtual checkpoint was not handed out")
+        pytest.fail("the virtual checkpoint was not dispatched")
 
 
 def test_a_worker_that_knows_the_old_name_does_no_harm(store: Store) -> None:
