@@ -104,7 +104,7 @@ def test_a_preempted_worker_costs_its_shard_nothing(laboratory: Callable[..., La
     assert [outcome for index, outcome, _ in attempts if index == shard] == ["succeeded"]
     assert {outcome for _, outcome, _ in attempts} <= {"succeeded", "lost"}
     assert before == [index for index, _, process in world.log("drained") if process == worker.pid], "it got no other"
-    assert world.strikes() == 0
+    assert world.failed_attempts() == 0
     assert set(Counter((index, step) for index, step, _ in world.log("drained")).values()) == {1}
     assert world.value("drained") == [48]
 
@@ -125,7 +125,7 @@ def test_a_killed_scheduler_is_replaced_in_mid_evaluation(
     attempts = world.attempts("scheduler")
     assert {outcome for _, outcome, _ in attempts} == {"succeeded", "lost"}
     assert Counter(outcome for _, outcome, _ in attempts)["succeeded"] == 6
-    assert world.strikes() == 0
+    assert world.failed_attempts() == 0
     assert world.value("scheduler") == [36]
     assert world.coordinator.alive()
 

@@ -87,7 +87,7 @@ def _never_ended(session: Session, folder: Path) -> None:
 
 
 def _charged(session: Session, folder: Path) -> None:
-    session.execute(update(Shard).where(Shard.id == 2).values(strikes=1))
+    session.execute(update(Shard).where(Shard.id == 2).values(failed_attempts=1))
 
 
 def _orphan(session: Session, folder: Path) -> None:

@@ -282,11 +282,11 @@ class Shard(Base):
     state: Mapped[str] = mapped_column(String(16), default="queued")
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of the newest attempt: the fence that keeps a late result of an older one out."""
-    strikes: Mapped[int] = mapped_column(default=0)
+    failed_attempts: Mapped[int] = mapped_column("strikes", default=0)
     """Attempts that killed their worker, overran the deadline, or failed by what may pass. A lost service or scheduler
     does not count."""
     not_before: Mapped[datetime | None]
-    """When it may be tried again, where it waits after a strike."""
+    """When it may be tried again, where it waits after a failed attempt."""
     payload: Mapped[dict[str, Any] | None]
     units: Mapped[int | None]
     """Units of work that it did, once it succeeded."""

@@ -297,7 +297,7 @@ def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(
     with store.reading() as session:
         outcomes = Counter(session.scalars(select(Attempt.outcome)))
         assert outcomes == ({"succeeded": 6, "lost": 1} if state == "running" else {"succeeded": 6})
-        assert set(session.scalars(select(Shard.strikes))) == {0}
+        assert set(session.scalars(select(Shard.failed_attempts))) == {0}
     store.close()
 
 

@@ -81,9 +81,9 @@ class Laboratory:
             )
             return [(row.index, row.outcome, row.started_at) for row in rows]
 
-    def strikes(self) -> int:
+    def failed_attempts(self) -> int:
         with self.store.reading() as session:
-            return sum(session.scalars(select(Shard.strikes)))
+            return sum(session.scalars(select(Shard.failed_attempts)))
 
     def value(self, name: str) -> list[float]:
         with self.store.reading() as session:

@@ -29,7 +29,7 @@ class Fault:
     inject: Inject
     repeats: Callable[[World], int]
     """How many shards it may make run once more, at most."""
-    strikes: int = 0
+    failed_attempts: int = 0
     """How many shards may be charged with it, at most."""
 
 
@@ -129,11 +129,11 @@ def _all_running(world: World) -> int:
 
 
 FAULTS: dict[str, Fault] = {
-    "kill-worker": Fault(kill_worker, _one, strikes=1),
+    "kill-worker": Fault(kill_worker, _one, failed_attempts=1),
     "stop-worker-briefly": Fault(stop_worker_briefly, _none),
-    "stop-worker-long": Fault(stop_worker_long, _one, strikes=1),
-    "kill-nanny": Fault(kill_nanny, _one, strikes=1),
-    "kill-supervisor": Fault(kill_supervisor, _one, strikes=1),
+    "stop-worker-long": Fault(stop_worker_long, _one, failed_attempts=1),
+    "kill-nanny": Fault(kill_nanny, _one, failed_attempts=1),
+    "kill-supervisor": Fault(kill_supervisor, _one, failed_attempts=1),
     "drain-workers": Fault(drain_workers, _none),
     "kill-service": Fault(kill_service, _all_running),
     "kill-scheduler": Fault(kill_scheduler, _all_running),

@@ -189,9 +189,11 @@ def _judge_attempts(judgement: Judgement, session: Session, world: World, hits: 
     judgement.require(
         total <= len(attempts) + bound, f"{total - len(attempts)} attempts too many, faults explain {bound}"
     )
-    strikes = session.scalar(select(func.sum(Shard.strikes))) or 0
-    charged = sum(FAULTS[hit.kind].strikes for hit in hits)
-    judgement.require(strikes <= charged, f"{strikes} shards were charged, {charged} faults may charge one")
+    failed_attempts = session.scalar(select(func.sum(Shard.failed_attempts))) or 0
+    charged = sum(FAULTS[hit.kind].failed_attempts for hit in hits)
+    judgement.require(
+        failed_attempts <= charged, f"{failed_attempts} shards were charged, {charged} faults may charge one"
+    )
     judgement.figures |= {
         "shards": len(attempts),
         "attempts": dict(sorted(Counter(str(item.outcome) for items in attempts.values() for item in items).items())),
@@ -199,7 +201,7 @@ def _judge_attempts(judgement: Judgement, session: Session, world: World, hits: 
         "shards run more than once": sum(len(items) > 1 for items in attempts.values()),
         "attempts beyond the first": total - len(attempts),
         "of at most": bound,
-        "strikes": strikes,
+        "failed attempts": failed_attempts,
     }
 
 

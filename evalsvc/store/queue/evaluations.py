@@ -46,7 +46,7 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
         task.state, task.error = "queued", None
         for shard in task.shards:
             if shard.state in ("failed", "cancelled"):
-                shard.state, shard.error, shard.strikes, shard.not_before = "queued", None, 0, None
+                shard.state, shard.error, shard.failed_attempts, shard.not_before = "queued", None, 0, None
         session.flush()
         advance(session, task)
     return evaluation

@@ -157,8 +157,8 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
             shard.state = _waiting(task)
             shard.error = None if shard.state == "queued" else error.to_json()
         elif is_transient(error.code):
-            _strike(shard, error, max_attempts, tried_before=shard.strikes)
-            shard.not_before = wait_until(shard.strikes)
+            _count_failure(shard, error, max_attempts, tried_before=shard.failed_attempts)
+            shard.not_before = wait_until(shard.failed_attempts)
         else:
             _fail(shard, error)
     else:
@@ -181,7 +181,7 @@ def give_up(
 
     Args:
         outcome: `lost` (the service or the scheduler went away), `cancelled`, `worker_died` or `deadline_exceeded`.
-        error: what to fail its task with once it has been struck `max_attempts` times; None never strikes.
+        error: what to fail its task with once it has failed `max_attempts` times; None counts as no failure.
     """
     shard = _fenced(session, assignment)
     if shard is None:
@@ -189,20 +189,20 @@ def give_up(
     _close_attempt(session, shard, outcome, "" if error is None else error.code)
     shard.state = _waiting(shard.task)
     if error is not None:
-        _strike(shard, error, max_attempts)
+        _count_failure(shard, error, max_attempts)
         # A worker that dies is most often not the shard's fault: the first time, nobody waits.
-        shard.not_before = wait_until(shard.strikes - 1) if shard.strikes > 1 else None
+        shard.not_before = wait_until(shard.failed_attempts - 1) if shard.failed_attempts > 1 else None
     session.flush()
     advance(session, shard.task)
     return True
 
 
-def _strike(shard: Shard, error: ShardError, max_attempts: int, tried_before: int = 0) -> None:
-    """Queue it again, or fail it by the last of its tries."""
-    shard.strikes += 1
+def _count_failure(shard: Shard, error: ShardError, max_attempts: int, tried_before: int = 0) -> None:
+    """Count a failed attempt: queue the shard again, or fail it by the last of its attempts."""
+    shard.failed_attempts += 1
     shard.state, shard.error = _waiting(shard.task), error.to_json()
-    if shard.strikes >= max_attempts and shard.state == "queued":
-        often = f" (tried {shard.strikes} times)" if tried_before else ""
+    if shard.failed_attempts >= max_attempts and shard.state == "queued":
+        often = f" (tried {shard.failed_attempts} times)" if tried_before else ""
         _fail(shard, replace(error, message=error.message + often))
 
 
@@ -236,8 +236,8 @@ def run_again(
     for shard in session.scalars(select(Shard).where(Shard.id.in_([file.shard for file in lost]))):
         shard.state = _waiting(task)
         shard.output, shard.units = None, None
-        shard.strikes += 1
-        if shard.strikes >= max_attempts:
+        shard.failed_attempts += 1
+        if shard.failed_attempts >= max_attempts:
             shard.state, shard.error = "failed", error.to_json()
             fail_task(task, error)
     session.flush()

@@ -174,7 +174,7 @@ def test_ten_thousand_evaluations_in_the_queue_hold_up_no_worker(store: Store, b
         session.execute(insert(Evaluation), [{"checkpoint_id": item, **evaluation} for item in ids])
         task = {"index": 0, "kind": "loss", "name": "loss", "parameters": {}, "state": "queued"}
         session.execute(insert(Task), [{"evaluation_id": item, **task} for item in ids])
-        shard = {"stage": "plan", "index": 0, "state": "queued", "attempt": 0, "strikes": 0}
+        shard = {"stage": "plan", "index": 0, "state": "queued", "attempt": 0, "failed_attempts": 0}
         session.execute(insert(Shard), [{"task_id": item, **shard} for item in ids])
     for assignment in [next_shard(store) for _ in range(begun)]:
         assert assignment is not None

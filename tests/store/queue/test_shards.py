@@ -1,4 +1,4 @@
-"""The queue by hand: order, the fence, strikes, cancellation, retry. A lost or doubled shard begins here."""
+"""The queue by hand: order, the fence, failed attempts, cancellation, retry. A lost or doubled shard begins here."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +121,7 @@ def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
         assert outcomes.all() == ["worker_died"] * 3
 
 
-def test_a_lost_service_costs_a_shard_no_strike(store: Store) -> None:
+def test_a_lost_service_costs_a_shard_no_failed_attempt(store: Store) -> None:
     begin(store)
     for _ in range(5):
         with store.transaction() as session:
@@ -130,7 +130,7 @@ def test_a_lost_service_costs_a_shard_no_strike(store: Store) -> None:
             pass
     with store.reading() as session:
         shards = session.scalars(select(Shard).where(Shard.stage == "run")).all()
-        assert [(shard.state, shard.strikes, shard.attempt) for shard in shards] == [("running", 0, 6)] * 2
+        assert [(shard.state, shard.failed_attempts, shard.attempt) for shard in shards] == [("running", 0, 6)] * 2
 
 
 def test_a_retry_and_the_end_of_what_was_cancelled_may_come_at_once(store: Store) -> None:
