@@ -23,8 +23,8 @@ from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.named_files import named_artifacts, named_items
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.results import read_completions, read_results
+from evalsvc.store.runs import deletion
 from evalsvc.store.runs.base import base_view, name_base
-from evalsvc.store.runs.deletion import Deleted, delete_run
 from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.views import plan_view, run_view, runs_view
 
@@ -156,8 +156,9 @@ def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
     "where they are. There is no way back. Evaluations that wait or run are in the way unless `cancel` is true, and so "
     "are other runs whose base or virtual checkpoints need it.",
     responses=answer(200, "How much is gone.", DELETED, _DELETED),
+    operation_id="delete_run__v1_runs__run__delete",  # by which generated clients call this route
 )
-def delete_run_(
+def delete_run(
     run: Name,
     state: CurrentState,
     confirm: Annotated[str, Query(description="The run's name once more.")],
@@ -166,12 +167,12 @@ def delete_run_(
     if confirm != run:
         raise InvalidRequest(f"confirm is {confirm[:160]!r} and the run is {run!r}; give confirm={run} to delete it")
     with state.writing() as session:
-        deleted = delete_run(session, run, cancel)
+        deleted = deletion.delete_run(session, run, cancel)
     state.coordinator.wake()  # attempts that run are told to stop
     return JsonAnswer({**deleted.to_json(), "freed_bytes": _drop_files(deleted, state)})
 
 
-def _drop_files(deleted: Deleted, state: State) -> int:
+def _drop_files(deleted: deletion.Deleted, state: State) -> int:
     """Remove what only the deleted run needed. What is left by a service that dies meanwhile is swept at its start."""
     settings = state.settings
 
