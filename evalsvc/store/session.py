@@ -64,12 +64,19 @@ NETWORK_FILE_SYSTEMS = (
 )
 
 
+ON_FLUSH = (
+    ("before_flush", start_beyond_floors),  # no id is given twice
+    ("after_flush", note_events),  # what followers of evaluations are told, whichever function changes a state
+)
+"""What every transaction does by itself when it writes; reading sessions do none of it."""
+
+
 class _WritingSession(Session):
-    """Gives no id twice, and writes down what followers of evaluations are told, whichever function changes a state."""
+    """The session of `Store.transaction`: it alone has the listeners of ON_FLUSH."""
 
 
-event.listen(_WritingSession, "before_flush", start_beyond_floors)
-event.listen(_WritingSession, "after_flush", note_events)
+for _moment, _listener in ON_FLUSH:
+    event.listen(_WritingSession, _moment, _listener)
 
 
 class Store:

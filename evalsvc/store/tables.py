@@ -112,7 +112,7 @@ class Run(Base):
     retention: Mapped[dict[str, Any] | None]
     """Which artifacts are kept, see `retention.Retention`; None: as the service's own rule says."""
     history_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    """Grows with every transaction that changes what reading its history gives; see `history.touch_history`."""
+    """Grows with every transaction that changes what reading its history gives; see `history.version.touch_history`."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     checkpoints: Mapped[list[Checkpoint]] = relationship(back_populates="run")
