@@ -35,6 +35,7 @@ from evalsvc.cluster.nanny import (
     kill_worker,
     nanny_options,
 )
+from evalsvc.cluster.private import connection, known_workers, own_client
 from evalsvc.cluster.settings import NO_DASHBOARD, WIDGETS_ONLY, configure, private_folder, security_of
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled, ServiceUnreachable
@@ -106,7 +107,7 @@ class Cluster:
         self._suffix = f"@{uuid.uuid4().hex}"
         self._cluster: SpecCluster | None = None
         self._client: Client | None = None
-        self._stream: Any = None
+        self._connection: Any = None
         self._forget()
 
     def _forget(self) -> None:
@@ -146,9 +147,8 @@ class Cluster:
                 ) from None
         else:
             self._cluster = _local_cluster(self._settings)
-            [_workers_way, own_way] = self._cluster.scheduler.listeners
-            self._client = Client(own_way.contact_address, loop=self._cluster.loop, set_as_default=False)
-        self._stream = self._client.scheduler_comm
+            self._client = own_client(self._cluster)
+        self._connection = connection(self._client)
         self._client.subscribe_topic(PROGRESS_TOPIC, self._progress)
         self._client.subscribe_topic(RESULT_TOPIC, self._result)
         self._client.subscribe_topic(DEATH_TOPIC, self._death)
@@ -156,7 +156,7 @@ class Cluster:
 
     def close(self) -> None:
         client, cluster = self._client, self._cluster
-        self._client = self._cluster = self._stream = None
+        self._client = self._cluster = self._connection = None
         self._forget()
         for part in (client, cluster):
             try:
@@ -172,7 +172,7 @@ class Cluster:
         is wanted: it takes another `start`.
         """
         client = self._client
-        return client is not None and client.status == "running" and client.scheduler_comm is self._stream
+        return client is not None and client.status == "running" and connection(client) is self._connection
 
     def workers(self) -> list[str]:
         """Addresses of the worker processes that would take a shard: none that drains or has fallen silent."""
@@ -274,12 +274,10 @@ class Cluster:
         if client is None or not self.connected():
             return None
         try:
-            found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_TIMEOUT)
+            return known_workers(client, ANSWER_TIMEOUT)
         except Exception as error:  # it goes away in many ways
             log.warning("the scheduler did not say which workers there are (%s: %s)", type(error).__name__, error)
             return None
-        workers: Mapping[str, Mapping[str, Any]] = found["workers"]
-        return workers
 
     def _takes(self, address: str, worker: Mapping[str, Any], workers: int) -> bool:
         """The scheduler's clock is another one, so that its time of a heartbeat says no more than that it is new."""

@@ -22,6 +22,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from evalsvc.cluster.devices import worker_environment
+from evalsvc.cluster.private import ExitNanny, has_tasks, has_work, send_heartbeat
 from evalsvc.cluster.settings import NO_DASHBOARD
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
@@ -157,14 +158,14 @@ class SignalPlugin(WorkerPlugin):  # type: ignore[misc]
             self._task = asyncio.ensure_future(self._drain(worker))
 
     async def _drain(self, worker: Worker) -> None:
-        if worker.state.tasks:
+        if has_tasks(worker):
             # The heartbeat has `is_draining` in it, so that nothing more is dispatched.
-            await worker.heartbeat()
-        while worker.state.executing_count or worker.state.ready or worker.state.constrained:
+            await send_heartbeat(worker)
+        while has_work(worker):
             await asyncio.sleep(DRAIN_POLL)
         done_at = time.monotonic()
         # The result is in this process until the service has stored it and lets go of it.
-        while worker.state.tasks and time.monotonic() - done_at < self._grace:
+        while has_tasks(worker) and time.monotonic() - done_at < self._grace:
             await asyncio.sleep(DRAIN_POLL)
         await worker.close(reason="drained")
 
@@ -174,14 +175,14 @@ def is_draining(_worker: Worker) -> bool:
     return _draining.is_set()
 
 
-class WorkerNanny(Nanny):  # type: ignore[misc]
+class WorkerNanny(ExitNanny):
     """A nanny that says why its worker process died."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._oom_kills = oom_kills()
 
-    def _on_worker_exit_sync(self, exitcode: int) -> None:
+    def on_worker_exit(self, exitcode: int) -> None:
         struck, self._oom_kills = oom_kills() > self._oom_kills, oom_kills()
         address = self.worker_address
         # 0: it was told to go.
@@ -189,7 +190,6 @@ class WorkerNanny(Nanny):  # type: ignore[misc]
             cause = cause_of_death(exitcode, struck)
             log.warning("the worker process %s was lost: %s", address, cause)
             self.log_event(DEATH_TOPIC, {"worker": address, "cause": cause})
-        super()._on_worker_exit_sync(exitcode)
 
 
 def kill_worker(dask_worker: Nanny) -> None:
