@@ -1,16 +1,22 @@
 """The recipes for many machines in README: what they start exists, under the options and settings that they give."""
 
 import configparser
+import os
 import re
 import shlex
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import typer
 import yaml
+from ports import free_port
 
 from evalsvc.cli import app
+from evalsvc.cluster.certificates import write_certificates
 from evalsvc.config import setting_help
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -33,7 +39,7 @@ def check(words: list[str]) -> None:
 
 def written() -> list[str]:
     shell = [line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    quoted = re.findall(r"exec (evalsvc [^']+)'", SECTION)
+    quoted = re.findall(r"""exec (evalsvc [^'"]+)['"]""", SECTION)
     return [line for line in (*shell, *quoted) if line.startswith("evalsvc ")]
 
 
@@ -78,10 +84,42 @@ def test_the_deployment_starts_a_worker_and_waits_for_it() -> None:
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
 
-def test_the_slurm_recipe_calls_what_is_there() -> None:
-    """Its script is tested where dask-jobqueue is installed."""
-    [code] = re.findall(r"python -c '(.*?)' &", SECTION, re.DOTALL)
-    compile(code, "README.md", "exec")
-    source = (Path(__file__).parents[1] / "evalsvc" / "cluster" / "slurm.py").read_text()
-    assert "from evalsvc.cluster.slurm import slurm_cluster" in code
-    assert "def slurm_cluster(" in source
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The commands of Slurm that dask-jobqueue calls; the folder in which they keep the scripts of the jobs."""
+    commands = {"sbatch": 'cp "$1" "$(dirname "$0")/job-$$.sh"; echo "Submitted batch job $$"', "scancel": "exit 0"}
+    for name, does in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return tmp_path
+
+
+def test_the_slurm_recipe_asks_for_jobs_in_which_our_worker_takes_the_place_of_the_shell(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dask-jobqueue's own command starts workers that do not drain, and that no shard is given to."""
+    for name, path in write_certificates(slurm / "tls").items():
+        monkeypatch.setenv(f"EVALSVC_TLS_{name.removesuffix('.pem').upper()}", str(path))
+    [recipe] = blocks("py")
+    port = free_port()
+    recipe = recipe.replace('"0.0.0.0", "port": 8786', f'"127.0.0.1", "port": {port}')
+    scripts: list[str] = []
+
+    def wait_for_jobs() -> None:
+        while len(jobs := list(slurm.glob("job-*.sh"))) < 8:
+            time.sleep(0.01)
+        scripts.extend(job.read_text() for job in jobs)
+
+    monkeypatch.setattr(signal, "pause", wait_for_jobs)
+    names: dict[str, Any] = {}
+    exec(compile(recipe, "README.md", "exec"), names)
+    with names["cluster"] as cluster:
+        assert cluster.scheduler_address == f"tls://127.0.0.1:{port}"
+        assert dask.config.get("distributed.scheduler.allowed-failures") == 0, "it is set up as our scheduler is"
+    assert len(scripts) == 8
+    lines = scripts[0].splitlines()
+    assert {"#SBATCH -t 08:00:00", "#SBATCH --gpus=1", "#SBATCH --signal=B:TERM@300"} <= set(lines)
+    first = next(line for line in lines if line and not line.startswith("#"))
+    assert first.startswith("exec evalsvc ")
+    check(shlex.split(first)[2:])

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from distributed import Client, Future
 from machines import Machines
-from ports import free_port
 
 from evalsvc.api.server import serve
 from evalsvc.cluster import devices
@@ -27,7 +26,6 @@ from evalsvc.cluster.certificates import write_certificates
 from evalsvc.cluster.cluster import ROSTER_AGE, Cluster, Outcome
 from evalsvc.cluster.devices import check_devices, device_list, worker_environment
 from evalsvc.cluster.scheduler import run_scheduler
-from evalsvc.cluster.slurm import slurm_cluster
 from evalsvc.cluster.supervisor import run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, MissingPackage
@@ -315,12 +313,7 @@ def scheduler_of_its_own(_tmp_path: Path, settings: Settings) -> None:
     run_scheduler(settings, "127.0.0.1", 0, lambda _: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def scheduler_for_slurm(_tmp_path: Path, _settings: Settings) -> None:
-    with slurm_cluster(0, host="127.0.0.1", port=free_port()):
-        pass
-
-
-@pytest.mark.parametrize("start", [own_cluster, scheduler_of_its_own, scheduler_for_slurm])
+@pytest.mark.parametrize("start", [own_cluster, scheduler_of_its_own])
 def test_no_scheduler_shows_a_dashboard(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
