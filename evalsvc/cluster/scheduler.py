@@ -16,8 +16,6 @@ from evalsvc.cluster.settings import NO_DASHBOARD, SCRATCH_PREFIX, configure, se
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
 
-DEFAULT_PORT = 8786
-
 
 def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[str], None]) -> None:
     """Run a scheduler until SIGTERM or SIGINT; `announce` gets its address.

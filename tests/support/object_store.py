@@ -10,7 +10,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from evalsvc.checkpoints.remote.objects import forget_connections
+from evalsvc.checkpoints.remote import objects
 
 
 class ObjectStore:
@@ -40,6 +40,11 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
+
+
+def forget_connections() -> None:
+    """Have the next ones made with the credentials and endpoints of the environment as it is then."""
+    objects._shared_filesystem.cache_clear()
 
 
 @contextmanager

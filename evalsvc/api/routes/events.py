@@ -92,10 +92,6 @@ class Followers:
     def __len__(self) -> int:
         return len(self._followers)
 
-    @property
-    def is_looking(self) -> bool:
-        return self._looking is not None
-
     def stop(self) -> None:
         """End all streams: their clients come back, to the service that is started next."""
         self._stopping = True

@@ -128,11 +128,6 @@ def _new_filesystem(scheme: str) -> Any:
 _shared_filesystem = cache(_new_filesystem)
 
 
-def forget_connections() -> None:
-    """Make new ones, with the credentials and endpoints of the environment as it is now."""
-    _shared_filesystem.cache_clear()
-
-
 @contextmanager
 def _translated(uri: RemoteUri) -> Iterator[None]:
     """Every error of a store as one of ours; what stores say may hold addresses and keys, so it is not shown."""

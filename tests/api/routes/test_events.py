@@ -266,7 +266,7 @@ def test_a_service_that_stops_does_not_wait_for_its_streams(tmp_path: Path) -> N
 
 def followers(state: State) -> tuple[int, bool]:
     found = STREAMS_OF[id(state)]
-    return len(found), found.is_looking
+    return len(found), found._looking is not None
 
 
 STREAMS_OF: dict[int, events.Followers] = {}

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from object_store import ObjectStore, object_store
+from object_store import ObjectStore, forget_connections, object_store
 
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual, hash_files, identify
 from evalsvc.checkpoints.remote import fetch as fetch_module
 from evalsvc.checkpoints.remote import objects, source
 from evalsvc.checkpoints.remote.fetch import fetch_posted, fetched, identify_remote, locate_checkpoint, name_of
-from evalsvc.checkpoints.remote.objects import forget_connections
 from evalsvc.checkpoints.remote.source import Listing, RemoteFile
 from evalsvc.config import Settings
 from evalsvc.errors import (
