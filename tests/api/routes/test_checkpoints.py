@@ -76,17 +76,6 @@ def test_another_file_is_a_conflict_unless_it_replaces(app: App, weights: Path) 
     assert app.http.get(f"/v1/checkpoints/{first['checkpoint']['id']}").json()["replaced_at"] is not None
 
 
-def test_file_that_changed_under_its_uri_is_a_conflict(app: App, weights: Path) -> None:
-    app.post(weights)
-    weights.write_bytes(b"longer weights")
-    refused(app.post(weights), 409, "conflict", "7 bytes", "under the same uri")
-
-
-def test_variants_of_a_step_are_checkpoints_of_their_own(app: App, weights: Path) -> None:
-    assert app.post(weights).status_code == 201
-    assert app.post(weights, variant="ema_0.9999").status_code == 201
-
-
 def test_plan_says_which_suites_are_due(app: App, weights: Path) -> None:
     plan = {"suites": [{"suite": "loss", "every": 10}]}
     assert app.http.put("/v1/runs/run-a/plan", json=plan).status_code == 200

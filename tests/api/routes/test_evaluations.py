@@ -49,29 +49,6 @@ def test_progress_while_it_runs(app: App, posted: int) -> None:
     assert second["progress"] == {"done": 0, "total": None, "unit": None, "per_second": None, "seconds_left": None}
 
 
-def test_results_when_it_is_over(app: App, posted: int) -> None:
-    app.coordinator.work()
-    document = app.http.get(f"/v1/evaluations/{posted}").json()
-    assert document["state"] == "succeeded"
-    assert document["finished_at"] is not None
-    task = document["tasks"][0]
-    assert [(metric["name"], metric["value"]) for metric in task["metrics"]] == [
-        ("loss/text", 1.5),
-        ("loss/image", "NaN"),
-    ]
-    assert task["protocols"] == {task["metrics"][0]["protocol"]: {"limit": 1}}
-    assert task["progress"]["done"] == task["progress"]["total"] == 8
-    assert task["provenance"]["shards"] == [{"seconds": 1}, {"seconds": 1}]
-
-
-def test_failure_carries_its_error(app: App, posted: int) -> None:
-    app.coordinator.error = ShardError("non_finite", "step 25, layer 3: NaN")
-    app.coordinator.work()
-    document = app.http.get(f"/v1/evaluations/{posted}").json()
-    error = {"code": "non_finite", "message": "step 25, layer 3: NaN"}
-    assert (document["state"], document["error"], document["tasks"][0]["error"]) == ("failed", error, error)
-
-
 def test_retry_of_a_failed_one(app: App, posted: int) -> None:
     app.coordinator.error = ShardError("out_of_memory", "no memory")
     app.coordinator.work()
@@ -88,18 +65,6 @@ def test_cancel(app: App, posted: int) -> None:
     response = app.http.post(f"/v1/evaluations/{posted}/cancel")
     assert (response.status_code, response.json()["state"]) == (202, "cancelled")
     assert app.http.post(f"/v1/evaluations/{posted}/retry").status_code == 202
-
-
-def test_retry_of_a_succeeded_one(app: App, posted: int) -> None:
-    app.coordinator.work()
-    response = app.http.post(f"/v1/evaluations/{posted}/retry")
-    refused(response, 409, "wrong_state", "evaluation 1 is succeeded; only what failed or was cancelled is retried")
-
-
-def test_cancel_of_a_finished_one(app: App, posted: int) -> None:
-    app.coordinator.work()
-    response = app.http.post(f"/v1/evaluations/{posted}/cancel")
-    refused(response, 409, "wrong_state", "evaluation 1 is succeeded; only a queued or running one can be cancelled")
 
 
 def test_evaluation_of_a_replaced_checkpoint(app: App, posted: int, tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from history_reference import Point, write
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.spec.protocol import Protocol
-from evalsvc.store.runs.posting import evaluate
-from evalsvc.store.tables import Checkpoint
 
 HISTORY = "/v1/runs/run-a/metrics"
 SUMMARY = "/v1/runs/run-a/summary"
@@ -24,17 +22,6 @@ def curve(app: App) -> None:
     """Of lower/loss 100 steps, every tenth of which is no number, and one value of another metric."""
     points = [Point(step, math.nan if step % 10 == 9 else 1 / (step + 1), 0.01, 400) for step in range(100)]
     write(app.store, {"lower/loss": points, "higher/acc": [Point(50, 0.5, None, None)]})
-
-
-def test_buckets_say_what_is_in_them(app: App, curve: None) -> None:
-    found = app.http.get(HISTORY, params={"points": 10, "name": "lower/*"}).json()
-    assert (found["sampled"], found["start"], found["width"]) == (True, 0, 10)
-    [series] = found["series"]
-    assert series["x"] == list(range(9, 100, 10))
-    assert series["last"] == ["NaN"] * 10
-    assert (series["max"][0], series["min"][0]) == (1.0, 1 / 9)
-    assert series["mean"][0] == pytest.approx(sum(1 / (step + 1) for step in range(9)) / 9)
-    assert (series["count"], series["nan"], series["positive_infinity"]) == ([10] * 10, [1] * 10, [0] * 10)
 
 
 def test_a_window_has_both_its_ends(app: App, curve: None) -> None:
@@ -117,17 +104,6 @@ def test_large_answers_are_compressed_for_who_understands_it(app: App, curve: No
     assert packed.json() == plain.json()
     small = app.http.get("/v1/runs/run-a/plan", headers={"Accept-Encoding": "gzip"})
     assert "content-encoding" not in small.headers
-
-
-def test_measuring_again_replaces_the_history_and_not_the_record(app: App) -> None:
-    enter(app.store, submission(25), suite())
-    evaluate_whole(app.store, metric(1.5))
-    with app.store.transaction() as session:
-        evaluate(session, session.get_one(Checkpoint, 1), suite(), priority=0)
-    evaluate_whole(app.store, metric(1.25))
-    assert app.http.get(HISTORY).json()["series"][0]["value"] == [1.25]
-    kept = [app.http.get(f"/v1/evaluations/{number}").json()["tasks"][0]["metrics"] for number in (1, 2)]
-    assert [[found["value"] for found in metrics] for metrics in kept] == [[1.5], [1.25]]
 
 
 class TestImport:

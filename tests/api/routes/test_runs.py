@@ -19,53 +19,6 @@ def measured(app: App, weights: Path, step: int, *values: float, **fields: Any) 
     evaluate_whole(app.store, *(metric(value, f"loss/{index}") for index, value in enumerate(values)))
 
 
-def test_history_in_columns_by_step(app: App, weights: Path) -> None:
-    for step, value in ((50, 2.0), (25, 3.0)):
-        measured(app, weights, step, value)
-    document = app.http.get("/v1/runs/run-a/metrics").json()
-    assert (document["run"], document["x"]) == ("run-a", "step")
-    assert document["names"] == [{"name": "loss/0", "unit": "nats/token", "direction": "lower"}]
-    (series,) = document["series"]
-    assert series["protocol"] == Protocol({"limit": 1}).id
-    assert (series["x"], series["value"]) == ([25, 50], [3.0, 2.0])
-    assert (series["stderr"], series["n"]) == ([0.1, 0.1], [8, 8])
-
-
-def test_history_along_tokens(app: App, weights: Path) -> None:
-    measured(app, weights, 25, 3.0, tokens_seen=1000)
-    measured(app, weights, 50, 2.0)
-    (series,) = app.http.get("/v1/runs/run-a/metrics", params={"x": "tokens"}).json()["series"]
-    assert (series["x"], series["value"], series["omitted"]) == ([1000], [3.0], 1)
-
-
-def test_history_along_tokens_of_a_run_that_never_said(app: App, weights: Path) -> None:
-    measured(app, weights, 25, 3.0)
-    response = app.http.get("/v1/runs/run-a/metrics", params={"x": "tokens"})
-    refused(response, 422, "invalid_request", "no checkpoint of run 'run-a' was posted with tokens_seen", "x=step")
-
-
-def test_numbers_that_are_none_are_strings(app: App, weights: Path) -> None:
-    """JSON has no words for them; the standard library would write some that other parsers refuse."""
-    measured(app, weights, 25, math.nan, math.inf, -math.inf)
-    response = app.http.get("/v1/runs/run-a/metrics")
-    document = json.loads(response.content, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
-    assert [series["value"] for series in document["series"]] == [["NaN"], ["Infinity"], ["-Infinity"]]
-
-
-def test_names_and_variant_choose_series(app: App, weights: Path) -> None:
-    measured(app, weights, 25, 1.0, 2.0, 3.0)
-    measured(app, weights, 25, 4.0, variant="ema")
-    query = [("name", "loss/0"), ("name", "loss/2")]
-    series = app.http.get("/v1/runs/run-a/metrics", params=query).json()["series"]
-    assert [(item["metric"], item["variant"]) for item in series] == [
-        ("loss/0", "ema"),
-        ("loss/0", "raw"),
-        ("loss/2", "raw"),
-    ]
-    series = app.http.get("/v1/runs/run-a/metrics", params={"variant": "ema"}).json()["series"]
-    assert [item["value"] for item in series] == [[4.0]]
-
-
 @pytest.mark.parametrize(
     ("path", "status", "code", "words"),
     [

@@ -54,12 +54,6 @@ def test_columns_are_the_lines(app: App, measured: None) -> None:
         assert found == expected, name
 
 
-def test_runs_metrics_and_patterns(app: App, measured: None) -> None:
-    assert set(read_csv(app, metric="*/acc")["metric"]) == {"arc/acc", "piqa/acc"}
-    assert set(read_csv(app, metric=["*/acc", "loss/image"], run=["run-a", "run-b"])["run"]) == {"run-a", "run-b"}
-    assert list(read_csv(app, run="run-b", metric="arc/acc")["task"]) == ["language-0"]
-
-
 def test_no_cell_is_a_formula(app: App) -> None:
     """Whoever names a source or a metric would else run programs where the table is opened in a spreadsheet."""
     series = [{"metric": "a/b", "unit": "@SUM(A1)", "step": [1, 2], "value": [-0.5, "-Infinity"]}]

@@ -27,7 +27,10 @@ def test_steps_come_in_any_order_and_are_read_in_order(store: Store) -> None:
     for step in (400, 0, 25):
         measure(store, step, step / 10)
     with store.reading() as session:
-        [series] = read_history(session, "run-a")["series"]
+        found = read_history(session, "run-a")
+    assert (found["run"], found["x"]) == ("run-a", "step")
+    assert found["names"] == [{"name": "loss/text", "unit": "nats/token", "direction": "lower"}]
+    [series] = found["series"]
     assert series["x"] == [0, 25, 400]
     assert series["value"] == [0.0, 2.5, 40.0]
     assert series["n"] == [8, 8, 8]
@@ -54,7 +57,7 @@ def test_another_protocol_or_variant_is_another_series(store: Store) -> None:
         assert [item["differs"] for item in read_history(session, "run-a", variant="ema")["series"]] == [{}]
 
 
-def test_measuring_again_replaces_only_its_own_values(store: Store) -> None:
+def test_measuring_again_replaces_only_its_own_values_and_leaves_the_record(store: Store) -> None:
     measure(store, 1, 1.0)
     measure(store, 1, 2.0, limit=2)
     with store.transaction() as session:
@@ -62,7 +65,9 @@ def test_measuring_again_replaces_only_its_own_values(store: Store) -> None:
     evaluate_whole(store, metric(1.5, limit=1))
     with store.reading() as session:
         series = read_history(session, "run-a")["series"]
+        kept = [session.get_one(Evaluation, number).tasks[0].metrics for number in (1, 2, 3)]
     assert sorted(item["value"] for item in series) == [[1.5], [2.0]]
+    assert [metric["value"] for [metric] in kept] == [1.0, 2.0, 1.5]
 
 
 def test_an_older_evaluation_that_ends_later_does_not_overwrite_a_newer_one(store: Store) -> None:
