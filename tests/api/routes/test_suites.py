@@ -3,14 +3,11 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 
 import hostile_suites
-import psutil
 import pytest
 from app_in_process import App, app_in_process, refused
 
@@ -104,14 +101,9 @@ def test_broken_file_disturbs_no_other(with_folder: Callable[..., App], tmp_path
     ("text", "code", "words"),
     [
         ("tasks: [", "invalid_suite", "suite 'mine' is not valid YAML"),
-        ("[" * 5000, "invalid_suite", "suite 'mine' is not valid YAML"),
-        ("", "invalid_suite", "suite 'mine' is NoneType; it must be a mapping with a list `tasks`"),
-        ("taks: []", "invalid_suite", "no key is named 'taks'; did you mean 'tasks'?"),
-        ("tasks: []", "invalid_suite", "has no list `tasks`"),
         ("tasks: [{kind: los}]", "unknown_name", "no task is named 'los'; did you mean 'loss'?"),
-        ("tasks: [{kind: loss, dta: /a}]", "invalid_suite", "no key is named 'dta'; did you mean 'data'"),
         ("tasks: [{kind: loss, data: a.jsonl}]", "invalid_suite", "'a.jsonl' is relative; give an absolute path"),
-        ("name: other\ntasks: [{kind: loss, data: /a}]", "invalid_suite", "calls itself 'other'"),
+        ("tasks: [{kind: loss, data: /etc/shadow}]", "invalid_suite", "outside the folders that suites may read"),
     ],
 )
 def test_broken_suite_is_not_put(app: App, text: str, code: str, words: str) -> None:
@@ -156,92 +148,6 @@ def test_missing_folder_is_told_before_the_service_starts(tmp_path: Path) -> Non
         create_app(Settings(suites=str(tmp_path / "nowhere")))
 
 
-# What a suite may not do. It is data of whoever may post, and code, files and time of the service are not theirs.
-
-LAUGHS = "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
-    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghijkl")
-)
-
-BOMBS = {
-    "aliases": (LAUGHS, "it has more than 10,000 values, those that aliases stand for counted each time"),
-    "merges": (
-        "a: &a {k: 1}\n" + "".join(f"{n}: &{n} {{<<: [*{b}, *{b}, *{b}]}}\n" for b, n in pairwise("abcdefghijklmn")),
-        "it has more than 10,000 values",
-    ),
-    "itself": ("tasks: &a [*a]", "the value in line 1 holds itself"),
-    "deep": ("tasks: " + "[" * 100_000, "it is nested deeper than 64"),
-    "deep mappings": ("".join(" " * depth + "a:\n" for depth in range(300)), "it is nested deeper than 64"),
-    "long": ("[" + "1," * 60_000 + "1]", "it has more than 10,000 values"),
-    "number": ("tasks: " + "9" * 100_000, "the number in line 1 has 100,000 digits"),
-    "base 60": ("tasks: 1" + ":59" * 40_000, "the number in line 1 has 120,001 digits"),
-    "date": ("tasks: 2001-99-99", "a value is not what it looks like: month must be in 1..12"),
-}
-
-
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_yaml_that_is_made_to_be_expensive(app: App, bomb: str) -> None:
-    """A billion laughs are refused before they are told: in bounded time and memory, and never as a bug."""
-    text, words = BOMBS[bomb]
-    before = psutil.Process().memory_info().rss
-    begun = time.monotonic()
-    response = app.http.put("/v1/suites/bomb", content=text, headers={"Content-Type": "application/yaml"})
-    assert time.monotonic() - begun < 20
-    assert psutil.Process().memory_info().rss - before < 300e6
-    refused(response, 422, "invalid_suite", f"suite 'bomb' is not valid YAML: {words}")
-    assert len(response.content) < 1000, "what was sent is not sent back"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("tasks: !!python/object/apply:os.system ['touch /tmp/x']", "could not determine a constructor for the tag"),
-        ("tasks: !!python/name:os.system", "could not determine a constructor for the tag"),
-        ("tasks: !function os.system", "could not determine a constructor for the tag '!function'"),
-        ("tasks: [{kind: !!python/module:os , data: /a}]", "could not determine a constructor for the tag"),
-    ],
-)
-def test_yaml_that_asks_for_code(app: App, text: str, words: str) -> None:
-    refused(app.http.put("/v1/suites/code", content=text), 422, "invalid_suite", words)
-
-
-@pytest.mark.parametrize(
-    ("task", "words"),
-    [
-        ("{kind: 'os:system'}", "no task is named 'os:system'"),
-        ("{kind: evalsvc.tasks.loss.spec:LossTask, data: 'datasets:a'}", "no task is named"),
-        ("{kind: language, benchmarks: [{name: arc_easy, trust_remote_code: true}]}", "extra inputs are not permitted"),
-        ("{kind: language, benchmarks: [arc_easy], trust_remote_code: true}", "no key is named 'trust_remote_code'"),
-        ("{kind: language, benchmarks: [arc_easy], include_path: [../x]}", "'../x' is relative"),
-        ("{kind: language, benchmarks: [{task: a, class: os.system}]}", "name: field required"),
-    ],
-)
-def test_tasks_that_ask_for_code(app: App, task: str, words: str) -> None:
-    response = app.http.put("/v1/suites/code", content=f"tasks: [{task}]")
-    assert words in response.json()["detail"]
-    assert response.json()["code"] in ("invalid_suite", "unknown_name")
-
-
-@pytest.mark.parametrize("parameter", ["data", "tokenizer", "general_text", "images", "decoder", "decoder_config"])
-@pytest.mark.parametrize(
-    "path", ["/etc/shadow", "datasets:../../../../../../etc/shadow", "{root}/../x", "{root}/link/x"]
-)
-def test_data_outside_the_roots(app: App, tmp_path: Path, parameter: str, path: str) -> None:
-    """Whoever may post may not read what the service may: not by a path, not by `..`, not by a link."""
-    (tmp_path / "link").symlink_to("/etc")
-    path = path.format(root=tmp_path)
-    task = {"kind": "loss", "data": "datasets:a", parameter: path}
-    response = app.http.put("/v1/suites/spy", json={"tasks": [task]})
-    words = (
-        f"{parameter}: {path!r} is, or leads, outside the folders that suites may read ({tmp_path}, and `datasets:`)"
-    )
-    refused(response, 422, "invalid_suite", words, "EVALSVC_ROOTS")
-
-
-def test_data_with_a_nul(app: App) -> None:
-    task = {"kind": "loss", "data": "/etc/shadow\0.jsonl"}
-    refused(app.http.put("/v1/suites/spy", json={"tasks": [task]}), 422, "invalid_suite", "a path has no NUL character")
-
-
 @pytest.mark.parametrize(
     ("text", "words"), [("a\0b", "has a character that cannot be stored"), ("\ud800", "should be a valid string")]
 )
@@ -260,23 +166,6 @@ def test_names_that_are_none(app: App, method: str, name: str) -> None:
     response = app.http.request(method, f"/v1/suites/{name}", content=GOOD if method == "PUT" else None)
     assert response.status_code in (404, 405, 422), response.text
     assert app.http.get("/v1/suites").status_code == 200
-
-
-def test_more_tasks_than_a_request_can_check(app: App) -> None:
-    """Each is checked, while whoever posts waits: a body of a megabyte held the service for a minute and a half."""
-    tasks = [{"kind": "loss", "data": "datasets:a", "name": f"t{index}"} for index in range(10_000)]
-    begun = time.monotonic()
-    response = app.http.put("/v1/suites/many", json={"tasks": tasks})
-    refused(response, 422, "invalid_suite", "has 10,000 tasks; give at most 256, and the rest in another one")
-    assert time.monotonic() - begun < 5
-
-
-@pytest.mark.parametrize("path", ["/" + "a/" * 400_000, "datasets:" + "../" * 200_000])
-def test_paths_that_take_long_to_follow(app: App, path: str) -> None:
-    begun = time.monotonic()
-    response = app.http.put("/v1/suites/long", json={"tasks": [{"kind": "loss", "data": path}]})
-    refused(response, 422, "invalid_suite", "data: ", "characters; give at most 20,000")
-    assert time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize("depth", [100, 900, 5000])

@@ -1,0 +1,123 @@
+"""What a suite may not do. It is data of whoever may post, and code, files and time of the service are not theirs."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
+from evalsvc.spec.paths import check_data
+from evalsvc.spec.suite import parse_suite
+
+
+def refused(content: str | Mapping[str, Any], roots: Path | None = None) -> EvalsvcError:
+    """The error with which the service refuses a suite whose files must lie below `roots`."""
+    settings = Settings() if roots is None else Settings(roots=str(roots), data_dir=str(roots / "data"))
+    with pytest.raises((InvalidSuite, UnknownName)) as caught:
+        parse_suite(content, "mine", allowed=partial(check_data, settings))
+    assert len(caught.value.message) < 1000, "what was sent is not sent back"
+    return caught.value
+
+
+LAUGHS = "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghijkl")
+)
+
+
+BOMBS = {
+    "aliases": (LAUGHS, "it has more than 10,000 values, those that aliases stand for counted each time"),
+    "merges": (
+        "a: &a {k: 1}\n" + "".join(f"{n}: &{n} {{<<: [*{b}, *{b}, *{b}]}}\n" for b, n in pairwise("abcdefghijklmn")),
+        "it has more than 10,000 values",
+    ),
+    "itself": ("tasks: &a [*a]", "the value in line 1 holds itself"),
+    "deep": ("tasks: " + "[" * 100_000, "it is nested deeper than 64"),
+    "deep mappings": ("".join(" " * depth + "a:\n" for depth in range(300)), "it is nested deeper than 64"),
+    "long": ("[" + "1," * 60_000 + "1]", "it has more than 10,000 values"),
+    "number": ("tasks: " + "9" * 100_000, "the number in line 1 has 100,000 digits"),
+    "base 60": ("tasks: 1" + ":59" * 40_000, "the number in line 1 has 120,001 digits"),
+    "date": ("tasks: 2001-99-99", "a value is not what it looks like: month must be in 1..12"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_yaml_that_is_made_to_be_expensive(bomb: str) -> None:
+    """A billion laughs are refused before they are told: in bounded time and memory, and never as a bug."""
+    text, words = BOMBS[bomb]
+    before = psutil.Process().memory_info().rss
+    begun = time.monotonic()
+    error = refused(text)
+    assert time.monotonic() - begun < 20
+    assert psutil.Process().memory_info().rss - before < 300e6
+    assert f"suite 'mine' is not valid YAML: {words}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tasks: !!python/object/apply:os.system ['touch /tmp/x']", "could not determine a constructor for the tag"),
+        ("tasks: !!python/name:os.system", "could not determine a constructor for the tag"),
+        ("tasks: !function os.system", "could not determine a constructor for the tag '!function'"),
+        ("tasks: [{kind: !!python/module:os , data: /a}]", "could not determine a constructor for the tag"),
+    ],
+)
+def test_yaml_that_asks_for_code(text: str, words: str) -> None:
+    assert words in refused(text).message
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("{kind: 'os:system'}", "no task is named 'os:system'"),
+        ("{kind: evalsvc.tasks.loss.spec:LossTask, data: 'datasets:a'}", "no task is named"),
+        ("{kind: language, benchmarks: [{name: arc_easy, trust_remote_code: true}]}", "extra inputs are not permitted"),
+        ("{kind: language, benchmarks: [arc_easy], trust_remote_code: true}", "no key is named 'trust_remote_code'"),
+        ("{kind: language, benchmarks: [arc_easy], include_path: [../x]}", "'../x' is relative"),
+        ("{kind: language, benchmarks: [{task: a, class: os.system}]}", "name: field required"),
+    ],
+)
+def test_tasks_that_ask_for_code(task: str, words: str) -> None:
+    assert words in refused(f"tasks: [{task}]").message
+
+
+@pytest.mark.parametrize("parameter", ["data", "tokenizer", "general_text", "images", "decoder", "decoder_config"])
+@pytest.mark.parametrize(
+    "path", ["/etc/shadow", "datasets:../../../../../../etc/shadow", "{root}/../x", "{root}/link/x"]
+)
+def test_data_outside_the_roots(tmp_path: Path, parameter: str, path: str) -> None:
+    """Whoever may post may not read what the service may: not by a path, not by `..`, not by a link."""
+    (tmp_path / "link").symlink_to("/etc")
+    path = path.format(root=tmp_path)
+    task = {"kind": "loss", "data": "datasets:a", parameter: path}
+    error = refused({"tasks": [task]}, tmp_path)
+    words = (
+        f"{parameter}: {path!r} is, or leads, outside the folders that suites may read ({tmp_path}, and `datasets:`)"
+    )
+    assert words in error.message
+    assert "EVALSVC_ROOTS" in error.message
+
+
+def test_data_with_a_nul() -> None:
+    task = {"kind": "loss", "data": "/etc/shadow\0.jsonl"}
+    assert "a path has no NUL character" in refused({"tasks": [task]}).message
+
+
+def test_more_tasks_than_a_request_can_check() -> None:
+    """Each is checked, while whoever posts waits: a body of a megabyte held the service for a minute and a half."""
+    tasks = [{"kind": "loss", "data": "datasets:a", "name": f"t{index}"} for index in range(10_000)]
+    begun = time.monotonic()
+    assert "has 10,000 tasks; give at most 256, and the rest in another one" in refused({"tasks": tasks}).message
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("path", ["/" + "a/" * 400_000, "datasets:" + "../" * 200_000])
+def test_paths_that_take_long_to_follow(path: str) -> None:
+    begun = time.monotonic()
+    assert "characters; give at most 20,000" in refused({"tasks": [{"kind": "loss", "data": path}]}).message
+    assert time.monotonic() - begun < 2
