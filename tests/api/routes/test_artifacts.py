@@ -82,41 +82,41 @@ def change(app: App, left: int, **fields: str | int) -> None:
             setattr(session.get_one(Artifact, left), name, value)
 
 
-@pytest.mark.parametrize(
-    ("media_type", "content"),
-    [
+def test_pages_that_an_evaluation_left_run_nothing(app: App, left: int) -> None:
+    """In this service's origin a script could do whatever its reader may."""
+    for media_type, content in [
         ("text/html", b"<script>fetch('/v1/runs')</script>"),
         ("image/svg+xml", b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'),
         ("application/xhtml+xml", b"<html/>"),
-    ],
-)
-def test_pages_that_an_evaluation_left_run_nothing(app: App, left: int, media_type: str, content: bytes) -> None:
-    """In this service's origin a script could do whatever its reader may."""
-    change(
-        app, left, media_type=media_type, size=len(content), sha256=keep_content(app.settings.artifacts_path, content)
-    )
-    answer = app.http.get(f"/v1/artifacts/{left}")
-    policy = answer.headers["content-security-policy"]
-    assert "; sandbox" in policy
-    assert policy.startswith("default-src 'none'")
-    assert "allow-scripts" not in policy
-    assert "script-src" not in policy
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["content-type"].startswith(media_type)
+    ]:
+        change(
+            app,
+            left,
+            media_type=media_type,
+            size=len(content),
+            sha256=keep_content(app.settings.artifacts_path, content),
+        )
+        answer = app.http.get(f"/v1/artifacts/{left}")
+        policy = answer.headers["content-security-policy"]
+        assert "; sandbox" in policy
+        assert policy.startswith("default-src 'none'")
+        assert "allow-scripts" not in policy
+        assert "script-src" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-type"].startswith(media_type)
 
 
-@pytest.mark.parametrize("media_type", ["text/html\r\nSet-Cookie: a=b", "*/*", "text/html; charset=x; y", "", "ÿ/ÿ"])
-def test_a_type_that_is_none_is_bytes(app: App, left: int, media_type: str) -> None:
+def test_a_type_that_is_none_is_bytes(app: App, left: int) -> None:
     """A plug-in's task says what it is; that must not become a header of its own."""
-    change(app, left, media_type=media_type)
-    answer = app.http.get(f"/v1/artifacts/{left}")
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
-    assert "set-cookie" not in answer.headers
+    for media_type in ["text/html\r\nSet-Cookie: a=b", "*/*", "text/html; charset=x; y", "", "ÿ/ÿ"]:
+        change(app, left, media_type=media_type)
+        answer = app.http.get(f"/v1/artifacts/{left}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+        assert "set-cookie" not in answer.headers
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_names_cannot_leave_their_header_or_the_folder(app: App, left: int) -> None:
+    for name in [
         'a"; filename="b.exe',
         "a\r\nSet-Cookie: a=b",
         "../../etc/passwd",
@@ -127,18 +127,16 @@ def test_a_type_that_is_none_is_bytes(app: App, left: int, media_type: str) -> N
         "a;b",
         "",
         "\x7f",
-    ],
-)
-def test_names_cannot_leave_their_header_or_the_folder(app: App, left: int, name: str) -> None:
-    change(app, left, name=name)
-    answer = app.http.get(f"/v1/artifacts/{left}")
-    assert (answer.status_code, answer.content) == (200, b"pixels")
-    assert "set-cookie" not in answer.headers
-    disposition = answer.headers["content-disposition"]
-    assert disposition.startswith("inline")
-    assert disposition.isascii()
-    assert disposition.count('"') in (0, 2)
-    assert not {"/", "\\", "\r", "\n"} & set(disposition)
+    ]:
+        change(app, left, name=name)
+        answer = app.http.get(f"/v1/artifacts/{left}")
+        assert (answer.status_code, answer.content) == (200, b"pixels")
+        assert "set-cookie" not in answer.headers
+        disposition = answer.headers["content-disposition"]
+        assert disposition.startswith("inline")
+        assert disposition.isascii()
+        assert disposition.count('"') in (0, 2)
+        assert not {"/", "\\", "\r", "\n"} & set(disposition)
 
 
 def test_a_link_in_the_place_of_a_content_is_not_followed(app: App, left: int, tmp_path: Path) -> None:
@@ -152,15 +150,13 @@ def test_a_link_in_the_place_of_a_content_is_not_followed(app: App, left: int, t
     assert "hunter2" not in detail
 
 
-@pytest.mark.parametrize("digest", ["../../../../etc/passwd", "/etc/passwd", "..", "", "a" * 64])
-def test_a_digest_that_is_a_path_leads_nowhere(app: App, left: int, digest: str) -> None:
-    change(app, left, sha256=digest)
-    refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name")
+def test_a_digest_that_is_a_path_leads_nowhere(app: App, left: int) -> None:
+    for digest in ["../../../../etc/passwd", "/etc/passwd", "..", "", "a" * 64]:
+        change(app, left, sha256=digest)
+        refused(app.http.get(f"/v1/artifacts/{left}"), 404, "unknown_name")
 
 
-@pytest.mark.parametrize(
-    "path", ["1/../2", "..%2f..%2fetc%2fpasswd", "%00", "1%00", "-1", "0", "99999999999999999999", "1e0", "０"]
-)
-def test_ids_are_numbers(app: App, left: int, path: str) -> None:
-    answer = app.http.get(f"/v1/artifacts/{path}")
-    assert answer.status_code in (404, 422), answer.text
+def test_ids_are_numbers(app: App, left: int) -> None:
+    for path in ["1/../2", "..%2f..%2fetc%2fpasswd", "%00", "1%00", "-1", "0", "99999999999999999999", "1e0", "０"]:
+        answer = app.http.get(f"/v1/artifacts/{path}")
+        assert answer.status_code in (404, 422), answer.text

@@ -52,9 +52,8 @@ def test_the_newest_and_the_best_of_many_metrics(app: App, curve: None) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("query", "status", "code", "words"),
-    [
+def test_bad_question(app: App, curve: None) -> None:
+    for query, status, code, words in [
         ({"points": 0}, 422, "invalid_request", "points: input should be greater than or equal to 1, found '0'"),
         ({"points": 5, "limit": 5}, 422, "invalid_request", "points gives the whole of every series in buckets; leave"),
         ({"cursor": "abc"}, 422, "invalid_request", "a cursor needs the limit of the next page"),
@@ -65,10 +64,8 @@ def test_the_newest_and_the_best_of_many_metrics(app: App, curve: None) -> None:
         ({"x": "tokens", "points": 5}, 422, "invalid_request", "was posted with tokens_seen"),
         ({"name": "lower/los", "points": 5}, 404, "unknown_name", "did you mean 'lower/loss'?"),
         ({"name": "upper/*"}, 404, "unknown_name", "no metric is named 'upper/*'"),
-    ],
-)
-def test_bad_question(app: App, curve: None, query: dict[str, Any], status: int, code: str, words: str) -> None:
-    refused(app.http.get(HISTORY, params=query), status, code, words)
+    ]:
+        refused(app.http.get(HISTORY, params=query), status, code, words)
 
 
 def test_what_a_client_has_is_not_sent_again(app: App, curve: None) -> None:
@@ -160,9 +157,8 @@ class TestImport:
         [found] = app.http.get(HISTORY).json()["series"]
         assert (found["x"], found["value"], found["stderr"]) == tuple(columns.values())
 
-    @pytest.mark.parametrize(
-        ("change", "words"),
-        [
+    def test_a_wrong_value_is_named_and_nothing_is_entered(self, app: App) -> None:
+        for change, words in [
             ({"value": [True, "x"]}, "series.0.value.0: a value is a finite number or one of NaN, Infinity, -Infinity"),
             ({"value": [True, "x"]}, "series.0.value.1: a value is a finite number or one of NaN"),
             ({"value": [1, None]}, "series.0.value.1: a value is a finite number"),
@@ -184,17 +180,14 @@ class TestImport:
             ),
             ({"protocol": "a\nb"}, "has the control character \\x0a at position 1"),
             ({"variant": "a b"}, "series.0.variant: 'a b' is not a name"),
-        ],
-    )
-    def test_a_wrong_value_is_named_and_nothing_is_entered(self, app: App, change: dict[str, Any], words: str) -> None:
-        good = {"metric": "good", "step": [1], "value": [1]}
-        body = self.BODY | {"series": [self.BODY["series"][0] | change, good]}
-        refused(app.http.post(HISTORY, json=body), 422, "invalid_request", words)
-        assert app.http.get("/v1/runs").json() == {"runs": []}
+        ]:
+            good = {"metric": "good", "step": [1], "value": [1]}
+            body = self.BODY | {"series": [self.BODY["series"][0] | change, good]}
+            refused(app.http.post(HISTORY, json=body), 422, "invalid_request", words)
+            assert app.http.get("/v1/runs").json() == {"runs": []}
 
-    @pytest.mark.parametrize(
-        ("content", "words"),
-        [
+    def test_a_broken_body(self, app: App) -> None:
+        for content, words in [
             (
                 b'{"source":"x","series":[{"metric":"a","step":[1],"value":[NaN]}]}',
                 "series.0.value.0: a value is a finite",
@@ -206,11 +199,9 @@ class TestImport:
             (b"{", "the body is not JSON: EOF while parsing"),
             (b"[]", "the body: input should be an object, found []"),
             (b"{}", "source is missing; series is missing"),
-        ],
-    )
-    def test_a_broken_body(self, app: App, content: bytes, words: str) -> None:
-        sent = app.http.post(HISTORY, content=content, headers={"Content-Type": "application/json"})
-        refused(sent, 422, "invalid_request", words)
+        ]:
+            sent = app.http.post(HISTORY, content=content, headers={"Content-Type": "application/json"})
+            refused(sent, 422, "invalid_request", words)
 
     def test_a_form_of_a_page_is_not_read(self, app: App) -> None:
         """A page of another site may send text without being asked, but not JSON."""

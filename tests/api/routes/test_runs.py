@@ -19,9 +19,9 @@ def measured(app: App, weights: Path, step: int, *values: float, **fields: Any) 
     evaluate_whole(app.store, *(metric(value, f"loss/{index}") for index, value in enumerate(values)))
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "code", "words"),
-    [
+def test_bad_question(app: App, weights: Path) -> None:
+    measured(app, weights, 25, 1.0)
+    for path, status, code, words in [
         ("/v1/runs/run-b/metrics", 404, "unknown_name", "no run is named 'run-b'; did you mean 'run-a'?"),
         (
             "/v1/runs/run-a/metrics?name=los/0",
@@ -51,11 +51,8 @@ def measured(app: App, weights: Path, step: int, *values: float, **fields: Any) 
         ("/v1/runs/run-b/completions", 404, "unknown_name", "no run is named 'run-b'"),
         ("/v1/protocols/0123456789abcdef", 404, "unknown_name", "no protocol is named '0123456789abcdef'"),
         ("/v1/protocols/a%00b", 422, "invalid_request", "is not a name"),
-    ],
-)
-def test_bad_question(app: App, weights: Path, path: str, status: int, code: str, words: str) -> None:
-    measured(app, weights, 25, 1.0)
-    refused(app.http.get(path), status, code, words)
+    ]:
+        refused(app.http.get(path), status, code, words)
 
 
 def test_unknown_run_where_there_is_none_says_how_one_begins(app: App) -> None:

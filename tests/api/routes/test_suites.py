@@ -158,14 +158,24 @@ def test_texts_that_a_database_cannot_hold(app: App, text: str, words: str) -> N
     refused(response, 422, "invalid_suite", words)
 
 
-@pytest.mark.parametrize(
-    "name", ["..", "../loss", "%2e%2e%2floss", "a%2fb", "a%00b", "CON%20", "a%0d%0ab", "%C3%BC", "-a", ".a", "a" * 129]
-)
-@pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_names_that_are_none(app: App, method: str, name: str) -> None:
-    response = app.http.request(method, f"/v1/suites/{name}", content=GOOD if method == "PUT" else None)
-    assert response.status_code in (404, 405, 422), response.text
-    assert app.http.get("/v1/suites").status_code == 200
+def test_names_that_are_none(app: App) -> None:
+    for name in [
+        "..",
+        "../loss",
+        "%2e%2e%2floss",
+        "a%2fb",
+        "a%00b",
+        "CON%20",
+        "a%0d%0ab",
+        "%C3%BC",
+        "-a",
+        ".a",
+        "a" * 129,
+    ]:
+        for method in ["GET", "PUT"]:
+            response = app.http.request(method, f"/v1/suites/{name}", content=GOOD if method == "PUT" else None)
+            assert response.status_code in (404, 405, 422), response.text
+            assert app.http.get("/v1/suites").status_code == 200
 
 
 @pytest.mark.parametrize("depth", [100, 900, 5000])
