@@ -8,6 +8,7 @@ from evalsvc.checkpoints.reference import Identity
 from evalsvc.messages import ShardResult
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
+from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue.shards import Assignment, finish, take
 from evalsvc.store.runs.posting import Submission, submit
 from evalsvc.store.runs.virtual import resolve_expression
@@ -102,3 +103,17 @@ def evaluate_whole(store: Store, *metrics: MetricValue, shards: int = 1, **found
     while assignment := next_shard(store):
         stages = {"plan": plan(shards), "run": ShardResult(output={"sum": 1}), "merge": result(*metrics, **found)}
         assert store_result(store, assignment, stages[assignment.request.stage])
+
+
+def state(store: Store, evaluation_id: int) -> str:
+    with store.reading() as session:
+        return find_evaluation(session, evaluation_id).state
+
+
+def begin(store: Store, shards: int = 2, tasks: int = 1) -> tuple[int, list[Assignment]]:
+    """An evaluation whose first task is planned and whose run shards are dispatched."""
+    [evaluation] = enter(store, submission(), suite(tasks=tasks))
+    first = next_shard(store)
+    assert first is not None
+    store_result(store, first, plan(shards))
+    return evaluation, [assignment for _ in range(shards) if (assignment := next_shard(store))]

@@ -1,15 +1,26 @@
-"""The queue by hand: order, the fence, failed attempts, cancellation, retry. A lost or doubled shard begins here."""
+"""The queue by hand: order, the fence, failed attempts. A lost or doubled shard begins here."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
+from queue_steps import (
+    begin,
+    enter,
+    evaluate_whole,
+    metric,
+    next_shard,
+    plan,
+    result,
+    state,
+    store_result,
+    submission,
+    suite,
+)
 from sqlalchemy import event, select
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history.reading import read_history
@@ -17,27 +28,13 @@ from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.named_files import named_outputs
 from evalsvc.store.queue import back_off
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
-from evalsvc.store.queue.shards import Assignment, fail_checkpoint, give_up, requeue_running, run_again
+from evalsvc.store.queue.shards import Assignment, give_up, requeue_running, run_again
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
 
 DIED = ShardError("worker_died", "it died")
 DONE = ShardResult(output={"sum": 1})
 BROKEN = ShardResult(error=ShardError("non_finite", "NaN"))
-
-
-def state(store: Store, evaluation_id: int) -> str:
-    with store.reading() as session:
-        return find_evaluation(session, evaluation_id).state
-
-
-def begin(store: Store, shards: int = 2, tasks: int = 1) -> tuple[int, list[Assignment]]:
-    """An evaluation whose first task is planned and whose run shards are dispatched."""
-    [evaluation] = enter(store, submission(), suite(tasks=tasks))
-    first = next_shard(store)
-    assert first is not None
-    store_result(store, first, plan(shards))
-    return evaluation, [assignment for _ in range(shards) if (assignment := next_shard(store))]
 
 
 def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
@@ -73,28 +70,6 @@ def test_a_late_result_of_an_older_attempt_is_not_stored(store: Store) -> None:
     assert store_result(store, new, DONE) is True, "a commit whose answer was lost: its file must not be dropped"
     with store.reading() as session:
         assert session.get_one(Shard, new.shard_id).attempt == new.attempt
-
-
-@pytest.mark.parametrize("early", [True, False])
-def test_what_is_retried_before_it_has_stopped_runs_again(store: Store, early: bool) -> None:
-    """The attempt that had been told to stop left its shard cancelled in an evaluation that ran: it never ended."""
-    evaluation, [run, other] = begin(store)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    if early:  # it was told before it had begun
-        with store.transaction() as session:
-            give_up(session, run, "cancelled", None, max_attempts=3)
-    else:
-        store_result(store, run, ShardResult(error=ShardError("cancelled", "the evaluation was cancelled")))
-    again = next_shard(store)
-    assert again is not None
-    assert (again.shard_id, again.attempt) == (run.shard_id, 2)
-    for assignment in (again, other):
-        assert store_result(store, assignment, DONE) is True
-    evaluate_whole(store, metric(1.5))
-    assert state(store, evaluation) == "succeeded"
 
 
 def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
@@ -133,63 +108,6 @@ def test_a_lost_service_costs_a_shard_no_failed_attempt(store: Store) -> None:
         assert [(shard.state, shard.failed_attempts, shard.attempt) for shard in shards] == [("running", 0, 6)] * 2
 
 
-def test_a_retry_and_the_end_of_what_was_cancelled_may_come_at_once(store: Store) -> None:
-    """On PostgreSQL the end read `cancelled` before the retry was committed, and left its shard so: it never ended."""
-    evaluation, [run, _] = begin(store)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            retry_evaluation(session, evaluation)
-            session.flush()
-            end = threads.submit(store_result, store, run, ShardResult(error=ShardError("cancelled", "stopped")))
-            time.sleep(0.5)
-        assert end.result(30) is True
-    with store.reading() as session:
-        assert session.get_one(Shard, run.shard_id).state == "queued"
-
-
-def test_a_retry_and_a_start_of_the_service_may_come_at_once(store: Store) -> None:
-    """On PostgreSQL the start read `cancelled` before the retry was committed, and left so what had run: as above."""
-    evaluation, [run, other] = begin(store)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            retry_evaluation(session, evaluation)
-            session.flush()
-            start = threads.submit(queue_again, store)
-            time.sleep(0.5)
-        assert start.result(30) == 2
-    with store.reading() as session:
-        assert [session.get_one(Shard, item.shard_id).state for item in (run, other)] == ["queued"] * 2
-
-
-def queue_again(store: Store) -> int:
-    with store.transaction() as session:
-        return requeue_running(session, {})
-
-
-def test_what_is_cancelled_while_its_copy_fails_stays_so(store: Store) -> None:
-    """On PostgreSQL the failure of the copy read `queued`, waited for the cancellation, and wrote over it."""
-    [evaluation] = enter(store, submission(), suite())
-    with store.reading() as session:
-        checkpoint = find_evaluation(session, evaluation).checkpoint_id
-
-    def fail() -> None:
-        with store.transaction() as session:
-            fail_checkpoint(session, checkpoint, ShardError("checkpoint_gone", "it could not be copied"))
-
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            cancel_evaluation(session, evaluation)
-            session.flush()
-            failed = threads.submit(fail)
-            time.sleep(0.5)
-        failed.result(30)
-    assert state(store, evaluation) == "cancelled"
-
-
 def test_what_ends_while_its_checkpoint_is_replaced_is_not_cancelled(store: Store) -> None:
     """On PostgreSQL the replacement read `running`, waited for the end, and wrote `cancelled` over it."""
     [evaluation] = enter(store, submission(), suite())
@@ -204,39 +122,6 @@ def test_what_ends_while_its_checkpoint_is_replaced_is_not_cancelled(store: Stor
     assert state(store, evaluation) == "succeeded"
 
 
-def test_what_is_cancelled_while_it_is_handed_out_does_not_run(store: Store) -> None:
-    """On PostgreSQL it was taken from before the cancellation, which its state then overwrote."""
-    [evaluation] = enter(store, submission(), suite())
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            cancel_evaluation(session, evaluation)
-            session.flush()
-            taken = threads.submit(next_shard, store)
-            time.sleep(0.5)
-        assert taken.result(30) is None
-    assert state(store, evaluation) == "cancelled"
-
-
-def test_a_failed_task_leaves_the_others_and_the_retry_keeps_what_is_finished(store: Store) -> None:
-    evaluation, [first, second] = begin(store, tasks=2)
-    store_result(store, first, DONE)
-    store_result(store, second, BROKEN)
-    evaluate_whole(store, metric(2.0))
-    assert state(store, evaluation) == "partly_failed"
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    again = next_shard(store)
-    assert again is not None
-    assert again.shard_id == second.shard_id
-    store_result(store, again, DONE)
-    evaluate_whole(store, metric(3.0))
-    assert state(store, evaluation) == "succeeded"
-    with store.reading() as session:
-        attempts = {shard.id: shard.attempt for shard in session.scalars(select(Shard).where(Shard.stage == "run"))}
-    assert attempts[first.shard_id] == 1
-    assert attempts[second.shard_id] == 2
-
-
 def test_an_evaluation_without_a_task_that_succeeded_is_failed(store: Store) -> None:
     evaluation, [first, _] = begin(store)
     store_result(store, first, BROKEN)
@@ -244,50 +129,7 @@ def test_an_evaluation_without_a_task_that_succeeded_is_failed(store: Store) -> 
     assert next_shard(store) is None
 
 
-def test_cancelling_keeps_what_was_finished_for_a_retry(store: Store) -> None:
-    evaluation, [first, second] = begin(store)
-    store_result(store, first, DONE)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    assert state(store, evaluation) == "cancelled"
-    assert next_shard(store) is None
-    store_result(store, second, ShardResult(error=ShardError("cancelled", "stopped")))
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    again = next_shard(store)
-    assert again is not None
-    assert again.shard_id == second.shard_id
-    store_result(store, again, DONE)
-    evaluate_whole(store, metric(1.0))
-    assert state(store, evaluation) == "succeeded"
-
-
-def test_cancelling_during_the_last_shard_of_a_stage_can_be_retried(store: Store) -> None:
-    """The result that came after the cancellation had no successor, and the retry waited for ever."""
-    [evaluation] = enter(store, submission(), suite())
-    planning = next_shard(store)
-    assert planning is not None
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    store_result(store, planning, plan(1))
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    evaluate_whole(store, metric(1.0))
-    assert state(store, evaluation) == "succeeded"
-
-
-def test_what_is_over_cannot_be_cancelled_and_what_succeeded_cannot_be_retried(store: Store) -> None:
-    [evaluation] = enter(store, submission(), suite())
-    with store.transaction() as session, pytest.raises(WrongState, match="is queued; only what failed"):
-        retry_evaluation(session, evaluation)
-    evaluate_whole(store, metric(1.0))
-    with store.transaction() as session, pytest.raises(WrongState, match="is succeeded; only a queued or running"):
-        cancel_evaluation(session, evaluation)
-    with store.transaction() as session, pytest.raises(UnknownName, match="there is no evaluation 77"):
-        cancel_evaluation(session, 77)
-
-
-def test_what_is_still_being_spooled_is_not_handed_out(store: Store) -> None:
+def test_what_is_still_being_spooled_is_not_dispatched(store: Store) -> None:
     enter(store, submission(spool="copy"), suite())
     assert next_shard(store) is None
     with store.transaction() as session:

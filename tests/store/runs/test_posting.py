@@ -1,18 +1,15 @@
 """Posting: the same thing twice, another thing in the same place, and what a plan has due."""
 
-from pathlib import Path
-
 import pytest
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 from sqlalchemy import select
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.errors import Conflict, UnknownName
+from evalsvc.errors import Conflict
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.lookup import find_run, get_or_create_run
+from evalsvc.store.lookup import get_or_create_run
 from evalsvc.store.runs.posting import due_suites, evaluate, submit
 from evalsvc.store.session import Store
-from evalsvc.store.suites import kept_suite, put_suite
 from evalsvc.store.tables import Checkpoint, Evaluation
 
 
@@ -107,17 +104,3 @@ def test_when_behind_newest_skips_older_steps_that_wait(store: Store) -> None:
     with store.reading() as session:
         rows = session.execute(select(Checkpoint.step, Evaluation.state).join(Evaluation)).all()
         assert {row.step: row.state for row in rows} == {1: "cancelled", 3: "queued", 2: "queued"}
-
-
-def test_an_unknown_run_is_named_with_its_near_misses(store: Store) -> None:
-    enter(store, submission(), suite())
-    with store.reading() as session, pytest.raises(UnknownName, match="no run is named 'run-b'; did you mean 'run-a'"):
-        find_run(session, "run-b")
-
-
-def test_a_suite_is_kept_as_it_was_given(store: Store, tmp_path: Path) -> None:
-    with store.transaction() as session:
-        assert put_suite(session, suite("mine")) is True
-        assert put_suite(session, suite("mine", limit=3)) is False
-    with store.reading() as session:
-        assert kept_suite(session, "mine")["tasks"][0]["limit"] == 3
