@@ -18,7 +18,7 @@ class JsonAnswer(JSONResponse):
 
 
 def rendered(content: Any) -> bytes:
-    """The content of a document as it is sent, which a document may be made of as well."""
+    """The bytes of an answer's content. A JsonAnswer takes them as they are, so that they can be kept."""
     # Eight times as fast as the standard library where it is numbers, of which a history is made.
     return to_json(content, inf_nan_mode="strings")
 

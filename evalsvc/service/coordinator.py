@@ -2,8 +2,8 @@
 
 One thread does all of it. It wakes on an outcome or on `wake`, and goes its round every TICK seconds. Everything that
 it knows can be lost at any moment: what is queued, running and finished stands in the database, and a result is stored
-only by the attempt that is current there. Each part of the round is a call of its own: whatever one raises is logged,
-and it is tried again, while the others go on.
+only by the attempt that is current there. Each part of the round is a `RetriedCall`: whatever one raises is logged, and
+it is tried again, while the others go on.
 """
 
 from __future__ import annotations

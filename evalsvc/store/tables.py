@@ -110,7 +110,7 @@ class Run(Base):
     base: Mapped[dict[str, Any] | None]
     """`{"run", "step", "variant"}`: what its checkpoints are compared with; None: its own step 0."""
     retention: Mapped[dict[str, Any] | None]
-    """Which artifacts are kept, see `retention.Retention`; None: as the service's own rule says."""
+    """Which artifacts are kept, see `spec.artifact_policy.Retention`; None: as the service's own rule says."""
     history_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Grows with every transaction that changes what reading its history gives; see `history.version.touch_history`."""
     created_at: Mapped[datetime] = mapped_column(default=now)

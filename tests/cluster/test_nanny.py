@@ -13,7 +13,7 @@ from machines import Machines, term, wait_for
 from evalsvc.cluster.cluster import Cluster, Outcome
 from evalsvc.cluster.nanny import cause_of_death
 from evalsvc.cluster.scheduler import run_scheduler
-from evalsvc.cluster.supervisor import LONGEST_WAIT, STEADY, Backoff, run_workers
+from evalsvc.cluster.supervisor import run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
 
@@ -205,18 +205,3 @@ def test_the_cause_of_death_is_in_words() -> None:
     assert cause_of_death(-11, oom_struck=True) == "it was killed by signal 11 (SIGSEGV)"
     assert cause_of_death(-1000) == "it was killed by signal 1000"
     assert cause_of_death(3) == "it exited with code 3"
-
-
-def test_what_keeps_ending_is_started_less_often_and_what_was_steady_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("evalsvc.cluster.supervisor.time.monotonic", lambda: now)
-    backoff = Backoff()
-    waits = []
-    for _ in range(7):
-        backoff.started()
-        now += 1
-        waits.append(backoff.wait())
-    assert waits == [0.5, 1, 2, 4, 8, LONGEST_WAIT, LONGEST_WAIT]
-    backoff.started()
-    now += STEADY + 1
-    assert backoff.wait() == 0.5

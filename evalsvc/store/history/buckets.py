@@ -53,7 +53,7 @@ def read_buckets(
     window: Window = WHOLE,
     points: int = 500,
 ) -> dict[str, Any]:
-    """What `history.read_history` reads, in at most `points` buckets a series.
+    """What `reading.read_history` reads, in at most `points` buckets a series.
 
     Raises:
         UnknownName, InvalidRequest: as `read_history`.
