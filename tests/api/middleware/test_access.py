@@ -130,24 +130,21 @@ def test_an_address_that_others_reach_is_open_if_that_is_asked_for(elsewhere: Ca
 # Wrong tokens
 
 
-@pytest.mark.parametrize(
-    ("header", "words"),
-    [
+def test_what_is_no_token_here(app: App, token: Tokens) -> None:
+    token()
+    for header, words in (
         ("Bearer evalsvc_wrong", "not one of this service; check that it was copied whole"),
         ("Bearer ", "not one of this service"),
         ("Bearer", "not one of this service"),
         ("bearer ÿ", "not one of this service"),
         ("Basic dXNlcjpwYXNz", "holds no bearer token; send `Authorization: Bearer TOKEN`"),
         ("", "holds no bearer token"),
-    ],
-)
-def test_what_is_no_token_here(app: App, token: Tokens, header: str, words: str) -> None:
-    token()
-    response = app.http.get("/v1/runs", headers={"Authorization": header.encode("latin-1")})
-    detail = refused(response, 401, "unauthorized", words)
-    assert response.headers["www-authenticate"] == 'Bearer realm="evalsvc", error="invalid_token"'
-    assert "dXNlcjpwYXNz" not in detail
-    assert "evalsvc_wrong" not in detail
+    ):
+        response = app.http.get("/v1/runs", headers={"Authorization": header.encode("latin-1")})
+        detail = refused(response, 401, "unauthorized", words)
+        assert response.headers["www-authenticate"] == 'Bearer realm="evalsvc", error="invalid_token"'
+        assert "dXNlcjpwYXNz" not in detail
+        assert "evalsvc_wrong" not in detail
 
 
 def test_an_expired_token(app: App, token: Tokens) -> None:
@@ -204,9 +201,11 @@ def hidden() -> str:
     return "found"
 
 
-@pytest.mark.parametrize(
-    ("scope", "method", "path", "needed"),
-    [
+def test_scopes(app: App, token: Tokens) -> None:
+    """A route that is not in the table, such as one out of the document, needs admin by itself."""
+    app.app.add_api_route("/hidden", hidden, include_in_schema=False)
+    tokens = {scope: token(scope) for scope in ("read", "submit", "admin")}
+    for scope, method, path, needed in (
         ("read", "GET", "/v1/runs", None),
         ("read", "POST", "/v1/checkpoints", "submit"),
         ("read", "PUT", "/v1/suites/mine", "submit"),
@@ -217,17 +216,13 @@ def hidden() -> str:
         ("submit", "GET", "/hidden", "admin"),
         ("admin", "POST", "/v1/checkpoints", None),
         ("admin", "GET", "/hidden", None),
-    ],
-)
-def test_scopes(app: App, token: Tokens, scope: TokenScope, method: str, path: str, needed: str | None) -> None:
-    """A route that is not in the table, such as one out of the document, needs admin by itself."""
-    app.app.add_api_route("/hidden", hidden, include_in_schema=False)
-    response = app.http.request(method, path, headers=token(scope), json={})
-    if needed is None:
-        assert response.status_code not in (401, 403), response.text
-    else:
-        words = f"the token {scope!r} has the scope {scope}, and {method} {path} needs {needed}"
-        refused(response, 403, "forbidden", words, f"evalsvc token create NAME --scope {needed}")
+    ):
+        response = app.http.request(method, path, headers=tokens[scope], json={})
+        if needed is None:
+            assert response.status_code not in (401, 403), response.text
+        else:
+            words = f"the token {scope!r} has the scope {scope}, and {method} {path} needs {needed}"
+            refused(response, 403, "forbidden", words, f"evalsvc token create NAME --scope {needed}")
 
 
 def test_nothing_of_the_body_is_read_before_the_door(app: App, token: Tokens) -> None:
