@@ -1,7 +1,9 @@
 """What of Dask is used and not documented is where it was; a release that moved it fails here, by name."""
 
+import ast
 import asyncio
 import inspect
+from pathlib import Path
 
 from distributed import Client, Event, Nanny, Scheduler, Worker
 from distributed.deploy.spec import SpecCluster
@@ -50,3 +52,17 @@ def test_a_client_in_the_schedulers_process_knows_the_workers_and_its_connection
         assert address == cluster.workers["first"].address
         assert {"name", "host", "last_seen", "metrics"} <= set(known)
         assert private.connection(client) is connection
+
+
+def test_no_other_module_of_the_package_reaches_into_dask() -> None:
+    """What is used in two places is found in one of them when a release has moved it."""
+    folder = Path(private.__file__).parent
+    found = [
+        f"{file.name}:{node.lineno} {ast.unparse(node)}"
+        for file in folder.glob("*.py")
+        if file.name != "private.py"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if ast.unparse(node.value) not in ("self", "os")
+    ]
+    assert found == []

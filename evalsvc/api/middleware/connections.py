@@ -39,7 +39,7 @@ made for clients that never read."""
 
 
 class TimeoutProtocol(H11Protocol):
-    """uvicorn's HTTP, which waits for the head of a request as long as its client cares to hold the connection."""
+    """uvicorn's HTTP with time limits: for the head of a request to come, and for an answer to be read."""
 
     def __init__(self, *args: Any, proxies: Sequence[Network] = (), **kwargs: Any) -> None:
         """`proxies`: who may have as many connections as there are."""
