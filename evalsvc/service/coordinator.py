@@ -115,9 +115,9 @@ class Coordinator:
 
     def __init__(self, store: Store, settings: Settings, lock: CoordinatorLock | None = None) -> None:
         """`lock`: that of the store's database, where it is held already; it is released at the end."""
-        self._lock_of_database = lock or CoordinatorLock(store.url)
+        self._database_lock = lock or CoordinatorLock(store.url)
         self._displaced = False
-        self._store = self._lock_of_database.fence(store)
+        self._store = self._database_lock.fence(store)
         self._unfenced = store
         self._settings = settings
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
@@ -220,7 +220,7 @@ class Coordinator:
             look_around = self._collect()
             self._round_at = time.monotonic()
             for call in calls.values() if look_around else [calls[name] for name in AFTER_OUTCOMES]:
-                if not call.attempt() and not self._lock_of_database.has_term():
+                if not call.attempt() and not self._database_lock.has_term():
                     break  # what the others store would be refused
             if self._stopping.is_set():
                 stop_by = stop_by or time.monotonic() + self._settings.grace
@@ -255,7 +255,7 @@ class Coordinator:
             "queue again what still runs": self._abandon,
             "stop copying": self._spooler.close,
             "end the cluster": self._cluster.close,
-            "give the database back": self._lock_of_database.release,
+            "give the database back": self._database_lock.release,
         }
         return [RetriedCall(name, do, LONGEST_WAIT, self._translate) for name, do in last.items()]
 
@@ -283,7 +283,7 @@ class Coordinator:
 
     def _hold_database(self) -> None:
         """Get the lock, and get it back where it was lost, unless another process has it meanwhile."""
-        lock = self._lock_of_database
+        lock = self._database_lock
         if not lock.is_held():
             try:
                 lock.acquire()

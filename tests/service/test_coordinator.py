@@ -168,7 +168,7 @@ def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waitin
     assert (len(looks), handed_out) == (1, [])
     coordinator._dispatch()
     assert handed_out == ["evaluation-1/shard-1/attempt-1"]
-    coordinator._lock_of_database.release()
+    coordinator._database_lock.release()
 
 
 def test_an_idle_coordinator_asks_neither_database_nor_scheduler_until_it_is_woken(
@@ -184,7 +184,7 @@ def test_an_idle_coordinator_asks_neither_database_nor_scheduler_until_it_is_wok
     coordinator.wake()
     coordinator._dispatch()
     assert asked == ["scheduler"] * 2
-    coordinator._lock_of_database.release()
+    coordinator._database_lock.release()
 
 
 def test_an_evaluation_runs_on_all_workers_with_progress(
