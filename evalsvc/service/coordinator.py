@@ -14,16 +14,17 @@ import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
 from evalsvc.cluster.cluster import Cluster, Member, Outcome
 from evalsvc.config import Settings
-from evalsvc.errors import ArtifactNotWritten, DatabaseInUse, DeadlineExceeded, InternalError, WorkerDied
+from evalsvc.errors import DatabaseInUse, InternalError
 from evalsvc.files.artifacts import naming
-from evalsvc.files.outputs import OutputFile
 from evalsvc.messages import ShardError, ShardResult
+from evalsvc.service.attempt_errors import deadline_exceeded, output_lost, worker_died
+from evalsvc.service.in_flight import AtWork, InFlight, LiveTask, Rate
 from evalsvc.service.placement import Placement
 from evalsvc.service.pruner import PRUNE_EVERY, prune
 from evalsvc.service.retried_call import RetriedCall
@@ -67,49 +68,6 @@ KILL_AGAIN = 2.0
 """Seconds after which a shard that overran its deadline and is still there is killed once more."""
 
 
-@dataclass(frozen=True)
-class LiveTask:
-    """What a task is doing right now; what it has finished stands in the database."""
-
-    done: int
-    """Units done in the shards that run."""
-    per_second: float | None
-    """Units per second since this process first saw the task; None before the first."""
-
-
-@dataclass(frozen=True)
-class AtWork:
-    """What a worker does."""
-
-    task_id: int
-    stage: str
-    seconds: float
-    """Since its dispatch."""
-
-
-@dataclass
-class _InFlight:
-    assignment: Assignment
-    started: float = field(default_factory=time.monotonic)
-    done: int = 0
-    cancelled_at: float | None = None
-    overran: bool = False
-    killed_at: float | None = None
-    lost: list[OutputFile] = field(default_factory=list)
-    """Outputs of other shards that it was to get and that cannot be read."""
-
-    @property
-    def units(self) -> int:
-        request = self.assignment.request
-        return int(request.shards[0]["units"]) if request.stage == "run" else 0
-
-
-@dataclass
-class _Rate:
-    started: float = field(default_factory=time.monotonic)
-    finished: int = 0
-
-
 class Coordinator:
     """Runs the queue of one store on one cluster. `start` and `stop` once each; the rest at any time."""
 
@@ -126,8 +84,8 @@ class Coordinator:
         self._files = ShardFiles(settings)
         self._spooler = Spooler(self._store, settings, self.wake)
         self._lock = threading.Lock()
-        self._in_flight: dict[str, _InFlight] = {}
-        self._rates: dict[int, _Rate] = {}
+        self._in_flight: dict[str, InFlight] = {}
+        self._rates: dict[int, Rate] = {}
         self._unstored: list[Outcome] = []
         self._stirred = threading.Event()
         self._stirred.set()
@@ -342,9 +300,9 @@ class Coordinator:
             worker = self._placement.choose(free, assignment)
             free.remove(worker)
             with self._lock:
-                self._in_flight[assignment.key] = item = _InFlight(assignment)
+                self._in_flight[assignment.key] = item = InFlight(assignment)
                 if assignment.request.stage == "run":
-                    self._rates.setdefault(assignment.task_id, _Rate())
+                    self._rates.setdefault(assignment.task_id, Rate())
             try:
                 self._cluster.submit(assignment.key, RUN_SHARD, self._files.with_outputs(assignment.request), worker)
                 log.info("%s dispatched: %s", assignment.key, assignment.request.stage)
@@ -401,7 +359,7 @@ class Coordinator:
             self._count(item, outcome)
         self._cluster.release(outcome.key)
 
-    def _settle(self, session: Session, item: _InFlight, outcome: Outcome) -> bool:
+    def _settle(self, session: Session, item: InFlight, outcome: Outcome) -> bool:
         """Store what came of an attempt; False where it is not the current one any more."""
         assignment, limit = item.assignment, self._settings.max_attempts
         if outcome.kind == "result":
@@ -410,14 +368,14 @@ class Coordinator:
             error = ShardError(InternalError.code, f"{outcome.value}; the worker's log has the details")
             return shards.finish(session, assignment, ShardResult(error=error))
         if item.lost:
-            return shards.run_again(session, assignment, item.lost, self._loss_error(item.lost[0]), limit)
+            return shards.run_again(session, assignment, item.lost, output_lost(item.lost[0], self._settings), limit)
         if outcome.kind == "cancelled":
             return shards.give_up(session, assignment, "cancelled", None, limit)
         if item.cancelled_at is not None or outcome.kind == "lost":
             return shards.give_up(session, assignment, "lost", None, limit)
         if item.overran:
-            return shards.give_up(session, assignment, "deadline_exceeded", self._deadline_error(), limit)
-        return shards.give_up(session, assignment, "worker_died", self._death_error(outcome.cause), limit)
+            return shards.give_up(session, assignment, "deadline_exceeded", deadline_exceeded(self._settings), limit)
+        return shards.give_up(session, assignment, "worker_died", worker_died(outcome.cause, self._settings), limit)
 
     def _sweep(self) -> None:
         """Once, at the start: files of a service that was killed."""
@@ -435,7 +393,7 @@ class Coordinator:
         if pruned["artifacts"]:
             log.info("%d artifacts were pruned, %d bytes freed", pruned["artifacts"], pruned["freed_bytes"])
 
-    def _count(self, item: _InFlight, outcome: Outcome) -> None:
+    def _count(self, item: InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id
         if task in self._rates and outcome.kind == "result":
             self._rates[task].finished += item.units
@@ -499,29 +457,6 @@ class Coordinator:
         with self._lock:
             if item := self._in_flight.get(key):
                 item.done = done
-
-    def _death_error(self, cause: str) -> ShardError:
-        how = f"the last time, {cause}" if cause else "killed, out of memory, or crashed"
-        return ShardError(
-            WorkerDied.code,
-            f"the worker process died while it ran this shard, {self._settings.max_attempts} times ({how}); look at "
-            "the machine's log, lower EVALSVC_BATCH_TOKENS, then retry the evaluation",
-        )
-
-    def _deadline_error(self) -> ShardError:
-        return ShardError(
-            DeadlineExceeded.code,
-            f"the shard ran longer than {self._settings.shard_deadline:g} s, {self._settings.max_attempts} times; "
-            "raise EVALSVC_SHARD_DEADLINE or give the task more shards, then retry the evaluation",
-        )
-
-    def _loss_error(self, lost: OutputFile) -> ShardError:
-        return ShardError(
-            ArtifactNotWritten.code,
-            f"the output of a shard was written to {lost.path(self._settings.outputs_path)} and was not there, or not "
-            f"the same, when it was read, {self._settings.max_attempts} times; look at the disk, then retry the "
-            "evaluation",
-        )
 
 
 def _may_pass(error: Exception) -> bool:

@@ -17,7 +17,8 @@ from evalsvc.api.server import listen
 from evalsvc.cluster.cluster import Member
 from evalsvc.config import Settings
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.service.coordinator import AtWork, Coordinator, LiveTask
+from evalsvc.service.coordinator import Coordinator
+from evalsvc.service.in_flight import AtWork, LiveTask
 from evalsvc.store.queue.shards import finish, take
 from evalsvc.store.session import Store
 

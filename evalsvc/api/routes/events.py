@@ -28,7 +28,7 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, Id
 from evalsvc.api.state import State
 from evalsvc.errors import EvalsvcError, InvalidRequest, RateLimited, UnknownName
-from evalsvc.service.coordinator import LiveTask
+from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.events import TaskProgress, newest_events, read_events, read_progress
 from evalsvc.store.tables import EvaluationEvent
 

@@ -18,7 +18,7 @@ from evalsvc.api.routes import events
 from evalsvc.api.state import State
 from evalsvc.client import Client
 from evalsvc.messages import ShardResult
-from evalsvc.service.coordinator import LiveTask
+from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.evaluations import cancel_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.tokens import create_token

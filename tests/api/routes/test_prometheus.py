@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
 
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.service.coordinator import LiveTask
+from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.shards import give_up
 from evalsvc.store.queue.totals import SECONDS, AttemptTotal, Ended, count_attempt, read_depths, read_totals
 from evalsvc.store.session import Store

@@ -5,7 +5,7 @@ from pathlib import Path
 from app_in_process import App
 
 from evalsvc.client import Client
-from evalsvc.service.coordinator import AtWork
+from evalsvc.service.in_flight import AtWork
 
 
 def test_an_empty_service(app: App) -> None:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.service.coordinator import LiveTask
+from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, now

@@ -1,0 +1,34 @@
+"""Errors of attempts that ended without a result: what their evaluation fails with after the last one."""
+
+from __future__ import annotations
+
+from evalsvc.config import Settings
+from evalsvc.errors import ArtifactNotWritten, DeadlineExceeded, WorkerDied
+from evalsvc.files.outputs import OutputFile
+from evalsvc.messages import ShardError
+
+
+def worker_died(cause: str, settings: Settings) -> ShardError:
+    how = f"the last time, {cause}" if cause else "killed, out of memory, or crashed"
+    return ShardError(
+        WorkerDied.code,
+        f"the worker process died while it ran this shard, {settings.max_attempts} times ({how}); look at "
+        "the machine's log, lower EVALSVC_BATCH_TOKENS, then retry the evaluation",
+    )
+
+
+def deadline_exceeded(settings: Settings) -> ShardError:
+    return ShardError(
+        DeadlineExceeded.code,
+        f"the shard ran longer than {settings.shard_deadline:g} s, {settings.max_attempts} times; "
+        "raise EVALSVC_SHARD_DEADLINE or give the task more shards, then retry the evaluation",
+    )
+
+
+def output_lost(lost: OutputFile, settings: Settings) -> ShardError:
+    return ShardError(
+        ArtifactNotWritten.code,
+        f"the output of a shard was written to {lost.path(settings.outputs_path)} and was not there, or not "
+        f"the same, when it was read, {settings.max_attempts} times; look at the disk, then retry the "
+        "evaluation",
+    )

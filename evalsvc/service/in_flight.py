@@ -1,0 +1,56 @@
+"""What runs on the workers now; what is finished stands in the database."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from evalsvc.files.outputs import OutputFile
+from evalsvc.store.queue.shards import Assignment
+
+
+@dataclass(frozen=True)
+class LiveTask:
+    """What a task is doing right now; what it has finished stands in the database."""
+
+    done: int
+    """Units done in the shards that run."""
+    per_second: float | None
+    """Units per second since this process first saw the task; None before the first."""
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """What a worker does."""
+
+    task_id: int
+    stage: str
+    seconds: float
+    """Since its dispatch."""
+
+
+@dataclass
+class InFlight:
+    """An attempt that was dispatched and whose outcome is not stored yet."""
+
+    assignment: Assignment
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    cancelled_at: float | None = None
+    overran: bool = False
+    killed_at: float | None = None
+    lost: list[OutputFile] = field(default_factory=list)
+    """Outputs of other shards that it was to get and that cannot be read."""
+
+    @property
+    def units(self) -> int:
+        request = self.assignment.request
+        return int(request.shards[0]["units"]) if request.stage == "run" else 0
+
+
+@dataclass
+class Rate:
+    """Units of a task that were finished since this process first saw it."""
+
+    started: float = field(default_factory=time.monotonic)
+    finished: int = 0
