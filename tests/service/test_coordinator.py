@@ -23,6 +23,7 @@ from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.service import coordinator as coordinator_module
+from evalsvc.service import shard_files
 from evalsvc.service.coordinator import TICK, Coordinator
 from evalsvc.service.spooler import Spooler
 from evalsvc.spec.suite import Suite, parse_suite
@@ -536,8 +537,8 @@ def test_nothing_that_is_raised_ends_the_coordinator(
     """Its thread died of what was raised outside of the guarded part, and a service that answered evaluated nothing."""
     failed: list[str] = []
     parts = [(Cluster, "start"), (Cluster, "connected"), (Cluster, "free"), (Cluster, "submit"), (Cluster, "release")]
-    parts += [(shards, name) for name in ("requeue_running", "unwanted", "take", "finish", "named_outputs")]
-    parts += [(Spooler, "poll"), (Spooler, "close"), (Cluster, "close")]
+    parts += [(shards, name) for name in ("requeue_running", "unwanted", "take", "finish")]
+    parts += [(shard_files, "named_outputs"), (Spooler, "poll"), (Spooler, "close"), (Cluster, "close")]
     for owner, name in parts:
         fail_once(monkeypatch, owner, name, RuntimeError(f"{name} is broken"), failed)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2))
