@@ -155,7 +155,7 @@ def modules_of(*rooms: str) -> list[str]:
     return [f"evalsvc.{module}" for module in MODULES if module and room_of(module) in rooms]
 
 
-WORKER_PACKAGES = {"torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers"}
+WORKER_PACKAGES = {"lm_eval", "datasets", "torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers"}
 
 CHECK_SUITES = """
 from evalsvc.spec import catalog
