@@ -24,7 +24,7 @@ import httpx
 
 from evalsvc.checkpoints.reference import hash_files, identify
 from evalsvc.data.files import missing_package
-from evalsvc.errors import AssetCorrupt, AssetMissing, CheckpointError, DataDirectoryUnusable, UnknownName
+from evalsvc.errors import AssetCorrupt, AssetMissing, CheckpointError, DataDirectoryUnusable, UnknownName, os_reason
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and with how many there will be, where that is known."""
@@ -209,7 +209,7 @@ def pull(name: str, folder: Path, source: str | Path | None = None, progress: Pr
             return take(asset, folder, Path(source).expanduser())
         return _fetch_folder(asset, folder, progress) if asset.parts else _fetch(asset, folder, progress)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         raise DataDirectoryUnusable(
             f"{folder} cannot be written: {reason}; make room or change its permissions, or choose another with "
             "EVALSVC_ASSETS"

@@ -12,7 +12,15 @@ from urllib.parse import quote
 
 import httpx
 
-from evalsvc.errors import DatabaseUnusable, DeadlineExceeded, InvalidRequest, RateLimited, ServiceUnreachable, leaves
+from evalsvc.errors import (
+    DatabaseUnusable,
+    DeadlineExceeded,
+    InvalidRequest,
+    RateLimited,
+    ServiceUnreachable,
+    leaves,
+    os_reason,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8321"
 
@@ -472,7 +480,7 @@ def _trusting(ca: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:  # what is wrong with the content is one too
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         raise InvalidRequest(f"EVALSVC_HTTPS_CA {ca} is no file of certificates: {reason}") from None
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from evalsvc.access_tokens import PREFIX as PREFIX_OF_TOKENS
 from evalsvc.access_tokens import TOKEN
-from evalsvc.errors import InvalidRequest, near_misses
+from evalsvc.errors import InvalidRequest, near_misses, os_reason
 
 PREFIX = "EVALSVC_"
 
@@ -334,8 +334,8 @@ def _read_token(path: Path) -> str:
     try:
         mode, text = path.stat().st_mode, path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise InvalidRequest(f"EVALSVC_TOKEN_FILE {path} cannot be read: {reason.lower()}") from None
+        reason = os_reason(error) if isinstance(error, OSError) else "it is no text"
+        raise InvalidRequest(f"EVALSVC_TOKEN_FILE {path} cannot be read: {reason}") from None
     if mode & 0o077:
         raise InvalidRequest(
             f"EVALSVC_TOKEN_FILE {path} may be read by others (mode {mode & 0o777:o}); run: chmod 600 {path}"

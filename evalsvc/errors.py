@@ -59,6 +59,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 MAX_COMPARED = 100
@@ -206,6 +207,15 @@ class NonFinite(EvaluationError):
 class DataChanged(EvaluationError):
     code = "data_changed"
 
+    @classmethod
+    def since_planned(cls, what: str | Path, causes: str = "") -> DataChanged:
+        """Return the error to raise where `what` is not what the evaluation was planned with.
+
+        `causes`, in brackets, follows for what has changed where `what` does not tell.
+        """
+        aside = f" ({causes})" if causes else ""
+        return cls(f"{what} has changed since this evaluation was planned{aside}; evaluate again")
+
 
 class OutOfMemory(EvaluationError):
     code = "out_of_memory"
@@ -332,6 +342,11 @@ def leaves(root: type[EvalsvcError] = EvalsvcError) -> list[type[EvalsvcError]]:
     """Every error class that is raised, in the order of the tree above."""
     children = root.__subclasses__()
     return [root] if not children else [leaf for child in children for leaf in leaves(child)]
+
+
+def os_reason(error: Exception) -> str:
+    """Return what the operating system says of a failed call, in lower case, without number and path."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def json_reason(error: ValueError | RecursionError) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evalsvc.errors import MAX_CLOSELY, MAX_COMPARED, UnknownName, near_misses
+from evalsvc.errors import MAX_CLOSELY, MAX_COMPARED, DataChanged, UnknownName, near_misses, os_reason
 
 
 def drawn_names(number: int, length: int) -> list[str]:
@@ -51,3 +51,23 @@ def test_a_long_name_leaves_room_for_what_to_do() -> None:
     assert len(message) < 4000
     assert message.startswith("no metric is named 'xxx")
     assert message.endswith("and 10 more; measure it first")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/runs/a.pt"), "no such file or directory"),
+        (OSError("Timed out"), "timed out"),
+    ],
+)
+def test_the_reason_of_the_operating_system_is_shown_without_number_and_path(error: OSError, words: str) -> None:
+    assert os_reason(error) == words
+
+
+def test_what_has_changed_since_the_plan_is_evaluated_again() -> None:
+    assert DataChanged.since_planned("a.jsonl").message == (
+        "a.jsonl has changed since this evaluation was planned; evaluate again"
+    )
+    assert DataChanged.since_planned("what arc asks", "YAML or data").message == (
+        "what arc asks has changed since this evaluation was planned (YAML or data); evaluate again"
+    )

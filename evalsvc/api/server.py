@@ -26,7 +26,7 @@ from evalsvc.api.state import State
 from evalsvc.checkpoints.opening import allow_open_files
 from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.config import OPEN_ROOTS, Settings
-from evalsvc.errors import InternalError, InvalidRequest, PortInUse
+from evalsvc.errors import InternalError, InvalidRequest, PortInUse, os_reason
 from evalsvc.service.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
@@ -210,7 +210,7 @@ def listen(host: str, port: int) -> socket.socket:
                 f"port {port} of {host} is in use by another program, perhaps another evalsvc; "
                 "choose another with --port (EVALSVC_PORT), 0 takes a free one"
             ) from None
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         raise InvalidRequest(f"cannot listen on {host} port {port}: {reason}; change --host or --port") from None
 
 

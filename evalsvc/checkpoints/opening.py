@@ -35,6 +35,7 @@ from evalsvc.errors import (
     EvalsvcError,
     InvalidData,
     NotACheckpoint,
+    os_reason,
 )
 from evalsvc.files.opened import OPEN_FILES, Allow
 from evalsvc.spec.model_config import MAX_BESIDE, recorded_model
@@ -83,9 +84,7 @@ def opened_weights(path: Path, allow: Allow, beside: Sequence[str] = ()) -> Iter
                     for file in _existing(folder, _names(folder, (".json", *WEIGHTS))[:MAX_FILES]):
                         _pin(file, here / file.name, allow, files)
         except OSError as error:
-            raise InvalidData(
-                f"{path} cannot be read: {(error.strerror or str(error)).lower()}; check the path"
-            ) from None
+            raise InvalidData(f"{path} cannot be read: {os_reason(error)}; check the path") from None
         with _posted_names(files):
             yield here if path.is_dir() else here / path.name
 
@@ -159,7 +158,7 @@ def _pinned(reference: CheckpointRef, files: _Open) -> CheckpointRef:
     except FileNotFoundError as error:
         raise CheckpointGone(f"{reference.label}: {error.filename} went away while it was opened") from None
     except OSError as error:
-        raise NotACheckpoint(f"{reference.label}: {path} cannot be read: {error.strerror or error}") from None
+        raise NotACheckpoint(f"{reference.label}: {path} cannot be read: {os_reason(error)}") from None
     except CheckpointError as error:
         raise type(error)(f"{reference.label}: {error.message}") from None
     shown = reference.source

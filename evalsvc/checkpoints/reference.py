@@ -23,6 +23,7 @@ from evalsvc.errors import (
     InvalidRequest,
     NotACheckpoint,
     ShardedCheckpoint,
+    os_reason,
 )
 from evalsvc.spec.paths import lies_within
 
@@ -391,6 +392,4 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, EvalsvcError):
-        return error.message
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    return error.message if isinstance(error, EvalsvcError) else os_reason(error)

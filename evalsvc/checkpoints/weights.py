@@ -37,6 +37,7 @@ from evalsvc.errors import (
     NonFinite,
     NotACheckpoint,
     UnsafeCheckpoint,
+    os_reason,
 )
 
 DTYPES = {
@@ -81,7 +82,7 @@ def read_weights(path: Path) -> Weights:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointNotFound(f"there is no checkpoint at {path}") from error
     except OSError as error:
-        raise NotACheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
+        raise NotACheckpoint(f"{path} cannot be read: {os_reason(error)}") from error
 
 
 def _read_folder(folder: Path) -> Weights:

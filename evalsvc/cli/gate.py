@@ -21,7 +21,7 @@ from evalsvc.compare.gate_rules import Rules, read_rules
 from evalsvc.compare.result import CHECKPOINT
 from evalsvc.compare.source import Service
 from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.spec.suite import find_suite
 
 commands = typer.Typer()
@@ -175,5 +175,5 @@ def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "
         with path.open(mode) as stream:
             stream.write(content)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         raise InvalidRequest(f"{option} {path} cannot be written: {reason}") from None

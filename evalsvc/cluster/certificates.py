@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from evalsvc.errors import InvalidRequest
+from evalsvc.errors import InvalidRequest, os_reason
 
 CA, CERT, KEY = "ca.pem", "cert.pem", "key.pem"
 
@@ -41,7 +41,7 @@ def write_certificates(folder: Path) -> Mapping[str, Path]:
         for name, content in _make().items():
             _write(paths[name], content)
     except OSError as error:
-        raise InvalidRequest(f"{folder}: cannot be written: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidRequest(f"{folder}: cannot be written: {os_reason(error)}") from None
     return paths
 
 

@@ -14,7 +14,7 @@ from distributed import Scheduler, Security
 
 from evalsvc.cluster.settings import NO_DASHBOARD, SCRATCH_PREFIX, configure, security_of
 from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest, PortInUse
+from evalsvc.errors import InvalidRequest, PortInUse, os_reason
 
 
 def run_scheduler(settings: Settings, host: str, port: int, announce: Callable[[str], None]) -> None:
@@ -43,7 +43,7 @@ def _require_free(host: str, port: int) -> None:
             raise PortInUse(f"port {port} of {host} is in use; choose another with --port") from None
         if error.errno == errno.EACCES:
             raise InvalidRequest(f"--port {port}: only root may listen there; choose one above 1023") from None
-        raise InvalidRequest(f"--host {host}: this machine has no such address ({error.strerror or error})") from None
+        raise InvalidRequest(f"--host {host}: this machine has no such address ({os_reason(error)})") from None
 
 
 async def _serve(security: Security, host: str, port: int, announce: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ import dask
 from distributed import Security
 
 from evalsvc.config import Settings
-from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
+from evalsvc.errors import DataDirectoryUnusable, InvalidRequest, os_reason
 
 WIDGETS_ONLY = "1h"
 """Between two inventories of the workers which Dask makes by itself, for its widgets in notebooks: every second or two,
@@ -90,7 +90,7 @@ def private_folder(folder: Path) -> Path:
         folder.chmod(0o700)
     except OSError as error:
         raise DataDirectoryUnusable(
-            f"the folder {folder} cannot be used: {(error.strerror or str(error)).lower()}; remove it, or choose "
+            f"the folder {folder} cannot be used: {os_reason(error)}; remove it, or choose "
             "another data folder with --data-dir (EVALSVC_DATA_DIR)"
         ) from None
     return folder

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.errors import InvalidRequest, UnknownName, os_reason
 from evalsvc.metrics.student import upper_tail
 from evalsvc.spec.suite import check_keys, validation_message
 
@@ -91,7 +91,7 @@ def read_rules(path: Path | None) -> Rules:
     try:
         content = yaml.safe_load(path.read_bytes())
     except OSError as error:
-        raise InvalidRequest(f"the rules {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidRequest(f"the rules {path} cannot be read: {os_reason(error)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the rules {path} are not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, Mapping):

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from evalsvc.client import OVER, Client
 from evalsvc.compare.result import CHECKPOINT, Result, number
-from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName
+from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName, os_reason
 from evalsvc.spec.protocol import Direction
 
 
@@ -68,7 +68,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             "service, RUN@STEP"
         ) from None
     except OSError as error:
-        raise InvalidData(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidData(f"{path} cannot be read: {os_reason(error)}") from None
     except (ValueError, RecursionError) as error:
         raise InvalidData(f"{path} is not JSON: {' '.join(str(error).split())}") from None
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.checkpoints.reference import Identity, identify
-from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage, json_reason
+from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage, json_reason, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 
 CACHED_FILES = 4
@@ -57,7 +57,7 @@ def read_lines(path: Path, allow: Allow = anywhere) -> Iterator[tuple[int, bytes
 
 
 def unreadable(path: Path, error: OSError) -> InvalidData:
-    return InvalidData(f"the data file {path} cannot be read: {(error.strerror or str(error)).lower()}")
+    return InvalidData(f"the data file {path} cannot be read: {os_reason(error)}")
 
 
 def parse_object(where: str, line: bytes, keys: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, identify_file, missing_package
-from evalsvc.errors import EvalsvcError, InvalidData
+from evalsvc.errors import EvalsvcError, InvalidData, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.spec.layout import TextBlock, VocabularyLayout
 
@@ -97,7 +97,7 @@ def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
         with open_file(path, "tokenizer", allow).stream as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidData(f"the tokenizer {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidData(f"the tokenizer {path} cannot be read: {os_reason(error)}") from None
     if len(content) > MAX_BYTES:
         raise InvalidData(f"the tokenizer {path} is larger than {MAX_BYTES:,} bytes, which no tokenizer.json is")
     return content

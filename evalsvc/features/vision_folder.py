@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from evalsvc.checkpoints.weights import copied, is_plain, listed, read_weights, tensor_digest
-from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, json_reason, show_name
+from evalsvc.errors import CheckpointMismatch, InvalidModelConfig, json_reason, os_reason, show_name
 from evalsvc.spec.protocol import canonical_json
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -97,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise InvalidModelConfig(
-            f"{path} cannot be read ({error.strerror or error}); give a folder of Hugging Face's layout, with "
+            f"{path} cannot be read ({os_reason(error)}); give a folder of Hugging Face's layout, with "
             "config.json, preprocessor_config.json and the weights"
         ) from error
     if len(raw) > MAX_CONFIG_BYTES:

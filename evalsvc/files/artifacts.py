@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalsvc.errors import ArtifactNotWritten
+from evalsvc.errors import ArtifactNotWritten, os_reason
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str
     except OSError as error:
         raise ArtifactNotWritten(
             f"{what} of {len(content):,} bytes cannot be written to {folder}: "
-            f"{(error.strerror or str(error)).lower()}; make room there, then retry the evaluation"
+            f"{os_reason(error)}; make room there, then retry the evaluation"
         ) from None
     return sha256
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgpack
 
-from evalsvc.errors import ItemsLost
+from evalsvc.errors import ItemsLost, os_reason
 from evalsvc.files.artifacts import DamagedContent, artifact_path, drop_orphans, keep_content, read_content
 
 LARGE = 64 * 1024
@@ -157,9 +157,9 @@ def _read_file(folder: Path, sha256: str, task: str) -> bytes:
     try:
         return read_content(folder, sha256)
     except DamagedContent as error:
-        problem = f"is damaged: {error.strerror}"
+        problem = f"is damaged: {os_reason(error)}"
     except OSError as error:
-        problem = f"cannot be read: {(error.strerror or str(error)).lower()}"
+        problem = f"cannot be read: {os_reason(error)}"
     path = artifact_path(folder, sha256)
     raise ItemsLost(
         f"the results per item of {task} are lost: {path} {problem}; put the file back from a backup of the data "

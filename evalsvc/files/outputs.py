@@ -16,7 +16,7 @@ from typing import Any
 
 import msgpack
 
-from evalsvc.errors import ArtifactNotWritten
+from evalsvc.errors import ArtifactNotWritten, os_reason
 from evalsvc.files.artifacts import PARTIAL, write_whole
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def keep_output(folder: Path, output: Any, *, task: int, shard: int, attempt: in
     except OSError as error:
         raise ArtifactNotWritten(
             f"the output of a shard, {len(content):,} bytes, cannot be written to {folder}: "
-            f"{(error.strerror or str(error)).lower()}; make room there, then retry the evaluation"
+            f"{os_reason(error)}; make room there, then retry the evaluation"
         ) from None
     return file
 
@@ -107,7 +107,7 @@ def read_output(folder: Path, kept: Any) -> Any:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise OutputLost(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise OutputLost(f"{path}: {os_reason(error)}") from None
     if (len(content), hashlib.sha256(content).hexdigest()) != (kept.size, kept.sha256):
         raise OutputLost(f"{path}: not the {kept.size:,} bytes that were written")
     return unpack(content)

@@ -74,10 +74,7 @@ def asked_documents(loaded: Loaded, shard: Mapping[str, Any], encoding: TextEnco
     """
     require_planned(loaded, shard)
     if encoding.identity() != shard["encoding"]:
-        raise DataChanged(
-            f"the tokenizer {encoding.tokenizer.path} or the layout has changed since this evaluation was planned; "
-            "evaluate again"
-        )
+        raise DataChanged.since_planned(f"the tokenizer {encoding.tokenizer.path} or the layout")
     asked = list(_asked(loaded, shard["start"], shard["stop"]))
     instances = [benchmark.instances[position] for benchmark, position in asked]
     names = [benchmark.describe(position) for benchmark, position in asked]
@@ -124,9 +121,7 @@ def require_planned(loaded: Loaded, shard: Mapping[str, Any]) -> None:
     """Raise DataChanged unless the benchmarks are what was planned."""
     if _digest(loaded) != shard["digest"]:
         names = ", ".join(benchmark.name for benchmark in loaded.benchmarks)
-        raise DataChanged(
-            f"what {names} ask has changed since this evaluation was planned (YAML, data or lm-eval); evaluate again"
-        )
+        raise DataChanged.since_planned(f"what {names} ask", "YAML, data or lm-eval")
 
 
 _encodable: set[str] = set()

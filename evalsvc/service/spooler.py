@@ -14,7 +14,7 @@ from sqlalchemy.orm import aliased
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, discard, spool_copy, spool_path, verify
 from evalsvc.checkpoints.remote.fetch import fetch_posted
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, SourceUnreachable
+from evalsvc.errors import EvalsvcError, SourceUnreachable, os_reason
 from evalsvc.messages import ShardError
 from evalsvc.store.hold import hold_all
 from evalsvc.store.queue.shards import fail_checkpoint
@@ -84,7 +84,7 @@ class Spooler:
         except EvalsvcError as failure:
             error = ShardError(failure.code, failure.message)
         except OSError as failure:
-            reason = (failure.strerror or str(failure)).lower()
+            reason = os_reason(failure)
             error = ShardError("checkpoint_gone", f"{source} could not be copied to the spool: {reason}; post it again")
         if error is not None:
             discard(target)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel, json_reason
+from evalsvc.errors import InvalidData, InvalidLayout, UnknownName, UnsupportedModel, json_reason, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.suite import check_keys, validation_message
@@ -552,7 +552,7 @@ def _read_file(path: Path, what: str, allow: Allow) -> bytes:
     except InvalidData as error:
         raise InvalidLayout(error.message) from None
     except OSError as error:
-        raise InvalidLayout(f"the {what} {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidLayout(f"the {what} {path} cannot be read: {os_reason(error)}") from None
     if len(content) > MAX_FILE_BYTES:
         raise InvalidLayout(f"the {what} {path} is larger than {MAX_FILE_BYTES:,} bytes, which no layout is")
     return content

@@ -21,6 +21,7 @@ from evalsvc.errors import (
     UnsupportedModel,
     json_reason,
     near_misses,
+    os_reason,
     show_name,
 )
 
@@ -320,7 +321,7 @@ def _read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidModelConfig(f"{path} is not JSON: {json_reason(error)}") from error
     except OSError as error:
-        raise InvalidModelConfig(f"{path} cannot be read: {error.strerror}") from error
+        raise InvalidModelConfig(f"{path} cannot be read: {os_reason(error)}") from error
     if not isinstance(fields, dict):
         raise InvalidModelConfig(f"{path} holds a {type(fields).__name__}; a model JSON is an object")
     return fields

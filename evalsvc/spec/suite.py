@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
+from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName, os_reason
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import excess, first_repeated, shortened
 from evalsvc.spec.protocol import digest
@@ -132,7 +132,7 @@ def load_suite(path: Path) -> Suite:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InvalidSuite(f"the suite file {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}") from None
     return parse_suite(content, path.stem, path.parent)
 
 

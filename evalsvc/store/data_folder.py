@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from evalsvc.config import shown_url
-from evalsvc.errors import DataDirectoryUnusable
+from evalsvc.errors import DataDirectoryUnusable, os_reason
 
 OWNER = "database.json"
 """File of the folder: `{"id": …, "url": …}` of its database."""
@@ -62,6 +62,6 @@ def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
 def unwritable(what: str, error: OSError) -> DataDirectoryUnusable:
     """Return the error to raise for a file or folder of the data folder that cannot be written."""
     return DataDirectoryUnusable(
-        f"{what} cannot be written: {(error.strerror or str(error)).lower()}; "
+        f"{what} cannot be written: {os_reason(error)}; "
         "change its permissions or choose another with --data-dir (EVALSVC_DATA_DIR)"
     )

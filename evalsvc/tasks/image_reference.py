@@ -97,7 +97,7 @@ def reference_features(
     source = context.images(spec.name)
     indices = spec.indices(source)[images]
     if source.digest(indices) != planned:
-        raise DataChanged(f"{source.path} has changed since this evaluation was planned; evaluate again")
+        raise DataChanged.since_planned(source.path)
     rows, done = FeatureRows(), 0
     for batch in source.batches(indices, spec.fit, EXTRACTED_AT_ONCE):
         rows.add(range(done, done + len(batch)), features(batch))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.data.files import missing_package
-from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName
+from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName, os_reason
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.suite import NAME
 
@@ -100,7 +100,7 @@ def save_reference(statistics: ReferenceStatistics, name: str, folder: Path) -> 
             finally:
                 partial.unlink(missing_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         raise DataDirectoryUnusable(f"{path} cannot be written: {reason}; make room or change permissions") from error
     return path
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from evalsvc.checkpoints.pickle_outline import read_outline
 from evalsvc.checkpoints.reference import FOLDER_FILES
 from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.errors import EvalsvcError, NotACheckpoint
+from evalsvc.errors import EvalsvcError, NotACheckpoint, os_reason
 from evalsvc.spec.suite import NAME
 from evalsvc.watch.local_folder import Candidate
 from evalsvc.watch.memory import Memory
@@ -84,7 +84,7 @@ class Classifier:
         except EvalsvcError as error:
             return Verdict("waits", f"is not complete: {error.message}")
         except OSError as error:
-            return Verdict("waits", f"cannot be read: {(error.strerror or str(error)).lower()}")
+            return Verdict("waits", f"cannot be read: {os_reason(error)}")
         return self._placed(candidate, named, outline)
 
     def _is_settled(self, candidate: Candidate) -> bool:

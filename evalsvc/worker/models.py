@@ -22,7 +22,7 @@ from evalsvc.checkpoints.reference import (
     verify,
 )
 from evalsvc.checkpoints.weights import read_weights
-from evalsvc.errors import CheckpointGone
+from evalsvc.errors import CheckpointGone, os_reason
 from evalsvc.models.loading import load_model, saved_frequencies
 from evalsvc.models.open_lm import Transformer
 from evalsvc.models.virtual import agreed_config, load_virtual, virtual_frequencies
@@ -179,7 +179,7 @@ def _hash(checkpoint: CheckpointRef) -> str:
     try:
         return hash_files(Path(checkpoint.path))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         raise CheckpointGone(f"{checkpoint.label}: {checkpoint.path} went away while it was read: {reason}") from None
 
 

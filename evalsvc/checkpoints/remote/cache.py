@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.errors import CacheFull, CheckpointError
+from evalsvc.errors import CacheFull, CheckpointError, os_reason
 
 POLL = 0.2
 """Seconds between two looks at an entry that another process is fetching."""
@@ -76,7 +76,7 @@ class Cache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CacheFull(f"{self._folder} cannot be made ({error.strerror}); move EVALSVC_CACHE") from None
+            raise CacheFull(f"{self._folder} cannot be made ({os_reason(error)}); move EVALSVC_CACHE") from None
         lock = self._shared(entry, fetch, report)
         try:
             os.utime(entry.lock)

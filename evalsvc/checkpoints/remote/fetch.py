@@ -35,6 +35,7 @@ from evalsvc.errors import (
     CheckpointNotAllowed,
     CheckpointNotFound,
     SourceUnreachable,
+    os_reason,
 )
 
 Report = Callable[[int], None]
@@ -170,7 +171,7 @@ def _fetch_file(source: Source, file: RemoteFile, target: Path, report: Report, 
     except FileNotFoundError:
         raise
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         raise CacheFull(
             f"{shown}: cannot be written to {target.parent} ({reason}); make room there, or move EVALSVC_CACHE"
         ) from None

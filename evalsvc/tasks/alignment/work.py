@@ -88,7 +88,7 @@ class AlignmentWork(Work[Alignment]):
         layout = context.layout()
         data = self._read(context, layout, self.task.data)
         if data.digest != shard["digest"]:
-            raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
+            raise DataChanged.since_planned(data.path)
         pairs = pairs_of(data, layout, self.task.limit).one_per_image()
         if shard["part"] == LEARNED:
             return self._learn(context, shard, data, pairs)
@@ -180,7 +180,7 @@ class AlignmentWork(Work[Alignment]):
         assert self.task.learn is not None, "nothing is trained without it"
         training, left, digest = self._split(context, context.layout(), data, pairs)
         if digest != shard["protocol"]["learned"]["data"]:
-            raise DataChanged(f"{self.task.learn.data} has changed since this evaluation was planned; evaluate again")
+            raise DataChanged.since_planned(self.task.learn.data)
         how = Training(self.task.learn.steps, self.task.learn.batch, self.task.learn.rate, self.task.learn.seed)
         try:
             learned = learn(self._tables(context, shard), training, how, context.report)

@@ -77,7 +77,7 @@ class CompletionsWork(TextWork[Completions]):
             raise DataChanged("the run has another base since this evaluation was planned; evaluate again")
         tokenizer = self.text_tokenizer(context)
         if tokenizer.digest != shard["tokenizer"]:
-            raise DataChanged(f"{tokenizer.path} has changed since this evaluation was planned; evaluate again")
+            raise DataChanged.since_planned(tokenizer.path)
         layout, whole = context.layout(), self._encode(tokenizer)
         max_length = self.task.max_length or self.model(context).config.seq_len
         prompts = [self._cut(ids, max_length) for ids in whole]

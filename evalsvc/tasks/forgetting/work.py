@@ -283,7 +283,7 @@ class ForgettingWork(BenchmarkWork[Forgetting]):
         base = self._planned_base(context, shard)
         data, records = self._read(context)
         if data.digest != shard["digest"]:
-            raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
+            raise DataChanged.since_planned(data.path)
         some = _passages(context, base, data, records[shard["start"] : shard["stop"]], shard["max_length"])
         sides = [
             Side(

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from evalsvc.errors import os_reason
 from evalsvc.spec.protocol import digest
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def keep_answers(folder: Path, key: Mapping[str, Any], answers: Mapping[str, Any
                 partial.unlink(missing_ok=True)
         _drop_oldest(folder / FOLDER)
     except OSError as error:
-        log.warning("answers are not kept: %s: %s", path, error.strerror or error)
+        log.warning("answers are not kept: %s: %s", path, os_reason(error))
 
 
 def _place(folder: Path, key: Mapping[str, Any]) -> Path:

@@ -288,7 +288,7 @@ def _survey(
 
 def _require_planned(data: TokenData, shard: Mapping[str, Any]) -> None:
     if data.digest != shard["digest"]:
-        raise DataChanged(f"{data.path} has changed since this evaluation was planned; evaluate again")
+        raise DataChanged.since_planned(data.path)
 
 
 @dataclass(frozen=True)

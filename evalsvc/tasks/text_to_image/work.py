@@ -97,7 +97,7 @@ class TextToImageWork(Work[TextToImage]):
             images = slice(shard["start"], shard["stop"])
             return reference_features(context, reference, features, images, shard["images"])
         if prompts.digest != shard["digest"]:
-            raise DataChanged(f"{prompts.path} has changed since this evaluation was planned; evaluate again")
+            raise DataChanged.since_planned(prompts.path)
         part = prompts.records[shard["start"] : shard["stop"]]
         output = sample_images(context, self.task, layout, decoder, features, part, shard)
         return {**output, "cut": sum(record.cut > 0 for record in part)}
