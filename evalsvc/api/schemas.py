@@ -11,15 +11,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from evalsvc.checkpoints.expression_parser import is_expression
 from evalsvc.checkpoints.reference import Spool
-from evalsvc.compare.result import CHECKPOINT, RUN
 from evalsvc.errors import UnknownName
 from evalsvc.metrics.intervals import LEVEL
-from evalsvc.spec.suite import NAME
+from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
 
 MAX_URI = 4096
-MAX_STEP = 2**53 - 1
-"""The largest whole number that every reader of JSON keeps as it is."""
-
 MAX_ID = 2**31 - 1
 MAX_FLIPPED = 10_000
 MAX_PLANNED = 256
@@ -36,9 +32,8 @@ def _check_name(name: str) -> str:
 
 
 def _plain(pattern: re.Pattern[str]) -> str:
-    """A pattern for JSON schema, which has no named groups; of digits, no more than a step has."""
-    plain = re.sub(r"\(\?P<\w+>", "(", pattern.pattern).replace(r"\d+", "[0-9]{1,18}")
-    return f"^{plain}$"
+    """Return a pattern for JSON schema, which has no named groups."""
+    return "^" + re.sub(r"\(\?P<\w+>", "(", pattern.pattern) + "$"
 
 
 Name = Annotated[str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]

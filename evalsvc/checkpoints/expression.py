@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.names import checkpoint_name
 
 ARITHMETIC = 1
 """Version of how the tensors are computed; part of a virtual checkpoint's digest."""
@@ -39,7 +40,7 @@ class Step:
     variant: str = "raw"
 
     def __str__(self) -> str:
-        return f"{self.run}@{self.step}" + ("" if self.variant == "raw" else f":{self.variant}")
+        return checkpoint_name(self.run, self.step, self.variant)
 
 
 @dataclass(frozen=True)

@@ -38,20 +38,14 @@ from evalsvc.checkpoints.expression import (
     Steps,
 )
 from evalsvc.errors import InvalidRequest
-from evalsvc.spec.suite import NAME
+from evalsvc.spec.names import MAX_STEP, STEPS
 
 MAX_DEPTH = 16
 MAX_LAYER = 9_999
-MAX_STEP = 2**63 - 1
 
 _BLANKS = re.compile(r"\s*")
 _WORD = re.compile(r"""[^\s,()"']+""")
 _QUOTED = re.compile(r""""([^"]+)"|'([^']+)'""")
-_NUMBER = "[0-9]{1,19}"
-_STEP = re.compile(
-    rf"(?P<run>{NAME.pattern})@(?P<first>{_NUMBER})(\.\.(?P<last>{_NUMBER})(/(?P<stride>{_NUMBER}))?)?"
-    rf"(:(?P<variant>{NAME.pattern}))?"
-)
 _WEIGHT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _CHECKPOINT = "a checkpoint (RUN@STEP[:VARIANT], base, a path) or " + ", ".join(f"{name}(…)" for name in FUNCTIONS)
@@ -217,7 +211,7 @@ class _Parser:
 def _atom(word: str) -> Leaf | Steps:
     if word == "base":
         return Base()
-    found = _STEP.fullmatch(word)
+    found = STEPS.fullmatch(word)
     if found is None:
         return File(word)
     variant = found["variant"] or "raw"

@@ -17,9 +17,9 @@ from evalsvc.cli.contrast_tables import (
 from evalsvc.cli.options import Family, Format, Url, connect, print_document
 from evalsvc.client import Client
 from evalsvc.compare.contrast import Options, compare_results, require_comparable
-from evalsvc.compare.result import CHECKPOINT, RUN
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.names import CHECKPOINT, RUN
 
 commands = typer.Typer()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from evalsvc.spec.names import checkpoint_name
+
 SHOWN_RUNS = 8
 """Lines for runs with a queue; the longest queues come first."""
 
@@ -125,8 +127,7 @@ def _warned(warned: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _place(item: Mapping[str, Any]) -> str:
-    variant = "" if item.get("variant", "raw") == "raw" else f":{item['variant']}"
-    return f"{item['run']}@{item['step']}{variant}"
+    return checkpoint_name(item["run"], item["step"], item.get("variant", "raw"))
 
 
 def _one_line(text: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from evalsvc.errors import InvalidData, InvalidRequest
+from evalsvc.errors import InvalidData
 from evalsvc.files.items import ItemTable
 from evalsvc.metrics import paired
 from evalsvc.metrics.intervals import Spread
@@ -17,37 +16,6 @@ from evalsvc.metrics.ratio import Ratio
 
 Metric = Mapping[str, Any]
 """As `MetricValue.to_json` writes it, with its `task`."""
-
-CHECKPOINT = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<step>\d+)(:(?P<variant>[^/:]+))?")
-"""RUN@STEP or RUN@STEP:VARIANT; everything else is the path of a result."""
-
-RUN = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)(:(?P<variant>[^/:]+))?")
-"""RUN or RUN:VARIANT."""
-
-
-def parse_checkpoint(name: str) -> tuple[str, int, str]:
-    """Run, step and variant of RUN@STEP[:VARIANT].
-
-    Raises:
-        InvalidRequest: it is no such name.
-    """
-    found = CHECKPOINT.fullmatch(name)
-    # A step has 18 digits at most, so that every database holds it.
-    if found is None or len(found["step"]) > 18:
-        raise InvalidRequest(f"{name!r} names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400")
-    return found["run"], int(found["step"]), found["variant"] or "raw"
-
-
-def parse_run(name: str) -> tuple[str, str]:
-    """Run and variant of RUN[:VARIANT].
-
-    Raises:
-        InvalidRequest: it is no such name.
-    """
-    found = RUN.fullmatch(name)
-    if found is None:
-        raise InvalidRequest(f"{name!r} names no run; give RUN or RUN:VARIANT, such as pretrained:ema_0.9999")
-    return found["run"], found["variant"] or "raw"
 
 
 @dataclass(frozen=True)

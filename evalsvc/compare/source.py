@@ -12,8 +12,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.client import OVER, Client
-from evalsvc.compare.result import CHECKPOINT, Result, number
+from evalsvc.compare.result import Result, number
 from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName, os_reason
+from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
 from evalsvc.spec.protocol import Direction
 
 
@@ -42,10 +43,9 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
         InvalidData: the file is not a result.
         DeadlineExceeded: evaluations were not over in time.
     """
-    checkpoint = CHECKPOINT.fullmatch(name)
-    if checkpoint is None:
+    if CHECKPOINT.fullmatch(name) is None:
         return Result(name, _read_file(Path(name)))
-    run, step, variant = checkpoint["run"], int(checkpoint["step"]), checkpoint["variant"] or "raw"
+    run, step, variant = parse_checkpoint(name)
     while True:
         document = service.client.results(run, step, variant=variant, suite=service.suite)
         pending = [evaluation["id"] for evaluation in document["evaluations"] if evaluation["state"] not in OVER]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -15,11 +14,9 @@ from pydantic import BaseModel, ValidationError
 from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName, os_reason
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import excess, first_repeated, shortened
+from evalsvc.spec.names import NAME
 from evalsvc.spec.protocol import digest
 from evalsvc.spec.yaml_text import YamlError, read_yaml
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Names of runs, suites and tasks, as they appear in addresses and in metrics' names."""
 
 SHIPPED_SUITES = Path(str(resources.files("evalsvc") / "suites"))
 """The folder of the suites that come with evalsvc."""

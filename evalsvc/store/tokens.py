@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.access_tokens import TokenScope, hash_token, new_token
 from evalsvc.errors import Conflict, InvalidRequest, UnknownName
-from evalsvc.spec.suite import NAME
+from evalsvc.spec.names import NAME
 from evalsvc.store.tables import Token, now
 
 MAX_DAYS = 36_500

@@ -18,8 +18,8 @@ from typing import Any
 
 from evalsvc.data.files import missing_package
 from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName, os_reason
+from evalsvc.spec.names import NAME
 from evalsvc.spec.protocol import digest
-from evalsvc.spec.suite import NAME
 
 try:
     import numpy as np

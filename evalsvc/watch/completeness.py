@@ -13,7 +13,7 @@ from evalsvc.checkpoints.pickle_outline import read_outline
 from evalsvc.checkpoints.reference import FOLDER_FILES
 from evalsvc.checkpoints.safetensors_file import read_header
 from evalsvc.errors import EvalsvcError, NotACheckpoint, os_reason
-from evalsvc.spec.suite import NAME
+from evalsvc.spec.names import NAME
 from evalsvc.watch.local_folder import Candidate
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import Named, StepPattern, is_checkpoint_name, read_averaged_name, read_name

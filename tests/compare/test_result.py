@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from gate_documents import result, value
 
-from evalsvc.compare.result import Measured, Result, distance, paired_numbers, parse_checkpoint, parse_run
-from evalsvc.errors import InvalidRequest
+from evalsvc.compare.result import Measured, Result, distance, paired_numbers
 from evalsvc.files.items import ItemTable, pack_items
 from evalsvc.metrics.paired import aligned, difference_of, item_numbers, paired_difference
 
@@ -93,15 +92,3 @@ def test_a_table_is_read_once_and_only_when_it_is_needed() -> None:
     for metric in metrics:
         found.numbers(metric.to_json() | {"task": "language"})
     assert read == ["language"]
-
-
-def test_names_of_checkpoints_and_runs() -> None:
-    assert parse_checkpoint("t2i-1b.x@400") == ("t2i-1b.x", 400, "raw")
-    assert parse_checkpoint("a@0:ema_0.9999") == ("a", 0, "ema_0.9999")
-    assert parse_run("a:ema") == ("a", "ema")
-    assert parse_run("a") == ("a", "raw")
-    for wrong in ("a", "a@", "a@-1", "a@1.5", "a@" + "9" * 19, "@1", "a@1:b/c"):
-        with pytest.raises(InvalidRequest, match="names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT"):
-            parse_checkpoint(wrong)
-    with pytest.raises(InvalidRequest, match="names no run; give RUN or RUN:VARIANT"):
-        parse_run("a@1")

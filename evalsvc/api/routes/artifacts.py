@@ -15,12 +15,13 @@ from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.json_schema import ANYTHING
 from evalsvc.api.response_schemas import ARTIFACTS, PRUNED, RETENTION
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import MAX_STEP, Id, Name, RetentionInput
+from evalsvc.api.schemas import Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import ArtifactPruned, UnknownName
 from evalsvc.files.artifacts import DamagedContent, artifact_path, read_content
 from evalsvc.service.pruner import prune
 from evalsvc.spec.artifact_policy import parse_retention
+from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.lookup import find_evaluation, find_run, get_or_create_run
 from evalsvc.store.runs.pruning import require_metric, retention_view
 from evalsvc.store.tables import Artifact

@@ -18,8 +18,9 @@ from evalsvc.api.schemas import CompareQuery, CurvesQuery
 from evalsvc.api.state import CurrentState
 from evalsvc.compare.contrast import Options, compare_results, require_comparable
 from evalsvc.compare.difference_curves import difference_curves
-from evalsvc.compare.result import Result, parse_checkpoint, parse_run
+from evalsvc.compare.result import Result
 from evalsvc.errors import UnknownName
+from evalsvc.spec.names import checkpoint_name, parse_checkpoint, parse_run
 from evalsvc.store.lookup import find_run, find_step
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
 from evalsvc.store.runs.base import find_base
@@ -230,7 +231,7 @@ def _against_base(session: Session, folder: Path, query: CurvesQuery) -> tuple[s
             f"by PUT /v1/runs/{run}/base, or give a second run"
         )
     place = (base.run.name, base.step, base.variant)
-    name = f"{place[0]}@{place[1]}" + ("" if base.variant == "raw" else f":{base.variant}")
+    name = checkpoint_name(*place)
     before = _result(session, folder, query.suite, name, *place)
     others = [step for step in steps if (run, step, variant) != place]
     after = _results_along(session, folder, run, others, variant, query.suite)

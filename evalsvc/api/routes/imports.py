@@ -14,9 +14,10 @@ from evalsvc.api.history_schemas import IMPORTED
 from evalsvc.api.json_answer import JsonAnswer
 from evalsvc.api.json_schema import WORDS
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import MAX_ID, MAX_STEP, Name, RawBody, check_storable
+from evalsvc.api.schemas import MAX_ID, Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.names import MAX_STEP
 from evalsvc.spec.protocol import Direction, Protocol
 from evalsvc.spec.visible_text import check_visible
 from evalsvc.store.history.imports import Imported, import_values

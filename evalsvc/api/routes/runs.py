@@ -12,12 +12,13 @@ from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, PROTOCOL, RESULT, RUN, RUNS
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
-from evalsvc.api.schemas import MAX_STEP, BaseInput, Name, PlanInput, RunInput
+from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
 from evalsvc.api.state import CurrentState, State
 from evalsvc.checkpoints.reference import discard, spool_path, verify
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
+from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.history.reading import read_protocol
 from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.named_files import named_artifacts, named_items

@@ -180,7 +180,7 @@ class AlignmentWork(Work[Alignment]):
         assert self.task.learn is not None, "nothing is trained without it"
         training, left, digest = self._split(context, context.layout(), data, pairs)
         if digest != shard["protocol"]["learned"]["data"]:
-            raise DataChanged.since_planned(self.task.learn.data)
+            raise DataChanged.since_planned(str(self.task.learn.data))
         how = Training(self.task.learn.steps, self.task.learn.batch, self.task.learn.rate, self.task.learn.seed)
         try:
             learned = learn(self._tables(context, shard), training, how, context.report)

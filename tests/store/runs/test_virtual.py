@@ -78,7 +78,7 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
             UnknownName,
             "has no checkpoint at 40, 50, 60 of run-a@10..60/10; it has 10, 20, 30 there; leave the stride out",
         ),
-        (f"avg(run-a@0..{2**63 - 1}/1)", InvalidRequest, f"has more than {MAX_CHECKPOINTS} checkpoints"),
+        (f"avg(run-a@0..{2**53 - 1}/1)", InvalidRequest, f"has more than {MAX_CHECKPOINTS} checkpoints"),
         (
             "avg(base, run-a@10)",
             UnknownName,

@@ -1,0 +1,58 @@
+"""Names of runs, variants and suites, and of what a run has: RUN@STEP, RUN@STEP:VARIANT, RUN:VARIANT."""
+
+from __future__ import annotations
+
+import re
+
+from evalsvc.errors import InvalidRequest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Names of runs, variants, suites and tasks, as they appear in addresses and in metrics' names."""
+
+MAX_STEP = 2**53 - 1
+"""The largest training step: the largest whole number that every reader of JSON keeps as it is."""
+
+_RUN = r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)"
+_VARIANT = r"(:(?P<variant>[^/:]+))?"
+_STEP = "[0-9]{1,19}"
+
+RUN = re.compile(_RUN + _VARIANT)
+"""RUN or RUN:VARIANT."""
+
+CHECKPOINT = re.compile(_RUN + "@(?P<step>[0-9]{1,18})" + _VARIANT)  # 18 digits: every database holds that step
+"""RUN@STEP or RUN@STEP:VARIANT; where a path may be given as well, everything else is a path."""
+
+STEPS = re.compile(
+    rf"(?P<run>{NAME.pattern})@(?P<first>{_STEP})(\.\.(?P<last>{_STEP})(/(?P<stride>{_STEP}))?)?"
+    rf"(:(?P<variant>{NAME.pattern}))?"
+)
+"""RUN@STEP or RUN@FIRST..LAST[/STRIDE], with or without :VARIANT, in an expression."""
+
+
+def checkpoint_name(run: str, step: int, variant: str) -> str:
+    """Return RUN@STEP for the variant `raw`, RUN@STEP:VARIANT for any other."""
+    return f"{run}@{step}" + ("" if variant == "raw" else f":{variant}")
+
+
+def parse_checkpoint(name: str) -> tuple[str, int, str]:
+    """Return run, step and variant of RUN@STEP[:VARIANT].
+
+    Raises:
+        InvalidRequest: `name` has another form.
+    """
+    found = CHECKPOINT.fullmatch(name)
+    if found is None:
+        raise InvalidRequest(f"{name!r} names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT, such as pretrained@400")
+    return found["run"], int(found["step"]), found["variant"] or "raw"
+
+
+def parse_run(name: str) -> tuple[str, str]:
+    """Return run and variant of RUN[:VARIANT].
+
+    Raises:
+        InvalidRequest: `name` has another form.
+    """
+    found = RUN.fullmatch(name)
+    if found is None:
+        raise InvalidRequest(f"{name!r} names no run; give RUN or RUN:VARIANT, such as pretrained:ema_0.9999")
+    return found["run"], found["variant"] or "raw"
