@@ -59,7 +59,6 @@ import difflib
 import re
 from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
 from typing import ClassVar
 
 MAX_COMPARED = 100
@@ -208,7 +207,7 @@ class DataChanged(EvaluationError):
     code = "data_changed"
 
     @classmethod
-    def since_planned(cls, what: str | Path, causes: str = "") -> DataChanged:
+    def since_planned(cls, what: object, causes: str = "") -> DataChanged:
         """Return the error to raise where `what` is not what the evaluation was planned with.
 
         `causes`, in brackets, follows for what has changed where `what` does not tell.
