@@ -21,6 +21,7 @@ from evalsvc.checkpoints.weights import some, tensor_digest
 from evalsvc.errors import CheckpointMismatch, NonFinite
 from evalsvc.features.extractor import FeatureExtractor
 from evalsvc.features.inception_weights import CLASSIFIER, read_inception, trunk
+from evalsvc.models import private
 
 Resize = Literal["pil-bicubic", "tf1-bilinear"]
 
@@ -66,9 +67,11 @@ class Inception(FeatureExtractor):
             raise CheckpointMismatch(f"the weights are of another network than FID's Inception: {error}") from None
         network.requires_grad_(False)
         self._network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if fused is None:
+            fused = self.device.type == "cpu" and private.has_convolution_by_onednn()
         for module in self._network.modules():
             if isinstance(module, _Conv):
-                module.fused = _can_fuse(self.device) if fused is None else fused
+                module.fused = fused
         self._classifier = tensors[CLASSIFIER].to(device) if CLASSIFIER in tensors else None
         self.taps = TAPS if self._classifier is None else (*TAPS, LOGITS)
 
@@ -240,18 +243,8 @@ class _Conv(nn.Conv2d):
     def _forward_fused(self, x: Tensor) -> Tensor:
         place = (self.padding, self.stride, self.dilation, self.groups)
         if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *place, list(x.shape))
-        after = "relu" if self.rectified else "none"
-        found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *place, after, [], "")
-        return found
-
-
-def _can_fuse(device: torch.device) -> bool:
-    """The operations that torch's own compiler uses on CPUs; they are no promised interface, so they may go."""
-    names = ("_convolution_pointwise", "_reorder_convolution_weight")
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    there = available and all(hasattr(torch.ops.mkldnn, name) for name in names)
-    return device.type == "cpu" and there
+            self._packed = private.reorder_convolution_weight(self.weight, place, list(x.shape))
+        return private.convolution_by_onednn(x, self._packed, self.bias, place, "relu" if self.rectified else "none")
 
 
 def _average(x: Tensor) -> Tensor:

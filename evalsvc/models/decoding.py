@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evalsvc.models import private
 from evalsvc.models.graphs import Graphs
 from evalsvc.models.kv_cache import KVCache
 from evalsvc.models.open_lm import GemmaGeGLU, RMSNorm, SwiGLU, Transformer, rms_norm, rotate_halves, rotate_pairs
@@ -188,7 +189,7 @@ def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..
     With `dynamic` one compilation serves all shapes, and is the slower the less the function itself fixes of them.
     """
     # Each dtype, architecture and batch is another compilation, and a worker may see many.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    private.allow_recompilations(64)
     # A worker of Dask must not fork others to compile.
     return torch.compile(function, dynamic=dynamic, fullgraph=True, options={"compile_threads": 1})
 

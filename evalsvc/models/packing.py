@@ -5,7 +5,7 @@ weight into a layout of its own first. For many rows that is done anew at every 
 few it would cost more than the product, and the layout is made once (`packed_linear`). Where it has none (float64, a
 GPU, another build of torch) the plain product is used.
 
-Weights of 8 bits are multiplied in whole numbers, exactly, by oneDNN or by `torch._int_mm`, which GPUs have too.
+Weights of 8 bits are multiplied in whole numbers, exactly, by oneDNN or by a product that GPUs have too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.models import private
 from evalsvc.spec.model_config import ModelConfig
 
 WeightFormat = Literal["plain", "int8"]
@@ -54,8 +55,7 @@ def product(
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     ):
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-        return out
+        return private.linear_by_onednn(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
@@ -72,14 +72,8 @@ def packed_linear(
     """The product over a copy of `weight` in oneDNN's layout for `rows` rows; plain where it has none."""
     if not can_pack(weight.device, weight.dtype):
         return plain_linear(weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-    multiply = torch.ops.mkldnn._linear_pointwise.default
-
-    def product(x: Tensor) -> Tensor:
-        out: Tensor = multiply(x, packed, bias, "none", [], "")
-        return out
-
-    return product
+    packed = private.reorder_linear_weight(weight, rows)
+    return lambda x: private.linear_by_onednn(x, packed, bias)
 
 
 def int8_linear(
@@ -117,16 +111,10 @@ def _int8_product(
     if not _by_onednn(scale.device, scale.dtype):
         multiply_whole = whole_number_product(rounded)
         return lambda x: multiply_whole(x.to(torch.int8)).to(scale.dtype) * scale
-    packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+    packed = private.pack_int8_weight(rounded)
     zeros = torch.zeros(len(scale), dtype=torch.int32)
-    multiply = torch.ops.onednn.qlinear_pointwise.default
-
-    def product(x: Tensor) -> Tensor:
-        unsigned = (x + 128).to(torch.uint8)  # the instruction multiplies unsigned by signed
-        out: Tensor = multiply(unsigned, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
-        return out
-
-    return product
+    # The instruction multiplies unsigned by signed.
+    return lambda x: private.int8_linear_by_onednn((x + 128).to(torch.uint8), packed, scale, zeros)
 
 
 def whole_number_product(
@@ -149,7 +137,7 @@ def whole_number_product(
     def product(x: Tensor) -> Tensor:
         rows = len(x)
         filled = _padded(x, max(rows, INT8_ROWS), _rounded(width)).contiguous()
-        return torch._int_mm(filled, columns)[:rows, :outputs]
+        return private.int8_product(filled, columns)[:rows, :outputs]
 
     return product
 
@@ -166,12 +154,12 @@ def _rounded(count: int) -> int:
 
 @functools.cache
 def multiplies_int8(device: torch.device) -> bool:
-    """Whether `torch._int_mm` is there and exact at the ends of the range: an old processor adds in 16 bits."""
+    """Whether products of whole numbers are there and exact at the ends of the range: old processors add in 16 bits."""
     try:
         left, right = (torch.full((count, INT8_LANES), 127, dtype=torch.int8, device=device) for count in (32, 16))
         left[1::2], right[1::2] = -127, -127
         exact = left.cpu().long() @ right.cpu().long().t()
-        return torch.equal(torch._int_mm(left, right.t()).cpu().long(), exact)
+        return torch.equal(private.int8_product(left, right.t()).cpu().long(), exact)
     except torch.OutOfMemoryError:  # nothing that would still hold later
         raise
     except (AttributeError, NotImplementedError, RuntimeError):
@@ -185,9 +173,8 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     ones = torch.ones(16, 16, dtype=dtype)
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(ones, 2)
-        for weight in (packed, ones):
-            torch.ops.mkldnn._linear_pointwise.default(ones[:2], weight, None, "none", [], "")
+        for weight in (private.reorder_linear_weight(ones, 2), ones):
+            private.linear_by_onednn(ones[:2], weight, None)
     except (AttributeError, RuntimeError):  # bfloat16 on an old CPU, or a torch whose operators are others
         return False
     return True
@@ -201,12 +188,9 @@ def _by_onednn(device: torch.device, wide: torch.dtype) -> bool:
 def _has_int8() -> bool:
     """Whether oneDNN's product is exact: without VNNI, the processor adds two products in 16 bits, which overflow."""
     try:
-        packed = torch.ops.onednn.qlinear_prepack(torch.full((16, 16), 127, dtype=torch.int8), None)
+        packed = private.pack_int8_weight(torch.full((16, 16), 127, dtype=torch.int8))
         x = torch.full((2, 16), 255, dtype=torch.uint8)
-        scale, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int32)
-        out = torch.ops.onednn.qlinear_pointwise.default(
-            x, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        out = private.int8_linear_by_onednn(x, packed, torch.ones(16), torch.zeros(16, dtype=torch.int32))
     except (AttributeError, RuntimeError):
         return False
     return bool((out == 16 * 127 * 127).all())

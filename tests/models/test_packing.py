@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from evalsvc.errors import InvalidRequest
-from evalsvc.models import packing
+from evalsvc.models import packing, private
 from evalsvc.models.packing import (
     can_pack,
     int8_linear,
@@ -60,7 +60,7 @@ def test_whole_numbers_are_multiplied_exactly(
 ) -> None:
     """A float32 sum of so many is off by one and more; a GPU takes neither few rows nor odd widths."""
     taken: list[tuple[int, ...]] = []
-    multiply = torch._int_mm
+    multiply = private.int8_product
 
     def checked(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         taken.append((len(left), *right.shape))
@@ -69,7 +69,7 @@ def test_whole_numbers_are_multiplied_exactly(
         return multiply(left, right)
 
     assert packing.multiplies_int8(CPU)
-    monkeypatch.setattr(torch, "_int_mm", checked)
+    monkeypatch.setattr(private, "int8_product", checked)
     generator = torch.Generator().manual_seed(0)
     weight, x = (torch.randint(90, 128, size, generator=generator) for size in (shape, (rows, shape[1])))
     weight[0], x[0] = 127, -127

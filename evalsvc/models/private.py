@@ -1,0 +1,95 @@
+"""Parts of torch that no release promises to keep, one function for each.
+
+torch's own compiler uses these operators of oneDNN on CPUs. A build or a release of torch may lack them, or have them
+with other arguments: callers ask by calling, and take AttributeError, NotImplementedError and RuntimeError for a no.
+`tests/models/test_private.py` fails where a release has moved one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def reorder_linear_weight(
+    weight: Tensor,  # [N, D]
+    rows: int,
+) -> Tensor:
+    """Return a copy of `weight` in oneDNN's own layout for products with `rows` rows."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+    return packed
+
+
+def linear_by_onednn(
+    x: Tensor,  # [..., D]
+    weight: Tensor,  # [N, D], in torch's layout or oneDNN's
+    bias: Tensor | None,  # [N]
+) -> Tensor:  # [..., N]
+    """Compute `F.linear` by oneDNN."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return out
+
+
+def pack_int8_weight(
+    weight: Tensor,  # [N, D] int8
+) -> Tensor:
+    """Return a copy of `weight` in oneDNN's own layout for `int8_linear_by_onednn`."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
+    return packed
+
+
+def int8_linear_by_onednn(
+    x: Tensor,  # [R, D] uint8, 128 more than what is meant
+    packed: Tensor,
+    scale: Tensor,  # [N]
+    zeros: Tensor,  # [N] int32
+) -> Tensor:  # [R, N] float32
+    """Multiply whole numbers of 8 bits by oneDNN, and the sums by `scale`."""
+    out: Tensor = torch.ops.onednn.qlinear_pointwise.default(
+        x, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return out
+
+
+def int8_product(
+    left: Tensor,  # [R, D] int8
+    right: Tensor,  # [D, N] int8
+) -> Tensor:  # [R, N] int32
+    """Multiply whole numbers of 8 bits, on CPUs and GPUs."""
+    return torch._int_mm(left, right)
+
+
+def has_convolution_by_onednn() -> bool:
+    """Tell whether this build of torch has the two operators below."""
+    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def reorder_convolution_weight(
+    weight: Tensor,  # [N, C, K, L]
+    place: tuple[object, ...],
+    shape: list[int],
+) -> Tensor:
+    """Return a copy of `weight` in oneDNN's own layout for maps of `shape`; see `convolution_by_onednn`."""
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *place, shape)
+    return packed
+
+
+def convolution_by_onednn(
+    x: Tensor,  # [B, C, H, W]
+    packed: Tensor,
+    bias: Tensor | None,  # [N]
+    place: tuple[object, ...],
+    then: Literal["relu", "none"],
+) -> Tensor:  # [B, N, H', W']
+    """Compute `F.conv2d`, and the rectifier with it; `place` is padding, stride, dilation and groups."""
+    out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *place, then, [], "")
+    return out
+
+
+def allow_recompilations(count: int) -> None:
+    """Let torch.compile make at least so many versions of one function before it gives up."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, count)
