@@ -28,7 +28,6 @@ from evalsvc.metrics.definitions import (
     OF_METRIC,
     Definition,
     Kind,
-    definition_of,
     find_definitions,
 )
 from evalsvc.metrics.frechet import Moments
@@ -58,6 +57,12 @@ NOT_RETURNED = {
     "inception_score": "it needs 1,000 images",
 }
 """Definitions that the small results below do not use, and why. Those of sampled images are held to the catalog."""
+
+
+def definition_of(kind: str, metric: str) -> Definition | None:
+    """The first definition of a metric by its full name, such as `captions/text`."""
+    name = metric.partition("/")[2]
+    return next((one for one in DEFINITIONS if one.kind == kind and one.matches(name)), None)
 
 
 def test_the_page_is_that_of_the_code() -> None:

@@ -1,0 +1,66 @@
+"""What every metric is: formula, unit, items, pairs, standard error and source, as one table.
+
+`evalsvc metrics` shows the table, `docs/metrics.md` is made of it, and a test holds it to what the tasks return. A new
+metric is one more entry in the file of its kind of task.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from itertools import islice
+
+from evalsvc.metrics.definitions.alignment import ALIGNMENT
+from evalsvc.metrics.definitions.completions import COMPLETIONS
+from evalsvc.metrics.definitions.definition import ANY, ITEMS, KINDS, OF_METRIC, Definition, Kind
+from evalsvc.metrics.definitions.forgetting import FORGETTING
+from evalsvc.metrics.definitions.language import LANGUAGE
+from evalsvc.metrics.definitions.loss import LOSS
+from evalsvc.metrics.definitions.reconstruction import RECONSTRUCTION
+from evalsvc.metrics.definitions.standard_errors import ERRORS
+from evalsvc.metrics.definitions.text_to_image import TEXT_TO_IMAGE
+
+__all__ = [
+    "ANY",
+    "DEFINITIONS",
+    "ERRORS",
+    "ITEMS",
+    "KINDS",
+    "OF_METRIC",
+    "Definition",
+    "Kind",
+    "find_definitions",
+    "plain_names",
+]
+
+DEFINITIONS: tuple[Definition, ...] = (
+    *LOSS,
+    *TEXT_TO_IMAGE,
+    *RECONSTRUCTION,
+    *LANGUAGE,
+    *FORGETTING,
+    *COMPLETIONS,
+    *ALIGNMENT,
+)
+
+
+def find_definitions(wanted: str) -> list[Definition]:
+    """Return the definitions that a reader means by a metric's name, full or without its first half, or by a pattern.
+
+    What has any name whatever, such as the other metrics of lm-eval, is not meant by a name that is not its own.
+    """
+    name = wanted.rpartition("/")[2]
+    found = []
+    for kind in KINDS:
+        of_kind = [one for one in DEFINITIONS if one.kind == kind]
+        named = [one for one in of_kind if any(fnmatchcase(own, wanted) or own == wanted for own in one.names)]
+        matching = (one for one in of_kind if one.names != ANY and one.matches(name))
+        found += named or list(islice(matching, 1))
+    return found
+
+
+def plain_names(definitions: Iterable[Definition] = DEFINITIONS) -> list[str]:
+    """Return the names that a metric may have just so: without what is in brackets, and those with `<…>` left out."""
+    names = (re.sub(r"\[[^]]*\]", "", name) for definition in definitions for name in definition.names)
+    return list(dict.fromkeys(name for name in names if "<" not in name))
