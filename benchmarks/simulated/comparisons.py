@@ -12,7 +12,7 @@ import numpy as np
 
 from evalsvc.compare.contrast import Family, Options, compare_results
 from evalsvc.compare.difference_curves import APART, Band, difference_curves
-from evalsvc.compare.result import Measured, Result, distance
+from evalsvc.compare.result import Measured, Result, distance_between
 from evalsvc.language.results import Results, plain_mean
 from evalsvc.metrics.entropy import unigram_loss
 from evalsvc.metrics.ratio import Ratio
@@ -55,7 +55,7 @@ def missing_item(n: int) -> Simulation:
         base, own = changed(SHAPES["normal"], random, n)
         a, b = result("a", metric("t/x", base)), result("b", metric("t/x", own[:-1]))
         sides = [Measured(one.values["t/x"][PROTOCOL.id], one) for one in (a, b)]
-        found = distance(*sides)
+        found = distance_between(*sides)
         return of_difference(found, 0.0)._replace(verdict=found.basis)
 
     return draw
@@ -118,7 +118,7 @@ def as_result(name: str, metrics: Sequence[MetricValue], items: Sequence[dict[st
 def of_results(name: str, a: Result, b: Result, truth: float) -> Draw:
     """The difference of one metric of two results, as comparisons and the gate take it."""
     sides = [Measured(next(iter(one.values[name].values())), one) for one in (a, b)]
-    found = distance(*sides)
+    found = distance_between(*sides)
     return of_difference(found, truth)._replace(verdict=found.basis)
 
 

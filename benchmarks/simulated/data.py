@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evalsvc.compare.result import Result
 from evalsvc.files.items import ItemTable
-from evalsvc.metrics.paired import Numbers
+from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.protocol import MetricValue, Protocol
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from evalsvc.files.arrays import pack_array
 from evalsvc.metrics.cmmd import CMMD
+from evalsvc.metrics.distance import distance
 from evalsvc.metrics.fid import FID64
 from evalsvc.metrics.fid_infinity import FID64_INFINITY
 from evalsvc.metrics.frechet import Moments, frechet_distance
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
 from evalsvc.metrics.inception_score import INCEPTION_SCORE
 from evalsvc.metrics.kid import KID
-from evalsvc.metrics.paired import distance
 from evalsvc.metrics.prdc import COVERAGE, DENSITY, PRECISION, RECALL
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.tasks.reconstruction.round_trip import SIDES, paired_distance

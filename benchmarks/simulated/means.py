@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from evalsvc.metrics.intervals import MIN_ITEMS, value_interval
-from evalsvc.metrics.paired import LEVEL, Distance, Numbers, distance, spread_of
+from evalsvc.metrics.distance import Distance, distance
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, value_interval
+from evalsvc.metrics.item_numbers import Numbers
+from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio, perplexity
 from simulated.cells import Cell, Draw, Generator, Simulation
 from simulated.data import PER_IMAGE, SHAPES, Shape, clustered, mean, numbers, owners, ratio, ratio_numbers

@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from evalsvc.compare.result import Measured, Metric, Result, distance, paired_numbers, task_of
+from evalsvc.compare.result import Measured, Metric, Result, distance_between, paired_numbers, task_of
 from evalsvc.errors import NotComparable, UnknownName
-from evalsvc.metrics import paired
+from evalsvc.metrics.distance import Basis, Distance, distance, judge
 from evalsvc.metrics.intervals import LEVEL, Interval, Spread, require_level, value_interval
+from evalsvc.metrics.item_numbers import Numbers, aligned
 from evalsvc.metrics.mcnemar import McNemar, holm
-from evalsvc.metrics.paired import Basis, Distance, Numbers, aligned, judge
 from evalsvc.spec.protocol import (
     Direction,
     describe_differences,
@@ -343,7 +343,7 @@ def _nearest(metric: Metric, strange: Sequence[Metric], a: Result, b: Result) ->
 
 
 def _compare(a: Measured, b: Measured, options: Options) -> Contrast:
-    found = distance(a, b)
+    found = distance_between(a, b)
     pairs = None if found.flips is None else paired_numbers(a, b)
     answers = None if pairs is None or found.flips is None else _answers(found.flips.counts, *pairs, options.flipped)
     return _judged(a, b, found, options, answers=answers)
@@ -362,7 +362,7 @@ def _compare_strangers(a: Measured, b: Measured, differing: Mapping[str, Any], o
     if not options.force:
         sides = {name: Side.of(side, options.level) for name, side in (("a", a), ("b", b))}
         return _contrast(a.metric, "other_protocol", **sides, differing=differing)
-    found = paired.distance(a.estimate, b.estimate, unit=a.metric["unit"])
+    found = distance(a.estimate, b.estimate, unit=a.metric["unit"])
     return _judged(a, b, found, options, differing=differing)
 
 

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from evalsvc.compare.gate_rules import EVERYTHING, Family, Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
-from evalsvc.compare.result import Measured, Metric, Result, distance, number, task_of
+from evalsvc.compare.result import Measured, Metric, Result, distance_between, number, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
-from evalsvc.metrics.paired import Basis
+from evalsvc.metrics.distance import Basis
 from evalsvc.spec.protocol import describe_differences, differences, labelled, tell_apart
 
 
@@ -334,7 +334,7 @@ def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) ->
 
 def _measurement(rule: Rule, before: Measured, after: Measured) -> Measurement:
     higher = (rule.direction or before.metric["direction"]) == "higher"
-    gap = Gap(rule, before.estimate.value, after.estimate.value, higher, distance(before, after))
+    gap = Gap(rule, before.estimate.value, after.estimate.value, higher, distance_between(before, after))
     return Measurement(before.metric, gap)
 
 

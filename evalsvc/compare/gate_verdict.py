@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evalsvc.compare.gate_rules import Rule
+from evalsvc.metrics.distance import Basis, Distance
 from evalsvc.metrics.intervals import MIN_ITEMS
-from evalsvc.metrics.paired import Basis, Distance
 
 Verdict = Literal[
     "worse",

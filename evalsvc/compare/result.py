@@ -9,9 +9,10 @@ from typing import Any
 
 from evalsvc.errors import InvalidData
 from evalsvc.files.items import ItemTable
-from evalsvc.metrics import paired
+from evalsvc.metrics.distance import Distance, distance
 from evalsvc.metrics.intervals import Spread
-from evalsvc.metrics.paired import Distance, Numbers
+from evalsvc.metrics.item_numbers import Numbers, groups_of, is_share
+from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio
 
 Metric = Mapping[str, Any]
@@ -59,14 +60,14 @@ class Result:
         return self.protocols.get(identity, {})
 
     def numbers(self, metric: Metric) -> Numbers:
-        """What the metric is made of, as its `items` say; `metrics.paired.item_numbers` of the task's table.
+        """What the metric is made of, as its `items` say; `item_numbers` of the task's table.
 
         Raises:
             ItemsLost: the service has lost the table.
             InvalidData: the table of a file has values that are no numbers.
         """
         task, keys, grouped_by = task_of(metric), tuple(metric["items"]), metric.get("grouped_by")
-        benchmark = None if paired.is_share(keys) else metric["name"].partition("/")[0]
+        benchmark = None if is_share(keys) else metric["name"].partition("/")[0]
         place = (task, benchmark, grouped_by, *keys)
         if place not in self._numbers:
             self._numbers[place] = self._read_numbers(task, benchmark, keys, grouped_by)
@@ -104,7 +105,7 @@ class Result:
         groups = None
         if grouped_by is not None:
             named = table.column(grouped_by)
-            groups = paired.groups_of(items, [_hashable(named[position]) for position in positions])
+            groups = groups_of(items, [_hashable(named[position]) for position in positions])
         try:
             return Numbers(items, [list(map(float, column)) for column in columns], groups)
         except (TypeError, ValueError, OverflowError):
@@ -164,7 +165,7 @@ class Measured:
             ItemsLost: the service has lost the table of results per item.
         """
         few = self.metric.get("items") and self.estimate.independent < MANY
-        return paired.spread_of(self.result.numbers(self.metric)) if few else None
+        return spread_of(self.result.numbers(self.metric)) if few else None
 
 
 def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
@@ -179,14 +180,14 @@ def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
     return a.result.numbers(a.metric), b.result.numbers(b.metric)
 
 
-def distance(a: Measured, b: Measured) -> Distance:
-    """Say how far a metric of b is from that of a, paired over the items that both have; see `metrics.paired.distance`.
+def distance_between(a: Measured, b: Measured) -> Distance:
+    """Say how far a metric of b is from that of a, paired over the items that both have; see `distance`.
 
     Raises:
         ItemsLost: the service has lost a table of results per item.
     """
     unit, drawn_from = a.metric["unit"], a.metric.get("drawn_from")
-    return paired.distance(a.estimate, b.estimate, paired_numbers(a, b), unit=unit, drawn_from=drawn_from)
+    return distance(a.estimate, b.estimate, paired_numbers(a, b), unit=unit, drawn_from=drawn_from)
 
 
 def _hashable(name: Any) -> Any:

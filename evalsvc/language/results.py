@@ -19,8 +19,7 @@ from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_names
 from evalsvc.language.scoring import SCORE, IdCounts, Scope, ScoredBenchmark, is_choice, named, unit
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
-from evalsvc.metrics.paired import mean_of
-from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.ratio import Ratio, mean_of
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 ESTIMATOR = "lm-eval/1"

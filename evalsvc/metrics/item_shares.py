@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalsvc.metrics.paired import item_numbers
+from evalsvc.metrics.item_numbers import item_numbers
 from evalsvc.spec.protocol import MetricValue
 
 DIGITS = 7

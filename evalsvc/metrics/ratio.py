@@ -66,6 +66,15 @@ def ratio_of_sums(
     return Ratio(value, math.sqrt(independent / (independent - 1) * squares) / weight, n, found)
 
 
+def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
+    """The plain mean of independent values; stderr² = Σ stderr_k² / K², None where one has none; n is all items."""
+    if not ratios:
+        return None
+    errors = [ratio.stderr for ratio in ratios if ratio.stderr is not None]
+    stderr = math.hypot(*errors) / len(ratios) if len(errors) == len(ratios) else None
+    return Ratio(math.fsum(ratio.value for ratio in ratios) / len(ratios), stderr, sum(ratio.n for ratio in ratios))
+
+
 @dataclass(frozen=True)
 class Moments:
     """What a ratio of sums and its error need of independent items; those of two parts of the data add up.

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from evalsvc.spec.bounds import MAX_TOKENS, TokenId
-from evalsvc.tasks.task import DataPath, Task
+from evalsvc.spec.paths import DataPath
+from evalsvc.tasks.task import Task
 
 
 class TextTask(Task):

@@ -15,6 +15,7 @@ import yaml
 from app_in_process import App, app_in_process
 from gate_documents import document, result, value
 from metric_items import value_of_items
+from paired_items import paired_difference
 
 from evalsvc.checkpoints.reference import CheckpointRef, identify
 from evalsvc.cli import app
@@ -25,7 +26,6 @@ from evalsvc.compare.result import Result
 from evalsvc.compare.source import Service
 from evalsvc.errors import InvalidData, InvalidRequest, UnknownName
 from evalsvc.messages import ShardError
-from evalsvc.metrics.paired import paired_difference
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import MetricValue, Protocol

@@ -10,7 +10,8 @@ import pytest
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, judge, tails
 from evalsvc.metrics import mcnemar
-from evalsvc.metrics.paired import Numbers, distance
+from evalsvc.metrics.distance import distance
+from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.student import critical_value
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 from gate_documents import result, value
+from paired_items import paired_difference
 
-from evalsvc.compare.result import Measured, Result, distance, paired_numbers
+from evalsvc.compare.result import Measured, Result, distance_between, paired_numbers
 from evalsvc.files.items import ItemTable, pack_items
-from evalsvc.metrics.paired import aligned, difference_of, item_numbers, paired_difference
+from evalsvc.metrics.item_numbers import aligned, item_numbers
+from evalsvc.metrics.paired import difference_of
 
 MESSY: list[dict[str, Any]] = [
     {"benchmark": "arc", "index": 0, "acc": 1, "bits": 2.5, "bytes": 4},
@@ -57,7 +59,7 @@ def test_items_that_one_side_lacks_are_left_out_of_the_pairs() -> None:
     items = [{"index": index, "x": float(index)} for index in range(10)]
     sides = [result(value("t/x", 4.5, 0.1, items=("x",)), items={"t": rows}) for rows in (items, items[3:])]
     a, b = (Measured(side.document["metrics"][0], side) for side in sides)
-    found = distance(a, b)
+    found = distance_between(a, b)
     assert (found.basis, found.n, found.n_only_a, found.n_only_b, found.value) == ("paired", 7, 3, 0, 0.0)
 
 

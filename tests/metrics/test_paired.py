@@ -4,27 +4,17 @@ import statistics
 from collections.abc import Callable, Sequence
 
 import pytest
+from paired_items import paired_difference
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.metrics.centred import interval_of_centred, ratio_of_centred
+from evalsvc.metrics.distance import Distance, Judgement, distance, judge
+from evalsvc.metrics.flips import Flips
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval, value_interval
+from evalsvc.metrics.item_numbers import Numbers, item_numbers
 from evalsvc.metrics.mcnemar import McNemar
-from evalsvc.metrics.paired import (
-    Distance,
-    Flips,
-    Judgement,
-    Numbers,
-    Paired,
-    difference_of,
-    distance,
-    interval_of_centred,
-    item_numbers,
-    judge,
-    mean_of,
-    paired_difference,
-    ratio_of_centred,
-    spread_of,
-)
-from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
+from evalsvc.metrics.paired import Paired, difference_of, spread_of
+from evalsvc.metrics.ratio import Ratio, mean_of, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.protocol import Direction
 

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from evalsvc.spec.bounds import MAX_BATCH, Rows, Seed
-from evalsvc.tasks.task import DataPath, Task
+from evalsvc.spec.paths import DataPath
+from evalsvc.tasks.task import Task
 
 
 class Learning(BaseModel):

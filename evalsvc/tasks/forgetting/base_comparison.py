@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evalsvc.language.results import Results
-from evalsvc.metrics.paired import Numbers, difference_of, is_share, item_numbers
+from evalsvc.metrics.item_numbers import Numbers, is_share, item_numbers
+from evalsvc.metrics.paired import difference_of
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 ACCURACIES = ("acc", "exact_match")

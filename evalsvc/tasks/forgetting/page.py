@@ -11,8 +11,8 @@ from typing import Any
 
 from evalsvc.files.artifacts import Artifact
 from evalsvc.files.csv_cells import plain_cell
+from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval
-from evalsvc.metrics.paired import Distance
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.forgetting.rows import ALPHA, BITS, NAMED, NATS, Parts, Row, what_is_gone
 

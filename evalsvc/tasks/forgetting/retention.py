@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evalsvc.language.results import Results
+from evalsvc.metrics.centred import covariance_of_means, fieller_interval
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_mean, linear_of
-from evalsvc.metrics.paired import covariance_of_means, fieller_interval
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.forgetting.base_comparison import SCOPES, Differences, accuracy_of

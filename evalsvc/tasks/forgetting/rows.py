@@ -13,17 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from evalsvc.language.results import Results
+from evalsvc.metrics.centred import interval_of_centred, ratio_of_centred
+from evalsvc.metrics.distance import Basis, Distance, distance
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
+from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.item_shares import finite_factor
 from evalsvc.metrics.mcnemar import McNemar, holm
-from evalsvc.metrics.paired import (
-    Basis,
-    Distance,
-    Numbers,
-    distance,
-    interval_of_centred,
-    ratio_of_centred,
-)
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
 from evalsvc.spec.protocol import Direction, MetricValue
 from evalsvc.tasks.forgetting.base_comparison import SCOPES, accuracy_of, benchmarks_of, numbers_of

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from evalsvc.spec.benchmark import MAX_BENCHMARKS, BenchmarkSpec
 from evalsvc.spec.bounds import MAX_TOKENS, Rows, Shards, Word
+from evalsvc.spec.paths import DataPath
 from evalsvc.tasks.language.spec import BenchmarkTask
-from evalsvc.tasks.task import DataPath
 
 Position = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 """An id of a text, counted from 1."""

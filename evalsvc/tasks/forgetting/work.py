@@ -20,7 +20,8 @@ from evalsvc.language.evaluation import merge_answers, plan_documents
 from evalsvc.language.flips import flips
 from evalsvc.language.results import Results
 from evalsvc.metrics.intervals import Interval, value_interval
-from evalsvc.metrics.paired import item_numbers, spread_of
+from evalsvc.metrics.item_numbers import item_numbers
+from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.forgetting.base_comparison import Differences

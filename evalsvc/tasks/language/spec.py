@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from evalsvc.spec.benchmark import MAX_BENCHMARKS, BenchmarkSpec
 from evalsvc.spec.bounds import Rows, ShardSize, Shots, Word, first_repeated
-from evalsvc.tasks.task import DataPath
+from evalsvc.spec.paths import DataPath
 from evalsvc.tasks.text_task import TextTask
 
 

@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 
 from evalsvc.data.images import Crop, Filter
 from evalsvc.spec.bounds import MAX_SIDE, Rows, Shards, TokenId
-from evalsvc.tasks.task import AssetName, DataPath, Task
+from evalsvc.spec.paths import AssetName, DataPath
+from evalsvc.tasks.task import Task
 
 
 class Loss(Task):

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from evalsvc.data.images import Crop, Filter
 from evalsvc.spec.bounds import MAX_SIDE, Images, ShardSize
-from evalsvc.tasks.task import AssetName, DataPath, Task
+from evalsvc.spec.paths import AssetName, DataPath
+from evalsvc.tasks.task import Task
 
 
 class Reconstruction(Task):

@@ -19,8 +19,9 @@ from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import MAX_BATCH, MAX_ID, MAX_SIDE, Images, Seed, ShardSize, Word
 from evalsvc.spec.looks import Until
+from evalsvc.spec.paths import AssetName, DataPath
 from evalsvc.spec.sampling import SamplingParams
-from evalsvc.tasks.task import AssetName, DataPath, Task
+from evalsvc.tasks.task import Task
 from evalsvc.tasks.text_to_image.recipes import PROMPTS, find_protocol
 
 FID_30K = re.compile(r"fid[^a-z0-9]?30k", re.IGNORECASE)

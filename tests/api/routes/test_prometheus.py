@@ -15,9 +15,9 @@ from queue_steps import enter, evaluate_whole, metric, next_shard, store_result,
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.shards import give_up
-from evalsvc.store.queue.totals import SECONDS, AttemptTotal, Ended, count_attempt, read_depths, read_totals
+from evalsvc.store.queue.totals import SECONDS, Ended, count_attempt, read_depths, read_totals
 from evalsvc.store.session import Store
-from evalsvc.store.tables import Evaluation, Shard, Task, now
+from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
 from evalsvc.store.tokens import create_token
 
 ROOT = Path(__file__).parents[3]

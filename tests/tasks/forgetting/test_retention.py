@@ -10,7 +10,9 @@ import pytest
 from benchmark_results import by_name, results
 
 from evalsvc.language.results import Results
-from evalsvc.metrics.paired import difference_of, interval_of_centred, item_numbers
+from evalsvc.metrics.centred import interval_of_centred
+from evalsvc.metrics.item_numbers import item_numbers
+from evalsvc.metrics.paired import difference_of
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.forgetting.base_comparison import Differences

@@ -15,8 +15,9 @@ from benchmark_files import questions, write_benchmark
 from metric_items import value_of_items
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
-from evalsvc.compare.result import Measured, Result, distance
+from evalsvc.compare.result import Measured, Result
 from evalsvc.messages import ShardError, ShardRequest
+from evalsvc.metrics.distance import distance
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout

@@ -1,0 +1,73 @@
+"""Accuracies above chance, and how much of them is left: a ratio of two means over the same items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.metrics.shares import standard_error
+from evalsvc.metrics.student import critical_value
+
+
+def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: float) -> Ratio | None:
+    """How much of an accuracy above chance is left: (mean(values) − r) / (mean(base) − r), paired by place.
+
+    It is the ratio c / c_base of the centred accuracies c = (accuracy − r) / (1 − r), whose 1 − r cancels. The error is
+    that of the linearised ratio ρ, with d_i = (values_i − r − ρ · (base_i − r)) / (mean(base) − r). It is worth its
+    name only where the base is well above chance. None without items, or where the base is at chance exactly.
+    """
+    pairs = list(zip(base, values, strict=True))
+    if not pairs:
+        return None
+    above = math.fsum(value - chance for value in base) / len(pairs)
+    if above == 0:
+        return None
+    ratio = math.fsum(value - chance for value in values) / len(pairs) / above
+    parts = [(value - chance - ratio * (before - chance)) / above for before, value in pairs]
+    return Ratio(ratio, standard_error(parts), len(pairs))
+
+
+def interval_of_centred(
+    base: Sequence[float], values: Sequence[float], chance: float, level: float = LEVEL, factor: float = 1.0
+) -> Interval | None:
+    """Return Fieller's interval of the ratio of `ratio_of_centred`; None below `MIN_ITEMS`, and see `fieller_interval`.
+
+    It is right also where the base is not far above chance. There the ratio is skewed, and ratio ± t · stderr misses on
+    one side. `factor` is that of the standard errors of a sample without replacement, √(1 − n / N).
+    """
+    n = len(base)
+    if n < MIN_ITEMS:
+        return None
+    x, y = (math.fsum(side) / n - chance for side in (values, base))
+    sides = ((values, values), (values, base), (base, base))
+    v_xx, v_xy, v_yy = (factor**2 * covariance_of_means(*two) for two in sides)
+    return fieller_interval((x, y), (v_xx, v_xy, v_yy), n - 1, level)
+
+
+def fieller_interval(
+    means: tuple[float, float], covariances: tuple[float, float, float], dof: float, level: float = LEVEL
+) -> Interval | None:
+    """Return Fieller's interval of the ratio of two means x̄ / ȳ, given as (x̄, ȳ).
+
+    With `covariances` (v_xx, v_xy, v_yy) of the two means, of `dof` degrees of freedom, and t the two-sided quantile
+    of Student's distribution, it has all ρ with (x̄ − ρ ȳ)² ≤ t² (v_xx − 2 ρ v_xy + ρ² v_yy). None where that has no
+    end: at this level ȳ might be zero, and then any ratio might be.
+
+    Source: E. C. Fieller, Journal of the Royal Statistical Society B 16 (1954) 175–185.
+    """
+    (x, y), (v_xx, v_xy, v_yy) = means, covariances
+    t2 = critical_value((1 - level) / 2, dof) ** 2
+    a, b, c = y * y - t2 * v_yy, x * y - t2 * v_xy, x * x - t2 * v_xx
+    if not a > 0:
+        return None
+    reach = math.sqrt(max(0.0, b * b - a * c))
+    return Interval((b - reach) / a, (b + reach) / a, level)
+
+
+def covariance_of_means(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the covariance of the means of paired values, at least two."""
+    n = len(a)
+    mean_a, mean_b = math.fsum(a) / n, math.fsum(b) / n
+    return math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True)) / (n * (n - 1))
