@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ import httpx
 from evalsvc.checkpoints.reference import hash_files, identify
 from evalsvc.data.files import missing_package
 from evalsvc.errors import AssetCorrupt, AssetMissing, CheckpointError, DataDirectoryUnusable, UnknownName, os_reason
+from evalsvc.files.atomic import replacing, write_whole
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and with how many there will be, where that is known."""
@@ -361,10 +361,8 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> str:
 def _install(asset: Asset, folder: Path, path: Path, found: str, source: str) -> Path:
     """Put a verified file, converted where need be, under its name: whole or not at all."""
     target = folder / asset.file
-    handle, name = tempfile.mkstemp(prefix=f"{asset.file}.", suffix=".partial", dir=folder)
-    os.close(handle)
-    fresh = Path(name)
-    try:
+    with replacing(target, durable=False) as stream:
+        fresh = Path(stream.name)
         if asset.tensors is not None:
             _convert(asset, path, fresh)
         elif path.parent == folder and path.suffix == ".partial":
@@ -375,9 +373,6 @@ def _install(asset: Asset, folder: Path, path: Path, found: str, source: str) ->
         record = Record(asset.name, source, found, hash_files(fresh), fresh.stat().st_size)
         # The record first: an asset without one counts as missing, a record without its asset too.
         _write_record(asset, folder, record)
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
     return target
 
 
@@ -473,10 +468,8 @@ def _name(source: Source) -> str:
 
 
 def _write_record(asset: Asset, folder: Path, record: Record) -> None:
-    path = _record_path(asset, folder)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(asdict(record), indent=2) + "\n")
-    partial.replace(path)
+    content = json.dumps(asdict(record), indent=2) + "\n"
+    write_whole(_record_path(asset, folder), content.encode(), durable=False, mode=0o666)
 
 
 def _record_path(asset: Asset, folder: Path) -> Path:

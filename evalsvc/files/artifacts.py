@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import stat
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.errors import ArtifactNotWritten, os_reason
+from evalsvc.files.atomic import PARTIAL, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +24,6 @@ DROPPED_AT_ONCE = 200
 """Contents that are looked up and removed together: whoever stores a result waits for that."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
 
 
 @dataclass(frozen=True)
@@ -109,27 +106,6 @@ def read_content(folder: Path, sha256: str, size: int | None = None) -> bytes:
     if not is_sound or hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedContent(errno.EIO, "it is not what was written")
     return content
-
-
-def write_whole(target: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and the folders above it.
-
-    Raises:
-        OSError: no space, no permission; nothing is left behind.
-    """
-    partial: str | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=PARTIAL, delete=False) as stream:
-            partial = stream.name
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, target)
-    except BaseException:  # of a process that is told to end, too
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def drop_contents(folder: Path, digests: Collection[str], named: Callable[[Collection[str]], Collection[str]]) -> int:

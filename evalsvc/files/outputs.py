@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 
 from evalsvc.errors import ArtifactNotWritten, os_reason
-from evalsvc.files.artifacts import PARTIAL, write_whole
+from evalsvc.files.atomic import PARTIAL, write_whole
 
 log = logging.getLogger(__name__)
 

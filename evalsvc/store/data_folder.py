@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from evalsvc.config import shown_url
 from evalsvc.errors import DataDirectoryUnusable, os_reason
+from evalsvc.files.atomic import write_whole
 
 OWNER = "database.json"
 """File of the folder: `{"id": …, "url": …}` of its database."""
@@ -42,9 +42,8 @@ def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
     try:
         owner = json.loads(path.read_bytes()) if path.exists() else None
         if owner is None:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps({"id": database_id, "url": shown_url(url)}))
-            os.replace(partial, path)
+            content = json.dumps({"id": database_id, "url": shown_url(url)}).encode()
+            write_whole(path, content, durable=False, mode=0o666)
             return
     except OSError as error:
         raise unwritable(str(path), error) from None

@@ -8,8 +8,6 @@ name and are marked, since nobody here knows how their images were chosen and re
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 
 from evalsvc.data.files import missing_package
 from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName, os_reason
+from evalsvc.files.atomic import replacing
 from evalsvc.spec.names import NAME
 from evalsvc.spec.protocol import digest
 
@@ -89,16 +88,8 @@ def save_reference(statistics: ReferenceStatistics, name: str, folder: Path) -> 
             arrays[f"features_{tap}"] = found.features
     path = reference_path(name, folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=f"{name}.", suffix=".partial", dir=folder, delete=False) as file:
-            partial = Path(file.name)
-            try:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        with replacing(path) as stream:
+            np.savez(stream, **arrays)
     except OSError as error:
         reason = os_reason(error)
         raise DataDirectoryUnusable(f"{path} cannot be written: {reason}; make room or change permissions") from error

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from evalsvc.files.artifacts import write_whole
+from evalsvc.files.atomic import write_whole
 from evalsvc.watch.local_folder import Candidate
 
 FORMAT = 1

@@ -1,6 +1,5 @@
 """Results per item by column: the same when they are read, a column at a time, and lost only aloud."""
 
-import errno
 import json
 import math
 import os
@@ -11,7 +10,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from evalsvc.errors import ArtifactNotWritten, ItemsLost
+from evalsvc.errors import ItemsLost
 from evalsvc.files.items import LARGE, ItemTable, keep_items, pack_items, read_items, sweep_items
 
 ANSWERS = [
@@ -115,18 +114,6 @@ def test_what_is_gone_or_damaged_is_said(tmp_path: Path, large: bytes, content: 
         ItemsLost, match=f"task 'text' of evaluation 3 are lost: .*{words}.*; put the file back .* or ev"
     ):
         read_items(tmp_path, kept, "task 'text' of evaluation 3")
-
-
-def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, large: bytes) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        ArtifactNotWritten, match=r"results per item of [\d,]+ bytes cannot be written to .*no space left"
-    ):
-        keep_items(tmp_path, large)
-    assert files(tmp_path) == []
 
 
 def test_what_no_row_names_is_swept(tmp_path: Path, large: bytes) -> None:

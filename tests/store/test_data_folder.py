@@ -37,9 +37,9 @@ def test_a_damaged_file_is_nobodys(tmp_path: Path, content: str) -> None:
 
 
 def test_it_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / OWNER).with_suffix(".partial").mkdir()
-    with pytest.raises(DataDirectoryUnusable, match=f"{OWNER} cannot be written: is a directory; change"):
-        claim_data_folder(tmp_path, "a" * 32, "sqlite:///evalsvc.db")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataDirectoryUnusable, match=f"{OWNER} cannot be written: file exists; change"):
+        claim_data_folder(tmp_path / "file", "a" * 32, "sqlite:///evalsvc.db")
 
 
 def test_a_database_is_the_same_for_ever(store: Store) -> None:

@@ -11,13 +11,13 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from evalsvc.errors import os_reason
+from evalsvc.files.atomic import write_whole
 from evalsvc.spec.protocol import digest
 
 log = logging.getLogger(__name__)
@@ -48,17 +48,7 @@ def keep_answers(folder: Path, key: Mapping[str, Any], answers: Mapping[str, Any
     path = _place(folder, key) / f"{digest(sorted(answers))}.json"
     content = json.dumps({"key": key, "answers": answers}).encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            prefix=f"{path.stem}.", suffix=".partial", dir=path.parent, delete=False
-        ) as file:
-            partial = Path(file.name)
-            try:
-                file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-                file.flush()
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        write_whole(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content, durable=False)
         _drop_oldest(folder / FOLDER)
     except OSError as error:
         log.warning("answers are not kept: %s: %s", path, os_reason(error))

@@ -1,0 +1,47 @@
+"""Files that are there whole or not at all: written under another name in the same folder, then renamed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written."""
+
+
+@contextmanager
+def replacing(target: Path, *, durable: bool = True, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the place of `target` when the block ends, and make the folders above it.
+
+    If the block raises, nothing is left behind and `target` stays as it was.
+
+    Args:
+        durable: whether the content is on the disk before it has its name, so that a power cut leaves no empty file.
+        mode: who may read and write the file, less what the process's umask forbids.
+
+    Raises:
+        OSError: no space, no permission.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as stream:
+            yield stream
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.replace(partial, target)
+    except BaseException:  # of a process that is told to end, too
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_whole(target: Path, content: bytes, *, durable: bool = True, mode: int = 0o600) -> None:
+    """Write `content` as the file `target`; see `replacing`."""
+    with replacing(target, durable=durable, mode=mode) as stream:
+        stream.write(content)
