@@ -15,7 +15,7 @@ from torch import Tensor
 from evalsvc.models import can_compile
 from evalsvc.sampling import SamplingParams
 from evalsvc.sampling.logits import draw
-from evalsvc.sampling.noise import gumbel, stream_keys
+from evalsvc.sampling.noise import counters, gumbel_of, stream_keys
 from on_card.kit import Kit, Row, at_most, figure, holds, left_out
 
 CODES = 64
@@ -59,13 +59,18 @@ def run(kit: Kit) -> Iterator[Row]:
         yield from _compare(way, found, expected, keys, logits)
 
 
+def _gumbel(keys: Tensor, position: int, codes: int) -> Tensor:  # [B, codes] float64
+    """Standard Gumbel noise for every code at one position of each prompt."""
+    return gumbel_of(keys[:, None] + counters(position, codes, keys.device))
+
+
 def _noise(kit: Kit, keys: Tensor, positions: int) -> Iterator[Row]:
     """Compare the noise of a few prompts at the first and last positions, and for a whole codebook."""
     largest, equal, count = 0.0, 0, 0
     keys = keys[:16]
     for position in (0, 1, positions, 1_023):
-        expected = gumbel(keys, position, 16_384)
-        found = gumbel(kit.touched(keys).to(kit.device), position, 16_384).cpu()
+        expected = _gumbel(keys, position, 16_384)
+        found = _gumbel(kit.touched(keys).to(kit.device), position, 16_384).cpu()
         largest = max(largest, float((found - expected).abs().max()))
         equal += int((found == expected).sum())
         count += expected.numel()
@@ -86,6 +91,6 @@ def _compare(way: Way, found: Tensor, expected: Tensor, keys: Tensor, logits: Te
     yield holds(f"{way.name}: codes that are the CPU's", share >= EQUAL, f"{share:.7f}", least=EQUAL)
     gap = 0.0
     for position, prompt in (found != expected).nonzero()[:MOST_TURNED].tolist():
-        sums = gumbel(keys[prompt : prompt + 1], position, CODES)[0] + logits[prompt]
+        sums = _gumbel(keys[prompt : prompt + 1], position, CODES)[0] + logits[prompt]
         gap = max(gap, float(sums[expected[position, prompt]] - sums[found[position, prompt]]))
     yield at_most(f"{way.name}: widest gap of a turned draw", gap, TIE, "nats")

@@ -51,7 +51,6 @@ MAX_INDEX = 50_000_000  # bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
 PICKLE_INSTRUCTIONS = frozenset(ord(instruction.code) for instruction in pickletools.opcodes)
-LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: a pickled number
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from evalsvc.decoders.decoder import ImageDecoder, to_uint8
@@ -37,12 +36,3 @@ def pixel_error(
     difference = (levels[0] - levels[1]).abs()
     changed = (difference > 0).float().mean()
     return PixelError(len(codes), float(difference.float().mean()), int(difference.max()), float(changed))
-
-
-def probe_codes(decoder: ImageDecoder, images: int = 4, seed: int = 0) -> Tensor:  # [images, N] int64
-    """Codes to compare on where no real ones are at hand: patches of them, since an image repeats itself."""
-    side = decoder.resolution // decoder.downsampling
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.randint(0, decoder.codebook_size, (images, -(-side // 4), -(-side // 4)), generator=generator)
-    large = small.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    return large[:, :side, :side].flatten(1)

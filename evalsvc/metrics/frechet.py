@@ -5,11 +5,9 @@ Features are reduced to moments, which add up over shards; no set of features ne
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import add
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -119,41 +117,6 @@ def frechet_distance(
         NonFinite: NaN or infinity in an argument.
     """
     return _distance(Normal.of(mean1, cov1), Normal.of(mean2, cov2))
-
-
-def frechet_jackknife(groups: Sequence[Moments], reference: Gaussian) -> tuple[float, float | None]:
-    """Distance of all groups together to `reference`, and its standard error with the groups as what varies.
-
-    The delete-m jackknife for groups of unequal sizes m_j. With n = Σ m_j, h_j = n / m_j, θ the distance of all and
-    θ_(j) that without group j:
-
-        pseudo-values  θ*_j = h_j θ - (h_j - 1) θ_(j)        θ_J = Σ θ*_j / h_j
-        variance       1/g Σ (θ*_j - θ_J)² / (h_j - 1)
-
-    The error is of the fakes alone: the reference is taken as given. The bias that a distance has at n images is in the
-    value and not corrected here: the pseudo-values would remove only the part in 1/n.
-
-    Source: F. Busing, E. Meijer, R. van der Leeden, Delete-m jackknife for unequal m, Statistics and Computing 9, 1999.
-
-    Returns None for the error with fewer than two groups, or where leaving one out leaves fewer than 2 rows.
-
-    Raises:
-        InvalidData: fewer than 2 rows in all, or sizes differ.
-    """
-    groups = [group for group in groups if group.n]
-    if not groups:
-        raise InvalidData("there are no features to compare; give at least 2 images")
-    total = reduce(add, groups)
-    target = Normal.of(reference.mean, reference.covariance)
-    value = _distance(Normal.of(total.mean, total.covariance), target)
-    rest = [total - group for group in groups]
-    if len(groups) < 2 or any(moments.n < 2 for moments in rest):
-        return value, None
-    without = np.array([_distance(Normal.of(moments.mean, moments.covariance), target) for moments in rest])
-    ratio = total.n / np.array([group.n for group in groups])
-    pseudo = ratio * value - (ratio - 1) * without
-    centre = (pseudo / ratio).sum()
-    return value, math.sqrt(float(((pseudo - centre) ** 2 / (ratio - 1)).mean()))
 
 
 @dataclass(frozen=True, eq=False)

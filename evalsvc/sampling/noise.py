@@ -53,15 +53,6 @@ def uniform(
     return _uniform(_mix64(keys[:, None] + counters(position, codes, keys.device)))
 
 
-def gumbel(
-    keys: Tensor,  # [B] int64
-    position: int,
-    codes: int,
-) -> Tensor:  # [B, codes] float64
-    """Standard Gumbel noise, -ln(-ln u), for every code at one position of each prompt; all of it is finite."""
-    return gumbel_of(keys[:, None] + counters(position, codes, keys.device))
-
-
 def counters(position: int, codes: int, device: torch.device) -> Tensor:  # [codes] int64
     """(n + 1)·γ of every code at one position. Added to a prompt's key it is the state that the output comes from.
 

@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 
 from evalsvc.checkpoints.pickle_safety import require_backed
 from evalsvc.checkpoints.torch_archive import MAX_BESIDE_DATA
-from evalsvc.checkpoints.weights import LEGACY_TORCH_MAGIC, read_weights
+from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
 
 TOUCH = "touch {tmp}/it-ran"
@@ -235,7 +235,7 @@ def test_tuples_in_tuples_without_end(tmp_path: Path, kind: str) -> None:
     if kind == "zip":
         archive(tmp_path / "x.pt", deep)
     else:
-        (tmp_path / "x.pt").write_bytes(LEGACY_TORCH_MAGIC + b"\x80\x02M\xe9\x03." + b"\x80\x02}." + deep)
+        (tmp_path / "x.pt").write_bytes(hostile_files.LEGACY_TORCH_MAGIC + b"\x80\x02M\xe9\x03." + b"\x80\x02}." + deep)
     refused(tmp_path / "x.pt", NotACheckpoint, "holds tuples in tuples, more than 100 deep")
 
 

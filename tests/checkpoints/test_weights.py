@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile_files import LEGACY_TORCH_MAGIC
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import LEGACY_TORCH_MAGIC, read_weights, tensor_digest
+from evalsvc.checkpoints.weights import read_weights, tensor_digest
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
@@ -353,7 +354,7 @@ def test_index_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
 
 def test_unreadable_things_are_no_crash(tmp_path: Path) -> None:
     refused(Path("/dev/null"), NotACheckpoint, "not a regular file")
-    refused(tmp_path / ("x" * 300), NotACheckpoint, "cannot be read: File name too long")
+    refused(tmp_path / ("x" * 300), NotACheckpoint, "cannot be read: file name too long")
 
 
 def test_no_message_quotes_a_header(tmp_path: Path) -> None:

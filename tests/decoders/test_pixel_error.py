@@ -2,8 +2,19 @@ import copy
 
 import torch
 from tiny_decoders import random_decoder, tiny_config
+from torch import Tensor
 
-from evalsvc.decoders.pixel_error import PixelError, pixel_error, probe_codes
+from evalsvc.decoders import ImageDecoder
+from evalsvc.decoders.pixel_error import PixelError, pixel_error
+
+
+def probe_codes(decoder: ImageDecoder, images: int = 4, seed: int = 0) -> Tensor:  # [images, N] int64
+    """Codes to compare on: patches of them, since an image repeats itself."""
+    side = decoder.resolution // decoder.downsampling
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randint(0, decoder.codebook_size, (images, -(-side // 4), -(-side // 4)), generator=generator)
+    large = small.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return large[:, :side, :side].flatten(1)
 
 
 def test_of_the_same_decoder_is_zero() -> None:

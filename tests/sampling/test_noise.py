@@ -30,10 +30,15 @@ def test_a_stream_is_published_splitmix64() -> None:
     assert found.tolist() == [[((bits >> 12) + 0.5) / 2**52 for bits in published]]
 
 
+def gumbel(keys: Tensor, position: int, codes: int) -> Tensor:  # [B, codes] float64
+    """Standard Gumbel noise for every code at one position of each prompt."""
+    return noise.gumbel_of(keys[:, None] + noise.counters(position, codes, keys.device))
+
+
 def test_gumbel_is_the_double_logarithm() -> None:
     keys = keys_of("a", "b")
     expected = [[-math.log(-math.log(u)) for u in row] for row in noise.uniform(keys, 3, 100).tolist()]
-    torch.testing.assert_close(noise.gumbel(keys, 3, 100), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(gumbel(keys, 3, 100), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_the_ends_of_the_uniform_distribution_are_finite() -> None:
@@ -46,15 +51,15 @@ def test_the_ends_of_the_uniform_distribution_are_finite() -> None:
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     """Vectorised logarithms may treat the last elements of a tensor apart."""
     prompts = [str(index) for index in range(7)]
-    together = noise.gumbel(keys_of(*prompts), 5, 37)
+    together = gumbel(keys_of(*prompts), 5, 37)
     for index, prompt in enumerate(prompts):
-        assert torch.equal(noise.gumbel(keys_of(prompt), 5, 37), together[index : index + 1])
-    assert torch.equal(noise.gumbel(keys_of(*prompts), 5, 20), together[:, :20])
+        assert torch.equal(gumbel(keys_of(prompt), 5, 37), together[index : index + 1])
+    assert torch.equal(gumbel(keys_of(*prompts), 5, 20), together[:, :20])
 
 
 def test_single_codes_have_the_noise_of_the_whole_row() -> None:
     keys, codes = keys_of("a", "b", "c"), torch.tensor([0, 36, 5])
-    whole = noise.gumbel(keys, 1_023, 37)
+    whole = gumbel(keys, 1_023, 37)
     assert torch.equal(noise.gumbel_of(keys + noise.counters(1_023, 37, CPU)[codes]), whole[torch.arange(3), codes])
 
 
@@ -107,7 +112,7 @@ def test_the_winner_of_each_position_is_uniform_and_independent() -> None:
 
 
 def test_gumbel_moments() -> None:
-    values = torch.stack([noise.gumbel(keys_of(*"abcdefgh"), position, 4_096) for position in range(16)])
+    values = torch.stack([gumbel(keys_of(*"abcdefgh"), position, 4_096) for position in range(16)])
     count = values.numel()
     assert abs(float(values.mean()) - 0.5772156649) < 4.5 * math.sqrt(math.pi**2 / 6 / count)
     assert abs(float(values.var()) - math.pi**2 / 6) < 4.5 * math.sqrt(4.4 * (math.pi**2 / 6) ** 2 / count)

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How a file begins that torch.save wrote before 1.6: a pickled number."""
+
 
 def archive(path: Path, pickled: bytes, data: bytes = b"", **more: bytes) -> None:
     """A file as torch.save writes it around a pickle of one's own."""
