@@ -7,13 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from evalsvc.compare.gate import Comparison, Look, Report
 from evalsvc.spec.protocol import plain_json
-
-if TYPE_CHECKING:
-    from evalsvc.compare.gate import Comparison, Look, Report
 
 WORDS = {
     "worse": "WORSE",

@@ -109,7 +109,7 @@ class ImageSource(ABC):
 
         Raises what `load` raises, when the image's turn has come.
         """
-        import numpy
+        import numpy  # here: the parameters of tasks are read without it
         import torch
 
         for images in _groups(self._loaded(indices, fit, batch + threads, threads), batch):
@@ -228,7 +228,7 @@ def _image_names(path: Path, folder: Path) -> Iterator[str]:
 class _Packed(ImageSource):
     def __init__(self, path: Path, file: OpenFile) -> None:
         self.path = str(path)
-        try:
+        try:  # here: the parameters of tasks are read without
             from safetensors import SafetensorError, safe_open
         except ModuleNotFoundError:
             raise missing_package("safetensors", "a .safetensors image file") from None
@@ -317,7 +317,7 @@ def fit_pixels(
 
 def _pillow() -> tuple[Any, Any]:
     """Pillow's modules `Image` and `ImageOps`."""
-    try:
+    try:  # here: the parameters of tasks are read without
         from PIL import Image, ImageOps
     except ModuleNotFoundError:
         raise missing_package("pillow", "reading images") from None
@@ -352,7 +352,7 @@ def _opaque_rgb(path: Path, image: Image) -> Image:
 
 
 def _fitted(image: Image, fit: Fit) -> numpy.ndarray[Any, Any]:
-    import numpy
+    import numpy  # here: the parameters of tasks are read without
     from PIL.Image import Resampling
 
     width, height = image.size

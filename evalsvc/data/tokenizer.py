@@ -129,7 +129,7 @@ def translated(path: Path | str) -> Iterator[None]:
 @lru_cache(maxsize=CACHED_FILES)
 def _read(path: Path, identity: Identity, allow: Allow) -> TextTokenizer:
     # `identity` is there to make the cache forget a file that was written anew.
-    try:
+    try:  # here: the service, which names data only, does without
         from tokenizers import Tokenizer
     except ModuleNotFoundError:
         raise missing_package("tokenizers", "text data") from None

@@ -269,7 +269,7 @@ def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
 
 
 def _load_tensors(path: Path, allow: Allow) -> dict[str, numpy.ndarray[Any, Any]]:
-    try:
+    try:  # here: the service, which names data only, does without
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ModuleNotFoundError:

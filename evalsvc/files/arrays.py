@@ -17,7 +17,7 @@ def pack_array(values: numpy.ndarray[Any, Any]) -> dict[str, Any]:
 
 def unpack_array(packed: Mapping[str, Any]) -> numpy.ndarray[Any, Any]:
     """What `pack_array` was given. It is read-only: it lies in the message's own memory."""
-    import numpy
+    import numpy  # here: the service passes packed arrays on without it
 
     dtype = numpy.dtype(packed["dtype"]).newbyteorder("<")
     return numpy.frombuffer(packed["data"], dtype=dtype).reshape(packed["shape"])
