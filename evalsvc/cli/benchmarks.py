@@ -1,4 +1,7 @@
-"""`evalsvc benchmarks`: what lm-eval can ask, and fetching what that needs."""
+"""`evalsvc benchmarks`: what lm-eval can ask, and fetching what that needs.
+
+lm-eval is a package of workers, so that what knows it is imported when a command runs, and `--help` works without.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ import typer
 
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.config import Settings
-from evalsvc.language.catalog import Registry
-from evalsvc.language.definitions import Rules
 from evalsvc.spec.paths import Readable, local_data
 
 commands = typer.Typer()
@@ -30,6 +31,8 @@ def list_benchmarks(
     include_path: IncludePath = None,
 ) -> None:
     """Show the names of benchmarks, and of the groups and tags that stand for several."""
+    from evalsvc.language.catalog import Registry
+
     entries = Registry(include_path or []).search(words or "")
     print_table(["name", "", "from"], [[entry.name, entry.kind.value, entry.origin] for entry in entries])
 
@@ -40,8 +43,8 @@ def prepare_benchmarks(
     include_path: IncludePath = None,
 ) -> None:
     """Fetch what benchmarks need from the Hugging Face hub into its cache; an evaluation downloads nothing."""
-    # lm-eval is a package of workers, and imports NumPy.
     from evalsvc.language.benchmarks import LoadOptions, prepare
+    from evalsvc.language.definitions import Rules
 
     settings = Settings.load()
     rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))

@@ -15,9 +15,8 @@ from benchmark_files import questions, write_benchmark
 from metric_items import value_of_items
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
-from evalsvc.compare.result import Measured, Result
+from evalsvc.compare.result import Measured, Result, distance_between
 from evalsvc.messages import ShardError, ShardRequest
-from evalsvc.metrics.distance import distance
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.miniature import ROOT
 from evalsvc.spec.layout import parse_layout
@@ -154,7 +153,7 @@ def test_all_that_is_left_pairs_with_another_checkpoint(benchmarks: dict[str, An
         if name in metrics(results[1]):
             other = metrics(results[1])[name]
             a, b = (Measured(each, side) for each, side in zip((metric, other), sides, strict=True))
-            found[name] = distance(a, b)
+            found[name] = distance_between(a, b)
     for name in (
         "kl",
         "top1_agreement",
