@@ -1,13 +1,15 @@
-# The words of the house: demo, serve, check, test, test-long, soak, bench, gpu. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, gpu. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Many tests wait for processes of their own, so one more at a time than there are cores.
+# Many tests wait for something, so one more at a time than there are cores.
 TESTS_AT_ONCE ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))")
+# One thread a process: what a test computes is small, and two that spin for the same core are many times slower.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 # Tests start some hundred processes, none of which is to compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo serve check test test-long soak bench gpu clean
+.PHONY: demo serve check test test-all test-long soak bench gpu clean
 
 demo: $(VENV)/worker
 	$(BIN)/evalsvc assets pull inception
@@ -21,13 +23,17 @@ check: $(VENV)/all
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One thread a process: what a test computes is small, and two that spin for the same core are many times slower.
+# The tests of a change: minutes, within these processes, with SQLite; nothing outside of the environment is needed.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not full and not long"
 
-# All tests: those too that `test` leaves out for their length, outages of half a minute, ten thousand requests.
+# The rest too: services, workers, PostgreSQL, clusters, reference data and programs, a short soak, benchmarks in small.
+test-all: test
+	$(PYTEST) -m "full and not long"
+
+# All tests: those too that the others leave out for their length, outages of half a minute, ten thousand requests.
 test-long: check
-	TESTS_LONG=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder -m ""
+	TESTS_LONG=1 $(PYTEST) -m ""
 
 # Random faults for a quarter of an hour: on both databases, with workers of the service's own and with a scheduler.
 soak: $(VENV)/all

@@ -1,21 +1,62 @@
+from __future__ import annotations
+
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from postgresql_server import PostgresqlServer
+from process_guard import ProcessGuard
 
-from evalsvc.assets import pull
-from evalsvc.errors import AssetCorrupt, AssetMissing
+if TYPE_CHECKING:
+    from postgresql_server import PostgresqlServer
 
 TESTS = Path(__file__).parent
 
+FULL = {"child_process", "postgresql_server", "empty_postgresql", "migrated_postgresql", "shared", "inception_path"}
+"""Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
+
+MAY_START = {"child_process", "short_process"}
+"""Fixtures of tests that may start processes."""
+
+guard = ProcessGuard()
+
+
+def needs(item: pytest.Item) -> set[str]:
+    """The fixtures that a test uses; a parameter that is the name of one asks for it."""
+    found = set(getattr(item, "fixturenames", ()))
+    callspec = getattr(item, "callspec", None)
+    return found | {value for value in callspec.params.values() if isinstance(value, str)} if callspec else found
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with few tests first: theirs are the long ones, and no long one is to begin when the others are done."""
+    """Mark the second tier by the fixtures that its tests use, and order the files.
+
+    Files with few tests first: theirs are the long ones, and no long one is to begin when the others are done.
+    """
+    for item in items:
+        if needs(item) & FULL:
+            item.add_marker("full")
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: tests[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A process that a test starts without saying so would make the first tier slow again, unseen."""
+    with guard.watching(allowed=bool(needs(item) & MAY_START)):
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def child_process() -> None:
+    """Lets a test start processes: services, workers, clusters, programs."""
+
+
+@pytest.fixture(scope="session")
+def short_process() -> None:
+    """Lets a test of the first tier start a process of a second or two; for the few that nothing else can prove."""
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +80,9 @@ def inception_path() -> Path:
 
     Where TESTS_REQUIRE names `inception`, a test that needs it fails without it.
     """
+    from evalsvc.assets import pull
+    from evalsvc.errors import AssetCorrupt, AssetMissing
+
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalsvc" / "assets"
     try:
         return pull("inception", cache)
@@ -49,10 +93,36 @@ def inception_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
-    """The URL of a PostgreSQL server for this session, whose one database the tests share one after the other."""
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server for this session."""
+    from postgresql_server import PostgresqlServer
+
     with PostgresqlServer() as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture
+def empty_postgresql(postgresql_server: PostgresqlServer) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database of the test's own."""
+    with postgresql_server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgresql_server: PostgresqlServer) -> Iterator[str]:
+    """The URL of a migrated PostgreSQL database to copy: migrating takes longer than most tests."""
+    from evalsvc.store.session import open_store
+
+    with postgresql_server.database() as url:
+        open_store(url, migrate=False).close()
+        yield url
+
+
+@pytest.fixture
+def migrated_postgresql(postgresql_server: PostgresqlServer, migrated_template: str) -> Iterator[str]:
+    """The URL of a migrated and empty PostgreSQL database of the test's own."""
+    with postgresql_server.database(migrated_template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

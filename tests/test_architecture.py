@@ -169,6 +169,7 @@ parse_layout("image-then-special").resolve(66_823)
 """
 
 
+@pytest.mark.usefixtures("short_process")
 def test_the_service_starts_and_checks_suites_without_torch() -> None:
     """It runs on machines that have no GPU and no torch; its workers are other processes.
 
@@ -179,12 +180,15 @@ def test_the_service_starts_and_checks_suites_without_torch() -> None:
     run_blocked(WORKER_PACKAGES, modules, CHECK_SUITES)
 
 
+@pytest.mark.usefixtures("short_process")
 def test_the_client_needs_none_of_the_services_packages() -> None:
     """A training job posts its checkpoints with it, from an environment of its own."""
     service = {"fastapi", "starlette", "sqlalchemy", "alembic", "distributed", "dask", "uvicorn", "psycopg"}
-    run_blocked({*WORKER_PACKAGES, *service}, modules_of("client"))
+    others = {"pydantic", "typer", "yaml"}
+    run_blocked({*WORKER_PACKAGES, *service, *others}, modules_of("client"))
 
 
+@pytest.mark.usefixtures("short_process")
 def test_a_blocked_package_is_noticed() -> None:
     """The two tests above prove nothing if the block does not work."""
     with pytest.raises(AssertionError, match="No module named 'torch'"):

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 ROOT = Path(__file__).parents[1]
 
 

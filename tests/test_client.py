@@ -1,7 +1,5 @@
 """The client against the application, and against what is not one."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,14 +198,6 @@ def test_a_stranger_answers(response: httpx.Response) -> None:
     transport = httpx.MockTransport(lambda request: response)
     with Client(transport=transport) as client, pytest.raises(ServiceUnreachable, match="is no evalsvc"):
         client.runs()
-
-
-def test_needs_httpx_only() -> None:
-    """A notebook of the trainer's environment may use it without the service's packages."""
-    heavy = {"fastapi", "sqlalchemy", "pydantic", "torch", "distributed", "yaml", "typer"}
-    code = f"import sys, evalsvc.client; print(sorted({heavy} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
 
 
 def test_the_token_is_shown_to_the_service_and_to_nobody_else() -> None:

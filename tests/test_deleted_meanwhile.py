@@ -10,6 +10,8 @@ from service_process import ServiceProcess
 
 from evalsvc.miniature import ROOT
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 TIMEOUT = 40.0
 
 

@@ -40,6 +40,7 @@ def run_kit(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("child_process")
 def test_the_last_line_is_the_document_that_the_file_holds(tmp_path: Path) -> None:
     done = run_kit("--device", "cpu", "--small", "--only", "noise", "--output", str(tmp_path / "gpu.json"))
     document = json.loads(done.stdout.splitlines()[-1])
@@ -50,8 +51,8 @@ def test_the_last_line_is_the_document_that_the_file_holds(tmp_path: Path) -> No
     assert document["card"]["torch"] == torch.__version__
 
 
-@pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("child_process")
+@pytest.mark.timeout(300)
 def test_one_command_runs_every_section() -> None:
     done = run_kit("--device", "cpu", "--small")
     document = json.loads(done.stdout.splitlines()[-1])
@@ -70,6 +71,7 @@ def test_a_section_fails_where_one_number_is_another(section: Section) -> None:
     assert False in checks.values(), checks
 
 
+@pytest.mark.usefixtures("child_process")
 def test_it_stops_at_its_time_limit_with_what_it_has() -> None:
     begun = time.monotonic()
     done = run_kit("--device", "cpu", "--only", "machine", "places", "--minutes", "0.3")
@@ -80,6 +82,7 @@ def test_it_stops_at_its_time_limit_with_what_it_has() -> None:
     assert sections["places"]["state"] in ("stopped", "not begun")
 
 
+@pytest.mark.usefixtures("child_process")
 def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
     done = run_kit("--device", "cuda:7", "--small")
     assert done.returncode == 2
@@ -112,6 +115,7 @@ def outcomes_of(*names: str) -> gpu.Kept:
     return gpu.Kept(arguments, {name: gpu.Outcome("right") for name in names})
 
 
+@pytest.mark.usefixtures("child_process")
 def test_what_takes_its_process_down_costs_no_other_section(monkeypatch: pytest.MonkeyPatch) -> None:
     given = scripted(monkeypatch, [begins("a")], [begins("b"), ENDS])
     kept = outcomes_of("a", "b")

@@ -127,7 +127,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, open_lm_case: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(bad: Path) -> Iterator[ServiceProcess]:
+def service(bad: Path, child_process: None) -> Iterator[ServiceProcess]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALSVC_ROOTS", str(bad.parent))
         patch.setenv("EVALSVC_DEVICES", "cpu")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from service_process import ServiceProcess
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("child_process")]
 
 CHECKPOINT = Path(__file__).parent / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 

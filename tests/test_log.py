@@ -209,6 +209,7 @@ def app(tmp_path: Path) -> Iterator[App]:
 # Service and workers
 
 
+@pytest.mark.usefixtures("child_process")
 def test_a_service_and_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is said of a shard, by either, can be found by its ids."""
     monkeypatch.setenv("EVALSVC_LOG_FORMAT", "json")

@@ -12,6 +12,8 @@ import pytest
 from laboratory import BUSY, GIVEN_UP_WITHIN, TTL, Laboratory, begun_on_two, just_begun
 from machines import Machines, term, wait_for
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:

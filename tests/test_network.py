@@ -12,6 +12,8 @@ import pytest
 from laboratory import BUSY, GIVEN_UP_WITHIN, TTL, Laboratory, begun_on_two, just_begun
 from machines import Command, Machines, term, wait_for
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 
 class Machine:
     """A namespace with one card, `inside`, whose other end, `outside`, is here."""

@@ -26,6 +26,8 @@ from service_process import ServiceProcess
 from evalsvc.store.session import alembic_config, open_store
 from evalsvc.store.tables import Run
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 CHECKPOINT = Path(__file__).parent / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 
 OUTAGE = 30.0 if os.environ.get("TESTS_LONG") else 6.0

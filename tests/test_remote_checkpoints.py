@@ -10,6 +10,8 @@ from loss_task import LAYOUT, RECORDS, write
 from object_store import ObjectStore, object_store
 from service_process import ServiceProcess
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[ObjectStore]:

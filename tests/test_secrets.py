@@ -25,6 +25,8 @@ from sqlalchemy import make_url
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import create_token, revoke_token
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 PASSWORD = "hunter2-planted/@:%"
 ENCODED = "hunter2-planted%2F%40%3A%25"
 PASSPHRASE = "planted-passphrase-of-the-database"

@@ -21,6 +21,8 @@ from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer
 from evalsvc.spec.model_config import ModelConfig
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 CONFIG = {
     "hidden_dim": 128,
     "n_layers": 8,

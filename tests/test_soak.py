@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 from evalsvc.cli.demo import checkpoints
 from evalsvc.store.tables import Artifact, Attempt, Checkpoint, MetricValue, Shard
 
-pytestmark = pytest.mark.timeout(900)  # there is no limit to how slow a busy machine may be, as long as it gets on
+# There is no limit to how slow a busy machine may be, as long as it gets on.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("child_process")]
 
 SECONDS, GAP = 34, 2.6
 

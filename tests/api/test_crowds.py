@@ -13,23 +13,15 @@ import sqlalchemy as sa
 from app_in_process import app_on_port
 
 from evalsvc.store.queue.shards import take
-from evalsvc.store.session import open_store
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
 
 WAITING = 10_000
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("migrated_postgresql", id="postgresql")])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Any]]:
     """An empty service on each database: its address and its `State`."""
-    url = ""
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")
-        engine = sa.create_engine(url)
-        with engine.begin() as connection:
-            connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        engine.dispose()
-        open_store(url, migrate=False).close()
+    url = "" if request.param == "sqlite" else request.getfixturevalue(request.param)
     with app_on_port(tmp_path / "data", url) as started:
         yield started
 

@@ -34,7 +34,7 @@ EXAMPLES = 100 if LONG else 4
 CASES = 2_000 if LONG else 1_000
 """At least, of an open service and of one with tokens."""
 
-BOTH = ("sqlite", "postgresql")
+BOTH = ("sqlite", pytest.param("migrated_postgresql", id="postgresql"))
 
 # Schemathesis leaves its connections to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
@@ -63,14 +63,7 @@ def _as_many_wrong_tokens_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
-    if request.param == "sqlite":
-        return ""
-    url: str = request.getfixturevalue("postgresql_url")
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    engine.dispose()
-    return url
+    return "" if request.param == "sqlite" else str(request.getfixturevalue(request.param))
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ def test_certificates_are_looked_at_before_anything_starts(certificate: tuple[st
         assert "PRIVATE" not in error.value.message
 
 
+@pytest.mark.usefixtures("child_process")
 def test_a_service_by_https(certificate: tuple[str, str], tmp_path: Path) -> None:
     """As it is started, with a token, reached by the client that trusts its certificate and by no other."""
     cert, key = certificate

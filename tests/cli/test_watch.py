@@ -17,6 +17,8 @@ from console import Command
 
 from evalsvc.miniature import ROOT
 
+pytestmark = pytest.mark.usefixtures("child_process")
+
 MINIATURE = ROOT / "runs" / "pretrained" / "checkpoints"
 STEPS = [0, 10, 20, 80, 300, 3000]
 KILLED = 3

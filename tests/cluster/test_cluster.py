@@ -50,7 +50,7 @@ class Watched(Cluster):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Watched]:
+def cluster(child_process: None) -> Iterator[Watched]:
     cluster = Watched(Settings(devices="cpu,cpu", threads=1))
     cluster.start()
     yield cluster
@@ -176,6 +176,7 @@ def test_a_call_goes_on_when_it_cannot_ask_whether_it_is_cancelled(cluster: Watc
     assert cluster.outcome().kind == "result"
 
 
+@pytest.mark.usefixtures("child_process")
 def test_two_services_on_one_scheduler_have_calls_of_the_same_name(tmp_path: Path) -> None:
     """The second had the result of the first, and one that the first had cancelled was cancelled in the second too."""
     machines = Machines(tmp_path / "machines")
@@ -211,6 +212,7 @@ def test_a_call_that_does_not_listen_is_killed(cluster: Watched) -> None:
     assert cluster.outcome() == Outcome("hang", "worker_died")
 
 
+@pytest.mark.usefixtures("child_process")
 def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() -> None:
     """Dask's client comes back by itself, without its calls and deaf to progress: their process could not be killed."""
     cluster = Watched(Settings(devices="cpu", threads=1))
@@ -268,6 +270,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: object) -> None:
         run_workers(Settings(), "tcp://127.0.0.1:1")
 
 
+@pytest.mark.usefixtures("child_process")
 def test_no_other_user_can_keep_workers_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask's own folder is shared by all users: one who held its lock stopped every worker, and a module that lay there
     was imported in the place of another."""
@@ -310,6 +313,7 @@ def scheduler_of_its_own(_tmp_path: Path, settings: Settings) -> None:
     run_scheduler(settings, "127.0.0.1", 0, lambda _: os.kill(os.getpid(), signal.SIGTERM))
 
 
+@pytest.mark.usefixtures("child_process")
 @pytest.mark.parametrize("start", [own_cluster, scheduler_of_its_own])
 def test_no_scheduler_shows_a_dashboard(
     tmp_path: Path,

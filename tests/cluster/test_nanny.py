@@ -35,7 +35,7 @@ class Watched(Cluster):
 
 
 @pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
+def machines(tmp_path: Path, child_process: None) -> Iterator[Machines]:
     machines = Machines(tmp_path / "machines", EVALSVC_WORKER_TTL="5", EVALSVC_GRACE="20")
     yield machines
     machines.stop()

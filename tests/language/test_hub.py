@@ -34,6 +34,7 @@ for name in ("whole", "by_file", "other"):
 """
 
 
+@pytest.mark.usefixtures("child_process")
 def test_what_was_prepared_is_evaluated_without_the_hub(tmp_path: Path) -> None:
     """The cache of `datasets` does not find again what was asked for by file, and the hub must not be asked meanwhile.
 

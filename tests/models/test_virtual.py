@@ -217,6 +217,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.usefixtures("child_process")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
 def test_memory_is_that_of_the_model_and_one_parent_however_many_there_are(tmp_path: Path) -> None:
     """Twenty checkpoints of a 1b model are 80 GB. The file is of the format that cannot be mapped."""

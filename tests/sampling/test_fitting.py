@@ -246,6 +246,7 @@ print(sum(len(samples.indices) for samples in found), *[shape.batch for shape in
 """
 
 
+@pytest.mark.usefixtures("child_process")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space, as Linux does it")
 @pytest.mark.long
 def test_a_real_limit_is_survived() -> None:

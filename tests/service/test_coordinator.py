@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="module")
-def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def two_workers(tmp_path_factory: pytest.TempPathFactory, child_process: None) -> Iterator[dict[str, Any]]:
     """The settings for a scheduler with two workers that the tests share which leave them as they found them."""
     machines = Machines(tmp_path_factory.mktemp("machines"))
     machines.start_worker("--devices", "cpu,cpu", "--threads", "1")

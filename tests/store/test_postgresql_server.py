@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import psycopg
+import pytest
 from postgresql_server import PostgresqlServer
 
 SCRIPT = """
 import os
 import psycopg
+import pytest
 from postgresql_server import PostgresqlServer
 with PostgresqlServer() as server:
     [version] = psycopg.connect(server.url.replace("+psycopg", "")).execute("SHOW server_version_num").fetchone()
@@ -18,6 +20,7 @@ with PostgresqlServer() as server:
 """
 
 
+@pytest.mark.usefixtures("child_process")
 def test_it_starts_without_root() -> None:
     """Where root runs the tests, as a user of a namespace of its own, who is not root there."""
     become = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
@@ -33,6 +36,7 @@ def test_it_starts_without_root() -> None:
     assert done.stdout == "True True\n", done.stderr
 
 
+@pytest.mark.usefixtures("child_process")
 def test_it_keeps_what_was_committed() -> None:
     """Tests of outages stop it in every way, and would blame evalsvc for what is lost."""
     with PostgresqlServer() as server:

@@ -266,6 +266,7 @@ def test_items_are_not_left_behind_on_the_way_down(
     store.close()
 
 
+@pytest.mark.usefixtures("short_process")
 def test_alembic_works_from_the_repository_root(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(

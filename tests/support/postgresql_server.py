@@ -4,8 +4,13 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import TracebackType
+
+import sqlalchemy as sa
 
 
 class PostgresqlServer:
@@ -22,6 +27,7 @@ class PostgresqlServer:
 
         self._server = get_server(self._folder / "data", cleanup_mode="delete")
         self.url: str = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        self._numbers = count(1)
 
     def __enter__(self) -> "PostgresqlServer":
         return self
@@ -30,6 +36,21 @@ class PostgresqlServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def database(self, template: str = "") -> Iterator[str]:
+        """The URL of a new database, empty or a copy of the one at the URL `template`, which nobody may be using."""
+        name = f"test_{next(self._numbers)}"
+        copied = f" TEMPLATE {sa.make_url(template).database}" if template else ""
+        self._execute(f"CREATE DATABASE {name}{copied}")
+        yield sa.make_url(self.url).set(database=name).render_as_string(hide_password=False)
+        self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+        engine.dispose()
 
     def stop(self) -> None:
         """An orderly end: connections are closed, what was committed is on disk."""

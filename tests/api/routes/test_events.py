@@ -201,6 +201,7 @@ def test_a_stream_needs_a_token_where_there_are_some(tmp_path: Path) -> None:
 # Coming back
 
 
+@pytest.mark.usefixtures("child_process")
 def test_a_client_that_comes_back_misses_nothing(tmp_path: Path) -> None:
     """Also after the service was killed: what it had in memory is nothing to the numbers."""
     service = ServiceProcess(tmp_path / "data", "--devices", "cpu")
@@ -241,6 +242,7 @@ def test_the_client_takes_up_a_stream_that_broke_off(tmp_path: Path, monkeypatch
         assert [event["id"] for event in told] == [2, 3, 3]
 
 
+@pytest.mark.usefixtures("child_process")
 def test_a_service_that_stops_does_not_wait_for_its_streams(tmp_path: Path) -> None:
     service = ServiceProcess(tmp_path / "data", "--devices", "cpu", "--scheduler", "tls://127.0.0.1:1")
     checkpoint = tmp_path / "epoch_1.pt"

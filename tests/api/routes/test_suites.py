@@ -188,6 +188,7 @@ def test_json_suites_that_are_deep(app: App, body: str, depth: int) -> None:
     assert len(response.content) < 5000, "what was sent is not sent back"
 
 
+@pytest.mark.usefixtures("child_process")
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("count", [80, pytest.param(2000, marks=pytest.mark.long)])
 def test_suites_that_are_made_to_cost(count: int) -> None:

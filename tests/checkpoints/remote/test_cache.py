@@ -176,6 +176,7 @@ def fetch_once(folder: Path, log: Path, barrier: object) -> None:
         assert (found / "x.pt").stat().st_size == 60
 
 
+@pytest.mark.usefixtures("child_process")
 def test_of_several_processes_one_fetches(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, log = context.Barrier(4), tmp_path / "log"

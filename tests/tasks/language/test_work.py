@@ -283,6 +283,7 @@ def test_the_merge_needs_no_checkpoint(folder: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("child_process")
 def test_a_killed_worker_leaves_the_items_of_an_undisturbed_run(tmp_path: Path) -> None:
     """And a task that fails beside it makes the evaluation partly failed, no more."""
     write_benchmark(tmp_path, "numbers", questions(600))
