@@ -13,8 +13,9 @@ import queue
 import threading
 import time
 from asyncio import CancelledError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from sqlalchemy.orm import Session
 
@@ -68,18 +69,29 @@ KILL_AGAIN = 2.0
 """Seconds after which a shard that overran its deadline and is still there is killed once more."""
 
 
+ClusterFactory: TypeAlias = Callable[[Settings, Callable[[str, int], None], Callable[[Outcome], None]], Cluster]
+"""Makes a cluster from the settings, what to call with the progress of a call, and what with its outcome."""
+
+
 class Coordinator:
     """Runs the queue of one store on one cluster. `start` and `stop` once each; the rest at any time."""
 
-    def __init__(self, store: Store, settings: Settings, lock: CoordinatorLock | None = None) -> None:
-        """`lock`: that of the store's database, where it is held already; it is released at the end."""
+    def __init__(
+        self, store: Store, settings: Settings, lock: CoordinatorLock | None = None, cluster: ClusterFactory = Cluster
+    ) -> None:
+        """Set up without starting anything.
+
+        Args:
+            lock: the lock of the store's database, where it is held already; it is released at the end.
+            cluster: makes the cluster that shards run on.
+        """
         self._database_lock = lock or CoordinatorLock(store.url)
         self._displaced = False
         self._store = self._database_lock.fence(store)
         self._unfenced = store
         self._settings = settings
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
-        self._cluster = Cluster(settings, self._note_progress, self._outcomes.put)
+        self._cluster = cluster(settings, self._note_progress, self._outcomes.put)
         self._placement = Placement()
         self._files = ShardFiles(settings)
         self._spooler = Spooler(self._store, settings, self.wake)
