@@ -1,4 +1,4 @@
-"""The coordinator with real worker processes: what runs, how often, and what is kept when something dies."""
+"""The coordinator on workers in this process: what runs, how often, and what is kept when something dies."""
 
 import re
 import threading
@@ -11,60 +11,50 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import Machines
-from migrated import migrated_store
-from queue_steps import submission
+from in_process_cluster import InProcessCluster, with_run
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from steps_evaluations import begun, enter, steps_done, steps_suite, wait, wait_until, workers_used
+from steps_in_process import run_steps
 
-from evalsvc.checkpoints.reference import identify
-from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.service import coordinator as coordinator_module
 from evalsvc.service import shard_files
-from evalsvc.service.coordinator import TICK, Coordinator
+from evalsvc.service.coordinator import Coordinator
 from evalsvc.service.spooler import Spooler
-from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue import back_off, shards
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_results, read_task_items
 from evalsvc.store.runs import posting
-from evalsvc.store.runs.posting import submit
 from evalsvc.store.session import Store
-from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Evaluation, Shard, Task
+from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Shard, Task
 from evalsvc.store.views import evaluation_view
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = migrated_store(tmp_path / "evalsvc.db")
-    (tmp_path / "data").mkdir()
-    yield store
-    store.close()
+TICK = 0.02
 
 
-@pytest.fixture(scope="module")
-def two_workers(tmp_path_factory: pytest.TempPathFactory, child_process: None) -> Iterator[dict[str, Any]]:
-    """The settings for a scheduler with two workers that the tests share which leave them as they found them."""
-    machines = Machines(tmp_path_factory.mktemp("machines"))
-    machines.start_worker("--devices", "cpu,cpu", "--threads", "1")
-    yield machines.settings()
-    machines.stop()
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing outside of this process has to be waited for."""
+    monkeypatch.setattr(coordinator_module, "TICK", TICK)
+    monkeypatch.setattr(coordinator_module, "LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(coordinator_module, "KILL_AGAIN", 0.1)
+    monkeypatch.setattr(coordinator_module, "LOST_AFTER", 0.1)
+    monkeypatch.setattr(back_off, "FIRST", 0.05)
 
 
 @pytest.fixture
-def coordinate(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Coordinator]]:
-    """Starts coordinators on the shared workers, or on `devices` of their own; the test's end stops them."""
+def coordinate(store: Store, tmp_path: Path) -> Iterator[Callable[..., Coordinator]]:
+    """Starts coordinators with two workers, or with one for each of `devices`; the test's end stops them."""
     started: list[Coordinator] = []
 
-    def start(**settings: Any) -> Coordinator:
-        shared = {} if "devices" in settings else request.getfixturevalue("two_workers")
-        defaults: dict[str, Any] = {"data_dir": str(tmp_path / "data"), "grace": 1.0, **shared}
-        coordinator = Coordinator(store, Settings(**(defaults | settings)))
+    def start(on: Store = store, **settings: Any) -> Coordinator:
+        defaults: dict[str, Any] = {"data_dir": str(tmp_path / "data"), "grace": 1.0, "devices": "cpu,cpu"}
+        coordinator = Coordinator(on, Settings(**(defaults | settings)), cluster=with_run(run_steps))
         coordinator.start()
         started.append(coordinator)
         return coordinator
@@ -74,54 +64,18 @@ def coordinate(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> 
         coordinator.stop()
 
 
+def cluster_of(coordinator: Coordinator) -> InProcessCluster:
+    assert isinstance(coordinator._cluster, InProcessCluster)
+    return coordinator._cluster
+
+
 @pytest.fixture
 def checkpoint_file(tmp_path: Path) -> Path:
-    """A posted file of the test's own, so that it may be changed and deleted."""
-    source = Path(__file__).parents[1] / "golden" / "open_lm" / "01_rotary_default_ln_swiglu"
-    target = tmp_path / "run" / "checkpoints" / "epoch_1.pt"
-    target.parent.mkdir(parents=True)
-    target.write_bytes((source / "checkpoints" / "epoch_1.pt").read_bytes())
-    for name in ("params.txt", "golden_01_rotary_default_ln_swiglu.json"):
-        (tmp_path / "run" / name).write_bytes((source / name).read_bytes())
+    """A posted file of the test's own, which may be changed and deleted; no worker looks into it."""
+    target = tmp_path / "run" / "epoch_1.pt"
+    target.parent.mkdir()
+    target.write_bytes(b"weights")
     return target
-
-
-def steps_suite(tmp_path: Path, name: str = "steps", **parameters: Any) -> Suite:
-    log = str(tmp_path / f"{name}.log")
-    return parse_suite({"tasks": [{"kind": "steps", "log": log, **parameters}]}, name)
-
-
-def enter(store: Store, file: Path, suite: Suite, step: int = 1, **fields: Any) -> int:
-    posted = submission(step, uri=str(file), path=str(file), identity=identify(file), **fields)
-    with store.transaction() as session:
-        return submit(session, posted, [suite], find=lambda name: suite).evaluations[0].id
-
-
-def wait_until(store: Store, condition: Callable[[Any], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        with store.reading() as session:
-            if condition(session):
-                return
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def wait(store: Store, evaluation: int, seconds: float = 40) -> Evaluation:
-    wait_until(store, lambda session: find_evaluation(session, evaluation).state in OVER, seconds)
-    with store.reading() as session:
-        return find_evaluation(session, evaluation)
-
-
-def steps_done(tmp_path: Path, name: str = "steps") -> Counter[tuple[str, str]]:
-    """How often each (shard, step) was begun."""
-    log = tmp_path / f"{name}.log"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return Counter((line.split()[0], line.split()[1]) for line in lines)
-
-
-def begun(tmp_path: Path, name: str = "steps") -> bool:
-    return len(steps_done(tmp_path, name)) > 0
 
 
 def test_large_items_are_a_file_that_a_restart_keeps(
@@ -153,7 +107,7 @@ def test_large_items_are_a_file_that_a_restart_keeps(
 def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waiting(
     store: Store, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data")))
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data")), cluster=with_run(run_steps))
     coordinator._hold_database()
     looks, handed_out = [], []
 
@@ -175,7 +129,7 @@ def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waitin
 def test_an_idle_coordinator_asks_neither_database_nor_scheduler_until_it_is_woken(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data")))
+    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data")), cluster=with_run(run_steps))
     coordinator._hold_database()
     asked: list[str] = []
     monkeypatch.setattr(coordinator._cluster, "free", lambda: asked.append("scheduler") or ["tls://worker"])
@@ -207,8 +161,7 @@ def test_an_evaluation_runs_on_all_workers_with_progress(
     assert max(seen) > 0
     wait_until(store, lambda session: coordinator.live() == {})  # a moment after the result is in the database
     assert set(steps_done(tmp_path).values()) == {1}
-    processes = {line.split()[2] for line in (tmp_path / "steps.log").read_text().splitlines()}
-    assert len(processes) == 2
+    assert workers_used(tmp_path) == {"inproc://0", "inproc://1"}
     with store.reading() as session:
         assert read_history(session, "run-a")["series"][0]["value"] == [1, 32]
         found = read_results(session, tmp_path / "data" / "items", "run-a", 1, "raw")
@@ -223,7 +176,7 @@ def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_oth
 ) -> None:
     poisoned = enter(store, checkpoint_file, steps_suite(tmp_path, "poisoned", shards=3, poison=1))
     innocent = enter(store, checkpoint_file, steps_suite(tmp_path, "innocent", shards=8))
-    coordinate(devices="cpu,cpu")
+    coordinate()
     assert wait(store, innocent).state == "succeeded"
     failed = wait(store, poisoned)
     assert failed.state == "failed"
@@ -238,8 +191,8 @@ def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_oth
 def test_what_is_cancelled_makes_room_whether_it_listens_or_not_and_can_be_retried(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
-    coordinator = coordinate(devices="cpu,cpu", grace=0.5)
-    polite = enter(store, checkpoint_file, steps_suite(tmp_path, "polite", shards=1, steps=30))
+    coordinator = coordinate(grace=0.2)
+    polite = enter(store, checkpoint_file, steps_suite(tmp_path, "polite", shards=1, steps=30, seconds=0.05))
     deaf = enter(store, checkpoint_file, steps_suite(tmp_path, "deaf", shards=1, seconds=60, deaf=True))
     other = enter(store, checkpoint_file, steps_suite(tmp_path, "other", shards=2, steps=1))
     wait_until(store, lambda session: begun(tmp_path, "polite") and begun(tmp_path, "deaf"))
@@ -277,22 +230,18 @@ class UnansweredStore(Store):
             raise OperationalError("COMMIT", {}, Exception("the connection broke"))
 
 
-@pytest.mark.parametrize("state", [pytest.param("running", marks=pytest.mark.long), "succeeded"])
+@pytest.mark.parametrize("state", ["running", "succeeded"])
 def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(
-    tmp_path: Path, checkpoint_file: Path, two_workers: dict[str, Any], state: str
+    coordinate: Callable[..., Coordinator], tmp_path: Path, checkpoint_file: Path, state: str
 ) -> None:
     """At a hand-out the shard was `running` for ever, with nobody to run it; at a result, the file with its output was
     removed as one that came too late, and the shard ran again."""
     store = UnansweredStore(f"sqlite:///{tmp_path / 'evalsvc.db'}")
-    store.migrate()
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data"), grace=1.0, **two_workers))
     store.breaks_at = lambda shard: shard.stage == "run" and shard.index == 1 and shard.state == state
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=2, size=200_000))
-    coordinator.start()
-    try:
-        assert wait(store, evaluation).state == "succeeded"
-    finally:
-        coordinator.stop()
+    coordinator = coordinate(store)
+    assert wait(store, evaluation).state == "succeeded"
+    coordinator.stop()
     assert store.broken == ["run"]
     assert set(steps_done(tmp_path).values()) == {1}
     with store.reading() as session:
@@ -307,7 +256,7 @@ def test_a_shard_that_is_retried_while_it_stops_runs_again(
 ) -> None:
     """The old attempt takes its worker's place until it has stopped, and its end must not end the shard."""
     coordinator = coordinate(devices="cpu", grace=20.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=3, seconds=1.5))
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=3, seconds=0.3))
     coordinator.wake()
     wait_until(store, lambda session: begun(tmp_path))
     with store.transaction() as session:
@@ -326,34 +275,51 @@ def test_a_shard_that_is_retried_while_it_stops_runs_again(
 def test_a_shard_that_overruns_its_deadline_is_stopped_and_tried_again(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
-    coordinate(devices="cpu", shard_deadline=8.0, max_attempts=2)
+    coordinate(devices="cpu", shard_deadline=0.3, max_attempts=2)
     slow = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, seconds=60))
-    failed = wait(store, slow, 120)
+    failed = wait(store, slow)
     assert failed.error is not None
     assert failed.error["code"] == "deadline_exceeded"
-    assert "longer than 8 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in failed.error["message"]
+    assert "longer than 0.3 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in failed.error["message"]
     with store.reading() as session:
-        # On a busy machine it is the plan that overruns, while its modules are imported.
         tried = select(Attempt.outcome).join(Attempt.shard).where(Shard.state == "failed")
         assert session.scalars(tried).all() == ["deadline_exceeded"] * 2
 
 
-def test_a_shard_that_overruns_its_deadline_before_it_has_begun_is_stopped_too(
+def test_a_shard_that_overruns_its_deadline_is_killed_until_it_is_gone(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     """On a machine that was busy it was killed while nobody knew its process yet, once and in vain, and ran on."""
-    coordinate(devices="cpu", shard_deadline=0.05, max_attempts=1)
+    coordinator = coordinate(devices="cpu", shard_deadline=0.3, max_attempts=1)
+    cluster_of(coordinator).kills_in_vain = 2
     slow = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, seconds=600))
-    failed = wait(store, slow, 120)
+    coordinator.wake()
+    failed = wait(store, slow)
     assert failed.error is not None
     assert failed.error["code"] == "deadline_exceeded"
+
+
+def test_shards_of_a_scheduler_that_went_away_run_again_uncharged(
+    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+) -> None:
+    coordinator = coordinate()
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2, steps=4, seconds=0.2))
+    coordinator.wake()
+    wait_until(store, lambda session: begun(tmp_path))
+    cluster_of(coordinator).disconnect()
+    assert wait(store, evaluation).state == "succeeded"
+    with store.reading() as session:
+        outcomes = Counter(session.scalars(select(Attempt.outcome).join(Shard).where(Shard.stage == "run")))
+        assert outcomes["succeeded"] == 2
+        assert outcomes["lost"] in (1, 2)
+        assert set(session.scalars(select(Shard.failed_attempts))) == {0}
 
 
 def test_stopping_stores_what_was_running_and_the_next_start_runs_only_the_rest(
     store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
 ) -> None:
     first = coordinate(grace=90.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=6, steps=4))
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=6, steps=4, seconds=0.05))
     first.wake()
     wait_until(store, lambda session: begun(tmp_path))
     first.stop()
@@ -427,7 +393,7 @@ def test_large_outputs_are_files_until_they_are_merged(
     """Where they cannot be written, the shards fail, and nothing of them is in the history."""
     (tmp_path / "data" / "outputs").write_text("in the way")
     coordinator = coordinate(devices="cpu", max_attempts=1)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2, steps=1, seconds=0.5, size=200_000))
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2, steps=1, seconds=0.1, size=200_000))
     coordinator.wake()
     failed = wait(store, evaluation)
     assert failed.error is not None
@@ -443,7 +409,7 @@ def test_large_outputs_are_files_until_they_are_merged(
     assert wait(store, evaluation).state == "succeeded"
     wait_until(store, lambda session: output_files(tmp_path) == [])
 
-    late = enter(store, checkpoint_file, steps_suite(tmp_path, "late", shards=1, steps=2, size=200_000))
+    late = enter(store, checkpoint_file, steps_suite(tmp_path, "late", shards=1, steps=2, seconds=0.3, size=200_000))
     coordinator.wake()
     wait_until(store, lambda session: begun(tmp_path, "late"))
     with store.transaction() as session:
@@ -459,7 +425,7 @@ def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(
 ) -> None:
     """A service may be killed between file and row, and its folder may be lost while its database is kept."""
     first = coordinate(grace=0.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=3, steps=2, seconds=0.3, size=200_000))
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=3, steps=2, seconds=0.1, size=200_000))
     first.wake()
     wait_until(store, lambda session: len(output_files(tmp_path)) >= 2)
     first.stop()
@@ -504,9 +470,10 @@ def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copie
     assert task["provenance"]["notes"]["stopped"].startswith("after 512 of 6,144 steps: the standard error of mark, 0.")
     assert task["shards"]["succeeded"] == 2
     assert len({shard for shard, _ in steps_done(tmp_path)}) < 24
-    time.sleep(2 * TICK)
+    wait_until(store, lambda session: coordinator.live() == {})
+    time.sleep(5 * TICK)
     before = len(polls)
-    time.sleep(2.5 * TICK)
+    time.sleep(5 * TICK)
     assert len(polls) == before
 
 
@@ -536,9 +503,10 @@ def test_nothing_that_is_raised_ends_the_coordinator(
 ) -> None:
     """Its thread died of what was raised outside of the guarded part, and a service that answered evaluated nothing."""
     failed: list[str] = []
-    parts = [(Cluster, "start"), (Cluster, "connected"), (Cluster, "free"), (Cluster, "submit"), (Cluster, "release")]
+    parts: list[tuple[Any, str]]
+    parts = [(InProcessCluster, name) for name in ("start", "connected", "free", "submit", "release", "close")]
     parts += [(shards, name) for name in ("requeue_running", "unwanted", "take", "finish")]
-    parts += [(shard_files, "named_outputs"), (Spooler, "poll"), (Spooler, "close"), (Cluster, "close")]
+    parts += [(shard_files, "named_outputs"), (Spooler, "poll"), (Spooler, "close")]
     for owner, name in parts:
         fail_once(monkeypatch, owner, name, RuntimeError(f"{name} is broken"), failed)
     evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2))
@@ -566,7 +534,7 @@ def test_a_clock_that_is_set_back_disturbs_no_evaluation(
     """Neither the deadline of what runs, nor the order of what waits, nor the wait of what is to be tried again."""
     (tmp_path / "data" / "artifacts").write_text("in the way")
     coordinator = coordinate(devices="cpu", shard_deadline=60.0)
-    first = enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=2, steps=6, leaves=True))
+    first = enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=2, steps=6, seconds=0.1, leaves=True))
     coordinator.wake()
     wait_until(store, lambda session: begun(tmp_path, "first"))
     set_back = datetime.now(UTC) - timedelta(days=30)
@@ -589,7 +557,7 @@ def test_of_two_coordinators_one_works_and_the_other_takes_over(
 ) -> None:
     """Each queued again what the other was running, and every shard ran twice."""
     first = coordinate(grace=30.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=12, steps=4))
+    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=12, steps=4, seconds=0.05))
     first.wake()
     wait_until(store, lambda session: begun(tmp_path))
     second = coordinate()
@@ -606,9 +574,9 @@ def test_a_coordinator_that_hangs_is_not_alive(
 ) -> None:
     """A thread that waits for ever is there, and does as little as one that has ended."""
     go_on = threading.Event()
-    monkeypatch.setattr(coordinator_module, "STALLED_AFTER", 1.0)
+    monkeypatch.setattr(coordinator_module, "STALLED_AFTER", 0.3)
     monkeypatch.setattr(shards, "requeue_running", lambda *_: go_on.wait(60))
-    monkeypatch.setattr(Cluster, "start", lambda cluster: None)
+    monkeypatch.setattr(InProcessCluster, "start", lambda cluster: None)
     coordinator = coordinate(devices="cpu")
     wait_until(store, lambda _: not coordinator.alive())
     go_on.set()

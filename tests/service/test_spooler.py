@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from migrated import migrated_store
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
@@ -20,13 +19,6 @@ from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.runs.base import name_base
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = migrated_store(tmp_path / "evalsvc.db")
-    yield store
-    store.close()
 
 
 @pytest.fixture

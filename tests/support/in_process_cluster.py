@@ -1,0 +1,153 @@
+"""A cluster whose workers are threads of this process: the coordinator's tests run on it without Dask.
+
+It keeps what the coordinator relies on: one call a worker, progress from the beginning of a call, one outcome of every
+call, which comes on another thread, and nothing of a call that was given up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalsvc.cluster.cluster import Cluster, Member, Outcome, OutcomeKind
+from evalsvc.config import Settings
+from evalsvc.errors import Cancelled
+
+Run = Callable[[Any, "Call"], Any]
+"""What a worker does with a request."""
+
+
+class Died(BaseException):
+    """The worker process is gone, in the midst of a call; no error of the call, so nothing catches it."""
+
+
+@dataclass
+class Call:
+    """A call on its worker, as the code that runs there sees it."""
+
+    key: str
+    worker: str
+    on_progress: Callable[[str, int], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    dead: threading.Event = field(default_factory=threading.Event)
+
+    def report(self, done: int) -> None:
+        """Tell the progress; raises Cancelled where the call is to stop."""
+        if self.dead.is_set():
+            raise Died
+        self.on_progress(self.key, done)
+        if self.cancelled.is_set():
+            raise Cancelled("the evaluation was cancelled")
+
+    def pause(self, seconds: float) -> None:
+        """Sleep for as long as the worker lives."""
+        if self.dead.wait(seconds):
+            raise Died
+
+
+class InProcessCluster(Cluster):
+    """One worker for each device of the settings."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_progress: Callable[[str, int], None],
+        on_outcome: Callable[[Outcome], None],
+        run: Run,
+    ) -> None:
+        self._run = run
+        self._report_progress, self._report_outcome = on_progress, on_outcome
+        self._addresses = [f"inproc://{index}" for index, _ in enumerate(settings.devices.split(","))]
+        self._lock = threading.Lock()
+        self._calls: dict[str, Call] = {}
+        self._threads: list[threading.Thread] = []
+        self._is_up = False
+        self.kills_in_vain = 0
+        """How many kills have no effect, as of a process that nobody knows yet."""
+
+    def start(self) -> None:
+        self._is_up = True
+
+    def close(self) -> None:
+        """End all workers, as a scheduler that goes takes them along; nothing of their calls is heard again."""
+        self._is_up = False
+        with self._lock:
+            calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            call.dead.set()
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive(), "what runs on a worker pauses by `Call.pause`"
+
+    def connected(self) -> bool:
+        return self._is_up
+
+    def disconnect(self) -> None:
+        """The scheduler is gone, and nobody hears of what runs."""
+        self._is_up = False
+
+    def workers(self) -> list[str]:
+        return list(self._addresses) if self._is_up else []
+
+    def slots(self) -> int:
+        return len(self.workers())
+
+    def free(self) -> list[str]:
+        with self._lock:
+            busy = {call.worker for call in self._calls.values()}
+        return [address for address in self.workers() if address not in busy]
+
+    def members(self) -> list[Member]:
+        return [Member(address, f"cpu#{index}", "127.0.0.1", True) for index, address in enumerate(self.workers())]
+
+    def place(self, key: str) -> str | None:
+        call = self._calls.get(key)
+        return call and call.worker
+
+    def submit(self, key: str, target: str, request: Any, worker: str | None = None) -> None:
+        assert worker is not None
+        call = Call(key, worker, self._report_progress)
+        with self._lock:
+            assert worker not in {other.worker for other in self._calls.values()}, "a worker does one call at a time"
+            self._calls[key] = call
+        thread = threading.Thread(target=self._do, args=(call, request), name=key, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def release(self, key: str) -> None:
+        with self._lock:
+            self._calls.pop(key, None)
+
+    def release_futures(self) -> None:
+        pass
+
+    def cancel(self, key: str) -> None:
+        self._calls[key].cancelled.set()
+
+    def kill(self, key: str) -> None:
+        if self.kills_in_vain:
+            self.kills_in_vain -= 1
+        elif call := self._calls.get(key):
+            call.dead.set()
+
+    def _do(self, call: Call, request: Any) -> None:
+        kind: OutcomeKind = "result"
+        value: Any = None
+        try:
+            call.report(0)
+            value = self._run(request, call)
+        except Cancelled:
+            kind = "cancelled"
+        except Died:
+            kind = "worker_died"
+        except Exception as error:
+            kind, value = "error", f"{type(error).__name__}: {error}"
+        if call.key in self._calls and self._is_up:
+            self._report_outcome(Outcome(call.key, kind, value))
+
+
+def with_run(run: Run) -> Callable[[Settings, Callable[[str, int], None], Callable[[Outcome], None]], InProcessCluster]:
+    """A cluster on whose workers `run` is called."""
+    return lambda settings, on_progress, on_outcome: InProcessCluster(settings, on_progress, on_outcome, run)
