@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 
-FULL = {"child_process", "postgresql_server", "empty_postgresql", "migrated_postgresql", "shared", "inception_path"}
+FULL = {
+    "child_process",
+    "postgresql_server",
+    "empty_postgresql",
+    "migrated_postgresql",
+    "shared",
+    "inception_path",
+    "many_cases",
+}
 """Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
 
 MAY_START = {"child_process", "short_process"}
@@ -52,6 +60,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def child_process() -> None:
     """Lets a test start processes: services, workers, clusters, programs."""
+
+
+@pytest.fixture(scope="session")
+def many_cases() -> None:
+    """For tests that prove something by the number of their cases: thousands of requests or meetings, 100,000 draws."""
 
 
 @pytest.fixture(scope="session")

@@ -147,7 +147,7 @@ def run_blocked(blocked: set[str], modules: list[str], then: str = "") -> None:
     script = BLOCK.format(blocked=blocked, modules=modules, then=then)
     root = str(PACKAGE.parent)
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def modules_of(*rooms: str) -> list[str]:
@@ -186,6 +186,25 @@ def test_the_client_needs_none_of_the_services_packages() -> None:
     service = {"fastapi", "starlette", "sqlalchemy", "alembic", "distributed", "dask", "uvicorn", "psycopg"}
     others = {"pydantic", "typer", "yaml"}
     run_blocked({*WORKER_PACKAGES, *service, *others}, modules_of("client"))
+
+
+TESTS_WITHOUT_TORCH = ("api", "client", "cluster", "compare", "files", "service", "spec", "store", "watch")
+TESTS_WITH_TORCH = (
+    "compare/test_gate_of_evaluations.py",
+    "compare/test_gate_until.py",
+    "compare/test_one_comparison.py",
+)
+"""Among those: they evaluate checkpoints, or ask what does."""
+
+
+@pytest.mark.usefixtures("child_process")
+def test_the_services_tests_are_collected_without_torch() -> None:
+    """Importing it takes longer than most of them, and one that needs it by accident proves nothing of the service."""
+    tests = Path(__file__).parent
+    found = [tests / name if (tests / name).is_dir() else tests / f"test_{name}.py" for name in TESTS_WITHOUT_TORCH]
+    ignored = [f"--ignore={tests / name}" for name in TESTS_WITH_TORCH]
+    arguments = ["--collect-only", "-qqq", "-p", "no:cacheprovider", *map(str, found), *ignored]
+    run_blocked({"torch"}, ["pytest"], f"sys.exit(sys.modules['pytest'].main({arguments!r}))")
 
 
 @pytest.mark.usefixtures("short_process")

@@ -78,6 +78,7 @@ def median_ms(do: Callable[[], object], times: int) -> float:
     return 1_000 * statistics.median(seconds)
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_ten_thousand_evaluations_may_wait(
     service: tuple[str, Any], weights: Path, record_property: Callable[[str, object], None]
 ) -> None:

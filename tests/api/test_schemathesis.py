@@ -93,6 +93,7 @@ def shown(found: Found) -> str:
     return "\n\n".join(f"{where}\n{what}" for where, what in found.failures.items())
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("database_url", BOTH if LONG else BOTH[:1], indirect=True)
 def test_an_open_service(service: Service, database_url: str, weights: Path) -> None:
     url, state = service(database_url)
@@ -105,6 +106,7 @@ def test_an_open_service(service: Service, database_url: str, weights: Path) -> 
     work_off(state)
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("database_url", BOTH if LONG else BOTH[1:], indirect=True)
 def test_a_service_with_tokens(service: Service, database_url: str, weights: Path) -> None:
     """With a token that may do everything; and Schemathesis' own question whether any route ignores who asks."""
@@ -121,6 +123,7 @@ def test_a_service_with_tokens(service: Service, database_url: str, weights: Pat
     work_off(state)
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_without_a_token(service: Service, weights: Path) -> None:
     """Whatever is asked, the answer is that a token is needed, as the document says."""
     url, state = service()

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer.main
 import yaml
 from app_in_process import App, app_in_process
 from gate_documents import document, result, value
-from metric_items import value_of_items
 from paired_items import paired_difference
 
-from evalsvc.checkpoints.reference import CheckpointRef, identify
 from evalsvc.cli import app
 from evalsvc.client import Client
 from evalsvc.compare.gate import Comparison, Outcome, Report, compare, run_gate
@@ -26,13 +23,7 @@ from evalsvc.compare.result import Result
 from evalsvc.compare.source import Service
 from evalsvc.errors import InvalidData, InvalidRequest, UnknownName
 from evalsvc.messages import ShardError
-from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.spec.suite import Suite, parse_suite
-from evalsvc.worker import context
-from evalsvc.worker.local import run_suite
-from evalsvc.worker.models import ModelCache
 
 
 def judge(before: MetricValue, after: MetricValue, **rule: Any) -> Comparison:
@@ -470,58 +461,6 @@ class TestService:
                 run_gate("run-a@7", baseline, EVERYTHING, Service(client))
         with pytest.raises(UnknownName, match=r"no suite .* is named 'los'; did you mean 'loss'"):
             run_gate("run-a@100", "run-a@0", EVERYTHING, Service(client, suite="los"))
-
-
-class TestDamage:
-    """The real thing: losses of the last checkpoint of the miniature, and of one that something happened to."""
-
-    @pytest.fixture(autouse=True)
-    def _worker(self, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("EVALSVC_THREADS", "1")
-        monkeypatch.setenv("EVALSVC_DEVICE", "cpu")
-        monkeypatch.setattr(context, "_models", ModelCache())
-
-    @pytest.fixture
-    def suite(self) -> Suite:
-        task = {"kind": "loss", "name": "pairs", "data": str(ROOT / "heldout_pairs.jsonl"), "limit": 48}
-        return parse_suite({"tasks": [task]}, "pairs")
-
-    def measure(self, suite: Suite, weights: Path) -> Result:
-        layout = parse_layout(str(ROOT / "runs" / "layout.yaml")).to_json()
-        model = json.loads((ROOT / "runs" / "pretrained" / "open_lm_miniature.json").read_text())
-        checkpoint = CheckpointRef(str(weights), identify(weights), model=model, layout=layout, label=weights.name)
-        found = run_suite(suite, checkpoint, lambda *_: None)
-        assert found["errors"] == {}
-        return Result(weights.name, json.loads(json.dumps({**found, "artifacts": {}})))
-
-    def test_noise_on_one_layer_is_caught(self, suite: Suite, tmp_path: Path) -> None:
-        """Noise of half the weights' own deviation: the loss of images rises by less than its error, and only pairing
-        shows it."""
-        healthy = ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt"
-        content = torch.load(healthy, weights_only=True)
-        weight = content["state_dict"]["layers.1.feed_forward.w3.weight"]
-        weight += 0.5 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-        torch.save(content, tmp_path / "damaged.pt")
-        baseline, damaged = self.measure(suite, healthy), self.measure(suite, tmp_path / "damaged.pt")
-        assert compare(self.measure(suite, healthy), baseline).outcome == Outcome.PASSED
-        found = compare(damaged, baseline)
-        assert found.outcome == Outcome.REGRESSION
-        by_name = {one.metric: one for one in found.comparisons}
-        assert by_name["pairs/image"].verdict == "worse"
-        for one in found.comparisons:
-            if one.difference and one.difference.basis == "paired":
-                assert one.difference.n == 48
-
-    def test_every_value_is_made_of_its_items(self, suite: Suite) -> None:
-        measured = self.measure(suite, ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt")
-        made = [metric for metric in measured.document["metrics"] if metric["items"]]
-        losses = [f"pairs/{name}" for name in ("text", "image", "special", "total", "text_within", "image_within")]
-        perplexities = [f"{name}_perplexity" for name in losses]
-        assert {metric["name"] for metric in made} == {*losses, *perplexities, "pairs/image_mass"}
-        for metric in made:
-            assert metric["value"] == pytest.approx(
-                value_of_items(metric, measured.document["items"]["pairs"]), rel=1e-12
-            )
 
 
 class TestReadme:

@@ -258,28 +258,30 @@ PAIRS = 100_000
 """Of codes, for each text: 200,000 draws."""
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({"temperature": 0.7}, marks=pytest.mark.long),
-        pytest.param({"top_k": 3}, marks=pytest.mark.long),
-        {"top_p": 0.8},
-        {"guidance_scale": 2.5},
-    ],
-    ids=str,
-)
-def test_frequencies_match_the_enumerated_probabilities(changes: dict[str, Any]) -> None:
-    """Of all pairs of codes, after each of two texts, whose distributions differ."""
+def require_frequencies(pairs_of_codes: int, **changes: Any) -> None:
+    """Compare the frequencies of all pairs of codes, after each of two texts, whose distributions differ."""
     model = tiny_model(vocab_size=8, hidden_dim=16, dtype="float32")
     spec = spec_of(image_ids=SIX, length=2, batch=1_000, bucket=1, unconditional=(0,), **changes)
     for text in TEXTS:
-        prompts = [Prompt(f"{text}:{row}", text) for row in range(PAIRS)]
+        prompts = [Prompt(f"{text}:{row}", text) for row in range(pairs_of_codes)]
         pairs = torch.cat([samples.codes for samples in generate(model, prompts, spec)])
         counts = torch.bincount(pairs[:, 0] * 6 + pairs[:, 1], minlength=36).tolist()
         expected = pair_probabilities(model, spec, text)
-        assert sum(counts) == PAIRS
+        assert sum(counts) == pairs_of_codes
         assert [code for code in range(36) if counts[code] and not expected[code]] == []
-        assert reference.chi_square_p(counts, [PAIRS * p for p in expected]) > 1e-4
+        assert reference.chi_square_p(counts, [pairs_of_codes * p for p in expected]) > 1e-4
+
+
+def test_frequencies_are_those_of_the_enumerated_probabilities() -> None:
+    require_frequencies(5_000, temperature=0.9, top_k=5, top_p=0.9, guidance_scale=2.5)
+
+
+@pytest.mark.usefixtures("many_cases")
+@pytest.mark.parametrize(
+    "changes", [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.8}, {"guidance_scale": 2.5}], ids=str
+)
+def test_frequencies_match_the_enumerated_probabilities_closely(changes: dict[str, Any]) -> None:
+    require_frequencies(PAIRS, **changes)
 
 
 def pair_probabilities(model: Transformer, spec: SamplerSpec, text: tuple[int, ...]) -> list[float]:
@@ -289,6 +291,7 @@ def pair_probabilities(model: Transformer, spec: SamplerSpec, text: tuple[int, .
     return [first[a] * second[a][b] for a, b in product(range(6), repeat=2)]
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_the_frequency_test_sees_a_small_bias() -> None:
     """Two percent off in temperature would pass unseen if the test were blunt."""
     model = tiny_model(vocab_size=8, hidden_dim=16, dtype="float32")

@@ -190,6 +190,7 @@ class Hands:
         return result(metric(float(assignment.evaluation_id), limit=int(assignment.request.task.parameters["limit"])))
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_all_ends_whatever_meets_whatever(store: Store) -> None:
     seed = SystemRandom().randrange(1 << 31)
     print(f"seed {seed}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio.to_thread
 import httpx
+import pytest
 from app_in_process import app_on_port
 from history_reference import Point, write
 from queue_steps import enter, evaluate_whole, metric, submission, suite
@@ -47,6 +48,7 @@ async def read_all(url: str) -> list[int]:
         return await asyncio.gather(*(read(number) for number in range(READERS)))
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_readers_and_a_writer_get_along(database_url: str, tmp_path: Path) -> None:
     """The pool of connections had room for 15; those that waited longer than 30 s failed with 500, and a writer of
     SQLite gave up."""

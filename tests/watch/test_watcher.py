@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from app_in_process import App, app_in_process
+from torch_files import save_filled
 
 from evalsvc.client import Client
 from evalsvc.errors import Unauthorized
@@ -65,7 +65,7 @@ class Scene:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         said = {} if step is None else {"step": step}
-        torch.save({"state_dict": {"w": torch.full((4,), step or 0)}, "epoch": 1, **said, **content}, path)
+        save_filled(path, {"state_dict": {"w": [step or 0] * 4}, "epoch": 1, **said, **content})
         return path
 
     def posted(self) -> dict[tuple[int, str], dict[str, Any]]:
@@ -227,8 +227,8 @@ def test_a_name_without_a_step_is_said_once_with_what_to_do(scene: Scene) -> Non
 
 def test_averaged_weights_take_their_step_from_their_epoch(scene: Scene) -> None:
     """The epoch's file may come later, and may be deleted before the averaged one is looked at."""
-    average = {"state_dict": None, "av_model_sd": {"w": torch.zeros(1)}}
-    torch.save({"av_model_sd": average["av_model_sd"], "step_counter": 1}, scene.folder / "ema_0.99_1_3.pt")
+    average = {"state_dict": None, "av_model_sd": {"w": [0.0]}}
+    save_filled(scene.folder / "ema_0.99_1_3.pt", {"av_model_sd": average["av_model_sd"], "step_counter": 1})
     watcher = scene.watcher()
     scene.look(watcher)
     assert scene.noted == ["ema_0.99_1_3.pt waits for epoch_3.pt, which says its step; or give --steps-per-epoch N"]
@@ -236,7 +236,7 @@ def test_averaged_weights_take_their_step_from_their_epoch(scene: Scene) -> None
     scene.look(watcher)
     assert set(scene.posted()) == {(900, "raw"), (900, "ema_0.99_1")}
     path.unlink()
-    torch.save({"av_model_sd": average["av_model_sd"], "step_counter": 2}, scene.folder / "poly_8_1_3.pt")
+    save_filled(scene.folder / "poly_8_1_3.pt", {"av_model_sd": average["av_model_sd"], "step_counter": 2})
     scene.look(scene.watcher())
     assert (900, "poly_8_1") in scene.posted()
 
@@ -335,7 +335,7 @@ def test_an_instruction_is_said_once_and_others_go_on(tmp_path: Path) -> None:
     with app_in_process(tmp_path / "data", roots=str(tmp_path / "run" / "checkpoints")) as app:
         scene = Scene(tmp_path, app)
         outside = tmp_path / "outside.pt"
-        torch.save({"state_dict": {}, "epoch": 1, "step": 1}, outside)
+        save_filled(outside, {"state_dict": {}, "epoch": 1, "step": 1})
         (scene.folder / "epoch_1.pt").symlink_to(outside)
         scene.write("epoch_2.pt", step=10)
         watcher = scene.watcher()
