@@ -78,6 +78,7 @@ def scores(sides: tuple[Features, Features], pool: Pool) -> list[float]:
     return found
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_two_samples_of_one_checkpoint_are_seldom_told_apart(pool: Pool) -> None:
     """200 pairs, four looks at each; a plain test at every look is wrong nearly twice as often as it says."""
     walks = np.abs([scores(pool.alike(seed), pool) for seed in range(200)])

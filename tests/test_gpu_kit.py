@@ -63,6 +63,7 @@ def test_one_command_runs_every_section() -> None:
     }
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.name)
 def test_a_section_fails_where_one_number_is_another(section: Section) -> None:
     kit = Kit(CPU, small=True, disturb=True)

@@ -252,6 +252,7 @@ def test_the_cloze_fits_the_model(questions: list[dict[str, Any]]) -> None:
     assert max(len(tokenizer.encode(text)) for text in asked) <= config.seq_len
 
 
+@pytest.mark.usefixtures("many_cases")
 def test_the_cloze_is_answered_before_and_guessed_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the demo shows: `pretrained` falls to chance, which `random-init` never leaves."""
     monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))

@@ -39,6 +39,7 @@ def _driver_without_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     devices._unlisted_cards.cache_clear()
 
 
+@pytest.mark.usefixtures("short_process")
 @pytest.mark.usefixtures("_driver_without_list")
 def test_cards_that_the_driver_does_not_list_are_found(tmp_path: Path) -> None:
     """`all` was the CPU on WSL2, and `cuda:0` was refused."""
@@ -56,6 +57,7 @@ def test_torch_is_not_asked_for_cards_where_there_is_no_driver(monkeypatch: pyte
     assert device_list("all") == ["cpu"]
 
 
+@pytest.mark.usefixtures("short_process")
 @pytest.mark.parametrize(
     ("names", "cards", "words"),
     [
@@ -83,6 +85,7 @@ def test_devices_that_are_not_there_are_named_at_the_start(
         serve(Settings(devices=names, port=0), print)
 
 
+@pytest.mark.usefixtures("short_process")
 @pytest.mark.parametrize(
     ("torch", "words"),
     [

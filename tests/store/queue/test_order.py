@@ -152,6 +152,7 @@ def test_a_shard_that_is_tried_again_comes_in_its_place(store: Store) -> None:
     assert store_result(store, again, ShardResult(output={"sum": 1}))
 
 
+@pytest.mark.usefixtures("many_cases")
 @pytest.mark.parametrize("begun", [pytest.param(0, marks=pytest.mark.long), 8])
 def test_ten_thousand_evaluations_in_the_queue_hold_up_no_worker(store: Store, begun: int) -> None:
     """Joined with all shards that wait, one hand-out took 20 s of SQLite and 5 s of PostgreSQL."""
