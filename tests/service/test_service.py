@@ -242,7 +242,7 @@ def sha256_of(path: Path) -> str:
 def test_two_protocols_are_two_series_and_a_variant_is_another(
     serve: Callable[..., ServiceProcess], tmp_path: Path
 ) -> None:
-    case = Path(__file__).parent / "golden" / "open_lm" / "14_all_defaults_ema_optimizer_t2i_vocab" / "checkpoints"
+    case = Path(__file__).parents[1] / "golden" / "open_lm" / "14_all_defaults_ema_optimizer_t2i_vocab" / "checkpoints"
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"text_ids": [1, 2, 3, index]}) + "\n" for index in range(20)))
     service = serve("--devices", "cpu")

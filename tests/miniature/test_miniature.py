@@ -198,7 +198,7 @@ def questions() -> list[dict[str, Any]]:
 def test_held_out_data_are_what_their_scripts_make(
     topics: dict[str, Any], questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks" / "miniature")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "miniature")
     cloze, heldout_text, texts = (import_module(name) for name in ("cloze", "heldout_text", "topics"))
     pieces = heldout_text.pieces(topics["heldout"].values(), topics["train"].values())
     assert cloze.questions(pieces, seed=0) == questions
