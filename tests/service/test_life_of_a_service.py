@@ -14,7 +14,8 @@ from service_process import ServiceProcess
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("child_process")]
 
-CHECKPOINT = Path(__file__).parents[1] / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
+GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
+CHECKPOINT = GOLDEN / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ from evalsvc.store.tables import Run
 
 pytestmark = pytest.mark.usefixtures("child_process")
 
-CHECKPOINT = Path(__file__).parents[1] / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
+GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
+CHECKPOINT = GOLDEN / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 
 OUTAGE = 30.0 if os.environ.get("TESTS_LONG") else 6.0
 """Seconds that PostgreSQL is away."""
