@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy.orm import Session
 from steps_evaluations import begun, enter, steps_done, steps_suite, wait, wait_until, workers_used
 from steps_in_process import run_steps
 
+from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.service import coordinator as coordinator_module
@@ -76,6 +78,15 @@ def checkpoint_file(tmp_path: Path) -> Path:
     target.parent.mkdir()
     target.write_bytes(b"weights")
     return target
+
+
+def test_the_cluster_in_this_process_has_all_that_the_real_one_has() -> None:
+    """What it did not have would be Dask's, without a client."""
+    public = {name for name in vars(Cluster) if not name.startswith("_")}
+    assert public <= vars(InProcessCluster).keys()
+    assert {name: signature(vars(Cluster)[name]) for name in public} == {
+        name: signature(vars(InProcessCluster)[name]) for name in public
+    }
 
 
 def test_large_items_are_a_file_that_a_restart_keeps(
