@@ -26,19 +26,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
 from evalsvc.errors import InvalidData, json_reason, show_name
 from evalsvc.files.opened import Allow, anywhere
+from evalsvc.spec.images import Selection
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
 ID_COLUMNS = ("id", "image_id")
 IMAGE_COLUMNS = ("image", "file_name")
-
-Selection = Literal["first", "random", "one_per_image"]
-"""Which captions of a file are prompts: the first, a random choice, or one each of randomly chosen images."""
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,23 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import numpy
+import PIL.Image
+import PIL.ImageOps
+import torch
+from PIL.Image import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.data.files import CACHED_FILES, missing_package, unreadable
+from evalsvc.data.files import CACHED_FILES, unreadable
 from evalsvc.errors import CheckpointError, InvalidData, show_name
 from evalsvc.files.opened import Allow, OpenFile, anywhere, open_file, opened_folder
-
-if TYPE_CHECKING:
-    import numpy
-    from PIL.Image import Image
-    from torch import Tensor
+from evalsvc.spec.images import Crop, Fit
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -44,28 +47,8 @@ MAX_NAMES = 5_000_000
 """Files and folders that are looked at for the images of a folder."""
 KEPT_DIGESTS = 1 << 16
 
-Crop = Literal["center", "center-torchvision", "none"]
-Filter = Literal["lanczos", "bicubic"]
-
 THREADS = 4
 """That read and resize ahead; Pillow lets go of the interpreter's lock while it does either."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How an image becomes a square of pixels. All of it moves numbers."""
-
-    size: int
-    """Height and width."""
-    crop: Crop = "center"
-    """`center`: the square in the middle, as wide as the short side; of an odd margin the smaller half comes first.
-    `center-torchvision`: the same, but the margin's half is rounded as torchvision's `center_crop` rounds it, to the
-    even side: one image of COCO in eight is cut one pixel further on. `none`: the whole image, squeezed to a square."""
-    filter: Filter = "lanczos"
-    """Of the resampling, with antialiasing, in uint8: Pillow's."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class ImageSource(ABC):
@@ -109,9 +92,6 @@ class ImageSource(ABC):
 
         Raises what `load` raises, when the image's turn has come.
         """
-        import numpy  # here: the parameters of tasks are read without it
-        import torch
-
         for images in _groups(self._loaded(indices, fit, batch + threads, threads), batch):
             yield torch.from_numpy(numpy.stack(images))
 
@@ -228,10 +208,6 @@ def _image_names(path: Path, folder: Path) -> Iterator[str]:
 class _Packed(ImageSource):
     def __init__(self, path: Path, file: OpenFile) -> None:
         self.path = str(path)
-        try:  # here: the parameters of tasks are read without
-            from safetensors import SafetensorError, safe_open
-        except ModuleNotFoundError:
-            raise missing_package("safetensors", "a .safetensors image file") from None
         try:
             read_header(Path(file.name))
             self._content: Any = safe_open(file.name, framework="numpy")
@@ -279,25 +255,23 @@ def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> numpy.nda
     Raises:
         InvalidData: it is missing, no JPEG, PNG, WebP or BMP, truncated, an animation, transparent in places, 16 bits
             deep, less than 2 pixels wide or high, or of more than MAX_PIXELS; names the file. Or what `allow` raises.
-        MissingPackage: Pillow is not installed.
     """
     path = Path(path)
-    pillow, orientation = _pillow()
     file = open_file(path, "image", allow)
     with file.stream as stream:
         try:
-            with pillow.open(stream, formats=FORMATS) as image:
+            with PIL.Image.open(stream, formats=FORMATS) as image:
                 _check_size(str(path), *image.size)
                 frames = getattr(image, "n_frames", 1)
                 if frames > 1:
                     raise InvalidData(f"{path} has {frames} frames; save the one that is meant")
                 image.load()
-                upright = orientation.exif_transpose(image)
+                upright = PIL.ImageOps.exif_transpose(image)
         except (MemoryError, InvalidData):
             raise
-        except (pillow.DecompressionBombError, pillow.DecompressionBombWarning):
+        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
             raise _too_large(str(path), "more than that") from None
-        except pillow.UnidentifiedImageError:
+        except PIL.UnidentifiedImageError:
             raise InvalidData(f"{path} is not a JPEG, PNG, WebP or BMP image; save it as one of these") from None
         except Exception:  # each of Pillow's formats has its own, and some quote the file
             raise InvalidData(f"{path} is not an image that can be read, or is truncated; save it again") from None
@@ -311,17 +285,7 @@ def fit_pixels(
     """Crop and resize an image that is in memory, as `load_image` does it to a file's."""
     if pixels.shape == (3, fit.size, fit.size):
         return pixels
-    pillow, _ = _pillow()
-    return _fitted(pillow.fromarray(pixels.transpose(1, 2, 0)), fit)
-
-
-def _pillow() -> tuple[Any, Any]:
-    """Pillow's modules `Image` and `ImageOps`."""
-    try:  # here: the parameters of tasks are read without
-        from PIL import Image, ImageOps
-    except ModuleNotFoundError:
-        raise missing_package("pillow", "reading images") from None
-    return Image, ImageOps
+    return _fitted(PIL.Image.fromarray(pixels.transpose(1, 2, 0)), fit)
 
 
 def _check_size(where: str, width: int, height: int) -> None:
@@ -352,16 +316,13 @@ def _opaque_rgb(path: Path, image: Image) -> Image:
 
 
 def _fitted(image: Image, fit: Fit) -> numpy.ndarray[Any, Any]:
-    import numpy  # here: the parameters of tasks are read without
-    from PIL.Image import Resampling
-
     width, height = image.size
     if fit.crop != "none" and width != height:
         side = min(width, height)
         left, top = (_half(length - side, fit.crop) for length in (width, height))
         image = image.crop((left, top, left + side, top + side))
     if image.size != (fit.size, fit.size):
-        image = image.resize((fit.size, fit.size), Resampling[fit.filter.upper()])
+        image = image.resize((fit.size, fit.size), PIL.Image.Resampling[fit.filter.upper()])
     return numpy.ascontiguousarray(numpy.asarray(image).transpose(2, 0, 1))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from evalsvc.data.images import Crop, Filter, Fit, ImageSource
+from evalsvc.data.images import ImageSource
 from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import DataChanged, InvalidData
+from evalsvc.spec.images import Crop, Filter, Fit
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.task import Context
 

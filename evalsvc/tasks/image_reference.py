@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalsvc.data.images import Fit, ImageSource
+from evalsvc.data.images import ImageSource
 from evalsvc.errors import DataChanged
 from evalsvc.metrics.frechet import Moments
+from evalsvc.spec.images import Fit
 from evalsvc.spec.protocol import canonical_json
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows, join_features
 from evalsvc.tasks.reference_statistics import (

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.data.images import ImageSource
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import Artifact
 from evalsvc.files.opened import Allow
@@ -30,6 +29,7 @@ from evalsvc.spec.paths import DataPath as DataPath
 from evalsvc.spec.protocol import MetricValue
 
 if TYPE_CHECKING:
+    from evalsvc.data.images import ImageSource
     from evalsvc.decoders import ImageDecoder
     from evalsvc.features import FeatureExtractor
     from evalsvc.features.digit_classifier import DigitClassifier

@@ -20,6 +20,7 @@ def parameters(command: Any) -> Iterator[Any]:
         yield from parameters(child)
 
 
+@pytest.mark.usefixtures("short_process")
 def test_help_is_quick_and_imports_little() -> None:
     """Whoever asks for help does not wait for torch."""
     heavy = {"torch", "numpy", "fastapi", "starlette", "sqlalchemy", "distributed", "dask", "pydantic", "uvicorn"}

@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 
 from evalsvc.config import Settings
 from evalsvc.data import images
-from evalsvc.data.images import Fit, load_image, read_images
+from evalsvc.data.images import load_image, read_images
 from evalsvc.errors import InvalidData
 from evalsvc.files.opened import Allow
+from evalsvc.spec.images import Fit
 from evalsvc.spec.paths import Readable
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)

@@ -143,6 +143,7 @@ def test_the_interrupt_key_gets_through(faulty: Callable[..., ShardResult]) -> N
         faulty(KeyboardInterrupt())
 
 
+@pytest.mark.usefixtures("short_process")
 def test_a_worker_without_its_packages_says_how_to_install_them() -> None:
     script = "import sys; sys.modules['torch'] = None; import evalsvc.worker.shard"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

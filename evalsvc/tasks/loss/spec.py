@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from evalsvc.data.images import Crop, Filter
 from evalsvc.spec.bounds import MAX_SIDE, Rows, Shards, TokenId
+from evalsvc.spec.images import Crop, Filter
 from evalsvc.spec.paths import AssetName, DataPath
 from evalsvc.tasks.task import Task
 

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from evalsvc.data.images import Crop, Filter
 from evalsvc.spec.bounds import MAX_SIDE, Images, ShardSize
+from evalsvc.spec.images import Crop, Filter
 from evalsvc.spec.paths import AssetName, DataPath
 from evalsvc.tasks.task import Task
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalsvc.data.images import Fit, fit_pixels
+from evalsvc.data.images import fit_pixels
 from evalsvc.decoders import ImageDecoder, pixel_error, to_uint8
 from evalsvc.errors import NonFinite
 from evalsvc.features.digit_classifier import DigitClassifier
@@ -29,6 +29,7 @@ from evalsvc.models.streams import decoding_stream
 from evalsvc.sampling import Prompt, SamplerSpec, Samples
 from evalsvc.sampling.fitting import FittingBatches, generate_fitting
 from evalsvc.sampling.memory import attempt, release
+from evalsvc.spec.images import Fit
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows
 from evalsvc.tasks.task import Context

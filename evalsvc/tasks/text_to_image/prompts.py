@@ -8,11 +8,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from evalsvc.checkpoints.reference import Identity, identify
-from evalsvc.data.captions import Selection, read_captions, select_captions
+from evalsvc.data.captions import read_captions, select_captions
 from evalsvc.data.files import CACHED_FILES, identify_file
 from evalsvc.data.tokens import text_encoder
 from evalsvc.errors import CheckpointGone, InvalidData
 from evalsvc.files.opened import Allow, anywhere
+from evalsvc.spec.images import Selection
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.protocol import canonical_json
 

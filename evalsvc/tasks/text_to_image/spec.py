@@ -13,11 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from evalsvc.data.captions import Selection
-from evalsvc.data.images import Crop, Filter, Fit
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import MAX_BATCH, MAX_ID, MAX_SIDE, Images, Seed, ShardSize, Word
+from evalsvc.spec.images import Crop, Filter, Fit, Selection
 from evalsvc.spec.looks import Until
 from evalsvc.spec.paths import AssetName, DataPath
 from evalsvc.spec.sampling import SamplingParams

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from evalsvc.data.images import Fit
 from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.image_metric import ImageMetric
 from evalsvc.metrics.shares import share_stderr
+from evalsvc.spec.images import Fit
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import schedule
 from evalsvc.spec.protocol import MetricValue, Protocol
