@@ -2,7 +2,7 @@
 
 `run_gate` reads two results, files or what the service holds, and compares them by rules into a Report, whose outcome
 is the exit code. `gate_rules` says what a rule is, `gate_verdict` what the difference of one metric says by its rule;
-`gate_reports` writes the report down.
+`reports` writes the report down.
 """
 
 from __future__ import annotations

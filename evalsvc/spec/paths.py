@@ -61,7 +61,7 @@ class Readable:
 def require_readable(settings: Settings, resolved: Path, shown: str) -> None:
     """Raise unless a path without links lies where suites may read; `shown` is what messages call it.
 
-    This is the one rule for data; `opening` asks again of the very file that it has opened.
+    This is the one rule for data; `files.opened` asks again of the very file that it has opened.
 
     Raises:
         InvalidData: it is outside; see `local_data`.

@@ -53,7 +53,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     parts: list[Parts] = field(default_factory=list)
     recovered: Mapping[str, float] = field(default_factory=dict)
-    """See `comparison_rows.recovered`."""
+    """See `rows.recovered`."""
     over_benchmarks: list[tuple[MetricValue, Interval | None]] = field(default_factory=list)
     """Metrics that sum several benchmarks up."""
     of_text: list[tuple[MetricValue, Interval | None]] = field(default_factory=list)
