@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 
 FULL = {
+    "compiler",
     "child_process",
     "postgresql_server",
     "empty_postgresql",
@@ -103,6 +104,18 @@ def inception_path() -> Path:
         if "inception" in os.environ.get("TESTS_REQUIRE", "").split(","):
             pytest.fail(error.message)
         pytest.skip(error.message)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """What torch.compile needs on a CPU: a C++ compiler. Where TESTS_REQUIRE names `compiler`, a test fails without."""
+    from evalsvc.models import can_compile
+
+    if not can_compile("cpu"):
+        reason = "needs a C++ compiler, for torch.compile"
+        if "compiler" in os.environ.get("TESTS_REQUIRE", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

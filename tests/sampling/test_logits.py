@@ -4,7 +4,7 @@ import pytest
 import sampling_reference as reference
 import torch
 
-from evalsvc.models import can_compile, compiled
+from evalsvc.models import compiled
 from evalsvc.sampling import SamplingParams
 from evalsvc.sampling.logits import draw, guide, keep_top_k, keep_top_p, race, warp
 from evalsvc.sampling.noise import counters, stream_keys
@@ -92,10 +92,9 @@ def test_what_is_not_finite_shows_in_its_own_row(value: float, params: SamplingP
     assert bool(((codes >= 0) & (codes < 50)).all())
 
 
+@pytest.mark.usefixtures("compiler")
 def test_compiling_the_noise_moves_its_last_bit_at_most() -> None:
     """torch 2.13 compiled an `arange` whose products wrap around to other numbers."""
-    if not can_compile("cpu"):  # asked here: it takes seconds, in each process that collects this test
-        pytest.skip("no C++ compiler here")
     logits = random_logits(rows=16, codes=3_000)
     keys = stream_keys(0, [str(row) for row in range(16)], torch.device("cpu"))
     with torch.inference_mode():

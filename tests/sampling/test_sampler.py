@@ -14,7 +14,7 @@ from sampling_reference import tiny_model
 from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidRequest, NonFinite, UnknownName
-from evalsvc.models import DecodeStep, Transformer, can_compile, packed_bytes
+from evalsvc.models import DecodeStep, Transformer, packed_bytes
 from evalsvc.models.decoding import EAGER, DecodeCache, StraightCache
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate
 from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, chosen_path, runnable_path
@@ -130,9 +130,8 @@ def test_every_path_equals_the_slow_reference(kind: str, path: str, monkeypatch:
     assert {samples.path for samples in generate(model, prompts, spec)} == {path}
 
 
+@pytest.mark.usefixtures("compiler")
 def test_compiled_equals_plain() -> None:
-    if not can_compile("cpu"):  # asked here: it takes seconds, in each process that collects this test
-        pytest.skip("no C++ compiler here")
     prompts, model, spec = make_prompts(16), tiny_model(vocab_size=WIDE, hidden_dim=64), wide_spec(2.0)
     plain = codes_by_prompt(model, prompts, replace(spec, path="plain"))
     assert codes_by_prompt(model, prompts, replace(spec, path="compiled")) == plain
