@@ -43,6 +43,13 @@ Service = Callable[..., tuple[str, Any]]
 
 
 @pytest.fixture(autouse=True)
+def _close_connections_here() -> Iterator[None]:
+    """Else it closes them in any test that comes later, where that is an error."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
 def _short_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an evaluation that waits, a stream would last for a quarter of an hour."""
     monkeypatch.setattr(events, "LIFETIME", 0.05)
@@ -72,7 +79,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
             return url, state
 
         yield start
-    gc.collect()  # else their connections are closed in any test that comes later, where that is an error
 
 
 def work_off(state: Any) -> None:
