@@ -15,8 +15,7 @@ class ExitNanny(Nanny):  # type: ignore[misc]
     """A nanny with a method for the end of its worker process, of which Dask tells no plugin."""
 
     def on_worker_exit(self, exitcode: int) -> None:
-        """Called when the worker process has ended, before Dask starts another one."""
-        raise NotImplementedError
+        """Called when the worker process has ended, before Dask starts another one. Does nothing by itself."""
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
         self.on_worker_exit(exitcode)
