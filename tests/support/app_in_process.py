@@ -148,7 +148,8 @@ def app_on_port(data_dir: Path, database_url: str = "", **settings: Any) -> Iter
     data_dir.mkdir(exist_ok=True)
     copy_migrated(data_dir / "evalsvc.db")
     app = create_app(Settings(data_dir=str(data_dir), database_url=database_url, **settings), InlineCoordinator)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    # A stream that a client has left open would hold up the end for as long as it lasts.
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
