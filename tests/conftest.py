@@ -26,7 +26,7 @@ FULL = {
 }
 """Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
 
-MAY_START = {"child_process", "short_process"}
+MAY_START = {"child_process", "short_process", "compiler"}
 """Fixtures of tests that may start processes."""
 
 guard = ProcessGuard()
@@ -111,6 +111,7 @@ def compiler() -> None:
     """What torch.compile needs on a CPU: a C++ compiler. Where TESTS_REQUIRE names `compiler`, a test fails without."""
     from evalsvc.models import can_compile
 
+    can_compile.cache_clear()  # a test before may have asked, and was not allowed to start what compiles
     if not can_compile("cpu"):
         reason = "needs a C++ compiler, for torch.compile"
         if "compiler" in os.environ.get("TESTS_REQUIRE", "").split(","):
