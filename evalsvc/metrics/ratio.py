@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from evalsvc.metrics.shares import group_sums, share_stderr
+from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,20 @@ class Ratio:
     def independent(self) -> int:
         """The number of independent items, or of independent groups of items."""
         return self.n if self.groups is None else self.groups
+
+    def as_metric(
+        self,
+        name: str,
+        unit: str,
+        direction: Direction,
+        protocol: Protocol,
+        baseline: float | None = None,
+        items: tuple[str, ...] = (),
+        grouped_by: str | None = None,
+    ) -> MetricValue:
+        """Return the value as a metric; see `MetricValue` for what is given."""
+        number = self.value, self.stderr, self.n
+        return MetricValue(name, *number, unit, direction, protocol, baseline, items, self.groups, grouped_by)
 
 
 def ratio_of_sums(

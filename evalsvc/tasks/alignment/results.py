@@ -80,7 +80,7 @@ class _Part:
         last = losses[-max(1, len(losses) // 10) :]
         found, content = _mean_of(last, [1.0] * len(last)), training_protocol(self.shard["protocol"])
         name, baseline = f"{self.task.name}/learned_training_loss", math.log(content["learned"]["batch"])
-        yield MetricValue(name, found.value, found.stderr, found.n, NATS, "lower", Protocol(content), baseline)
+        yield found.as_metric(name, NATS, "lower", Protocol(content), baseline)
 
     def _mean(
         self,
@@ -113,8 +113,7 @@ class _Part:
         **protocol: Any,
     ) -> MetricValue:
         content = Protocol({**self.shard["protocol"], **protocol})
-        number = (found.value, found.stderr, found.n, unit)
-        return MetricValue(f"{self.task.name}/{self.prefix}{name}", *number, direction, content, baseline, items)
+        return found.as_metric(f"{self.task.name}/{self.prefix}{name}", unit, direction, content, baseline, items)
 
 
 def _mean_of(values: Sequence[float], weights: Sequence[float]) -> Ratio:

@@ -106,8 +106,7 @@ def measure_metrics(
                 continue
             protocol = Protocol({**content, **base} if what.by_base else content)
             baseline = math.log(base_ids) if what.by_base else None
-            value = ratio.value, ratio.stderr, ratio.n, what.unit
-            yield MetricValue(f"{task}/{group}_{name}", *value, "none", protocol, baseline, keys)
+            yield ratio.as_metric(f"{task}/{group}_{name}", what.unit, "none", protocol, baseline, keys)
 
 
 def describe(item: Mapping[str, Any]) -> str:

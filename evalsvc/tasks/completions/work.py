@@ -263,34 +263,15 @@ class CompletionsWork(TextWork[Completions]):
         prompts = [item["prompt"] for item in items]
         share = ratio_of_sums([item["image_ids"] for item in items], [item["drawn"] for item in items], prompts)
         if share is not None and output["chance"] is not None:
-            protocol = Protocol({**output["protocol"], "sampling": ways})
-            yield MetricValue(
-                f"{self.task.name}/image_share",
-                share.value,
-                share.stderr,
-                share.n,
-                "fraction",
-                "none",
-                protocol,
-                output["chance"],
-                ("image_ids", "drawn"),
-                groups=share.groups,
-                grouped_by=None if share.groups is None else "prompt",
-            )
+            name, protocol = f"{self.task.name}/image_share", Protocol({**output["protocol"], "sampling": ways})
+            items_of, by = ("image_ids", "drawn"), None if share.groups is None else "prompt"
+            yield share.as_metric(name, "fraction", "none", protocol, output["chance"], items_of, by)
         same = [item["same_as_base"] for item in items if "same_as_base" in item]
         if (mean := ratio_of_sums(same, [1] * len(same))) is not None:
             compared = {"base": output["base"], **output["base_rotary"]}
             protocol = Protocol({**output["protocol"], "sampling": ways[:1], **compared})
-            yield MetricValue(
-                f"{self.task.name}/same_as_base",
-                mean.value,
-                mean.stderr,
-                mean.n,
-                "fraction",
-                "none",
-                protocol,
-                items=("same_as_base",),
-            )
+            name = f"{self.task.name}/same_as_base"
+            yield mean.as_metric(name, "fraction", "none", protocol, items=("same_as_base",))
         groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
         protocols = {group: {**output["protocol"], "sampling": drawn} for group, drawn in groups.items()}
         base = {**{name: output[name] for name in ("base", "base_layout")}, **output["base_rotary"]}

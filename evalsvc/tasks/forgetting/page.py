@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from evalsvc.files.artifacts import Artifact
@@ -316,5 +316,5 @@ def _csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: plain_cell(value) for name, value in row.to_json().items()} for row in rows)
+    writer.writerows({name: plain_cell(value) for name, value in asdict(row).items()} for row in rows)
     return text.getvalue()

@@ -25,9 +25,6 @@ class Baseline:
     table: int | None
     """The version of the table that it is from; None: it is the mean of right options / options."""
 
-    def to_json(self) -> dict[str, float | int | None]:
-        return {"value": self.value, "table": self.table}
-
 
 def random_baseline(benchmark: str, options: float) -> Baseline:
     """`options` is the mean of right options / options of the questions that were asked; 0 where there are none."""

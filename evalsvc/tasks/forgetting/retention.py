@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.centred import covariance_of_means, fieller_interval
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval, Spread, confidence_interval
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_mean, linear_of
+from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.forgetting.base_comparison import SCOPES, Differences, accuracy_of
@@ -53,13 +54,14 @@ def add_retention(
         kinds: tuple[tuple[str, int, Direction], ...] = (("lost", -1, "lower"), ("gained", 1, "higher"))
         for name, flip, direction in kinds:
             hits = [int(each == flip) for each in flips]
-            error = _scaled(share_stderr(sum(hits), row.n), pairs)
-            found = (sum(hits) / row.n, error, row.n, "fraction", direction, Protocol(content))
-            _add(differences, MetricValue(f"{task}/{row.what}_{name}{suffix}", *found), pairs, hits)
+            error = share_stderr(sum(hits), row.n)
+            share = Ratio(sum(hits) / row.n, None if error is None else pairs.factor * error, row.n)
+            metric = share.as_metric(f"{task}/{row.what}_{name}{suffix}", "fraction", direction, Protocol(content))
+            _add(differences, metric, pairs, hits)
         if row.retained is not None:
-            above = Protocol({**content, "chance": _chance(row).to_json()})
-            found = (row.retained, row.retained_stderr, row.n, "fraction", "higher", above)
-            metric = MetricValue(f"{task}/{row.what}_retained{suffix}", *found, 0.0)
+            above = Protocol({**content, "chance": asdict(_chance(row))})
+            left = Ratio(row.retained, row.retained_stderr, row.n)
+            metric = left.as_metric(f"{task}/{row.what}_retained{suffix}", "fraction", "higher", above, 0.0)
             _add(differences, metric, pairs, _shares_of_retained(row, pairs))
 
 
@@ -87,12 +89,14 @@ def centred(task: str, rows: Sequence[Row], own: Results, protocol: Mapping[str,
         known = [error * scale for scale, error in zip(scales, errors, strict=True) if error is not None]
         stderr = math.hypot(*known) if len(known) == len(errors) else None
         content = {**protocol, "members": {accuracy.name: accuracy.protocol.id for _, accuracy in some}}
-        content["chance"] = {row.what: _chance(row).to_json() for row, _ in some}
-        members = [linear_of(accuracy, _items_of(own, row.what)) for row, accuracy in some]
+        content["chance"] = {row.what: asdict(_chance(row)) for row, _ in some}
+        members = [
+            linear_of(accuracy, [item for item in own.items if item["benchmark"] == row.what]) for row, accuracy in some
+        ]
         linear = _all_known(value, list(zip(scales, members, strict=True)))
         items = () if linear is None else keep_shares(name, linear, own.items)
-        found = (value, stderr, sum(accuracy.n for _, accuracy in some), "fraction", "higher", Protocol(content), 0.0)
-        yield MetricValue(name, *found, items)  # type: ignore[arg-type]
+        found = Ratio(value, stderr, sum(accuracy.n for _, accuracy in some))
+        yield found.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items)
 
 
 def text_retained(task: str, rows: Sequence[Row], own: Results, base: Results, protocol: Mapping[str, Any]) -> Retained:
@@ -122,8 +126,8 @@ def text_retained(task: str, rows: Sequence[Row], own: Results, base: Results, p
             **_other_chances([(row, accuracy) for row, accuracy, _ in some]),
         }
         items = keep_shares(name, ratio.linear, own.items)
-        metric = (ratio.linear.value, ratio.stderr, ratio.n, "fraction", "higher", Protocol(content), 0.0, items)
-        found.metrics.append(MetricValue(name, *metric))  # type: ignore[arg-type]
+        left = Ratio(ratio.linear.value, ratio.stderr, ratio.n)
+        found.metrics.append(left.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items))
         if (interval := ratio.interval()) is not None:
             found.intervals[name] = interval
     return found
@@ -228,10 +232,6 @@ def _all_known(value: float, members: Sequence[tuple[float, Linear | None]]) -> 
     return combined(value, known) if len(known) == len(members) else None
 
 
-def _items_of(results: Results, benchmark: str) -> list[dict[str, Any]]:
-    return [item for item in results.items if item["benchmark"] == benchmark]
-
-
 def _names(row: Row, pairs: Pairs) -> list[tuple[Any, Any]]:
     return [(row.what, index) for index in pairs.indices]
 
@@ -254,14 +254,10 @@ def _accuracies(rows: Sequence[Row], own: Results, base: Results) -> Iterator[tu
 
 def _other_chances(some: Sequence[tuple[Row, MetricValue]]) -> dict[str, Any]:
     """Return what the protocol says of chance where it is not right options / options, as the members' digests say."""
-    other = {row.what: _chance(row).to_json() for row, accuracy in some if row.chance != accuracy.baseline}
+    other = {row.what: asdict(_chance(row)) for row, accuracy in some if row.chance != accuracy.baseline}
     return {"chance": other} if other else {}
 
 
 def _chance(row: Row) -> Baseline:
     assert row.chance is not None, "a row of an accuracy has one"
     return Baseline(row.chance, row.chance_table)
-
-
-def _scaled(stderr: float | None, pairs: Pairs) -> float | None:
-    return None if stderr is None else pairs.factor * stderr

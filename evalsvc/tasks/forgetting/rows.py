@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.centred import interval_of_centred, ratio_of_centred
@@ -140,9 +140,6 @@ class Row:
     @property
     def key(self) -> tuple[str, str, str]:
         return self.what, self.metric, self.scope
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -299,10 +296,8 @@ def _above_chance(row: Row, pairs: Pairs, chance: Baseline) -> Row:
         return row
     ratio = ratio_of_centred(pairs.base, pairs.own, r)
     assert ratio is not None, "the base is above chance"
-    interval, stderr = (
-        _interval_of_retained(row, pairs, r),
-        None if ratio.stderr is None else pairs.factor * ratio.stderr,
-    )
+    interval = _interval_of_retained(row, pairs, r)
+    stderr = None if ratio.stderr is None else pairs.factor * ratio.stderr
     if pairs.own == pairs.base and row.change_stderr is not None:
         stderr = row.change_stderr / (row.base - r)
     return replace(

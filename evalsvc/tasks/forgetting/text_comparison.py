@@ -181,12 +181,9 @@ def _hidden(side: Side, rows: Sequence[Passage], which: int) -> Tensor:
 def _losses(side: Side, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Loss over all ids and within text, and image mass, of the targets [n] (ids of the tokenizer)."""
     rows = (targets + side.layout.text.offset).to(logits.device)
-    found = token_losses(logits, rows, _itself, side.layout.text_ids, side.layout.image_range, len(logits))
+    text_ids, image_ids = side.layout.text_ids, side.layout.image_range
+    found = token_losses(logits, rows, lambda logits: logits, text_ids, image_ids, len(logits))
     return found.nll, found.within, found.image_log_mass.double().exp()
-
-
-def _itself(logits: Tensor) -> Tensor:
-    return logits
 
 
 def _late(columns: Tensor, passage: Passage, positions: tuple[int, int]) -> tuple[float, float] | None:

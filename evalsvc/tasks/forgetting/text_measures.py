@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evalsvc.metrics.ratio import ratio_of_sums
@@ -137,8 +137,7 @@ class _Wanted:
         ratio = ratio_of_sums([row[key] for row in some], weights, groups)
         if ratio is None:
             return None
-        stderr = ratio.stderr
-        if self.unit != "fraction" and stderr is not None and len({row[key] for row in some}) == 1 and not weight:
-            stderr = 0.0  # differences that are all 0 are no share of anything
-        found = (ratio.value, stderr, ratio.n, self.unit, self.direction, Protocol(self.protocol))
-        return MetricValue(name, *found, self.baseline, self.items, ratio.groups, grouped_by)
+        if self.unit != "fraction" and ratio.stderr is not None and len({row[key] for row in some}) == 1 and not weight:
+            ratio = replace(ratio, stderr=0.0)  # differences that are all 0 are no share of anything
+        protocol = Protocol(self.protocol)
+        return ratio.as_metric(name, self.unit, self.direction, protocol, self.baseline, self.items, grouped_by)

@@ -286,15 +286,8 @@ class ForgettingWork(BenchmarkWork[Forgetting]):
         if data.digest != shard["digest"]:
             raise DataChanged.since_planned(data.path)
         some = _passages(context, base, data, records[shard["start"] : shard["stop"]], shard["max_length"])
-        sides = [
-            Side(
-                one.checkpoint.label,
-                self.model(one),
-                one.layout(),
-                one.device,
-            )
-            for one in ((context,) if shard["same"] else (context, base))
-        ]
+        models = (context,) if shard["same"] else (context, base)
+        sides = [Side(one.checkpoint.label, self.model(one), one.layout(), one.device) for one in models]
         found = compare(sides[0], sides[-1], some, self.task.icl_positions, context.batch_tokens, context.report)
         return {**asdict(found), "cut": sum(passage.cut for passage in some)}
 

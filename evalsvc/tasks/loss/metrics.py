@@ -9,15 +9,12 @@ from typing import Any
 from evalsvc.errors import InternalError
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.loss.yardsticks import gap
+from evalsvc.tasks.loss.yardsticks import TOLERANCE, gap
 from evalsvc.tasks.sequence_groups import GENERAL_GROUP, GROUP
 
 NATS = "nats/token"
 
 TYPES = ("text", "image", "special")
-
-TOLERANCE = 1e-9
-"""Relative, of sums of the same losses in another order."""
 
 
 def loss_metrics(
@@ -74,9 +71,8 @@ def _value(
     items: tuple[str, ...] = (),
     group: str = GROUP,
 ) -> MetricValue:
-    number = ratio.value, ratio.stderr, ratio.n, unit, direction
     by = group if items and ratio.groups is not None else None
-    return MetricValue(name, *number, protocol, baseline, items, groups=ratio.groups, grouped_by=by)
+    return ratio.as_metric(name, unit, direction, protocol, baseline, items, by)
 
 
 def general_text_metrics(

@@ -20,6 +20,7 @@ from evalsvc.errors import InternalError, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Moments, Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.tasks.loss.yardsticks import TOLERANCE
 
 Grid = tuple[int, int]
 """Rows and columns of an image's codes, which come row by row."""
@@ -31,9 +32,6 @@ profile has a bounded size whatever the lengths."""
 
 MAX_CELLS = 1 << 14
 """Of a grid; an artifact is then at most a megabyte or two. Larger images are profiled by position."""
-
-TOLERANCE = 1e-9
-"""Relative, of sums of the same losses in another order."""
 
 GROUPS = {
     "text_position": "text",
@@ -145,8 +143,7 @@ def profile_metrics(
         digits = len(str(bins[-1].start)) if bins else 0
         for one in bins:
             name = f"{task}/{group}_{one.start:0{digits}}" + ("" if one.stop == one.start + 1 else f"_{one.stop - 1}")
-            found = one.loss.value, one.loss.stderr, one.loss.n, "nats/token"
-            yield MetricValue(name, *found, "lower", Protocol(shaped), math.log(ids), groups=one.loss.groups)
+            yield one.loss.as_metric(name, "nats/token", "lower", Protocol(shaped), math.log(ids))
 
 
 def profile_artifacts(profile: Profile, grid: Grid | None, more: Mapping[str, Any]) -> list[Artifact]:

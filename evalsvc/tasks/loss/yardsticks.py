@@ -20,8 +20,10 @@ ESTIMATOR = "held-out-dirichlet/1"
 """Of the unigram losses, in their protocol; see `metrics.entropy.unigram_loss`."""
 
 MAX_COUNTS = 1 << 24
-"""Of codes at places, one number for each; what has more gets no unigram loss by place. An image of 32 × 32 codes of
-16,384 has so many."""
+"""Of codes at places; what has more gets no unigram loss by place. 32 × 32 codes of 16,384 have so many."""
+
+TOLERANCE = 1e-9
+"""Relative, of sums of the same losses in another order."""
 
 FEW_UNSEEN = 0.05
 """Share of ids that occur in no other sequence, above which the notes say that a unigram loss is far above the entropy:
@@ -83,9 +85,9 @@ def unigram_metrics(
     for kind, found in unigrams.items():
         content = {**protocols[kind].content, "estimator": ESTIMATOR}
         for name, loss in found.items():
-            value = loss["loss"], loss["stderr"], loss["sequences"], "nats/token"
-            baseline, groups = math.log(ids[kind]), loss["groups"]
-            yield MetricValue(f"{task}/{kind}_{name}", *value, "none", Protocol(content), baseline, groups=groups)
+            ratio = Ratio(loss["loss"], loss["stderr"], loss["sequences"], loss["groups"])
+            metric_name, baseline = f"{task}/{kind}_{name}", math.log(ids[kind])
+            yield ratio.as_metric(metric_name, "nats/token", "none", Protocol(content), baseline)
 
 
 def scarce(unigrams: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

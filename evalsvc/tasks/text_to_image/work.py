@@ -9,6 +9,7 @@ from evalsvc.decoders import ImageDecoder
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.image_metric import ImageMetric
+from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.spec.images import Fit
 from evalsvc.spec.layout import VocabularyLayout
@@ -114,7 +115,8 @@ class TextToImageWork(Work[TextToImage]):
         for scale in self.task.scales:
             parts = [output for shard, output in pairs if shard["part"] == "sample" and shard["scale"] == scale]
             if parts:
-                drawn = [{"index": index, **item} for index, item in enumerate(_items(parts))]
+                sampled = [item for part in parts for item in part["items"]]
+                drawn = [{"index": index, **item} for index, item in enumerate(sampled)]
                 metrics += self._measure(scale, parts, drawn, shards[0], reference, details)
                 items += [item | {"guidance_scale": scale} for item in drawn]
                 artifacts += keep_images(parts, self.task.params(scale), several=len(self.task.scales) > 1)
@@ -259,19 +261,10 @@ class TextToImageWork(Work[TextToImage]):
         for item in items:
             item[key] = item.pop("agrees")
         n, hits = len(items), sum(item[key] for item in items)
+        share = Ratio(hits / n, share_stderr(hits, n), n)
         protocol = Protocol({**images, "classifier": part["classifier"], **self._stopping()})
-        baseline = 1 / part["classes"]
-        return MetricValue(
-            f"{self.task.name}/agreement",
-            hits / n,
-            share_stderr(hits, n),
-            n,
-            "fraction",
-            "higher",
-            protocol,
-            baseline,
-            (key,),
-        )
+        name, baseline = f"{self.task.name}/agreement", 1 / part["classes"]
+        return share.as_metric(name, "fraction", "higher", protocol, baseline, (key,))
 
     def _images_protocol(self, scale: float, part: Mapping[str, Any]) -> dict[str, Any]:
         """What moves the images."""
@@ -323,11 +316,6 @@ class TextToImageWork(Work[TextToImage]):
         )
         label = {"fid_deviates": deviations} if deviations else {"fid_is": f"FID-30K, {self.task.protocol}"}
         return {"protocol": self.task.protocol, **label}
-
-
-def _items(parts: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for part in parts:
-        yield from part["items"]
 
 
 def _require_labels(path: str | None, prompts: Prompts) -> None:
