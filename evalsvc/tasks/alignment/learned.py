@@ -18,19 +18,11 @@ from torch.nn import functional
 from evalsvc.errors import NonFinite
 from evalsvc.metrics.contrastive import MAX_SCALE
 from evalsvc.tasks.alignment.pair_measures import Tables, bag_means, flattened
+from evalsvc.tasks.alignment.spec import Learning
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
 FIRST_TEMPERATURE = 0.07
 """As CLIP begins (Radford et al. 2021, section 2.5)."""
-
-
-@dataclass(frozen=True)
-class Training:
-    steps: int
-    batch: int
-    rate: float
-    """Adam's, for rows in units of the text rows' root mean square entry, and for ln of the scale."""
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ class Learned:
     """Root mean square length of the trained rows, which is that of the text rows."""
 
 
-def learn(tables: Tables, pairs: TokenPairs, training: Training, report: Callable[[int], None]) -> Learned:
+def learn(tables: Tables, pairs: TokenPairs, training: Learning, report: Callable[[int], None]) -> Learned:
     """Train the image rows, and nothing else but the temperature, by Adam in float32.
 
     The loss knows the rows' directions and their lengths to each other, but not their common length, which is set at
@@ -107,7 +99,7 @@ def _means(
     return functional.embedding_bag(place[flat].to(rows.device), rows, starts.to(rows.device), mode="mean")
 
 
-def _draws(pairs: TokenPairs, training: Training) -> Iterator[TokenPairs]:
+def _draws(pairs: TokenPairs, training: Learning) -> Iterator[TokenPairs]:
     """A batch a step: all pairs in a new random order each time round, without what remains of a round."""
     generator = torch.Generator().manual_seed(training.seed)
     size = min(training.batch, len(pairs))

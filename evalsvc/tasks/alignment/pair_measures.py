@@ -28,6 +28,7 @@ from evalsvc.metrics.contrastive import (
 from evalsvc.metrics.row_geometry import Nearest, nearest_rows, subspace_overlap
 from evalsvc.models import Transformer
 from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
 RANKS = (1, 5, 10)
@@ -55,16 +56,6 @@ class Tables:
     def candidates(self) -> Tensor:
         """The text rows that can be nearest to something."""
         return self.text[: self.known]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How pairs are measured."""
-
-    neighbours: int
-    permutations: int
-    seed: int
-    """Of the permutations."""
 
 
 def tables_of(model: Transformer, layout: VocabularyLayout, output: bool, known: int) -> Tables:
@@ -127,7 +118,7 @@ def _distinct(bags: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], Ten
 def measure(
     tables: Tables,
     parts: Sequence[TokenPairs],
-    options: Options,
+    task: Alignment,
     scale: float | None = None,
     report: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -141,13 +132,13 @@ def measure(
     for part in parts:
         report()
         found.append(similarities(tables, part))
-    near = _near_tokens(tables, parts, options, report)
+    near = _near_tokens(tables, parts, task.neighbours, report)
     fitted = fit_scale([one.pairs for one in found])
     columns = _joined([_columns(one, fitted, scale) for one in found])
     columns |= {name: torch.cat([one.diagonal() for one in hits]).tolist() for name, hits in near.hits.items()}
     columns["neighbours"] = near.neighbours
     tested = {"pairs": [one.pairs for one in found], **near.hits}
-    tests = {name: permutation_test(one, options.permutations, options.seed, report) for name, one in tested.items()}
+    tests = {name: permutation_test(one, task.permutations, task.seed, report) for name, one in tested.items()}
     return {
         "places": [place for part in parts for place in part.places],
         "columns": columns,
@@ -187,15 +178,13 @@ class _NearTokens:
         return {"codes": self.codes, "images": self.images, **nearest}
 
 
-def _near_tokens(
-    tables: Tables, parts: Sequence[TokenPairs], options: Options, report: Callable[[], None]
-) -> _NearTokens:
+def _near_tokens(tables: Tables, parts: Sequence[TokenPairs], count: int, report: Callable[[], None]) -> _NearTokens:
     counts = Counter(code for part in parts for codes in part.codes for code in set(codes))
     codes = sorted(counts, key=lambda code: (-counts[code], code))
     queries = tables.image[torch.tensor(codes, device=tables.image.device)]
     nearest, hits = {}, {}
     for name, centred in CENTRINGS.items():
-        nearest[name] = nearest_rows(queries, tables.candidates, options.neighbours, centred, report)
+        nearest[name] = nearest_rows(queries, tables.candidates, count, centred, report)
         by_code = dict(zip(codes, nearest[name].rows.tolist(), strict=True))
         hits[name] = [_hits(part, by_code) for part in parts]
     each = nearest[name].rows.shape[1]

@@ -19,12 +19,13 @@ from evalsvc import __version__
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.data.tokens import TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, NonFinite
+from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.contrastive import plateau
 from evalsvc.models.image_rows import TABLES, ImageRows
 from evalsvc.spec.layout import VocabularyLayout
-from evalsvc.spec.protocol import Protocol
-from evalsvc.tasks.alignment.learned import Learned, Training, learn
-from evalsvc.tasks.alignment.pair_measures import Options, Tables, measure, nearest_page, tables_of
+from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.tasks.alignment.learned import Learned, learn
+from evalsvc.tasks.alignment.pair_measures import Tables, measure, nearest_page, tables_of
 from evalsvc.tasks.alignment.results import HALF, part_result, training_protocol
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, halves, pairs_of
@@ -99,24 +100,21 @@ class AlignmentWork(Work[Alignment]):
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
         """The metrics. Needs neither data nor checkpoint: either may be gone by now."""
         first = shards[0]
-        notes = {
+        notes: dict[str, Any] = {
             "records_without_a_pair": first["records"] - first["complete"],
             "images_again": first["complete"] - first["pairs"],
         }
-        result = TaskResult([], notes=notes)
+        metrics: list[MetricValue] = []
         items: dict[int, dict[str, Any]] = {}
+        artifacts: list[Artifact] = []
         for shard, output in zip(shards, outputs, strict=True):
-            prefix = "" if shard["part"] == AS_IT_IS else "learned_"
-            found = part_result(self.task, prefix, shard, output)
+            found = part_result(self.task, "" if shard["part"] == AS_IT_IS else "learned_", shard, output)
             for item in found.items:
                 items.setdefault(item["index"], {}).update(item)
-            result = TaskResult(
-                [*result.metrics, *found.metrics],
-                [items[index] for index in sorted(items)],
-                {**result.notes, shard["part"]: found.notes},
-                [*result.artifacts, *found.artifacts],
-            )
-        return result
+            metrics += found.metrics
+            artifacts += found.artifacts
+            notes[shard["part"]] = found.notes
+        return TaskResult(metrics, [items[index] for index in sorted(items)], notes, artifacts)
 
     def _read(self, context: Context, layout: VocabularyLayout, path: str) -> TokenData:
         return read_tokens(context.dataset(path), self._tokenizer_path(context, layout), allow=context.readable)
@@ -170,8 +168,7 @@ class AlignmentWork(Work[Alignment]):
         self, context: Context, tables: Tables, pairs: TokenPairs, scale: float | None, done: int
     ) -> dict[str, Any]:
         parts = batches(pairs, self.task.batch, self.task.seed)
-        options = Options(self.task.neighbours, self.task.permutations, self.task.seed)
-        found = measure(tables, parts, options, scale, lambda: context.report(done))
+        found = measure(tables, parts, self.task, scale, lambda: context.report(done))
         layout = context.layout()
         page = nearest_page(found.pop("nearest"), layout, self._tokenizer(context, layout))
         return {**found, "nearest_tokens": "\n".join(page) + "\n"}
@@ -181,9 +178,8 @@ class AlignmentWork(Work[Alignment]):
         training, left, digest = self._split(context, context.layout(), data, pairs)
         if digest != shard["protocol"]["learned"]["data"]:
             raise DataChanged.since_planned(str(self.task.learn.data))
-        how = Training(self.task.learn.steps, self.task.learn.batch, self.task.learn.rate, self.task.learn.seed)
         try:
-            learned = learn(self._tables(context, shard), training, how, context.report)
+            learned = learn(self._tables(context, shard), training, self.task.learn, context.report)
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
         found = self._measure(context, learned.tables, left, learned.scale, done=self.task.learn.steps)

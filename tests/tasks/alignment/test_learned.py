@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.errors import Cancelled, NonFinite
-from evalsvc.tasks.alignment.learned import Learned, Training, learn
+from evalsvc.tasks.alignment.learned import Learned, learn
 from evalsvc.tasks.alignment.pair_measures import Tables, similarities
+from evalsvc.tasks.alignment.spec import Learning
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
-TRAINING = Training(steps=60, batch=48, rate=0.05, seed=0)
+TRAINING = Learning(steps=60, batch=48, rate=0.05, seed=0)
 
 
 def tables(scale: float = 1.0) -> Tables:
@@ -29,7 +30,7 @@ def pairs(count: int, seed: int = 0) -> TokenPairs:
     return TokenPairs(tuple(range(count)), tuple(words), tuple(words))
 
 
-def train(own: Tables | None = None, training: Training = TRAINING, some: TokenPairs | None = None) -> Learned:
+def train(own: Tables | None = None, training: Learning = TRAINING, some: TokenPairs | None = None) -> Learned:
     return learn(own or tables(), some or pairs(150), training, lambda done: None)
 
 
@@ -46,7 +47,7 @@ def test_what_captions_say_is_learned_from_pairs() -> None:
     assert float(before.right.gather(1, before.pairs.argmax(1, keepdim=True)).double().mean()) < 0.2
 
 
-def slow_rows(own: Tables, some: TokenPairs, training: Training) -> tuple[Tensor, float, list[float]]:
+def slow_rows(own: Tables, some: TokenPairs, training: Learning) -> tuple[Tensor, float, list[float]]:
     """By hand: gradients of the loss written as a loop over pairs, Adam as in its paper; full batches."""
     unit = own.text[:18].square().mean().sqrt()
     rows, log_scale = own.image[:11] / unit, torch.tensor(math.log(1 / 0.07))
@@ -73,7 +74,7 @@ def slow_rows(own: Tables, some: TokenPairs, training: Training) -> tuple[Tensor
 
 
 def test_it_is_adam_on_clips_loss() -> None:
-    some, training = pairs(24), Training(steps=12, batch=1024, rate=0.05, seed=0)
+    some, training = pairs(24), Learning(steps=12, batch=1024, rate=0.05, seed=0)
     # Of all pairs there is one batch, in whichever order.
     found, (rows, scale, losses) = train(some=some, training=training), slow_rows(tables(), some, training)
     assert found.losses == pytest.approx(losses, rel=1e-4)
@@ -98,13 +99,13 @@ def test_nothing_else_moves_and_rows_are_as_long_as_text() -> None:
 def test_the_size_of_the_table_does_not_matter() -> None:
     """A rate for rows of length one would not move rows of length 50, and blow up rows of 0.02."""
     own = [replace(tables(scale), image=tables().image * scale) for scale in (0.02, 50.0)]
-    small, large = (train(one, replace(TRAINING, steps=15)) for one in own)
+    small, large = (train(one, TRAINING.model_copy(update={"steps": 15})) for one in own)
     assert small.losses == pytest.approx(large.losses, rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_rows() -> None:
-    short = replace(TRAINING, steps=15)
-    one, two, other = train(training=short), train(training=short), train(training=replace(short, seed=1))
+    short = TRAINING.model_copy(update={"steps": 15})
+    one, two, other = train(training=short), train(training=short), train(training=short.model_copy(update={"seed": 1}))
     assert torch.equal(one.tables.image, two.tables.image)
     assert one.losses == two.losses != other.losses
 

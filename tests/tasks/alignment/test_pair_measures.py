@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.metrics.contrastive import clip_loss, fit_scale
-from evalsvc.tasks.alignment.pair_measures import Options, Tables, bag_means, measure, similarities
+from evalsvc.tasks.alignment.pair_measures import Tables, bag_means, measure, similarities
+from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
-OPTIONS = Options(neighbours=3, permutations=49, seed=0)
+TASK = Alignment(name="alignment", data="/pairs.jsonl", neighbours=3, permutations=49, seed=0)
 
 
 def tables(seed: int = 0, width: int = 10) -> Tables:
@@ -60,7 +61,7 @@ def named(found: dict[str, Any], column: str) -> float:
 
 def test_every_number_is_its_definition() -> None:
     own, some = tables(), pairs(30)
-    found = measure(own, [some], OPTIONS, scale=7.0)
+    found = measure(own, [some], TASK, scale=7.0)
     matrix = slow_similarity(own, some)
     targets = torch.arange(30)
     loss = (functional.cross_entropy(7 * matrix, targets) + functional.cross_entropy(7 * matrix.T, targets)) / 2
@@ -85,7 +86,7 @@ def test_every_number_is_its_definition() -> None:
 def test_hits_are_counted_image_by_image() -> None:
     """Of each distinct code the three nearest text tokens, and which of them stand in a caption."""
     own, some = tables(), pairs(30)
-    found = measure(own, [some], OPTIONS)
+    found = measure(own, [some], TASK)
     unit = functional.normalize(own.image, dim=1) @ functional.normalize(own.text[:20], dim=1).T
     near = {code: set(unit[code].topk(3).indices.tolist()) for code in range(9)}
     for name, of_text in (("own", lambda i: [some.texts[i]]), ("any", lambda i: some.texts)):
@@ -104,7 +105,7 @@ def test_padding_rows_are_nearest_to_nothing() -> None:
     """Rows that no token has are near to much in tables where they were never trained."""
     own = tables()
     own.text[20:] = own.image[0]
-    near = measure(own, [pairs(20)], OPTIONS)["nearest"]["neighbour_hits"]
+    near = measure(own, [pairs(20)], TASK)["nearest"]["neighbour_hits"]
     assert max(word for words in near["ids"] for word in words) < 20
 
 
@@ -115,8 +116,8 @@ def test_a_table_that_knows_is_told_from_one_that_does_not() -> None:
     codes = [(row % 9, (row + 1) % 9, row % 9) for row in range(150)]
     texts = [(code[0], code[1]) for code in codes]
     some = TokenPairs(tuple(range(150)), tuple(texts), tuple(codes))
-    good = measure(Tables(text, text[:9].clone(), 20), [some], OPTIONS)
-    bad = measure(Tables(text, text[10:19].clone(), 20), [some], OPTIONS)
+    good = measure(Tables(text, text[:9].clone(), 20), [some], TASK)
+    bad = measure(Tables(text, text[10:19].clone(), 20), [some], TASK)
     assert good["tests"]["pairs"]["p"] == good["tests"]["neighbour_hits"]["p"] == 1 / 50
     assert named(good, "image_to_text_at_1") == 1
     assert named(good, "loss_fitted") == pytest.approx(good["floor"], abs=0.2)
@@ -127,8 +128,8 @@ def test_a_table_that_knows_is_told_from_one_that_does_not() -> None:
 
 def test_batches_are_measured_apart_and_fitted_together() -> None:
     own, first, second = tables(), pairs(20, seed=1), pairs(20, seed=2)
-    found = measure(own, [first, second], OPTIONS, scale=5.0)
-    alone = [measure(own, [part], OPTIONS, scale=5.0) for part in (first, second)]
+    found = measure(own, [first, second], TASK, scale=5.0)
+    alone = [measure(own, [part], TASK, scale=5.0) for part in (first, second)]
     for column in ("loss", "cosine_excess", "image_to_text_at_5", "text_to_image_at_10", "cosine_image"):
         assert found["columns"][column] == pytest.approx(alone[0]["columns"][column] + alone[1]["columns"][column])
     assert found["fitted_scale"] == pytest.approx(fit_scale([slow_similarity(own, part) for part in (first, second)]))
