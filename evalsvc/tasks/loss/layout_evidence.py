@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from evalsvc.errors import OutOfMemory
 from evalsvc.metrics.table_rows import RowStatistics, row_statistics
@@ -13,14 +14,15 @@ from evalsvc.models import Transformer
 from evalsvc.sampling.memory import is_out_of_memory
 from evalsvc.scoring.packing import token_batches
 from evalsvc.spec.layout import VocabularyLayout
-from evalsvc.tasks.loss.teacher_forcing import Conditions, sequence_sums
+from evalsvc.tasks.loss.teacher_forcing import sequence_sums
+from evalsvc.tasks.task import Context
 
 
 class ModelEvidence:
     """The witness of the layout doctor: a model with the batches and the device of `conditions`."""
 
-    def __init__(self, conditions: Conditions, model: Transformer) -> None:
-        self._conditions = conditions
+    def __init__(self, context: Context, model: Transformer) -> None:
+        self._context = context
         self._model = model
 
     def sums(self, layout: VocabularyLayout, sequences: Sequence[Sequence[int]]) -> dict[str, list[float]]:
@@ -32,7 +34,7 @@ class ModelEvidence:
         """
         names = [f"pair {number}" for number in range(1, len(sequences) + 1)]
         with _out_of_memory():
-            return sequence_sums(self._conditions, self._model, layout, sequences, names)
+            return sequence_sums(self._context, self._model, layout, sequences, names)
 
     def next_log_masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
         """log of the probability that some id of a group comes next: for each prefix one number a group.
@@ -43,7 +45,7 @@ class ModelEvidence:
             OutOfMemory: a batch did not fit.
         """
         found: list[list[float]] = [[] for _ in prefixes]
-        for batch in token_batches([len(prefix) for prefix in prefixes], self._conditions.batch_tokens):
+        for batch in token_batches([len(prefix) for prefix in prefixes], self._context.batch_tokens):
             with torch.inference_mode(), _out_of_memory():
                 rows = self._masses([prefixes[index] for index in batch], groups)
             for index, row in zip(batch, rows, strict=True):
@@ -56,11 +58,9 @@ class ModelEvidence:
         return row_statistics(embedding.detach(), output.detach())
 
     def _masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
-        device = self._conditions.device
+        device = self._context.device
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
-        ids = torch.zeros(len(prefixes), int(lengths.max()), dtype=torch.int64)
-        for row, prefix in enumerate(prefixes):
-            ids[row, : len(prefix)] = torch.tensor(prefix)
+        ids = pad_sequence([torch.tensor(prefix, dtype=torch.int64) for prefix in prefixes], batch_first=True)
         hidden = self._model.hidden(ids.to(device))  # [B, T, D]
         last = hidden[torch.arange(len(prefixes), device=device), lengths - 1]
         log_probs = self._model.head(last).double().log_softmax(-1)  # [B, V]

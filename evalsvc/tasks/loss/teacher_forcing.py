@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import NonFinite
 from evalsvc.metrics.token_loss import TokenLosses, belongs, chunk_rows, token_losses
 from evalsvc.models import Transformer
@@ -16,6 +15,7 @@ from evalsvc.models.loading import nonfinite_cause
 from evalsvc.scoring.packing import token_batches
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.tasks.loss.profile import POSITION_STARTS, Grid
+from evalsvc.tasks.task import Context
 
 COLUMNS = (
     "n_text",
@@ -153,17 +153,8 @@ def _bin_sums(batch: int, owners: Tensor, bins: Tensor, values: Tensor, count: i
     return sums.reshape(batch, count, 3)
 
 
-class Conditions(Protocol):
-    """The part of a `Context` that summing losses needs."""
-
-    checkpoint: CheckpointRef
-    device: str
-    batch_tokens: int
-    report: Callable[[int], None]
-
-
 def sequence_sums(
-    context: Conditions,
+    context: Context,
     model: Transformer,
     layout: VocabularyLayout,
     sequences: Sequence[Sequence[int]],
@@ -183,7 +174,10 @@ def sequence_sums(
     done = 0
     context.report(done)
     for batch in _batches([len(sequence) for sequence in sequences], context.batch_tokens, profile):
-        ids, lengths = _pad([sequences[index] for index in batch], context.device)
+        rows = [torch.tensor(sequences[index], dtype=torch.int64) for index in batch]
+        # What follows a sequence is never seen by it, so any id will do there.
+        ids = pad_sequence(rows, batch_first=True).to(context.device)  # [B, T]
+        lengths = torch.tensor([len(row) for row in rows], device=context.device)
         target_mask = _target_mask(ids, lengths, layout.pad_id)
         if bool(target_mask.any()):
             with torch.inference_mode():
@@ -209,15 +203,6 @@ def _batches(lengths: Sequence[int], batch_tokens: int, profile: ProfileSums | N
             yield [start + index for index in batch]
 
 
-def _pad(sequences: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
-    """ids [B, T] int64 and lengths [B]. What follows a sequence is never seen by it, so any id will do there."""
-    lengths = [len(sequence) for sequence in sequences]
-    ids = torch.zeros(len(sequences), max(lengths), dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
-    return ids.to(device), torch.tensor(lengths, device=device)
-
-
 def _target_mask(ids: Tensor, lengths: Tensor, pad_id: int | None) -> Tensor:
     """bool [B, T - 1]: which of the ids after the first are targets."""
     real = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
@@ -240,6 +225,6 @@ def _columns(losses: TokenLosses, targets: Tensor, layout: VocabularyLayout) -> 
     return torch.cat((types.double(), nll.double(), within.double(), mass[:, None]), dim=1)
 
 
-def _not_finite(context: Conditions, model: Transformer, ids: Tensor, name: str) -> NonFinite:
+def _not_finite(context: Context, model: Transformer, ids: Tensor, name: str) -> NonFinite:
     cause = nonfinite_cause(model, ids)
     return NonFinite(f"{context.checkpoint.label}: the loss of {name} is not finite; {cause}")
