@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     import numpy
 
     from evalsvc.data.images import ImageSource
-
-Encoder = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def read_tokens(
     path = Path(path)
     identity = identify_file(path, "data file")
     tokenizer = None if tokenizer is None else Path(tokenizer)
-    return _read_tokens(path, identity, tokenizer, None if tokenizer is None else _stamp(tokenizer), bos, allow)
+    return _read_tokens(path, identity, tokenizer, stamp_of(tokenizer), bos, allow)
 
 
 @lru_cache(maxsize=CACHED_FILES)
@@ -86,7 +84,7 @@ def _read_tokens(
     path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
 ) -> TokenData:
     # `identity` and `stamp` are there to make the cache forget a file that was written anew.
-    encoder = _LazyEncoder(path, tokenizer, bos, allow)
+    encoder = TextEncoder(path, tokenizer, bos, allow)
     packed = path.suffix == ".safetensors"
     records = tuple(_read_safetensors(path, allow) if packed else _read_jsonl(path, encoder, allow))
     if not records:
@@ -124,8 +122,7 @@ def read_pairs(
     """
     path = Path(path)
     tokenizer = None if tokenizer is None else Path(tokenizer)
-    stamp = None if tokenizer is None else _stamp(tokenizer)
-    texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp, bos, allow)
+    texts = _read_texts(path, identify_file(path, "caption file"), tokenizer, stamp_of(tokenizer), bos, allow)
     captions = read_captions(path, allow).captions
     images_of = tuple(_image_indices(path, captions, source))
     return PairData(texts, tuple(caption.text for caption in captions), images_of, source)
@@ -136,7 +133,7 @@ def _read_texts(
     path: Path, identity: Identity, tokenizer: Path | None, stamp: Identity | None, bos: int | None, allow: Allow
 ) -> TokenData:
     # `identity` and `stamp` as in `_read_tokens`.
-    encoder = _LazyEncoder(path, tokenizer, bos, allow)
+    encoder = TextEncoder(path, tokenizer, bos, allow)
     captions = read_captions(path, allow).captions
     records = tuple(Record(array("i", encoder(caption.text)), None, caption.where) for caption in captions)
     return TokenData(str(path), records, _digest(records), encoder.digest)
@@ -152,28 +149,23 @@ def _image_indices(path: Path, captions: Iterable[Caption], source: ImageSource)
             raise InvalidData(f"{path}, {caption.where}: {error.message}") from None
 
 
-def text_encoder(
-    path: str | Path, tokenizer: str | Path | None, bos: int | None = None, allow: Allow = anywhere
-) -> Encoder:
-    """Texts of the file `path` to ids of `tokenizer`, which is opened, and missed, when the first text comes.
-
-    Texts are tokenised as they stand: nothing is cut, padded or added, but for `bos` before the ids.
-    """
-    return _LazyEncoder(Path(path), None if tokenizer is None else Path(tokenizer), bos, allow)
-
-
-def _stamp(path: Path) -> Identity | None:
-    """None where there is no file: that is an error only if a record needs the tokenizer."""
+def stamp_of(tokenizer: str | Path | None) -> Identity | None:
+    """Identify the file of a tokenizer; None where there is none: that is an error only if a text needs it."""
     try:
-        return identify(path)
+        return None if tokenizer is None else identify(Path(tokenizer))
     except CheckpointGone:
         return None
 
 
-class _LazyEncoder:
-    """The tokenizer, opened when the first text asks for it."""
+class TextEncoder:
+    """From texts of the file `path` to ids of `tokenizer`, which is opened, and missed, when the first text comes.
 
-    def __init__(self, path: Path, tokenizer: Path | None, bos: int | None, allow: Allow) -> None:
+    Texts are tokenised as they stand: nothing is cut, padded or added, but for `bos` before the ids.
+    """
+
+    def __init__(
+        self, path: str | Path, tokenizer: str | Path | None, bos: int | None = None, allow: Allow = anywhere
+    ) -> None:
         self._path = path
         self._tokenizer = tokenizer
         self._prefix = [] if bos is None else [bos]
@@ -186,25 +178,22 @@ class _LazyEncoder:
         return None if self._opened is None else self._opened.digest
 
     def __call__(self, text: str) -> list[int]:
-        if self._opened is None:
-            self._opened = self._open()
-        return self._prefix + self._opened.encode(text)
-
-    def _open(self) -> TextTokenizer:
         if self._tokenizer is None:
             raise InvalidData(
                 f"{self._path} holds `text`, but there is no tokenizer; give the task's parameter `tokenizer` "
                 "or the layout's `text.tokenizer`"
             )
-        return read_tokenizer(self._tokenizer, self._allow)
+        if self._opened is None:
+            self._opened = read_tokenizer(self._tokenizer, self._allow)
+        return self._prefix + self._opened.encode(text)
 
 
-def _read_jsonl(path: Path, encode: Encoder, allow: Allow) -> Iterator[Record]:
+def _read_jsonl(path: Path, encode: TextEncoder, allow: Allow) -> Iterator[Record]:
     for number, line in read_lines(path, allow):
         yield _parse_line(f"{path}, line {number}", line, number, encode)
 
 
-def _parse_line(where: str, line: bytes, number: int, encode: Encoder) -> Record:
+def _parse_line(where: str, line: bytes, number: int, encode: TextEncoder) -> Record:
     content = parse_object(where, line, "`text_ids` or `image_codes`")
     text_ids = _ids(where, "text_ids", content.get("text_ids"))
     text = content.get("text")

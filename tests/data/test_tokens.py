@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from evalsvc.data import tokens as data
 from evalsvc.data.images import read_images
-from evalsvc.data.tokens import read_pairs, read_tokens, text_encoder
+from evalsvc.data.tokens import TextEncoder, read_pairs, read_tokens
 from evalsvc.errors import InvalidData
 
 
@@ -244,9 +244,9 @@ def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer
 
 
 def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:
-    assert text_encoder(tmp_path / "captions.csv", tokenizer, bos=0)("a b a b") == [0, 1, 2, 1, 2]
+    assert TextEncoder(tmp_path / "captions.csv", tokenizer, bos=0)("a b a b") == [0, 1, 2, 1, 2]
     with pytest.raises(InvalidData, match=r"captions\.csv holds `text`, but there is no tokenizer"):
-        text_encoder(tmp_path / "captions.csv", None)("a")
+        TextEncoder(tmp_path / "captions.csv", None)("a")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from evalsvc.checkpoints.reference import Identity, identify
+from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.captions import read_captions, select_captions
 from evalsvc.data.files import CACHED_FILES, identify_file
-from evalsvc.data.tokens import text_encoder
-from evalsvc.errors import CheckpointGone, InvalidData
+from evalsvc.data.tokens import TextEncoder, stamp_of
+from evalsvc.errors import InvalidData
 from evalsvc.files.opened import Allow, anywhere
 from evalsvc.spec.images import Selection
 from evalsvc.spec.layout import VocabularyLayout
@@ -82,15 +82,7 @@ def read_prompts(spec: PromptSpec) -> Prompts:
         InvalidData: the captions cannot be read, are too few, or one does not fit the layout; names it.
     """
     captions = None if spec.captions is None else identify_file(Path(spec.captions), "caption file")
-    return _read_prompts(spec, captions, None if spec.tokenizer is None else _stamp(Path(spec.tokenizer)))
-
-
-def _stamp(path: Path) -> Identity | None:
-    """None where there is no file: that is an error only if a caption needs the tokenizer."""
-    try:
-        return identify(path)
-    except CheckpointGone:
-        return None
+    return _read_prompts(spec, captions, stamp_of(spec.tokenizer))
 
 
 @lru_cache(maxsize=CACHED_FILES)
@@ -99,7 +91,7 @@ def _read_prompts(spec: PromptSpec, captions: Identity | None, tokenizer: Identi
     if spec.captions is None:
         return _unconditional(spec)
     data = read_captions(spec.captions, spec.allow)
-    encode = text_encoder(data.path, spec.tokenizer, None, spec.allow)
+    encode = TextEncoder(data.path, spec.tokenizer, None, spec.allow)
     records = []
     for caption in select_captions(data, spec.select, spec.samples, spec.select_seed):
         try:

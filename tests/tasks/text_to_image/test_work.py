@@ -398,8 +398,8 @@ def test_images_of_another_size_are_resampled_by_a_filter_that_the_protocol_name
 def test_captions_are_tokenised_once_a_worker(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each shard of 30,000 prompts used to tokenise all of them again."""
     opened = []
-    encoder = prompts.text_encoder
-    monkeypatch.setattr(prompts, "text_encoder", lambda *args: opened.append(args) or encoder(*args))
+    encoder = prompts.TextEncoder
+    monkeypatch.setattr(prompts, "TextEncoder", lambda *args: opened.append(args) or encoder(*args))
     result = evaluate(samples=7, shard_size=3, select="random", select_seed=99, metrics=[], keep=0)
     assert len(result["provenance"]["digits"]["shards"]) == 3
     assert len(opened) == 1
