@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -27,7 +27,7 @@ GATHERED = 20
 """Attending to a token of another row costs as much as scoring so many pairs: its key and value are copied."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Row:
     """Nodes that attend together: their ancestors in other rows, if they have any, and each other."""
 
@@ -38,6 +38,8 @@ class Row:
     stop: int
     plain: bool
     """A sequence without a stem and without branches: attention is causal."""
+    complete: list[int] = field(default_factory=list)
+    """Indices of the sequences that end in here."""
 
     @property
     def own(self) -> int:
@@ -47,14 +49,22 @@ class Row:
     def keys(self) -> int:
         return len(self.stem) + self.own
 
+    def takes(self, share: int, own: int, budget: int) -> bool:
+        """Tell whether a sequence with `own` new nodes belongs here: a row of its own would cost more to gather."""
+        size = self.own
+        return share > 0 and size + own <= budget and 2 * own * size <= (own + GATHERED) * share
+
 
 @dataclass(frozen=True)
 class Batch:
     """Rows whose nodes are computed at once, in order."""
 
     rows: Sequence[Row]
-    complete: Sequence[int]
-    """Indices of the sequences that end in here."""
+
+    @property
+    def complete(self) -> list[int]:
+        """Indices of the sequences that end in here."""
+        return [index for row in self.rows for index in row.complete]
 
     @property
     def start(self) -> int:
@@ -138,26 +148,6 @@ def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     return low
 
 
-@dataclass
-class _Row:
-    """A row that is being filled."""
-
-    stem: list[int]
-    start: int
-    stop: int
-    plain: bool
-    complete: list[int]
-
-    def takes(self, share: int, own: int, budget: int) -> bool:
-        """Whether a sequence belongs here, of which `own` nodes are new: scoring them against each other costs less
-        than gathering what they share into a row of their own."""
-        size = self.stop - self.start
-        return share > 0 and size + own <= budget and 2 * own * size <= (own + GATHERED) * share
-
-    def finished(self) -> Row:
-        return Row(np.array(self.stem, dtype=np.int64), self.start, self.stop, self.plain)
-
-
 class _Nodes:
     """Grows by one sequence after the other, each beside the last."""
 
@@ -171,13 +161,13 @@ class _Nodes:
         """Runs of nodes on the path, by first node and its depth: nothing has come behind them so far."""
         self.closed: list[tuple[int, int, int]] = []
         """Runs of nodes, from, to, and the node that came behind them."""
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         self.paths: dict[int, list[int]] = {}
 
     def add(self, sequence: tuple[int, ...], share: int, indices: list[int]) -> None:
         start, stop = len(self.ids), len(self.ids) + len(sequence) - share
         if not (self.rows and self.rows[-1].takes(share, stop - start, self.budget)):
-            self.rows.append(_Row(self.path[:share], start, start, share == 0, []))
+            self.rows.append(Row(np.array(self.path[:share], dtype=np.int64), start, start, share == 0))
         elif self.path[share - 1] != start - 1:
             self.rows[-1].plain = False
         self._close(share)
@@ -209,15 +199,11 @@ class _Nodes:
         return Trie(ids, positions, ends, [self.paths[index] for index in range(count)], list(self._batches()))
 
     def _batches(self) -> Iterator[Batch]:
-        batch: list[_Row] = []
+        batch: list[Row] = []
         for row in self.rows:
             if batch and row.stop - batch[0].start > self.budget:
-                yield _batch(batch)
+                yield Batch(batch)
                 batch = []
             batch.append(row)
         if batch:
-            yield _batch(batch)
-
-
-def _batch(rows: Sequence[_Row]) -> Batch:
-    return Batch([row.finished() for row in rows], [index for row in rows for index in row.complete])
+            yield Batch(batch)
