@@ -38,6 +38,12 @@ SPAN = 64
 """Slots by which a graph's attention grows: 6 % more is read than is live, for 18 graphs an image."""
 
 
+def rounded_slots(slots: int, path: DecodePath) -> int:
+    """Return how many slots a step on this path has for so many tokens."""
+    size = {"compiled": BLOCK, "graph": SPAN}.get(path, 1)
+    return -(-slots // size) * size
+
+
 # weights
 
 
@@ -331,8 +337,7 @@ class DecodeStep:
         config, weight = model.config, model.tok_embeddings.weight
         self.model, self.path = model, path
         self.weights = lay_out(model, layout)
-        self.granularity = {"compiled": BLOCK, "graph": SPAN}.get(path, 1)
-        capacity = self._rounded(capacity)
+        capacity = rounded_slots(capacity, path)
         self.kernels = compiled_kernels() if path == "compiled" else EAGER
         shape = (config.n_layers, layout.rows, config.n_heads, capacity, config.head_dim)
         dtype = cache_dtype or weight.dtype
@@ -363,9 +368,9 @@ class DecodeStep:
     ) -> Tensor:  # [R, codes] float32
         """Logits after the tokens `ids`, which are stored at `slot`; the slots before it are all filled."""
         if self.graphs is not None:
-            return self.graphs(self._at_fixed_place, ids, positions, slot, self._rounded(slot + 1))
+            return self.graphs(self._at_fixed_place, ids, positions, slot, rounded_slots(slot + 1, self.path))
         self.bias[:, slot] = 0
-        return self.logits(ids, positions, Slot(slot, self._rounded(slot + 1)))
+        return self.logits(ids, positions, Slot(slot, rounded_slots(slot + 1, self.path)))
 
     def close(self) -> None:
         """Drop the buffers: an error's traceback may hold the step itself for long."""
@@ -420,6 +425,3 @@ class DecodeStep:
         queries, keys, values = projected.chunk(3, dim=-1)
         queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         return self.kernels.turned_heads(queries, keys, values, *rotation, attention.head_dim, attention.interleaved)
-
-    def _rounded(self, slots: int) -> int:
-        return -(-slots // self.granularity) * self.granularity

@@ -13,13 +13,8 @@ from typing import TypeVar
 import torch
 
 from evalsvc.models import DecodePath, Transformer, packed_bytes
-from evalsvc.models.decoding import BLOCK, SPAN
-from evalsvc.sampling.sampler import (
-    CACHE_DTYPES,
-    SamplerSpec,
-    cache_bytes,
-    chosen_path,
-)
+from evalsvc.models.decoding import SPAN, rounded_slots
+from evalsvc.sampling.sampler import CACHE_DTYPES, SamplerSpec, cache_bytes, chosen_path
 from evalsvc.spec.model_config import ModelConfig
 
 WORKSPACE_BYTES = 32 << 20
@@ -82,7 +77,7 @@ def footprint(
     """What `generate` takes for prompts padded to `prompt_length` at most, the model included."""
     where = torch.device(device)
     path = chosen_path(config, spec, dtype, where)
-    capacity = _rounded(prompt_length + spec.length - 1, path)
+    capacity = rounded_slots(prompt_length + spec.length - 1, path)
     laid_out = path != "plain" or spec.weights != "plain"
     return Footprint(
         weights=weight_count(config) * dtype.itemsize,
@@ -108,11 +103,6 @@ def predicted_bytes(
 def weight_count(config: ModelConfig) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Transformer(config).parameters())
-
-
-def _rounded(slots: int, path: DecodePath) -> int:
-    size = {"compiled": BLOCK, "graph": SPAN}.get(path, 1)
-    return -(-slots // size) * size
 
 
 def _cache_dtype(spec: SamplerSpec, dtype: torch.dtype) -> torch.dtype:
