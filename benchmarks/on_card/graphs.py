@@ -234,7 +234,7 @@ def _stepped_logits(model: Transformer, way: Way, form: Format) -> Tensor:  # [S
         else:
             found = step(*arguments, slot)
         logits.append(found.cpu())
-    model.release_packed()
+    model.packed = None
     return torch.stack(logits)
 
 

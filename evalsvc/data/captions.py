@@ -62,11 +62,6 @@ class CaptionData:
     digest: str
     """Over ids and texts: the same prompts have the same digest in every format."""
 
-    @property
-    def empty(self) -> int:
-        """How many texts are empty."""
-        return sum(not caption.text for caption in self.captions)
-
 
 def read_captions(path: str | Path, allow: Allow = anywhere) -> CaptionData:
     """The captions of COCO annotations, a CSV or a JSONL file, as the name ends. Parsed once per process and file.

@@ -2,6 +2,6 @@
 
 from evalsvc.decoders.decoder import ImageDecoder, to_uint8
 from evalsvc.decoders.loading import load_decoder
-from evalsvc.decoders.pixel_error import PixelError, pixel_error
+from evalsvc.decoders.pixel_error import pixel_error
 
-__all__ = ["ImageDecoder", "PixelError", "load_decoder", "pixel_error", "to_uint8"]
+__all__ = ["ImageDecoder", "load_decoder", "pixel_error", "to_uint8"]

@@ -45,11 +45,6 @@ class Paired:
         """The standard error of `value`."""
         return None if self.spread is None else self.spread.stderr
 
-    @property
-    def independent(self) -> int:
-        """The number of independent items, or of independent groups of items."""
-        return self.n if self.groups is None else self.groups
-
 
 def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> Paired | None:
     """The difference b − a of a metric over the items that both have; None without a common item.

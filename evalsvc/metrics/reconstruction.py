@@ -61,19 +61,6 @@ def ssim(
 
 
 def codebook_use(
-    codes: Tensor,  # integers, any shape
-    size: int,
-) -> CodebookUse:
-    """How much of a codebook of `size` codes is in use; see `use_of_counts`.
-
-    Raises InvalidData where there are no codes, or some outside 0…size-1.
-    """
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
-        raise InvalidData(f"codes {int(codes.min())}…{int(codes.max())} are not all within 0…{size - 1}")
-    return use_of_counts(torch.bincount(codes.flatten(), minlength=size))
-
-
-def use_of_counts(
     counts: Tensor,  # [codes of the codebook], how often each occurs
 ) -> CodebookUse:
     """The same from counts, which shards can add up. Raises InvalidData where all are 0."""

@@ -31,13 +31,8 @@ def share_stderr(hits: float, n: int) -> float | None:
     return math.sqrt(share * (1 - share) / more)
 
 
-def standard_error(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> float | None:
-    """Return the standard error of the mean of values; None with fewer than two independent ones, or a NaN or infinity.
-
-    Values are independent, or those of different `groups` are, where `groups` names the group of each value. With u_g
-    the sum of the deviations x_i − mean(x) in a group, G groups and n values:
-
-        stderr² = G / (G − 1) · Σ u_g² / n²
+def standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean of independent values; None with fewer than two, or a NaN or infinity.
 
     Values that are all 0, or all 1, are a share; see `share_stderr`.
 
@@ -47,14 +42,10 @@ def standard_error(values: Sequence[float], groups: Sequence[Hashable] | None = 
     if n < 2 or not all(map(math.isfinite, values)):
         return None
     mean = math.fsum(values) / n
-    sums = group_sums([value - mean for value in values], groups)
-    independent = len(sums)
-    if independent < 2:
-        return None
     if mean in (0, 1) and len(set(values)) == 1:
-        return share_stderr(mean * independent, independent)
-    squares = math.fsum(total * total for total in sums)
-    return math.sqrt(independent / (independent - 1) * squares) / n
+        return share_stderr(mean * n, n)
+    squares = math.fsum((value - mean) * (value - mean) for value in values)
+    return math.sqrt(n / (n - 1) * squares) / n
 
 
 def group_sums(parts: Sequence[float], groups: Sequence[Hashable] | None) -> list[float]:

@@ -6,7 +6,7 @@ from evalsvc.models.loading import load_model
 from evalsvc.models.open_lm import Transformer
 from evalsvc.models.packing import WeightFormat, packed_bytes, worth_packing
 from evalsvc.models.tree import Carried, read_trie, tree_hidden
-from evalsvc.models.trie import Trie, build_trie
+from evalsvc.models.trie import build_trie
 from evalsvc.spec.model_config import ModelConfig
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "KVCache",
     "ModelConfig",
     "Transformer",
-    "Trie",
     "WeightFormat",
     "WeightLayout",
     "build_trie",

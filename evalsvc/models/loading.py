@@ -237,9 +237,6 @@ def _nearest(shape: Mapping[str, int]) -> str:
 def find_nonfinite(
     model: Transformer,
     ids: Tensor,  # [B, T] int64
-    *,
-    mask: Tensor | None = None,  # [B, T] bool
-    positions: Tensor | None = None,  # [B, T] int64
 ) -> str:
     """The first module, in the order of the forward pass, whose output has NaN or infinity for `ids`.
 
@@ -255,7 +252,7 @@ def find_nonfinite(
         for name, module in model.named_modules():
             if _is_stage(name):
                 hooks.enter_context(module.register_forward_hook(partial(note, name)))
-        note("output", model, None, model(ids, mask=mask, positions=positions))
+        note("output", model, None, model(ids))
     return first[0] if first else ""
 
 

@@ -64,10 +64,6 @@ class Transformer(nn.Module):
         self.saved_inv_freq = tuple(saved.tolist())
         self.positions = Positions(self.config, INV_FREQ_DTYPES[self.rotary_inv_freq_dtype], saved)
 
-    def release_packed(self) -> None:
-        """Free the copies of weights that were laid out for decoding."""
-        self.packed = None
-
     def tie_weights(self) -> None:
         """Make input and output share one table where the configuration says so."""
         if self.config.weight_tying:

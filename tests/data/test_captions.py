@@ -48,7 +48,7 @@ def test_csv_rows_are_numbered(tmp_path: Path) -> None:
         ("3", 'two\nlines, " and', "line 5"),
         ("4", "", "line 7"),
     ]
-    assert data.empty == 1
+    assert [caption.text for caption in data.captions].count("") == 1
 
 
 def test_a_text_alone_in_its_row_needs_no_quotes(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_jsonl(tmp_path: Path) -> None:
         Caption("3", "", "a.png", None, "line 3"),
         Caption("5", "b", None, None, "line 4"),
     )
-    assert data.empty == 1
+    assert [caption.text for caption in data.captions].count("") == 1
 
 
 def test_the_same_prompts_have_the_same_digest_in_every_format(tmp_path: Path) -> None:

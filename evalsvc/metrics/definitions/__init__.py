@@ -7,7 +7,6 @@ metric is one more entry in the file of its kind of task.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from itertools import islice
 
@@ -60,7 +59,7 @@ def find_definitions(wanted: str) -> list[Definition]:
     return found
 
 
-def plain_names(definitions: Iterable[Definition] = DEFINITIONS) -> list[str]:
+def plain_names() -> list[str]:
     """Return the names that a metric may have just so: without what is in brackets, and those with `<…>` left out."""
-    names = (re.sub(r"\[[^]]*\]", "", name) for definition in definitions for name in definition.names)
+    names = (re.sub(r"\[[^]]*\]", "", name) for definition in DEFINITIONS for name in definition.names)
     return list(dict.fromkeys(name for name in names if "<" not in name))

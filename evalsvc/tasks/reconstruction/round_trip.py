@@ -17,7 +17,7 @@ from evalsvc.features.inception import Resize
 from evalsvc.files.arrays import pack_array, unpack_array
 from evalsvc.metrics.image_metric import Estimate
 from evalsvc.metrics.paired_frechet import paired_frechet_shares
-from evalsvc.metrics.reconstruction import CodebookUse, psnr, ssim, use_of_counts
+from evalsvc.metrics.reconstruction import CodebookUse, codebook_use, psnr, ssim
 from evalsvc.metrics.second_order import counted_once
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.task import Context
@@ -72,7 +72,7 @@ def reconstruct(
 
 def joined_use(counts: Sequence[Mapping[str, Any]]) -> CodebookUse:
     """Of all shards' packed `code_counts`."""
-    return use_of_counts(torch.from_numpy(np.sum([unpack_array(part) for part in counts], axis=0)))
+    return codebook_use(torch.from_numpy(np.sum([unpack_array(part) for part in counts], axis=0)))
 
 
 def paired_distance(features: Sequence[Mapping[str, Any]]) -> Estimate:
