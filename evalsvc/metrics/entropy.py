@@ -115,9 +115,11 @@ class _Part:
     places: NDArray[Any] | None
 
     def of_half(self, half: int) -> _Part:
-        chosen = self.groups % 2 == half
-        places = None if self.places is None else self.places[chosen]
-        return _Part(self.ids[chosen], self.owners[chosen], self.groups[chosen], places)
+        return self.chosen(self.groups % 2 == half)
+
+    def chosen(self, rows: NDArray[Any] | slice) -> _Part:
+        places = None if self.places is None else self.places[rows]
+        return _Part(self.ids[rows], self.owners[rows], self.groups[rows], places)
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,7 @@ class _Data(_Part):
         while start < len(self.ids):
             last = self.groups[min(start + CHUNK, len(self.ids)) - 1]
             stop = int(np.searchsorted(self.groups, last, side="right"))
-            places = None if self.places is None else self.places[start:stop]
-            yield _Part(self.ids[start:stop], self.owners[start:stop], self.groups[start:stop], places)
+            yield self.chosen(slice(start, stop))
             start = stop
 
 

@@ -7,7 +7,7 @@ grows. The extrapolation is free of the terms in 1/n and 1/n².
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from itertools import combinations
 from operator import add
@@ -58,10 +58,7 @@ def fid_infinity(sets: FeatureSets) -> Estimate:
     order = np.random.default_rng(sets.seed).permutation(n)
     groups = [Moments.of(sets.samples[chosen]) for chosen in np.array_split(order, GROUPS)]
     found = frechet_shares(sets.samples, reference)
-    distances = [
-        found.value,
-        *(_mean_distance(rests, reference) for rests in (_without(groups, 1), _without(groups, 2))),
-    ]
+    distances = [found.value, *(_mean_distance_without(count, groups, reference) for count in (1, 2))]
     once = _extrapolated(distances[:2])
     value = _extrapolated(distances)
     # Pairs of images of one group drop out of the extrapolation, and the others weigh g/(g - 1) times as much.
@@ -98,15 +95,10 @@ def _remainder(first: float, second: float) -> float:
     return REMAINDER * second**2 / abs(first) if first else 0.0
 
 
-def _without(groups: Sequence[Moments], count: int) -> Iterator[Moments]:
-    for kept in combinations(groups, len(groups) - count):
-        yield reduce(add, kept)
-
-
-def _mean_distance(sets: Iterator[Moments], reference: Gaussian) -> float:
-    distances = [
-        frechet_distance(moments.mean, moments.covariance, reference.mean, reference.covariance) for moments in sets
-    ]
+def _mean_distance_without(count: int, groups: Sequence[Moments], reference: Gaussian) -> float:
+    """Return the mean distance without `count` of the groups, over all ways to leave so many out."""
+    sets = (reduce(add, kept) for kept in combinations(groups, len(groups) - count))
+    distances = [frechet_distance(rest.mean, rest.covariance, reference.mean, reference.covariance) for rest in sets]
     return float(np.mean(distances))
 
 

@@ -53,13 +53,10 @@ class Flips:
         """
         n, changed = self.counts.n, self.counts.only_a + self.counts.only_b
         spread = changed / n - self.value**2
-        return math.sqrt(spread / (n - 1)) if spread > 0 and n > 1 else self._stderr
-
-    @property
-    def _stderr(self) -> float:
-        n = self.counts.n + 2
-        ours, theirs = (self.counts.only_b + 1) / n, (self.counts.only_a + 1) / n
-        return math.sqrt((ours + theirs - (ours - theirs) ** 2) / n)
+        if spread > 0 and n > 1:
+            return math.sqrt(spread / (n - 1))
+        ours, theirs = (self.counts.only_b + 1) / (n + 2), (self.counts.only_a + 1) / (n + 2)
+        return math.sqrt((ours + theirs - (ours - theirs) ** 2) / (n + 2))
 
 
 def _score_bound(gained: int, lost: int, n: int, z: float) -> float:

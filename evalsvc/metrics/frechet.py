@@ -116,7 +116,14 @@ def frechet_distance(
         InvalidData: sizes differ.
         NonFinite: NaN or infinity in an argument.
     """
-    return _distance(Normal.of(mean1, cov1), Normal.of(mean2, cov2))
+    first, second = Normal.of(mean1, cov1), Normal.of(mean2, cov2)
+    _require_same_size(first.mean, second.mean)
+    if first.cholesky is None or second.cholesky is None:
+        cross = float(np.linalg.svd(first.spectral.T @ second.spectral, compute_uv=False).sum())
+    else:
+        product = second.cholesky.T @ first.covariance @ second.cholesky
+        cross = float(np.sqrt(np.maximum(np.linalg.eigvalsh(product), 0)).sum())
+    return distance_of_parts(first.mean - second.mean, first, second, cross)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,10 +295,6 @@ class Normal:
             raise NonFinite("mean or covariance holds NaN or infinity; compute the features again")
         return cls(mu, sigma)
 
-    @property
-    def trace(self) -> float:
-        return float(np.trace(self.covariance))
-
     @cached_property
     def cholesky(self) -> Array | None:
         """[d, d]; None where the covariance has no full rank beyond rounding."""
@@ -331,21 +334,11 @@ def _above_rounding(values: Array) -> NDArray[np.bool_]:
     return kept
 
 
-def _distance(first: Normal, second: Normal) -> float:
-    _require_same_size(first.mean, second.mean)
-    gap = first.mean - second.mean
-    if first.cholesky is None or second.cholesky is None:
-        cross = float(np.linalg.svd(first.spectral.T @ second.spectral, compute_uv=False).sum())
-    else:
-        product = second.cholesky.T @ first.covariance @ second.cholesky
-        cross = float(np.sqrt(np.maximum(np.linalg.eigvalsh(product), 0)).sum())
-    return distance_of_parts(gap, first, second, cross)
-
-
 def distance_of_parts(gap: Array, first: Normal, second: Normal, cross: float) -> float:
     """|μ₁ - μ₂|² + tr Σ₁ + tr Σ₂ - 2 tr (Σ₁Σ₂)^½, of which `gap` is the first difference and `cross` the last trace."""
     # Rounding can make the distance of equal distributions negative, which no distance is.
-    return max(0.0, float(gap @ gap) + first.trace + second.trace - 2 * cross)
+    trace, other_trace = (float(np.trace(side.covariance)) for side in (first, second))
+    return max(0.0, float(gap @ gap) + trace + other_trace - 2 * cross)
 
 
 def _require_same_size(first: NDArray[Any], second: NDArray[Any]) -> None:

@@ -7,8 +7,9 @@ over the distances, in chunks, so that they never exist at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -251,15 +252,11 @@ def _details(found: Neighbourhoods) -> dict[str, Any]:
     return {"k": found.neighbours, "real_balls": len(found.covered), "sampled_balls": found.sampled_balls}
 
 
-def _metric(name: str, estimate: Callable[[FeatureSets], Estimate]) -> ImageMetric:
-    unit = "ratio" if name == "density" else "fraction"
-    # Precision and density are means over the sampled images, given the real ones.
-    biased = name in ("recall", "coverage")
-    version = 1 if name == "density" else 2
-    return ImageMetric(name, "inception/2048", "features", unit, "higher", GROUPS, version, estimate, biased)
-
-
-PRECISION = _metric("precision", precision)
-RECALL = _metric("recall", recall)
-DENSITY = _metric("density", density)
-COVERAGE = _metric("coverage", coverage)
+_metric = partial(
+    ImageMetric, features="inception/2048", needs="features", unit="fraction", direction="higher", min_images=GROUPS
+)
+# Precision and density are means over the sampled images, given the real ones.
+PRECISION = _metric("precision", version=2, estimate=precision, biased=False)
+RECALL = _metric("recall", version=2, estimate=recall)
+DENSITY = _metric("density", unit="ratio", version=1, estimate=density, biased=False)
+COVERAGE = _metric("coverage", version=2, estimate=coverage)

@@ -24,15 +24,6 @@ class TokenLosses:
     """log p(some image id); -inf where there are none."""
 
 
-@dataclass(frozen=True)
-class LogMasses:
-    """log Σ exp over some ids' logits, [n]; -inf where there are no such ids."""
-
-    text: Tensor
-    image: Tensor
-    everything: Tensor
-
-
 def token_losses(
     hidden: Tensor,  # [N, D], at the position before each target
     targets: Tensor,  # [N] int64
@@ -74,24 +65,13 @@ def _chunk_losses(
     image_ids: range | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     target = logits.gather(1, targets[:, None])[:, 0]
-    masses = log_masses(logits, text_ids, image_ids)
-    own = torch.where(belongs(targets, text_ids), masses.text, torch.full_like(masses.text, torch.nan))
-    own = torch.where(belongs(targets, image_ids), masses.image, own)
-    return masses.everything - target, own - target, masses.image - masses.everything
-
-
-def log_masses(
-    logits: Tensor,  # [n, V]
-    text_ids: range,
-    image_ids: range | None,
-) -> LogMasses:
-    """The normalisers of `logits`, every one of which is read once."""
-    text = _log_mass(logits, text_ids)
-    image = _log_mass(logits, image_ids)
+    text, image = _log_mass(logits, text_ids), _log_mass(logits, image_ids)
     everything = torch.logaddexp(text, image)
     for gap in gaps(logits.shape[1], text_ids, image_ids):
         everything = torch.logaddexp(everything, _log_mass(logits, gap))
-    return LogMasses(text, image, everything)
+    own = torch.where(belongs(targets, text_ids), text, torch.full_like(text, torch.nan))
+    own = torch.where(belongs(targets, image_ids), image, own)
+    return everything - target, own - target, image - everything
 
 
 def _log_mass(logits: Tensor, ids: range | None) -> Tensor:
