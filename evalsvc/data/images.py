@@ -237,8 +237,7 @@ class _Packed(ImageSource):
         return self._checked(int(image))
 
     def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
-        pixels = self._pixels(index)
-        return fit_pixels(pixels, fit)
+        return fit_pixels(self._pixels(index), fit)
 
     def content_digest(self, index: int) -> str:
         pixels = self._pixels(index)

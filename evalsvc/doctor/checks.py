@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -243,15 +243,9 @@ def _paths(value: Any, settings: Settings) -> Iterator[Path]:
         yield settings.datasets_path / value.removeprefix("datasets:")
     elif isinstance(value, str) and value.startswith("/"):
         yield Path(value)
-    elif isinstance(value, Mapping):
-        yield from _all_paths(value.values(), settings)
-    elif isinstance(value, (list, tuple)):
-        yield from _all_paths(value, settings)
-
-
-def _all_paths(values: Iterable[Any], settings: Settings) -> Iterator[Path]:
-    for value in values:
-        yield from _paths(value, settings)
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _paths(item, settings)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

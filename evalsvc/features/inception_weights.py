@@ -40,7 +40,8 @@ def read_inception(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a leaf of it says why the file cannot be read, or which tensors are missing or wrongly shaped.
     """
-    tensors = _read_program(path) if _is_program(path) else read_weights(path).tensors
+    is_program = path.is_file() and zipfile.is_zipfile(path) and _entry(path, "constants.pkl") is not None
+    tensors = _read_program(path) if is_program else read_weights(path).tensors
     names = [f"{name}.{part}" for name in NVIDIA_NAMES.values() for part in PARTS]
     problems = listed("missing", [name for name in names if name not in tensors])
     problems += listed(
@@ -128,10 +129,6 @@ NVIDIA_NAMES: dict[str, str] = {
 
 
 # TorchScript
-
-
-def _is_program(path: Path) -> bool:
-    return path.is_file() and zipfile.is_zipfile(path) and _entry(path, "constants.pkl") is not None
 
 
 def _entry(path: Path, name: str) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,26 +91,24 @@ def _agreed_frequencies(frequencies: Mapping[str, Tensor | None]) -> Tensor | No
     (first, ours), *others = frequencies.items()
     for name, theirs in others:
         if not same_frequencies(ours, theirs):
+            one, two = ("open_lm's table" if own is None else "those saved as inv_freq" for own in (ours, theirs))
             raise CheckpointMismatch(
-                f"{first} and {name} turn by different rotary frequencies: {_described(ours)} and "
-                f"{_described(theirs)}; only checkpoints of one model can be combined"
+                f"{first} and {name} turn by different rotary frequencies: {one} and {two}; only checkpoints of one "
+                "model can be combined"
             )
     return ours
 
 
-def _described(frequencies: Tensor | None) -> str:
-    return "open_lm's table" if frequencies is None else "those saved as inv_freq"
-
-
 def agreed_config(configs: Mapping[str, ModelConfig]) -> ModelConfig:
     """The configuration that all parents have, given by their names. Raises CheckpointMismatch with what differs."""
-    require_one_model({name: _comparable(config) for name, config in configs.items()})
-    return next(iter(configs.values()))
-
-
-def _comparable(config: ModelConfig) -> dict[str, Any]:
     # How a run was trained matters only as far as it moved the rotary frequencies.
-    return {**config.model_dump(exclude={"precision"}), "rotary_inv_freq_dtype": trained_inv_freq_dtype(config)}
+    require_one_model(
+        {
+            name: {**config.model_dump(exclude={"precision"}), "rotary_inv_freq_dtype": trained_inv_freq_dtype(config)}
+            for name, config in configs.items()
+        }
+    )
+    return next(iter(configs.values()))
 
 
 def _require_finite(path: Path, name: str, tensor: Tensor) -> None:

@@ -84,8 +84,7 @@ def largest_batch(
         if batch == 1:
             raise OutOfMemory(
                 f"sampling one image at a time takes {_megabytes(needed)} beside the model, and {device} has "
-                f"{_megabytes(available)} left; evaluate in bfloat16, run fewer workers, or use a device with more "
-                "memory"
+                f"{_megabytes(available)} left; {ADVICE}"
             )
         batch //= 2
 
@@ -98,10 +97,10 @@ def generate_fitting(
     model: Transformer,
     prompts: Sequence[Prompt],
     spec: SamplerSpec,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] = lambda codes: None,
     *,
     beside: int = 0,
-    on_shape: Callable[[BatchShape], None] | None = None,
+    on_shape: Callable[[BatchShape], None] = lambda shape: None,
 ) -> FittingBatches:
     """`generate` in the largest batch, up to the declared one, that fits into memory beside `beside` bytes.
 
@@ -114,7 +113,7 @@ def generate_fitting(
         Others: as `generate`.
     """
     generate(model, prompts, spec)  # says at once what it refuses
-    return FittingBatches(model, prompts, spec, on_step or _ignore, beside, on_shape or _ignore)
+    return FittingBatches(model, prompts, spec, on_step, beside, on_shape)
 
 
 class FittingBatches:
@@ -261,7 +260,3 @@ class FittingBatches:
     @property
     def _longest(self) -> int:
         return max(self.spec.padded_length(prompt) for prompt in self.prompts)
-
-
-def _ignore(_: object) -> None:
-    pass

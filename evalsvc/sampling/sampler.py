@@ -125,7 +125,7 @@ def generate(
     model: Transformer,
     prompts: Sequence[Prompt],
     spec: SamplerSpec,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] = lambda codes: None,
 ) -> Generator[Samples, None, None]:
     """Codes of every prompt, a batch at a time: shortest prompts first, otherwise in their order.
 
@@ -139,7 +139,7 @@ def generate(
         InvalidData: where llama_rotary's table ends.
     """
     _check_prompts(prompts, spec, model.config.vocab_size)
-    return _batches(model, prompts, spec, on_step or _ignore)
+    return _batches(model, prompts, spec, on_step)
 
 
 def cache_bytes(config: ModelConfig, rows: int, length: int, dtype: torch.dtype) -> int:
@@ -324,7 +324,3 @@ def check_ids(what: str, ids: Sequence[int], rows: int) -> None:
     if ids and not (min(ids) >= 0 and max(ids) < rows):
         wrong = next(row for row in ids if not 0 <= row < rows)
         raise InvalidRequest(f"{what} has the id {wrong}; the model's table has 0…{rows - 1}")
-
-
-def _ignore(codes_done: int) -> None:
-    pass

@@ -122,5 +122,4 @@ def _not_finite(
 
 
 def _alone(model: Transformer, request: Request) -> Tensor:  # [1, T]
-    ids = [*request.context, *request.continuation[:-1]]
-    return torch.tensor([ids], device=model.tok_embeddings.weight.device)
+    return torch.tensor([request.read], device=model.tok_embeddings.weight.device)

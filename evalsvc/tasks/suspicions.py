@@ -8,10 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.task import TaskWarning
 
-LOOK_AT = "the layout's preset and offsets, the tokenizer, and the data's ids"
-"""What most numbers that are worse than a guess come from."""
-
-
 MAX_WARNINGS = 32
 """Of a task: a suite may name a thousand benchmarks, and warnings are shown with every result."""
 
@@ -42,8 +38,8 @@ def worse_than_guessing(metrics: Iterable[MetricValue], names: Iterable[str], re
         yield TaskWarning(
             "worse_than_guessing",
             metric.name,
-            f"{metric.value:.4g}{error} {metric.unit} is above {uniform:.4g}, the cost of a uniform guess; look at "
-            f"{LOOK_AT}{reason}",
+            f"{metric.value:.4g}{error} {metric.unit} is above {uniform:.4g}, the cost of a uniform guess; look at the "
+            f"layout's preset and offsets, the tokenizer, and the data's ids{reason}",
         )
 
 

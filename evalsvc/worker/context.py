@@ -63,8 +63,6 @@ class ShardContext(Context):
         self.provenance: dict[str, Any] = {}
         self._frequencies: tuple[float, ...] | None = None
         self._settings = settings
-        self._assets = settings.assets_path
-        self._statistics = settings.statistics_path
         torch.set_num_threads(settings.worker_threads())
         use_full_float32()
 
@@ -142,7 +140,7 @@ class ShardContext(Context):
         return self.readable if "/" in name else anywhere
 
     def asset(self, name: str) -> Path:
-        return Path(self.dataset(name)) if "/" in name else locate_asset(name, self._assets)
+        return Path(self.dataset(name)) if "/" in name else locate_asset(name, self._settings.assets_path)
 
     def decoder(self, name: str, config: str | None = None, ema: bool = False, dtype: str = "float32") -> ImageDecoder:
         path = self.asset(name)
@@ -175,7 +173,7 @@ class ShardContext(Context):
         return extractor
 
     def statistics_folder(self) -> Path:
-        return self._statistics
+        return self._settings.statistics_path
 
     def model_config(self) -> ModelConfig:
         loaded = _models.loaded(self.checkpoint)

@@ -171,13 +171,7 @@ def rows_of(part: str, layout: VocabularyLayout, record: Record, special: Mappin
 
 def unclaimed_rows(layout: VocabularyLayout) -> list[int]:
     """Rows of a resolved layout that are neither text nor image."""
-    blocks = [block for block in (layout.text_ids, layout.image_range) if block is not None]
-    found: list[int] = []
-    start = 0
-    for block in sorted(blocks, key=lambda block: block.start):
-        found.extend(range(start, block.start))
-        start = block.stop
-    return [*found, *range(start, layout.rows or 0)]
+    return sorted(set(range(layout.rows or 0)).difference(layout.text_ids, layout.image_range or ()))
 
 
 def silent_rows(layout: VocabularyLayout) -> list[int]:

@@ -50,7 +50,7 @@ def keep_answers(folder: Path, key: Mapping[str, Any], answers: Mapping[str, Any
     try:
         write_whole(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content, durable=False)
         _drop_oldest(folder / FOLDER)
-    except OSError as error:
+    except OSError as error:  # costs time and nothing else
         log.warning("answers are not kept: %s: %s", path, os_reason(error))
 
 

@@ -41,9 +41,12 @@ class ReconstructionWork(Work[Reconstruction]):
         protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
         common = {
             "protocol": protocol | coder.identity(),
-            "features": self._features_identity(context) if taps else {},
+            "features": {},
             "taps": taps,
         }
+        if self.task.extractor is not None and taps:
+            digest = context.extractor(self.task.extractor).digest
+            common["features"] = {"extractor": digest, "resize": self.task.resize}
         shards = []
         for start, stop in cut(count, self.task.shard_size):
             digest = source.digest(range(start, stop))
@@ -119,10 +122,6 @@ class ReconstructionWork(Work[Reconstruction]):
     def _coder(self, context: Context) -> ImageCoder:
         decoder = context.decoder(self.task.decoder, self.task.decoder_config, self.task.decoder_ema)
         return ImageCoder(decoder, self.task.size, self.task.crop, self.task.filter)
-
-    def _features_identity(self, context: Context) -> dict[str, Any]:
-        assert self.task.extractor is not None, "without an extractor there are no taps"
-        return {"extractor": context.extractor(self.task.extractor).digest, "resize": self.task.resize}
 
 
 def _pixel_metrics(task: str, columns: Mapping[str, Sequence[float]], protocol: Protocol) -> Iterator[MetricValue]:
