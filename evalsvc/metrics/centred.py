@@ -12,11 +12,10 @@ from evalsvc.metrics.student import critical_value
 
 
 def ratio_of_centred(base: Sequence[float], values: Sequence[float], chance: float) -> Ratio | None:
-    """How much of an accuracy above chance is left: (mean(values) − r) / (mean(base) − r), paired by place.
+    """Return how much of an accuracy above chance is left: (mean(values) − r) / (mean(base) − r), paired by place.
 
-    It is the ratio c / c_base of the centred accuracies c = (accuracy − r) / (1 − r), whose 1 − r cancels. The error is
-    that of the linearised ratio ρ, with d_i = (values_i − r − ρ · (base_i − r)) / (mean(base) − r). It is worth its
-    name only where the base is well above chance. None without items, or where the base is at chance exactly.
+    The error is that of the linearised ratio ρ, with d_i = (values_i − r − ρ · (base_i − r)) / (mean(base) − r), and
+    holds only where the base is well above chance. None without items, or where the base is at chance exactly.
     """
     pairs = list(zip(base, values, strict=True))
     if not pairs:
@@ -34,8 +33,8 @@ def interval_of_centred(
 ) -> Interval | None:
     """Return Fieller's interval of the ratio of `ratio_of_centred`; None below `MIN_ITEMS`, and see `fieller_interval`.
 
-    It is right also where the base is not far above chance. There the ratio is skewed, and ratio ± t · stderr misses on
-    one side. `factor` is that of the standard errors of a sample without replacement, √(1 − n / N).
+    It holds also where the base is not far above chance, and the ratio is skewed. `factor` is that of the standard
+    errors of a sample without replacement, √(1 − n / N).
     """
     n = len(base)
     if n < MIN_ITEMS:

@@ -1,10 +1,9 @@
 """How well two sets of embeddings tell which of the one belongs to which of the other: CLIP's loss, retrieval, chance.
 
-Everything starts from a matrix of similarities [B, B], float64: row i is the i-th image, column j the j-th text, and
-the diagonal has the pairs. Standard errors are over pairs: what is called *parts* has one number a pair, whose mean is
-the value, and whose scatter is, to first order, that of the value over samples of pairs (the infinitesimal jackknife;
-B. Efron, "The Jackknife, the Bootstrap and Other Resampling Plans", 1982, chapter 6). A pair counts in it both for
-itself and as what other pairs are told apart from.
+Similarities are a matrix [B, B] float64: row i is the i-th image, column j the j-th text, and the diagonal has the
+pairs. *Parts* are one number a pair, whose mean is the value and whose scatter is, to first order, that of the value
+over samples of pairs (the infinitesimal jackknife; B. Efron, "The Jackknife, the Bootstrap and Other Resampling Plans",
+1982, chapter 6).
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ def clip_loss(
 def fit_scale(similarities: Sequence[Tensor]) -> float:
     """The factor in [0, MAX_SCALE] at which the mean CLIP loss of several batches is smallest.
 
-    The loss is convex in it, so its slope changes sign once. 0 where the pairs are no more alike than others: the loss
-    is then ln B, and never above it.
+    The loss is convex in it, so its slope changes sign once. 0 where the pairs are no more alike than others.
     """
     low, high = 0.0, MAX_SCALE
     if _slope(similarities, low) >= 0:
@@ -159,17 +157,15 @@ class Plateau:
     last: float
     """Mean of the last tenth of the steps."""
     step: int
-    """The first step, counted from 0, from which the mean of a twentieth of the steps is within 5 % of the whole fall
-    above `last`."""
+    """The first step, from 0, at which the mean of a twentieth of the steps is within 5 % of the fall from `last`."""
     still_falling: float
-    """By how much the loss still falls within the last fifth of the steps: minus the fitted line's slope times its
-    length. Near zero on a plateau."""
+    """Fall of the loss within the last fifth of the steps, by the fitted line; near zero on a plateau."""
     stderr: float | None
     """Standard error of it; None with fewer than three steps in the last fifth."""
 
 
 def plateau(losses: Sequence[float]) -> Plateau:
-    """Of the losses by step; one at least."""
+    """Find where `losses`, one a step and one at least, come to rest."""
     values = torch.tensor(losses, dtype=torch.float64)
     count = len(values)
     first, last = float(values[0]), float(values[-max(1, count // 10) :].mean())

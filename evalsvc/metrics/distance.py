@@ -14,8 +14,7 @@ from evalsvc.metrics.ratio import Ratio, exp_or_infinity
 from evalsvc.spec.protocol import Direction
 
 Basis = Literal["paired", "unpaired", "none"]
-"""Where the standard error of a difference comes from: the items that both sides share, the standard errors of both
-values, or nowhere: no error is known."""
+"""Where the standard error of a difference comes from: shared items, the errors of both values, or nowhere."""
 
 Judgement = Literal["better", "worse", "different", "indistinguishable"]
 """Of b, against a. `different`: of a metric that has no better side."""
@@ -63,8 +62,7 @@ class Distance:
         return self.flips is not None or self.spread.stderr > 0
 
     def reach(self, tail: float) -> tuple[float, float] | None:
-        """Return how far below and above `value` its one-sided bounds lie, each of which misses with `tail`; None
-        where no bounds are known."""
+        """Return how far below and above `value` bounds lie that each miss with `tail`; None where none are known."""
         if not self.has_bounds or self.spread is None:
             return None
         if self.flips is not None:
@@ -79,11 +77,7 @@ class Distance:
         return self.value - low, high - self.value
 
     def interval(self, level: float = LEVEL) -> Interval | None:
-        """Return the interval of the difference; None where no bounds are known.
-
-        Raises:
-            InvalidRequest: `level` is not between 0 and 1.
-        """
+        """Return the interval of the difference; None where no bounds are known. Raises as `require_level`."""
         require_level(level)
         reach = self.reach((1 - level) / 2)
         return None if reach is None else Interval(self.value - reach[0], self.value + reach[1], level)
@@ -136,13 +130,10 @@ def distance(
 ) -> Distance:
     """Say how far the value `b` is from the value `a`, with which standard error, and on which basis.
 
-    This function alone decides that: comparisons, the gate, curves of differences and the forgetting task ask it.
     `pairs` is what the two values are made of; the difference is over the items that both have. Without pairs, or where
     these leave no error, the error is √(a.stderr² + b.stderr²) of independent values, with the degrees of freedom of
-    Welch. The standard error of one side alone is smaller than that of the difference, so it is never taken for it.
-
-    Of perplexities (`unit` is `perplexity`), whose pairs are those of the loss, all is done on the logarithms, so that
-    a loss and its perplexity say the same. `drawn_from`: the items are a sample without replacement of so many.
+    Welch. Of perplexities (`unit` is `perplexity`), whose pairs are those of the loss, all is done on the logarithms,
+    so that a loss and its perplexity say the same. `drawn_from`: the items are a sample without replacement of so many.
 
     Source: B. L. Welch, Biometrika 34 (1947) 28–35.
     """

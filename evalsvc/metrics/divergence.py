@@ -27,16 +27,15 @@ def divergences(
     other_text: range,
     same_rows: bool,
 ) -> Divergences:
-    """Divergences of n positions.
+    """Compute the divergences of n positions.
 
     With `same_rows` a row means the same to both, and the divergence is over all of them:
 
         KL = Σ_v p(v) (log p(v) - log q(v))
 
     Otherwise only text has a counterpart: the t-th id of `base_text` is the t-th of `other_text`, as far as both go.
-    Then p is the base's distribution over these ids, given that one of them comes, while q is still over all rows of
-    the other: what it gives to images counts against it, as it does where the base has image rows but never expects
-    them. A base that is all text loses nothing by this. `kl_within` renormalises both.
+    Then p is the base's distribution over these ids, given that one of them comes, while q is over all rows of the
+    other: what it gives to images counts against it. `kl_within` renormalises both.
 
     Source: S. Kullback, R. A. Leibler, On Information and Sufficiency, 1951; the base's distribution comes first, as in
     the cross-entropy against a base of Kalajdzievski, arXiv 2401.05605.

@@ -39,8 +39,7 @@ class UnigramLoss:
     distinct: int
     """Different ids among them."""
     unseen: float
-    """Share of the ids that occur in no other group. Where this is more than a few percent, the data are too few to say
-    how far the entropy is below `loss`."""
+    """Share of the ids that occur in no other group; above a few percent, the entropy is well below `loss`."""
 
 
 def unigram_loss(
@@ -64,12 +63,10 @@ def unigram_loss(
 
     The concentrations a and b are fitted, among `CONCENTRATIONS`, by the same leave-one-group-out loss, to the half of
     the groups that the predicted one is not in (groups alternate between the halves). Nothing of p knows the group that
-    it predicts, so the loss is in expectation never below the entropy of what the ids are drawn from. Where places
-    say nothing, b becomes so large that the loss is the same with and without them.
+    it predicts, so the loss is in expectation never below the entropy of what the ids are drawn from.
 
-    The loss is Σ −ln p / N over ids, in nats; its error is that of this ratio over groups, and needs two. To first
-    order the frequencies add nothing to the error, since the loss is smallest at the true ones; with twenty groups the
-    error is about a tenth too small.
+    The loss is Σ −ln p / N over ids, in nats; its error is that of this ratio over groups. To first order the
+    frequencies add nothing to the error; with twenty groups it is about a tenth too small.
 
     Source: D. J. C. MacKay and L. C. Bauman Peto, "A hierarchical Dirichlet language model" (Natural Language
     Engineering 1, 1995); leaving out as in M. Stone, "Cross-validatory choice and assessment of statistical

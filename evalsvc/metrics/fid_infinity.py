@@ -1,7 +1,6 @@
 """FID∞: what a Fréchet distance would be of infinitely many images, by extrapolation from smaller sets.
 
-A distance of n images is too large by about C/n, and C depends on the model, so that two models may change places as n
-grows. The extrapolation is free of the terms in 1/n and 1/n².
+A distance of n images is too large by about C/n; the extrapolation is free of the terms in 1/n and 1/n².
 """
 
 from __future__ import annotations
@@ -31,24 +30,21 @@ BELOW_ZERO = 1.9
 def fid_infinity(sets: FeatureSets) -> Estimate:
     """Extrapolate by the jackknife of second order over groups of images.
 
-    The images are put into a seeded order and divided into g = GROUPS groups. With θ₀ the distance of all images, θ₁
-    the mean distance without one group and θ₂ that without two, over all groups and all pairs of groups,
+    The images are divided into g = GROUPS groups at random. With θ₀ the distance of all images, θ₁ the mean distance
+    without one group and θ₂ that without two, over all groups and all pairs of groups,
 
         FID∞ = (g² θ₀ - 2 (g - 1)² θ₁ + (g - 2)² θ₂) / 2
 
     which is the intercept of the parabola through the three distances against one over their numbers of images. The
     value is unbiased up to 1/n³, and as such is sometimes below zero for a distance next to zero, as KID is.
 
-    What varies is the sampled images, with the reference as given. `per_image` are the shares of the distance of all
-    images, moved to FID∞, with a standard deviation over √n of `sampling_stderr`: a paired difference of two
-    checkpoints uses those. `stderr` has two more parts. `remainder` estimates what the extrapolation leaves, and counts
-    as an error. A value below zero by more than its error, which no distance is, proves a larger remainder: its error
-    is raised until the interval reaches zero.
+    `per_image` are the shares of the distance of all images, moved to FID∞, for paired differences; their error is
+    `sampling_stderr`. `stderr` also counts `remainder`, an estimate of what the extrapolation leaves. A value below
+    zero by more than its error proves a larger remainder: the error is raised until the interval reaches zero.
 
-    Source: for the aim, M. J. Chong, D. Forsyth, arXiv 1911.07023, who fit a straight line through subsets drawn at
-    random; its term in 1/n² is 3 standard errors at 5 images per feature and 256 features. For the estimator,
-    W. Schucany, H. Gray, D. Owen, On bias reduction in estimation, Journal of the American Statistical Association 66,
-    1971, equation 3.
+    Source: for the aim, M. J. Chong, D. Forsyth, arXiv 1911.07023, who fit a straight line through random subsets. For
+    the estimator, W. Schucany, H. Gray, D. Owen, On bias reduction in estimation, Journal of the American Statistical
+    Association 66, 1971, equation 3.
 
     Raises:
         InvalidData: no more images in the smallest set than features, or no reference.
@@ -103,15 +99,11 @@ def _mean_distance_without(count: int, groups: Sequence[Moments], reference: Gau
 
 
 def smallest(dimensions: int) -> int:
-    """Images from which on the value's bias is below half its standard error, found by simulation.
+    """Return the number of images from which on the value's bias is below half its standard error, by simulation.
 
-    What the extrapolation leaves is a distance of about .018 d (d/n)³ where both distributions are equal and normal
-    with equal variances, and the standard error is .55 d/n there: their ratio goes with d³/n². So the number of images
-    must grow as d^1.5, faster than the features. The other term keeps the smallest set at 2.7 images per feature.
-
-    Measured as bias over the spread of the values, both distributions equal: 64 features .72 at 153 images and .03 at
-    307; 128 features .66 at 434 and .15 at 868; 256 features .53 at 1,228, with Monte-Carlo errors of .07, .13 and .22;
-    half of that and less with variances that fall as 1/k.
+    Where both distributions are equal and normal with equal variances, the extrapolation leaves about .018 d (d/n)³ and
+    the standard error is .55 d/n: their ratio goes with d³/n², so the number of images must grow as d^1.5. The other
+    term keeps the smallest set at 2.7 images per feature.
     """
     return max(4 * (dimensions + 1), math.ceil(0.32 * dimensions * math.sqrt(dimensions)))
 

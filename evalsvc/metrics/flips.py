@@ -26,9 +26,8 @@ class Flips:
     def reach(self, tail: float) -> tuple[float, float]:
         """Return how far below and above the difference its one-sided bounds lie, each of which misses with `tail`.
 
-        The bounds are those of Tango's score test, which miss as often as they say with one or two changed items, too,
-        and far out in the tail. Where the exact p-value says that the difference may be zero, zero is not beyond a
-        bound, and where the p-value says that it is not, zero is.
+        The bounds are those of Tango's score test, which hold with few changed items and far out in the tail. They are
+        moved to leave out zero exactly where the exact p-value does.
 
         Source: T. Tango, Statistics in Medicine 17 (1998) 891–908.
         """

@@ -50,12 +50,7 @@ class Moments:
         cls,
         features: ArrayLike,  # [n, d]
     ) -> Moments:
-        """The moments of `features`; n may be 0.
-
-        Raises:
-            InvalidData: not two-dimensional.
-            NonFinite: NaN or infinity in a row, which is named.
-        """
+        """Sum up `features`; n may be 0. Raises InvalidData for another shape, and NonFinite, which names the row."""
         rows = np.asarray(features, dtype=np.float64)
         if rows.ndim != 2:
             raise InvalidData(f"features have the shape {list(rows.shape)}; give one row an image: [n, d]")
@@ -102,12 +97,11 @@ def frechet_distance(
     mean2: ArrayLike,  # [d]
     cov2: ArrayLike,  # [d, d]
 ) -> float:
-    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), also where the covariances have no full rank (n ≤ d).
+    """Compute |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), also where the covariances have no full rank (n ≤ d).
 
     With Σ₂ = A Aᵀ the eigenvalues of Σ₁Σ₂ are those of AᵀΣ₁A, which is symmetric, and the last trace is the sum of
     their roots. Where both have full rank, A is Cholesky's. Otherwise both are factored by eigenvectors, without those
-    whose eigenvalue is rounding: their square roots, as in the eigenvalues of Σ₁Σ₂ itself, add up to relative errors of
-    2e-6 for d = 2,048 and a few hundred images. The roots are then the singular values of A₁ᵀA₂.
+    whose eigenvalue is rounding, and the roots are the singular values of A₁ᵀA₂.
 
     Source: D. C. Dowson, B. V. Landau, The Fréchet distance between multivariate normal distributions, J. Multivariate
     Analysis 12 (1982); as a metric of images: M. Heusel et al., arXiv 1706.08500.
@@ -134,8 +128,7 @@ class Linearised:
     shares: Array
     """[n]: what every image adds to the distance, by the jackknife. The mean is `value`."""
     surplus: float
-    """By how much the variance of `shares` over n is larger than that of the distance: the jackknife doubles the
-    variance of pairs, see `evalsvc.metrics.second_order`."""
+    """How much the variance of `shares` over n exceeds that of the distance; see `evalsvc.metrics.second_order`."""
 
 
 def frechet_shares(
@@ -155,9 +148,7 @@ def frechet_shares(
 
         θ_(i) - θ ≈ 2 (μ₁ - μ₂)·Δμ + |Δμ|² + tr ΔΣ - tr E + ½ Σ_kl E_kl² / (s_k + s_l)
 
-    The first order alone, the influence function 2 (μ₁ - μ₂)·z + zᵀ(I - T)z - tr (I - T)Σ₁ with the optimal transport T
-    = A(AᵀΣ₁A)^-½Aᵀ, is the same where the distance is large, and up to a third too large an error where it is next to
-    zero or n is near d: its gradient vanishes there.
+    The first order alone would give up to a third too large an error where the distance is next to zero or n is near d.
 
     The surplus is 2 σ₂²/n², with σ₂² the mean square over PAIRS random pairs of rows of
 
@@ -214,11 +205,7 @@ class CommonAxes:
 
     @classmethod
     def of(cls, first: Normal, second: Normal) -> CommonAxes:
-        """With Σ₂ = A Aᵀ and AᵀΣ₁A = U diag(s²) Uᵀ: A U diag(s)^-½ and A^-ᵀ U diag(s)^½.
-
-        Raises:
-            InvalidData: sizes differ.
-        """
+        """With Σ₂ = A Aᵀ and AᵀΣ₁A = U diag(s²) Uᵀ: A U diag(s)^-½ and A^-ᵀ U diag(s)^½. Sizes must be equal."""
         _require_same_size(first.mean, second.mean)
         values, vectors = np.linalg.eigh(second.factor.T @ first.covariance @ second.factor)
         kept = _above_rounding(values)
@@ -238,8 +225,7 @@ class CommonAxes:
     def shrinkage(self, n: int) -> float:
         """By how much products of different rows are too small in axes that come from those n rows themselves.
 
-        The squared products of rows in whitened axes add up to the same for any rows, and those of a row with itself
-        take the share rank/n of that sum.
+        Of the sum of squared products of rows in whitened axes, those of a row with itself take the share rank/n.
         """
         return 1 - len(self.spread) / n
 

@@ -30,9 +30,7 @@ class Estimate:
     """Sampled images behind it."""
     per_image: NDArray[np.float64] | None = None
     """[n]: the linearised share of every sampled image, in their order. The mean is `value`; the standard deviation
-    over √n is the part of `stderr` that comes from sampling images, which is all of it but for an extrapolation's
-    remainder. So a difference of two checkpoints is a mean of differences. None where the value is not made of sampled
-    images."""
+    over √n is `stderr`, but for an extrapolation's remainder. None where the value is not made of sampled images."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """JSON-able: sizes, distances, spreads."""
     groups: int | None = None
@@ -47,8 +45,7 @@ class Estimate:
         """Take the mean of independent numbers, one an image.
 
         The standard error is the standard deviation over √n, and None for one image. For numbers that are all 0 or all
-        1, so shares of images of which all or none are right, it is that of Agresti and Coull: equal answers of a few
-        images are not certain of the next.
+        1, it is that of Agresti and Coull; see `share_stderr`.
         """
         shares = np.asarray(per_image, dtype=np.float64)
         n = len(shares)

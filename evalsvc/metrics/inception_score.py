@@ -12,12 +12,11 @@ SPLITS = 10
 
 
 def inception_score(sets: FeatureSets) -> Estimate:
-    """The mean over splits of exp(mean KL(p(y|x) ‖ p(y))), from the classifier's logits [n, 1008].
+    """Compute the mean over splits of exp(mean KL(p(y|x) ‖ p(y))), from the classifier's logits [n, 1008].
 
-    Images are put into a seeded order and split as torch-fidelity does. As p(y) is the mean of p(y|x), the derivative
-    of the mean KL with respect to it is zero, and an image moves the score S of its split by S (KL - mean KL).
-    `split_std` is the standard deviation over splits, which papers print behind ±. It is no standard error: the splits
-    do not become more alike as images are added.
+    Images are put into a seeded order and split as torch-fidelity does. An image moves the score S of its split by
+    S (KL - mean KL), since the mean KL has no derivative by p(y). `split_std` is the standard deviation over splits,
+    which papers print behind ±, and no standard error.
 
     Source: T. Salimans et al., arXiv 1606.03498.
     """

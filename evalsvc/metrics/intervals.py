@@ -1,8 +1,7 @@
 """Intervals of values and of differences that hold what they say with few items, too, and with skewed ones.
 
-value ± z · stderr misses often where there are few items, because the standard error itself is uncertain, and where
-items are skewed, because value and standard error then move together. Student's t answers the first, Hall's
-transformation the second.
+value ± z · stderr misses often where items are few, since their standard error is uncertain, or skewed. Student's t
+answers the first, Hall's transformation the second.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ MIN_ITEMS = 8
 holds the truth in less than 92 % of samples (`benchmarks/calibration.py`)."""
 
 ENLARGED = 4.0
-"""The skewness of n items is enlarged by 1 + ENLARGED / √n: few items show less skewness than what they are drawn from,
-since the values that make it are rare."""
+"""The skewness of n items is enlarged by 1 + ENLARGED / √n: few items show less than what they are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Spread:
         """Return how far below and above the estimate its one-sided bounds lie, each of which misses with `tail`.
 
         With T = (estimate − truth) / stderr and t the upper quantile of Student's distribution, a bound is where both
-        T and Hall's g(T) = T + a + 2 a T² + 4/3 a² T³, a = `bend`, have passed t: g takes the skewness out of T, and
-        the farther of the two bounds is taken, since g alone is too near where tails are heavy on both sides.
+        T and Hall's g(T) = T + a + 2 a T² + 4/3 a² T³, a = `bend`, have passed t: g takes the skewness out of T, but is
+        too near where tails are heavy on both sides.
 
         Source: P. Hall, On the removal of skewness by transformation, JRSS B 54 (1992) 221–228.
         """
@@ -101,11 +99,7 @@ def bend_of(parts: Sequence[float]) -> float:
 
 
 def confidence_interval(value: float, spread: Spread, level: float = LEVEL) -> Interval:
-    """Return the two-sided interval around `value`, whose sides each miss with a probability of (1 − level) / 2.
-
-    Raises:
-        InvalidRequest: `level` is not between 0 and 1.
-    """
+    """Return the two-sided interval around `value`, of which each side misses with probability (1 − level) / 2."""
     require_level(level)
     below, above = spread.reach((1 - level) / 2)
     return Interval(value - below, value + above, level)

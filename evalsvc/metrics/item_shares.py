@@ -1,9 +1,9 @@
 """What each item adds to a value that is made of several benchmarks or is no mean, so that two such values compare
 pairwise: the linearised shares of the items.
 
-To first order, a smooth function of means deviates from the truth by a sum with one part for each item. With the parts
-scaled so that their squares add up to the squared standard error, the share of an item is the value and √(n (n − 1))
-times its part: the mean of the n shares is the value, and their standard error is that of the value.
+To first order, a smooth function of means deviates from the truth by a sum with one part for each item. The share of an
+item is the value and √(n (n − 1)) times its part: the mean of the n shares is the value, and their standard error is
+that of the value.
 
 Source: the delta method as the infinitesimal jackknife, L. A. Jaeckel, Bell Laboratories memorandum MM 72-1215-11
 (1972); B. Efron, R. J. Tibshirani, An Introduction to the Bootstrap (1993), section 21.3.

@@ -63,8 +63,7 @@ def shares_of_mmd(blocks: Sequence[Within], inside: Sequence[Array], across: Seq
 
     The Hoeffding projection on the samples: of E k(x, x') - 2 E k(x, y) + E k(y, y') a sample x moves twice its mean
     kernel with the others (`inside`), and -2 times that with the reference (`across`). The mean of the shares is
-    `value`. Each block is centred by itself: what all of its samples have in common is the chance of the block that
-    they are compared with, and counted as theirs it would make the error several times too large.
+    `value`. Each block is centred by itself: what its samples have in common is chance of the block across.
 
     The variance of pairs, which such shares count twice, is taken off; see `evalsvc.metrics.second_order`.
     """

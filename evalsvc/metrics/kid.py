@@ -14,7 +14,7 @@ BLOCK = 1000
 
 
 def kid(sets: FeatureSets) -> Estimate:
-    """The squared maximum mean discrepancy under the kernel (x·y/d + 1)³, over disjoint blocks.
+    """Compute the squared maximum mean discrepancy under the kernel (x·y/d + 1)³, over disjoint blocks.
 
     A seeded permutation of the samples, and one of the reference's images, are divided into blocks of at most BLOCK
     images; pair p is block p of each, with the shorter list of blocks repeated. With means over all images of their
@@ -23,16 +23,11 @@ def kid(sets: FeatureSets) -> Estimate:
 
         KID = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)
 
-    Each image counts once, where subsets drawn at random count some often and others never. Over the permutations each
-    term's mean is that over all pairs, whatever the order of the prompts and the size of the blocks; so KID is unbiased
-    at any number of images. Where both sides are one block it is torch-fidelity's and clean-fid's with a single subset.
+    Each image counts once, where subsets drawn at random count some often and others never. The value is unbiased at
+    any number of images. Where both sides are one block it is torch-fidelity's and clean-fid's with a single subset.
 
-    `per_image` are the shares of the samples, in the order of the prompts. What varies is the samples; the reference is
-    taken as given. The error is that of the shares, with the variance of pairs counted once. `block_stderr` is the
-    standard error over the pairs' own values, with real images as what varies too; None with one block.
-
-    At least 2 images: a kernel of samples needs a pair. Of fewer than 1,000 images that fall into classes an interval
-    of 95 % holds .82 to .93 in simulations: what pairs of images add to the value is then far from normal.
+    The error is that of the samples' shares, with the variance of pairs counted once and the reference taken as given.
+    `block_stderr` is the standard error over the pairs' own values; None with one block.
 
     Source: M. Bińkowski et al., arXiv 1801.01401, section 4; blocks: W. Zaremba et al., B-tests, arXiv 1307.1954; the
     error: W. Hoeffding, A class of statistics with asymptotically normal distribution, Annals of Mathematical

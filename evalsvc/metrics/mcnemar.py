@@ -33,11 +33,7 @@ class McNemar:
 
 
 def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> McNemar:
-    """Counts of paired answers: `a_right[i]` and `b_right[i]` are of the same question.
-
-    Raises:
-        ValueError: they are not of the same length.
-    """
+    """Count paired answers: `a_right[i]` and `b_right[i]` are of one question. Raises ValueError for other lengths."""
     pairs = list(zip(map(bool, a_right), map(bool, b_right), strict=True))
     return McNemar(*(pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))))
 

@@ -23,8 +23,7 @@ def distinct_n(texts: Iterable[Sequence[int]], n: int) -> float | None:
     It falls with the number of ids, so only texts of about equal lengths compare. None where no text has an n-gram.
 
     Source: Li, Galley, Brockett, Gao, Dolan, "A Diversity-Promoting Objective Function for Neural Conversation Models"
-    (NAACL 2016, arXiv 1510.03055). They divide by the number of words for n = 2 too; here it is by that of n-grams, so
-    that 1 can be reached.
+    (NAACL 2016, arXiv 1510.03055), who divide by the number of words for n = 2 too.
     """
     grams = [tuple(ids[start : start + n]) for ids in texts for start in range(len(ids) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None

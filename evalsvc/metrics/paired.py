@@ -1,7 +1,7 @@
 """Differences over the same items, with the error that pairing leaves.
 
-Two checkpoints that answer the same questions are right and wrong on mostly the same ones, so the error of their
-difference is far below what their own errors suggest.
+Two checkpoints are right and wrong on mostly the same questions, so the error of their difference is far below what
+their own errors suggest.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ class Paired:
     """Items of one side that the other lacks; `value` leaves them out."""
     n_only_b: int
     p: float | None = None
-    """The exact two-sided p-value of no difference, where there is one: McNemar's of items that are right or wrong,
-    that of the sign test where every item has the same difference."""
+    """The exact two-sided p-value of no difference: McNemar's of items that are right or wrong, or the sign test's."""
     flips: Flips | None = None
     """Of items that are right or wrong."""
 
@@ -55,8 +54,7 @@ def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> P
         d_i = (num_b,i − R_b · den_b,i) / mean(den_b) − (num_a,i − R_a · den_a,i) / mean(den_a)
 
     The errors are those of `_errors_of`. Items whose weight `den` is 0 on both sides do not count. `drawn_from`: the
-    items are a sample without replacement of so many, N, and stderr² has the factor 1 − n / N; the exact tests and
-    bounds of items that are right or wrong do without it, and are a little wide.
+    items are a sample without replacement of so many, N, and stderr² has the factor 1 − n / N, unlike exact tests.
 
     Source: the linearised ratio of W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4, applied to the
     difference of two ratios over one sample; 2.6 for the factor.
@@ -113,9 +111,8 @@ def _errors_of(
     """Return how many independent groups `parts` have, and the errors of the mean of the parts.
 
     With u_g the sum of d_i − mean(d) over the items of a group (without groups, of one item), G groups and n items,
-    stderr² = G / (G − 1) · Σ u_g² / n². Where a few items have most of the weight, the error rests on them alone: with
-    w_g the weight of a group (without weights, the number of its items) its degrees of freedom are those of the
-    effective number of groups, (Σ w_g)² / Σ w_g², less one.
+    stderr² = G / (G − 1) · Σ u_g² / n². With w_g the weight of a group (without weights, the number of its items), the
+    degrees of freedom are the effective number of groups, (Σ w_g)² / Σ w_g², less one.
 
     Source: W. G. Cochran, Sampling Techniques, 3rd edition, 9A.1; L. Kish, Survey Sampling, 1965, section 11.7, for
     the effective number.

@@ -30,8 +30,7 @@ def paired_frechet_shares(
     """Compute the distance between `first` and `second`, and every pair's share: a jackknife over pairs of rows.
 
     The share of pair i is the distance plus what (n - 1) (θ - θ_(i)) deviates from its mean, with θ_(i) the distance
-    without row i on both sides. An error that takes one side as given would count the images that only the other side
-    is missing, which is most of it where the two sides are alike.
+    without row i on both sides.
 
     θ_(i) is expanded to second order. In axes in which both covariances are diag(s) (`CommonAxes`), with u and v the
     two centred rows of a pair there, z₁ and z₂ the same in the features, a = z₁ - z₂ and c = n/((n - 1)(n - 2)), and up

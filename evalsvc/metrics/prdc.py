@@ -25,8 +25,7 @@ NEIGHBOURS = 5
 BALLS = 10_000
 """Images of a side that get a ball, at most: of more, a seeded subset. Radii depend on how many there are."""
 GROUPS = 20
-"""Of samples that are left out one at a time, for the errors of recall and coverage: a seeded random division, since
-prompts often lie sorted by what they show."""
+"""Of samples that are left out one at a time, for the errors of recall and coverage: a seeded random division."""
 NEAREST = 4
 """Times k neighbours are kept of each sample, to find its k-th one without a group."""
 ROWS_AT_ONCE = 1024
@@ -54,10 +53,9 @@ class Neighbourhoods:
 
 
 def neighbourhoods(sets: FeatureSets, neighbours: int = NEIGHBOURS, balls: int = BALLS) -> Neighbourhoods:
-    """Balls of at most `balls` images a side; every sample is looked up in the real ones.
+    """Look up every sample in the real images' balls, and them in the samples', of at most `balls` images a side.
 
-    Raises:
-        InvalidData: no more images than `neighbours` on a side, or the reference's features are not known.
+    Raises InvalidData for no more images than `neighbours` on a side, or without the reference's features.
     """
     real, samples = sets.real(), sets.samples
     if min(len(real), len(samples)) <= neighbours:
@@ -107,8 +105,7 @@ class _OwnBalls:
     radii: Rows
     """[n], squared; -inf for samples without a ball."""
     missed: NDArray[np.int64]
-    """[n, k]: the group of each sample's nearest, second … neighbour; -1 where it is the sample's own group, which
-    leaves with the sample, or where an earlier neighbour has it."""
+    """[n, k]: the group of each sample's nearest, second … neighbour; -1 for its own group, or an earlier one's."""
     radii_without: Rows
     """[n, k], squared: the radius where the group in `missed` is left out."""
 
@@ -166,8 +163,7 @@ def squared_distances(rows: Rows, others: Rows) -> Rows:  # [a, b]
 def precision(sets: FeatureSets) -> Estimate:
     """Compute the share of samples that lie in some real image's ball.
 
-    What varies is the samples; the real images and their balls are taken as given. The error is binomial, and that of
-    Agresti and Coull where all samples lie inside or none does.
+    The real images and their balls are taken as given. The error is that of a share; see `share_stderr`.
 
     Source: T. Kynkäänniemi et al., arXiv 1904.06991, with the strict inequality of `prdc`.
     """
@@ -178,7 +174,7 @@ def precision(sets: FeatureSets) -> Estimate:
 def density(sets: FeatureSets) -> Estimate:
     """Compute in how many real images' balls a sample lies on average, over k; above 1 where samples crowd.
 
-    What varies is the samples; the real images and their balls are taken as given. The error is that of a mean.
+    The real images and their balls are taken as given. The error is that of a mean.
 
     Source: M. Naeem et al., arXiv 2002.09797, equation 4.
     """
@@ -189,11 +185,9 @@ def density(sets: FeatureSets) -> Estimate:
 def recall(sets: FeatureSets) -> Estimate:
     """Compute the share of real images that lie in some sample's ball.
 
-    What varies is the samples; the real images are taken as given. The error is the jackknife over GROUPS random groups
-    of samples: a group's balls are left out, and the balls of the others get the radii that they have without the
-    group. The error is rather too large than too small, 1.2 to 1.8 times the spread over samples in simulations, the
-    more the nearer recall is to 1: two samples near one real image add little to each other, and the jackknife adds
-    both up.
+    The real images are taken as given. The error is the jackknife over GROUPS random groups of samples: a group's balls
+    are left out, and the balls of the others get the radii that they have without the group. In simulations it is 1.2
+    to 1.8 times the spread over samples, the more the nearer recall is to 1.
 
     Source: as `precision`; B. Efron, C. Stein, Annals of Statistics 9, 1981, for the jackknife.
     """
@@ -204,8 +198,8 @@ def recall(sets: FeatureSets) -> Estimate:
 def coverage(sets: FeatureSets) -> Estimate:
     """Compute the share of real images whose ball holds a sample.
 
-    What varies is the samples; the real images and their balls are taken as given. The error is the jackknife over
-    GROUPS random groups of samples, and as that of `recall` rather too large: 1.0 to 2.1 times the spread over samples.
+    The real images and their balls are taken as given. The error is the jackknife over GROUPS random groups of samples,
+    1.0 to 2.1 times the spread over samples in simulations.
 
     Source: as `density`, equation 5; the jackknife as `recall`.
     """

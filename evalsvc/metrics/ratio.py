@@ -47,18 +47,16 @@ def ratio_of_sums(
 ) -> Ratio | None:
     """Return the ratio R = Σ sums / Σ counts with its standard error; None if every count is 0.
 
-    A mean loss per token is such a ratio: `sums` are the items' summed losses, `counts` their tokens. Tokens of one
-    item depend on each other, so the items are what varies; their counts vary too, so R is not a mean of means.
-    Where `groups` names a group for each item, only items of different groups are independent. With u_g the sum of
-    sums_i - R · counts_i over the items of a group, and G groups with tokens, the linearised ratio has the error:
+    A mean loss per token is such a ratio: `sums` are the items' summed losses, `counts` their tokens. The items are
+    what varies, or where `groups` names a group for each, the groups. With u_g the sum of sums_i - R · counts_i over
+    the items of a group, and G groups with tokens, the linearised ratio has the error:
 
         stderr² = G / (G - 1) · Σ u_g² / (Σ counts)²
 
     Items that are all 1, or all 0, of count 1 are a share; see `shares.share_stderr`.
 
     Source: W. G. Cochran, Sampling Techniques, 3rd edition, section 6.4 (ratio estimate from a simple random sample,
-    without the finite population correction), and 9A.1 for groups. With equal counts and without groups it is the
-    standard error of the mean of the items.
+    without the finite population correction), and 9A.1 for groups.
     """
     places = [place for place, count in enumerate(counts) if count]
     rows = [(sums[place], counts[place]) for place in places]

@@ -63,7 +63,7 @@ def ssim(
 def codebook_use(
     counts: Tensor,  # [codes of the codebook], how often each occurs
 ) -> CodebookUse:
-    """The same from counts, which shards can add up. Raises InvalidData where all are 0."""
+    """Tell how much of a codebook is in use, from counts that shards add up. Raises InvalidData where all are 0."""
     total = counts.sum()
     if not total:
         raise InvalidData("codebook use is that of at least one code; there are none")

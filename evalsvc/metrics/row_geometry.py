@@ -35,10 +35,8 @@ def nearest_rows(
     centred: bool,
     report: Callable[[], None] = lambda: None,
 ) -> Nearest:
-    """The k rows with the largest cosine to each query; `centred` takes the mean of each set off its members first.
-
-    Embedding tables lie in narrow cones, and the mean of a cone outweighs what tells its rows apart. A row of zeros has
-    the cosine 0 to everything. Computed in float32; float32 rows are not copied.
+    """Find the k rows with the largest cosine to each query; `centred` takes the mean of each set off its members
+    first, since embedding tables lie in narrow cones. A row of zeros has the cosine 0 to everything.
     """
     rows = rows.float()
     step = max(1, CHUNK_BYTES // (4 * len(rows)))

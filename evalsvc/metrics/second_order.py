@@ -20,8 +20,7 @@ from evalsvc.metrics.frechet import Array, Linearised
 
 CORRECTED = 4
 """Images per feature from which on the variance of pairs of images is counted once for a Fréchet distance. With fewer,
-what the expansion of the distance leaves out is as large, and differences would be found up to twice as often as
-stated; counted twice, they are found less often than stated."""
+what the expansion of the distance leaves out is as large; counted twice, differences are found too seldom."""
 
 LEAST = 0.5
 """Of the jackknife's variance at least this part remains: the surplus is half of it where ψ₁ = 0."""
@@ -34,9 +33,7 @@ def without_surplus(
     """Draw shares nearer to their mean by one factor, so that their variance over n is smaller by `surplus`.
 
     Shares of two checkpoints on the same prompts stay fit for subtraction: where both distances are next to zero, half
-    of what the jackknife says of their difference is surplus too, and a distance that is not has a factor near one. A
-    variance that is of single items in the difference and of pairs in the distances would come out too small; what two
-    coupled images share they share less in pairs than alone, so it is the other way round.
+    of what the jackknife says of their difference is surplus too, and a distance that is not has a factor near one.
     """
     if len(shares) < 2:
         return shares

@@ -1,8 +1,7 @@
 """Testing a difference several times while the data come in, without more false alarms than one test would give.
 
 A difference that is looked at eight times, each time against 1.96 of its standard errors, is called significant in one
-case of five although there is none. Here the error that a test may make is spent over the looks, most of it on the
-last ones, so that early looks demand more and the last one hardly more than a single test.
+case of five although there is none. Here the error that a test may make is spent over the looks.
 """
 
 from __future__ import annotations
@@ -44,9 +43,8 @@ def tail_of(standard_errors: float) -> float:
 def spent(level: float, fraction: float, spending: Spending = "obrien-fleming") -> float:
     """How much of the two-sided error `level` may be spent by the time that `fraction` of all data is there.
 
-    For each of the two sides, α = level / 2. O'Brien and Fleming's type keeps nearly all for the end, so that the last
-    look asks for hardly more than a single test would; Pocock's spends evenly and stops earlier, but asks for more at
-    the end:
+    O'Brien and Fleming's type keeps nearly all for the end, so that the last look asks for hardly more than a single
+    test; Pocock's spends evenly. For each of the two sides, α = level / 2:
 
         obrien-fleming  α(t) = 2 - 2 Φ(z / √t),  Φ(z) = 1 - α / 2
         pocock          α(t) = α ln(1 + (e - 1) t)
@@ -63,22 +61,17 @@ def spent(level: float, fraction: float, spending: Spending = "obrien-fleming") 
 def boundaries(level: float, fractions: tuple[float, ...], spending: Spending = "obrien-fleming") -> tuple[float, ...]:
     """How many standard errors a difference must exceed at each look, so that the looks together spend `level`.
 
-    The estimates at the looks are jointly normal with independent increments, as means over growing samples are. The
-    boundary at a look is where the probability of crossing it there, not having crossed one before, is what `spent`
-    adds since the look before; it comes by integrating the density of the sum over where it has not crossed, look by
-    look. The interval of so many standard errors at each look is a repeated confidence interval: it covers at all looks
-    together with probability 1 - level. Where the chance is no number in float64 a boundary is infinite.
+    The estimates at the looks are jointly normal with independent increments, as means over growing samples are. At the
+    boundary of a look, the probability of crossing it there and none before is what `spent` adds since the look before.
+    Intervals of so many standard errors cover at all looks together with probability 1 - level. A boundary is infinite
+    where the chance is no number in float64.
 
     Sources: P. Armitage, C. McPherson, B. Rowe, Repeated significance tests on accumulating data, JRSS A 132 (1969),
     for the recursion; C. Jennison, B. Turnbull, Interim analyses: the repeated confidence interval approach, JRSS B 51
     (1989).
 
-    Args:
-        level: two-sided, in (0, 1).
-        fractions: of all data, at each look; growing, at most 1.
-
-    Raises:
-        InvalidRequest: they are not.
+    `level` is two-sided, in (0, 1); `fractions` are of all data, at each look, growing and at most 1. Raises
+    InvalidRequest where they are not.
     """
     if not 0 < level < 1:
         raise InvalidRequest(f"the level {level:g} is not between 0 and 1")

@@ -1,7 +1,6 @@
 """Standard errors of means, and of shares: means of items that are 1 or 0, of which all may be alike.
 
-Items that are all 1 have no spread, though the next item may well be 0; a share of them has the error of Agresti and
-Coull, so that no share stands beside an error of zero.
+Items that are all 1 have no spread, though the next item may be 0; a share of them has the error of Agresti and Coull.
 """
 
 from __future__ import annotations
@@ -35,8 +34,6 @@ def standard_error(values: Sequence[float]) -> float | None:
     """Return the standard error of the mean of independent values; None with fewer than two, or a NaN or infinity.
 
     Values that are all 0, or all 1, are a share; see `share_stderr`.
-
-    Source: W. G. Cochran, Sampling Techniques, 3rd edition, section 9A.1 (clusters of unequal sizes, ratio to size).
     """
     n = len(values)
     if n < 2 or not all(map(math.isfinite, values)):

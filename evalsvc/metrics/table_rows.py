@@ -1,7 +1,6 @@
 """What a model's embedding and output tables tell of their rows: which were never trained, where blocks begin.
 
-Rows of one kind are initialised and trained alike, so norms and directions change where one block ends and the next
-begins. Nothing here rests on data.
+Rows of one kind are initialised and trained alike, so norms and directions change where one block ends.
 """
 
 from __future__ import annotations
@@ -64,11 +63,10 @@ def row_statistics(
 def cold_rows(output: Tensor) -> list[int]:
     """Rows of an output table [V, D] that lie in its largest bundle of one direction.
 
-    A row that is never a target gets from every position the gradient p · h, a push away from wherever the hidden state
-    points, and nothing else: all such rows move the same way, and with decay their beginnings fade, until they are
-    parallel. Rows that are targets are also pulled to their own contexts. Rows that were made alike, such as new ones
-    set to the mean of the old, are in the bundle too, until they are trained. Empty where fewer than `CLUSTER` rows of
-    the sample lie together, as in a model that was trained little or without any decay.
+    A row that is never a target gets nothing but the gradient p · h, a push away from wherever the hidden state points:
+    all such rows move the same way, and with decay become parallel. Untrained rows that were made alike, such as new
+    ones set to the mean of the old, are in the bundle too. Empty where fewer than `CLUSTER` rows of the sample lie
+    together, as in a model that was trained little or without any decay.
     """
     rows = normalize(output.float(), dim=1)
     step = max(1, math.ceil(len(rows) / SAMPLE))

@@ -34,9 +34,8 @@ def token_losses(
 ) -> TokenLosses:
     """Losses of N targets, with `head` called on `chunk` rows at a time so that [N, V] never exists.
 
-    `text_ids` and `image_ids` do not overlap and have step 1: a set of ids has no order, and a permuted image block is
-    the same set. Every logit is read once: the normaliser over all ids is put together from those of text, image and
-    the rest.
+    `text_ids` and `image_ids` do not overlap and have step 1. Every logit is read once: the normaliser over all ids is
+    put together from those of text, image and the rest.
     """
     parts = [
         _chunk_losses(head(hidden[start : start + chunk]), targets[start : start + chunk], text_ids, image_ids)
@@ -75,7 +74,7 @@ def _chunk_losses(
 
 
 def _log_mass(logits: Tensor, ids: range | None) -> Tensor:
-    """log Σ exp over some columns: [n]."""
+    """Return log Σ exp over some columns, [n]; -inf where there are none."""
     if ids is None:
         return torch.full_like(logits[:, 0], -torch.inf)
     return logits[:, ids.start : ids.stop].logsumexp(1)
