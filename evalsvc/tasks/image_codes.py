@@ -38,11 +38,7 @@ class ImageCoder:
     """An image decoder with the way in which images are brought to its size."""
 
     def __init__(self, decoder: ImageDecoder, size: int | None, crop: Crop, filter_: Filter) -> None:
-        """`size` is the images' side, None the one that the decoder was made for.
-
-        Raises:
-            InvalidData: an image of this size does not divide into codes.
-        """
+        """`size` is the images' side [the decoder's]. Raises InvalidData where it does not divide into codes."""
         self.decoder = decoder
         self.fit = Fit(size or decoder.resolution, crop, filter_)
         rows, columns = decoder.grid(self.fit.size, self.fit.size)

@@ -31,8 +31,7 @@ class Given:
     """Sampled images."""
 
     def means(self, metric: ImageMetric) -> bool:
-        """Whether there are the extractor, the captions and the reference that the metric is measured with, so that
-        who gave them expects it."""
+        """Tell whether the extractor, the captions and the reference that the metric is measured with are given."""
         known = kind_of(metric.features) in {spec.kind for spec in self.extractors}
         compared = metric.needs == "nothing" or self.reference is not None
         return known and compared and (self.texts or metric.features != SCORE)

@@ -90,11 +90,7 @@ def reference_shards(
 def reference_features(
     context: Context, spec: ReferenceSpec, features: FeaturePass, images: slice, planned: str
 ) -> dict[str, Any]:
-    """Features of some of the images, packed, by key.
-
-    Raises:
-        DataChanged: their digest is not the planned one.
-    """
+    """Extract features of some of the images, packed, by key. Raises DataChanged unless their digest is as planned."""
     source = context.images(spec.name)
     indices = spec.indices(source)[images]
     if source.digest(indices) != planned:
@@ -115,9 +111,9 @@ def read_reference(
     parts: Sequence[Mapping[str, Any]],
     compute: Callable[[Sequence[str]], Mapping[str, Any]],
 ) -> dict[str, TapStatistics]:
-    """The reference's statistics by key: imported, kept from before, or from `parts` (all of its shards' outputs).
+    """Return the reference's statistics by key: imported, kept from before, or from `parts`, its shards' outputs.
 
-    What was known to the worker that planned and is not to this one, `compute` makes, as a shard of all images would.
+    `compute` makes what the worker that planned knew and this one does not, as a shard of all images would.
     """
     folder = context.statistics_folder()
     if "imported" in identity:

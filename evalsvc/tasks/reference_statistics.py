@@ -1,8 +1,7 @@
 """Reference statistics: features of real images with their mean and covariance, computed once and kept in files.
 
 Of our own, the file's name is a key over all that moves them; one extractor's features at one tap are one file. Foreign
-ones come from someone else's file: they have a
-name and are marked, since nobody here knows how their images were chosen and resized, and they have no features.
+ones have a name, and no features: nobody here knows how their images were chosen and resized.
 """
 
 from __future__ import annotations
@@ -61,21 +60,16 @@ class ReferenceStatistics:
 
 
 def reference_key(*, data: str, extractor: str, tap: str, resize: str, crop: str, size: int | None) -> str:
-    """The name of a file of our own: the digest of what its numbers depend on.
+    """Return the name of a file of our own: the digest of what its numbers depend on.
 
-    `data` is the digest of the images and of which are used, `extractor` that of its tensors, `tap` names the features,
-    `crop` and `size` are how images were brought to one shape before `resize`.
+    `data` and `extractor` are digests, `tap` names the features, `crop` and `size` come before `resize`.
     """
     content = {"data": data, "extractor": extractor, "tap": tap, "resize": resize, "crop": crop, "size": size}
     return digest({"reference": FORMAT, **content})
 
 
 def save_reference(statistics: ReferenceStatistics, name: str, folder: Path) -> Path:
-    """Write `folder`/`name`.npz, whole or not at all.
-
-    Raises:
-        DataDirectoryUnusable: it cannot be written, or the disk is full.
-    """
+    """Write `folder`/`name`.npz, whole or not at all. Raises DataDirectoryUnusable where that fails."""
     arrays: dict[str, Any] = {
         "format": FORMAT,
         "foreign": statistics.foreign,

@@ -1,7 +1,6 @@
 """Groups of sequences that are not independent: captions of one image, windows of one document, equal texts.
 
-A standard error over sequences takes each for an independent draw. Five captions of one image share the image, whose
-loss they all carry, and the error that counts them as five is up to √5 too small. Errors are therefore over groups.
+Five captions of one image share the image, and an error that counts them as five is up to √5 too small.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ def groups_of_records(records: Iterable[Record]) -> list[int] | None:
     """Return the group of each record; None where every record is independent.
 
     Records belong together that name the same `document`; of those that name none, records with the same image codes,
-    and texts without an image that are equal. Equal captions of different images do not: a data set may say the same
-    of many images.
+    and texts without an image that are equal. Equal captions of different images do not.
     """
     return group_of_each(map(_key, records))
 

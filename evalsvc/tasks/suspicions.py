@@ -27,8 +27,7 @@ def few_warnings(warnings: Sequence[TaskWarning]) -> Iterator[TaskWarning]:
 
 
 def worse_than_guessing(metrics: Iterable[MetricValue], names: Iterable[str], reason: str) -> Iterator[TaskWarning]:
-    """A warning for each of the metrics called `names` that is above its baseline, a uniform guess, by more than its
-    standard error. `reason` says what else may be behind it."""
+    """Warn of each metric in `names` that is above its baseline, a uniform guess, by more than its standard error."""
     wanted = set(names)
     for metric in metrics:
         uniform = metric.baseline

@@ -46,11 +46,7 @@ def require_few_shards(count: int) -> None:
 
 
 def cut(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """First unit and the one behind the last of each shard of `size` units.
-
-    Raises:
-        InvalidRequest: there are too many shards.
-    """
+    """Return the first unit and the one behind the last of each shard. Raises InvalidRequest for too many shards."""
     require_few_shards(-(-count // size))
     return pairwise([*range(0, count, size), count])
 
@@ -136,8 +132,7 @@ class Context(ABC):
     def rotary(self) -> Mapping[str, str]:
         """What protocols say of the model's rotary frequencies, read without its other weights.
 
-        Empty where they are open_lm's table, so that a series goes on; `{"rotary": "file"}` where the checkpoint's
-        own values count, which are then in the provenance.
+        Empty where they are open_lm's table; `{"rotary": "file"}` where the checkpoint's own count.
         """
 
     @abstractmethod
@@ -183,8 +178,7 @@ class Context(ABC):
 class Task(BaseModel):
     """One part of a suite. The fields of a subclass are its parameters; every field has a docstring.
 
-    Whoever may submit sets them: every whole number, list and text has a bound (see `bounds`), and a validator expands
-    nothing.
+    Strangers set them: every whole number, list and text has a bound (see `bounds`), and a validator expands nothing.
 
     The same parameters, checkpoint and data give the same numbers whatever the shards, batches and workers.
     """

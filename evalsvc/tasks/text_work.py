@@ -24,11 +24,7 @@ class TextWork(Work[TextParameters], Generic[TextParameters]):
         return context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
 
     def text_tokenizer(self, context: Context) -> TextTokenizer:
-        """The tokenizer of the checkpoint's text.
-
-        Raises:
-            InvalidData: there is none, or it is not the model's.
-        """
+        """Read the tokenizer of the checkpoint's text. Raises InvalidData for none, and for another model's."""
         text = context.layout().text
         path = self.tokenizer_path(context, text)
         if path is None:
@@ -45,13 +41,9 @@ class TextWork(Work[TextParameters], Generic[TextParameters]):
         return text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
 
     def require_same_text(self, context: Context, base: Context, tokenized: bool = True) -> None:
-        """Raise unless an id is the same text to the checkpoint and to its base.
+        """Raise InvalidData unless an id is the same text to the checkpoint and to its base.
 
-        Without `tokenized` the task has ids and needs no tokenizer; it then tells only whether text blocks of two
-        sizes differ by padding.
-
-        Raises:
-            InvalidData: the base has another tokenizer, or text that the tokenizer does not fit.
+        Without `tokenized` a tokenizer is needed only to tell whether text blocks of two sizes differ by padding.
         """
         own, other = context.layout().text, base.layout().text
         label = f"the base, {base.checkpoint.label},"

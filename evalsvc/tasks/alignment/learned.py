@@ -44,11 +44,8 @@ class Learned:
 def learn(tables: Tables, pairs: TokenPairs, training: Learning, report: Callable[[int], None]) -> Learned:
     """Train the image rows, and nothing else but the temperature, by Adam in float32.
 
-    The loss knows the rows' directions and their lengths to each other, but not their common length, which is set at
-    the end. The same seed, device and number of threads give the same rows. `report` gets the number of steps done.
-
-    Raises:
-        NonFinite: the loss is no number; names the step.
+    The loss does not depend on the rows' common length, which is set at the end. The same seed, device and number of
+    threads give the same rows. `report` gets the number of steps done. Raises NonFinite, with the step.
     """
     length = _root_mean_square_length(tables.candidates)
     unit = length / math.sqrt(tables.text.shape[1]) or 1.0
@@ -85,7 +82,7 @@ def _clip_loss(
     texts: Tensor,  # [B, D], of length one
     scale: Tensor,  # []
 ) -> Tensor:  # []
-    """The value of `contrastive.clip_loss`, which has a gradient."""
+    """Compute the value of `contrastive.clip_loss`, with a gradient."""
     logits = scale * images @ texts.T
     return (logits.logsumexp(0) + logits.logsumexp(1)).mean() / 2 - logits.diagonal().mean()
 

@@ -122,11 +122,10 @@ def measure(
     scale: float | None = None,
     report: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Everything that `alignment` says of a table and batches of pairs, JSON-able.
+    """Return everything that `alignment` says of a table and batches of pairs, JSON-able.
 
-    `columns` has numbers by pair, in the order of `places`; see `contrastive` for what their means are. `loss_fitted`
-    is at the temperature that makes it smallest, `loss` at the given factor `scale`, where there is one. `report` is
-    called between steps.
+    `columns` has numbers by pair, in the order of `places`; their means are those of `contrastive`. `loss_fitted` is at
+    the temperature that makes it smallest, `loss` at the factor `scale`. `report` is called between steps.
     """
     found = []
     for part in parts:

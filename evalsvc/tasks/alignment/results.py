@@ -28,10 +28,7 @@ def training_protocol(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def part_result(task: Alignment, prefix: str, shard: Mapping[str, Any], output: Mapping[str, Any]) -> TaskResult:
-    """Of one part, whose metrics' names begin with `prefix`; `output` is that of `AlignmentWork.run`.
-
-    An item is a pair; its index is that of its record in the data.
-    """
+    """Make the result of one part, whose metrics' names begin with `prefix`, of the output of `AlignmentWork.run`."""
     columns = {f"{prefix}{name}": values for name, values in output["columns"].items()}
     items = [
         {"index": place, **{name: values[row] for name, values in columns.items()}}

@@ -43,10 +43,9 @@ class TokenPairs:
 
 
 def pairs_of(data: TokenData, layout: VocabularyLayout, limit: int | None = None) -> TokenPairs:
-    """The first `limit` records less those that lack the text or the image, or have an empty one.
+    """Return the first `limit` records less those that lack text or image.
 
-    Raises:
-        InvalidData: an id or code that the layout does not have, with the record's name; or fewer than two images.
+    Raises InvalidData for an id or code that the layout does not have, and for fewer than two images.
     """
     rows = []
     for place, record in enumerate(data.records[:limit]):
@@ -73,10 +72,7 @@ def halves(pairs: TokenPairs, seed: int) -> tuple[TokenPairs, TokenPairs]:
 
 
 def batches(pairs: TokenPairs, size: int, seed: int) -> list[TokenPairs]:
-    """Batches of `size` pairs chosen at random, without what remains; all pairs as one batch where there are fewer.
-
-    Files are often sorted by what images show, and pairs would be told apart from their like alone.
-    """
+    """Batches of `size` pairs at random, since files are often sorted; all pairs as one batch where there are fewer."""
     if len(pairs) <= size:
         return [pairs]
     order = _order(pairs, seed)

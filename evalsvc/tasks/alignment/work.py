@@ -1,10 +1,9 @@
 """Measure whether image tokens lie where their captions' text lies: in the embedding table alone, before any layer.
 
-Source of the question: Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help Auto-regressive
-Text-to-Image Generation" (arXiv 2311.16201), section 3.2. A caption is the mean of its tokens' rows, an image that of
-its codes' rows. How well the two tell which belongs to which is measured for the table as the checkpoint has it, and,
-if asked for, after the image rows were trained to tell: what that reaches is how much of text there is in single image
-tokens at all.
+A caption is the mean of its tokens' rows, an image that of its codes' rows. How well the two tell which belongs to
+which is measured for the table as the checkpoint has it, and, if asked for, after the image rows were trained to tell.
+Source: Zhang, McKinzie, Gan, Shankar, Toshev, "Pre-trained Language Models Do Not Help Auto-regressive Text-to-Image
+Generation" (arXiv 2311.16201), section 3.2.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, halves, pai
 from evalsvc.tasks.task import Context, Plan, TaskResult, Work
 
 ESTIMATOR = "alignment/2"
-"""In the protocol: how rows become metrics. Another version is another series: version 1 gave an error of 0 to
-`loss_fitted` where the fitted factor is 0, and to shares of 0 or 1."""
+"""In the protocol: how rows become metrics. Another version is another series."""
 
 AS_IT_IS, LEARNED = "table", "learned"
 """The parts: the table of the checkpoint, and the one with trained image rows."""
@@ -43,10 +41,9 @@ class AlignmentWork(Work[Alignment]):
     """Measure the pairs in a table, and train image rows where the task asks for it."""
 
     def plan(self, context: Context) -> Plan:
-        """One part for the table as it is, one for the learned rows. Every record is checked against the layout.
+        """Plan a part for the table as it is, and one for the learned rows, checking every record against the layout.
 
-        Raises:
-            InvalidData: the layout has no image block, there are too few pairs, or a record does not fit; names it.
+        Raises InvalidData where the layout has no image block, there are too few pairs, or a record does not fit.
         """
         layout = context.layout()
         if layout.image is None:
@@ -80,11 +77,9 @@ class AlignmentWork(Work[Alignment]):
         return Plan(shards, "steps")
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What `pair_measures.measure` finds, and the artifacts; of the learned part also the losses by step.
+        """Return what `pair_measures.measure` finds, and the artifacts; of the learned part also the losses by step.
 
-        Raises:
-            DataChanged: the data are not what was planned.
-            NonFinite: training went astray; names the checkpoint and the step.
+        Raises DataChanged for other data than planned, and NonFinite where training diverges.
         """
         layout = context.layout()
         data = self._read(context, layout, self.task.data)

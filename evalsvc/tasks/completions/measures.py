@@ -1,8 +1,7 @@
 """Numbers of completions: how they repeat themselves, how varied they are, and what the base makes of them.
 
-Those of one prompt belong together, so errors are over prompts: the first item of a prompt, the greedy one, also holds
-what its completions of a group have in common, under the name of the group and of the measure. Two checkpoints are
-compared over the prompts that both were given.
+Errors are over prompts: the first item of a prompt, the greedy one, also holds what its completions of a group have in
+common, under the name of the group and of the measure.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ MEASURES = {
     "length": Measure("tokens", ("length",)),
     "ended": Measure("fraction", ("ended",)),
 }
-"""Metrics are called `<task>/<group>_<measure>`. None has a better side: a text may be too varied, and a base likes
-nothing better than to repeat itself."""
+"""Metrics are called `<task>/<group>_<measure>`. None has a better side: a text may be too varied, or too plain."""
 
 
 def measure(ids: Sequence[int], end: int | None) -> dict[str, Any]:
@@ -59,8 +57,7 @@ def measure(ids: Sequence[int], end: int | None) -> dict[str, Any]:
 def prompt_numbers(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the measures of a prompt are made of, by group: `greedy_seq_rep_4`, …; without what has no value.
 
-    `items` are the prompt's completions. Those of a group are averaged, and their losses added up; `distinct_n` is of
-    all their n-grams together.
+    Completions of a group are averaged, and their losses added up; `distinct_n` is of all their n-grams together.
     """
     groups = {group: [item for item in items if (item["way"] == GREEDY) == (group == GREEDY)] for group in GROUPS}
     found = {f"{group}_{key}": value for group in GROUPS for key, value in _numbers(groups[group]).items()}
@@ -92,10 +89,9 @@ def measure_metrics(
     base: Mapping[str, Any],
     base_ids: int,
 ) -> Iterator[MetricValue]:
-    """Every measure that has a value, over prompts.
+    """Yield every measure that has a value, over prompts.
 
-    `protocols` are the contents by group; `base` is added to them where the base judges, which chooses from `base_ids`
-    text ids.
+    `protocols` are the contents by group; `base` is added where the base judges, which has `base_ids` text ids.
     """
     for group, content in protocols.items():
         for name, what in MEASURES.items():

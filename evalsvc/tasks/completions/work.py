@@ -1,11 +1,10 @@
 """Complete a few fixed prompts with a checkpoint, and beside it with the run's base.
 
 Each prompt is continued greedily and by seeded draws, over all ids of the table: a model that has forgotten its text
-may well answer with an image, whose ids are then shown as such.
+may well answer with an image.
 
-The base judges what the checkpoint wrote by its own loss, within text ids and given the prompt. It knows no images, and
-what it would make of text behind one says nothing of the text; so it is given the text that a completion begins with,
-up to the first id that is none, and nothing where that is the first id of all.
+The base judges what the checkpoint wrote by its own loss, within text ids and given the prompt. The base knows no
+images, so it is given the text that a completion begins with, up to the first id that is none.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ from evalsvc.tasks.task import Context, Plan, TaskResult
 from evalsvc.tasks.text_work import TextWork, base_rotary
 
 ESTIMATOR = "completions/2"
-"""In the protocol of the metrics: how completions are counted. Another version is another series: version 1 gave
-`image_share` an error over completions, of which several continue one prompt, and shares of 0 or 1 an error of 0."""
+"""In the protocol of the metrics: how completions are counted. Another version is another series."""
 
 DRAWING = "completions/1"
 """In the protocol of the items: how ids are drawn."""
@@ -51,10 +49,9 @@ class CompletionsWork(TextWork[Completions]):
     """Draw the completions, and have the base judge them."""
 
     def plan(self, context: Context) -> Plan:
-        """One shard. Nothing is drawn, but tokenizer, layouts and prompts are checked.
+        """Plan one shard, and check tokenizer, layouts and prompts.
 
-        Raises:
-            InvalidData: there is no tokenizer, it is not that of the checkpoint or of its base, or a prompt is empty.
+        Raises InvalidData where there is no tokenizer, it is not that of checkpoint and base, or a prompt is empty.
         """
         tokenizer = self.text_tokenizer(context)
         if context.base is not None:
@@ -65,12 +62,10 @@ class CompletionsWork(TextWork[Completions]):
         return Plan([{"tokenizer": tokenizer.digest, "sources": sources, "units": completions}], "completions")
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """An item for each prompt and way, how many prompts were cut, and what the protocol says of them.
+        """Return an item for each prompt and way, how many prompts were cut, and what the protocol says of them.
 
-        Raises:
-            DataChanged: the tokenizer or the run's base is not what was planned.
-            InvalidData: `max_tokens` leaves no room for a prompt.
-            NonFinite: names the checkpoint and the prompt.
+        Raises DataChanged where tokenizer or base are not what was planned, InvalidData where `max_tokens` leaves no
+        room for a prompt, and NonFinite.
         """
         base = context.base if "base" in shard["sources"] else None
         if _sources(context, base) != shard["sources"]:
@@ -112,11 +107,7 @@ class CompletionsWork(TextWork[Completions]):
         }
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        """The share of image ids, how many greedy completions are the base's, and all of them as one text.
-
-        Every error is over prompts: completions of one prompt are one group. Fewer than `MIN_ITEMS` prompts give
-        numbers and no verdict.
-        """
+        """Return the share of image ids, how many greedy completions are the base's, and all of them as one text."""
         [output] = outputs
         items = output["items"]
         notes = {
@@ -199,10 +190,7 @@ class CompletionsWork(TextWork[Completions]):
     def _items(
         self, own: Sequence[Completion], prompts: Sequence[Sequence[int]], protocol: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """What the checkpoint wrote. Of two items with one `protocol` only the weights differ that drew them.
-
-        The first indices are those of the greedy ones, so that they pair with those of a task with other draws.
-        """
+        """What the checkpoint wrote, greedy completions first, to pair with those of a task with other draws."""
         asked = product(enumerate(zip(self.task.prompts, prompts, strict=True)), enumerate(self.task.ways().items()))
         drawn = {**protocol, "estimator": DRAWING}
         end = None if protocol["end_of_text"] is None else own[0].layout.text.offset + protocol["end_of_text"]
@@ -238,11 +226,7 @@ class CompletionsWork(TextWork[Completions]):
         own: Sequence[Completion],
         others: Sequence[Completion],
     ) -> None:
-        """The base's loss in nats on what the checkpoint wrote and on what it wrote itself, and of how many ids.
-
-        Raises:
-            NonFinite: names the base and the prompt.
-        """
+        """Put the base's loss in nats on both completions into `items`, and on how many ids. Raises NonFinite."""
         rows = base.layout().text_ids
         texts = [completion.leading_text(len(rows)) for completion in chain(own, others)]
         asked = [index for index, text in enumerate(texts) if text]

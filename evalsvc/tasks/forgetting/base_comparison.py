@@ -1,7 +1,4 @@
-"""From a checkpoint's benchmark results and its base's to what has been forgotten, document by document.
-
-Differences are paired: both were asked the same, so most of what makes a document hard or easy cancels.
-"""
+"""From a checkpoint's benchmark results and its base's to what has been forgotten, document by document."""
 
 from __future__ import annotations
 
@@ -31,8 +28,7 @@ class Differences:
     """First half of the metrics' names."""
     metrics: list[MetricValue] = field(default_factory=list)
     numbers: dict[int, dict[str, float]] = field(default_factory=dict)
-    """By the documents' index. The names begin with the benchmark's, so that one row has room for a document of each:
-    rows match between results whatever other benchmarks a suite has."""
+    """By the documents' index; names begin with the benchmark's, so that a row has room for a document of each."""
 
     def add_changes(self, own: Results, base: Results, protocol: Mapping[str, Any]) -> None:
         """Add `<task>/<benchmark>_<metric>_change`: checkpoint less base, of every mean over a benchmark's documents.

@@ -1,8 +1,7 @@
 """What a model that knows nothing gets right of a benchmark: the r of centred accuracies (accuracy − r) / (1 − r).
 
-It is a choice where one answer is more frequent than others: whoever always says yes has .62 of BoolQ. DCLM's table of
-such numbers was corrected after scores had been published by it, so the table here has a version, which is part of the
-protocol of what is measured by it.
+It is more than a uniform choice where one answer is more frequent than others: whoever always says yes has .62 of
+BoolQ. The table has a version, which is part of the protocol of what is measured by it.
 """
 
 from __future__ import annotations

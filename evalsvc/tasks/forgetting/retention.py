@@ -19,8 +19,7 @@ from evalsvc.tasks.forgetting.random_baselines import Baseline
 from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE, Pairs, Row, accuracy_pairs
 
 RATIO = "text_retained/2"
-"""In the protocol of `text_retained`: a ratio of sums over all benchmarks. Version 1 was the mean of the ratios of
-those with a base above chance, whose choice made it too low."""
+"""In the protocol of `text_retained`: a ratio of sums over all benchmarks. Version 1 was a mean of ratios."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,9 @@ def centred(task: str, rows: Sequence[Row], own: Results, protocol: Mapping[str,
 def text_retained(task: str, rows: Sequence[Row], own: Results, base: Results, protocol: Mapping[str, Any]) -> Retained:
     """Return `<task>/text_retained`: Σ c / Σ c_base over all benchmarks, with c = (accuracy − chance) / (1 − chance).
 
-    Every benchmark with an accuracy counts, also where the base is at chance: a choice of those above chance by the
-    same answers takes the ones where the base was lucky, and then an unchanged checkpoint seems to have forgotten.
-    Where the sum of the base is not above zero by `ABOVE_CHANCE` of its standard errors, there is no metric. The
-    documents' shares are put into the items of `own`.
+    Every benchmark with an accuracy counts, also where the base is at chance: a choice by the same answers would favour
+    those where the base was lucky. There is no metric where the sum of the base is not above zero by `ABOVE_CHANCE` of
+    its standard errors. The documents' shares are put into the items of `own`.
 
     Source: the centred accuracies of DCLM's CORE (Li et al., arXiv 2406.11794), as a share of the base's.
     """
@@ -176,8 +174,7 @@ class _Retention:
     def interval(self) -> Interval | None:
         """Return Fieller's interval; None where it has no end, or below `MIN_ITEMS` questions.
 
-        Where both give the same answers, the two sums have no spread apart from each other, and the interval is that of
-        their difference.
+        Where both give the same answers it is the interval of the difference of the two sums.
         """
         if self.n < MIN_ITEMS:
             return None

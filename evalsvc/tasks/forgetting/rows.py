@@ -1,8 +1,8 @@
 """What a checkpoint and its base make of the same items: a row for each number, how far apart, and whether it is real.
 
-A row tests the change that it prints. Of questions that are right or wrong, by McNemar's exact test; of losses and of
-answers that are right in part, by the test of the mean change that belongs to its interval: Student's, guarded against
-skew (`metrics.intervals`). Tests of the same kind over several benchmarks are corrected together.
+A row tests the change that it prints: of questions that are right or wrong by McNemar's exact test, else by Student's
+test of the mean change, guarded against skew (`metrics.intervals`). Tests of the same kind over several benchmarks are
+corrected together.
 """
 
 from __future__ import annotations
@@ -128,8 +128,7 @@ class Row:
     centred: float | None = None
     """The same of the checkpoint."""
     retained: float | None = None
-    """`centred` / `centred_base`, where the base is above chance by two standard errors. Where it is above by less than
-    four, chance may have put it there, and the ratio is too low."""
+    """`centred` / `centred_base`, where the base is above chance by two standard errors; below four, a low estimate."""
     retained_stderr: float | None = None
     retained_low: float | None = None
     """Of its interval, of level 0.95; None where it has no end."""
@@ -219,11 +218,10 @@ def benchmark_parts(own: Results, base: Results) -> list[Parts]:
 def what_is_gone(
     accuracy: Row, rows: Mapping[tuple[str, str, str], Row], parts: Parts | None, p_recovered: float
 ) -> str:
-    """In words, of a benchmark: its knowledge, or only that an image is expected. `rows` are by their keys.
+    """Say in words what is gone of a benchmark: knowledge, or only that an image is expected. `rows` are by their keys.
 
     Right answers that are lost within text ids, too, were known. Those that come back there (`p_recovered`, see
-    `recovered`) were not given because other ids were expected. Where no right answers are lost, because the base had
-    none or nothing was forgotten, bits per byte tell, in the same way.
+    `recovered`) were not given because other ids were expected. Where none are lost, bits per byte tell, likewise.
     """
     within = rows.get((accuracy.what, accuracy.metric, "text"))
     if accuracy.verdict == "too few":

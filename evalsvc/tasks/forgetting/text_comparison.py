@@ -60,8 +60,7 @@ class Comparison:
     sums: dict[str, list[float]]
     """`COLUMNS`, summed over a text's targets."""
     late: list[tuple[float, float] | None]
-    """Loss at the later of two positions less that at the earlier one, of checkpoint and base; None where a text does
-    not reach that far."""
+    """Loss at the later of two positions less that at the earlier one, of both models; None where a text is shorter."""
 
 
 def passages(
@@ -71,13 +70,9 @@ def passages(
     names: Sequence[str],
     max_length: int,
 ) -> list[Passage]:
-    """What can be compared of each text: an id is predicted where it has one before it in both layouts.
+    """Return what can be compared of each text: ids that have an id before them in both layouts.
 
-    A layout puts its special tokens around a text and cuts it to its length. What is read is no longer than
-    `max_length`.
-
-    Raises:
-        InvalidData: an id is in no text block of a layout; names the text.
+    What is read is no longer than `max_length`. Raises InvalidData where an id is in no text block of a layout.
     """
     return [_passage((layout, base), ids, name, max_length) for ids, name in zip(texts, names, strict=True)]
 
@@ -90,10 +85,10 @@ def compare(
     batch_tokens: int,
     report: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """Both models on every passage; `base` may be `own` itself, which then runs once.
+    """Run both models on every passage; `base` may be `own` itself, which then runs once.
 
-    `positions`, counted from 1, are the two ids of a text whose losses `Comparison.late` compares. Batches move the
-    numbers by rounding only; the logits of a batch never exist all at once. `report` gets the number of passages done.
+    `positions`, counted from 1, are the two ids of a text whose losses `Comparison.late` compares. Batches move numbers
+    by rounding only. `report` gets the number of passages done.
 
     Raises:
         NonFinite: names the model, the passage and the first part of the model that is at fault.

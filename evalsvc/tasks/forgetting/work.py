@@ -1,7 +1,6 @@
 """Ask what a checkpoint has forgotten of what its base knew: the same questions and the same text put to both.
 
-Accuracies move late and in steps. Bits per byte, the divergence from the base and the agreement with it move at once,
-and each comes over all ids and within the text ids: a model that expects an image may still know its text.
+Every number comes over all ids and within the text ids: a model that expects an image may still know its text.
 """
 
 from __future__ import annotations
@@ -53,11 +52,9 @@ class ForgettingWork(BenchmarkWork[Forgetting]):
     """Put the same questions and texts to a checkpoint and to its base, and compare."""
 
     def plan(self, context: Context) -> Plan:
-        """Shards of text, and of documents for the checkpoint, for its base, and for both of `icl`'s ways.
+        """Plan shards of text, and of documents for the checkpoint, for its base, and for both of `icl`'s ways.
 
-        Raises:
-            InvalidRequest: the run has no base.
-            InvalidData: the base has another tokenizer; or see `loss` and `language`.
+        Raises InvalidRequest where the run has no base, and InvalidData where the base has another tokenizer.
         """
         base = self._base(context)
         self.require_same_text(context, base, tokenized=bool(self.task.benchmarks))
@@ -67,11 +64,9 @@ class ForgettingWork(BenchmarkWork[Forgetting]):
         return Plan([{**shard, **common} for shard in shards], "documents")
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Answers to documents, or sums per text; see `language.evaluation` and `text_comparison`.
+        """Return answers to documents, or sums per text; see `language.evaluation` and `text_comparison`.
 
-        Raises:
-            DataChanged: the base, the text or the benchmarks are not what was planned.
-            NonFinite: names checkpoint or base, and document or text.
+        Raises DataChanged where base, text or benchmarks are not what was planned, and NonFinite.
         """
         if shard["part"] == "text":
             return self._compare_text(context, shard)
@@ -127,7 +122,6 @@ class ForgettingWork(BenchmarkWork[Forgetting]):
     def _plan_benchmarks(self, context: Context, base: Context, same: bool) -> list[dict[str, Any]]:
         if not self.task.benchmarks:
             return []
-
         encoding, loaded = self.encoding(context), self.load(context)
         names = [benchmark.name for benchmark in loaded.benchmarks] + [group.name for group in loaded.groups]
         if self.task.name in names:

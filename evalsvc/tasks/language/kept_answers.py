@@ -1,8 +1,7 @@
 """What a checkpoint answered, kept in files: no task and no evaluation on this machine asks it the same again.
 
-A folder belongs to a checkpoint and to all else that moves its answers; a file in it has the answers of one shard, each
-under the digest of its question, so that other shards and other suites find them too. Files come into being whole, a
-damaged one counts as none, and those that have not been used for longest go first.
+A folder belongs to a checkpoint and to all else that moves its answers; a file in it has the answers of one shard by
+the digests of their questions, so that other suites find them too. Files that were used least recently go first.
 """
 
 from __future__ import annotations
@@ -41,10 +40,7 @@ def find_answers(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep_answers(folder: Path, key: Mapping[str, Any], answers: Mapping[str, Any]) -> None:
-    """Keep JSON-able `answers` to questions, by digest, under `key`, which says all else that they depend on.
-
-    A folder that cannot be written costs time and nothing else, so that is logged only.
-    """
+    """Keep JSON-able `answers` to questions, by digest, under `key`, which says all else that they depend on."""
     path = _place(folder, key) / f"{digest(sorted(answers))}.json"
     content = json.dumps({"key": key, "answers": answers}).encode()
     try:

@@ -1,7 +1,6 @@
 """Ask a checkpoint lm-eval's benchmarks: how much of its language a text-to-image model has left.
 
-Every score comes twice, over all ids and within the text ids: a model may have forgotten what it knew, or only be sure
-that an image is due.
+Every score comes twice, over all ids and within the text ids: a model may have forgotten, or expect an image.
 """
 
 from __future__ import annotations
@@ -34,11 +33,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters], Generic[BenchmarkParameters])
     """What the tasks that ask benchmarks do alike."""
 
     def load(self, context: Context, num_fewshot: int | None = None, fewshot: str | None = None) -> Loaded:
-        """The benchmarks with their requests, built once per process; arguments win over what the suite says.
-
-        Raises:
-            UnknownName, InvalidSuite, InvalidData, AssetMissing, MissingPackage: see `load_benchmarks`.
-        """
+        """Load the benchmarks, once per process; arguments win over the suite. Raises what `load_benchmarks` raises."""
         options = LoadOptions(
             tuple(Path(context.dataset(path)) for path in self.task.include_path),
             self.task.num_fewshot,
@@ -51,10 +46,9 @@ class BenchmarkWork(TextWork[BenchmarkParameters], Generic[BenchmarkParameters])
         return load_benchmarks([spec.model_copy(update=given) for spec in self.task.benchmarks], options)
 
     def encoding(self, context: Context) -> TextEncoding:
-        """How text is put to the checkpoint. Needs no weights.
+        """Return how text is put to the checkpoint, without weights.
 
-        Raises:
-            InvalidData: there is no tokenizer, it is not the model's, or it has no such id as `bos`.
+        Raises InvalidData where there is no tokenizer, it is not the model's, or it has no such id as `bos`.
         """
         max_length = self.task.max_length or context.model_config().seq_len
         return TextEncoding(
@@ -71,8 +65,8 @@ class BenchmarkWork(TextWork[BenchmarkParameters], Generic[BenchmarkParameters])
     ) -> dict[str, Any]:
         """What the checkpoint of `context` answers to a shard of `plan_documents`; `report` gets the documents done.
 
-        `encoding` is what the shard was planned with [the checkpoint's own]. What it has answered on this machine
-        before, to whichever task, is not asked again; the provenance says how much that was.
+        `encoding` is what the shard was planned with [the checkpoint's own]. What the checkpoint has answered on this
+        machine before is not asked again; the provenance says how much that was.
 
         Raises:
             DataChanged: the benchmarks or the tokenizer are not what was planned.
@@ -127,12 +121,7 @@ class LanguageWork(BenchmarkWork[Language]):
     """Plan, ask and score benchmarks."""
 
     def plan(self, context: Context) -> Plan:
-        """Load the benchmarks, encode all that they ask, and cut their documents into shards.
-
-        Raises:
-            UnknownName, InvalidSuite, InvalidData, AssetMissing, MissingPackage: see `load`, `encoding` and
-                `plan_documents`.
-        """
+        """Load the benchmarks, encode all that they ask, and cut their documents into shards."""
         encoding, loaded = self.encoding(context), self.load(context)
         if self.task.mean:
             require_mean(self.task.mean, loaded)

@@ -19,30 +19,22 @@ from evalsvc.tasks.task import Context
 
 
 class ModelEvidence:
-    """The witness of the layout doctor: a model with the batches and the device of `conditions`."""
+    """The witness of the layout doctor: a model with the batches and the device of `context`."""
 
     def __init__(self, context: Context, model: Transformer) -> None:
         self._context = context
         self._model = model
 
     def sums(self, layout: VocabularyLayout, sequences: Sequence[Sequence[int]]) -> dict[str, list[float]]:
-        """Counts and summed losses per sequence, see `teacher_forcing.COLUMNS`.
-
-        Raises:
-            NonFinite: as `sequence_sums`.
-            OutOfMemory: a batch did not fit.
-        """
+        """Return `teacher_forcing.COLUMNS` of each sequence. Raises NonFinite, and OutOfMemory for large batches."""
         names = [f"pair {number}" for number in range(1, len(sequences) + 1)]
         with _out_of_memory():
             return sequence_sums(self._context, self._model, layout, sequences, names)
 
     def next_log_masses(self, prefixes: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> list[list[float]]:
-        """log of the probability that some id of a group comes next: for each prefix one number a group.
+        """Return the log of the probability that some id of a group comes next, for each prefix one number a group.
 
-        -inf for an empty group.
-
-        Raises:
-            OutOfMemory: a batch did not fit.
+        It is -inf for an empty group. Raises OutOfMemory where a batch does not fit.
         """
         found: list[list[float]] = [[] for _ in prefixes]
         for batch in token_batches([len(prefix) for prefix in prefixes], self._context.batch_tokens):

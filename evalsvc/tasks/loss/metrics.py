@@ -24,11 +24,9 @@ def loss_metrics(
     protocol: Protocol,
     groups: Sequence[int] | None = None,
 ) -> list[MetricValue]:
-    """Every metric that has tokens to rest on, with its error over sequences, or over `groups` of them.
+    """Return every metric that has tokens to rest on, with its error over sequences, or over `groups` of them.
 
-    A loss is Σ nll / Σ tokens of the sequences, its perplexity e to it. The error of the perplexity P = exp(L) is
-    P · stderr(L), by the delta method. Two checkpoints are compared over the sequences that both have, by the keys in
-    `MetricValue.items`; those of a perplexity are its loss's.
+    A loss is Σ nll / Σ tokens of the sequences, its perplexity e to it, whose items are those of the loss.
 
     Raises:
         InternalError: the total is not the mean of the types' losses, weighted by their tokens.
@@ -85,8 +83,7 @@ def general_text_metrics(
 ) -> list[MetricValue]:
     """The loss of general text, over all ids and within text ids, and by how much it is above that of the captions.
 
-    `protocols` and `groups` are those of general text and of captions. The gap is between two samples, so nothing pairs
-    them.
+    `protocols` and `groups` are those of general text and of captions.
     """
     own, other = protocols
     between = Protocol({**own.content, "less": other.id})

@@ -1,8 +1,4 @@
-"""Where in a caption and in an image the loss is: by place, with errors over sequences or groups of them.
-
-Groups of bins: `text_position`, and `image_row`, `image_column` and `image_cell` of the grid of codes. Where images
-have no common grid, `image_position` is the place of a code among those of its image, counted from 0.
-"""
+"""Where in a caption and in an image the loss is: by place, with errors over sequences or groups of them."""
 
 from __future__ import annotations
 
@@ -27,8 +23,7 @@ Grid = tuple[int, int]
 
 SINGLE_POSITIONS = 128
 POSITION_STARTS = (*range(SINGLE_POSITIONS), *(SINGLE_POSITIONS << power for power in range(16)))
-"""Where the bins of positions begin: one position each at first, then each bin as wide as all before it, so that a
-profile has a bounded size whatever the lengths."""
+"""Where the bins of positions begin: one position each at first, then each bin as wide as all before it."""
 
 MAX_CELLS = 1 << 14
 """Of a grid; an artifact is then at most a megabyte or two. Larger images are profiled by position."""
@@ -67,12 +62,9 @@ Profile = Mapping[str, Sequence[Bin | None]]
 
 
 def find_grid(counts: set[int], columns: int | None, path: str) -> tuple[Grid | None, str | None]:
-    """The grid of images with so many codes (not 0), or why there is none.
+    """Find the grid of images with so many codes (not 0), square or with so many `columns`; or say why there is none.
 
-    It is square, or has the given number of `columns`.
-
-    Raises:
-        InvalidData: images of the data file `path` do not have this many columns.
+    Raises InvalidData where images of the data file `path` do not have this many columns.
     """
     if columns is not None:
         odd = [count for count in sorted(counts) if count % columns]
@@ -114,11 +106,7 @@ def _bins(group: str, parts: Sequence[Sequence[Sequence[float]]]) -> list[Bin | 
 
 
 def require_identity(profile: Profile, sums: Mapping[str, Sequence[float]]) -> None:
-    """Every group adds up to the losses of its type, `sums` of each sequence: Σ n_bin L_bin / Σ n_bin = L_type.
-
-    Raises:
-        InternalError: it does not.
-    """
+    """Raise InternalError unless every group adds up to its type's losses, `sums` of each sequence."""
     for group, bins in profile.items():
         kind = GROUPS[group]
         some = [one for one in bins if one is not None]

@@ -1,13 +1,8 @@
 """Teacher-forced loss by token type: how well a checkpoint models text, image and special tokens apart.
 
 The total of an image–caption pair hides the text, of which there is one token to thirty; every loss therefore comes
-per type, over all ids and within the ids of its own type, and with the probability that leaks from text to image.
-
-Each type also comes with what it is held against, the loss of a model without context (`yardsticks.py`), and with
-where its loss is, by position in the text and by row and column of the image (`profile.py`).
-
-Errors are over independent sequences. Where several belong together, such as the captions of one image, they are over
-groups of sequences (`sequence_groups.py`), and so are the pairs in which two checkpoints are compared.
+per type, over all ids and within the ids of its own type. `yardsticks.py` has what it is held against, `profile.py`
+where in a caption or image it is, `sequence_groups.py` which sequences count as one in its error.
 """
 
 from __future__ import annotations

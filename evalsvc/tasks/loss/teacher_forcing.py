@@ -39,11 +39,10 @@ SPAN_TOKENS, SPAN_GROUPS = 1 << 18, 1 << 12
 class ProfileSums:
     """What a `profile.Profile` is made of, added up over the batches of a shard.
 
-    A bin is a set of places of one type: those of a caption, or those of a row of the image. `moments` has, by group
-    of bins, float64 [bins, 10]: over the independent units (sequences, or groups of them) with targets in a bin, with c
-    the unit's number of targets there, x their summed loss over all ids, w that within their type and s the sequences
-    with such targets, the sums of 1, c, x, cc, cx, xx, w, cw, ww and s. These sums are all that a mean and its error
-    over units need, and those of shards add up where no group is in two shards.
+    `moments` has, by group of bins, float64 [bins, 10]: over the independent units (sequences, or groups of them) with
+    targets in a bin, with c the unit's number of targets there, x their summed loss over all ids, w that within their
+    type and s the sequences with such targets, the sums of 1, c, x, cc, cx, xx, w, cw, ww and s. A mean and its error
+    need no more, and the sums of shards add up where no group is in two shards.
     """
 
     def __init__(self, layout: VocabularyLayout, grid: Grid | None, groups: Sequence[int] | None = None) -> None:
@@ -61,10 +60,7 @@ class ProfileSums:
         """Sums of the groups of the current span, by group of bins [groups, bins, 4]."""
 
     def spans(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield ranges of sequences, cut between groups; the targets of one are all added before the next is asked for.
-
-        `lengths` are the sequences' tokens.
-        """
+        """Yield ranges of sequences of these lengths, cut between groups, each to be added before the next comes."""
         if self.groups is None:
             yield 0, len(lengths)
             return
@@ -161,11 +157,10 @@ def sequence_sums(
     names: Sequence[str],
     profile: ProfileSums | None = None,
 ) -> dict[str, list[float]]:
-    """`COLUMNS`, each with one number a sequence in the given order.
+    """Return `COLUMNS`, each with one number a sequence in the given order; zeros for a sequence without targets.
 
     Every position after the first is a target unless it is the pad. `names` says what messages call each sequence.
-    A sequence without targets costs nothing and has zeros. `profile` gets the same losses, by where they are, and where
-    it has groups of sequences, it says in which order.
+    `profile` gets the same losses by place, and says in which order where it has groups of sequences.
 
     Raises:
         NonFinite: names the checkpoint, the sequence and the first part of the model that is at fault.

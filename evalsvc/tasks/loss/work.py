@@ -34,8 +34,7 @@ from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work
 Value = TypeVar("Value")
 
 ESTIMATOR = "ratio-of-sums/2"
-"""In the protocol: how sums become metrics. Another version is another series: the errors of version 1 took every
-sequence for independent, those of version 2 are over groups of sequences."""
+"""In the protocol: how sums become metrics. Another version is another series; version 2 has errors over groups."""
 
 TOKENS_PER_SHARD = 1 << 18
 """Of automatic shards: seconds on a GPU, below an hour for open_lm-1b on two cores."""
@@ -105,8 +104,7 @@ class LossWork(Work[Loss]):
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
         """Sums per sequence, see `teacher_forcing.COLUMNS`, and how many sequences were cut to the layout's length.
 
-        `profile` has the sums by place, see `teacher_forcing.ProfileSums`. Of pairs also `empty`, how many captions are
-        empty, and `codes`, what their images are.
+        `profile` has the sums by place, see `ProfileSums`; of pairs, `empty` counts empty captions, `codes` has codes.
 
         Raises:
             DataChanged: the data, the images or the decoder are not what was planned.
@@ -152,11 +150,7 @@ class LossWork(Work[Loss]):
         return {"cut": sum(sequence.cut > 0 for sequence in sequences), "sums": sums, **placed}
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        """The metrics. Needs neither data nor checkpoint: either may be gone by now.
-
-        Raises:
-            InternalError: losses do not add up to the total, or those of a profile to their type's.
-        """
+        """Return the metrics, without data or checkpoint. Raises InternalError where losses do not add up."""
         data, general = (_Part.of(part, shards, outputs) for part in (DATA, GENERAL_TEXT))
         assert data is not None, "there are no data without records"
         ids, protocol = data.shard["ids"], data.protocol

@@ -1,5 +1,4 @@
-"""What a loss is held against: the held-out loss of a model without context, and the loss of general text, which says
-how simple captions are."""
+"""What a loss is held against: the held-out loss of a model without context, and the loss of general text."""
 
 from __future__ import annotations
 
@@ -61,8 +60,7 @@ class Targets:
     def unigrams(self, by_place: bool, groups: Sequence[int] | None = None) -> dict[str, Any]:
         """`unigram` and, where asked for and not too large, `unigram_by_place`, as JSON.
 
-        `groups` has the group of each sequence, by default one of its own. Empty where targets are in fewer than two
-        groups. See `metrics.entropy.UnigramLoss`.
+        See `metrics.entropy.unigram_loss`; empty where targets are in fewer than two groups.
         """
         lengths, size = [len(part) for part in self._ids], len(self.block)
         ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)

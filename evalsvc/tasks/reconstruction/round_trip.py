@@ -78,10 +78,7 @@ def joined_use(counts: Sequence[Mapping[str, Any]]) -> CodebookUse:
 def paired_distance(features: Sequence[Mapping[str, Any]]) -> Estimate:
     """Compute the Fréchet distance between the two sides of all shards, with a share of each image.
 
-    An image moves both sides, so what varies is the images and no side is taken as given. The error is that of the
-    shares, see `counted_once`. The value is too large by about C/n, as n images of each side are nearer to themselves
-    than to the other side. More images than features are needed, without which the covariances have no full rank. See
-    `paired_frechet_shares`.
+    The value is too large by about C/n; see `paired_frechet_shares` and `counted_once` for its error.
 
     Raises:
         InvalidData: no more images than features.

@@ -28,11 +28,10 @@ class ReconstructionWork(Work[Reconstruction]):
     """Plan, run and merge a reconstruction task."""
 
     def plan(self, context: Context) -> Plan:
-        """Cut the images into contiguous ranges. None is opened.
+        """Cut the images into contiguous ranges, without opening any.
 
-        Raises:
-            InvalidData: fewer images than asked for, or than a tap needs; a size that does not divide into codes.
-            AssetMissing: the decoder or the extractor is not there.
+        Raises InvalidData for fewer images than asked for or than a tap needs, or a size that does not divide into
+        codes, and AssetMissing.
         """
         source = context.images(self.task.images)
         count = self._count(source)
@@ -54,12 +53,9 @@ class ReconstructionWork(Work[Reconstruction]):
         return Plan(shards, "images")
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Per image its name, PSNR and SSIM; how often each code occurs; features of both sides, packed.
+        """Return the name, PSNR and SSIM of each image, how often each code occurs, and features of both sides, packed.
 
-        Raises:
-            DataChanged: the images or the decoder are not what was planned.
-            InvalidData: an image cannot be read; names it.
-            NonFinite: the decoder's output; names the image.
+        Raises DataChanged where images or decoder are not what was planned, and InvalidData and NonFinite of an image.
         """
         source = context.images(self.task.images)
         coder = self._coder(context)

@@ -2,9 +2,8 @@
 
     sample_images → generate_fitting → Finishing → PostProcessing, once a batch
 
-On a GPU what follows sampling runs in a thread and on a stream of its own, a batch behind. On a CPU sampling fills the
-cores by itself, and it runs in its turn. Neither moves a number. Where memory runs out in it, fewer images are decoded
-together, then fewer sampled.
+On a GPU what follows sampling runs in a thread and on a stream of its own, a batch behind; on a CPU, where sampling
+fills the cores, in its turn. Where memory runs out, fewer images are decoded together, then fewer sampled.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ def sample_images(
     """Sample, decode and look at the images of one shard.
 
     Returns `features` by key ([n, d] float32, packed), `items` (one an image: its id and a digest of its codes),
-    `kept` (the first images as PNG), `classes` and what it adds to the `protocol`. The shapes that were sampled in go
-    into the context's provenance.
+    `kept` (the first images as PNG), `classes` and what it adds to the `protocol`. Shapes go into the provenance.
 
     Raises:
         NonFinite: the logits are not; names the checkpoint and the prompt.
@@ -238,8 +236,7 @@ class Background:
         self._pending: Future[None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Do `work`, which ends with its results on the CPU. What was submitted before is waited for, so that one
-        piece at most holds memory; what it raised is raised here."""
+        """Do `work`, which ends with its results on the CPU, after waiting for what was submitted before."""
         self.wait()
         if self._executor is None:
             work()
@@ -258,7 +255,7 @@ class Background:
             work()
 
     def wait(self) -> None:
-        """Return when what was submitted is done. What it raised is raised here, once."""
+        """Return when what was submitted is done. Raises what that raised, once."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -290,11 +287,7 @@ class Finishing:
         """The batch that was started last."""
 
     def start(self, samples: Samples) -> None:
-        """Begin with a batch, when those before it are done.
-
-        Raises:
-            OutOfMemory: not even one image can be decoded.
-        """
+        """Begin with a batch, when those before it are done. Raises OutOfMemory where one image does not fit."""
         self.wait()
         self._samples = samples
         self._see_through(self._begin)
@@ -310,8 +303,7 @@ class Finishing:
             _, failed = attempt(self._begin_and_wait)
 
     def _make_room(self, failed: str) -> None:
-        """For the batch that was started last, in this thread: only between two batches is no graph captured, which
-        freeing memory would break."""
+        """For the batch that was started last, in this thread: freeing memory would break a graph's capture."""
         assert self._samples is not None, "nothing else runs out of memory here"
         together = min(self.at_once, len(self._samples.indices))
         if together > 1:

@@ -76,10 +76,9 @@ class PromptSpec:
 
 
 def read_prompts(spec: PromptSpec) -> Prompts:
-    """The prompts, in the order in which their images are sampled.
+    """Read the prompts, in the order in which their images are sampled.
 
-    Raises:
-        InvalidData: the captions cannot be read, are too few, or one does not fit the layout; names it.
+    Raises InvalidData where the captions cannot be read, are too few, or one does not fit the layout.
     """
     captions = None if spec.captions is None else identify_file(Path(spec.captions), "caption file")
     return _read_prompts(spec, captions, stamp_of(spec.tokenizer))

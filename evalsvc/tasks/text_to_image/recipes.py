@@ -1,8 +1,4 @@
-"""Published recipes for image metrics on COCO, as data: `protocol: llamagen-coco` in a suite fixes the fields below.
-
-A recipe is here only where all of it is known. text2image-benchmark and DALL-Eval compare with statistics that come
-with them, by copies of pytorch-fid whose resize is neither of ours; Imagen, Parti and DALL-E published no code.
-"""
+"""Published recipes for image metrics on COCO, as data: `protocol: llamagen-coco` in a suite fixes the fields below."""
 
 from __future__ import annotations
 
@@ -53,8 +49,7 @@ GIGAGAN: Mapping[str, Any] = {
     "reference_size": 256,
     "resize": "pil-bicubic",
 }
-"""What the scripts that descend from GigaGAN's have in common: all of val2014, cropped to the short side, Lanczos to
-256 pixels, then clean-fid in its mode `clean`."""
+"""What the scripts that descend from GigaGAN's have in common, with clean-fid in its mode `clean`."""
 
 PROTOCOLS = {
     protocol.name: protocol

@@ -1,8 +1,7 @@
 """From captions to images and what is known of them: sample, decode, extract features, measure.
 
 Work is cut by prompts. A shard sends back the features of its images, not the images: only the first few are kept, as
-files to look at. Features of the reference images are shards too, the first ones, and only the first time; later they
-come from a file. What a metric is, `metrics/image_metric.py` says; all of them read one pass of the extractors.
+files to look at. Features of the reference images are computed by the first shards, once; later they come from a file.
 """
 
 from __future__ import annotations

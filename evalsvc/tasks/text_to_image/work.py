@@ -41,10 +41,8 @@ class TextToImageWork(Work[TextToImage]):
     def plan(self, context: Context) -> Plan:
         """Cut reference images, where their features are not known, and prompts into shards.
 
-        Raises:
-            InvalidData: a caption that the layout refuses, a label that is missing, too few images; a metric that is
-                asked for and cannot be measured.
-            AssetMissing: the decoder or an extractor was not pulled.
+        Raises InvalidData where a caption does not fit the layout or lacks its label, or a metric cannot be measured,
+        and AssetMissing for a decoder or extractor that was not pulled.
         """
         layout, decoder = context.layout(), self._decoder(context)
         require_codebook(layout, decoder, self.task.decoder)
@@ -82,11 +80,9 @@ class TextToImageWork(Work[TextToImage]):
         return Plan([shard | common for shard in (*before, *shards)], "images", looks, self.task.until)
 
     def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Features of the shard's images; of sampled ones also digests of the codes, and the first as files.
+        """Return features of the shard's images; of sampled ones also digests of the codes, and the first as files.
 
-        Raises:
-            DataChanged: captions, reference images or an extractor are not what was planned.
-            NonFinite: the logits are not; names the checkpoint and the prompt.
+        Raises DataChanged where captions, images or an extractor are not what was planned, and NonFinite.
         """
         layout, decoder = context.layout(), self._decoder(context)
         prompts = self._prompts(context, layout, decoder)
