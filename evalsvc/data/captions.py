@@ -10,8 +10,7 @@ its row, counted from 1 without the header. Where the text is the only column, t
 JSONL (`.jsonl`): an object a line, `{"text", "id"?, "image"?, "label"?}`; the id is the line's number where there is
 none.
 
-Line breaks and blanks at both ends of a text are stripped, nothing else of it is changed. Repeated texts are captions
-of their own, and an empty text is one too: nothing is dropped.
+Line breaks and blanks at both ends of a text are stripped. Repeated and empty texts are captions of their own.
 """
 
 from __future__ import annotations
@@ -64,11 +63,10 @@ class CaptionData:
 
 
 def read_captions(path: str | Path, allow: Allow = anywhere) -> CaptionData:
-    """The captions of COCO annotations, a CSV or a JSONL file, as the name ends. Parsed once per process and file.
+    """Read COCO annotations, a CSV or a JSONL file, as the name ends, once per process and file.
 
-    Raises:
-        InvalidData: the file is missing, empty or broken, it has no texts, or two captions have one id; names file and
-            line. Or what `allow` raises of the file.
+    Raises InvalidData, with the line, where the file is missing, empty or broken, has no texts, or two captions with
+    one id; and what `allow` raises of the file.
     """
     path = Path(path)
     return _read_captions(path, identify_file(path, "caption file"), allow)
@@ -77,9 +75,9 @@ def read_captions(path: str | Path, allow: Allow = anywhere) -> CaptionData:
 def select_captions(data: CaptionData, rule: Selection, count: int | None, seed: int) -> tuple[Caption, ...]:
     """`count` captions [all that the rule allows], in the order in which they were drawn.
 
-    `random` draws captions without replacement, `one_per_image` images, and then one caption of each: the rule of the
-    published COCO FIDs. What is drawn follows from the seed and the ids alone, not from the file's order, and a smaller
-    count is the beginning of a larger one, so the first results of a long evaluation rest on a fair sample.
+    `random` draws captions without replacement, `one_per_image` images, and then one caption of each, as the published
+    COCO FIDs do. What is drawn follows from the seed and the ids alone, and a smaller count is the beginning of a
+    larger one.
 
     Raises:
         InvalidData: there are fewer; or a caption names no image, which `one_per_image` needs.
@@ -258,8 +256,7 @@ _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 
 def _single_column(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows of one field. Lists of prompts are often a text a line, with commas and quotation marks as they come, so
-    only a row that is quoted as a whole is unquoted."""
+    """Yield rows of one field, with commas and quotation marks as they come unless the whole row is quoted."""
     lines = iter(enumerate(text.split("\n"), 1))
     for begin, row in lines:
         while _OPEN.fullmatch(row):

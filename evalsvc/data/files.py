@@ -16,11 +16,7 @@ CACHED_FILES = 4
 
 
 def identify_file(path: Path, what: str) -> Identity:
-    """Size and modification time of a file; `what` is how messages call it.
-
-    Raises:
-        InvalidData: it is missing, or a folder.
-    """
+    """Read size and modification time of a file, called `what` in messages. Raises InvalidData for none or a folder."""
     if path.is_dir():
         raise InvalidData(f"the {what} {path} is a folder; give a file")
     try:
@@ -30,11 +26,7 @@ def identify_file(path: Path, what: str) -> Identity:
 
 
 def read_bytes(path: Path, allow: Allow = anywhere, limit: int = -1) -> bytes:
-    """Return the content of a data file, of at most `limit` bytes [any number].
-
-    Raises:
-        InvalidData: what `open_file` raises; or it has more than `limit` bytes.
-    """
+    """Return the content of a data file. Raises InvalidData for more than `limit` bytes, and as `open_file`."""
     try:
         with open_file(path, "data file", allow).stream as stream:
             content = stream.read(limit + 1 if limit >= 0 else -1)
@@ -61,11 +53,7 @@ def unreadable(path: Path, error: OSError) -> InvalidData:
 
 
 def parse_object(where: str, line: bytes, keys: str) -> dict[str, Any]:
-    """The JSON object of a line; `keys` says in a message what it must have.
-
-    Raises:
-        InvalidData: it is not JSON, or not an object; begins with `where`.
-    """
+    """Parse the JSON object of a line, which must have `keys`. Raises InvalidData, beginning with `where`."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:

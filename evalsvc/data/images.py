@@ -1,12 +1,11 @@
 """Images as data: a folder of image files, or a safetensors file that holds them all.
 
 A folder's images are its files with the suffixes of `SUFFIXES`, in subfolders too, in the order of their paths below
-it; hidden files are none. Each is JPEG, PNG, WebP or BMP, whichever its name says. A safetensors file has the tensor
+it, without hidden files. Each is JPEG, PNG, WebP or BMP, whatever its name says. A safetensors file has the tensor
 `images`, uint8 [n, 3, H, W]. Either is asked for by index, a folder also by path below it.
 
-From a file to pixels: the camera's orientation (EXIF) is applied, grey becomes three equal channels, palettes and CMYK
-become RGB as Pillow does it, colour profiles are ignored. Then crop and resize, see `Fit`. An image that has the wanted
-size already is not resampled, and nothing is ever compressed again: the pixels that are measured are those of the file.
+The camera's orientation (EXIF) is applied, grey becomes three equal channels, palettes and CMYK become RGB as Pillow
+does it, colour profiles are ignored. Then crop and resize, see `Fit`.
 """
 
 from __future__ import annotations
@@ -65,19 +64,11 @@ class ImageSource(ABC):
 
     @abstractmethod
     def index(self, image: str | int) -> int:
-        """The index of an image that is asked for by name or index.
-
-        Raises:
-            InvalidData: there is none; near misses are named.
-        """
+        """Return the index of an image that is asked for by name or index. Raises InvalidData, with near misses."""
 
     @abstractmethod
     def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
-        """uint8 [3, size, size].
-
-        Raises:
-            InvalidData: it is no image, truncated, transparent or too small; names the file.
-        """
+        """Load an image as uint8 [3, size, size]. Raises InvalidData for a file that is not an image to measure."""
 
     @abstractmethod
     def content_digest(self, index: int) -> str:
@@ -116,12 +107,9 @@ class ImageSource(ABC):
 
 
 def read_images(path: str | Path, allow: Allow = anywhere) -> ImageSource:
-    """The images of a folder, or of a safetensors file if the name ends so.
+    """Open the images of a folder, or of a safetensors file if the name ends so. Raises InvalidData for no images.
 
     `allow` is asked of every file that is opened, now or later: links in a folder may lead anywhere.
-
-    Raises:
-        InvalidData: nothing is there, it holds no images, or it is another kind of file; or what `allow` raises.
     """
     path = Path(path)
     if path.is_dir():

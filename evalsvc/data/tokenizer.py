@@ -52,12 +52,9 @@ class TextTokenizer:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     def require_fits(self, text: TextBlock) -> None:
-        """Raise unless this can be the tokenizer that the model was trained with.
+        """Raise InvalidData unless this can be the tokenizer that the model was trained with.
 
         Its file's digest tells, where the layout has one; else its size, since tables are padded by little.
-
-        Raises:
-            InvalidData: says which of the two differs.
         """
         if text.tokenizer_sha256 not in (None, self.digest):
             raise InvalidData(
@@ -72,11 +69,9 @@ class TextTokenizer:
 
 
 def read_tokenizer(path: str | Path, allow: Allow = anywhere) -> TextTokenizer:
-    """The tokenizer in a `tokenizer.json`. Opened once per process and file.
+    """Open the tokenizer in a `tokenizer.json`, once per process and file.
 
-    Raises:
-        InvalidData: the file is missing, or not a tokenizer; or what `allow` raises of it.
-        MissingPackage: tokenizers is not installed.
+    Raises InvalidData where the file is missing or no tokenizer, what `allow` raises of it, and MissingPackage.
     """
     path = Path(path)
     return _read(path, identify_file(path, "tokenizer"), allow)
@@ -88,11 +83,7 @@ def tokenizer_digest(path: str | Path, allow: Allow = anywhere) -> str:
 
 
 def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
-    """The content of a `tokenizer.json`.
-
-    Raises:
-        InvalidData: it cannot be read, or is larger than any; or what `allow` raises.
-    """
+    """Read a `tokenizer.json`. Raises InvalidData where it cannot be read or is too large, and what `allow` raises."""
     try:
         with open_file(path, "tokenizer", allow).stream as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -105,12 +96,7 @@ def read_bounded(path: Path, allow: Allow = anywhere) -> bytes:
 
 @contextmanager
 def translated(path: Path | str) -> Iterator[None]:
-    """Translate what the library raises while it reads or uses a tokenizer, without what it quotes of the file.
-
-    Raises:
-        InvalidData: says the place in the file, where the library does. Also for a panic of its Rust, which is no
-            Exception and would end a worker.
-    """
+    """Raise InvalidData for what the library raises, a panic of its Rust included, and quote nothing of the file."""
     try:
         yield
     except (EvalsvcError, MemoryError):
@@ -147,10 +133,9 @@ def _read(path: Path, identity: Identity, allow: Allow) -> TextTokenizer:
 def render(ids: Sequence[int], layout: VocabularyLayout, tokenizer: TextTokenizer) -> str:
     """What a model wrote, for reading. `ids` are rows of its table, the layout is resolved.
 
-    Text ids that follow each other are decoded together, so that characters of several ids are whole; bytes that make
-    no character become U+FFFD, and so does NUL, which PostgreSQL keeps in no text. The tokenizer's special tokens are
-    left out. What is not text is shown as what it is: `‹image 188›` with its code, `‹/doc›`, `‹row 600›` where a row
-    means nothing; and `‹text 509›` for an id that the tokenizer does not have.
+    Text ids that follow each other are decoded together, so that characters of several ids are whole. Bytes that make
+    no character become U+FFFD, and so does NUL, which PostgreSQL keeps in no text. What is not text is shown as what it
+    is: `‹image 188›` with its code, `‹/doc›`, `‹row 600›`, and `‹text 509›` for an id that the tokenizer does not have.
     """
     special = {row: name for name, row in layout.special_ids.items()}
     known = layout.text_ids[: tokenizer.size]

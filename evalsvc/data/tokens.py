@@ -8,8 +8,6 @@ safetensors has the integer tensors `text_ids` [n, T] with, where the texts are 
 (what stands beyond a record's length is ignored), and `image_codes` [n, N]; either part may be absent. `document` [n]
 is optional.
 
-Captions and images come as `captions.py` and `images.py` say; their codes are made later, where a decoder is at hand.
-
 Ids and codes are those of tokenizer and codebook: `layout.py` says which rows of a model's table they are.
 """
 
@@ -65,8 +63,7 @@ def read_tokens(
 ) -> TokenData:
     """The records of a JSONL file, or of a safetensors file if its name ends so. Parsed once per process and file.
 
-    `tokenizer` (a `tokenizer.json`) is for records that hold `text`; `bos` is put before its ids. The tokenizer's own
-    post-processor adds nothing.
+    `tokenizer` (a `tokenizer.json`) is for records that hold `text`; `bos` is put before its ids.
 
     Raises:
         InvalidData: a file is missing or empty, or a record is not as described above; names file and line. Or what

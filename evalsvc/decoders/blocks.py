@@ -2,10 +2,8 @@
 
 Source: Esser, Rombach, Ommer, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), and the
 layout of taming-transformers' checkpoints. A norm here takes a second argument, the quantised latent that MoVQGAN's
-decoder is modulated by; the plain one leaves it alone.
-
-Written plainly it runs while gradients are tracked. Without them 3x3 convolutions (`winograd`) and upsampling
-(`folding`) are restructured where that is the same function and faster.
+decoder is modulated by. Where no gradients are tracked, 3x3 convolutions (`winograd`) and upsampling (`folding`) are
+restructured to the same function, faster.
 """
 
 from __future__ import annotations

@@ -123,9 +123,8 @@ class AutoencoderConfig(BaseModel):
 def resolve_config(config: str | Path | Mapping[str, Any] | None, path: Path) -> dict[str, Any]:
     """The decoder configuration for the weights at `path` as {target, embed_dim, n_embed, ddconfig, …}, unchecked.
 
-    `config` is a registered name, a YAML or JSON file, its content (with `model.params` or flat), or None for the
-    `config.yaml` beside the weights. `target` is there where the file says which class it is for.
-    Raises InvalidModelConfig for a file that is missing or no mapping, UnknownName for a name.
+    `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for the
+    `config.yaml` beside the weights. Raises InvalidModelConfig for a missing file or no mapping, and UnknownName.
     """
     if isinstance(config, Mapping):
         return _flat(config, "the decoder configuration")

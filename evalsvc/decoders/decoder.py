@@ -19,8 +19,7 @@ class ImageDecoder(nn.Module, ABC):
     """A frozen image tokenizer with a finite codebook, of which each code stands for a square of pixels.
 
     A subclass says how it is told from the others (`targets`, `telltale`), how it is built, and how pixels and latents
-    [B, C, h, w] relate (`latents`, `nearest`, `lookup`, `render`). Those four are differentiable where their function
-    is, in the module's own dtype, and hold for training too; `encode` and `decode` are for use and track no gradients.
+    [B, C, h, w] relate: `latents`, `nearest`, `lookup` and `render`, which training may use; the rest has no gradients.
     """
 
     targets: ClassVar[tuple[str, ...]]
@@ -70,9 +69,7 @@ class ImageDecoder(nn.Module, ABC):
 
     @abstractmethod
     def decode_bytes(self, grid: tuple[int, int]) -> int:
-        """Most bytes beside the weights and the result while `decode` works on this grid, known before anything is
-        allocated: a decoder on the meta device will do.
-        """
+        """Most bytes beside the weights and the result while `decode` works on this grid; asked on any device."""
 
     @abstractmethod
     def images_at_once(self, grid: tuple[int, int]) -> int:

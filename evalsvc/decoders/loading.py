@@ -30,8 +30,7 @@ def load_decoder(
 ) -> ImageDecoder:
     """The decoder in `path`, in eval mode and without gradients, as one copy of the weights on `device`.
 
-    `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for the
-    `config.yaml` beside the weights. Its `model.target`, or else the file's keys, tell the kind. With `ema` the
+    See `resolve_config` for `config`; its `model.target`, or else the file's keys, tell the kind. With `ema` the
     averaged weights that a training checkpoint holds under `ema_…` are taken instead of the raw ones.
 
     Raises what `read_weights` raises, InvalidModelConfig, UnsupportedModel for a kind that nobody knows,
@@ -86,10 +85,7 @@ def _matched(
 
 
 def _ema_name(name: str) -> str:
-    """Where the authors' trainer keeps the average of a parameter: one set per part, names without their dots.
-
-    Leaving out dots cannot be undone, so keys are mapped in this direction only.
-    """
+    """Where the authors' trainer keeps the average of a parameter: one set per part, names without their dots."""
     part, _, rest = name.partition(".")
     return f"ema_{part}.{rest.replace('.', '')}"
 

@@ -1,8 +1,7 @@
 """3x3 convolutions by Winograd's F(2x2, 3x3): 16 products for each 2x2 outputs where there are 36.
 
 Source: Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), section 4.1. It is the same
-function, with errors of rounding of the same size; larger tiles save more and lose digits. oneDNN has no such kernel
-for CPUs. The weights are transformed at each call, which costs a few percent and keeps no second copy of them.
+function, with errors of rounding of the same size. The weights are transformed at each call, which costs a few percent.
 """
 
 from __future__ import annotations

@@ -50,9 +50,7 @@ class Check:
 def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
     """Look at everything, or of the suites only at those named.
 
-    Raises:
-        UnknownName: a named suite does not exist.
-        InvalidSuite: the folder of the suites does not exist.
+    Raises UnknownName where a named suite, and InvalidSuite where the folder of the suites does not exist.
     """
     files = _chosen_suites(settings, suites)
     database = _check_database(settings)

@@ -14,10 +14,8 @@ def load_extractor(kind: str, path: str | Path, *, device: str = "cpu") -> Featu
     """The extractor in a file or folder. `kind` is `inception`, `clip`, `dinov2`, or one that a package adds.
 
     Raises:
-        UnknownName: there is no such kind; near misses are named.
-        MissingPackage: the kind needs a package that is not installed.
-        CheckpointError: the file cannot be read, or holds another network.
-        InvalidModelConfig: the folder's configuration is incomplete, or is of another network.
+        UnknownName, MissingPackage: there is no such kind, or its package is not installed.
+        CheckpointError, InvalidModelConfig: the file cannot be read, or holds another network.
         NonFinite: NaN or infinity in the weights.
     """
     extractor: FeatureExtractor = catalog.load("features", kind).from_path(Path(path), device=device)

@@ -156,11 +156,9 @@ class CLIP(FeatureExtractor):
 
 
 def read_clip_tokenizer(path: Path, length: int) -> Tokenizer:
-    """A tokenizer that cuts to `length` ids, the last of them the end of text, and pads.
+    """Read a tokenizer that cuts to `length` ids, the last of them the end of text, and pads behind it.
 
     Raises InvalidData for a file that is no tokenizer, and InvalidModelConfig for one that is not CLIP's.
-
-    Text is read from its end on, so with what it is padded behind it makes no difference.
     """
     content = read_bounded(path)
     with translated(path):

@@ -1,8 +1,7 @@
 """Which digit an image shows: kernel ridge regression on the scans that the bundled run was not tested on.
 
-It reads at the scans' own resolution of 8x8: each image is averaged over its channels and over squares of pixels, and
-f(x) = Σᵢ aᵢ exp(-γ|x - xᵢ|²) is largest for the class it belongs to. Source of the method: Saunders, Gammerman, Vovk,
-"Ridge regression learning algorithm in dual variables", 1998.
+Images are averaged to the scans' own resolution of 8x8; f(x) = Σᵢ aᵢ exp(-γ|x - xᵢ|²) is largest for the class of x.
+Source: Saunders, Gammerman, Vovk, "Ridge regression learning algorithm in dual variables", 1998.
 """
 
 from __future__ import annotations

@@ -102,10 +102,9 @@ def resample_positions(
     positions: Tensor,  # [1, 1 + N, D], N a square
     side: int,
 ) -> Tensor:  # [1, 1 + side², D]
-    """The embeddings of positions for an image of another size than the training's, as the authors' code has them.
+    """Scale the embeddings of positions to an image of another size by (side + 0.1) / √N, as the authors' code does.
 
-    It scales by (side + 0.1) / √N, where the library takes side / √N: other features. Source: facebookresearch/dinov2,
-    `vision_transformer.py`, `interpolate_pos_encoding`.
+    Source: facebookresearch/dinov2, `vision_transformer.py`, `interpolate_pos_encoding`.
     """
     trained = math.isqrt(positions.shape[1] - 1)
     if trained == side:

@@ -59,11 +59,9 @@ class FeatureExtractor(ABC):
         resize: str,
         taps: Collection[int] | None = None,
     ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
-        """Features of `images`, on this extractor's device; without `taps`, all that there are.
+        """Extract features of `images` on this extractor's device, of all taps unless some are given.
 
-        Raises:
-            InvalidData: the images have another shape or dtype.
-            InvalidRequest: there is no such tap or resize.
+        Raises InvalidData for images of another shape or dtype, and InvalidRequest for another tap or resize.
         """
         taps = self.taps if taps is None else taps
         self._check(images, resize, taps)

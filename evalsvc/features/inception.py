@@ -1,9 +1,8 @@
 """FID's Inception network: the one of 2015-12-05 that the metric is defined by, for inference.
 
 The layers are torch-fidelity's (0.4.0, `feature_extractor_inceptionv3.py`); they differ from torchvision's Inception in
-their pools. Batch norms are folded into the convolutions, an average is taken after the convolution that follows it,
-which has fewer channels, and memory is laid out channels last. On a CPU, oneDNN gets the weights in its own order and
-rectifies while it writes. Features are equal to 2e-6.
+their pools. Batch norms are folded into the convolutions, and averages are taken after the convolutions that follow
+them, which have fewer channels. Features are equal to 2e-6.
 """
 
 from __future__ import annotations
@@ -43,9 +42,7 @@ class Inception(FeatureExtractor):
     resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic", "tf1-bilinear")
 
     def __init__(self, tensors: Mapping[str, Tensor], *, device: str = "cpu", fused: bool | None = None) -> None:
-        """`tensors` are those of `read_inception`, with the batch norms apart.
-
-        `fused`: whether oneDNN rectifies with the convolution [where it is]; it is the same function.
+        """`tensors` are those of `read_inception`; `fused`: oneDNN rectifies with the convolution [where it can].
 
         Raises:
             NonFinite: NaN or infinity in them.
@@ -112,8 +109,7 @@ def resize_pil_bicubic(
 ) -> Tensor:  # [B, 3, 299, 299]
     """clean-fid's mode `clean`: PIL's bicubic filter with antialiasing, clipped and not rounded to whole levels.
 
-    Within 0.005 grey levels of PIL. Source: clean-fid 0.1.35, `resize.py`; Pillow, `Resample.c`. As two matrix products
-    it takes a third of the time of `interpolate`, which in float32 is up to 0.007 levels off.
+    Within 0.005 grey levels of PIL. Source: clean-fid 0.1.35, `resize.py`; Pillow, `Resample.c`.
     """
     rows, columns = (bicubic_filter(size, SIZE).to(images.device) for size in images.shape[2:])
     return (rows @ (images @ columns.T)).clamp_(0, 255)

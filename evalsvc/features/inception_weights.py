@@ -2,8 +2,7 @@
 
 torch-fidelity's and pytorch-fid's state dicts, NVIDIA's TorchScript program (whole, or the trunk alone), and our own
 safetensors hold the same tensors under different names; here they get torch-fidelity's. Not every file has the
-classifier, which the Inception Score alone needs; its bias is left out, since the score's definition does so. Nothing
-is executed: of a TorchScript program only the tensors are read.
+classifier, which the Inception Score alone needs. Nothing is executed: of a program only the tensors are read.
 """
 
 from __future__ import annotations
@@ -33,12 +32,10 @@ MAX_PROGRAM = 50_000_000  # bytes of a TorchScript file's pickle; it lists tenso
 
 
 def read_inception(path: Path) -> dict[str, Tensor]:
-    """The 94 convolutions with their batch norms: 470 float32 tensors by torch-fidelity's names.
+    """Read the 94 convolutions with their batch norms, 470 float32 tensors by torch-fidelity's names, and the weight of
+    the classifier where the file has one that is not all zeros.
 
-    And the classifier's weight, where the file has one: of zeros, as in converted files without one, it is none.
-
-    Raises:
-        CheckpointError: a leaf of it says why the file cannot be read, or which tensors are missing or wrongly shaped.
+    Raises CheckpointError where the file cannot be read, or tensors are missing or no plain numbers.
     """
     is_program = path.is_file() and zipfile.is_zipfile(path) and _entry(path, "constants.pkl") is not None
     tensors = _read_program(path) if is_program else read_weights(path).tensors

@@ -1,7 +1,6 @@
 """A vision transformer in a folder of Hugging Face's layout: configuration, weights, and how images are prepared.
 
-The network is the library's own class; nothing else of it is used, so that nothing is looked up or downloaded. Weights
-are read as every other file is: no pickle of theirs runs.
+The network is the library's own class; nothing else of it is used, so that nothing is looked up or downloaded.
 """
 
 from __future__ import annotations
@@ -169,11 +168,10 @@ def _side(size: Any, key: str) -> int:
 
 
 def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any, str]:
-    """A network of the library's class `kind` with the folder's weights, in float32, and the digest of these.
+    """Load a network of the library's class `kind` with the folder's weights, in float32, and their digest.
 
-    The digest is over the file's names: the library has others for its modules, which change between releases.
-
-    Raises what `read_weights` raises, CheckpointMismatch where names or shapes differ, and NonFinite.
+    The digest is over the file's names, since the library's change between releases. Raises what `read_weights` raises,
+    CheckpointMismatch where names or shapes differ, and NonFinite.
     """
     # Files of older releases hold the numbers of the positions, which are no weights.
     named = {name: t for name, t in read_weights(folder).tensors.items() if not name.endswith("position_ids")}
@@ -205,8 +203,7 @@ def load_network(kind: Any, config: Any, folder: Path, device: str) -> tuple[Any
 
 
 def _require_about_as_large(kind: Any, config: Any, folder: Path, held: int) -> None:
-    """Raise CheckpointMismatch where a configuration describes far more than the weights hold: the library allocates
-    what is missing before it says so."""
+    """Raise CheckpointMismatch where a configuration describes far more than the weights hold, allocating nothing."""
     with torch.device("meta"):
         described = sum(parameter.numel() for parameter in kind(config).parameters())
     if described > 2 * held + SLACK:

@@ -6,10 +6,9 @@ arithmetic is `Transformer.hidden`'s; what differs is where weights, keys and va
 - plain: the model's own weights, and SDPA over the live slots.
 - packed: weights in oneDNN's layout.
 - compiled: packed, keys and values in blocks of 16, and torch.compile for what lies between the products. Attention
-  is a sum of products in float32 whatever the cache's dtype: SDPA is several times slower there for one query, in
-  bfloat16 above all.
+  is a sum of products in float32, since SDPA is several times slower there for one query.
 - graph: every tensor stays where it is and the attended span grows by whole spans, so that a CUDA graph of each span
-  can be replayed. On a CPU the same step runs without being captured.
+  can be replayed.
 """
 
 from __future__ import annotations
@@ -86,8 +85,7 @@ class WeightLayout:
 def lay_out(model: Transformer, layout: WeightLayout) -> LaidOut:
     """The model's weights in this layout: those made last, where they fit, so that shards share them.
 
-    They live on the model and go with it. A model whose weights were changed in place has to forget them first, with
-    `Transformer.release_packed`.
+    They live on the model and go with it. Set `model.packed` to None when its weights were changed in place.
     """
     weight = model.output.weight
     key = (layout, weight.dtype, weight.device)

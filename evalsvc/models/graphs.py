@@ -23,10 +23,7 @@ UNWRITTEN = -(2.0**100)
 
 
 class Graphs:
-    """The graphs of one step, which every call is given anew.
-
-    Kept here, step and graphs would hold each other, and all keys and values, until a garbage collection.
-    """
+    """The graphs of one step, which every call is given anew: kept here, both would live until a garbage collection."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self.device = device

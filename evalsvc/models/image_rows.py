@@ -45,8 +45,7 @@ class ImageRows:
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file whose header is sorted: the library writes metadata in another order each time, and the same
-    rows would be another file."""
+    """A safetensors file whose header is sorted: the library writes metadata in another order each time."""
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -54,10 +53,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def read_image_rows(path: str | Path) -> ImageRows:
-    """The rows in a file of `ImageRows.to_bytes`.
-
-    Raises what `read_weights` raises, and CheckpointMismatch where the file is none.
-    """
+    """Read a file of `ImageRows.to_bytes`. Raises CheckpointMismatch for another file, and as `read_weights`."""
     path = Path(path)
     weights = read_weights(path)
     found, about = weights.tensors, dict(weights.metadata)
@@ -86,11 +82,8 @@ def _are_rows(tensors: Mapping[str, Tensor], table_rows: int) -> bool:
 def put_image_rows(state_dict: Mapping[str, Tensor], path: str | Path) -> None:
     """Write the rows in the file `path` into the table of an open_lm state dict, in place and in the table's dtype.
 
-    Wrappers' prefixes (`module.`, …) do not matter. Where input and output are one table, saved under two names, both
-    are written.
-
-    Raises:
-        CheckpointMismatch: the state dict has no such table, or one of another shape.
+    Wrappers' prefixes (`module.`, …) do not matter. A table that is saved under two names is written under both. Raises
+    CheckpointMismatch where the state dict has no such table, or one of another shape.
     """
     given = read_image_rows(path)
     tensors = strip_prefixes(state_dict, Path("the state dict"))

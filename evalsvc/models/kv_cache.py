@@ -11,8 +11,7 @@ from evalsvc.errors import InternalError
 class KVCache:
     """Preallocated keys and values of every layer, filled from slot 0 up to `length`.
 
-    Each layer writes the new tokens at the slots from `length` on; the model then calls `advance` once, so that all
-    layers of one forward pass see the same `length`. Slots beyond it hold garbage and are never read.
+    Each layer writes the new tokens at the slots from `length` on; the model then calls `advance` once.
     """
 
     def __init__(

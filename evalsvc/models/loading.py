@@ -37,8 +37,7 @@ def load_model(
     The model turns by the rotary frequencies of the file, see `saved_frequencies`.
 
     Raises what `resolve_config` and `read_weights` raise, CheckpointMismatch where keys or shapes differ from the
-    configuration or layers have different rotary frequencies, NonFinite for NaN or infinity in the weights, and
-    UnknownName for the dtypes.
+    configuration or layers have different rotary frequencies, NonFinite, and UnknownName for the dtypes.
     """
     path = Path(path)
     weights = read_weights(path)
@@ -88,8 +87,7 @@ def matched(path: Path, config: ModelConfig, weights: Weights, model: Transforme
 
 
 def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The buffers that open_lm's rotary embeddings save. Their presence tells rotary from the others, and their width
-    is the only thing in a file that tells the number of heads; for their values see `saved_frequencies`."""
+    """The buffers that open_lm's rotary embeddings save: their width alone tells the number of heads in a file."""
     if config.positional_embedding_type not in ("rotary", "head_rotary"):
         return {}
     return {f"layers.{layer}{INV_FREQ}": (config.head_dim // 2,) for layer in range(config.n_layers)}
@@ -98,8 +96,7 @@ def _inv_freq_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _one_name_each(
     config: ModelConfig, tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[tuple[str, Tensor, Tensor]]]:
-    """open_lm saves some tensors under two names, together or apart: `tensors` by the model's names, and those that
-    the file has under both."""
+    """Return `tensors` by the model's names, and those that the file has under both of open_lm's names."""
     renamed = dict(tensors)
     pairs = []
     for name, other in _twins(config):
@@ -140,9 +137,8 @@ def saved_frequencies(
 ) -> Tensor | None:  # [head_dim / 2] float32
     """Return the rotary frequencies that a file saves where they are not open_lm's table; None: turn by the table.
 
-    open_lm computes with the saved values wherever the model is on another device, or in another dtype, than where it
-    was built: on every GPU. Values that equal the table in float32, or its rounding to bfloat16 or float16, say
-    nothing more than the configuration does, which knows how they were rounded.
+    open_lm computes with the saved values on every GPU. Values that equal the table in float32, or its rounding to
+    bfloat16 or float16, say nothing more than the configuration does.
 
     Raises:
         CheckpointMismatch: the layers do not all save the same frequencies.
@@ -238,7 +234,7 @@ def find_nonfinite(
     model: Transformer,
     ids: Tensor,  # [B, T] int64
 ) -> str:
-    """The first module, in the order of the forward pass, whose output has NaN or infinity for `ids`.
+    """Name the first module, in the order of the forward pass, whose output has NaN or infinity for `ids`.
 
     Named as in the model ("layers.2.attention"); "output" is the head; "" when everything is finite.
     """

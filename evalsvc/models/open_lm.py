@@ -24,8 +24,7 @@ INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float1
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, broadcastable to [B, T, 2 (query, key), H, head_dim]
 
 Mix = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""What a token takes from the others: of a layer's number and its queries, keys and values, each [B, H, T, head_dim],
-the mixed values, [B, H, T, head_dim]."""
+"""From a layer's number and its queries, keys and values to the mixed values, each [B, H, T, head_dim]."""
 
 
 class Transformer(nn.Module):
@@ -54,7 +53,7 @@ class Transformer(nn.Module):
         self.saved_inv_freq: tuple[float, ...] = ()
         """The checkpoint's own rotary frequencies, unrounded; empty where the model turns by open_lm's table."""
         self.packed: tuple[object, object] | None = None
-        """The weights as they were last laid out for decoding, and how: see `decoding.lay_out`."""
+        """The weights as last laid out for decoding, and how: see `decoding.lay_out`. Set None to free them."""
 
     def use_frequencies(
         self,
@@ -91,12 +90,10 @@ class Transformer(nn.Module):
     ) -> Tensor:  # [B, T, D] in the model's dtype
         """The output of the final norm for T new tokens, causal among themselves and after those in `cache`.
 
-        A mask [B, T, S] says for each new token which tokens it attends to, itself among them. Nothing is added to
-        it: what comes later is then the mask's own business. Positions are to go with it.
-
-        With a cache, keys and values are written at its slots from `cache.length` on, and it advances by T.
-        Without `positions` a token's position is its slot, so padding counts, as in open_lm; what is at a padded
-        position itself is meaningless but finite. Without padding, leave `mask` out: attention is then faster.
+        A mask [B, T, S] says for each new token which tokens it attends to, itself among them, and needs `positions`.
+        With a cache, keys and values are written at its slots from `cache.length` on, and it advances by T. Without
+        `positions` a token's position is its slot, so padding counts, as in open_lm; what is at a padded position
+        itself is meaningless but finite. Without padding, leave `mask` out: attention is then faster.
         Raises InvalidData where llama_rotary's table ends, InternalError for shapes that do not fit each other.
         """
         batch, new = ids.shape
@@ -243,8 +240,7 @@ def attention_bias(
 ) -> Tensor | None:  # [B or 1, 1, T, S], 0 to attend and -inf not to
     """What is added to the scores; None where SDPA needs no mask, or its own causal one.
 
-    It depends on the shapes and on whether there is a mask, never on what is in the mask: otherwise a row's
-    arithmetic would depend on whether its neighbours are padded.
+    It depends on shapes and on whether there is a mask, never on the mask: a row's arithmetic is its own.
     """
     total = past + new
     if mask is None and (past == 0 or new == 1):
@@ -359,15 +355,12 @@ def rotate_pairs(
 def trained_inv_freq_dtype(config: ModelConfig) -> str:
     """The dtype to which open_lm rounded the rotary frequencies while it trained this model.
 
-    open_lm builds its table from `inv_freq.to(keys.dtype)`, multiplies by float32 positions, and rounds cosines and
-    sines to the keys' dtype. Rounding the frequencies bends every angle by up to 0.4 %, which at position 1,000 is
-    whole radians: the model has learned those frequencies, and an evaluation in any dtype must use them. Rounding
-    the cosines only adds noise of the size of bf16 itself, at position 1,000 no more than at 1, so an evaluation in
-    float32 leaves that out, like the rest of the run's bf16 noise.
+    open_lm builds its table from `inv_freq.to(keys.dtype)`. Rounding the frequencies bends every angle by up to 0.4 %,
+    which at position 1,000 is whole radians: the model has learned those frequencies, and an evaluation in any dtype
+    must use them. Rounding cosines and sines, which open_lm does too, only adds noise, and is left out.
 
     Keys are half precision under autocast ("amp…"), unless a q/k norm returns float32 there: all do but the lp_ ones.
-    FSDP's bf16 policies round the buffer itself. `--precision bf16` and `fp16` switch nothing on in open_lm. Without
-    a known precision nothing is rounded.
+    FSDP's bf16 policies round the buffer itself. Without a known precision nothing is rounded.
     """
     if config.positional_embedding_type in ("llama_rotary", "none"):
         return "float32"

@@ -1,11 +1,8 @@
 """Linear products by oneDNN on a CPU.
 
-`F.linear` in float32 is MKL's, which on the AMD processor measured reaches half of oneDNN's rate. oneDNN rearranges the
-weight into a layout of its own first. For many rows that is done anew at every call and costs a tenth (`product`); for
-few it would cost more than the product, and the layout is made once (`packed_linear`). Where it has none (float64, a
-GPU, another build of torch) the plain product is used.
-
-Weights of 8 bits are multiplied in whole numbers, exactly, by oneDNN or by a product that GPUs have too.
+`F.linear` in float32 is MKL's, which on some processors reaches half of oneDNN's rate. oneDNN rearranges the weight
+into a layout of its own first: for many rows anew at every call (`product`), for few once (`packed_linear`). Where it
+has none (float64, a GPU, another build of torch) the plain product is used.
 """
 
 from __future__ import annotations
@@ -82,10 +79,8 @@ def int8_linear(
 ) -> Linear:
     """The product of weights rounded to 8 bits, with a scale for each output, and inputs with a scale for each row.
 
-    A row's scale is its own, so its neighbours do not move it. The sums are exact in 32 bits, so that all devices find
-    the same whole numbers, and differ by the final scaling at most.
-
-    Raises InvalidRequest where the device multiplies no whole numbers.
+    The sums are exact in 32 bits, so that devices differ by the final scaling at most. Raises InvalidRequest where the
+    device multiplies no whole numbers.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     weight_scale = _scale(weight.to(wide))  # [N, 1]

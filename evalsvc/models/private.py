@@ -1,8 +1,7 @@
 """Parts of torch that no release promises to keep, one function for each.
 
-torch's own compiler uses these operators of oneDNN on CPUs. A build or a release of torch may lack them, or have them
-with other arguments: callers ask by calling, and take AttributeError, NotImplementedError and RuntimeError for a no.
-`tests/models/test_private.py` fails where a release has moved one.
+A build or a release of torch may lack these operators, or have them with other arguments: callers ask by calling, and
+take AttributeError, NotImplementedError and RuntimeError for a no.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CUDA streams beside the default one, each made once a process and device.
 
-cuBLAS keeps a workspace for every stream that it has worked on, and torch gives out the same 32 streams in turn: made
-anew for every use, streams would take a gigabyte, and work that is meant to overlap would meet on one of them.
+cuBLAS keeps a workspace for every stream, and torch gives out the same 32 streams in turn: made anew for every use,
+streams would take a gigabyte, and work that is meant to overlap would meet on one of them.
 """
 
 from __future__ import annotations

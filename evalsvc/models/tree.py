@@ -1,8 +1,8 @@
 """Hidden states of tokens that form a trie: what sequences have in common is computed once.
 
-All tokens of a batch stand in one line without padding, so that products are computed for none too many. Attention
-alone is padded, in groups of rows of about one length: a row has its own tokens as queries, and these and those that
-it shares with earlier rows as keys. What later batches attend to is carried over as keys and values.
+All tokens of a batch stand in one line without padding. Attention alone is padded, in groups of rows of about one
+length: a row has its own tokens as queries, and these and those that it shares with earlier rows as keys. What later
+batches attend to is carried over as keys and values.
 
     for batch, hidden in read_trie(model, build_trie(sequences, budget)): …
 """
@@ -32,10 +32,7 @@ GROUP_PAIRS = 4096
 
 
 def read_trie(model: Transformer, trie: Trie) -> Iterator[tuple[Batch, Tensor]]:  # hidden [N, D]
-    """Each batch with the output of the final norm for its nodes.
-
-    Raises InvalidData where llama_rotary's table ends.
-    """
+    """Yield each batch with the output of the final norm for its nodes. Raises InvalidData as `tree_hidden`."""
     carried = Carried()
     for batch, following in zip_longest(trie.batches, trie.batches[1:]):
         kept = NOTHING if following is None else following.carried

@@ -1,9 +1,8 @@
 """Which tokens are computed, without torch: a token that several sequences have in common is one.
 
-Sequences that begin alike share what they begin with: the options of a question their context, questions their solved
-examples, two contexts of a schema their stem. Sorted, they are the depth-first walk of a trie, a node a token, and its
-position is its depth. What is decided in here is which beginnings are shared and which nodes attend together; see
-`_worth_sharing` and `_Row.takes`.
+Sequences that begin alike share what they begin with, as the options of a question share their context. Sorted, they
+are the depth-first walk of a trie, a node a token, and its position is its depth. `_worth_sharing` decides which
+beginnings are shared, `Row.takes` which nodes attend together.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ Ints = NDArray[np.int64]
 NOTHING: Ints = np.empty(0, dtype=np.int64)
 
 LEAST_SHARE = 1 / 16
-"""Of a sequence. What is shared has to be gathered and masked; a first word in common is not worth that, and a text
-that shares nothing keeps plain causal attention."""
+"""Of a sequence. What is shared has to be gathered and masked, which a first word in common is not worth."""
 
 GATHERED = 20
 """Attending to a token of another row costs as much as scoring so many pairs: its key and value are copied."""
@@ -102,8 +100,7 @@ class Trie:
 
 
 def build_trie(sequences: Sequence[tuple[int, ...]], budget: int | None = None) -> Trie:
-    """Of sequences of at least one id each; equal ones are one. A batch has at most `budget` nodes, or those of one
-    sequence; without, there is one batch."""
+    """Of sequences of at least one id; a batch has at most `budget` nodes [all], or those of one sequence."""
     nodes = _Nodes(sys.maxsize if budget is None else budget)
     for sequence, share, indices in _walk(sequences):
         nodes.add(sequence, share, indices)

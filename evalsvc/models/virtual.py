@@ -1,8 +1,7 @@
 """Virtual checkpoints: a model computed from those of several checkpoints, by an expression over them.
 
 Every expression is linear, so a tensor is the sum of its parents' by their coefficients. Parents are opened one after
-the other, and of each one tensor at a time is in memory: beside the sums, that is one model in float32, there are never
-more than one parent's tensors, however many parents there are.
+the other: memory holds the sums, which are one model in float32, and at most one parent's tensors.
 """
 
 from __future__ import annotations
@@ -36,9 +35,7 @@ def load_virtual(
 ) -> Transformer:
     """The model that an expression stands for, as `load_model` gives it. `parents` are its checkpoints by their names.
 
-    Each product and sum is computed in float64 and kept in float32 (float64 where that is `dtype`), whatever the stored
-    dtypes; a tensor that comes from one checkpoint alone is that checkpoint's. A parent that counts for nothing is
-    not opened.
+    Products and sums are computed in float64 and kept in float32, or in float64 where that is `dtype`.
 
     Raises:
         InvalidRequest: a graft chooses what the model does not have.
@@ -69,8 +66,7 @@ def load_virtual(
 def virtual_frequencies(
     expression: Expression, parents: Mapping[str, Path], config: ModelConfig
 ) -> Tensor | None:  # [head_dim / 2] float32
-    """Return what `saved_frequencies` gives for the parents that count. Raises what it raises, and CheckpointMismatch
-    where the parents differ."""
+    """Return what `saved_frequencies` gives for the parents that count. Raises CheckpointMismatch where they differ."""
     names = empty_model(config, "float32", "auto").state_dict()
     counting = [parent for parent, _ in _counting(expression, names)]
     return _agreed_frequencies(

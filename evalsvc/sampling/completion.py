@@ -1,9 +1,8 @@
 """Text generation: prompts in, drawn ids out.
 
 `complete` → `_Batch.step` → `Transformer.hidden` and `logits.draw`, once an id. Prompts of any lengths run together,
-padded on the left; what some of them begin with is computed once, before the first id. The same prompt draws the same
-ids whatever its neighbours, its place and the batch, but for rounding: its noise is a function of its id, and a row
-that has ended is left out.
+padded on the left. The same prompt draws the same ids whatever its neighbours, its place and the batch, but for
+rounding: its noise is a function of its id.
 """
 
 from __future__ import annotations
@@ -51,14 +50,12 @@ def complete(
     end: frozenset[int] = frozenset(),
     report: Callable[[int], None] = lambda completed: None,
 ) -> list[list[int]]:
-    """The drawn ids of each prompt, rows of the table, without the prompt.
+    """Draw the ids of each prompt, rows of the table, without the prompt.
 
     A row ends after an id of `end`, which is kept; when `stop`, given the prompt's index and its ids so far, says so;
-    or after `max_tokens`. `allowed` are the rows to draw from [all]; the noise of a row is the same with and without
-    it, so what is drawn without top-k and top-p, and happens to lie in `allowed`, is what is drawn within `allowed`.
-    A batch holds at most `batch_tokens` tokens, prompts, padding and what is drawn together, or one prompt; that moves
-    ids by rounding at most. `report` gets the number of prompts that are completed, after every step; what it raises
-    (e.g. Cancelled) ends the work.
+    or after `max_tokens`. `allowed` are the rows to draw from [all], which moves no row's noise. A batch holds at most
+    `batch_tokens` tokens, padding and what is drawn included, or one prompt; that moves ids by rounding at most.
+    `report` gets the number of completed prompts after every step; what it raises (e.g. Cancelled) ends the work.
 
     Raises:
         InvalidRequest: guidance, which has no meaning here; a prompt that is empty, names a row that the model does

@@ -40,8 +40,7 @@ class BatchShape:
     declared: int
     """What the suite asked for."""
     reason: Reason
-    """Why it is `batch`: it fits, the declared one was predicted not to, or memory ran out with a larger one, while
-    sampling or while images were decoded beside it."""
+    """Why it is `batch`: it fits, the declared one was predicted not to, or memory ran out with a larger one."""
     predicted_bytes: int
     """Beside the model's weights."""
     available_bytes: int | None
@@ -68,12 +67,9 @@ def largest_batch(
     beside: int = 0,
     packed: bool = False,
 ) -> int:
-    """The largest of `spec.batch`, its half, its quarter … that is predicted to fit into `available` bytes.
+    """Return the largest of `spec.batch`, its half, its quarter … that is predicted to fit into `available` bytes.
 
-    With `packed` the laid out copies are there already.
-
-    Raises:
-        OutOfMemory: not even one image fits.
+    With `packed` the laid out copies are there already. Raises OutOfMemory where not even one image fits.
     """
     batch = spec.batch
     while True:
@@ -102,11 +98,10 @@ def generate_fitting(
     beside: int = 0,
     on_shape: Callable[[BatchShape], None] = lambda shape: None,
 ) -> FittingBatches:
-    """`generate` in the largest batch, up to the declared one, that fits into memory beside `beside` bytes.
+    """Run `generate` in the largest batch, up to the declared one, that fits into memory beside `beside` bytes.
 
-    Where memory runs out all the same, the buffers are dropped, the batch is halved, and what was not drawn yet is
-    drawn in it. `on_shape` is told the first batch and every change. `on_step` counts as in `generate`, less the codes
-    of a batch that ran out of memory.
+    Where memory runs out all the same, the batch is halved, and what was not drawn yet is drawn in it. `on_shape` is
+    told the first batch and every change. `on_step` counts as in `generate`.
 
     Raises:
         OutOfMemory: a single image does not fit.
@@ -152,12 +147,9 @@ class FittingBatches:
             self._drop_buffers()
 
     def shrink(self, failed: str) -> None:
-        """Leave more memory to the caller, where it ran out between two batches as `failed` says.
+        """Drop sampling's buffers, where memory ran out between two batches as `failed` says, and halve the batch.
 
-        Sampling's buffers are dropped. What is not drawn yet will be drawn in half the batch.
-
-        Raises:
-            OutOfMemory: there are no buffers to drop, or the batch is one image already.
+        Raises OutOfMemory where there are no buffers to drop, or the batch is one image already.
         """
         if self._drawing is None:
             raise OutOfMemory(

@@ -43,8 +43,8 @@ def keep_top_p(
     """The fewest largest logits whose softmax sums to `top_p` or more, and those equal to the smallest of them.
 
     Nucleus sampling (Holtzman et al., "The curious case of neural text degeneration", 2020). Summed in float64: in
-    float32 the end of the nucleus would depend on how a device orders the sum. Sorting all codes is what costs, so the
-    NUCLEUS largest are tried first; where they do not reach `top_p` in every row, all are sorted, to the same result.
+    float32 the end of the nucleus would depend on how a device orders the sum. The NUCLEUS largest are tried first,
+    since sorting all codes is what costs.
     """
     codes = logits.shape[-1]
     total = logits.double().logsumexp(-1, keepdim=True)

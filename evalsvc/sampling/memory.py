@@ -18,8 +18,7 @@ from evalsvc.sampling.sampler import CACHE_DTYPES, SamplerSpec, cache_bytes, cho
 from evalsvc.spec.model_config import ModelConfig
 
 WORKSPACE_BYTES = 32 << 20
-"""That cuBLAS keeps for each stream of a thread on Hopper and later, by `getChosenWorkspaceSize` in torch's
-CUDABlas sources; on older GPUs it is 8 MiB."""
+"""That cuBLAS keeps for each stream of a thread on Hopper and later; on older GPUs it is 8 MiB."""
 WORKSPACES = 3
 """Streams with products: sampling's own and the one that graphs are captured on, and that of decoding."""
 
@@ -122,9 +121,7 @@ def _graph_bytes(config: ModelConfig, spec: SamplerSpec, capacity: int, path: De
 
 
 def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, dtype: torch.dtype) -> int:
-    """The prompts' own keys and values, and the widest place of a layer: gate and up with their product, or queries,
-    keys and values while they are turned. Later the keys once more, while they are laid out for the steps.
-    """
+    """The prompts' own keys and values, and the widest place of a layer; later the keys once more, for the steps."""
     widest = 2 * config.hidden_dim + max(9 * config.attention_dim, 4 * config.ffn_dim)
     activations = spec.batch * prompt_length * widest * dtype.itemsize
     prefix = cache_bytes(config, spec.batch, prompt_length, _cache_dtype(spec, dtype))
@@ -134,8 +131,8 @@ def _prefill_bytes(config: ModelConfig, spec: SamplerSpec, prompt_length: int, d
 def available_bytes(device: str | torch.device) -> int | None:
     """Bytes that this process can still take on `device`; None where the system does not say.
 
-    On a CPU the least of what the machine has, what the control group allows and what the address space allows: pages
-    of files count as free, since they go when memory is needed. On a GPU what is free, and what torch keeps unused.
+    On a CPU the least of what the machine, the control group and the address space leave, pages of files counted as
+    free. On a GPU what is free, and what torch keeps unused.
     """
     device = torch.device(device)
     if device.type == "cuda":

@@ -1,9 +1,8 @@
 """Gumbel noise as a pure function of (seed, prompt id, position, code).
 
 Gumbel-max: argmax over codes of logit + G, with G independent and standard Gumbel, is a draw from the softmax of the
-logits (Gumbel 1954; Maddison, Tarlow, Minka, "A* Sampling", 2014). Since the noise does not depend on the logits, two
-checkpoints that differ little draw mostly the same codes, and since no generator has a state, neither batch nor
-order nor restart moves a draw.
+logits (Gumbel 1954; Maddison, Tarlow, Minka, "A* Sampling", 2014). Two checkpoints that differ little draw mostly the
+same codes, and neither batch nor order nor restart moves a draw.
 
 A prompt's stream is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014),
 read at any place: the n-th output is mix64(key + (n + 1)·γ), with n = position·2²⁶ + code and key the BLAKE2b digest

@@ -1,10 +1,9 @@
 """The loop that turns prompts into image codes. Service, benchmarks and tests consume this one.
 
 `generate` → `Sampler.steps` → `DecodeStep` (for the first code `Transformer.hidden`) and `logits.draw`, once a code.
-The same prompt gives the same codes whatever its neighbours, its place, the shard or a restart, because nothing that a
-row goes through depends on them: its noise is a function of its id, every step has the declared batch shape (dummies
-fill the last batch) and takes the path that follows from what is declared, its bucket follows from its own length, and
-attention always has a mask.
+The same prompt gives the same codes whatever its neighbours, its place, the shard or a restart: its noise is a function
+of its id, every step has the declared batch shape (dummies fill the last batch) and the path that follows from what is
+declared, its bucket follows from its own length, and attention always has a mask.
 """
 
 from __future__ import annotations
@@ -130,8 +129,7 @@ def generate(
     """Codes of every prompt, a batch at a time: shortest prompts first, otherwise in their order.
 
     `on_step` is called after every step with the codes drawn so far for all prompts together; what it raises (e.g.
-    Cancelled) ends the work. Takes `predicted_bytes` beside the weights from the first step on, and gives them back
-    when it is exhausted, closed or fails.
+    Cancelled) ends the work. Takes `predicted_bytes` beside the weights until it is exhausted, closed or fails.
 
     Raises:
         InvalidRequest: a prompt is empty, names a row that the model does not have, or shares its id with another.
@@ -189,10 +187,7 @@ class Sampler:
             self.codes = torch.empty(spec.batch, spec.length, dtype=torch.int64, device=self.device)  # [B, length]
 
     def steps(self, prompts: Sequence[Prompt], padded: int) -> Iterator[int]:
-        """Draw one code of every prompt a turn, into `codes`; yields the position that was drawn.
-
-        Inference mode is on inside a turn only: it belongs to the thread, and the caller has it between two turns.
-        """
+        """Draw one code of every prompt a turn, into `codes`; yield the position. Inference mode ends with the turn."""
         real, spec = len(prompts), self.spec
         filled = [*prompts, *[prompts[0]] * (spec.batch - real)]
         keys = stream_keys(spec.params.seed, [prompt.id for prompt in filled], self.device)
@@ -241,8 +236,7 @@ class Sampler:
     def _run(self, sequences: Sequence[Sequence[int]], padded: int) -> tuple[Tensor, Tensor, KVCache]:
         """What the last token of each sequence becomes [R, D], the mask [R, padded], and keys and values.
 
-        Sequences are padded on the left with their own first token at position 0: masked, and finite where the
-        sequence itself is.
+        Sequences are padded on the left with their own first token, which is finite where the sequence itself is.
         """
         ids = [[*[sequence[0]] * (padded - len(sequence)), *sequence] for sequence in sequences]
         padding = torch.tensor([[padded - len(sequence)] for sequence in sequences], device=self.device)  # [R, 1]
@@ -255,11 +249,7 @@ class Sampler:
 
 
 def chosen_path(config: ModelConfig, spec: SamplerSpec, dtype: torch.dtype, device: torch.device) -> DecodePath:
-    """How a step runs unless the spec says so: by the work of one declared batch, never by how many prompts there are.
-
-    Otherwise a shard, or what a restart has left of it, could take another path than its neighbours and round
-    otherwise.
-    """
+    """Choose how a step runs by the work of one declared batch, not by the number of prompts: shards round alike."""
     if spec.path is not None:
         return spec.path
     if device.type == "cuda":

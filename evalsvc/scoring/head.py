@@ -1,8 +1,7 @@
 """What the output head says of some ids, without ever holding the logits of all.
 
 The vocabulary is gone through in tiles: a tile's logits are computed, read for their maximum and their sum of
-exponentials while they are in the caches, and forgotten. All three normalisers are put together from those of the
-tiles.
+exponentials while they are in the caches, and forgotten.
 """
 
 from __future__ import annotations

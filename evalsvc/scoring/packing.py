@@ -1,7 +1,4 @@
-"""What is computed for some requests, without torch: the tokens of all of them as a trie, and what is due after which.
-
-pack(requests, budget) → Packed
-"""
+"""What is computed for some requests, without torch: their tokens as a trie, and what is due after which."""
 
 from __future__ import annotations
 
@@ -64,8 +61,7 @@ def pack(requests: Sequence[Request], budget: int) -> Packed:
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of `lengths`, longest first, in batches that hold at most `batch_tokens` tokens with their padding.
 
-    A sequence longer than that is a batch of its own. The largest batch comes first, so that memory runs out at once
-    or never.
+    A sequence longer than that is a batch of its own. The largest batch comes first: memory runs out there or never.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

@@ -1,7 +1,6 @@
 """Scoring continuations: the part that needs torch.
 
-`score` → `pack` (what requests have in common) → `read_trie` → `target_columns` (the output head where something is
-scored, and nowhere else).
+`score` → `pack` (what requests have in common) → `read_trie` → `target_columns` (the output head)
 """
 
 from __future__ import annotations
@@ -53,10 +52,9 @@ def score(
 ) -> list[Score]:
     """The score of each request, in their order.
 
-    Which requests are scored together, how often one is asked and how large a batch is moves a score by rounding
-    only. A batch has at most `batch_tokens` tokens with its padding; see `pack` for a row that has more. `report` gets
-    the number of requests done, after every batch; what it raises (e.g. Cancelled) ends the work. `name` says what
-    messages call the request of an index.
+    Which requests are scored together and in which batches moves a score by rounding only. A batch has at most
+    `batch_tokens` tokens with its padding; see `pack` for a row that has more. `report` gets the number of requests
+    done; what it raises (e.g. Cancelled) ends the work. `name` says what messages call the request of an index.
 
     Raises:
         InvalidData: a request without context or continuation; where llama_rotary's table ends.

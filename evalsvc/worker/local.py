@@ -39,8 +39,7 @@ def run_suite(
     """Evaluate a checkpoint in this process, without a service. `base` is what it is compared with, if anything.
 
     `report` gets the task's name, the units done, the units in all, and what they are; `interim` what is known of a
-    task before its end, where it can be looked at then. A task that fails is an entry of `errors`, and the others go
-    on. For the result see `result_document`.
+    task before its end. A task that fails is an entry of `errors`. For the result see `result_document`.
     """
     ends = []
     for task in suite.tasks:

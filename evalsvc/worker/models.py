@@ -60,11 +60,9 @@ class ModelCache:
         rotary_inv_freq_dtype: str,
         beside: CheckpointRef | None = None,
     ) -> Transformer:
-        """The checkpoint's model. All others but that of `beside` are dropped first, since more may not fit.
+        """Load the checkpoint's model. All others but that of `beside` are dropped first, since more may not fit.
 
-        Raises:
-            CheckpointGone, CheckpointChanged: it is not what was posted, or became so while it was read.
-            CheckpointError, NonFinite, InvalidModelConfig: see `load_model`.
+        Raises CheckpointGone and CheckpointChanged where it is not what was posted, and what `load_model` raises.
         """
         form = (dtype, device, rotary_inv_freq_dtype)
         loaded = self.loaded(checkpoint)

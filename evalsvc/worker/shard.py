@@ -2,9 +2,9 @@
 
     run_shard(request) → the task's plan, run or merge → ShardResult, an error in it if there was one
 
-The service sends every shard through `run_shard` in its worker processes, and `evalsvc run` sends them through it one
-after the other (`local.py`): the numbers are the same, since nothing else computes them. A worker process does one
-shard at a time and keeps the last model, and that of the run's base, for the next one (`models.py`).
+The service sends every shard through `run_shard` in its worker processes, and so does `evalsvc run` in its own
+(`local.py`). A worker process does one shard at a time and keeps the last model, and that of the run's base, for the
+next one (`models.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Which layouts a checkpoint may have: every preset at its sizes, every template, and what of that its data rule out.
 
-A candidate is a layout that fits the model's table and the data. Candidates that give the data the same ids cannot be
-told apart by the model, and are one.
+A candidate is a layout that fits the model's table and the data. Candidates that give the data the same ids are one.
 """
 
 from __future__ import annotations
@@ -80,14 +79,11 @@ class Sizes:
 def find_sizes(
     rows: int, records: Sequence[Record], text_sizes: Sequence[int] = (), codebook_size: int | None = None
 ) -> Sizes:
-    """The sizes as given, else inferred from the table's `rows` and from the data.
+    """Return the sizes as given, else inferred from the table's `rows` and from the data.
 
-    A codebook is taken to be the smallest power of two that has all codes. A text block is taken to be what image and
-    special tokens leave of the table, or the image alone, where the special tokens are in spare rows; and open_lm's
-    own table or tokenizer where those fit in.
-
-    Raises:
-        InvalidData: the table is too small for the text ids and codes of the data.
+    A codebook is the smallest power of two that has all codes; a text block what image and special tokens, or the image
+    alone, leave of the table, or open_lm's own table or tokenizer where those fit in. Raises InvalidData where the
+    table is too small for the text ids and codes of the data.
     """
     notes = []
     top_text = max(max(record.text_ids or (0,)) for record in records)

@@ -62,10 +62,8 @@ class Checkup:
 def examine(question: Question, settings: Settings, report: Callable[[int], None]) -> Checkup:
     """Find the layout of a checkpoint. `report` gets the number of layouts scored so far.
 
-    Raises:
-        InvalidData: a record is no pair, a file is broken, or no candidate fits table and data.
-        CheckpointError, InvalidModelConfig, NonFinite: as any evaluation of the checkpoint would.
-        OutOfMemory: the batch did not fit.
+    Raises InvalidData where a record is no pair, a file is broken, or no candidate fits table and data; else what any
+    evaluation of the checkpoint raises.
     """
     # Both need torch, without which the rest of this module shows what was found.
     from evalsvc.tasks.loss.layout_evidence import ModelEvidence

@@ -2,8 +2,7 @@
 
 The description length of a sequence, in nats, is the summed loss of its text, image and special tokens, ln of the block
 for a first token that nothing predicts, and -ln(1 - p) behind the last, where p is what the model gives to rows that
-never occur if the layout is right. A template that leaves a marker out costs no loss for it; but the model goes on to
-expect the marker, and that is seen here.
+never occur if the layout is right, such as a marker that the template leaves out.
 """
 
 from __future__ import annotations
@@ -89,11 +88,7 @@ class Behind:
 
 
 def score(witness: Witness, candidate: Candidate, sequences: Sequence[Sequence[int]], enough: float) -> Scored:
-    """Score the data as the candidate writes them.
-
-    From a description length of `enough` nats over all sequences on, it is not asked what the model expects behind
-    them: that would only lengthen it.
-    """
+    """Score the data as the candidate writes them; above `enough` nats, without what the model expects behind them."""
     layout = candidate.layout
     scored = Scored(candidate, witness.sums(layout, sequences), [_first_token(layout)] * len(sequences))
     silent = silent_rows(layout)

@@ -96,8 +96,7 @@ def marked_templates(best: Candidate, orders: Set[tuple[str, ...]]) -> list[Cand
 
 
 def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequence[Record]) -> Iterator[Candidate]:
-    """The candidate with its special tokens in the rows where the model expects them: presets know one order of the
-    special tokens, and there are 5,040. Markers before the first slot, which nothing predicts, are tried."""
+    """Yield the candidate with its special tokens where the model expects them; the first markers are tried."""
     template, own = candidate.layout.template, candidate.layout.special
     rows = unclaimed_rows(candidate.layout)
     if len(rows) > MOST_ROWS:
@@ -124,8 +123,7 @@ def as_the_model_expects(witness: Witness, candidate: Candidate, records: Sequen
 
 
 def exchanged(best: Candidate) -> Iterator[Candidate]:
-    """The candidate with the rows of two special tokens exchanged, in every way; and with every other row that means
-    nothing else for the first token, which nothing predicts."""
+    """Yield the candidate with the rows of two special tokens exchanged, and with other rows for the first token."""
     special = dict(best.layout.special)
     for one, other in combinations(special, 2):
         yield _varied(best, special | {one: special[other], other: special[one]}, f"{one} ↔ {other}")
@@ -142,8 +140,7 @@ def _varied(best: Candidate, special: dict[str, int], change: str) -> Candidate:
 def _leading(
     witness: Witness, names: Sequence[str], rows: Sequence[int], firsts: Sequence[int]
 ) -> list[dict[str, int]]:
-    """Rows for the markers before the first slot: any for the first, behind it what the model expects there. The few
-    behind which the model expects the beginnings `firsts` of the data most."""
+    """Rows for the markers before the first slot, behind which the model expects the beginnings `firsts` most."""
     if not names:
         return [{}]
     if len(rows) < len(names):

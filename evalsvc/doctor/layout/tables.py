@@ -1,8 +1,4 @@
-"""What the model's tables say of a candidate, apart from any loss: printed beside the verdict and no part of it.
-
-Weight decay, tied tables and new rows that were made alike move norms and directions too, so this is evidence for a
-reader, who knows how the run was trained.
-"""
+"""What the model's tables say of a candidate, apart from any loss: printed beside the verdict and no part of it."""
 
 from __future__ import annotations
 
@@ -31,8 +27,7 @@ class TableEvidence:
     targets: int
     """Different rows that the data have as targets."""
     cold: int
-    """Those of them that training never had as targets, by their direction: of the right layout none, or few where the
-    data have what training had not."""
+    """Those of them that training never had as targets, by their direction: few of the right layout."""
 
 
 def table_evidence(candidate: Candidate, records: Sequence[Record], statistics: RowStatistics) -> TableEvidence:

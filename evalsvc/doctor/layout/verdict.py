@@ -20,8 +20,7 @@ class Rule:
     """When a layout is believed."""
 
     level: float = 0.001
-    """Probability of a false decision by chance over all comparisons together: one-sided t-tests over sequences, each
-    at this divided by their number (Bonferroni)."""
+    """Probability of a false decision over all comparisons, which are one-sided t-tests over sequences (Bonferroni)."""
     nats: float = 1.0
     """Every other candidate must be worse by so many nats per sequence at least."""
     silent: float = 0.5
