@@ -57,6 +57,14 @@ class TokenData:
     tokenizer_digest: str | None
     """Of the tokenizer's file, if it was needed to make ids of text."""
 
+    def texts(self, limit: int | None, parameter: str) -> tuple[Record, ...]:
+        """Return the first `limit` records. Raises InvalidData unless all are text alone, as `parameter` asks for."""
+        records = self.records[:limit]
+        for record in records:
+            if record.image_codes is not None or record.text_ids is None:
+                raise InvalidData(f"{self.path}, {record.where} has image codes; `{parameter}` is text alone")
+        return records
+
 
 def read_tokens(
     path: str | Path, tokenizer: str | Path | None = None, bos: int | None = None, allow: Allow = anywhere

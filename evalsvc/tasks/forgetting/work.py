@@ -250,11 +250,7 @@ class ForgettingWork(BenchmarkWork[Forgetting]):
         assert self.task.text is not None, "there is no part of text without it"
         tokenizer = self.tokenizer_path(context, context.layout().text)
         data = read_tokens(context.dataset(self.task.text), tokenizer, self.task.bos, context.readable)
-        records = data.records[: self.task.text_limit]
-        for record in records:
-            if record.image_codes is not None or record.text_ids is None:
-                raise InvalidData(f"{data.path}, {record.where} has image codes; `text` is text alone")
-        return data, records
+        return data, data.texts(self.task.text_limit, "text")
 
     def _text_protocol(self, context: Context, base: Context, data: TokenData, max_length: int) -> dict[str, Any]:
         layout, other = context.layout().digest, base.layout().digest

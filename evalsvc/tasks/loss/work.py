@@ -219,11 +219,7 @@ class LossWork(Work[Loss]):
         assert self.task.general_text is not None, "there is no part of general text without it"
         tokenizer = layout.text.tokenizer if self.task.tokenizer is None else context.dataset(self.task.tokenizer)
         data = read_tokens(context.dataset(self.task.general_text), tokenizer, self.task.bos, context.readable)
-        records = data.records[: self.task.general_text_limit]
-        for record in records:
-            if record.image_codes is not None or record.text_ids is None:
-                raise InvalidData(f"{data.path}, {record.where} has image codes; `general_text` is text alone")
-        return data, records
+        return data, data.texts(self.task.general_text_limit, "general_text")
 
     def _coder(self, context: Context, layout: VocabularyLayout) -> ImageCoder | None:
         if self.task.decoder is None:
