@@ -110,7 +110,8 @@ class _Group:
             span = min(_rounded(self.before + stop), most)  # no query sees a node that comes behind it
             bias = None if self.bias is None else self.bias[:, :, start:stop, :span]
             if bias is None and start:
-                bias = _causal(start, stop, rows)
+                shape = stop - start, stop
+                bias = torch.full(shape, -torch.inf, dtype=rows.dtype, device=rows.device).triu_(start + 1)
             part = functional.scaled_dot_product_attention(
                 rows[:, :, start:stop],
                 seen[:, :, :span],
@@ -120,10 +121,6 @@ class _Group:
             )
             parts.append(part.transpose(1, 2))
         return torch.cat(parts, dim=1).flatten(0, 1)
-
-
-def _causal(start: int, stop: int, like: Tensor) -> Tensor:  # [stop - start, stop]
-    return torch.full((stop - start, stop), -torch.inf, dtype=like.dtype, device=like.device).triu_(start + 1)
 
 
 def _attended(

@@ -24,8 +24,6 @@ from evalsvc.spec.bounds import MAX_SHARDS
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import Until
 from evalsvc.spec.model_config import ModelConfig
-from evalsvc.spec.paths import AssetName as AssetName
-from evalsvc.spec.paths import DataPath as DataPath
 from evalsvc.spec.protocol import MetricValue
 
 if TYPE_CHECKING:
