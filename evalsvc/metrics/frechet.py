@@ -184,10 +184,7 @@ def require_more_rows_than_features(moments: Moments) -> None:
 
 
 def random_pairs(n: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Draw PAIRS pairs of different rows, the same for every n, and yield them PAIRS_AT_ONCE at a time.
-
-    Rows next to each other would not do: prompts often lie sorted.
-    """
+    """Draw PAIRS pairs of different rows by a fixed seed, and yield them PAIRS_AT_ONCE at a time."""
     random = np.random.default_rng(0)
     for start in range(0, PAIRS, PAIRS_AT_ONCE):
         size = min(PAIRS_AT_ONCE, PAIRS - start)

@@ -32,7 +32,7 @@ class Numbers:
 def item_numbers(
     items: Sequence[Item], metric_name: str, keys: Sequence[str], grouped_by: str | None = None
 ) -> Numbers:
-    """The numbers under `keys` of the items that the metric is made of; NaN and infinities may be strings.
+    """Return the numbers under `keys` of the metric's items; NaN and infinities may be strings.
 
     `grouped_by` is the key that names each item's group; an item without it is a group of its own.
     """

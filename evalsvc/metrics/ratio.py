@@ -90,10 +90,7 @@ def mean_of(ratios: Sequence[Ratio]) -> Ratio | None:
 
 @dataclass(frozen=True)
 class Moments:
-    """What a ratio of sums and its error need of independent items; those of two parts of the data add up.
-
-    Of the n items with tokens, with x the item's sum and c its count.
-    """
+    """Sums over n independent items with tokens, of each item's sum x and count c; those of two parts add up."""
 
     n: float
     c: float
