@@ -59,7 +59,7 @@ def test_what_was_prepared_is_evaluated_without_the_hub(tmp_path: Path) -> None:
         return done.stdout
 
     rows = "".join(json.dumps(row) + "\n" for row in questions(3)).encode()
-    with fake_hub({"test.jsonl": rows}) as (url, asked):
+    with fake_hub("datasets/someone/questions", {"test.jsonl": rows}) as (url, asked):
         prepared = run(PREPARE, offline="1")
         assert prepared == (
             "whole: the dataset 'someone/questions' (splits 'test'), 3 rows of 'test'\n"
