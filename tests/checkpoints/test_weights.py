@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import pickle
 import shutil
 import struct
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from evalsvc.errors import (
     CheckpointNotFound,
     NotACheckpoint,
     ShardedCheckpoint,
-    UnsafeCheckpoint,
 )
 
 
@@ -43,11 +40,6 @@ def tensors() -> dict[str, Tensor]:
 
 def same(got: dict[str, Tensor], want: dict[str, Tensor]) -> bool:
     return got.keys() == want.keys() and all(torch.equal(got[key], want[key]) for key in want)
-
-
-def halves(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    items = list(tensors.items())
-    return dict(items[:2]), dict(items[2:])
 
 
 # formats
@@ -68,12 +60,13 @@ def test_averager_file_of_open_lm(epoch_file: Path) -> None:
 
 
 def test_lightning_checkpoint(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    """It has an epoch like open_lm's files, and an optimizer that must not be kept."""
+    """It has an epoch like open_lm's files, and an optimizer that must not be kept, as older ones of open_lm have."""
     content = {"epoch": 2, "global_step": 5000, "pytorch-lightning_version": "1.5.10", "state_dict": tensors}
-    torch.save(content | {"optimizer_states": [{"state": tensors}]}, tmp_path / "step=5000-model.ckpt")
+    optimizers = {"optimizer_states": [{"state": tensors}], "optimizer": {"state": tensors}}
+    torch.save(content | optimizers, tmp_path / "step=5000-model.ckpt")
     weights = read_weights(tmp_path / "step=5000-model.ckpt")
     assert (weights.format, weights.step, weights.epoch) == ("Lightning checkpoint", 5000, 2)
-    assert "optimizer_states" not in weights.metadata
+    assert not optimizers.keys() & weights.metadata.keys()
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -106,11 +99,6 @@ def test_scalars_pickled_by_numpy_1(tensors: dict[str, Tensor], tmp_path: Path) 
     assert read_weights(path).step == 5
 
 
-def test_an_optimizer_inside_is_left_out(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    torch.save({"epoch": 1, "state_dict": tensors, "optimizer": {"state": tensors}}, tmp_path / "epoch_1.pt")
-    assert read_weights(tmp_path / "epoch_1.pt").metadata == {"epoch": 1}
-
-
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "_orig_mod.module.", "module._orig_mod.model."])
 def test_prefixes_in_any_order(tensors: dict[str, Tensor], tmp_path: Path, prefix: str) -> None:
     torch.save({f"{prefix}{name}": tensor for name, tensor in tensors.items()}, tmp_path / "x.pt")
@@ -130,42 +118,43 @@ def test_single_safetensors_file(tensors: dict[str, Tensor], tmp_path: Path) -> 
     assert same(weights.tensors, tensors)
 
 
-def hf_single_bin(folder: Path, tensors: dict[str, Tensor]) -> None:
-    torch.save(tensors, folder / "pytorch_model.bin")
-
-
-def hf_single_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, folder / "model.safetensors")
-
-
-def hf_sharded_bin(folder: Path, tensors: dict[str, Tensor]) -> None:
-    write_sharded(folder, tensors, "pytorch_model", ".bin", torch.save)
-
-
-def hf_sharded_safetensors(folder: Path, tensors: dict[str, Tensor]) -> None:
-    write_sharded(folder, tensors, "model", ".safetensors", save_file)
-
-
 def write_sharded(
-    folder: Path, tensors: dict[str, Tensor], stem: str, suffix: str, save: Callable[[Any, Path], object]
+    folder: Path,
+    tensors: dict[str, Tensor],
+    stem: str = "model",
+    suffix: str = ".safetensors",
+    save: Callable[[Any, Path], object] = save_file,
 ) -> None:
+    """Write the tensors into two files and an index."""
+    names = list(tensors)
     weight_map = {}
-    for number, part in enumerate(halves(tensors), 1):
-        name = f"{stem}-{number:05}-of-00002{suffix}"
-        save(part, folder / name)
-        weight_map |= dict.fromkeys(part, name)
+    for number, part in enumerate((names[:2], names[2:]), 1):
+        file = f"{stem}-{number:05}-of-00002{suffix}"
+        save({name: tensors[name] for name in part}, folder / file)
+        weight_map |= dict.fromkeys(part, file)
     (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-@pytest.mark.parametrize("write", [hf_single_bin, hf_single_safetensors, hf_sharded_bin, hf_sharded_safetensors])
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize(
+    ("stem", "suffix", "save"), [("pytorch_model", ".bin", torch.save), ("model", ".safetensors", save_file)]
+)
 def test_hugging_face_folders(
-    tensors: dict[str, Tensor], tmp_path: Path, write: Callable[[Path, dict[str, Tensor]], None]
+    tensors: dict[str, Tensor],
+    tmp_path: Path,
+    stem: str,
+    suffix: str,
+    save: Callable[[Any, Path], object],
+    sharded: bool,
 ) -> None:
-    write(tmp_path, {f"model.{name}": tensor for name, tensor in tensors.items()})
+    prefixed = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    if sharded:
+        write_sharded(tmp_path, prefixed, stem, suffix, save)
+        assert same(read_weights(tmp_path / f"{stem}{suffix}.index.json").tensors, tensors)
+    else:
+        save(prefixed, tmp_path / f"{stem}{suffix}")
     (tmp_path / "config.json").write_text("{}")
     assert same(read_weights(tmp_path).tensors, tensors)
-    index = list(tmp_path.glob("*.index.json"))
-    assert not index or same(read_weights(index[0]).tensors, tensors)
 
 
 def test_tensors_outlive_the_file(tensors: dict[str, Tensor], tmp_path: Path) -> None:
@@ -210,15 +199,12 @@ def test_missing(tmp_path: Path) -> None:
     [
         (b"", "is empty: was it still being written"),
         (b"epoch,loss\n1,2.5\n", "is text; a checkpoint is a torch.save file"),
-        (b"this is a log of training", "is text; a checkpoint is a torch.save file"),
         (b"\xff\xd8\xff\xe0 a picture", "starts with ff d8 ff e0"),
         (b'{"hidden_dim": 24}', "JSON without a weight_map, so no weights"),
         (b'{"hidden_dim": ', "starts like JSON and is none"),
         (b"PK\x03\x04 and no more", "cut off: its zip directory is missing"),
         (b"\x80\x04 and no more", "damaged or no torch.save file"),
         (struct.pack("<Q", 500) + b'{"a":', "cut off inside its safetensors header"),
-        (struct.pack("<Q", 200_000_000) + b'{"a":', "header of 200,000,000 bytes"),
-        (struct.pack("<Q", 9) + b'{"a": 1} ', "damaged safetensors header"),
         (struct.pack("<Q", 9) + b'{"a": bad', "damaged safetensors header"),
     ],
 )
@@ -261,22 +247,6 @@ def test_companions_of_an_epoch_file(epoch_file: Path, tmp_path: Path, name: str
     refused(copy, NotACheckpoint, f"post {tmp_path}/epoch_1.pt instead")
 
 
-class Hostile:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return exec, ("raise RuntimeError('the code in the file ran')",)
-
-
-@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
-def test_a_pickle_that_runs_code(tensors: dict[str, Tensor], tmp_path: Path, how: str) -> None:
-    path = tmp_path / "x.pt"
-    if how == "pickle":
-        path.write_bytes(pickle.dumps(Hostile(), protocol=2))
-    else:
-        content = {"state_dict": tensors, "callback": Hostile()}
-        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
-    refused(path, UnsafeCheckpoint, r"wants to run (\w+\.)?exec when it is opened, so it was not opened")
-
-
 def test_allowing_numpy_scalars_ends_with_the_call(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "x.pt")
     before = set(torch.serialization.get_safe_globals())
@@ -284,25 +254,9 @@ def test_allowing_numpy_scalars_ends_with_the_call(tensors: dict[str, Tensor], t
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-def test_foreign_zips(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_foreign_zip(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     refused(tmp_path / "x.npz", NotACheckpoint, "zip file that torch.save did not write")
-    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
-        archive.writestr("script/data.pkl", b"")
-        archive.writestr("script/constants.pkl", b"")
-    refused(tmp_path / "script.pt", NotACheckpoint, "is a TorchScript program")
-
-
-def test_a_compressed_zip_is_refused_unread(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    """torch.save stores; a file packed again could unpack to any size."""
-    torch.save(tensors, tmp_path / "x.pt")
-    with (
-        zipfile.ZipFile(tmp_path / "x.pt") as source,
-        zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as target,
-    ):
-        for entry in source.namelist():
-            target.writestr(entry, source.read(entry))
-    refused(tmp_path / "y.pt", NotACheckpoint, "compressed zip, which torch.save never writes")
 
 
 @pytest.mark.parametrize(
@@ -335,13 +289,13 @@ def test_folder_without_weights(epoch_file: Path, tmp_path: Path) -> None:
 
 
 def test_index_that_names_a_missing_shard(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    hf_sharded_safetensors(tmp_path, tensors)
+    write_sharded(tmp_path, tensors)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     refused(tmp_path, NotACheckpoint, "names model-00002-of-00002.safetensors, which is missing .* all 2 files")
 
 
 def test_index_whose_shards_overlap(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    hf_sharded_safetensors(tmp_path, tensors)
+    write_sharded(tmp_path, tensors)
     save_file(tensors, tmp_path / "model-00002-of-00002.safetensors")
     refused(tmp_path, CheckpointMismatch, "is in two of the files")
 

@@ -5,11 +5,10 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -27,10 +26,6 @@ def archive(path: Path, pickled: bytes, data: bytes = b"", **more: bytes) -> Non
             file.writestr(f"x/{name}", content)
 
 
-def short(text: str) -> bytes:
-    return b"X" + struct.pack("<I", len(text)) + text.encode()
-
-
 def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], numel: int, offset: int = 0) -> bytes:
     """A state dict of one tensor whose storage and shape are what one says, whatever the file has."""
 
@@ -43,8 +38,6 @@ def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], numel: int, o
 
     class Rebuilt:
         def __reduce__(self) -> Any:
-            from collections import OrderedDict
-
             return torch._utils._rebuild_tensor_v2, (Storage(), offset, shape, stride, False, OrderedDict())
 
     stream = io.BytesIO()
@@ -124,11 +117,3 @@ def safetensors(path: Path, header: dict[str, Any] | bytes, data: bytes = bytes(
 
 def entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": [(end - begin) // 4] if shape is None else shape, "data_offsets": [begin, end]}
-
-
-def scalar_of(kind: str) -> bytes:
-    """A numpy scalar of a kind that is no number."""
-    return pickle.dumps({"epoch": 1, "state_dict": {}, "when": np.array([0]).astype(kind)[0]}, 2)
-
-
-Write = Callable[[Path], None]
