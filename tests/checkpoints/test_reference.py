@@ -54,7 +54,6 @@ def test_local_path() -> None:
     ("uri", "fragment"),
     [
         ("s3://bucket/epoch_1.pt", "the scheme is not allowed; give a path or a file:// uri"),
-        ("zip::/a.zip", "the scheme is not allowed"),
         ("simplecache::file:///a.pt", "the scheme is not allowed"),
         ("file://elsewhere/a.pt", "names the host 'elsewhere'"),
         ("runs/epoch_1.pt", "is a relative path; give an absolute one"),

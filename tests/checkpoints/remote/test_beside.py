@@ -47,20 +47,20 @@ def test_a_run_of_open_lm(memory: fsspec.AbstractFileSystem, open_lm_case: Path)
     assert found is not None
 
 
-@pytest.mark.parametrize("place", ["run/checkpoints/model.json", "run/model.json"])
-def test_a_json_beside_or_above(memory: fsspec.AbstractFileSystem, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "uri"),
+    [
+        ("run/checkpoints/model.json", URI),
+        ("run/model.json", URI),
+        ("hf/config.json", "memory://beside/hf"),
+    ],
+)
+def test_a_json_beside_or_above(memory: fsspec.AbstractFileSystem, place: str, uri: str) -> None:
+    memory.pipe("/beside/hf/model.safetensors", b"weights")
     memory.pipe(f"/beside/{place}", json.dumps(MODEL).encode())
-    found = config_beside_remote(URI, SETTINGS)
+    found = config_beside_remote(uri, SETTINGS)
     assert found is not None
     assert found["vocab_size"] == 112
-
-
-def test_a_folder_of_hugging_face(memory: fsspec.AbstractFileSystem) -> None:
-    memory.pipe("/beside/hf/model.safetensors", b"weights")
-    memory.pipe("/beside/hf/config.json", json.dumps(MODEL).encode())
-    found = config_beside_remote("memory://beside/hf", SETTINGS)
-    assert found is not None
-    assert found["hidden_dim"] == 24
 
 
 def test_nothing_beside(memory: fsspec.AbstractFileSystem) -> None:

@@ -1,9 +1,11 @@
 """The cache stays below its bound whatever happens, keeps what is in use, and never shows half a checkpoint."""
 
-import multiprocessing
+import fcntl
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -18,6 +20,10 @@ def nothing() -> None:
 
 def writer(size: int) -> object:
     return lambda folder: (folder / "x.pt").write_bytes(b"x" * size)
+
+
+def refuse(folder: Path) -> None:
+    raise AssertionError("it is there already")
 
 
 def put(cache: Cache, name: str, size: int) -> Entry:
@@ -38,10 +44,6 @@ def cache(tmp_path: Path) -> Cache:
 
 def test_a_second_use_fetches_nothing(cache: Cache) -> None:
     entry = put(cache, "a", 40)
-
-    def refuse(folder: Path) -> None:
-        raise AssertionError("it is there already")
-
     with cache.held(entry, refuse, nothing) as folder:
         assert (folder / "x.pt").read_bytes() == b"x" * 40
 
@@ -93,15 +95,21 @@ def test_what_is_being_fetched_counts_in_full(cache: Cache) -> None:
         pass
 
 
-def test_a_fetch_that_broke_off_is_gone_on_with(cache: Cache) -> None:
+def broken_off(cache: Cache, error: Exception) -> Entry:
+    """An entry whose fetch ended half way."""
     entry = cache.entry("a", Identity(60, 0, "1"))
 
-    def break_off(folder: Path) -> None:
+    def fetch(folder: Path) -> None:
         (folder / "x.pt").write_bytes(b"half")
-        raise OSError("the connection broke")
+        raise error
 
-    with pytest.raises(OSError, match="broke"), cache.held(entry, break_off, nothing):
+    with pytest.raises(type(error)), cache.held(entry, fetch, nothing):
         pass
+    return entry
+
+
+def test_a_fetch_that_broke_off_is_gone_on_with(cache: Cache) -> None:
+    entry = broken_off(cache, OSError("the connection broke"))
     assert not entry.folder.exists()
 
     def go_on(folder: Path) -> None:
@@ -112,81 +120,44 @@ def test_a_fetch_that_broke_off_is_gone_on_with(cache: Cache) -> None:
 
 
 def test_the_part_of_a_fetch_that_broke_off_makes_room(cache: Cache) -> None:
-    entry = cache.entry("a", Identity(60, 0, "1"))
-
-    def break_off(folder: Path) -> None:
-        (folder / "x.pt").write_bytes(b"half")
-        raise OSError
-
-    with pytest.raises(OSError), cache.held(entry, break_off, nothing):  # noqa: PT011 - whatever it is
-        pass
+    entry = broken_off(cache, OSError("the connection broke"))
     put(cache, "b", 60)
     assert not entry.partial.exists()
 
 
 def test_what_is_not_the_posted_content_is_not_kept(cache: Cache) -> None:
+    assert not broken_off(cache, CheckpointChanged("it was replaced")).partial.exists()
+
+
+@pytest.fixture
+def fetching(cache: Cache) -> Iterator[tuple[Entry, IO[str]]]:
+    """An entry that another process is fetching, and the file that it has locked meanwhile."""
     entry = cache.entry("a", Identity(60, 0, "1"))
-
-    def find_another(folder: Path) -> None:
-        (folder / "x.pt").write_bytes(b"other")
-        raise CheckpointChanged("it was replaced")
-
-    with pytest.raises(CheckpointChanged), cache.held(entry, find_another, nothing):
-        pass
-    assert not entry.partial.exists()
+    entry.lock.parent.mkdir()
+    with entry.lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield entry, file
 
 
-def test_a_cancelled_wait_ends(cache: Cache) -> None:
+def test_of_several_processes_one_fetches(cache: Cache, fetching: tuple[Entry, IO[str]]) -> None:
+    entry, file = fetching
+
+    def finish() -> None:
+        entry.folder.mkdir()
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+    with cache.held(entry, refuse, finish) as folder:
+        assert folder == entry.folder
+
+
+def test_a_cancelled_wait_ends(cache: Cache, fetching: tuple[Entry, IO[str]]) -> None:
     """A worker that waits for another one's fetch must still hear that its evaluation was cancelled."""
-    entry = cache.entry("a", Identity(60, 0, "1"))
-    fetching, finish = threading.Event(), threading.Event()
-
-    def fetch(folder: Path) -> None:
-        fetching.set()
-        finish.wait(10)
-
-    def hold() -> None:
-        with cache.held(entry, fetch, nothing):
-            pass
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    fetching.wait(10)
 
     def cancelled() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), cache.held(entry, fetch, cancelled):
+    with pytest.raises(KeyboardInterrupt), cache.held(fetching[0], refuse, cancelled):
         pass
-    finish.set()
-    thread.join()
-
-
-def fetch_once(folder: Path, log: Path, barrier: object) -> None:
-    cache = Cache(folder, 100)
-
-    def fetch(partial: Path) -> None:
-        with log.open("a") as file:
-            file.write("fetched\n")
-        threading.Event().wait(0.3)
-        (partial / "x.pt").write_bytes(b"x" * 60)
-
-    barrier.wait()  # type: ignore[attr-defined]
-    with cache.held(cache.entry("a", Identity(60, 0, "1")), fetch, nothing) as found:
-        assert (found / "x.pt").stat().st_size == 60
-
-
-@pytest.mark.usefixtures("child_process")
-def test_of_several_processes_one_fetches(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    barrier, log = context.Barrier(4), tmp_path / "log"
-    workers = [context.Process(target=fetch_once, args=(tmp_path / "cache", log, barrier)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(30)
-    assert [worker.exitcode for worker in workers] == [0] * 4
-    assert log.read_text() == "fetched\n"
 
 
 def test_many_at_once_stay_below_the_bound(tmp_path: Path) -> None:
