@@ -179,15 +179,6 @@ def test_first_shots_are_the_same_for_all(tmp_path: Path) -> None:
     assert shots == {"About numbers.\n\nQuestion: what is 20?\nAnswer: 22\n\nQuestion: what is 21?\nAnswer: 21\n\n"}
 
 
-def test_a_benchmark_of_lm_eval_runs_by_name_on_local_rows(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [{"text": f"the {n} and the last"} for n in range(4)])
-    benchmark = load_one(tmp_path, "lambada_openai", data=str(path))
-    assert asked(benchmark)[2] == (2, ("the 2 and the", " last"))
-    assert set(benchmark.task.aggregation()) == {"perplexity", "acc"}
-    shots = load_one(tmp_path, "lambada_openai", data=str(path), num_fewshot=2).instances[0].arguments[0]
-    assert shots.count("the 0 and") == 1
-
-
 def test_local_rows_take_the_place_of_every_split(tmp_path: Path) -> None:
     """PIQA draws its examples from a training split, which is then the very rows that are evaluated."""
     rows = [{"goal": f"goal {n}", "sol1": "one", "sol2": "two", "label": n % 2} for n in range(5)]
@@ -365,11 +356,3 @@ def test_nothing_is_written_to_the_terminal(tmp_path: Path, capfd: pytest.Captur
     )
     load(tmp_path, "a", rules=Rules(allow_code=True))
     assert capfd.readouterr() == ("", "")
-
-
-def test_the_real_items_are_asked_in_full(tmp_path: Path, shared: Path) -> None:
-    path = shared / "golden" / "text_tasks" / "copa.jsonl"
-    changes = {"doc_to_text": "query", "dataset_kwargs": {"data_files": {"test": str(path)}}}
-    write_benchmark(tmp_path, "copa", **changes)
-    benchmark = load_one(tmp_path, "copa")
-    assert (benchmark.total, len(benchmark.instances), benchmark.chance) == (100, 200, 0.5)

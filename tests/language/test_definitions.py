@@ -43,7 +43,6 @@ def read(path: Path, rules: Rules | None = None, *, functions: bool = True, clos
         ("filter_list: [{name: x, filter: [{function: custom, filter_fn: f}]}]", r"`filter_list.0.filter.0.function`"),
         ("use_prompt: promptsource:*", r"`use_prompt`: no key is named 'use_prompt'"),
         ("dataset_kwargs: {cache_dir: /tmp/x}", r"`dataset_kwargs.cache_dir`: no key is named 'cache_dir'"),
-        ("dataset_kwargs: {field: x}", r"`dataset_kwargs.field`: no key is named 'field'"),
         ("doc_to_txt: x", r"`doc_to_txt`: no key is named 'doc_to_txt'; did you mean 'doc_to_text'"),
         ("num_fewshot: 100000000", r"`num_fewshot`: input should be less than or equal to 1024; correct it$"),
         ("task: [x, {task: y, unsafe_code: true}]", r"`task.1.unsafe_code` runs code"),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from benchmark_files import write_benchmark
 
-from evalsvc.errors import InvalidData, UnknownName
+from evalsvc.errors import InvalidData
 from evalsvc.language.catalog import Registry
 from evalsvc.language.definitions import Rules
 from evalsvc.language.expansion import Branch, Leaf, expand
@@ -68,11 +68,6 @@ def test_a_group_that_cannot_be_used_is_named(tmp_path: Path, content: str, mess
     (tmp_path / "g.yaml").write_text(content)
     with pytest.raises(InvalidData, match=message):
         leaves("g", tmp_path)
-
-
-def test_unknown_names() -> None:
-    with pytest.raises(UnknownName):
-        leaves("gone")
 
 
 def test_groups_do_not_multiply(tmp_path: Path) -> None:
