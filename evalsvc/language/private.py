@@ -1,7 +1,7 @@
 """What is taken from places of lm-eval, datasets and huggingface_hub that are not public.
 
-Any of their releases may move them. `tests/language/test_private.py` has a test for each, whose message says what to
-do; no other module of `language` touches such a place.
+Any of their releases may move them. `tests/language/test_private.py` has a test for each, and says what to do where one
+fails; no other module of `language` touches such a place.
 """
 
 from __future__ import annotations

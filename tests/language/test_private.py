@@ -1,15 +1,12 @@
 """What is taken from private places of other packages: each piece still is there, and does what it is taken for.
 
-A failure names the release that moved a piece. Look for it in the release's sources, and change
-`evalsvc/language/private.py` alone; where it has gone, cap the package's version in `pyproject.toml` until then.
+Where a release has moved a piece, look for it in the release's sources, and change `evalsvc/language/private.py` alone;
+where it has gone, cap the package's version in `pyproject.toml` until then.
 """
 
 import ast
-import importlib
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import datasets
@@ -23,65 +20,37 @@ from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-import evalsvc
+from evalsvc.language import private
+from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
+from evalsvc.spec.benchmark import BenchmarkSpec
 
-LANGUAGE = Path(evalsvc.__file__).parent / "language"
-
-PLACES = {
-    ("lm_eval", "lm_eval.tasks._yaml_loader", "load_yaml"): "how a benchmark file is read without loading its data",
-    ("lm_eval", "lm_eval.utils", "env"): "the environment that `apply_template` takes from its module",
-    ("datasets", "datasets.packaged_modules", "_PACKAGED_DATASETS_MODULES"): "the names of loaders of local files",
-    ("datasets", "datasets.config", "HF_HUB_OFFLINE"): "whether `load_dataset` may use the network",
-    ("huggingface_hub", "huggingface_hub.constants", "HF_HUB_OFFLINE"): "whether the hub's client may use the network",
-}
-"""Package, module and name of a piece, and what it is."""
-
-
-@pytest.mark.parametrize(("package", "module", "name"), PLACES)
-def test_pieces_are_where_they_are_taken_from(package: str, module: str, name: str) -> None:
-    what = PLACES[package, module, name]
-    assert hasattr(importlib.import_module(module), name), (
-        f"{package} {version(package)} has no {module}.{name} ({what}); find it there and change language/private.py"
-    )
-
-
-@pytest.fixture(scope="module")
-def private() -> ModuleType:
-    """Imported here, so that the tests above can tell what the import lacks."""
-    return importlib.import_module("evalsvc.language.private")
-
-
-def moved(package: str, what: str) -> str:
-    return f"{package} {version(package)} {what}; change language/private.py"
+LANGUAGE = Path(private.__file__).parent
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> ConfigurableTask:
     """A benchmark of three questions with one solved example each, from among themselves."""
-    benchmarks = importlib.import_module("evalsvc.language.benchmarks")
-    spec = importlib.import_module("evalsvc.spec.benchmark").BenchmarkSpec(name="a", num_fewshot=1)
     write_benchmark(tmp_path, "a", questions(3))
-    [found] = benchmarks.load_benchmarks([spec], benchmarks.LoadOptions(include_path=(tmp_path,))).benchmarks
+    spec = BenchmarkSpec(name="a", num_fewshot=1)
+    [found] = load_benchmarks([spec], LoadOptions(include_path=(tmp_path,))).benchmarks
     assert isinstance(found.task, ConfigurableTask)
     return found.task
 
 
-def test_a_benchmark_file_is_read_with_its_functions_and_without(private: ModuleType, tmp_path: Path) -> None:
+def test_a_benchmark_file_is_read_with_its_functions_and_without(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("def double(doc):\n    return 2 * doc\n")
     path = tmp_path / "a.yaml"
     path.write_text("include: gone.yaml\ntask: a\nprocess_docs: !function code.double\n")
     named = private.load_yaml(path, resolve_func=False, recursive=False)
-    what = moved("lm_eval", "reads `!function` or `include` otherwise")
-    assert named == {"include": "gone.yaml", "task": "a", "process_docs": f"{tmp_path}/code.double"}, what
-    assert private.load_yaml(path, resolve_func=True, recursive=False)["process_docs"](2) == 4, what
+    assert named == {"include": "gone.yaml", "task": "a", "process_docs": f"{tmp_path}/code.double"}
+    assert private.load_yaml(path, resolve_func=True, recursive=False)["process_docs"](2) == 4
 
 
-def test_loaders_of_local_files_are_known_by_name(private: ModuleType) -> None:
-    what = moved("datasets", "lists its loaders otherwise")
-    assert {"json", "csv", "parquet", "text", "imagefolder"} <= private.LOADERS, what
+def test_loaders_of_local_files_are_known_by_name() -> None:
+    assert {"json", "csv", "parquet", "text", "imagefolder"} <= private.LOADERS
 
 
-def test_the_network_is_refused_and_allowed_by_constants(private: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_refused_and_allowed_by_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both packages read a variable when they are imported, and their constant each time they are called."""
     places = [(huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
     for before in (False, True):
@@ -96,24 +65,21 @@ def test_the_network_is_refused_and_allowed_by_constants(private: ModuleType, mo
         assert {getattr(*place) for place in places} == {before}
 
 
-def test_functions_and_options_of_metrics_are_known(private: ModuleType, task: ConfigurableTask) -> None:
+def test_functions_and_options_of_metrics_are_known(task: ConfigurableTask) -> None:
     """They are looked for with a default, since programs have none: moved, they would be gone without a word."""
-    what = moved("lm_eval", "keeps functions of metrics elsewhere than in `_metric_fn_list` and `_metric_fn_kwargs`")
-    assert set(private.metric_functions(task)) == set(private.metric_options(task)) == set(task.aggregation()), what
-    assert all(map(callable, private.metric_functions(task).values())), what
+    assert set(private.metric_functions(task)) == set(private.metric_options(task)) == set(task.aggregation())
+    assert all(map(callable, private.metric_functions(task).values()))
 
 
-def test_filters_fill_the_responses_of_the_instances(private: ModuleType, task: ConfigurableTask) -> None:
-    what = moved("lm_eval", "filters otherwise than by `_filters` over `_instances`")
-    assert private.filter_names(task) == ["none"], what
+def test_filters_fill_the_responses_of_the_instances(task: ConfigurableTask) -> None:
+    assert private.filter_names(task) == ["none"]
     answered = [Instance("loglikelihood", {}, ("a", "b"), 0, ("a", 0, 1), resps=[(-1.0, True)])]
     private.filter_responses(task, answered)
-    assert answered[0].filtered_resps == {"none": (-1.0, True)}, what
+    assert answered[0].filtered_resps == {"none": (-1.0, True)}
 
 
-def test_solved_examples_are_counted(private: ModuleType, task: ConfigurableTask) -> None:
-    what = moved("lm_eval", "keeps solved examples elsewhere than in `sampler.df` and `fewshot_cfg`")
-    assert private.example_pool(task) == (3, True), what
+def test_solved_examples_are_counted(task: ConfigurableTask) -> None:
+    assert private.example_pool(task) == (3, True)
 
 
 def test_nothing_else_takes_private_pieces() -> None:
@@ -137,7 +103,7 @@ def private_of(file: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def templates(private: ModuleType) -> Any:
+def templates() -> Any:
     private.sandbox()
     return utils
 
