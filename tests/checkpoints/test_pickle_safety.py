@@ -15,16 +15,7 @@ import hostile_files
 import numpy as np
 import pytest
 import torch
-from hostile_files import (
-    archive,
-    calling,
-    dtype_with_pointers,
-    entry,
-    global_of,
-    patched,
-    safetensors,
-    tensor_pickle,
-)
+from hostile_files import archive, calling, entry, patched, safetensors, tensor_pickle
 from safetensors.torch import save_file
 
 from evalsvc.checkpoints.pickle_safety import require_backed
@@ -62,31 +53,32 @@ def test_calls(
     assert not (tmp_path / "it-ran").exists()
 
 
+FLOAT64 = b"cnumpy\ndtype\n(U\x02f8K\x00K\x01tR"
+POINTERS = b"cnumpy\ndtype\n(U\x02V8K\x00K\x01tR(K\x03U\x01|NNNK\x08K\x01K\x3ftb"
+"""A numpy.dtype whose state says that its eight bytes are a pointer to an object; SCALAR gives them a value."""
+SCALAR = b"\x80\x02cnumpy.core.multiarray\nscalar\n"
 NESTED_GLOBAL = b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n."
 
 
 @pytest.mark.parametrize(
     ("pickled", "error", "words"),
     [
-        (global_of("no.such", "thing"), UnsafeCheckpoint, "wants to run no.such.thing"),
+        (b"\x80\x02cno.such\nthing\n)R.", UnsafeCheckpoint, "wants to run no.such.thing"),
         (b"\x80\x02(S'touch it-ran'\nios\nsystem\n.", UnsafeCheckpoint, "pickle instruction"),  # INST
         (calling(os.system, "touch it-ran", protocol=4), UnsafeCheckpoint, "holds the pickle instruction"),
         (NESTED_GLOBAL, UnsafeCheckpoint, "wants to run torch.FloatStorage.from_file"),
         # BUILD on what torch allows, with a state of one's own
         (b"\x80\x02ccollections\nOrderedDict\n)R}U\x05itemsU\x01xsb.", NotACheckpoint, "holds nothing"),
         (b"\x80\x02]}U\x01aK\x01sb.", NotACheckpoint, "damaged or no torch.save file"),
-        (dtype_with_pointers(), UnsafeCheckpoint, "wants to make numpy values of kind 'V8'"),
-        (global_of("numpy", "dtype", b"(U\x02f8K\x00K\x01t"), NotACheckpoint, "holds a PlainDtype"),
+        (SCALAR + POINTERS + b"U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "wants to make numpy values of kind 'V8'"),
+        (b"\x80\x02" + FLOAT64 + b".", NotACheckpoint, "holds a PlainDtype"),
         (
-            b"\x80\x02cnumpy\ndtype\n(U\x02f8K\x00K\x01tR(K\x03U\x01OKJtb.",
+            b"\x80\x02" + FLOAT64 + b"(K\x03U\x01OKJtb.",
             UnsafeCheckpoint,
             "wants to change the layout of numpy's numbers",
         ),
-        (
-            b"\x80\x02cnumpy.core.multiarray\nscalar\nU\x02f8U\x08AAAAAAAA\x86R.",
-            UnsafeCheckpoint,
-            "wants to make a numpy value of other things than its bytes",
-        ),
+        (SCALAR + b"U\x02f8U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "a numpy value of other things than its bytes"),
+        (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value of other things than its bytes"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", UnsafeCheckpoint, "multiarray._reconstruct"),
         (b"\x80\x02.", NotACheckpoint, "damaged or no torch.save file"),
         (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, "damaged or no torch.save file"),

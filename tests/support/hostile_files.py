@@ -59,18 +59,6 @@ def calling(function: Any, *arguments: Any, protocol: int = 2) -> bytes:
     return pickle.dumps({"epoch": 1, "state_dict": {}, "callback": Calls(function, *arguments)}, protocol)
 
 
-def global_of(module: str, name: str, arguments: bytes = b")") -> bytes:
-    """REDUCE of what GLOBAL finds, by hand: also what does not exist here."""
-    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + arguments + b"R."
-
-
-def dtype_with_pointers() -> bytes:
-    """numpy.dtype's state says that its eight bytes are a pointer to an object, and scalar gives them a value."""
-    state = b"(K\x03U\x01|NNNK\x08K\x01K\x3ft"
-    dtype = b"cnumpy\ndtype\n(U\x02V8K\x00K\x01tR" + state + b"b"
-    return b"\x80\x02cnumpy.core.multiarray\nscalar\n" + dtype + b"U\x08AAAAAAAA\x86R."
-
-
 def deflated(path: Path, size: int = 200_000_000) -> None:
     """A file of 200 KB whose data is 200 MB of zeros when it is unpacked."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -110,10 +98,11 @@ def huge_directory(path: Path) -> None:
         file.write(struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 2_900_000_000, 100_000_000 - 30, 0))
 
 
-def safetensors(path: Path, header: dict[str, Any] | bytes, data: bytes = bytes(16)) -> None:
+def safetensors(path: Path, header: dict[str, Any] | bytes) -> None:
+    """A file with this header and sixteen bytes of values."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(16))
 
 
-def entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict[str, Any]:
-    return {"dtype": dtype, "shape": [(end - begin) // 4] if shape is None else shape, "data_offsets": [begin, end]}
+def entry(begin: int, end: int, shape: list[int] | None = None) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [(end - begin) // 4] if shape is None else shape, "data_offsets": [begin, end]}

@@ -14,10 +14,9 @@ from evalsvc.checkpoints.remote import objects
 
 
 class ObjectStore:
-    """A bucket, and where its server listens."""
+    """A bucket of the server that listens at `endpoint`."""
 
     def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
         self.bucket = f"bucket-{uuid.uuid4().hex[:8]}"
         self.client: Any = boto3.client("s3", endpoint_url=endpoint)
         self.client.create_bucket(Bucket=self.bucket)
@@ -29,10 +28,6 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         self.client.delete_object(Bucket=self.bucket, Key=key)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"AWS_ENDPOINT_URL": self.endpoint, **CREDENTIALS}
 
 
 CREDENTIALS = {
