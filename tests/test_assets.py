@@ -116,6 +116,7 @@ class TestDownload:
         (tmp_path / "weights.ckpt.partial").write_bytes(CONTENT[:have])
         server.ranges = ranges
         assert pull("decoder", tmp_path).read_bytes() == CONTENT
+        assert server.requested == [f"bytes={have}-"]
 
     def test_partial_of_another_file(self, asset: Asset, tmp_path: Path) -> None:
         (tmp_path / "weights.ckpt.partial").write_bytes(b"x" * 1000)
