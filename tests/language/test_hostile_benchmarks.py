@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def refused(root: Path, name: str, match: str, rules: Rules | None = None, **fie
     "member",
     [
         {"task": "longproc_countdown_0.5k", "unsafe_code": False},
-        {"task": "humaneval", "test_split": "test"},
+        {"task": "longproc_countdown_0.5k", "num_fewshot": 0},
         {"group": "inner", "task": [{"task": "longproc_countdown_0.5k", "unsafe_code": False}]},
         {"group": "inner", "unsafe_code": False, "task": ["mbpp"]},
     ],
@@ -71,90 +71,59 @@ def test_a_group_does_not_change_what_a_function_of_lm_eval_sees(root: Path) -> 
 
 def test_no_benchmark_of_lm_eval_runs_code_without_saying_so() -> None:
     """Whoever gives the rows, or the checkpoint, would choose the code. SymPy's parser is `eval` by another name."""
-    running = {}
-    for module in shipped_folder().glob("*/**/*.py"):
-        if calls := sorted({call for file in _with_imports(module, set()) for call in _running(file)}):
-            running[module] = ", ".join(calls)
-    folders = _with_users({_folder(module) for module in running})
+    files = [file for file in shipped_folder().glob("*/**/*") if file.is_file() and file.suffix not in NO_CODE]
+    named = {file: {*_named(file)} for file in files}
+    reaching: set[Path] = set()
+    found = {file for file in files if file.suffix == ".py" and _runs_code(file)}
+    while found:
+        reaching |= found
+        found = {file for file in files if file not in reaching and named[file] & reaching}
+    folders = {file.relative_to(shipped_folder()).parts[0] for file in reaching}
     assert {"cruxeval", "longproc", "score"} <= folders, "code is not found any more where there is some"
-    silent: dict[str, set[str]] = {}
-    for entry in shipped().values():
-        if entry.kind is Kind.benchmark and entry.path is not None and _folder(entry.path) in folders:
-            definition = read_definition(entry.path, Rules(), functions=False)
-            for module in set() if definition.unsafe else {*_modules(definition.config)} & running.keys():
-                silent.setdefault(f"{module.relative_to(shipped_folder())}: {running[module]}", set()).add(entry.name)
-    assert silent == {}
+    paths = [entry.path for entry in shipped().values() if entry.kind is Kind.benchmark and entry.path in reaching]
+    assert [path for path in paths if path and not read_definition(path, Rules(), functions=False).unsafe] == []
 
 
-def _folder(path: Path) -> str:
-    """The folder of lm-eval's benchmarks that a file is in, at whatever depth."""
-    return path.relative_to(shipped_folder()).parts[0]
-
-
-def _with_users(folders: set[str]) -> set[str]:
-    """These folders, and those whose YAML files name a file in one of them, directly or not."""
-    users: dict[str, set[str]] = {}
-    for file in shipped_folder().glob("*/**/*"):
-        if file.is_file() and file.suffix not in (".py", ".pyc", ".md", ".json", ".jsonl"):
-            for path in re.findall(rb"\.\./[\w./-]+", file.read_bytes()):
-                other = (file.parent / path.decode()).resolve()
-                if other.is_relative_to(shipped_folder()) and other != shipped_folder():
-                    users.setdefault(_folder(other), set()).add(_folder(file))
-    found: set[str] = set()
-    todo = [*folders]
-    while todo:
-        folder = todo.pop()
-        if folder not in found:
-            found.add(folder)
-            todo += users.get(folder, ())
-    return found
-
-
+NO_CODE = (".pyc", ".md", ".json", ".jsonl")
 RUNNING = {"eval", "exec", "compile", "__import__", "parse_expr", "sympify", "system", "popen"}
 RUNNING_MODULES = {"subprocess", "pickle", "dill", "marshal", "runpy"}
 
 
-def _modules(value: Any) -> Iterator[Path]:
-    """The files of the functions that a definition names; they are read as `/folder/module.function`."""
-    if isinstance(value, str) and value.startswith(f"{shipped_folder()}/"):
-        path = Path(value.rpartition(".")[0] + ".py")
-        if path.is_file():
-            yield path
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _modules(each)
-
-
-def _with_imports(path: Path, seen: set[Path]) -> set[Path]:
-    """A file of lm-eval's and those that it imports, in its own folder or by their full names."""
-    if path not in seen:
-        seen.add(path)
-        for node in _nodes(path):
+def _named(file: Path) -> Iterator[Path]:
+    """The files that one of lm-eval's imports, includes, or takes functions from."""
+    if file.suffix == ".py":
+        for node in _nodes(file):
             if isinstance(node, ast.ImportFrom):
                 for name in (node.module or "", *(f"{node.module or ''}.{each.name}" for each in node.names)):
                     parts = name.removeprefix("lm_eval.tasks.").strip(".").split(".")
-                    folder = shipped_folder() if name.startswith("lm_eval.tasks.") else path.parent
-                    if (file := folder.joinpath(*parts).with_suffix(".py")).is_file():
-                        _with_imports(file, seen)
-    return seen
+                    folder = shipped_folder() if name.startswith("lm_eval.tasks.") else file.parent
+                    yield folder.joinpath(*parts).with_suffix(".py")
+        return
+    text = file.read_text(errors="replace")
+    for module in re.findall(r"!function\s+([\w.]+)\.\w+", text):
+        yield file.parent.joinpath(*module.split(".")).with_suffix(".py")
+    for include in re.findall(r"^include:\s*(\S+)", text, re.MULTILINE):
+        yield (file.parent / include).resolve()
 
 
-@cache
 def _nodes(path: Path) -> list[ast.AST]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes in strings
         return list(ast.walk(ast.parse(path.read_text())))
 
 
-def _running(path: Path) -> Iterator[str]:
+def _runs_code(path: Path) -> bool:
     for node in _nodes(path):
         if isinstance(node, ast.Call):
             name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
             # `re.compile` and `datasets.…` are not the built-in functions.
             if name in RUNNING and (isinstance(node.func, ast.Name) or name not in ("compile", "eval", "exec")):
-                yield f"{path.name} calls {name}"
+                return True
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             modules = [each.name for each in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            yield from (f"{path.name} imports {name}" for name in modules if name.split(".")[0] in RUNNING_MODULES)
+            if {name.split(".")[0] for name in modules} & RUNNING_MODULES:
+                return True
+    return False
 
 
 # Rows and templates
@@ -164,7 +133,7 @@ def _running(path: Path) -> Iterator[str]:
     ("template", "message"),
     [
         ("{{ choices[question] }}", "something that a template names is undefined"),
-        ("{{ question.split('') }}", "does not fit what lm-eval makes of it"),
+        ("{{ choices.index(question) }}", "does not fit what lm-eval makes of it"),
         ("{% include question %}", "does not fit what lm-eval makes of it"),
         ("{{ question.__class__ }}", "uses what is unsafe"),
         ("{{ question.format_map({}) }}{{ '{0.__class__}'.format(question) }}", ""),
