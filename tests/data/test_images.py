@@ -84,48 +84,46 @@ def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
     assert np.array_equal(load_image(path, Fit(12)), turned[4:16].transpose(2, 0, 1))
 
 
+CONTENTS = {
+    "text.png": b"no image",
+    "empty.jpg": b"",
+    # for which Pillow starts Ghostscript
+    "program.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+}
+
+
 def write_bad(folder: Path, kind: str) -> Path:
-    if kind == "truncated.jpg":
-        path = save(folder, kind, picture().resize((200, 200)))
+    path = folder / kind
+    if kind in CONTENTS:
+        path.write_bytes(CONTENTS[kind])
+    elif kind.startswith("truncated"):
+        save(folder, kind, picture().resize((200, 200)))
         path.write_bytes(path.read_bytes()[:2000])
-    elif kind == "truncated.png":
-        path = save(folder, kind, picture())
-        path.write_bytes(path.read_bytes()[:300])
-    elif kind == "text.png":
-        path = folder / kind
-        path.write_text("no image")
     elif kind == "other.png":
-        path = folder / kind
         picture().save(path, "TIFF")
-    elif kind == "program.jpg":  # for which Pillow starts Ghostscript
-        path = folder / kind
-        path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     elif kind == "bomb.png":
-        path = save(folder, kind, picture().convert("1"))
+        save(folder, kind, picture().convert("1"))
         content = bytearray(path.read_bytes())
         content[16:24] = (60000).to_bytes(4) * 2
         content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
         path.write_bytes(content)
     elif kind == "large.bmp":
-        path = save(folder, kind, picture())
+        save(folder, kind, picture())
         content = bytearray(path.read_bytes())
         content[18:26] = (10000).to_bytes(4, "little") + (9000).to_bytes(4, "little")
         path.write_bytes(content)
-    elif kind == "empty.jpg":
-        path = folder / kind
-        path.write_bytes(b"")
     elif kind == "frames.webp":
-        path = save(folder, kind, picture(), save_all=True, append_images=[picture(pixels=RANDOM[::-1])])
+        save(folder, kind, picture(), save_all=True, append_images=[picture(pixels=RANDOM[::-1])])
     elif kind == "deep.png":
-        path = save(folder, kind, picture(pixels=RANDOM[..., 0].astype(np.uint16) * 256))
+        save(folder, kind, picture(pixels=RANDOM[..., 0].astype(np.uint16) * 256))
     elif kind == "alpha.png":
         image = picture().convert("RGBA")
         image.putpixel((0, 0), (1, 2, 3, 200))
-        path = save(folder, kind, image)
+        save(folder, kind, image)
     elif kind == "key.png":
-        path = save(folder, kind, picture().convert("P"), transparency=picture().convert("P").getpixel((0, 0)))
+        save(folder, kind, picture().convert("P"), transparency=picture().convert("P").getpixel((0, 0)))
     else:
-        path = save(folder, kind, picture().resize((1, 1) if kind == "one.png" else (5, 1)))
+        save(folder, kind, picture().resize((1, 1) if kind == "one.png" else (5, 1)))
     return path
 
 

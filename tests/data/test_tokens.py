@@ -53,12 +53,10 @@ def test_the_same_tokens_have_the_same_digest_in_every_format(tmp_path: Path) ->
     assert tokens.digest == read_tokens(jsonl).digest
     assert [list(record.text_ids or ()) for record in tokens.records] == [[3, 4], [5]]
     assert tokens.records[1].where == "record 2"
-
-
-def test_fixed_width_needs_no_lengths(tmp_path: Path) -> None:
-    path = tmp_path / "data.safetensors"
-    save_file({"text_ids": np.array([[3, 4], [5, 6]])}, path)
-    assert read_tokens(path).digest == read_tokens(write(tmp_path, {"text_ids": [3, 4]}, {"text_ids": [5, 6]})).digest
+    fixed = tmp_path / "fixed.safetensors"
+    save_file({"text_ids": np.array([[3, 4], [5, 6]])}, fixed)
+    same = write(tmp_path, {"text_ids": [3, 4]}, {"text_ids": [5, 6]}, name="fixed.jsonl")
+    assert read_tokens(fixed).digest == read_tokens(same).digest, "a fixed width needs no lengths"
 
 
 @pytest.mark.parametrize(
@@ -103,33 +101,30 @@ def test_ids_need_no_tokenizer(tmp_path: Path) -> None:
         ('{"text_ids": [1, 2.5]}', "line 2: `text_ids` holds float; it must hold whole numbers"),
         ('{"text_ids": [true]}', "`text_ids` holds bool"),
         ('{"text_ids": [null]}', "`text_ids` holds NoneType"),
-        ('{"text_ids": ["1"]}', "`text_ids` holds str"),
+        ('{"text_ids": ["hunter2"]}', "`text_ids` holds str"),
         ('{"text_ids": [NaN]}', "`text_ids` holds float"),
         ('{"image_codes": [99999999999]}', "`image_codes` holds 99999999999, which is no token id"),
-        ('{"image_codes": 7}', "`image_codes` is int; it must be a list"),
+        ('{"image_codes": "hunter2"}', "`image_codes` is str; it must be a list"),
         ('{"text_ids": []}', "line 2 is empty"),
         ('{"text_ids": [], "image_codes": []}', "line 2 is empty"),
         ('{"text_ids": [1], "text": "a"}', "both `text` and `text_ids`"),
-        ('{"text": 5}', "`text` is int; it must be a string"),
+        ('{"text": ["hunter2"]}', "`text` is list; it must be a string"),
         ('{"text": "a \\ud800"}', "line 2: `text` holds half of a surrogate pair"),
         ('{"text": "a"}', "holds `text`, but there is no tokenizer; give the task's parameter `tokenizer`"),
         ("[" * 100_000, "line 2 is not valid JSON"),
-        ("\x00", "line 2 is not valid JSON"),
+        ("hunter2", "line 2 is not valid JSON"),
+        ('{"text": "\xff"}', "line 2 is not valid JSON"),
     ],
 )
 def test_wrong_lines_are_named(tmp_path: Path, line: str, fragment: str) -> None:
-    path = write(tmp_path, {"text_ids": [1]}, line)
+    """And not quoted: who names a file need not be who may read it."""
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text_ids": [1]}\n' + line.encode("latin-1") + b"\n")
     with pytest.raises(InvalidData) as caught:
         read_tokens(path)
     assert fragment in caught.value.message
     assert str(path) in caught.value.message
-
-
-def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_bytes(b'{"text_ids": [1]}\n{"text": "\xff"}\n')
-    with pytest.raises(InvalidData, match="line 2 is not valid JSON"):
-        read_tokens(path)
+    assert "hunter2" not in caught.value.message
 
 
 def test_missing_and_empty_files_are_named(tmp_path: Path, tokenizer: Path) -> None:
@@ -154,10 +149,7 @@ def test_missing_and_empty_files_are_named(tmp_path: Path, tokenizer: Path) -> N
         ({"text_ids": np.array([[1.0]])}, "`text_ids` is float64; it must hold whole numbers"),
         ({"text_ids": np.array([1])}, "`text_ids` has the shape [1]; it must have 2 dimensions"),
         ({"text_ids": np.array([[1]]), "image_codes": np.array([[1], [2]])}, "different numbers of records"),
-        (
-            {"text_ids": np.array([[1]]), "text_lengths": np.array([2])},
-            "`text_lengths` holds 2; `text_ids` has the width 1",
-        ),
+        ({"text_ids": np.array([[1]]), "text_lengths": np.array([2])}, "`text_lengths` holds 2; `text_ids` has the"),
         ({"text_ids": np.array([[1]]), "text_lengths": np.array([-1])}, "`text_lengths` holds -1"),
         ({"image_codes": np.array([[1]]), "text_lengths": np.array([1])}, "`text_lengths` without `text_ids`"),
         ({"text_ids": np.array([[1], [2]]), "text_lengths": np.array([1, 0])}, "record 2 is empty"),
@@ -191,10 +183,15 @@ def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     assert len(read_tokens(path).records[0].text_ids or ()) == 2
 
 
-def test_pairs(tmp_path: Path, tokenizer: Path) -> None:
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three images."""
+    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, tmp_path / "images.safetensors")
+    return tmp_path / "images.safetensors"
+
+
+def test_pairs(tmp_path: Path, tokenizer: Path, images: Path) -> None:
     """An empty caption is a record with no ids, or with the BOS alone; two captions may share an image."""
-    images = tmp_path / "images.safetensors"
-    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
     captions = write(
         tmp_path, {"text": "a b", "image": 2}, {"text": "", "image": 0}, {"text": "b", "image": "2"}, name="a.jsonl"
     )
@@ -206,18 +203,11 @@ def test_pairs(tmp_path: Path, tokenizer: Path) -> None:
     assert pairs.images == (2, 0, 2)
     texts = write(tmp_path, {"text_ids": [1, 2]}, {"text_ids": [0], "image_codes": [1]}, {"text_ids": [2]})
     assert pairs.texts.digest != read_tokens(texts).digest
-    assert [
-        list(item.text_ids or ()) for item in read_pairs(captions, read_images(images), tokenizer, bos=0).texts.records
-    ] == [
-        [0, 1, 2],
-        [0],
-        [0, 2],
-    ]
+    with_bos = read_pairs(captions, read_images(images), tokenizer, bos=0).texts
+    assert [list(record.text_ids or ()) for record in with_bos.records] == [[0, 1, 2], [0], [0, 2]]
 
 
-def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path) -> None:
-    images = tmp_path / "images.safetensors"
-    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
+def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path, images: Path) -> None:
     for record, fragment in (
         ({"text": "b"}, "line 2 names no image; give it one or leave the caption out"),
         ({"text": "b", "image": 3}, "line 2: .*images.safetensors has no image 3; it has the images 0…2"),
@@ -233,9 +223,7 @@ def test_captions_that_fit_no_image_are_named(tmp_path: Path, tokenizer: Path) -
         read_pairs(path, read_images(images), tmp_path / "none.json")
 
 
-def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer: Path) -> None:
-    images = tmp_path / "images.safetensors"
-    save_file({"images": np.zeros((3, 3, 8, 8), np.uint8)}, images)
+def test_captions_are_tokenised_once_until_they_change(tmp_path: Path, tokenizer: Path, images: Path) -> None:
     path = write(tmp_path, {"text": "a", "image": 0}, name="captions.jsonl")
     first = read_pairs(path, read_images(images), tokenizer).texts
     assert read_pairs(path, read_images(images), tokenizer).texts is first
@@ -247,16 +235,6 @@ def test_an_encoder_of_texts(tmp_path: Path, tokenizer: Path) -> None:
     assert TextEncoder(tmp_path / "captions.csv", tokenizer, bos=0)("a b a b") == [0, 1, 2, 1, 2]
     with pytest.raises(InvalidData, match=r"captions\.csv holds `text`, but there is no tokenizer"):
         TextEncoder(tmp_path / "captions.csv", None)("a")
-
-
-@pytest.mark.parametrize(
-    "line", ["hunter2", '{"text_ids": ["hunter2"]}', '{"text_ids": "hunter2"}', '{"text": ["hunter2"]}']
-)
-def test_no_message_quotes_a_value(tmp_path: Path, line: str) -> None:
-    """Who names a file need not be who may read it."""
-    with pytest.raises(InvalidData) as caught:
-        read_tokens(write(tmp_path, line))
-    assert "hunter2" not in caught.value.message
 
 
 def test_no_message_quotes_the_header_of_a_tensor_file(tmp_path: Path) -> None:
