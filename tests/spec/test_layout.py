@@ -8,11 +8,12 @@ import pytest
 from evalsvc.errors import EvalsvcError, InvalidData, InvalidLayout, UnknownName, UnsupportedModel
 from evalsvc.spec.layout import PRESETS, SPECIAL, VocabularyLayout, parse_layout, text_only
 
+IMAGE = {"offset": 17, "size": 4}
 PAPER = ("doc", "text", "TEXT", "/text", "image", "IMAGE", "/image", "/doc")
 
 SMALL: dict[str, Any] = {
     "text": {"size": 10},
-    "image": {"offset": 17, "size": 4},
+    "image": IMAGE,
     "special": {name: 10 + index for index, name in enumerate(SPECIAL)},
     "template": list(PAPER),
 }
@@ -72,22 +73,6 @@ def test_split_tables_are_refused() -> None:
         parse_layout("split-tables")
 
 
-def test_preset_fields_can_be_replaced() -> None:
-    layout = parse_layout(
-        {
-            "preset": "image-then-special",
-            "text_size": 80,
-            "codebook_size": 16,
-            "length": None,
-            "image": {"map": [*range(15, -1, -1)]},
-        }
-    )
-    assert layout.length is None
-    assert layout.image is not None
-    assert layout.image.offset == 80
-    assert layout.image_ids == tuple(range(95, 79, -1))
-
-
 @pytest.mark.parametrize(
     ("changes", "rows", "fragments"),
     [
@@ -105,39 +90,19 @@ def test_preset_fields_can_be_replaced() -> None:
         ({"template": ["IMAGE"]}, 21, ["template lacks the slot TEXT"]),
         ({"template": ["TEXT", "IMAGE", "IMAGE"]}, 21, ["template has 2 times the slot IMAGE"]),
         ({"image": None}, 21, ["template has the slot IMAGE, but the layout has no `image`"]),
-        (
-            {"unconditional_template": ["TEXT", "IMAGE"]},
-            21,
-            ["unconditional_template has the slot TEXT", "without text"],
-        ),
+        ({"unconditional_template": ["TEXT", "IMAGE"]}, 21, ["template has the slot TEXT", "without text"]),
         ({"unconditional_template": ["doc"]}, 21, ["unconditional_template lacks the slot IMAGE"]),
         ({"special": {"TEXT": 10}, "template": None}, 21, ["'TEXT'", "that of a slot"]),
-        (
-            {"image": {"offset": 17, "size": 4, "map": [0, 1, 2]}},
-            21,
-            ["image.map has 3 entries, the codebook has 4 codes"],
-        ),
-        ({"image": {"offset": 17, "size": 4, "map": [0, 1, 2, 2]}}, 21, ["holds an entry twice", "permutation of 0…3"]),
-        (
-            {"image": {"offset": 17, "size": 4, "map": [17, 18, 19, 20]}},
-            21,
-            ["image.map holds 17", "counted from image.offset"],
-        ),
+        ({"image": IMAGE | {"map": [0, 1, 2]}}, 21, ["image.map has 3 entries, the codebook has 4 codes"]),
+        ({"image": IMAGE | {"map": [0, 1, 2, 2]}}, 21, ["holds an entry twice", "permutation of 0…3"]),
+        ({"image": IMAGE | {"map": [17, 18, 19, 20]}}, 21, ["image.map holds 17", "counted from image.offset"]),
         ({"imag": {}}, 21, ["'imag'", "did you mean 'image'"]),
         ({"text": {"size": 10, "ofset": 1}}, 21, ["layout, text", "'ofset'", "did you mean 'offset'"]),
         ({"text": {"size": 0}}, 21, ["text.size", "greater than or equal to 1", "found 0"]),
         ({"text": {"size": "ten"}}, 21, ["text.size", "found 'ten'"]),
         ({"special": {"pad": 1.5}, "template": None}, 21, ["special.pad", "found 1.5"]),
-        (
-            {"text": {"size": 10, "tokenizer": "tokenizer.json"}},
-            21,
-            ["text.tokenizer 'tokenizer.json' is a relative path"],
-        ),
-        (
-            {"image": {"offset": 17, "size": 4, "map": "/no/such.json"}},
-            21,
-            ["the image.map /no/such.json does not exist"],
-        ),
+        ({"text": {"size": 10, "tokenizer": "t.json"}}, 21, ["text.tokenizer 't.json' is a relative path"]),
+        ({"image": IMAGE | {"map": "/no/such.json"}}, 21, ["the image.map /no/such.json does not exist"]),
     ],
 )
 def test_wrong_layouts_say_what_is_wrong(changes: Mapping[str, Any], rows: int, fragments: list[str]) -> None:
@@ -152,11 +117,7 @@ def test_wrong_layouts_say_what_is_wrong(changes: Mapping[str, Any], rows: int, 
     [
         ("image-then-specal", UnknownName, "did you mean 'image-then-special'"),
         ({"preset": "image-then-special", "text_sise": 3}, InvalidLayout, "did you mean 'text_size'"),
-        (
-            {"preset": "image-then-special", "text_size": "many"},
-            InvalidLayout,
-            "text_size must be a whole number above 0",
-        ),
+        ({"preset": "image-first", "text_size": "many"}, InvalidLayout, "text_size must be a whole number above 0"),
         ({"preset": "image-then-special", "text_size": True}, InvalidLayout, "found True"),
         ({"preset": ["image-first"]}, UnknownName, "no layout preset is named"),
         ({}, InvalidLayout, "text: field required"),
@@ -173,9 +134,9 @@ def test_wrong_specs_say_what_is_wrong(spec: Any, error: type[EvalsvcError], fra
 
 def test_a_file_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text("[3, 2, 1, 0]")
-    image = {"offset": 17, "size": 4, "map": "map.json"}
     text = {"size": 10, "tokenizer": "tokenizer.json"}
-    (tmp_path / "layout.yaml").write_text(json.dumps(SMALL | {"image": image, "text": text}))
+    content = SMALL | {"image": IMAGE | {"map": "map.json"}, "text": text}
+    (tmp_path / "layout.yaml").write_text(json.dumps(content))
     layout = parse_layout("layout.yaml", tmp_path)
     assert layout.image_ids == (20, 19, 18, 17)
     assert layout.text.tokenizer == str(tmp_path / "tokenizer.json")
@@ -183,75 +144,53 @@ def test_a_file_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "fragment"),
-    [("a: [", "layout.yaml is not valid YAML"), ("just text", "found str"), ("[1]", "found list")],
+    ("name", "content", "fragment"),
+    [
+        ("layout.yaml", "a: [", "layout.yaml is not valid YAML"),
+        ("layout.yaml", "just text", "found str"),
+        ("map.json", "[1,", "is not valid JSON"),
+        ("map.json", '{"a": 1}', "is no list of whole numbers"),
+    ],
 )
-def test_broken_files_are_named(tmp_path: Path, content: str, fragment: str) -> None:
-    (tmp_path / "layout.yaml").write_text(content)
+def test_broken_files_are_named(tmp_path: Path, name: str, content: str, fragment: str) -> None:
+    (tmp_path / "layout.yaml").write_text(json.dumps(SMALL | {"image": IMAGE | {"map": "map.json"}}))
+    (tmp_path / name).write_text(content)
     with pytest.raises(InvalidLayout, match=fragment):
-        parse_layout(str(tmp_path / "layout.yaml"))
+        parse_layout("layout.yaml", tmp_path)
+
+
+UNCONDITIONAL = {"unconditional_template": ["image", "IMAGE"]}
+ONE_MARKER = {"template": ["doc", "TEXT", "image", "IMAGE", "/doc"]}
 
 
 @pytest.mark.parametrize(
-    ("content", "fragment"), [("[1,", "is not valid JSON"), ('{"a": 1}', "is no list of whole numbers")]
+    ("changes", "text", "codes", "ids", "cut"),
+    [
+        ({}, [1, 2], [0, 3], [10, 12, 1, 2, 13, 14, 17, 20, 15, 11], 0),
+        ({}, [1, 2], None, [10, 12, 1, 2, 13, 11], 0),
+        ({}, None, [1], [10, 14, 18, 15, 11], 0),
+        ({}, [], [1], [10, 12, 13, 14, 18, 15, 11], 0),
+        (ONE_MARKER, [1], None, [10, 1, 14, 11], 0),
+        (UNCONDITIONAL, None, [1], [14, 18], 0),
+        (UNCONDITIONAL, [3], [1], [10, 12, 3, 13, 14, 18, 15, 11], 0),
+        ({"length": 10}, [1, 2, 3, 4], [0, 1], [10, 12, 1, 2, 13, 14, 17, 18, 15, 11], 2),
+        ({"length": 10}, [1, 2], [0, 1], [10, 12, 1, 2, 13, 14, 17, 18, 15, 11], 0),
+        ({"length": 10}, [*range(8)], None, [10, 12, 0, 1, 2, 3, 4, 5, 13, 11], 2),
+        ({"length": 10}, [], [0, 1, 2, 3], [10, 12, 13, 14, 17, 18, 19, 20, 15, 11], 0),
+    ],
 )
-def test_broken_maps_are_named(tmp_path: Path, content: str, fragment: str) -> None:
-    (tmp_path / "map.json").write_text(content)
-    with pytest.raises(InvalidLayout, match=fragment):
-        parse_layout(SMALL | {"image": {"offset": 17, "size": 4, "map": "map.json"}}, tmp_path)
-
-
-def test_a_pair_fills_the_template() -> None:
-    sequence = small().sequence([1, 2], [0, 3])
-    assert sequence.ids == [10, 12, 1, 2, 13, 14, 17, 20, 15, 11]
-    assert sequence.cut == 0
-
-
-def test_text_alone_drops_the_image_and_the_tokens_around_it() -> None:
-    assert small().sequence([1, 2], None).ids == [10, 12, 1, 2, 13, 11]
-
-
-def test_an_image_alone_drops_the_text_and_the_tokens_around_it() -> None:
-    assert small().sequence(None, [1]).ids == [10, 14, 18, 15, 11]
-
-
-def test_only_a_pair_of_tokens_goes_with_its_slot() -> None:
-    layout = small(template=["doc", "TEXT", "image", "IMAGE", "/doc"])
-    assert layout.sequence([1], None).ids == [10, 1, 14, 11]
-
-
-def test_an_empty_text_is_not_a_missing_one() -> None:
-    assert small().sequence([], [1]).ids == [10, 12, 13, 14, 18, 15, 11]
-
-
-def test_an_image_alone_takes_the_unconditional_template() -> None:
-    layout = small(unconditional_template=["image", "IMAGE"])
-    assert layout.sequence(None, [1]).ids == [14, 18]
-    assert layout.sequence([3], [1]).ids == [10, 12, 3, 13, 14, 18, 15, 11]
-
-
-def test_text_is_cut_at_its_end_to_fit() -> None:
-    layout = small(length=10)
-    pair = layout.sequence([1, 2, 3, 4], [0, 1])
-    assert pair.ids == [10, 12, 1, 2, 13, 14, 17, 18, 15, 11]
-    assert pair.cut == 2
-    assert layout.sequence([1, 2], [0, 1]).cut == 0
-    assert layout.sequence(list(range(8)), None).cut == 2
-    assert layout.sequence([], [0, 1, 2, 3]).ids == [10, 12, 13, 14, 17, 18, 19, 20, 15, 11]
-
-
-def test_a_prompt_is_what_precedes_the_image() -> None:
-    layout = small(unconditional_template=["doc", "image", "IMAGE", "/doc"])
-    assert layout.prompt([1, 2], 4).ids == [10, 12, 1, 2, 13, 14]
-    assert layout.prompt([], 4).ids == [10, 12, 13, 14]
-    assert layout.prompt(None, 4).ids == [10, 14]
-    assert small().prompt(None, 4).ids == [10, 14]
-    assert small(unconditional_template=["IMAGE"]).prompt(None, 4).ids == []
+def test_a_record_fills_the_template(
+    changes: dict[str, Any], text: list[int] | None, codes: list[int] | None, ids: list[int], cut: int
+) -> None:
+    """What is missing takes its pair of tokens along; an empty text is not missing, and text is cut at its end."""
+    sequence = small(**changes).sequence(text, codes)
+    assert (sequence.ids, sequence.cut) == (ids, cut)
 
 
 @pytest.mark.parametrize("text", [[1], [1, 2, 3, 4], [], None])
 def test_a_prompt_begins_the_sequence_it_is_drawn_for(text: list[int] | None) -> None:
     """Also where the text is cut: image and the rest of the template need their room."""
+    assert small().prompt(text, 4).ids[-1] == 14, "what precedes the image"
     for length in (10, 12, None):
         layout = small(length=length)
         prompt, whole = layout.prompt(text, 2), layout.sequence(text, [3, 0])
@@ -265,12 +204,14 @@ def test_prompts_that_cannot_be_are_refused() -> None:
         small().prompt([10], 4)
     with pytest.raises(InvalidData, match="5 image codes, with the template's special tokens 11 tokens"):
         small(length=10).prompt([1], 5)
-    with pytest.raises(InvalidData, match="the layout has no image block"):
-        text_only(10).prompt([1], 1)
+    for without_images in (lambda: text_only(10).prompt([1], 1), lambda: text_only(10).sequence([1], [1])):
+        with pytest.raises(InvalidData, match="the layout has no image block"):
+            without_images()
     behind = small(template=["doc", "image", "IMAGE", "/image", "TEXT"])
     with pytest.raises(InvalidLayout, match="has the text behind the image"):
         behind.prompt([1], 1)
     assert behind.prompt(None, 1).ids == [10, 14]
+    assert small(unconditional_template=["IMAGE"]).prompt(None, 4).ids == []
 
 
 def test_offsets_shift_text_and_a_map_permutes_codes() -> None:
@@ -278,6 +219,12 @@ def test_offsets_shift_text_and_a_map_permutes_codes() -> None:
     assert layout.resolve(10).sequence([0, 5], [0, 1, 2]).ids == [4, 9, 2, 3, 0]
     assert layout.image_ids == (2, 3, 0, 1)
     assert layout.image_range == range(4)
+    plain = text_only(7).resolve(7)
+    assert (plain.text_ids, plain.image_ids, plain.image_range, plain.pad_id) == (range(7), None, None, None)
+    assert plain.sequence([6], None).ids == [6]
+    preset = {"preset": "image-then-special", "text_size": 80, "codebook_size": 4, "image": {"map": [3, 2, 1, 0]}}
+    replaced = parse_layout(preset | {"length": None})
+    assert (replaced.length, replaced.image_ids) == (None, (83, 82, 81, 80)), "fields of a preset can be replaced"
 
 
 @pytest.mark.parametrize(
@@ -294,20 +241,6 @@ def test_records_that_do_not_fit_name_the_value(text: list[int], codes: list[int
     with pytest.raises(InvalidData) as caught:
         small(length=10).sequence(text, codes)
     assert fragment in caught.value.message
-
-
-def test_image_codes_need_an_image_block() -> None:
-    with pytest.raises(InvalidData, match="the layout has no image block"):
-        text_only(10).sequence([1], [1])
-
-
-def test_text_only() -> None:
-    layout = text_only(7).resolve(7)
-    assert layout.text_ids == range(7)
-    assert layout.image_ids is None
-    assert layout.image_range is None
-    assert layout.pad_id is None
-    assert layout.sequence([6], None).ids == [6]
 
 
 def test_digest_is_of_the_meaning_and_not_of_paths() -> None:

@@ -159,9 +159,6 @@ def test_mamba_is_refused(model: str | dict[str, Any]) -> None:
 def test_mixture_of_experts_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedModel, match="is a mixture of experts"):
         read_model_spec(SHAPE | changes)
-
-
-def test_moe_settings_that_are_off() -> None:
     read_model_spec(SHAPE | {"moe_freq": 0, "moe_num_experts": 8, "moe_top_k": 2})
 
 
@@ -177,13 +174,46 @@ def test_golden_runs(case: str) -> None:
     assert config.precision == "fp32"
 
 
-def test_json_wins_over_params_and_params_over_defaults(checkpoint: Path) -> None:
-    run = checkpoint.parent.parent
-    write(run / "params.txt", PARAMS)
-    write(run / "mine.json", SHAPE | {"ffn_type": "gemma_geglu"})
-    config = resolve_config(None, checkpoint)
-    assert (config.ffn_type, config.model_norm, config.qk_norm) == ("gemma_geglu", "rms_norm", True)
-    assert (config.positional_embedding_type, config.precision) == ("none", "amp_bfloat16")
+def params(**changes: str) -> str:
+    """PARAMS with some lines changed."""
+    lines = dict(line.partition(":")[::2] for line in PARAMS.splitlines())
+    return "".join(f"{key}: {value}\n" for key, value in {**lines, **changes}.items())
+
+
+@pytest.mark.parametrize(
+    ("above", "beside", "expected"),
+    [
+        (
+            {"params.txt": PARAMS, "mine.json": SHAPE | {"ffn_type": "gemma_geglu"}},
+            {},
+            {"ffn_type": "gemma_geglu", "model_norm": "rms_norm", "qk_norm": True, "precision": "amp_bfloat16"},
+        ),
+        ({"params.txt": params(model="ant_neox")}, {}, {"hidden_dim": 768, "qk_norm": True}),
+        ({"params.txt": params(model="open_lm_25m")}, {"params.txt": params(model="open_lm_11m")}, {"hidden_dim": 96}),
+        ({"params.txt": PARAMS}, {"mine.json": SHAPE, "another.json": SHAPE | {"n_layers": 3}}, {"n_layers": 2}),
+        ({"params.txt": PARAMS}, {"renamed.json": SHAPE}, {"model_norm": "rms_norm"}),
+        ({"a.json": SHAPE | {"vocab_size": 81}, "b.json": {"rate": 1}}, {"c.json": "{"}, {"vocab_size": 81}),
+        ({"a.json": SHAPE | {"vocab_size": 81}}, {"b.json": SHAPE}, {"vocab_size": 80}),
+    ],
+)
+def test_files_are_found_beside_the_checkpoint_before_the_folder_above(
+    checkpoint: Path, above: dict[str, Any], beside: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """A model's JSON wins over params.txt, which may name it, and that over open_lm's defaults."""
+    for folder, files in ((checkpoint.parent.parent, above), (checkpoint.parent, beside)):
+        for name, content in files.items():
+            write(folder / name, content)
+    assert expected.items() <= resolve_config(None, checkpoint).model_dump().items()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"moe_freq": "2"}, "moe_freq is not 0"), ({"model": "mamba_1b"}, "'mamba_1b' is a mamba model")],
+)
+def test_params_of_other_kinds_of_models(checkpoint: Path, changes: dict[str, str], message: str) -> None:
+    write(checkpoint.parent.parent / "params.txt", params(**changes))
+    with pytest.raises(UnsupportedModel, match=message):
+        resolve_config(None if "model" in changes else SHAPE, checkpoint)
 
 
 def test_params_complete_an_explicit_model(checkpoint: Path) -> None:
@@ -194,62 +224,15 @@ def test_params_complete_an_explicit_model(checkpoint: Path) -> None:
     assert not resolve_config(SHAPE | {"qk_norm": False}, checkpoint).qk_norm
 
 
-def test_params_with_a_registered_name(checkpoint: Path) -> None:
-    write(checkpoint.parent.parent / "params.txt", PARAMS.replace("mine", "ant_neox"))
-    config = resolve_config(None, checkpoint)
-    assert (config.hidden_dim, config.qk_norm) == (768, True)
-
-
-def test_params_in_the_same_folder_go_first(checkpoint: Path) -> None:
-    write(checkpoint.parent / "params.txt", PARAMS.replace("mine", "open_lm_11m"))
-    write(checkpoint.parent.parent / "params.txt", PARAMS.replace("mine", "open_lm_25m"))
-    assert resolve_config(None, checkpoint).hidden_dim == 96
-
-
-def test_params_whose_json_lies_beside_the_checkpoint(checkpoint: Path) -> None:
-    write(checkpoint.parent.parent / "params.txt", PARAMS)
-    write(checkpoint.parent / "mine.json", SHAPE)
-    write(checkpoint.parent / "another.json", SHAPE | {"n_layers": 3})
-    assert resolve_config(None, checkpoint).n_layers == 2
-
-
-def test_params_whose_json_has_another_name(checkpoint: Path) -> None:
-    write(checkpoint.parent.parent / "params.txt", PARAMS)
-    write(checkpoint.parent / "renamed.json", SHAPE)
-    assert resolve_config(None, checkpoint).model_norm == "rms_norm"
-
-
 @pytest.mark.parametrize(
     ("flag", "precision"),
     [("fsdp_amp", "fsdp_bf16"), ("fsdp_pure_bf16", "fsdp_bf16"), ("fsdp_cpu_offload", "amp_bfloat16")],
 )
 def test_fsdp_policies_count_as_precision(checkpoint: Path, flag: str, precision: str) -> None:
-    params = PARAMS.replace("fsdp: False", "fsdp: True").replace(f"{flag}: False", "") + f"{flag}: True\n"
-    write(checkpoint.parent.parent / "params.txt", params)
+    write(checkpoint.parent.parent / "params.txt", params(fsdp="True", **{flag: "True"}))
     assert resolve_config(SHAPE, checkpoint).precision == precision
-    write(checkpoint.parent.parent / "params.txt", params.replace("fsdp: True", "fsdp: False"))
+    write(checkpoint.parent.parent / "params.txt", params(fsdp="False", **{flag: "True"}))
     assert resolve_config(SHAPE, checkpoint).precision == "amp_bfloat16", "the flags do nothing without --fsdp"
-
-
-def test_params_of_a_mixture_of_experts(checkpoint: Path) -> None:
-    write(checkpoint.parent.parent / "params.txt", PARAMS.replace("moe_freq: 0", "moe_freq: 2"))
-    with pytest.raises(UnsupportedModel, match="moe_freq is not 0"):
-        resolve_config(SHAPE, checkpoint)
-
-
-def test_params_of_mamba(checkpoint: Path) -> None:
-    write(checkpoint.parent.parent / "params.txt", PARAMS.replace("mine", "mamba_1b"))
-    with pytest.raises(UnsupportedModel, match="'mamba_1b' is a mamba model"):
-        resolve_config(None, checkpoint)
-
-
-def test_the_only_json(checkpoint: Path) -> None:
-    write(checkpoint.parent.parent / "above.json", SHAPE | {"vocab_size": 81})
-    write(checkpoint.parent.parent / "other.json", {"learning_rate": 1})
-    write(checkpoint.parent / "broken.json", "{")
-    assert resolve_config(None, checkpoint).vocab_size == 81
-    write(checkpoint.parent / "beside.json", SHAPE)
-    assert resolve_config(None, checkpoint).vocab_size == 80, "beside goes before above"
 
 
 def test_two_jsons_are_not_chosen_between(checkpoint: Path) -> None:
@@ -269,11 +252,8 @@ def test_found_configuration_can_be_given_later(checkpoint: Path, tmp_path: Path
     """The service looks at submission; by evaluation the checkpoint may be a copy elsewhere."""
     write(checkpoint.parent.parent / "params.txt", PARAMS)
     write(checkpoint.parent.parent / "mine.json", SHAPE)
-    found = config_beside(checkpoint)
-    assert found is not None
-    assert resolve_config(json.loads(json.dumps(found)), tmp_path / "spool" / "x.pt") == resolve_config(
-        None, checkpoint
-    )
+    found = json.loads(json.dumps(config_beside(checkpoint)))
+    assert resolve_config(found, tmp_path / "spool" / "x.pt") == resolve_config(None, checkpoint)
 
 
 # Hugging Face

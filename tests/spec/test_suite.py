@@ -97,7 +97,7 @@ def test_suites_are_found_by_name_and_by_path(tmp_path: Path) -> None:
 
 def test_a_suite_of_ones_own_hides_the_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "loss.yaml").write_text(json.dumps({"tasks": [LOSS]}))
-    assert find_suite("loss", tmp_path).tasks[0].parameters["data"] == "/data/pairs.jsonl"
+    assert find_suite("loss", tmp_path) == load_suite(tmp_path / "loss.yaml")
 
 
 def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
@@ -131,12 +131,8 @@ def test_a_broken_suite_disturbs_no_other(tmp_path: Path) -> None:
 
 def unbounded(schema: Mapping[str, Any], where: str) -> Iterator[str]:
     """Places in a JSON schema that a value of any size fits into."""
-    needed = {
-        "integer": {"minimum", "maximum"},
-        "string": {"maxLength"},
-        "array": {"maxItems"},
-        "object": {"properties"},
-    }
+    sizes = {"integer": {"minimum", "maximum"}, "string": {"maxLength"}, "array": {"maxItems"}}
+    needed = {**sizes, "object": {"properties"}}
     kind = schema.get("type", "")
     least = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
     told = schema.keys() | ({"minimum", "maximum"} if None not in least else set())
@@ -157,19 +153,15 @@ def test_every_parameter_has_a_bound(kind: str) -> None:
     assert list(unbounded(schema, kind)) == []
 
 
+MANY_FILES = [{"name": f"b{index}", "data": "/a"} for index in range(501)]
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [
         ({"kind": "completions", "samples": 100_000_000}, "samples: input should be less than or equal to 10000"),
-        (
-            {"kind": "completions", "samples": 9000, "max_tokens": 5000},
-            "2 prompts with 9,001 completions of 5,000 ids are 90,010,000 ids, at most 10,000,000 are drawn; lower "
-            "`samples` or `max_tokens`",
-        ),
-        (
-            {"kind": "completions", "samples": 2, "seed": 2**63 - 1},
-            "seed is 9223372036854775807, and each of the 2 `samples` has the next one",
-        ),
+        ({"kind": "completions", "samples": 9000, "max_tokens": 5000}, "90,010,000 ids, at most 10,000,000 are drawn"),
+        ({"kind": "completions", "samples": 2, "seed": 2**63 - 1}, "and each of the 2 `samples` has the next one"),
         ({"kind": "completions", "prompts": ["a"] * 1001}, "prompts: tuple should have at most 1000 items"),
         ({**LOSS, "data": "/" + "a/" * 65}, "data: the path leads through 66 folders; give at most 64"),
         ({**LOSS, "data": "/" + "a" * 5000}, "data: string should have at most 4096 characters, found '/aaa"),
@@ -178,10 +170,7 @@ def test_every_parameter_has_a_bound(kind: str) -> None:
         ({**LOSS, "data": "/" + "x" * 30_000}, "tasks.0.data: a text of 30,001 characters; give at most 20,000"),
         ({**LOSS, "limit": [0] * 30_000}, "it has more than 25,000 values; put a part into another suite"),
         ({**LOSS, "limit": ["x" * 20_000] * 26}, "its texts have more than 500,000 characters together"),
-        (
-            {"kind": "language", "benchmarks": [{"name": f"b{index}", "data": "/a"} for index in range(501)]},
-            "benchmarks.500.data: the suite names more than 500 files; put a part into another suite",
-        ),
+        ({"kind": "language", "benchmarks": MANY_FILES}, "benchmarks.500.data: the suite names more than 500 files"),
         ({"kind": ["loss"] * 1000}, "the kind is ['loss', 'loss',"),
         ({"kind": "language", "benchmarks": [1] * 50}, "; and 43 more"),
     ],

@@ -4,22 +4,11 @@ import pytest
 
 from evalsvc.spec.visible_text import check_visible, visible, visible_line
 
-HOSTILE = [
-    "\x1b[2J",
-    "\x1b]0;title\x07",
-    "\x9b31m",
-    "a\rb",
-    "\b\b",
-    "\x7f",
-    "\u202eabc",
-    "\u2066",
-    "\u2028",
-    "\ud800",
-    "\0",
-]
 
-
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize(
+    "text",
+    ["\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "a\rb", "\b\b", "\x7f", "\u202eabc", "\u2066", "\u2028", "\ud800", "\0"],
+)
 def test_control_characters_are_written_out(text: str) -> None:
     shown = visible(text)
     assert shown.isprintable()
