@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from evalsvc.assets import ASSETS
 from evalsvc.errors import (
     CheckpointMismatch,
-    CheckpointNotFound,
     InvalidRequest,
     NonFinite,
     NotACheckpoint,
@@ -345,10 +344,6 @@ class TestFiles:
         tensors["Mixed_5b.branch1x1.conv.weight"][0] = torch.nan
         with pytest.raises(NonFinite, match=r"Mixed_5b\.branch1x1\.conv\.weight"):
             Inception(tensors)
-
-    def test_nowhere(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointNotFound):
-            load_extractor("inception", tmp_path / "nowhere.pt")
 
 
 def test_folding_keeps_the_function() -> None:
