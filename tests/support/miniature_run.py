@@ -13,4 +13,4 @@ DECODER = str(ROOT / "movqgan" / "movqgan_miniature.ckpt")
 def pretrained(epoch: int, **layout: Any) -> CheckpointRef:
     """A checkpoint of the pre-trained run, 0 to 5, with some parts of the layout replaced."""
     weights = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
-    return CheckpointRef(str(weights), layout={**LAYOUT, **layout}, label=f"epoch {epoch}")
+    return CheckpointRef(str(weights), layout={**LAYOUT, **layout}, label=f"run 'pretrained' epoch {epoch}")

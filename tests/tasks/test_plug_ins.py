@@ -9,6 +9,7 @@ import torch
 import yaml
 from miniature_run import DECODER, pretrained
 from square_features import offer_squares
+from task_runs import metrics, run_task
 
 from evalsvc.decoders import load_decoder
 from evalsvc.errors import InvalidSuite
@@ -16,16 +17,13 @@ from evalsvc.features import load_extractor
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
 from evalsvc.spec.suite import parse_suite
-from evalsvc.worker.local import run_suite
 
 PACKAGE = Path(__file__).parents[1] / "support" / "plug_ins"
 
 
 @pytest.fixture
-def _installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_thread: None) -> None:
+def _installed(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.syspath_prepend(PACKAGE)
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
 
 
 @pytest.fixture
@@ -37,16 +35,14 @@ def negative(tmp_path: Path) -> str:
     return str(tmp_path / "negative.yaml")
 
 
-def evaluate(*tasks: dict[str, Any]) -> dict[str, float]:
-    result = run_suite(parse_suite({"tasks": list(tasks)}, "test"), pretrained(5), lambda *_: None)
-    assert result["errors"] == {}
-    return {metric["name"]: metric["value"] for metric in result["metrics"]}
+def value(name: str, /, **task: Any) -> float:
+    return float(metrics(run_task(pretrained(5), **task))[name]["value"])
 
 
 @pytest.mark.usefixtures("_installed")
 def test_a_task_is_one_file_and_one_entry_point() -> None:
-    label = pretrained(5).label
-    assert evaluate({"kind": "letters", "times": 2}) == {"letters/count": 2 * sum(map(str.isalpha, label))}
+    letters = sum(map(str.isalpha, pretrained(5).label))
+    assert value("letters/count", kind="letters", times=2) == 2 * letters
     with pytest.raises(InvalidSuite, match="no key is named 'time'; did you mean 'times'"):
         parse_suite({"tasks": [{"kind": "letters", "time": 2}]}, "test")
 
@@ -55,11 +51,8 @@ def test_a_task_is_one_file_and_one_entry_point() -> None:
 def test_so_are_a_metric_and_a_decoder(monkeypatch: pytest.MonkeyPatch, negative: str) -> None:
     offer_squares(monkeypatch)
     task = {"kind": "text_to_image", "samples": 8, "decoder": DECODER, "extractor": "squares", "metrics": ["spread"]}
-    plain = evaluate({**task, "name": "plain"})["plain/spread"]
-    assert plain > 0
-    assert evaluate({**task, "name": "negative", "decoder_config": negative})["negative/spread"] == pytest.approx(
-        plain, rel=0.02
-    ), "negatives lie as far apart, but for rounding and clamping"
+    plain, inverted = (value("x/spread", name="x", **task, **given) for given in ({}, {"decoder_config": negative}))
+    assert inverted == pytest.approx(plain, rel=0.02) != 0, "negatives lie as far apart, but for rounding and clamping"
     codes = torch.zeros(1, 64, dtype=torch.int64)
     positive = load_decoder(DECODER, ROOT / "movqgan" / "config.yaml").decode(codes)
     torch.testing.assert_close(load_decoder(DECODER, negative).decode(codes), -positive)
@@ -69,10 +62,8 @@ def test_so_are_a_metric_and_a_decoder(monkeypatch: pytest.MonkeyPatch, negative
 def test_so_is_an_extractor(tmp_path: Path) -> None:
     (tmp_path / "factor.txt").write_text("2")
     extractor = load_extractor("brightness", tmp_path / "factor.txt")
-    assert extractor.features(torch.full((2, 3, 4, 4), 100, dtype=torch.uint8), "none")[1].tolist() == [
-        [200.0],
-        [200.0],
-    ]
+    images = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
+    assert extractor.features(images, "none")[1].tolist() == [[200.0], [200.0]]
 
 
 def test_without_the_package_none_of_them_is_there() -> None:

@@ -1,24 +1,20 @@
 """Which results are suspicious, and what is said of them."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from loss_task import context_of
 from miniature_run import pretrained
+from task_runs import run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.work import LossWork
 from evalsvc.tasks.suspicions import MAX_WARNINGS, cut_inputs, few_warnings, left_out, worse_than_guessing
 from evalsvc.tasks.task import TaskWarning
-from evalsvc.worker.local import run_suite
-from evalsvc.worker.shard import run_shard
 
 PAIRS = {"kind": "loss", "data": str(ROOT / "heldout_pairs.jsonl"), "limit": 12, "shards": 1}
 
@@ -120,19 +116,6 @@ def test_sequences_that_were_cut_are_told() -> None:
     assert short["loss/general_text"].message.startswith("5 of 5 general texts did not fit")
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
-
-    def evaluate(base: CheckpointRef | None, **task: Any) -> dict[str, Any]:
-        result = run_suite(parse_suite({"tasks": [task]}, "test"), pretrained(5), lambda *_: None, base)
-        assert result["errors"] == {}
-        return result
-
-    return evaluate
-
-
 SCATTERED = [[59, 56, 36, 15], [7, 32, 2, 58], [38, 38, 26, 42], [20, 46, 55, 40], [42, 35, 1, 57], [15, 49, 30, 19]]
 """Ids that the untrained checkpoint of the golden data expects less than a uniform guess would."""
 
@@ -140,41 +123,35 @@ CLOZE = {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 8}
 
 
 @pytest.mark.parametrize("base", [0, 5])
-def test_a_checkpoint_that_is_its_own_base_is_the_first(run: Callable[..., dict[str, Any]], base: int) -> None:
+def test_a_checkpoint_that_is_its_own_base_is_the_first(base: int) -> None:
     """Bits per byte of another tokenizer of the same size are above those of a uniform guess, and nobody said so."""
-    result = run(pretrained(base), kind="forgetting", text=TEXT, text_limit=4, **CLOZE)
+    result = run_task(pretrained(5), pretrained(base), kind="forgetting", text=TEXT, text_limit=4, **CLOZE)
     found = [warning["metric"] for warning in result["warnings"].get("forgetting", [])]
     first = ["cloze/bits_per_byte", "cloze/bits_per_byte_within", "forgetting/loss_within"]
     assert found == (first if base == 5 else [])
 
 
-def test_the_loss_of_a_model_of_text_alone_is_that_within_text(
-    tmp_path: Path, open_lm_case: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
+def test_the_loss_of_a_model_of_text_alone_is_that_within_text(tmp_path: Path, open_lm_case: Path) -> None:
     weights = CheckpointRef(str(open_lm_case.parent / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"))
     (tmp_path / "ids.jsonl").write_text("".join(f'{{"text_ids": {ids}}}\n' for ids in SCATTERED))
-    task = {"kind": "forgetting", "text": str(tmp_path / "ids.jsonl")}
-    result = run_suite(parse_suite({"tasks": [task]}, "test"), weights, lambda *_: None, weights)
+    result = run_task(weights, weights, kind="forgetting", text=str(tmp_path / "ids.jsonl"))
     assert [warning["metric"] for warning in result["warnings"]["forgetting"]] == ["forgetting/loss"]
 
 
-def test_the_first_step_is_told_by_the_service(run: Callable[..., dict[str, Any]]) -> None:
-    suite = parse_suite({"tasks": [{**PAIRS, "general_text": TEXT, "general_text_limit": 5}]}, "test")
-    [task] = suite.tasks
-    plan = run_shard(ShardRequest(task, "plan", pretrained(5)), lambda _: None).output
-    outputs = [run_shard(ShardRequest(task, "run", pretrained(5), [s]), lambda _: None).output for s in plan["shards"]]
-    for is_first in (True, False):
-        request = ShardRequest(task, "merge", pretrained(5), plan["shards"], outputs, is_first=is_first)
-        warnings = run_shard(request, lambda _: None).output["warnings"]
-        assert [warning["metric"] for warning in warnings] == (["loss/general_text_within"] if is_first else [])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_first_step_is_told_by_the_service(is_first: bool) -> None:
+    task = {**PAIRS, "general_text": TEXT, "general_text_limit": 5}
+    shards = run_stage("plan", pretrained(5), **task)["shards"]
+    outputs = [run_stage("run", pretrained(5), None, [shard], **task) for shard in shards]
+    warnings = run_stage("merge", pretrained(5), None, shards, outputs, is_first=is_first, **task)["warnings"]
+    assert [warning["metric"] for warning in warnings] == (["loss/general_text_within"] if is_first else [])
 
 
-def test_contexts_and_prompts_that_were_cut_are_told(run: Callable[..., dict[str, Any]]) -> None:
-    result = run(None, kind="language", max_length=20, num_fewshot=2, **CLOZE)
+def test_contexts_and_prompts_that_were_cut_are_told() -> None:
+    result = run_task(pretrained(5), kind="language", max_length=20, num_fewshot=2, **CLOZE)
     [warning] = result["warnings"]["language"]
     assert (warning["code"], warning["metric"]) == ("inputs_cut", "cloze")
     assert warning["message"].startswith("8 of 8 documents' contexts did not fit and were cut; raise `max_length`")
-    result = run(None, kind="completions", max_length=16, max_tokens=8, samples=0)
+    result = run_task(pretrained(5), kind="completions", max_length=16, max_tokens=8, samples=0)
     [warning] = result["warnings"]["completions"]
     assert "prompts did not fit and were cut; lower `max_tokens`" in warning["message"]

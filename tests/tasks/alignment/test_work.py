@@ -4,66 +4,38 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import task_runs
 import torch
 from metric_items import value_of_items
+from miniature_run import LAYOUT, pretrained
+from task_runs import artifacts, error, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.files.outputs import pack, unpack
-from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
 from evalsvc.models.image_rows import read_image_rows
 from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.alignment import learned as learned_alignment
-from evalsvc.worker.local import run_suite
-from evalsvc.worker.shard import run_shard
 
-LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 HELD_OUT, TRAINING = str(ROOT / "heldout_pairs.jsonl"), str(ROOT / "training_pairs.jsonl")
 SHORT = {"steps": 40, "batch": 128, "rate": 0.1}
 README = (Path(__file__).parents[3] / "README.md").read_text()
 
 
-def miniature(epoch: int, layout: Mapping[str, Any] = LAYOUT, run: str = "pretrained") -> CheckpointRef:
-    path = ROOT / "runs" / run / "checkpoints" / f"epoch_{epoch}.pt"
-    return CheckpointRef(str(path), layout=layout, label=f"run {run!r} epoch {epoch}")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def evaluate(checkpoint: CheckpointRef, **parameters: Any) -> dict[str, Any]:
     parameters = {"data": HELD_OUT, "permutations": 99, **parameters}
-    suite = parse_suite({"tasks": [{"kind": "alignment", **parameters}]}, "test")
-    return run_suite(suite, checkpoint, lambda task, done, total, unit: None)
+    return run_task(checkpoint, kind="alignment", **parameters)
 
 
 def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    assert result["errors"] == {}
-    found = {metric["name"].removeprefix("alignment/"): metric for metric in result["metrics"]}
-    assert len(found) == len(result["metrics"])
-    return found
-
-
-def notes(result: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = result["provenance"]["alignment"]["notes"]
-    return found
-
-
-def artifacts(result: Mapping[str, Any]) -> dict[str, bytes]:
-    return {artifact["name"]: artifact["content"] for artifact in result["artifacts"]["alignment"]}
+    return {name.removeprefix("alignment/"): metric for name, metric in task_runs.metrics(result).items()}
 
 
 def protocols(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -81,7 +53,7 @@ AS_IT_IS = {
 
 
 def test_metrics_say_what_they_are_and_what_is_known_without_a_model() -> None:
-    found = evaluate(miniature(5))
+    found = evaluate(pretrained(5))
     by_name = metrics(found)
     assert set(by_name) == AS_IT_IS
     for name, metric in by_name.items():
@@ -101,7 +73,7 @@ def test_metrics_say_what_they_are_and_what_is_known_without_a_model() -> None:
 
 def test_new_rows_know_nothing_and_trained_ones_little() -> None:
     """What the paper found: the nearest text tokens of image tokens are noise, at every step."""
-    both = [evaluate(miniature(epoch), permutations=999) for epoch in (0, 5)]
+    both = [evaluate(pretrained(epoch), permutations=999) for epoch in (0, 5)]
     first, last = map(metrics, both)
     assert first["p_value"]["value"] > 0.2
     assert first["loss_fitted"]["value"] == math.log(300)
@@ -115,21 +87,21 @@ def test_new_rows_know_nothing_and_trained_ones_little() -> None:
 
 
 def test_the_nearest_tokens_are_shown_as_text() -> None:
-    page = artifacts(evaluate(miniature(0), neighbours=2))["nearest_tokens.txt"].decode()
+    page = artifacts(evaluate(pretrained(0), neighbours=2))["nearest_tokens.txt"].decode()
     lines = page.splitlines()
     assert lines[0] == "nearest text tokens of the 61 most frequent of 61 image tokens"
     assert re.fullmatch(r"‹image \d+›  in 299 images", lines[3])
     assert re.fullmatch(r"  rows    (‹.+› -?\d\.\d\d  ){1}‹.+› -?\d\.\d\d", lines[4])
     assert lines[5].startswith("  centred ‹")
-    without = {**LAYOUT, "text": {"offset": 0, "size": 512}}
-    page = artifacts(evaluate(miniature(0, without), neighbours=2))["nearest_tokens.txt"].decode()
+    without = pretrained(0, text={"offset": 0, "size": 512})
+    page = artifacts(evaluate(without, neighbours=2))["nearest_tokens.txt"].decode()
     assert re.search(r"  rows    ‹text \d+› -?\d\.\d\d", page)
 
 
 def test_what_moves_a_number_is_in_its_protocol_and_nothing_else() -> None:
     """A seed that moves only p-values must not begin a new series of losses."""
-    one = evaluate(miniature(0), permutations=20)
-    two = evaluate(miniature(0), permutations=30, seed=1, neighbours=3, limit=300)
+    one = evaluate(pretrained(0), permutations=20)
+    two = evaluate(pretrained(0), permutations=30, seed=1, neighbours=3, limit=300)
     same = {name for name, protocol in protocols(one).items() if protocol == protocols(two)[name]}
     moved = {"p_value", "neighbour_p_value", "neighbour_p_value_centred", "neighbour_hits", "neighbour_hits_centred"}
     assert same == AS_IT_IS - moved
@@ -137,12 +109,12 @@ def test_what_moves_a_number_is_in_its_protocol_and_nothing_else() -> None:
         assert metrics(one)[name]["value"] == metrics(two)[name]["value"]
     assert protocols(one)["loss_fitted"]["temperature"] == "fitted"
     for change in ({"batch": 100}, {"limit": 200}, {"table": "output"}, {"dtype": "bfloat16"}):
-        other = protocols(evaluate(miniature(0), permutations=20, **change))
+        other = protocols(evaluate(pretrained(0), permutations=20, **change))
         assert not [name for name in AS_IT_IS if other[name] == protocols(one)[name]]
 
 
 def test_several_batches_are_chosen_by_the_seed_and_the_rest_is_counted() -> None:
-    one, two = (evaluate(miniature(5), batch=128, seed=seed, permutations=9) for seed in (0, 1))
+    one, two = (evaluate(pretrained(5), batch=128, seed=seed, permutations=9) for seed in (0, 1))
     assert notes(one)["table"]["pairs_left_out"] == 44
     assert metrics(one)["loss_fitted"]["baseline"] == math.log(128)
     assert metrics(one)["loss_fitted"]["n"] == len(one["items"]["alignment"]) == 256
@@ -154,7 +126,7 @@ def test_several_batches_are_chosen_by_the_seed_and_the_rest_is_counted() -> Non
 def learned() -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALSVC_THREADS", "1")
-        return evaluate(miniature(0), learn={"data": TRAINING, **SHORT})
+        return evaluate(pretrained(0), learn={"data": TRAINING, **SHORT})
 
 
 def test_the_learned_table_is_measured_on_what_it_has_not_seen(learned: dict[str, Any]) -> None:
@@ -190,10 +162,10 @@ def test_the_loss_by_step_is_there_and_where_it_rests(learned: dict[str, Any]) -
 
 
 def test_the_same_again_is_the_same_to_the_last_bit(learned: dict[str, Any]) -> None:
-    again = evaluate(miniature(0), learn={"data": TRAINING, **SHORT})
+    again = evaluate(pretrained(0), learn={"data": TRAINING, **SHORT})
     assert again["metrics"] == learned["metrics"]
     assert artifacts(again) == artifacts(learned)
-    other = evaluate(miniature(0), learn={"data": TRAINING, **SHORT, "seed": 1})
+    other = evaluate(pretrained(0), learn={"data": TRAINING, **SHORT, "seed": 1})
     assert artifacts(other)["image_rows.safetensors"] != artifacts(learned)["image_rows.safetensors"]
     assert protocols(other)["learned_loss"] != protocols(learned)["learned_loss"]
     assert protocols(other)["loss_fitted"] == protocols(learned)["loss_fitted"]
@@ -201,7 +173,7 @@ def test_the_same_again_is_the_same_to_the_last_bit(learned: dict[str, Any]) -> 
 
 def test_what_the_rows_are_measured_on_does_not_move_them(learned: dict[str, Any]) -> None:
     """Other held-out pairs must not begin another series of training losses."""
-    other = evaluate(miniature(0), learn={"data": TRAINING, **SHORT}, limit=50, permutations=9)
+    other = evaluate(pretrained(0), learn={"data": TRAINING, **SHORT}, limit=50, permutations=9)
     name = "learned_training_loss"
     assert metrics(other)[name]["value"] == metrics(learned)[name]["value"]
     assert protocols(other)[name] == protocols(learned)[name]
@@ -211,9 +183,8 @@ def test_what_the_rows_are_measured_on_does_not_move_them(learned: dict[str, Any
 
 def test_training_that_goes_astray_names_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned_alignment, "FIRST_TEMPERATURE", math.nan)
-    [error] = evaluate(miniature(0), learn={**SHORT, "steps": 2}, permutations=1)["errors"].values()
-    assert error["code"] == "non_finite"
-    assert error["message"].startswith("run 'pretrained' epoch 0: the alignment's loss is nan at step 0; lower")
+    found = error(evaluate(pretrained(0), learn={**SHORT, "steps": 2}, permutations=1))
+    assert found.startswith("non_finite: run 'pretrained' epoch 0: the alignment's loss is nan at step 0; lower")
 
 
 def test_a_run_can_begin_with_the_learned_rows(
@@ -221,7 +192,7 @@ def test_a_run_can_begin_with_the_learned_rows(
 ) -> None:
     """By README's lines: the checkpoint opens, its image rows are the learned ones, and its loss is a number."""
     [lines] = [block for block in re.findall(r"```py\n(.*?)```", README, re.DOTALL) if "put_image_rows" in block]
-    before = miniature(0)
+    before = pretrained(0)
     shutil.copy(before.path, tmp_path / "epoch_0.pt")
     (tmp_path / "image_rows.safetensors").write_bytes(artifacts(learned)["image_rows.safetensors"])
     monkeypatch.chdir(tmp_path)
@@ -237,11 +208,9 @@ def test_a_run_can_begin_with_the_learned_rows(
     assert torch.equal(table[others], old[others])
     assert torch.equal(table[rows.rows][~rows.trained], old[rows.rows][~rows.trained])
 
-    content = {"tasks": [{"kind": "loss", "data": HELD_OUT, "limit": 20}]}
     aligned = CheckpointRef(str(tmp_path / "aligned.pt"), model=json.loads(Path(config).read_text()), layout=LAYOUT)
-    found = run_suite(parse_suite(content, "test"), aligned, lambda *_: None)
-    assert found["errors"] == {}
-    assert all(math.isfinite(metric["value"]) for metric in found["metrics"])
+    found = task_runs.metrics(run_task(aligned, kind="loss", data=HELD_OUT, limit=20))
+    assert all(math.isfinite(metric["value"]) for metric in found.values())
 
 
 def test_the_file_says_where_its_rows_come_from_and_how_long_they_are(learned: dict[str, Any], tmp_path: Path) -> None:
@@ -250,10 +219,10 @@ def test_the_file_says_where_its_rows_come_from_and_how_long_they_are(learned: d
     rows, layout = read_image_rows(path), parse_layout(LAYOUT).resolve(583)
     assert (rows.table, rows.table_rows, list(rows.values.shape)) == ("tok_embeddings.weight", 583, [64, 96])
     assert rows.about["layout"] == layout.digest
-    assert rows.about["checkpoint"] == hash_files(Path(miniature(0).path))
+    assert rows.about["checkpoint"] == hash_files(Path(pretrained(0).path))
     assert rows.about["protocol"] == metrics(learned)["learned_training_loss"]["protocol"]
     assert float(rows.about["temperature"]) == pytest.approx(1 / notes(learned)["learned"]["scale"])
-    text = load_model(miniature(0).path).tok_embeddings.weight[:512]
+    text = load_model(pretrained(0).path).tok_embeddings.weight[:512]
     lengths = [float(one.square().sum(1).mean().sqrt()) for one in (rows.values[rows.trained], text)]
     assert lengths == pytest.approx([float(rows.about["length"])] * 2, rel=1e-5)
 
@@ -261,18 +230,17 @@ def test_the_file_says_where_its_rows_come_from_and_how_long_they_are(learned: d
 def test_a_permuted_image_block_has_its_rows_where_its_map_says(tmp_path: Path) -> None:
     """Rows in the order of the table would start a run with every code's meaning swapped."""
     order = [(5 * code + 3) % 64 for code in range(64)]
-    layout = {**LAYOUT, "image": {**LAYOUT["image"], "map": order}}
-    (tmp_path / "rows.safetensors").write_bytes(
-        artifacts(evaluate(miniature(0, layout), learn={**SHORT, "steps": 2}, permutations=1))["image_rows.safetensors"]
-    )
+    checkpoint = pretrained(0, image={**LAYOUT["image"], "map": order})
+    found = evaluate(checkpoint, learn={**SHORT, "steps": 2}, permutations=1)
+    (tmp_path / "rows.safetensors").write_bytes(artifacts(found)["image_rows.safetensors"])
     rows = read_image_rows(tmp_path / "rows.safetensors")
     assert rows.rows.tolist() == [512 + place for place in order]
-    old = load_model(miniature(0).path).tok_embeddings.weight
+    old = load_model(pretrained(0).path).tok_embeddings.weight
     assert torch.equal(rows.values[~rows.trained], old[rows.rows[~rows.trained]])
 
 
 def test_without_training_pairs_one_half_trains_and_the_other_measures() -> None:
-    found = evaluate(miniature(0), learn={**SHORT, "steps": 3}, table="output", permutations=9)
+    found = evaluate(pretrained(0), learn={**SHORT, "steps": 3}, table="output", permutations=9)
     halves = [[item for item in found["items"]["alignment"] if way in item] for way in ("loss_fitted", "learned_loss")]
     assert [len(half) for half in halves] == [300, 150]
     assert metrics(found)["learned_loss"]["baseline"] == math.log(150)
@@ -280,25 +248,20 @@ def test_without_training_pairs_one_half_trains_and_the_other_measures() -> None
     assert protocols(found)["learned_loss"]["learned"]["data"] == "half"
 
 
-def request(stage: Any, *shards: Any, outputs: Any = (), **parameters: Any) -> Any:
-    [task] = parse_suite({"tasks": [{"kind": "alignment", "permutations": 5, **parameters}]}, "test").tasks
-    done: list[int] = []
-    found = run_shard(ShardRequest(task, stage, miniature(0), shards, outputs), done.append)
-    return (found.output if found.error is None else found.error), done
-
-
 def test_shards_travel_and_report_every_step() -> None:
     """Outputs go through MessagePack, and payloads through JSON; merging needs neither data nor weights."""
-    plan, _ = request("plan", data=HELD_OUT, learn={**SHORT, "steps": 5})
+    task: dict[str, Any] = {"kind": "alignment", "permutations": 5, "learn": {**SHORT, "steps": 5}}
+    plan = run_stage("plan", pretrained(0), data=HELD_OUT, **task)
     assert (plan["total"], plan["unit"]) == (7, "steps")
     outputs = []
     for shard in json.loads(json.dumps(plan["shards"])):
-        output, done = request("run", shard, data=HELD_OUT, learn={**SHORT, "steps": 5})
+        done: list[int] = []
+        output = run_stage("run", pretrained(0), None, [shard], report=done.append, data=HELD_OUT, **task)
         assert done == sorted(done)
         assert done[-1] == shard["units"]
         outputs.append(unpack(pack(output)))
-    merged, _ = request("merge", *plan["shards"], outputs=outputs, data="/nowhere.jsonl", learn={**SHORT, "steps": 5})
-    direct = evaluate(miniature(0), learn={**SHORT, "steps": 5}, permutations=5)
+    merged = run_stage("merge", pretrained(0), None, plan["shards"], outputs, data="/nowhere.jsonl", **task)
+    direct = evaluate(pretrained(0), learn=task["learn"], permutations=5)
     assert merged["metrics"] == [{k: v for k, v in metric.items() if k != "task"} for metric in direct["metrics"]]
 
 
@@ -306,13 +269,13 @@ def test_data_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None:
     data, training = tmp_path / "data.jsonl", tmp_path / "training.jsonl"
     for path in (data, training):
         shutil.copy(HELD_OUT, path)
-    parameters = {"data": str(data), "learn": {"data": str(training), **SHORT, "steps": 1}}
-    plan, _ = request("plan", **parameters)
+    task = {"kind": "alignment", "data": str(data), "learn": {"data": str(training), **SHORT, "steps": 1}}
+    plan = run_stage("plan", pretrained(0), **task)
     for path in (training, data):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-        error, _ = request("run", plan["shards"][1], **parameters)
-        assert error.code == "data_changed"
-        assert str(path) in error.message
+        found = run_stage("run", pretrained(0), None, plan["shards"][1:], **task)
+        assert found.code == "data_changed"
+        assert str(path) in found.message
 
 
 @pytest.mark.parametrize(
@@ -327,5 +290,4 @@ def test_data_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_says_why(layout: Any, parameters: dict[str, Any], message: str) -> None:
-    [error] = evaluate(miniature(0, layout), **parameters)["errors"].values()
-    assert re.search(message, f"{error['code']}: {error['message']}")
+    assert re.search(message, error(evaluate(replace(pretrained(0), layout=layout), **parameters)))

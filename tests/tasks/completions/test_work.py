@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,53 +10,29 @@ from typing import Any
 
 import pytest
 import torch
+from miniature_run import LAYOUT, pretrained
+from task_runs import error, items, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.data.tokenizer import read_tokenizer
-from evalsvc.messages import ShardRequest
 from evalsvc.metrics.ngrams import distinct_n, seq_rep
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.miniature import ROOT
 from evalsvc.models.loading import load_model
-from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import resolve_config
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.completions.spec import TABLE_1
 from evalsvc.worker.local import run_suite
-from evalsvc.worker.shard import run_shard
 
-LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 TOKENIZER = read_tokenizer(ROOT / "tokenizer.json")
 
 
-def miniature(epoch: int, **text: Any) -> CheckpointRef:
-    path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
-    layout = {**LAYOUT, "text": {**LAYOUT["text"], **text}}
-    return CheckpointRef(str(path), layout=layout, label=f"run 'pretrained' epoch {epoch}")
-
-
-FIRST, LAST = miniature(0), miniature(5)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
+FIRST, SECOND, LAST = pretrained(0), pretrained(1), pretrained(5)
 
 
 def evaluate(checkpoint: CheckpointRef, base: CheckpointRef | None = None, **parameters: Any) -> dict[str, Any]:
-    suite = parse_suite({"tasks": [{"kind": "completions", "name": "says", **parameters}]}, "test")
-    return run_suite(suite, checkpoint, lambda task, done, total, unit: None, base)
-
-
-def items(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    assert result["errors"] == {}
-    found: list[dict[str, Any]] = result["items"]["says"]
-    return found
-
-
-def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    return {metric["name"]: metric for metric in result["metrics"]}
+    return run_task(checkpoint, base, kind="completions", name="says", **parameters)
 
 
 def test_english_becomes_images_beside_the_base() -> None:
@@ -79,18 +55,24 @@ def test_english_becomes_images_beside_the_base() -> None:
     assert metrics(after)["says/image_share"]["baseline"] == pytest.approx(64 / 583)
 
 
-def test_metrics_are_made_of_the_items_they_name() -> None:
-    result = evaluate(miniature(1), FIRST)
-    share, same = metrics(result)["says/image_share"], metrics(result)["says/same_as_base"]
-    image_ids, drawn = (sum(item[key] for item in items(result)) for key in share["items"])
-    assert share["value"] == image_ids / drawn
-    assert (share["n"], share["groups"], share["grouped_by"]) == (6, 2, "prompt")
-    assert (same["n"], same["groups"], same["grouped_by"]) == (2, None, None)
-    assert [item["way"] for item in items(result) if same["items"][0] in item] == ["greedy", "greedy"]
+def test_image_ids_are_counted_and_their_error_is_over_prompts() -> None:
+    """Completions of one prompt are all text or all images: as draws of their own they make the error too small."""
+    result = evaluate(SECOND, FIRST, prompts=["a", "The", *TABLE_1])
+    share, found = metrics(result)["says/image_share"], items(result)
+    sums = [[sum(item[key] for item in found[at : at + 3]) for key in share["items"]] for at in range(0, 12, 3)]
+    expected = ratio_of_sums(*zip(*sums, strict=True))
+    assert expected is not None
+    assert (share["value"], share["stderr"]) == pytest.approx((expected.value, expected.stderr))
+    assert (share["n"], share["groups"], share["grouped_by"]) == (12, 4, "prompt")
+    same = metrics(result)["says/same_as_base"]
+    assert (same["n"], same["groups"], same["grouped_by"]) == (4, None, None)
+    assert {item["way"] for item in found if same["items"][0] in item} == {"greedy"}
 
 
 def test_without_a_base_and_without_images(tmp_path: Path) -> None:
     result = evaluate(FIRST, samples=0)
+    share = metrics(result)["says/image_share"]
+    assert (share["n"], share["groups"], share["grouped_by"]) == (2, None, None)
     plain = {f"says/greedy_{name}" for name in ("seq_rep_4", "distinct_1", "distinct_2", "length")}
     assert set(metrics(result)) == {"says/image_share", *plain}
     assert [(item["base"], item["base_ids"]) for item in items(result)] == [(None, None)] * 2
@@ -138,20 +120,19 @@ def test_protocols_hold_what_moves_the_numbers_and_no_more(tmp_path: Path) -> No
         changed = protocols(**parameters)
         assert changed[0] != share, parameters
         assert changed[1] != same, parameters
-    other = metrics(evaluate(FIRST, LAST, max_tokens=4))
-    assert other["says/image_share"]["protocol"] == share
-    assert other["says/same_as_base"]["protocol"] != same, "another base"
+    one, other = (metrics(evaluate(SECOND, base, max_tokens=4)) for base in (FIRST, pretrained(2)))
+    moved = {name for name in one if one[name]["protocol"] != other[name]["protocol"]}
+    assert moved == {"says/same_as_base", "says/greedy_base_loss", "says/seeded_base_loss"}, "another base"
 
 
 def test_long_prompts_are_cut_from_the_left_behind_bos_and_counted() -> None:
     long, short = "zebra " * 50 + TABLE_1[0], "a"
     parameters: dict[str, Any] = {"max_length": 24, "max_tokens": 20, "samples": 0, "bos": 3}
     cut = evaluate(FIRST, prompts=[long, short], **parameters)
-    notes = cut["provenance"]["says"]["notes"]
-    assert (notes["completions"], notes["prompts_cut"], notes["ids_drawn"]) == (2, 1, 40)
+    assert {"completions": 2, "prompts_cut": 1, "ids_drawn": 40}.items() <= notes(cut).items()
     kept = TOKENIZER.decode(TOKENIZER.encode(long)[-3:])
     whole = evaluate(FIRST, prompts=[kept], **parameters)
-    assert whole["provenance"]["says"]["notes"]["prompts_cut"] == 0
+    assert notes(whole)["prompts_cut"] == 0
     assert items(cut)[0]["ids"] == items(whole)[0]["ids"]
     other = evaluate(FIRST, prompts=[kept], **{**parameters, "bos": 200})
     assert items(other)[0]["ids"] != items(whole)[0]["ids"], "the model reads what comes first"
@@ -175,7 +156,7 @@ def base_losses(base: CheckpointRef, prompt: str, ids: Sequence[int]) -> list[fl
 
 def test_the_base_judges_the_text_that_a_completion_begins_with() -> None:
     """At step 10 some completions end in image ids, of which the base knows nothing; text behind them is not judged."""
-    result = evaluate(miniature(1), FIRST)
+    result = evaluate(SECOND, FIRST)
     found, page = items(result), result["artifacts"]["says"][0]["content"].decode()
     assert any(0 < item["base_scored"] < item["drawn"] for item in found), "else this shows nothing"
     for item in found:
@@ -205,23 +186,9 @@ def test_a_base_judges_nothing_that_begins_with_an_image() -> None:
     assert "nothing that the base can judge" in result["artifacts"]["says"][0]["content"].decode()
 
 
-def test_the_error_of_the_share_of_image_ids_is_over_prompts() -> None:
-    """Completions of one prompt are all text or all images: as draws of their own they make the error too small."""
-    result = evaluate(miniature(1), prompts=["a", "The", *TABLE_1])
-    share, found = metrics(result)["says/image_share"], items(result)
-    sums = [[sum(item[key] for item in found[at : at + 3]) for key in ("image_ids", "drawn")] for at in range(0, 12, 3)]
-    expected = ratio_of_sums(*zip(*sums, strict=True))
-    assert expected is not None
-    assert share["stderr"] == pytest.approx(expected.stderr)
-    assert (share["n"], share["groups"]) == (12, 4)
-    alone = metrics(evaluate(miniature(1), samples=0))["says/image_share"]
-    assert (alone["n"], alone["groups"], alone["grouped_by"]) == (2, None, None)
-
-
 def test_few_prompts_are_said_to_bear_no_comparison() -> None:
     few, many = (
-        evaluate(FIRST, samples=0, max_tokens=2, prompts=prompts)["provenance"]["says"]["notes"]
-        for prompts in (list("abcdefg"), list("abcdefgh"))
+        notes(evaluate(FIRST, samples=0, max_tokens=2, prompts=prompts)) for prompts in ([*"abcdefg"], [*"abcdefgh"])
     )
     assert few["errors"].endswith("those of 7 prompts bear no comparison; give 8 or more `prompts`")
     assert "errors" not in many
@@ -255,13 +222,6 @@ def test_measures_are_of_the_drawn_ids_and_errors_over_prompts() -> None:
         same = share_stderr(sum(numbers), len(numbers)) if {*numbers} in ({0.0}, {1.0}) else None
         assert found["stderr"] == pytest.approx(same or stdev(numbers) / math.sqrt(len(numbers))), name
         assert found["items"] == [name.removeprefix("says/")]
-
-
-def test_only_the_bases_loss_depends_on_the_base() -> None:
-    """The other measures go on in their series when the run gets another base."""
-    one, other = (metrics(evaluate(miniature(1), base, max_tokens=4)) for base in (FIRST, miniature(2)))
-    moved = {name for name in one if one[name]["protocol"] != other[name]["protocol"]}
-    assert moved == {"says/same_as_base", "says/greedy_base_loss", "says/seeded_base_loss"}
 
 
 def test_an_items_protocol_is_all_that_drew_it_but_the_weights() -> None:
@@ -302,19 +262,13 @@ def stories(shared: Path) -> Callable[..., CheckpointRef]:
     return checkpoint
 
 
-STORY = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
-    "big, red ball."
-)
-
-
 def test_a_real_model_tells_its_documented_story_and_its_widened_copy_the_same(
     stories: Callable[..., CheckpointRef],
 ) -> None:
     """The base has a table of its own, without the rows of the images."""
     parameters: dict[str, Any] = {"prompts": ["", "Lily and Tom"], "bos": 1, "samples": 0, "max_tokens": 60}
     result = evaluate(stories("t2i_260k_step0"), stories(), **parameters)
-    assert items(result)[0]["text"].startswith(STORY)
+    assert items(result)[0]["text"].startswith("Once upon a time, there was a little girl named Lily.")
     assert metrics(result)["says/same_as_base"]["value"] == 1
     moved_result = evaluate(stories("t2i_260k_replay_step25"), stories(), **parameters)
     moved = items(moved_result)
@@ -327,20 +281,6 @@ def test_a_real_model_tells_its_documented_story_and_its_widened_copy_the_same(
     best, other = (metrics(one)["says/greedy_base_loss"]["value"] for one in (result, moved_result))
     assert best < other, "what the base would have said itself is the likeliest to it"
     assert metrics(gone)["says/same_as_base"]["value"] == 0
-
-
-def test_a_base_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    other = json.loads((ROOT / "tokenizer.json").read_text())
-    other["model"]["merges"].pop()
-    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
-    base = miniature(0, tokenizer=str(tmp_path / "tokenizer.json"))
-    error = evaluate(LAST, base)["errors"]["says"]
-    assert error["code"] == "invalid_data"
-    assert error["message"].startswith("the base, run 'pretrained' epoch 0, has a tokenizer with sha256 ")
-    error = evaluate(LAST, miniature(0, tokenizer_sha256="0" * 64))["errors"]["says"]
-    assert error["message"].startswith(f"the base, run 'pretrained' epoch 0, has a tokenizer with sha256 {'0' * 64}")
-    wide = CheckpointRef(FIRST.path, layout={"text": {"size": 256}}, label="narrow")
-    assert "has 512 ids, the layout has 256 text rows" in evaluate(LAST, wide)["errors"]["says"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -358,28 +298,27 @@ def test_a_base_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_named(text: dict[str, Any], parameters: dict[str, Any], message: str) -> None:
-    error = evaluate(miniature(0, **text), **parameters)["errors"]["says"]
-    assert error["code"] == "invalid_data"
-    assert message in error["message"]
+    found = error(evaluate(pretrained(0, text=LAYOUT["text"] | text), **parameters))
+    assert found.startswith("invalid_data: ")
+    assert message in found
 
 
 def test_what_changes_after_planning_is_noticed(tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.json"
     content = json.loads((ROOT / "tokenizer.json").read_text())
     tokenizer.write_text(json.dumps(content))
-    task = parse_suite({"tasks": [{"kind": "completions", "tokenizer": str(tokenizer), "max_tokens": 2}]}, "t").tasks[0]
 
-    def run(stage: Any, base: CheckpointRef | None, *shards: Any) -> Any:
-        return run_shard(ShardRequest(task, stage, LAST, shards, base=base), lambda done: None)
+    def run(stage: str, base: CheckpointRef | None, *shards: Any) -> Any:
+        return run_stage(stage, LAST, base, shards, kind="completions", tokenizer=str(tokenizer), max_tokens=2)
 
-    [alone], [beside] = (run("plan", base).output["shards"] for base in (None, FIRST))
+    [alone], [beside] = (run("plan", base)["shards"] for base in (None, FIRST))
     assert (alone["units"], beside["units"]) == (6, 12)
-    gone = run("run", None, beside).error
+    gone = run("run", None, beside)
     assert (gone.code, "the run has another base" in gone.message) == ("data_changed", True)
-    assert run("run", FIRST, alone).output["base"] is None, "a base that came later is for the next evaluation"
+    assert run("run", FIRST, alone)["base"] is None, "a base that came later is for the next evaluation"
     content["model"]["merges"].pop()
     tokenizer.write_text(json.dumps(content))
-    assert run("run", None, alone).error.code == "data_changed"
+    assert run("run", None, alone).code == "data_changed"
 
 
 def test_progress_counts_both_sides() -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -50,45 +51,32 @@ def page(made: Report) -> list[str]:
     return artifacts(made)["forgetting.txt"].content.decode().split("\n")
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+def cells(lines: Sequence[str], name: str) -> str:
+    """The cells of the first line that begins with a name, apart by bars."""
+    line = next(line for line in lines if line.startswith(f"{name} "))
+    return "|".join(cell.strip() for cell in line.split("  ") if cell.strip())
+
+
+def table(made: Report) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(artifacts(made)["forgetting.csv"].content.decode())))
 
 
 def test_every_row_says_n_chance_and_error() -> None:
     lines = page(report())
     assert lines[:2] == ["base        run 'a' step 0", "checkpoint  run 'a' step 400"]
-    [row, *_] = [line for line in lines if line.startswith("a ")]
-    found = cells(row)
-    assert found == [
-        *(
-            "a",
-            "all",
-            "40",
-            ".250",
-            "1.000 ±.031",
-            ".500 ±.080",
-            "-.500 ±.080",
-            "[-.648, -.352]",
-            "20",
-            "0",
-            "4e-06",
-            "lost",
-        )
-    ]
+    row = "a|all|40|.250|1.000 ±.031|.500 ±.080|-.500 ±.080|[-.648, -.352]|20|0|4e-06|lost"
+    assert cells(lines, "a") == row
     assert "corrected by Holm's method over 2 benchmarks; the verdict is at p ≤ 0.05." in lines
-    left = next(line for line in lines if line.startswith("forgetting/text_retained "))
-    assert cells(left)[1:] == [".500 ±.090", "[.305, .669]"], "c was 1 and a third, and is a third of each"
+    left = "forgetting/text_retained|.500 ±.090|[.305, .669]"
+    assert cells(lines, "forgetting/text_retained") == left, "c was 1 and a third, and is a third of each"
 
 
 def test_one_line_says_whether_it_is_knowledge() -> None:
     lines = page(report())
     what = lines[lines.index("What is gone") :]
-    row = next(line for line in what if line.startswith("a "))
-    assert cells(row) == [
-        *("a", "answers: expectation of an image", "+1.250 ±.008", "+.000 ±.000", "+1.250 ±.008", ".000 → .250")
-    ]
-    other = next(line for line in what if line.startswith("b "))
-    assert "nothing that is seen" in other
+    row = "a|answers: expectation of an image|+1.250 ±.008|+.000 ±.000|+1.250 ±.008|.000 → .250"
+    assert cells(what, "a") == row
+    assert "nothing that is seen" in cells(what, "b")
 
 
 def test_what_is_not_shown_is_counted() -> None:
@@ -127,7 +115,7 @@ def test_long_answers_are_shown_where_they_differ() -> None:
 
 def test_the_table_has_every_column_of_every_row() -> None:
     made = report()
-    found = list(csv.DictReader(io.StringIO(artifacts(made)["forgetting.csv"].content.decode())))
+    found = table(made)
     assert list(found[0]) == [each.name for each in fields(Row)]
     assert [(row["what"], row["metric"], row["scope"]) for row in found] == [row.key for row in made.rows]
     assert [float(row["change"]) for row in found] == [row.change for row in made.rows]
@@ -145,46 +133,25 @@ def test_a_text_alone_has_a_page() -> None:
     made.rows = made.rows[-1:]
     lines = page(made)
     assert "Right answers" not in lines
-    row = next(line for line in lines if line.startswith("loss "))
-    assert cells(row) == [
-        *(
-            "loss",
-            "all",
-            "10",
-            "3.000 ±.333",
-            "5.450 ±.096",
-            "+2.450 ±.330",
-            "[+1.703, +3.197]",
-            "10",
-            "0",
-            "4e-05",
-            "lost",
-        )
-    ]
+    row = "loss|all|10|3.000 ±.333|5.450 ±.096|+2.450 ±.330|[+1.703, +3.197]|10|0|4e-05|lost"
+    assert cells(lines, "loss") == row
 
 
 def test_what_is_too_few_is_said() -> None:
     """No p-value, no interval and no verdict of seven questions or texts; the counts stay."""
     made = report()
-    pairs = Pairs([1.0, 2.0, 3.0], [1.5, 2.6, 3.7], [1] * 3)
-    made.rows = [
-        *benchmark_rows(results(c=[0.0] * 7), results(c=[1.0] * 7)),
-        *corrected([loss_row("text", "loss", "all", "nats/token", pairs)]),
-    ]
+    text = loss_row("text", "loss", "all", "nats/token", Pairs([1.0, 2.0, 3.0], [1.5, 2.6, 3.7], [1] * 3))
+    made.rows = [*benchmark_rows(results(c=[0.0] * 7), results(c=[1.0] * 7)), *corrected([text])]
     lines = page(made)
-    assert cells(next(line for line in lines if line.startswith("loss ")))[-4:] == ["3", "0", "–", "too few"]
-    question = next(line for line in lines if line.startswith("c "))
-    assert cells(question)[-4:] == ["7", "0", "–", "too few"]
+    assert cells(lines, "loss").endswith("|3|0|–|too few")
+    assert cells(lines, "c").endswith("|7|0|–|too few")
     assert any("too few questions to tell: 7 of 8" in line for line in lines)
-    table = list(csv.DictReader(io.StringIO(artifacts(made)["forgetting.csv"].content.decode())))
-    assert {(row["p"], row["p_corrected"], row["change_low"], row["verdict"]) for row in table} == {
-        ("", "", "", "too few")
-    }
+    said = {(row["p"], row["p_corrected"], row["change_low"], row["verdict"]) for row in table(made)}
+    assert said == {("", "", "", "too few")}
 
 
 def test_no_error_is_shown_as_zero() -> None:
     """All of 10,000 answers right: the error is .0002, which three places would hide."""
     made = report()
     made.rows = benchmark_rows(results(c=[1.0] * 10_000), results(c=[1.0] * 10_000))
-    row = next(line for line in page(made) if line.startswith("c "))
-    assert cells(row)[4:6] == ["1.000 ±1e-04", "1.000 ±1e-04"]
+    assert "|1.000 ±1e-04|1.000 ±1e-04|" in cells(page(made), "c")

@@ -40,12 +40,9 @@ def test_a_row_has_all_that_is_needed_to_trust_it() -> None:
     assert row.p == mcnemar([bool(each) for each in base], [bool(each) for each in own]).p == row.p_corrected
     assert row.verdict == "lost"
     assert (row.centred_base, row.centred, row.retained) == pytest.approx((2 / 3, 1 / 6, 0.25))
-    assert row.retained_low is not None
-    assert row.retained_high is not None
-    assert row.retained_low < 0.25 < row.retained_high
-    assert (row.change_low, row.change_high) == pytest.approx(
-        (-0.375 - 1.96 * (row.change_stderr or 0), -0.375 + 1.96 * (row.change_stderr or 0)), abs=0.05
-    )
+    assert (row.retained_low or 0) < 0.25 < (row.retained_high or 0)
+    margin = 1.96 * (row.change_stderr or 0)
+    assert (row.change_low, row.change_high) == pytest.approx((-0.375 - margin, -0.375 + margin), abs=0.05)
 
 
 def test_verdicts_count_how_many_benchmarks_were_looked_at() -> None:
@@ -55,21 +52,11 @@ def test_verdicts_count_how_many_benchmarks_were_looked_at() -> None:
     quiet = {f"b{number}": RIGHT for number in range(19)}
     found = keyed(benchmark_rows(results(a=worse, **quiet), results(a=base, **quiet)))
     row = found["a", "acc", "all"]
-    assert (row.p, row.p_corrected, row.verdict) == (
-        pytest.approx(2 / 128),
-        pytest.approx(20 * 2 / 128),
-        "indistinguishable",
-    )
+    assert (row.p, row.p_corrected) == pytest.approx((2 / 128, 20 * 2 / 128)), "within text is a family of its own"
+    assert row.verdict == "indistinguishable"
     much = [0.0] * 14 + [1.0] * 26
-    assert (
-        keyed(benchmark_rows(results(a=much, **quiet), results(a=base, **quiet)))["a", "acc", "all"].verdict == "lost"
-    )
-
-
-def test_within_text_is_a_family_of_its_own() -> None:
-    """A correction that counts every question twice, once within text, sees half of what there is."""
-    found = keyed(benchmark_rows(results(a=WRONG, b=RIGHT), results(a=RIGHT, b=RIGHT)))
-    assert found["a", "acc", "all"].p_corrected == pytest.approx(2 * found["a", "acc", "all"].p)
+    found = keyed(benchmark_rows(results(a=much, **quiet), results(a=base, **quiet)))
+    assert found["a", "acc", "all"].verdict == "lost"
 
 
 def test_a_change_that_is_none_is_seldom_called_one() -> None:
@@ -150,10 +137,6 @@ def test_windows_of_too_few_documents_have_no_verdict() -> None:
     assert (row.n, row.p, row.change_low, row.verdict) == (35, None, None, "too few")
 
 
-def test_too_few_questions_are_said_to_be_too_few() -> None:
-    assert said(results(a=[0.0] * 7), results(a=[1.0] * 7)) == "too few questions to tell: 7 of 8"
-
-
 def test_a_loss_that_became_infinite_is_lost() -> None:
     assert loss_rows_of([math.inf, *([0.1] * 8)]).verdict == "lost"
 
@@ -173,9 +156,8 @@ def test_a_sample_has_the_error_of_a_part_of_the_whole() -> None:
 def test_a_changed_loss_is_the_sum_of_its_parts() -> None:
     """log p(id) = log p(id | text) + log p(text), so nothing is left over."""
     base = with_bits(results(a=HALF), "a", [8.0] * 40, [8.0] * 40)
-    own = with_bits(
-        results(a=HALF), "a", [30.0 + n % 3 for n in range(40)], [14.0 - n % 5 for n in range(40)], mass=0.5
-    )
+    bits, within = [30.0 + n % 3 for n in range(40)], [14.0 - n % 5 for n in range(40)]
+    own = with_bits(results(a=HALF), "a", bits, within, mass=0.5)
     [parts] = benchmark_parts(own, base)
     assert parts.total.value == pytest.approx(parts.knowledge.value + parts.expectation.value)
     assert parts.knowledge.value == pytest.approx((12 - 8) / 10)

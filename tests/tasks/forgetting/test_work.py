@@ -13,37 +13,18 @@ from typing import Any
 import pytest
 from benchmark_files import questions, write_benchmark
 from metric_items import value_of_items
+from miniature_run import LAYOUT, pretrained
+from task_runs import artifacts, error, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.compare.result import Measured, Result, distance_between
-from evalsvc.messages import ShardError, ShardRequest
-from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.miniature import ROOT
-from evalsvc.spec.layout import parse_layout
-from evalsvc.spec.suite import parse_suite
-from evalsvc.tasks.forgetting.rows import Pairs, Row, corrected, loss_row
-from evalsvc.tasks.language.kept_answers import FOLDER, find_answers, keep_answers
-from evalsvc.worker.local import run_suite
-from evalsvc.worker.shard import run_shard
+from evalsvc.tasks.language.kept_answers import FOLDER, keep_answers
 
-LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 TEXT = str(ROOT / "heldout_text.jsonl")
 
 
-def miniature(epoch: int, label: str = "", **text: Any) -> CheckpointRef:
-    path = ROOT / "runs" / "pretrained" / "checkpoints" / f"epoch_{epoch}.pt"
-    layout = {**LAYOUT, "text": {**LAYOUT["text"], **text}}
-    return CheckpointRef(str(path), layout=layout, label=label or f"run 'pretrained' epoch {epoch}")
-
-
-FIRST, SECOND, LAST = miniature(0), miniature(1), miniature(5)
-
-
-@pytest.fixture(autouse=True)
-def data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
-    return tmp_path / "data"
+FIRST, SECOND, LAST = pretrained(0), pretrained(1), pretrained(5)
 
 
 @pytest.fixture
@@ -58,40 +39,15 @@ def benchmarks(tmp_path: Path) -> dict[str, Any]:
 def evaluate(
     checkpoint: CheckpointRef, base: CheckpointRef | None, kind: str = "forgetting", **parameters: Any
 ) -> dict[str, Any]:
-    suite = parse_suite({"tasks": [{"kind": kind, "name": "forgetting", **parameters}]}, "test")
-    return run_suite(suite, checkpoint, lambda task, done, total, unit: None, base)
+    return run_task(checkpoint, base, kind=kind, name="forgetting", **parameters)
 
 
-def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    assert result["errors"] == {}
-    found = {metric["name"]: metric for metric in result["metrics"]}
-    assert len(found) == len(result["metrics"])
-    return found
-
-
-def notes(result: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = result["provenance"]["forgetting"]["notes"]
-    return found
-
-
-def artifacts(result: Mapping[str, Any]) -> dict[str, bytes]:
-    return {artifact["name"]: artifact["content"] for artifact in result["artifacts"]["forgetting"]}
+def stage(stage: str, base: CheckpointRef, *shards: Any, of: CheckpointRef = SECOND, **parameters: Any) -> Any:
+    return run_stage(stage, of, base, shards, kind="forgetting", **parameters)
 
 
 def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(artifacts(result)["forgetting.csv"].decode())))
-
-
-def error(result: Mapping[str, Any]) -> str:
-    found: dict[str, str] = result["errors"]["forgetting"]
-    return f"{found['code']}: {found['message']}"
-
-
-def request(stage: Any, checkpoint: CheckpointRef, base: CheckpointRef, *shards: Any, **parameters: Any) -> Any:
-    """One stage of the task as a worker does it: its output, or its error."""
-    [task] = parse_suite({"tasks": [{"kind": "forgetting", **parameters}]}, "test").tasks
-    done = run_shard(ShardRequest(task, stage, checkpoint, shards, base=base), lambda units: None)
-    return done.output if done.error is None else done.error
 
 
 def test_english_is_forgotten(benchmarks: dict[str, Any]) -> None:
@@ -108,15 +64,12 @@ def test_english_is_forgotten(benchmarks: dict[str, Any]) -> None:
             tolerance = 1e-6 if "/" in metric["items"][0] or metric["name"].endswith("retained") else 1e-12
             found_value = value_of_items(metric, found["items"]["forgetting"])
             assert metric["value"] == pytest.approx(found_value, abs=tolerance), metric["name"]
-    assert [by_name[f"forgetting/{name}"]["direction"] for name in ("kl", "top1_agreement", "image_mass")] == [
-        "lower",
-        "higher",
-        "none",
-    ]
+    directions = {name: by_name[f"forgetting/{name}"]["direction"] for name in ("kl", "top1_agreement", "image_mass")}
+    assert directions == {"kl": "lower", "top1_agreement": "higher", "image_mass": "none"}
     assert by_name["forgetting/kl"]["value"] > by_name["forgetting/kl_within"]["value"] > 1
     assert by_name["forgetting/top1_agreement"]["value"] < 0.2
     change = by_name["forgetting/loss_change"]
-    assert change["value"] > 20 * change["stderr"] > 0
+    assert change["value"] > max(3, 20 * change["stderr"]), "the effect that the bundled run is there to show"
     assert by_name["forgetting/loss"]["value"] > by_name["forgetting/loss_within"]["value"]
     assert by_name["forgetting/sums_bits_per_byte_change"]["direction"] == "lower"
     assert notes(found)["texts"] == 20
@@ -154,15 +107,8 @@ def test_all_that_is_left_pairs_with_another_checkpoint(benchmarks: dict[str, An
             other = metrics(results[1])[name]
             a, b = (Measured(each, side) for each, side in zip((metric, other), sides, strict=True))
             found[name] = distance_between(a, b)
-    for name in (
-        "kl",
-        "top1_agreement",
-        "centred",
-        "sums_lost",
-        "more_gained_within",
-        "sums_acc_change",
-    ):
-        assert f"forgetting/{name}" in found, name
+    names = ("kl", "top1_agreement", "centred", "sums_lost", "more_gained_within", "sums_acc_change")
+    assert {f"forgetting/{name}" for name in names} <= found.keys()
     assert {name for name, each in found.items() if each.basis != "paired"} == set()
 
 
@@ -176,7 +122,7 @@ def test_the_base_beside_itself_has_forgotten_nothing(benchmarks: dict[str, Any]
             # Answers that are all alike leave the error of a share, numbers none.
             assert (metric["value"], metric["stderr"] == 0) == (0, metric["unit"] != "fraction"), name
     assert by_name["forgetting/top1_agreement"]["value"] == 1
-    plan = request("plan", same, FIRST, **benchmarks)
+    plan = stage("plan", FIRST, of=same, **benchmarks)
     assert {shard["part"] for shard in plan["shards"]} == {"checkpoint"}
 
 
@@ -187,26 +133,18 @@ def test_what_is_left_to_be_read(benchmarks: dict[str, Any]) -> None:
     )
     by_name, left = metrics(found), artifacts(found)
     assert set(left) == {"forgetting.txt", "forgetting.csv", "flipped.jsonl"}
-    rows = {
-        (row["what"], row["metric"], row["scope"]): row
-        for row in csv.DictReader(io.StringIO(left["forgetting.csv"].decode()))
-    }
+    rows = {(row["what"], row["metric"], row["scope"]): row for row in table_rows(found)}
     assert len(rows) == 6
     for end, scope in (("", "all"), ("_within", "text")):
         row = rows["cloze", "acc", scope]
         assert (row["n"], row["verdict"], row["chance"]) == ("60", "lost", "0.25")
-        for metric, column in (("retained", "retained"), ("lost", "lost"), ("gained", "gained")):
-            scale = 60 if metric != "retained" else 1
-            assert by_name[f"forgetting/cloze_{metric}{end}"]["value"] == pytest.approx(float(row[column]) / scale)
-        change = by_name[f"forgetting/cloze_acc{end}_change"]
-        assert [change["value"], change["stderr"]] == pytest.approx([float(row["change"]), float(row["change_stderr"])])
-        bits = by_name[f"forgetting/cloze_bits_per_byte{end}_change"]
-        found_bits = rows["cloze", "bits_per_byte", scope]
-        assert [bits["value"], bits["stderr"]] == pytest.approx(
-            [float(found_bits["change"]), float(found_bits["change_stderr"])]
-        )
-        loss = by_name[f"forgetting/loss{end}_change"]
-        assert loss["value"] == pytest.approx(float(rows["text", "loss", scope]["change"]))
+        for column, scale in (("retained", 1), ("lost", 60), ("gained", 60)):
+            assert by_name[f"forgetting/cloze_{column}{end}"]["value"] == pytest.approx(float(row[column]) / scale)
+        bits, loss = rows["cloze", "bits_per_byte", scope], rows["text", "loss", scope]
+        for name, expected in (("cloze_acc", row), ("cloze_bits_per_byte", bits), ("loss", loss)):
+            change = by_name[f"forgetting/{name}{end}_change"]
+            assert change["value"] == pytest.approx(float(expected["change"]))
+            assert change["stderr"] == pytest.approx(float(expected["change_stderr"]), rel=1e-5)
     accuracy = by_name["cloze/acc"]["value"]
     assert by_name["forgetting/centred"]["value"] == pytest.approx((accuracy - 0.25) / 0.75)
     flipped = [json.loads(line) for line in left["flipped.jsonl"].splitlines()]
@@ -247,8 +185,6 @@ def test_icl_is_five_fixed_shots_less_none(benchmarks: dict[str, Any]) -> None:
     difference = few["sums/acc"]["value"] - zero["sums/acc"]["value"]
     assert found["forgetting/sums_icl"]["value"] == pytest.approx(difference, abs=1e-12)
     assert "forgetting/more_icl" not in found
-    again = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=0, **benchmarks))
-    assert again["forgetting/sums_icl"]["value"] == found["forgetting/sums_icl"]["value"]
     sampled = metrics(evaluate(FIRST, FIRST, icl=["sums"], num_fewshot=2, sample=7, **benchmarks))
     assert sampled["forgetting/sums_icl"]["n"] == 7, "at any number of shots the same documents are drawn"
 
@@ -261,23 +197,19 @@ def test_texts_that_are_too_short_say_nothing_about_late_tokens() -> None:
 
 def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) -> None:
     """They are the same for every checkpoint of a run, and half of the work."""
-    plan = request("plan", SECOND, FIRST, **benchmarks)
-    [shard] = [shard for shard in plan["shards"] if shard["part"] == "base"]
-    answers = request("run", SECOND, FIRST, shard, **benchmarks)
+    [shard] = [shard for shard in stage("plan", FIRST, **benchmarks)["shards"] if shard["part"] == "base"]
+    answers = stage("run", FIRST, shard, **benchmarks)
     folder = data_dir / "statistics"
     [file] = (folder / FOLDER).rglob("*.json")
     content = json.loads(file.read_bytes().partition(b"\n")[2])
     assert len(content["answers"]) == len(answers["answers"])
     # Whoever finds them does not compute them: what was put there comes back, also for another checkpoint.
     keep_answers(folder, content["key"], dict.fromkeys(content["answers"], "kept"))
-    assert set(request("run", LAST, FIRST, shard, **benchmarks)["answers"]) == {"kept"}
-    file.write_bytes(file.read_bytes()[:-1])
-    assert request("run", LAST, FIRST, shard, **benchmarks) == answers
-    assert find_answers(folder, content["key"]) == content["answers"]
+    assert set(stage("run", FIRST, shard, of=LAST, **benchmarks)["answers"]) == {"kept"}
     # Another base, or another way to run it, is another folder.
-    other = request("plan", LAST, SECOND, **benchmarks)["shards"]
-    request("run", LAST, SECOND, next(shard for shard in other if shard["part"] == "base"), **benchmarks)
-    request("run", LAST, FIRST, shard, dtype="bfloat16", **benchmarks)
+    other = stage("plan", SECOND, of=LAST, **benchmarks)["shards"]
+    stage("run", SECOND, next(shard for shard in other if shard["part"] == "base"), of=LAST, **benchmarks)
+    stage("run", FIRST, shard, of=LAST, dtype="bfloat16", **benchmarks)
     assert len(list((folder / FOLDER).iterdir())) == 3
 
 
@@ -316,10 +248,8 @@ def test_a_run_without_a_base_is_told_how_to_get_one() -> None:
 def test_a_base_that_became_another_is_noticed(benchmarks: dict[str, Any], part: str) -> None:
     """Half of the shards against one base and half against another would be a number of neither."""
     given = {"text": TEXT, "text_limit": 3, **benchmarks}
-    plan = request("plan", SECOND, FIRST, **given)
-    shard = next(shard for shard in plan["shards"] if shard["part"] == part)
-    found = request("run", SECOND, LAST, shard, **given)
-    assert isinstance(found, ShardError)
+    shard = next(shard for shard in stage("plan", FIRST, **given)["shards"] if shard["part"] == part)
+    found = stage("run", LAST, shard, **given)
     assert found.code == "data_changed"
     assert "the base, run 'pretrained' epoch 5, is another file than when this evaluation was planned" in found.message
 
@@ -327,9 +257,9 @@ def test_a_base_that_became_another_is_noticed(benchmarks: dict[str, Any], part:
 def test_text_that_became_another_is_noticed(tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text('{"text_ids": [1, 2, 3]}\n')
-    [shard] = request("plan", SECOND, FIRST, text=str(text))["shards"]
+    [shard] = stage("plan", FIRST, text=str(text))["shards"]
     text.write_text('{"text_ids": [1, 2, 4]}\n')
-    found = request("run", SECOND, FIRST, shard, text=str(text))
+    found = stage("run", FIRST, shard, text=str(text))
     assert (found.code, "has changed since this evaluation was planned" in found.message) == ("data_changed", True)
 
 
@@ -338,12 +268,12 @@ def test_a_base_with_another_tokenizer_is_refused(benchmarks: dict[str, Any], tm
     given = {"text": TEXT, "text_limit": 2}
     other = tmp_path / "tokenizer.json"
     other.write_text((ROOT / "tokenizer.json").read_text() + "\n")
-    message = error(evaluate(SECOND, miniature(0, "x", tokenizer=str(other)), **given))
-    assert message.startswith("invalid_data: the base, x, has a tokenizer with sha256 ")
+    message = error(evaluate(SECOND, pretrained(0, text=LAYOUT["text"] | {"tokenizer": str(other)}), **given))
+    assert message.startswith("invalid_data: the base, run 'pretrained' epoch 0, has a tokenizer with sha256 ")
     assert message.endswith("name a base with the checkpoint's tokenizer")
     # Of another size: padding, as far as the tokenizer says so.
     short = {"rows": 583, "text": {"size": 500}, "image": {"offset": 512, "size": 64}}
-    unknown = miniature(1, tokenizer=None)
+    unknown = pretrained(1, text=LAYOUT["text"] | {"tokenizer": None})
     message = error(evaluate(unknown, CheckpointRef(FIRST.path, layout=short, label="y"), **given))
     assert "the base, y, has 500 text rows, the checkpoint has 512, and nothing says whether that is padding" in message
     message = error(evaluate(SECOND, CheckpointRef(FIRST.path, layout=short, label="y"), **given, **benchmarks))
@@ -353,12 +283,10 @@ def test_a_base_with_another_tokenizer_is_refused(benchmarks: dict[str, Any], tm
 def test_a_base_before_it_was_widened_is_compared_by_its_text(tmp_path: Path) -> None:
     """The rows behind the tokenizer's ids are padding to it, and the template's tokens are no part of its text."""
     padded = CheckpointRef(FIRST.path, layout={"text": {"size": 583}}, label="all text")
-    found = metrics(evaluate(SECOND, padded, text=TEXT, text_limit=4))
+    result = evaluate(SECOND, padded, text=TEXT, text_limit=4)
+    found = metrics(result)
     assert found["forgetting/kl"]["value"] > found["forgetting/kl_within"]["value"] > 0
-    assert (
-        "base_layout"
-        in evaluate(SECOND, padded, text=TEXT, text_limit=4)["protocols"][found["forgetting/loss"]["protocol"]]
-    )
+    assert "base_layout" in result["protocols"][found["forgetting/loss"]["protocol"]]
 
 
 def test_equal_texts_are_one_group(tmp_path: Path) -> None:
@@ -380,34 +308,13 @@ def test_equal_texts_are_one_group(tmp_path: Path) -> None:
         assert float(row[key]) == pytest.approx(float(same[key]), rel=1e-4), key
 
 
-def test_windows_of_one_document_are_one_group(tmp_path: Path) -> None:
-    """Twelve windows of seven documents have the error of seven, and no verdict."""
-    text = tmp_path / "windows.jsonl"
-    lines = [json.loads(line) for line in Path(TEXT).read_text().splitlines()[:12]]
-    named = [{**line, "document": index % 7} for index, line in enumerate(lines)]
-    text.write_text("\n".join(map(json.dumps, named)))
-    found = evaluate(SECOND, FIRST, text=str(text))
-    change = metrics(found)["forgetting/loss_change"]
-    assert (change["n"], change["groups"]) == (12, 7)
-    items = [item for item in found["items"]["forgetting"] if "tokens" in item]
-    assert [item["text_group"] for item in items] == [index % 7 for index in range(12)]
-    expected = ratio_of_sums(
-        [item["nll_change"] for item in items],
-        [item["tokens"] for item in items],
-        [line["document"] for line in named],
-    )
-    assert expected is not None
-    assert change["stderr"] == pytest.approx(expected.stderr)
-    assert {row["verdict"] for row in table_rows(found)} == {"too few"}
-
-
 def test_pairs_are_no_text(tmp_path: Path) -> None:
     message = error(evaluate(SECOND, FIRST, text=str(ROOT / "heldout_pairs.jsonl")))
     assert "heldout_pairs.jsonl, line 1 has image codes; `text` is text alone" in message
 
 
 def test_a_task_must_not_have_the_name_of_a_benchmark(benchmarks: dict[str, Any]) -> None:
-    found = request("plan", SECOND, FIRST, name="sums", **benchmarks)
+    found = stage("plan", FIRST, name="sums", **benchmarks)
     assert (found.code, "has the name of a benchmark" in found.message) == ("invalid_suite", True)
 
 
@@ -435,89 +342,39 @@ def stories(shared: Path, name: str) -> CheckpointRef:
 
 
 @pytest.fixture(scope="module")
-def table(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """By checkpoint: what forgetting says of 24 stories against step 0, and the losses of 48 pairs."""
-    folder = shared / "golden" / "stories260k_openlm" / "forgetting"
+def table(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """By checkpoint: what forgetting says of 24 stories against step 0."""
+    text = shared / "golden" / "stories260k_openlm" / "forgetting" / "heldout_stories.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALSVC_THREADS", "1")
         patch.setenv("EVALSVC_DATA_DIR", str(tmp_path_factory.mktemp("data")))
-        return {
-            name: (
-                evaluate(stories(shared, name), stories(shared, "step0"), text=str(folder / "heldout_stories.jsonl")),
-                evaluate(stories(shared, name), None, "loss", data=str(folder / "heldout_pairs.jsonl")),
-            )
-            for name in STORIES
-        }
+        base = stories(shared, "step0")
+        return {name: evaluate(stories(shared, name), base, text=str(text)) for name in STORIES}
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_the_table_of_the_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]], name: str) -> None:
+def test_the_table_of_the_stories(table: dict[str, dict[str, Any]], name: str) -> None:
     """An independent computation of the same numbers."""
-    found = metrics(table[name][0])
+    found = metrics(table[name])
     names = ("loss", "loss_within", "kl", "top1_agreement", "image_mass")
     values = [found[f"forgetting/{metric}"]["value"] for metric in names]
     assert values == pytest.approx(STORIES[name], abs=1e-3)
     base = STORIES["step0"]
-    assert found["forgetting/loss_change"]["value"] == pytest.approx(STORIES[name][0] - base[0], abs=1e-3)
+    for change, column in (("loss_change", 0), ("loss_within_change", 1)):
+        expected = STORIES[name][column] - base[column]
+        assert found[f"forgetting/{change}"]["value"] == pytest.approx(expected, abs=1e-3)
 
 
-STUDENT = 2.069
-"""Quantile of Student's distribution for 24 stories, a little more than the normal one."""
-
-
-def test_which_differences_are_real_at_24_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def test_which_differences_are_real_at_24_stories(table: dict[str, dict[str, Any]]) -> None:
     """All of them, also the drift that replay leaves, of .08 nats: every story is worse, and the error is .006."""
     for name in ("imgonly_step25", "imgonly_step400", "replay_step25"):
-        rows = table_rows(table[name][0])
-        assert [(row["what"], row["scope"], row["verdict"]) for row in rows] == [
-            ("text", "all", "lost"),
-            ("text", "text", "lost"),
-        ]
-        for row in rows:
+        for row, scope in zip(table_rows(table[name]), ("all", "text"), strict=True):
+            assert (row["what"], row["scope"], row["verdict"]) == ("text", scope, "lost")
             assert (row["n"], row["lost"], row["gained"]) == ("24", "24", "0")
             assert 0 < float(row["p"]) < 2**-23
-            assert float(row["change"]) > 5 * STUDENT * float(row["change_stderr"])
-        kl = metrics(table[name][0])["forgetting/kl"]
-        assert kl["value"] > 10 * kl["stderr"]
-    [row, *_] = table_rows(table["step0"][0])
+            assert float(row["change"]) > 10 * float(row["change_stderr"])
+    [row, *_] = table_rows(table["step0"])
     assert (float(row["change"]), row["lost"], row["verdict"]) == (0, "0", "indistinguishable")
-
-
-def test_knowledge_and_expectation_in_the_stories(table: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    """After 25 steps nearly all is knowledge; after 400 nearly half of the loss only expects an image."""
-    share = {}
-    for name in ("imgonly_step25", "imgonly_step400", "replay_step25"):
-        by_name = metrics(table[name][0])
-        total, within = (by_name[f"forgetting/loss{end}_change"]["value"] for end in ("", "_within"))
-        share[name] = 1 - within / total
-    assert share == pytest.approx({"imgonly_step25": 0.088, "imgonly_step400": 0.424, "replay_step25": 0}, abs=2e-3)
-
-
-def test_what_replay_costs_the_images_is_not_seen_in_48_pairs(
-    table: dict[str, tuple[dict[str, Any], dict[str, Any]]],
-) -> None:
-    """Within image ids replay is no worse after 25 steps; that it is over all ids is real, and expects text."""
-
-    def row(metric: str, before: str, after: str) -> Row:
-        key, weight = metrics(table[after][1])[f"forgetting/{metric}"]["items"]
-        sides = [[item for item in table[name][1]["items"]["forgetting"] if key in item] for name in (before, after)]
-        numbers = [[item[key] for item in items] for items in sides]
-        pairs = Pairs(numbers[0], numbers[1], [item[weight] for item in sides[0]])
-        return loss_row(f"{metric}, {before} → {after}", "loss", "all", "nats/token", pairs)
-
-    pairs = (("imgonly_step25", "replay_step25"), ("step0", "replay_step25"), ("imgonly_step25", "imgonly_step400"))
-    rows = corrected(
-        [row(metric, *pair) for pair in pairs for metric in ("image", "image_within", "text", "text_within")]
-    )
-    verdicts = {each.what: each.verdict for each in rows}
-    within = next(each for each in rows if each.what == "image_within, imgonly_step25 → replay_step25")
-    assert within.verdict != "lost"
-    assert within.change_high is not None
-    assert within.change_high < 0.001
-    assert all(each.verdict != "indistinguishable" for each in rows if each is not within)
-    assert verdicts["image, imgonly_step25 → replay_step25"] == "lost"
-    assert verdicts["text_within, imgonly_step25 → imgonly_step400"] == "gained", "captions are learnt"
-    assert verdicts["text, step0 → replay_step25"] == "lost"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 from miniature_run import DECODER, pretrained
 from PIL import Image
 from smoke_images import torch_fidelity_weights
+from task_runs import metrics, run_task
 from torch import nn
 
 from evalsvc.assets import ASSETS
@@ -18,7 +19,6 @@ from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import parse_suite
 from evalsvc.tasks.text_to_image.recipes import PROTOCOLS, VAL2014, find_protocol
 from evalsvc.tasks.text_to_image.spec import TextToImage
-from evalsvc.worker.local import run_suite
 
 GIVEN: dict[str, Any] = {"kind": "text_to_image", "name": "coco", "captions": "/c.csv", "decoder": "movqgan-67M"}
 
@@ -64,9 +64,7 @@ def test_llamagens_script_step_by_step(
     """Images of the bundled run against some of COCO, on the first 64 features: by the recipe, and by what
     `evaluations/t2i/evaluation.py` does with files in two folders, each step by the library that it calls. Of the
     photographs every one is there whose odd margin another crop would round to the other side."""
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
     photographs = tmp_path / "photographs"
     photographs.mkdir()
     for path in sorted((shared / "golden" / "coco_smoke" / "images").glob("*.jpg")):
@@ -83,8 +81,7 @@ def test_llamagens_script_step_by_step(
         "metrics": ["fid64"],
         "keep": 70,
     }
-    result = run_suite(parse_suite({"tasks": [task]}, "trial"), pretrained(5), lambda *_: None)
-    assert result["errors"] == {}
+    result = run_task(pretrained(5), **task)
     fakes = [artifact["content"] for artifact in result["artifacts"]["coco"] if artifact["kind"] == "sample"]
     assert len(fakes) == 70
     network = stem(torch_fidelity_weights(inception_path, tmp_path / "weights.pth"))
@@ -92,7 +89,7 @@ def test_llamagens_script_step_by_step(
         np.concatenate([script_features(network, io.BytesIO(content)) for content in fakes]),
         np.concatenate([script_features(network, path) for path in sorted(photographs.glob("*.jpg"))]),
     )
-    assert result["metrics"][0]["value"] == pytest.approx(theirs, rel=1e-5)
+    assert metrics(result)["coco/fid64"]["value"] == pytest.approx(theirs, rel=1e-5)
 
 
 def stem(weights: Path) -> nn.Sequential:

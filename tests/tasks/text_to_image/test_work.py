@@ -15,11 +15,11 @@ from miniature_run import DECODER, pretrained
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
+from task_runs import error, notes, run_stage
 from tiny_vision import write_clip
 
 from evalsvc.config import Settings
 from evalsvc.decoders import ImageDecoder
-from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
 from evalsvc.sampling.sampler import Sampler
 from evalsvc.spec import catalog
@@ -29,7 +29,6 @@ from evalsvc.tasks.reference_statistics import import_npz
 from evalsvc.tasks.text_to_image import pipeline as image_pipeline
 from evalsvc.tasks.text_to_image import prompts
 from evalsvc.worker.local import run_suite
-from evalsvc.worker.shard import run_shard
 
 TASK: Mapping[str, Any] = {
     "kind": "text_to_image",
@@ -48,7 +47,7 @@ Evaluate = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def module_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the reference's statistics are kept, for all of these tests; and their reference, 120 images of digits."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "datasets").mkdir()
@@ -58,14 +57,13 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evaluate(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+def evaluate(module_data: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Runs the task on the last checkpoint, with some parameters changed; the result of `evalsvc run`."""
     offer_squares(monkeypatch)
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(data_dir))
-    monkeypatch.setenv("EVALSVC_THREADS", "1")
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(module_data))
 
     def run(interim: Any = None, layout: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
-        reference = {"reference": str(data_dir / "datasets" / "reference.safetensors")}
+        reference = {"reference": str(module_data / "datasets" / "reference.safetensors")}
         suite = parse_suite({"tasks": [{**TASK, **reference, **parameters}]}, "test")
         return run_suite(suite, pretrained(5, **(layout or {})), lambda task, done, total, unit: None, interim=interim)
 
@@ -148,13 +146,12 @@ def test_repeated_captions_are_different_images_and_long_ones_are_cut_and_counte
     result = evaluate(captions=str(captions), samples=None, classifier=None, metrics=[])
     first, second, *_ = codes(result)
     assert first != second
-    notes = result["provenance"]["digits"]["notes"]
-    assert notes == {"images": 4, "captions_cut": 1, "left_out": {}, "details": {}}
+    assert notes(result) == {"images": 4, "captions_cut": 1, "left_out": {}, "details": {}}
 
 
 def test_a_decoder_of_another_codebook_is_refused(evaluate: Evaluate) -> None:
-    error = evaluate(layout={"image": {"offset": 512, "size": 32}})["errors"]["digits"]
-    assert "checkpoint has 32 image ids from row 512 on, the decoder " in error["message"]
+    found = error(evaluate(layout={"image": {"offset": 512, "size": 32}}))
+    assert "checkpoint has 32 image ids from row 512 on, the decoder " in found
 
 
 def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -172,26 +169,17 @@ def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Pat
 
 def test_a_reference_that_changes_after_planning_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_squares(monkeypatch)
-    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path / "data"))
-    folder = tmp_path / "reference"
-    folder.mkdir()
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (32, 32), "red").save(folder / name)
-    suite = parse_suite({"tasks": [{**TASK, "reference": str(folder)}]}, "test")
-    checkpoint = pretrained(5)
-    plan = run_shard(ShardRequest(suite.tasks[0], "plan", checkpoint), lambda done: None)
-    [shard] = [shard for shard in plan.output["shards"] if shard["part"] == "reference"]
-    Image.new("RGB", (32, 32), "blue").save(folder / "b.png")
-    result = run_shard(ShardRequest(suite.tasks[0], "run", checkpoint, [shard]), lambda done: None)
-    assert result.error is not None
-    assert result.error.code == "data_changed"
+    task = {**TASK, "reference": reference_folder(tmp_path, 2)}
+    [shard] = [shard for shard in run_stage("plan", pretrained(5), **task)["shards"] if shard["part"] == "reference"]
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "reference" / "1.png")
+    assert run_stage("run", pretrained(5), None, [shard], **task).code == "data_changed"
 
 
 def test_labels_are_needed_by_the_classifier_only(evaluate: Evaluate, tmp_path: Path) -> None:
     captions = tmp_path / "captions.jsonl"
     captions.write_text('{"text": "the digit 7", "label": 7}\n{"text": "the digit 7"}\n')
-    error = evaluate(captions=str(captions), samples=None)["errors"]["digits"]
-    assert error["message"].endswith("caption 2 has no label, which `classifier` needs; leave it out")
+    found = error(evaluate(captions=str(captions), samples=None))
+    assert found.endswith("caption 2 has no label, which `classifier` needs; leave it out")
 
 
 def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -200,7 +188,7 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate,
     result = evaluate(metrics=None, reference=reference, samples=20, classifier=None)
     found = {"coverage", "density", "kid", "precision", "recall"}
     assert set(values(result)) == {f"digits/{name}" for name in found}
-    left_out = result["provenance"]["digits"]["notes"]["left_out"]
+    left_out = notes(result)["left_out"]
     assert left_out["fid"] == "it needs 2,049 images, 20 are sampled"
     assert left_out["clip_score"] == "there is no `clip`"
     assert set(left_out) == set(catalog.names("metrics")) - found
@@ -210,8 +198,8 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(evaluate: Evaluate,
     )
     assert not any("clip" in message for message in warnings.values()), "nobody gave one"
     assert evaluate(metrics=["kid"], reference=reference, samples=20)["warnings"] == {}, "what is named is all"
-    assert "it needs 2,049 images" in evaluate(metrics=["fid"])["errors"]["digits"]["message"]
-    assert "there is no `reference`" in evaluate(reference=None)["errors"]["digits"]["message"]
+    assert "it needs 2,049 images" in error(evaluate(metrics=["fid"]))
+    assert "there is no `reference`" in error(evaluate(reference=None))
 
 
 def test_metrics_of_further_networks(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -224,8 +212,8 @@ def test_metrics_of_further_networks(evaluate: Evaluate, tmp_path: Path) -> None
         assert metric["value"] == pytest.approx(value_of_items(metric, result["items"]["digits"]), rel=1e-5)
     score, cmmd = (result["protocols"][metric["protocol"]] for metric in result["metrics"])
     assert set(cmmd) - set(score) == {"reference", "n"}
-    error = evaluate(metrics=["fd_dinov2"], samples=24, **parameters)["errors"]["digits"]
-    assert "fd_dinov2 cannot be measured: there is no `dinov2`" in error["message"]
+    found = error(evaluate(metrics=["fd_dinov2"], samples=24, **parameters))
+    assert "fd_dinov2 cannot be measured: there is no `dinov2`" in found
 
 
 def reference_folder(tmp_path: Path, count: int) -> str:
@@ -236,13 +224,13 @@ def reference_folder(tmp_path: Path, count: int) -> str:
     return str(folder)
 
 
-def test_imported_statistics_bear_no_metric_that_needs_the_images(evaluate: Evaluate, data_dir: Path) -> None:
-    source = data_dir / "theirs.npz"
+def test_imported_statistics_bear_no_metric_that_needs_the_images(evaluate: Evaluate, module_data: Path) -> None:
+    source = module_data / "theirs.npz"
     np.savez(source, mu=np.zeros(64), sigma=np.eye(64))
-    import_npz(source, "theirs", Settings.load(data_dir=str(data_dir)).statistics_path)
+    import_npz(source, "theirs", Settings.load(data_dir=str(module_data)).statistics_path)
     result = evaluate(metrics=None, reference="theirs", keep=0, classifier=None)
     assert set(values(result)) == {"digits/fid64"}
-    left_out = result["provenance"]["digits"]["notes"]["left_out"]
+    left_out = notes(result)["left_out"]
     assert left_out["kid"] == "the imported statistics 'theirs' have no features"
     [protocol] = result["protocols"].values()
     assert set(protocol["reference"]) == {"imported"}
@@ -358,31 +346,23 @@ def test_an_image_that_cannot_be_decoded_at_all_ends_the_shard(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_memory(monkeypatch, lambda images: False)
-    error = evaluate(samples=9, batch=4, metrics=[])["errors"]["digits"]
-    assert error["code"] == "out_of_memory"
-    assert "memory ran out while one image was decoded" in error["message"]
+    found = error(evaluate(samples=9, batch=4, metrics=[]))
+    assert found.startswith("out_of_memory: ")
+    assert "memory ran out while one image was decoded" in found
 
 
-def test_a_decoder_in_bfloat16_is_another_protocol_and_says_what_it_moves(evaluate: Evaluate) -> None:
-    result = evaluate(decoder_dtype="bfloat16", samples=12, metrics=[], keep=0)
-    [shard] = result["provenance"]["digits"]["shards"]
-    assert 0 < shard["sampling"]["decoder_error"]["mean"] < 2, "grey levels"
-    [protocol] = result["protocols"].values()
-    assert protocol["decoder_dtype"] == "bfloat16"
-
-
-def test_a_model_in_bfloat16_has_series_of_its_own(evaluate: Evaluate) -> None:
-    results = [evaluate(samples=12, metrics=[], keep=0, dtype=dtype) for dtype in ("float32", "bfloat16")]
-    [wide], [half] = (result["protocols"].items() for result in results)
-    assert wide[0] != half[0]
-    assert {**half[1], "dtype": "float32"} == wide[1]
-
-
-def test_weights_and_cache_of_another_kind_are_another_protocol(evaluate: Evaluate) -> None:
-    result = evaluate(weights="int8", cache_dtype="bfloat16", samples=12, metrics=[], keep=0)
-    [protocol] = result["protocols"].values()
-    assert (protocol["weights"], protocol["cache_dtype"]) == ("int8", "bfloat16")
-    assert values(result)["digits/agreement"] > 0.5
+@pytest.mark.parametrize(
+    "changes",
+    [{"decoder_dtype": "bfloat16"}, {"dtype": "bfloat16"}, {"weights": "int8", "cache_dtype": "bfloat16"}],
+    ids=str,
+)
+def test_rounder_numbers_have_series_of_their_own(evaluate: Evaluate, changes: dict[str, Any]) -> None:
+    exact, rounded = (evaluate(samples=12, metrics=[], keep=0, **given) for given in ({}, changes))
+    [plain], [protocol] = (result["protocols"].values() for result in (exact, rounded))
+    assert protocol == {**plain, **changes} != plain
+    assert values(rounded)["digits/agreement"] > 0.5
+    if "decoder_dtype" in changes:
+        assert 0 < sampling(rounded)["decoder_error"]["mean"] < 2, "grey levels"
 
 
 def test_images_of_another_size_are_resampled_by_a_filter_that_the_protocol_names(evaluate: Evaluate) -> None:

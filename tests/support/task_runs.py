@@ -1,0 +1,61 @@
+"""One task on a checkpoint as `evalsvc run` runs it, and the parts of its result; or one stage of it on a worker."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.messages import ShardRequest
+from evalsvc.spec.suite import parse_suite
+from evalsvc.worker.local import run_suite
+from evalsvc.worker.shard import run_shard
+
+
+def run_task(checkpoint: CheckpointRef, base: CheckpointRef | None = None, **task: Any) -> dict[str, Any]:
+    return run_suite(parse_suite({"tasks": [task]}, "test"), checkpoint, lambda *_: None, base)
+
+
+def run_stage(
+    stage: Any,
+    checkpoint: CheckpointRef,
+    base: CheckpointRef | None = None,
+    shards: Sequence[Any] = (),
+    outputs: Sequence[Any] = (),
+    /,
+    report: Callable[[int], None] = lambda done: None,
+    is_first: bool = False,
+    **task: Any,
+) -> Any:
+    """The stage's output, or its error."""
+    [spec] = parse_suite({"tasks": [task]}, "test").tasks
+    done = run_shard(ShardRequest(spec, stage, checkpoint, shards, outputs, base=base, is_first=is_first), report)
+    return done.output if done.error is None else done.error
+
+
+def metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name; nothing may have failed."""
+    assert result["errors"] == {}
+    found = {metric["name"]: metric for metric in result["metrics"]}
+    assert len(found) == len(result["metrics"])
+    return found
+
+
+def items(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    assert result["errors"] == {}
+    [found] = result["items"].values()
+    return list(found)
+
+
+def notes(result: Mapping[str, Any]) -> dict[str, Any]:
+    [provenance] = result["provenance"].values()
+    return dict(provenance["notes"])
+
+
+def artifacts(result: Mapping[str, Any]) -> dict[str, bytes]:
+    """Contents by name."""
+    [found] = result["artifacts"].values()
+    return {artifact["name"]: artifact["content"] for artifact in found}
+
+
+def error(result: Mapping[str, Any]) -> str:
+    [found] = result["errors"].values()
+    return f"{found['code']}: {found['message']}"
