@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from loss_task import LAYOUT, RECORDS, context_of, evaluate, values, write
-from miniature_run import pretrained
+from miniature_run import DECODER, pretrained
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import DataChanged, InvalidData
@@ -26,11 +26,6 @@ GENERAL: list[dict[str, Any]] = [
     {"text_ids": [9, 9]},
     {"text_ids": list(range(30, 60))},
 ]
-
-
-@pytest.fixture
-def checkpoint(open_lm_case: Path) -> CheckpointRef:
-    return CheckpointRef(str(open_lm_case / "checkpoints" / "epoch_1.pt"), layout=LAYOUT, label="run-a step 2")
 
 
 def unigram(rows: list[list[int]], size: int, groups: list[int] | None = None) -> dict[str, Any]:
@@ -127,19 +122,9 @@ def test_images_that_are_encoded_have_the_unigrams_of_their_codes() -> None:
     """They are known only when they were encoded, shard by shard; the bundled codes are those of the bundled images."""
     reference = pretrained(5)
     ready = values(evaluate(Loss(name="x", data=str(ROOT / "heldout_pairs.jsonl"), limit=24), reference))
-    made = values(
-        evaluate(
-            Loss(
-                name="x",
-                data=str(ROOT / "captions.jsonl"),
-                images=str(ROOT / "images.safetensors"),
-                decoder=str(ROOT / "movqgan" / "movqgan_miniature.ckpt"),
-                limit=24,
-                shards=3,
-            ),
-            reference,
-        )
-    )
+    images: dict[str, Any] = {"images": str(ROOT / "images.safetensors"), "decoder": DECODER}
+    task = Loss(name="x", data=str(ROOT / "captions.jsonl"), limit=24, shards=3, **images)
+    made = values(evaluate(task, reference))
     for name in ("text_unigram", "image_unigram", "image_unigram_by_place"):
         one, other = ready[name], made[name]
         assert (one.value, one.stderr, one.n) == pytest.approx((other.value, other.stderr, other.n), rel=1e-12), name
