@@ -1,5 +1,6 @@
 """What every registered image decoder must do, and what all of them refuse alike."""
 
+import plain_autoencoder
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -207,6 +208,21 @@ class TestEveryDecoder:
     def test_refuses_images(self, decoder: ImageDecoder, images: Tensor, message: str) -> None:
         with pytest.raises(InvalidData, match=message):
             decoder.encode(images)
+
+
+@pytest.mark.parametrize("kind", catalog.names("decoders"))
+@pytest.mark.parametrize("changes", [{}, {"add_conv": True}, {"resamp_with_conv": False}, {"attn_resolutions": []}])
+def test_equals_the_plain_version(kind: str, changes: dict[str, object]) -> None:
+    """Convolving the latent before it is upsampled, and in place, is the same function for every kind of network."""
+    decoder = random_decoder(tiny_config(kind, **changes), kind).double()
+    parameters, codes = decoder.state_dict(), random_codes(decoder, 2, 24)
+    wanted = plain_autoencoder.decode(parameters, codes, 4, 6)
+    assert wanted.abs().max() > 1
+    assert (decoder.render(decoder.lookup(codes, (4, 6))) - wanted).abs().max() < 1e-12
+    images = random_images(2, 3, 16, 24).double()
+    latents, nearest = plain_autoencoder.encode(parameters, images)
+    assert (decoder.latents(images) - latents).abs().max() < 1e-12
+    assert torch.equal(decoder.encode(images), nearest)
 
 
 def test_to_uint8_rounds() -> None:

@@ -46,24 +46,6 @@ class TestGolden:
         assert (decoder.decode(expected["indices"]) - expected["reconstruction"]).abs().max() < 3e-5
 
 
-# the plain version
-
-
-@pytest.mark.parametrize("changes", [{}, {"add_conv": True}, {"resamp_with_conv": False}, {"attn_resolutions": []}])
-def test_equals_the_plain_version(changes: dict[str, object]) -> None:
-    """Convolving the latent before it is upsampled, and in place, is the same function for every kind of network."""
-    decoder = random_decoder(tiny_config("movqgan", **changes), "movqgan").double()
-    parameters = decoder.state_dict()
-    codes = torch.randint(0, 16, (2, 24), generator=torch.Generator().manual_seed(0))
-    wanted = plain_autoencoder.decode(parameters, codes, 4, 6)
-    assert wanted.abs().max() > 1
-    assert (decoder.render(decoder.lookup(codes, (4, 6))) - wanted).abs().max() < 1e-12
-    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
-    latents, nearest = plain_autoencoder.encode(parameters, images)
-    assert (decoder.latents(images) - latents).abs().max() < 1e-12
-    assert torch.equal(decoder.encode(images), nearest)
-
-
 def test_gradients_equal_the_plain_version() -> None:
     """Norms and activations overwrite their input, which must not reach what the backward pass needs."""
     decoder = random_decoder(tiny_config("movqgan"), "movqgan").double()

@@ -1,7 +1,4 @@
-import plain_autoencoder
-import pytest
 import torch
-from tiny_decoders import random_decoder, tiny_config
 
 from evalsvc.decoders.vqgan import VQGAN
 
@@ -23,20 +20,6 @@ IMAGENET_F16 = {
     },
 }
 """The configuration of taming-transformers' vqgan_imagenet_f16_16384."""
-
-
-@pytest.mark.parametrize("changes", [{}, {"resamp_with_conv": False}, {"attn_resolutions": []}])
-def test_equals_the_plain_version(changes: dict[str, object]) -> None:
-    decoder = random_decoder(tiny_config("vqgan", **changes), "vqgan").double()
-    parameters = decoder.state_dict()
-    codes = torch.randint(0, 16, (2, 24), generator=torch.Generator().manual_seed(0))
-    wanted = plain_autoencoder.decode(parameters, codes, 4, 6)
-    assert wanted.abs().max() > 1
-    assert (decoder.render(decoder.lookup(codes, (4, 6))) - wanted).abs().max() < 1e-12
-    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
-    latents, nearest = plain_autoencoder.encode(parameters, images)
-    assert (decoder.latents(images) - latents).abs().max() < 1e-12
-    assert torch.equal(decoder.encode(images), nearest)
 
 
 def test_names_of_tamings_parameters() -> None:
