@@ -1,6 +1,7 @@
 """Sampling written for a reader and not for speed: one prompt, one code, one number at a time, without a cache."""
 
 import math
+import random
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -32,6 +33,12 @@ def tiny_model(kind: str = "rotary", vocab_size: int = 40, hidden_dim: int = 32,
         model = Transformer(config).requires_grad_(False).eval()
         model.output.weight.normal_(std=hidden_dim**-0.5)
     return model.to(getattr(torch, dtype))
+
+
+def make_prompts(count: int, longest: int = 9) -> list[Prompt]:
+    """Prompts p0, p1, … of 1 to `longest` ids below 20."""
+    pick = random.Random(0)
+    return [Prompt(f"p{row}", tuple(pick.choices(range(20), k=1 + row % longest))) for row in range(count)]
 
 
 def splitmix64(state: int) -> int:
