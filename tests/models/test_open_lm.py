@@ -147,19 +147,6 @@ def test_restarted_positions_equal_unpadded(case: Path) -> None:
         assert difference(padded[row : row + 1, start:], alone) < TOLERANCE
 
 
-def test_batch_of_n_equals_batches_of_one(case: Path) -> None:
-    model, expected = load(case)
-    ids = expected["input_ids"]
-    alone = torch.cat([model(ids[row : row + 1]) for row in range(2)])
-    assert difference(model(ids), alone) < TOLERANCE
-
-
-def test_mask_without_padding_changes_nothing(case: Path) -> None:
-    model, expected = load(case)
-    ids = expected["input_ids"]
-    assert difference(model(ids, mask=torch.ones(2, 32, dtype=torch.bool)), model(ids)) < TOLERANCE
-
-
 def test_head_of_some_rows(case: Path) -> None:
     model, expected = load(case)
     hidden = model.hidden(expected["input_ids"]).flatten(0, 1)
@@ -196,11 +183,12 @@ def test_mask_for_each_token_after_a_cache(case: Path) -> None:
     assert difference(both[:, 2:], model(torch.cat((ids[:, :8], ids[:, 10:]), 1))[:, 8:]) < TOLERANCE
 
 
-def test_causal_mask_for_each_token_changes_nothing(case: Path) -> None:
+def test_masks_that_hide_nothing_change_nothing(case: Path) -> None:
     model, expected = load(case)
-    mask = torch.ones(2, 32, 32, dtype=torch.bool).tril()
-    padding = torch.ones(2, 32, dtype=torch.bool)
-    assert torch.equal(model(expected["input_ids"], mask=mask), model(expected["input_ids"], mask=padding))
+    causal, padding = torch.ones(2, 32, 32, dtype=torch.bool).tril(), torch.ones(2, 32, dtype=torch.bool)
+    masked = model(expected["input_ids"], mask=padding)
+    assert torch.equal(model(expected["input_ids"], mask=causal), masked)
+    assert difference(masked, expected["logits_full"]) < TOLERANCE
 
 
 # combinations that no golden case has, against a second implementation
@@ -411,32 +399,20 @@ def test_cache_of_another_dtype() -> None:
     assert difference(logits, model(ids)) < 5e-2
 
 
-def test_cache_that_is_full() -> None:
+@pytest.mark.parametrize(
+    ("shape", "mask", "message"),
+    [
+        ((1, 2), None, "has 4 slots, 3 are filled and 2 more do not fit"),
+        ((2, 1), None, "made for 1 rows and got 2"),
+        ((1, 1), torch.ones(1, 1).bool(), r"mask is \[1, 1\] torch\.bool, expected \[1, 4\] or \[1, 1, 4\] torch"),
+        ((1, 1), torch.ones(1, 2, 4).bool(), r"mask is \[1, 2, 4\] torch\.bool, expected"),
+        ((1, 1), torch.ones(1, 4).long(), r"mask is \[1, 4\] torch\.int64, expected"),
+    ],
+)
+def test_what_does_not_fit_a_cache_is_refused(shape: tuple[int, int], mask: Tensor | None, message: str) -> None:
     model = random_model(small_config())
     cache = model.new_cache(1, 4)
     model(torch.zeros(1, 3, dtype=torch.int64), cache=cache)
-    with pytest.raises(InternalError, match="has 4 slots, 3 are filled and 2 more do not fit"):
-        model(torch.zeros(1, 2, dtype=torch.int64), cache=cache)
+    with pytest.raises(InternalError, match=message):
+        model(torch.zeros(shape, dtype=torch.int64), mask=mask, cache=cache)
     assert cache.length == 3
-
-
-def test_cache_of_another_batch() -> None:
-    model = random_model(small_config())
-    with pytest.raises(InternalError, match="made for 1 rows and got 2"):
-        model(torch.zeros(2, 3, dtype=torch.int64), cache=model.new_cache(1, 4))
-
-
-def test_mask_that_forgets_the_cache() -> None:
-    model = random_model(small_config())
-    cache = model.new_cache(1, 8)
-    model(torch.zeros(1, 3, dtype=torch.int64), cache=cache)
-    wrong = (
-        torch.ones(1, 1, dtype=torch.bool),
-        torch.ones(1, 2, 4, dtype=torch.bool),
-        torch.ones(1, 4, dtype=torch.int64),
-    )
-    for mask in wrong:
-        with pytest.raises(
-            InternalError, match=r"mask is \[1, .*\] torch\..*, expected \[1, 4\] or \[1, 1, 4\] torch\.bool"
-        ):
-            model(torch.zeros(1, 1, dtype=torch.int64), mask=mask, cache=cache)
