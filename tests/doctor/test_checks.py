@@ -27,18 +27,12 @@ def test_fresh_machine_is_fine_and_stays_fresh(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_missing_data_of_a_shipped_suite_is_told_but_not_needed(tmp_path: Path) -> None:
+def test_data_of_a_shipped_suite_are_needed_where_it_is_named(tmp_path: Path) -> None:
     found = check("suite loss", tmp_path)
     assert (found.ok, found.needed) == (False, False)
     assert str(tmp_path / "datasets" / "heldout_text.jsonl") in found.found
     assert "EVALSVC_DATASETS" in found.do
-
-
-def test_missing_data_of_a_named_suite_is_needed(tmp_path: Path) -> None:
     assert check("suite loss", tmp_path, "loss").needed
-
-
-def test_data_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "datasets").mkdir()
     for name in ("heldout_text.jsonl", "heldout_pairs.jsonl"):
         (tmp_path / "datasets" / name).touch()
@@ -61,12 +55,9 @@ def test_assets_are_told_and_needed_by_suites_only(tmp_path: Path) -> None:
     assert found.do.endswith("run: evalsvc assets pull inception")
 
 
-def test_asset_that_is_there(tmp_path: Path, inception_path: Path) -> None:
+def test_an_asset_is_needed_where_it_is_damaged(tmp_path: Path, inception_path: Path) -> None:
     found = check("asset inception", tmp_path, assets=str(inception_path.parent))
     assert (found.ok, found.found) == (True, str(inception_path))
-
-
-def test_asset_that_is_cut_off(tmp_path: Path, inception_path: Path) -> None:
     shutil.copy(inception_path.with_name(inception_path.name + ".json"), tmp_path)
     (tmp_path / inception_path.name).write_bytes(b"cut off")
     found = check("asset inception", tmp_path, assets=str(tmp_path))
@@ -114,11 +105,7 @@ def test_data_that_benchmarks_of_ones_own_need(tmp_path: Path, monkeypatch: pyte
     assert needed(tmp_path, {"name": "first", "data": f"{tmp_path}/own.jsonl"}) == ["own.jsonl"]
     assert needed(tmp_path, {"name": "broken"}, {"name": "circle"}, {"name": "arc_easy"}) == []
     assert "lm_eval" not in sys.modules
-
-
-def test_prompts_are_no_paths(tmp_path: Path) -> None:
-    """`/* sum */` was missing from the disk."""
-    assert needed(tmp_path, prompts=["/* sum */", "datasets: "]) == []
+    assert needed(tmp_path, prompts=["/* sum */", "datasets: "]) == [], "prompts are no paths"
 
 
 def test_missing_rows_of_a_shipped_suites_benchmarks_are_named(tmp_path: Path) -> None:
@@ -149,19 +136,11 @@ def test_database_of_another_version(tmp_path: Path, version: str, do: str) -> N
     assert do in found.do
 
 
-def test_database_that_answers(tmp_path: Path) -> None:
-    open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False).close()
-    assert check("database", tmp_path).found.startswith("answers; schema 0")
-
-
 @pytest.mark.parametrize(
     ("url", "words"),
-    [
-        ("postgresql://user:secret@127.0.0.1:9/evalsvc", "cannot be used"),
-        ("nonsense", "is no database URL"),
-    ],
+    [("postgresql://user:secret@127.0.0.1:9/evalsvc", "cannot be used"), ("nonsense", "is no database URL")],
 )
-def test_database_that_does_not(tmp_path: Path, url: str, words: str) -> None:
+def test_database_that_does_not_answer(tmp_path: Path, url: str, words: str) -> None:
     found = check("database", tmp_path, database_url=url)
     assert not found.ok
     assert words in found.found
@@ -174,6 +153,7 @@ def test_roots_that_are_open_to_every_token(tmp_path: Path) -> None:
     assert check("roots", tmp_path).ok
     store = open_store(f"sqlite:///{tmp_path}/evalsvc.db", migrate=False)
     assert check("roots", tmp_path).ok, "without tokens nobody comes in from elsewhere"
+    assert check("database", tmp_path).found.startswith("answers; schema 0")
     with store.transaction() as session:
         create_token(session, "trainer", "submit")
     store.close()

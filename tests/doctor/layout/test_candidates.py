@@ -25,6 +25,7 @@ def pair(text: Sequence[int] = (1, 2, 9), codes: Sequence[int] = (0, 3, 1, 3)) -
 
 
 SIZES = Sizes((10,), 4, ())
+OWN = {"preset": "image-then-special", "text_size": 10, "codebook_size": 4}
 
 
 def test_every_preset_is_tried_or_dropped_with_its_reason() -> None:
@@ -63,14 +64,12 @@ def test_table_without_special_tokens_keeps_the_bare_templates() -> None:
 
 
 def test_own_layout_comes_first_and_says_which_presets_are_the_same() -> None:
-    mine = parse_layout({"preset": "image-then-special", "text_size": 10, "codebook_size": 4})
-    other = parse_layout({"preset": "image-then-special", "text_size": 10, "codebook_size": 4, "rows": 99})
+    mine, other = parse_layout(OWN), parse_layout(OWN | {"rows": 99})
     candidates, dropped = propose(21, [pair()], SIZES, {"mine.yaml": mine, "other.yaml": other})
     assert candidates[0].label == "mine.yaml (its own)"
     assert "image-then-special 10 (text, image)" in candidates[0].same
-    assert next(item.reason for item in dropped if item.name == "other.yaml").startswith(
-        "the layout is for a table of 99 rows, the model's has 21"
-    )
+    [reason] = [item.reason for item in dropped if item.name == "other.yaml"]
+    assert reason.startswith("the layout is for a table of 99 rows, the model's has 21")
 
 
 def test_data_rule_out_sizes() -> None:
@@ -107,21 +106,14 @@ def test_records_must_be_pairs() -> None:
 
 
 def test_silent_rows_are_those_without_any_use_but_the_pad() -> None:
-    layout = parse_layout(
-        {
-            "preset": "image-then-special",
-            "text_size": 10,
-            "codebook_size": 4,
-            "template": ["text", "TEXT", "/text", "IMAGE"],
-            "unconditional_template": None,
-        }
-    ).resolve(23)
+    templates = {"template": ["text", "TEXT", "/text", "IMAGE"], "unconditional_template": None}
+    layout = parse_layout(OWN | templates).resolve(23)
     assert unclaimed_rows(layout) == list(range(14, 23))
     assert silent_rows(layout) == [14, 15, 18, 19, 21, 22]  # doc, /doc, image, /image and the rows of no block
 
 
 def test_reordering_goes_through_a_map_that_is_there() -> None:
-    own = {"preset": "image-then-special", "text_size": 10, "codebook_size": 4, "image": {"map": [3, 1, 0, 2]}}
-    candidates, _ = propose(21, [pair()], SIZES, {"mine.yaml": parse_layout(own)})
+    own = parse_layout(OWN | {"image": {"map": [3, 1, 0, 2]}})
+    candidates, _ = propose(21, [pair()], SIZES, {"mine.yaml": own})
     moved = with_order(candidates[0], [1, 0, 3, 2])
     assert list(moved.layout.image_ids or ()) == [11, 13, 12, 10]
