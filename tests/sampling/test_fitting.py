@@ -146,6 +146,10 @@ def test_batches_that_nobody_wants_hold_nothing(buffers: list[weakref.ref[Any]])
     assert [buffer() for buffer in buffers] == [None] * 3
 
 
+def test_no_prompts_are_no_work() -> None:
+    assert list(generate_fitting(tiny_model("rotary"), [], SPEC)) == []
+
+
 def needed(model: Transformer, batch: int) -> int:
     found = footprint(model.config, replace(SPEC, batch=batch), 12, torch.float64)
     return int(fitting.HEADROOM * (found.total - found.weights))
