@@ -5,7 +5,6 @@ import os
 import re
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,42 +37,25 @@ def test_post_answers_with_checkpoint_and_evaluations(app: App, weights: Path) -
     assert app.coordinator.woken == 1
 
 
-def test_same_post_twice_gives_the_same_ids(app: App, weights: Path) -> None:
-    first = app.post(weights, suites=["loss", "loss"])
-    again = app.post(weights, suites=["loss", "loss"])
+def test_the_same_post_twice(app: App, weights: Path) -> None:
+    """What was kept in the database and what is parsed anew must compare equal."""
+    layout = {"text": {"size": 60}, "image": {"offset": 60, "size": 20}, "special": {"pad": 90}}
+    fields: dict[str, Any] = {"suites": ["loss", "loss"], "model": MODEL, "layout": layout}
+    first, again = (app.post(weights, **fields) for _ in range(2))
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json() == again.json()
-
-
-def test_same_post_twice_with_model_and_layout(app: App, weights: Path) -> None:
-    """What was kept in the database and what is parsed anew must compare equal."""
-    fields: dict[str, Any] = {
-        "model": MODEL,
-        "layout": {"text": {"size": 60}, "image": {"offset": 60, "size": 20}, "special": {"pad": 90}},
-    }
-    assert [app.post(weights, **fields).status_code for _ in range(2)] == [201, 200]
     other = {**MODEL, "n_heads": 1}
     refused(app.post(weights, **fields | {"model": other}), 409, "conflict", "with another model")
-
-
-def test_posts_at_once_make_one_run_and_one_checkpoint(app: App, weights: Path) -> None:
-    """A trainer's processes may all post; on PostgreSQL nothing but the lock keeps the second from failing."""
-    with ThreadPoolExecutor(6) as pool:
-        responses = list(pool.map(lambda _: app.post(weights, suites=["loss"]), range(6)))
-    assert sorted(response.status_code for response in responses) == [200] * 5 + [201]
-    assert len({json.dumps(response.json()["evaluations"]) for response in responses}) == 1
 
 
 def test_another_file_is_a_conflict_unless_it_replaces(app: App, weights: Path) -> None:
     other = weights.with_name("other.pt")
     other.write_bytes(b"other weights")
-    first = app.post(weights, suites=["loss"]).json()
-    refused(app.post(other, suites=["loss"]), 409, "conflict", "step 25", str(weights), "replace=true")
-    replaced = app.post(other, suites=["loss"], replace=True)
-    assert replaced.status_code == 201
-    assert replaced.json()["checkpoint"]["id"] != first["checkpoint"]["id"]
-    assert app.http.get(f"/v1/evaluations/{first['evaluations'][0]['id']}").json()["state"] == "cancelled"
-    assert app.http.get(f"/v1/checkpoints/{first['checkpoint']['id']}").json()["replaced_at"] is not None
+    first = app.post(weights).json()["checkpoint"]["id"]
+    refused(app.post(other), 409, "conflict", "step 25", str(weights), "replace=true")
+    replaced = app.post(other, replace=True)
+    assert (replaced.status_code, replaced.json()["checkpoint"]["id"] != first) == (201, True)
+    assert app.http.get(f"/v1/checkpoints/{first}").json()["replaced_at"] is not None
 
 
 def test_plan_says_which_suites_are_due(app: App, weights: Path) -> None:
@@ -101,16 +83,12 @@ def test_bad_field(app: App, weights: Path) -> None:
     for fields, words in [
         ({"step": -1}, "step: input should be greater than or equal to 0, found -1"),
         ({"step": "25"}, "step: input should be a valid integer, found '25'"),
-        ({"step": "late"}, "step: input should be a valid integer, found 'late'"),
         ({"step": 2.5}, "step: input should be a valid integer, found 2.5"),
         ({"step": True}, "step: input should be a valid integer, found True"),
-        ({"step": None}, "step: input should be a valid integer, found None"),
         ({"step": 2**63}, "step: input should be less than or equal to 9007199254740991"),
         ({"stepp": 3}, "no field is named 'stepp'; did you mean 'step'?"),
         ({"run": "a b"}, "run: 'a b' is not a name; use letters, digits"),
-        ({"run": "../a"}, "is not a name"),
         ({"run": "a" * 129}, "at most 128"),
-        ({"run": ""}, "is not a name"),
         ({"variant": "ema 1"}, "variant: 'ema 1' is not a name"),
         ({"tags": {"a": {"b": "c"}}}, "tags.a: input should be a valid string"),
         ({"spool": "lnk"}, "spool: input should be 'none', 'link' or 'copy', found 'lnk'"),
@@ -124,64 +102,50 @@ def test_bad_field(app: App, weights: Path) -> None:
         body = json.dumps({"run": "run-a", "step": 25, "uri": str(weights)} | fields)
         response = app.http.post("/v1/checkpoints", content=body, headers={"Content-Type": "application/json"})
         refused(response, 422, "invalid_request", words)
-        assert app.http.get("/v1/runs").json() == {"runs": []}
+    assert app.http.get("/v1/runs").json() == {"runs": []}
 
 
-def test_bad_uri(app: App, weights: Path, tmp_path: Path) -> None:
-    (tmp_path / "escape").symlink_to("/etc/passwd")
-    for uri, status, code, words in [
-        (
-            "{tmp}/missing.pt",
-            422,
-            "checkpoint_not_found",
-            "no such file or directory; post it when the file is complete",
-        ),
-        ("epoch_1.pt", 403, "checkpoint_not_allowed", "is a relative path; give an absolute one"),
-        ("file:epoch_1.pt", 403, "checkpoint_not_allowed", "is a relative path"),
-        ("/etc/passwd", 403, "checkpoint_not_allowed", "outside the allowed folders ({tmp}); see EVALSVC_ROOTS"),
-        ("{tmp}/../../etc/passwd", 403, "checkpoint_not_allowed", "outside the allowed folders"),
-        ("{tmp}/escape", 403, "checkpoint_not_allowed", "lies, or leads by a link, outside the allowed folders"),
-        (
-            "s3://bucket/epoch_1.pt",
-            403,
-            "checkpoint_not_allowed",
-            "the scheme 's3' is not allowed, its operator allows it by EVALSVC_SCHEMES; allowed here: file",
-        ),
-        (
-            "simplecache::file://{tmp}/epoch_1.pt",
-            403,
-            "checkpoint_not_allowed",
-            "chained addresses (::)",
-        ),
-        ("file://other-host/epoch_1.pt", 403, "checkpoint_not_allowed", "names the host 'other-host'"),
-    ]:
-        refused(app.post(uri.format(tmp=tmp_path)), status, code, words.format(tmp=tmp_path))
+def test_bad_uri(app: App, tmp_path: Path) -> None:
+    refused(app.post(tmp_path / "missing.pt"), 422, "checkpoint_not_found", "post it when the file is complete")
+    words = f"outside the allowed folders ({tmp_path}); see EVALSVC_ROOTS"
+    refused(app.post("/etc/passwd"), 403, "checkpoint_not_allowed", words)
+    refused(app.post("s3://bucket/epoch_1.pt"), 403, "checkpoint_not_allowed", "EVALSVC_SCHEMES; allowed here: file")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:1", "2130706433", "0177.0.0.1", "localhost", "169.254.169.254"])
-def test_http_is_no_way_into_the_network_of_the_service(tmp_path: Path, host: str) -> None:
+def test_http_is_no_way_into_the_network_of_the_service(tmp_path: Path) -> None:
     with app_in_process(tmp_path / "data", schemes="http") as app:
         words = "which is not a public address; only those are fetched from"
-        refused(app.post(f"http://{host}/latest/meta-data"), 403, "checkpoint_not_allowed", words)
+        refused(app.post("http://169.254.169.254/latest/meta-data"), 403, "checkpoint_not_allowed", words)
+
+
+def test_what_a_post_names_is_read_below_the_roots_only(app: App, weights: Path, tmp_path: Path) -> None:
+    """The data folder lies below a root here, and the service's own files are no model and no layout either."""
+    private = tmp_path / "data" / "secret.json"
+    private.write_text('{"n_layers": "hunter2"}')
+    outside, inside = "outside the allowed folders", "leads into the data folder of evalsvc"
+    for fields, words in [
+        ({"model": "/etc/passwd"}, outside),
+        ({"layout": {"text": {"size": 60}, "image": {"map": "/etc/passwd"}}}, outside),
+        ({"model": str(private)}, inside),
+        ({"layout": str(private)}, inside),
+    ]:
+        answer = app.post(weights, **fields)
+        assert "hunter2" not in refused(answer, 403, "checkpoint_not_allowed", words)
+    layout = {"text": {"size": 60, "tokenizer": "/etc/shadow"}}
+    refused(app.post(weights, layout=layout), 422, "invalid_data", "outside the folders that suites may read")
 
 
 def test_a_configuration_beside_the_weights_that_leads_out(app: App, weights: Path) -> None:
     """What the service finds beside a checkpoint is shown by its views."""
     (weights.parent / "params.txt").symlink_to("/etc/passwd")
-    refused(
-        app.post(weights), 403, "checkpoint_not_allowed", "params.txt: lies, or leads by a link, outside the allowed"
-    )
+    words = "params.txt: lies, or leads by a link, outside the allowed"
+    refused(app.post(weights), 403, "checkpoint_not_allowed", words)
 
 
 def test_a_stray_link_beside_the_weights_disturbs_nobody(app: App, weights: Path) -> None:
     """One in a folder that several may write to stopped every post from there."""
-    for name, target in {
-        "a.json": "/etc/passwd",
-        "b.json": "/nowhere",
-        "c.json": "c.json",
-        "d.json": "/proc/version",
-    }.items():
-        (weights.parent / name).symlink_to(target)
+    for name, target in {"a": "/etc/passwd", "b": "/nowhere", "c": "c.json", "d": "/proc/version"}.items():
+        weights.with_name(f"{name}.json").symlink_to(target)
     weights.with_name("model.json").write_text(json.dumps(MODEL))
     answer = app.post(weights)
     assert answer.status_code == 201, answer.text
@@ -201,11 +165,6 @@ def test_what_lies_beside_the_weights_is_bounded(app: App, weights: Path) -> Non
     assert time.monotonic() - begun < 5
 
 
-def test_file_uri_with_spaces(app: App, tmp_path: Path) -> None:
-    (tmp_path / "my run.pt").write_bytes(b"weights")
-    assert app.post(f"file://{tmp_path}/my%20run.pt").status_code == 201
-
-
 def test_unknown_suite_and_nothing_is_entered(app: App, weights: Path) -> None:
     refused(app.post(weights, suites=["los"]), 404, "unknown_name", "no suite is named 'los'; did you mean 'loss'?")
     assert app.http.get("/v1/runs").json() == {"runs": []}
@@ -221,81 +180,46 @@ class TestModel:
         file.write_text(json.dumps(MODEL))
         assert app.post(weights, model=str(file)).json()["checkpoint"]["model"] == MODEL
 
-    def test_file_outside_the_roots(self, app: App, weights: Path) -> None:
-        refused(app.post(weights, model="/etc/passwd"), 403, "checkpoint_not_allowed", "outside the allowed folders")
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["params.txt", "checkpoints/epoch_1.pt"], "it is the folder of a run: post one of the "),
+        (["epoch_1.pt", "epoch_2.pt"], "it holds epoch_1.pt, epoch_2.pt: post one of them"),
+    ],
+)
+def test_a_folder_that_holds_no_weights(app: App, tmp_path: Path, names: list[str], words: str) -> None:
+    """A worker would find that it is none, and the right post at this step was a conflict then."""
+    for name in names:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    refused(app.post(tmp_path / "run"), 422, "not_a_checkpoint", str(tmp_path / "run"), words)
+    (tmp_path / "run" / "model.safetensors").write_text("{}")
+    assert app.post(tmp_path / "run").status_code == 201
 
 
-class TestFolders:
-    """What a worker would find that it is none; the right post at this step was a conflict then."""
-
-    @pytest.mark.parametrize(
-        ("names", "code", "words"),
-        [
-            (
-                ["params.txt", "checkpoints/epoch_1.pt"],
-                "not_a_checkpoint",
-                "it is the folder of a run: post one of the ",
-            ),
-            (["epoch_1.pt", "epoch_2.pt"], "not_a_checkpoint", "it holds epoch_1.pt, epoch_2.pt: post one of them"),
-            (["config.json"], "not_a_checkpoint", "it holds no weights"),
-            ([], "not_a_checkpoint", "it holds no weights"),
-            ([".metadata", "__0_0.distcp"], "sharded_checkpoint", "format_utils dcp_to_torch"),
-        ],
-    )
-    def test_that_hold_no_weights(self, app: App, tmp_path: Path, names: list[str], code: str, words: str) -> None:
-        folder = tmp_path / "run"
-        folder.mkdir()
-        for name in names:
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).touch()
-        refused(app.post(folder), 422, code, str(folder), words)
-        (tmp_path / "right.pt").write_bytes(b"weights")
-        assert app.post(tmp_path / "right.pt").status_code == 201
-
-    @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin.index.json"])
-    def test_that_hold_weights(self, app: App, tmp_path: Path, name: str) -> None:
-        (tmp_path / "folder").mkdir()
-        (tmp_path / "folder" / name).write_text("{}")
-        assert app.post(tmp_path / "folder").status_code == 201
-
-
-class TestDataFolder:
-    """The service's own files are none to evaluate, under whatever root they lie; here the data folder is in one."""
-
-    @pytest.mark.parametrize("name", ["evalsvc.db", "tls/key.pem", "spool/7/epoch_1.pt", "cache/a.pt", ""])
-    def test_is_no_checkpoint(self, app: App, tmp_path: Path, name: str) -> None:
+def test_the_services_own_files_are_no_checkpoints(app: App, tmp_path: Path) -> None:
+    """Under whatever root they lie; here the data folder is in one."""
+    for name in ("evalsvc.db", "spool/7/epoch_1.pt", ""):
         private = tmp_path / "data" / name
         private.parent.mkdir(parents=True, exist_ok=True)
         if not private.exists():
             private.write_text("hunter2")
         (tmp_path / "link.pt").symlink_to(private)
-        for uri in (private, f"file://{private}", tmp_path / "link.pt"):
+        for uri in (private, tmp_path / "link.pt"):
             answer = app.post(uri)
             assert "hunter2" not in answer.text
             refused(answer, 403, "checkpoint_not_allowed", "leads into the data folder of evalsvc", "move it")
-        assert app.http.get("/v1/runs").json()["runs"] == []
-
-    @pytest.mark.parametrize("field", ["model", "layout"])
-    def test_is_no_model_and_no_layout(self, app: App, weights: Path, tmp_path: Path, field: str) -> None:
-        (tmp_path / "data" / "secret.json").write_text('{"n_layers": "hunter2"}')
-        answer = app.post(weights, **{field: str(tmp_path / "data" / "secret.json")})
-        assert "hunter2" not in answer.text
-        refused(answer, 403, "checkpoint_not_allowed", "leads into the data folder of evalsvc")
+        (tmp_path / "link.pt").unlink()
+    assert app.http.get("/v1/runs").json()["runs"] == []
 
 
 class TestLayout:
-    def test_is_kept_inline(self, app: App, weights: Path) -> None:
+    def test_is_checked_against_the_models_table_and_kept_inline(self, app: App, weights: Path) -> None:
         layout = app.post(weights, layout={"text": {"size": 100}}, model=MODEL).json()["checkpoint"]["layout"]
         assert layout["text"]["size"] == 100
-
-    def test_ids_beyond_the_table(self, app: App, weights: Path) -> None:
-        """Known at once where the model says how many rows it has."""
         layout = {"text": {"offset": 0, "size": 60}, "image": {"offset": 60, "size": 50}}
         refused(app.post(weights, layout=layout, model=MODEL), 422, "invalid_layout", "100")
-
-    def test_map_outside_the_roots(self, app: App, weights: Path) -> None:
-        layout = {"text": {"size": 60}, "image": {"map": "/etc/passwd"}}
-        refused(app.post(weights, layout=layout), 403, "checkpoint_not_allowed", "outside the allowed folders")
 
     def test_map_outside_the_roots_that_a_layouts_file_names(self, app: App, weights: Path, tmp_path: Path) -> None:
         """The file lies below the roots; what it names was read wherever that lay, and its values were quoted."""
@@ -309,10 +233,6 @@ class TestLayout:
             answer = app.post(weights, layout=str(layout))
             refused(answer, 403, "checkpoint_not_allowed", "outside the allowed folders")
             assert "hunter2" not in answer.text
-
-    def test_tokenizer_outside_the_roots(self, app: App, weights: Path) -> None:
-        layout = {"text": {"size": 60, "tokenizer": "/etc/shadow"}}
-        refused(app.post(weights, layout=layout), 422, "invalid_data", "outside the folders that suites may read")
 
     def test_files_are_not_quoted(self, app: App, weights: Path, tmp_path: Path) -> None:
         """Who names a file as a layout or model would else read the lines in which it is none."""
@@ -347,15 +267,8 @@ class TestSpool:
         assert app.http.get("/v1/runs").json() == {"runs": []}
 
 
-def test_in_use_until_the_evaluation_is_over(app: App, weights: Path) -> None:
-    assert app.post(weights, suites=["loss"]).json()["checkpoint"]["in_use"]
-    app.coordinator.work()
-    assert not app.http.get("/v1/checkpoints/1").json()["in_use"]
-
-
 def test_unknown_and_bad_checkpoint_ids(app: App) -> None:
-    for number in ("7", "2147483647"):
-        refused(app.http.get(f"/v1/checkpoints/{number}"), 404, "unknown_name", f"there is no checkpoint {number}")
+    refused(app.http.get("/v1/checkpoints/2147483647"), 404, "unknown_name", "there is no checkpoint 2147483647")
     for number in ("x", "-1", "99999999999"):
         refused(app.http.get(f"/v1/checkpoints/{number}"), 422, "invalid_request", "checkpoint_id: input should be")
 
@@ -408,17 +321,14 @@ class TestVirtual:
         ("fields", "code", "words"),
         [
             ({"uri": "avg(run-a@0"}, "invalid_request", "in 'avg(run-a@0' at character 12: expected a comma or"),
-            ({"model": MODEL}, "invalid_request", "model is given for a virtual checkpoint, and its parents have it"),
             ({"sha256": "0" * 64}, "invalid_request", "sha256 is given for a virtual checkpoint"),
             ({"spool": "link"}, "invalid_request", "spool is given for a virtual checkpoint"),
-            ({"step": -1}, "invalid_request", "step: input should be greater than or equal to 0"),
             ({"uri": "graft(run-a@0, run-a@10, layers=1)"}, "invalid_request", "layers=1, and the model has 1 layers"),
             ({"layout": {"text": {"size": 101}}}, "invalid_layout", "beyond the table of 100 rows"),
         ],
     )
     def test_refused(self, app: App, fields: dict[str, Any], code: str, words: str) -> None:
-        response = self.post(app, **{"uri": "avg(run-a@0, run-a@10)", **fields})
-        refused(response, response.status_code, code, words)
+        refused(self.post(app, **{"uri": "avg(run-a@0, run-a@10)", **fields}), 422, code, words)
         assert len(app.http.get("/v1/runs/run-a").json()["checkpoints"]) == 3
 
     def test_parents_of_other_models_and_layouts(self, app: App, weights: Path) -> None:
@@ -437,13 +347,7 @@ class TestVirtual:
         assert found["layout"]["text"]["size"] == 60
         assert self.post(app, "avg(one@0)").json()["checkpoint"]["layout"] == found["layout"]
 
-    def test_a_parent_that_is_gone_is_named_at_once(self, app: App, weights: Path, tmp_path: Path) -> None:
-        gone = tmp_path / "gone.pt"
-        gone.write_bytes(b"weights")
-        app.post(gone, step=30, model=MODEL)
-        gone.unlink()
-        words = ("run 'run-a' step 30: ", "gone.pt was deleted before it was evaluated")
-        refused(self.post(app, "avg(run-a@0..30)"), 410, "checkpoint_gone", *words)
+    def test_a_parent_that_has_changed_is_named_at_once(self, app: App, weights: Path) -> None:
         weights.write_bytes(b"other weights")
         refused(self.post(app, "avg(run-a@0)"), 409, "checkpoint_changed", "run 'run-a' step 0: ")
 

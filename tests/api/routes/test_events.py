@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from app_in_process import App, app_in_process, app_on_port, refused
+from app_in_process import App, app_on_port, refused
 from queue_steps import enter, metric, next_shard, plan, result, store_result, submission, suite
 from service_process import ServiceProcess
 
@@ -21,14 +22,46 @@ from evalsvc.messages import ShardResult
 from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.evaluations import cancel_evaluation
 from evalsvc.store.session import Store
-from evalsvc.store.tokens import create_token
 
 TIMEOUT = 60.0
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class Service:
+    """A service on a port with an evaluation that waits, and the streams that it sends."""
+
+    url: str
+    state: State
+    streams: events.Followers
+    evaluation: int
+
+    @property
+    def store(self) -> Store:
+        return self.state.store
+
+    def cancel(self, evaluation: int | None = None) -> None:
+        with self.store.transaction() as session:
+            cancel_evaluation(session, evaluation or self.evaluation)
+
+    def connections_in_use(self) -> int:
+        pool: Any = self.store.engine.pool
+        return int(pool.checkedout())
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(events, "LOOK_EVERY", 0.05)
+    made: list[events.Followers] = []
+    begin = events.Followers.__init__
+
+    def remember(self: events.Followers, state: State) -> None:
+        begin(self, state)
+        made.append(self)
+
+    monkeypatch.setattr(events.Followers, "__init__", remember)
+    with app_on_port(tmp_path / "data") as (url, state):
+        (evaluation,) = enter(state.store, submission(), suite())
+        yield Service(url, state, made[0], evaluation)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -55,10 +88,10 @@ def frames(text: str) -> list[dict[str, str]]:
 
 
 @contextmanager
-def following(url: str, evaluation: int, **headers: str) -> Iterator[Iterator[str]]:
+def following(url: str, evaluation: int) -> Iterator[Iterator[str]]:
     """The lines of a stream of a client of its own."""
     address = f"{url}/v1/evaluations/{evaluation}/events"
-    with httpx.stream("GET", address, headers=headers, timeout=TIMEOUT, trust_env=False) as response:
+    with httpx.stream("GET", address, timeout=TIMEOUT, trust_env=False) as response:
         assert response.status_code == 200
         yield response.iter_lines()
 
@@ -78,10 +111,15 @@ def heard(url: str, evaluation: int) -> Iterator[list[str]]:
 # What is sent
 
 
-def test_an_evaluation_that_is_over(app: App, weights: Path) -> None:
+def evaluated(app: App, weights: Path) -> str:
+    """The address of the events of an evaluation that is over."""
     evaluation = app.post(weights, suites=["loss"]).json()["evaluations"][0]["id"]
     app.coordinator.work()
-    response = app.http.get(f"/v1/evaluations/{evaluation}/events")
+    return f"/v1/evaluations/{evaluation}/events"
+
+
+def test_an_evaluation_that_is_over(app: App, weights: Path) -> None:
+    response = app.http.get(evaluated(app, weights))
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["cache-control"] == "no-store"
     assert "content-encoding" not in response.headers
@@ -95,9 +133,7 @@ def test_an_evaluation_that_is_over(app: App, weights: Path) -> None:
 
 def test_who_has_all_is_told_not_to_come_back(app: App, weights: Path) -> None:
     """A browser comes back when a stream ends, for ever, unless it is answered 204."""
-    evaluation = app.post(weights, suites=["loss"]).json()["evaluations"][0]["id"]
-    app.coordinator.work()
-    path = f"/v1/evaluations/{evaluation}/events"
+    path = evaluated(app, weights)
     newest = int(frames(app.http.get(path).text)[-1]["id"])
     assert app.http.get(path, headers={"Last-Event-ID": str(newest)}).status_code == 204
     assert app.http.get(path, params={"last_event_id": newest}).status_code == 204
@@ -106,140 +142,93 @@ def test_who_has_all_is_told_not_to_come_back(app: App, weights: Path) -> None:
     assert [event["id"] for event in frames(some.text)] == [str(newest), str(newest)]
 
 
-@pytest.mark.parametrize("value", ["-1", "x", "1.5", "99999999999999999999", "5"])
-def test_ids_that_are_none(app: App, weights: Path, value: str) -> None:
+def test_ids_that_are_none(app: App, weights: Path) -> None:
     evaluation = app.post(weights, suites=["loss"]).json()["evaluations"][0]["id"]
     path = f"/v1/evaluations/{evaluation}/events"
-    words = "you have 5, of another database" if value == "5" else "last_event_id: input should be"
-    refused(app.http.get(path, params={"last_event_id": value}), 422, "invalid_request", words)
-    response = app.http.get(path, headers={"Last-Event-ID": value})
-    refused(response, 422, "invalid_request", words if value == "5" else "Last-Event-ID: input should be")
-
-
-def test_no_such_evaluation(app: App) -> None:
+    for value in ("-1", "x", "99999999999999999999"):
+        words = "last_event_id: input should be"
+        refused(app.http.get(path, params={"last_event_id": value}), 422, "invalid_request", words)
+        words = "Last-Event-ID: input should be"
+        refused(app.http.get(path, headers={"Last-Event-ID": value}), 422, "invalid_request", words)
+    refused(app.http.get(path + "?last_event_id=5"), 422, "invalid_request", "you have 5, of another database")
     refused(app.http.get("/v1/evaluations/9/events"), 404, "unknown_name", "there is no evaluation 9")
 
 
-def test_it_is_told_as_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_told_as_it_happens(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """States, what a look found, and how far it is, in their order."""
     monkeypatch.setattr(events, "PROGRESS_EVERY", 0.0)
-    with app_on_port(tmp_path / "data") as (url, state):
-        (evaluation,) = enter(state.store, submission(), suite())
-        with Client(url) as client:
-            told = client.events(evaluation)
-            assert (first := next(told)) == {"id": 1, "event": "state", "data": first["data"]}
-            assert first["data"]["state"] == "queued"
-            step(state.store, plan(2, looks=[1]))
-            assert [next(told)["data"]["state"] for _ in range(2)] == ["running", "running"]
-            step(state.store, ShardResult(output={"sum": 1}))
-            step(state.store, result(metric(1.25)))
-            interim = next(told)
-            assert (interim["event"], interim["data"]["done"]) == ("interim", 10)
-            assert interim["data"]["metrics"][0]["value"] == 1.25
-            state.coordinator.tasks = {1: LiveTask(5, 2.5)}
-            progress = next(told)
-            assert progress["data"]["tasks"] == {
-                "loss-0": {"done": 15, "total": 20, "unit": "sequences", "per_second": 2.5, "seconds_left": 2.0}
-            }
-            assert (progress["event"], progress["id"]) == ("progress", None)
-            step(state.store, ShardResult(output={"sum": 1}))
-            step(state.store, result(metric(1.5)))
-            rest = [event for event in told if event["event"] != "progress"]
-            assert [(event["event"], event["data"]["state"]) for event in rest] == [
-                ("task", "succeeded"),
-                ("state", "succeeded"),
-                ("end", "succeeded"),
-            ]
+    with Client(service.url) as client:
+        told = client.events(service.evaluation)
+        assert (first := next(told)) == {"id": 1, "event": "state", "data": first["data"]}
+        assert first["data"]["state"] == "queued"
+        step(service.store, plan(2, looks=[1]))
+        assert [next(told)["data"]["state"] for _ in range(2)] == ["running", "running"]
+        step(service.store, ShardResult(output={"sum": 1}))
+        step(service.store, result(metric(1.25)))
+        interim = next(told)
+        assert (interim["event"], interim["data"]["done"]) == ("interim", 10)
+        assert interim["data"]["metrics"][0]["value"] == 1.25
+        service.state.coordinator.tasks = {1: LiveTask(5, 2.5)}
+        progress = next(told)
+        assert progress["data"]["tasks"] == {
+            "loss-0": {"done": 15, "total": 20, "unit": "sequences", "per_second": 2.5, "seconds_left": 2.0}
+        }
+        assert (progress["event"], progress["id"]) == ("progress", None)
+        step(service.store, ShardResult(output={"sum": 1}))
+        step(service.store, result(metric(1.5)))
+        rest = [event for event in told if event["event"] != "progress"]
+        assert [(event["event"], event["data"]["state"]) for event in rest] == [
+            ("task", "succeeded"),
+            ("state", "succeeded"),
+            ("end", "succeeded"),
+        ]
 
 
-def test_progress_is_not_sent_at_every_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_not_sent_at_every_look(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "PROGRESS_EVERY", 3600.0)
-    with app_on_port(tmp_path / "data") as (url, state):
-        (evaluation,) = enter(state.store, submission(), suite())
-        step(state.store, plan(2))
-        state.coordinator.tasks = {1: LiveTask(1, 2.5)}
-        with heard(url, evaluation) as sent:
-            wait_for(lambda: "event: progress" in sent)
-            for done in range(2, 8):
-                state.coordinator.tasks = {1: LiveTask(done, 2.5)}
-                time.sleep(0.1)
-            with state.store.transaction() as session:
-                cancel_evaluation(session, evaluation)
-        assert "event: end" in sent
-        assert sent.count("event: progress") == 1
+    step(service.store, plan(2))
+    service.state.coordinator.tasks = {1: LiveTask(1, 2.5)}
+    with heard(service.url, service.evaluation) as sent:
+        wait_for(lambda: "event: progress" in sent)
+        for done in range(2, 8):
+            service.state.coordinator.tasks = {1: LiveTask(done, 2.5)}
+            time.sleep(0.1)
+        service.cancel()
+    assert "event: end" in sent
+    assert sent.count("event: progress") == 1
 
 
-def test_a_silent_stream_says_that_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_stream_says_that_it_is_there(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxies close what is silent for a minute."""
     monkeypatch.setattr(events, "HEARTBEAT_EVERY", 0.05)
-    with app_on_port(tmp_path / "data") as (url, state):
-        (evaluation,) = enter(state.store, submission(), suite())
-        with following(url, evaluation) as lines:
-            assert sum(next(lines) == ": still here" for _ in range(20)) >= 3
+    with following(service.url, service.evaluation) as lines:
+        assert sum(next(lines) == ": still here" for _ in range(20)) >= 3
 
 
-def test_a_stream_does_not_last_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_does_not_last_for_ever(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that was revoked would show what it likes as long as an evaluation waits."""
     monkeypatch.setattr(events, "LIFETIME", 0.3)
     monkeypatch.setattr(events, "HEARTBEAT_EVERY", 0.05)
-    with app_on_port(tmp_path / "data") as (url, state):
-        (evaluation,) = enter(state.store, submission(), suite())
-        with following(url, evaluation) as lines:
-            assert "event: end" not in list(lines)
-        wait_for(lambda: followers(state)[0] == 0)
-
-
-def test_a_stream_needs_a_token_where_there_are_some(tmp_path: Path) -> None:
-    with app_in_process(tmp_path / "data") as app:
-        with app.store.transaction() as session:
-            token = create_token(session, "ci", "read")
-        refused(app.http.get("/v1/evaluations/1/events"), 401, "unauthorized")
-        headers = {"Authorization": f"Bearer {token}"}
-        refused(app.http.get("/v1/evaluations/1/events", headers=headers), 404, "unknown_name")
+    with following(service.url, service.evaluation) as lines:
+        assert "event: end" not in list(lines)
+    wait_for(lambda: len(service.streams) == 0)
 
 
 # Coming back
 
 
-@pytest.mark.usefixtures("child_process")
-def test_a_client_that_comes_back_misses_nothing(tmp_path: Path) -> None:
-    """Also after the service was killed: what it had in memory is nothing to the numbers."""
-    service = ServiceProcess(tmp_path / "data", "--devices", "cpu")
-    checkpoint = tmp_path / "epoch_1.pt"
-    checkpoint.write_bytes(b"no weights")
-    try:
-        service.start()
-        service.put_suite("broken", {"kind": "loss", "data": "/nowhere.jsonl"})
-        (evaluation,) = service.post("run-a", 1, checkpoint, ["broken"])
-        with Client(service.url) as client:
-            first = next(client.events(evaluation))
-        service.wait(evaluation)
-        service.request("POST", f"/v1/evaluations/{evaluation}/retry")
-        service.wait(evaluation)
-        service.kill()
-        service.start()
-        with Client(service.url) as client:
-            rest = list(client.events(evaluation, after=first["id"]))
-            assert list(client.events(evaluation, after=rest[-1]["id"])) == []
-    finally:
-        service.stop()
-    states = [event["data"]["state"] for event in (first, *rest) if event["event"] == "state"]
-    assert states == ["queued", "running", "failed", "queued", "running", "failed"]
-    numbers = [event["id"] for event in (first, *rest) if event["event"] != "progress"]
-    assert numbers == [*range(1, len(numbers)), len(numbers) - 1], "without a gap; the end has the number of the last"
-
-
-def test_the_client_takes_up_a_stream_that_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_takes_up_a_stream_that_broke_off(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It misses nothing, and ends where all was told."""
     monkeypatch.setattr(events, "LIFETIME", 0.5)
     monkeypatch.setattr(events, "HEARTBEAT_EVERY", 0.1)
-    with app_on_port(tmp_path / "data") as (url, state), Client(url) as client:
-        (evaluation,) = enter(state.store, submission(), suite())
-        told = client.events(evaluation)
+    with Client(service.url) as client:
+        told = client.events(service.evaluation)
         assert next(told)["id"] == 1
         time.sleep(1)
-        with state.store.transaction() as session:
-            cancel_evaluation(session, evaluation)
+        service.cancel()
         assert [event["id"] for event in told] == [2, 3, 3]
+        assert [event["id"] for event in client.events(service.evaluation, after=2)] == [3, 3]
+        assert list(client.events(service.evaluation, after=3)) == []
 
 
 @pytest.mark.usefixtures("child_process")
@@ -266,106 +255,71 @@ def test_a_service_that_stops_does_not_wait_for_its_streams(tmp_path: Path) -> N
 # What it costs
 
 
-def followers(state: State) -> tuple[int, bool]:
-    found = STREAMS_OF[id(state)]
-    return len(found), found._looking is not None
-
-
-STREAMS_OF: dict[int, events.Followers] = {}
-
-
-@pytest.fixture(autouse=True)
-def _find_followers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The application's own object, which tests on a port cannot reach by its address."""
-    begin = events.Followers.__init__
-
-    def remember(self: events.Followers, state: State) -> None:
-        begin(self, state)
-        STREAMS_OF[id(state)] = self
-
-    monkeypatch.setattr(events.Followers, "__init__", remember)
-    yield
-    STREAMS_OF.clear()
-
-
 def open_sockets() -> int:
     return len(psutil.Process().net_connections("tcp"))
 
 
-def connections_in_use(state: State) -> int:
-    pool: Any = state.store.engine.pool
-    return int(pool.checkedout())
-
-
-def test_clients_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
+def test_clients_that_come_and_go_leave_nothing_behind(service: Service) -> None:
     """Each left a thread, a connection or a session behind where its end was not noticed."""
-    with app_on_port(tmp_path / "data") as (url, state):
-        (evaluation,) = enter(state.store, submission(), suite())
 
-        def come_and_go(clients: int) -> None:
-            with ExitStack() as stack:
-                streams = [stack.enter_context(following(url, evaluation)) for _ in range(clients)]
-                assert [next(lines) for lines in streams] == ["retry: 2000"] * clients
-                wait_for(lambda: followers(state)[0] == clients)
-            wait_for(lambda: followers(state) == (0, False))
+    def come_and_go(clients: int) -> None:
+        with ExitStack() as stack:
+            streams = [stack.enter_context(following(service.url, service.evaluation)) for _ in range(clients)]
+            assert [next(lines) for lines in streams] == ["retry: 2000"] * clients
+            wait_for(lambda: len(service.streams) == clients)
+        wait_for(lambda: len(service.streams) == 0 and service.streams._looking is None)
 
-        come_and_go(3)
-        before = (threading.active_count(), open_sockets())
-        come_and_go(50)
-        wait_for(lambda: open_sockets() <= before[1])
-        assert connections_in_use(state) == 0
-        # The threads that read for streams are few, and are used again.
-        assert threading.active_count() <= before[0] + events.READERS
+    come_and_go(3)
+    before = (threading.active_count(), open_sockets())
+    come_and_go(50)
+    wait_for(lambda: open_sockets() <= before[1])
+    assert service.connections_in_use() == 0
+    # The threads that read for streams are few, and are used again.
+    assert threading.active_count() <= before[0] + events.READERS
 
 
-def test_silent_streams_hold_up_nobody(tmp_path: Path) -> None:
+def test_silent_streams_hold_up_nobody(service: Service) -> None:
     """So many of them took all threads, or all connections of the database, where each held one."""
-    with app_on_port(tmp_path / "data") as (url, state), ExitStack() as stack:
-        ids = [enter(state.store, submission(number), suite())[0] for number in range(80)]
-        streams = [stack.enter_context(following(url, evaluation)) for evaluation in ids]
+    with ExitStack() as stack:
+        ids = [enter(service.store, submission(number), suite())[0] for number in range(100, 180)]
+        streams = [stack.enter_context(following(service.url, evaluation)) for evaluation in ids]
         for lines in streams:
             assert next(lines) == "retry: 2000"
-        wait_for(lambda: followers(state)[0] == 80)
+        wait_for(lambda: len(service.streams) == 80)
         held = []
-        with httpx.Client(base_url=url, trust_env=False, timeout=TIMEOUT) as client:
+        with httpx.Client(base_url=service.url, trust_env=False, timeout=TIMEOUT) as client:
             for _ in range(20):
-                held.append(connections_in_use(state))
+                held.append(service.connections_in_use())
                 assert client.get("/v1/runs").status_code == 200
         assert min(held) == 0, "some moment has none in use"
         assert max(held) <= events.READERS + 1
-        with state.store.transaction() as session:
-            cancel_evaluation(session, ids[-1])
+        service.cancel(ids[-1])
         assert "event: end" in list(streams[-1])
 
 
-def test_too_many_streams_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_streams_are_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "STREAMS", 2)
-    with app_on_port(tmp_path / "data") as (url, state):
-        (evaluation,) = enter(state.store, submission(), suite())
-        path = f"{url}/v1/evaluations/{evaluation}/events"
-        with following(url, evaluation) as one, following(url, evaluation) as two:
-            next(one), next(two)
-            response = httpx.get(path, trust_env=False)
-            refused(response, 429, "rate_limited", "2 streams of events are open already; try again in 30 s")
-            assert response.headers["retry-after"] == "30"
-        wait_for(lambda: followers(state)[0] == 0)
-        with following(url, evaluation) as lines:
-            assert next(lines) == "retry: 2000"
+    path = f"{service.url}/v1/evaluations/{service.evaluation}/events"
+    with following(service.url, service.evaluation) as one, following(service.url, service.evaluation) as two:
+        next(one), next(two)
+        response = httpx.get(path, trust_env=False)
+        refused(response, 429, "rate_limited", "2 streams of events are open already; try again in 30 s")
+        assert response.headers["retry-after"] == "30"
+    wait_for(lambda: len(service.streams) == 0)
+    with following(service.url, service.evaluation) as lines:
+        assert next(lines) == "retry: 2000"
 
 
-def test_streams_outlast_a_database_that_is_away(tmp_path: Path) -> None:
+def test_streams_outlast_a_database_that_is_away(service: Service) -> None:
     """The followers of an evaluation are not to be cut off by what the service itself waits for."""
-    with app_on_port(tmp_path / "data") as (url, state):
-        (evaluation,) = enter(state.store, submission(), suite())
-        with heard(url, evaluation) as sent:
-            wait_for(lambda: "event: state" in sent)
-            with state.store.engine.execution_options(writes=True).begin() as connection:
-                connection.exec_driver_sql("ALTER TABLE evaluation_events RENAME TO gone")
-                connection.exec_driver_sql("UPDATE evaluations SET event_count = event_count + 1")
-            time.sleep(0.5)
-            with state.store.engine.execution_options(writes=True).begin() as connection:
-                connection.exec_driver_sql("ALTER TABLE gone RENAME TO evaluation_events")
-                connection.exec_driver_sql("UPDATE evaluations SET event_count = event_count - 1")
-            with state.store.transaction() as session:
-                cancel_evaluation(session, evaluation)
-        assert "event: end" in sent
+    with heard(service.url, service.evaluation) as sent:
+        wait_for(lambda: "event: state" in sent)
+        with service.store.engine.execution_options(writes=True).begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE evaluation_events RENAME TO gone")
+            connection.exec_driver_sql("UPDATE evaluations SET event_count = event_count + 1")
+        time.sleep(0.5)
+        with service.store.engine.execution_options(writes=True).begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE gone RENAME TO evaluation_events")
+            connection.exec_driver_sql("UPDATE evaluations SET event_count = event_count - 1")
+        service.cancel()
+    assert "event: end" in sent
