@@ -15,58 +15,40 @@ def test_every_error_has_a_status() -> None:
     assert [error.__name__ for error in STATUS if error not in leaves()] == []
 
 
-def test_unknown_path(app: App) -> None:
+def test_unknown_path_and_wrong_method(app: App) -> None:
+    """The methods of the first route at a path alone would hide that a suite can be put."""
     refused(app.http.get("/v2/runs"), 404, "unknown_name", "there is nothing at /v2/runs")
-
-
-def test_wrong_method(app: App) -> None:
     response = app.http.delete("/v1/runs")
     refused(response, 405, "invalid_request", "DELETE is not possible at /v1/runs", "possible: GET")
-    assert response.headers["allow"] == "GET"
-
-
-def test_a_wrong_method_is_told_all_that_are_right(app: App) -> None:
-    """Those of the first route at the path alone would hide that a suite can be put."""
     response = app.http.delete("/v1/suites/mine")
     refused(response, 405, "invalid_request", "possible: GET, PUT")
     assert response.headers["allow"] == "GET, PUT"
     assert app.http.get("/v1/prune").headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize(
-    ("body", "content_type", "words"),
-    [
-        (b'{"run": "a"', "application/json", "the body is not JSON: expecting ',' delimiter at character 11"),
-        (b"run=a&step=1", "application/x-www-form-urlencoded", "send Content-Type: application/json"),
-        (b'{"run": "a"}', None, "found no content type; send Content-Type: application/json"),
-        (b"", "application/json", "the body is missing"),
-        (b"[1]", "application/json", "the body: input should be a valid dictionary"),
-        (b"{}", "application/json", "run is missing; step is missing; uri is missing"),
-        (b"\xff\xfe", "application/json", "the body"),
-        (b"[" * 100_000, "application/json", "the body"),
-    ],
-)
-def test_body_that_is_no_request(app: App, body: bytes, content_type: str | None, words: str) -> None:
-    headers = {"Content-Type": content_type} if content_type else {}
-    response = app.http.post("/v1/checkpoints", content=body, headers=headers)
-    refused(response, response.status_code, "invalid_request", words)
-    assert response.status_code in (400, 422)
-
-
-def test_body_that_is_too_large(app: App) -> None:
-    for path in ("/v1/suites/large", "/v1/runs/run-a/plan"):
-        response = app.http.put(path, content=b" " * 1_000_001, headers={"Content-Type": "application/json"})
-        refused(response, 413, "invalid_request", "larger than 1,000,000 bytes")
+def test_body_that_is_no_request(app: App) -> None:
+    for body, words in [
+        (b'{"run": "a"', "the body is not JSON: expecting ',' delimiter at character 11"),
+        (b"", "the body is missing"),
+        (b"[1]", "the body: input should be a valid dictionary"),
+        (b"{}", "run is missing; step is missing; uri is missing"),
+    ]:
+        response = app.http.post("/v1/checkpoints", content=body, headers={"Content-Type": "application/json"})
+        refused(response, 422, "invalid_request", words)
 
 
 def test_bug_says_so_without_a_trace(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reports it can be told by the name of the request which trace in the log is theirs."""
+
     def broken(session: object) -> None:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", broken)
-    detail = refused(app.http.get("/v1/runs"), 500, "internal_error", "GET /v1/runs", "RuntimeError", "log")
+    response = app.http.get("/v1/runs", headers={"X-Request-ID": "mine"})
+    detail = refused(response, 500, "internal_error", "GET /v1/runs", "RuntimeError", "log")
     assert "secret" not in detail
     assert "Traceback" not in detail
+    assert response.headers["x-request-id"] == "mine"
 
 
 def test_database_that_went_away(app: App) -> None:
@@ -99,17 +81,9 @@ def test_what_was_sent_is_not_sent_back_whole(app: App) -> None:
     assert len(response.json()["detail"]) < 4100
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v1/runs/a/artifacts?kind=%00",
-        "/v1/runs/a/completions?prompt=a%00",
-        "/v1/table?run=%00",
-    ],
-)
-def test_queries_with_a_nul(app: App, path: str) -> None:
+def test_a_query_with_a_nul(app: App) -> None:
     """PostgreSQL takes none in a text that it looks for, which was a bug of the service to who asked."""
-    refused(app.http.get(path), 422, "invalid_request", "the query has a NUL character")
+    refused(app.http.get("/v1/table?run=%00"), 422, "invalid_request", "the query has a NUL character")
 
 
 def test_a_uri_with_a_nul(app: App) -> None:
