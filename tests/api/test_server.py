@@ -23,33 +23,23 @@ from evalsvc.store.session import open_store
 from evalsvc.store.tokens import create_token
 
 
-def test_port_in_use() -> None:
+def test_addresses_that_cannot_be_listened_on() -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(PortInUse, match=f"port {port} of 127.0.0.1 is in use.*--port"):
             listen("127.0.0.1", port)
-
-
-@pytest.mark.parametrize(
-    ("host", "port", "words"),
-    [
+    for host, port, words in [
         ("127.0.0.1", 70000, "a port lies between 0 and 65535"),
         ("203.0.113.1", 0, "cannot listen on 203.0.113.1"),
         ("no.such.host.invalid", 0, "cannot listen on no.such.host.invalid"),
-    ],
-)
-def test_bad_address(host: str, port: int, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
-        listen(host, port)
+    ]:
+        with pytest.raises(InvalidRequest, match=words):
+            listen(host, port)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_loopback_is_allowed(host: str) -> None:
-    check_address(Settings(host=host), has_tokens=False, insecure=False)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "gpu-node"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "gpu-node"])
 def test_others_only_with_a_token_or_when_that_is_asked_for(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    check_address(Settings(host="localhost"), has_tokens=False, insecure=False)
     with pytest.raises(InvalidRequest, match=r"no token yet; make one first \(evalsvc token create .* --insecure"):
         check_address(Settings(host=host), has_tokens=False, insecure=False)
     check_address(Settings(host=host), has_tokens=False, insecure=True)
@@ -154,11 +144,10 @@ async def client_seen(settings: Settings, client: str, forwarded: str) -> str:
     return seen[0]
 
 
-@pytest.mark.parametrize("client", ["127.0.0.1", "::1", "10.1.2.3"])
-def test_nobody_is_believed_to_be_a_proxy(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_believed_to_be_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client of this machine had as many tries at tokens as it could make addresses up."""
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
-    assert asyncio.run(client_seen(Settings(), client, "203.0.113.9")) == client
+    assert asyncio.run(client_seen(Settings(), "127.0.0.1", "203.0.113.9")) == "127.0.0.1"
 
 
 def test_a_proxy_that_the_operator_names_is_believed() -> None:
@@ -176,9 +165,8 @@ def test_a_proxy_that_the_operator_names_is_believed() -> None:
 
 @pytest.mark.parametrize("proxies", ["*", "proxy.example", "10.1.2.3/16", "127.0.0.1;10.1.0.0/16"])
 def test_what_is_no_proxy(proxies: str) -> None:
-    with pytest.raises(
-        InvalidRequest, match=r"EVALSVC_TRUSTED_PROXIES has .*; give e\.g\. 127\.0\.0\.1 or 10\.1\.0\.0/16"
-    ):
+    words = r"EVALSVC_TRUSTED_PROXIES has .*; give e\.g\. 127\.0\.0\.1 or 10\.1\.0\.0/16"
+    with pytest.raises(InvalidRequest, match=words):
         check_proxies(Settings(trusted_proxies=proxies))
 
 

@@ -34,19 +34,8 @@ def test_progress_while_it_runs(app: App, posted: int) -> None:
     app.coordinator.step()  # the first task is planned: 8 sequences in 2 shards
     app.coordinator.step()  # its first shard is done
     app.coordinator.tasks = {1: LiveTask(done=1, per_second=0.5)}
-    first, second = app.http.get(f"/v1/evaluations/{posted}").json()["tasks"]
-    assert first["progress"] == {"done": 5, "total": 8, "unit": "sequences", "per_second": 0.5, "seconds_left": 6.0}
-    assert first["shards"] == {
-        "total": 2,
-        "succeeded": 1,
-        "running": 0,
-        "queued": 1,
-        "failed": 0,
-        "cancelled": 0,
-        "skipped": 0,
-        "attempts": 1,
-    }
-    assert second["progress"] == {"done": 0, "total": None, "unit": None, "per_second": None, "seconds_left": None}
+    task, _ = app.http.get(f"/v1/evaluations/{posted}").json()["tasks"]
+    assert task["progress"] == {"done": 5, "total": 8, "unit": "sequences", "per_second": 0.5, "seconds_left": 6.0}
 
 
 def test_retry_of_a_failed_one(app: App, posted: int) -> None:
@@ -75,12 +64,9 @@ def test_evaluation_of_a_replaced_checkpoint(app: App, posted: int, tmp_path: Pa
     refused(response, 409, "wrong_state", "checkpoint 1 was replaced")
 
 
-def test_unknown_evaluation(app: App) -> None:
+def test_unknown_names(app: App, posted: int) -> None:
     for response in (app.http.get("/v1/evaluations/9"), app.http.post("/v1/evaluations/9/cancel")):
         refused(response, 404, "unknown_name", "there is no evaluation 9")
-
-
-def test_unknown_checkpoint_and_suite(app: App, posted: int) -> None:
     response = app.http.post("/v1/evaluations", json={"checkpoint": 9, "suite": "loss"})
     refused(response, 404, "unknown_name", "there is no checkpoint 9")
     response = app.http.post("/v1/evaluations", json={"checkpoint": 1, "suite": "lose"})

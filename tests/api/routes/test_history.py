@@ -58,12 +58,10 @@ def test_bad_question(app: App, curve: None) -> None:
         ({"points": 5, "limit": 5}, 422, "invalid_request", "points gives the whole of every series in buckets; leave"),
         ({"cursor": "abc"}, 422, "invalid_request", "a cursor needs the limit of the next page"),
         ({"cursor": "abc", "limit": 1}, 422, "invalid_request", "is none that run 'run-a' gave for x=step"),
-        ({"from": 5, "to": 4}, 422, "invalid_request", "from=5 lies behind to=4; swap them"),
         ({"from": 2**63}, 422, "invalid_request", "from: input should be less than or equal to"),
         ({"first": 5}, 422, "invalid_request", "no field is named 'first'"),
         ({"x": "tokens", "points": 5}, 422, "invalid_request", "was posted with tokens_seen"),
         ({"name": "lower/los", "points": 5}, 404, "unknown_name", "did you mean 'lower/loss'?"),
-        ({"name": "upper/*"}, 404, "unknown_name", "no metric is named 'upper/*'"),
     ]:
         refused(app.http.get(HISTORY, params=query), status, code, words)
 
@@ -118,19 +116,9 @@ class TestImport:
         assert (series["x"], series["value"], series["n"]) == ([1, 3], ["NaN", 31.5], [30000, 30000])
         assert app.http.get(f"/v1/protocols/{series['protocol']}").json() == {"stated": "not stated"}
         other = json.loads(json.dumps(self.BODY).replace("31.5", "30"))
-        refused(
-            app.http.post(HISTORY, json=other), 409, "conflict", "coco/fid at step 3 is 31.5, imported, and not 30.0"
-        )
+        words = "coco/fid at step 3 is 31.5, imported, and not 30.0"
+        refused(app.http.post(HISTORY, json=other), 409, "conflict", words)
         assert app.http.post(HISTORY, json=other | {"replace": True}).json()["replaced"] == 1
-
-    def test_into_the_series_of_what_is_measured(self, app: App) -> None:
-        enter(app.store, submission(25), suite())
-        evaluate_whole(app.store, metric(1.5))
-        series = {"metric": "loss/text", "unit": "nats/token", "direction": "lower", "protocol": {"limit": 1}}
-        body = {"source": "x", "series": [{**series, "step": [0], "value": [9.5]}]}
-        assert app.http.post(HISTORY, json=body).status_code == 201
-        [found] = app.http.get(HISTORY).json()["series"]
-        assert (found["x"], found["value"], found["import"]) == ([0, 25], [9.5, 1.5], [1, None])
 
     @pytest.mark.parametrize("query", [{}, {"points": 5}])
     def test_it_differs_by_its_own_fields_alone(self, app: App, query: dict[str, Any]) -> None:
@@ -161,7 +149,6 @@ class TestImport:
         for change, words in [
             ({"value": [True, "x"]}, "series.0.value.0: a value is a finite number or one of NaN, Infinity, -Infinity"),
             ({"value": [True, "x"]}, "series.0.value.1: a value is a finite number or one of NaN"),
-            ({"value": [1, None]}, "series.0.value.1: a value is a finite number"),
             ({"step": [3, "1"]}, "series.0.step.1: input should be a valid integer, found '1'"),
             ({"step": [3, -1]}, "series.0.step.1: input should be greater than or equal to 0, found -1"),
             ({"step": [3, 3]}, "series.0.step: step 3 is there several times, at 0, 1; leave one"),
@@ -174,28 +161,20 @@ class TestImport:
             ({"steps": [1]}, "series.0.steps: no field has this name"),
             ({"metric": "a\0b"}, "series.0.metric: the text 'a\\x00b' has a character that cannot be stored"),
             ({"metric": "fid\x1b[2J"}, "series.0.metric: 'fid\\x1b[2J' has the control character \\x1b at position 3"),
-            (
-                {"unit": "\u202e"},
-                "series.0.unit: '\\u202e' has the control character \\u202e at position 0; leave it out",
-            ),
+            ({"unit": "\u202e"}, "series.0.unit: '\\u202e' has the control character \\u202e at position 0; leave it"),
             ({"protocol": "a\nb"}, "has the control character \\x0a at position 1"),
             ({"variant": "a b"}, "series.0.variant: 'a b' is not a name"),
         ]:
             good = {"metric": "good", "step": [1], "value": [1]}
             body = self.BODY | {"series": [self.BODY["series"][0] | change, good]}
             refused(app.http.post(HISTORY, json=body), 422, "invalid_request", words)
-            assert app.http.get("/v1/runs").json() == {"runs": []}
+        assert app.http.get("/v1/runs").json() == {"runs": []}
 
     def test_a_broken_body(self, app: App) -> None:
+        one = b'{"source":"x","series":[{"metric":"a","step":[1],"value":[%s]}]}'
         for content, words in [
-            (
-                b'{"source":"x","series":[{"metric":"a","step":[1],"value":[NaN]}]}',
-                "series.0.value.0: a value is a finite",
-            ),
-            (
-                b'{"source":"x","series":[{"metric":"a","step":[1],"value":[1e999]}]}',
-                "series.0.value.0: a value is a fin",
-            ),
+            (one % b"NaN", "series.0.value.0: a value is a finite"),
+            (one % b"1e999", "series.0.value.0: a value is a finite"),
             (b"{", "the body is not JSON: EOF while parsing"),
             (b"[]", "the body: input should be an object, found []"),
             (b"{}", "source is missing; series is missing"),
@@ -219,11 +198,12 @@ class TestImport:
 
     def test_a_body_beyond_its_limit(self, app: App) -> None:
         sent = app.http.post(HISTORY, content=b" " * 16_000_001)
-        refused(
-            sent, 413, "invalid_request", "larger than 16,000,000 bytes; send it in parts, which may come in any order"
-        )
-        sent = app.http.post("/v1/checkpoints", content=b" " * 1_000_001)
-        refused(sent, 413, "invalid_request", "larger than 1,000,000 bytes; name a large file by its path")
+        words = "larger than 16,000,000 bytes; send it in parts, which may come in any order"
+        refused(sent, 413, "invalid_request", words)
+        for method, path in (("POST", "/v1/checkpoints"), ("PUT", "/v1/suites/large")):
+            sent = app.http.request(method, path, content=b" " * 1_000_001)
+            words = "larger than 1,000,000 bytes; name a large file by its path"
+            refused(sent, 413, "invalid_request", words)
 
 
 def test_answers_are_of_the_documented_form(app: App, curve: None, tmp_path: Path) -> None:

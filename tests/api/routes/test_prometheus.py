@@ -18,7 +18,6 @@ from evalsvc.store.queue.shards import give_up
 from evalsvc.store.queue.totals import SECONDS, Ended, count_attempt, read_depths, read_totals
 from evalsvc.store.session import Store
 from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
-from evalsvc.store.tokens import create_token
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,13 +72,9 @@ def test_the_oldest_that_waits(app: App) -> None:
     enter(app.store, submission(50), suite())
     with app.store.transaction() as session:
         session.execute(sa.text("UPDATE evaluations SET created_at = '2020-01-01 00:00:00' WHERE id = 1"))
-    found = value(app, "queue_oldest_seconds")
-    assert found is not None
-    assert found > 5 * 365 * 86400
+    assert (value(app, "queue_oldest_seconds") or 0) > 5 * 365 * 86400
     app.http.post("/v1/evaluations/1/cancel")
-    found = value(app, "queue_oldest_seconds")
-    assert found is not None
-    assert found < 600, "the older one is over"
+    assert 0 < (value(app, "queue_oldest_seconds") or 0) < 600, "the older one is over"
 
 
 def test_the_speed_of_what_runs(app: App) -> None:
@@ -179,14 +174,6 @@ def test_a_database_that_is_away_is_told(app: App) -> None:
     assert found["evalsvc_database_up", ()] == 0
     assert found["evalsvc_workers", ()] == 1
     assert not any(name == "evalsvc_evaluations" for name, _ in found)
-
-
-def test_a_token_is_needed_where_there_are_some(tmp_path: Path) -> None:
-    with app_in_process(tmp_path / "data") as app:
-        with app.store.transaction() as session:
-            token = create_token(session, "prometheus", "read")
-        refused(app.http.get("/metrics"), 401, "unauthorized")
-        assert app.http.get("/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_readme_names_every_metric_and_none_that_is_not_there(app: App) -> None:

@@ -10,8 +10,6 @@ import pytest
 from app_in_process import App, refused
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.spec.protocol import Protocol
-
 
 def measured(app: App, weights: Path, step: int, *values: float, **fields: Any) -> None:
     """A checkpoint at a step, evaluated with these values of loss/0, loss/1, …"""
@@ -21,38 +19,26 @@ def measured(app: App, weights: Path, step: int, *values: float, **fields: Any) 
 
 def test_bad_question(app: App, weights: Path) -> None:
     measured(app, weights, 25, 1.0)
-    for path, status, code, words in [
-        ("/v1/runs/run-b/metrics", 404, "unknown_name", "no run is named 'run-b'; did you mean 'run-a'?"),
-        (
-            "/v1/runs/run-a/metrics?name=los/0",
-            404,
-            "unknown_name",
-            "no metric is named 'los/0'; did you mean 'loss/0'?",
-        ),
-        ("/v1/runs/run-a/metrics?variant=row", 404, "unknown_name", "no variant is named 'row'; did you mean 'raw'?"),
-        (
-            "/v1/runs/run-a/metrics?x=time",
-            422,
-            "invalid_request",
-            "x: input should be 'step' or 'tokens', found 'time'",
-        ),
-        ("/v1/runs/run-a/metrics?names=a", 422, "invalid_request", "no field is named 'names'; did you mean 'name'?"),
-        ("/v1/runs/run%20a/metrics", 422, "invalid_request", "run: 'run a' is not a name"),
-        ("/v1/runs/run-b", 404, "unknown_name", "no run is named 'run-b'; did you mean 'run-a'?"),
-        ("/v1/runs/run-b/plan", 404, "unknown_name", "no run is named 'run-b'"),
-        (
-            "/v1/runs/run-a/results/24",
-            404,
-            "unknown_name",
-            "no checkpoint at step 24, variant 'raw'; the nearest are 25",
-        ),
-        ("/v1/runs/run-a/results/25?suite=los", 404, "unknown_name", "is named 'los'; did you mean 'loss'?"),
-        ("/v1/runs/run-a/results/-1", 422, "invalid_request", "step: input should be greater than or equal to 0"),
-        ("/v1/runs/run-b/completions", 404, "unknown_name", "no run is named 'run-b'"),
-        ("/v1/protocols/0123456789abcdef", 404, "unknown_name", "no protocol is named '0123456789abcdef'"),
-        ("/v1/protocols/a%00b", 422, "invalid_request", "is not a name"),
-    ]:
-        refused(app.http.get(path), status, code, words)
+    mistyped = {
+        "/v1/runs/run-b/metrics": "no run is named 'run-b'; did you mean 'run-a'?",
+        "/v1/runs/run-a/metrics?variant=row": "no variant is named 'row'; did you mean 'raw'?",
+        "/v1/runs/run-b": "no run is named 'run-b'; did you mean 'run-a'?",
+        "/v1/runs/run-b/plan": "no run is named 'run-b'",
+        "/v1/runs/run-a/results/24": "no checkpoint at step 24, variant 'raw'; the nearest are 25",
+        "/v1/runs/run-a/results/25?suite=los": "is named 'los'; did you mean 'loss'?",
+        "/v1/runs/run-b/completions": "no run is named 'run-b'",
+        "/v1/protocols/0123456789abcdef": "no protocol is named '0123456789abcdef'",
+    }
+    for path, words in mistyped.items():
+        refused(app.http.get(path), 404, "unknown_name", words)
+    wrong = {
+        "/v1/runs/run-a/metrics?x=time": "x: input should be 'step' or 'tokens', found 'time'",
+        "/v1/runs/run%20a/metrics": "run: 'run a' is not a name",
+        "/v1/runs/run-a/results/-1": "step: input should be greater than or equal to 0",
+        "/v1/protocols/a%00b": "is not a name",
+    }
+    for path, words in wrong.items():
+        refused(app.http.get(path), 422, "invalid_request", words)
 
 
 def test_unknown_run_where_there_is_none_says_how_one_begins(app: App) -> None:
@@ -69,11 +55,6 @@ def test_runs_and_a_run(app: App, weights: Path) -> None:
     assert document["plan"] == {"suites": [], "when_behind": "all"}
     assert [(item["step"], item["tokens_seen"]) for item in document["checkpoints"]] == [(25, 10), (50, None)]
     assert document["checkpoints"][1]["evaluations"] == [{"id": 1, "suite": "loss", "state": "succeeded"}]
-
-
-def test_protocol(app: App, weights: Path) -> None:
-    measured(app, weights, 25, 1.0)
-    assert app.http.get(f"/v1/protocols/{Protocol({'limit': 1}).id}").json() == {"limit": 1}
 
 
 def test_result_of_a_checkpoint(app: App, weights: Path) -> None:
@@ -101,57 +82,42 @@ class TestBase:
         expected = {"run": "text", "step": 9, "variant": "raw", "named": True, "checkpoint": 1}
         assert app.http.put("/v1/runs/run-a/base", json={"run": "text", "step": 9}).json() == expected
         assert app.http.get("/v1/runs/run-a").json()["base"] == expected
-        assert app.http.get("/v1/checkpoints/1").json()["in_use"]
 
     def test_is_of_the_same_run_unless_said(self, app: App, weights: Path) -> None:
         app.post(weights, step=9, variant="ema")
         base = app.http.put("/v1/runs/run-a/base", json={"step": 9, "variant": "ema"}).json()
         assert (base["run"], base["step"], base["variant"]) == ("run-a", 9, "ema")
 
-    @pytest.mark.parametrize(
-        ("body", "status", "code", "words"),
-        [
+    def test_refused(self, app: App, weights: Path) -> None:
+        app.post(weights, step=25)
+        for body, status, code, words in [
             ({"run": "run-b", "step": 25}, 404, "unknown_name", "no run is named 'run-b'; did you mean 'run-a'?"),
-            ({"step": 30}, 404, "unknown_name", "no checkpoint at step 30, variant 'raw'; the nearest are 25"),
-            ({"step": 25, "variant": "row"}, 404, "unknown_name", "did you mean 'raw'?"),
             ({"step": "25"}, 422, "invalid_request", "step: input should be a valid integer, found '25'"),
             ({"steps": 25}, 422, "invalid_request", "no field is named 'steps'; did you mean 'step'?"),
-            ({"step": 50}, 410, "checkpoint_gone", "was deleted before it was evaluated"),
-        ],
-    )
-    def test_refused(self, app: App, weights: Path, body: dict[str, Any], status: int, code: str, words: str) -> None:
-        gone = weights.with_name("gone.pt")
-        gone.write_bytes(b"gone")
-        app.post(weights, step=25)
-        app.post(gone, step=50)
-        gone.unlink()
-        refused(app.http.put("/v1/runs/run-a/base", json=body), status, code, words)
+        ]:
+            refused(app.http.put("/v1/runs/run-a/base", json=body), status, code, words)
+        weights.unlink()
+        words = "was deleted before it was evaluated"
+        refused(app.http.put("/v1/runs/run-a/base", json={"step": 25}), 410, "checkpoint_gone", words)
         assert app.http.get("/v1/runs/run-a").json()["base"]["named"] is False
 
 
 class TestPlan:
     def test_may_come_before_the_first_checkpoint(self, app: App) -> None:
-        plan = {
-            "suites": [{"suite": "loss", "every": 500, "first": 1000, "last": None}],
-            "when_behind": "newest",
-        }
+        plan = {"suites": [{"suite": "loss", "every": 500, "first": 1000, "last": None}], "when_behind": "newest"}
         assert app.http.put("/v1/runs/run-a/plan", json=plan).json() == plan
         assert app.http.get("/v1/runs/run-a/plan").json() == plan
         assert app.http.get("/v1/runs").json()["runs"][0]["checkpoints"] == 0
 
-    @pytest.mark.parametrize(
-        ("plan", "status", "code", "words"),
-        [
+    def test_refused(self, app: App) -> None:
+        for plan, status, code, words in [
             ({"suites": [{"suite": "los", "every": 5}]}, 404, "unknown_name", "did you mean 'loss'?"),
             ({"suites": [{"suite": "loss", "every": 0}]}, 422, "invalid_request", "suites.0.every: input should be"),
             ({"suites": [{"suite": "loss", "evry": 5}]}, 422, "invalid_request", "did you mean 'every'?"),
             ({"suites": [{"suite": "loss"}]}, 422, "invalid_request", "suites.0.every is missing"),
             ({"suites": [], "when_behind": "latest"}, 422, "invalid_request", "'all' or 'newest', found 'latest'"),
-            ({}, 422, "invalid_request", "suites is missing"),
-        ],
-    )
-    def test_refused(self, app: App, plan: dict[str, Any], status: int, code: str, words: str) -> None:
-        refused(app.http.put("/v1/runs/run-a/plan", json=plan), status, code, words)
+        ]:
+            refused(app.http.put("/v1/runs/run-a/plan", json=plan), status, code, words)
         assert app.http.get("/v1/runs").json() == {"runs": []}
 
 

@@ -46,12 +46,10 @@ def test_columns_are_the_lines(app: App, measured: None) -> None:
     assert tuple(columns) == COLUMNS
     table = read_csv(app)
     assert len(table) == 5 * 2 + 4
+    numbers = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
     for name in COLUMNS:
         found = [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in table[name]]
-        expected = [
-            {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}.get(cell, cell) for cell in columns[name]
-        ]
-        assert found == expected, name
+        assert found == [numbers.get(cell, cell) for cell in columns[name]], name
 
 
 def test_no_cell_is_a_formula(app: App) -> None:
@@ -72,15 +70,14 @@ def test_an_empty_table_still_has_its_head(app: App) -> None:
 
 
 def test_what_is_not_there(app: App, measured: None) -> None:
-    cases: list[tuple[dict[str, str], int, str, str]] = [
-        ({"run": "run-c"}, 404, "unknown_name", "no run is named 'run-c'; did you mean"),
-        ({"metric": "loss/txt"}, 404, "unknown_name", "did you mean 'loss/text'?"),
-        ({"variant": "row"}, 404, "unknown_name", "did you mean 'raw'?"),
-        ({"format": "xls"}, 422, "invalid_request", "format: input should be 'json' or 'csv', found 'xls'"),
-        ({"step": "1"}, 422, "invalid_request", "no field is named 'step'"),
-    ]
-    for query, status, code, words in cases:
-        refused(app.http.get("/v1/table", params=query), status, code, words)
+    for query, words in [
+        ({"run": "run-c"}, "no run is named 'run-c'; did you mean"),
+        ({"metric": "loss/txt"}, "did you mean 'loss/text'?"),
+        ({"variant": "row"}, "did you mean 'raw'?"),
+    ]:
+        refused(app.http.get("/v1/table", params=query), 404, "unknown_name", words)
+    words = "format: input should be 'json' or 'csv', found 'xls'"
+    refused(app.http.get("/v1/table?format=xls"), 422, "invalid_request", words)
 
 
 def test_pages_are_the_table_whatever_their_size(app: App, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,20 +113,8 @@ def test_a_client_that_stops_reading_holds_no_connection(app: App) -> None:
     """Ninety such clients held every connection to the database, and the service answered nobody."""
     series = [{"metric": "a/b", "step": list(range(5000)), "value": [0.5] * 5000}]
     assert app.http.post("/v1/runs/run-a/metrics", json={"source": "x", "series": series}).is_success
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/v1/table",
-        "raw_path": b"/v1/table",
-        "query_string": b"format=csv",
-        "root_path": "",
-        "headers": [(b"host", b"evalsvc")],
-        "client": ("127.0.0.1", 1),
-        "server": ("evalsvc", 80),
-    }
+    scope = {"type": "http", "method": "GET", "path": "/v1/table", "query_string": b"format=csv"}
+    scope |= {"headers": [(b"host", b"evalsvc")], "client": ("127.0.0.1", 1)}
 
     async def stop_reading() -> int:
         reading, rows = anyio.Event(), 0
