@@ -91,7 +91,6 @@ def test_once_says_what_was_refused_by_its_exit_code(folder: Path, command: Comm
     ("place", "options", "words"),
     [
         ("checkpoints", ["--marker", "done"], "has no {} for the checkpoint's name"),
-        ("checkpoints", ["--step-pattern", "("], "is no regular expression"),
         ("nowhere", [], "nowhere is no folder"),
         # It would be looked for in vain, and nothing ever posted.
         ("s3://bucket/run", ["--marker", "{}.done"], "leave it out"),

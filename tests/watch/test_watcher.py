@@ -1,6 +1,5 @@
 """A folder as a training job fills it, and what is posted of it."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,16 +24,6 @@ from evalsvc.watch.watcher import Posting, Watcher
 MINIATURE = ROOT / "runs" / "pretrained" / "checkpoints"
 
 
-class Time:
-    """A clock that stands still unless it is told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Scene:
     """A training job's folder, a service, and watchers of them."""
 
@@ -42,30 +31,28 @@ class Scene:
         self.app = app
         self.folder = tmp_path / "run" / "checkpoints"
         self.folder.mkdir(parents=True)
-        self.clock = Time()
+        self.now = 1000.0
         self.memory = tmp_path / "memory.json"
         self.said: list[str] = []
         self.noted: list[str] = []
         app.http.put("/v1/runs/run-a/plan", json={"suites": [{"suite": "loss", "every": 1}]}).raise_for_status()
 
-    def watcher(self, client: Client | None = None, rules: Rules | None = None, **posting: Any) -> Watcher:
-        client = client or Client("http://evalsvc", transport=self.app.transport)
+    def watcher(self, transport: httpx.BaseTransport | None = None, settle: float = 10, **posting: Any) -> Watcher:
+        client = Client("http://evalsvc", transport=transport or self.app.transport)
         # By its date everything is new here, so only the clock settles it.
-        classifier = Classifier(rules or Rules(), Memory(self.memory), self.clock, wall=lambda: 0.0)
+        classifier = Classifier(Rules(settle=settle), Memory(self.memory), lambda: self.now, wall=lambda: 0.0)
         place = LocalFolder(self.folder.parent)
         return Watcher(place, client, Posting("run-a", **posting), classifier, self.said.append, self.noted.append)
 
-    def look(self, watcher: Watcher, seconds: float = 11) -> None:
+    def look(self, watcher: Watcher) -> None:
         """Two looks, far enough from each other for what does not change."""
         watcher.look()
-        self.clock.now += seconds
+        self.now += 11
         watcher.look()
 
-    def write(self, name: str, step: int | None = None, **content: Any) -> Path:
+    def write(self, name: str, step: int, **content: Any) -> Path:
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
-        said = {} if step is None else {"step": step}
-        save_filled(path, {"state_dict": {"w": [step or 0] * 4}, "epoch": 1, **said, **content})
+        save_filled(path, {"state_dict": {"w": [step] * 4}, "epoch": 1, "step": step, **content})
         return path
 
     def posted(self) -> dict[tuple[int, str], dict[str, Any]]:
@@ -110,28 +97,6 @@ def test_posts_in_the_order_of_steps_once_with_digest_and_link(scene: Scene) -> 
     assert len(detail["sha256"]) == 64
 
 
-def test_a_file_is_left_alone_while_it_is_written(scene: Scene) -> None:
-    """Half of a checkpoint would be posted, and fail hours later as not_a_checkpoint."""
-    whole = (MINIATURE / "epoch_3.pt").read_bytes()
-    path = scene.folder / "epoch_3.pt"
-    path.touch()
-    watcher = scene.watcher()
-    for share in (0.0, 0.3, 0.6, 0.999):
-        path.write_bytes(whole[: int(share * len(whole))])
-        watcher.look()
-        scene.clock.now += 9  # less than it takes to settle
-    assert scene.noted == []
-    scene.clock.now += 60  # the job hangs: the file has settled, and is torn all the same
-    watcher.look()
-    watcher.look()
-    assert len(scene.noted) == 1
-    assert "epoch_3.pt is not complete" in scene.noted[0]
-    assert "cut off" in scene.noted[0]
-    path.write_bytes(whole)
-    scene.look(watcher)
-    assert set(scene.posted()) == {(80, "raw")}
-
-
 def test_an_empty_file_is_said_once_and_posted_when_it_is_written(scene: Scene) -> None:
     path = scene.folder / "epoch_1.pt"
     path.touch()
@@ -142,27 +107,6 @@ def test_an_empty_file_is_said_once_and_posted_when_it_is_written(scene: Scene) 
     scene.write("epoch_1.pt", step=5)
     scene.look(watcher)
     assert set(scene.posted()) == {(5, "raw")}
-
-
-def test_a_marker_says_that_a_file_is_complete(scene: Scene) -> None:
-    scene.write("epoch_1.pt", step=5)
-    watcher = scene.watcher(rules=Rules(marker="{}.done"))
-    scene.look(watcher, seconds=3600)
-    assert scene.said == []
-    (scene.folder / "epoch_1.pt.done").touch()
-    watcher.look()
-    assert set(scene.posted()) == {(5, "raw")}
-
-
-def test_old_files_need_no_waiting(scene: Scene) -> None:
-    path = scene.write("epoch_1.pt", step=5)
-    os.utime(path, (0, 0))
-    classifier = Classifier(Rules(), Memory(scene.memory))
-    client = Client("http://evalsvc", transport=scene.app.transport)
-    Watcher(
-        LocalFolder(scene.folder), client, Posting("run-a"), classifier, scene.said.append, scene.noted.append
-    ).look()
-    assert len(scene.said) == 1
 
 
 def test_links_and_copies_are_not_posted_again(scene: Scene) -> None:
@@ -213,67 +157,6 @@ def test_another_file_in_the_place_is_said_once(scene: Scene) -> None:
     assert len(scene.posted()) == 1
 
 
-def test_a_name_without_a_step_is_said_once_with_what_to_do(scene: Scene) -> None:
-    scene.write("final.pt")
-    scene.write("epoch_1.pt")
-    watcher = scene.watcher()
-    scene.look(watcher)
-    scene.look(watcher)
-    assert len(scene.noted) == 2
-    assert all("does not say its step" in line and "--steps-per-epoch" in line for line in scene.noted)
-    scene.look(scene.watcher(rules=Rules(steps_per_epoch=250)))
-    assert set(scene.posted()) == {(250, "raw")}
-
-
-def test_averaged_weights_take_their_step_from_their_epoch(scene: Scene) -> None:
-    """The epoch's file may come later, and may be deleted before the averaged one is looked at."""
-    average = {"state_dict": None, "av_model_sd": {"w": [0.0]}}
-    save_filled(scene.folder / "ema_0.99_1_3.pt", {"av_model_sd": average["av_model_sd"], "step_counter": 1})
-    watcher = scene.watcher()
-    scene.look(watcher)
-    assert scene.noted == ["ema_0.99_1_3.pt waits for epoch_3.pt, which says its step; or give --steps-per-epoch N"]
-    path = scene.write("epoch_3.pt", step=900)
-    scene.look(watcher)
-    assert set(scene.posted()) == {(900, "raw"), (900, "ema_0.99_1")}
-    path.unlink()
-    save_filled(scene.folder / "poly_8_1_3.pt", {"av_model_sd": average["av_model_sd"], "step_counter": 2})
-    scene.look(scene.watcher())
-    assert (900, "poly_8_1") in scene.posted()
-
-
-def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(scene: Scene) -> None:
-    folder = scene.folder / "checkpoint-500"
-    folder.mkdir()
-    (folder / "optimizer.pt").write_bytes(b"x")
-    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    whole = len(header).to_bytes(8, "little") + header + b"\0" * 4
-    watcher = scene.watcher()
-    scene.look(watcher)
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": dict(zip("ab", names, strict=True))})
-    )
-    (folder / names[0]).write_bytes(whole)
-    scene.look(watcher)
-    (folder / names[1]).write_bytes(whole[:-1])
-    scene.look(watcher)
-    assert scene.said == []
-    assert "it has none of model.safetensors.index.json" in scene.noted[0]
-    assert f"{names[1]} is not there yet" in scene.noted[1]
-    assert "its tensors end at byte" in scene.noted[2]
-    (folder / names[1]).write_bytes(whole)
-    scene.look(watcher)
-    assert set(scene.posted()) == {(500, "raw")}
-
-
-def test_a_distributed_folder_is_said_with_the_command(scene: Scene) -> None:
-    folder = scene.folder / "step_7"
-    folder.mkdir()
-    (folder / ".metadata").write_bytes(b"x")
-    scene.look(scene.watcher())
-    assert "dcp_to_torch" in scene.noted[0]
-
-
 class Unsteady(httpx.BaseTransport):
     """A service that goes away: before it takes a request, or before its answer arrives."""
 
@@ -293,7 +176,7 @@ class Unsteady(httpx.BaseTransport):
 
 def test_a_service_that_is_down_costs_no_checkpoint(scene: Scene) -> None:
     transport = Unsteady(scene.app.transport)
-    watcher = scene.watcher(Client("http://evalsvc", transport=transport))
+    watcher = scene.watcher(transport)
     scene.write("epoch_1.pt", step=5)
     transport.down = True
     for _ in range(3):
@@ -314,7 +197,7 @@ def test_waits_longer_each_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -
     """A service that is down for hours must not be asked all the time, and is not given up."""
     transport = Unsteady(scene.app.transport)
     transport.down = True
-    watcher = scene.watcher(Client("http://evalsvc", transport=transport), rules=Rules(settle=0))
+    watcher = scene.watcher(transport, settle=0)
     scene.write("epoch_1.pt", step=5)
     slept: list[float] = []
 
@@ -352,7 +235,7 @@ def test_without_a_token_it_ends(scene: Scene) -> None:
     scene.write("epoch_1.pt", step=5)
     closed = httpx.MockTransport(lambda _: httpx.Response(401, json={"code": "unauthorized", "detail": "no token"}))
     with pytest.raises(Unauthorized):
-        scene.look(scene.watcher(Client("http://evalsvc", transport=closed)))
+        scene.look(scene.watcher(closed))
 
 
 def test_where_links_do_not_reach_it_copies(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,121 @@
+"""Which files are checkpoints, when they are complete, and where their step comes from."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch_files import save_filled
+
+from evalsvc.miniature import ROOT
+from evalsvc.watch.completeness import NO_STEP, Classifier, Rules, Verdict
+from evalsvc.watch.local_folder import look_at
+from evalsvc.watch.memory import Memory
+
+MINIATURE = ROOT / "runs" / "pretrained" / "checkpoints"
+
+
+class Looks:
+    """Looks at a training job's folder, by a clock that stands still unless it is told."""
+
+    def __init__(self, folder: Path, **rules: Any) -> None:
+        self.folder = folder
+        self.now = 1000.0
+        # By its date everything is new here, so only the clock settles it.
+        memory = Memory(folder / "memory.json")
+        self.classifier = Classifier(Rules(**rules), memory, lambda: self.now, wall=lambda: 0.0)
+
+    def first(self, name: str) -> Verdict:
+        candidate = look_at(self.folder / name)
+        assert candidate is not None
+        return self.classifier.classify(candidate)
+
+    def second(self, name: str) -> Verdict:
+        """The second of two looks, far enough from each other for what does not change."""
+        self.first(name)
+        self.now += 11
+        return self.first(name)
+
+
+def checkpoint(step: int, variant: str = "raw") -> Verdict:
+    return Verdict("checkpoint", step=step, variant=variant)
+
+
+def test_a_file_is_left_alone_while_it_is_written(tmp_path: Path) -> None:
+    """Half of a checkpoint would be posted, and fail hours later as not_a_checkpoint."""
+    whole = (MINIATURE / "epoch_3.pt").read_bytes()
+    looks = Looks(tmp_path)
+    for share in (0.0, 0.3, 0.6, 0.999):
+        (tmp_path / "epoch_3.pt").write_bytes(whole[: int(share * len(whole))])
+        assert looks.first("epoch_3.pt") == Verdict("waits")
+        looks.now += 9  # less than it takes to settle
+    looks.now += 60  # the job hangs: the file has settled, and is torn all the same
+    torn = looks.first("epoch_3.pt")
+    assert torn.kind == "waits"
+    assert torn.reason.startswith("is not complete: ")
+    assert "cut off" in torn.reason
+    (tmp_path / "epoch_3.pt").write_bytes(whole)
+    assert looks.second("epoch_3.pt") == checkpoint(80)
+
+
+def test_a_marker_says_that_a_file_is_complete(tmp_path: Path) -> None:
+    save_filled(tmp_path / "epoch_1.pt", {"state_dict": {}, "epoch": 1, "step": 5})
+    looks = Looks(tmp_path, marker="{}.done")
+    assert looks.second("epoch_1.pt") == Verdict("waits")
+    (tmp_path / "epoch_1.pt.done").touch()
+    assert looks.first("epoch_1.pt") == checkpoint(5)
+
+
+def test_old_files_need_no_waiting(tmp_path: Path) -> None:
+    save_filled(tmp_path / "epoch_1.pt", {"state_dict": {}, "epoch": 1, "step": 5})
+    os.utime(tmp_path / "epoch_1.pt", (0, 0))
+    looks = Looks(tmp_path)
+    looks.classifier.wall = lambda: 10.0
+    assert looks.first("epoch_1.pt") == checkpoint(5)
+
+
+def test_a_name_without_a_step_is_told_what_to_do(tmp_path: Path) -> None:
+    for name in ("final.pt", "epoch_2.pt"):
+        save_filled(tmp_path / name, {"state_dict": {}, "epoch": 2})
+        assert Looks(tmp_path).second(name) == Verdict("no checkpoint", NO_STEP)
+    assert Looks(tmp_path, steps_per_epoch=250).second("epoch_2.pt") == checkpoint(500)
+
+
+def test_averaged_weights_take_their_step_from_their_epoch(tmp_path: Path) -> None:
+    """The epoch's file may come later, and may be deleted before the averaged one is looked at."""
+    save_filled(tmp_path / "ema_0.99_1_3.pt", {"av_model_sd": {"w": [0.0]}, "step_counter": 1})
+    looks = Looks(tmp_path)
+    waits = "waits for epoch_3.pt, which says its step; or give --steps-per-epoch N"
+    assert looks.second("ema_0.99_1_3.pt") == Verdict("waits", waits)
+    save_filled(tmp_path / "epoch_3.pt", {"state_dict": {}, "epoch": 3, "step": 900})
+    assert looks.second("ema_0.99_1_3.pt") == checkpoint(900, "ema_0.99_1")
+    (tmp_path / "epoch_3.pt").unlink()
+    save_filled(tmp_path / "poly_8_1_3.pt", {"av_model_sd": {"w": [0.0]}, "step_counter": 2})
+    assert Looks(tmp_path).second("poly_8_1_3.pt") == checkpoint(900, "poly_8_1")
+
+
+def test_a_hugging_face_folder_is_whole_when_all_its_shards_are(tmp_path: Path) -> None:
+    one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    whole = len(header).to_bytes(8, "little") + header + b"\0" * 4
+    looks = Looks(tmp_path)
+    (tmp_path / "checkpoint-500").mkdir()
+    for name, content, words in [
+        ("optimizer.pt", b"x", "it has none of model.safetensors.index.json"),
+        ("model.safetensors.index.json", b'{"weight_map"', "is cut off or damaged"),
+        ("model.safetensors.index.json", json.dumps({"weight_map": {"a": one, "b": two}}).encode(), f"{one}, {two} is"),
+        (one, whole, f"{two} is not there yet"),
+        (two, b"", f"{two} is empty"),
+        (two, whole[:-1], "its tensors end at byte"),
+    ]:
+        (tmp_path / "checkpoint-500" / name).write_bytes(content)
+        found = looks.second("checkpoint-500")
+        assert (found.kind, words in found.reason) == ("waits", True), found
+    (tmp_path / "checkpoint-500" / two).write_bytes(whole)
+    assert looks.second("checkpoint-500") == checkpoint(500)
+
+
+def test_a_distributed_folder_is_told_with_the_command(tmp_path: Path) -> None:
+    (tmp_path / "step_7").mkdir()
+    (tmp_path / "step_7" / ".metadata").write_bytes(b"x")
+    assert "dcp_to_torch" in Looks(tmp_path).second("step_7").reason
