@@ -73,10 +73,7 @@ def test_expression_over_files(command: Command, suite: str, tmp_path: Path) -> 
     assert [metric["value"] for metric in virtual["metrics"]] == [metric["value"] for metric in file["metrics"]]
     assert virtual["checkpoint"]["label"] == f"avg({GOLDEN}, lerp(base, {GOLDEN}, 0.5))"
     [shard, *_] = virtual["provenance"]["loss"]["shards"]
-    assert shard["parents_sha256"] == {
-        "base": file["checkpoint"]["sha256"],
-        str(GOLDEN): file["checkpoint"]["sha256"],
-    }
+    assert shard["parents_sha256"] == dict.fromkeys(("base", str(GOLDEN)), file["checkpoint"]["sha256"])
     assert virtual["checkpoint"]["sha256"] not in (None, file["checkpoint"]["sha256"])
     (tmp_path / "avg(1)").write_bytes(GOLDEN.read_bytes())
     model = ["--model", str(GOLDEN.parents[1] / f"golden_{GOLDEN.parents[1].name}.json")]
@@ -86,25 +83,16 @@ def test_expression_over_files(command: Command, suite: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mine.yaml", "--checkpoint", f"avg({'a' * 300}.pt)"], "file name too long"),
-        (
-            ["mine.yaml", "--checkpoint", "avg(run@5, a.pt)"],
-            "run@5 is a checkpoint of a service, and none is asked",
-        ),
-        (["mine.yaml", "--checkpoint", "avg(base)"], "base, which is not given: name its weights by --base"),
-        (
-            ["mine.yaml", "--checkpoint", "avg(base)", "--base", f"avg({GOLDEN})"],
-            "base, which is an expression itself: write it out",
-        ),
-        (
-            ["mine.yaml", "--checkpoint", str(GOLDEN), "--output", "no/r.json"],
-            "there is no folder no; make it first",
-        ),
-        (["mine.yaml", "--checkpoint", str(GOLDEN), "--base", "nowhere.pt"], "nowhere.pt: no such file"),
-        (["mine.yaml", "--checkpoint", str(GOLDEN), "--base-model", "a"], "--base-model is given without --base"),
+        ([f"avg({'a' * 300}.pt)"], "file name too long"),
+        (["avg(run@5, a.pt)"], "run@5 is a checkpoint of a service, and none is asked"),
+        (["avg(base)"], "base, which is not given: name its weights by --base"),
+        (["avg(base)", "--base", f"avg({GOLDEN})"], "base, which is an expression itself: write it out"),
+        ([str(GOLDEN), "--output", "no/r.json"], "there is no folder no; make it first"),
+        ([str(GOLDEN), "--base", "nowhere.pt"], "nowhere.pt: no such file"),
+        ([str(GOLDEN), "--base-model", "a"], "--base-model is given without --base"),
     ],
 )
 def test_bad_argument(command: Command, suite: str, arguments: list[str], words: str) -> None:
-    result = command("run", *arguments)
+    result = command("run", suite, "--checkpoint", *arguments)
     assert (result.code, result.out) == (2, "")
     assert words in result.err

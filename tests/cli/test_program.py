@@ -56,12 +56,6 @@ def test_every_option_has_its_help(name: str) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("words", [["submit"], ["doctor", "layout"]])
-def test_help_of_a_command(command: Command, words: list[str]) -> None:
-    result = command(*words, "--help")
-    assert (result.code, f"Usage: evalsvc {' '.join(words)} " in result.out) == (0, True)
-
-
 def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

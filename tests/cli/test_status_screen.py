@@ -19,6 +19,19 @@ QUEUE: dict[str, Any] = {
     ],
 }
 
+AT_WORK = {"evaluation": 7, "run": "few", "step": 50, "task": "loss", "stage": "run", "seconds": 100.0}
+
+PROGRESS = {"done": 10, "total": 4000, "unit": "sequences", "per_second": 12.345, "seconds_left": 90}
+
+WARNING = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}
+
+ERROR = {"code": "checkpoint_gone", "message": "it was\ndeleted \x1b[31mbefore"}
+
+
+def evaluation(number: int, step: int, variant: str = "raw", **fields: Any) -> dict[str, Any]:
+    return {"id": number, "run": "few", "step": step, "variant": variant, "suite": "quick", **fields}
+
+
 STATUS: dict[str, Any] = {
     "status": "ready",
     "missing": [],
@@ -26,59 +39,12 @@ STATUS: dict[str, Any] = {
     "database": "sqlite",
     "workers": [
         {"name": "cpu#0", "host": "127.0.0.1", "takes_shards": False, "runs": None},
-        {
-            "name": "cpu#1",
-            "host": "127.0.0.1",
-            "takes_shards": True,
-            "runs": {"evaluation": 7, "run": "few", "step": 50, "task": "loss", "stage": "run", "seconds": 100.0},
-        },
+        {"name": "cpu#1", "host": "127.0.0.1", "takes_shards": True, "runs": AT_WORK},
     ],
     "queue": QUEUE,
-    "running": [
-        {
-            "id": 7,
-            "run": "few",
-            "step": 50,
-            "variant": "ema_0.99",
-            "started_at": None,
-            "suite": "quick",
-            "tasks": [
-                {
-                    "name": "loss",
-                    "progress": {
-                        "done": 10,
-                        "total": 4000,
-                        "unit": "sequences",
-                        "per_second": 12.345,
-                        "seconds_left": 90,
-                    },
-                }
-            ],
-        }
-    ],
-    "failed": [
-        {
-            "id": 6,
-            "run": "few",
-            "step": 40,
-            "variant": "raw",
-            "suite": "quick",
-            "state": "failed",
-            "finished_at": "2026-01-02T03:04:05.678+00:00",
-            "error": {"code": "checkpoint_gone", "message": "it was\ndeleted \x1b[31mbefore"},
-        }
-    ],
-    "warned": [
-        {
-            "id": 5,
-            "run": "few",
-            "step": 30,
-            "variant": "raw",
-            "suite": "quick",
-            "task": "loss",
-            "warnings": [{"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}] * 3,
-        }
-    ],
+    "running": [evaluation(7, 50, "ema_0.99", started_at=None, tasks=[{"name": "loss", "progress": PROGRESS}])],
+    "failed": [evaluation(6, 40, state="failed", finished_at="2026-01-02T03:04:05.678+00:00", error=ERROR)],
+    "warned": [evaluation(5, 30, task="loss", warnings=[WARNING] * 3)],
 }
 
 
