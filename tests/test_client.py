@@ -157,14 +157,6 @@ def test_wait_reports_and_gives_up(client: Client, weights: Path) -> None:
 
 def test_errors_come_back_as_their_classes(app: App, client: Client, weights: Path) -> None:
     client.submit("run-a", 25, str(weights), suites=["loss"])
-    other = weights.with_name("other.pt")
-    other.write_bytes(b"other")
-    with pytest.raises(Conflict, match="replace=true"):
-        client.submit("run-a", 25, str(other))
-    with pytest.raises(UnknownName, match="did you mean 'run-a'"):
-        client.history("run-b")
-    with pytest.raises(InvalidRequest, match="found -1"):
-        client.submit("run-a", -1, str(weights))
     with pytest.raises(InvalidRequest, match="'a b' is not a name"):
         client.put_plan("a b", {"suites": []})
     app.coordinator.work()
@@ -172,17 +164,15 @@ def test_errors_come_back_as_their_classes(app: App, client: Client, weights: Pa
         client.cancel(1)
 
 
-def test_nobody_answers() -> None:
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceUnreachable) as caught:
+@pytest.mark.parametrize("url", ["http://me:hunter2@127.0.0.1:1", "ftp://127.0.0.1", "127.0.0.1:8321", "http://[", ""])
+def test_nobody_answers(url: str) -> None:
+    """Nor is a password in the address shown."""
+    with Client(url) as client, pytest.raises(ServiceUnreachable) as caught:
         client.runs()
-    assert "no evaluation service answers at http://127.0.0.1:9" in caught.value.message
+    shown = url.replace("me:hunter2@", "")
+    assert f"no evaluation service answers at {shown}" in caught.value.message
     assert "start one with `evalsvc serve`" in caught.value.message
-
-
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8321", "http://[", ""])
-def test_address_that_is_none(url: str) -> None:
-    with Client(url) as client, pytest.raises(ServiceUnreachable, match="no evaluation service answers"):
-        client.runs()
+    assert "hunter2" not in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -215,13 +205,10 @@ def test_the_token_is_shown_to_the_service_and_to_nobody_else() -> None:
     assert asked == [("evalsvc", "Bearer evalsvc_t")]
 
 
-def test_what_the_door_says_is_raised_as_its_own(app: App) -> None:
+def test_what_the_door_says_is_raised_as_its_own(app: App, client: Client) -> None:
     with app.store.transaction() as session:
         token = create_token(session, "ci", "read")
-    with (
-        Client("http://evalsvc", transport=app.transport) as client,
-        pytest.raises(Unauthorized, match="EVALSVC_TOKEN"),
-    ):
+    with pytest.raises(Unauthorized, match="EVALSVC_TOKEN"):
         client.runs()
     with Client("http://evalsvc", token=token, transport=app.transport) as client:
         assert client.runs() == []
@@ -246,10 +233,3 @@ def test_certificates_are_verified_wherever_there_are_some(
     monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options))
     Client(url)
     assert given["verify"] is verifies
-
-
-def test_a_password_in_the_address_is_not_shown() -> None:
-    with Client("http://me:hunter2@127.0.0.1:1") as client, pytest.raises(ServiceUnreachable) as error:
-        client.runs()
-    assert "http://127.0.0.1:1 " in error.value.message
-    assert "hunter2" not in error.value.message

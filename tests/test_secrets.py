@@ -135,11 +135,8 @@ def test_secrets_stay_where_they_are(planted: Planted, tmp_path: Path) -> None:
     assert re.search(r"EVALSVC_TOKEN +set +environment", doctor.stdout)
     planted.service.stop()
 
-    everything = "\n".join([*planted.said, planted.service.log.read_text()])
+    log = planted.service.log.read_text()
+    everything = "\n".join([*planted.said, log])
     assert "database_unusable" in everything, "what is searched has what was said"
-    assert '"path": "/v1/runs"' in service_log(planted), "and the requests that are logged"
+    assert '"path": "/v1/runs"' in log, "and the requests that are logged"
     assert [secret for secret in planted.secrets() if secret in everything] == []
-
-
-def service_log(planted: Planted) -> str:
-    return planted.service.log.read_text()
