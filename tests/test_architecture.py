@@ -49,8 +49,6 @@ class Import:
     line: int
     target: str
     """The same, of what is imported; empty for evalsvc itself."""
-    late: bool
-    """Inside a function: done only when it is called."""
 
     def __str__(self) -> str:
         return f"{self.importer}:{self.line} imports {self.target}"
@@ -63,17 +61,10 @@ def room_of(module: str) -> str:
 
 def imports_of(module: str, file: Path) -> Iterator[Import]:
     """All imports of evalsvc's own modules, those for type checkers alone included."""
-    tree = ast.parse(file.read_text())
-    late = {
-        node
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(file.read_text())):
         for name in names_of(node):
             if name.split(".")[0] == "evalsvc":
-                yield Import(module, getattr(node, "lineno", 0), name.partition(".")[2], node in late)
+                yield Import(module, getattr(node, "lineno", 0), name.partition(".")[2])
 
 
 def names_of(node: ast.AST) -> list[str]:

@@ -117,17 +117,23 @@ def test_comparisons_and_tables_for_notebooks(app: App, client: Client) -> None:
 
 
 def test_a_long_history_is_imported_and_read_in_parts(client: Client) -> None:
-    series = {"metric": "lower/loss", "direction": "lower", "step": list(range(100)), "value": [1.5] * 99 + [1.25]}
-    assert client.import_values("run-a", "elsewhere", [series])["new"] == 100
+    values = [1.5] * 98 + [1.25, "NaN"]
+    series = {"metric": "lower/loss", "direction": "lower", "step": list(range(100)), "value": values}
+    other = {"metric": "acc", "step": [50], "value": [0.5]}
+    assert client.import_values("run-a", "elsewhere", [series, other])["new"] == 101
     assert client.import_values("run-a", "elsewhere", [series])["unchanged"] == 100
     with pytest.raises(Conflict, match="send replace=true"):
         client.import_values("run-a", "elsewhere", [{**series, "unit": "", "value": [2.5] * 100}])
+    window = client.history("run-a", first=49, last=50)["series"]
+    assert [found["x"] for found in window] == [[50], [49, 50]], "it has both its ends"
     [bucketed] = client.history("run-a", ["*/loss"], first=50, last=99, points=5)["series"]
     assert (bucketed["x"], bucketed["min"][-1]) == ([59, 69, 79, 89, 99], 1.25)
-    pages = list(client.history_pages("run-a", limit=40))
+    pages = list(client.history_pages("run-a", ["lower/loss"], limit=40))
     assert [len(page["series"][0]["x"]) for page in pages] == [40, 40, 20]
-    [summary] = client.summary("run-a", variant="raw")
-    assert (summary["latest"]["step"], summary["best"]["value"]) == (99, 1.25)
+    [summary] = client.summary("run-a", ["*/loss"], variant="raw")
+    assert summary["count"] == 100
+    assert summary["latest"] == {"step": 99, "value": "NaN", "stderr": None, "n": None, "groups": None, "import": 1}
+    assert (summary["best"]["step"], summary["best"]["value"]) == (98, 1.25)
 
 
 def test_what_is_no_number_in_a_notebook(app: App, client: Client, weights: Path) -> None:

@@ -140,11 +140,6 @@ def test_what_is_no_token_here(app: App, token: Tokens) -> None:
         assert "evalsvc_wrong" not in detail
 
 
-def test_an_expired_token(app: App, token: Tokens) -> None:
-    headers = token(days=1e-9)
-    refused(app.http.get("/v1/runs", headers=headers), 401, "unauthorized", "the token 'read' expired on 20")
-
-
 def test_the_hash_is_no_token_and_a_token_in_the_address_is_none(app: App, token: Tokens) -> None:
     """Who reads the database must not come in by what is kept there; addresses end up in logs and histories."""
     shown = token()["Authorization"].removeprefix("Bearer ")

@@ -24,34 +24,6 @@ def curve(app: App) -> None:
     write(app.store, {"lower/loss": points, "higher/acc": [Point(50, 0.5, None, None)]})
 
 
-def test_a_window_has_both_its_ends(app: App, curve: None) -> None:
-    found = app.http.get(HISTORY, params={"from": 49, "to": 50}).json()
-    assert [series["x"] for series in found["series"]] == [[50], [49, 50]]
-
-
-def test_pages_by_cursor(app: App, curve: None) -> None:
-    query: dict[str, Any] = {"limit": 40}
-    found: list[tuple[str, int]] = []
-    while True:
-        page = app.http.get(HISTORY, params=query).json()
-        found += [(series["metric"], x) for series in page["series"] for x in series["x"]]
-        if page["next"] is None:
-            break
-        query["cursor"] = page["next"]
-    assert sorted(found) == [("higher/acc", 50), *(("lower/loss", step) for step in range(100))]
-
-
-def test_the_newest_and_the_best_of_many_metrics(app: App, curve: None) -> None:
-    found = app.http.get(SUMMARY).json()["series"]
-    assert [(series["metric"], series["count"]) for series in found] == [("higher/acc", 1), ("lower/loss", 100)]
-    assert found[1]["latest"] == {"step": 99, "value": "NaN", "stderr": 0.01, "n": 400, "groups": None, "import": 1}
-    assert found[1]["best"] == {"step": 98, "value": 1 / 99, "stderr": 0.01, "n": 400, "groups": None, "import": 1}
-    assert found[0]["best"]["n"] is None
-    assert [series["metric"] for series in app.http.get(SUMMARY, params={"name": "*/acc"}).json()["series"]] == [
-        "higher/acc"
-    ]
-
-
 def test_bad_question(app: App, curve: None) -> None:
     for query, status, code, words in [
         ({"points": 0}, 422, "invalid_request", "points: input should be greater than or equal to 1, found '0'"),
@@ -137,8 +109,8 @@ class TestImport:
             ]
 
     def test_many_values_in_one_request(self, app: App) -> None:
-        """100,000 with errors and n are 5 MB, which the limit of other bodies would refuse."""
-        size = 100_000
+        """More bytes than the limit of other bodies."""
+        size = 40_000
         columns = {"step": list(range(size)), "value": [step / 7 for step in range(size)], "stderr": [0.1 / 3] * size}
         body = {"source": "x", "series": [{"metric": "big", **columns, "n": [400] * size}]}
         assert app.http.post(HISTORY, json=body).json()["new"] == size
