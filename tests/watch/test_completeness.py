@@ -9,7 +9,7 @@ from torch_files import save_filled
 
 from evalsvc.miniature import ROOT
 from evalsvc.watch.completeness import NO_STEP, Classifier, Rules, Verdict
-from evalsvc.watch.local_folder import look_at
+from evalsvc.watch.local_folder import LocalFolder, look_at
 from evalsvc.watch.memory import Memory
 
 MINIATURE = ROOT / "runs" / "pretrained" / "checkpoints"
@@ -69,9 +69,8 @@ def test_a_marker_says_that_a_file_is_complete(tmp_path: Path) -> None:
 def test_old_files_need_no_waiting(tmp_path: Path) -> None:
     save_filled(tmp_path / "epoch_1.pt", {"state_dict": {}, "epoch": 1, "step": 5})
     os.utime(tmp_path / "epoch_1.pt", (0, 0))
-    looks = Looks(tmp_path)
-    looks.classifier.wall = lambda: 10.0
-    assert looks.first("epoch_1.pt") == checkpoint(5)
+    [old] = LocalFolder(tmp_path).list()
+    assert Classifier(Rules(), Memory(tmp_path / "memory.json")).classify(old) == checkpoint(5)
 
 
 def test_a_name_without_a_step_is_told_what_to_do(tmp_path: Path) -> None:
