@@ -11,9 +11,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from app_in_process import app_on_port
+from long_queue import fill_queue
 
 from evalsvc.store.queue.shards import take
-from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
+from evalsvc.store.tables import Checkpoint, Evaluation, Run
 
 WAITING = 10_000
 
@@ -46,29 +47,6 @@ def test_twenty_clients_that_post_the_same_have_one_checkpoint_evaluated_once(
     assert counts == [1, 1, 1]
 
 
-def queue_up(state: Any) -> None:
-    with state.store.transaction() as session:
-        session.execute(sa.insert(Run), [{"id": run, "name": f"run-{run}"} for run in range(1, 11)])
-        ids = range(1, WAITING + 1)
-        session.execute(sa.insert(Checkpoint), [checkpoint(index) for index in ids])
-        session.execute(sa.insert(Evaluation), [evaluation(index) for index in ids])
-        tasks = [{"id": index, "evaluation_id": index, "index": 0, "kind": "loss", "name": "loss"} for index in ids]
-        session.execute(sa.insert(Task), [task | {"parameters": {}, "state": "queued"} for task in tasks])
-        session.execute(sa.insert(Shard), [{"task_id": index, "stage": "plan", "index": 0} for index in ids])
-        if session.get_bind().dialect.name == "postgresql":
-            for table in ("runs", "checkpoints", "evaluations", "tasks"):
-                session.execute(sa.text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {WAITING})"))
-
-
-def checkpoint(index: int) -> dict[str, Any]:
-    fields = {"id": index, "run_id": index % 10 + 1, "step": index, "variant": "raw", "uri": "/a", "path": "/a"}
-    return fields | {"size": 1, "mtime_ns": 1}
-
-
-def evaluation(index: int) -> dict[str, Any]:
-    return {"id": index, "checkpoint_id": index, "suite": "loss", "suite_digest": "0", "state": "queued"}
-
-
 def median_ms(do: Callable[[], object], times: int) -> float:
     seconds = []
     for _ in range(times):
@@ -84,7 +62,8 @@ def test_ten_thousand_evaluations_may_wait(
 ) -> None:
     """The limits are wide: a machine that does much else is slower by far, and what reads every row slower still."""
     url, state = service
-    queue_up(state)
+    with state.store.transaction() as session:
+        fill_queue(session, WAITING)
 
     def dispatch() -> None:
         with state.store.transaction() as session:

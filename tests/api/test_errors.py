@@ -84,7 +84,3 @@ def test_what_was_sent_is_not_sent_back_whole(app: App) -> None:
 def test_a_query_with_a_nul(app: App) -> None:
     """PostgreSQL takes none in a text that it looks for, which was a bug of the service to who asked."""
     refused(app.http.get("/v1/table?run=%00"), 422, "invalid_request", "the query has a NUL character")
-
-
-def test_a_uri_with_a_nul(app: App) -> None:
-    refused(app.post("file:///a%00b"), 403, "checkpoint_not_allowed", "outside the allowed folders")

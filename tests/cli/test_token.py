@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner, Result
 
 from evalsvc.access_tokens import TOKEN, hash_token
 from evalsvc.cli import app
-from evalsvc.errors import Conflict, UnknownName
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import all_tokens, create_token
 
@@ -49,14 +47,3 @@ def test_expired_tokens_are_listed_as_such(tmp_path: Path) -> None:
         create_token(session, "old", "read", 1e-9)
     store.close()
     assert "expired" in run(tmp_path, "list").stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [(("create", "ci"), Conflict), (("revoke", "cj"), UnknownName)],
-)
-def test_errors_are_raised_for_the_program_to_print(
-    tmp_path: Path, arguments: tuple[str, ...], error: type[Exception]
-) -> None:
-    run(tmp_path, "create", "ci")
-    assert isinstance(run(tmp_path, *arguments).exception, error)

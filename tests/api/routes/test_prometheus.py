@@ -4,11 +4,11 @@ import re
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from app_in_process import App, app_in_process, refused
+from long_queue import fill_queue
 from prometheus_client.parser import text_string_to_metric_families
 from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
 
@@ -17,7 +17,7 @@ from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.shards import give_up
 from evalsvc.store.queue.totals import SECONDS, Ended, count_attempt, read_depths, read_totals
 from evalsvc.store.session import Store
-from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
+from evalsvc.store.tables import AttemptTotal
 
 ROOT = Path(__file__).parents[3]
 
@@ -195,7 +195,8 @@ def test_readme_names_every_metric_and_none_that_is_not_there(app: App) -> None:
 
 def test_a_scrape_of_a_large_queue_is_cheap(app: App) -> None:
     """Ten thousand evaluations; Prometheus asks every few seconds."""
-    fill(app.store, 10_000)
+    with app.store.transaction() as session:
+        fill_queue(session, 10_000, succeeded=5_000)
     with app.store.reading() as session:
         assert read_depths(session).evaluations == {"queued": 5_000, "succeeded": 5_000}
     app.http.get("/metrics")
@@ -206,28 +207,3 @@ def test_a_scrape_of_a_large_queue_is_cheap(app: App) -> None:
         seconds.append(time.perf_counter() - begun)
     print(f"a scrape takes {1000 * statistics.median(seconds):.1f} ms")
     assert min(seconds) < 0.1
-
-
-def fill(store: Store, evaluations: int) -> None:
-    enter(store, submission(), suite())
-    common: dict[str, Any] = {"suite": "quick", "suite_digest": "0", "planned": False, "priority": 0}
-    with store.transaction() as session:
-        session.execute(sa.text("DELETE FROM shards"))
-        session.execute(sa.delete(Task))
-        session.execute(sa.delete(Evaluation))
-        ids = range(1, evaluations + 1)
-        states = ["succeeded" if number % 2 else "queued" for number in ids]
-        rows = [
-            {"id": number, "checkpoint_id": 1, "state": state, "created_at": now(), **common}
-            for number, state in zip(ids, states, strict=True)
-        ]
-        session.execute(sa.insert(Evaluation), rows)
-        parameters: dict[str, Any] = {"index": 0, "kind": "loss", "name": "loss", "parameters": {}}
-        tasks = [{"id": row["id"], "evaluation_id": row["id"], "state": row["state"], **parameters} for row in rows]
-        session.execute(sa.insert(Task), tasks)
-        shards = [
-            {"task_id": row["id"], "stage": stage, "index": 0, "state": row["state"]}
-            for row in rows
-            for stage in (("plan", "run", "merge") if row["state"] == "succeeded" else ("plan",))
-        ]
-        session.execute(sa.insert(Shard), shards)
