@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from evalsvc.access_tokens import TokenScope, new_token
 from evalsvc.api.middleware import access, known_tokens
 from evalsvc.api.middleware.access import OPEN, SCOPES
+from evalsvc.store.tables import Checkpoint
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 
 Tokens = Callable[..., dict[str, str]]
@@ -37,8 +39,6 @@ def token(app: App) -> Tokens:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Callable[..., App]]:
     """An application that listens on an address that others reach."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         yield lambda **given: stack.enter_context(app_in_process(tmp_path / "other", host="0.0.0.0", **given))
 
@@ -224,8 +224,6 @@ def test_paths_that_are_written_otherwise_need_the_same(app: App, token: Tokens)
         response = app.http.post(path, headers=headers, json={"run": "a", "step": 1, "uri": "/nowhere"})
         assert response.status_code in (403, 404, 405, 307), (path, response.text)
     with app.store.reading() as session:
-        from evalsvc.store.tables import Checkpoint
-
         assert session.query(Checkpoint).count() == 0
 
 

@@ -312,6 +312,7 @@ class TestVirtual:
         ("fields", "code", "words"),
         [
             ({"uri": "avg(run-a@0"}, "invalid_request", "in 'avg(run-a@0' at character 12: expected a comma or"),
+            ({"model": MODEL}, "invalid_request", "model is given for a virtual checkpoint, and its parents have it"),
             ({"sha256": "0" * 64}, "invalid_request", "sha256 is given for a virtual checkpoint"),
             ({"spool": "link"}, "invalid_request", "spool is given for a virtual checkpoint"),
             ({"uri": "graft(run-a@0, run-a@10, layers=1)"}, "invalid_request", "layers=1, and the model has 1 layers"),

@@ -12,19 +12,29 @@ from evalsvc import __version__
 from evalsvc.store import writes
 
 
-def test_healthz(app: App) -> None:
+def test_alive_and_ready(app: App) -> None:
     assert app.http.get("/healthz").json() == {"status": "ok", "version": __version__}
-
-
-def test_ready(app: App) -> None:
     response = app.http.get("/readyz")
     assert response.json() == {"status": "ok", "database": "ok", "schema": "ok", "workers": 1}
 
 
-def test_not_ready_without_workers(app: App) -> None:
-    app.coordinator.processes = 0
-    refused(app.http.get("/readyz"), 503, "not_ready", "no live worker", "evalsvc doctor")
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("processes", 0, ["no live worker", "evalsvc doctor"]),
+        # Its thread had died of an exception, and nothing said so: posts were taken and never evaluated.
+        ("living", False, ["the coordinator hands nothing out any more; restart"]),
+        ("leaving", True, ["draining: it ends once what runs is stored", "EVALSVC_GRACE"]),
+    ],
+)
+def test_not_ready_while_nothing_is_evaluated(
+    app: App, weights: Path, name: str, value: object, words: list[str]
+) -> None:
+    """What is posted meanwhile is kept for the next start; a load balancer sends nothing here any more."""
+    setattr(app.coordinator, name, value)
+    refused(app.http.get("/readyz"), 503, "not_ready", *words)
     assert app.http.get("/healthz").status_code == 200
+    assert app.post(weights).status_code == 201
 
 
 def test_not_ready_on_another_schema(app: App) -> None:
@@ -84,19 +94,6 @@ def test_a_damaged_database_is_no_bug(app: App, weights: Path) -> None:
     for answer in (app.http.get("/v1/runs"), app.post(weights, step=26)):
         assert "nothing that was stored is lost" not in refused(answer, 503, "database_unusable", *words)
     refused(app.http.get("/readyz"), 503, "not_ready", "is damaged")
-
-
-def test_not_ready_without_a_coordinator(app: App) -> None:
-    """Its thread had died of an exception, and nothing said so: posts were taken and never evaluated."""
-    app.coordinator.living = False
-    refused(app.http.get("/readyz"), 503, "not_ready", "the coordinator hands nothing out any more; restart")
-
-
-def test_not_ready_while_it_drains(app: App, weights: Path) -> None:
-    """What is posted meanwhile is kept for the next start; a load balancer sends nothing here any more."""
-    app.coordinator.leaving = True
-    refused(app.http.get("/readyz"), 503, "not_ready", "draining: it ends once what runs is stored", "EVALSVC_GRACE")
-    assert app.post(weights).status_code == 201
 
 
 def test_a_reader_is_ready_without_workers_and_writes_nothing(tmp_path: Path, weights: Path) -> None:
