@@ -1,5 +1,7 @@
 """`evalsvc serve`: what keeps a service from starting is one line and exit code 2."""
 
+from pathlib import Path
+
 from console import Command
 
 from evalsvc.api.server import listen
@@ -17,3 +19,8 @@ def test_port_in_use(command: Command) -> None:
 def test_address_that_others_reach(command: Command) -> None:
     result = command("serve", "--host", "0.0.0.0", "--port", "0")
     assert (result.code, "which has no token yet; make one first" in result.err) == (2, True)
+
+
+def test_missing_suites_folder(command: Command, tmp_path: Path) -> None:
+    result = command("serve", "--port", "0", "--suites", str(tmp_path / "nowhere"))
+    assert (result.code, "does not exist; create it or change --suites" in result.err) == (2, True)

@@ -85,6 +85,7 @@ def test_bad_field(app: App, weights: Path) -> None:
         ({"step": "25"}, "step: input should be a valid integer, found '25'"),
         ({"step": 2.5}, "step: input should be a valid integer, found 2.5"),
         ({"step": True}, "step: input should be a valid integer, found True"),
+        ({"step": None}, "step: input should be a valid integer, found None"),
         ({"step": 2**63}, "step: input should be less than or equal to 9007199254740991"),
         ({"stepp": 3}, "no field is named 'stepp'; did you mean 'step'?"),
         ({"run": "a b"}, "run: 'a b' is not a name; use letters, digits"),

@@ -11,11 +11,8 @@ import hostile_suites
 import pytest
 from app_in_process import App, app_in_process, refused
 
-from evalsvc.api.app import create_app
 from evalsvc.api.routes import suites
 from evalsvc.client import Client
-from evalsvc.config import Settings
-from evalsvc.errors import InvalidSuite
 from evalsvc.store.suites import kept_suite
 
 GOOD = "tasks:\n  - kind: loss\n    data: datasets:data.jsonl\n"
@@ -132,11 +129,6 @@ def test_a_suite_is_found_without_reading_the_others(app: App, weights: Path, mo
     refused(app.post(weights, step=50, suites=["mien"]), 404, "unknown_name", "did you mean 'mine'?")
     assert read == ["mine"]
     assert {"mine", "other", "third"} <= {suite["name"] for suite in app.http.get("/v1/suites").json()["suites"]}
-
-
-def test_missing_folder_is_told_before_the_service_starts(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSuite, match="does not exist; create it or change --suites"):
-        create_app(Settings(suites=str(tmp_path / "nowhere")))
 
 
 def test_names_that_are_none(app: App) -> None:
