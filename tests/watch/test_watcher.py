@@ -122,14 +122,18 @@ def test_links_and_copies_are_not_posted_again(scene: Scene) -> None:
 
 
 def test_a_restart_posts_nothing_again_and_misses_nothing(scene: Scene) -> None:
+    """Also where the watcher was killed before the answer to its post arrived."""
     scene.write("epoch_1.pt", step=5)
-    scene.look(scene.watcher())
+    transport = Unsteady(scene.app.transport)
+    transport.lose_answers = True
+    scene.watcher(transport, settle=0).look()
     scene.write("epoch_2.pt", step=10)
     scene.look(scene.watcher())
     scene.memory.write_text("{torn")  # the memory saves time and is not what is relied on
     scene.look(scene.watcher())
-    assert [line.partition(":")[0] for line in scene.said] == ["epoch_1.pt", "epoch_2.pt"]
+    assert [line.partition(":")[0] for line in scene.said] == ["epoch_2.pt"]
     assert scene.rows() == 2
+    assert [len(item["evaluations"]) for item in scene.posted().values()] == [1, 1]
 
 
 def test_what_somebody_else_posted_is_not_posted_again(scene: Scene) -> None:

@@ -137,12 +137,6 @@ def test_every_answer_has_the_headers(start: Start, monkeypatch: pytest.MonkeyPa
         assert SECURITY_HEADERS.items() <= {name: answer.headers.get(name) for name in SECURITY_HEADERS}.items()
 
 
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        *((host, True) for host in ("127.0.0.1", "::1", "[::1]", "localhost")),
-        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.evil", "")),
-    ],
-)
-def test_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
+def test_loopback() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "::1", "[::1]", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.evil", "")))

@@ -120,13 +120,14 @@ def test_http_is_no_way_into_the_network_of_the_service(tmp_path: Path) -> None:
 
 
 def test_what_a_post_names_is_read_below_the_roots_only(app: App, weights: Path, tmp_path: Path) -> None:
-    """The data folder lies below a root here, and the service's own files are no model and no layout either."""
+    """Of what lies elsewhere, not even whether it exists is told. The data folder lies below a root here."""
     private = tmp_path / "data" / "secret.json"
     private.write_text('{"n_layers": "hunter2"}')
     outside, inside = "outside the allowed folders", "leads into the data folder of evalsvc"
     for fields, words in [
         ({"model": "/etc/passwd"}, outside),
-        ({"layout": {"text": {"size": 60}, "image": {"map": "/etc/passwd"}}}, outside),
+        ({"layout": "/nowhere/layout.yaml"}, outside),
+        ({"layout": {"text": {"size": 60}, "image": {"map": "/nowhere/map.json"}}}, outside),
         ({"model": str(private)}, inside),
         ({"layout": str(private)}, inside),
     ]:
@@ -171,15 +172,12 @@ def test_unknown_suite_and_nothing_is_entered(app: App, weights: Path) -> None:
     assert app.http.get("/v1/runs").json() == {"runs": []}
 
 
-class TestModel:
-    def test_by_name(self, app: App, weights: Path) -> None:
-        assert app.post(weights, model="open_lm_160m").json()["checkpoint"]["model"]["hidden_dim"] == 768
-
-    def test_by_path(self, app: App, weights: Path, tmp_path: Path) -> None:
-        (tmp_path / "models").mkdir()
-        file = tmp_path / "models" / "mine.json"
-        file.write_text(json.dumps(MODEL))
-        assert app.post(weights, model=str(file)).json()["checkpoint"]["model"] == MODEL
+def test_a_model_by_name_and_by_path(app: App, weights: Path, tmp_path: Path) -> None:
+    assert app.post(weights, model="open_lm_160m").json()["checkpoint"]["model"]["hidden_dim"] == 768
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "models" / "mine.json"
+    file.write_text(json.dumps(MODEL))
+    assert app.post(weights, step=26, model=str(file)).json()["checkpoint"]["model"] == MODEL
 
 
 @pytest.mark.parametrize(
