@@ -1,14 +1,13 @@
 """Who is let in, and what for."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from app_in_process import App, app_in_process, refused
+from app_in_process import App, refused
 from sqlalchemy.exc import OperationalError
 
 from evalsvc.access_tokens import TokenScope, new_token
@@ -18,6 +17,7 @@ from evalsvc.store.tables import Checkpoint
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 
 Tokens = Callable[..., dict[str, str]]
+Start = Callable[..., App]
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +34,6 @@ def token(app: App) -> Tokens:
             return {"Authorization": f"Bearer {create_token(session, name or scope, scope, days)}"}
 
     return make
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """An application that listens on an address that others reach."""
-    with ExitStack() as stack:
-        yield lambda **given: stack.enter_context(app_in_process(tmp_path / "other", host="0.0.0.0", **given))
 
 
 # Open or not
@@ -105,15 +98,15 @@ def test_the_service_stays_closed_when_the_last_token_is_revoked(app: App, token
     refused(app.http.get("/v1/runs", headers=headers), 401, "unauthorized", "the token 'read' was revoked")
 
 
-def test_an_address_that_others_reach_is_closed_without_any_token(elsewhere: Callable[..., App]) -> None:
+def test_an_address_that_others_reach_is_closed_without_any_token(start_app: Start) -> None:
     """`serve` refuses to start so; a database that is emptied later must not open it."""
-    app = elsewhere()
+    app = start_app(host="0.0.0.0")
     refused(app.http.get("/v1/runs"), 401, "unauthorized", "without a token")
     assert app.http.get("/healthz").status_code == 200
 
 
-def test_an_address_that_others_reach_is_open_if_that_is_asked_for(elsewhere: Callable[..., App]) -> None:
-    app = elsewhere(insecure=True)
+def test_an_address_that_others_reach_is_open_if_that_is_asked_for(start_app: Start) -> None:
+    app = start_app(host="0.0.0.0", insecure=True)
     assert app.http.get("/v1/runs").status_code == 200
     with app.store.transaction() as session:
         create_token(session, "ci", "read")
@@ -235,22 +228,21 @@ def test_what_is_not_there_is_told_as_such_to_who_is_in(app: App, token: Tokens)
 # Rates
 
 
-def test_a_token_that_asks_too_often_is_told_when_to_ask_again(tmp_path: Path) -> None:
-    with app_in_process(tmp_path / "data", rate_limit=0.1) as app:
-        assert {app.http.get("/v1/runs").status_code for _ in range(20)} == {200}, "open: no limit on this machine"
-        with app.store.transaction() as session:
-            one, other = (create_token(session, name, "read") for name in ("one", "other"))
-        asked = [app.http.get("/v1/runs", headers={"Authorization": f"Bearer {one}"}) for _ in range(3)]
-        assert [response.status_code for response in asked] == [200, 429, 429]
-        refused(
-            asked[1], 429, "rate_limited", "more than 0.1 requests a second came for token one", "try again in 10 s"
-        )
-        assert asked[1].headers["retry-after"] == "10"
-        assert app.http.get("/v1/runs", headers={"Authorization": f"Bearer {other}"}).status_code == 200
+def test_a_token_that_asks_too_often_is_told_when_to_ask_again(start_app: Start) -> None:
+    app = start_app(rate_limit=0.1)
+    assert {app.http.get("/v1/runs").status_code for _ in range(20)} == {200}, "open: no limit on this machine"
+    with app.store.transaction() as session:
+        one, other = (create_token(session, name, "read") for name in ("one", "other"))
+    asked = [app.http.get("/v1/runs", headers={"Authorization": f"Bearer {one}"}) for _ in range(3)]
+    assert [response.status_code for response in asked] == [200, 429, 429]
+    words = ("more than 0.1 requests a second came for token one", "try again in 10 s")
+    refused(asked[1], 429, "rate_limited", *words)
+    assert asked[1].headers["retry-after"] == "10"
+    assert app.http.get("/v1/runs", headers={"Authorization": f"Bearer {other}"}).status_code == 200
 
 
-def test_an_open_service_on_another_address_counts_by_address(elsewhere: Callable[..., App]) -> None:
-    app = elsewhere(insecure=True, rate_limit=0.1)
+def test_an_open_service_on_another_address_counts_by_address(start_app: Start) -> None:
+    app = start_app(host="0.0.0.0", insecure=True, rate_limit=0.1)
     assert [app.http.get("/v1/runs").status_code for _ in range(2)] == [200, 429]
 
 
@@ -294,10 +286,8 @@ def test_whether_there_are_tokens_is_not_known(app: App, monkeypatch: pytest.Mon
     assert app.http.get("/readyz").json()["database"] == "ok", "on this machine the operator is told all"
 
 
-def test_whether_there_are_tokens_is_not_known_elsewhere(
-    elsewhere: Callable[..., App], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whether_there_are_tokens_is_not_known_elsewhere(start_app: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_tokens, "all_tokens", away)
-    app = elsewhere(insecure=True)
+    app = start_app(host="0.0.0.0", insecure=True)
     refused(app.http.get("/v1/runs"), 503, "database_unusable")
     assert app.http.get("/readyz").json() == {"status": "ok"}

@@ -1,11 +1,9 @@
 """What web pages of elsewhere try by way of a browser on this machine."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from app_in_process import App, app_in_process, refused
+from app_in_process import App, refused
 from starlette.datastructures import Headers
 
 from evalsvc.api.middleware.browsers import SECURITY_HEADERS, check_browser, is_loopback
@@ -16,12 +14,6 @@ from evalsvc.store.tokens import create_token
 Start = Callable[..., App]
 
 BODY = '{"run": "a", "step": 1, "uri": "/nowhere.pt"}'
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with ExitStack() as stack:
-        yield lambda **given: stack.enter_context(app_in_process(tmp_path / "data", **{"allowed_hosts": "", **given}))
 
 
 def check(method: str, allowed_hosts: str = "", **headers: str) -> None:
@@ -52,8 +44,8 @@ def test_a_name_that_a_page_gave_itself_is_refused(host: str) -> None:
     assert host in error.value.message
 
 
-def test_requests_are_checked_at_the_door(start: Start) -> None:
-    app = start()
+def test_requests_are_checked_at_the_door(start_app: Start) -> None:
+    app = start_app(allowed_hosts="")
     evil = {"Host": "evil.example"}
     refused(app.http.get("/v1/runs", headers=evil), 403, "forbidden", "goes by localhost only")
     assert app.http.get("/healthz", headers=evil).status_code == 200, "probes come by any name"
@@ -65,9 +57,9 @@ def test_requests_are_checked_at_the_door(start: Start) -> None:
         refused(app.http.post(path, content=BODY, headers=foreign), 403, "forbidden", "a web page of")
 
 
-def test_with_tokens_names_do_not_matter(start: Start) -> None:
+def test_with_tokens_names_do_not_matter(start_app: Start) -> None:
     """No page of elsewhere has one, and proxies give the service whatever names they like."""
-    app = start()
+    app = start_app(allowed_hosts="")
     with app.store.transaction() as session:
         headers = {"Authorization": f"Bearer {create_token(session, 'ci', 'submit')}", "Host": "eval.example"}
     assert app.http.get("/v1/runs", headers=headers).status_code == 200
@@ -97,18 +89,18 @@ def test_the_services_own_pages_do_post() -> None:
     check("POST", host="localhost:8321", origin="http://localhost:8321", sec_fetch_site="same-origin")
 
 
-def test_only_json_is_taken_for_json(start: Start) -> None:
+def test_only_json_is_taken_for_json(start_app: Start) -> None:
     """Of what a page may send without asking first, nothing is read as a request, if its browser sends no Origin."""
-    app = start()
+    app = start_app(allowed_hosts="")
     for content_type in ({"Content-Type": "text/plain"}, {}):
         response = app.http.post("/v1/checkpoints", content=BODY, headers={"Host": "localhost", **content_type})
         refused(response, 422, "invalid_request", "the body must be JSON", "send Content-Type: application/json")
 
 
 @pytest.mark.parametrize("with_token", [False, True])
-def test_pages_of_elsewhere_read_nothing(start: Start, with_token: bool) -> None:
+def test_pages_of_elsewhere_read_nothing(start_app: Start, with_token: bool) -> None:
     """CORS is off: no answer allows it, and what a browser asks first is refused."""
-    app = start()
+    app = start_app(allowed_hosts="")
     if with_token:
         with app.store.transaction() as session:
             create_token(session, "ci", "read")
@@ -123,8 +115,8 @@ def test_pages_of_elsewhere_read_nothing(start: Start, with_token: bool) -> None
         assert [name for name in answer.headers if name.startswith("access-control")] == []
 
 
-def test_every_answer_has_the_headers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = start()
+def test_every_answer_has_the_headers(start_app: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = start_app(allowed_hosts="")
     local = {"Host": "localhost"}
     answers = [app.http.get(path, headers=local) for path in ("/v1/runs", "/healthz", "/v1/nothing")]
     answers.append(app.http.get("/v1/table?format=csv", headers=local))

@@ -5,11 +5,12 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from app_in_process import App, app_in_process, refused
+from app_in_process import App, refused
 
 from evalsvc.checkpoints.reference import spool_path
 
@@ -113,10 +114,9 @@ def test_bad_uri(app: App, tmp_path: Path) -> None:
     refused(app.post("s3://bucket/epoch_1.pt"), 403, "checkpoint_not_allowed", "EVALSVC_SCHEMES; allowed here: file")
 
 
-def test_http_is_no_way_into_the_network_of_the_service(tmp_path: Path) -> None:
-    with app_in_process(tmp_path / "data", schemes="http") as app:
-        words = "which is not a public address; only those are fetched from"
-        refused(app.post("http://169.254.169.254/latest/meta-data"), 403, "checkpoint_not_allowed", words)
+def test_http_is_no_way_into_the_network_of_the_service(start_app: Callable[..., App]) -> None:
+    posted = start_app(schemes="http").post("http://169.254.169.254/latest/meta-data")
+    refused(posted, 403, "checkpoint_not_allowed", "which is not a public address; only those are fetched from")
 
 
 def test_what_a_post_names_is_read_below_the_roots_only(app: App, weights: Path, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Alive and ready are two questions."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from app_in_process import App, app_in_process, refused
+from app_in_process import App, refused
 from sqlalchemy import event
 
 from evalsvc import __version__
@@ -96,13 +97,13 @@ def test_a_damaged_database_is_no_bug(app: App, weights: Path) -> None:
     refused(app.http.get("/readyz"), 503, "not_ready", "is damaged")
 
 
-def test_a_reader_is_ready_without_workers_and_writes_nothing(tmp_path: Path, weights: Path) -> None:
-    with app_in_process(tmp_path / "data", read_only=1) as reader:
-        reader.coordinator.processes, reader.coordinator.living = 0, False
-        ready = reader.http.get("/readyz").json()
-        assert ready == {"status": "ok", "database": "ok", "schema": "ok", "workers": 0, "read_only": True}
-        refused(reader.post(weights), 503, "read_only", "answers reads alone (--read-only); write to the other one")
-        assert reader.http.get("/v1/runs").json() == {"runs": []}
+def test_a_reader_is_ready_without_workers_and_writes_nothing(start_app: Callable[..., App], weights: Path) -> None:
+    reader = start_app(read_only=1)
+    reader.coordinator.processes, reader.coordinator.living = 0, False
+    ready = reader.http.get("/readyz").json()
+    assert ready == {"status": "ok", "database": "ok", "schema": "ok", "workers": 0, "read_only": True}
+    refused(reader.post(weights), 503, "read_only", "answers reads alone (--read-only); write to the other one")
+    assert reader.http.get("/v1/runs").json() == {"runs": []}
 
 
 def test_who_lost_the_database_takes_no_posts(app: App, weights: Path) -> None:

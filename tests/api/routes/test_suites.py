@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import hostile_suites
 import pytest
-from app_in_process import App, app_in_process, refused
+from app_in_process import App, refused
 
 from evalsvc.api.routes import suites
 from evalsvc.client import Client
@@ -19,18 +18,17 @@ GOOD = "tasks:\n  - kind: loss\n    data: datasets:data.jsonl\n"
 
 
 @pytest.fixture
-def with_folder(tmp_path: Path) -> Iterator[Callable[..., App]]:
+def with_folder(start_app: Callable[..., App], tmp_path: Path) -> Callable[..., App]:
     """Starts the application with these files in the folder of its suites."""
-    with ExitStack() as stack:
 
-        def start(**files: str) -> App:
-            folder = tmp_path / "suites"
-            folder.mkdir()
-            for name, text in files.items():
-                (folder / f"{name}.yaml").write_text(text)
-            return stack.enter_context(app_in_process(tmp_path / "data", suites=str(folder)))
+    def start(**files: str) -> App:
+        folder = tmp_path / "suites"
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / f"{name}.yaml").write_text(text)
+        return start_app(suites=str(folder))
 
-        yield start
+    return start
 
 
 @pytest.mark.parametrize(
