@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 from gate_documents import result, value
-from paired_items import paired_difference
 
-from evalsvc.compare.result import Measured, Result, distance_between, paired_numbers
+from evalsvc.compare.result import Measured, Result, paired_numbers
+from evalsvc.errors import InvalidData
 from evalsvc.files.items import ItemTable, pack_items
-from evalsvc.metrics.item_numbers import aligned, item_numbers
-from evalsvc.metrics.paired import difference_of
+from evalsvc.metrics.item_numbers import item_numbers
 
 MESSY: list[dict[str, Any]] = [
     {"benchmark": "arc", "index": 0, "acc": 1, "bits": 2.5, "bytes": 4},
@@ -41,28 +40,6 @@ def _stored(items: list[dict[str, Any]]) -> ItemTable:
     return ItemTable.from_bytes(pack_items(items))
 
 
-def test_pairs_in_another_order_are_the_same_pairs() -> None:
-    """One side's shards may be merged in another order; by position every item would meet a stranger."""
-    a = [{"index": index, "x": float(index % 3), "w": 1 + index % 2} for index in range(50)]
-    b = [{"index": index, "x": float(index % 5), "w": 1 + index % 2} for index in reversed(range(50))]
-    for keys in (("x",), ("x", "w")):
-        fast = difference_of(
-            *(item_numbers(side, "t/x", keys) for side in (a, sorted(b, key=lambda row: row["index"])))
-        )
-        assert paired_difference(a, b, "t/x", keys) == fast
-    left, right = aligned(*(item_numbers(side, "t/x", ("x",)) for side in (a, b)))
-    assert left.items == right.items
-    assert right.columns == [[float(index % 5) for index in range(50)]]
-
-
-def test_items_that_one_side_lacks_are_left_out_of_the_pairs() -> None:
-    items = [{"index": index, "x": float(index)} for index in range(10)]
-    sides = [result(value("t/x", 4.5, 0.1, items=("x",)), items={"t": rows}) for rows in (items, items[3:])]
-    a, b = (Measured(side.document["metrics"][0], side) for side in sides)
-    found = distance_between(a, b)
-    assert (found.basis, found.n, found.n_only_a, found.n_only_b, found.value) == ("paired", 7, 3, 0, 0.0)
-
-
 def test_numbers_of_other_groups_are_no_pairs() -> None:
     items = [{"index": index, "x": float(index), "image": index // 2} for index in range(10)]
     metric = value("t/x", 4.5, 0.1, items=("x",)).to_json() | {"task": "t"}
@@ -81,6 +58,21 @@ def test_shares_count_in_rows_of_every_benchmark() -> None:
     numbers = found.numbers(found.document["metrics"][0])
     assert numbers.items == [("arc", 0), ("piqa", 0)]
     assert numbers.columns == [[0.25, 0.75]]
+
+
+def test_two_tasks_with_one_benchmark_are_kept_apart() -> None:
+    """At zero and at five shots a benchmark has the same name and the same items."""
+    metric = value("arc/acc", 0.5, items=("acc",))
+    items = {task: [{"benchmark": "arc", "index": 0, "acc": right}] for task, right in (("zero", 0), ("five", 1))}
+    found = result(metric, items=items)
+    numbers = [found.numbers(metric.to_json() | {"task": task}).columns for task in ("zero", "five")]
+    assert numbers == [[[0.0]], [[1.0]]]
+
+
+def test_items_that_are_no_numbers() -> None:
+    found = result(value("a/b", 1.0, items=("nll",)), items={"a": [{"index": 0, "nll": "word"}]}, name="wrong.json")
+    with pytest.raises(InvalidData, match=r"wrong\.json: the results per item of task 'a' have values under nll"):
+        found.numbers(found.document["metrics"][0])
 
 
 def test_a_table_is_read_once_and_only_when_it_is_needed() -> None:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_in_process import App, app_in_process
 from compared_runs import put
+from gate_documents import document, value
 
 from evalsvc.client import Client
 from evalsvc.compare.contrast import compare_results
@@ -38,14 +40,36 @@ def test_a_file_and_a_checkpoint_of_the_service(app: App, service: Service, tmp_
     assert {one.verdict for one in compare_results(ours, stored).contrasts} == {"indistinguishable"}
 
 
-def test_what_is_not_there(service: Service, tmp_path: Path) -> None:
+def test_what_is_not_there(service: Service) -> None:
     with pytest.raises(UnknownName, match=r"there is no file nowhere\.json; write one by `evalsvc run SUITE"):
         read_result("nowhere.json", service)
     with pytest.raises(UnknownName, match="no run is named 'run-a'; there is no run yet"):
         read_result("run-a@0", service)
-    for content, words in (("{", "is not JSON"), ('{"metrics": [{"name": 1}]}', "is no result of `evalsvc run")):
-        (tmp_path / "broken.json").write_text(content)
-        with pytest.raises(InvalidData, match=words):
-            read_result(str(tmp_path / "broken.json"), service)
+
+
+METRIC = value("a/b", 1.0).to_json()
+
+WRONG_FIELDS: list[dict[str, Any]] = [
+    *({"name": 3}, {"value": None}, {"stderr": "small"}, {"n": None}, {"n": "many"}, {"direction": "sideways"}),
+    *({"protocol": [1]}, {"unit": None}, {"items": "x"}, {"items": [1]}, {"items": ["x", "y", "z"]}, {"task": [1]}),
+]
+
+WRONG_PARTS: list[dict[str, Any]] = [
+    *({"metrics": 3}, {"metrics": [{"name": "a/b"}]}, *({"metrics": [METRIC | wrong]} for wrong in WRONG_FIELDS)),
+    *({"protocols": [1]}, {"protocols": {"x": 1}}, {"errors": [1]}, {"errors": {"a": {}}}),
+    *({"items": [1]}, {"items": {"a": [1]}}, {"items": {"a": [{"index": [0]}]}}),
+]
+
+
+def test_what_is_not_a_result(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.json"
+    for text in ("", "{", "[" * 9999):
+        path.write_text(text)
+        with pytest.raises(InvalidData, match=r"wrong\.json is not JSON"):
+            read_result(str(path), service)
+    for content in ([1], *(document(value("a/b", 1.0)) | wrong for wrong in WRONG_PARTS)):
+        path.write_text(json.dumps(content))
+        with pytest.raises(InvalidData, match=r"wrong\.json is no result of `evalsvc run"):
+            read_result(str(path), service)
     with pytest.raises(InvalidData, match="cannot be read: is a directory"):
         read_result(str(tmp_path), service)
