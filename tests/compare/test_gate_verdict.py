@@ -1,17 +1,17 @@
 """What one difference says by a rule, how often it says it of nothing, and what would have been a regression."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from paired_items import numbers
 
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, judge, tails
 from evalsvc.metrics import mcnemar
 from evalsvc.metrics.distance import distance
-from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.student import critical_value
 
@@ -24,12 +24,10 @@ PLAIN = Rule(metric="t/x")
 
 def gap(differences: Sequence[float], rule: Rule = NORMAL, higher: bool = False, start: float = 10.0) -> Gap:
     """A metric of items, a mean whose candidate is so far from the baseline item by item."""
-    items = [(None, index) for index in range(len(differences))]
     before = [start] * len(differences)
     after = [start + difference for difference in differences]
     sides = [Ratio(math.fsum(side) / len(side), 1.0, len(side)) for side in (before, after)]
-    pairs = Numbers(items, [before]), Numbers(items, [after])
-    return Gap(rule, sides[0].value, sides[1].value, higher, distance(*sides, pairs))
+    return Gap(rule, sides[0].value, sides[1].value, higher, distance(*sides, (numbers(before), numbers(after))))
 
 
 def apart(difference: float, rule: Rule, stderr: float | None = 0.01, n: int = 100, higher: bool = False) -> Gap:
@@ -46,10 +44,8 @@ def answers(both: int, lost: int, gained: int, rule: Rule, neither: int = 0) -> 
         [mark for mark, count in zip(marks, counts, strict=True) for _ in range(count)]
         for marks in ((1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0))
     ]
-    items = [(None, index) for index in range(sum(counts))]
     ratios = [Ratio(math.fsum(side) / len(side), 0.01, len(side)) for side in sides]
-    pairs = Numbers(items, [sides[0]]), Numbers(items, [sides[1]])
-    return Gap(rule, ratios[0].value, ratios[1].value, True, distance(*ratios, pairs))
+    return Gap(rule, ratios[0].value, ratios[1].value, True, distance(*ratios, (numbers(sides[0]), numbers(sides[1]))))
 
 
 def said(of: Gap, **more: Any) -> tuple[str, str, Difference]:
@@ -203,7 +199,7 @@ class TestCertainty:
 
 
 class TestHolm:
-    @pytest.mark.parametrize("seed", range(20))
+    @pytest.mark.parametrize("seed", range(5))
     def test_of_equal_levels_it_is_that_of_corrected_p_values(self, seed: int) -> None:
         random = np.random.default_rng(seed)
         rule = Rule(metric="x", standard_errors=1.5, relative=0)
@@ -238,13 +234,10 @@ def said_worse(metric: Gap, tail: float) -> bool:
     return judge(metric, tail, tail)[0] == "worse"
 
 
-Draw = Callable[[np.random.Generator, tuple[int, int]], Any]
-
-
 class TestFalseAlarms:
     """An unchanged checkpoint, metric by metric: with the quantile of the normal distribution five times as many."""
 
-    @pytest.mark.parametrize("n", [8, 10, 20, 100])
+    @pytest.mark.parametrize("n", [8, 20])
     @pytest.mark.parametrize("kind", ["normal", "t3"])
     def test_few_items_alarm_as_seldom_as_many(self, n: int, kind: Literal["normal", "t3"]) -> None:
         """8,000 metrics, of which the level lets 11 ± 3.3 be called worse; 27 are one and a half times the level and
@@ -259,4 +252,4 @@ class TestFalseAlarms:
         assert sum(worse) <= 1.5 * 8000 * NORMAL.level + 3 * math.sqrt(8000 * NORMAL.level)
         if kind == "normal":
             assert sum(worse) >= 2, "a gate that calls nothing worse holds every level"
-            assert len(beyond) > 1.5 * sum(worse) or n == 100
+            assert len(beyond) > 1.5 * sum(worse)

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from evalsvc.metrics.ratio import Moments, Ratio, perplexity, ratio_of_sums
+from evalsvc.metrics.ratio import Moments, Ratio, mean_of, perplexity, ratio_of_sums
 
 
 def test_equal_counts_give_the_standard_error_of_the_mean() -> None:
@@ -20,20 +20,6 @@ def test_equal_counts_give_the_standard_error_of_the_mean() -> None:
 def test_stderr_by_hand() -> None:
     """R = 6/6, d = (-1, 1), so stderr² = 2/1 · 2/36."""
     assert ratio_of_sums([1, 5], [2, 4]) == Ratio(1.0, math.sqrt(2 * 2) / 6, 2)
-
-
-def test_stderr_is_that_of_a_bootstrap_over_items() -> None:
-    """Counts and means depend on each other here; a mean of means or an error over tokens would be far off."""
-    draw = random.Random(1)
-    counts = [draw.randrange(5, 60) for _ in range(300)]
-    sums = [count * (2 + 0.02 * count + draw.gauss(0, 0.5)) for count in counts]
-    ratio = ratio_of_sums(sums, counts)
-    values = []
-    for _ in range(2000):
-        chosen = draw.choices(range(300), k=300)
-        values.append(sum(sums[index] for index in chosen) / sum(counts[index] for index in chosen))
-    assert ratio is not None
-    assert ratio.stderr == pytest.approx(statistics.stdev(values), rel=0.06)
 
 
 def test_items_without_tokens_do_not_count() -> None:
@@ -82,3 +68,9 @@ def test_moments_of_none_of_one_and_of_equal_items() -> None:
     equal = moments([0.1 * 3] * 7, [3.0] * 7).ratio()
     assert equal is not None
     assert equal.stderr == pytest.approx(0, abs=1e-8)
+
+
+def test_mean_of_independent_values() -> None:
+    assert mean_of([Ratio(1.0, 0.3, 10), Ratio(0.5, 0.4, 5)]) == Ratio(0.75, pytest.approx(0.25), 15)
+    assert mean_of([Ratio(1.0, None, 1), Ratio(0.5, 0.1, 5)]) == Ratio(0.75, None, 6)
+    assert mean_of([]) is None

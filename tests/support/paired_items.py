@@ -1,17 +1,10 @@
-"""Differences of a metric from two lists of items, as tasks return them."""
+"""What a metric is made of, for items that need no names of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
-from evalsvc.metrics.item_numbers import Item, item_numbers
-from evalsvc.metrics.paired import Paired, difference_of
+from evalsvc.metrics.item_numbers import Numbers
 
 
-def paired_difference(
-    a_items: Sequence[Item],
-    b_items: Sequence[Item],
-    metric_name: str,
-    keys: Sequence[str],
-    grouped_by: str | None = None,
-) -> Paired | None:
-    """The difference b − a of a metric that is made of items as `MetricValue.items` says; see `difference_of`."""
-    return difference_of(*(item_numbers(items, metric_name, keys, grouped_by) for items in (a_items, b_items)))
+def numbers(*columns: Sequence[float], groups: Sequence[Hashable] | None = None) -> Numbers:
+    """One column of a mean, two of a ratio; each item is named by its place."""
+    return Numbers([(None, place) for place in range(len(columns[0]))], columns, groups)
