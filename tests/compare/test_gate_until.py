@@ -164,36 +164,18 @@ class TestLook:
 class TestLevel:
     """What all looks together may say wrongly."""
 
-    def walk(self, gaps: Sequence[float], rule: Rule, looks: Sequence[int]) -> str:
-        trial = Trial("t", [rule])
-        for n in looks:
-            found = look(trial, gaps, n, looks[-1])
-            if found is not None:
-                break
-        assert found is not None
-        return str(found[0].verdict)
-
-    @pytest.mark.parametrize("direction", ["lower", "higher"])
-    def test_a_loss_within_the_tolerance_fails_no_more_often_than_at_one_look(self, direction: str) -> None:
+    def test_a_loss_within_the_tolerance_fails_no_more_often_than_at_one_look(self) -> None:
         """Of a tolerance of 8 final errors and a loss of 0.8 of it, one look calls 0.05 worse. Where the estimate alone
         had to be beyond the tolerance at any look, 0.4 were."""
-        n, tolerance = 100, 8 / 10
-        sign = 1 if direction == "lower" else -1
-        rule = RULE.model_copy(update={"absolute": tolerance, "direction": direction, "standard_errors": 2.0})
+        rule = RULE.model_copy(update={"absolute": 0.8, "standard_errors": 2.0})
         verdicts = []
         for seed in range(40):
-            random = Random(seed)
-            gaps = [sign * random.gauss(0.8 * tolerance, 1) for _ in range(n)]
-            verdicts.append(self.walk(gaps, rule, (13, 25, 50, 100)))
+            random, trial = Random(seed), Trial("t", [rule])
+            gaps = [random.gauss(0.8 * 0.8, 1) for _ in range(100)]
+            decisions = (look(trial, gaps, n, 100) for n in (13, 25, 50, 100))
+            (decided, *_) = next(found for found in decisions if found is not None)
+            verdicts.append(decided.verdict)
         assert verdicts.count("worse") <= 6, "three errors above 0.05 of 40"
-
-    @pytest.mark.parametrize("direction", ["lower", "higher"])
-    def test_a_real_loss_is_found_before_the_end(self, direction: str) -> None:
-        sign = 1 if direction == "lower" else -1
-        rule = RULE.model_copy(update={"absolute": 0.1, "direction": direction})
-        trial = Trial("t", [rule])
-        assert look(trial, [sign * gap for gap in noise(0.8)], 512, 1024) is not None
-        assert trial.looks[0].verdict == "worse"
 
     def test_few_items_at_a_look_ask_for_the_quantile_of_so_many(self) -> None:
         trial = Trial("t", [RULE], "pocock")

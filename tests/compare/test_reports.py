@@ -228,11 +228,6 @@ class TestJunit:
         assert (root.get("tests"), root.get("errors")) == ("1", "1")
         assert root[0][0][0].attrib == {"type": outcome.name.lower(), "message": "nothing is there"}
 
-    def test_one_metric_under_two_protocols_is_two_cases(self) -> None:
-        metrics = [value("a/b", 1.0), value("a/b", 1.0, protocol=OTHER)]
-        root = read_junit(to_junit(compare(result(*metrics), result(*metrics))))
-        assert [case.get("name") for case in root[0]] == [f'a/b (protocol="{metrics[0].protocol.id}")', "a/b (limit=8)"]
-
     def test_what_xml_cannot_hold(self) -> None:
         """Messages quote what they found, and a library's may hold anything."""
         problem = "a\x00b\x1b[31m <&\"'> \ud800 \uffff é\n"
