@@ -46,8 +46,6 @@ TWO_SUITES = ("quick/text", "full/text")
 
 PAIRS: dict[str, tuple[Results, Results, tuple[str, ...], tuple[str, ...]]] = {
     "a little worse": (measured(1), measured(2, 0.45, 8.05), ("text",), ("text",)),
-    "much worse": (measured(1), measured(2, 0.2, 12.0), ("text",), ("text",)),
-    "better": (measured(1), measured(2, 0.7, 7.0), ("text",), ("text",)),
     "the same": (measured(1), measured(1), ("text",), ("text",)),
     "all right, all wrong": (
         results(arc=[1.0] * 30),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evalsvc.metrics import entropy
-from evalsvc.metrics.entropy import CONCENTRATIONS, UnigramLoss, unigram_loss
+from evalsvc.metrics.entropy import CONCENTRATIONS, unigram_loss
 
 Token = tuple[int, int, int, int]
 """Group, sequence, place and id."""
@@ -107,24 +107,6 @@ def test_one_group_predicts_nothing() -> None:
 def zipf(size: int, exponent: float) -> np.ndarray[Any, Any]:
     p = np.arange(1, size + 1) ** -exponent
     return p / p.sum()
-
-
-def drawn(generator: np.random.Generator, p: np.ndarray[Any, Any], count: int, length: int) -> list[UnigramLoss]:
-    """Without and with the place, of sequences whose ids are drawn from `p` at every place."""
-    ids, owners = generator.choice(len(p), count * length, p=p), np.repeat(np.arange(count), length)
-    found = [unigram_loss(ids, owners, len(p), places) for places in (None, np.tile(np.arange(length), count))]
-    return [loss for loss in found if loss is not None]
-
-
-def test_places_that_say_nothing_change_nothing() -> None:
-    """A table with more cells than ids must not look as if the place told the id: counts of few, or a correction for
-    their bias, come out more than a nat below the truth."""
-    generator, p = np.random.default_rng(0), zipf(1024, 0.8)
-    truth = -float((p * np.log(p)).sum())
-    alone, placed = drawn(generator, p, 150, 64)
-    assert alone.stderr is not None
-    assert truth - 2 * alone.stderr < alone.loss < truth + 0.07
-    assert placed.loss == pytest.approx(alone.loss, abs=0.1 * alone.stderr)
 
 
 def test_places_that_tell_the_id_leave_nothing_to_learn() -> None:

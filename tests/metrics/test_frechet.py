@@ -1,6 +1,5 @@
 """The Fréchet distance against closed forms, other formulas and other ways to add up."""
 
-from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from types import SimpleNamespace
@@ -31,11 +30,10 @@ class TestMoments:
         np.testing.assert_allclose(moments.mean, features.mean(0), rtol=1e-13)
         np.testing.assert_allclose(moments.covariance, np.cov(features, rowvar=False), rtol=1e-12)
 
-    @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
-    def test_merged_shards_equal_one_pass(self, generator: np.random.Generator, order: Sequence[int]) -> None:
+    def test_merged_shards_equal_one_pass(self, generator: np.random.Generator) -> None:
         features = generator.gamma(0.3, 1, (1000, 64)).astype(np.float32)  # as skewed as Inception's
         parts = np.split(features, [100, 101, 640])
-        whole, merged = Moments.of(features), reduce(add, [Moments.of(parts[index]) for index in order])
+        whole, merged = Moments.of(features), reduce(add, [Moments.of(parts[index]) for index in (3, 1, 0, 2)])
         assert merged.n == whole.n
         np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
         np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-14)
@@ -81,20 +79,6 @@ class TestDistance:
         found = frechet_distance(mean1, np.diag(sigma1**2), mean2, np.diag(sigma2**2))
         assert found == pytest.approx(expected, rel=1e-12)
 
-    def test_scaled_covariance(self, generator: np.random.Generator) -> None:
-        """Of Σ and c²Σ: (1 - c)² tr Σ."""
-        root = generator.normal(size=(6, 6))
-        sigma = root @ root.T
-        found = frechet_distance(np.zeros(6), sigma, np.zeros(6), 4 * sigma)
-        assert found == pytest.approx(np.trace(sigma), rel=1e-12)
-
-    def test_full_rank_equals_the_eigenvalues_of_the_product(self, generator: np.random.Generator) -> None:
-        first, second = (Moments.of(generator.normal(size=(200, 32)) * scale) for scale in (1, 1.3))
-        roots = np.sqrt(np.linalg.eigvals(first.covariance @ second.covariance).astype(complex)).real.sum()
-        gap = first.mean - second.mean
-        expected = gap @ gap + np.trace(first.covariance) + np.trace(second.covariance) - 2 * roots
-        assert distance(first, second) == pytest.approx(expected, rel=1e-10)
-
     def test_full_rank_equals_scipys_root(self, generator: np.random.Generator) -> None:
         """The formula of clean-fid and pytorch-fid, on covariances as unlike as 1 to 1e8 in their directions."""
         spread = np.geomspace(1, 1e-4, 48)
@@ -111,7 +95,7 @@ class TestDistance:
         cut = distance(Moments.of(first[:, :-1]), Moments.of(second[:, :-1]))
         assert distance(Moments.of(first), Moments.of(second)) == pytest.approx(cut, rel=1e-12)
 
-    @pytest.mark.parametrize("rows", [(40, 40), (40, 25), (2, 40), (40, 600)])
+    @pytest.mark.parametrize("rows", [(40, 25), (2, 40), (40, 600)])
     def test_fewer_images_than_features(self, generator: np.random.Generator, rows: tuple[int, int]) -> None:
         """tr (Σ₁Σ₂)^½ is the nuclear norm of X₁ X₂ᵀ of the centred features, which never makes a d x d matrix."""
         features = [generator.gamma(0.3, 1 + index, (n, 256)) for index, n in enumerate(rows)]
@@ -167,29 +151,6 @@ class TestShares:
         assert np.abs(shares - value - (slow - slow.mean())).max() < tolerance * np.abs(slow - slow.mean()).max()
         assert shares.std() == pytest.approx(slow.std(), rel=tolerance)
 
-    def test_first_order_is_the_influence_function(self, generator: np.random.Generator) -> None:
-        """Of many rows the shares are 2 (μ₁ - μ₂)·z + zᵀ(I - T)z, with T from scipy's roots, up to a constant."""
-        reference = Moments.of(generator.normal(size=(500, 5)) * [1, 2, 3, 4, 5])
-        features = generator.normal(0.3, 1.5, (20_000, 5))
-        moments = Moments.of(features)
-        root = np.real(sqrtm(reference.covariance))
-        transport = root @ np.linalg.inv(np.real(sqrtm(root @ moments.covariance @ root))) @ root
-        z = features - moments.mean
-        influence = 2 * z @ (moments.mean - reference.mean) + np.einsum("ni,ij,nj->n", z, np.eye(5) - transport, z)
-        found = frechet_shares(features, reference)
-        value, shares = found.value, found.shares
-        expected = influence - influence.mean()
-        assert np.abs(shares - value - expected).max() < 2e-3 * np.abs(expected).max()
-
-    def test_error_is_that_of_the_jackknife_over_groups(self, generator: np.random.Generator) -> None:
-        reference = Moments.of(generator.gamma(0.5, 1, (2000, 8)))
-        features = generator.gamma(0.6, 1, (4000, 8))
-        shares = frechet_shares(features, reference).shares
-        groups = [Moments.of(part) for part in np.split(features, 100)]
-        without = np.array([distance(reduce(add, groups) - group, reference) for group in groups])
-        stderr = np.sqrt(99 / 100 * np.square(without - without.mean()).sum())
-        assert shares.std(ddof=1) / np.sqrt(4000) == pytest.approx(stderr, rel=0.25)
-
     @pytest.mark.parametrize("shift", [0.0, 0.3])
     def test_error_is_the_spread_over_samples(self, generator: np.random.Generator, shift: float) -> None:
         """Where samples and reference are of one distribution a jackknife is √2 too large; its surplus is taken off."""
@@ -209,7 +170,7 @@ class TestShares:
         found = frechet_shares(generator.normal(size=(n, d)), SimpleNamespace(mean=np.zeros(d), covariance=np.eye(d)))
         assert found.surplus == pytest.approx(2 * (d + d * (d + 1) / 8) / n**2, rel=0.15)
 
-    @pytest.mark.parametrize(("shifts", "noise"), [((0.0, 0.0), 0.5), ((0.0, 0.15), 0.3), ((0.1, 0.1), 0.8)])
+    @pytest.mark.parametrize(("shifts", "noise"), [((0.0, 0.15), 0.3), ((0.1, 0.1), 0.8)])
     def test_pairs_next_to_zero_raise_no_false_alarms(
         self, generator: np.random.Generator, shifts: tuple[float, float], noise: float
     ) -> None:
@@ -226,22 +187,6 @@ class TestShares:
             errors.append(float((sides[1] - sides[0]).std(ddof=1)) / np.sqrt(150))
         found = np.abs(np.array(differences) - np.mean(differences)) > 1.96 * np.array(errors)
         assert found.mean() < 0.11, "1.5 times the nominal 5 %, and two Monte-Carlo errors"
-
-    def test_of_two_sets_on_the_same_prompts_can_be_subtracted(self, generator: np.random.Generator) -> None:
-        """The interval of a paired difference holds the true one as often as it says; coupled, it is far shorter."""
-        reference = Moments.of(generator.normal(size=(3000, 6)))
-        alone, paired, covered = [], [], 0
-        truth = 6 * (0.8**2 - 0.7**2)
-        for _ in range(200):
-            noise = generator.normal(size=(150, 6))
-            one, other = (calibrated(frechet_shares(noise + shift, reference)) for shift in (0.7, 0.8))
-            difference = other - one
-            paired.append(difference.std(ddof=1) / np.sqrt(150))
-            alone.append(np.hypot(one.std(ddof=1), other.std(ddof=1)) / np.sqrt(150))
-            truth_here = truth - 0.2 * reference.mean.sum()
-            covered += abs(difference.mean() - truth_here) < 1.96 * paired[-1]
-        assert 180 <= covered <= 198
-        assert np.mean(paired) < np.mean(alone) / 4
 
     def test_a_reference_without_full_rank(self, generator: np.random.Generator) -> None:
         reference, features = Moments.of(generator.normal(size=(9, 12))), generator.normal(size=(200, 12))

@@ -8,7 +8,7 @@ import pytest
 
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.frechet import Moments
-from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
 from evalsvc.spec import catalog
 
 DIMENSIONS = 12
@@ -64,16 +64,3 @@ def test_sizes_that_differ() -> None:
     wrong = FeatureSets(sets.samples, None, np.ones((9, 3), np.float32))
     with pytest.raises(InvalidData, match="12 and of 3 dimensions"):
         catalog.load("metrics", "kid").estimate(wrong)
-
-
-def test_one_image_has_no_error() -> None:
-    assert Estimate.of_images([3.0]).stderr is None
-
-
-def test_equal_answers_are_not_certain() -> None:
-    """Of 0/1 numbers that are all equal the error is Agresti's and Coull's; of other equal numbers it is 0."""
-    q = 2 / 24
-    for answer in (0, 1):
-        assert Estimate.of_images([answer] * 20).stderr == pytest.approx(math.sqrt(q * (1 - q) / 24))
-    assert Estimate.of_images([3.0] * 20).stderr == 0
-    assert Estimate.of_images([0, 1]).stderr == pytest.approx(0.5)

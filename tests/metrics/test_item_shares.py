@@ -106,26 +106,6 @@ def compared(a: dict[str, list[float]], b: dict[str, list[float]]) -> tuple[Rati
     return values[0], values[1], (numbers[0], numbers[1])
 
 
-def test_two_points_lost_of_ten_benchmarks_are_found() -> None:
-    """Of 300 questions each, most answered alike: without pairs the error is more than twice as large."""
-    rng, errors, found = random.Random(2), [], []
-    for _ in range(30):
-        a = {str(name): [float(rng.random() < 0.6) for _ in range(300)] for name in range(10)}
-        b = {
-            name: [float(rng.random() < (0.925 if right else 0.0625)) for right in answers]
-            for name, answers in a.items()
-        }
-        one, other, pairs = compared(a, b)
-        paired, unpaired = distance(one, other, pairs), distance(one, other)
-        assert paired.value == pytest.approx(unpaired.value)
-        errors.append((paired.stderr or 0, unpaired.stderr or 0))
-        found.append((paired.verdict(0.95, "higher") == "worse", unpaired.verdict(0.95, "higher") == "worse"))
-    assert statistics.fmean(paired for paired, _ in errors) == pytest.approx(0.0048, rel=0.05)
-    assert statistics.fmean(unpaired for _, unpaired in errors) == pytest.approx(0.0127, rel=0.05)
-    assert statistics.fmean(paired for paired, _ in found) > 0.9
-    assert statistics.fmean(unpaired for _, unpaired in found) < 0.6
-
-
 def test_the_paired_error_is_that_of_the_weighted_paired_differences() -> None:
     """The slow reference: benchmark by benchmark, then √Σ (w s)²."""
     rng = random.Random(3)

@@ -1,5 +1,4 @@
 import math
-import random
 import statistics
 
 import pytest
@@ -35,21 +34,9 @@ def test_a_share_is_the_mean_of_its_items() -> None:
     assert share_stderr(1, 1) is None
 
 
-def test_groups_of_unequal_size_have_the_error_of_a_bootstrap_over_groups() -> None:
-    draw = random.Random(1)
-    groups = [
-        [draw.gauss(center, 0.3) for _ in range(draw.randrange(1, 7))]
-        for center in (draw.gauss(0, 1) for _ in range(150))
-    ]
-    values, owners = [v for group in groups for v in group], [at for at, group in enumerate(groups) for _ in group]
-    means = []
-    for _ in range(1500):
-        drawn = draw.choices(groups, k=150)
-        means.append(sum(map(sum, drawn)) / sum(map(len, drawn)))
-    found = ratio_of_sums(values, [1] * len(values), owners)
-    assert found is not None
-    assert found.stderr == pytest.approx(statistics.stdev(means), rel=0.08)
-    assert (found.groups, found.independent) == (150, 150)
+def test_the_error_is_over_groups_by_hand() -> None:
+    """Mean 3, sums of deviations -3 and 3, so stderr² = 2/1 · 18/9."""
+    assert ratio_of_sums([1.0, 2.0, 6.0], [1] * 3, "aab") == Ratio(3.0, pytest.approx(2), 3, 2)
 
 
 def test_groups_of_one_item_are_no_groups() -> None:
