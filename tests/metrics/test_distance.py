@@ -35,7 +35,10 @@ class TestBasis:
         assert known(found) == (0.5, pytest.approx(1 / 3), "paired", 3, ())
 
     def test_independent_values_have_the_error_of_both(self) -> None:
-        assert known(distance(A, B)) == (0.5, pytest.approx(0.5), "unpaired", 30, ())
+        found = distance(A, B)
+        assert known(found) == (0.5, pytest.approx(0.5), "unpaired", 30, ())
+        assert found.spread is not None
+        assert found.spread.dof == pytest.approx(0.25**2 / (0.09**2 / 39 + 0.16**2 / 29)), "Welch's"
         assert distance(A, B, (numbers([1]), numbers([1]))).basis == "unpaired", "one pair has no error"
 
     @pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
@@ -122,6 +125,9 @@ class TestClaims:
         found = of_items([1.0] * 200, [0.0] * lost + [1.0] * (200 - lost))
         assert found.p == pytest.approx(2.0 ** (1 - lost))
         assert found.verdict(0.95, "higher") == verdict
+        interval = found.interval()
+        assert interval is not None
+        assert interval.covers_zero == (verdict == "indistinguishable")
 
     def test_one_item_that_has_all_the_weight_makes_none(self) -> None:
         weights = [1e9] + [1.0] * 19
@@ -167,6 +173,14 @@ class TestPerplexity:
         found = distance(*map(perplexity, losses), unit="perplexity")
         assert found.p_value() == pytest.approx(loss.p_value())
         assert (found.basis, found.value) == ("unpaired", pytest.approx(math.exp(3.1) - math.exp(3.0)))
+
+    def test_items_that_one_side_lacks_are_left_out(self) -> None:
+        draw = random.Random(3)
+        before, after = ([draw.gauss(3, 0.5) for _ in range(n)] for n in (20, 19))
+        a, b = (Ratio(statistics.fmean(side), standard_error(side), len(side)) for side in (before, after))
+        pairs = numbers(before), numbers(after)
+        found = distance(perplexity(a), perplexity(b), pairs, unit="perplexity")
+        assert found.value == pytest.approx(math.exp(a.value) * math.expm1(distance(a, b, pairs).value))
 
     def test_infinite_perplexities_are_compared_as_they_are(self) -> None:
         found = distance(Ratio(20.0, 1.0, 50), Ratio(math.inf, None, 50), unit="perplexity")

@@ -8,7 +8,8 @@ import pytest
 
 from evalsvc.errors import InvalidData
 from evalsvc.metrics.frechet import Moments
-from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
+from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.metrics.shares import share_stderr
 from evalsvc.spec import catalog
 
 DIMENSIONS = 12
@@ -64,3 +65,9 @@ def test_sizes_that_differ() -> None:
     wrong = FeatureSets(sets.samples, None, np.ones((9, 3), np.float32))
     with pytest.raises(InvalidData, match="12 and of 3 dimensions"):
         catalog.load("metrics", "kid").estimate(wrong)
+
+
+def test_equal_answers_are_not_certain() -> None:
+    """Other equal numbers are, and one image has no error."""
+    errors = [Estimate.of_images(numbers).stderr for numbers in ([3.0], [3.0] * 20, [0] * 20, [1] * 20)]
+    assert errors == [None, 0.0, share_stderr(0, 20), share_stderr(20, 20)]
