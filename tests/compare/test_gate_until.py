@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from evalsvc.checkpoints.reference import CheckpointRef, identify
 from evalsvc.cli import app
-from evalsvc.compare.gate import Outcome, Report
+from evalsvc.compare.gate import Comparison, Outcome, Report
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.gate_until import Both, Sides, Trial, judge_look, run_gate_until
 from evalsvc.compare.reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
@@ -41,9 +41,17 @@ def sides(differences: Sequence[float], n: int, name: str = "t/x", **fields: Any
     return made[0], made[1]
 
 
-def look(trial: Trial, differences: Sequence[float], n: int, total: int, **fields: Any) -> list[Any] | None:
+def look(trial: Trial, differences: Sequence[float], n: int, total: int = 1024, **fields: Any) -> Comparison | None:
+    """The comparison of one metric, if this look settles it."""
     candidate, baseline = sides(differences, n, **fields)
-    return judge_look(trial, Both(candidate, baseline, n, total, "images", last=n == total))
+    found = judge_look(trial, Both(candidate, baseline, n, total, "images", last=n == total))
+    return None if found is None else found[0]
+
+
+def decided(differences: Sequence[float], n: int, rule: Rule = RULE, **fields: Any) -> tuple[str, str]:
+    """The verdict of the first look, and why; of none, two empty strings."""
+    found = look(Trial("t", [rule], "obrien-fleming"), differences, n, **fields)
+    return ("", "") if found is None else (found.verdict, found.reason)
 
 
 def noise(mean: float) -> list[float]:
@@ -70,50 +78,42 @@ class TestLook:
         """At an eighth of the data 1.96 standard errors are no news: of eight such looks one in five would err."""
         differences = noise(0.25)
         trial = Trial("t", [RULE], "obrien-fleming")
-        assert look(trial, differences, 128, 1024) is None
+        assert look(trial, differences, 128) is None
         (seen,) = trial.looks
         assert seen.stderr is not None
         assert 1.96 < seen.difference / seen.stderr < 5 < seen.standard_errors == pytest.approx(6.23, abs=0.01)
         assert seen.verdict == "undecided"
-        assert look(trial, differences, 256, 1024) is None
-        found = look(trial, differences, 512, 1024)
+        assert look(trial, differences, 256) is None
+        found = look(trial, differences, 512)
         assert found is not None
-        (comparison,) = found
-        assert comparison.verdict == "worse"
-        assert comparison.difference.n == 512
+        assert (found.verdict, found.difference and found.difference.n) == ("worse", 512)
 
     @pytest.mark.parametrize(("direction", "verdict"), [("lower", "worse"), ("higher", "better")])
     def test_beyond_the_boundary_it_stops_to_either_side(self, direction: str, verdict: str) -> None:
-        found = look(Trial("t", [RULE], "obrien-fleming"), noise(2.0), 128, 1024, direction=direction)
-        assert found is not None
-        assert found[0].verdict == verdict
+        assert decided(noise(2.0), 128, direction=direction)[0] == verdict
 
     def test_it_stops_where_no_regression_is_left_in_the_interval(self) -> None:
         tolerant = RULE.model_copy(update={"absolute": 1.0})
-        found = look(Trial("t", [tolerant], "obrien-fleming"), noise(0.0), 128, 1024)
-        assert found is not None
-        assert found[0].verdict == "within_tolerance"
-        assert "at most, within the tolerance 1" in found[0].reason
-        assert look(Trial("t", [tolerant], "obrien-fleming"), noise(0.8), 128, 1024) is None
-        found = look(Trial("t", [tolerant], "obrien-fleming"), noise(-0.5), 128, 1024)
-        assert found is not None
-        assert "within the tolerance" in found[0].reason
+        for mean, verdict in ((0.0, "within_tolerance"), (0.8, ""), (-0.5, "within_tolerance")):
+            found = decided(noise(mean), 128, tolerant)
+            assert found[0] == verdict
+            assert ("within the tolerance 1" in found[1]) == bool(verdict)
 
     def test_equal_so_far_is_not_equal(self) -> None:
         """256 prompts that are read alike on both sides have an error of zero and prove nothing of the next ones."""
-        trial = Trial("t", [RULE], "obrien-fleming")
-        assert look(trial, [0.0] * 256, 256, 1024) is None
-        found = look(trial, [0.0] * 1024, 1024, 1024)
-        assert found is not None
-        assert found[0].reason == "equal"
+        assert decided([0.0] * 256, 256) == ("", "")
+        assert decided([0.0] * 1024, 1024) == ("within_tolerance", "equal")
 
     def test_the_last_look_decides_everything(self) -> None:
-        found = look(Trial("t", [RULE], "obrien-fleming"), noise(0.0), 1024, 1024)
+        found = look(Trial("t", [RULE], "obrien-fleming"), noise(0.0), 1024)
         assert found is not None
-        assert (found[0].verdict, found[0].difference.noise) == (
-            "within_noise",
-            pytest.approx(critical_value(RULE.level, 1023) * found[0].difference.stderr),
-        )
+        assert found.difference is not None
+        assert found.difference.stderr is not None
+        noise_of_one_look = critical_value(RULE.level, 1023) * found.difference.stderr
+        assert (found.verdict, found.difference.noise) == ("within_noise", pytest.approx(noise_of_one_look))
+
+    def test_what_diverged_is_worse_at_once(self) -> None:
+        assert decided([math.nan, *noise(0.0)], 128)[0] == "worse"
 
     def test_a_decision_stands_while_another_metric_goes_on(self) -> None:
         trial = Trial("t", [Rule(metric="t/*", standard_errors=1.96, relative=0.0)])
@@ -133,32 +133,21 @@ class TestLook:
     def test_a_metric_that_a_rule_names_is_waited_for(self) -> None:
         """FID on 2,048 features begins with 2,049 images; a look before must not pass it unseen."""
         trial = Trial("t", [Rule(metric="t/fid"), RULE])
-        assert look(trial, noise(-2.0), 256, 1024) is None
-        assert look(Trial("t", [Rule(metric="other/fid"), RULE]), noise(-2.0), 256, 1024) is not None
+        assert look(trial, noise(-2.0), 256) is None
+        assert look(Trial("t", [Rule(metric="other/fid"), RULE]), noise(-2.0), 256) is not None
 
-    def test_without_a_standard_error_it_is_not_judged_before_the_end(self) -> None:
-        def both(n: int) -> Both:
-            more = [result(value("t/recall", number, None, direction="higher")) for number in (0.1, 0.9)]
-            return Both(*map(join, sides(noise(2.0), n), more), n, 1024, "images", last=n == 1024)
-
-        rules = [Rule(metric="t/*", standard_errors=1.96)]
-        early = judge_look(Trial("t", rules), both(256))
-        assert early is not None
-        assert [item.verdict for item in early] == ["worse", "not_judged"]
-        late = judge_look(Trial("t", rules), both(1024))
-        assert late is not None
-        assert [item.verdict for item in late] == ["worse", "not_judged"]
-        tolerant = [rules[0].model_copy(update={"absolute": 0.1})]
-        early, late = (judge_look(Trial("t", tolerant), both(n)) for n in (256, 1024))
-        assert early is not None
-        assert [item.verdict for item in early] == ["worse", "ignored"]
-        assert late is not None
-        assert [item.verdict for item in late] == ["worse", "worse"]
-
-    def test_what_diverged_is_worse_at_once(self) -> None:
-        found = look(Trial("t", [RULE], "obrien-fleming"), [math.nan, *noise(0.0)], 128, 1024)
-        assert found is not None
-        assert found[0].verdict == "worse"
+    @pytest.mark.parametrize(
+        ("tolerance", "early", "late"), [({}, "not_judged", "not_judged"), ({"absolute": 0.1}, "ignored", "worse")]
+    )
+    def test_without_a_standard_error_it_is_not_judged_before_the_end(
+        self, tolerance: dict[str, float], early: str, late: str
+    ) -> None:
+        rule = Rule(metric="t/*", standard_errors=1.96, **tolerance)
+        more = [result(value("t/recall", number, None, direction="higher")) for number in (0.1, 0.9)]
+        for n, verdict in ((256, early), (1024, late)):
+            both = Both(*map(join, sides(noise(2.0), n), more), n, 1024, "images", last=n == 1024)
+            found = judge_look(Trial("t", [rule]), both)
+            assert [one.verdict for one in found or ()] == ["worse", verdict]
 
 
 class TestLevel:
@@ -173,8 +162,7 @@ class TestLevel:
             random, trial = Random(seed), Trial("t", [rule])
             gaps = [random.gauss(0.8 * 0.8, 1) for _ in range(100)]
             decisions = (look(trial, gaps, n, 100) for n in (13, 25, 50, 100))
-            (decided, *_) = next(found for found in decisions if found is not None)
-            verdicts.append(decided.verdict)
+            verdicts.append(next(found.verdict for found in decisions if found is not None))
         assert verdicts.count("worse") <= 6, "three errors above 0.05 of 40"
 
     def test_few_items_at_a_look_ask_for_the_quantile_of_so_many(self) -> None:
@@ -200,17 +188,13 @@ class TestLevel:
 
     def test_what_is_alike_so_far_is_no_harmless_change(self) -> None:
         """Answers that are all alike have an error, and an interval that may reach beyond the tolerance."""
-        for tolerance, decided in ((0.001, False), (0.5, True)):
-            rule = RULE.model_copy(update={"absolute": tolerance})
-            marks = [float(index % 2) for index in range(256)]
-            items = {"t": [{"index": index, "t/x": mark} for index, mark in enumerate(marks)]}
-            metric = value("t/x", 0.5, 0.03, n=256, items=("t/x",))
-            trial = Trial("t", [rule])
-            both = Both(*[result(metric, items=items)] * 2, 256, 512, "images", last=False)
-            found = judge_look(trial, both)
-            assert (found is not None) is decided
-            if found is not None:
-                assert found[0].reason.startswith("equal in the mean; worse by")
+        marks = [float(index % 2) for index in range(256)]
+        items = {"t": [{"index": index, "t/x": mark} for index, mark in enumerate(marks)]}
+        side = result(value("t/x", 0.5, 0.03, n=256, items=("t/x",)), items=items)
+        for tolerance, reasons in ((0.001, []), (0.5, ["equal in the mean; worse by"])):
+            trial = Trial("t", [RULE.model_copy(update={"absolute": tolerance})])
+            found = judge_look(trial, Both(side, side, 256, 512, "images", last=False))
+            assert [one.reason[:27] for one in found or ()] == reasons
 
 
 LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
