@@ -30,7 +30,10 @@ def test_a_mean_by_hand(scale: int) -> None:
     """Differences -1, 0, 0, 1, 1: mean 1/5, variance 0.7."""
     sides = [numbers([scale * right for right in side]) for side in ([1, 0, 1, 0, 0], [0, 0, 1, 1, 1])]
     expected = pytest.approx(0.2 * scale), pytest.approx(scale * math.sqrt(0.7 / 5)), 5, 0, 0
-    assert known(difference_of(sides[0], sides[1])) == expected
+    found = difference_of(sides[0], sides[1])
+    assert known(found) == expected
+    assert found is not None
+    assert (found.flips is None) == (found.p is None) == (scale == 2)
 
 
 class TestRatio:
