@@ -10,7 +10,7 @@ from paired_items import numbers
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.distance import Distance, Judgement, distance, judge
-from evalsvc.metrics.intervals import MIN_ITEMS
+from evalsvc.metrics.intervals import MIN_ITEMS, Spread
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.protocol import Direction
@@ -40,6 +40,7 @@ class TestBasis:
         assert found.spread is not None
         assert found.spread.dof == pytest.approx(0.25**2 / (0.09**2 / 39 + 0.16**2 / 29)), "Welch's"
         assert distance(A, B, (numbers([1]), numbers([1]))).basis == "unpaired", "one pair has no error"
+        assert distance(Ratio(1.0, 0.0, 40), Ratio(1.5, 0.0, 30)).spread == Spread(0.0, 29)
 
     @pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
     @pytest.mark.parametrize("side", [0, 1])

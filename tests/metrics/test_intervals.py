@@ -106,6 +106,11 @@ class TestValueInterval:
         found = value_interval(Ratio(2.0, 0.3, 100, 10), "nats/token")
         assert found == confidence_interval(2.0, Spread(0.3, 9))
 
+    def test_of_known_items_is_guarded_against_their_skew_and_weights(self) -> None:
+        items = Spread(0.3, 4, 0.1)
+        assert value_interval(Ratio(2.0, 0.3, 100), "nats/token", items=items) == confidence_interval(2.0, items)
+        assert value_interval(Ratio(2.0, 0.3, 100), "nats/token", items=Spread(0.3, 0.5)) is None
+
     @pytest.mark.parametrize(
         "ratio",
         [Ratio(0.5, 0.1, MIN_ITEMS - 1), Ratio(0.5, None, 99), Ratio(math.nan, 0.1, 99), Ratio(0.5, 0.1, 99, 7)],
