@@ -33,6 +33,18 @@ def test_a_comparison_says_which_items_it_leaves_out_and_how_many_verdicts_are_c
     assert "2 metrics have a verdict at level 0.95, each by itself: if nothing had changed, about 0.1 would be" in shown
 
 
+def test_right_answers_and_verdicts_on_all_metrics_together(capsys: pytest.CaptureFixture[str]) -> None:
+    sides = []
+    for right in (0, 1):
+        items = {"t": [{"index": index, "x": float(index % 3 == right)} for index in range(21)]}
+        metrics = [value("t/x", 1 / 3, 0.1, n=21, direction="higher", items=("x",)), value("t/y", 0.0)]
+        sides.append(result(*metrics, items=items))
+    print_contrasts(compare_results(*sides, Options(family="holm")).to_json())
+    shown = capsys.readouterr().out
+    for words in ("only A / B right", "7 / 7", "p (Holm, all metrics)", "2 metrics have a verdict, judged together by"):
+        assert words in shown
+
+
 @pytest.mark.parametrize(
     ("after", "said"),
     [

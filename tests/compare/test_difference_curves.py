@@ -116,6 +116,7 @@ def test_many_looks_ask_for_more() -> None:
     assert (pointwise["indistinguishable_from"], pointwise["apart_from"]) == (0, None), "in the simultaneous band"
     assert (simultaneous["indistinguishable_from"], simultaneous["first_apart"]) == (0, None)
     assert simultaneous["step_level"] == pytest.approx(1 - 0.05 / 6)
+    assert simultaneous["high"][0] - simultaneous["difference"][0] > 1.3 * (pointwise["high"][0] - 0.024)
     assert simultaneous["simultaneous_level"] == pointwise["simultaneous_level"] == simultaneous["step_level"]
     assert level_of_looks(0.9, 0) == pytest.approx(0.9)
 

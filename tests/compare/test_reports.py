@@ -13,9 +13,6 @@ from evalsvc.spec.protocol import MetricValue, Protocol
 
 OTHER = Protocol({"limit": 8})
 
-MADE = [("pairs", 0.1, ("nll",)), ("apart", 0.1, ()), ("unknown", None, ())]
-"""Metrics by name, with their standard error and what they are made of."""
-
 
 @pytest.fixture(scope="module")
 def report() -> Report:
@@ -67,19 +64,28 @@ class TestText:
         assert rows[2][2:8] == ["1", "", "", "", "none", ""]
 
 
-def test_the_basis_stands_in_every_row_of_every_form() -> None:
-    """An error that is not that of pairs is larger, and a verdict without any is another kind of verdict."""
-    metrics = [value(f"t/{name}", 1.0, stderr, items=items) for name, stderr, items in MADE]
-    items = {"t": [{"index": index, "nll": float(index)} for index in range(4)]}
-    sides = [result(*metrics, name=name, items=items) for name in ("after", "before")]
+def test_protocol_and_basis_stand_in_every_row_of_every_form() -> None:
+    """Several guidance scales stood in the report as lines of one name. An error that is not that of pairs is larger,
+    and a verdict without any is another kind of verdict."""
+    made: list[tuple[float | None, tuple[str, ...]]] = [(0.1, ("nll",)), (0.1, ()), (None, ())]
+    sides = []
+    for name, number in (("after", 9.0), ("before", 1.0)):
+        items = {"t": [{"index": index, "nll": number + index % 3} for index in range(20)]}
+        metrics = [
+            value("t/x", number, stderr, items=keys, protocol=Protocol({"scale": scale}))
+            for scale, (stderr, keys) in enumerate(made)
+        ]
+        sides.append(result(*metrics, name=name, items=items))
     found = compare(*sides)
-    expected = {"t/pairs": "paired", "t/apart": "unpaired", "t/unknown": "none"}
+    expected = {"t/x (scale=0)": "paired", "t/x (scale=1)": "unpaired", "t/x (scale=2)": "none"}
     assert {row[1]: row[COLUMNS.index("basis")] for row in table(found.comparisons)} == expected
-    assert {one["metric"]: one["basis"] for one in json.loads(to_json(found))["comparisons"]} == expected
+    written = json.loads(to_json(found))["comparisons"]
+    assert {f"t/x (scale={one['differs']['scale']})": one["basis"] for one in written} == expected
     cells = [line.split(" | ") for line in to_markdown(found).splitlines() if "`t/" in line]
     assert {row[1].strip("`"): row[COLUMNS.index("basis")] for row in cells} == expected
     outputs = {case.get("name"): case.find("system-out").text for case in read_junit(to_junit(found))[0]}
     assert {name: text.partition("basis: ")[2].split("\n")[0] for name, text in outputs.items()} == expected
+    assert {line.split("::")[1].removeprefix("error title=") for line in to_annotations(found)} == set(expected)
 
 
 def test_json(report: Report) -> None:
@@ -158,23 +164,6 @@ def test_the_level_of_the_gate_is_said(count: int, family: Family, standard_erro
 def test_no_level_is_said_where_chance_decides_nothing() -> None:
     sides = [result(value("t/x", 1.0, None), name=name) for name in ("after", "before")]
     assert levels(compare(*sides)) == ""
-
-
-def test_several_guidance_scales_are_told_apart_in_every_form() -> None:
-    scales = [value("coco/fid", 1.0, protocol=Protocol({"guidance_scale": scale})) for scale in (1.0, 3.0)]
-    baseline = [value("coco/fid", 0.5, 0.001, protocol=metric.protocol) for metric in scales]
-    found = compare(result(*scales), result(*baseline))
-    expected = [f"coco/fid (guidance_scale={scale})" for scale in (1.0, 3.0)]
-    assert [row[1] for row in table(found.comparisons)] == expected
-    assert [one["differs"] for one in json.loads(to_json(found))["comparisons"]] == [
-        {"guidance_scale": 1.0},
-        {"guidance_scale": 3.0},
-    ]
-    assert [case.get("name") for case in read_junit(to_junit(found))[0]] == expected
-    assert [line.split(" | ")[1] for line in to_markdown(found).splitlines() if "WORSE" in line] == [
-        f"`{label}`" for label in expected
-    ]
-    assert [line.split("::")[1] for line in to_annotations(found)] == [f"error title={label}" for label in expected]
 
 
 class TestJunit:
