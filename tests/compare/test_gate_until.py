@@ -197,7 +197,7 @@ class TestLevel:
             assert [one.reason[:27] for one in found or ()] == reasons
 
 
-LAYOUT = {"text": {"size": 80}, "image": {"offset": 96, "size": 16}}
+Weights = Callable[[str], CheckpointRef]
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +207,7 @@ def _worker(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def weights(open_lm_case: Path, tmp_path: Path) -> Callable[[str], CheckpointRef]:
+def weights(open_lm_case: Path, tmp_path: Path) -> Weights:
     def make(name: str) -> CheckpointRef:
         path = tmp_path / f"{name}.pt"
         path.write_bytes((open_lm_case / "checkpoints" / "epoch_1.pt").read_bytes())
@@ -233,9 +233,7 @@ class TestBothSides:
             Sides(candidate, baseline, suite, rules, "obrien-fleming"), lambda *now: None, lambda look: None
         )
 
-    def test_a_worse_checkpoint_is_sampled_no_further_than_it_takes(
-        self, weights: Callable[[str], CheckpointRef], tmp_path: Path
-    ) -> None:
+    def test_a_worse_checkpoint_is_sampled_no_further_than_it_takes(self, weights: Weights, tmp_path: Path) -> None:
         report = self.gate(weights("worse"), weights("before"), tmp_path, drift=0.2)
         assert report.outcome == Outcome.REGRESSION
         assert count(tmp_path) == 2 * 256
@@ -255,15 +253,13 @@ class TestBothSides:
         assert document["alarms"]["lowest"] == document["looks"][0]["level"]
         assert "88% saved" in to_markdown(report)
 
-    def test_equal_ones_stop_as_equivalent(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
+    def test_equal_ones_stop_as_equivalent(self, weights: Weights, tmp_path: Path) -> None:
         report = self.gate(weights("after"), weights("before"), tmp_path, until={"stderr": 1, "metric": "mark"})
         assert report.outcome == Outcome.PASSED
         assert report.looks[-1].units in (512, 1024)
         assert "within the tolerance 0.03" in report.comparisons[0].reason
 
-    def test_a_family_of_looks_is_held_by_bonferroni(
-        self, weights: Callable[[str], CheckpointRef], tmp_path: Path
-    ) -> None:
+    def test_a_family_of_looks_is_held_by_bonferroni(self, weights: Weights, tmp_path: Path) -> None:
         """Two tasks of one metric each; the level of a rule is that of the gate."""
         (task,) = steps(tmp_path)["tasks"]
         suite = parse_suite({"tasks": [task, {**task, "name": "more"}]}, "marks")
@@ -275,7 +271,7 @@ class TestBothSides:
         assert report.alarms.at_most == pytest.approx(rules[0].level)
         assert {look.level for look in report.looks} == {rules[0].level / 2}
 
-    def test_a_side_that_fails_is_named(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
+    def test_a_side_that_fails_is_named(self, weights: Weights, tmp_path: Path) -> None:
         broken = weights("broken")
         Path(broken.path).write_text("no weights")
         report = self.gate(broken, weights("before"), tmp_path)
@@ -285,7 +281,7 @@ class TestBothSides:
         assert other_way.outcome == Outcome.NO_BASELINE
         assert other_way.problems[0].startswith("broken has no values; steps: broken: ")
 
-    def test_on_the_command_line(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
+    def test_on_the_command_line(self, weights: Weights, tmp_path: Path) -> None:
         worse, before = weights("worse"), weights("before")
         (tmp_path / "marks.yaml").write_text(json.dumps(steps(tmp_path, drift=1.0)))
         (tmp_path / "rules.yaml").write_text("rules: [{metric: steps/mark}]")
@@ -303,7 +299,7 @@ class TestBothSides:
 
 
 class TestRun:
-    def test_what_is_known_so_far_is_told(self, weights: Callable[[str], CheckpointRef], tmp_path: Path) -> None:
+    def test_what_is_known_so_far_is_told(self, weights: Weights, tmp_path: Path) -> None:
         told: list[TaskLook] = []
         suite = parse_suite(steps(tmp_path), "marks")
         result = run_suite(suite, weights("after"), lambda *now: None, interim=told.append)
@@ -311,9 +307,7 @@ class TestRun:
         assert seen == [(256, 256), (512, 512), (1024, 1024)]
         assert [metric["n"] for metric in result["metrics"]] == [2048, 2048]
 
-    def test_it_stops_when_the_error_is_small_enough(
-        self, weights: Callable[[str], CheckpointRef], tmp_path: Path
-    ) -> None:
+    def test_it_stops_when_the_error_is_small_enough(self, weights: Weights, tmp_path: Path) -> None:
         """The error of a mark is 1 / √n."""
         suite = parse_suite(steps(tmp_path, until={"stderr": 0.05, "metric": "mark"}), "marks")
         result = run_suite(suite, weights("after"), lambda *now: None)
