@@ -102,7 +102,8 @@ class TestFourVerdicts:
         for n in (3, 100):
             rule = Rule(metric="x", standard_errors=0, absolute=0.05)
             assert said(apart(0.04, rule, n=n))[0] == "within_tolerance"
-            assert said(apart(0.06, rule, n=n))[0] == "worse"
+            verdict, _, difference = said(apart(0.06, rule, n=n))
+            assert (verdict, difference.level) == ("worse", None)
 
 
 class TestBeforeTheLastLook:
