@@ -47,8 +47,7 @@ def test_shares_are_the_value_and_its_error(metric: ImageMetric) -> None:
 
 
 def test_the_error_is_the_spread_over_samples(metric: ImageMetric) -> None:
-    """Next to zero, where the variance of pairs counted twice would make it √2 times too large. The jackknife over
-    groups is rather too large, by most where nearly all real images are found."""
+    """The jackknife over groups is rather too large, by most where nearly all real images are found."""
     found = [metric.estimate(feature_sets(150, metric.name, seed)) for seed in range(80)]
     errors = [one.stderr or 0.0 for one in found]
     ratio = np.sqrt(np.mean(np.square(errors))) / np.std([one.value for one in found], ddof=1)

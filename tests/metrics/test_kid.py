@@ -51,6 +51,15 @@ def test_blocks_are_unbiased_and_near_the_whole(monkeypatch: pytest.MonkeyPatch)
     assert abs(np.mean(null)) < 3 * np.std(null) / np.sqrt(60)
 
 
+def test_at_zero_the_error_is_the_spread_over_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variance of pairs counted twice would make it √2 times too large there."""
+    monkeypatch.setattr(module, "BLOCK", 100)
+    real = draw(400, 1)
+    found = [kid(FeatureSets(draw(200, 10 + seed), None, real)) for seed in range(150)]
+    spread = np.std([one.value for one in found], ddof=1)
+    assert np.sqrt(np.mean([one.stderr**2 for one in found])) == pytest.approx(spread, rel=0.17)
+
+
 def test_does_not_depend_on_the_order_of_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captions often lie by classes; blocks of neighbours, of one class each, would make two equal sets far apart."""
     monkeypatch.setattr(module, "BLOCK", 100)
