@@ -40,11 +40,16 @@ def test_a_file_and_a_checkpoint_of_the_service(app: App, service: Service, tmp_
     assert {one.verdict for one in compare_results(ours, stored).contrasts} == {"indistinguishable"}
 
 
-def test_what_is_not_there(service: Service) -> None:
+def test_what_is_not_there(app: App, service: Service) -> None:
     with pytest.raises(UnknownName, match=r"there is no file nowhere\.json; write one by `evalsvc run SUITE"):
         read_result("nowhere.json", service)
     with pytest.raises(UnknownName, match="no run is named 'run-a'; there is no run yet"):
         read_result("run-a@0", service)
+    put(app.store, "run-a", 0, 1, 0.7)
+    with pytest.raises(UnknownName, match="no variant of run 'run-a' at step 0 is named 'ema'; available: raw"):
+        read_result("run-a@0:ema", service)
+    with pytest.raises(UnknownName, match=r"no suite .* is named 'test-1'; did you mean 'text-1'"):
+        read_result("run-a@0", Service(service.client, "test-1"))
 
 
 METRIC = value("a/b", 1.0).to_json()
