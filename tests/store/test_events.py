@@ -7,27 +7,43 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
+from migrated import FIRST_ROWS, insert_rows
+from queue_steps import (
+    cancel,
+    dispatched,
+    enter,
+    evaluate_whole,
+    metric,
+    plan,
+    result,
+    retry,
+    store_result,
+    submission,
+    suite,
+)
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store import events
 from evalsvc.store.events import read_events
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.evaluations import cancel_evaluation
 from evalsvc.store.session import Store, alembic_config, open_store
 from evalsvc.store.tables import Evaluation, EvaluationEvent, Task
+
+
+def page_of(store: Store, evaluation: int, after: int = 0) -> events.Page:
+    with store.reading() as session:
+        page = read_events(session, evaluation, after)
+    assert page is not None
+    return page
 
 
 def told(store: Store, evaluation: int, after: int = 0) -> list[tuple[Any, ...]]:
     """All events after a number, as (number, kind, task, state)."""
     found = []
-    while True:
-        with store.reading() as session:
-            page = read_events(session, evaluation, after)
-        assert page is not None
-        if not page.events:
-            return found
+    while (page := page_of(store, evaluation, after)).events:
         found += [(event.number, event.kind, event.task, event.state) for event in page.events]
         after = page.events[-1].number
+    return found
 
 
 def test_a_whole_evaluation_is_told(store: Store) -> None:
@@ -48,18 +64,12 @@ def test_a_whole_evaluation_is_told(store: Store) -> None:
 def test_what_happened_between_two_looks_is_told(store: Store) -> None:
     """Whoever reads the state alone never learns that it failed, was retried, and was cancelled."""
     (evaluation,) = enter(store, submission(), suite())
-    assignment = next_shard(store)
-    assert assignment is not None
-    assert store_result(store, assignment, ShardResult(error=ShardError("invalid_data", "line 3")))
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
+    assert store_result(store, dispatched(store), ShardResult(error=ShardError("invalid_data", "line 3")))
+    retry(store, evaluation)
+    cancel(store, evaluation)
     states = [state for _, kind, _, state in told(store, evaluation, after=2) if kind == "state"]
     assert states == ["failed", "queued", "cancelled"]
-    with store.reading() as session:
-        page = read_events(session, evaluation, 0)
-    assert page is not None
+    page = page_of(store, evaluation)
     assert page.is_last
     failed = next(event for event in page.events if event.state == "failed")
     assert failed.data == {"error": {"code": "invalid_data", "message": "line 3"}}
@@ -69,13 +79,9 @@ def test_an_interim_result_is_told_whole(store: Store) -> None:
     """Its shard loses it when the task ends, and a follower that comes back later must still be told."""
     (evaluation,) = enter(store, submission(), suite())
     for outcome in (plan(2, looks=[1]), ShardResult(output={"sum": 1}), result(metric(1.25))):
-        assignment = next_shard(store)
-        assert assignment is not None
-        assert store_result(store, assignment, outcome)
+        assert store_result(store, dispatched(store), outcome)
     evaluate_whole(store, metric(1.5))
-    with store.reading() as session:
-        page = read_events(session, evaluation, 0)
-    assert page is not None
+    page = page_of(store, evaluation)
     (interim,) = [event for event in page.events if event.kind == "interim"]
     assert interim.data is not None
     assert (interim.task, interim.data["done"], interim.data["metrics"][0]["value"]) == ("loss-0", 10, 1.25)
@@ -117,8 +123,7 @@ def test_what_is_rolled_back_is_not_told(store: Store) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert told(store, evaluation) == [(1, "state", None, "queued")]
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
+    cancel(store, evaluation)
     assert [number for number, *_ in told(store, evaluation)] == [1, 2, 3]
 
 
@@ -126,9 +131,7 @@ def test_long_stories_come_in_pages(store: Store, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(events, "PAGE", 2)
     (evaluation,) = enter(store, submission(), suite())
     evaluate_whole(store, metric(1.5))
-    with store.reading() as session:
-        first = read_events(session, evaluation, 0)
-    assert first is not None
+    first = page_of(store, evaluation)
     assert (len(first.events), first.is_last) == (2, False)
     assert [number for number, *_ in told(store, evaluation)] == [1, 2, 3, 4, 5]
 
@@ -149,16 +152,8 @@ def test_evaluations_from_before_are_told_of(database_url: str) -> None:
     config = alembic_config(database_url)
     command.upgrade(config, "0007")
     store = Store(database_url)
-    statements = (
-        "INSERT INTO runs (id, name, history_version, created_at) VALUES (7, 'old', 0, '2026-01-01 00:00:00')",
-        "INSERT INTO checkpoints (id, run_id, step, variant, uri, path, size, mtime_ns, tags, spool, created_at) "
-        "VALUES (3, 7, 0, 'raw', '/a', '/a', 1, 1, '{}', 'none', '2026-01-01 00:00:00')",
-        "INSERT INTO evaluations (id, checkpoint_id, suite, suite_digest, planned, priority, state, created_at) "
-        "VALUES (5, 3, 's', '0', false, 0, 'failed', '2026-01-01 00:00:00')",
-    )
-    with store.engine.execution_options(writes=True).begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
+    [run] = FIRST_ROWS["runs"]
+    insert_rows(store, FIRST_ROWS | {"runs": [run | {"history_version": 0}]})
     command.upgrade(config, "head")
     store.close()
     store = open_store(database_url, migrate=False)

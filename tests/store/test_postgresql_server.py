@@ -5,9 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psycopg
 import pytest
-from postgresql_server import PostgresqlServer
 
 SCRIPT = """
 import os
@@ -34,19 +32,3 @@ def test_it_starts_without_root() -> None:
         check=False,
     )
     assert done.stdout == "True True\n", done.stderr
-
-
-@pytest.mark.usefixtures("child_process")
-def test_it_keeps_what_was_committed() -> None:
-    """Tests of outages stop it in every way, and would blame evalsvc for what is lost."""
-    with PostgresqlServer() as server:
-        address = server.url.replace("+psycopg", "")
-        with psycopg.connect(address, autocommit=True) as connection:
-            connection.execute("CREATE TABLE kept (number integer)")
-        for number, end in enumerate((server.stop, server.kill)):
-            with psycopg.connect(address, autocommit=True) as connection:
-                connection.execute("INSERT INTO kept VALUES (%s)", (number,))
-            end()
-            server.start()
-        with psycopg.connect(address) as connection:
-            assert connection.execute("SELECT number FROM kept ORDER BY number").fetchall() == [(0,), (1,)]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from app_in_process import app_on_port
 from history_reference import Point, write
-from queue_steps import enter, evaluate_whole, metric, submission, suite
+from queue_steps import measure
 
 from evalsvc.store.session import POOL, Store
 
@@ -24,8 +24,7 @@ def store_results(store: Store, over: threading.Event) -> int:
     step = 0
     while not over.is_set():
         step += 1
-        enter(store, submission(step, run="run-b"), suite())
-        evaluate_whole(store, metric(float(step)))
+        measure(store, step, float(step), run="run-b")
     return step
 
 

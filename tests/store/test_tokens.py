@@ -5,11 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 
 from evalsvc.access_tokens import hash_token
 from evalsvc.errors import Conflict, InvalidRequest, UnknownName
-from evalsvc.store.session import Store, alembic_config, open_store
+from evalsvc.store.session import Store
 from evalsvc.store.tables import Token
 from evalsvc.store.tokens import all_tokens, create_token, has_tokens, note_use, revoke_token
 
@@ -83,17 +82,3 @@ def test_uses_are_noted(store: Store) -> None:
         note_use(session, 99, when)
     with store.reading() as session:
         assert [token.last_used_at for token in all_tokens(session)] == [when]
-
-
-def test_a_database_of_the_schema_before_gets_the_table_and_gives_it_back(database_url: str) -> None:
-    config = alembic_config(database_url)
-    for _ in range(2):
-        command.upgrade(config, "head")
-        store = open_store(database_url, migrate=False)
-        with store.transaction() as session:
-            create_token(session, "ci", "read")
-        store.close()
-        command.downgrade(config, "0004")
-        engine = sa.create_engine(database_url)
-        assert "tokens" not in sa.inspect(engine).get_table_names()
-        engine.dispose()

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+from queue_steps import dispatched, enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
@@ -42,8 +42,8 @@ def test_evaluation_that_waits(store: Store) -> None:
 
 def test_progress_is_what_is_finished_and_what_runs(store: Store) -> None:
     (number,) = enter(store, submission(), suite())
-    assert store_result(store, next_shard(store), plan(shards=4))  # type: ignore[arg-type]
-    assert store_result(store, next_shard(store), ShardResult(output={}))  # type: ignore[arg-type]
+    assert store_result(store, dispatched(store), plan(shards=4))
+    assert store_result(store, dispatched(store), ShardResult(output={}))
     next_shard(store)
     (task,) = view(store, number, task1=Speed(5, 2.5))["tasks"]
     assert task["progress"] == {"done": 15, "total": 40, "unit": "sequences", "per_second": 2.5, "seconds_left": 10.0}
@@ -53,7 +53,7 @@ def test_progress_is_what_is_finished_and_what_runs(store: Store) -> None:
 
 def test_speed_that_is_not_known_yet(store: Store) -> None:
     (number,) = enter(store, submission(), suite())
-    assert store_result(store, next_shard(store), plan(shards=1))  # type: ignore[arg-type]
+    assert store_result(store, dispatched(store), plan(shards=1))
     next_shard(store)
     progress = view(store, number, task1=Speed(0, None))["tasks"][0]["progress"]
     assert (progress["per_second"], progress["seconds_left"]) == (None, None)
@@ -62,18 +62,17 @@ def test_speed_that_is_not_known_yet(store: Store) -> None:
 def test_what_waits_to_be_tried_again_says_why_and_until_when(store: Store) -> None:
     """A task stood at 2 of 4 for minutes, and nothing said that its disk was full."""
     (number,) = enter(store, submission(), suite())
-    assert store_result(store, next_shard(store), plan(shards=3))  # type: ignore[arg-type]
+    assert store_result(store, dispatched(store), plan(shards=3))
     before, full = now(), ShardError("artifact_not_written", "no space left on device; make room")
     for _ in range(2):
-        assignment = next_shard(store)
-        assert assignment is not None
+        assignment = dispatched(store)
         with store.transaction() as session:
             assert finish(session, assignment, ShardResult(error=full), max_attempts=3)
     (task,) = view(store, number)["tasks"]
     retry = task["retry"]
     assert (retry["shards"], retry["error"]) == (2, full.to_json())
     assert timedelta(seconds=1) < datetime.fromisoformat(retry["at"]) - before < timedelta(seconds=60)
-    assert store_result(store, next_shard(store), ShardResult(error=ShardError("non_finite", "NaN")))  # type: ignore[arg-type]
+    assert store_result(store, dispatched(store), ShardResult(error=ShardError("non_finite", "NaN")))
     (task,) = view(store, number)["tasks"]
     assert (task["state"], task["retry"]) == ("failed", None)
 
@@ -91,9 +90,9 @@ def test_results_carry_their_protocols(store: Store) -> None:
 
 def test_failed_shards_are_counted(store: Store) -> None:
     (number,) = enter(store, submission(), suite())
-    assert store_result(store, next_shard(store), plan(shards=2))  # type: ignore[arg-type]
+    assert store_result(store, dispatched(store), plan(shards=2))
     error = ShardError("non_finite", "step 25, layer 3")
-    assert store_result(store, next_shard(store), ShardResult(error=error))  # type: ignore[arg-type]
+    assert store_result(store, dispatched(store), ShardResult(error=error))
     document = view(store, number)
     assert document["error"] == document["tasks"][0]["error"] == error.to_json()
     assert document["tasks"][0]["shards"]["failed"] == 1

@@ -1,18 +1,26 @@
 """The steps of an evaluation done by hand, for tests of the store without workers."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.messages import ShardResult
+from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.lookup import find_evaluation
-from evalsvc.store.queue.shards import Assignment, finish, take
+from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
+from evalsvc.store.queue.order import WorkerState
+from evalsvc.store.queue.shards import Assignment, finish, give_up, take
 from evalsvc.store.runs.posting import Submission, submit
 from evalsvc.store.runs.virtual import resolve_expression
 from evalsvc.store.session import Store
+
+Returned = TypeVar("Returned")
 
 
 def suite(name: str = "quick", limit: int = 1, tasks: int = 1, kind: str = "loss") -> Suite:
@@ -59,19 +67,18 @@ def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any)
     return MetricValue(name, value, **(defaults | fields))
 
 
-def result(
-    *metrics: MetricValue, items: Sequence[Mapping[str, Any]] = (), warnings: Sequence[Mapping[str, str]] = ()
-) -> ShardResult:
-    """What a merge brings back."""
-    return ShardResult(
-        output={
-            "metrics": [item.to_json() for item in metrics],
-            "protocols": {item.protocol.id: dict(item.protocol.content) for item in metrics},
-            "items": list(items),
-            "warnings": list(warnings),
-        },
-        provenance={"device": "cpu"},
-    )
+def result(*metrics: MetricValue, **found: Any) -> ShardResult:
+    """What a merge brings back: metrics, and `items`, `warnings` or `artifacts`."""
+    measured = {
+        "metrics": [item.to_json() for item in metrics],
+        "protocols": {item.protocol.id: dict(item.protocol.content) for item in metrics},
+    }
+    return ShardResult({"items": [], "warnings": [], **measured, **found}, provenance={"device": "cpu"})
+
+
+def kept_artifact(sha256: str, name: str = "grid.png") -> dict[str, Any]:
+    """An artifact of a merge whose content is kept already."""
+    return {"kind": "grid", "name": name, "media_type": "image/png", "sha256": sha256, "size": 3, "details": {}}
 
 
 def plan(shards: int, looks: Sequence[int] = (), until: Mapping[str, Any] | None = None) -> ShardResult:
@@ -88,9 +95,17 @@ def plan(shards: int, looks: Sequence[int] = (), until: Mapping[str, Any] | None
     )
 
 
-def next_shard(store: Store) -> Assignment | None:
+def next_shard(store: Store, worker_state: WorkerState | None = None) -> Assignment | None:
     with store.transaction() as session:
-        return take(session, spooled=lambda checkpoint: Path("/spool") / str(checkpoint.id))
+        return take(session, lambda checkpoint: Path("/spool") / str(checkpoint.id), worker_state)
+
+
+def dispatched(store: Store, stage: str | None = None, worker_state: WorkerState | None = None) -> Assignment:
+    """The next shard, which there is, and is of this stage if one is given."""
+    assignment = next_shard(store, worker_state)
+    assert assignment is not None
+    assert stage is None or assignment.request.stage == stage
+    return assignment
 
 
 def store_result(store: Store, assignment: Assignment, outcome: ShardResult) -> bool:
@@ -99,10 +114,16 @@ def store_result(store: Store, assignment: Assignment, outcome: ShardResult) -> 
 
 
 def evaluate_whole(store: Store, *metrics: MetricValue, shards: int = 1, **found: Any) -> None:
-    """Run everything that waits, each merge bringing back `metrics`, and the `items` and `warnings` of `found`."""
+    """Run everything that waits, each merge bringing back `metrics` and `found`, as `result` has it."""
     while assignment := next_shard(store):
         stages = {"plan": plan(shards), "run": ShardResult(output={"sum": 1}), "merge": result(*metrics, **found)}
         assert store_result(store, assignment, stages[assignment.request.stage])
+
+
+def measure(store: Store, step: int, value: float, limit: int = 1, **fields: Any) -> None:
+    """Post a checkpoint and evaluate it; its text loss is `value`."""
+    enter(store, submission(step, **fields), suite(limit=limit))
+    evaluate_whole(store, metric(value, limit=limit))
 
 
 def state(store: Store, evaluation_id: int) -> str:
@@ -110,10 +131,35 @@ def state(store: Store, evaluation_id: int) -> str:
         return find_evaluation(session, evaluation_id).state
 
 
+def cancel(store: Store, evaluation_id: int) -> None:
+    with store.transaction() as session:
+        cancel_evaluation(session, evaluation_id)
+
+
+def retry(store: Store, evaluation_id: int) -> None:
+    with store.transaction() as session:
+        retry_evaluation(session, evaluation_id)
+
+
+def lose(store: Store, assignment: Assignment, max_attempts: int = 3) -> None:
+    """The worker of a shard dies."""
+    with store.transaction() as session:
+        give_up(session, assignment, "worker_died", ShardError("worker_died", "it died"), max_attempts)
+
+
+def at_once(store: Store, first: Callable[[Session], object], second: Callable[[], Returned]) -> Returned:
+    """What a second call returns that begins before the transaction of the first one is committed."""
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as session:
+            first(session)
+            session.flush()
+            called = threads.submit(second)
+            time.sleep(0.5)
+        return called.result(30)
+
+
 def begin(store: Store, shards: int = 2, tasks: int = 1) -> tuple[int, list[Assignment]]:
     """An evaluation whose first task is planned and whose run shards are dispatched."""
     [evaluation] = enter(store, submission(), suite(tasks=tasks))
-    first = next_shard(store)
-    assert first is not None
-    store_result(store, first, plan(shards))
+    store_result(store, dispatched(store), plan(shards))
     return evaluation, [assignment for _ in range(shards) if (assignment := next_shard(store))]

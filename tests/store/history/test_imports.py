@@ -8,17 +8,15 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from history_reference import Point, imported
-from queue_steps import enter, evaluate_whole, metric, submission, suite
+from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
 
 from evalsvc.errors import Conflict, WrongState
 from evalsvc.spec.protocol import Protocol
 from evalsvc.store.history.imports import Outcome, import_values
 from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
 from evalsvc.store.history.reading import read_history
-from evalsvc.store.history.values import write_values
-from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.session import Store, alembic_config
-from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run
+from evalsvc.store.tables import Evaluation, Import, MetricValue, Run
 from evalsvc.store.views import runs_view
 
 NAME, UNIT = "loss/text", "nats/token"
@@ -70,8 +68,7 @@ def test_the_same_again_changes_nothing(store: Store) -> None:
 
 def test_other_values_stand_in_the_way(store: Store) -> None:
     """Of a body of which one value is refused, nothing is entered; neither is the run or the import."""
-    enter(store, submission(10), suite())
-    evaluate_whole(store, metric(1.5))
+    measure(store, 10, 1.5)
     enter_values(store, (20, 2.5))
     with pytest.raises(Conflict) as error:
         enter_values(store, (20, math.inf), (5, 9.0), (10, 1.0))
@@ -86,15 +83,13 @@ def test_other_values_stand_in_the_way(store: Store) -> None:
 
 
 def test_a_measured_value_that_is_the_same_stays_measured(store: Store) -> None:
-    enter(store, submission(10), suite())
-    evaluate_whole(store, metric(1.5))
+    measure(store, 10, 1.5)
     assert enter_values(store, (10, 1.5)) == Outcome(None, unchanged=1)
     assert history(store)["import"] is None
 
 
 def test_replacing_is_asked_for_and_leaves_the_record(store: Store) -> None:
-    enter(store, submission(10), suite())
-    evaluate_whole(store, metric(1.5))
+    measure(store, 10, 1.5)
     assert enter_values(store, (10, 1.0), (20, 2.0), replace=True) == Outcome(1, new=1, replaced=1)
     assert (history(store)["value"], history(store)["import"]) == ([1.0, 2.0], [1, 1])
     with store.reading() as session:
@@ -104,24 +99,10 @@ def test_replacing_is_asked_for_and_leaves_the_record(store: Store) -> None:
 def test_a_measured_value_replaces_an_imported_one_of_its_series_only(store: Store) -> None:
     enter_values(store, (10, 1.0), (20, 2.0))
     enter_values(store, (10, 7.0), protocol=Protocol({"stated": "by hand"}))
-    enter(store, submission(10), suite())
-    evaluate_whole(store, metric(1.5))
+    measure(store, 10, 1.5)
     with store.reading() as session:
         found = {tuple(item["value"]): item["import"] for item in read_history(session, "run-a")["series"]}
     assert found == {(1.5, 2.0): [None, 1], (7.0,): [2]}
-
-
-def test_an_older_evaluation_does_not_come_back_behind_a_newer_one(store: Store) -> None:
-    """The newest evaluation is compared by its id, which an imported value has not."""
-    enter(store, submission(10), suite())
-    evaluate_whole(store, metric(1.0))
-    with store.transaction() as session:
-        evaluate(session, session.get_one(Checkpoint, 1), suite(), priority=0)
-    evaluate_whole(store, metric(2.0))
-    with store.transaction() as session:
-        late = metric(9.0)
-        write_values(session, session.get_one(Evaluation, 1), [late.to_json()], {late.protocol.id: {"limit": 1}})
-    assert history(store)["value"] == [2.0]
 
 
 @pytest.mark.parametrize(("field", "value"), [("unit", "bits"), ("direction", "higher")])
@@ -180,8 +161,7 @@ def test_migration_with_values(database_url: str, tmp_path: Path) -> None:
     config = alembic_config(database_url)
     command.upgrade(config, "head")
     store = Store(database_url)
-    enter(store, submission(10), suite())
-    evaluate_whole(store, metric(1.5))
+    measure(store, 10, 1.5)
     for step in ("0004", "head"):
         (command.downgrade if step == "0004" else command.upgrade)(config, step)
     assert (history(store)["x"], history(store)["value"], history(store)["n"]) == ([10], [1.5], [8])

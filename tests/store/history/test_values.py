@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from queue_steps import enter, evaluate_whole, metric, submission, suite
+from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
 
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.protocol import Protocol
@@ -16,11 +16,6 @@ from evalsvc.store.history.values import write_values
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation
-
-
-def measure(store: Store, step: int, value: float, limit: int = 1, **fields: object) -> None:
-    enter(store, submission(step, **fields), suite(limit=limit))
-    evaluate_whole(store, metric(value, limit=limit))
 
 
 def test_steps_come_in_any_order_and_are_read_in_order(store: Store) -> None:

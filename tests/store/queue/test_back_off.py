@@ -4,19 +4,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from queue_steps import enter, next_shard, plan, store_result, submission, suite
+from queue_steps import begin, dispatched, lose, next_shard, retry, state, store_result
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue import back_off
-from evalsvc.store.queue.evaluations import retry_evaluation
-from evalsvc.store.queue.shards import Assignment, finish, give_up
+from evalsvc.store.queue.shards import Assignment, finish
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Shard
 
 FULL = ShardError("artifact_not_written", "no space left on device; make room")
 BROKEN = ShardError("non_finite", "NaN in layer 3")
-DIED = ShardError("worker_died", "it died")
 
 SetClock = Callable[[float], None]
 
@@ -34,77 +32,58 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
     return set_clock
 
 
-def begin(store: Store) -> Assignment:
-    """An evaluation of one task with one shard, which is dispatched."""
-    enter(store, submission(), suite())
-    first = next_shard(store)
-    assert first is not None
-    store_result(store, first, plan(1))
-    shard = next_shard(store)
-    assert shard is not None
-    return shard
-
-
 def fail(store: Store, assignment: Assignment, error: ShardError) -> None:
     with store.transaction() as session:
         assert finish(session, assignment, ShardResult(error=error), max_attempts=3)
 
 
-def state_of(store: Store) -> str:
-    with store.reading() as session:
-        return find_evaluation(session, 1).state
-
-
 def test_what_may_pass_waits_longer_each_time_and_fails_in_the_end(store: Store, set_clock: SetClock) -> None:
     """A disk that was full for a second failed an evaluation of hours."""
-    shard = begin(store)
+    _, [shard] = begin(store, shards=1)
     for now, early, due in ((0.0, 1.9, 2.6), (100.0, 107.9, 110.1)):
         set_clock(now)
         fail(store, shard, FULL)
         set_clock(early)
         assert next_shard(store) is None
-        assert state_of(store) == "running"
+        assert state(store, 1) == "running"
         set_clock(due)
-        again = next_shard(store)
-        assert again is not None
+        again = dispatched(store)
         assert (again.shard_id, again.attempt) == (shard.shard_id, shard.attempt + 1)
         shard = again
     fail(store, shard, FULL)
     assert next_shard(store) is None
-    assert state_of(store) == "failed"
-    with store.transaction() as session:
-        evaluation = find_evaluation(session, 1)
-        assert evaluation.error == {"code": FULL.code, "message": f"{FULL.message} (tried 3 times)"}
-        retry_evaluation(session, 1)
+    assert state(store, 1) == "failed"
+    with store.reading() as session:
+        error = find_evaluation(session, 1).error
+    assert error == {"code": FULL.code, "message": f"{FULL.message} (tried 3 times)"}
+    retry(store, 1)
     assert next_shard(store) is not None, "whoever asks for a retry need not wait"
 
 
 def test_what_cannot_pass_fails_at_once(store: Store) -> None:
-    fail(store, begin(store), BROKEN)
-    assert state_of(store) == "failed"
+    fail(store, begin(store, shards=1)[1][0], BROKEN)
+    assert state(store, 1) == "failed"
+    assert next_shard(store) is None
     with store.reading() as session:
         assert find_evaluation(session, 1).error == BROKEN.to_json()
 
 
 def test_a_lost_worker_is_replaced_at_once_and_then_waited_for(store: Store, set_clock: SetClock) -> None:
     set_clock(0)
-    shard = begin(store)
+    _, [shard] = begin(store, shards=1)
     for expected_wait in (0.0, 2.0):
-        with store.transaction() as session:
-            give_up(session, shard, "worker_died", DIED, max_attempts=5)
+        lose(store, shard, max_attempts=5)
         if expected_wait:
             assert next_shard(store) is None
             set_clock(expected_wait * 1.3)
-        again = next_shard(store)
-        assert again is not None
-        shard = again
+        shard = dispatched(store)
 
 
 @pytest.mark.parametrize("jump", [-3_600.0, -86_400.0 * 400, 3_600.0])
 def test_a_clock_that_jumps_delays_no_shard(store: Store, set_clock: SetClock, jump: float) -> None:
     """Set back by an hour, it would have waited for an hour."""
     set_clock(0)
-    fail(store, begin(store), FULL)
+    fail(store, begin(store, shards=1)[1][0], FULL)
     assert next_shard(store) is None
     set_clock(jump)
     assert next_shard(store) is not None
@@ -120,10 +99,9 @@ def test_a_wait_is_bounded(set_clock: SetClock) -> None:
 
 def test_what_succeeds_after_a_failure_leaves_no_trace_of_it(store: Store, set_clock: SetClock) -> None:
     set_clock(0)
-    fail(store, begin(store), FULL)
+    fail(store, begin(store, shards=1)[1][0], FULL)
     set_clock(10)
-    again = next_shard(store)
-    assert again is not None
+    again = dispatched(store)
     assert store_result(store, again, ShardResult(output={"sum": 1}))
     with store.reading() as session:
         shard = session.get_one(Shard, again.shard_id)

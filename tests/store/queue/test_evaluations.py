@@ -1,28 +1,31 @@
 """Cancelling and retrying: what was finished is kept, and what still runs disturbs nobody."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import pytest
 from queue_steps import (
+    at_once,
     begin,
+    cancel,
+    dispatched,
     enter,
     evaluate_whole,
     metric,
     next_shard,
     plan,
+    retry,
     state,
     store_result,
     submission,
     suite,
 )
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
-from evalsvc.store.queue.shards import fail_checkpoint, give_up, requeue_running
+from evalsvc.store.queue.shards import Assignment, fail_checkpoint, give_up, requeue_running
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Shard
 
@@ -35,21 +38,31 @@ def queue_again(store: Store) -> int:
         return requeue_running(session, {})
 
 
+def retrying(evaluation: int) -> Callable[[Session], None]:
+    return lambda session: retry_evaluation(session, evaluation)
+
+
+def cancelling(evaluation: int) -> Callable[[Session], None]:
+    return lambda session: cancel_evaluation(session, evaluation)
+
+
+def shard_states(store: Store, *assignments: Assignment) -> list[str]:
+    with store.reading() as session:
+        return [session.get_one(Shard, assignment.shard_id).state for assignment in assignments]
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_what_is_retried_before_it_has_stopped_runs_again(store: Store, early: bool) -> None:
     """The attempt that had been told to stop left its shard cancelled in an evaluation that ran: it never ended."""
     evaluation, [run, other] = begin(store)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
+    cancel(store, evaluation)
+    retry(store, evaluation)
     if early:  # it was told before it had begun
         with store.transaction() as session:
             give_up(session, run, "cancelled", None, max_attempts=3)
     else:
         store_result(store, run, ShardResult(error=ShardError("cancelled", "the evaluation was cancelled")))
-    again = next_shard(store)
-    assert again is not None
+    again = dispatched(store)
     assert (again.shard_id, again.attempt) == (run.shard_id, 2)
     for assignment in (again, other):
         assert store_result(store, assignment, DONE) is True
@@ -60,65 +73,36 @@ def test_what_is_retried_before_it_has_stopped_runs_again(store: Store, early: b
 def test_a_retry_and_the_end_of_what_was_cancelled_may_come_at_once(store: Store) -> None:
     """On PostgreSQL the end read `cancelled` before the retry was committed, and left its shard so: it never ended."""
     evaluation, [run, _] = begin(store)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            retry_evaluation(session, evaluation)
-            session.flush()
-            end = threads.submit(store_result, store, run, ShardResult(error=ShardError("cancelled", "stopped")))
-            time.sleep(0.5)
-        assert end.result(30) is True
-    with store.reading() as session:
-        assert session.get_one(Shard, run.shard_id).state == "queued"
+    cancel(store, evaluation)
+    stopped = ShardResult(error=ShardError("cancelled", "stopped"))
+    assert at_once(store, retrying(evaluation), lambda: store_result(store, run, stopped)) is True
+    assert shard_states(store, run) == ["queued"]
 
 
 def test_a_retry_and_a_start_of_the_service_may_come_at_once(store: Store) -> None:
     """On PostgreSQL the start read `cancelled` before the retry was committed, and left so what had run: as above."""
-    evaluation, [run, other] = begin(store)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            retry_evaluation(session, evaluation)
-            session.flush()
-            start = threads.submit(queue_again, store)
-            time.sleep(0.5)
-        assert start.result(30) == 2
-    with store.reading() as session:
-        assert [session.get_one(Shard, item.shard_id).state for item in (run, other)] == ["queued"] * 2
+    evaluation, runs = begin(store)
+    cancel(store, evaluation)
+    assert at_once(store, retrying(evaluation), lambda: queue_again(store)) == 2
+    assert shard_states(store, *runs) == ["queued"] * 2
 
 
 def test_what_is_cancelled_while_its_copy_fails_stays_so(store: Store) -> None:
     """On PostgreSQL the failure of the copy read `queued`, waited for the cancellation, and wrote over it."""
     [evaluation] = enter(store, submission(), suite())
-    with store.reading() as session:
-        checkpoint = find_evaluation(session, evaluation).checkpoint_id
 
     def fail() -> None:
         with store.transaction() as session:
-            fail_checkpoint(session, checkpoint, ShardError("checkpoint_gone", "it could not be copied"))
+            fail_checkpoint(session, 1, ShardError("checkpoint_gone", "it could not be copied"))
 
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            cancel_evaluation(session, evaluation)
-            session.flush()
-            failed = threads.submit(fail)
-            time.sleep(0.5)
-        failed.result(30)
+    at_once(store, cancelling(evaluation), fail)
     assert state(store, evaluation) == "cancelled"
 
 
 def test_what_is_cancelled_while_it_is_dispatched_does_not_run(store: Store) -> None:
     """On PostgreSQL it was taken from before the cancellation, which its state then overwrote."""
     [evaluation] = enter(store, submission(), suite())
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            cancel_evaluation(session, evaluation)
-            session.flush()
-            taken = threads.submit(next_shard, store)
-            time.sleep(0.5)
-        assert taken.result(30) is None
+    assert at_once(store, cancelling(evaluation), lambda: next_shard(store)) is None
     assert state(store, evaluation) == "cancelled"
 
 
@@ -128,10 +112,8 @@ def test_a_failed_task_leaves_the_others_and_the_retry_keeps_what_is_finished(st
     store_result(store, second, BROKEN)
     evaluate_whole(store, metric(2.0))
     assert state(store, evaluation) == "partly_failed"
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    again = next_shard(store)
-    assert again is not None
+    retry(store, evaluation)
+    again = dispatched(store)
     assert again.shard_id == second.shard_id
     store_result(store, again, DONE)
     evaluate_whole(store, metric(3.0))
@@ -145,15 +127,12 @@ def test_a_failed_task_leaves_the_others_and_the_retry_keeps_what_is_finished(st
 def test_cancelling_keeps_what_was_finished_for_a_retry(store: Store) -> None:
     evaluation, [first, second] = begin(store)
     store_result(store, first, DONE)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
+    cancel(store, evaluation)
     assert state(store, evaluation) == "cancelled"
     assert next_shard(store) is None
     store_result(store, second, ShardResult(error=ShardError("cancelled", "stopped")))
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    again = next_shard(store)
-    assert again is not None
+    retry(store, evaluation)
+    again = dispatched(store)
     assert again.shard_id == second.shard_id
     store_result(store, again, DONE)
     evaluate_whole(store, metric(1.0))
@@ -163,13 +142,10 @@ def test_cancelling_keeps_what_was_finished_for_a_retry(store: Store) -> None:
 def test_cancelling_during_the_last_shard_of_a_stage_can_be_retried(store: Store) -> None:
     """The result that came after the cancellation had no successor, and the retry waited for ever."""
     [evaluation] = enter(store, submission(), suite())
-    planning = next_shard(store)
-    assert planning is not None
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
+    planning = dispatched(store)
+    cancel(store, evaluation)
     store_result(store, planning, plan(1))
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
+    retry(store, evaluation)
     evaluate_whole(store, metric(1.0))
     assert state(store, evaluation) == "succeeded"
 

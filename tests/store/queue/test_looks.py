@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from queue_steps import enter, metric, next_shard, plan, result, store_result, submission, suite
+from queue_steps import cancel, dispatched, enter, metric, next_shard, plan, result, store_result, submission, suite
 from sqlalchemy import select
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
-from evalsvc.store.queue.evaluations import cancel_evaluation
-from evalsvc.store.queue.shards import Assignment, give_up, requeue_running, unwanted
+from evalsvc.store.queue.shards import give_up, requeue_running, unwanted
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Shard
 from evalsvc.store.views import evaluation_view
@@ -23,20 +22,13 @@ UNTIL = {"stderr": 0.05, "metric": "text"}
 def begin(store: Store, shards: int = 4, until: Mapping[str, Any] | None = None) -> int:
     """An evaluation of one planned task that is looked at after its first and its second shard, and at its end."""
     [evaluation] = enter(store, submission(), suite())
-    store_result(store, taken(store), plan(shards, looks=(1, 2, shards), until=until))
+    store_result(store, dispatched(store), plan(shards, looks=(1, 2, shards), until=until))
     return evaluation
-
-
-def taken(store: Store, stage: str | None = None) -> Assignment:
-    assignment = next_shard(store)
-    assert assignment is not None
-    assert stage is None or assignment.request.stage == stage
-    return assignment
 
 
 def run(store: Store, shards: int) -> None:
     for _ in range(shards):
-        assignment = taken(store, "run")
+        assignment = dispatched(store, "run")
         assert store_result(store, assignment, ShardResult(output={"sum": assignment.request.shards[0]["index"]}))
 
 
@@ -66,17 +58,17 @@ def test_a_look_comes_before_the_shards_that_wait_and_shows_what_is_known_so_far
     evaluation = begin(store)
     assert task_view(store, evaluation)["interim"] is None
     run(store, 1)
-    look = taken(store, "look")
+    look = dispatched(store, "look")
     assert (look.request.shards, look.request.outputs) == ([{"index": 0, "units": 10}], [{"sum": 0}])
     store_result(store, look, seen())
     interim = task_view(store, evaluation)["interim"]
     assert (interim["done"], interim["metrics"][0]["value"]) == (10, 1.5)
     run(store, 1)
-    store_result(store, taken(store, "look"), seen())
+    store_result(store, dispatched(store, "look"), seen())
     assert task_view(store, evaluation)["interim"]["done"] == 20
     assert values(store) == [], "what is not the end is no history"
     run(store, 2)
-    store_result(store, taken(store, "merge"), result(metric(2.5)))
+    store_result(store, dispatched(store, "merge"), result(metric(2.5)))
     final = task_view(store, evaluation)
     assert (final["state"], final["interim"], final["shards"]["succeeded"]) == ("succeeded", None, 4)
     assert values(store) == [[2.5]]
@@ -86,10 +78,10 @@ def test_a_look_comes_before_the_shards_that_wait_and_shows_what_is_known_so_far
 
 def test_a_look_that_nobody_has_begun_is_not_waited_for_at_the_end(store: Store) -> None:
     begin(store, shards=3)
-    runs = [taken(store, "run") for _ in range(3)]
+    runs = [dispatched(store, "run") for _ in range(3)]
     for item in runs:
         store_result(store, item, ShardResult(output={}))
-    store_result(store, taken(store, "merge"), result(metric(2.5)))
+    store_result(store, dispatched(store, "merge"), result(metric(2.5)))
     assert {state for stage, _, state in states(store) if stage == "look"} == {"skipped"}
     assert values(store) == [[2.5]]
 
@@ -98,7 +90,7 @@ def test_a_look_that_nobody_has_begun_is_not_waited_for_at_the_end(store: Store)
 def test_a_look_that_fails_is_one_look_less(store: Store, failure: str) -> None:
     evaluation = begin(store, until=UNTIL)
     run(store, 1)
-    look = taken(store, "look")
+    look = dispatched(store, "look")
     error = ShardError("non_finite", "NaN")
     if failure == "error":
         store_result(store, look, ShardResult(error=error))
@@ -106,30 +98,30 @@ def test_a_look_that_fails_is_one_look_less(store: Store, failure: str) -> None:
         with store.transaction() as session:
             give_up(session, look, "worker_died", error, max_attempts=1)
     run(store, 1)
-    store_result(store, taken(store, "look"), seen(math.nan))
+    store_result(store, dispatched(store, "look"), seen(math.nan))
     run(store, 2)
-    store_result(store, taken(store, "merge"), result(metric(2.5)))
+    store_result(store, dispatched(store, "merge"), result(metric(2.5)))
     assert task_view(store, evaluation)["state"] == "succeeded"
 
 
 def test_enough_ends_the_task_and_stops_what_runs(store: Store) -> None:
     """The numbers rest on the shards of the look that was enough, however many had run by then."""
     evaluation = begin(store, shards=5, until=UNTIL)
-    first, second, third, fourth = (taken(store, "run") for _ in range(4))
+    first, second, third, fourth = (dispatched(store, "run") for _ in range(4))
     for item in (third, first, second):
         store_result(store, item, ShardResult(output={"sum": item.request.shards[0]["index"]}))
-    one, two = taken(store, "look"), next_shard(store)
+    one, two = dispatched(store, "look"), next_shard(store)
     assert two is not None
     assert (two.request.stage, two.request.shards) == ("run", [{"index": 4, "units": 10}]), "the looks go in order"
     store_result(store, one, seen(0.06))
-    enough = taken(store, "look")
+    enough = dispatched(store, "look")
     assert len(enough.request.outputs) == 2
     store_result(store, enough, seen(0.05))
     with store.reading() as session:
         running = [item.shard_id for item in (first, fourth, two)]
         assert unwanted(session, running) == {fourth.shard_id, two.shard_id}
     assert not store_result(store, fourth, ShardResult(output={"sum": 3})), "its result is late"
-    merge = taken(store, "merge")
+    merge = dispatched(store, "merge")
     assert merge.request.outputs == [{"sum": 0}, {"sum": 1}]
     store_result(store, merge, result(metric(2.5, stderr=0.05)))
     task = task_view(store, evaluation)
@@ -149,23 +141,22 @@ def test_enough_ends_the_task_and_stops_what_runs(store: Store) -> None:
 def test_a_merge_waits_for_a_look_that_may_be_enough(store: Store) -> None:
     """Else the number of samples would depend on which worker was faster."""
     begin(store, shards=3, until=UNTIL)
-    runs = [taken(store, "run") for _ in range(3)]
+    runs = [dispatched(store, "run") for _ in range(3)]
     for item in runs:
         store_result(store, item, ShardResult(output={}))
-    look = taken(store, "look")
+    look = dispatched(store, "look")
     assert next_shard(store) is None
     with store.transaction() as session:
         assert requeue_running(session, {}) == 1
-    again = taken(store, "look")
+    again = dispatched(store, "look")
     assert not store_result(store, look, seen(0.01)), "an attempt that was lost"
     store_result(store, again, seen(0.01))
-    assert len(taken(store, "merge").request.outputs) == 1
+    assert len(dispatched(store, "merge").request.outputs) == 1
 
 
 def test_a_cancelled_evaluation_is_not_looked_at(store: Store) -> None:
     evaluation = begin(store)
     run(store, 1)
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
+    cancel(store, evaluation)
     assert next_shard(store) is None
     assert task_view(store, evaluation)["interim"] is None

@@ -2,23 +2,17 @@
 
 import statistics
 import time
-from pathlib import Path
 
 import pytest
-from queue_steps import enter, plan, store_result, submission, suite
+from queue_steps import dispatched, enter, lose, next_shard, plan, store_result, submission, suite
 from sqlalchemy import insert, select
 
-from evalsvc.messages import ShardError, ShardResult
+from evalsvc.messages import ShardResult
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.order import WorkerState
-from evalsvc.store.queue.shards import Assignment, give_up, take
+from evalsvc.store.queue.shards import Assignment
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Checkpoint, Evaluation, Run, Shard, Task
-
-
-def next_shard(store: Store, worker_state: WorkerState | None = None) -> Assignment | None:
-    with store.transaction() as session:
-        return take(session, Path, worker_state)
 
 
 def post(store: Store, run: str, *steps: int, **fields: int) -> None:
@@ -35,9 +29,7 @@ def place(assignment: Assignment | None) -> str:
 
 def begin(store: Store, worker_state: WorkerState | None = None, shards: int = 2) -> Assignment:
     """Dispatch what is next, which is a plan, and plan it."""
-    assignment = next_shard(store, worker_state)
-    assert assignment is not None
-    assert assignment.request.stage == "plan"
+    assignment = dispatched(store, "plan", worker_state)
     store_result(store, assignment, plan(shards))
     return assignment
 
@@ -72,8 +64,7 @@ def test_runs_take_turns_however_much_one_of_them_has_posted(store: Store) -> No
     turns: dict[int, float] = {}
     order = []
     for clock in range(6):
-        assignment = next_shard(store, WorkerState(turns=turns))
-        assert assignment is not None
+        assignment = dispatched(store, worker_state=WorkerState(turns=turns))
         assert assignment.begins
         turns[assignment.run_id] = clock
         order.append(place(assignment))
@@ -91,9 +82,7 @@ def test_the_run_with_fewer_shards_on_workers_comes_first(store: Store) -> None:
 def test_a_worker_goes_on_with_the_checkpoint_that_it_has_loaded(store: Store) -> None:
     """Else two workers would load two checkpoints each, by turns."""
     post(store, "a", 1, 2)
-    newer, older = next_shard(store), next_shard(store)
-    assert newer is not None
-    assert older is not None
+    newer, older = dispatched(store), dispatched(store)
     for item in (newer, older):
         store_result(store, item, plan(2))
     assert [place(newer), place(older)] == ["a 2", "a 1"]
@@ -116,8 +105,7 @@ def test_of_runs_with_equal_claims_the_one_that_is_loaded_comes_first(store: Sto
 def test_a_loaded_checkpoint_holds_no_newer_one_up(store: Store) -> None:
     post(store, "a", 1)
     first = begin(store, shards=1)
-    last = next_shard(store)
-    assert last is not None
+    dispatched(store)
     enter(store, submission(1, run="a"), suite("other", limit=2))
     post(store, "a", 2)
     assert place(next_shard(store, WorkerState(frozenset({first.checkpoint_id})))) == "a 2"
@@ -126,8 +114,7 @@ def test_a_loaded_checkpoint_holds_no_newer_one_up(store: Store) -> None:
 def test_an_evaluation_whose_only_shard_is_still_on_a_worker_holds_up_nobody(store: Store) -> None:
     """Cancelled and retried, it is queued, and has nothing to dispatch yet."""
     post(store, "a", 1)
-    first = next_shard(store)
-    assert first is not None
+    first = dispatched(store)
     with store.transaction() as session:
         cancel_evaluation(session, first.evaluation_id)
         retry_evaluation(session, first.evaluation_id)
@@ -142,12 +129,9 @@ def test_a_shard_that_is_tried_again_comes_in_its_place(store: Store) -> None:
     post(store, "a", 1)
     post(store, "a", 2)
     begin(store, shards=2)
-    first = next_shard(store)
-    assert first is not None
-    with store.transaction() as session:
-        give_up(session, first, "worker_died", ShardError("worker_died", "it died"), max_attempts=3)
-    again = next_shard(store)
-    assert again is not None
+    first = dispatched(store)
+    lose(store, first)
+    again = dispatched(store)
     assert (again.shard_id, again.attempt) == (first.shard_id, 2)
     assert store_result(store, again, ShardResult(output={"sum": 1}))
 
@@ -160,15 +144,8 @@ def test_ten_thousand_evaluations_in_the_queue_hold_up_no_worker(store: Store, b
     with store.transaction() as session:
         session.execute(insert(Run), [{"name": f"run-{run}", "history_version": 0} for run in range(runs)])
         rows = [(run, step) for run in range(1, runs + 1) for step in range(steps)]
-        checkpoint = {
-            "variant": "raw",
-            "uri": "/x",
-            "path": "/x",
-            "size": 1,
-            "mtime_ns": 1,
-            "tags": {},
-            "spool": "none",
-        }
+        file = {"uri": "/x", "path": "/x", "size": 1, "mtime_ns": 1}
+        checkpoint = {"variant": "raw", "tags": {}, "spool": "none", **file}
         session.execute(insert(Checkpoint), [{"run_id": run, "step": step, **checkpoint} for run, step in rows])
         evaluation = {"suite": "s", "suite_digest": "d", "planned": False, "priority": 0, "state": "queued"}
         ids = range(1, len(rows) + 1)
@@ -177,12 +154,11 @@ def test_ten_thousand_evaluations_in_the_queue_hold_up_no_worker(store: Store, b
         session.execute(insert(Task), [{"evaluation_id": item, **task} for item in ids])
         shard = {"stage": "plan", "index": 0, "state": "queued", "attempt": 0, "failed_attempts": 0}
         session.execute(insert(Shard), [{"task_id": item, **shard} for item in ids])
-    for assignment in [next_shard(store) for _ in range(begun)]:
-        assert assignment is not None
+    for assignment in [dispatched(store) for _ in range(begun)]:
         store_result(store, assignment, plan(100))
     seconds = []
     for _ in range(7):
         started = time.perf_counter()
-        assert next_shard(store) is not None
+        dispatched(store)
         seconds.append(time.perf_counter() - started)
     assert statistics.median(seconds) < 1, seconds

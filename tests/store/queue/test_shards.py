@@ -1,24 +1,29 @@
 """The queue by hand: order, the fence, failed attempts. A lost or doubled shard begins here."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from queue_steps import (
+    at_once,
     begin,
+    cancel,
+    dispatched,
     enter,
     evaluate_whole,
+    lose,
+    measure,
     metric,
     next_shard,
     plan,
     result,
+    retry,
     state,
     store_result,
     submission,
     suite,
 )
 from sqlalchemy import event, select
+from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.files.outputs import OutputFile
@@ -27,14 +32,11 @@ from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.named_files import named_outputs
 from evalsvc.store.queue import back_off
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
-from evalsvc.store.queue.shards import Assignment, give_up, requeue_running, run_again
+from evalsvc.store.queue.shards import Assignment, requeue_running, run_again
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
 
-DIED = ShardError("worker_died", "it died")
 DONE = ShardResult(output={"sum": 1})
-BROKEN = ShardResult(error=ShardError("non_finite", "NaN"))
 
 
 def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
@@ -45,8 +47,7 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
     ]
     for index, item in enumerate(runs):
         store_result(store, item, ShardResult(output={"sum": index}))
-    merge = next_shard(store)
-    assert merge is not None
+    merge = dispatched(store)
     assert merge.request.stage == "merge"
     assert merge.request.outputs == [{"sum": 0}, {"sum": 1}]
     assert state(store, evaluation) == "running"
@@ -60,10 +61,8 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
 def test_a_late_result_of_an_older_attempt_is_not_stored(store: Store) -> None:
     """A stopped worker that wakes up must not overwrite what its successor measured."""
     _, [old, _] = begin(store)
-    with store.transaction() as session:
-        give_up(session, old, "worker_died", DIED, max_attempts=3)
-    new = next_shard(store)
-    assert new is not None
+    lose(store, old)
+    new = dispatched(store)
     assert (new.shard_id, new.attempt) == (old.shard_id, old.attempt + 1)
     assert store_result(store, old, ShardResult(output={"sum": 99})) is False
     assert store_result(store, new, DONE) is True
@@ -78,15 +77,12 @@ def test_a_shard_that_kills_its_worker_is_tried_three_times_and_fails_alone(
     monkeypatch.setattr(back_off, "FIRST", 0.0)
     poisoned, [poison, innocent] = begin(store)
     [other] = enter(store, submission(50), suite())
-    current: Assignment | None = poison
+    current = poison
     for _ in range(3):
-        assert current is not None
-        with store.transaction() as session:
-            give_up(session, current, "worker_died", DIED, max_attempts=3)
-        current = next_shard(store)
+        lose(store, current)
+        current = dispatched(store)
     assert state(store, poisoned) == "failed"
     assert store_result(store, innocent, DONE) is True, "the result of a shard that was running is kept"
-    assert current is not None
     assert current.evaluation_id == other
     with store.reading() as session:
         assert find_evaluation(session, poisoned).error == {"code": "worker_died", "message": "it died"}
@@ -112,21 +108,12 @@ def test_what_ends_while_its_checkpoint_is_replaced_is_not_cancelled(store: Stor
     """On PostgreSQL the replacement read `running`, waited for the end, and wrote `cancelled` over it."""
     [evaluation] = enter(store, submission(), suite())
     other = submission(identity=Identity(size=7, mtime_ns=7), replace=True)
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as session:
-            find_evaluation(session, evaluation).state = "succeeded"
-            session.flush()
-            replaced = threads.submit(enter, store, other, suite())
-            time.sleep(0.5)
-        assert replaced.result(30) != [evaluation]
+
+    def end(session: Session) -> None:
+        find_evaluation(session, evaluation).state = "succeeded"
+
+    assert at_once(store, end, lambda: enter(store, other, suite())) != [evaluation]
     assert state(store, evaluation) == "succeeded"
-
-
-def test_an_evaluation_without_a_task_that_succeeded_is_failed(store: Store) -> None:
-    evaluation, [first, _] = begin(store)
-    store_result(store, first, BROKEN)
-    assert state(store, evaluation) == "failed"
-    assert next_shard(store) is None
 
 
 def test_what_is_still_being_spooled_is_not_dispatched(store: Store) -> None:
@@ -134,14 +121,12 @@ def test_what_is_still_being_spooled_is_not_dispatched(store: Store) -> None:
     assert next_shard(store) is None
     with store.transaction() as session:
         session.get_one(Checkpoint, 1).spool_state = "ready"
-    assignment = next_shard(store)
-    assert assignment is not None
+    assignment = dispatched(store)
     assert Path(assignment.request.checkpoint.path) == Path("/spool/1")
 
 
 def test_the_base_goes_along_with_every_shard(store: Store) -> None:
-    enter(store, submission(0, layout={"text": {"size": 3}}), suite())
-    evaluate_whole(store, metric(1.0))
+    measure(store, 0, 1.0, layout={"text": {"size": 3}})
     _, runs = begin(store)
     evaluate_whole(store, metric(1.0))
     for base in (runs[0].request.base, runs[1].request.base):
@@ -152,8 +137,7 @@ def test_the_base_goes_along_with_every_shard(store: Store) -> None:
             "run 'run-a' step 0",
         )
     enter(store, submission(7, run="run-b"), suite())
-    alone = next_shard(store)
-    assert alone is not None
+    alone = dispatched(store)
     assert alone.request.base is None
 
 
@@ -162,14 +146,12 @@ def test_a_shard_waits_while_its_base_is_being_spooled(store: Store) -> None:
     enter(store, submission(0, spool="copy"))
     enter(store, submission(25), suite())
     [other] = enter(store, submission(25, run="run-b"), suite())
-    assignment = next_shard(store)
-    assert assignment is not None
+    assignment = dispatched(store)
     assert assignment.evaluation_id == other, "what has another base does not wait"
     assert next_shard(store) is None
     with store.transaction() as session:
         session.get_one(Checkpoint, 1).spool_state = "ready"
-    assignment = next_shard(store)
-    assert assignment is not None
+    assignment = dispatched(store)
     assert assignment.request.base is not None
     assert assignment.request.base.path == "/spool/1"
 
@@ -178,8 +160,7 @@ def test_the_first_worker_s_digest_is_kept_for_the_later_ones(store: Store) -> N
     _, [first, second] = begin(store)
     store_result(store, first, ShardResult(output={}, provenance={"checkpoint_sha256": "a" * 64}))
     store_result(store, second, ShardResult(output={}, provenance={"checkpoint_sha256": "b" * 64}))
-    merge = next_shard(store)
-    assert merge is not None
+    merge = dispatched(store)
     assert merge.request.checkpoint.sha256 == "a" * 64
 
 
@@ -203,8 +184,7 @@ def outputs_in_files(store: Store) -> tuple[int, list[OutputFile], Assignment]:
     files = [OutputFile(item.task_id, item.shard_id, item.attempt, "ab" * 32, 2**33) for item in runs]
     for item, file in zip(runs, files, strict=True):
         store_result(store, item, ShardResult(output=file))
-    merge = next_shard(store)
-    assert merge is not None
+    merge = dispatched(store)
     return evaluation, files, merge
 
 
@@ -234,8 +214,7 @@ def test_a_lost_output_is_made_again_before_the_merge(store: Store) -> None:
         assert not run_again(session, merge, files[1:], LOST, max_attempts=3), (
             "the merge is not that attempt's any more"
         )
-    again = next_shard(store)
-    assert again is not None
+    again = dispatched(store)
     assert (again.request.stage, again.shard_id, again.attempt) == ("run", files[0].shard, 2)
     assert next_shard(store) is None, "the merge waits"
     store_result(store, again, DONE)
@@ -249,8 +228,7 @@ def test_a_look_that_cannot_read_leaves_the_merge_to_find_out(store: Store) -> N
     with store.transaction() as session:
         payload = {"shards": 1, "done": 10}
         session.add(Shard(task_id=merge.task_id, stage="look", index=0, payload=payload))
-    look = next_shard(store)
-    assert look is not None
+    look = dispatched(store)
     assert (look.request.stage, look.request.outputs) == ("look", [file])
     with store.transaction() as session:
         assert run_again(session, look, [file], LOST, max_attempts=1)
@@ -266,8 +244,7 @@ def test_an_output_that_is_lost_every_time_fails_its_task(store: Store) -> None:
         run_again(session, merge, files, LOST, max_attempts=1)
     assert state(store, evaluation) == "failed"
     assert next_shard(store) is None
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
+    retry(store, evaluation)
     evaluate_whole(store, metric(1.0))
     assert state(store, evaluation) == "succeeded"
 
@@ -283,13 +260,11 @@ def test_a_finished_shard_costs_no_more_among_many(store: Store) -> None:
     for shards in (3, 60):
         enter(store, submission(step=shards, run=f"run-{shards}"), suite(f"of-{shards}", limit=shards))
         for outcome in (plan(shards), DONE):
-            assignment = next_shard(store)
-            assert assignment is not None
+            assignment = dispatched(store)
             loaded.clear()
             event.listen(Shard, "load", count)
             assert store_result(store, assignment, outcome)
             event.remove(Shard, "load", count)
         counts.append(len(loaded))
-        with store.transaction() as session:
-            cancel_evaluation(session, assignment.evaluation_id)
+        cancel(store, assignment.evaluation_id)
     assert counts[0] == counts[1] <= 3

@@ -4,7 +4,18 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+from queue_steps import (
+    dispatched,
+    enter,
+    evaluate_whole,
+    measure,
+    metric,
+    next_shard,
+    plan,
+    store_result,
+    submission,
+    suite,
+)
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.service.in_flight import LiveTask
@@ -14,16 +25,14 @@ from evalsvc.store.tables import Evaluation, now
 
 
 def test_the_queue_by_run_and_its_pace(store: Store) -> None:
-    enter(store, submission(25), suite())
-    evaluate_whole(store, metric(1.0))
+    measure(store, 25, 1.0)
     [old] = enter(store, submission(50), suite())
     enter(store, submission(25, run="run-b"), suite())
     enter(store, submission(75), suite())
     with store.transaction() as session:
         before = now() - timedelta(minutes=10)
         session.execute(sa.update(Evaluation).where(Evaluation.id == old).values(created_at=before))
-    running = next_shard(store)
-    assert running is not None
+    dispatched(store)
     with store.reading() as session:
         found = queue_view(session)
     assert (found["queued"], found["running"], found["finished_last_hour"]) == (2, 1, 1)
@@ -38,12 +47,10 @@ def test_the_time_left_leaves_idle_time_out(store: Store) -> None:
     """After a quiet night, a queue of minutes was said to take hours."""
     minutes = {10: (-70, -58), 20: (-50, -46), 30: (-48, -44), 40: (-300, -200)}
     for step in minutes:
-        enter(store, submission(step), suite())
-        evaluate_whole(store, metric(1.0))
+        measure(store, step, 1.0)
     for step in (50, 60, 70):
         enter(store, submission(step), suite())
-    running = next_shard(store)
-    assert running is not None
+    dispatched(store)
     with store.transaction() as session:
         moment = now()
         for evaluation in session.scalars(sa.select(Evaluation)):
@@ -69,8 +76,7 @@ def test_nothing_is_younger_than_now(store: Store) -> None:
 
 def test_what_runs_with_its_progress(store: Store) -> None:
     enter(store, submission(25), suite())
-    planning = next_shard(store)
-    assert planning is not None
+    planning = dispatched(store)
     assert store_result(store, planning, plan(4))
     next_shard(store)
     with store.reading() as session:
@@ -87,8 +93,7 @@ def test_what_runs_with_its_progress(store: Store) -> None:
 def test_what_failed_last_comes_first_with_its_reason(store: Store) -> None:
     for step in range(7):
         enter(store, submission(step), suite())
-        assignment = next_shard(store)
-        assert assignment is not None
+        assignment = dispatched(store)
         error = ShardError("non_finite", f"NaN at step {step}")
         assert store_result(store, assignment, ShardResult(error=error))
     with store.reading() as session:

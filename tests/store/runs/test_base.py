@@ -1,7 +1,7 @@
 """What a run is compared with: named, by default, replaced, and kept."""
 
 import pytest
-from queue_steps import enter, evaluate_whole, metric, next_shard, plan, result, store_result, submission, suite
+from queue_steps import enter, measure, metric, next_shard, plan, result, store_result, submission, suite
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
@@ -88,8 +88,7 @@ def test_a_run_shows_its_base(store: Store) -> None:
 
 
 def test_the_file_of_a_named_base_stays_in_use(store: Store) -> None:
-    enter(store, submission(25), suite())
-    evaluate_whole(store, metric(1.0))
+    measure(store, 25, 1.0)
     for named in (False, True):
         if named:
             name(store, "run-b", "run-a", 25)

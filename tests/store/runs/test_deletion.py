@@ -7,20 +7,21 @@ import pytest
 import sqlalchemy as sa
 from history_reference import Point, imported
 from queue_steps import (
+    dispatched,
     enter,
     enter_virtual,
     evaluate_whole,
+    kept_artifact,
+    measure,
     metric,
     next_shard,
     plan,
-    result,
     store_result,
     submission,
     suite,
 )
 
-from evalsvc.errors import Conflict, UnknownName, WrongState
-from evalsvc.messages import ShardResult
+from evalsvc.errors import Conflict, WrongState
 from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.hold import hold
@@ -69,8 +70,7 @@ def test_nothing_of_it_is_left(store: Store) -> None:
 def test_it_waits_for_a_result_that_is_being_stored(store: Store) -> None:
     """On PostgreSQL each had what the other waited for, and one of the two failed."""
     enter(store, submission(25), suite())
-    assignment = next_shard(store)
-    assert assignment is not None
+    assignment = dispatched(store)
     with ThreadPoolExecutor(1) as threads:
         with store.transaction() as session:
             hold(session, assignment.evaluation_id)
@@ -83,8 +83,7 @@ def test_it_waits_for_a_result_that_is_being_stored(store: Store) -> None:
 
 def test_nothing_else_goes(store: Store) -> None:
     for run in ("run-a", "run-b"):
-        enter(store, submission(25, run=run), suite())
-    evaluate_whole(store, metric(1.0))
+        measure(store, 25, 1.0, run=run)
     before = rows(store)
     assert all(count % 2 == 0 for count in before.values())
     assert delete(store).to_json() == {
@@ -113,13 +112,11 @@ def test_what_is_not_over_is_in_the_way_unless_it_is_cancelled(store: Store) -> 
 def test_a_late_result_is_not_stored(store: Store, posted_again: bool) -> None:
     """SQLite would give the next shard the id of the deleted one, and the late result would be taken for its."""
     enter(store, submission(), suite())
-    running = next_shard(store)
-    assert running is not None
+    running = dispatched(store)
     delete(store, cancel=True)
     if posted_again:
         enter(store, submission(50), suite())
-        again = next_shard(store)
-        assert again is not None
+        again = dispatched(store)
         assert again.key != running.key
         assert again.shard_id > running.shard_id
     with store.reading() as session:
@@ -161,18 +158,10 @@ def test_other_runs_that_need_it_are_named(store: Store) -> None:
 
 
 def test_contents_that_others_name_are_still_named(store: Store) -> None:
-    artifact = {"kind": "grid", "name": "grid.png", "media_type": "image/png", "size": 3, "details": {}}
     for run, own in (("run-a", "a"), ("run-b", "b")):
         enter(store, submission(25, run=run), suite())
-        while assignment := next_shard(store):
-            stages = {"plan": plan(1), "run": ShardResult(output={})}
-            merged = result(metric(1.0))
-            merged.output["artifacts"] = [
-                {**artifact, "sha256": "c" * 64},
-                {**artifact, "name": "own", "sha256": own * 64},
-            ]
-            merged.output["items"] = "d" * 64
-            assert store_result(store, assignment, stages.get(assignment.request.stage, merged))
+        artifacts = [kept_artifact("c" * 64), kept_artifact(own * 64, "own")]
+        evaluate_whole(store, metric(1.0), artifacts=artifacts, items="d" * 64)
     deleted = delete(store)
     assert sorted(deleted.artifact_contents) == ["a" * 64, "c" * 64]
     assert deleted.item_contents == ["d" * 64]
@@ -180,9 +169,3 @@ def test_contents_that_others_name_are_still_named(store: Store) -> None:
         assert named_artifacts(session, deleted.artifact_contents) == {"c" * 64}
         assert named_artifacts(session) == {"b" * 64, "c" * 64}
         assert named_items(session, deleted.item_contents) == {"d" * 64}
-
-
-def test_an_unknown_run_is_named(store: Store) -> None:
-    enter(store, submission(), suite())
-    with pytest.raises(UnknownName, match="no run is named 'run-x'; did you mean 'run-a'"):
-        delete(store, "run-x")

