@@ -39,6 +39,15 @@ def run_stage(checkpoint: CheckpointRef, suite: Suite, stage: Stage = "plan") ->
     return run_shard(ShardRequest(task, stage, checkpoint, plan.output["shards"][:1]), ignore)
 
 
+def refused(result: ShardResult, code: str, *words: str) -> str:
+    """The message of a stage that failed, after checking its code, and that the message has these words."""
+    assert result.error is not None
+    assert result.error.code == code
+    for part in words:
+        assert part in result.error.message, result.error.message
+    return result.error.message
+
+
 def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     loads: list[int] = []
     load = models.load_model

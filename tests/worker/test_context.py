@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from miniature_run import DECODER, pretrained
-from worker_stages import LAYOUT, MODEL, ignore, run_stage, turned, virtual_of
+from worker_stages import LAYOUT, MODEL, ignore, refused, run_stage, turned, virtual_of
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
@@ -116,10 +116,7 @@ def test_a_link_put_in_the_place_of_a_posted_file(
     assert run_stage(posted, suite, "run").error is None
     allowed.rename(outside)
     allowed.symlink_to(outside)
-    error = run_stage(posted, suite).error
-    assert error is not None
-    assert error.code == "checkpoint_not_allowed"
-    assert "lies, or leads by a link, outside the allowed folders" in error.message
+    refused(run_stage(posted, suite), "checkpoint_not_allowed", "lies, or leads by a link, outside the allowed folders")
 
 
 def test_a_link_into_the_data_folder_is_not_followed(
@@ -134,10 +131,7 @@ def test_a_link_into_the_data_folder_is_not_followed(
     assert run_stage(replace(checkpoint, path=str(spooled)), suite, "run").error is None, "its own copy is read"
     weights.unlink()
     weights.symlink_to(data / "key.pem")
-    error = run_stage(checkpoint, suite).error
-    assert error is not None
-    assert error.code == "checkpoint_not_allowed"
-    assert "leads into the data folder of evalsvc" in error.message
+    refused(run_stage(checkpoint, suite), "checkpoint_not_allowed", "leads into the data folder of evalsvc")
 
 
 @pytest.mark.parametrize(
@@ -179,21 +173,15 @@ def test_what_does_not_fit_together_is_said_by_the_plan(
     assert virtual.virtual is not None
     parents = dict(virtual.virtual.parents)
     parents["run-a@3"] = replace(parents["run-a@3"], **changes)
-    error = run_shard(ShardRequest(suite.tasks[1], "plan", virtual_of(text, parents)), ignore).error
-    assert error is not None
-    assert error.code == code
-    assert error.message.startswith("run-v step 7: ")
-    assert fragment in error.message
+    planned = run_shard(ShardRequest(suite.tasks[1], "plan", virtual_of(text, parents)), ignore)
+    assert refused(planned, code, fragment).startswith("run-v step 7: ")
 
 
 def test_a_file_that_is_no_checkpoint_fails_before_the_data(suite: Suite, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not weights")
-    missing = suite.tasks[1]
-    error = run_shard(ShardRequest(missing, "plan", CheckpointRef(str(path), label="run-a step 2")), ignore).error
-    assert error is not None
-    assert error.code == "not_a_checkpoint"
-    assert error.message.startswith("run-a step 2: ")
+    request = ShardRequest(suite.tasks[1], "plan", CheckpointRef(str(path), label="run-a step 2"))
+    assert refused(run_shard(request, ignore), "not_a_checkpoint").startswith("run-a step 2: ")
 
 
 def test_data_of_the_datasets_folder(
@@ -213,11 +201,9 @@ def test_data_outside_the_roots_is_not_opened(
     (tmp_path / "data.jsonl").unlink()
     (tmp_path / "data.jsonl").symlink_to("/etc/passwd")
     tokenizer = replace(checkpoint, layout={**LAYOUT, "text": {"size": 80, "tokenizer": "/etc/passwd"}})
-    for error in (run_stage(checkpoint, suite).error, run_stage(tokenizer, suite).error):
-        assert error is not None
-        assert error.code == "invalid_data"
-        assert "outside the folders that suites may read" in error.message
-        assert "root:" not in error.message
+    for reference in (checkpoint, tokenizer):
+        message = refused(run_stage(reference, suite), "invalid_data", "outside the folders that suites may read")
+        assert "root:" not in message
 
 
 def test_networks_of_the_image_path_share_a_device(checkpoint: CheckpointRef) -> None:
