@@ -3,7 +3,6 @@
 import fcntl
 import gc
 import os
-import queue
 import signal
 import stat
 import sys
@@ -18,35 +17,15 @@ import distributed.dashboard
 import numpy as np
 import pytest
 from distributed import Client, Future
-from machines import Machines
+from machines import Machines, wait_for
+from watched_cluster import Watched
 
 from evalsvc.cluster.certificates import write_certificates
-from evalsvc.cluster.cluster import ROSTER_AGE, Cluster, Outcome
+from evalsvc.cluster.cluster import ROSTER_AGE, Outcome
 from evalsvc.cluster.scheduler import run_scheduler
 from evalsvc.cluster.supervisor import run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
-
-
-class Watched(Cluster):
-    """A cluster that remembers what it was told."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self.progress: list[tuple[str, int]] = []
-        super().__init__(settings, lambda key, done: self.progress.append((key, done)), self.outcomes.put)
-
-    def outcome(self) -> Outcome:
-        outcome = self.outcomes.get(timeout=20)
-        self.release(outcome.key)
-        self.release_futures()
-        return outcome
-
-    def wait_for_progress(self, key: str) -> None:
-        deadline = time.monotonic() + 20
-        while not any(name == key for name, _ in self.progress):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +116,7 @@ def test_a_worker_that_dies_takes_nobody_with_it_and_comes_back(cluster: Watched
     cluster.submit("bystander", "cluster_jobs:count", {"steps": 10})
     outcomes = {outcome.key: outcome.kind for outcome in (cluster.outcome(), cluster.outcome())}
     assert outcomes == {"die": "worker_died", "bystander": "result"}
-    deadline = time.monotonic() + 10
-    while cluster.slots() < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: cluster.slots() == 2, "another worker process")
 
 
 def test_a_cancelled_call_stops_at_its_next_report(cluster: Watched) -> None:
@@ -224,10 +200,7 @@ def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() ->
         assert client is not None
         client.loop.add_callback(client.scheduler_comm.abort)
         assert cluster.outcome() == Outcome("broken-off", "lost")
-        deadline = time.monotonic() + 30
-        while client.status != "running":
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: client.status == "running", "Dask's client has come back")
         assert not cluster.connected()
         assert cluster.slots() == 0
         cluster.close()
@@ -243,11 +216,8 @@ def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() ->
 
 def test_a_call_is_killed_before_it_has_reported(cluster: Watched) -> None:
     """While its modules were imported, one that overran its deadline could not be stopped."""
-    deadline = time.monotonic() + 20
-    while not (free := cluster.free()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    cluster.submit("early", "cluster_jobs:hang", {}, free[0])
+    [address, *_] = wait_for(cluster.free, "a worker")
+    cluster.submit("early", "cluster_jobs:hang", {}, address)
     cluster.kill("early")
     assert cluster.outcome() == Outcome("early", "worker_died")
 

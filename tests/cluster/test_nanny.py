@@ -1,6 +1,5 @@
 """`evalsvc worker` and `evalsvc scheduler` as processes: what ends them, and what starts them again."""
 
-import queue
 import signal
 import time
 from collections.abc import Iterator
@@ -8,9 +7,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from machines import Machines, term, wait_for
+from machines import BUSY, GIVEN_UP_WITHIN, TTL, Machines, term, wait_for
+from watched_cluster import Watched
 
-from evalsvc.cluster.cluster import Cluster, Outcome
+from evalsvc.cluster.cluster import Outcome
 from evalsvc.cluster.nanny import cause_of_death
 from evalsvc.cluster.scheduler import run_scheduler
 from evalsvc.cluster.supervisor import run_workers
@@ -18,32 +18,16 @@ from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
 
 
-class Watched(Cluster):
-    """A cluster on the scheduler of some machines, that remembers what it was told."""
-
-    def __init__(self, machines: Machines, **settings: float) -> None:
-        self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self.begun: set[str] = set()
-        options = machines.settings() | settings
-        super().__init__(Settings(**options), lambda key, done: self.begun.add(key), self.outcomes.put)
-
-    def outcome(self, seconds: float = 60) -> Outcome:
-        outcome = self.outcomes.get(timeout=seconds)
-        self.release(outcome.key)
-        self.release_futures()
-        return outcome
-
-
 @pytest.fixture
 def machines(tmp_path: Path, child_process: None) -> Iterator[Machines]:
-    machines = Machines(tmp_path / "machines", EVALSVC_WORKER_TTL="5", EVALSVC_GRACE="20")
+    machines = Machines(tmp_path / "machines", EVALSVC_WORKER_TTL=str(TTL), EVALSVC_GRACE="20")
     yield machines
     machines.stop()
 
 
 @pytest.fixture
 def cluster(machines: Machines) -> Iterator[Watched]:
-    cluster = Watched(machines)
+    cluster = Watched(Settings(**machines.settings()))
     cluster.start()
     yield cluster
     cluster.close()
@@ -54,7 +38,7 @@ def test_a_worker_finishes_its_call_before_it_goes_and_gets_no_other(machines: M
     leaving = machines.start_worker()
     [address] = wait_for(cluster.free, "a worker")
     cluster.submit("long", "cluster_jobs:count", {"steps": 40}, address)
-    wait_for(lambda: "long" in cluster.begun, "the call has begun")
+    cluster.wait_for_progress("long")
     term(leaving)
     leaving.wait_for_text("draining: running shards are finished")
     wait_for(lambda: cluster.slots() == 0, "nothing more is dispatched")
@@ -73,7 +57,7 @@ def test_a_worker_without_work_goes_at_once_and_a_second_signal_ends_one_with_wo
     address = busy.wait_for_text(r"worker (tls://\S+) on")
     wait_for(lambda: cluster.slots() == 2, "two workers")
     cluster.submit("hang", "cluster_jobs:hang", {}, address)
-    wait_for(lambda: "hang" in cluster.begun, "the call has begun")
+    cluster.wait_for_progress("hang")
     below = busy.below()
     for worker in (idle, busy):
         term(worker)
@@ -93,7 +77,7 @@ def test_a_signal_to_the_whole_group_drains_too(machines: Machines, cluster: Wat
     worker = machines.start_worker()
     [address] = wait_for(cluster.free, "a worker")
     cluster.submit("long", "cluster_jobs:count", {"steps": 30}, address)
-    wait_for(lambda: "long" in cluster.begun, "the call has begun")
+    cluster.wait_for_progress("long")
     for process in [*worker.below(), worker.process]:
         process.send_signal(signal.SIGTERM)
     assert cluster.outcome().kind == "result"
@@ -108,7 +92,7 @@ def test_what_is_killed_comes_back_and_the_cause_is_told(machines: Machines, clu
     first, other = cluster.free()
     cluster.submit("hang", "cluster_jobs:hang", {}, first)
     cluster.submit("bystander", "cluster_jobs:count", {"steps": 60}, other)
-    wait_for(lambda: cluster.begun == {"hang", "bystander"}, "both have begun")
+    cluster.wait_for_progress("hang", "bystander")
     cluster.kill("hang")
     died, done = cluster.outcome(), cluster.outcome()
     assert (died.key, died.kind) == ("hang", "worker_died")
@@ -117,8 +101,11 @@ def test_what_is_killed_comes_back_and_the_cause_is_told(machines: Machines, clu
     wait_for(lambda: cluster.slots() == 2, "another worker process")
     worker.wait_for_text(r"the worker process tls://\S+ was lost: it was killed by signal 9 \(SIGKILL\)")
 
-    nanny = worker.nannies()[0]
-    nanny.kill()
+    for name, address in zip(("left", "right"), cluster.free(), strict=True):
+        cluster.submit(name, "cluster_jobs:count", {"steps": 60}, address)
+    cluster.wait_for_progress("left", "right")
+    worker.nannies()[0].kill()
+    assert sorted(cluster.outcome().kind for _ in range(2)) == ["result", "worker_died"]
     worker.wait_for_text(r"the nanny of cpu ended: it was killed by signal 9 \(SIGKILL\); starting it again in 0.5 s")
     wait_for(lambda: cluster.slots() == 2 and len(worker.nannies()) == 2, "another nanny")
 
@@ -127,7 +114,7 @@ def test_a_scheduler_that_is_killed_is_replaced_under_everybody(machines: Machin
     worker = machines.start_worker()
     [address] = wait_for(cluster.free, "a worker")
     cluster.submit("long", "cluster_jobs:count", {"steps": 200}, address)
-    wait_for(lambda: "long" in cluster.begun, "the call has begun")
+    cluster.wait_for_progress("long")
     machines.scheduler.process.kill()
     machines.scheduler.process.wait(timeout=20)
     assert cluster.outcome().kind == "lost"
@@ -141,7 +128,7 @@ def test_a_scheduler_that_is_killed_is_replaced_under_everybody(machines: Machin
     [address] = wait_for(cluster.free, "the worker has come back")
     cluster.submit("again", "cluster_jobs:count", {"steps": 10}, address)
     assert cluster.outcome().kind == "result"
-    assert "again" in cluster.begun
+    assert "again" in {key for key, _ in cluster.progress}
     assert worker.process.poll() is None
 
 
@@ -156,7 +143,7 @@ def test_a_worker_that_is_stopped_gets_nothing_and_costs_a_call_nothing(machines
         stopped = time.monotonic()
         wait_for(lambda: cluster.slots() == 0, "its slot does not count")
         assert cluster.outcome(seconds=90).kind == "lost"
-        assert time.monotonic() - stopped < 2 * 5 + 10 + 20, "twice the limit, ten seconds, and a busy machine"
+        assert time.monotonic() - stopped < GIVEN_UP_WITHIN + BUSY
     finally:
         if process.is_running():
             process.resume()

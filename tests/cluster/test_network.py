@@ -1,16 +1,17 @@
-"""Machines that are cut off, come and go: each is a network namespace, joined to this one by two virtual cards."""
+"""Machines that are cut off: each is a network namespace, joined to this one by two virtual cards."""
 
 import os
 import shutil
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from laboratory import BUSY, GIVEN_UP_WITHIN, TTL, Laboratory, begun_on_two, just_begun
-from machines import Command, Machines, term, wait_for
+from laboratory import Laboratory, begun_on_two, just_begun
+from machines import BUSY, GIVEN_UP_WITHIN, TTL, Command, Machines
+
+from evalsvc.service.coordinator import Coordinator
 
 pytestmark = pytest.mark.usefixtures("child_process")
 
@@ -86,56 +87,39 @@ def machines(machine: Callable[[], Machine], tmp_path: Path) -> Iterator[Machine
 
 
 @pytest.fixture
-def world(tmp_path: Path, machine: Callable[[], Machine], machines: Machines) -> Iterator[Laboratory]:
-    machines.address = f"tls://127.0.0.1:{machines.port}"
-    world = Laboratory(tmp_path, machines)
-    yield world
-    world.close()
+def laboratory(tmp_path: Path) -> Iterator[Laboratory]:
+    laboratory = Laboratory(tmp_path)
+    yield laboratory
+    laboratory.close()
+
+
+def start(laboratory: Laboratory, machines: Machines) -> Coordinator:
+    """A coordinator on the scheduler of the machines, which is here."""
+    return laboratory.start(worker_ttl=TTL, **machines.settings() | {"scheduler": f"tls://127.0.0.1:{machines.port}"})
 
 
 def test_a_machine_that_is_cut_off_is_given_up_and_serves_again(
-    world: Laboratory, machines: Machines, machine: Callable[[], Machine]
+    laboratory: Laboratory, machines: Machines, machine: Callable[[], Machine]
 ) -> None:
     """No connection is closed by a cut: the shard would be waited for, and its late result would be a second one."""
     near, far = machine(), machine()
+    coordinator = start(laboratory, machines)
     near.worker(machines)
     worker = far.worker(machines)
-    evaluation = world.post("cut", shards=8, steps=8, seconds=0.4, deaf=True)
-    begun_on_two(world, "cut", shards=3)
     [process] = worker.workers()
-    shard = just_begun(world, "cut", process.pid)
+    evaluation = laboratory.post(shards=8, steps=8, seconds=0.4, deaf=True)
+    begun_on_two(laboratory, shards=3)
+    shard = just_begun(laboratory, process.pid)
     far.cut()
     cut_at = time.monotonic()
-    wait_for(lambda: [index for index, _, _ in world.attempts("cut")].count(shard) == 2, "given up", 120)
+    laboratory.wait_until(lambda _: [index for index, *_ in laboratory.attempts()].count(shard) == 2)
     seconds = time.monotonic() - cut_at
     print(f"a machine that was cut off was given up after {seconds:.1f} s")
     assert seconds < GIVEN_UP_WITHIN + BUSY
-    assert world.coordinator.workers() == 1
-    wait_for(lambda: (shard, 7, process.pid) in world.log("cut"), "it has gone on alone", 60)
+    assert coordinator.workers() == 1
+    laboratory.wait_until(lambda _: (shard, 7, str(process.pid)) in laboratory.log())  # it has gone on alone
     far.heal()
-    assert world.wait(evaluation).state == "succeeded"
-    assert Counter(outcome for _, outcome, _ in world.attempts("cut")) == {"succeeded": 8, "worker_died": 1}
-    assert world.value("cut") == [64]
-    wait_for(lambda: world.coordinator.workers() == 2, "it serves again", 120)
-
-
-@pytest.mark.long
-def test_machines_come_and_go_in_mid_evaluation(
-    world: Laboratory, machines: Machines, machine: Callable[[], Machine]
-) -> None:
-    first, second, third = machine(), machine(), machine()
-    leaving = first.worker(machines)
-    evaluation = world.post("moving", shards=40, steps=4, seconds=0.25)
-    wait_for(lambda: world.log("moving"), "the first works", 120)
-    dying = second.worker(machines)
-    begun_on_two(world, "moving", shards=3)
-    term(leaving)
-    assert leaving.process.wait(timeout=120) == 0
-    third.worker(machines)
-    wait_for(lambda: len({process for _, _, process in world.log("moving")}) == 3, "the third works", 120)
-    dying.stop()
-    assert world.wait(evaluation, 180).state == "succeeded"
-    attempts = Counter(outcome for _, outcome, _ in world.attempts("moving"))
-    assert attempts["succeeded"] == 40
-    assert attempts["worker_died"] <= 1
-    assert world.value("moving") == [160]
+    assert laboratory.succeeds(evaluation)
+    assert laboratory.outcomes() == {"succeeded": 8, "worker_died": 1}
+    assert laboratory.history()[0]["value"] == [64]
+    laboratory.wait_until(lambda _: coordinator.workers() == 2)

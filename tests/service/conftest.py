@@ -1,8 +1,9 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from migrated import migrated_store
+from service_process import ServiceProcess
 
 from evalsvc.store.session import Store
 
@@ -10,6 +11,20 @@ from evalsvc.store.session import Store
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     store = migrated_store(tmp_path / "evalsvc.db")
-    (tmp_path / "data").mkdir()
     yield store
     store.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
+    """Starts services with one worker unless told otherwise; the test's end stops them."""
+    started: list[ServiceProcess] = []
+
+    def start(*options: str, name: str = "service", devices: str = "cpu") -> ServiceProcess:
+        service = ServiceProcess(tmp_path / name, "--devices", devices, *options)
+        started.append(service)
+        return service.start()
+
+    yield start
+    for service in started:
+        service.stop()

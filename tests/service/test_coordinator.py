@@ -3,7 +3,6 @@
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,10 +12,11 @@ from typing import Any
 
 import pytest
 from in_process_cluster import InProcessCluster, with_run
+from laboratory import Laboratory
+from queue_steps import dispatched, plan, store_result
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
-from steps_evaluations import begun, enter, steps_done, steps_suite, wait, wait_until, workers_used
 from steps_in_process import run_steps
 
 from evalsvc.cluster.cluster import Cluster
@@ -26,14 +26,13 @@ from evalsvc.service import coordinator as coordinator_module
 from evalsvc.service import shard_files
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.service.spooler import Spooler
-from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
 from evalsvc.store.queue import back_off, shards
-from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_results, read_task_items
 from evalsvc.store.runs import posting
+from evalsvc.store.runs.deletion import delete_run
 from evalsvc.store.session import Store
-from evalsvc.store.tables import OVER, Artifact, Attempt, Checkpoint, Shard, Task
+from evalsvc.store.tables import Artifact, Checkpoint, Shard, Task
 from evalsvc.store.views import evaluation_view
 
 TICK = 0.02
@@ -50,34 +49,16 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def coordinate(store: Store, tmp_path: Path) -> Iterator[Callable[..., Coordinator]]:
-    """Starts coordinators with two workers, or with one for each of `devices`; the test's end stops them."""
-    started: list[Coordinator] = []
-
-    def start(on: Store = store, **settings: Any) -> Coordinator:
-        defaults: dict[str, Any] = {"data_dir": str(tmp_path / "data"), "grace": 1.0, "devices": "cpu,cpu"}
-        coordinator = Coordinator(on, Settings(**(defaults | settings)), cluster=with_run(run_steps))
-        coordinator.start()
-        started.append(coordinator)
-        return coordinator
-
-    yield start
-    for coordinator in started:
-        coordinator.stop()
+def laboratory(tmp_path: Path, weights: Path) -> Iterator[Laboratory]:
+    """Coordinators with workers in this process, and a posted file of the test's own, into which no worker looks."""
+    laboratory = Laboratory(tmp_path, with_run(run_steps), weights)
+    yield laboratory
+    laboratory.close()
 
 
 def cluster_of(coordinator: Coordinator) -> InProcessCluster:
     assert isinstance(coordinator._cluster, InProcessCluster)
     return coordinator._cluster
-
-
-@pytest.fixture
-def checkpoint_file(tmp_path: Path) -> Path:
-    """A posted file of the test's own, which may be changed and deleted; no worker looks into it."""
-    target = tmp_path / "run" / "epoch_1.pt"
-    target.parent.mkdir()
-    target.write_bytes(b"weights")
-    return target
 
 
 def test_the_cluster_in_this_process_has_all_that_the_real_one_has() -> None:
@@ -89,137 +70,151 @@ def test_the_cluster_in_this_process_has_all_that_the_real_one_has() -> None:
     }
 
 
-def test_large_items_are_a_file_that_a_restart_keeps(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
+def test_large_items_are_a_file_that_a_restart_keeps(laboratory: Laboratory) -> None:
     """An orphan is swept when the service starts; what a row names must not go with it."""
-    large = steps_suite(tmp_path, "large", shards=1, steps=9_000, seconds=0, looks=True)
-    evaluation = enter(store, checkpoint_file, large)
-    small = enter(store, checkpoint_file, steps_suite(tmp_path, "small", shards=1, steps=4, seconds=0, looks=True))
-    first = coordinate()
-    assert wait(store, evaluation).state == wait(store, small).state == "succeeded"
+    large = laboratory.post("large", shards=1, steps=9_000, seconds=0, looks=True)
+    small = laboratory.post("small", shards=1, steps=4, seconds=0, looks=True)
+    first = laboratory.start()
+    assert laboratory.succeeds(large, small)
     first.stop()
-    folder = tmp_path / "data" / "items"
+    folder = laboratory.data / "items"
     (kept,) = (path for path in folder.rglob("*") if path.is_file())
     orphan = folder / "00" / ("0" * 64)
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"of a service that was killed")
-    second = coordinate()
-    second.wake()
-    wait_until(store, lambda _: not orphan.exists())
-    with store.reading() as session:
+    laboratory.start()
+    laboratory.wait_until(lambda _: not orphan.exists())
+    with laboratory.store.reading() as session:
         rows = session.execute(select(Task.items_sha256, Task.items).order_by(Task.id)).all()
-        tables = [read_task_items(find_evaluation(session, number), folder)["steps"] for number in (evaluation, small)]
+        tables = [read_task_items(find_evaluation(session, number), folder)["steps"] for number in (large, small)]
     assert [(row.items_sha256, row.items is None) for row in rows] == [(kept.name, True), (None, False)]
     assert [len(table) for table in tables] == [9_000, 4]
     assert tables[0].column("mark")[:4] == tables[1].column("mark"), "of the same checkpoint"
 
 
-def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waiting(
-    store: Store, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data")), cluster=with_run(run_steps))
+@pytest.fixture
+def unstarted(laboratory: Laboratory) -> Iterator[Coordinator]:
+    """A coordinator that has its database, and goes no rounds by itself."""
+    settings = Settings(data_dir=str(laboratory.data))
+    coordinator = Coordinator(laboratory.store, settings, cluster=with_run(run_steps))
     coordinator._hold_database()
-    looks, handed_out = [], []
+    yield coordinator
+    coordinator._database_lock.release()
+
+
+def test_what_comes_while_it_is_looked_whether_anything_waits_is_not_left_waiting(
+    laboratory: Laboratory, unstarted: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, dispatched = [], []
 
     def come_too_late() -> bool:
-        looks.append(found := enter(store, checkpoint_file, steps_suite(tmp_path)))
-        coordinator.wake()
-        return found is None
+        looks.append(laboratory.post())
+        unstarted.wake()
+        return False
 
-    monkeypatch.setattr(coordinator._cluster, "free", lambda: ["tls://worker"])
-    monkeypatch.setattr(coordinator._cluster, "submit", lambda key, *_: handed_out.append(key))
-    monkeypatch.setattr(coordinator, "_is_queued", come_too_late)
-    coordinator._dispatch()
-    assert (len(looks), handed_out) == (1, [])
-    coordinator._dispatch()
-    assert handed_out == ["evaluation-1/shard-1/attempt-1"]
-    coordinator._database_lock.release()
+    monkeypatch.setattr(unstarted._cluster, "free", lambda: ["tls://worker"])
+    monkeypatch.setattr(unstarted._cluster, "submit", lambda key, *_: dispatched.append(key))
+    monkeypatch.setattr(unstarted, "_is_queued", come_too_late)
+    unstarted._dispatch()
+    assert (len(looks), dispatched) == (1, [])
+    unstarted._dispatch()
+    assert dispatched == ["evaluation-1/shard-1/attempt-1"]
 
 
 def test_an_idle_coordinator_asks_neither_database_nor_scheduler_until_it_is_woken(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unstarted: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coordinator = Coordinator(store, Settings(data_dir=str(tmp_path / "data")), cluster=with_run(run_steps))
-    coordinator._hold_database()
     asked: list[str] = []
-    monkeypatch.setattr(coordinator._cluster, "free", lambda: asked.append("scheduler") or ["tls://worker"])
+    monkeypatch.setattr(unstarted._cluster, "free", lambda: asked.append("scheduler") or ["tls://worker"])
     for _ in range(3):
-        coordinator._dispatch()
+        unstarted._dispatch()
     assert asked == ["scheduler"]
-    coordinator.wake()
-    coordinator._dispatch()
+    unstarted.wake()
+    unstarted._dispatch()
     assert asked == ["scheduler"] * 2
-    coordinator._database_lock.release()
 
 
-def test_an_evaluation_runs_on_all_workers_with_progress(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
+def test_a_worker_goes_on_with_the_checkpoint_that_it_has_loaded(
+    laboratory: Laboratory, unstarted: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coordinator = coordinate()
-    first = enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=1, steps=1), step=0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=8))
-    coordinator.wake()
+    """By turns, each worker loaded all checkpoints again and again."""
+    places: list[str] = []
+    monkeypatch.setattr(unstarted._cluster, "free", lambda: ["tls://worker"])
+    monkeypatch.setattr(unstarted._cluster, "submit", lambda key, *_: places.append(key.partition("/")[0]))
+    first, second = laboratory.post(step=2), laboratory.post(step=1)
+    plans = [dispatched(laboratory.store, "plan") for _ in (first, second)]
+    for assignment in reversed(plans):
+        store_result(laboratory.store, assignment, plan(2))
+        unstarted._dispatch()
+    assert places == [f"evaluation-{second}"] * 2, "although the first was begun before it"
+
+
+def test_an_evaluation_runs_on_all_workers_with_progress(laboratory: Laboratory) -> None:
+    coordinator = laboratory.start()
+    first = laboratory.post("first", step=0, shards=1, steps=1)
+    evaluation = laboratory.post(shards=4, steps=8)
     seen: list[int] = []
 
-    def watch(session: Any) -> bool:
+    def ends(_: Session) -> bool:
         seen.extend(live.done for live in coordinator.live().values() if live.per_second)
-        return find_evaluation(session, evaluation).state in OVER
+        return laboratory.is_over(evaluation)
 
-    wait_until(store, watch)
-    assert wait(store, evaluation).state == wait(store, first).state == "succeeded"
+    laboratory.wait_until(ends)
+    assert laboratory.succeeds(evaluation, first)
     assert coordinator.workers() == 2
     assert max(seen) > 0
-    wait_until(store, lambda session: coordinator.live() == {})  # a moment after the result is in the database
-    assert set(steps_done(tmp_path).values()) == {1}
-    assert workers_used(tmp_path) == {"inproc://0", "inproc://1"}
-    with store.reading() as session:
-        assert read_history(session, "run-a")["series"][0]["value"] == [1, 32]
-        found = read_results(session, tmp_path / "data" / "items", "run-a", 1, "raw")
-        assert found["provenance"]["steps"]["notes"]["base"] == {
-            "label": "run 'run-a' step 0",
-            "layout": None,
-        }
+    laboratory.wait_until(lambda _: coordinator.live() == {})  # a moment after the result is in the database
+    assert set(laboratory.steps().values()) == {1}
+    assert {worker for *_, worker in laboratory.log()} == {"inproc://0", "inproc://1"}
+    assert laboratory.history()[0]["value"] == [1, 32]
+    with laboratory.store.reading() as session:
+        found = read_results(session, laboratory.data / "items", "run-a", 1, "raw")
+    assert found["provenance"]["steps"]["notes"]["base"] == {"label": "run 'run-a' step 0", "layout": None}
 
 
-def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_other(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    poisoned = enter(store, checkpoint_file, steps_suite(tmp_path, "poisoned", shards=3, poison=1))
-    innocent = enter(store, checkpoint_file, steps_suite(tmp_path, "innocent", shards=8))
-    coordinate()
-    assert wait(store, innocent).state == "succeeded"
-    failed = wait(store, poisoned)
-    assert failed.state == "failed"
-    assert failed.error is not None
-    assert failed.error["code"] == "worker_died"
-    assert "died while it ran this shard, 3 times" in failed.error["message"]
-    assert set(steps_done(tmp_path, "innocent").values()) == {1}
-    assert steps_done(tmp_path, "poisoned")["1", "0"] == 3
-    assert steps_done(tmp_path, "poisoned")["0", "3"] == 1
+def test_a_poison_shard_fails_its_own_evaluation_after_three_attempts_and_no_other(laboratory: Laboratory) -> None:
+    poisoned = laboratory.post("poisoned", shards=3, poison=1)
+    innocent = laboratory.post("innocent", shards=8)
+    laboratory.start()
+    assert laboratory.succeeds(innocent)
+    code, message = laboratory.failure(poisoned)
+    assert code == "worker_died"
+    assert "died while it ran this shard, 3 times (the last time, it was poisoned)" in message
+    assert set(laboratory.steps("innocent").values()) == {1}
+    assert (laboratory.steps("poisoned")[1, 0], laboratory.steps("poisoned")[0, 3]) == (3, 1)
+    assert laboratory.outcomes("poisoned")["worker_died"] == 3
 
 
-def test_what_is_cancelled_makes_room_whether_it_listens_or_not_and_can_be_retried(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    coordinator = coordinate(grace=0.2)
-    polite = enter(store, checkpoint_file, steps_suite(tmp_path, "polite", shards=1, steps=30, seconds=0.05))
-    deaf = enter(store, checkpoint_file, steps_suite(tmp_path, "deaf", shards=1, seconds=60, deaf=True))
-    other = enter(store, checkpoint_file, steps_suite(tmp_path, "other", shards=2, steps=1))
-    wait_until(store, lambda session: begun(tmp_path, "polite") and begun(tmp_path, "deaf"))
-    with store.transaction() as session:
-        cancel_evaluation(session, polite)
-        cancel_evaluation(session, deaf)
-    coordinator.wake()
-    assert wait(store, other).state == "succeeded"
-    wait_until(store, lambda session: "running" not in session.scalars(select(Shard.state)).all())
-    assert len(steps_done(tmp_path, "polite")) < 30
-    with store.transaction() as session:
-        retry_evaluation(session, polite)
-    coordinator.wake()
-    assert wait(store, polite).state == "succeeded"
-    with store.reading() as session:
-        assert find_evaluation(session, deaf).state == "cancelled"
+def test_what_is_cancelled_makes_room_whether_it_listens_or_not_and_can_be_retried(laboratory: Laboratory) -> None:
+    laboratory.start(grace=0.2)
+    polite = laboratory.post("polite", shards=1, steps=30, seconds=0.05)
+    deaf = laboratory.post("deaf", shards=1, seconds=60, deaf=True)
+    other = laboratory.post("other", shards=2, steps=1)
+    laboratory.wait_for_steps("polite", "deaf")
+    laboratory.cancel(polite, deaf)
+    assert laboratory.succeeds(other)
+    laboratory.wait_until(lambda session: "running" not in session.scalars(select(Shard.state)).all())
+    assert len(laboratory.steps("polite")) < 30
+    laboratory.retry(polite)
+    assert laboratory.succeeds(polite)
+    assert laboratory.wait(deaf).state == "cancelled"
+
+
+def test_a_run_that_is_deleted_while_it_runs_stops_and_leaves_nothing(laboratory: Laboratory) -> None:
+    laboratory.start(devices="cpu", grace=60.0)
+    laboratory.post("slow", shards=3, steps=10_000, seconds=0.02, size=200_000)
+    laboratory.wait_for_steps("slow")
+    with laboratory.store.transaction() as session:
+        assert delete_run(session, "run-a", cancel=True).evaluations == 1
+    # The one worker takes this up only once it was told to stop: the shard would take 200 s.
+    fast = laboratory.post("fast", shards=3, steps=2)
+    assert laboratory.succeeds(fast)
+    assert laboratory.outcomes("fast") == {"succeeded": 3}
+    assert [series["value"] for series in laboratory.history()] == [[6]]
+    before = len(laboratory.log("slow"))
+    time.sleep(0.2)
+    assert len(laboratory.log("slow")) == before
+    assert output_files(laboratory) == []
 
 
 class UnansweredStore(Store):
@@ -242,246 +237,183 @@ class UnansweredStore(Store):
 
 
 @pytest.mark.parametrize("state", ["running", "succeeded"])
-def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(
-    coordinate: Callable[..., Coordinator], tmp_path: Path, checkpoint_file: Path, state: str
-) -> None:
+def test_a_commit_without_an_answer_loses_nothing_and_runs_nothing_twice(laboratory: Laboratory, state: str) -> None:
     """At a hand-out the shard was `running` for ever, with nobody to run it; at a result, the file with its output was
     removed as one that came too late, and the shard ran again."""
-    store = UnansweredStore(f"sqlite:///{tmp_path / 'evalsvc.db'}")
+    laboratory.store.close()
+    laboratory.store = store = UnansweredStore(laboratory.store.url)
     store.breaks_at = lambda shard: shard.stage == "run" and shard.index == 1 and shard.state == state
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=4, steps=2, size=200_000))
-    coordinator = coordinate(store)
-    assert wait(store, evaluation).state == "succeeded"
-    coordinator.stop()
+    evaluation = laboratory.post(shards=4, steps=2, size=200_000)
+    laboratory.start()
+    assert laboratory.succeeds(evaluation)
     assert store.broken == ["run"]
-    assert set(steps_done(tmp_path).values()) == {1}
-    with store.reading() as session:
-        outcomes = Counter(session.scalars(select(Attempt.outcome)))
-        assert outcomes == ({"succeeded": 6, "lost": 1} if state == "running" else {"succeeded": 6})
-        assert set(session.scalars(select(Shard.failed_attempts))) == {0}
-    store.close()
+    assert set(laboratory.steps().values()) == {1}
+    assert laboratory.outcomes() == ({"succeeded": 4, "lost": 1} if state == "running" else {"succeeded": 4})
+    assert laboratory.failed_attempts() == 0
 
 
-def test_a_shard_that_is_retried_while_it_stops_runs_again(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
+def test_a_shard_that_is_retried_while_it_stops_runs_again(laboratory: Laboratory) -> None:
     """The old attempt takes its worker's place until it has stopped, and its end must not end the shard."""
-    coordinator = coordinate(devices="cpu", grace=20.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=3, seconds=0.3))
-    coordinator.wake()
-    wait_until(store, lambda session: begun(tmp_path))
-    with store.transaction() as session:
-        cancel_evaluation(session, evaluation)
-    wait_until(store, lambda _: any(item.cancelled_at for item in coordinator._in_flight.values()))
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    coordinator.wake()
-    assert wait(store, evaluation).state == "succeeded"
-    assert steps_done(tmp_path)["0", "2"] == 1
-    with store.reading() as session:
-        outcomes = session.scalars(select(Attempt.outcome).join(Shard).where(Shard.stage == "run")).all()
-        assert outcomes == ["cancelled", "succeeded"]
+    coordinator = laboratory.start(devices="cpu", grace=20.0)
+    evaluation = laboratory.post(shards=1, steps=3, seconds=0.3)
+    laboratory.wait_for_steps()
+    laboratory.cancel(evaluation)
+    laboratory.wait_until(lambda _: any(item.cancelled_at for item in coordinator._in_flight.values()))
+    laboratory.retry(evaluation)
+    assert laboratory.succeeds(evaluation)
+    assert laboratory.steps()[0, 2] == 1
+    assert [outcome for _, outcome, _ in laboratory.attempts()] == ["cancelled", "succeeded"]
 
 
-def test_a_shard_that_overruns_its_deadline_is_stopped_and_tried_again(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    coordinate(devices="cpu", shard_deadline=0.3, max_attempts=2)
-    slow = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, seconds=60))
-    failed = wait(store, slow)
-    assert failed.error is not None
-    assert failed.error["code"] == "deadline_exceeded"
-    assert "longer than 0.3 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in failed.error["message"]
-    with store.reading() as session:
-        tried = select(Attempt.outcome).join(Attempt.shard).where(Shard.state == "failed")
-        assert session.scalars(tried).all() == ["deadline_exceeded"] * 2
-
-
-def test_a_shard_that_overruns_its_deadline_is_killed_until_it_is_gone(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
+def test_a_shard_that_overruns_its_deadline_is_killed_until_it_is_gone_and_tried_again(laboratory: Laboratory) -> None:
     """On a machine that was busy it was killed while nobody knew its process yet, once and in vain, and ran on."""
-    coordinator = coordinate(devices="cpu", shard_deadline=0.3, max_attempts=1)
+    coordinator = laboratory.start(devices="cpu", shard_deadline=0.3, max_attempts=2)
     cluster_of(coordinator).kills_in_vain = 2
-    slow = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, seconds=600))
-    coordinator.wake()
-    failed = wait(store, slow)
-    assert failed.error is not None
-    assert failed.error["code"] == "deadline_exceeded"
+    code, message = laboratory.failure(laboratory.post(shards=1, seconds=600))
+    assert code == "deadline_exceeded"
+    assert "longer than 0.3 s, 2 times; raise EVALSVC_SHARD_DEADLINE" in message
+    assert laboratory.outcomes() == {"deadline_exceeded": 2}
 
 
-def test_shards_of_a_scheduler_that_went_away_run_again_uncharged(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    coordinator = coordinate()
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2, steps=4, seconds=0.2))
-    coordinator.wake()
-    wait_until(store, lambda session: begun(tmp_path))
+def test_shards_of_a_scheduler_that_went_away_run_again_uncharged(laboratory: Laboratory) -> None:
+    coordinator = laboratory.start()
+    evaluation = laboratory.post(shards=2, steps=4, seconds=0.2)
+    laboratory.wait_for_steps()
     cluster_of(coordinator).disconnect()
-    assert wait(store, evaluation).state == "succeeded"
-    with store.reading() as session:
-        outcomes = Counter(session.scalars(select(Attempt.outcome).join(Shard).where(Shard.stage == "run")))
-        assert outcomes["succeeded"] == 2
-        assert outcomes["lost"] in (1, 2)
-        assert set(session.scalars(select(Shard.failed_attempts))) == {0}
+    assert laboratory.succeeds(evaluation)
+    assert laboratory.outcomes()["succeeded"] == 2
+    assert laboratory.outcomes()["lost"] in (1, 2)
+    assert laboratory.failed_attempts() == 0
 
 
-def test_stopping_stores_what_was_running_and_the_next_start_runs_only_the_rest(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    first = coordinate(grace=90.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=6, steps=4, seconds=0.05))
-    first.wake()
-    wait_until(store, lambda session: begun(tmp_path))
+def test_stopping_stores_what_was_running_and_the_next_start_runs_only_the_rest(laboratory: Laboratory) -> None:
+    first = laboratory.start(grace=90.0)
+    evaluation = laboratory.post(shards=6, steps=4, seconds=0.05)
+    laboratory.wait_for_steps()
     first.stop()
-    assert 1 <= len({shard for shard, _ in steps_done(tmp_path)}) < 6
-    coordinate()
-    assert wait(store, evaluation).state == "succeeded"
-    assert set(steps_done(tmp_path).values()) == {1}
-    with store.reading() as session:
-        assert set(session.scalars(select(Attempt.outcome))) == {"succeeded"}
+    assert 1 <= len({shard for shard, _ in laboratory.steps()}) < 6
+    laboratory.start()
+    assert laboratory.succeeds(evaluation)
+    assert set(laboratory.steps().values()) == {1}
+    assert laboratory.outcomes() == {"succeeded": 6}
 
 
-def test_a_copied_checkpoint_may_be_deleted_and_its_copy_goes_when_it_is_evaluated(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    coordinator = coordinate()
-    suite = steps_suite(tmp_path, shards=1, steps=8)
-    evaluation = enter(store, checkpoint_file, suite, spool="copy")
-    coordinator.wake()
-    wait_until(store, lambda session: session.get_one(Checkpoint, 1).spool_state == "ready")
-    checkpoint_file.unlink()
-    assert wait(store, evaluation).state == "succeeded"
-    wait_until(store, lambda session: session.get_one(Checkpoint, 1).spool_state == "released")
-    wait_until(store, lambda _: not (tmp_path / "data" / "spool" / "1").exists())
+def test_a_copied_checkpoint_may_be_deleted_and_its_copy_goes_when_it_is_evaluated(laboratory: Laboratory) -> None:
+    laboratory.start()
+    evaluation = laboratory.post(shards=1, steps=8, spool="copy")
+    laboratory.wait_until(lambda session: session.get_one(Checkpoint, 1).spool_state == "ready")
+    laboratory.checkpoint.unlink()
+    assert laboratory.succeeds(evaluation)
+    laboratory.wait_until(lambda session: session.get_one(Checkpoint, 1).spool_state == "released")
+    laboratory.wait_until(lambda _: not (laboratory.data / "spool" / "1").exists())
 
 
-def test_a_checkpoint_that_changes_before_it_is_copied_fails_with_the_reason(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1), spool="copy")
-    checkpoint_file.write_bytes(b"other")
-    coordinate()
-    failed = wait(store, evaluation)
-    assert failed.error is not None
-    assert failed.error["code"] == "checkpoint_changed"
+def test_a_checkpoint_that_changes_before_it_is_copied_fails_with_the_reason(laboratory: Laboratory) -> None:
+    evaluation = laboratory.post(shards=1, spool="copy")
+    laboratory.checkpoint.write_bytes(b"other")
+    laboratory.start()
+    assert laboratory.failure(evaluation)[0] == "checkpoint_changed"
 
 
-def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "data" / "artifacts").write_text("in the way")
-    coordinator = coordinate(max_attempts=2)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=1, steps=1, leaves=True))
-    coordinator.wake()
-    failed = wait(store, evaluation)
-    assert failed.error is not None
-    assert failed.error["code"] == "artifact_not_written"
-    assert "make room there, then retry the evaluation (tried 2 times)" in failed.error["message"]
-    with store.reading() as session:
-        assert read_history(session, "run-a")["series"] == []
-    (tmp_path / "data" / "artifacts").unlink()
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    coordinator.wake()
-    assert wait(store, evaluation).state == "succeeded"
-    assert steps_done(tmp_path)["0", "0"] == 1, "only the merge ran again"
-    with store.reading() as session:
+def test_a_full_disk_fails_the_evaluation_and_leaves_the_history_sound(laboratory: Laboratory) -> None:
+    artifacts = laboratory.data / "artifacts"
+    artifacts.write_text("in the way")
+    laboratory.start(max_attempts=2)
+    evaluation = laboratory.post(shards=1, steps=1, leaves=True)
+    code, message = laboratory.failure(evaluation)
+    assert code == "artifact_not_written"
+    assert "make room there, then retry the evaluation (tried 2 times)" in message
+    assert laboratory.history() == []
+    artifacts.unlink()
+    laboratory.retry(evaluation)
+    assert laboratory.succeeds(evaluation)
+    assert laboratory.steps()[0, 0] == 1, "only the merge ran again"
+    with laboratory.store.reading() as session:
         [artifact] = session.scalars(select(Artifact)).all()
-        assert (artifact.name, artifact.details) == ("log.txt", {"total": 1})
-        assert artifact_path(tmp_path / "data" / "artifacts", artifact.sha256).read_text().startswith("0 0 ")
+    assert (artifact.name, artifact.details) == ("log.txt", {"total": 1})
+    assert artifact_path(artifacts, artifact.sha256).read_text().startswith("0 0 ")
 
 
-def output_files(tmp_path: Path) -> list[str]:
-    return sorted(
-        str(path.relative_to(tmp_path / "data" / "outputs")) for path in (tmp_path / "data" / "outputs").rglob("*-*")
-    )
+def output_files(laboratory: Laboratory) -> list[str]:
+    folder = laboratory.data / "outputs"
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*-*"))
 
 
-def test_large_outputs_are_files_until_they_are_merged(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
+def test_large_outputs_are_files_until_they_are_merged(laboratory: Laboratory) -> None:
     """Where they cannot be written, the shards fail, and nothing of them is in the history."""
-    (tmp_path / "data" / "outputs").write_text("in the way")
-    coordinator = coordinate(devices="cpu", max_attempts=1)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2, steps=1, seconds=0.1, size=200_000))
-    coordinator.wake()
-    failed = wait(store, evaluation)
-    assert failed.error is not None
-    assert failed.error["code"] == "artifact_not_written"
-    assert re.match(r"the output of a shard, 200,\d\d\d bytes, cannot be written to", failed.error["message"])
-    with store.reading() as session:
-        assert read_history(session, "run-a")["series"] == []
-    (tmp_path / "data" / "outputs").unlink()
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    coordinator.wake()
-    wait_until(store, lambda session: output_files(tmp_path) != [])
-    assert wait(store, evaluation).state == "succeeded"
-    wait_until(store, lambda session: output_files(tmp_path) == [])
+    (laboratory.data / "outputs").write_text("in the way")
+    coordinator = laboratory.start(devices="cpu", max_attempts=1)
+    evaluation = laboratory.post(shards=2, steps=1, seconds=0.1, size=200_000)
+    code, message = laboratory.failure(evaluation)
+    assert code == "artifact_not_written"
+    assert re.match(r"the output of a shard, 200,\d\d\d bytes, cannot be written to", message)
+    assert laboratory.history() == []
+    (laboratory.data / "outputs").unlink()
+    laboratory.retry(evaluation)
+    laboratory.wait_until(lambda _: output_files(laboratory) != [])
+    assert laboratory.succeeds(evaluation)
+    laboratory.wait_until(lambda _: output_files(laboratory) == [])
 
-    late = enter(store, checkpoint_file, steps_suite(tmp_path, "late", shards=1, steps=2, seconds=0.3, size=200_000))
-    coordinator.wake()
-    wait_until(store, lambda session: begun(tmp_path, "late"))
-    with store.transaction() as session:
+    late = laboratory.post("late", shards=1, steps=2, seconds=0.3, size=200_000)
+    laboratory.wait_for_steps("late")
+    with laboratory.store.transaction() as session:
         session.execute(update(Shard).where(Shard.state == "running").values(attempt=Shard.attempt + 1))
-    wait_until(store, lambda session: coordinator.live() == {})
-    assert output_files(tmp_path) == [], "of an attempt that was not the current one any more"
-    with store.reading() as session:
+    laboratory.wait_until(lambda _: coordinator.live() == {})
+    assert output_files(laboratory) == [], "of an attempt that was not the current one any more"
+    with laboratory.store.reading() as session:
         assert find_evaluation(session, late).state == "running"
 
 
-def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
-    """A service may be killed between file and row, and its folder may be lost while its database is kept."""
-    first = coordinate(grace=0.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=3, steps=2, seconds=0.1, size=200_000))
-    first.wake()
-    wait_until(store, lambda session: len(output_files(tmp_path)) >= 2)
+def test_a_restart_sweeps_orphans_and_makes_again_only_what_was_lost(laboratory: Laboratory) -> None:
+    """A service may be killed between file and row, and its folder may be lost while its database is kept. What runs
+    when its grace is over is charged nothing."""
+    first = laboratory.start(grace=0.0)
+    evaluation = laboratory.post(shards=3, steps=2, seconds=0.1, size=200_000)
+    laboratory.wait_until(lambda _: len(output_files(laboratory)) >= 2)
     first.stop()
-    lost = output_files(tmp_path)[0]
-    (tmp_path / "data" / "outputs" / lost).write_bytes(b"torn")
-    for orphan in ("1/2-7", "99/1-1", "1/tmp.partial"):
-        (tmp_path / "data" / "outputs" / orphan).parent.mkdir(exist_ok=True)
-        (tmp_path / "data" / "outputs" / orphan).touch()
-    artifact = tmp_path / "data" / "artifacts" / "00" / ("0" * 64)
-    artifact.parent.mkdir(parents=True)
-    artifact.touch()
-    coordinate()
-    wait_until(store, lambda session: "99/1-1" not in output_files(tmp_path))
-    assert wait(store, evaluation).state == "succeeded"
+    outputs, artifact = laboratory.data / "outputs", laboratory.data / "artifacts" / "00" / ("0" * 64)
+    (outputs / output_files(laboratory)[0]).write_bytes(b"torn")
+    for orphan in (outputs / "1" / "2-7", outputs / "99" / "1-1", outputs / "1" / "tmp.partial", artifact):
+        orphan.parent.mkdir(parents=True, exist_ok=True)
+        orphan.touch()
+    laboratory.start()
+    laboratory.wait_until(lambda _: "99/1-1" not in output_files(laboratory))
+    assert laboratory.succeeds(evaluation)
     assert not artifact.exists()
-    assert [steps_done(tmp_path)[str(index), "1"] for index in range(2)] == [2, 1]
+    assert [laboratory.steps()[index, 1] for index in range(2)] == [2, 1]
     # They go once the result is stored.
-    wait_until(store, lambda _: not any(path.is_file() for path in (tmp_path / "data" / "outputs").rglob("*")))
+    laboratory.wait_until(lambda _: not any(path.is_file() for path in outputs.rglob("*")))
+
+
+def test_what_outlasts_the_grace_is_queued_again_uncharged(laboratory: Laboratory) -> None:
+    first = laboratory.start(devices="cpu", grace=0.0, max_attempts=1)
+    evaluation = laboratory.post(shards=1, steps=20, seconds=0.1)
+    laboratory.wait_for_steps()
+    first.stop()
+    laboratory.start(max_attempts=1)
+    assert laboratory.succeeds(evaluation)
+    assert laboratory.outcomes() == {"lost": 1, "succeeded": 1}
 
 
 def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copies(
-    store: Store,
-    coordinate: Callable[..., Coordinator],
-    checkpoint_file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looks are done by workers beside the shards; where they do not run in order, n is still that of the first that
     is enough. The spooler was asked twice a second what there was to copy, on a service that had copied nothing."""
     polls: list[float] = []
     poll = Spooler.poll
     monkeypatch.setattr(Spooler, "poll", lambda spooler: (polls.append(time.monotonic()), poll(spooler))[1])
-    coordinator = coordinate()
+    coordinator = laboratory.start()
     until = {"stderr": 0.05, "metric": "mark"}
-    suite = steps_suite(tmp_path, shards=24, steps=256, seconds=0.001, looks=True, until=until)
-    evaluation = enter(store, checkpoint_file, suite)
-    coordinator.wake()
-    assert wait(store, evaluation).state == "succeeded"
-    with store.reading() as session:
+    evaluation = laboratory.post(shards=24, steps=256, seconds=0.001, looks=True, until=until)
+    assert laboratory.succeeds(evaluation)
+    assert laboratory.history()[0]["n"] == [512]
+    with laboratory.store.reading() as session:
         (task,) = evaluation_view(session, find_evaluation(session, evaluation), {})["tasks"]
-        assert read_history(session, "run-a")["series"][0]["n"] == [512]
     assert task["provenance"]["notes"]["stopped"].startswith("after 512 of 6,144 steps: the standard error of mark, 0.")
     assert task["shards"]["succeeded"] == 2
-    assert len({shard for shard, _ in steps_done(tmp_path)}) < 24
-    wait_until(store, lambda session: coordinator.live() == {})
+    assert len({shard for shard, _ in laboratory.steps()}) < 24
+    laboratory.wait_until(lambda _: coordinator.live() == {})
     time.sleep(5 * TICK)
     before = len(polls)
     time.sleep(5 * TICK)
@@ -505,12 +437,7 @@ def fail_once(patch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception
 
 
 def test_nothing_that_is_raised_ends_the_coordinator(
-    store: Store,
-    coordinate: Callable[..., Coordinator],
-    checkpoint_file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its thread died of what was raised outside of the guarded part, and a service that answered evaluated nothing."""
     failed: list[str] = []
@@ -520,14 +447,12 @@ def test_nothing_that_is_raised_ends_the_coordinator(
     parts += [(shard_files, "named_outputs"), (Spooler, "poll"), (Spooler, "close")]
     for owner, name in parts:
         fail_once(monkeypatch, owner, name, RuntimeError(f"{name} is broken"), failed)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=2))
-    coordinator = coordinate(devices="cpu")
-    assert wait(store, evaluation).state in OVER
+    evaluation = laboratory.post(shards=2)
+    coordinator = laboratory.start(devices="cpu")
+    laboratory.wait(evaluation)
     assert coordinator.alive()
-    with store.transaction() as session:
-        retry_evaluation(session, evaluation)
-    coordinator.wake()
-    assert wait(store, evaluation).state == "succeeded"
+    laboratory.retry(evaluation)
+    assert laboratory.succeeds(evaluation)
     coordinator.stop()
     assert not coordinator.alive()
     assert sorted(failed) == sorted(f"{owner.__name__}.{name}" for owner, name in parts)
@@ -536,59 +461,49 @@ def test_nothing_that_is_raised_ends_the_coordinator(
 
 
 def test_a_clock_that_is_set_back_disturbs_no_evaluation(
-    store: Store,
-    coordinate: Callable[..., Coordinator],
-    checkpoint_file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the deadline of what runs, nor the order of what waits, nor the wait of what is to be tried again."""
-    (tmp_path / "data" / "artifacts").write_text("in the way")
-    coordinator = coordinate(devices="cpu", shard_deadline=60.0)
-    first = enter(store, checkpoint_file, steps_suite(tmp_path, "first", shards=2, steps=6, seconds=0.1, leaves=True))
-    coordinator.wake()
-    wait_until(store, lambda session: begun(tmp_path, "first"))
+    (laboratory.data / "artifacts").write_text("in the way")
+    laboratory.start(devices="cpu", shard_deadline=60.0)
+    first = laboratory.post("first", shards=2, steps=6, seconds=0.1, leaves=True)
+    laboratory.wait_for_steps("first")
     set_back = datetime.now(UTC) - timedelta(days=30)
     for module in (shards, back_off, posting):
         monkeypatch.setattr(module, "now", lambda: set_back)
-    second = enter(store, checkpoint_file, steps_suite(tmp_path, "second", shards=1, steps=1), step=2)
-    coordinator.wake()
+    second = laboratory.post("second", step=2, shards=1, steps=1)
     waiting = select(Shard.not_before).where(Shard.not_before.is_not(None))
-    wait_until(store, lambda session: session.scalars(waiting).all() != [])
-    (tmp_path / "data" / "artifacts").unlink()
+    laboratory.wait_until(lambda session: session.scalars(waiting).all() != [])
+    (laboratory.data / "artifacts").unlink()
     for module in (shards, back_off, posting):
         monkeypatch.setattr(module, "now", lambda: set_back - timedelta(days=30))
-    assert wait(store, first).state == wait(store, second).state == "succeeded"
-    assert set(steps_done(tmp_path, "first").values()) == {1}
-    assert (tmp_path / "first.log").stat().st_mtime < (tmp_path / "second.log").stat().st_mtime
+    assert laboratory.succeeds(first, second)
+    assert set(laboratory.steps("first").values()) == {1}
+    written = [(laboratory.folder / f"{name}.log").stat().st_mtime for name in ("first", "second")]
+    assert written == sorted(written)
 
 
-def test_of_two_coordinators_one_works_and_the_other_takes_over(
-    store: Store, coordinate: Callable[..., Coordinator], checkpoint_file: Path, tmp_path: Path
-) -> None:
+def test_of_two_coordinators_one_works_and_the_other_takes_over(laboratory: Laboratory) -> None:
     """Each queued again what the other was running, and every shard ran twice."""
-    first = coordinate(grace=30.0)
-    evaluation = enter(store, checkpoint_file, steps_suite(tmp_path, shards=12, steps=4, seconds=0.05))
-    first.wake()
-    wait_until(store, lambda session: begun(tmp_path))
-    second = coordinate()
-    wait_until(store, lambda _: second.displaced())
+    first = laboratory.start(grace=30.0)
+    evaluation = laboratory.post(shards=12, steps=4, seconds=0.05)
+    laboratory.wait_for_steps()
+    second = laboratory.start()
+    laboratory.wait_until(lambda _: second.displaced())
     assert second.workers() == 0
     first.stop()
-    assert wait(store, evaluation).state == "succeeded"
+    assert laboratory.succeeds(evaluation)
     assert not second.displaced()
-    assert set(steps_done(tmp_path).values()) == {1}
+    assert set(laboratory.steps().values()) == {1}
 
 
-def test_a_coordinator_that_hangs_is_not_alive(
-    store: Store, coordinate: Callable[..., Coordinator], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_coordinator_that_hangs_is_not_alive(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that waits for ever is there, and does as little as one that has ended."""
     go_on = threading.Event()
     monkeypatch.setattr(coordinator_module, "STALLED_AFTER", 0.3)
     monkeypatch.setattr(shards, "requeue_running", lambda *_: go_on.wait(60))
     monkeypatch.setattr(InProcessCluster, "start", lambda cluster: None)
-    coordinator = coordinate(devices="cpu")
-    wait_until(store, lambda _: not coordinator.alive())
+    coordinator = laboratory.start(devices="cpu")
+    laboratory.wait_until(lambda _: not coordinator.alive())
     go_on.set()
-    wait_until(store, lambda _: coordinator.alive())
+    laboratory.wait_until(lambda _: coordinator.alive())

@@ -3,60 +3,21 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from service_process import ServiceProcess
+from service_process import CHECKPOINT, ServiceProcess, steps_begun
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("child_process")]
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
-CHECKPOINT = GOLDEN / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
-    """Starts services, which are stopped at the end of the test."""
-    started: list[ServiceProcess] = []
-
-    def start(*options: str, name: str = "service") -> ServiceProcess:
-        service = ServiceProcess(tmp_path / name, "--devices", "cpu", *options)
-        started.append(service)
-        return service.start()
-
-    yield start
-    for service in started:
-        service.stop()
-
-
-def begin(service: ServiceProcess, log: Path, **parameters: Any) -> int:
-    """Post a checkpoint, and wait until its first step has begun."""
-    service.put_suite("steps", {"kind": "steps", "log": str(log), **parameters})
-    [evaluation] = service.post("run", 1, CHECKPOINT, ["steps"])
-    wait_for(lambda: log.exists() and log.read_text() != "")
-    return evaluation
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def steps_of(log: Path) -> list[str]:
-    return [" ".join(line.split()[:2]) for line in log.read_text().splitlines()]
 
 
 def test_a_second_service_is_refused_and_a_reader_beside_it_only_reads(
     serve: Callable[..., ServiceProcess], tmp_path: Path
 ) -> None:
     first = serve()
-    evaluation = begin(first, tmp_path / "steps.log", shards=1, steps=1)
+    evaluation = first.begin_steps(tmp_path / "steps.log", shards=1, steps=1)
     first.wait(evaluation)
     command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--data-dir", str(first.data_dir)]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -88,16 +49,16 @@ def test_a_draining_service_stores_what_runs_answers_and_keeps_what_is_posted(
     """At SIGTERM the door was closed first, and a training job that posted in the last seconds was told nothing."""
     monkeypatch.setenv("EVALSVC_GRACE", "60")
     service, log = serve(), tmp_path / "steps.log"
-    evaluation = begin(service, log, shards=2, steps=30)
+    evaluation = service.begin_steps(log, shards=2, steps=30)
     assert service.process is not None
     process = service.process
     process.send_signal(signal.SIGTERM)
-    wait_for(lambda: "draining" in service.ask("GET", "/readyz").text)
+    service.wait_until_it_drains()
     assert service.ask("GET", "/readyz").status_code == 503
     [posted] = service.post("run", 2, CHECKPOINT, ["steps"])
     assert service.evaluation(evaluation)["state"] == "running"
     assert process.wait(timeout=90) == 0
-    assert len(steps_of(log)) == 30, "the shard that ran, to its end, and no other"
+    assert steps_begun(log).total() == 30, "the shard that ran, to its end, and no other"
     assert "Traceback" not in service.log.read_text()
 
     service.process = None
@@ -108,33 +69,18 @@ def test_a_draining_service_stores_what_runs_answers_and_keeps_what_is_posted(
     assert task["shards"]["attempts"] == 2, "of the shards; what was running was not run again"
 
 
-@pytest.mark.long
-def test_what_outlasts_the_grace_is_queued_again_uncharged(
-    serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EVALSVC_GRACE", "0.5")
-    monkeypatch.setenv("EVALSVC_MAX_ATTEMPTS", "1")
-    service, log = serve(), tmp_path / "steps.log"
-    evaluation = begin(service, log, shards=1, steps=40)
-    service.stop()
-    assert len(steps_of(log)) < 40
-    service.start()
-    assert service.wait(evaluation)["state"] == "succeeded"
-
-
-@pytest.mark.parametrize("second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_second_signal_ends_it_at_once(
-    serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: signal.Signals
+    serve: Callable[..., ServiceProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVALSVC_GRACE", "600")
     service, log = serve(), tmp_path / "steps.log"
-    evaluation = begin(service, log, shards=1, steps=100)
+    evaluation = service.begin_steps(log, shards=1, steps=100)
     assert service.process is not None
     process, workers = service.process, service.workers()
     process.send_signal(signal.SIGINT)
-    wait_for(lambda: "draining" in service.ask("GET", "/readyz").text)
-    process.send_signal(second)
-    assert process.wait(timeout=10) == 128 + second
+    service.wait_until_it_drains()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 128 + signal.SIGTERM
     assert "Traceback" not in service.log.read_text()
     assert "a second signal stops at once" in service.log.read_text()
     assert psutil.wait_procs(workers, timeout=30)[1] == []

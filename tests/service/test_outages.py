@@ -5,49 +5,29 @@ TESTS_LONG=1 lets outages last as long as in earnest.
 
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from machines import wait_for
 from postgresql_server import PostgresqlServer
-from service_process import ServiceProcess
+from service_process import CHECKPOINT, ServiceProcess, steps_begun
 
 from evalsvc.store.session import alembic_config, open_store
 from evalsvc.store.tables import Run
 
 pytestmark = pytest.mark.usefixtures("child_process")
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
-CHECKPOINT = GOLDEN / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
-
 OUTAGE = 30.0 if os.environ.get("TESTS_LONG") else 6.0
 """Seconds that PostgreSQL is away."""
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
-    """Starts services, which are stopped at the end of the test."""
-    started: list[ServiceProcess] = []
-
-    def start(*options: str, data_dir: Path = tmp_path / "service") -> ServiceProcess:
-        service = ServiceProcess(data_dir, "--devices", "cpu", *options)
-        started.append(service)
-        return service.start()
-
-    yield start
-    for service in started:
-        service.stop()
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +36,8 @@ def server() -> Iterator[PostgresqlServer]:
         yield server
 
 
-def begin(service: ServiceProcess, log: Path, **parameters: Any) -> int:
-    """Post a checkpoint, and wait until its first step has begun."""
-    service.put_suite("steps", {"kind": "steps", "log": str(log), **parameters})
-    [evaluation] = service.post("run", 1, CHECKPOINT, ["steps"])
-    wait_for(lambda: log.exists() and log.read_text() != "")
-    return evaluation
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def steps_of(log: Path) -> Counter[str]:
-    return Counter(" ".join(line.split()[:2]) for line in log.read_text().splitlines())
+def is_ready(service: ServiceProcess) -> bool:
+    return service.ask("GET", "/readyz").status_code == 200
 
 
 def is_unusable(response: httpx.Response, *words: str) -> None:
@@ -95,7 +60,7 @@ def test_postgresql_goes_away_and_comes_back(
         connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     engine.dispose()
     service, log = serve("--database-url", server.url), tmp_path / "steps.log"
-    evaluation = begin(service, log, shards=4, steps=10, size=100_000)
+    evaluation = service.begin_steps(log, shards=4, steps=10, size=100_000)
     getattr(server, end)()
     try:
         away_until = time.monotonic() + OUTAGE
@@ -109,13 +74,13 @@ def test_postgresql_goes_away_and_comes_back(
             time.sleep(0.5)
     finally:
         server.start()
-    wait_for(lambda: service.ask("GET", "/readyz").status_code == 200)
+    wait_for(lambda: is_ready(service), "the service is ready")
     [posted] = service.post("run", 2, CHECKPOINT, ["steps"])
     for number in (evaluation, posted):
         done = service.wait(number)
         assert done["state"] == "succeeded", done
         assert done["tasks"][0]["shards"]["attempts"] == done["tasks"][0]["shards"]["total"] == 4
-    assert set(steps_of(log).values()) == {2}, "each step once by each evaluation"
+    assert set(steps_begun(log).values()) == {2}, "each step once by each evaluation"
     assert service.history("run") == {("steps/total", 1): 40, ("steps/total", 2): 40}
     assert "Traceback" not in service.log.read_text()
     service.stop()
@@ -127,7 +92,7 @@ def test_another_writer_holds_sqlite_for_longer_than_a_request_waits(
 ) -> None:
     """Requests that write wait, and say so in the end; those that read go on, and so does the coordinator."""
     service, log = serve(), tmp_path / "steps.log"
-    evaluation = begin(service, log, shards=3, steps=4, seconds=0.5)
+    evaluation = service.begin_steps(log, shards=3, steps=4, seconds=0.5)
     other = sqlite3.connect(service.data_dir / "evalsvc.db", isolation_level=None, timeout=60)
     other.execute("BEGIN IMMEDIATE")
     url, body = f"{service.url}/v1/checkpoints", {"run": "run", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"]}
@@ -149,7 +114,7 @@ def test_another_writer_holds_sqlite_for_longer_than_a_request_waits(
     [posted] = service.post("run", 2, CHECKPOINT, ["steps"])
     for number in (evaluation, posted):
         assert service.wait(number)["state"] == "succeeded"
-    assert set(steps_of(log).values()) == {2}
+    assert set(steps_begun(log).values()) == {2}
 
 
 @pytest.fixture
@@ -188,38 +153,6 @@ def fill(folder: Path) -> Path:
             except OSError:
                 continue
     return filler
-
-
-@pytest.mark.timeout(400)
-def test_a_full_disk_of_artifacts_is_waited_for_and_then_named(
-    small_disk: Callable[[Path, str], Path],
-    serve: Callable[..., ServiceProcess],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("EVALSVC_MAX_ATTEMPTS", "2")
-    artifacts = small_disk(tmp_path / "service" / "artifacts", "256k")
-    service, log = serve(), tmp_path / "steps.log"
-    first = begin(service, log, shards=1, steps=2, leaves=True)
-    assert service.wait(first)["state"] == "succeeded"
-    before = service.history("run")
-    filler = fill(artifacts)
-    [second] = service.post("run", 2, CHECKPOINT, ["steps"])
-    failed = service.wait(second)
-    assert failed["error"]["code"] == "artifact_not_written"
-    message = failed["error"]["message"]
-    assert message.startswith("an artifact of "), message
-    assert message.endswith(
-        f"cannot be written to {artifacts}: no space left on device; make room there, then retry the evaluation "
-        "(tried 2 times)"
-    )
-    assert service.history("run") == before
-    assert list(artifacts.rglob("*.partial")) == []
-    filler.unlink()
-    service.request("POST", f"/v1/evaluations/{second}/retry")
-    assert service.wait(second)["state"] == "succeeded"
-    assert service.history("run") == before | {("steps/total", 2): 2}
-    assert set(steps_of(log).values()) == {2}, "only the merge was tried again"
 
 
 def start_once(folder: Path, *options: str) -> str:
@@ -275,7 +208,7 @@ def test_sqlite_on_a_full_disk_refuses_clearly_and_stays_sound(
 ) -> None:
     folder, log = small_disk(tmp_path / "data", "16m"), tmp_path / "steps.log"
     service = serve("--data-dir", str(folder))
-    evaluation = begin(service, log, shards=3, steps=8, size=60_000)
+    evaluation = service.begin_steps(log, shards=3, steps=8, size=60_000)
     filler = fill(folder)
     bodies = [
         {"run": f"run-{index}", "step": 2, "uri": str(CHECKPOINT), "suites": ["steps"], "tags": {"x": "y" * 60_000}}
@@ -289,15 +222,12 @@ def test_sqlite_on_a_full_disk_refuses_clearly_and_stays_sound(
     assert service.evaluation(evaluation)["state"] == "running"
     time.sleep(2)
     filler.unlink()
-    wait_for(lambda: service.ask("GET", "/readyz").status_code == 200)
+    wait_for(lambda: is_ready(service), "the service is ready")
     assert service.wait(evaluation)["state"] == "succeeded"
-    assert set(steps_of(log)) == {f"{shard} {step}" for shard in range(3) for step in range(8)}
+    assert set(steps_begun(log)) == {f"{shard} {step}" for shard in range(3) for step in range(8)}
     runs = [run["name"] for run in service.request("GET", "/v1/runs")["runs"]]
     assert sorted(runs) == sorted(["run", *kept]), "what was answered is there, and what was refused is not"
-    assert service.process is not None
-    service.process.send_signal(signal.SIGKILL)
-    service.process.wait()
-    service.process = None
+    service.kill()
     with sqlite3.connect(folder / "evalsvc.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()

@@ -135,17 +135,18 @@ class InProcessCluster(Cluster):
     def _do(self, call: Call, request: Any) -> None:
         kind: OutcomeKind = "result"
         value: Any = None
+        cause = ""
         try:
             call.report(0)
             value = self._run(request, call)
         except Cancelled:
             kind = "cancelled"
-        except Died:
-            kind = "worker_died"
+        except Died as death:
+            kind, cause = "worker_died", str(death)
         except Exception as error:
             kind, value = "error", f"{type(error).__name__}: {error}"
         if call.key in self._calls and self._is_up:
-            self._report_outcome(Outcome(call.key, kind, value))
+            self._report_outcome(Outcome(call.key, kind, value, cause))
 
 
 def with_run(run: Run) -> Callable[[Settings, Callable[[str, int], None], Callable[[Outcome], None]], InProcessCluster]:

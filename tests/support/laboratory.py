@@ -1,17 +1,22 @@
-"""A store, a coordinator in this process, and the machines that it works on."""
+"""A store, its coordinators, and evaluations of the task `steps`, whose log says what was run."""
 
+import time
+from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from machines import Machines, wait_for
+from machines import wait_for
 from migrated import migrated_store
-from queue_steps import submission
+from queue_steps import cancel, retry, submission
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.reference import identify
+from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings
-from evalsvc.service.coordinator import Coordinator
+from evalsvc.service.coordinator import ClusterFactory, Coordinator
 from evalsvc.spec.suite import parse_suite
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
@@ -19,97 +24,145 @@ from evalsvc.store.runs.posting import submit
 from evalsvc.store.session import Store
 from evalsvc.store.tables import OVER, Attempt, Evaluation, Shard
 
-TTL = 5
-"""EVALSVC_WORKER_TTL in these tests, in seconds."""
-
-GIVEN_UP_WITHIN = 2 * TTL + 10
-"""Seconds after which a silent worker is given up at the latest."""
-
-BUSY = 20
-"""Seconds more for a busy machine."""
+GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm" / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
 
 
 class Laboratory:
-    """A store, its coordinator, and the machines that it works on."""
+    """A store in a folder, and coordinators of it, which `close` stops."""
 
-    def __init__(self, folder: Path, machines: Machines, **settings: Any) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, cluster: ClusterFactory = Cluster, checkpoint: Path = GOLDEN) -> None:
         self.folder = folder
-        self.machines = machines
+        self.data = folder / "data"
+        self.data.mkdir(parents=True)
         self.store: Store = migrated_store(folder / "evalsvc.db")
-        defaults: dict[str, Any] = {"data_dir": str(folder), "grace": 1.0, "worker_ttl": TTL, **machines.settings()}
-        self.coordinator = Coordinator(self.store, Settings(**(defaults | settings)))
-        self.coordinator.start()
-        source = Path(__file__).parents[1] / "golden" / "open_lm" / "01_rotary_default_ln_swiglu"
-        self.checkpoint = source / "checkpoints" / "epoch_1.pt"
+        self.checkpoint = checkpoint
+        self._cluster = cluster
+        self._coordinators: list[Coordinator] = []
 
-    def post(self, name: str, step: int = 1, **parameters: Any) -> int:
-        """The id of an evaluation by a suite that writes `NAME.log`."""
-        suite = parse_suite({"tasks": [{"kind": "steps", "log": str(self.folder / f"{name}.log"), **parameters}]}, name)
-        path = str(self.checkpoint)
-        posted = submission(step, run=name, uri=path, path=path, identity=identify(self.checkpoint))
+    def start(self, **settings: Any) -> Coordinator:
+        """Start a coordinator, with two workers of its own unless the settings say otherwise."""
+        defaults: dict[str, Any] = {"data_dir": str(self.data), "grace": 1.0, "devices": "cpu,cpu"}
+        coordinator = Coordinator(self.store, Settings(**(defaults | settings)), cluster=self._cluster)
+        coordinator.start()
+        self._coordinators.append(coordinator)
+        return coordinator
+
+    def wake(self) -> None:
+        for coordinator in self._coordinators:
+            coordinator.wake()
+
+    def post(
+        self, name: str = "steps", step: int = 1, run: str = "run-a", spool: str = "none", **parameters: Any
+    ) -> int:
+        """The id of an evaluation by a suite of short steps that writes `NAME.log`."""
+        task = {"kind": "steps", "log": str(self.folder / f"{name}.log"), "seconds": 0.01, **parameters}
+        suite = parse_suite({"tasks": [task]}, name)
+        path, identity = str(self.checkpoint), identify(self.checkpoint)
         with self.store.transaction() as session:
+            posted = submission(step, run=run, uri=path, path=path, identity=identity, spool=spool)
             evaluation: int = submit(session, posted, [suite], find=lambda _: suite).evaluations[0].id
-        self.coordinator.wake()
+        self.wake()
         return evaluation
 
-    def log(self, name: str) -> list[tuple[int, int, int]]:
-        """(shard, step, process) of every step that was begun."""
-        path = self.folder / f"{name}.log"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(int(shard), int(step), int(process)) for shard, step, process in map(str.split, lines)]
+    def cancel(self, *evaluations: int) -> None:
+        for evaluation in evaluations:
+            cancel(self.store, evaluation)
+        self.wake()
+
+    def retry(self, evaluation: int) -> None:
+        retry(self.store, evaluation)
+        self.wake()
+
+    def wait_until(self, condition: Callable[[Session], Any], seconds: float = 120) -> None:
+        """Wait for a condition on a session of the store."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self.store.reading() as session:
+                if condition(session):
+                    return
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.01)
+
+    def is_over(self, evaluation: int) -> bool:
+        with self.store.reading() as session:
+            return find_evaluation(session, evaluation).state in OVER
 
     def wait(self, evaluation: int, seconds: float = 120) -> Evaluation:
-        def over() -> Evaluation | None:
-            with self.store.reading() as session:
-                found = find_evaluation(session, evaluation)
-                return found if found.state in OVER else None
+        """Wait for the end of an evaluation."""
+        self.wait_until(lambda _: self.is_over(evaluation), seconds)
+        with self.store.reading() as session:
+            return find_evaluation(session, evaluation)
 
-        found: Evaluation = wait_for(over, f"the end of evaluation {evaluation}", seconds)
-        return found
+    def succeeds(self, *evaluations: int) -> bool:
+        """Wait for the end of the evaluations; whether all of them succeeded."""
+        return {self.wait(evaluation).state for evaluation in evaluations} == {"succeeded"}
 
-    def attempts(self, name: str) -> list[tuple[int, str, datetime]]:
+    def failure(self, evaluation: int) -> tuple[str, str]:
+        """Wait for the end of an evaluation that fails; the code and the message of its error."""
+        failed = self.wait(evaluation)
+        assert failed.error is not None
+        assert failed.state == "failed"
+        return failed.error["code"], failed.error["message"]
+
+    def log(self, name: str = "steps") -> list[tuple[int, int, str]]:
+        """(shard, step, worker) of every step that was begun."""
+        path = self.folder / f"{name}.log"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(int(shard), int(step), worker) for shard, step, worker in map(str.split, lines)]
+
+    def steps(self, name: str = "steps") -> Counter[tuple[int, int]]:
+        """How often each (shard, step) was begun."""
+        return Counter((shard, step) for shard, step, _ in self.log(name))
+
+    def wait_for_steps(self, *names: str) -> None:
+        """Wait until the first step of each has begun."""
+        self.wait_until(lambda _: all(self.log(name) for name in names or ("steps",)))
+
+    def attempts(self, name: str = "steps") -> list[tuple[int, str, datetime]]:
         """(shard, outcome, start) of the attempts of its run shards, in the order of their start."""
+        query = select(Shard.index, Attempt.outcome, Attempt.started_at).join(Attempt.shard).join(Shard.task)
         with self.store.reading() as session:
             rows = session.execute(
-                select(Shard.index, Attempt.outcome, Attempt.started_at)
-                .join(Attempt.shard)
-                .join(Shard.task)
-                .join(Evaluation)
+                query.join(Evaluation)
                 .where(Shard.stage == "run", Evaluation.suite == name)
-                .order_by(Attempt.started_at)
+                .order_by(Attempt.started_at, Attempt.number)
             )
             return [(row.index, row.outcome, row.started_at) for row in rows]
+
+    def outcomes(self, name: str = "steps") -> Counter[str]:
+        """How many of these attempts ended how."""
+        return Counter(outcome for _, outcome, _ in self.attempts(name))
 
     def failed_attempts(self) -> int:
         with self.store.reading() as session:
             return sum(session.scalars(select(Shard.failed_attempts)))
 
-    def value(self, name: str) -> list[float]:
+    def history(self) -> list[dict[str, Any]]:
         with self.store.reading() as session:
-            values: list[float] = read_history(session, name)["series"][0]["value"]
-            return values
+            series: list[dict[str, Any]] = read_history(session, "run-a")["series"]
+            return series
 
     def close(self) -> None:
-        self.coordinator.stop()
+        for coordinator in self._coordinators:
+            coordinator.stop()
         self.store.close()
 
 
-def begun_on_two(laboratory: Laboratory, name: str, shards: int = 2) -> None:
-    """Until two processes work, and at least `shards` shards were begun."""
+def begun_on_two(laboratory: Laboratory, shards: int = 2) -> None:
+    """Wait until two processes work, and at least `shards` shards were begun."""
 
     def both() -> bool:
-        log = laboratory.log(name)
-        return len({process for _, _, process in log}) == 2 and len({shard for shard, _, _ in log}) >= shards
+        log = laboratory.log()
+        return len({process for *_, process in log}) == 2 and len({shard for shard, *_ in log}) >= shards
 
     wait_for(both, "both workers work", 120)
 
 
-def just_begun(laboratory: Laboratory, name: str, process: int) -> int:
-    """Until a process begins a shard: its index, and all of its steps but the first lie before it."""
+def just_begun(laboratory: Laboratory, process: int) -> int:
+    """Wait until a process begins a shard: its index, and all of its steps but the first lie before it."""
 
     def begun() -> list[int]:
-        steps = [(shard, step) for shard, step, worker in laboratory.log(name) if worker == process]
+        steps = [(shard, step) for shard, step, worker in laboratory.log() if worker == str(process)]
         return [shard for shard, step in steps[-1:] if step == 0]
 
     [shard] = wait_for(begun, f"process {process} begins a shard", 120)

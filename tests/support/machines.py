@@ -22,6 +22,15 @@ SUPPORT = str(Path(__file__).parent)
 PATIENCE = 90.0
 """Seconds that anything has on a busy machine."""
 
+TTL = 5
+"""EVALSVC_WORKER_TTL in tests of workers that fall silent, in seconds."""
+
+GIVEN_UP_WITHIN = 2 * TTL + 10
+"""Seconds after which a silent worker is given up at the latest."""
+
+BUSY = 20
+"""Seconds more for a busy machine."""
+
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     deadline = time.monotonic() + seconds

@@ -6,11 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from machines import wait_for
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
+CHECKPOINT = GOLDEN / "01_rotary_default_ln_swiglu" / "checkpoints" / "epoch_1.pt"
+"""A small checkpoint to post, where nothing looks into it."""
 
 START_TIMEOUT = 60
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
@@ -60,6 +66,9 @@ class ServiceProcess:
         psutil.wait_procs(workers, timeout=10)
         self.process = None
 
+    def wait_until_it_drains(self) -> None:
+        wait_for(lambda: "draining" in self.ask("GET", "/readyz").text, "the service drains")
+
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
@@ -84,6 +93,13 @@ class ServiceProcess:
     def put_suite(self, name: str, *tasks: dict[str, Any]) -> None:
         self.request("PUT", f"/v1/suites/{name}", json={"tasks": list(tasks)})
 
+    def begin_steps(self, log: Path, **parameters: Any) -> int:
+        """Post a checkpoint to be evaluated by the task `steps`, as suite `steps`, and wait for its first step."""
+        self.put_suite("steps", {"kind": "steps", "log": str(log), **parameters})
+        [evaluation] = self.post("run", 1, CHECKPOINT, ["steps"])
+        wait_for(lambda: log.exists() and log.read_text() != "", "the first step")
+        return evaluation
+
     def evaluation(self, evaluation: int) -> dict[str, Any]:
         document: dict[str, Any] = self.request("GET", f"/v1/evaluations/{evaluation}")
         return document
@@ -103,3 +119,8 @@ class ServiceProcess:
             for series in document["series"]
             for step, value in zip(series["x"], series["value"], strict=True)
         }
+
+
+def steps_begun(log: Path) -> Counter[str]:
+    """How often each `shard step` of a log of the task `steps` was begun."""
+    return Counter(" ".join(line.split()[:2]) for line in log.read_text().splitlines())

@@ -31,9 +31,6 @@ class Steps(Task):
     """Index of a shard that kills its worker."""
     deaf: bool = False
     """Never reports, so it never learns that it was cancelled."""
-
-    hoard: int = 0
-    """Bytes that a step asks for at once."""
     leaves: bool = False
     """Leaves an artifact."""
     size: int = 0
@@ -61,7 +58,6 @@ class StepsWork(Work[Steps]):
             time.sleep(self.task.seconds)
             if shard["index"] == self.task.poison:
                 os.kill(os.getpid(), signal.SIGKILL)
-            bytearray(self.task.hoard)
             if not self.task.deaf:
                 context.report(step + 1)
         return {"steps": self.task.steps, "bytes": bytes([shard["index"]]) * self.task.size}
