@@ -181,13 +181,6 @@ def test_two_services_on_one_scheduler_have_calls_of_the_same_name(tmp_path: Pat
         machines.stop()
 
 
-def test_a_call_that_does_not_listen_is_killed(cluster: Watched) -> None:
-    cluster.submit("hang", "cluster_jobs:hang", {})
-    cluster.wait_for_progress("hang")
-    cluster.kill("hang")
-    assert cluster.outcome() == Outcome("hang", "worker_died")
-
-
 @pytest.mark.usefixtures("child_process")
 def test_a_connection_that_breaks_for_a_moment_is_not_taken_for_the_old_one() -> None:
     """Dask's client comes back by itself, without its calls and deaf to progress: their process could not be killed."""

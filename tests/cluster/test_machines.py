@@ -1,28 +1,9 @@
 """A coordinator whose workers are elsewhere, and of which one hangs."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from laboratory import Laboratory, begun_on_two, just_begun
 from machines import BUSY, GIVEN_UP_WITHIN, TTL, Machines
-
-pytestmark = pytest.mark.usefixtures("child_process")
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    machines = Machines(tmp_path / "machines", EVALSVC_WORKER_TTL=str(TTL), EVALSVC_GRACE="20")
-    yield machines
-    machines.stop()
-
-
-@pytest.fixture
-def laboratory(tmp_path: Path) -> Iterator[Laboratory]:
-    laboratory = Laboratory(tmp_path)
-    yield laboratory
-    laboratory.close()
 
 
 def test_a_stopped_worker_is_given_up_and_what_it_sends_late_is_not_stored(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from machines import BUSY, GIVEN_UP_WITHIN, TTL, Machines, term, wait_for
+from machines import BUSY, GIVEN_UP_WITHIN, Machines, term, wait_for
 from watched_cluster import Watched
 
 from evalsvc.cluster.cluster import Outcome
@@ -16,13 +16,6 @@ from evalsvc.cluster.scheduler import run_scheduler
 from evalsvc.cluster.supervisor import run_workers
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, PortInUse
-
-
-@pytest.fixture
-def machines(tmp_path: Path, child_process: None) -> Iterator[Machines]:
-    machines = Machines(tmp_path / "machines", EVALSVC_WORKER_TTL=str(TTL), EVALSVC_GRACE="20")
-    yield machines
-    machines.stop()
 
 
 @pytest.fixture

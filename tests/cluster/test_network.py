@@ -86,13 +86,6 @@ def machines(machine: Callable[[], Machine], tmp_path: Path) -> Iterator[Machine
     machines.stop()
 
 
-@pytest.fixture
-def laboratory(tmp_path: Path) -> Iterator[Laboratory]:
-    laboratory = Laboratory(tmp_path)
-    yield laboratory
-    laboratory.close()
-
-
 def start(laboratory: Laboratory, machines: Machines) -> Coordinator:
     """A coordinator on the scheduler of the machines, which is here."""
     return laboratory.start(worker_ttl=TTL, **machines.settings() | {"scheduler": f"tls://127.0.0.1:{machines.port}"})
