@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
+from evalsvc.checkpoints.expression import canonical
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.spec.protocol import MetricValue, Protocol
@@ -47,13 +48,18 @@ def enter(store: Store, posted: Submission, *suites: Suite) -> list[int]:
         return [evaluation.id for evaluation in submitted.evaluations]
 
 
-def enter_virtual(store: Store, run: str, text: str, **fields: Any) -> list[int]:
-    """Submit an expression as step 9 of a run, to be evaluated; the ids of the evaluations."""
+def resolve(store: Store, text: str) -> tuple[str, list[int]]:
+    """The expression in its one spelling, and the ids of its checkpoints."""
     with store.reading() as session:
-        parents = [parent.id for parent in resolve_expression(session, text).parents]
-    return enter(
-        store, submission(9, run=run, uri=text, path=text, identity=Identity(0, 0), parents=parents, **fields), suite()
-    )
+        found = resolve_expression(session, text)
+        return canonical(found.expression), [parent.id for parent in found.parents]
+
+
+def enter_virtual(store: Store, run: str, text: str, *suites: Suite, step: int = 30, **fields: Any) -> list[int]:
+    """Submit an expression as a checkpoint of a run; the ids of its evaluations."""
+    uri, parents = resolve(store, text)
+    file = {"uri": uri, "path": uri, "identity": Identity(0, 0)}
+    return enter(store, submission(step, run=run, parents=parents, **file, **fields), *suites)
 
 
 def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any) -> MetricValue:

@@ -38,17 +38,13 @@ def test_provenance(checkpoint: CheckpointRef, suite: Suite, weights: Path) -> N
     assert found["host"]
 
 
+CLOZE = {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 4}
+
 MINIATURE: dict[str, dict[str, Any]] = {
     "loss": {"data": str(ROOT / "heldout_pairs.jsonl"), "limit": 4},
     "completions": {"max_tokens": 4},
-    "language": {"benchmarks": ["cloze"], "include_path": [str(ROOT)], "limit": 4},
-    "forgetting": {
-        "benchmarks": ["cloze"],
-        "include_path": [str(ROOT)],
-        "limit": 4,
-        "text": str(ROOT / "heldout_text.jsonl"),
-        "text_limit": 4,
-    },
+    "language": CLOZE,
+    "forgetting": {**CLOZE, "text": str(ROOT / "heldout_text.jsonl"), "text_limit": 4},
     "text_to_image": {
         "captions": str(ROOT / "captions.jsonl"),
         "samples": 4,

@@ -56,7 +56,7 @@ def test_nothing_of_it_is_left(store: Store) -> None:
     enter(store, submission(25), suite(), suite("other", limit=2, tasks=2))
     enter(store, submission(50), suite())
     evaluate_whole(store, metric(1.0), shards=3, items=[{"index": 0}])
-    enter_virtual(store, "run-a", "lerp(run-a@25, run-a@50, 0.5)", variant="mix")
+    enter_virtual(store, "run-a", "lerp(run-a@25, run-a@50, 0.5)", suite(), variant="mix")
     evaluate_whole(store, metric(2.0))
     with store.transaction() as session:
         import_values(session, "run-a", "old.csv", [imported("fid", [Point(5, 1.0, None, None)])], replace=False)
@@ -149,8 +149,8 @@ def test_other_runs_that_need_it_are_named(store: Store) -> None:
         delete(store, cancel=True)
     with store.transaction() as session:
         find_run(session, "run-b").base = None
-    enter_virtual(store, "mix", "lerp(run-a@25, run-b@25, 0.5)")
-    with pytest.raises(Conflict, match="virtual checkpoints of other runs are made of run 'run-a': mix@9; delete"):
+    enter_virtual(store, "mix", "lerp(run-a@25, run-b@25, 0.5)", suite())
+    with pytest.raises(Conflict, match="virtual checkpoints of other runs are made of run 'run-a': mix@30; delete"):
         delete(store, cancel=True)
     delete(store, "mix", cancel=True)
     delete(store, cancel=True)

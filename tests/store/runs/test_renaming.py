@@ -38,7 +38,7 @@ def test_bases_and_expressions_name_it_anew(store: Store) -> None:
     with store.transaction() as session:
         for run in ("run-a", "run-b"):
             name_base(session, find_run(session, run), "run-a", 25, "raw")
-    enter_virtual(store, "mix", "lerp(run-b@25, run-a@25, 0.25)")
+    enter_virtual(store, "mix", "lerp(run-b@25, run-a@25, 0.25)", suite())
     rename(store)
     with store.reading() as session:
         for run in ("run-z", "run-b"):
@@ -60,7 +60,7 @@ def test_a_worker_that_knows_the_old_name_does_no_harm(store: Store) -> None:
     """Its provenance has the parents' digests by their old names."""
     enter(store, submission(25))
     enter(store, submission(50))
-    enter_virtual(store, "mix", "lerp(run-a@25, run-a@50, 0.5)")
+    enter_virtual(store, "mix", "lerp(run-a@25, run-a@50, 0.5)", suite())
     assignment = dispatched(store)
     rename(store)
     provenance = {"checkpoint_sha256": "a" * 64, "parents_sha256": {"run-a@25": "b" * 64, "run-a@50": "c" * 64}}

@@ -3,9 +3,21 @@
 from typing import Any
 
 import pytest
-from queue_steps import dispatched, enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+from queue_steps import (
+    dispatched,
+    enter,
+    enter_virtual,
+    evaluate_whole,
+    metric,
+    next_shard,
+    plan,
+    resolve,
+    store_result,
+    submission,
+    suite,
+)
 
-from evalsvc.checkpoints.expression import MAX_CHECKPOINTS, canonical
+from evalsvc.checkpoints.expression import MAX_CHECKPOINTS
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest, UnknownName, WrongState
@@ -15,7 +27,7 @@ from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run, get
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.runs import virtual
 from evalsvc.store.runs.base import base_ids, name_base, runs_awaiting_base
-from evalsvc.store.runs.virtual import has_files, resolve_expression
+from evalsvc.store.runs.virtual import has_files
 from evalsvc.store.session import Store
 from evalsvc.store.views import checkpoint_view, in_use
 
@@ -23,20 +35,6 @@ from evalsvc.store.views import checkpoint_view, in_use
 def post(store: Store, *steps: int, run: str = "run-a", **fields: Any) -> None:
     for step in steps:
         enter(store, submission(step, run=run, **fields))
-
-
-def resolve(store: Store, text: str) -> tuple[str, list[int]]:
-    """The expression in its one spelling, and the ids of its checkpoints."""
-    with store.reading() as session:
-        found = resolve_expression(session, text)
-        return canonical(found.expression), [parent.id for parent in found.parents]
-
-
-def post_virtual(store: Store, text: str, step: int = 30, *suites: Any, run: str = "v", **fields: Any) -> list[int]:
-    uri, parents = resolve(store, text)
-    return enter(
-        store, submission(step, run=run, uri=uri, path=uri, identity=Identity(0, 0), parents=parents, **fields), *suites
-    )
 
 
 def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(store: Store) -> None:
@@ -50,7 +48,7 @@ def test_ranges_base_and_virtual_checkpoints_are_resolved_when_they_are_posted(s
     with store.transaction() as session:
         name_base(session, find_run(session, "run-a"), "text", 7, "raw")
     assert resolve(store, "lerp(base, run-a@9000, 0.5)") == ("lerp(text@7, run-a@9000, 0.5)", [8, 6])
-    post_virtual(store, "avg(run-a@0, text@7)", run="v", step=1)
+    enter_virtual(store, "v", "avg(run-a@0, text@7)", step=1)
     expected = ("lerp(run-a@0, avg(run-a@0, text@7), 0.5)", [1, 8])
     assert resolve(store, "lerp(run-a@0, v@1, 0.5)") == expected
 
@@ -87,7 +85,7 @@ def test_a_worker_gets_every_parent_as_it_lies_now(store: Store) -> None:
     """A spooled parent is read from its copy: the trainer may have deleted the original."""
     post(store, 0)
     post(store, 5, spool="link")
-    [evaluation] = post_virtual(store, "lerp(run-a@0, run-a@5, 0.3)", 30, suite())
+    [evaluation] = enter_virtual(store, "v", "lerp(run-a@0, run-a@5, 0.3)", suite())
     with store.transaction() as session:
         find_checkpoint(session, 2).spool_state = "ready"
     assignment = dispatched(store)
@@ -106,7 +104,7 @@ def test_it_waits_while_a_parent_is_copied(store: Store) -> None:
     """What it was told to read would be gone once the copy is there."""
     post(store, 0)
     post(store, 5, spool="copy")
-    post_virtual(store, "avg(run-a@0, run-a@5)", 0, suite())
+    enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite(), step=0)
     assert next_shard(store) is None
     with store.transaction() as session:
         assert find_run(session, "v").id in runs_awaiting_base(session), "it is the base of its run"
@@ -117,7 +115,7 @@ def test_it_waits_while_a_parent_is_copied(store: Store) -> None:
 
 def test_the_digests_that_a_worker_found_are_kept(store: Store) -> None:
     post(store, 0, 5)
-    post_virtual(store, "avg(run-a@0, run-a@5)", 30, suite())
+    enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite())
     found = {"checkpoint_sha256": "c" * 64, "parents_sha256": {"run-a@0": "a" * 64, "run-a@5": "b" * 64}}
     assert store_result(store, dispatched(store), ShardResult(plan(1).output, provenance=found))
     with store.reading() as session:
@@ -130,18 +128,18 @@ def test_the_digests_that_a_worker_found_are_kept(store: Store) -> None:
 
 def test_the_same_expression_again_is_the_same_checkpoint(store: Store) -> None:
     post(store, 0, 5)
-    first = post_virtual(store, "avg(run-a@0, run-a@5)", 30, suite())
-    assert post_virtual(store, " avg( run-a@5,run-a@0 )", 30, suite()) == first
+    first = enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite())
+    assert enter_virtual(store, "v", " avg( run-a@5,run-a@0 )", suite()) == first
     with pytest.raises(Conflict, match=r"with the uri avg\(run-a@0, run-a@5\)"):
-        post_virtual(store, "avg(run-a@0, run-a@5, run-a@5)", 30, suite())
+        enter_virtual(store, "v", "avg(run-a@0, run-a@5, run-a@5)", suite())
 
 
 def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
     """The name in the expression means another file since."""
     post(store, 0, 5)
-    [done] = post_virtual(store, "avg(run-a@0, run-a@5)", 30, suite())
+    [done] = enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite())
     evaluate_whole(store, metric(1.0))
-    [waits] = post_virtual(store, "avg(run-a@0, run-a@5)", 30, suite("other", limit=2))
+    [waits] = enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite("other", limit=2))
     post(store, 5, identity=Identity(7, 7), replace=True)
     with store.reading() as session:
         state = find_evaluation(session, waits)
@@ -159,8 +157,8 @@ def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
     with pytest.raises(WrongState, match="checkpoint 3 is made of run-a@5"):
         resolve(store, "avg(v@30)")
     with pytest.raises(Conflict, match=r"another file in the place of run-a@5 under the same uri; .*replace=true"):
-        post_virtual(store, "avg(run-a@0, run-a@5)", 30, suite())
-    post_virtual(store, "avg(run-a@0, run-a@5)", 30, suite(), replace=True)
+        enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite())
+    enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite(), replace=True)
     with store.reading() as session:
         assert read_history(session, "v")["series"][0]["value"] == []
         assert resolve(store, "avg(v@30)") == ("avg(avg(run-a@0, run-a@5))", [1, 4])
@@ -168,7 +166,7 @@ def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
 
 def test_parents_are_in_use_until_it_is_evaluated(store: Store) -> None:
     post(store, 0, 5)
-    [evaluation] = post_virtual(store, "avg(run-a@0, run-a@5)", 30, suite())
+    [evaluation] = enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite())
     with store.reading() as session:
         assert [in_use(session, find_checkpoint(session, number)) for number in (1, 2, 3)] == [True, True, False]
     with store.transaction() as session:
@@ -183,7 +181,7 @@ def test_parents_are_in_use_until_it_is_evaluated(store: Store) -> None:
 
 def test_as_a_base_it_keeps_its_parents(store: Store) -> None:
     post(store, 3, 5)
-    post_virtual(store, "avg(run-a@3, run-a@5)")
+    enter_virtual(store, "v", "avg(run-a@3, run-a@5)")
     with store.transaction() as session:
         assert base_ids(session) == set()
         name_base(session, get_or_create_run(session, "run-b"), "v", 30, "raw")
@@ -198,7 +196,7 @@ def test_as_a_base_it_keeps_its_parents(store: Store) -> None:
 
 def test_a_run_of_virtual_checkpoints_has_no_files(store: Store) -> None:
     post(store, 0)
-    post_virtual(store, "avg(run-a@0)", variant="x")
+    enter_virtual(store, "v", "avg(run-a@0)", variant="x")
     with store.reading() as session:
         assert [has_files(session, run) for run in ("run-a", "v", "nowhere")] == [True, False, False]
         assert [has_files(session, "run-a", variant) for variant in ("raw", "ema")] == [True, False]
@@ -219,7 +217,7 @@ def test_one_checkpoint_may_be_made_of_others_only_so_deep(store: Store) -> None
     text = "run-a@0"
     for _ in range(9):
         text = f"lerp({text}, run-a@1, 0.5)"
-    post_virtual(store, text, step=1)
+    enter_virtual(store, "v", text, step=1)
     deeper = text.replace("run-a@0", "v@1")
     with pytest.raises(InvalidRequest, match="at most 16 functions inside one another"):
         resolve(store, deeper)
