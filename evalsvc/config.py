@@ -92,7 +92,8 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Read the settings from the environment, with `overrides` (None means not given) on top.
+        """Read the settings from the environment, with `overrides` on top: None means not given, a path stands for its
+        text.
 
         A variable with the prefix that is no setting is left to `unknown_variables`.
 
@@ -105,7 +106,8 @@ class Settings:
             for item in fields(cls)
             if (text := _given(environ, item.name))
         }
-        values.update({name: value for name, value in overrides.items() if value is not None})
+        given = {name: value for name, value in overrides.items() if value is not None}
+        values |= {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         return cls(**values)
 
     def worker_threads(self, processes: int = 1) -> int:

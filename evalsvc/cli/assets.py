@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from evalsvc.assets import ASSETS, find_asset, locate_asset, pull, read_record
-from evalsvc.cli.options import text_of
 from evalsvc.cli.progress import Bars, show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.config import Settings
@@ -33,7 +32,7 @@ def pull_assets(
     """Fetch assets and verify them. A download that was cut off goes on where it stopped."""
     if source is not None and len(names) > 1:
         raise InvalidRequest(f"--from {source} is one file and {len(names)} assets are named; name one")
-    folder = Settings.load(assets=text_of(assets)).assets_path
+    folder = Settings.load(assets=assets).assets_path
     for name in names:
         find_asset(name)
     for name in names:
@@ -49,7 +48,7 @@ def pull_assets(
 @assets_app.command(name="list")
 def list_assets(assets: Assets = None) -> None:
     """Show what can be pulled, what is there, and where it came from."""
-    folder = Settings.load(assets=text_of(assets)).assets_path
+    folder = Settings.load(assets=assets).assets_path
     rows = []
     for asset in ASSETS.values():
         try:

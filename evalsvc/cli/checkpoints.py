@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from evalsvc.cli.options import FAILED, Layout, Model, Spool, Url, connect
+from evalsvc.checkpoints.reference import Spool
+from evalsvc.cli.options import FAILED, Layout, Model, Suite, Url, connect
 from evalsvc.cli.progress import print_news, show_bars
 from evalsvc.cli.tables import print_metrics, print_warnings
 from evalsvc.cli.terminal import complain, say
@@ -37,9 +38,7 @@ def submit(
     uri: Annotated[
         str, typer.Argument(help="The weights: a path, a uri, or an expression, e.g. lerp(run@0, run@9, 0.3).")
     ],
-    suite: Annotated[
-        list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")
-    ] = None,
+    suite: Suite = None,
     variant: Annotated[
         str | None, typer.Option(help="Which weights of the step, e.g. ema_0.9999.", show_default="raw")
     ] = None,
@@ -47,7 +46,7 @@ def submit(
     layout: Layout = None,
     tokens_seen: Annotated[int | None, typer.Option(help="Tokens trained on so far.")] = None,
     sha256: Annotated[str | None, typer.Option(help="The file's digest; a worker checks it.")] = None,
-    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = Spool.none,
+    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = "none",
     priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeat for several.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace another file at this step and variant.")] = False,
@@ -69,7 +68,7 @@ def submit(
             layout=inline_layout(layout),
             tokens_seen=tokens_seen,
             sha256=sha256,
-            spool=spool.value,
+            spool=spool,
             priority=priority,
             tags=_tags(tag or []),
             replace=replace,
@@ -85,9 +84,7 @@ def sweep(
     first: Annotated[str, typer.Argument(help="RUN@STEP, base, or an expression.")],
     second: Annotated[str, typer.Argument(help="What it goes to, given likewise.")],
     points: Annotated[int, typer.Option(help="How many, with both ends: 2, 3, 5, 6, 11, 21, 26, 51 or 101.")] = 11,
-    suite: Annotated[
-        list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")
-    ] = None,
+    suite: Suite = None,
     variant: Annotated[str, typer.Option(help="What to call these weights.")] = "raw",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the evaluations.")] = False,
     url: Url = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import Threads, TlsCa, TlsCert, TlsKey, text_of
+from evalsvc.cli.options import Devices, Threads, TlsCa, TlsCert, TlsKey
 from evalsvc.cli.terminal import say
 from evalsvc.cluster.certificates import write_certificates
 from evalsvc.cluster.scheduler import run_scheduler
@@ -24,10 +24,7 @@ def worker(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
-    devices: Annotated[
-        str | None,
-        typer.Option(help="One worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"),
-    ] = None,
+    devices: Devices = None,
     device: Annotated[str | None, typer.Option(help="Only one, such as cuda:0 or cpu.", show_default="all")] = None,
     threads: Threads = None,
 ) -> None:
@@ -36,9 +33,9 @@ def worker(
     Then running shards are finished and no other is taken; a second signal ends them at once.
     """
     settings = Settings.load(
-        tls_ca=text_of(tls_ca),
-        tls_cert=text_of(tls_cert),
-        tls_key=text_of(tls_key),
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         devices=devices,
         device=device,
         threads=threads,
@@ -60,7 +57,7 @@ def scheduler(
 
     It lets in only who has the certificates, and keeps nothing: where it dies, start another at the same address.
     """
-    settings = Settings.load(tls_ca=text_of(tls_ca), tls_cert=text_of(tls_cert), tls_key=text_of(tls_key))
+    settings = Settings.load(tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,19 +13,15 @@ from evalsvc.cli.contrast_tables import (
     write_contrasts_csv,
     write_difference_curves_csv,
 )
-from evalsvc.cli.options import Family, Format, Url, connect, print_document
+from evalsvc.cli.options import Format, Url, connect, print_document
 from evalsvc.client import Client
-from evalsvc.compare.contrast import Options, compare_results, require_comparable
+from evalsvc.compare.contrast import Family, Options, compare_results, require_comparable
+from evalsvc.compare.difference_curves import Band
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.names import CHECKPOINT, RUN
 
 commands = typer.Typer()
-
-
-class Band(StrEnum):
-    pointwise = "pointwise"
-    simultaneous = "simultaneous"
 
 
 @commands.command()
@@ -52,11 +47,11 @@ def compare(
     family: Annotated[
         Family,
         typer.Option(help="Of checkpoints: verdicts that hold each by itself, or (holm) for all metrics together."),
-    ] = Family.none,
+    ] = "none",
     band: Annotated[
         Band,
         typer.Option(help="Of runs: intervals that hold at their own step, or (simultaneous) at all steps at once."),
-    ] = Band.pointwise,
+    ] = "pointwise",
     flipped: Annotated[
         int,
         typer.Option(min=0, max=10_000, help="How many items that only one gets right are named, with --format json."),
@@ -67,7 +62,7 @@ def compare(
     suite: Annotated[
         str | None, typer.Option(help="Of RUN@STEP, only this suite's values.", show_default="all suites")
     ] = None,
-    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,  # noqa: A002
+    format: Annotated[Format, typer.Option(help="How to print it.")] = "table",  # noqa: A002
     url: Url = None,
 ) -> None:
     """Say how far two checkpoints are apart: the difference B − A of every metric, its interval, and a verdict.
@@ -84,16 +79,16 @@ def compare(
     metrics, tasks = metric or [], task or []
     with connect(url) as client:
         if _is_run(a) and (b is None or _is_run(b)):
-            if family is not Family.none:
+            if family != "none":
                 raise InvalidRequest("--family is for two checkpoints; along runs, use --band simultaneous")
             comparison = client.compare_runs(
-                a, b, metrics, tasks=tasks, suite=suite, level=level, band=band.value, force=force
+                a, b, metrics, tasks=tasks, suite=suite, level=level, band=band, force=force
             )
             print_document(format, comparison, print_difference_curves, write_difference_curves_csv)
             return
         if b is None:
             raise InvalidRequest(f"{a} is compared with nothing; give a second checkpoint or file, or a run alone")
-        options = Options(tuple(metrics), tuple(tasks), level, force, flipped, family.value)
+        options = Options(tuple(metrics), tuple(tasks), level, force, flipped, family)
         comparison = _contrasts(a, b, options, client, suite)
     print_document(format, comparison, print_contrasts, write_contrasts_csv)
     require_comparable(comparison)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evalsvc.cli.tables import error_bar, explain_groups, print_warnings, shown_items, shown_number
+from evalsvc.cli.tables import error_bar, explain_groups, print_warnings, say_curve, shown_items, shown_number
 from evalsvc.cli.terminal import print_table, say, write_rows
 from evalsvc.spec.protocol import describe_differences, describe_fields, differences_from_json, labelled
 
@@ -25,11 +25,10 @@ def print_contrasts(document: Mapping[str, Any]) -> None:
     columns = ["B is", "metric", "A", "B", "B − A", interval, "basis", "n"]
     together = document.get("family") == "holm"
     p_values = "p (Holm, all metrics)" if together else "p (Holm)"
-    columns += ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
+    optional = ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
     rows = [_contrast_row(contrast, together) for contrast in document["contrasts"]]
-    used = [place for place in range(len(columns)) if place < 8 or any(row[place] for row in rows)]
     if rows:
-        print_table([columns[place] for place in used], [[row[place] for place in used] for row in rows])
+        print_table([*columns, *optional], rows, optional)
         explain_groups(document["contrasts"])
         _explain_verdicts(document)
     else:
@@ -59,7 +58,6 @@ def _explain_verdicts(document: Mapping[str, Any]) -> None:
 
 
 def _contrast_row(contrast: Mapping[str, Any], together: bool) -> list[str]:
-
     forced = " (forced)" if contrast["differing"] and contrast["difference"] is not None else ""
     interval, answers = contrast["interval"], contrast["answers"]
     return [
@@ -131,9 +129,7 @@ def print_difference_curves(document: Mapping[str, Any]) -> None:
     """Two runs along their steps: a table per metric, and where the difference enters and leaves the noise."""
     say(f"A: {document['a']}\nB: {document['b']}")
     for curve in document["curves"]:
-        protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
-        said = ", ".join(filter(None, [curve["unit"], protocol, describe_fields(curve["differs"])]))
-        say(f"{curve['metric']} ({said})")
+        say_curve(curve)
         band = f"{100 * document['level']:.4g} % interval, {document['band']}"
         columns = [document["x"], "A", "B", "B − A", band, "basis", "B is"]
         print_table(columns, [_step_row(row) for row in _curve_rows(curve)])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Model, Suites, Threads, hand_on, text_of
+from evalsvc.cli.options import FAILED, Model, Suites, Threads, hand_on, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -27,7 +27,6 @@ from evalsvc.doctor.layout.report import (
     summary,
     to_json,
 )
-from evalsvc.errors import InvalidRequest
 from evalsvc.spec.layout import parse_layout
 
 SETUP = "setup"
@@ -63,7 +62,7 @@ def doctor(
 
     The exit code is 1 when something that is needed is missing.
     """
-    given: dict[str, Any] = {"suites": text_of(suites), "data_dir": text_of(data_dir)}
+    given: dict[str, Any] = {"suites": suites, "data_dir": data_dir}
     settings = Settings.load(**given)
     _print_settings(settings, {name for name, value in given.items() if value is not None})
     checks = run_checks(settings, suite or [])
@@ -136,10 +135,7 @@ def find_layout(
 
     The exit code is 1 when it is not decided: a wrong layout poisons every number, so it is never guessed.
     """
-    for option, path in (("--output", output), ("--json", report)):
-        if path is not None and not path.parent.is_dir():
-            raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
-
+    require_folders({"--output": output, "--json": report})
     settings = Settings.load(device=device, threads=threads)
     hand_on(settings)
     question = Question(
@@ -149,7 +145,7 @@ def find_layout(
         codebook_size,
         limit,
         {name: parse_layout(inline_layout(name)) for name in layout or ()},
-        text_of(tokenizer),
+        None if tokenizer is None else str(tokenizer),
     )
     with show_bars() as bars:
         checkup = examine(question, settings, lambda done: bars.show("layouts", done, None, "scored"))
@@ -163,7 +159,6 @@ def find_layout(
 
 
 def _print_checkup(checkup: Checkup) -> None:
-
     for line in summary(checkup):
         say(line)
     print_table(list(COLUMNS), ranking_rows(checkup))

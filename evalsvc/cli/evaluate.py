@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, hand_on, text_of
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, hand_on, require_folders
 from evalsvc.cli.progress import print_interim, show_bars
 from evalsvc.cli.tables import print_metrics, print_warnings
 from evalsvc.cli.terminal import complain
@@ -49,11 +49,10 @@ def run_here(
 
     The exit code is 1 when a task failed.
     """
-    if output is not None and not output.parent.is_dir():
-        raise InvalidRequest(f"--output {output}: there is no folder {output.parent}; make it first")
+    require_folders({"--output": output})
     if base is None and (option := "--base-model" if base_model else "--base-layout" if base_layout else None):
         raise InvalidRequest(f"{option} is given without --base; name the weights that it describes")
-    settings = Settings.load(suites=text_of(suites), device=device, threads=threads)
+    settings = Settings.load(suites=suites, device=device, threads=threads)
     read_layout = inline_layout(layout)
     beside = None
     if base is not None:

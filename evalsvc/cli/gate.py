@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import Family, Layout, Model, Suites, Threads, Url, connect, hand_on, text_of
+from evalsvc.cli.options import Layout, Model, Suites, Threads, Url, connect, hand_on, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare import reports as gate_reports
 from evalsvc.compare.gate import Look, Report, run_gate
-from evalsvc.compare.gate_rules import Rules, read_rules
+from evalsvc.compare.gate_rules import Family, Rules, read_rules
 from evalsvc.compare.source import Service
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
@@ -27,13 +26,8 @@ from evalsvc.spec.suite import find_suite
 commands = typer.Typer()
 
 
-class Until(StrEnum):
-    decided = "decided"
-
-
-class Spending(StrEnum):
-    obrien_fleming = "obrien-fleming"
-    pocock = "pocock"
+Spending = Literal["obrien-fleming", "pocock"]
+"""That of `metrics.sequential`, which needs NumPy."""
 
 
 @commands.command()
@@ -56,12 +50,12 @@ def gate(
         ),
     ] = None,
     until: Annotated[
-        Until | None,
+        Literal["decided"] | None,
         typer.Option(help="Sample both checkpoints here, side by side, until it is decided.", show_default="no"),
     ] = None,
     spending: Annotated[
         Spending, typer.Option(help="With --until: how the error is spent over the looks.")
-    ] = Spending.obrien_fleming,
+    ] = "obrien-fleming",
     family: Annotated[
         Family | None,
         typer.Option(
@@ -97,14 +91,12 @@ def gate(
     """
     if until is None and (model or layout or suites or device or threads):
         raise InvalidRequest("--model, --layout, --suites, --device, --threads are for --until decided; leave them out")
-    for option, path in (("--json", json_file), ("--junit", junit), ("--markdown", markdown)):
-        if path is not None and not path.parent.is_dir():
-            raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
+    require_folders({"--json": json_file, "--junit": junit, "--markdown": markdown})
     read = read_rules(rules)
     if family is not None:
-        read = replace(read, family="holm" if family is Family.holm else "none")
+        read = replace(read, family=family)
     if until is not None:
-        settings = Settings.load(suites=text_of(suites), device=device, threads=threads)
+        settings = Settings.load(suites=suites, device=device, threads=threads)
         sides = [_weights(side, inline_model(model), inline_layout(layout)) for side in (candidate, baseline)]
         report = _gate_until(settings, suite, sides, read, spending)
     else:
@@ -161,9 +153,8 @@ def _gate_until(
     if suite is None:
         raise InvalidRequest("--until decided evaluates both checkpoints here; say with what: --suite NAME")
     candidate, baseline = sides
-    how: Literal["obrien-fleming", "pocock"] = "obrien-fleming" if spending is Spending.obrien_fleming else "pocock"
     hand_on(settings)
-    wanted = Sides(candidate, baseline, find_suite(suite, settings.suites_path), rules.rules, how, rules.family)
+    wanted = Sides(candidate, baseline, find_suite(suite, settings.suites_path), rules.rules, spending, rules.family)
     with show_bars() as bars:
         return run_gate_until(wanted, bars.show, _print_look)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,19 +19,9 @@ from evalsvc.cli.tables import (
 )
 from evalsvc.cli.terminal import say
 from evalsvc.compare.curves import join_histories, require_comparable, tabulate
+from evalsvc.spec.protocol import Direction
 
 commands = typer.Typer()
-
-
-class Axis(StrEnum):
-    step = "step"
-    tokens = "tokens"
-
-
-class Better(StrEnum):
-    LOWER = "lower"
-    HIGHER = "higher"
-    NONE = "none"
 
 
 @commands.command()
@@ -42,14 +31,14 @@ def history(
         list[str] | None, typer.Option(help="<task>/<metric>; repeat for several.", show_default="all")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Only these weights.", show_default="all")] = None,
-    x: Annotated[Axis, typer.Option("--x", help="Along training steps or tokens.")] = Axis.step,
+    x: Annotated[Literal["step", "tokens"], typer.Option("--x", help="Along training steps or tokens.")] = "step",
     against: Annotated[
         str | None, typer.Option(help="A metric: a line per checkpoint, with the others beside it.", show_default="no")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Of several runs, also what was measured by different protocols.")
     ] = False,
-    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,  # noqa: A002
+    format: Annotated[Format, typer.Option(help="How to print it.")] = "table",  # noqa: A002
     url: Url = None,
 ) -> None:
     """Show a run's metrics along its training, or those of several runs side by side.
@@ -59,7 +48,7 @@ def history(
     """
     names = [*(metric or []), *([against] if against and metric else [])]
     with connect(url) as client:
-        histories = [client.history(run, names, variant=variant, x=x.value) for run in dict.fromkeys(runs)]
+        histories = [client.history(run, names, variant=variant, x=x) for run in dict.fromkeys(runs)]
         if against is not None:
             joined = join_histories(histories, client.protocol, force)
             print_document(format, tabulate(joined, against), print_tradeoff, write_tradeoff_csv)
@@ -85,7 +74,7 @@ def import_history(
     ] = None,
     protocol: Annotated[str, typer.Option(help="How they were measured, in words.")] = "not stated",
     unit: Annotated[str, typer.Option(help="Their unit.", show_default="none")] = "",
-    direction: Annotated[Better, typer.Option(help="Which way is better.")] = Better.NONE,
+    direction: Annotated[Direction, typer.Option(help="Which way is better.")] = "none",
     variant: Annotated[str, typer.Option(help="Which weights they are of.")] = "raw",
     replace: Annotated[bool, typer.Option("--replace", help="Put them in the place of other values.")] = False,
     url: Url = None,
@@ -96,7 +85,7 @@ def import_history(
     or a step and a column per metric, as Weights & Biases exports them; or those of TensorBoard's exports. The same
     again changes nothing, so that an import which was cut off is done again whole.
     """
-    defaults = Defaults(unit, direction.value, variant, protocol)
+    defaults = Defaults(unit, direction, variant, protocol)
     series = read_series(file, metric or [], defaults)
     counts = {"new": 0, "replaced": 0, "unchanged": 0}
     with connect(url) as client:

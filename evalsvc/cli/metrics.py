@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,11 +12,6 @@ from evalsvc.metrics.definitions import DEFINITIONS, ERRORS, Definition, find_de
 from evalsvc.metrics.reference_page import facts, page, sections
 
 commands = typer.Typer()
-
-
-class Form(StrEnum):
-    text = "text"
-    markdown = "markdown"
 
 
 @commands.command()
@@ -30,14 +24,16 @@ def metrics(
             show_default="all, in a table",
         ),
     ] = None,
-    output: Annotated[Form, typer.Option("--format", help="`markdown` is the page docs/metrics.md.")] = Form.text,
+    output: Annotated[
+        Literal["text", "markdown"], typer.Option("--format", help="`markdown` is the page docs/metrics.md.")
+    ] = "text",
 ) -> None:
     """Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared."""
     definitions = DEFINITIONS if pattern is None else find_definitions(pattern)
     if not definitions:
         hint = "any other name behind a benchmark's is a metric of lm-eval; '<metric>' shows what is known of it"
         raise UnknownName.among("metric", pattern or "", plain_names(), hint)
-    if output is Form.markdown:
+    if output == "markdown":
         say(page().rstrip("\n") if pattern is None else sections(definitions))
     elif pattern is None:
         print_table(

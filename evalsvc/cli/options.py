@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from evalsvc.cli.terminal import say_json
 from evalsvc.client import Client
 from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest
 
 FAILED = 1
 """Exit code: the evaluation failed."""
 
 
-class Spool(StrEnum):
-    none = "none"
-    link = "link"
-    copy = "copy"
-
-
-class Family(StrEnum):
-    none = "none"
-    holm = "holm"
-
-
-class Format(StrEnum):
-    table = "table"
-    csv = "csv"
-    json = "json"
-
+Format = Literal["table", "csv", "json"]
+"""How a document of the service is printed."""
 
 Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8321")]
+Suite = Annotated[list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="One worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"),
+]
 Suites = Annotated[Path | None, typer.Option(help="Folder with suites of your own, one YAML file each.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of a worker.", show_default="cores / workers")]
 TlsCa = Annotated[Path | None, typer.Option(help="Certificate authority of the scheduler.")]
@@ -66,16 +57,19 @@ def print_document(
     csv: Callable[[Mapping[str, Any]], None],
 ) -> None:
     """Print what the service answered."""
-    if format is Format.json:
+    if format == "json":
         say_json(document)
-    elif format is Format.csv:
+    elif format == "csv":
         csv(document)
     else:
         table(document)
 
 
-def text_of(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def require_folders(files: Mapping[str, Path | None]) -> None:
+    """Raise InvalidRequest where the folder of a file that is to be written is not there; `files` are by option."""
+    for option, path in files.items():
+        if path is not None and not path.parent.is_dir():
+            raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
 
 
 def hand_on(settings: Settings) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import text_of
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings
 
@@ -29,4 +28,4 @@ def import_reference(
     # What reads the file is a worker's, and needs NumPy.
     from evalsvc.tasks.reference_statistics import import_npz
 
-    say(f"{name}: {import_npz(file, name, Settings.load(data_dir=text_of(data_dir)).statistics_path, n)}")
+    say(f"{name}: {import_npz(file, name, Settings.load(data_dir=data_dir).statistics_path, n)}")

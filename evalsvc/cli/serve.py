@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import Suites, Threads, TlsCa, TlsCert, TlsKey, text_of
+from evalsvc.cli.options import Devices, Suites, Threads, TlsCa, TlsCert, TlsKey
 from evalsvc.cli.terminal import say
 from evalsvc.config import Settings, drop_secrets
 from evalsvc.log import configure_logs
@@ -31,10 +31,7 @@ def serve(
         str | None, typer.Option(help="SQLAlchemy URL.", show_default="SQLite in the data folder")
     ] = None,
     suites: Suites = None,
-    devices: Annotated[
-        str | None,
-        typer.Option(help="One worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"),
-    ] = None,
+    devices: Devices = None,
     threads: Threads = None,
     scheduler: Annotated[
         str | None,
@@ -57,17 +54,17 @@ def serve(
     settings = Settings.load(
         host=host,
         port=port,
-        data_dir=text_of(data_dir),
+        data_dir=data_dir,
         database_url=database_url,
-        suites=text_of(suites),
+        suites=suites,
         devices=devices,
         threads=threads,
         scheduler=scheduler,
-        tls_ca=text_of(tls_ca),
-        tls_cert=text_of(tls_cert),
-        tls_key=text_of(tls_key),
-        https_cert=text_of(https_cert),
-        https_key=text_of(https_key),
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        https_cert=https_cert,
+        https_key=https_key,
         read_only=1 if read_only else None,
     )
     drop_secrets()

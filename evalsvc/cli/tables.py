@@ -45,21 +45,10 @@ def print_history(document: Mapping[str, Any]) -> None:
         ]
         for row in history
     ]
-    columns = [
-        "metric",
-        "variant",
-        "protocol",
-        "differs",
-        document["x"],
-        "value",
-        "± stderr",
-        "n",
-        "unit",
-        "imported from",
-    ]
-    needed = [place for place in range(len(columns)) if place not in (3, 9) or any(row[place] for row in rows)]
+    measured = ["value", "± stderr", "n", "unit", "imported from"]
     if rows:
-        print_table([columns[place] for place in needed], [[row[place] for place in needed] for row in rows])
+        columns = ["metric", "variant", "protocol", "differs", document["x"], *measured]
+        print_table(columns, rows, optional=("differs", "imported from"))
         explain_groups(history)
     else:
         say(f"run {document['run']} has no values yet")
@@ -69,9 +58,7 @@ def print_history(document: Mapping[str, Any]) -> None:
 def print_curves(joined: Mapping[str, Any]) -> None:
     """Several runs: a table per curve, with a line per step and a column per series."""
     for curve in joined["curves"]:
-        protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
-        said = ", ".join(filter(None, [curve["unit"], protocol, describe_fields(curve["differs"])]))
-        say(f"{curve['metric']} ({said})")
+        say_curve(curve)
         several = curve["protocol"] is None
         columns = [_series_label(series, several) for series in curve["series"]]
         cells = [_cells(series) for series in curve["series"]]
@@ -80,6 +67,13 @@ def print_curves(joined: Mapping[str, Any]) -> None:
     _print_omitted([series for curve in joined["curves"] for series in curve["series"]])
     if not joined["curves"] and not joined["refused"]:
         say(f"runs {', '.join(joined['runs'])} have no values yet")
+
+
+def say_curve(curve: Mapping[str, Any]) -> None:
+    """Print what is above the table of a curve: the metric, its unit, and how it was measured."""
+    protocol = "of several protocols, forced" if curve["protocol"] is None else f"protocol {curve['protocol']}"
+    said = ", ".join(filter(None, [curve["unit"], protocol, describe_fields(curve["differs"])]))
+    say(f"{curve['metric']} ({said})")
 
 
 def print_tradeoff(document: Mapping[str, Any]) -> None:
@@ -117,7 +111,6 @@ def _series_label(series: Mapping[str, Any], several: bool) -> str:
 
 
 def _cells(series: Mapping[str, Any]) -> dict[int, str]:
-
     columns = zip(series["x"], series["value"], series["stderr"], origins(series), strict=True)
     return {at: _cell(value, stderr, origin) for at, value, stderr, origin in columns}
 

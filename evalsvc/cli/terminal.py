@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -17,14 +17,18 @@ from evalsvc.files.csv_cells import plain_cell
 from evalsvc.spec.visible_text import visible, visible_line
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, with what others wrote in it shown and not obeyed."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Collection[str] = ()) -> None:
+    """Print a table, with what others wrote in it shown and not obeyed.
+
+    A column whose name is in `optional` is left out where no row has anything in that column.
+    """
+    shown = [place for place, name in enumerate(columns) if name not in optional or any(row[place] for row in rows)]
     table = Table(box=box.SIMPLE)
     # As `Text`, brackets in names are no markup.
-    for column in columns:
-        table.add_column(Text(visible_line(column)))
+    for place in shown:
+        table.add_column(Text(visible_line(columns[place])))
     for row in rows:
-        table.add_row(*(Text(visible_line(cell)) for cell in row))
+        table.add_row(*(Text(visible_line(row[place])) for place in shown))
     # A pipe has no width: what reads it wants whole lines.
     Console(width=None if sys.stdout.isatty() else 240).print(table)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evalsvc.cli.options import text_of
+from evalsvc.access_tokens import TokenScope
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.config import Settings
 from evalsvc.store.session import Store, open_store, translated
@@ -27,12 +26,6 @@ token_app = typer.Typer(
 commands.add_typer(token_app, name="token")
 
 
-class Scope(StrEnum):
-    read = "read"
-    submit = "submit"
-    admin = "admin"
-
-
 DataDir = Annotated[
     Path | None, typer.Option(help="Data folder of the service.", show_default="~/.local/share/evalsvc")
 ]
@@ -42,17 +35,17 @@ DataDir = Annotated[
 def create(
     name: Annotated[str, typer.Argument(help="What it is called, e.g. who or what uses it.")],
     scope: Annotated[
-        Scope, typer.Option(help="What it allows: reading; also posting; also deleting, renaming and rules.")
-    ] = Scope.read,
+        TokenScope, typer.Option(help="What it allows: reading; also posting; also deleting, renaming and rules.")
+    ] = "read",
     days: Annotated[float | None, typer.Option(help="Days until it expires.", show_default="never")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Make a token. It is shown once, on standard output; the database keeps only its hash."""
     with _opened(data_dir) as store, store.transaction() as session:
-        token = create_token(session, name, scope.value, days)
+        token = create_token(session, name, scope, days)
     say(token)
     say(
-        f"token {name!r} of scope {scope.value}: shown only here; hand it on as EVALSVC_TOKEN, or in a file that only "
+        f"token {name!r} of scope {scope}: shown only here; hand it on as EVALSVC_TOKEN, or in a file that only "
         "its owner may read (EVALSVC_TOKEN_FILE)",
         err=True,
     )
@@ -90,7 +83,7 @@ def revoke(name: Annotated[str, typer.Argument(help="Which; see token list.")], 
 
 @contextmanager
 def _opened(data_dir: Path | None) -> Iterator[Store]:
-    store = open_store(Settings.load(data_dir=text_of(data_dir)).database, migrate=False)
+    store = open_store(Settings.load(data_dir=data_dir).database, migrate=False)
     try:
         with translated(store.url):
             yield store

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from evalsvc.checkpoints.reference import Spool
 from evalsvc.checkpoints.remote.uri import is_remote
-from evalsvc.cli.options import FAILED, Layout, Model, Spool, Url, connect
+from evalsvc.cli.options import FAILED, Layout, Model, Suite, Url, connect
 from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.config import Settings
@@ -29,9 +30,7 @@ commands = typer.Typer()
 def watch(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Where checkpoints appear: a folder, or s3://….")],
     run: Annotated[str, typer.Option(help="The training run.")],
-    suite: Annotated[
-        list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")
-    ] = None,
+    suite: Suite = None,
     once: Annotated[bool, typer.Option("--once", help="Post what is there and end.")] = False,
     settle: Annotated[float, typer.Option(min=0, help="Seconds without a change after which a file is whole.")] = 10,
     marker: Annotated[
@@ -47,7 +46,7 @@ def watch(
     ] = None,
     tokens_per_step: Annotated[int | None, typer.Option(min=1, help="Tokens of a step, for tokens_seen.")] = None,
     averaged: Annotated[bool, typer.Option(help="Post averaged weights too, each as a variant.")] = True,
-    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = Spool.link,
+    spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = "link",
     model: Model = None,
     layout: Layout = None,
     priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
@@ -79,7 +78,7 @@ def watch(
     posting = Posting(
         run=run,
         suites=suite or None,
-        spool=spool.value,
+        spool=spool,
         model=inline_model(model),
         layout=inline_layout(layout),
         priority=priority,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from evalsvc.checkpoints.reference import hash_files
+from evalsvc.checkpoints.reference import Spool, hash_files
 from evalsvc.client import Client
 from evalsvc.errors import (
     CheckpointError,
@@ -54,7 +54,7 @@ class Posting:
     run: str
     suites: Sequence[str] | None = None
     """None: those that the run's plan has due."""
-    spool: Literal["none", "link", "copy"] = "link"
+    spool: Spool = "link"
     model: Mapping[str, Any] | None = None
     layout: Mapping[str, Any] | None = None
     priority: int = 0
