@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.spec.artifact_policy import parse_retention
-from evalsvc.store.named_files import named_artifacts
+from evalsvc.store.named_files import asked_anew, named_artifacts
 from evalsvc.store.runs.pruning import find_prunable, mark_pruned
 
 PRUNE_EVERY = 3600.0
@@ -40,13 +40,8 @@ def prune(
         if not dry_run:
             mark_pruned(session, found)
     freed = 0
-
-    def named(digests: Collection[str]) -> Collection[str]:
-        with reading() as session:
-            return named_artifacts(session, digests)
-
     if not dry_run:
-        freed = drop_contents(settings.artifacts_path, found.contents, named)
+        freed = drop_contents(settings.artifacts_path, found.contents, asked_anew(reading, named_artifacts))
     return {
         "artifacts": len(found.ids),
         "bytes": sum(found.contents.values()),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
@@ -91,10 +94,21 @@ def step_of(checkpoint: Checkpoint) -> Step:
     return Step(checkpoint.run.name, checkpoint.step, checkpoint.variant)
 
 
+def place_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How documents name a checkpoint."""
+    return {"run": checkpoint.run.name, "step": checkpoint.step, "variant": checkpoint.variant}
+
+
 def checkpoint_label(checkpoint: Checkpoint) -> str:
     """How messages name it."""
     label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
     return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
+
+
+def first_few(things: Sequence[object], most: int) -> str:
+    """The first of some things, for a message, and how many more there are."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(map(str, things[:most])) + more
 
 
 def require_current_parents(checkpoint: Checkpoint) -> None:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.files.outputs import OutputFile
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Shard, Task
+
+Named = Callable[[Collection[str]], Collection[str]]
+"""Of some digests, those that the database names."""
+
+
+def asked_anew(reading: Callable[[], AbstractContextManager[Session]], named: Callable[..., Collection[str]]) -> Named:
+    """What `named_artifacts` or `named_items` says, asked in a session of its own each time."""
+
+    def ask(digests: Collection[str]) -> Collection[str]:
+        with reading() as session:
+            return named(session, digests)
+
+    return ask
 
 
 def named_outputs(session: Session) -> set[OutputFile]:

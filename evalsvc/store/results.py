@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, selectinload
 from evalsvc.errors import UnknownName
 from evalsvc.files.items import ItemTable, read_items
 from evalsvc.store.edit_distance import common_prefix, edit_distance
-from evalsvc.store.lookup import checkpoint_label, find_run, find_step
+from evalsvc.store.lookup import checkpoint_label, find_run, find_step, place_of
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
 from evalsvc.store.views import artifact_view, evaluation_summary, protocols_view
 
@@ -207,9 +207,7 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "label": checkpoint_label(checkpoint),
         "sha256": checkpoint.sha256,
         "id": checkpoint.id,
-        "run": checkpoint.run.name,
-        "step": checkpoint.step,
-        "variant": checkpoint.variant,
+        **place_of(checkpoint),
     }
 
 

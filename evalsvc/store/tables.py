@@ -98,6 +98,11 @@ checkpoint_parents = Table(
 """What a virtual checkpoint is computed from: the rows that its expression named when it was posted."""
 
 
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index of the rows of which a condition holds; both databases have such."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class Run(Base):
     """A training run."""
 
@@ -123,15 +128,7 @@ class Checkpoint(Base):
 
     __tablename__ = "checkpoints"
     __table_args__ = (
-        Index(
-            "uq_checkpoints_current",
-            "run_id",
-            "step",
-            "variant",
-            unique=True,
-            sqlite_where=text("replaced_at IS NULL"),
-            postgresql_where=text("replaced_at IS NULL"),
-        ),
+        _partial_index("uq_checkpoints_current", "run_id", "step", "variant", where="replaced_at IS NULL", unique=True),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -236,12 +233,7 @@ class Task(Base):
     __tablename__ = "tasks"
     __table_args__ = (
         UniqueConstraint("evaluation_id", "index"),
-        Index(
-            "ix_tasks_warned",
-            "id",
-            sqlite_where=text("warnings IS NOT NULL"),
-            postgresql_where=text("warnings IS NOT NULL"),
-        ),
+        _partial_index("ix_tasks_warned", "id", where="warnings IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -444,15 +436,7 @@ class Token(Base):
     """What lets a request in. A revoked one stays, so that its holder can be told and the service stays closed."""
 
     __tablename__ = "tokens"
-    __table_args__ = (
-        Index(
-            "uq_tokens_current",
-            "name",
-            unique=True,
-            sqlite_where=text("revoked_at IS NULL"),
-            postgresql_where=text("revoked_at IS NULL"),
-        ),
-    )
+    __table_args__ = (_partial_index("uq_tokens_current", "name", where="revoked_at IS NULL", unique=True),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(128))

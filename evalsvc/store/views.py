@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from evalsvc.store.lookup import step_of
+from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.runs.base import base_view, is_named_base
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow
@@ -29,23 +29,20 @@ class Live(Protocol):
 
 def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, Live]) -> dict[str, Any]:
     """An evaluation with its tasks: progress, results, errors. `live` is keyed by task id."""
-    checkpoint = evaluation.checkpoint
     tasks = evaluation.tasks
     counts = _count_shards(session, [task.id for task in tasks])
     unfinished = [task.id for task in tasks if task.state not in OVER]
     interim, retries = _interim(session, unfinished), _retries(session, unfinished)
     return {
         "id": evaluation.id,
-        "checkpoint": checkpoint.id,
-        "run": checkpoint.run.name,
-        "step": checkpoint.step,
-        "variant": checkpoint.variant,
+        "checkpoint": evaluation.checkpoint_id,
+        **place_of(evaluation.checkpoint),
         "suite": {"name": evaluation.suite, "digest": evaluation.suite_digest},
         "state": evaluation.state,
         "priority": evaluation.priority,
-        "created_at": _time(evaluation.created_at),
-        "started_at": _time(evaluation.started_at),
-        "finished_at": _time(evaluation.finished_at),
+        "created_at": shown_time(evaluation.created_at),
+        "started_at": shown_time(evaluation.started_at),
+        "finished_at": shown_time(evaluation.finished_at),
         "error": evaluation.error,
         "tasks": [
             _task(session, task, counts[task.id], live.get(task.id))
@@ -59,9 +56,7 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
     """A checkpoint as it was posted, whether its file is still needed, what it is made of, and its evaluations."""
     return {
         "id": checkpoint.id,
-        "run": checkpoint.run.name,
-        "step": checkpoint.step,
-        "variant": checkpoint.variant,
+        **place_of(checkpoint),
         "uri": checkpoint.uri,
         "sha256": checkpoint.sha256,
         "model": checkpoint.model,
@@ -71,8 +66,8 @@ def checkpoint_view(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
         "spool": checkpoint.spool,
         "spool_state": checkpoint.spool_state,
         "in_use": in_use(session, checkpoint),
-        "created_at": _time(checkpoint.created_at),
-        "replaced_at": _time(checkpoint.replaced_at),
+        "created_at": shown_time(checkpoint.created_at),
+        "replaced_at": shown_time(checkpoint.replaced_at),
         "parents": [_parent(parent) for parent in checkpoint.parents],
         "evaluations": [evaluation_summary(evaluation) for evaluation in checkpoint.evaluations],
     }
@@ -97,7 +92,7 @@ def _parent(parent: Checkpoint) -> dict[str, Any]:
         "name": str(step_of(parent)),
         "checkpoint": parent.id,
         "sha256": parent.sha256,
-        "replaced_at": _time(parent.replaced_at),
+        "replaced_at": shown_time(parent.replaced_at),
     }
 
 
@@ -115,13 +110,10 @@ def evaluation_summary(evaluation: Evaluation) -> dict[str, Any]:
 def artifact_view(artifact: Artifact) -> dict[str, Any]:
     """An artifact; its content is at `/v1/artifacts/{id}`."""
     evaluation = artifact.task.evaluation
-    checkpoint = evaluation.checkpoint
     return {
         "id": artifact.id,
         "evaluation": evaluation.id,
-        "run": checkpoint.run.name,
-        "step": checkpoint.step,
-        "variant": checkpoint.variant,
+        **place_of(evaluation.checkpoint),
         "task": artifact.task.name,
         "kind": artifact.kind,
         "name": artifact.name,
@@ -129,7 +121,7 @@ def artifact_view(artifact: Artifact) -> dict[str, Any]:
         "size": artifact.size,
         "sha256": artifact.sha256,
         "details": artifact.details,
-        "pruned_at": _time(artifact.pruned_at),
+        "pruned_at": shown_time(artifact.pruned_at),
     }
 
 
@@ -169,7 +161,7 @@ def run_view(session: Session, run: Run) -> dict[str, Any]:
         evaluations[evaluation.checkpoint_id].append(evaluation_summary(evaluation))
     return {
         "name": run.name,
-        "created_at": _time(run.created_at),
+        "created_at": shown_time(run.created_at),
         "plan": plan_view(run),
         "base": base_view(session, run),
         "checkpoints": [
@@ -180,7 +172,7 @@ def run_view(session: Session, run: Run) -> dict[str, Any]:
                 "uri": checkpoint.uri,
                 "sha256": checkpoint.sha256,
                 "tokens_seen": checkpoint.tokens_seen,
-                "created_at": _time(checkpoint.created_at),
+                "created_at": shown_time(checkpoint.created_at),
                 "evaluations": evaluations[checkpoint.id],
             }
             for checkpoint in checkpoints
@@ -213,7 +205,7 @@ def runs_view(session: Session) -> list[dict[str, Any]]:
             "checkpoints": count or 0,
             "last_step": last_step,
             "values": values or 0,
-            "created_at": _time(created_at),
+            "created_at": shown_time(created_at),
         }
         for name, created_at, count, last_step, values in rows
     ]
@@ -265,7 +257,7 @@ def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, A
     )
     found: dict[int, dict[str, Any]] = {}
     for task, not_before, error in rows:
-        first = found.setdefault(task, {"shards": 0, "at": _time(not_before), "error": error})
+        first = found.setdefault(task, {"shards": 0, "at": shown_time(not_before), "error": error})
         first["shards"] += 1
     return found
 
@@ -291,5 +283,6 @@ def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[s
     return counts
 
 
-def _time(value: datetime | None) -> str | None:
+def shown_time(value: datetime | None) -> str | None:
+    """A moment as documents have it."""
     return None if value is None else value.isoformat(timespec="milliseconds")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import Path, Query
@@ -21,7 +20,7 @@ from evalsvc.files.outputs import drop_outputs
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.history.reading import read_protocol
 from evalsvc.store.lookup import find_run, get_or_create_run
-from evalsvc.store.named_files import named_artifacts, named_items
+from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.runs import deletion
@@ -176,21 +175,13 @@ def delete_run(
 def _drop_files(deleted: deletion.Deleted, state: State) -> int:
     """Remove what only the deleted run needed. What is left by a service that dies meanwhile is swept at its start."""
     settings = state.settings
-
-    def still_named_artifacts(digests: Collection[str]) -> Collection[str]:
-        with state.reading() as session:
-            return named_artifacts(session, digests)
-
-    def still_named_items(digests: Collection[str]) -> Collection[str]:
-        with state.reading() as session:
-            return named_items(session, digests)
-
     for checkpoint, path in deleted.spooled:
         discard(spool_path(settings.data_path, checkpoint, path).parent)
     for task in deleted.tasks:
         drop_outputs(settings.outputs_path, task)
-    freed = drop_contents(settings.artifacts_path, deleted.artifact_contents, still_named_artifacts)
-    return freed + drop_contents(settings.items_path, deleted.item_contents, still_named_items)
+    artifacts, items = (asked_anew(state.reading, named) for named in (named_artifacts, named_items))
+    freed = drop_contents(settings.artifacts_path, deleted.artifact_contents, artifacts)
+    return freed + drop_contents(settings.items_path, deleted.item_contents, items)
 
 
 @router.get("/runs/{run}/plan", summary="A run's plan", responses=answer(200, "The plan.", PLAN, _PLAN))

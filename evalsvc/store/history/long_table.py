@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
 from evalsvc.store.history.reading import number_or_word
-from evalsvc.store.history.series import matches
+from evalsvc.store.history.series import wanted_metrics
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run, Series, Task
 
@@ -95,13 +95,9 @@ def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], v
     if runs:
         query = query.where(Series.run_id.in_([find_run(session, run).id for run in runs]))
     rows = session.execute(query).all()
-    names, variants = {row.metric for row in rows}, {row.variant for row in rows}
-    for metric in metrics:
-        if not any(matches(name, metric) for name in names):
-            raise UnknownName.among("metric", metric, names, "it appears once an evaluation has measured it")
+    wanted, variants = wanted_metrics({row.metric for row in rows}, metrics), {row.variant for row in rows}
     if variant is not None and variant not in variants:
         raise UnknownName.among("variant", variant, variants)
-    wanted = {name for name in names if not metrics or any(matches(name, metric) for metric in metrics)}
     by_run: dict[str, list[TableSeries]] = {}
     for row in rows:
         if row.metric in wanted and variant in (None, row.variant):

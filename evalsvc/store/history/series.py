@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -28,15 +28,23 @@ def choose_series(everything: Sequence[Series], names: Sequence[str], variant: s
     Raises:
         UnknownName: there is no such metric or variant; near ones are named.
     """
-    metrics = {item.metric for item in everything}
-    for name in names:
-        if not any(matches(metric, name) for metric in metrics):
-            raise UnknownName.among("metric", name, metrics, "it appears once an evaluation has measured it")
+    wanted = wanted_metrics({item.metric for item in everything}, names)
     variants = {item.variant for item in everything}
     if variant and variant not in variants:
         raise UnknownName.among("variant", variant, variants)
-    wanted = {metric for metric in metrics if not names or any(matches(metric, name) for name in names)}
     return [item for item in everything if item.metric in wanted and (not variant or item.variant == variant)]
+
+
+def wanted_metrics(metrics: Set[str], names: Sequence[str]) -> Set[str]:
+    """Those of the metrics that `names` (or patterns) ask for; without any, all.
+
+    Raises:
+        UnknownName: there is no such metric; near ones are named.
+    """
+    for name in names:
+        if not any(matches(metric, name) for metric in metrics):
+            raise UnknownName.among("metric", name, metrics, "it appears once an evaluation has measured it")
+    return {metric for metric in metrics if any(matches(metric, name) for name in names)} if names else metrics
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -28,7 +28,7 @@ from evalsvc.store.lookup import step_of
 from evalsvc.store.queue.back_off import wait_until
 from evalsvc.store.queue.order import WorkerState, next_shard
 from evalsvc.store.queue.references import checkpoint_reference, note_files
-from evalsvc.store.queue.totals import Ended, count_attempt
+from evalsvc.store.queue.totals import count_attempt
 from evalsvc.store.runs.base import find_base, is_first
 from evalsvc.store.runs.posting import record_digest
 from evalsvc.store.tables import (
@@ -372,8 +372,9 @@ def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "")
     started = session.scalar(_CLOSE_ATTEMPT, key | {"finished": finished, "came_to": outcome})
     if started is not None:
         units = (shard.payload or {}).get("units", 0) if shard.stage == "run" and outcome == "succeeded" else 0
-        ended = Ended(shard.task.kind, shard.stage, outcome, code, (finished - started).total_seconds(), units)
-        count_attempt(session, ended)
+        seconds = (finished - started).total_seconds()
+        way = {"kind": shard.task.kind, "stage": shard.stage, "outcome": outcome, "code": code}
+        count_attempt(session, **way, seconds=seconds, units=units)
 
 
 def _insert_runs(session: Session, task: Task, plan: Any) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from evalsvc.store.lookup import place_of
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task, now
-from evalsvc.store.views import Live, evaluation_view
+from evalsvc.store.views import Live, evaluation_view, shown_time
 
 SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
 """How many evaluations or tasks are named."""
@@ -105,12 +106,10 @@ def failed_view(session: Session) -> list[dict[str, Any]]:
     return [
         {
             "id": evaluation.id,
-            "run": evaluation.checkpoint.run.name,
-            "step": evaluation.checkpoint.step,
-            "variant": evaluation.checkpoint.variant,
+            **place_of(evaluation.checkpoint),
             "suite": evaluation.suite,
             "state": evaluation.state,
-            "finished_at": _time(evaluation.finished_at),
+            "finished_at": shown_time(evaluation.finished_at),
             "error": evaluation.error,
         }
         for evaluation in session.scalars(query)
@@ -163,7 +162,3 @@ def _seconds(since: Any, moment: datetime) -> float:
     """How old something is; nothing is younger than now, whatever a clock says."""
     age: float = (moment - since).total_seconds()
     return max(0.0, round(age, 1))
-
-
-def _time(value: datetime | None) -> str | None:
-    return None if value is None else value.isoformat(timespec="milliseconds")

@@ -22,31 +22,14 @@ SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.
 """Upper ends of the buckets of durations; one more has the rest. To change them is to migrate what was counted."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """An attempt that ended."""
-
-    kind: str
-    stage: str
-    outcome: str
-    code: str
-    seconds: float
-    units: int
-
-
-def count_attempt(session: Session, ended: Ended) -> None:
+def count_attempt(
+    session: Session, *, kind: str, stage: str, outcome: str, code: str, seconds: float, units: int
+) -> None:
+    """Count an attempt that ended; the columns of `AttemptTotal` say what is what."""
     # A clock that was set back meanwhile must not take away what others took.
-    seconds = max(0.0, ended.seconds)
-    row = {
-        "kind": ended.kind,
-        "stage": ended.stage,
-        "outcome": ended.outcome,
-        "code": ended.code,
-        "bucket": bisect_left(SECONDS, seconds),
-        "attempts": 1,
-        "seconds": seconds,
-        "units": ended.units,
-    }
+    seconds = max(0.0, seconds)
+    way = {"kind": kind, "stage": stage, "outcome": outcome, "code": code, "bucket": bisect_left(SECONDS, seconds)}
+    row = way | {"attempts": 1, "seconds": seconds, "units": units}
     session.execute(_adding(session.get_bind().dialect.name), row)
 
 

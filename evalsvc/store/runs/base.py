@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
-from evalsvc.store.lookup import current_checkpoint, find_run, find_step
+from evalsvc.store.lookup import current_checkpoint, find_run, find_step, place_of
 from evalsvc.store.tables import Base, Checkpoint, Run, checkpoint_parents
 
 FIRST_STEP = 0
@@ -60,7 +60,7 @@ def base_view(session: Session, run: Run) -> dict[str, Any]:
 
 def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:
     """Whether a run names this checkpoint, or a virtual one that is made of it, as its base."""
-    places = [_place(item) for item in (checkpoint, *checkpoint.children) if item.replaced_at is None]
+    places = [place_of(item) for item in (checkpoint, *checkpoint.children) if item.replaced_at is None]
     return bool(places) and any(base in places for base in _named(session).values())
 
 
@@ -101,7 +101,7 @@ def runs_awaiting_base(session: Session) -> set[int]:
         return set()
     copying = session.scalars(_COPYING).all()
     default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}
-    places = [_place(item) for item in copying]
+    places = [place_of(item) for item in copying]
     return default | {run_id for run_id, base in _named(session).items() if base in places}
 
 
@@ -109,10 +109,6 @@ def _named(session: Session) -> dict[int, dict[str, Any]]:
     """The bases that runs name, by the run's id."""
     rows = session.execute(select(Run.id, Run.base).where(Run.base.is_not(None)))
     return {row.id: row.base for row in rows}
-
-
-def _place(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"run": checkpoint.run.name, "step": checkpoint.step, "variant": checkpoint.variant}
 
 
 def _current(session: Session, base: dict[str, Any]) -> Checkpoint | None:

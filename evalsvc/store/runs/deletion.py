@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from evalsvc.errors import Conflict, WrongState
 from evalsvc.store.hold import hold_all
 from evalsvc.store.ids import raise_floors
-from evalsvc.store.lookup import find_run, step_of
+from evalsvc.store.lookup import find_run, first_few, step_of
 from evalsvc.store.tables import (
     OVER,
     Artifact,
@@ -134,8 +134,8 @@ def _require_over(session: Session, name: str, evaluations: Select[int]) -> None
     open_ids = session.scalars(query.order_by(Evaluation.id)).all()
     if open_ids:
         raise WrongState(
-            f"run {name!r} has evaluations that are not over ({_some(open_ids)}); wait for them, or delete it with "
-            "cancel=true (--cancel)"
+            f"run {name!r} has evaluations that are not over ({first_few(open_ids, NAMED)}); wait for them, or delete "
+            "it with cancel=true (--cancel)"
         )
 
 
@@ -147,8 +147,8 @@ def _require_unused(session: Session, run: Run) -> None:
     based = [name for name, base in named if base is not None and base["run"] == run.name]
     if based:
         raise Conflict(
-            f"run {run.name!r} has the base of {_some(based)}; give that another one first: evalsvc base {based[0]} "
-            "STEP --of RUN, or delete it too"
+            f"run {run.name!r} has the base of {first_few(based, NAMED)}; give that another one first: evalsvc base "
+            f"{based[0]} STEP --of RUN, or delete it too"
         )
     parent, child = aliased(Checkpoint), aliased(Checkpoint)
     query = (
@@ -162,15 +162,10 @@ def _require_unused(session: Session, run: Run) -> None:
     children = [str(step_of(checkpoint)) for checkpoint in session.scalars(query)]
     if children:
         raise Conflict(
-            f"virtual checkpoints of other runs are made of run {run.name!r}: {_some(children)}; delete their runs "
-            "first"
+            f"virtual checkpoints of other runs are made of run {run.name!r}: {first_few(children, NAMED)}; delete "
+            "their runs first"
         )
 
 
 def _count(session: Session, ids: Select[int]) -> int:
     return session.scalar(select(func.count()).select_from(ids.subquery())) or 0
-
-
-def _some(things: Sequence[object]) -> str:
-    more = f" and {len(things) - NAMED} more" if len(things) > NAMED else ""
-    return ", ".join(map(str, things[:NAMED])) + more

@@ -23,7 +23,7 @@ from evalsvc.checkpoints.expression import (
 )
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.store.lookup import find_run, find_step, require_current_parents, step_of
+from evalsvc.store.lookup import find_run, find_step, first_few, require_current_parents, step_of
 from evalsvc.store.runs.base import base_of
 from evalsvc.store.tables import Checkpoint, checkpoint_parents
 
@@ -116,7 +116,7 @@ def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
         posted = session.scalars(current.with_only_columns(Checkpoint.step).order_by(Checkpoint.step)).all()
         raise UnknownName(
             f"run {run.name!r} has no checkpoint in {steps}; of variant {steps.variant!r} it has "
-            + (f"the steps {_some(posted)}" if posted else "none")
+            + (f"the steps {first_few(posted, NAMED)}" if posted else "none")
         )
     count = len(found) if steps.stride is None else (steps.last - steps.first) // steps.stride + 1
     if count > MAX_CHECKPOINTS:
@@ -124,12 +124,7 @@ def _find_steps(session: Session, steps: Steps) -> Sequence[Checkpoint]:
     wanted = list(found) if steps.stride is None else range(steps.first, steps.last + 1, steps.stride)
     if missing := [step for step in wanted if step not in found]:
         raise UnknownName(
-            f"run {run.name!r} has no checkpoint at {_some(missing)} of {steps}; it has {_some(list(found))} there; "
-            "leave the stride out to take those that there are"
+            f"run {run.name!r} has no checkpoint at {first_few(missing, NAMED)} of {steps}; it has "
+            f"{first_few(list(found), NAMED)} there; leave the stride out to take those that there are"
         )
     return [found[step] for step in wanted]
-
-
-def _some(steps: Sequence[int]) -> str:
-    more = f" and {len(steps) - NAMED} more" if len(steps) > NAMED else ""
-    return ", ".join(map(str, steps[:NAMED])) + more

@@ -15,7 +15,7 @@ from queue_steps import enter, evaluate_whole, metric, next_shard, store_result,
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.shards import give_up
-from evalsvc.store.queue.totals import SECONDS, Ended, count_attempt, read_depths, read_totals
+from evalsvc.store.queue.totals import SECONDS, count_attempt, read_depths, read_totals
 from evalsvc.store.session import Store
 from evalsvc.store.tables import AttemptTotal
 
@@ -118,7 +118,7 @@ def test_every_duration_has_its_bucket(app: App) -> None:
     durations = [-5.0, 0.1, 0.11, 10_000.0, 20_000.0]
     with app.store.transaction() as session:
         for seconds in durations:
-            count_attempt(session, Ended("loss", "run", "succeeded", "", seconds, 1))
+            count_attempt(session, kind="loss", stage="run", outcome="succeeded", code="", seconds=seconds, units=1)
     with app.store.reading() as session:
         counts = {row.bucket: row.attempts for row in session.scalars(sa.select(AttemptTotal))}
     assert counts == {0: 2, 1: 1, len(SECONDS) - 1: 1, len(SECONDS): 1}
