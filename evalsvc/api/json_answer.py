@@ -23,9 +23,12 @@ def rendered(content: Any) -> bytes:
     return to_json(content, inf_nan_mode="strings")
 
 
-def answer(status: int, description: str, schema: Schema, example: Any = None) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: what it answers with, by a schema and an example."""
-    content = {"schema": schema} | ({} if example is None else {"example": example})
+def answer(
+    status: int, description: str, schema: Schema, example: Any = None, examples: dict[str, Any] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: what it answers with, by a schema and an example, or several by their names."""
+    given = {"schema": schema, "example": example, "examples": examples}
+    content = {name: part for name, part in given.items() if part is not None}
     return {status: {"description": description, "content": {"application/json": content}}}
 
 

@@ -31,6 +31,11 @@ def has(**properties: Schema) -> Schema:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
+def alike(schema: Schema, *names: str) -> dict[str, Schema]:
+    """Properties of these names, all of one kind."""
+    return dict.fromkeys(names, schema)
+
+
 def array(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 

@@ -16,6 +16,7 @@ from evalsvc.api.json_schema import (
     TEXT,
     TIME,
     Schema,
+    alike,
     array,
     by_name,
     has,
@@ -26,6 +27,9 @@ from evalsvc.api.json_schema import (
 STATE = one_of("queued", "running", "succeeded", "partly_failed", "failed", "cancelled")
 
 DIRECTION = one_of("lower", "higher", "none")
+
+_PLACE = {"run": TEXT, "step": COUNT, "variant": TEXT}
+"""How documents name a checkpoint."""
 
 ERROR = has(code=TEXT, message=TEXT)
 
@@ -56,16 +60,7 @@ PROGRESS = has(
     seconds_left=or_null(FINITE),
 )
 
-SHARDS = has(
-    total=COUNT,
-    succeeded=COUNT,
-    running=COUNT,
-    queued=COUNT,
-    failed=COUNT,
-    cancelled=COUNT,
-    skipped=COUNT,
-    attempts=COUNT,
-)
+SHARDS = has(**alike(COUNT, "total", "succeeded", "running", "queued", "failed", "cancelled", "skipped", "attempts"))
 
 TASK = has(
     name=TEXT,
@@ -85,9 +80,7 @@ TASK = has(
 EVALUATION = has(
     id=ID,
     checkpoint=ID,
-    run=TEXT,
-    step=COUNT,
-    variant=TEXT,
+    **_PLACE,
     suite=has(name=TEXT, digest=TEXT),
     state=STATE,
     priority={"type": "integer"},
@@ -104,9 +97,7 @@ PARENT = has(name=TEXT, checkpoint=ID, sha256=or_null(TEXT), replaced_at=or_null
 
 CHECKPOINT = has(
     id=ID,
-    run=TEXT,
-    step=COUNT,
-    variant=TEXT,
+    **_PLACE,
     uri=TEXT,
     sha256=or_null(TEXT),
     model=or_null(FIELDS),
@@ -137,13 +128,8 @@ ITEMS = has(evaluation=ID, state=STATE, items=by_name(array(FIELDS)))
 ARTIFACT = has(
     id=ID,
     evaluation=ID,
-    run=TEXT,
-    step=COUNT,
-    variant=TEXT,
-    task=TEXT,
-    kind=TEXT,
-    name=TEXT,
-    media_type=TEXT,
+    **_PLACE,
+    **alike(TEXT, "task", "kind", "name", "media_type"),
     size=COUNT,
     sha256=TEXT,
     details=FIELDS,
@@ -161,11 +147,9 @@ PLAN = has(
     when_behind=one_of("all", "newest"),
 )
 
-BASE = has(run=TEXT, step=COUNT, variant=TEXT, named=FLAG, checkpoint=or_null(ID))
+BASE = has(**_PLACE, named=FLAG, checkpoint=or_null(ID))
 
-RUNS = has(
-    runs=array(has(name=TEXT, checkpoints=COUNT, last_step=or_null(COUNT), values=COUNT, created_at=TIME)),
-)
+RUNS = has(runs=array(has(name=TEXT, checkpoints=COUNT, last_step=or_null(COUNT), values=COUNT, created_at=TIME)))
 
 RUN = has(
     name=TEXT,
@@ -185,10 +169,10 @@ RUN = has(
     ),
 )
 
-DELETED = has(run=TEXT, checkpoints=COUNT, evaluations=COUNT, values=COUNT, artifacts=COUNT, freed_bytes=COUNT)
+DELETED = has(run=TEXT, **alike(COUNT, "checkpoints", "evaluations", "values", "artifacts", "freed_bytes"))
 
 RESULT = has(
-    checkpoint=has(path=TEXT, label=TEXT, sha256=or_null(TEXT), id=ID, run=TEXT, step=COUNT, variant=TEXT),
+    checkpoint=has(path=TEXT, label=TEXT, sha256=or_null(TEXT), id=ID, **_PLACE),
     suite=has(name=TEXT, digest=or_null(TEXT), tasks=array(has(kind=TEXT, name=TEXT))),
     state=STATE,
     evaluations=array(EVALUATION_SUMMARY),
@@ -201,10 +185,7 @@ RESULT = has(
     provenance=by_name(FIELDS),
 )
 
-COMPLETIONS = has(
-    run=TEXT,
-    steps=array(has(step=COUNT, variant=TEXT, task=TEXT, completions=array(FIELDS))),
-)
+COMPLETIONS = has(run=TEXT, steps=array(has(step=COUNT, variant=TEXT, task=TEXT, completions=array(FIELDS))))
 
 PROTOCOL = FIELDS
 
@@ -231,13 +212,12 @@ BASIS = one_of("paired", "unpaired", "none")
 
 _SIDE = has(
     value=NUMBER,
-    stderr=or_null(NUMBER),
-    low=or_null(NUMBER),
-    high=or_null(NUMBER),
-    n=or_null(COUNT),
-    groups=or_null(COUNT),
+    **alike(or_null(NUMBER), "stderr", "low", "high"),
+    **alike(or_null(COUNT), "n", "groups"),
     protocol=TEXT,
 )
+
+_OF_METRIC = {**alike(TEXT, "metric", "task", "unit"), "direction": DIRECTION}
 
 COMPARISON = has(
     a=TEXT,
@@ -249,37 +229,27 @@ COMPARISON = has(
     forced=FLAG,
     contrasts=array(
         has(
-            metric=TEXT,
-            task=TEXT,
-            unit=TEXT,
-            direction=DIRECTION,
+            **_OF_METRIC,
             verdict=TEXT,
-            a=or_null(_SIDE),
-            b=or_null(_SIDE),
-            difference=or_null(NUMBER),
-            stderr=or_null(NUMBER),
+            **alike(or_null(_SIDE), "a", "b"),
+            **alike(or_null(NUMBER), "difference", "stderr"),
             interval=or_null(has(low=NUMBER, high=NUMBER, level=FINITE)),
-            p=or_null(FINITE),
-            p_holm=or_null(FINITE),
+            **alike(or_null(FINITE), "p", "p_holm"),
             basis=BASIS,
             no_error=TEXT,
-            n=or_null(COUNT),
-            groups=or_null(COUNT),
-            n_only_a=COUNT,
-            n_only_b=COUNT,
-            differing=FIELDS,
-            differs=FIELDS,
+            **alike(or_null(COUNT), "n", "groups"),
+            **alike(COUNT, "n_only_a", "n_only_b"),
+            **alike(FIELDS, "differing", "differs"),
             answers=or_null(FIELDS),
         )
     ),
     warnings=has(a=array(WARNING), b=array(WARNING)),
 )
 
-_COLUMN = array(or_null(NUMBER))
-
-_STEP = or_null(COUNT)
-
 _BAND = one_of("pointwise", "simultaneous")
+
+_CROSSINGS = ("first_indistinguishable", "indistinguishable_from", "first_apart", "apart_from")
+"""Where curves have a step, or none."""
 
 CURVES = has(
     a=TEXT,
@@ -287,41 +257,22 @@ CURVES = has(
     x=TEXT,
     level=FINITE,
     band=_BAND,
-    crossings_rest_on=has(
-        first_indistinguishable=_BAND,
-        indistinguishable_from=_BAND,
-        first_apart=_BAND,
-        apart_from=_BAND,
-        sign_changes=_BAND,
-    ),
+    crossings_rest_on=has(**alike(_BAND, *_CROSSINGS, "sign_changes")),
     forced=FLAG,
     curves=array(
         has(
-            metric=TEXT,
-            task=TEXT,
-            unit=TEXT,
-            direction=DIRECTION,
+            **_OF_METRIC,
             protocol=or_null(TEXT),
             differs=FIELDS,
             step_level=FINITE,
             simultaneous_level=FINITE,
             x=array(COUNT),
-            a=_COLUMN,
-            b=_COLUMN,
-            difference=_COLUMN,
-            stderr=_COLUMN,
-            low=_COLUMN,
-            high=_COLUMN,
+            **alike(array(or_null(NUMBER)), "a", "b", "difference", "stderr", "low", "high"),
             verdict=array(TEXT),
             basis=array(BASIS),
-            n=array(or_null(COUNT)),
-            groups=array(or_null(COUNT)),
-            n_only_a=array(COUNT),
-            n_only_b=array(COUNT),
-            first_indistinguishable=_STEP,
-            indistinguishable_from=_STEP,
-            first_apart=_STEP,
-            apart_from=_STEP,
+            **alike(array(or_null(COUNT)), "n", "groups"),
+            **alike(array(COUNT), "n_only_a", "n_only_b"),
+            **alike(or_null(COUNT), *_CROSSINGS),
             sign_changes=array(array(COUNT)),
         )
     ),
@@ -344,10 +295,6 @@ SUITE_INPUT: Schema = {
 }
 """The body that keeps a suite; a task's kind has its own parameters."""
 
-_SECONDS = {"type": "number", "minimum": 0}
-
-_PLACE = {"run": TEXT, "step": COUNT}
-
 STATUS = has(
     status=one_of("ready", "not_ready"),
     missing=array(TEXT),
@@ -358,7 +305,9 @@ STATUS = has(
             name=TEXT,
             host=TEXT,
             takes_shards=FLAG,
-            runs=or_null(has(evaluation=ID, **_PLACE, task=TEXT, stage=TEXT, seconds=_SECONDS)),
+            runs=or_null(
+                has(evaluation=ID, run=TEXT, step=COUNT, task=TEXT, stage=TEXT, seconds={**FINITE, "minimum": 0})
+            ),
         )
     ),
     queue=has(
@@ -370,7 +319,7 @@ STATUS = has(
         seconds_left=or_null(FINITE),
         runs=array(has(run=TEXT, queued=COUNT, running=COUNT, oldest_seconds=or_null(FINITE))),
     ),
-    running=array(has(id=ID, **_PLACE, variant=TEXT, suite=TEXT, tasks=array(has(name=TEXT, progress=PROGRESS)))),
-    failed=array(has(id=ID, **_PLACE, variant=TEXT, suite=TEXT, state=STATE, error=or_null(ERROR))),
-    warned=array(has(id=ID, **_PLACE, variant=TEXT, suite=TEXT, task=TEXT, warnings=array(WARNING))),
+    running=array(has(id=ID, **_PLACE, suite=TEXT, tasks=array(has(name=TEXT, progress=PROGRESS)))),
+    failed=array(has(id=ID, **_PLACE, suite=TEXT, state=STATE, error=or_null(ERROR))),
+    warned=array(has(id=ID, **_PLACE, suite=TEXT, task=TEXT, warnings=array(WARNING))),
 )

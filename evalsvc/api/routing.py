@@ -41,7 +41,6 @@ router_of = functools.partial(APIRouter, route_class=Route)
 def _in_thread(function: Callable[..., Any], reads: bool) -> Callable[..., Any]:
     @functools.wraps(function)
     async def run(*, state: State, **values: Any) -> Any:
-        threads = state.threads
-        return await (threads.read if reads else threads.write)(function, state=state, **values)
+        return await state.threads.run("read" if reads else "write", function, state=state, **values)
 
     return run

@@ -17,7 +17,7 @@ from starlette.routing import Match, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evalsvc.access_tokens import TokenScope, includes
-from evalsvc.api.errors import PROBLEM_SCHEMA, STATUS, problem
+from evalsvc.api.errors import PROBLEM_CONTENT, STATUS, problem
 from evalsvc.api.middleware.browsers import check_browser, is_loopback
 from evalsvc.api.middleware.known_tokens import KnownToken, KnownTokens, find_token
 from evalsvc.api.middleware.rates import Rates, address_key
@@ -212,9 +212,8 @@ def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
 
 
 def _described(text: str, **headers: str) -> dict[str, Any]:
-    content = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
     described = {name: {"description": what, "schema": {"type": "string"}} for name, what in headers.items()}
-    return {"description": text, "content": content} | ({"headers": described} if described else {})
+    return {"description": text, "content": PROBLEM_CONTENT} | ({"headers": described} if described else {})
 
 
 _REFUSALS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
@@ -24,6 +24,8 @@ STREAMS = 1
 PROBES = 2
 """Looks at whether the service is ready."""
 
+Kind = Literal["read", "write", "stream", "probe"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -32,26 +34,16 @@ class Threads:
     """Limits of one application. Whoever comes when a limit is reached waits for its turn, the first one first."""
 
     def __init__(self) -> None:
-        self._limits = {
-            name: CapacityLimiter(number)
-            for name, number in {"read": READS, "write": WRITES, "stream": STREAMS, "probe": PROBES}.items()
-        }
-
-    async def read(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run("read", function, *args, **kwargs)
-
-    async def write(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run("write", function, *args, **kwargs)
-
-    async def probe(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run("probe", function, *args, **kwargs)
+        numbers: dict[Kind, int] = {"read": READS, "write": WRITES, "stream": STREAMS, "probe": PROBES}
+        self._limits = {kind: CapacityLimiter(number) for kind, number in numbers.items()}
 
     async def stream(self, pieces: Iterator[T]) -> AsyncIterator[T]:
         """The pieces of an answer; no thread is held between two of them, while the client reads."""
-        while (piece := await self._run("stream", _next, pieces)) is not None:
+        while (piece := await self.run("stream", _next, pieces)) is not None:
             yield piece
 
-    async def _run(self, kind: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, kind: Kind, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What a function gives, called in a thread of its kind."""
         return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._limits[kind])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Query
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.errors import PROBLEMS
@@ -14,13 +16,14 @@ from evalsvc.api.response_schemas import EVALUATION, ITEMS
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
-from evalsvc.api.state import CurrentState
+from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
 from evalsvc.store.runs.posting import evaluate
+from evalsvc.store.tables import Evaluation
 from evalsvc.store.views import evaluation_view
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
@@ -155,10 +158,7 @@ def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id:
     responses=answer(202, "Cancelled; running shards stop soon.", EVALUATION, _EXAMPLE),
 )
 def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
-    with state.writing() as session:
-        content = evaluation_view(session, cancel_evaluation(session, evaluation_id), state.coordinator.live())
-    state.coordinator.wake()
-    return JsonAnswer(content, 202)
+    return _changed(state, evaluation_id, cancel_evaluation)
 
 
 @router.post(
@@ -169,7 +169,11 @@ def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     responses=answer(202, "Queued again.", EVALUATION, _EXAMPLE),
 )
 def post_retry(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
+    return _changed(state, evaluation_id, retry_evaluation)
+
+
+def _changed(state: State, evaluation_id: int, change: Callable[[Session, int], Evaluation]) -> JsonAnswer:
     with state.writing() as session:
-        content = evaluation_view(session, retry_evaluation(session, evaluation_id), state.coordinator.live())
+        content = evaluation_view(session, change(session, evaluation_id), state.coordinator.live())
     state.coordinator.wake()
     return JsonAnswer(content, 202)

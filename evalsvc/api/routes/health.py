@@ -33,7 +33,7 @@ async def healthz() -> JsonAnswer:
     | {503: {"description": "`detail` says which part is missing.", "content": PROBLEM_CONTENT}},
 )
 async def readyz(state: CurrentState, may_see: MaySee) -> Any:
-    missing = await state.threads.probe(missing_parts, state)
+    missing = await state.threads.run("probe", missing_parts, state)
     if missing:
         shown = missing if may_see else ["a request with a token is told what is missing"]
         return problem(503, NotReady.code, "not ready: " + "; ".join(shown))

@@ -134,30 +134,27 @@ def _depths(depths: Depths) -> Iterator[Metric]:
 
 
 def _totals(totals: Iterable[AttemptTotal]) -> Iterator[Metric]:
-    attempts: Sums[tuple[str, str, str]] = Sums()
-    units: Sums[str] = Sums()
-    failures: Sums[str] = Sums()
+    attempts: Sums[tuple[str, ...]] = Sums()
+    units: Sums[tuple[str, ...]] = Sums()
+    failures: Sums[tuple[str, ...]] = Sums()
     buckets: dict[str, list[int]] = {}
     seconds: dict[str, float] = {}
     for row in totals:
         attempts[row.kind, row.stage, row.outcome] += row.attempts
         if row.code:
-            failures[row.code] += row.attempts
+            failures[(row.code,)] += row.attempts
         if row.outcome == "succeeded":
-            units[row.kind] += row.units
+            units[(row.kind,)] += row.units
             buckets.setdefault(row.stage, [0] * (len(SECONDS) + 1))[row.bucket] += row.attempts
             seconds[row.stage] = seconds.get(row.stage, 0.0) + row.seconds
-    ended = CounterMetricFamily("evalsvc_attempts", "Tries of shards that ended.", labels=["kind", "stage", "outcome"])
-    for key, number in sorted(attempts.items()):
-        ended.add_metric(key, number)
-    yield ended
-    for name, text, label, sums in (
-        ("evalsvc_units", "Units of work done.", "kind", units),
-        ("evalsvc_failures", "Tries that failed, by error code.", "code", failures),
+    for name, text, labels, sums in (
+        ("attempts", "Tries of shards that ended.", ["kind", "stage", "outcome"], attempts),
+        ("units", "Units of work done.", ["kind"], units),
+        ("failures", "Tries that failed, by error code.", ["code"], failures),
     ):
-        family = CounterMetricFamily(name, text, labels=[label])
-        for value, number in sorted(sums.items()):
-            family.add_metric([value], number)
+        family = CounterMetricFamily(f"evalsvc_{name}", text, labels=labels)
+        for values, number in sorted(sums.items()):
+            family.add_metric(values, number)
         yield family
     took = HistogramMetricFamily("evalsvc_attempt_seconds", "Seconds of tries that succeeded.", labels=["stage"])
     for stage, counts in sorted(buckets.items()):

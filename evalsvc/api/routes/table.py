@@ -32,7 +32,7 @@ _TABLE = {"columns": {"run": ["pretrained"], "step": [0], "metric": ["pairs/text
     responses=or_csv(answer(200, "Columns of equal length; as CSV, a line per value.", TABLE, _TABLE)),
 )
 async def get_table(query: Annotated[TableQuery, Query()], state: CurrentState) -> Response:
-    runs = await state.threads.read(_find, state, query)
+    runs = await state.threads.run("read", _find, state, query)
     rows = _rows(state, runs)
     if query.format == "csv":
         return csv_response(COLUMNS, rows, state.threads)
