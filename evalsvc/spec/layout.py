@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
@@ -344,67 +344,35 @@ SEQUENCE_LENGTH = 1_152
 SPECIAL = ("doc", "/doc", "text", "/text", "image", "/image", "pad")
 
 
-def image_then_special(
-    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
-    """Text, image, special tokens."""
-    return _preset(text_size, (text_size, codebook_size), _consecutive(text_size + codebook_size), rows)
+@dataclass(frozen=True)
+class Preset:
+    """An order of blocks, and how many rows are text where nobody says so."""
+
+    order: tuple[Literal["text", "image", "special"], ...]
+    """The blocks that follow each other from row 0 on. An image that is not among them is the end of the table. Special
+    tokens that are not have the ids -1, -2, … modulo the table, as open_lm writes them."""
+    text_size: int = TEXT_ROWS
+
+    def __call__(
+        self, text_size: int | None = None, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
+    ) -> VocabularyLayout:
+        """The layout of a table with blocks of these sizes."""
+        text_size = self.text_size if text_size is None else text_size
+        sizes = {"text": text_size, "image": codebook_size, "special": len(SPECIAL)}
+        first = dict(zip(self.order, accumulate((sizes[block] for block in self.order), initial=0), strict=False))
+        special = first.get("special")
+        return VocabularyLayout(
+            rows=rows,
+            text=TextBlock(offset=first["text"], size=text_size),
+            image=ImageBlock(offset=first.get("image", -codebook_size), size=codebook_size),
+            special={name: -1 - place if special is None else special + place for place, name in enumerate(SPECIAL)},
+            template=("doc", "text", TEXT, "/text", "image", IMAGE, "/image", "/doc"),
+            unconditional_template=("doc", "image", IMAGE, "/image", "/doc"),
+            length=SEQUENCE_LENGTH,
+        )
 
 
-def special_then_image(
-    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
-    """Text, special tokens, image."""
-    return _preset(text_size, (text_size + len(SPECIAL), codebook_size), _consecutive(text_size), rows)
-
-
-def special_in_spare_rows(
-    text_size: int = TOKENIZER_SIZE, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
-    """Special tokens in the rows that the tokenizer leaves free; the image block is all that was added, at the end."""
-    return _preset(text_size, (-codebook_size, codebook_size), _consecutive(text_size), rows)
-
-
-def dense_image_then_special(
-    text_size: int = TOKENIZER_SIZE, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
-    """Image from the tokenizer's length on, then special tokens: the spare rows are used up."""
-    return image_then_special(text_size, codebook_size, rows)
-
-
-def dense_special_then_image(
-    text_size: int = TOKENIZER_SIZE, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
-    """Special tokens from the tokenizer's length on, then image: the spare rows are used up."""
-    return special_then_image(text_size, codebook_size, rows)
-
-
-def negative_special(
-    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
-    """Text, image, and special tokens as open_lm writes them: ids -1, -2, … modulo the table."""
-    special = {name: -1 - index for index, name in enumerate(SPECIAL)}
-    return _preset(text_size, (text_size, codebook_size), special, rows)
-
-
-def image_first(
-    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
-    """Image, text, special tokens."""
-    special = _consecutive(codebook_size + text_size)
-    return _preset(text_size, (0, codebook_size), special, rows, text_offset=codebook_size)
-
-
-def image_at_end(
-    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
-    """Text, special tokens, a gap, and the image block at the end of a padded table."""
-    return _preset(text_size, (-codebook_size, codebook_size), _consecutive(text_size), rows)
-
-
-def split_tables(
-    text_size: int = TEXT_ROWS, codebook_size: int = CODEBOOK_SIZE, rows: int | None = None
-) -> VocabularyLayout:
+def split_tables(**_sizes: int) -> NoReturn:
     """Refused: the image has a table and an output head of its own."""
     raise UnsupportedModel(
         "layout 'split-tables': evalsvc runs models with one table for text and image ids; "
@@ -412,35 +380,22 @@ def split_tables(
     )
 
 
+image_then_special = Preset(("text", "image", "special"))
+
 PRESETS: Mapping[str, Callable[..., VocabularyLayout]] = {
     "image-then-special": image_then_special,
-    "special-then-image": special_then_image,
-    "special-in-spare-rows": special_in_spare_rows,
-    "dense-image-then-special": dense_image_then_special,
-    "dense-special-then-image": dense_special_then_image,
-    "negative-special": negative_special,
-    "image-first": image_first,
-    "image-at-end": image_at_end,
+    "special-then-image": Preset(("text", "special", "image")),
+    # Special tokens are in the rows that the tokenizer leaves free; the image block is all that was added.
+    "special-in-spare-rows": Preset(("text", "special"), TOKENIZER_SIZE),
+    # From the tokenizer's length on: the spare rows are used up.
+    "dense-image-then-special": Preset(("text", "image", "special"), TOKENIZER_SIZE),
+    "dense-special-then-image": Preset(("text", "special", "image"), TOKENIZER_SIZE),
+    "negative-special": Preset(("text", "image")),
+    "image-first": Preset(("image", "text", "special")),
+    # There is a gap before the image, at the end of a padded table.
+    "image-at-end": Preset(("text", "special")),
     "split-tables": split_tables,
 }
-
-
-def _consecutive(start: int) -> dict[str, int]:
-    return {name: start + index for index, name in enumerate(SPECIAL)}
-
-
-def _preset(
-    text_size: int, image: tuple[int, int], special: dict[str, int], rows: int | None, text_offset: int = 0
-) -> VocabularyLayout:
-    return VocabularyLayout(
-        rows=rows,
-        text=TextBlock(offset=text_offset, size=text_size),
-        image=ImageBlock(offset=image[0], size=image[1]),
-        special=special,
-        template=("doc", "text", TEXT, "/text", "image", IMAGE, "/image", "/doc"),
-        unconditional_template=("doc", "image", IMAGE, "/image", "/doc"),
-        length=SEQUENCE_LENGTH,
-    )
 
 
 _SIZES = ("text_size", "codebook_size", "rows")

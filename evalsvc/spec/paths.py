@@ -85,11 +85,6 @@ def lies_within(resolved: Path, opened: Iterable[Path], closed: Iterable[Path]) 
     return nearest_opened > nearest_closed
 
 
-def check_data(settings: Settings, path: str) -> None:
-    """Raise what `local_data` raises."""
-    local_data(settings, path)
-
-
 def _resolve_data_path(path: str, info: ValidationInfo) -> str:
     context = info.context or {}
     base, allowed = context.get("base"), context.get("allowed")

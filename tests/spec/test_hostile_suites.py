@@ -12,7 +12,7 @@ import pytest
 
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
-from evalsvc.spec.paths import check_data
+from evalsvc.spec.paths import local_data
 from evalsvc.spec.suite import parse_suite
 
 
@@ -20,7 +20,7 @@ def refused(content: str | Mapping[str, Any], roots: Path | None = None) -> Eval
     """The error with which the service refuses a suite whose files must lie below `roots`."""
     settings = Settings() if roots is None else Settings(roots=str(roots), data_dir=str(roots / "data"))
     with pytest.raises((InvalidSuite, UnknownName)) as caught:
-        parse_suite(content, "mine", allowed=partial(check_data, settings))
+        parse_suite(content, "mine", allowed=partial(local_data, settings))
     assert len(caught.value.message) < 1000, "what was sent is not sent back"
     return caught.value
 

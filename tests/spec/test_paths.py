@@ -15,7 +15,7 @@ from evalsvc.data.tokenizer import read_tokenizer, tokenizer_digest
 from evalsvc.data.tokens import read_tokens
 from evalsvc.errors import InvalidData
 from evalsvc.miniature import ROOT
-from evalsvc.spec.paths import Readable, check_data, local_data
+from evalsvc.spec.paths import Readable, local_data
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_what_leads_out(settings: Settings, tmp_path: Path, path: str) -> None:
     (tmp_path / "root" / "link").symlink_to("/etc")
     path = path.format(root=tmp_path / "root")
     with pytest.raises(InvalidData, match=r"outside the folders that suites may read .*EVALSVC_ROOTS") as error:
-        check_data(settings, path)
+        local_data(settings, path)
     assert "/etc" not in error.value.message.replace(repr(path), ""), "where a link leads is not told"
 
 
@@ -81,7 +81,7 @@ def test_what_is_private_to_the_service_is_no_data(tmp_path: Path, roots: str, p
         token_file=f"{data}/../keys/token",
     )
     with pytest.raises(InvalidData, match=r"or into evalsvc's own data folder or keys; move it"):
-        check_data(settings, path.format(data=data, keys=keys))
+        local_data(settings, path.format(data=data, keys=keys))
 
 
 def test_the_operators_folders_in_the_data_folder_are_data(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_whether_something_is_there_is_not_told(settings: Settings) -> None:
 
     def message(path: str) -> str:
         with pytest.raises(InvalidData) as error:
-            check_data(settings, path)
+            local_data(settings, path)
         return error.value.message.replace(path, "")
 
     assert message("/etc/hosts") == message("/etc/nothing-of-this-name")

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from evalsvc.api.errors import PROBLEM_SCHEMA, PROBLEMS
+from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, answer
 from evalsvc.api.response_schemas import CHECKPOINT, POSTED
 from evalsvc.api.routes.suites import find_suite
@@ -35,7 +35,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import InvalidLayout, InvalidRequest
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import config_beside, read_model_spec, require_one_model
-from evalsvc.spec.paths import check_data
+from evalsvc.spec.paths import local_data
 from evalsvc.store.lookup import find_checkpoint, step_of
 from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.runs.posting import Submission, Submitted, submit
@@ -46,7 +46,7 @@ from evalsvc.store.views import checkpoint_view, evaluation_summary
 UNREACHABLE: dict[int | str, dict[str, Any]] = {
     503: {
         "description": "The checkpoint's store does not answer in time, or the package for it is not installed.",
-        "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}},
+        "content": PROBLEM_CONTENT,
     }
 }
 
@@ -259,7 +259,7 @@ def _layout(layout: str | Mapping[str, Any], model: Mapping[str, Any] | None, se
         locate(image["map"], settings.root_paths, settings.private_paths)
     parsed = parse_layout(layout, allow=partial(_require_inside, settings))
     if parsed.text.tokenizer is not None:
-        check_data(settings, parsed.text.tokenizer)
+        local_data(settings, parsed.text.tokenizer)
     rows = (model or {}).get("vocab_size")
     if isinstance(rows, int):
         parsed.resolve(rows)

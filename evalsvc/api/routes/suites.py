@@ -19,7 +19,7 @@ from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
 from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName
-from evalsvc.spec.paths import check_data
+from evalsvc.spec.paths import local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 from evalsvc.store.suites import kept_suite, kept_suites, put_suite
 
@@ -130,7 +130,7 @@ def keep_suite(
     if not replace_shipped:
         _require_own_name(name, state.settings)
     suite = parse_suite(
-        _content(body, name, request.headers.get("content-type", "")), name, allowed=partial(check_data, state.settings)
+        _content(body, name, request.headers.get("content-type", "")), name, allowed=partial(local_data, state.settings)
     )
     try:
         check_storable(suite.to_json())
@@ -164,18 +164,13 @@ def _content(body: bytes, name: str, content_type: str) -> Any:
 
 
 def _summary(name: str, entry: Entry) -> dict[str, Any]:
+    said = {"name": name, "source": entry.source}
     try:
         suite = entry.load()
     except EvalsvcError as error:
-        return {"name": name, "source": entry.source, "error": {"code": error.code, "message": error.message}}
+        return said | {"error": {"code": error.code, "message": error.message}}
     tasks = [task.name for task in suite.tasks]
-    return {
-        "name": name,
-        "source": entry.source,
-        "description": suite.description,
-        "digest": suite.digest,
-        "tasks": tasks,
-    }
+    return said | {"description": suite.description, "digest": suite.digest, "tasks": tasks}
 
 
 def _view(suite: Suite, source: Source) -> dict[str, Any]:
