@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from evalsvc.compare.result import Measured, Metric, Result, distance_between, paired_numbers, task_of
+from evalsvc.compare.result import Measured, Metric, Result, distance_between, nearest, paired_numbers, task_of
 from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.metrics.distance import Basis, Distance, distance, judge
 from evalsvc.metrics.intervals import LEVEL, Interval, Spread, require_level, value_interval
@@ -27,7 +27,6 @@ from evalsvc.metrics.mcnemar import McNemar, holm
 from evalsvc.spec.protocol import (
     Direction,
     describe_differences,
-    differences,
     differences_from_json,
     differences_to_json,
     plain_json,
@@ -297,8 +296,9 @@ def _contrast_name(name: str, a: Result, b: Result, options: Options) -> Iterato
         if not strange:
             yield _contrast(metric, "only_a", a=Side.of(Measured(metric, a), options.level))
             continue
-        differing, nearest = _nearest(metric, strange, a, b)
-        stranger = theirs.pop(nearest["protocol"])
+        stranger, differing = nearest(metric, strange, a, b)
+        del theirs[stranger["protocol"]]
+        differing = differing or {"protocol": (metric["protocol"], stranger["protocol"])}
         yield _compare_strangers(Measured(metric, a), Measured(stranger, b), differing, options)
     for metric in theirs.values():
         yield _contrast(metric, "only_b", b=Side.of(Measured(metric, b), options.level))
@@ -332,14 +332,6 @@ def _corrected(contrasts: Sequence[Contrast]) -> Iterator[Contrast]:
         name = contrast.metric.partition("/")[2]
         answers = replace(contrast.answers, holm=next(corrected[name]), tests=len(families[name]))
         yield replace(contrast, answers=answers)
-
-
-def _nearest(metric: Metric, strange: Sequence[Metric], a: Result, b: Result) -> tuple[dict[str, Any], Metric]:
-    """What differs from the protocol that differs least; of files without the contents of protocols, their ids do."""
-    content = a.protocol(metric["protocol"])
-    found = [(differences(content, b.protocol(other["protocol"])), other) for other in strange]
-    differing, nearest = min(found, key=lambda pair: len(pair[0]))
-    return differing or {"protocol": (metric["protocol"], nearest["protocol"])}, nearest
 
 
 def _compare(a: Measured, b: Measured, options: Options) -> Contrast:

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from evalsvc.compare.gate_rules import EVERYTHING, Family, Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
-from evalsvc.compare.result import Measured, Metric, Result, distance_between, number, task_of
+from evalsvc.compare.result import Measured, Metric, Result, distance_between, nearest, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
 from evalsvc.metrics.distance import Basis
-from evalsvc.spec.protocol import describe_differences, differences, labelled, tell_apart
+from evalsvc.spec.protocol import describe_differences, labelled, tell_apart
 
 
 class Outcome(IntEnum):
@@ -194,13 +194,18 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
     except DeadlineExceeded as error:
         return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
     if not before.values:
-        reasons = "".join(f"; {task}: {error['message']}" for task, error in before.errors.items())
-        return _failed(candidate, baseline, Outcome.NO_BASELINE, f"{baseline} has no values{reasons}")
+        return without_baseline(candidate, before)
     try:
         after = read_result(candidate, service, deadline)
     except DeadlineExceeded as error:
         return _failed(candidate, baseline, Outcome.TIME_OUT, error.message)
     return compare(after, before, rules, family)
+
+
+def without_baseline(candidate: str, baseline: Result) -> Report:
+    """The report on a baseline that has no values."""
+    reasons = "".join(f"; {task}: {error['message']}" for task, error in baseline.errors.items())
+    return _failed(candidate, baseline.name, Outcome.NO_BASELINE, f"{baseline.name} has no values{reasons}")
 
 
 def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Report:
@@ -329,7 +334,7 @@ def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) ->
             yield _miss(rule, before, candidate)
     if all(protocol in ours for protocol in theirs):
         for metric in strange:
-            yield _comparison(metric, "new", "the baseline has no such value", candidate=number(metric["value"]))
+            yield _comparison(metric, "new", "the baseline has no such value", candidate=float(metric["value"]))
 
 
 def _measurement(rule: Rule, before: Measured, after: Measured) -> Measurement:
@@ -340,15 +345,11 @@ def _measurement(rule: Rule, before: Measured, after: Measured) -> Measurement:
 
 def _refuse(before: Metric, strange: Sequence[Metric], candidate: Result, baseline: Result) -> Comparison:
     """Name what differs from the nearest of the candidate's protocols."""
-    content = baseline.protocol(before["protocol"])
-    after, differing = min(
-        ((metric, differences(content, candidate.protocol(metric["protocol"]))) for metric in strange),
-        key=lambda pair: len(pair[1]),
-    )
+    after, differing = nearest(before, strange, baseline, candidate)
     fields = describe_differences(differing) or f"{before['protocol']} → {after['protocol']}"
     reason = f"measured by another protocol and not comparable: {fields}; evaluate one of the two again"
     return _comparison(
-        before, "other_protocol", reason, baseline=number(before["value"]), candidate=number(after["value"])
+        before, "other_protocol", reason, baseline=float(before["value"]), candidate=float(after["value"])
     )
 
 
@@ -356,7 +357,7 @@ def _miss(rule: Rule, before: Metric, candidate: Result) -> Comparison:
     error = candidate.error(task_of(before))
     reason = f"the candidate's task {task_of(before)} failed: {error}" if error else "not in the candidate"
     verdict: Verdict = "missing" if rule.missing == "fail" else "ignored"
-    return _comparison(before, verdict, reason, rule.direction, baseline=number(before["value"]))
+    return _comparison(before, verdict, reason, rule.direction, baseline=float(before["value"]))
 
 
 def _comparison(

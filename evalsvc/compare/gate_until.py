@@ -24,12 +24,12 @@ from evalsvc.compare.gate import (
     Alarms,
     Comparison,
     Look,
-    Outcome,
     Report,
     Samples,
     Stage,
     compare,
     tell_comparisons_apart,
+    without_baseline,
 )
 from evalsvc.compare.gate_rules import Family, Rule
 from evalsvc.compare.result import Result
@@ -135,9 +135,7 @@ def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None
         for side, ref in enumerate((sides.candidate, sides.baseline))
     )
     if not baseline.values:
-        reasons = "".join(f"; {task}: {error['message']}" for task, error in baseline.errors.items())
-        problem = f"{baseline.name} has no values{reasons}"
-        return Report(candidate.name, baseline.name, problems=(problem,), failed=Outcome.NO_BASELINE)
+        return without_baseline(candidate.name, baseline)
     whole = compare(candidate, baseline, sides.rules)
     told_apart = tell_comparisons_apart(comparisons, protocols)
     levels = [one.difference.level for one in comparisons if one.difference and one.difference.level is not None]

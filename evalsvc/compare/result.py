@@ -14,9 +14,13 @@ from evalsvc.metrics.intervals import Spread
 from evalsvc.metrics.item_numbers import Numbers, groups_of, is_share
 from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio
+from evalsvc.spec.protocol import differences
 
 Metric = Mapping[str, Any]
 """As `MetricValue.to_json` writes it, with its `task`."""
+
+Differences = dict[str, tuple[Any, Any]]
+"""As `protocol.differences` finds them."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Result:
     document: Mapping[str, Any]
     tables: Mapping[str, Callable[[], ItemTable]] = field(default_factory=dict)
     """Results per item by task, read when they are needed, of a document that does not have them."""
+    _numbers: dict[tuple[str | None, ...], Numbers] = field(default_factory=dict, init=False, repr=False)
+    _read_tables: dict[str, ItemTable] = field(default_factory=dict, init=False, repr=False)
+    _items: dict[tuple[str, str | None], tuple[list[int], list[tuple[Any, Any]]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def values(self) -> dict[str, dict[str, Metric]]:
@@ -72,18 +81,6 @@ class Result:
         if place not in self._numbers:
             self._numbers[place] = self._read_numbers(task, benchmark, keys, grouped_by)
         return self._numbers[place]
-
-    @cached_property
-    def _numbers(self) -> dict[tuple[str | None, ...], Numbers]:
-        return {}
-
-    @cached_property
-    def _read_tables(self) -> dict[str, ItemTable]:
-        return {}
-
-    @cached_property
-    def _items(self) -> dict[tuple[str, str | None], tuple[list[int], list[tuple[Any, Any]]]]:
-        return {}
 
     def _table(self, task: str) -> ItemTable:
         if task not in self._read_tables:
@@ -138,9 +135,14 @@ def task_of(metric: Metric) -> str:
     return str(metric.get("task") or metric["name"].partition("/")[0])
 
 
-def number(value: float | str) -> float:
-    """A number as JSON has it: NaN and infinities are strings."""
-    return float(value)
+def nearest(metric: Metric, others: Sequence[Metric], mine: Result, theirs: Result) -> tuple[Metric, Differences]:
+    """Return that of the other result's metrics whose protocol differs least from the metric's own, and in what.
+
+    Of files without the contents of protocols nothing differs.
+    """
+    content = mine.protocol(metric["protocol"])
+    found = ((other, differences(content, theirs.protocol(other["protocol"]))) for other in others)
+    return min(found, key=lambda pair: len(pair[1]))
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,10 @@ class Measured:
 
     @property
     def estimate(self) -> Ratio:
-        """The value with its standard error and n."""
-        stderr = self.metric["stderr"]
-        groups = self.metric.get("groups")
-        return Ratio(number(self.metric["value"]), None if stderr is None else number(stderr), self.metric["n"], groups)
+        """The value with its standard error and n; NaN and infinities are strings in JSON."""
+        metric, stderr = self.metric, self.metric["stderr"]
+        error = None if stderr is None else float(stderr)
+        return Ratio(float(metric["value"]), error, metric["n"], metric.get("groups"))
 
     @property
     def spread(self) -> Spread | None:

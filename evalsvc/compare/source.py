@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.client import OVER, Client
-from evalsvc.compare.result import Result, number
+from evalsvc.compare.result import Result
 from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName, os_reason
 from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
 from evalsvc.spec.protocol import Direction
@@ -86,7 +86,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _check_number(value: float | str) -> float | str:
-    number(value)
+    float(value)
     return value
 
 
@@ -94,10 +94,12 @@ _Number = Annotated[float | str, AfterValidator(_check_number)]
 """A number, or the word for one that JSON cannot write."""
 
 
-class _Metric(BaseModel):
-    """A metric in the file of a result, as far as comparisons read it."""
-
+class _Strict(BaseModel):
     model_config = ConfigDict(strict=True)
+
+
+class _Metric(_Strict):
+    """A metric in the file of a result, as far as comparisons read it."""
 
     name: str
     value: _Number
@@ -110,27 +112,21 @@ class _Metric(BaseModel):
     task: str | None = None
 
 
-class _Row(BaseModel):
+class _Row(_Strict):
     """What a result per item is matched by."""
-
-    model_config = ConfigDict(strict=True)
 
     index: int | str | None = None
     benchmark: str | None = None
 
 
-class _Error(BaseModel):
+class _Error(_Strict):
     """Why a task has no values."""
-
-    model_config = ConfigDict(strict=True)
 
     message: str
 
 
-class _Document(BaseModel):
+class _Document(_Strict):
     """The file of a result, as far as comparisons read it."""
-
-    model_config = ConfigDict(strict=True)
 
     metrics: list[_Metric]
     protocols: dict[str, dict[str, Any]] | None = None
