@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -162,26 +163,17 @@ def offline() -> Iterator[None]:
             _this_thread.offline = before
 
 
-@contextmanager
-def online() -> Iterator[None]:
-    """The hub's clients may use the network, whatever the environment says."""
-    with hub_offline(False):
-        yield
+online = partial(hub_offline, False)
+"""The hub's clients may use the network, whatever the environment says."""
 
 
-class _Guard:
-    """An audit hook, since code that benchmarks bring along downloads by any means. Hooks stay as long as the process.
-
-    It leaves every thread alone that is not in `offline`.
-    """
-
-    installed = False
-
-
+@cache
 def _guard_sockets() -> None:
-    if not _Guard.installed:
-        _Guard.installed = True
-        sys.addaudithook(_refuse_network)
+    """Add an audit hook, since code that benchmarks bring along downloads by any means.
+
+    It stays as long as the process, and leaves every thread alone that is not in `offline`.
+    """
+    sys.addaudithook(_refuse_network)
 
 
 def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:

@@ -92,6 +92,7 @@ class ScoredBenchmark:
     ids: IdCounts
     protocol: Protocol
     left_out: list[str] = field(default_factory=list)
+    _linear: dict[str, Linear | None] = field(default_factory=dict, init=False)
 
     @cached_property
     def metrics(self) -> list[MetricValue]:
@@ -118,10 +119,6 @@ class ScoredBenchmark:
         if metric.name not in self._linear:
             self._linear[metric.name] = linear_of(metric, self.items)
         return self._linear[metric.name]
-
-    @cached_property
-    def _linear(self) -> dict[str, Linear | None]:
-        return {}
 
     def documents_cut(self, part: str) -> int:
         """How many have a request that lost a part: `cut` of its context, `continuation_cut` of its continuation."""
