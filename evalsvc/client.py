@@ -276,7 +276,7 @@ class Client:
 
         `state` is `succeeded` once all of them are. Of several suites, those of one, where `suite` names it.
         """
-        query = [("variant", variant), *([("suite", suite)] if suite else [])]
+        query = _query(variant=variant, suite=suite or None)
         return self._ask("GET", f"/v1/runs/{_part(run)}/results/{step}", query=query)
 
     def items(
@@ -350,7 +350,7 @@ class Client:
 
         A completion's `previous` says how it differs from that of the step before.
         """
-        query = [(name, value) for name, value in (("variant", variant), ("prompt", prompt)) if value is not None]
+        query = _query(variant=variant, prompt=prompt)
         found = self._ask("GET", f"/v1/runs/{_part(run)}/completions", query=query)
         steps: list[dict[str, Any]] = found["steps"]
         return steps
@@ -375,7 +375,7 @@ class Client:
 
     def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[dict[str, Any]]:
         """What the evaluations of a run left to be looked at; the content is at `/v1/artifacts/{id}`."""
-        query = [(name, str(value)) for name, value in (("kind", kind), ("step", step)) if value is not None]
+        query = _query(kind=kind, step=step)
         artifacts: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{_part(run)}/artifacts", query=query)["artifacts"]
         return artifacts
 
