@@ -57,7 +57,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import ClassVar
 
@@ -120,10 +120,7 @@ class UnknownName(InputError):
         if near:
             parts.append("did you mean " + " or ".join(map(repr, near)) + "?")
         if choices:
-            shown = ", ".join(map(_shortened, choices[:20])) + (
-                f" and {len(choices) - 20} more" if len(choices) > 20 else ""
-            )
-            parts.append(f"available: {shown}")
+            parts.append(f"available: {first_few(list(map(_shortened, choices)), 20)}")
         else:
             parts.append(f"there is no {kind} yet")
         if hint:
@@ -330,6 +327,12 @@ def _pairs(name: str) -> set[tuple[str, str]]:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
+
+
+def first_few(things: Sequence[object], most: int) -> str:
+    """The first of some things, for a message, and how many more there are."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(map(str, things[:most])) + more
 
 
 def is_transient(code: str) -> bool:

@@ -37,6 +37,7 @@ from evalsvc.errors import (
     NonFinite,
     NotACheckpoint,
     UnsafeCheckpoint,
+    first_few,
     os_reason,
 )
 
@@ -349,4 +350,4 @@ def listed(kind: str, names: Iterable[str]) -> list[str]:
 
 def some(names: list[str]) -> str:
     """The first of `names` and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return first_few(names, SHOWN)

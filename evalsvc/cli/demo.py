@@ -135,10 +135,7 @@ def started_service(data_dir: Path, devices: str, assets: Path) -> Iterator[str]
 
 def checkpoints() -> list[tuple[str, int, Path]]:
     """(run, step, file) of every checkpoint of the miniature, by step."""
-    files = []
-    for run in RUNS:
-        for step, file in _steps(ROOT / "runs" / run / "checkpoints"):
-            files.append((run, step, file))
+    files = [(run, step, file) for run in RUNS for step, file in _steps(ROOT / "runs" / run / "checkpoints")]
     return sorted(files, key=lambda entry: (entry[1], entry[0]))
 
 
@@ -203,11 +200,8 @@ def read_answers(client: Client) -> list[Answers]:
 
 def _steps(folder: Path) -> Sequence[tuple[int, Path]]:
     """The files and their training steps, from the index beside them: a file's name has its epoch only."""
-    steps: list[tuple[int, Path]] = []
-    for line in (folder.parent / "steps.txt").read_text().splitlines():
-        name, step = line.split()
-        steps.append((int(step), folder / name))
-    return steps
+    lines = (line.split() for line in (folder.parent / "steps.txt").read_text().splitlines())
+    return [(int(step), folder / name) for name, step in lines]
 
 
 def _cell(value: float | str, stderr: float | None) -> str:

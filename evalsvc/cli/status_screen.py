@@ -55,13 +55,11 @@ def _workers(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"workers: {len(workers)}, {busy} at work"
     for worker in workers:
         work = worker["runs"]
-        what = "idle" if work is None else f"{_place(work)}, {work['task']} ({work['stage']}) for {_age(work)}"
+        what = "idle"
+        if work is not None:
+            what = f"{_place(work)}, {work['task']} ({work['stage']}) for {duration(work['seconds'])}"
         leaves = "" if worker["takes_shards"] else "; drains, or is silent"
         yield f"  {worker['name']} on {worker['host']}: {what}{leaves}"
-
-
-def _age(work: Mapping[str, Any]) -> str:
-    return duration(work["seconds"])
 
 
 def _queue(queue: Mapping[str, Any]) -> Iterator[str]:

@@ -421,8 +421,7 @@ class Coordinator:
             return
         if self._in_flight:
             log.warning("the scheduler went away; its %d shards are queued again", len(self._in_flight))
-        for item in list(self._in_flight.values()):
-            self._store_outcome(Outcome(item.assignment.key, "lost"))
+        self._abandon()
         self._cluster.close()
         self._cluster.start()
 

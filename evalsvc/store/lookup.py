@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, select
@@ -103,12 +102,6 @@ def checkpoint_label(checkpoint: Checkpoint) -> str:
     """How messages name it."""
     label = f"run {checkpoint.run.name!r} step {checkpoint.step}"
     return label if checkpoint.variant == "raw" else f"{label} variant {checkpoint.variant!r}"
-
-
-def first_few(things: Sequence[object], most: int) -> str:
-    """The first of some things, for a message, and how many more there are."""
-    more = f" and {len(things) - most} more" if len(things) > most else ""
-    return ", ".join(map(str, things[:most])) + more
 
 
 def require_current_parents(checkpoint: Checkpoint) -> None:

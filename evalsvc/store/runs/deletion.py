@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from evalsvc.errors import Conflict, WrongState
+from evalsvc.errors import Conflict, WrongState, first_few
 from evalsvc.store.hold import hold_all
 from evalsvc.store.ids import raise_floors
-from evalsvc.store.lookup import find_run, first_few, step_of
+from evalsvc.store.lookup import find_run, step_of
 from evalsvc.store.tables import (
     OVER,
     Artifact,

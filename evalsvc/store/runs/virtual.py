@@ -22,8 +22,8 @@ from evalsvc.checkpoints.expression import (
     written,
 )
 from evalsvc.checkpoints.expression_parser import parse_expression
-from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.store.lookup import find_run, find_step, first_few, require_current_parents, step_of
+from evalsvc.errors import InvalidRequest, UnknownName, first_few
+from evalsvc.store.lookup import find_run, find_step, require_current_parents, step_of
 from evalsvc.store.runs.base import base_of
 from evalsvc.store.tables import Checkpoint, checkpoint_parents
 
