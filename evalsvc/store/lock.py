@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from sqlalchemy import Connection, create_engine, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -42,21 +41,13 @@ POLL = 0.1
 _NEWEST_TERM = select(Base.metadata.tables["terms"].c.number).with_for_update(read=True)
 
 
-class _Lock(Protocol):
-    def try_acquire(self) -> bool: ...
-
-    def is_held(self) -> bool: ...
-
-    def release(self) -> None: ...
-
-
 class CoordinatorLock:
     """The lock and the term of one process. Used by one thread at a time, but for `fence`'s transactions."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         parsed = make_url(url)
-        self._lock: _Lock
+        self._lock: _SessionLock | _FileLock
         if parsed.get_backend_name() != "sqlite":
             self._lock = _SessionLock(url)
         else:

@@ -61,7 +61,7 @@ class RemoteFolder:
             files = within(METADATA_SECONDS, place, source.files)
             problem = _missing(source, files)
             if problem is not None:
-                return replace(candidate, mark=_mark(files), problem=problem)
+                return replace(candidate, mark=str(Listing(files, is_folder=True).identity), problem=problem)
             listing = Listing(weights_of_folder(place, files), is_folder=True)
         except FileNotFoundError:
             return replace(candidate, problem="is empty")
@@ -76,10 +76,6 @@ def _below(uri: RemoteUri, name: str) -> RemoteUri:
 
 def _file(place: RemoteUri, file: RemoteFile) -> Candidate:
     return Candidate(file.name, str(place), f"{file.size} {file.etag}", file.size, None, None, is_folder=False)
-
-
-def _mark(files: Sequence[RemoteFile]) -> str:
-    return str(Listing(files, is_folder=True).identity)
 
 
 def _missing(source: ObjectSource, files: Sequence[RemoteFile]) -> str | None:

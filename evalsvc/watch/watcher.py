@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from evalsvc.checkpoints.reference import Spool, hash_files
 from evalsvc.client import Client
@@ -23,7 +23,8 @@ from evalsvc.errors import (
     UnknownName,
 )
 from evalsvc.watch.completeness import Classifier, Verdict
-from evalsvc.watch.local_folder import Candidate, look_at
+from evalsvc.watch.local_folder import Candidate, LocalFolder, look_at
+from evalsvc.watch.remote_folder import RemoteFolder
 
 FIRST_DELAY, MAX_DELAY = 1.0, 60.0
 """Seconds between the tries to reach a service that is down."""
@@ -34,17 +35,10 @@ DOWN = (ServiceUnreachable, DatabaseUnusable, RateLimited)
 ELSEWHERE = "posted"
 """Stands for the digest of what lies elsewhere, which is not read: that this very object was posted."""
 
+Place = LocalFolder | RemoteFolder
+"""What is watched."""
+
 Say = Callable[[str], None]
-
-
-class Place(Protocol):
-    """What is watched."""
-
-    def exists(self) -> bool: ...
-
-    def list(self) -> Sequence[Candidate]:
-        """Raises SourceUnreachable, where it lies elsewhere."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from evalsvc.checkpoints.reference import (
 from evalsvc.checkpoints.remote.cache import Cache, Entry, NoRoom
 from evalsvc.checkpoints.remote.http import HttpSource
 from evalsvc.checkpoints.remote.objects import ObjectSource
-from evalsvc.checkpoints.remote.source import Listing, RemoteFile, Source
+from evalsvc.checkpoints.remote.source import Listing, RemoteFile
 from evalsvc.checkpoints.remote.uri import HTTP, is_remote, parse_remote
 from evalsvc.config import Settings
 from evalsvc.errors import (
@@ -39,6 +39,10 @@ from evalsvc.errors import (
 )
 
 Report = Callable[[int], None]
+
+Source = HttpSource | ObjectSource
+"""A file or folder elsewhere. Its methods raise FileNotFoundError, CheckpointNotAllowed (no access) and
+SourceUnreachable."""
 
 ROOM_POLL = 1.0
 """Seconds between two looks at a cache that is full of what is in use."""
@@ -97,7 +101,8 @@ def fetched(
         CacheFull: the cache cannot hold all of them at once.
         CheckpointNotAllowed, SourceUnreachable, MissingPackage: see `identify_remote`.
     """
-    wanted = {_key(leaf): leaf for reference in references for leaf in _leaves(reference) if is_remote(leaf.path)}
+    leaves = (leaf for reference in references for leaf in parents_of(reference) or (reference,))
+    wanted = {_key(leaf): leaf for leaf in leaves if is_remote(leaf.path)}
     if not wanted:
         yield references
         return
@@ -208,10 +213,6 @@ def name_of(uri: str) -> str:
 
 def _fetcher(leaf: CheckpointRef, settings: Settings, report: Report) -> Callable[[Path], None]:
     return lambda folder: fetch_posted(leaf, folder / name_of(leaf.path), settings, report)
-
-
-def _leaves(reference: CheckpointRef) -> Sequence[CheckpointRef]:
-    return parents_of(reference) or (reference,)
 
 
 def _identity(leaf: CheckpointRef) -> Identity:

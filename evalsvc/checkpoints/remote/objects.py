@@ -61,6 +61,7 @@ class ObjectSource:
             return within(METADATA_SECONDS, self.uri, self._list)
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        """The file's bytes from `offset` on."""
         with _translated(self.uri):
             filesystem = _filesystem(self.uri.scheme)
             with filesystem.open(file.path, "rb", block_size=BLOCK) as stream:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from evalsvc.checkpoints.reference import MAX_FILES, Identity, weights_among
 from evalsvc.errors import NotACheckpoint, SourceUnreachable
@@ -49,19 +49,6 @@ class Listing:
             return Identity(size, 0, short(self.files[0].etag))
         lines = "".join(f"{file.name}\0{file.size}\0{file.etag}\n" for file in self.files)
         return Identity(size, 0, hashlib.sha256(lines.encode()).hexdigest())
-
-
-class Source(Protocol):
-    """A file or folder elsewhere.
-
-    Both methods raise FileNotFoundError, CheckpointNotAllowed (no access) and SourceUnreachable.
-    """
-
-    def list(self) -> Listing: ...
-
-    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The file's bytes from `offset` on."""
-        ...
 
 
 def short(etag: str) -> str:
