@@ -75,7 +75,7 @@ def read_weights(path: Path) -> Weights:
     """
     try:
         if path.is_dir():
-            return _read_folder(path)
+            return _read_file(path / weights_among({entry.name for entry in path.iterdir()}, str(path)))
         return _read_file(path)
     except CheckpointError:
         raise
@@ -83,10 +83,6 @@ def read_weights(path: Path) -> Weights:
         raise CheckpointNotFound(f"there is no checkpoint at {path}") from error
     except OSError as error:
         raise NotACheckpoint(f"{path} cannot be read: {os_reason(error)}") from error
-
-
-def _read_folder(folder: Path) -> Weights:
-    return _read_file(folder / weights_among({entry.name for entry in folder.iterdir()}, str(folder)))
 
 
 def _read_file(path: Path) -> Weights:

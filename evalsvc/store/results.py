@@ -27,9 +27,6 @@ Values = tuple[dict[str, Any], dict[str, Callable[[], ItemTable]]]
 STEPS_AT_ONCE = 100
 """Checkpoints whose evaluations are read by one query, and that are in memory at once."""
 
-COMPLETIONS = "completions"
-"""The kind of the tasks whose items are completions."""
-
 
 def read_results(
     session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
@@ -252,7 +249,7 @@ def _completed(session: Session, folder: Path, run: Run) -> list[dict[str, Any]]
         .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
         .join(Task, Task.evaluation_id == Evaluation.id)
         .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
-        .where(Task.kind == COMPLETIONS, Task.state == "succeeded")
+        .where(Task.kind == "completions", Task.state == "succeeded")
         .order_by(Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index)
     )
     newest = {(step, variant, task.name): task for step, variant, task in rows}

@@ -25,6 +25,11 @@ class Window:
     last: int | None = None
     """None: to the end."""
 
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest where the ends are the wrong way round."""
+        if self.first is not None and self.last is not None and self.first > self.last:
+            raise InvalidRequest(f"from={self.first} lies behind to={self.last}; swap them")
+
     @property
     def column(self) -> InstrumentedAttribute[Any]:
         """The x of a value."""
@@ -79,9 +84,3 @@ def _is_of_value() -> ColumnElement[bool]:
         Checkpoint.step == MetricValue.step,
         Checkpoint.replaced_at.is_(None),
     )
-
-
-def require_window(window: Window) -> None:
-    """Raise InvalidRequest where its ends are the wrong way round."""
-    if window.first is not None and window.last is not None and window.first > window.last:
-        raise InvalidRequest(f"from={window.first} lies behind to={window.last}; swap them")

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Select, and_, case, func, literal, or_, select
 from sqlalchemy.orm import Session
 
-from evalsvc.store.history.axis import WHOLE, Window, require_window
+from evalsvc.store.history.axis import WHOLE, Window
 from evalsvc.store.history.reading import INT64, append_columns, number_or_word
 from evalsvc.store.history.series import choose_series, metric_names, run_series, series_heads
 from evalsvc.store.lookup import find_run
@@ -58,7 +58,6 @@ def read_buckets(
     Raises:
         UnknownName, InvalidRequest: as `read_history`.
     """
-    require_window(window)
     row = find_run(session, run)
     everything = run_series(session, row)
     chosen = choose_series(everything, names, variant)

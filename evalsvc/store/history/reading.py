@@ -14,7 +14,7 @@ from sqlalchemy import Executable, Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
-from evalsvc.store.history.axis import WHOLE, Axis, Window, require_window
+from evalsvc.store.history.axis import WHOLE, Axis, Window
 from evalsvc.store.history.series import choose_series, metric_names, run_series, series_heads
 from evalsvc.store.history.values import NOT_FINITE
 from evalsvc.store.lookup import find_run
@@ -51,10 +51,9 @@ def read_history(
 
     Raises:
         UnknownName: no such run, metric or variant; near misses are named.
-        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; the window ends before it
-            begins; the cursor is of another run or axis.
+        InvalidRequest: x is tokens and no checkpoint of the run says how many it has seen; the cursor is of another run
+            or axis.
     """
-    require_window(window)
     row = find_run(session, run)
     everything = run_series(session, row)
     chosen = choose_series(everything, names, variant)
