@@ -187,8 +187,6 @@ RESULT = has(
 
 COMPLETIONS = has(run=TEXT, steps=array(has(step=COUNT, variant=TEXT, task=TEXT, completions=array(FIELDS))))
 
-PROTOCOL = FIELDS
-
 SUITE = has(
     name=TEXT,
     description=TEXT,

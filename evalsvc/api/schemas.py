@@ -15,12 +15,7 @@ from evalsvc.errors import UnknownName
 from evalsvc.metrics.intervals import LEVEL
 from evalsvc.spec.names import CHECKPOINT, MAX_STEP, NAME, RUN
 
-MAX_URI = 4096
 MAX_ID = 2**31 - 1
-MAX_FLIPPED = 10_000
-MAX_PLANNED = 256
-MAX_POINTS = 10_000
-MAX_LIMIT = 1_000_000
 
 
 def _check_name(name: str) -> str:
@@ -95,7 +90,7 @@ class CheckpointInput(Input):
     step: Step | None
     """The training step. Steps may come in any order. Only a virtual checkpoint has a default: the last step of that
     run in its expression."""
-    uri: Annotated[str, Field(min_length=1, max_length=MAX_URI)]
+    uri: Annotated[str, Field(min_length=1, max_length=4096)]
     """An absolute path or file:// uri of the weights, complete before it is posted; s3://, gs:// or hf:// where the
     operator allows it; or an expression over checkpoints of the service, such as `lerp(run@0, run@5000, 0.3)`."""
     variant: Name | None = None
@@ -161,7 +156,7 @@ class PlanInput(Input):
         json_schema_extra={"examples": [{"suites": [{"suite": "loss", "every": 500}], "when_behind": "newest"}]}
     )
 
-    suites: Annotated[list[PlannedSuite], Field(max_length=MAX_PLANNED)]
+    suites: Annotated[list[PlannedSuite], Field(max_length=256)]
     when_behind: Literal["all", "newest"] = "all"
     """`newest`: a checkpoint drops what older ones of its run still wait for by the plan."""
 
@@ -222,9 +217,9 @@ class HistoryQuery(SummaryQuery):
     """Only from this x on."""
     last: Annotated[int | None, Field(alias="to", ge=0, le=MAX_STEP)] = None
     """Only up to this x, which is still in."""
-    points: Annotated[int | None, Field(ge=1, le=MAX_POINTS)] = None
+    points: Annotated[int | None, Field(ge=1, le=10_000)] = None
     """In at most so many buckets a series, instead of every value."""
-    limit: Annotated[int | None, Field(ge=1, le=MAX_LIMIT)] = None
+    limit: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
     """At most so many values, over all series; `next` of the answer is the cursor of the rest."""
     cursor: Annotated[str | None, Field(max_length=256)] = None
     """`next` of the page before."""
@@ -259,7 +254,7 @@ class CompareQuery(Input):
     """How often the interval of a difference holds the truth."""
     force: bool = False
     """Compare what was measured by different protocols, too; unpaired."""
-    flipped: Annotated[int, Field(ge=0, le=MAX_FLIPPED)] = 0
+    flipped: Annotated[int, Field(ge=0, le=10_000)] = 0
     """How many of the items that only one side gets right are named, of each side."""
     family: Literal["none", "holm"] = "none"
     """What verdicts hold for: each metric by itself, or (`holm`) all metrics of the comparison together."""

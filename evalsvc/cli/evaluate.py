@@ -81,11 +81,7 @@ def _run_suite(
     hand_on(settings)
     suite = find_suite(suite_name, settings.suites_path)
     with show_bars() as bars:
-
-        def report(task: str, done: int, total: int, unit: str) -> None:
-            bars.show(task, done, total, unit)
-
-        return run_suite(suite, checkpoint, report, base, print_interim)
+        return run_suite(suite, checkpoint, bars.show, base, print_interim)
 
 
 def _write_artifacts(artifacts: dict[str, list[dict[str, Any]]], output: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -87,7 +88,7 @@ def watch(
     )
     with connect(url) as client:
         classifier = Classifier(rules, Memory.of(settings.data_path, str(place), run))
-        watcher = Watcher(place, client, posting, classifier, say, _note)
+        watcher = Watcher(place, client, posting, classifier, say, partial(say, err=True))
         if not once:
             watcher.watch(every)
         if not place.exists():
@@ -95,7 +96,3 @@ def watch(
         watcher.post_all(every)
         if watcher.refused:
             raise typer.Exit(FAILED)
-
-
-def _note(line: str) -> None:
-    say(line, err=True)

@@ -19,8 +19,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from distributed import Security
-
 from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.cluster.nanny import WorkerNanny, cause_of_death, nanny_options
 from evalsvc.cluster.settings import SCRATCH_PREFIX, configure, security_of
@@ -39,8 +37,6 @@ DRAIN_INTERVAL = 1.0
 
 DRAIN, END = "drain", "end"
 """What a supervisor says to its nannies."""
-
-SCHEME = "tls://"
 
 
 class Backoff:
@@ -67,7 +63,7 @@ def run_workers(settings: Settings, scheduler: str) -> int:
     Raises:
         InvalidRequest: not a tls:// address, a certificate file is missing, or a device is not there.
     """
-    if not scheduler.startswith(SCHEME):
+    if not scheduler.startswith("tls://"):
         raise InvalidRequest(f"{scheduler}: the scheduler's address must begin with tls://, e.g. tls://10.0.0.1:8786")
     security_of(settings)
     devices = [settings.device] if settings.device else device_list(settings.devices)
@@ -194,17 +190,17 @@ class _Service:
         backoff = Backoff()
         while not self._stopping.is_set():
             backoff.started()
-            cause = await self._serve_once(self._security)
+            cause = await self._serve_once()
             if self._stopping.is_set():
                 return
             wait = backoff.wait()
             log.warning("the scheduler %s %s; connecting again in %g s", self._scheduler, cause, wait)
             await asyncio.sleep(wait)
 
-    async def _serve_once(self, security: Security) -> str:
+    async def _serve_once(self) -> str:
         """Until the scheduler or the worker goes; what happened, as the end of a sentence."""
         try:
-            async with WorkerNanny(self._scheduler, security=security, **self._options) as self._nanny:
+            async with WorkerNanny(self._scheduler, security=self._security, **self._options) as self._nanny:
                 log.warning("worker %s on %s serves %s", self._nanny.worker_address, self._device, self._scheduler)
                 await self._nanny.finished()
             return "went away, or the worker was drained"

@@ -17,8 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evalsvc.config import Settings
 from evalsvc.errors import Forbidden
 
-READING = ("GET", "HEAD", "OPTIONS")
-
 SECURITY_HEADERS: Mapping[str, str] = {
     # Answers are data: what a browser takes for a page all the same loads and runs nothing, in no frame.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
@@ -71,7 +69,7 @@ def check_browser(method: str, headers: Headers, settings: Settings) -> None:
             "reaches it by a name of its own; use the address that `evalsvc serve` prints, or name the host in "
             "EVALSVC_ALLOWED_HOSTS"
         )
-    if method in READING:
+    if method in ("GET", "HEAD", "OPTIONS"):
         return
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-NOT_MODIFIED = 304
-
 KEPT_BYTES = 32 << 20
 """Size of all answers that are kept; beyond it, the least recently used are dropped."""
 
@@ -56,4 +54,4 @@ def not_modified(request: Request, tag: str) -> Response | None:
     tags = {part.strip().removeprefix("W/").strip('"') for part in known.split(",")}
     if known.strip() != "*" and tag not in tags:
         return None
-    return Response(status_code=NOT_MODIFIED, headers=caching_headers(tag) | {"Vary": "Accept-Encoding"})
+    return Response(status_code=304, headers=caching_headers(tag) | {"Vary": "Accept-Encoding"})

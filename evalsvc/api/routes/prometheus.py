@@ -20,8 +20,6 @@ from evalsvc.errors import EvalsvcError
 from evalsvc.store.queue.totals import SECONDS, Depths, kinds_of, read_depths, read_totals
 from evalsvc.store.tables import AttemptTotal
 
-MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Any other word that a client sends is `other`: each would be a series of its own."""
 
@@ -195,4 +193,4 @@ def get_metrics(request: Request, state: CurrentState) -> Response:
     registry = CollectorRegistry()
     registry.register(_ServiceCollector(state, len(app.state.followers)))
     content = generate_latest(registry) + generate_latest(app.state.requests.registry)
-    return Response(content, media_type=MEDIA_TYPE)
+    return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")

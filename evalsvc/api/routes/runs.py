@@ -8,7 +8,8 @@ from fastapi import Path, Query
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, answer
-from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, PROTOCOL, RESULT, RUN, RUNS
+from evalsvc.api.json_schema import FIELDS
+from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, RESULT, RUN, RUNS
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
@@ -263,7 +264,7 @@ def get_completions(
 @router.get(
     "/protocols/{protocol_id}",
     summary="What a protocol's id stands for",
-    responses=answer(200, "What moves a number that was measured by it.", PROTOCOL, {"task": "loss", "version": 1}),
+    responses=answer(200, "What moves a number that was measured by it.", FIELDS, {"task": "loss", "version": 1}),
 )
 def get_protocol(protocol_id: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:

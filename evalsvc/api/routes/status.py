@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from evalsvc import __version__
@@ -11,6 +12,7 @@ from evalsvc.api.response_schemas import STATUS
 from evalsvc.api.routes.health import missing_parts
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
+from evalsvc.service.in_flight import AtWork
 from evalsvc.store.queue.status import failed_view, places_of, queue_view, running_view, warned_view
 
 router = router_of(prefix="/v1/status", tags=["health"], responses=PROBLEMS)
@@ -103,7 +105,7 @@ def get_status(state: CurrentState) -> JsonAnswer:
             "missing": missing,
             "version": __version__,
             "database": session.get_bind().dialect.name,
-            "workers": _workers(state, places),
+            "workers": _workers(state, at_work, places),
             "queue": queue_view(session),
             "running": running_view(session, live),
             "failed": failed_view(session),
@@ -112,8 +114,7 @@ def get_status(state: CurrentState) -> JsonAnswer:
     return JsonAnswer(content)
 
 
-def _workers(state: State, places: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    at_work = state.coordinator.at_work()
+def _workers(state: State, at_work: Mapping[str, AtWork], places: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:
     workers = []
     for member in state.coordinator.members():
         work = at_work.get(member.address)
