@@ -19,10 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from evalsvc.access_tokens import TokenScope, includes
 from evalsvc.api.errors import PROBLEM_CONTENT, STATUS, problem
 from evalsvc.api.middleware.browsers import check_browser, is_loopback
-from evalsvc.api.middleware.known_tokens import KnownToken, KnownTokens, find_token
+from evalsvc.api.middleware.known_tokens import KnownTokens, find_token
 from evalsvc.api.middleware.rates import Rates, address_key
 from evalsvc.config import Settings
 from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, InvalidRequest, RateLimited, Unauthorized
+from evalsvc.store.tables import Token
 
 SCOPES: Mapping[tuple[str, str], TokenScope] = {
     ("GET", "/v1/suites"): "read",
@@ -119,7 +120,7 @@ class Access:
         except EvalsvcError as error:
             return problem(STATUS[type(error)], error.code, error.message)
 
-    async def _who(self, scope: Scope) -> KnownToken | None:
+    async def _who(self, scope: Scope) -> Token | None:
         """The token that a request shows; None: the service is open to it.
 
         Raises:
@@ -161,7 +162,7 @@ def _later(reason: str, seconds: int) -> Response:
     return problem(STATUS[RateLimited], RateLimited.code, detail, {"Retry-After": str(seconds)})
 
 
-def _require_scope(token: KnownToken, scope: Scope) -> None:
+def _require_scope(token: Token, scope: Scope) -> None:
     method, path = scope["method"], scope["path"]
     needed = needed_scope(scope)
     if needed is not None and not includes(token.scope, needed):

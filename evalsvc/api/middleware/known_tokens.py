@@ -7,14 +7,14 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from evalsvc.access_tokens import TokenScope, hash_token
+from evalsvc.access_tokens import hash_token
 from evalsvc.errors import Unauthorized
 from evalsvc.store.session import Store, database_unusable
+from evalsvc.store.tables import Token
 from evalsvc.store.tokens import all_tokens, note_use
 
 log = logging.getLogger(__name__)
@@ -32,15 +32,6 @@ NOTE_EVERY = 60.0
 """Seconds between two notes of a token's use."""
 
 
-@dataclass(frozen=True)
-class KnownToken:
-    id: int
-    name: str
-    scope: TokenScope
-    expires_at: datetime | None
-    revoked_at: datetime | None
-
-
 class KnownTokens:
     """While the database does not answer, the last copy holds: nothing can be revoked then either.
 
@@ -48,7 +39,7 @@ class KnownTokens:
     """
 
     def __init__(self) -> None:
-        self._tokens: Mapping[str, KnownToken] | None = None
+        self._tokens: Mapping[str, Token] | None = None
         self._read_at = 0.0
         self._reader = ThreadPoolExecutor(1, "known-tokens")
         self._refresh: Future[Exception | None] | None = None
@@ -61,7 +52,7 @@ class KnownTokens:
         begun, ticks = self._begun
         return max(datetime.now(UTC), begun + timedelta(seconds=time.monotonic() - ticks))
 
-    async def read(self, store: Store) -> Mapping[str, KnownToken]:
+    async def read(self, store: Store) -> Mapping[str, Token]:
         """Every token there ever was, by its hash.
 
         Raises:
@@ -75,7 +66,7 @@ class KnownTokens:
         assert self._tokens is not None
         return self._tokens
 
-    def note_use(self, token: KnownToken, store: Store) -> Future[None] | None:
+    def note_use(self, token: Token, store: Store) -> Future[None] | None:
         """Have a use written down behind the request's back; None: one of the last minute stands there already."""
         if time.monotonic() - self._noted.get(token.id, -NOTE_EVERY) < NOTE_EVERY:
             return None
@@ -103,7 +94,7 @@ class KnownTokens:
         asked = time.monotonic()
         try:
             with store.reading() as session:
-                self._tokens = {token.sha256: _known(token) for token in all_tokens(session)}
+                self._tokens = {token.sha256: token for token in all_tokens(session)}
         except Exception as error:  # whatever it is, the next look may succeed
             log.warning("the tokens could not be read; those of the last look hold: %s", type(error).__name__)
             return error
@@ -113,7 +104,7 @@ class KnownTokens:
         return None
 
 
-def _write_use(store: Store, token: KnownToken, when: datetime) -> None:
+def _write_use(store: Store, token: Token, when: datetime) -> None:
     try:
         with store.transaction() as session:
             note_use(session, token.id, when)
@@ -121,12 +112,7 @@ def _write_use(store: Store, token: KnownToken, when: datetime) -> None:
         log.warning("the use of token %s could not be noted: %s", token.name, type(error).__name__)
 
 
-def _known(token: object) -> KnownToken:
-    fields = KnownToken.__dataclass_fields__
-    return KnownToken(**{name: getattr(token, name) for name in fields})
-
-
-def find_token(tokens: Mapping[str, KnownToken], authorization: str | None, now: datetime) -> KnownToken:
+def find_token(tokens: Mapping[str, Token], authorization: str | None, now: datetime) -> Token:
     """The token that an Authorization header shows.
 
     Raises:

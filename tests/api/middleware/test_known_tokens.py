@@ -13,9 +13,10 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from evalsvc.access_tokens import hash_token
 from evalsvc.api.middleware import known_tokens
-from evalsvc.api.middleware.known_tokens import LIFETIME, KnownToken, KnownTokens, find_token
+from evalsvc.api.middleware.known_tokens import LIFETIME, KnownTokens, find_token
 from evalsvc.errors import DatabaseUnusable, Unauthorized
 from evalsvc.store.session import Store, open_store
+from evalsvc.store.tables import Token
 from evalsvc.store.tokens import all_tokens, create_token, revoke_token
 
 
@@ -173,7 +174,7 @@ def test_a_token_that_has_expired_does_not_come_back_when_the_clock_is_set_back(
     monkeypatch.setattr(known_tokens, "datetime", Clock)
     known, token = KnownTokens(), "evalsvc_" + "x" * 43
     expires = clock[0] + timedelta(hours=1)
-    tokens = {hash_token(token): KnownToken(1, "ci", "read", expires, None)}
+    tokens = {hash_token(token): Token(id=1, name="ci", scope="read", expires_at=expires)}
     assert find_token(tokens, f"Bearer {token}", known.now()).name == "ci"
     later[0] += 3_700
     clock[0] -= timedelta(days=1)
