@@ -25,7 +25,7 @@ from evalsvc.errors import DatabaseInUse, InternalError
 from evalsvc.files.artifacts import naming
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.service.attempt_errors import deadline_exceeded, output_lost, worker_died
-from evalsvc.service.in_flight import AtWork, InFlight, LiveTask, Rate
+from evalsvc.service.in_flight import AtWork, InFlight, Rate
 from evalsvc.service.placement import Placement
 from evalsvc.service.pruner import PRUNE_EVERY, prune
 from evalsvc.service.retried_call import RetriedCall
@@ -35,6 +35,7 @@ from evalsvc.store.lock import CoordinatorLock
 from evalsvc.store.queue import shards
 from evalsvc.store.queue.shards import Assignment
 from evalsvc.store.session import Store, database_unusable, is_outage
+from evalsvc.store.views import LiveTask
 
 log = logging.getLogger(__name__)
 

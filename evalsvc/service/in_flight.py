@@ -10,16 +10,6 @@ from evalsvc.store.queue.shards import Assignment
 
 
 @dataclass(frozen=True)
-class LiveTask:
-    """What a task is doing right now; what it has finished stands in the database."""
-
-    done: int
-    """Units done in the shards that run."""
-    per_second: float | None
-    """Units per second since this process first saw the task; None before the first."""
-
-
-@dataclass(frozen=True)
 class AtWork:
     """What a worker does."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -15,19 +16,17 @@ from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricV
 from evalsvc.store.tables import Protocol as ProtocolRow
 
 
-class Live(Protocol):
-    """What a task is doing right now, from the coordinator."""
+@dataclass(frozen=True)
+class LiveTask:
+    """What a task is doing right now, from the coordinator; what it has finished stands in the database."""
 
-    @property
-    def done(self) -> int:
-        """Units done in the shards that run."""
-
-    @property
-    def per_second(self) -> float | None:
-        """Units per second, once that is known."""
+    done: int
+    """Units done in the shards that run."""
+    per_second: float | None
+    """Units per second since the coordinator first saw the task; None before the first."""
 
 
-def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, Live]) -> dict[str, Any]:
+def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, LiveTask]) -> dict[str, Any]:
     """An evaluation with its tasks: progress, results, errors. `live` is keyed by task id."""
     tasks = evaluation.tasks
     counts = _count_shards(session, [task.id for task in tasks])
@@ -211,7 +210,7 @@ def runs_view(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _task(session: Session, task: Task, shards: dict[str, int], live: Live | None) -> dict[str, Any]:
+def _task(session: Session, task: Task, shards: dict[str, int], live: LiveTask | None) -> dict[str, Any]:
     units = shards.pop("units")
     return {
         "name": task.name,
@@ -227,15 +226,18 @@ def _task(session: Session, task: Task, shards: dict[str, int], live: Live | Non
     }
 
 
-def _progress(task: Task, finished: int, live: Live | None) -> dict[str, Any]:
-    """Units, never shards: `total` is None until the task is planned."""
+def _progress(task: Task, finished: int, live: LiveTask | None) -> dict[str, Any]:
     running = live if task.state == "running" else None
     done = finished + (running.done if running else 0)
     if task.state == "succeeded" and task.total is not None:
         done = task.total
-    speed = running.per_second if running else None
-    left = (task.total - done) / speed if speed and task.total is not None else None
-    return {"done": done, "total": task.total, "unit": task.unit, "per_second": speed, "seconds_left": left}
+    return progress_view(done, task.total, task.unit, running.per_second if running else None)
+
+
+def progress_view(done: int, total: int | None, unit: str | None, speed: float | None) -> dict[str, Any]:
+    """How far a task is, in units and never in shards: `total` is None until it is planned."""
+    left = (total - done) / speed if speed and total is not None else None
+    return {"done": done, "total": total, "unit": unit, "per_second": speed, "seconds_left": left}
 
 
 def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:

@@ -18,9 +18,10 @@ from evalsvc.cluster.cluster import Member
 from evalsvc.config import Settings
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.service.coordinator import Coordinator
-from evalsvc.service.in_flight import AtWork, LiveTask
+from evalsvc.service.in_flight import AtWork
 from evalsvc.store.queue.shards import finish, take
 from evalsvc.store.session import Store
+from evalsvc.store.views import LiveTask
 
 
 class InlineCoordinator(Coordinator):

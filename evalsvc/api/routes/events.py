@@ -28,9 +28,9 @@ from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, Id
 from evalsvc.api.state import State
 from evalsvc.errors import EvalsvcError, InvalidRequest, RateLimited, UnknownName
-from evalsvc.service.in_flight import LiveTask
-from evalsvc.store.events import TaskProgress, newest_events, read_events, read_progress
+from evalsvc.store.events import newest_events, read_events, read_progress
 from evalsvc.store.tables import EvaluationEvent
+from evalsvc.store.views import LiveTask, progress_view
 
 log = logging.getLogger(__name__)
 
@@ -228,14 +228,10 @@ def _look_at(
     """Of all evaluations that are followed: the newest event, and how far the tasks are that run."""
     progress: dict[int, dict[str, Any]] = {}
     for task in read_progress(session, live, ids) if live else ():
-        progress.setdefault(task.evaluation_id, {})[task.name] = _progress_of(task, live[task.id])
+        now = live[task.id]
+        shown = progress_view(task.finished + now.done, task.total, task.unit, now.per_second)
+        progress.setdefault(task.evaluation_id, {})[task.name] = shown
     return newest_events(session, ids), progress
-
-
-def _progress_of(task: TaskProgress, live: LiveTask) -> dict[str, Any]:
-    done, speed = task.finished + live.done, live.per_second
-    left = (task.total - done) / speed if speed and task.total is not None else None
-    return {"done": done, "total": task.total, "unit": task.unit, "per_second": speed, "seconds_left": left}
 
 
 def _data_of(event: EvaluationEvent) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.store.lookup import place_of
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task, now
-from evalsvc.store.views import Live, evaluation_view, shown_time
+from evalsvc.store.views import LiveTask, evaluation_view, shown_time
 
 SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
 """How many evaluations or tasks are named."""
@@ -81,7 +81,7 @@ def _busy_seconds(session: Session, moment: datetime) -> float:
     return busy.total_seconds()
 
 
-def running_view(session: Session, live: Mapping[int, Live]) -> list[dict[str, Any]]:
+def running_view(session: Session, live: Mapping[int, LiveTask]) -> list[dict[str, Any]]:
     """The evaluations that run, the oldest first, with the progress of the tasks in them that do."""
     query = select(Evaluation).where(Evaluation.state == "running").order_by(Evaluation.started_at, Evaluation.id)
     found = []

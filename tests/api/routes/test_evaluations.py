@@ -11,7 +11,7 @@ from compared_runs import items, put
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
 from evalsvc.messages import ShardError
-from evalsvc.service.in_flight import LiveTask
+from evalsvc.store.views import LiveTask
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from evalsvc.api.routes import events
 from evalsvc.api.state import State
 from evalsvc.client import Client
 from evalsvc.messages import ShardResult
-from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.evaluations import cancel_evaluation
 from evalsvc.store.session import Store
+from evalsvc.store.views import LiveTask
 
 TIMEOUT = 60.0
 

@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
 
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.shards import give_up
 from evalsvc.store.queue.totals import SECONDS, count_attempt, read_depths, read_totals
 from evalsvc.store.session import Store
 from evalsvc.store.tables import AttemptTotal
+from evalsvc.store.views import LiveTask
 
 ROOT = Path(__file__).parents[3]
 

@@ -18,10 +18,10 @@ from queue_steps import (
 )
 
 from evalsvc.messages import ShardError, ShardResult
-from evalsvc.service.in_flight import LiveTask
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, now
+from evalsvc.store.views import LiveTask
 
 
 def test_the_queue_by_run_and_its_pace(store: Store) -> None:
