@@ -367,8 +367,7 @@ class Client:
     ) -> dict[str, Any]:
         """Keep a suite, given as YAML text or as a mapping.
 
-        Args:
-            replace_shipped: also under the name of a suite that comes with evalsvc, for all who name it.
+        `replace_shipped`: also under the name of a suite that comes with evalsvc, for all who name it.
         """
         path = f"/v1/suites/{_part(suite)}" + ("?replace_shipped=true" if replace_shipped else "")
         return self._ask("PUT", path, text=content) if isinstance(content, str) else self._ask("PUT", path, content)

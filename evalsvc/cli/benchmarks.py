@@ -34,7 +34,7 @@ def list_benchmarks(
     from evalsvc.language.catalog import Registry
 
     entries = Registry(include_path or []).search(words or "")
-    print_table(["name", "", "from"], [[entry.name, entry.kind.value, entry.origin] for entry in entries])
+    print_table(["name", "", "from"], [[entry.name, entry.kind, entry.origin] for entry in entries])
 
 
 @benchmarks_app.command(name="prepare")

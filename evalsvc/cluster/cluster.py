@@ -215,10 +215,7 @@ class Cluster:
     def submit(self, key: str, target: str, request: Any, worker: str | None = None) -> None:
         """Run `target` (`module:function`) with `request` on the worker at an address, or on any.
 
-        The outcome is `lost` where that worker is gone, or drains, before it has begun.
-
-        Args:
-            key: new for every call.
+        `key` is new for every call. The outcome is `lost` where that worker is gone, or drains, before it has begun.
         """
         assert self._client is not None
         name = key + self._suffix

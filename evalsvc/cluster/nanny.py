@@ -223,8 +223,7 @@ def oom_kills() -> int:
 def nanny_options(settings: Settings, device: str, processes: int, drains: bool) -> dict[str, Any]:
     """What makes a WorkerNanny's worker serve `device`, one of `processes` on this machine.
 
-    Args:
-        drains: SIGTERM means the worker; False where its parent drains it.
+    `drains`: SIGTERM means the worker; False where its parent drains it.
     """
     return {
         "nthreads": 1,

@@ -61,8 +61,7 @@ def artifact_path(folder: Path, sha256: str) -> Path:
 def keep_content(folder: Path, content: bytes, what: str = "an artifact") -> str:
     """Write content to its place, whole or not at all, and over what is damaged there; returns its SHA-256.
 
-    Args:
-        what: for the message.
+    `what` is how the message calls it.
 
     Raises:
         ArtifactNotWritten: no space, no permission.
@@ -87,10 +86,7 @@ class DamagedContent(OSError):
 
 
 def read_content(folder: Path, sha256: str, size: int | None = None) -> bytes:
-    """Read the content with this digest, and check the bytes that are returned.
-
-    Args:
-        size: how many bytes the content has, where that is known: no more are read.
+    """Read the content with this digest, and check the bytes that are returned; no more than `size` are read.
 
     Raises:
         DamagedContent: the file has other bytes.

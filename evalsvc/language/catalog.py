@@ -9,11 +9,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evalsvc.data.files import read_bytes
 from evalsvc.errors import EvalsvcError, InvalidData, UnknownName, near_misses
@@ -38,12 +37,9 @@ _WORDS = {b"true", b"false", b"yes", b"no", b"on", b"off", b"null"}
 """Plain values that YAML takes for something else than text."""
 
 
-class Kind(StrEnum):
-    benchmark = "benchmark"
-    group = "group"
-    """Has a YAML file of its own, which lists its members and may aggregate their metrics."""
-    tag = "tag"
-    """A word that benchmarks have in common."""
+Kind = Literal["benchmark", "group", "tag"]
+"""A group has a YAML file of its own, which lists its members and may aggregate their metrics. A tag is a word that
+benchmarks have in common."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class Registry:
     def own_files(self, name: str) -> list[Path]:
         """Return the files of the benchmarks that a name, which is no group's, stands for in `include_path`."""
         entry = self._local.get(name)
-        if entry is None or entry.kind is Kind.group:
+        if entry is None or entry.kind == "group":
             return []
         if entry.path is not None:
             return [entry.path]
@@ -140,14 +136,14 @@ def scan(folder: Path, read: Callable[[str], bytes]) -> dict[str, Entry]:
     tags: dict[str, set[str]] = {}
     for path in sorted(_yaml_files(folder)):
         header = headers.read(path)
-        kind = Kind.group if "group" in header and "class" not in header else Kind.benchmark
-        name = _value(header.get("group" if kind is Kind.group else "task", b""))
+        kind: Kind = "group" if "group" in header and "class" not in header else "benchmark"
+        name = _value(header.get("group" if kind == "group" else "task", b""))
         if not isinstance(name, str) or name in entries:
             continue
         entries[name] = Entry(name, kind, Path(path))
-        for tag in _words(header.get("tag", b"")) if kind is Kind.benchmark else ():
+        for tag in _words(header.get("tag", b"")) if kind == "benchmark" else ():
             tags.setdefault(tag, set()).add(name)
-    return {tag: Entry(tag, Kind.tag, None, tuple(sorted(names))) for tag, names in tags.items()} | entries
+    return {tag: Entry(tag, "tag", None, tuple(sorted(names))) for tag, names in tags.items()} | entries
 
 
 def _yaml_files(folder: Path) -> Iterator[str]:

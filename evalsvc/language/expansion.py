@@ -10,7 +10,7 @@ from typing import Any
 from lm_eval.config.group import GroupConfig
 
 from evalsvc.errors import InvalidData
-from evalsvc.language.catalog import Entry, Kind, Registry
+from evalsvc.language.catalog import Entry, Registry
 from evalsvc.language.definitions import MAX_DEPTH, Rules, read_definition
 
 MAX_MEMBERS = 8192
@@ -94,10 +94,10 @@ class _Expansion:
     """Groups that were met: two that list each other twice would otherwise stand for any number of benchmarks."""
 
     def of(self, entry: Entry, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
-        if entry.kind is Kind.tag:
+        if entry.kind == "tag":
             found = (self.registry.get(name) for name in entry.members)
             return tuple(within.leaf(item.name, item.path) for item in found if item)
-        if entry.kind is Kind.benchmark or entry.path is None:
+        if entry.kind == "benchmark" or entry.path is None:
             return (within.leaf(entry.name, entry.path),)
         definition = read_definition(entry.path, self.rules, functions=True, closed=within.closed)
         inner = replace(

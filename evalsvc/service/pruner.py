@@ -23,12 +23,9 @@ Transaction = Callable[[], AbstractContextManager[Session]]
 def prune(
     settings: Settings, writing: Transaction, reading: Transaction, *, run: str | None = None, dry_run: bool = False
 ) -> dict[str, Any]:
-    """Prune what the rules do not keep, of all runs or of one; says how much that was.
+    """Prune what the rules do not keep, of all runs or of one; says how much that was, or with `dry_run` would be.
 
     A service that dies meanwhile has lost nothing: contents that are left over are swept when it starts.
-
-    Args:
-        dry_run: only say what would be pruned.
 
     Raises:
         UnknownName: there is no such run.

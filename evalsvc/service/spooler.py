@@ -54,9 +54,8 @@ class Spooler:
     def poll(self, in_use: Collection[int] = ()) -> None:
         """Begin copies that were asked for (or cut off by a restart), and drop those that are done with.
 
-        Args:
-            in_use: ids of the checkpoints of shards that run, whatever became of their evaluations: one that was
-                cancelled may be retried before its shard has stopped.
+        `in_use` are the ids of the checkpoints of shards that run, whatever became of their evaluations: one that was
+        cancelled may be retried before its shard has stopped.
         """
         with self._store.reading() as session:
             for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.spool_state == "copying")):

@@ -30,10 +30,7 @@ class Writes:
     """The last failed write of a store, and a probe for whether the next one would fail too."""
 
     def __init__(self, url: str, engine: Engine, explain: Callable[[Exception], str]) -> None:
-        """
-        Args:
-            explain: makes the message of what the database or its driver raised.
-        """
+        """`explain` makes the message of what the database or its driver raised."""
         self._url = url
         self._engine = engine
         self._explain = explain

@@ -19,11 +19,7 @@ class RemoteFolder:
     """A folder elsewhere, and `checkpoints` in it. What a store shows is complete, so only folders are looked into."""
 
     def __init__(self, uri: str, settings: Settings) -> None:
-        """
-        Raises:
-            CheckpointNotAllowed: this address is not to be read, see EVALSVC_SCHEMES and EVALSVC_ROOTS.
-            InvalidRequest: what is there cannot be listed.
-        """
+        """Raises CheckpointNotAllowed, see `parse_remote`; InvalidRequest: what is there cannot be listed."""
         self.uri = parse_remote(uri.rstrip("/"), settings)
         if self.uri.scheme in HTTP:
             raise InvalidRequest(f"{uri}: {self.uri.scheme} has no folders to list; watch s3://, gs:// or hf://")

@@ -11,7 +11,7 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY, filter_registry, metric_r
 
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidData
-from evalsvc.language.catalog import MAX_FILE, Kind, shipped, shipped_folder
+from evalsvc.language.catalog import MAX_FILE, shipped, shipped_folder
 from evalsvc.language.definitions import RUNS_CODE, Rules, local_files, named_files, read_definition
 from evalsvc.language.schema import Aggregation, Filter, Metric
 from evalsvc.spec.paths import Readable, local_data
@@ -165,7 +165,7 @@ def test_unsafe_code_counts_wherever_it_is_said() -> None:
     folders = {file.parent for file in files if b"\nunsafe_code: true" in b"\n" + file.read_bytes()}
     folders |= {shipped_folder() / name for name in RUNS_CODE}
     assert {folder.name for folder in folders} >= {"cruxeval", "humaneval", "longproc", "mbpp", "math"}
-    paths = [entry.path for entry in shipped().values() if entry.kind is Kind.benchmark and entry.path is not None]
+    paths = [entry.path for entry in shipped().values() if entry.kind == "benchmark" and entry.path is not None]
     flagged = [path for path in paths if path.parent in folders]
     assert [path for path in flagged if not read_definition(path, Rules(), functions=False).unsafe] == []
     piqa = shipped_folder() / "piqa" / "piqa.yaml"

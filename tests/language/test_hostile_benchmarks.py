@@ -16,7 +16,7 @@ from benchmark_files import questions, write_benchmark, write_rows
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidData, InvalidSuite
 from evalsvc.language.benchmarks import Benchmark, LoadOptions, load_benchmarks
-from evalsvc.language.catalog import Kind, shipped, shipped_folder
+from evalsvc.language.catalog import shipped, shipped_folder
 from evalsvc.language.definitions import Rules, read_definition
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import Readable, local_data
@@ -80,7 +80,7 @@ def test_no_benchmark_of_lm_eval_runs_code_without_saying_so() -> None:
         found = {file for file in files if file not in reaching and named[file] & reaching}
     folders = {file.relative_to(shipped_folder()).parts[0] for file in reaching}
     assert {"cruxeval", "longproc", "score"} <= folders, "code is not found any more where there is some"
-    paths = [entry.path for entry in shipped().values() if entry.kind is Kind.benchmark and entry.path in reaching]
+    paths = [entry.path for entry in shipped().values() if entry.kind == "benchmark" and entry.path in reaching]
     assert [path for path in paths if path and not read_definition(path, Rules(), functions=False).unsafe] == []
 
 

@@ -246,10 +246,9 @@ def run_again(
 
 
 def requeue_running(session: Session, held: Mapping[int, int]) -> int:
-    """Queue again, uncharged, what runs in the database and nowhere else. Returns how many.
+    """Queue again, uncharged, what runs in the database and is not `held` on a worker: the attempts by shard id.
 
-    Args:
-        held: attempt by shard id, of what the service has on its workers.
+    Returns how many.
     """
     hold_all(session, Evaluation.id.in_(select(Task.evaluation_id).join(Shard).where(Shard.state == "running")))
     running = session.scalars(select(Shard).where(Shard.state == "running"))

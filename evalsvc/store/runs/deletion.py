@@ -59,9 +59,6 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
 
     An attempt that runs is told to stop by the coordinator, and its result is late.
 
-    Args:
-        cancel: also where evaluations wait or run.
-
     Raises:
         UnknownName: there is no such run.
         WrongState: evaluations of it are not over, and `cancel` is not set.
