@@ -158,10 +158,13 @@ class Hands:
         if self.dice.random() < 0.02 and not self.calm:
             self.held.clear()  # the service was killed, and starts
         if self.dice.random() < 0.05:
-            with self.store.transaction() as session:
-                requeue_running(session, {item.shard_id: item.attempt for item in self.held})
+            self.requeue()
         if self.held:
             self.end(self.held.pop(self.dice.randrange(len(self.held))))
+
+    def requeue(self) -> None:
+        with self.store.transaction() as session:
+            requeue_running(session, {item.shard_id: item.attempt for item in self.held})
 
     def end(self, assignment: Assignment) -> None:
         with self.store.reading() as session:
@@ -223,6 +226,7 @@ def test_all_ends_whatever_meets_whatever(store: Store) -> None:
 
 def finish_all(hands: Hands) -> None:
     hands.calm = True
+    hands.requeue()  # a service that was killed last starts once more, also where all that it ran was cancelled
     stuck_at = time.monotonic() + STUCK_AFTER
     while True:
         with hands.store.reading() as session:
