@@ -1,55 +1,56 @@
 """Every error that evalsvc raises on purpose.
 
 EvalsvcError
-├── InputError                       the caller can fix it
-│   ├── InvalidRequest               invalid_request        a field of a request or an option
-│   ├── InvalidSuite                 invalid_suite          a suite or a task in it
-│   ├── InvalidLayout                invalid_layout         ids overlap, exceed the table, slots missing
-│   ├── InvalidModelConfig           invalid_model_config   a model configuration
-│   ├── InvalidData                  invalid_data           a token or text file, with its line
-│   ├── UnknownName                  unknown_name           near misses and what exists are in the message
-│   ├── Conflict                     conflict               the run has another file, or another value, in this place
-│   ├── WrongState                   wrong_state            retry what runs, cancel what is over
-│   ├── NotComparable                not_comparable         numbers of different protocols side by side
-│   ├── Unauthorized                 unauthorized           no token, or one that is not known, revoked or expired
-│   ├── Forbidden                    forbidden              the token's scope is too small, or a foreign web page asks
-│   └── RateLimited                  rate_limited           too many requests, or wrong tokens, in too short a time
-├── CheckpointError                  the weights are not what was posted
-│   ├── CheckpointNotFound           checkpoint_not_found   at submission
-│   ├── CheckpointNotAllowed         checkpoint_not_allowed outside the roots, a scheme that is not served, no access
-│   ├── CheckpointGone               checkpoint_gone        deleted between submission and evaluation
-│   ├── CheckpointChanged            checkpoint_changed     replaced between submission and evaluation
-│   ├── NotACheckpoint               not_a_checkpoint       empty, truncated, another kind of file
-│   ├── UnsafeCheckpoint             unsafe_checkpoint      a pickle that wants to run code
-│   ├── ShardedCheckpoint            sharded_checkpoint     torch.distributed.checkpoint directory
-│   ├── CheckpointMismatch           checkpoint_mismatch    keys or shapes differ from the configuration
-│   └── UnsupportedModel             unsupported_model      mixture of experts, mamba, split tables
-├── EvaluationError                  it was tried and did not work
-│   ├── NonFinite                    non_finite             NaN or infinity in weights or logits
-│   ├── DataChanged                  data_changed           a data file changed between shards
+├── InputError
+│   ├── InvalidRequest               invalid_request
+│   ├── InvalidSuite                 invalid_suite
+│   ├── InvalidLayout                invalid_layout
+│   ├── InvalidModelConfig           invalid_model_config
+│   ├── InvalidData                  invalid_data
+│   ├── UnknownName                  unknown_name
+│   ├── Conflict                     conflict
+│   ├── WrongState                   wrong_state
+│   ├── NotComparable                not_comparable
+│   ├── Unauthorized                 unauthorized
+│   ├── Forbidden                    forbidden
+│   └── RateLimited                  rate_limited
+├── CheckpointError
+│   ├── CheckpointNotFound           checkpoint_not_found
+│   ├── CheckpointNotAllowed         checkpoint_not_allowed
+│   ├── CheckpointGone               checkpoint_gone
+│   ├── CheckpointChanged            checkpoint_changed
+│   ├── NotACheckpoint               not_a_checkpoint
+│   ├── UnsafeCheckpoint             unsafe_checkpoint
+│   ├── ShardedCheckpoint            sharded_checkpoint
+│   ├── CheckpointMismatch           checkpoint_mismatch
+│   └── UnsupportedModel             unsupported_model
+├── EvaluationError
+│   ├── NonFinite                    non_finite
+│   ├── DataChanged                  data_changed
 │   ├── OutOfMemory                  out_of_memory
-│   ├── ArtifactNotWritten           artifact_not_written   the data folder is full or closed
-│   ├── WorkerDied                   worker_died            a shard killed its worker too often
+│   ├── ArtifactNotWritten           artifact_not_written
+│   ├── WorkerDied                   worker_died
 │   ├── DeadlineExceeded             deadline_exceeded
 │   ├── Cancelled                    cancelled
-│   └── InternalError                internal_error         a bug in evalsvc or in a plug-in
-└── ServiceError                     the machine or the service needs attention
+│   └── InternalError                internal_error
+└── ServiceError
     ├── PortInUse                    port_in_use
     ├── DataDirectoryUnusable        data_directory_unusable
-    ├── DatabaseUnusable             database_unusable      unreachable, or on a network file system
-    ├── DatabaseInUse                database_in_use        another process is its coordinator
-    ├── ReadOnly                     read_only              what writes is for another service of this database
+    ├── DatabaseUnusable             database_unusable
+    ├── DatabaseInUse                database_in_use
+    ├── ReadOnly                     read_only
     ├── SchemaVersionMismatch        schema_version_mismatch
-    ├── SourceUnreachable            source_unreachable     the store that a checkpoint lies in; can pass on retry
-    ├── CacheFull                    cache_full             no room for a checkpoint from elsewhere
-    ├── MissingPackage               missing_package        with the install command
-    ├── AssetMissing                 asset_missing          weights that were not pulled, or cannot be had
-    ├── AssetCorrupt                 asset_corrupt          what was fetched or found is not what it should be
-    ├── ArtifactPruned               artifact_pruned        by the rule of its run
-    ├── ItemsLost                    items_lost             the file of a task's results per item is gone or damaged
-    ├── NotReady                     not_ready              the service answers, but a part of it is missing
-    └── ServiceUnreachable           service_unreachable    what the client says
+    ├── SourceUnreachable            source_unreachable
+    ├── CacheFull                    cache_full
+    ├── MissingPackage               missing_package
+    ├── AssetMissing                 asset_missing
+    ├── AssetCorrupt                 asset_corrupt
+    ├── ArtifactPruned               artifact_pruned
+    ├── ItemsLost                    items_lost
+    ├── NotReady                     not_ready
+    └── ServiceUnreachable           service_unreachable
 
+Each class's docstring says what went wrong and what to do; docs/reference/errors.md is generated from the classes.
 A message says what is wrong, what was found and what to do. `code` is stable and is what programs compare.
 """
 
@@ -72,6 +73,8 @@ MAX_SHOWN = 160
 
 
 class EvalsvcError(Exception):
+    """An error that evalsvc raises on purpose."""
+
     code: ClassVar[str] = "error"
     transient: ClassVar[bool] = False
     """Whether it may pass by itself: a shard that fails by it is tried again later."""
@@ -82,30 +85,42 @@ class EvalsvcError(Exception):
 
 
 class InputError(EvalsvcError):
-    pass
+    """The caller can correct the request."""
 
 
 class InvalidRequest(InputError):
+    """A field of the request, or an option of the command, is wrong."""
+
     code = "invalid_request"
 
 
 class InvalidSuite(InputError):
+    """A key or a parameter of a suite, or of a task in the suite, is wrong."""
+
     code = "invalid_suite"
 
 
 class InvalidLayout(InputError):
+    """Ids of the vocabulary layout overlap or exceed the embedding table, or a slot or special token is missing."""
+
     code = "invalid_layout"
 
 
 class InvalidModelConfig(InputError):
+    """The model configuration is incomplete or contradicts itself."""
+
     code = "invalid_model_config"
 
 
 class InvalidData(InputError):
+    """A data file is damaged or does not fit the vocabulary layout. The message names the file and the line."""
+
     code = "invalid_data"
 
 
 class UnknownName(InputError):
+    """No run, suite, task, metric, checkpoint or other object has this name. The message lists similar names."""
+
     code = "unknown_name"
 
     @classmethod
@@ -129,78 +144,122 @@ class UnknownName(InputError):
 
 
 class Conflict(InputError):
+    """The run already has a different file, or a different value, at this step and variant. Post with `replace: true`
+    to replace the old one.
+    """
+
     code = "conflict"
 
 
 class WrongState(InputError):
+    """The state of the evaluation, checkpoint or run does not allow the action: only a queued or running evaluation can
+    be cancelled, and only a failed or cancelled one can be retried.
+    """
+
     code = "wrong_state"
 
 
 class NotComparable(InputError):
+    """The two values were measured with different protocols. The message names the fields that differ; `--force`
+    compares the values anyway.
+    """
+
     code = "not_comparable"
 
 
 class Unauthorized(InputError):
+    """The request has no token, or its token is unknown, revoked or expired."""
+
     code = "unauthorized"
 
 
 class Forbidden(InputError):
+    """The token's scope is too small, or a web page of another origin sent the request to a service without tokens."""
+
     code = "forbidden"
 
 
 class RateLimited(InputError):
+    """Too many requests, or too many wrong tokens, in a short time. `Retry-After` has the seconds to wait."""
+
     code = "rate_limited"
 
 
 class CheckpointError(EvalsvcError):
-    pass
+    """The weights are not what was posted."""
 
 
 class CheckpointNotFound(CheckpointError):
+    """No file is at the checkpoint's uri, or the file cannot be read."""
+
     code = "checkpoint_not_found"
 
 
 class CheckpointNotAllowed(CheckpointError):
+    """The checkpoint lies outside `EVALSVC_ROOTS` or in the data folder, is not a regular file or folder, has a scheme
+    that `EVALSVC_SCHEMES` does not list, or its store denies access.
+    """
+
     code = "checkpoint_not_allowed"
 
 
 class CheckpointGone(CheckpointError):
+    """The checkpoint was deleted between its post and its evaluation. Post with `spool` so that the service keeps a
+    copy.
+    """
+
     code = "checkpoint_gone"
 
 
 class CheckpointChanged(CheckpointError):
+    """The checkpoint's file was replaced between its post and its evaluation."""
+
     code = "checkpoint_changed"
 
 
 class NotACheckpoint(CheckpointError):
+    """The file is empty, truncated, or of another kind, such as an optimizer state."""
+
     code = "not_a_checkpoint"
 
 
 class UnsafeCheckpoint(CheckpointError):
+    """The checkpoint is a pickle that would run code when it is loaded."""
+
     code = "unsafe_checkpoint"
 
 
 class ShardedCheckpoint(CheckpointError):
+    """The checkpoint is a `torch.distributed.checkpoint` folder. The message has the command that converts it."""
+
     code = "sharded_checkpoint"
 
 
 class CheckpointMismatch(CheckpointError):
+    """The weights do not fit the model configuration. The message lists missing, unexpected and wrongly shaped keys."""
+
     code = "checkpoint_mismatch"
 
 
 class UnsupportedModel(CheckpointError):
+    """The model has a mixture of experts, Mamba layers or split embedding tables, which evalsvc does not support."""
+
     code = "unsupported_model"
 
 
 class EvaluationError(EvalsvcError):
-    pass
+    """The evaluation ran and failed."""
 
 
 class NonFinite(EvaluationError):
+    """The weights or the logits contain NaN or infinity. The message names the step and the layer."""
+
     code = "non_finite"
 
 
 class DataChanged(EvaluationError):
+    """A data file, or weights that the task uses, changed after the evaluation was planned. Evaluate again."""
+
     code = "data_changed"
 
     @classmethod
@@ -214,93 +273,141 @@ class DataChanged(EvaluationError):
 
 
 class OutOfMemory(EvaluationError):
+    """The batch did not fit into memory. Lower `EVALSVC_BATCH_TOKENS`."""
+
     code = "out_of_memory"
     transient = True  # others may use the same card
 
 
 class ArtifactNotWritten(EvaluationError):
+    """The data folder is full or not writable. The metric history is unchanged."""
+
     code = "artifact_not_written"
     transient = True
 
 
 class WorkerDied(EvaluationError):
+    """A shard killed its worker `EVALSVC_MAX_ATTEMPTS` times."""
+
     code = "worker_died"
 
 
 class DeadlineExceeded(EvaluationError):
+    """A shard exceeded `EVALSVC_SHARD_DEADLINE` in every attempt, or the client waited longer than its timeout."""
+
     code = "deadline_exceeded"
 
 
 class Cancelled(EvaluationError):
+    """The evaluation was cancelled by a request or by a replaced checkpoint, or the run's plan skipped it."""
+
     code = "cancelled"
 
 
 class InternalError(EvaluationError):
+    """A bug in evalsvc or in a plug-in. The service's log has the trace."""
+
     code = "internal_error"
 
 
 class ServiceError(EvalsvcError):
-    pass
+    """The service or its machine needs attention."""
 
 
 class PortInUse(ServiceError):
+    """Another program uses the port. Choose another `--port`."""
+
     code = "port_in_use"
 
 
 class DataDirectoryUnusable(ServiceError):
+    """The data folder cannot be written, or holds the artifacts of another database."""
+
     code = "data_directory_unusable"
 
 
 class DatabaseUnusable(ServiceError):
+    """The database does not answer, is full or damaged, or is SQLite on a network file system."""
+
     code = "database_unusable"
 
 
 class DatabaseInUse(ServiceError):
+    """Another service uses the database. The message names that service; `serve --read-only` starts a second service
+    that only reads.
+    """
+
     code = "database_in_use"
 
 
 class ReadOnly(ServiceError):
+    """The service only answers reads. Send writes to the other service of the same database."""
+
     code = "read_only"
 
 
 class SchemaVersionMismatch(ServiceError):
+    """Another version of evalsvc made the database. See `serve --migrate`."""
+
     code = "schema_version_mismatch"
 
 
 class SourceUnreachable(ServiceError):
+    """The store that holds the checkpoint does not answer."""
+
     code = "source_unreachable"
     transient = True
 
 
 class CacheFull(ServiceError):
+    """A remote checkpoint is larger than `EVALSVC_CACHE_BYTES`, or the cache folder cannot be written."""
+
     code = "cache_full"
 
 
 class MissingPackage(ServiceError):
+    """An optional package is not installed. The message has the install command."""
+
     code = "missing_package"
 
 
 class AssetMissing(ServiceError):
+    """Weights or benchmark data that a task needs are not on this machine, or cannot be downloaded. The message has the
+    command that downloads them.
+    """
+
     code = "asset_missing"
 
 
 class AssetCorrupt(ServiceError):
+    """A downloaded or local asset does not have the expected size, digest or content."""
+
     code = "asset_corrupt"
 
 
 class ArtifactPruned(ServiceError):
+    """The retention rule of the run removed the artifact. Evaluate again to recreate it."""
+
     code = "artifact_pruned"
 
 
 class ItemsLost(ServiceError):
+    """The file with a task's results per item is missing or damaged; the task's metrics remain. Restore the file, or
+    evaluate again.
+    """
+
     code = "items_lost"
 
 
 class NotReady(ServiceError):
+    """`/readyz`: the service answers, but one of its parts is missing."""
+
     code = "not_ready"
 
 
 class ServiceUnreachable(ServiceError):
+    """The service, or its Dask scheduler, does not answer."""
+
     code = "service_unreachable"
 
 
