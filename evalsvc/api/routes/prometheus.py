@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Sums
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
@@ -34,21 +36,47 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 router = router_of(tags=["health"], responses=PROBLEMS)
 
 
+@dataclass(frozen=True)
+class Family:
+    """A metric of the service."""
+
+    kind: Literal["gauge", "counter", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+FAMILIES: Mapping[str, Family] = {
+    "evalsvc_evaluations": Family("gauge", "Evaluations by state.", ("state",)),
+    "evalsvc_shards": Family("gauge", "Shards that are queued or running.", ("state",)),
+    "evalsvc_queue_oldest_seconds": Family(
+        "gauge", "Age of the oldest evaluation that has a queued shard; 0 if no shard is queued."
+    ),
+    "evalsvc_workers": Family("gauge", "Live worker processes."),
+    "evalsvc_coordinator_up": Family("gauge", "1 if the coordinator dispatches shards, else 0."),
+    "evalsvc_database_up": Family("gauge", "1 if the database answers, else 0."),
+    "evalsvc_attempts": Family("counter", "Attempts of shards that ended.", ("kind", "stage", "outcome")),
+    "evalsvc_attempt_seconds": Family("histogram", "Duration of the attempts that succeeded.", ("stage",)),
+    "evalsvc_units": Family("counter", "Units of work done: images, sequences or requests.", ("kind",)),
+    "evalsvc_units_per_second": Family("gauge", "Units of work per second of the running tasks.", ("kind",)),
+    "evalsvc_failures": Family("counter", "Attempts that failed, by error code.", ("code",)),
+    "evalsvc_requests": Family("counter", "HTTP requests since the service started.", ("method", "route", "status")),
+    "evalsvc_request_seconds": Family(
+        "histogram", "Duration of HTTP requests, event streams excluded.", ("method", "route")
+    ),
+    "evalsvc_event_streams": Family("gauge", "Open event streams."),
+}
+"""Every metric of the service by name. Prometheus shows a counter with the suffix `_total`."""
+
+
 class Requests:
     """Counts of this process's requests."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        labels = ("method", "route")
-        self._number = Counter(
-            "evalsvc_requests", "Requests since the start.", (*labels, "status"), registry=self.registry
-        )
+        number, seconds = FAMILIES["evalsvc_requests"], FAMILIES["evalsvc_request_seconds"]
+        self._number = Counter("evalsvc_requests", number.help, number.labels, registry=self.registry)
         self._seconds = Histogram(
-            "evalsvc_request_seconds",
-            "Seconds that requests took, streams of events apart.",
-            labels,
-            buckets=REQUEST_SECONDS,
-            registry=self.registry,
+            "evalsvc_request_seconds", seconds.help, seconds.labels, buckets=REQUEST_SECONDS, registry=self.registry
         )
 
     def count(self, method: str, route: str, status: int, seconds: float, is_stream: bool) -> None:
@@ -103,9 +131,9 @@ class _ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         coordinator = self._state.coordinator
-        yield _gauge("workers", "Live worker processes.", coordinator.workers())
-        yield _gauge("coordinator_up", "1: the queue is worked on.", int(coordinator.alive()))
-        yield _gauge("event_streams", "Streams of events that are open.", self._streams)
+        yield _gauge("evalsvc_workers", coordinator.workers())
+        yield _gauge("evalsvc_coordinator_up", int(coordinator.alive()))
+        yield _gauge("evalsvc_event_streams", self._streams)
         live = coordinator.live()
         try:
             with self._state.reading() as session:
@@ -113,22 +141,22 @@ class _ServiceCollector(Collector):
                 kinds = kinds_of(session, live) if live else {}
         except EvalsvcError:
             # What does not need it is told all the same, to whoever looks for what is wrong.
-            yield _gauge("database_up", "1: the database answers.", 0)
+            yield _gauge("evalsvc_database_up", 0)
             return
-        yield _gauge("database_up", "1: the database answers.", 1)
+        yield _gauge("evalsvc_database_up", 1)
         yield from _depths(depths)
         yield from _totals(totals)
         speeds: Sums[str] = Sums()
         for task, what in live.items():
             if task in kinds:
                 speeds[kinds[task]] += what.per_second or 0.0  # type: ignore[assignment]
-        yield _labelled("units_per_second", "Units per second of the tasks that run now.", "kind", speeds.items())
+        yield _labelled("evalsvc_units_per_second", speeds.items())
 
 
 def _depths(depths: Depths) -> Iterator[Metric]:
-    yield _labelled("evaluations", "Evaluations by state.", "state", depths.evaluations.items())
-    yield _labelled("shards", "Shards that are queued or running.", "state", depths.shards.items())
-    yield _gauge("queue_oldest_seconds", "Age of the oldest evaluation of which a shard waits.", depths.oldest_seconds)
+    yield _labelled("evalsvc_evaluations", depths.evaluations.items())
+    yield _labelled("evalsvc_shards", depths.shards.items())
+    yield _gauge("evalsvc_queue_oldest_seconds", depths.oldest_seconds)
 
 
 def _totals(totals: Iterable[AttemptTotal]) -> Iterator[Metric]:
@@ -145,16 +173,13 @@ def _totals(totals: Iterable[AttemptTotal]) -> Iterator[Metric]:
             units[(row.kind,)] += row.units
             buckets.setdefault(row.stage, [0] * (len(SECONDS) + 1))[row.bucket] += row.attempts
             seconds[row.stage] = seconds.get(row.stage, 0.0) + row.seconds
-    for name, text, labels, sums in (
-        ("attempts", "Tries of shards that ended.", ["kind", "stage", "outcome"], attempts),
-        ("units", "Units of work done.", ["kind"], units),
-        ("failures", "Tries that failed, by error code.", ["code"], failures),
-    ):
-        family = CounterMetricFamily(f"evalsvc_{name}", text, labels=labels)
+    for name, sums in (("evalsvc_attempts", attempts), ("evalsvc_units", units), ("evalsvc_failures", failures)):
+        family = CounterMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
         for values, number in sorted(sums.items()):
             family.add_metric(values, number)
         yield family
-    took = HistogramMetricFamily("evalsvc_attempt_seconds", "Seconds of tries that succeeded.", labels=["stage"])
+    seconds_of = FAMILIES["evalsvc_attempt_seconds"]
+    took = HistogramMetricFamily("evalsvc_attempt_seconds", seconds_of.help, labels=seconds_of.labels)
     for stage, counts in sorted(buckets.items()):
         took.add_metric([stage], _cumulative(counts), seconds[stage])
     yield took
@@ -165,12 +190,12 @@ def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
     return [(end, float(sum(counts[: place + 1]))) for place, end in enumerate(ends)]
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"evalsvc_{name}", text, value=value)
+def _gauge(name: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, FAMILIES[name].help, value=value)
 
 
-def _labelled(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"evalsvc_{name}", text, labels=[label])
+def _labelled(name: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
     for key, value in sorted(values):
         family.add_metric([key], value)
     return family
