@@ -1,6 +1,6 @@
 """Every setting, and the only place that reads the environment.
 
-A setting is `EVALSVC_` and its name in capitals. `--help`, README and `evalsvc doctor` are held to this table.
+A setting is `EVALSVC_` and its name in capitals. `evalsvc doctor` and docs/reference/settings.md show this table.
 """
 
 from __future__ import annotations
@@ -48,47 +48,75 @@ class Settings:
     )
     host: str = _setting("127.0.0.1", "Address that the service listens on")
     port: int = _setting(8321, "Port that the service listens on; 0 takes a free one")
-    url: str = _setting("http://127.0.0.1:8321", "Where the client finds the service")
-    token: str = _setting("", "What the client shows a service that asks for a token", secret=True)
-    token_file: str = _setting("", "File that holds the token, readable by its owner only; for `EVALSVC_TOKEN`")
-    https_cert: str = _setting("", "Certificate file: the service listens by https")
+    url: str = _setting("http://127.0.0.1:8321", "Address of the service, for the client")
+    token: str = _setting("", "Token that the client sends", secret=True)
+    token_file: str = _setting(
+        "", "File that holds the token, readable by its owner only; used if EVALSVC_TOKEN is not set"
+    )
+    https_cert: str = _setting("", "Certificate file; with a certificate the service listens by https")
     https_key: str = _setting("", "Private key file of EVALSVC_HTTPS_CERT")
     https_ca: str = _setting("", "Certificate authority file that the client trusts [those of this machine]")
     allowed_hosts: str = _setting(
-        "", "Names beside localhost by which an open service may be reached, separated by ','"
+        "", "Host names other than localhost that a service without tokens accepts, separated by ','"
     )
-    rate_limit: float = _setting(100.0, "Requests per second of each token, with bursts of ten times as many; 0: any")
+    rate_limit: float = _setting(
+        100.0, "Requests per second of each token, with bursts of ten times as many; 0: no limit"
+    )
     trusted_proxies: str = _setting(
-        "", "Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed, separated by ','"
+        "", "Addresses or networks of the proxies whose X-Forwarded-For and -Proto are trusted, separated by ','"
     )
     suites: str = _setting("", "Folder with suites of your own, one YAML file each")
-    datasets: str = _setting("", "Folder that `datasets:NAME` in a suite points into [datasets in the data folder]")
-    assets: str = _setting("", "Folder of the weights that `evalsvc assets pull` fetches [assets in the data folder]")
-    roots: str = _setting("/", "Folders for checkpoints and data files, and s3://BUCKET/PREFIX, separated by ':'")
-    schemes: str = _setting("file", "Where checkpoints may come from, separated by ',': file, s3, gs, hf, https, http")
-    cache: str = _setting("", "Folder of checkpoints that were fetched from elsewhere [cache in the data folder]")
-    cache_bytes: int = _setting(50_000_000_000, "How large that folder may become; the least recently used goes first")
-    devices: str = _setting("all", "One worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu")
-    device: str = _setting("", "Device of this worker process; set by `serve` and `worker` [cuda, else cpu]")
-    threads: int = _setting(0, "CPU threads of a worker process [cores / workers]")
-    batch_tokens: int = _setting(8192, "Tokens in a batch, padding included; moves speed and memory, not the numbers")
-    allow_benchmark_code: int = _setting(
-        0, "With 1, benchmarks may run code: `!function` and `class` in YAML, foreign metrics, what the model writes"
+    datasets: str = _setting("", "Folder that holds NAME of `datasets:NAME` in a suite [datasets in the data folder]")
+    assets: str = _setting("", "Folder of the weights that `evalsvc assets pull` downloads [assets in the data folder]")
+    roots: str = _setting(
+        "/",
+        "Folders, or s3://BUCKET/PREFIX, that checkpoints and data files are read from, separated by ':'",
     )
-    scheduler: str = _setting("", "An existing Dask scheduler, tls://HOST:PORT [a cluster of the service's own]")
+    schemes: str = _setting(
+        "file", "URI schemes of checkpoints that are allowed, separated by ',': file, s3, gs, hf, https, http"
+    )
+    cache: str = _setting("", "Folder of the cache of remote checkpoints [cache in the data folder]")
+    cache_bytes: int = _setting(
+        50_000_000_000, "Size limit of EVALSVC_CACHE in bytes; the least recently used checkpoint is deleted first"
+    )
+    devices: str = _setting(
+        "all", "Devices with one worker process each: all, or a list such as cuda:0,cuda:1 or cpu,cpu"
+    )
+    device: str = _setting("", "Device of a worker process; `serve` and `worker` set it [cuda, else cpu]")
+    threads: int = _setting(0, "CPU threads of a worker process [cores / workers]")
+    batch_tokens: int = _setting(
+        8192, "Tokens in a batch, padding included; changes speed and memory use, not the metrics"
+    )
+    allow_benchmark_code: int = _setting(
+        0,
+        "With 1, benchmarks may run code: `!function` and `class` in YAML, foreign metrics, programs of the model",
+    )
+    scheduler: str = _setting(
+        "", "Address of an existing Dask scheduler, tls://HOST:PORT [the service starts a cluster]"
+    )
     tls_ca: str = _setting("", "Certificate authority file for --scheduler and `worker`")
     tls_cert: str = _setting("", "Certificate file for --scheduler and `worker`")
     tls_key: str = _setting("", "Private key file for --scheduler and `worker`")
-    retention: str = _setting("", 'Which artifacts of a run are kept, e.g. {"last": 10, "every": 1000} [all of them]')
-    log_format: str = _setting("text", "How the service and its workers log: text, or json, an object a line")
-    log_level: str = _setting("warning", "What they log: debug, info (every request and shard), warning or error")
-    worker_ttl: float = _setting(120.0, "Seconds of silence after which a worker is given up")
-    shard_deadline: float = _setting(7200.0, "Seconds after which a running shard is stopped and tried again")
-    max_attempts: int = _setting(
-        3, "How often a shard is tried that kills its worker, overruns its deadline, or fails by what may pass"
+    retention: str = _setting(
+        "", 'Rule for the artifacts of a run that are kept, e.g. {"last": 10, "every": 1000} [all of them]'
     )
-    read_only: int = _setting(0, "With 1, `serve` answers reads alone, beside the service that has the database")
-    grace: float = _setting(10.0, "Seconds that running shards get when they are cancelled or the service stops")
+    log_format: str = _setting(
+        "text", "Log format of the service and its workers: text, or json with one object per line"
+    )
+    log_level: str = _setting(
+        "warning", "Log level of the service and its workers: debug, info (every request and shard), warning or error"
+    )
+    worker_ttl: float = _setting(
+        120.0, "Seconds without a heartbeat after which the shard of a worker is rerun on another worker"
+    )
+    shard_deadline: float = _setting(7200.0, "Seconds after which a running shard is stopped and retried")
+    max_attempts: int = _setting(
+        3, "Attempts of a shard that kills its worker, exceeds its deadline, or fails with a transient error"
+    )
+    read_only: int = _setting(0, "With 1, `serve` only answers reads, next to the service that writes to the database")
+    grace: float = _setting(
+        10.0, "Seconds that running shards have to finish when they are cancelled or the service stops"
+    )
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
