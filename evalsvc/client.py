@@ -67,6 +67,7 @@ class Client:
         )
 
     def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -124,6 +125,7 @@ class Client:
         return self._ask("POST", "/v1/evaluations", body)
 
     def evaluation(self, evaluation: int) -> dict[str, Any]:
+        """Return an evaluation with its state, its progress and the results of its tasks."""
         return self._ask("GET", f"/v1/evaluations/{evaluation}")
 
     def interim(self, evaluation: int) -> dict[str, Any]:
@@ -185,6 +187,7 @@ class Client:
             time.sleep(min(2.0, patience))
 
     def cancel(self, evaluation: int) -> dict[str, Any]:
+        """Cancel a queued or running evaluation; finished shards keep their results."""
         return self._ask("POST", f"/v1/evaluations/{evaluation}/cancel")
 
     def retry(self, evaluation: int) -> dict[str, Any]:
@@ -245,10 +248,12 @@ class Client:
         return self._ask("GET", "/v1/status")
 
     def runs(self) -> list[dict[str, Any]]:
+        """Return all runs."""
         runs: list[dict[str, Any]] = self._ask("GET", "/v1/runs")["runs"]
         return runs
 
     def run(self, run: str) -> dict[str, Any]:
+        """Return a run with its checkpoints, its plan and its base."""
         return self._ask("GET", f"/v1/runs/{_part(run)}")
 
     def rename_run(self, run: str, name: str) -> dict[str, Any]:
@@ -260,6 +265,7 @@ class Client:
         return self._ask("DELETE", f"/v1/runs/{_part(run)}", query=_query(confirm=run, cancel=cancel))
 
     def plan(self, run: str) -> dict[str, Any]:
+        """Return the suites that the checkpoints of a run get: `{"suites": [{"suite", "every"}], "when_behind"}`."""
         return self._ask("GET", f"/v1/runs/{_part(run)}/plan")
 
     def put_plan(self, run: str, plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,10 +362,12 @@ class Client:
         return steps
 
     def suites(self) -> list[dict[str, Any]]:
+        """Return all suites."""
         suites: list[dict[str, Any]] = self._ask("GET", "/v1/suites")["suites"]
         return suites
 
     def suite(self, suite: str) -> dict[str, Any]:
+        """Return a suite with its tasks and all their parameters."""
         return self._ask("GET", f"/v1/suites/{_part(suite)}")
 
     def put_suite(
@@ -391,6 +399,7 @@ class Client:
         return self._ask("POST", "/v1/prune", query=_query(run=run, dry_run=dry_run))
 
     def protocol(self, protocol: str) -> dict[str, Any]:
+        """Return what a protocol's id stands for."""
         return self._ask("GET", f"/v1/protocols/{_part(protocol)}")
 
     def _stream(self, evaluation: int, after: int) -> Iterator[dict[str, Any]]:
