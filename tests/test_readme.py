@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc.api.app import create_app
-from evalsvc.config import Settings, setting_help
-from evalsvc.errors import leaves
 from evalsvc.spec import catalog
 from evalsvc.spec.suite import suite_files
 
@@ -16,35 +13,9 @@ README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("variable", [variable for variable, _, _ in setting_help()])
-def test_every_setting_is_named(variable: str) -> None:
-    assert f"`{variable}`" in README
-
-
-@pytest.mark.parametrize("code", [error.code for error in leaves()])
-def test_every_error_code_is_named(code: str) -> None:
-    assert f"`{code}`" in README
-
-
-def test_what_is_tried_again_is_what_may_pass() -> None:
-    [named] = re.findall(r"^Some may pass: ([^.]*)", README, re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", named)) == {error.code for error in leaves() if error.transient}
-
-
 @pytest.mark.parametrize("name", [*suite_files(None), *catalog.COMPONENTS["tasks"]])
 def test_every_suite_and_task_is_named(name: str) -> None:
     assert f"`{name}`" in README
-
-
-def test_every_route_is_named() -> None:
-    routes = {re.sub(r"\{\w+_id\}", "{id}", path) for path in create_app(Settings()).openapi()["paths"]}
-    missing = [path for path in routes if not re.search(rf"{re.escape(path)}[`?]", README) and not _abridged(path)]
-    assert missing == []
-
-
-def _abridged(path: str) -> bool:
-    """Written as `…/retry`, behind another one of the same thing."""
-    return f"`…/{path.rsplit('/', 1)[1]}`" in README
 
 
 def test_every_file_of_the_package_is_in_the_tree() -> None:

@@ -25,7 +25,8 @@ def metrics(
         ),
     ] = None,
     output: Annotated[
-        Literal["text", "markdown"], typer.Option("--format", help="`markdown` is the page docs/metrics.md.")
+        Literal["text", "markdown"],
+        typer.Option("--format", help="`markdown` prints docs/reference/metrics.md."),
     ] = "text",
 ) -> None:
     """Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared."""

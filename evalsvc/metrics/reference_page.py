@@ -1,4 +1,4 @@
-"""`docs/metrics.md`: the definitions of all metrics as a page to read, and how their numbers are compared."""
+"""docs/reference/metrics.md: the definitions of all metrics as a page to read, and how their numbers are compared."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ ABOUT: Mapping[Kind, str] = {
 INTRODUCTION = f"""\
 # Metrics
 
-Every metric that the tasks return. This page is written by `evalsvc metrics --format markdown`;
-`evalsvc metrics captions/text` shows one metric on the terminal.
+Every metric that the tasks return. `evalsvc metrics --format markdown` prints this page;
+`evalsvc metrics captions/text` shows one metric.
 
 ## How sure a number is
 
@@ -94,7 +94,7 @@ errors of both values (Welch), and tables say `unpaired`.
 
 
 def page() -> str:
-    """Return `docs/metrics.md`."""
+    """Return the text of docs/reference/metrics.md."""
     errors = "\n\n".join(f"### {name.capitalize()}\n\n{_sentence(text)}" for name, text in ERRORS.items())
     parts = [*map(_filled, INTRODUCTION.split("\n\n")), errors]
     for kind, members in groupby(DEFINITIONS, lambda one: one.kind):

@@ -32,7 +32,7 @@ from evalsvc.metrics.definitions import (
 )
 from evalsvc.metrics.frechet import Moments
 from evalsvc.metrics.image_metric import FeatureSets, ImageMetric
-from evalsvc.metrics.reference_page import ABOUT, page
+from evalsvc.metrics.reference_page import ABOUT
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
 from evalsvc.spec.layout import parse_layout
@@ -44,7 +44,6 @@ from evalsvc.tasks.forgetting.work import FEW_SHOTS
 from evalsvc.tasks.task import TaskResult, work_of
 from evalsvc.worker.context import ShardContext
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 LAYOUT = parse_layout(str(ROOT / "runs" / "layout.yaml"), ROOT).to_json()
 DECODER = str(ROOT / "movqgan" / "movqgan_miniature.ckpt")
 IMAGES = 70
@@ -65,9 +64,7 @@ def definition_of(kind: str, metric: str) -> Definition | None:
     return next((one for one in DEFINITIONS if one.kind == kind and one.matches(name)), None)
 
 
-def test_the_page_is_that_of_the_code() -> None:
-    """Write it by `evalsvc metrics --format markdown > docs/metrics.md`."""
-    assert PAGE.read_text() == page()
+def test_every_kind_of_task_has_an_introduction() -> None:
     assert set(ABOUT) == set(KINDS) == set(catalog.COMPONENTS["tasks"])
 
 

@@ -1,7 +1,7 @@
 """What every metric is: formula, unit, items, pairs, standard error and source, as one table.
 
-`evalsvc metrics` shows the table, `docs/metrics.md` is made of it, and a test holds it to what the tasks return. A new
-metric is one more entry in the file of its kind of task.
+`evalsvc metrics` shows the table, docs/reference/metrics.md is made of it, and a test holds it to what the tasks
+return. A new metric is one more entry in the file of its kind of task.
 """
 
 from __future__ import annotations

@@ -1,0 +1,128 @@
+"""The reference pages are those of the code, and show that something was removed from the code."""
+
+import ast
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from generate import PAGES, main, path_of, text_of
+from reference_pages import client, errors, rest
+from reference_pages.client import public_methods
+
+from evalsvc.api.routes import status
+from evalsvc.api.routes.prometheus import FAMILIES
+from evalsvc.cli.program import COMMANDS, Commands
+from evalsvc.client import Client
+from evalsvc.config import Settings
+from evalsvc.errors import leaves
+from evalsvc.metrics import reference_page
+from evalsvc.metrics.definitions import DEFINITIONS
+
+Remove = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_that_of_the_code(name: str) -> None:
+    assert path_of(name).read_text() == text_of(name), f"{name} is out of date; run `python docs/generate.py`"
+
+
+def without(names: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a copy without a name; a name put back after the test would be at another place."""
+    return {key: value for key, value in names.items() if key != name}
+
+
+def remove_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settings, "__dataclass_fields__", without(Settings.__dataclass_fields__, "grace"))
+
+
+def remove_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "leaves", lambda: [leaf for leaf in leaves() if leaf.code != "cache_full"])
+
+
+def remove_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [definition for definition in DEFINITIONS if "kid" not in definition.names]
+    monkeypatch.setattr(reference_page, "DEFINITIONS", others)
+
+
+def remove_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Commands, "entries", without(COMMANDS, "sweep"))
+
+
+def remove_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status.router, "routes", [])
+
+
+def remove_service_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "FAMILIES", without(FAMILIES, "evalsvc_event_streams"))
+
+
+def remove_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "Client", type("Client", (), without(vars(Client), "prune")))
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "remove"),
+    [
+        ("settings", "`EVALSVC_GRACE`", remove_setting),
+        ("errors", "`cache_full`", remove_error),
+        ("metrics", "### `kid`", remove_metric),
+        ("cli", "## `evalsvc sweep`", remove_command),
+        ("rest", "### `GET /v1/status`", remove_route),
+        ("rest", "`evalsvc_event_streams`", remove_service_metric),
+        ("client", "## `prune`", remove_method),
+    ],
+)
+def test_what_is_removed_from_the_code_changes_the_page(
+    name: str, gone: str, remove: Remove, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is made of a copy of the code's names would stay as it was."""
+    assert gone in text_of(name)
+    remove(monkeypatch)
+    assert gone not in text_of(name)
+    assert path_of(name).read_text() != text_of(name)
+
+
+def test_a_check_names_the_page_that_is_out_of_date(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
+    assert main() == 0
+    remove_setting(monkeypatch)
+    assert main() == 1
+    assert "settings.md is out of date; run `python docs/generate.py`" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", leaves(), ids=lambda error: error.code)
+def test_every_error_says_in_a_sentence_what_is_wrong(error: type) -> None:
+    assert "__doc__" in vars(error)
+    assert re.fullmatch(r"[A-Z`].*\.", errors.text_of(error), re.DOTALL)
+
+
+def test_every_method_of_the_client_is_described() -> None:
+    assert [name for name, method in public_methods().items() if not method.__doc__] == []
+
+
+def test_signatures_are_python() -> None:
+    blocks = re.findall(r"```python check\n(.*?)\n```", text_of("client"), re.DOTALL)
+    assert len(blocks) == len(public_methods()) + 1
+    for block in blocks:
+        ast.parse(block)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_within_a_page_have_a_heading(name: str) -> None:
+    text = text_of(name)
+    headings = {re.sub(r"[^\w-]", "", line.lstrip("# ").lower().replace(" ", "-")) for line in _headings(text)}
+    assert {link for link in re.findall(r"\]\(#([^)]+)\)", text) if link not in headings} == set()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_row_has_as_many_cells_as_its_table(name: str) -> None:
+    """A pipe in a text would move all that follows in its row."""
+    for table in re.findall(r"(?:^\|.*\n)+", text_of(name), re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
+
+
+def _headings(text: str) -> list[str]:
+    return re.findall(r"^#+ .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
