@@ -14,7 +14,7 @@ from typer.models import ParameterInfo
 
 from evalsvc.cli.lazy_group import Announced
 from evalsvc.cli.program import app
-from reference_pages.markdown import NONE, code, codes
+from reference_pages.markdown import NONE, bounded, code, codes
 
 TYPES = {str: "text", int: "whole number", float: "number", Path: "path", bool: "flag"}
 
@@ -45,6 +45,8 @@ class Command:
     arguments: tuple[Parameter, ...]
     options: tuple[Parameter, ...]
     subcommands: tuple[str, ...]
+    subcommand: str
+    """The place of the subcommand in the command line; empty if there are none."""
 
     @property
     def usage(self) -> str:
@@ -52,8 +54,7 @@ class Command:
         words = ["evalsvc", self.name]
         words += ["[OPTIONS]"] if self.options else []
         words += [_in_usage(argument) for argument in self.arguments]
-        words += ["COMMAND [ARGS]..."] if self.subcommands else []
-        return " ".join(words)
+        return " ".join([*words, self.subcommand]).rstrip()
 
 
 def all_commands() -> Iterator[Command]:
@@ -72,6 +73,7 @@ def _read(name: str, command: Any) -> Iterator[Command]:
         tuple(parameter for kind, parameter in read if kind == "argument"),
         tuple(parameter for kind, parameter in read if kind == "option"),
         tuple(members),
+        loaded.subcommand_metavar if members else "",
     )
     for member, subcommand in members.items():
         yield from _read(f"{name} {member}", subcommand)
@@ -109,9 +111,7 @@ def _in_words(annotation: Any, info: ParameterInfo | None) -> str:
     if get_origin(annotation) is Literal:
         return codes(get_args(annotation))
     least, most = (info.min, info.max) if info else (None, None)
-    bounds = [f"≥ {least:g}"] if least is not None else []
-    bounds += [f"≤ {most:g}"] if most is not None else []
-    return " ".join([TYPES[annotation], *bounds])
+    return bounded(TYPES[annotation], least, most)
 
 
 def _default(item: Any) -> str:
@@ -119,9 +119,11 @@ def _default(item: Any) -> str:
         return "required"
     if isinstance(item.show_default, str):
         return item.show_default
-    return NONE if item.default in (None, False, "", (), []) else code(item.default)
+    if isinstance(item.default, bool):
+        return code("on") if item.default else NONE
+    return NONE if item.default in (None, "", (), []) else code(item.default)
 
 
 def _in_usage(argument: Parameter) -> str:
     shown = argument.shown if argument.is_required else f"[{argument.shown}]"
-    return f"{shown}..." if argument.is_repeated else shown
+    return f"{shown}..." if argument.is_repeated and not argument.shown.endswith("...") else shown

@@ -43,6 +43,15 @@ def sentence(text: str) -> str:
     return text if not text or text[-1] in ".!?:" else f"{text}."
 
 
+def bounded(kind: str, least: float | None, most: float | None, *, is_open: bool = False) -> str:
+    """Return a type with its bounds; `is_open`: the least value itself is not allowed."""
+    if least is not None and most is not None and not is_open:
+        return f"{kind}, {least:.15g} to {most:.15g}"
+    bounds = [f"{'>' if is_open else '≥'} {least:.15g}"] if least is not None else []
+    bounds += [f"≤ {most:.15g}"] if most is not None else []
+    return " ".join([kind, " and ".join(bounds)]).rstrip()
+
+
 def prose(text: str) -> str:
     """Return a plain text as Markdown: stars and angle brackets outside of inline code are shown as they are."""
     parts = re.split(r"(`[^`]*`)", text)

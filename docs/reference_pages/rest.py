@@ -9,7 +9,7 @@ from typing import Any
 from evalsvc.api.app import create_app
 from evalsvc.api.routes.prometheus import FAMILIES
 from evalsvc.config import Settings
-from reference_pages.markdown import NONE, anchor, block, code, codes, json_block, sentence, table
+from reference_pages.markdown import NONE, anchor, block, bounded, code, codes, json_block, sentence, table
 
 INTRODUCTION = """\
 # REST
@@ -127,16 +127,19 @@ def _answer(name: str, responses: Schema, shown: dict[str, str]) -> Iterator[str
         examples = [one["example"]] if "example" in one else []
         examples += [example["value"] for example in one.get("examples", {}).values()]
         if examples:
-            first = shown.setdefault(str(examples[0]), name)
-            yield f"Example of an answer, `{kind}`:" if first == name else f"The answer is that of {_link(first)}."
-            if first == name:
-                yield _example(examples[0])
+            yield from _once(f"Example of an answer, `{kind}`:", _example(examples[0]), name, shown)
             return
     for _, one in media[:1]:
         fields = one["schema"].get("properties", {}).items()
         if fields:
-            yield "Fields of the answer:"
-            yield table(("field", "type"), [(code(field), _kind_or_null(schema)) for field, schema in fields])
+            listed = table(("field", "type"), [(code(field), _kind_or_null(schema)) for field, schema in fields])
+            yield from _once("Fields of the answer:", listed, name, shown)
+
+
+def _once(title: str, text: str, name: str, shown: dict[str, str]) -> Iterator[str]:
+    """Yield a text with its title, or a link to the route that has the same text."""
+    first = shown.setdefault(text, name)
+    yield from (title, text) if first == name else (f"The answer is that of {_link(first)}.",)
 
 
 def _example(value: Any) -> str:
@@ -187,12 +190,10 @@ def _plain_kind(schema: Schema, schemas: Schema) -> str:
     kind = schema.get("type", "object")
     if kind == "array":
         return f"list of {_kind(schema.get('items', {}), schemas)}"
-    least = schema.get("minimum", schema.get("exclusiveMinimum"))
-    sign = "≥" if "minimum" in schema else ">"
-    most = schema.get("maximum")
-    bounds = [f"{sign} {least:.15g}"] if least is not None else []
-    bounds += [f"≤ {most:.15g}"] if most is not None and most < LARGEST else []
-    return " ".join([NAMES.get(kind, kind), *bounds])
+    least, most = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    if most is not None and most >= LARGEST:
+        most = None
+    return bounded(NAMES.get(kind, kind), least, most, is_open="exclusiveMinimum" in schema)
 
 
 def _alternatives(schema: Schema, schemas: Schema) -> list[Schema]:
