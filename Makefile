@@ -1,4 +1,4 @@
-# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, gpu. Each sets up what it needs in .venv.
+# The words of the house: demo, serve, check, test, test-all, test-long, soak, bench, docs, gpu. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONC
 # Tests start some hundred processes, none of which is to compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo serve check test test-all test-long soak bench gpu clean
+.PHONY: demo serve check test test-all test-long soak bench docs gpu clean
 
 demo: $(VENV)/worker
 	$(BIN)/evalsvc assets pull inception
@@ -54,7 +54,11 @@ bench: $(VENV)/all
 	$(BIN)/python benchmarks/crowd.py
 	$(BIN)/python benchmarks/calibration.py
 
-$(VENV)/worker $(VENV)/all: pyproject.toml
+# The documentation's site, in build/site: a dead link ends it with an error.
+docs: $(VENV)/docs
+	$(BIN)/python -m zensical build --strict
+
+$(VENV)/worker $(VENV)/docs $(VENV)/all: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(notdir $@)]'

@@ -1,0 +1,130 @@
+"""The documentation's site is built strictly, and asks no other host for anything."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+LOADING = {"base", "embed", "iframe", "img", "link", "object", "script", "source", "video"}
+"""Elements of HTML that make a browser ask for what they name; a link that a reader clicks on is no such thing."""
+
+
+class Loads(HTMLParser):
+    """What the elements of a page load, and what its own style sheets and scripts say."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.inline: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        values = {name: value or "" for name, value in attrs}
+        if tag in LOADING and values.get("rel") not in ("canonical", "prev", "next"):
+            self.addresses += [values[name] for name in ("src", "href", "data", "srcset") if name in values]
+        if "style" in values:
+            self.inline.append(values["style"])
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style"):
+            self.inline.append(data)
+
+
+def foreign_in_page(text: str) -> list[str]:
+    """The addresses of other hosts that a page makes a browser ask for."""
+    page = Loads(text)
+    addresses = [address for address in page.addresses if re.match(r"(\w+:)?//", address)]
+    return addresses + [found for style in page.inline for found in foreign_in_style(style)]
+
+
+def foreign_in_style(text: str) -> list[str]:
+    """The addresses of other hosts that a style sheet loads fonts, images or style sheets from."""
+    return re.findall(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s;]+)""", text)
+
+
+def pages_of(navigation: list[Any]) -> Iterator[str]:
+    """The pages that a navigation names, in its order."""
+    for entry in navigation:
+        if isinstance(entry, str):
+            yield entry
+            continue
+        for value in entry.values():
+            yield from pages_of(value) if isinstance(value, list) else [value]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """A page that no menu names is found by nobody."""
+    navigation = list(pages_of(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
+    assert len(set(navigation)) == len(navigation)
+    assert set(navigation) == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built from a copy: the checkout stays as it is."""
+    if find_spec("zensical") is None:
+        pytest.skip("needs zensical, of the extra `docs`")
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copy(ROOT / "zensical.toml", folder)
+    shutil.copytree(DOCS, folder / "docs")
+    build = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(build, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "build" / "site"
+
+
+@pytest.mark.usefixtures("short_process")
+def test_every_page_is_built(site: Path) -> None:
+    pages = {path.relative_to(DOCS).with_suffix("") for path in DOCS.rglob("*.md")}
+    built = {path.relative_to(site) for path in site.rglob("index.html")}
+    assert built == {page.parent / "index.html" if page.name == "index" else page / "index.html" for page in pages}
+
+
+@pytest.mark.usefixtures("short_process")
+def test_fences_are_code(site: Path) -> None:
+    """A second word behind the backticks makes the generator's defaults show the fence as text."""
+    assert [path.name for path in site.rglob("*.html") if "<p>```" in path.read_text()] == []
+
+
+@pytest.mark.usefixtures("short_process")
+def test_nothing_is_loaded_from_another_host(site: Path) -> None:
+    """The site works without a network, and tells nobody who reads it."""
+    pages = {str(path): foreign_in_page(path.read_text()) for path in site.rglob("*.html")}
+    styles = {str(path): foreign_in_style(path.read_text()) for path in site.rglob("*.css")}
+    assert pages
+    assert styles
+    assert {path: found for path, found in (pages | styles).items() if found} == {}
+    # The generator's script fetches what draws such diagrams from elsewhere where a page has one.
+    assert not any('class="mermaid"' in path.read_text() for path in site.rglob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('<link rel="stylesheet" href="https://fonts.example/css">', ["https://fonts.example/css"]),
+        ('<script src="//cdn.example/x.js"></script>', ["//cdn.example/x.js"]),
+        ("<style>@import 'https://a.example/b.css'; p{}</style>", ["https://a.example/b.css"]),
+        ('<p style="background: url(http://a.example/b.png)">', ["http://a.example/b.png"]),
+        ('<a href="https://arxiv.org/abs/2311.16201">the paper</a><script src="../x.js"></script>', []),
+    ],
+)
+def test_what_is_loaded_from_another_host_is_seen(text: str, found: list[str]) -> None:
+    """The test above proves nothing if it sees nothing."""
+    assert foreign_in_page(text) == found
