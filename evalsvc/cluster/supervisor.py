@@ -163,6 +163,10 @@ def serve_device(settings: Settings, scheduler: str, device: str, processes: int
     with TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
         configure(settings, Path(scratch), processes)
         asyncio.run(_Service(settings, scheduler, device, processes, heard).run())
+    # Dask leaves a worker process behind that it was starting, and that ignores SIGTERM as its parent does: the end of
+    # this process would wait for it for ever.
+    for left in multiprocessing.active_children():
+        left.kill()
 
 
 class _Service:
