@@ -19,21 +19,21 @@ class BenchmarkSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: Word
-    """What lm-eval calls it: a task, or a group or tag, which stands for all of its tasks."""
+    """Name in lm-eval: a task, or a group or tag, which stands for all of its tasks."""
     num_fewshot: Shots | None = None
-    """Solved examples before each question [the task's `num_fewshot`, else the benchmark's own]."""
+    """Number of solved examples before each question [the task's `num_fewshot`, else the benchmark's own]."""
     limit: Rows | None = None
-    """Use the first so many documents only [the task's `limit`]."""
+    """Number of documents to use, the first ones [the task's `limit`]."""
     samples: tuple[Annotated[int, Field(ge=0, lt=MAX_ROWS)], ...] | None = Field(
         default=None, min_length=1, max_length=10_000
     )
-    """Use these documents only, counted from 0."""
+    """Documents to use, counted from 0 [all]."""
     sample: Rows | None = None
-    """Use so many documents, drawn by strata: the place of the right answer and the question's length [the task's
+    """Number of documents to draw by strata: the place of the right answer and the length of the question [the task's
     `sample`]."""
     data: DataPath | None = None
     """A JSONL, JSON, CSV or parquet file that takes the place of the benchmark's dataset, in every split; its rows have
-    the columns that the benchmark expects."""
+    the columns that lm-eval's benchmark expects, or, of a benchmark that ships with evalsvc, llm-foundry's columns."""
 
     @model_validator(mode="before")
     @classmethod

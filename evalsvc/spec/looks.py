@@ -34,9 +34,9 @@ class Until(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     stderr: float = Field(gt=0, allow_inf_nan=False)
-    """So small, in the metric's unit."""
+    """Standard error at which the task stops, in the metric's unit."""
     metric: Word
-    """Which metric: the second half of its name, `kid`."""
+    """Metric to watch: the second half of its name, such as `kid`."""
 
     def reached(self, metrics: Iterable[Mapping[str, Any]]) -> str | None:
         """Say why `metrics` (as JSON) are enough; None: they are not."""

@@ -112,8 +112,12 @@ def _resolve_asset(name: str, info: ValidationInfo) -> str:
     return _resolve_data_path(name, info) if "/" in name else name
 
 
-DataPath = Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_resolve_data_path)]
+DataPath = Annotated[
+    str, Field(max_length=MAX_PATH, json_schema_extra={"format": "path"}), AfterValidator(_resolve_data_path)
+]
 """A data file in a task's parameters: an absolute path, a path relative to the suite's own file, or `datasets:NAME`."""
 
-AssetName = Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_resolve_asset)]
+AssetName = Annotated[
+    str, Field(max_length=MAX_PATH, json_schema_extra={"format": "asset"}), AfterValidator(_resolve_asset)
+]
 """An asset in a task's parameters: its name, or the path of a file like a DataPath; a path has a slash in it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import count
@@ -75,10 +75,54 @@ def parse_suite(
         InvalidSuite: says which key or parameter of which task is wrong, with near misses.
         UnknownName: there is no task of this kind.
     """
+    mapping = _read_mapping(content, name)
+    check_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
+    tasks = _listed_tasks(name, mapping)
+    context = {"base": base, "suite": name, "allowed": allowed, "paths": count(1)}
+    return _assembled(name, mapping, [_parse_task(name, index, task, context) for index, task in enumerate(tasks)])
+
+
+def examine_suite(
+    content: str | bytes | Mapping[str, Any],
+    name: str,
+    base: Path | None = None,
+    allowed: Callable[[str], object] | None = None,
+) -> tuple[list[TaskSpec], list[EvalsvcError]]:
+    """Return the tasks of a suite that can be read, and everything for which `parse_suite` refuses the suite."""
+    errors: list[EvalsvcError] = []
+    try:
+        mapping = _read_mapping(content, name)
+        errors += _unknown_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
+        tasks = _listed_tasks(name, mapping)
+    except EvalsvcError as error:
+        return [], [*errors, error]
+    context = {"base": base, "suite": name, "allowed": allowed, "paths": count(1)}
+    specs = []
+    for index, task in enumerate(tasks):
+        try:
+            fields = ("kind", *_task_class(name, index, task).model_fields)
+            where = f"suite {name!r}, task {index + 1} ({task['kind']})"
+            errors += _unknown_keys(where, task, fields)
+            known = {key: value for key, value in task.items() if key in fields}
+            specs.append(_parse_task(name, index, known, context))
+        except EvalsvcError as error:
+            errors.append(error)
+    try:
+        _assembled(name, mapping, specs)
+    except EvalsvcError as error:
+        errors.append(error)
+    return specs, errors
+
+
+def _read_mapping(content: str | bytes | Mapping[str, Any], name: str) -> Mapping[str, Any]:
     mapping = _read_yaml(content, name) if isinstance(content, (str, bytes)) else content
     if not isinstance(mapping, Mapping):
         raise InvalidSuite(f"suite {name!r} is {type(mapping).__name__}; it must be a mapping with a list `tasks`")
-    check_keys(f"suite {name!r}", mapping, _SUITE_KEYS)
+    return mapping
+
+
+def _listed_tasks(name: str, mapping: Mapping[str, Any]) -> list[Any]:
+    """Return the tasks of a suite, none of which is looked at."""
     if not NAME.fullmatch(name):
         raise InvalidSuite(
             f"suite name {name!r}: use letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
@@ -95,14 +139,16 @@ def parse_suite(
             f"suite {name!r} has {len(tasks):,} tasks; give at most {MAX_TASKS}, and the rest in another one"
         )
     _require_bounded(name, mapping)
-    context = {"base": base, "suite": name, "allowed": allowed, "paths": count(1)}
-    specs = tuple(_parse_task(name, index, task, context) for index, task in enumerate(tasks))
+    return tasks
+
+
+def _assembled(name: str, mapping: Mapping[str, Any], specs: Sequence[TaskSpec]) -> Suite:
     if (twice := first_repeated(spec.name for spec in specs)) is not None:
         raise InvalidSuite(f"suite {name!r} has two tasks named {twice!r}; give one of them another `name`")
     description = mapping.get("description")
     if not isinstance(description, str | None):
         raise InvalidSuite(f"suite {name!r}: the description is {type(description).__name__}; put it in quotes")
-    suite = Suite(name, (description or "").strip(), specs)
+    suite = Suite(name, (description or "").strip(), tuple(specs))
     # The service keeps a suite with its defaults filled in, and reads that again.
     _require_bounded(name, suite.to_json())
     return suite
@@ -147,7 +193,13 @@ def find_suite(name: str, folder: Path | None) -> Suite:
     return load_suite(files[name])
 
 
-def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]) -> TaskSpec:
+def _task_class(suite: str, index: int, content: Any) -> Any:
+    """Return the class of a task's parameters.
+
+    Raises:
+        InvalidSuite: the task is no mapping, or has no kind.
+        UnknownName: there is no task of this kind.
+    """
     where = f"suite {suite!r}, task {index + 1}"
     if not isinstance(content, Mapping):
         raise InvalidSuite(f"{where} is {shortened(content)}; it must be a mapping with the key `kind`")
@@ -156,7 +208,12 @@ def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]
     kind = content["kind"]
     if not isinstance(kind, str):
         raise InvalidSuite(f"{where}: the kind is {shortened(kind)}; it is one of: {', '.join(catalog.names('tasks'))}")
-    task_class = catalog.load("tasks", kind)
+    return catalog.load("tasks", kind)
+
+
+def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]) -> TaskSpec:
+    task_class = _task_class(suite, index, content)
+    where, kind = f"suite {suite!r}, task {index + 1}", content["kind"]
     parameters = {str(key): value for key, value in content.items() if key != "kind"}
     name = parameters.setdefault("name", kind)
     if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -190,9 +247,16 @@ def check_keys(
     where: str, mapping: Mapping[str, Any], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
 ) -> None:
     """Raise `error` for a key of `mapping` that is not one of `known`, with its near misses."""
+    for unknown in _unknown_keys(where, mapping, known, error):
+        raise unknown
+
+
+def _unknown_keys(
+    where: str, mapping: Mapping[str, Any], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
+) -> Iterator[EvalsvcError]:
     for key in mapping:
         if key not in known:
-            raise error(f"{where}: {UnknownName.among('key', str(key), known).message}")
+            yield error(f"{where}: {UnknownName.among('key', str(key), known).message}")
 
 
 def _require_bounded(name: str, document: object) -> None:

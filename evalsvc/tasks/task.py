@@ -186,9 +186,13 @@ class Task(BaseModel):
     kind: ClassVar[str]
     work: ClassVar[str]
     """The class that does the work, as `module:class`. It is imported on workers only, and may need torch."""
+    needs: ClassVar[str] = ""
+    """What a suite's author has to bring beside the checkpoint, in a few words."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Parameters that `evalsvc suites new` sets. A path is `/path/to/…`, with a name that says what belongs there."""
 
     name: str
-    """First half of the metrics' names."""
+    """First half of the names of the task's metrics."""
 
 
 Parameters = TypeVar("Parameters", bound=Task)

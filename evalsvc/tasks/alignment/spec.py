@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,13 +20,14 @@ class Learning(BaseModel):
     data: DataPath | None = None
     """Pairs to train on [a random half of the task's own; the other half then measures]."""
     steps: int = Field(default=1000, ge=1, le=1_000_000)
-    """Of Adam."""
+    """Steps of Adam."""
     batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
     """Pairs a step; all of them where there are fewer."""
     rate: float = Field(default=0.03, gt=0, le=10)
-    """Adam's, for rows in units of the text rows' root mean square entry, and for the logarithm of the temperature."""
+    """Learning rate of Adam: of the rows, in units of the text rows' root mean square entry, and of the logarithm of
+    the temperature."""
     seed: Seed = 0
-    """Of the batches, and of the halves."""
+    """Seed of the batches and of the halves."""
 
 
 class Alignment(Task):
@@ -33,6 +35,8 @@ class Alignment(Task):
 
     kind: ClassVar[str] = "alignment"
     work: ClassVar[str] = "evalsvc.tasks.alignment.work:AlignmentWork"
+    needs: ClassVar[str] = "pairs of a caption and the codes of its image"
+    example: ClassVar[Mapping[str, Any]] = {"data": "/path/to/pairs.jsonl"}
 
     data: DataPath
     """Pairs, one a record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file. Records
@@ -40,19 +44,19 @@ class Alignment(Task):
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text`, and to show tokens [the layout's]."""
     limit: Rows | None = None
-    """Use the first so many records only."""
+    """Number of records to use, the first ones [all]."""
     batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
     """Pairs that are told apart from each other; all of them where there are fewer. What does not fill a batch is left
     out and counted."""
     table: Literal["input", "output"] = "input"
-    """Whose rows: the input's embeddings or the output layer's."""
+    """Table whose rows are compared: the input embeddings or the output layer."""
     neighbours: int = Field(default=5, ge=1, le=1000)
-    """Nearest text tokens of an image token."""
+    """Number of nearest text tokens that are looked up for an image token."""
     permutations: int = Field(default=999, ge=1, le=1_000_000)
-    """Random pairings that the pairs are compared with."""
+    """Number of random pairings that the pairs are compared with."""
     seed: Seed = 0
-    """Of the permutations, and of the batches where there are several."""
+    """Seed of the permutations, and of the batches where there are several."""
     learn: Learning | None = None
-    """Also train the image rows, and measure them the same way [no]."""
+    """Training of the image rows, which are then measured the same way as untrained ones [none]."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the checkpoint's weights; similarities are float64, and training is in float32."""
+    """Type of the checkpoint's weights. Similarities are float64, and training is in float32."""

@@ -34,23 +34,24 @@ class Completions(TextTask):
 
     kind: ClassVar[str] = "completions"
     work: ClassVar[str] = "evalsvc.tasks.completions.work:CompletionsWork"
+    needs: ClassVar[str] = "the tokenizer of the layout; to compare, a base of the run"
 
     prompts: tuple[Annotated[str, Field(max_length=MAX_TEXT)], ...] = Field(
         default=TABLE_1, min_length=1, max_length=1000
     )
-    """What to continue [the two prompts of Table 1 of arXiv 2311.16201]."""
+    """Prompts to continue [the two prompts of Table 1 of arXiv 2311.16201]."""
     max_tokens: int = Field(default=48, ge=1, le=1 << 16)
-    """Ids to draw at most; a completion ends earlier where it draws the end of the text."""
+    """Most ids to draw; a completion ends earlier where the end of the text is drawn."""
     samples: int = Field(default=2, ge=0, le=10_000)
-    """Seeded completions of each prompt, beside the greedy one."""
+    """Number of seeded completions of each prompt, in addition to the greedy one."""
     temperature: float = 1.0
-    """Of the seeded ones; divides the logits."""
+    """Temperature of the seeded completions; divides the logits."""
     top_k: int | None = Field(default=None, ge=1, le=MAX_ID)
-    """Draw from this many likeliest ids [all]."""
+    """Number of likeliest ids to draw from [all]."""
     top_p: float | None = None
-    """Draw from the fewest likeliest ids with this probability [all]."""
+    """Probability of the likeliest ids to draw from: the fewest that reach the probability are kept [all]."""
     seed: Seed = 0
-    """Of the first seeded one; the next has the next seed."""
+    """Seed of the first seeded completion; the next completion has the next seed."""
 
     @model_validator(mode="after")
     def _check(self) -> Completions:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -24,26 +25,31 @@ class Forgetting(BenchmarkTask):
 
     kind: ClassVar[str] = "forgetting"
     work: ClassVar[str] = "evalsvc.tasks.forgetting.work:ForgettingWork"
+    needs: ClassVar[str] = "benchmarks or a text, the tokenizer of the layout, a base of the run"
+    example: ClassVar[Mapping[str, Any]] = {
+        "benchmarks": [{"name": "arc_easy", "data": "/path/to/arc_easy.jsonl"}],
+        "text": "/path/to/text.jsonl",
+    }
 
     benchmarks: tuple[BenchmarkSpec, ...] = Field(default=(), max_length=MAX_BENCHMARKS)
     """lm-eval's tasks, groups or tags, as in the task `language`."""
     icl: bool | Annotated[tuple[Word, ...], Field(max_length=MAX_BENCHMARKS)] = False
-    """Also put these of the benchmarks, or all, with their first five examples solved before each question, and without
-    any: the difference is what the checkpoint learns from its context."""
+    """Benchmarks, or `true` for all, that are also asked with the first five examples solved before each question, and
+    with none: the difference is what the checkpoint learns from its context."""
     text: DataPath | None = None
     """Text that both models read, one a record: a JSONL file with `text_ids` or `text`, or a safetensors file. `bos` is
     put before a `text`. Errors count as one what belongs together: records that name the same `document`, and equal
     texts."""
     text_limit: Rows | None = None
-    """Use the first so many records of it only."""
+    """Number of records of `text` to use, the first ones [all]."""
     icl_positions: tuple[Position, Position] = (50, 500)
-    """Counted from 1, the two ids of a text whose losses are compared: a model that uses its context has less at the
-    later one. Texts that do not reach so far say nothing about it."""
+    """Two positions in a text, counted from 1, whose losses are compared: a model that uses its context has a lower
+    loss at the later position. Texts that are too short do not count."""
     flipped: int = Field(default=100, ge=0, le=10_000)
-    """Of each benchmark, keep so many of the questions that only the base or only the checkpoint gets right, with the
-    answers, as the artifact `flipped.jsonl`; moves no number."""
+    """Number of questions of each benchmark to keep with their answers, as the artifact `flipped.jsonl`: questions that
+    only the base or only the checkpoint gets right. Moves no number."""
     text_shards: Shards | None = None
-    """Parts to cut the text into [one per 131,072 tokens]; moves no number."""
+    """Number of parts to cut the text into [one per 131,072 tokens]; moves no number."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Forgetting:

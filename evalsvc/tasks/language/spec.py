@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,19 +20,19 @@ class BenchmarkTask(TextTask):
     """lm-eval's tasks, groups or tags: names, or mappings that also have `num_fewshot`, `limit`, `samples`, `sample` or
     `data`, a file that takes the place of the benchmark's dataset."""
     include_path: tuple[DataPath, ...] = Field(default=(), max_length=16)
-    """Folders of lm-eval YAML files; their names go before lm-eval's own."""
+    """Folders of lm-eval YAML files. Their benchmarks take the place of lm-eval's own benchmarks of the same name."""
     num_fewshot: Shots | None = None
-    """Solved examples before each question [the benchmark's own]."""
+    """Number of solved examples before each question [the benchmark's own]."""
     fewshot: Literal["configured", "first"] = "configured"
-    """Which: as the benchmark says, or the first ones, which are the same for every question."""
+    """Choice of the solved examples: as the benchmark says, or the first rows, the same for every question."""
     limit: Rows | None = None
-    """Use the first so many documents of each benchmark only."""
+    """Number of documents of each benchmark to use, the first ones [all]."""
     sample: Rows | None = None
-    """Use so many documents of each benchmark, drawn by strata: the right answer's place and the question's length.
-    They are the same for every checkpoint and number of solved examples; a larger sample holds a smaller one. Members
-    of a group weigh as much as all of their documents."""
+    """Number of documents of each benchmark to draw by strata [all]: the place of the right answer and the length of
+    the question. The documents are the same for every checkpoint and number of solved examples; a larger sample holds a
+    smaller one. Members of a group weigh as much as all of their documents."""
     shard_size: ShardSize = 1024
-    """Documents in a shard; moves no number."""
+    """Number of documents in a shard; moves no number."""
 
     @model_validator(mode="after")
     def _check_benchmarks(self) -> BenchmarkTask:
@@ -51,7 +52,9 @@ class Language(BenchmarkTask):
 
     kind: ClassVar[str] = "language"
     work: ClassVar[str] = "evalsvc.tasks.language.work:LanguageWork"
+    needs: ClassVar[str] = "benchmarks and their rows, the tokenizer of the layout"
+    example: ClassVar[Mapping[str, Any]] = {"benchmarks": [{"name": "arc_easy", "data": "/path/to/arc_easy.jsonl"}]}
 
     mean: tuple[Word, ...] = Field(default=(), max_length=64)
-    """Give `<name>/mean` too, the plain mean over the benchmarks, of the first of these metrics that each has; a group
-    that aggregates its members counts as one."""
+    """Metrics whose plain mean over the benchmarks is reported as `<name>/mean`; of each benchmark, the first of the
+    metrics counts that the benchmark has. A group that aggregates its members counts as one benchmark."""

@@ -7,7 +7,8 @@ where in a caption or image it is, `sequence_groups.py` which sequences count as
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,6 +23,8 @@ class Loss(Task):
 
     kind: ClassVar[str] = "loss"
     work: ClassVar[str] = "evalsvc.tasks.loss.work:LossWork"
+    needs: ClassVar[str] = "token ids of sequences; or captions and images, and the decoder that encodes them"
+    example: ClassVar[Mapping[str, Any]] = {"data": "/path/to/sequences.jsonl"}
 
     data: DataPath
     """Sequences, one a record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file.
@@ -32,41 +35,43 @@ class Loss(Task):
     decoder: AssetName | None = None
     """The image tokenizer that the run was trained with: the name of an asset or the path of its checkpoint."""
     decoder_config: AssetName | None = None
-    """Its configuration: a registered name such as `movqgan-67M`, or the path of a YAML file [what lies beside the
-    checkpoint]."""
+    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file
+    beside the decoder's checkpoint]."""
     decoder_ema: bool = False
-    """Use its averaged weights."""
+    """Whether to use the decoder's averaged weights."""
     size: int | None = Field(default=None, ge=2, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
     crop: Crop = "center"
     """`center` cuts the square in the middle, `none` squeezes the whole image to a square."""
     filter: Filter = "lanczos"
-    """Of the resampling to `size`."""
+    """Filter of the resampling to `size`."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text` [the layout's]."""
     bos: TokenId | None = None
-    """Id of the tokenizer that is put before the ids of a `text`."""
+    """Id of the tokenizer that is put before the ids of a `text` [none]."""
     limit: Rows | None = None
-    """Use the first so many sequences only."""
+    """Number of sequences to use, the first ones [all]."""
     general_text: DataPath | None = None
-    """General text, in a file like `data` without codes: its loss, and by how much it is above that of the captions."""
+    """General text, in a file like `data` without codes: its loss is reported, and the distance from the captions'
+    loss."""
     general_text_limit: Rows | None = None
-    """Use the first so many sequences of it only."""
+    """Number of sequences of `general_text` to use, the first ones [all]."""
     profile: bool = True
-    """Leave the artifact `loss_profile`: the loss by position in the text, and by row, column and cell of the image."""
+    """Whether to keep the artifact `loss_profile`: the loss by position in the text, and by row, column and cell of the
+    image."""
     profile_metrics: tuple[Literal["text_position", "image_row", "image_column", "image_position"], ...] = Field(
         default=(), max_length=4
     )
-    """Groups of the profile of which each bin is a metric too, for a curve over steps."""
+    """Groups of the profile whose bins are also metrics, for curves over steps."""
     image_columns: int | None = Field(default=None, ge=1, le=MAX_SIDE)
-    """Columns of an image's codes, which come row by row [as many as rows; where that cannot be, or images have
-    different numbers of codes, their profile is by position]."""
+    """Number of columns of an image's codes, which come row by row [as many as rows; where that is impossible, or where
+    images have different numbers of codes, the profile is by position]."""
     shards: Shards | None = None
-    """Parts to cut the work into [one per 262,144 tokens]; moves no number."""
+    """Number of parts to cut the work into [one per 262,144 tokens]; moves no number."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of weights and activations; logits and losses are float32 in any case."""
+    """Type of weights and activations; logits and losses are always float32."""
     rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """To what the rotary frequencies were rounded in training [found from the run's configuration]."""
+    """Type to which training rounded the rotary frequencies; `auto` takes it from the run's configuration."""
 
     @model_validator(mode="after")
     def _check_images(self) -> Loss:

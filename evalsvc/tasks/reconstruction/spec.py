@@ -5,7 +5,8 @@ No sampled image can be nearer to real ones than its decoder lets it. The checkp
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,29 +21,34 @@ class Reconstruction(Task):
 
     kind: ClassVar[str] = "reconstruction"
     work: ClassVar[str] = "evalsvc.tasks.reconstruction.work:ReconstructionWork"
+    needs: ClassVar[str] = "real images, the image decoder, the asset `inception`"
+    example: ClassVar[Mapping[str, Any]] = {"images": "/path/to/images", "decoder": "/path/to/decoder.ckpt"}
 
     images: DataPath
     """A folder of images, or a safetensors file."""
     decoder: AssetName
     """The image tokenizer: the name of an asset or the path of its checkpoint."""
     decoder_config: AssetName | None = None
-    """Its configuration: a registered name such as `movqgan-67M`, or the path of a YAML file [what lies beside the
-    checkpoint]."""
+    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file
+    beside the decoder's checkpoint]."""
     decoder_ema: bool = False
-    """Use its averaged weights."""
+    """Whether to use the decoder's averaged weights."""
     samples: Images | None = None
-    """How many images, the first so many; fewer are an error [all]."""
+    """Number of images to use, the first ones [all]; fewer are an error."""
     size: int | None = Field(default=None, ge=11, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]; SSIM needs 11."""
     crop: Crop = "center"
     """`center` cuts the square in the middle, `none` squeezes the whole image to a square."""
     filter: Filter = "lanczos"
-    """Of the resampling to `size`."""
+    """Filter of the resampling to `size`."""
     extractor: AssetName | None = "inception"
-    """The feature extractor for the Fréchet distances: the name of an asset or the path of its file; None: without."""
+    """Feature extractor of the Fréchet distances: the name of an asset or the path of its file; `null` leaves the
+    distances out."""
     resize: Literal["pil-bicubic", "tf1-bilinear"] = "pil-bicubic"
-    """How images come to the extractor's size: as clean-fid or as torch-fidelity. They are different metrics."""
+    """Way in which images come to the extractor's size: clean-fid's or torch-fidelity's. FIDs of the two ways are
+    different metrics."""
     taps: tuple[Literal[64, 2048], ...] | None = Field(default=None, max_length=2)
-    """Features of `fid64` and `fid`; each needs more images than it has features [those that there are enough for]."""
+    """Numbers of features, of `fid64` and `fid` [those that there are enough images for]; each needs more images than
+    features."""
     shard_size: ShardSize = 256
-    """Images in a shard; moves no number."""
+    """Number of images in a shard; moves no number."""

@@ -31,83 +31,91 @@ class TextToImage(Task):
 
     kind: ClassVar[str] = "text_to_image"
     work: ClassVar[str] = "evalsvc.tasks.text_to_image.work:TextToImageWork"
+    needs: ClassVar[str] = "captions, the image decoder, real images, the asset `inception`"
+    example: ClassVar[Mapping[str, Any]] = {
+        "captions": "/path/to/captions.jsonl",
+        "decoder": "/path/to/decoder.ckpt",
+        "reference": "/path/to/images",
+    }
 
     protocol: Word | None = None
-    """A published recipe, see `recipes.py`; it fixes some of the parameters below and refuses others in their
-    place. `samples` may be smaller, for a trial, which then is not called by the recipe's name."""
+    """Published recipe, such as `llamagen-coco`, that fixes some of the parameters below and refuses other values.
+    `samples` may be smaller for a trial; the trial's metrics do not have the recipe's name."""
     captions: DataPath | None = None
-    """Prompts: COCO annotations, CSV or JSONL; None: images without text, `samples` of them."""
+    """Prompts: a file of COCO annotations, CSV or JSONL; `null` samples `samples` images without text."""
     samples: Images | None = None
-    """How many captions [all that `select` allows]."""
+    """Number of captions to use [all that `select` allows]."""
     select: Selection = "first"
-    """Which: the first, a random choice, or one each of randomly chosen images."""
+    """Choice of the captions: the first, a random choice, or one caption each of randomly chosen images."""
     select_seed: Seed = 0
-    """Of that choice."""
+    """Seed of the choice of captions."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for the captions [the layout's]."""
     decoder: AssetName
     """The image tokenizer: the name of an asset or the path of its checkpoint."""
     decoder_config: AssetName | None = None
-    """Its configuration: a registered name such as `movqgan-67M`, or the path of a YAML file [what lies beside the
-    checkpoint]."""
+    """Configuration of the decoder: a registered name such as `movqgan-67M`, or the path of a YAML file [the file
+    beside the decoder's checkpoint]."""
     decoder_ema: bool = False
-    """Use its averaged weights."""
+    """Whether to use the decoder's averaged weights."""
     decoder_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the decoder. bfloat16 moves pixels, and so every metric a little."""
+    """Type of the decoder's weights. bfloat16 moves pixels, and so every metric a little."""
     size: int | None = Field(default=None, ge=8, le=MAX_SIDE)
     """Side of the images in pixels [the decoder's]."""
     metrics: tuple[Word, ...] | None = Field(default=None, max_length=64)
-    """Which of the catalog's image metrics [all that can be measured with what is given and so many images]."""
+    """Image metrics to measure [all that the other parameters and the number of images allow]."""
     reference: AssetName | None = None
-    """Real images: a folder or a packed file; or the name of statistics from `evalsvc reference import`."""
+    """Real images: a folder, a safetensors file, or the name of statistics from `evalsvc reference import`."""
     reference_of: Literal["all", "captions"] = "all"
-    """All of them, or those that the chosen captions are of."""
+    """Real images to compare with: all, or those of the chosen captions."""
     reference_crop: Crop = "center"
     """`center` cuts the square in the middle, `none` squeezes the whole image to a square."""
     reference_filter: Filter = "lanczos"
-    """Of the resampling of real images to `reference_size`."""
+    """Filter of the resampling of real images to `reference_size`."""
     reference_size: int | None = Field(default=None, ge=8, le=MAX_SIDE)
-    """Side in pixels at which images are compared [that of the sampled ones]."""
+    """Side in pixels at which images are compared [that of the sampled images]."""
     filter: Filter = "lanczos"
-    """Of the resampling of sampled images to `reference_size`, where theirs is another size."""
+    """Filter of the resampling of sampled images to `reference_size`, where their size differs."""
     temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest code."""
+    """Temperature of the sampling: divides the logits; 0 takes the likeliest code."""
     top_k: int | None = Field(default=None, ge=1, le=MAX_ID)
-    """Draw from this many likeliest codes [all]."""
+    """Number of likeliest codes to draw from [all]."""
     top_p: float | None = None
-    """Draw from the fewest likeliest codes with this probability [all]."""
+    """Probability of the likeliest codes to draw from: the fewest that reach the probability are kept [all]."""
     guidance_scale: float | Annotated[tuple[float, ...], Field(max_length=16)] = 1.0
-    """Classifier-free guidance; several values give one series each."""
+    """Scale of classifier-free guidance; several scales give one series each."""
     seed: Seed = 0
-    """Of the noise, and of the subsets that metrics draw."""
+    """Seed of the noise, and of the subsets that metrics draw."""
     batch: int = Field(default=32, ge=1, le=MAX_BATCH)
-    """Images sampled together, if memory allows; moves tokens by rounding at most."""
+    """Number of images sampled together, if memory allows; moves tokens by rounding at most."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the language model; features are float32."""
+    """Type of the language model's weights; features are float32."""
     weights: Literal["plain", "int8"] = "plain"
-    """How the language model's weights are kept; int8 rounds them."""
+    """Form in which the language model's weights are kept; `int8` rounds the weights."""
     cache_dtype: Literal["float32", "bfloat16"] | None = None
-    """Of keys and values [as the model's]."""
+    """Type of keys and values [the model's]."""
     rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """To what the rotary frequencies were rounded in training [found from the run's configuration]."""
+    """Type to which training rounded the rotary frequencies; `auto` takes it from the run's configuration."""
     extractor: AssetName = "inception"
-    """FID's Inception: the name of an asset or the path of its file."""
+    """Inception network of FID: the name of an asset or the path of its file."""
     resize: Literal["pil-bicubic", "tf1-bilinear"] = "pil-bicubic"
-    """How images come to its size: as clean-fid or as torch-fidelity. They are different metrics."""
+    """Way in which images come to Inception's size: clean-fid's or torch-fidelity's. FIDs of the two ways are different
+    metrics."""
     clip: AssetName | None = None
-    """CLIP, for `clip_score` and `cmmd`: the name of an asset or the path of its folder."""
+    """CLIP, for `clip_score` and `cmmd`: the name of an asset or the path of its folder [neither metric is
+    measured]."""
     dinov2: AssetName | None = None
-    """DINOv2, for `fd_dinov2`: the name of an asset or the path of its folder."""
+    """DINOv2, for `fd_dinov2`: the name of an asset or the path of its folder [the metric is not measured]."""
     dinov2_resize: Literal["pil-bicubic-square", "pil-bicubic-crop"] = "pil-bicubic-square"
-    """How images come to its size: as FD-DINOv2's authors do it, or as its own."""
+    """Way in which images come to DINOv2's size: that of FD-DINOv2's authors, or DINOv2's own."""
     classifier: DataPath | None = None
-    """A classifier of the images; measures how often it reads the caption's label."""
+    """Classifier of the images; measures how often the classifier reads the caption's label [none]."""
     until: Until | None = None
-    """Stop when a metric's standard error is small enough, as `{metric: kid, stderr: 0.0005}` [after all images]."""
+    """Standard error at which to stop, as `{metric: kid, stderr: 0.0005}` [after all images]."""
     keep: int = Field(default=64, ge=0, le=10_000)
-    """How many images are kept, as files and in the grid."""
+    """Number of images to keep, as files and in the grid."""
     shard_size: ShardSize = 256
-    """Images in a shard; moves no number."""
+    """Number of images in a shard; moves no number."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,102 @@
+"""A new suite as commented YAML: every parameter with its meaning, the optional ones switched off at their defaults."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
+from typing import Any
+
+import yaml
+
+from evalsvc.spec import catalog
+from evalsvc.spec.parameters import TASK_NAME, Parameter, placeholder, task_parameters
+
+PLACEHOLDER = "/path/to/"
+"""Beginning of the paths in a new suite that its author has to replace."""
+
+WIDTH = 100
+
+HEAD = f"""\
+# What to evaluate of a checkpoint. Replace every path that begins with {PLACEHOLDER} by your own: an absolute
+# path, a path relative to this file, or datasets:NAME for a file in the folder EVALSVC_DATASETS.
+# A line such as `#limit: null` shows a parameter's default. Remove the `#` to set another value.
+# Then run: evalsvc suites check FILE
+description: What this suite measures, in a line.
+tasks:
+"""
+
+
+def new_suite(kinds: Sequence[str]) -> str:
+    """Return the YAML of a suite with a task of each of these kinds.
+
+    Raises:
+        UnknownName: there is no task of a kind.
+    """
+    seen: Counter[str] = Counter()
+    tasks = []
+    for kind in kinds:
+        seen[kind] += 1
+        tasks.append(new_task(kind, kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"))
+    return HEAD + "\n".join(tasks)
+
+
+def new_task(kind: str, name: str | None = None) -> str:
+    """Return the YAML of one task, as an item of the list `tasks`."""
+    example: Mapping[str, Any] = getattr(catalog.load("tasks", kind), "example", {})
+    lines, defaults = [f"  - kind: {kind}"], ["    # ── Defaults: nothing below has to be changed ──"]
+    for parameter in task_parameters(kind):
+        if parameter.name == TASK_NAME:
+            lines += [*_comment(parameter), *_setting(parameter.name, name or kind)]
+        elif parameter.name in example or parameter.required:
+            value = example.get(parameter.name, placeholder(parameter))
+            lines += [*_comment(parameter), *_setting(parameter.name, value)]
+        else:
+            defaults += [*_comment(parameter), f"    #{parameter.name}: {inline_yaml(parameter.default)}"]
+    return "\n".join(lines + defaults) + "\n"
+
+
+def inline_yaml(value: Any) -> str:
+    """Return a JSON value as YAML on one line, with quotes where YAML needs them."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(inline_yaml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {inline_yaml(item)}' for key, item in value.items())}}}"
+    if isinstance(value, str) and value.replace("_", "").replace("-", "").isalnum() and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _comment(parameter: Parameter) -> Iterator[str]:
+    paragraphs = [f"{parameter.meaning} ({parameter.type})".replace("`null`", "null")]
+    paragraphs += [f"- {key.name}: {key.meaning} ({key.type}{_default_of(key)})" for key in parameter.keys]
+    for paragraph in paragraphs:
+        indent = "  " if paragraph.startswith("- ") else ""
+        yield from (
+            f"    # {line}"
+            for line in wrap(
+                paragraph,
+                WIDTH - 6,
+                initial_indent=indent,
+                subsequent_indent=indent * 2,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+
+
+def _default_of(key: Parameter) -> str:
+    return "; required" if key.required else f"; default {inline_yaml(key.default)}"
+
+
+def _setting(name: str, value: Any) -> Iterator[str]:
+    text: str = yaml.dump({name: value}, Dumper=_Indented, sort_keys=False, allow_unicode=True, width=WIDTH)
+    return (f"    {line}" for line in text.splitlines())
+
+
+class _Indented(yaml.SafeDumper):
+    """Writes the items of a list further to the right than its key."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
