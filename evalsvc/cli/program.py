@@ -76,6 +76,11 @@ COMMANDS = {
         "evalsvc.cli.compare",
         "Say how far two checkpoints are apart: the difference B − A of every metric, its interval, and a verdict.",
     ),
+    "suites": Entry("evalsvc.cli.suites", "Write, check and list suites: what is evaluated of a checkpoint."),
+    "tasks": Entry(
+        "evalsvc.cli.tasks",
+        "Show the kinds of tasks that a suite may have, or the parameters, metrics and needs of one kind.",
+    ),
     "metrics": Entry(
         "evalsvc.cli.metrics",
         "Show how metrics are defined: formula, unit, items, standard error, and how two checkpoints are compared.",

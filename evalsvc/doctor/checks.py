@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -57,7 +57,7 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
     return [
         _check_python(),
         *_check_torch(settings),
-        _check_lm_eval(settings),
+        check_lm_eval(settings),
         _check_data_folder(settings.data_path),
         database,
         _check_roots(settings, has_database=database.ok and not _is_missing(settings)),
@@ -95,8 +95,8 @@ def _check_torch(settings: Settings) -> Iterator[Check]:
     yield _check_devices(settings, torch)
 
 
-def _check_lm_eval(settings: Settings) -> Check:
-    """Not imported: that takes seconds, and the service does without."""
+def check_lm_eval(settings: Settings) -> Check:
+    """Check lm-eval without importing it: that takes seconds, and the service does without."""
     needed = not settings.scheduler
     try:
         version = metadata.version("lm-eval")
@@ -221,11 +221,10 @@ def data_files(suite: Suite, settings: Settings) -> list[Path]:
 
 
 def _files_of(task: TaskSpec, settings: Settings) -> Iterator[Path]:
-    parameters = {name: value for name, value in task.parameters.items() if name not in TEXT_PARAMETERS}
-    yield from _paths(parameters, settings)
+    yield from (path for _, path in paths_of(task, settings))
     # A benchmark's own `data` takes the place of the files in its definition.
-    names = [item["name"] for item in parameters.get("benchmarks") or () if item["data"] is None]
-    folders = tuple(Path(folder) for folder in parameters.get("include_path") or ())
+    names = [item["name"] for item in task.parameters.get("benchmarks") or () if item["data"] is None]
+    folders = tuple(Path(folder) for folder in task.parameters.get("include_path") or ())
     try:
         # It needs lm-eval, which a machine of the service alone lacks; where it is missing, another check tells.
         from evalsvc.language.definitions import Rules, named_files
@@ -235,15 +234,22 @@ def _files_of(task: TaskSpec, settings: Settings) -> Iterator[Path]:
     yield from named_files(names, folders, rules)
 
 
-def _paths(value: Any, settings: Settings) -> Iterator[Path]:
+def paths_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Yield each path in the parameters of a checked task, with its place, such as `benchmarks.0.data`."""
+    parameters = {name: value for name, value in task.parameters.items() if name not in TEXT_PARAMETERS}
+    return _located(parameters, settings, "")
+
+
+def _located(value: Any, settings: Settings, where: str) -> Iterator[tuple[str, Path]]:
     """A data file in a checked suite is an absolute path or `datasets:NAME`; nothing else looks like that."""
     if isinstance(value, str) and value.startswith("datasets:"):
-        yield settings.datasets_path / value.removeprefix("datasets:")
+        yield where, settings.datasets_path / value.removeprefix("datasets:")
     elif isinstance(value, str) and value.startswith("/"):
-        yield Path(value)
+        yield where, Path(value)
     elif isinstance(value, (Mapping, list, tuple)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _paths(item, settings)
+        items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _located(item, settings, f"{where}.{key}" if where else str(key))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

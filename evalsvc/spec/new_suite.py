@@ -18,18 +18,26 @@ PLACEHOLDER = "/path/to/"
 
 WIDTH = 100
 
-HEAD = f"""\
+_PATHS = f"""\
 # What to evaluate of a checkpoint. Replace every path that begins with {PLACEHOLDER} by your own: an absolute
 # path, a path relative to this file, or datasets:NAME for a file in the folder EVALSVC_DATASETS.
-# A line such as `#limit: null` shows a parameter's default. Remove the `#` to set another value.
 # Then run: evalsvc suites check FILE
+"""
+
+_DEFAULTS = """\
+# A line such as `#limit: null` shows a parameter's default. Remove the `#` to set another value.
+"""
+
+_TASKS = """\
 description: What this suite measures, in a line.
 tasks:
 """
 
+HEAD, BRIEF_HEAD = _PATHS + _DEFAULTS + _TASKS, _PATHS + _TASKS
 
-def new_suite(kinds: Sequence[str]) -> str:
-    """Return the YAML of a suite with a task of each of these kinds.
+
+def new_suite(kinds: Sequence[str], *, brief: bool = False) -> str:
+    """Return the YAML of a suite with a task of each of these kinds; `brief` leaves out what has a default.
 
     Raises:
         UnknownName: there is no task of a kind.
@@ -38,23 +46,23 @@ def new_suite(kinds: Sequence[str]) -> str:
     tasks = []
     for kind in kinds:
         seen[kind] += 1
-        tasks.append(new_task(kind, kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"))
-    return HEAD + "\n".join(tasks)
+        tasks.append(_new_task(kind, kind if seen[kind] == 1 else f"{kind}_{seen[kind]}", brief=brief))
+    return (BRIEF_HEAD if brief else HEAD) + "\n".join(tasks)
 
 
-def new_task(kind: str, name: str | None = None) -> str:
+def _new_task(kind: str, name: str, *, brief: bool) -> str:
     """Return the YAML of one task, as an item of the list `tasks`."""
     example: Mapping[str, Any] = getattr(catalog.load("tasks", kind), "example", {})
     lines, defaults = [f"  - kind: {kind}"], ["    # ── Defaults: nothing below has to be changed ──"]
     for parameter in task_parameters(kind):
         if parameter.name == TASK_NAME:
-            lines += [*_comment(parameter), *_setting(parameter.name, name or kind)]
+            lines += [*_comment(parameter, brief=brief), *_setting(parameter.name, name)]
         elif parameter.name in example or parameter.required:
             value = example.get(parameter.name, placeholder(parameter))
-            lines += [*_comment(parameter), *_setting(parameter.name, value)]
-        else:
+            lines += [*_comment(parameter, brief=brief), *_setting(parameter.name, value)]
+        elif not brief:
             defaults += [*_comment(parameter), f"    #{parameter.name}: {inline_yaml(parameter.default)}"]
-    return "\n".join(lines + defaults) + "\n"
+    return "\n".join(lines if brief else lines + defaults) + "\n"
 
 
 def inline_yaml(value: Any) -> str:
@@ -68,9 +76,11 @@ def inline_yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _comment(parameter: Parameter) -> Iterator[str]:
+def _comment(parameter: Parameter, *, brief: bool = False) -> Iterator[str]:
     paragraphs = [f"{parameter.meaning} ({parameter.type})".replace("`null`", "null")]
-    paragraphs += [f"- {key.name}: {key.meaning} ({key.type}{_default_of(key)})" for key in parameter.keys]
+    paragraphs += (
+        [] if brief else [f"- {key.name}: {key.meaning} ({key.type}{_default_of(key)})" for key in parameter.keys]
+    )
     for paragraph in paragraphs:
         indent = "  " if paragraph.startswith("- ") else ""
         yield from (

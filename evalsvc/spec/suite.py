@@ -105,8 +105,10 @@ def examine_suite(
             errors += _unknown_keys(where, task, fields)
             known = {key: value for key, value in task.items() if key in fields}
             specs.append(_parse_task(name, index, known, context))
-        except EvalsvcError as error:
+        except InvalidSuite as error:
             errors.append(error)
+        except EvalsvcError as error:  # of the catalog, which does not know where the kind stands
+            errors.append(InvalidSuite(f"suite {name!r}, task {index + 1}: {error.message}"))
     try:
         _assembled(name, mapping, specs)
     except EvalsvcError as error:

@@ -50,4 +50,4 @@ def test_names_are_completed_without_the_module_and_options_with_it(monkeypatch:
 
 def test_a_mistyped_name_has_its_near_miss(command: Command) -> None:
     result = command("sumbit")
-    assert (result.code, "Did you mean 'submit'?" in result.err) == (2, True)
+    assert (result.code, "Did you mean 'submit'" in result.err) == (2, True)

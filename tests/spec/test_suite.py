@@ -8,7 +8,15 @@ import yaml
 
 from evalsvc.errors import EvalsvcError, InvalidSuite, UnknownName
 from evalsvc.spec import bounds, catalog
-from evalsvc.spec.suite import SHIPPED_SUITES, build_task, find_suite, load_suite, parse_suite, suite_files
+from evalsvc.spec.suite import (
+    SHIPPED_SUITES,
+    build_task,
+    examine_suite,
+    find_suite,
+    load_suite,
+    parse_suite,
+    suite_files,
+)
 from evalsvc.tasks.loss.spec import Loss
 
 LOSS = {"kind": "loss", "data": "/data/pairs.jsonl"}
@@ -77,8 +85,23 @@ def test_wrong_suites_say_what_is_wrong(
 ) -> None:
     with pytest.raises(error) as caught:
         parse_suite(content, "small")
+    told = " ".join(problem.message for problem in examine_suite(content, "small")[1])
     for fragment in fragments:
         assert fragment in caught.value.message
+        assert fragment in told
+
+
+def test_a_suite_is_examined_to_its_end() -> None:
+    """Whoever corrects one mistake at a time starts a run for each."""
+    wrong = {"kind": "loss", "dat": "/d", "limt": 1, "data": "/d", "limit": 0}
+    right = {**LOSS, "name": "right"}
+    tasks, errors = examine_suite({"tasks": [wrong, {"kind": "los"}, right], "descr": "", "description": 5}, "small")
+    assert [task.name for task in tasks] == ["right"]
+    found = [error.message for error in errors]
+    words = ["'descr'", "task 1 (loss): no key is named 'dat'", "'limt'", "task 1 (loss): limit:", "task 2: no task"]
+    assert len(found) == 6
+    assert all(word in message for word, message in zip([*words, "description is int"], found, strict=True))
+    assert examine_suite({"tasks": [right]}, "small") == ([*parse_suite({"tasks": [right]}, "small").tasks], [])
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "x" * 129])

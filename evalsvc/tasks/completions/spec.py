@@ -30,7 +30,7 @@ MAX_DRAWN = 10_000_000
 
 
 class Completions(TextTask):
-    """Fixed prompts continued by the checkpoint and by its base."""
+    """Fixed prompts, continued by the checkpoint and by the run's base."""
 
     kind: ClassVar[str] = "completions"
     work: ClassVar[str] = "evalsvc.tasks.completions.work:CompletionsWork"

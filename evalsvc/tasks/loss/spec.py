@@ -19,7 +19,7 @@ from evalsvc.tasks.task import Task
 
 
 class Loss(Task):
-    """Negative log-likelihood of given sequences."""
+    """Loss of given sequences, apart for text, image and special tokens."""
 
     kind: ClassVar[str] = "loss"
     work: ClassVar[str] = "evalsvc.tasks.loss.work:LossWork"

@@ -17,7 +17,7 @@ from evalsvc.tasks.task import Task
 
 
 class Reconstruction(Task):
-    """Images against what the image decoder makes of their codes."""
+    """Real images against what the image decoder makes of their codes: the floor of every sampled image."""
 
     kind: ClassVar[str] = "reconstruction"
     work: ClassVar[str] = "evalsvc.tasks.reconstruction.work:ReconstructionWork"

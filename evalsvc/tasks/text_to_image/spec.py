@@ -27,7 +27,7 @@ FID_30K = re.compile(r"fid[^a-z0-9]?30k", re.IGNORECASE)
 
 
 class TextToImage(Task):
-    """Images sampled from captions, what is known of them, and how far they are from real images."""
+    """Images sampled from captions: how far they are from real images, and how well they fit their captions."""
 
     kind: ClassVar[str] = "text_to_image"
     work: ClassVar[str] = "evalsvc.tasks.text_to_image.work:TextToImageWork"

@@ -1,0 +1,141 @@
+"""What `evalsvc suites check` finds: everything that is wrong with a suite, or missing for it, before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from evalsvc.assets import locate_asset
+from evalsvc.config import Settings
+from evalsvc.doctor.checks import ASSET_PARAMETERS, check_lm_eval, data_files, paths_of
+from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
+from evalsvc.spec import catalog
+from evalsvc.spec.benchmark import BenchmarkSpec
+from evalsvc.spec.new_suite import PLACEHOLDER
+from evalsvc.spec.paths import Readable, local_data, require_readable
+from evalsvc.spec.suite import Suite, TaskSpec, examine_suite
+from evalsvc.tasks.language.spec import BenchmarkTask
+
+TRANSFORMERS_PARAMETERS = ("clip", "dinov2")
+"""Parameters of a task that need the package transformers where they are set."""
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """What is known of a suite file."""
+
+    tasks: Sequence[TaskSpec]
+    """Tasks of the suite that can be read."""
+    problems: Sequence[str]
+    """Everything that is wrong or missing: where, what, and what to do; empty where the suite can run."""
+
+
+def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
+    """Look for everything that keeps a suite from running, without a checkpoint.
+
+    Raises:
+        InvalidSuite: the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}") from None
+    tasks, errors = examine_suite(content, path.stem, path.parent)
+    problems = [error.message for error in errors]
+    for task in tasks:
+        problems += (f"task {task.name!r}: {problem}" for problem in _problems(task, settings))
+    problems += _missing_packages(tasks, settings)
+    return SuiteReport(tasks, list(dict.fromkeys(problems)))
+
+
+def _problems(task: TaskSpec, settings: Settings) -> Iterator[str]:
+    yield from _missing_files(task, settings)
+    yield from _missing_assets(task, settings)
+    yield from _wrong_benchmarks(task, settings)
+
+
+def _missing_files(task: TaskSpec, settings: Settings) -> Iterator[str]:
+    located = {path: f"{where}: " for where, path in paths_of(task, settings)}
+    for path in [*located, *data_files(Suite("", "", (task,)), settings)]:
+        where = located.get(path, "benchmarks: ")
+        if str(path).startswith(PLACEHOLDER):
+            yield f"{where}{path} stands for a path of your own; put that path there"
+        elif problem := _path_problem(path, settings):
+            yield where + problem
+
+
+def _path_problem(path: Path, settings: Settings) -> str | None:
+    try:
+        require_readable(settings, path.resolve(), str(path))
+    except EvalsvcError as error:
+        return error.message
+    if path.exists():
+        return None
+    if path.is_relative_to(settings.datasets_path):
+        return f"{path} does not exist; put the file there, or set EVALSVC_DATASETS to the folder that has the file"
+    return f"{path} does not exist; correct the path"
+
+
+def _missing_assets(task: TaskSpec, settings: Settings) -> Iterator[str]:
+    for parameter in ASSET_PARAMETERS:
+        name = task.parameters.get(parameter)
+        if isinstance(name, str) and "/" not in name:
+            try:
+                locate_asset(name, settings.assets_path)
+            except EvalsvcError as error:
+                yield f"{parameter}: {error.message}"
+    reference = task.parameters.get("reference")
+    if isinstance(reference, str) and not {"/", ":"} & set(reference):
+        statistics = settings.statistics_path / f"{reference}.npz"
+        if not statistics.exists():
+            yield (
+                f"reference: there are no statistics named {reference!r} in {settings.statistics_path}; run: evalsvc "
+                "reference import, or give the path of a folder of images"
+            )
+
+
+def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator[str]:
+    """Yield what is not installed here. Workers of a scheduler have an installation of their own."""
+    if settings.scheduler:
+        return
+    if tasks and find_spec("torch") is None:
+        yield "tasks need the package 'torch'; run: pip install 'evalsvc[worker]'"
+    if any(task.parameters.get("benchmarks") for task in tasks):
+        check = check_lm_eval(settings)
+        if not check.ok:
+            yield f"benchmarks need the package 'lm-eval', which is {check.found}; {check.do}"
+    for name in TRANSFORMERS_PARAMETERS:
+        if any(task.parameters.get(name) for task in tasks) and find_spec("transformers") is None:
+            yield f"the parameter {name!r} needs the package 'transformers'; run: pip install 'evalsvc[features]'"
+
+
+def _wrong_benchmarks(task: TaskSpec, settings: Settings) -> Iterator[str]:
+    """Yield what keeps each benchmark from being asked: its questions are built as for an evaluation."""
+    if not issubclass(catalog.load("tasks", task.kind), BenchmarkTask) or not check_lm_eval(settings).ok:
+        return
+    specs = [BenchmarkSpec(**item) for item in task.parameters["benchmarks"]]
+    if not specs:
+        return
+    # lm-eval takes seconds to import, and only a suite with benchmarks needs it.
+    from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
+    from evalsvc.language.definitions import Rules
+
+    rules = Rules(bool(settings.allow_benchmark_code), partial(local_data, settings), Readable(settings))
+    parameters = task.parameters
+    chosen: dict[str, Any] = {name: parameters[name] for name in ("num_fewshot", "fewshot", "limit", "sample")}
+    try:
+        folders = tuple(Path(rules.resolve(folder)) for folder in parameters["include_path"])
+    except EvalsvcError:
+        return  # told with the files
+    options = LoadOptions(folders, rules=rules, **chosen)
+    for spec in specs:
+        alone = TaskSpec(task.kind, task.name, {**parameters, "benchmarks": [spec.model_dump(mode="json")]})
+        if not any(_path_problem(path, settings) for path in data_files(Suite("", "", (alone,)), settings)):
+            try:
+                load_benchmarks([spec], options)
+            except EvalsvcError as error:
+                yield f"benchmarks: {error.message}"

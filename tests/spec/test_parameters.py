@@ -1,0 +1,74 @@
+"""The parameters of tasks as data."""
+
+from pathlib import Path
+
+import pytest
+
+from evalsvc.errors import UnknownName
+from evalsvc.spec import catalog
+from evalsvc.spec.parameters import placeholder, task_parameters, type_in_words
+from evalsvc.spec.suite import parse_suite
+
+PLUG_INS = Path(__file__).parents[1] / "support" / "plug_ins"
+
+
+def test_a_parameter_has_type_default_and_meaning() -> None:
+    found = {parameter.name: parameter for parameter in task_parameters("loss")}
+    assert (found["data"].required, found["data"].type) == (True, "path")
+    assert (found["decoder"].type, found["decoder"].default) == ("asset or path, or `null`", None)
+    assert found["crop"].type == "`center`, `center-torchvision` or `none`"
+    assert found["name"].default == "loss"
+    assert list(found) == list(catalog.load("tasks", "loss").model_fields)
+
+
+def test_keys_of_a_mapping_are_parameters_too() -> None:
+    [benchmarks] = [parameter for parameter in task_parameters("language") if parameter.name == "benchmarks"]
+    assert benchmarks.type == "list of 1 to 1,000 mappings"
+    keys = {key.name: key for key in benchmarks.keys}
+    assert keys["name"].required
+    assert keys["data"].type == "path, or `null`"
+    assert benchmarks.to_json()["keys"][0]["name"] == "name"
+
+
+@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+def test_every_parameter_says_what_it_means(kind: str) -> None:
+    """The docstrings of the fields are the reference page."""
+    for parameter in task_parameters(kind):
+        for one in (parameter, *parameter.keys):
+            assert one.meaning, f"{kind}.{one.name}"
+            assert "any value" not in one.type, f"{kind}.{one.name}"
+            assert not one.meaning.startswith(("Of ", "As ")), f"{kind}.{one.name} does not stand alone"
+
+
+def test_types_in_words() -> None:
+    assert type_in_words({"type": "number", "exclusiveMinimum": 0, "maximum": 10}) == "number, above 0 and at most 10"
+    assert type_in_words({"type": "integer", "minimum": 0, "maximum": 2**63 - 1}) == "integer, at least 0"
+    pair = {"type": "array", "prefixItems": [{"type": "integer", "minimum": 1, "maximum": 9}] * 2}
+    assert type_in_words(pair) == "list of 2 integers, 1 to 9"
+    assert type_in_words({"type": "array", "items": {"enum": [64, 2048]}}) == "list of values, each `64` or `2048`"
+
+
+@pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
+def test_the_defaults_are_what_a_suite_gets(kind: str) -> None:
+    """A default that is shown and not the task's would be believed."""
+    example = {"kind": kind, **catalog.load("tasks", kind).example}
+    [task] = parse_suite({"tasks": [example]}, "test").tasks
+    for parameter in task_parameters(kind):
+        if parameter.name not in example and parameter.name != "name":
+            assert task.parameters[parameter.name] == parameter.default, parameter.name
+
+
+def test_a_placeholder_fits_the_type() -> None:
+    [data, tokenizer, limit] = task_parameters("alignment")[1:4]
+    assert [placeholder(parameter) for parameter in (data, tokenizer, limit)] == [
+        "/path/to/data",
+        "/path/to/tokenizer",
+        1,
+    ]
+
+
+def test_a_plug_ins_task_has_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownName, match="no task is named 'letters'"):
+        task_parameters("letters")
+    monkeypatch.syspath_prepend(PLUG_INS)
+    assert [(one.name, one.default) for one in task_parameters("letters")] == [("name", "letters"), ("times", 1)]
