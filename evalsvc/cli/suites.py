@@ -55,6 +55,8 @@ def check_suite(
     settings = Settings.load(**given)
     path = _suite_path(file, settings)
     report = check_suite_file(path, settings)
+    for note in report.notes:
+        say(note)
     for problem in report.problems:
         say(f"- {problem}")
     if report.problems:

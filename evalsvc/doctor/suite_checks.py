@@ -32,6 +32,8 @@ class SuiteReport:
     """Tasks of the suite that can be read."""
     problems: Sequence[str]
     """Everything that is wrong or missing: where, what, and what to do; empty where the suite can run."""
+    notes: Sequence[str] = ()
+    """What was found of the data, such as whose rows a benchmark's file has."""
 
 
 def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
@@ -45,17 +47,14 @@ def check_suite_file(path: Path, settings: Settings) -> SuiteReport:
     except OSError as error:
         raise InvalidSuite(f"the suite file {path} cannot be read: {os_reason(error)}") from None
     tasks, errors = examine_suite(content, path.stem, path.parent)
-    problems = [error.message for error in errors]
+    problems, notes = [error.message for error in errors], list[str]()
     for task in tasks:
-        problems += (f"task {task.name!r}: {problem}" for problem in _problems(task, settings))
+        wrong, found = _check_benchmarks(task, settings)
+        told = [*_missing_files(task, settings), *_missing_assets(task, settings), *wrong]
+        problems += (f"task {task.name!r}: {problem}" for problem in told)
+        notes += (f"task {task.name!r}: {note}" for note in found)
     problems += _missing_packages(tasks, settings)
-    return SuiteReport(tasks, list(dict.fromkeys(problems)))
-
-
-def _problems(task: TaskSpec, settings: Settings) -> Iterator[str]:
-    yield from _missing_files(task, settings)
-    yield from _missing_assets(task, settings)
-    yield from _wrong_benchmarks(task, settings)
+    return SuiteReport(tasks, list(dict.fromkeys(problems)), notes)
 
 
 def _missing_files(task: TaskSpec, settings: Settings) -> Iterator[str]:
@@ -113,13 +112,14 @@ def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator
             yield f"the parameter {name!r} needs the package 'transformers'; run: pip install 'evalsvc[features]'"
 
 
-def _wrong_benchmarks(task: TaskSpec, settings: Settings) -> Iterator[str]:
-    """Yield what keeps each benchmark from being asked: its questions are built as for an evaluation."""
+def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], list[str]]:
+    """Build the questions of each benchmark as for an evaluation; return what keeps one from being asked, and notes."""
+    problems, notes = list[str](), list[str]()
     if not issubclass(catalog.load("tasks", task.kind), BenchmarkTask) or not check_lm_eval(settings).ok:
-        return
+        return problems, notes
     specs = [BenchmarkSpec(**item) for item in task.parameters["benchmarks"]]
     if not specs:
-        return
+        return problems, notes
     # lm-eval takes seconds to import, and only a suite with benchmarks needs it.
     from evalsvc.language.benchmarks import LoadOptions, load_benchmarks
     from evalsvc.language.definitions import Rules
@@ -130,12 +130,15 @@ def _wrong_benchmarks(task: TaskSpec, settings: Settings) -> Iterator[str]:
     try:
         folders = tuple(Path(rules.resolve(folder)) for folder in parameters["include_path"])
     except EvalsvcError:
-        return  # told with the files
+        return problems, notes  # a folder that may not be read is told with the files
     options = LoadOptions(folders, rules=rules, **chosen)
     for spec in specs:
         alone = TaskSpec(task.kind, task.name, {**parameters, "benchmarks": [spec.model_dump(mode="json")]})
         if not any(_path_problem(path, settings) for path in data_files(Suite("", "", (alone,)), settings)):
             try:
-                load_benchmarks([spec], options)
+                loaded = load_benchmarks([spec], options).benchmarks
             except EvalsvcError as error:
-                yield f"benchmarks: {error.message}"
+                problems.append(f"benchmarks: {error.message}")
+            else:
+                notes += (f"{item.name!r} has {item.form}'s rows in {spec.data}" for item in loaded if item.form)
+    return problems, notes

@@ -9,6 +9,7 @@ the whole benchmark, and shards cut from them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from lm_eval.api.task import Task
 from lm_eval.config.group import GroupConfig
 
 from evalsvc.data.files import identify_file
-from evalsvc.errors import AssetMissing, InvalidSuite
+from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite
 from evalsvc.language.building import Changes, Fewshot, build_task, define, seeded
 from evalsvc.language.catalog import Registry
 from evalsvc.language.definitions import Definition, Rules, local_files
@@ -29,6 +30,7 @@ from evalsvc.language.expansion import Branch, Leaf, expand
 from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
 from evalsvc.language.private import sandbox
 from evalsvc.language.questions import Document, ask, chance_level, question_digest
+from evalsvc.language.row_forms import TEXT_TASKS, RowForm, explain_columns, find_form
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import DATASETS
 
@@ -59,6 +61,8 @@ class Benchmark:
     num_fewshot: int
     sampled: bool = False
     """Whether `documents` are a sample of the data, drawn by strata."""
+    form: RowForm | None = None
+    """Whose columns the local file has that takes the place of the dataset; None where only one form is possible."""
 
     @property
     def output_type(self) -> str:
@@ -109,18 +113,28 @@ def load_benchmarks(specs: Sequence[BenchmarkSpec], options: LoadOptions) -> Loa
         MissingPackage: lm-eval, or what a benchmark needs beside it, is not installed.
     """
     registry = Registry(options.include_path, options.rules.allow)
+    shipped = Registry((TEXT_TASKS,))
     with quiet(), offline():
-        chosen = [(spec, expand(spec.name, registry, options.rules)) for spec in specs]
+        forms = [_form(spec, registry, options) for spec in specs]
+        chosen = [
+            (spec, expand(spec.name, shipped if form == "llm-foundry" else registry, options.rules))
+            for spec, form in zip(specs, forms, strict=True)
+        ]
         _check_choice(chosen)
         loaded = {
-            leaf.name: _build(_recipe(leaf, spec, options))
-            for spec, found in chosen
+            leaf.name: _build(_recipe(leaf, spec, options, form))
+            for (spec, found), form in zip(chosen, forms, strict=True)
             for item in found
             for leaf in item.leaves()
         }
     tasks = {name: benchmark.task for name, benchmark in loaded.items()}
     groups = [group for _, found in chosen for item in found for group in _groups(item, tasks)]
     return Loaded(tuple(loaded.values()), tuple(groups))
+
+
+def _form(spec: BenchmarkSpec, registry: Registry, options: LoadOptions) -> RowForm | None:
+    data = _changes(spec, options).data
+    return None if data is None else find_form(spec.name, data, registry, options.rules.allow)
 
 
 @dataclass(frozen=True)
@@ -167,14 +181,15 @@ class _Recipe:
     definition: Definition = field(compare=False)
     spec: BenchmarkSpec = field(compare=False)
     options: LoadOptions = field(compare=False)
+    form: RowForm | None
 
 
-def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions) -> _Recipe:
+def _recipe(leaf: Leaf, spec: BenchmarkSpec, options: LoadOptions, form: RowForm | None) -> _Recipe:
     definition, changes = define(leaf, options.rules), _changes(spec, options)
     identities = tuple((file, identify_file(file, "data file")) for file in _files(definition, changes, options.rules))
     says = repr(sorted(definition.config.items()))
     key = (leaf.name, changes, _selection(spec, options), says, options.rules.allow_code, identities)
-    return _Recipe(key, leaf, definition, spec, options)
+    return _Recipe(key, leaf, definition, spec, options, form)
 
 
 def _files(definition: Definition, changes: Changes, rules: Rules) -> list[Path]:
@@ -199,9 +214,10 @@ def _selection(spec: BenchmarkSpec, options: LoadOptions) -> Selection:
 @lru_cache(maxsize=KEPT)
 def _build(recipe: _Recipe) -> Benchmark:
     leaf, spec, options = recipe.leaf, recipe.spec, recipe.options
-    with seeded():
+    changes = _changes(spec, options)
+    with seeded(), _columns_named(recipe, changes.data):
         try:
-            task = build_task(leaf, recipe.definition, _changes(spec, options), options.rules, cached)
+            task = build_task(leaf, recipe.definition, changes, options.rules, cached)
         except AssetMissing as error:
             raise _not_prepared(leaf, spec, error) from error
         questions = ask(leaf.name, task, _selection(spec, options))
@@ -215,7 +231,20 @@ def _build(recipe: _Recipe) -> Benchmark:
         chance_level(task, questions),
         int(task.config.num_fewshot or 0),
         questions.sampled,
+        recipe.form,
     )
+
+
+@contextmanager
+def _columns_named(recipe: _Recipe, data: Path | None) -> Iterator[None]:
+    """Have an error that comes of a column that `data` lacks name the file, the row and the columns."""
+    try:
+        yield
+    except InvalidData as error:
+        if data is None:
+            raise
+        name, config, allow = recipe.leaf.name, recipe.definition.config, recipe.options.rules.allow
+        raise explain_columns(name, config, data, recipe.form, error, allow) from error.__cause__
 
 
 def _not_prepared(leaf: Leaf, spec: BenchmarkSpec, error: AssetMissing) -> AssetMissing:

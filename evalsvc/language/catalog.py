@@ -77,6 +77,10 @@ class Registry:
                 raise InvalidData(f"the folder {folder} of include_path does not exist; correct the path")
             self._local |= scan(folder, lambda path: read_bytes(Path(path), allow, MAX_FILE))
 
+    def is_own(self, name: str) -> bool:
+        """Return whether a folder of `include_path` has the name."""
+        return name in self._local
+
     def own_files(self, name: str) -> list[Path]:
         """Return the files of the benchmarks that a name, which is no group's, stands for in `include_path`."""
         entry = self._local.get(name)

@@ -69,7 +69,8 @@ def results(
     for group in loaded.groups:
         members = [scored[task.task_name] for task in group.get_all_tasks()]
         metrics += [metric for scope in ids.scopes for metric in _group_metrics(group, members, scope)]
-    return Results(metrics, items, notes)
+    forms = {benchmark.name: benchmark.form for benchmark in loaded.benchmarks if benchmark.form is not None}
+    return Results(metrics, items, notes | ({"rows": forms} if forms else {}))
 
 
 def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, found: Results) -> list[MetricValue]:
