@@ -1,4 +1,4 @@
-"""The recipes for many machines in README: what they start exists, under the options and settings that they give."""
+"""The recipes for many machines: what they start exists, under the options and settings that they give."""
 
 import configparser
 import os
@@ -11,41 +11,32 @@ from typing import Any
 
 import dask
 import pytest
-import typer
 import yaml
+from doc_blocks import DOCS, read_blocks
+from doc_commands import check_command, commands
 from ports import free_port
 
-from evalsvc.cli import app
 from evalsvc.cluster.certificates import write_certificates
 from evalsvc.config import setting_help
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-SECTION = README[README.index("### Many machines") : README.index("### Who may come in")]
-COMMANDS: Any = typer.main.get_command(app)
+PAGE = DOCS / "how-to" / "many-machines.md"
 VARIABLES = {variable for variable, _, _ in setting_help()}
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)
-
-
-def check(words: list[str]) -> None:
-    """That `evalsvc WORDS` is a command with these options."""
-    context = COMMANDS.make_context("evalsvc", [], resilient_parsing=True)
-    command = COMMANDS.get_command(context, words[0])
-    assert command is not None, words
-    command.make_context(words[0], list(words[1:]))
+    return [block.text for block in read_blocks(PAGE) if block.language == language]
 
 
 def written() -> list[str]:
-    shell = [line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    quoted = re.findall(r"""exec (evalsvc [^'"]+)['"]""", SECTION)
+    """Return the commands of evalsvc in the shell blocks, and those that other programs are given to run."""
+    shell = [shlex.join(words) for block in blocks("sh") for words in commands(block)]
+    quoted = re.findall(r"""exec (evalsvc [^'"]+)['"]""", PAGE.read_text())
     return [line for line in (*shell, *quoted) if line.startswith("evalsvc ")]
 
 
 @pytest.mark.parametrize("line", written())
 def test_commands_exist(line: str) -> None:
-    check(shlex.split(line)[1:])
+    check_command(shlex.split(line)[1:])
 
 
 def test_there_is_something_to_check() -> None:
@@ -54,7 +45,7 @@ def test_there_is_something_to_check() -> None:
 
 
 def test_variables_are_settings() -> None:
-    assert set(re.findall(r"EVALSVC_[A-Z_]+[A-Z]", SECTION)) <= VARIABLES
+    assert set(re.findall(r"EVALSVC_[A-Z_]+[A-Z]", PAGE.read_text())) <= VARIABLES
 
 
 def test_the_systemd_unit_starts_a_worker_and_waits_for_it() -> None:
@@ -63,7 +54,7 @@ def test_the_systemd_unit_starts_a_worker_and_waits_for_it() -> None:
     unit.read_string(text)
     command = shlex.split(unit["Service"]["ExecStart"])
     assert Path(command[0]).name == "evalsvc"
-    check(command[1:])
+    check_command(command[1:])
     assert unit["Service"]["Restart"] == "always"
     assert unit["Service"]["TimeoutStopSec"] == "30min"
 
@@ -78,7 +69,7 @@ def test_the_deployment_starts_a_worker_and_waits_for_it() -> None:
     assert template["spec"]["terminationGracePeriodSeconds"] >= 600
     [container] = template["spec"]["containers"]
     assert container["command"][0] == "evalsvc"
-    check(container["command"][1:])
+    check_command(container["command"][1:])
     assert {item["name"] for item in container["env"]} <= VARIABLES
     volumes = {volume["name"] for volume in template["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
@@ -101,7 +92,7 @@ def test_the_slurm_recipe_asks_for_jobs_in_which_our_worker_takes_the_place_of_t
     """dask-jobqueue's own command starts workers that do not drain, and that no shard is given to."""
     for name, path in write_certificates(slurm / "tls").items():
         monkeypatch.setenv(f"EVALSVC_TLS_{name.removesuffix('.pem').upper()}", str(path))
-    [recipe] = blocks("py")
+    [recipe] = blocks("python")
     port = free_port()
     recipe = recipe.replace('"0.0.0.0", "port": 8786', f'"127.0.0.1", "port": {port}')
     scripts: list[str] = []
@@ -113,7 +104,7 @@ def test_the_slurm_recipe_asks_for_jobs_in_which_our_worker_takes_the_place_of_t
 
     monkeypatch.setattr(signal, "pause", wait_for_jobs)
     names: dict[str, Any] = {}
-    exec(compile(recipe, "README.md", "exec"), names)
+    exec(compile(recipe, str(PAGE), "exec"), names)
     with names["cluster"] as cluster:
         assert cluster.scheduler_address == f"tls://127.0.0.1:{port}"
         assert dask.config.get("distributed.scheduler.allowed-failures") == 0, "it is set up as our scheduler is"
@@ -122,4 +113,4 @@ def test_the_slurm_recipe_asks_for_jobs_in_which_our_worker_takes_the_place_of_t
     assert {"#SBATCH -t 08:00:00", "#SBATCH --gpus=1", "#SBATCH --signal=B:TERM@300"} <= set(lines)
     first = next(line for line in lines if line and not line.startswith("#"))
     assert first.startswith("exec evalsvc ")
-    check(shlex.split(first)[2:])
+    check_command(shlex.split(first)[2:])

@@ -12,6 +12,7 @@ import pytest
 import typer.main
 import yaml
 from app_in_process import App, app_in_process
+from doc_blocks import DOCS, find_block
 from gate_documents import document, result, value
 
 from evalsvc.cli import app
@@ -284,12 +285,11 @@ class TestService:
         assert found.problems == ("run-a@0 has no values; text: layer 3 has NaN; pairs: layer 3 has NaN",)
 
 
-class TestReadme:
-    ROOT = Path(__file__).parents[2]
-    EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+class TestPage:
+    PAGE = DOCS / "how-to" / "gate-in-ci.md"
 
     def test_the_rules_are_rules(self, tmp_path: Path) -> None:
-        (example,) = (text for text in self.EXAMPLES if text.startswith("rules:"))
+        example = find_block(self.PAGE, "yaml", "rules:  ")
         (tmp_path / "rules.yaml").write_text(example)
         assert {key for rule in read_rules(tmp_path / "rules.yaml").rules for key in rule.model_fields_set} == set(
             Rule.model_fields
@@ -302,7 +302,7 @@ class TestReadme:
         }
 
     def test_the_commands_of_the_workflow_are_ours(self) -> None:
-        (example,) = (text for text in self.EXAMPLES if "actions/checkout" in text)
+        example = find_block(self.PAGE, "yaml", "actions/checkout")
         steps = yaml.safe_load(example)["jobs"]["gate"]["steps"]
         commands = [shlex.split(step["run"])[1:] for step in steps if step.get("run", "").startswith("evalsvc ")]
         assert [command[0] for command in commands] == ["assets", "run", "run", "gate"]

@@ -81,7 +81,9 @@ def _parts(uri: str, shown: str, scheme: str) -> RemoteUri:
     rest = uri.partition("://")[2]
     place, _, path = rest.partition("/")
     if "@" in place:
-        raise CheckpointNotAllowed(f"{shown}: holds a user or password; give the address without, see README on access")
+        raise CheckpointNotAllowed(
+            f"{shown}: holds a user or password; give the address without, see docs/how-to/post-and-watch.md"
+        )
     if found := next((character for character in "#?;\\" if character in uri), None):
         raise CheckpointNotAllowed(f"{shown}: holds {found!r}, which could mean another place; give a plain address")
     if not all(character.isprintable() for character in uri):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import task_runs
 import torch
+from doc_blocks import DOCS, find_block
 from metric_items import value_of_items
 from miniature_run import LAYOUT, pretrained
 from task_runs import artifacts, error, notes, run_stage, run_task
@@ -26,7 +27,7 @@ from evalsvc.tasks.alignment import learned as learned_alignment
 
 HELD_OUT, TRAINING = str(ROOT / "heldout_pairs.jsonl"), str(ROOT / "training_pairs.jsonl")
 SHORT = {"steps": 40, "batch": 128, "rate": 0.1}
-README = (Path(__file__).parents[3] / "README.md").read_text()
+PAGE = DOCS / "how-to" / "write-a-suite.md"
 
 
 def evaluate(checkpoint: CheckpointRef, **parameters: Any) -> dict[str, Any]:
@@ -190,13 +191,13 @@ def test_training_that_goes_astray_names_the_checkpoint(monkeypatch: pytest.Monk
 def test_a_run_can_begin_with_the_learned_rows(
     learned: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By README's lines: the checkpoint opens, its image rows are the learned ones, and its loss is a number."""
-    [lines] = [block for block in re.findall(r"```py\n(.*?)```", README, re.DOTALL) if "put_image_rows" in block]
+    """By the lines of the page: the checkpoint opens, its image rows are the learned ones, and its loss is a number."""
+    lines = find_block(PAGE, "python", "put_image_rows")
     before = pretrained(0)
     shutil.copy(before.path, tmp_path / "epoch_0.pt")
     (tmp_path / "image_rows.safetensors").write_bytes(artifacts(learned)["image_rows.safetensors"])
     monkeypatch.chdir(tmp_path)
-    exec(compile(lines, "README.md", "exec"), {})
+    exec(compile(lines, str(PAGE), "exec"), {})
 
     config = str(ROOT / "runs" / "pretrained" / "open_lm_miniature.json")
     table, old = (load_model(path, config).tok_embeddings.weight for path in ("aligned.pt", before.path))

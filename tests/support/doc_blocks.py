@@ -1,0 +1,85 @@
+"""Code blocks and links of README.md and docs/: the text between fences, and the mark that says how a test holds it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+MARKS = ("run", "check", "output", "suite")
+"""What follows the language of a fence: run literally, checked, output to look at, or parsed as a suite."""
+
+FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    """Number of the line with the opening fence."""
+    language: str
+    mark: str
+    """The words behind the language, one of MARKS where the block is marked as it should be."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def pages() -> list[Path]:
+    return [README, *sorted(DOCS.rglob("*.md"))]
+
+
+def read_blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page in their order."""
+    return [block for block, _ in _parts(page) if block is not None]
+
+
+def prose(page: Path) -> str:
+    """Return the text of a page without its fenced blocks."""
+    return "\n".join(line for block, line in _parts(page) if block is None)
+
+
+def find_block(page: Path, language: str, text: str) -> str:
+    """Return the one block of a page in a language that contains a text."""
+    [found] = [block.text for block in read_blocks(page) if block.language == language and text in block.text]
+    return found
+
+
+def section(page: Path, heading: str) -> str:
+    """Return the text below a heading, up to the next heading of its level or a higher one."""
+    lines = page.read_text().splitlines()
+    first = lines.index(heading) + 1
+    level = len(heading.partition(" ")[0])
+    ends = (n for n, line in enumerate(lines[first:], first) if re.match(rf"#{{1,{level}}} ", line))
+    return "\n".join(lines[first : next(ends, len(lines))])
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as forges and site generators make them."""
+    found: set[str] = set()
+    for title in re.findall(r"^#+ +(.+?) *$", prose(page), re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).replace("`", "").lower()
+        found.add(re.sub(r"[^\w\- ]", "", plain).replace(" ", "-"))
+    return found
+
+
+def _parts(page: Path) -> Iterator[tuple[Block | None, str]]:
+    """Yield a block for every fence, and every line outside of fences."""
+    lines = enumerate(page.read_text().splitlines(), 1)
+    for number, line in lines:
+        if (opening := FENCE.match(line)) is None:
+            yield None, line
+            continue
+        indent = len(opening["indent"])
+        language, _, mark = opening["info"].strip().partition(" ")
+        body = []
+        for _, inner in lines:
+            if inner.strip().startswith(opening["fence"]) and not inner.strip().strip("`~"):
+                break
+            body.append(inner[min(indent, len(inner) - len(inner.lstrip())) :])
+        else:
+            raise AssertionError(f"{page}:{number}: the block is not closed")
+        yield Block(page, number, language, mark, "\n".join(body) + "\n"), ""
