@@ -19,6 +19,8 @@ from evalsvc.store.session import Store
 from evalsvc.store.tables import AttemptTotal
 from evalsvc.store.views import LiveTask
 
+ROOT = Path(__file__).parents[3]
+
 
 def scraped(app: App) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Samples by name and sorted labels, read by Prometheus' own parser."""
