@@ -14,6 +14,7 @@ from pathlib import Path
 from reference_pages import cli, client, errors, rest, settings
 
 from evalsvc.metrics import reference_page as metrics
+from evalsvc.tasks import reference_page as tasks
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -24,6 +25,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "settings": settings.page,
     "errors": errors.page,
     "metrics": metrics.page,
+    "tasks": tasks.page,
     "cli": cli.page,
     "rest": rest.page,
     "client": client.page,

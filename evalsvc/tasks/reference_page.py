@@ -17,9 +17,9 @@ WIDTH = 120
 
 INTRODUCTION = """\
 A suite is a list of tasks. This page has every kind of task: what it measures, what it needs, its parameters and its \
-metrics. `evalsvc tasks --format markdown` writes the page, `evalsvc tasks KIND` shows one kind on the terminal, and \
-`evalsvc suites new --task KIND` writes a suite with every parameter explained. An example is the output of \
-`evalsvc suites new --task KIND --brief`; `evalsvc suites check FILE` says what is wrong or missing in a suite.
+metrics. `evalsvc tasks KIND` shows one kind on the terminal, and `evalsvc suites new --task KIND` writes a suite with \
+every parameter explained. An example is the output of `evalsvc suites new --task KIND --brief`; `evalsvc suites check \
+FILE` says what is wrong or missing in a suite.
 
 A default in brackets is what the task finds for itself where the parameter is `null`. A path is absolute, relative to \
 the suite's file, or `datasets:NAME` for a file in the folder `EVALSVC_DATASETS`. An asset is named as in \

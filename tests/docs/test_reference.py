@@ -18,6 +18,7 @@ from evalsvc.config import Settings
 from evalsvc.errors import leaves
 from evalsvc.metrics import reference_page
 from evalsvc.metrics.definitions import DEFINITIONS
+from evalsvc.tasks.loss.spec import Loss
 
 Remove = Callable[[pytest.MonkeyPatch], None]
 
@@ -45,6 +46,12 @@ def remove_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_page, "DEFINITIONS", others)
 
 
+def remove_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = Loss.model_json_schema()
+    shorter = schema | {"properties": without(schema["properties"], "general_text")}
+    monkeypatch.setattr(Loss, "model_json_schema", lambda: shorter)
+
+
 def remove_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Commands, "entries", without(COMMANDS, "sweep"))
 
@@ -67,6 +74,7 @@ def remove_method(monkeypatch: pytest.MonkeyPatch) -> None:
         ("settings", "`EVALSVC_GRACE`", remove_setting),
         ("errors", "`cache_full`", remove_error),
         ("metrics", "### `kid`", remove_metric),
+        ("tasks", "| `general_text` |", remove_parameter),
         ("cli", "## `evalsvc sweep`", remove_command),
         ("rest", "### `GET /v1/status`", remove_route),
         ("rest", "`evalsvc_event_streams`", remove_service_metric),
