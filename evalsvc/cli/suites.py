@@ -51,8 +51,7 @@ def check_suite(
     Keys and values are checked, and that data files, assets, packages and benchmarks are there. The exit code is 1 when
     something is wrong or missing.
     """
-    given = {} if suites is None else {"suites": suites}
-    settings = Settings.load(**given)
+    settings = Settings.load(suites=suites)
     path = _suite_path(file, settings)
     report = check_suite_file(path, settings)
     for note in report.notes:
@@ -70,8 +69,7 @@ def check_suite(
 @suites_app.command(name="list")
 def list_suites(suites: Suites = None) -> None:
     """Show the suites that are known by name: those that come with evalsvc, and those of the folder of suites."""
-    given = {} if suites is None else {"suites": suites}
-    files = suite_files(Settings.load(**given).suites_path)
+    files = suite_files(Settings.load(suites=suites).suites_path)
     print_table(["suite", "tasks", "description", "from"], [_listed(path) for path in files.values()])
 
 

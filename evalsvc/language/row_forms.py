@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from jinja2 import UndefinedError, meta
+from jinja2 import TemplateSyntaxError, UndefinedError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evalsvc.errors import InvalidData, show_name
@@ -95,6 +96,7 @@ def _columns(config: Mapping[str, Any]) -> frozenset[str]:
 
 def _named(value: object) -> Iterator[str]:
     if isinstance(value, str) and "{{" in value:
-        yield from meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(value))
+        with suppress(TemplateSyntaxError, RecursionError):  # which is told where the template is used
+            yield from meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(value))
     elif isinstance(value, str) and value.isidentifier():
         yield value

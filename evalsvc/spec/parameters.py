@@ -80,8 +80,8 @@ def _parameters(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> It
 def _mapping(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the schema of the mapping that a value, or an item of a list, may be; None: it is no mapping."""
     if "$ref" in schema:
-        found: Mapping[str, Any] = definitions[schema["$ref"].rpartition("/")[2]]
-        return found
+        mapping: Mapping[str, Any] = definitions[schema["$ref"].rpartition("/")[2]]
+        return mapping
     parts = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]
     return next((found for part in parts if (found := _mapping(part, definitions))), None)
 

@@ -99,3 +99,11 @@ def test_too_few_rows_are_not_taken_for_a_missing_column(tmp_path: Path) -> None
     spec = BenchmarkSpec(name="arc_easy", data=str(path), num_fewshot=3)
     with pytest.raises(InvalidData, match="3 solved examples are asked for"):
         load_benchmarks([spec], LoadOptions())
+
+
+def test_a_template_that_is_not_valid_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "task: own\noutput_type: loglikelihood\ntest_split: test\ndoc_to_text: '{{a'\ndoc_to_target: b\n"
+    )
+    with pytest.raises(InvalidData, match="a template is not valid"):
+        load(tmp_path, "own", [{"a": "x", "b": " y"}], tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from miniature_run import DECODER, pretrained
 from safetensors.torch import load_file, save_file
+from task_runs import notes
 
 from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import check_suite_file
@@ -52,6 +53,8 @@ def run_new_suite(kind: str, folder: Path) -> None:
     result = run_suite(load_suite(path), pretrained(5), lambda *_: None, pretrained(0))
     assert result["errors"] == {}
     assert METRICS[kind] in [metric["name"] for metric in result["metrics"]]
+    if kind in ("forgetting", "language"):
+        assert notes(result)["rows"] == {"arc_easy": "llm-foundry"}
 
 
 def _part_of(source: Path, folder: Path) -> Path:
