@@ -18,11 +18,11 @@ class Learning(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     data: DataPath | None = None
-    """Pairs to train on [a random half of the task's own; the other half then measures]."""
+    """Pairs to train on [a random half of `data`; the other half is then measured]."""
     steps: int = Field(default=1000, ge=1, le=1_000_000)
-    """Steps of Adam."""
+    """Number of steps of Adam."""
     batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
-    """Pairs a step; all of them where there are fewer."""
+    """Number of pairs in a step; all pairs where there are fewer."""
     rate: float = Field(default=0.03, gt=0, le=10)
     """Learning rate of Adam: of the rows, in units of the text rows' root mean square entry, and of the logarithm of
     the temperature."""
@@ -40,14 +40,14 @@ class Alignment(Task):
 
     data: DataPath
     """Pairs, one a record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file. Records
-    that lack one of both are left out and counted, and so are further captions of an image."""
+    without text or without codes, and further captions of an image, are left out and counted."""
     tokenizer: DataPath | None = None
     """The `tokenizer.json` for records that hold `text`, and to show tokens [the layout's]."""
     limit: Rows | None = None
     """Number of records to use, the first ones [all]."""
     batch: int = Field(default=1024, ge=2, le=MAX_BATCH)
-    """Pairs that are told apart from each other; all of them where there are fewer. What does not fill a batch is left
-    out and counted."""
+    """Number of pairs that are told apart from each other; all pairs where there are fewer. Pairs that do not fill a
+    batch are left out and counted."""
     table: Literal["input", "output"] = "input"
     """Table whose rows are compared: the input embeddings or the output layer."""
     neighbours: int = Field(default=5, ge=1, le=1000)

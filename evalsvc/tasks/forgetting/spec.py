@@ -19,8 +19,9 @@ Position = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 class Forgetting(BenchmarkTask):
     """A checkpoint against the run's base, on benchmarks and on a fixed text.
 
-    The benchmarks' own metrics of the checkpoint are those of the task `language`, in the same series. What compares is
-    called `<name>/…`; it is paired over documents and texts, and its protocol names the base by its digest.
+    The checkpoint's own metrics of the benchmarks are those of the task `language`, in the same series. Metrics of the
+    comparison are called `<name>/…`: they are paired over documents and texts, and their protocol has the base's
+    digest.
     """
 
     kind: ClassVar[str] = "forgetting"
@@ -32,14 +33,13 @@ class Forgetting(BenchmarkTask):
     }
 
     benchmarks: tuple[BenchmarkSpec, ...] = Field(default=(), max_length=MAX_BENCHMARKS)
-    """lm-eval's tasks, groups or tags, as in the task `language`."""
+    """Benchmarks of lm-eval, as in the task `language`: names, or mappings with the keys below."""
     icl: bool | Annotated[tuple[Word, ...], Field(max_length=MAX_BENCHMARKS)] = False
     """Benchmarks, or `true` for all, that are also asked with the first five examples solved before each question, and
     with none: the difference is what the checkpoint learns from its context."""
     text: DataPath | None = None
     """Text that both models read, one a record: a JSONL file with `text_ids` or `text`, or a safetensors file. `bos` is
-    put before a `text`. Errors count as one what belongs together: records that name the same `document`, and equal
-    texts."""
+    put before a `text`. Standard errors treat records with the same `document`, and equal texts, as one group."""
     text_limit: Rows | None = None
     """Number of records of `text` to use, the first ones [all]."""
     icl_positions: tuple[Position, Position] = (50, 500)

@@ -17,8 +17,7 @@ class BenchmarkTask(TextTask):
     """What the tasks that ask benchmarks have in common."""
 
     benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1, max_length=MAX_BENCHMARKS)
-    """lm-eval's tasks, groups or tags: names, or mappings that also have `num_fewshot`, `limit`, `samples`, `sample` or
-    `data`, a file that takes the place of the benchmark's dataset."""
+    """Benchmarks of lm-eval: names of tasks, groups or tags, or mappings with the keys below."""
     include_path: tuple[DataPath, ...] = Field(default=(), max_length=16)
     """Folders of lm-eval YAML files. Their benchmarks take the place of lm-eval's own benchmarks of the same name."""
     num_fewshot: Shots | None = None
@@ -46,8 +45,8 @@ class BenchmarkTask(TextTask):
 class Language(BenchmarkTask):
     """Benchmarks of lm-eval: accuracies, perplexities, what else they measure, and bits per byte of right answers.
 
-    Metrics are called `<benchmark>/<metric>`, those within text ids `<benchmark>/<metric>_within`. A benchmark that is
-    wanted twice, at other shots, is wanted by two tasks.
+    Metrics are called `<benchmark>/<metric>`, those within text ids `<benchmark>/<metric>_within`. Use two tasks to
+    ask a benchmark at two numbers of solved examples.
     """
 
     kind: ClassVar[str] = "language"

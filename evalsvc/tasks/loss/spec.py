@@ -28,10 +28,10 @@ class Loss(Task):
 
     data: DataPath
     """Sequences, one a record: a JSONL file with `text_ids` or `text`, and `image_codes`, or a safetensors file.
-    With `images`, captions that each name one of them: COCO annotations, CSV or JSONL. Errors count as one what
-    belongs together: captions of one image, records that name the same `document`, equal texts without an image."""
+    With `images`, captions that each name an image: COCO annotations, CSV or JSONL. Standard errors treat captions of
+    one image, records with the same `document`, and equal texts without an image as one group."""
     images: DataPath | None = None
-    """Images that are encoded by `decoder` and put beside their captions: a folder, or a safetensors file."""
+    """Images that `decoder` encodes and that follow their captions in the sequence: a folder, or a safetensors file."""
     decoder: AssetName | None = None
     """The image tokenizer that the run was trained with: the name of an asset or the path of its checkpoint."""
     decoder_config: AssetName | None = None
