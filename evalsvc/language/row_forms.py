@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from jinja2 import TemplateSyntaxError, UndefinedError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from evalsvc.errors import InvalidData, show_name
+from evalsvc.errors import InvalidData, first_few, show_name
 from evalsvc.files.opened import Allow
 from evalsvc.language.catalog import Registry
 from evalsvc.language.definitions import Rules, read_definition
@@ -27,6 +27,9 @@ TEXT_TASKS: Final = PACKAGE / "text_tasks"
 """Definitions of the benchmarks that ship with evalsvc, for llm-foundry's rows."""
 
 RowForm = Literal["llm-foundry", "lm-eval"]
+
+COLUMNS_SHOWN: Final = 20
+"""Number of columns that a message names; a row may have any number."""
 
 _TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 _UNDEFINED = re.compile(r"'([A-Za-z_]\w*)' is undefined")
@@ -86,7 +89,7 @@ def _lacking(cause: BaseException | None) -> str | None:
 
 
 def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(map(show_name, columns)) or "no columns"
+    return first_few([show_name(column) for column in columns], COLUMNS_SHOWN) or "no columns"
 
 
 def _columns(config: Mapping[str, Any]) -> frozenset[str]:

@@ -88,6 +88,12 @@ def test_a_benchmark_that_ships_nowhere_names_its_columns_too(tmp_path: Path) ->
         load(tmp_path, "sciq", [{"a": "b"}])
 
 
+def test_of_many_columns_some_are_named(tmp_path: Path) -> None:
+    """Whoever gives the rows chooses how many there are: a message of five megabytes was stored with the evaluation."""
+    with pytest.raises(InvalidData, match=r"the row has 'c0', .*, 'c19' and 980 more; llm-foundry's rows have"):
+        load(tmp_path, "arc_easy", [{f"c{number}": 1 for number in range(1000)}])
+
+
 def test_a_template_that_is_wrong_for_another_reason_keeps_its_message(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="benchmark 'arc_easy', document 0"):
         load(tmp_path, "arc_easy", [{**FOUNDRY[0], "gold": 7}])
