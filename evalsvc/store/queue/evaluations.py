@@ -40,13 +40,14 @@ def retry_evaluation(session: Session, evaluation_id: int) -> Evaluation:
         raise WrongState(f"evaluation {evaluation_id} is of a checkpoint that was replaced; evaluate the new one")
     require_current_parents(evaluation.checkpoint)
     evaluation.state, evaluation.error, evaluation.finished_at = "queued", None, None
-    for task in evaluation.tasks:
-        if task.state == "succeeded":
-            continue
+    retried = [task for task in evaluation.tasks if task.state != "succeeded"]
+    for task in retried:
         task.state, task.error = "queued", None
         for shard in task.shards:
             if shard.state in ("failed", "cancelled"):
                 shard.state, shard.error, shard.failed_attempts, shard.not_before = "queued", None, 0, None
-        session.flush()
+    session.flush()
+    # Only once all are queued: a task that is finished at once ends its evaluation where it finds all others over.
+    for task in retried:
         advance(session, task)
     return evaluation

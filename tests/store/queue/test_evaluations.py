@@ -13,6 +13,7 @@ from queue_steps import (
     metric,
     next_shard,
     plan,
+    result,
     retry,
     state,
     store_result,
@@ -146,6 +147,19 @@ def test_cancelling_during_the_last_shard_of_a_stage_can_be_retried(store: Store
     cancel(store, evaluation)
     store_result(store, planning, plan(1))
     retry(store, evaluation)
+    evaluate_whole(store, metric(1.0))
+    assert state(store, evaluation) == "succeeded"
+
+
+def test_cancelling_during_the_merge_of_one_task_leaves_the_others_to_the_retry(store: Store) -> None:
+    """The retry stored the merge's result, found the other task still cancelled, and ended the evaluation."""
+    [evaluation] = enter(store, submission(), suite(tasks=2))
+    while (assignment := dispatched(store)).request.stage != "merge":
+        store_result(store, assignment, plan(1) if assignment.request.stage == "plan" else DONE)
+    cancel(store, evaluation)
+    store_result(store, assignment, result(metric(1.0)))
+    retry(store, evaluation)
+    assert state(store, evaluation) == "queued"
     evaluate_whole(store, metric(1.0))
     assert state(store, evaluation) == "succeeded"
 
