@@ -32,7 +32,7 @@ FLOORS = (
     ("language", "service"),
     ("tasks",),
     ("worker",),
-    ("doctor",),
+    ("doctor", "verify"),
     ("api",),
     ("compare.gate_until",),
     ("cli",),

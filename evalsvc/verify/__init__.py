@@ -1,0 +1,1 @@
+"""Numbers computed a second time by the programs that the field cites."""
