@@ -76,6 +76,11 @@ COMMANDS = {
         "evalsvc.cli.compare",
         "Say how far two checkpoints are apart: the difference B − A of every metric, its interval, and a verdict.",
     ),
+    "verify": Entry(
+        "evalsvc.cli.verify",
+        "Compute numbers a second time: `evalsvc verify machine`, or `evalsvc verify RUN@STEP`, in full "
+        "`evalsvc verify checkpoint RUN@STEP`.",
+    ),
     "suites": Entry("evalsvc.cli.suites", "Write, check and list suites: what is evaluated of a checkpoint."),
     "tasks": Entry(
         "evalsvc.cli.tasks",

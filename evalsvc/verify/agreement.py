@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Agreement:
         cls, quantity: str, program: str, ours: ArrayLike, theirs: ArrayLike, tolerance: float, note: str = ""
     ) -> Agreement:
         """Compare two arrays element by element; arrays of different shapes differ by infinity."""
+        import numpy as np  # not above: the command line starts without
+
         first, second = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
         if first.shape != second.shape:
             found = f"shapes {list(first.shape)} and {list(second.shape)}"

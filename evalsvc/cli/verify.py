@@ -1,0 +1,152 @@
+"""`evalsvc verify`: numbers computed a second time, by other programs or against golden values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, require_folders
+from evalsvc.cli.terminal import print_table, say, say_json
+from evalsvc.config import Settings
+from evalsvc.errors import InvalidRequest, os_reason
+from evalsvc.verify.agreement import COLUMNS, Agreement, Finding, table_row, to_json
+
+UNTRIED = 2
+"""Exit code: nothing could be computed a second time."""
+
+CHECKPOINT = "checkpoint"
+
+
+class CheckpointOrCommand(TyperGroup):
+    """Where no command is named, `checkpoint` is meant: `verify RUN@STEP`, `verify --checkpoint FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = args and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named or not args else [CHECKPOINT, *args])
+
+
+commands = typer.Typer()
+verify_app = typer.Typer(
+    cls=CheckpointOrCommand,
+    no_args_is_help=True,
+    subcommand_metavar="RUN@STEP | COMMAND",
+    help="Compute numbers a second time: `evalsvc verify machine`, or `evalsvc verify RUN@STEP`, in full "
+    "`evalsvc verify checkpoint RUN@STEP`.",
+)
+commands.add_typer(verify_app, name="verify")
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the findings here, as JSON; - is stdout.")]
+Device = Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")]
+
+
+@verify_app.command(name="machine")
+def verify_machine(device: Device = None, threads: Threads = None, json_file: Json = None) -> None:
+    """Check that this installation computes right on this machine.
+
+    Compares models, sampling, decoding, features, metrics and benchmarks on bundled data with golden values that the
+    reference programs computed. The result is stored in the data folder, where `evalsvc doctor` reads it.
+
+    The exit code is 0 when everything agrees, 1 when something differs, 2 when nothing could be tried.
+    """
+    _check_output(json_file)
+    settings = Settings.load(device=device, threads=threads)
+    raise typer.Exit(_report(_verify_machine(settings), {}, json_file))
+
+
+def _verify_machine(settings: Settings) -> list[Finding]:
+    return []
+
+
+@verify_app.command(name=CHECKPOINT)
+def verify_checkpoint(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[RUN@STEP]", help="A checkpoint of the service, as RUN@STEP[:VARIANT].")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The weights to evaluate here, without a service.", show_default="none")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="With --checkpoint: the suite to evaluate.", show_default="none")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Verify this metric, such as coco/fid; repeat for several.", show_default="all"),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=2, help="Compute the second time on so many images or documents.")] = 256,
+    model: Model = None,
+    layout: Layout = None,
+    suites: Suites = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Keep the files that are compared in this folder.", show_default="none")
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    json_file: Json = None,
+    url: Url = None,
+) -> None:
+    """Compute a checkpoint's metrics a second time, by the programs that the field cites.
+
+    The exit code is 0 when everything agrees, 1 when something differs, 2 when nothing could be tried.
+    """
+    _check_output(json_file)
+    if (name is None) == (checkpoint is None):
+        found = "both are given" if name else "neither is given"
+        raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {found}; give one of them")
+    if checkpoint is not None and suite is None:
+        raise InvalidRequest("--checkpoint evaluates here; say with what: --suite NAME")
+    findings = _verify_checkpoint()
+    raise typer.Exit(_report(findings, {}, json_file))
+
+
+def _verify_checkpoint() -> list[Finding]:
+    raise InvalidRequest("verify of a checkpoint is not there yet")
+
+
+def _check_output(json_file: Path | None) -> None:
+    """Raise InvalidRequest before minutes of work, not after, where the file cannot be written."""
+    if str(json_file) != "-":
+        require_folders({"--json": json_file})
+
+
+def _report(findings: Sequence[Finding], about: dict[str, Any], json_file: Path | None) -> int:
+    """Print the findings, write them as JSON with `about`, and return the exit code."""
+    document = {**about, **to_json(findings)}
+    if str(json_file) == "-":
+        say_json(document)
+    else:
+        print_table(COLUMNS, [table_row(finding) for finding in findings], optional=("ours", "theirs"))
+        say(headline(findings))
+        _write(json_file, document)
+    return exit_code(findings)
+
+
+def headline(findings: Sequence[Finding]) -> str:
+    """Return the last line that a terminal shows: what agrees, and the names of what does not."""
+    tried = [finding for finding in findings if isinstance(finding, Agreement)]
+    wrong = [finding.quantity for finding in tried if not finding.agrees]
+    untried = f"; {len(findings) - len(tried)} could not be tried" if len(tried) < len(findings) else ""
+    if wrong:
+        return f"{len(wrong)} of {len(tried)} differ: {', '.join(wrong)}{untried}"
+    return f"all {len(tried)} agree{untried}" if tried else f"nothing was computed a second time{untried}"
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """Return 0 where everything tried agrees, FAILED where something differs, UNTRIED where nothing was tried."""
+    tried = [finding for finding in findings if isinstance(finding, Agreement)]
+    if not tried:
+        return UNTRIED
+    return 0 if all(finding.agrees for finding in tried) else FAILED
+
+
+def _write(path: Path | None, document: dict[str, Any]) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise InvalidRequest(f"--json {path} cannot be written: {os_reason(error)}") from None
