@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, require_folders
-from evalsvc.cli.terminal import print_table, say, say_json
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, hand_on, require_folders
+from evalsvc.cli.progress import show_bars
+from evalsvc.cli.terminal import print_table, say, say_json, warn
 from evalsvc.config import Settings
+from evalsvc.doctor.verification import keep_verification, present_versions
 from evalsvc.errors import InvalidRequest, os_reason
 from evalsvc.verify.agreement import COLUMNS, Agreement, Finding, table_row, to_json
 
@@ -45,21 +51,52 @@ Device = Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_
 
 
 @verify_app.command(name="machine")
-def verify_machine(device: Device = None, threads: Threads = None, json_file: Json = None) -> None:
+def verify_machine(
+    device: Device = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; more make the small models slower.", show_default="1")
+    ] = None,
+    json_file: Json = None,
+) -> None:
     """Check that this installation computes right on this machine.
 
-    Compares models, sampling, decoding, features, metrics and benchmarks on bundled data with golden values that the
-    reference programs computed. The result is stored in the data folder, where `evalsvc doctor` reads it.
+    Compares models, sampling, decoding, features, metrics and benchmarks on bundled data with golden values, which the
+    programs that the field cites computed. The result is kept in the data folder, where `evalsvc doctor` reads it.
 
     The exit code is 0 when everything agrees, 1 when something differs, 2 when nothing could be tried.
     """
     _check_output(json_file)
     settings = Settings.load(device=device, threads=threads)
-    raise typer.Exit(_report(_verify_machine(settings), {}, json_file))
+    findings, about = _verify_machine(settings if settings.threads else replace(settings, threads=1))
+    _keep(settings.data_path, {**about, **to_json(findings)})
+    raise typer.Exit(_report(findings, about, json_file))
 
 
-def _verify_machine(settings: Settings) -> list[Finding]:
-    return []
+def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, Any]]:
+    """Return the findings, and what is to be known of the machine.
+
+    Cached statistics of other evaluations would hide what is wrong, so the tasks have a data folder of their own.
+    """
+    import evalsvc.worker  # noqa: F401  # first: it says how to install PyTorch, which the others need
+    from evalsvc.verify.golden_files import Golden
+    from evalsvc.verify.machine import describe_machine, prepared_device, verify_machine
+
+    device = prepared_device(settings.device, settings.threads)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder, show_bars() as bars:
+        hand_on(replace(settings, data_dir=folder, assets=str(settings.assets_path), device=device))
+        findings = verify_machine(Golden(device), lambda name, done, total: bars.show("machine", done, total, name))
+    about = describe_machine(device) | {"versions": present_versions()}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return findings, about | {"at": at, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _keep(data_folder: Path, document: dict[str, Any]) -> None:
+    """Keep the result for the doctor; where the data folder cannot be written, the result is shown all the same."""
+    try:
+        keep_verification(data_folder, document)
+    except OSError as error:
+        warn(f"the result is not kept for `evalsvc doctor`: {data_folder}: {os_reason(error)}")
 
 
 @verify_app.command(name=CHECKPOINT)

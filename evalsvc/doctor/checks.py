@@ -17,6 +17,7 @@ from typing import Any
 from evalsvc.assets import ASSETS, locate_asset
 from evalsvc.cluster.devices import device_list
 from evalsvc.config import OPEN_ROOTS, Settings
+from evalsvc.doctor.verification import last_verification, present_versions
 from evalsvc.errors import AssetCorrupt, AssetMissing, DatabaseUnusable, EvalsvcError, MissingPackage, UnknownName
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
@@ -58,6 +59,7 @@ def run_checks(settings: Settings, suites: Sequence[str] = ()) -> list[Check]:
         _check_python(),
         *_check_torch(settings),
         check_lm_eval(settings),
+        check_verification(settings),
         _check_data_folder(settings.data_path),
         database,
         _check_roots(settings, has_database=database.ok and not _is_missing(settings)),
@@ -106,6 +108,26 @@ def check_lm_eval(settings: Settings) -> Check:
     ok = _numbers(version)[:2] == LM_EVAL[:2] and _numbers(version) >= LM_EVAL
     do = f"another version builds other prompts; run: pip install 'lm-eval>={_dotted(LM_EVAL)},<0.5'"
     return Check("lm-eval", ok, version, "" if ok else do, needed)
+
+
+def check_verification(settings: Settings) -> Check:
+    """Whether this machine was verified with the present versions, and everything agreed."""
+    do = "run: evalsvc verify machine"
+    try:
+        last = last_verification(settings.data_path)
+    except (OSError, ValueError) as error:
+        return Check("verify", False, str(error), do, needed=False)
+    if last is None:
+        return Check("verify", False, "not run", do, needed=False)
+    where = f"on {last.device}, {last.at}"
+    if last.differing or not last.agrees:
+        found = f"{', '.join(last.differing) or 'nothing agreed'} {where}"
+        do = f"numbers of this machine are not to be trusted; correct the installation, then {do}"
+        return Check("verify", False, found, do, needed=not settings.scheduler)
+    if last.versions != present_versions():
+        versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
+        return Check("verify", False, f"of {versions} {where}", f"the versions have changed; {do}", needed=False)
+    return Check("verify", True, f"{len(last.findings)} rows {where}")
 
 
 def _check_devices(settings: Settings, torch: Any) -> Check:

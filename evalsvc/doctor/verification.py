@@ -1,0 +1,78 @@
+"""The last result of `evalsvc verify machine`, kept in the data folder for `evalsvc doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from evalsvc import __version__
+from evalsvc.files.atomic import write_whole
+
+FILE = "verify-machine.json"
+MAX_BYTES = 1 << 20
+
+
+class Verdict(BaseModel):
+    """One row of the result."""
+
+    quantity: str
+    verdict: str
+    """`ok`, `WRONG` or `not tried`."""
+
+
+class Verification(BaseModel):
+    """What the doctor needs of the result; the file has more."""
+
+    model_config = ConfigDict(frozen=True)
+
+    agrees: bool
+    versions: dict[str, str]
+    """Versions of the packages for which the result holds, see `present_versions`."""
+    device: str
+    """Device that was verified, with its name."""
+    at: str
+    """Time of the end, ISO 8601 in UTC."""
+    findings: tuple[Verdict, ...]
+
+    @property
+    def differing(self) -> list[str]:
+        """Quantities that differ."""
+        return [finding.quantity for finding in self.findings if finding.verdict == "WRONG"]
+
+
+def present_versions() -> dict[str, str]:
+    """Return the versions of evalsvc and torch without importing torch, which may not be installed."""
+    try:
+        return {"evalsvc": __version__, "torch": metadata.version("torch")}
+    except metadata.PackageNotFoundError:
+        return {"evalsvc": __version__}
+
+
+def keep_verification(data_folder: Path, document: Mapping[str, Any]) -> None:
+    """Write the result of `evalsvc verify machine` in the place of the last one. Raises OSError."""
+    write_whole(data_folder / FILE, json.dumps(document, indent=1).encode())
+
+
+def last_verification(data_folder: Path) -> Verification | None:
+    """Read the last result; None without one.
+
+    Raises:
+        ValueError: the file is not such a result.
+        OSError: the file cannot be read.
+    """
+    path = data_folder / FILE
+    if not path.exists():
+        return None
+    with path.open("rb") as stream:
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path} has more than {MAX_BYTES:,} bytes")
+    try:
+        return Verification.model_validate_json(content)
+    except ValidationError:
+        raise ValueError(f"{path} is no result of `evalsvc verify machine`") from None

@@ -1,0 +1,68 @@
+"""The golden values that come with evalsvc, and the miniature that they were computed from.
+
+`tests/golden/machine/make.py` wrote the folder. Nothing in the folder is executed: tensors are safetensors, numbers are
+JSON, and the checkpoints that open_lm wrote are read as every other checkpoint is.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from evalsvc.miniature import ROOT
+from evalsvc.models import Transformer, load_model
+from evalsvc.spec.layout import VocabularyLayout, parse_layout
+
+GOLDEN = Path(__file__).parent / "golden"
+LAYOUT_FILE = ROOT / "runs" / "layout.yaml"
+CHECKPOINTS = ROOT / "runs" / "pretrained" / "checkpoints"
+TRAINED = CHECKPOINTS / "epoch_5.pt"
+"""The miniature's run at its end: it draws digits."""
+ENGLISH = CHECKPOINTS / "epoch_0.pt"
+"""The miniature's run before it saw an image: it knows English."""
+TOKENIZER = ROOT / "tokenizer.json"
+DECODER = ROOT / "movqgan" / "movqgan_miniature.ckpt"
+IMAGES = ROOT / "images.safetensors"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden values, and the device that is compared with them. Files are read when they are asked for."""
+
+    device: str
+    """A device of torch, such as `cpu` or `cuda:0`."""
+    folder: Path = GOLDEN
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read a safetensors file, e.g. `sampling` or `open_lm/…/expected`."""
+        return load_file(self.folder / f"{name}.safetensors")
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The golden numbers, and the versions of the programs that computed them (`programs`)."""
+        content: dict[str, Any] = json.loads((self.folder / "values.json").read_text())
+        return content
+
+    def program(self, name: str) -> str:
+        """Return how a table names golden values of a program, e.g. `golden, open_lm 9bb92ef`."""
+        return f"golden, {name} {self.values['programs'][name]}"
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of the runs that open_lm wrote."""
+        return sorted(path.name for path in (self.folder / "open_lm").iterdir())
+
+    @cached_property
+    def trained(self) -> Transformer:
+        """The miniature's last checkpoint in float32 on the device."""
+        return load_model(TRAINED, device=self.device)
+
+    @cached_property
+    def layout(self) -> VocabularyLayout:
+        return parse_layout(str(LAYOUT_FILE)).resolve(self.trained.config.vocab_size)

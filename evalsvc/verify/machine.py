@@ -1,0 +1,105 @@
+"""`evalsvc verify machine`: whether this installation computes right on this machine and this card.
+
+Everything that leads from a checkpoint to a metric is computed on bundled data and compared with golden values, which
+the programs that the field cites computed from the same weights, images and features.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from evalsvc import __version__
+from evalsvc.errors import AssetMissing, InvalidRequest, MissingPackage
+from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.arithmetic import verify_noise, verify_products
+from evalsvc.verify.golden_files import Golden
+from evalsvc.verify.golden_images import verify_decoder, verify_inception
+from evalsvc.verify.golden_metrics import installed, verify_metrics, verify_statistics
+from evalsvc.verify.golden_models import verify_case, verify_miniature
+from evalsvc.verify.golden_sampling import verify_codes
+from evalsvc.verify.golden_tasks import verify_benchmark, verify_digits, verify_losses
+
+Check = Callable[[Golden], Iterable[Finding]]
+
+PACKAGES = ("torch", "numpy", "lm-eval", "tokenizers", "safetensors", "pillow", "torch-fidelity", "clean-fid")
+"""Packages that move numbers, or compute them a second time."""
+
+
+def checks(golden: Golden) -> Iterator[tuple[str, Check]]:
+    """Yield every check with the name that its row has if it fails before it compares anything."""
+    yield "float32 products", verify_products
+    yield "noise", verify_noise
+    for case in golden.cases:
+        yield f"open_lm run {case}", partial(verify_case, case=case)
+    yield "miniature", verify_miniature
+    yield "sampled codes", verify_codes
+    yield "image tokenizer", verify_decoder
+    yield "features of Inception", verify_inception
+    yield "image metrics", verify_metrics
+    yield "statistics", verify_statistics
+    yield "task loss", verify_losses
+    yield "task text_to_image", verify_digits
+    yield "task language", verify_benchmark
+
+
+def verify_machine(golden: Golden, report: Callable[[str, int, int], None] = lambda *_: None) -> list[Finding]:
+    """Compare everything on the device of `golden`; the settings of the environment say where assets are.
+
+    `report` gets what is checked next, how many checks are done, and how many there are.
+    """
+    listed = list(checks(golden))
+    findings: list[Finding] = []
+    for done, (name, check) in enumerate(listed):
+        report(name, done, len(listed))
+        findings += attempt(name, check, golden)
+    report("", len(listed), len(listed))
+    return findings
+
+
+def attempt(name: str, check: Check, golden: Golden) -> list[Finding]:
+    """Return the findings of a check. A check that fails is a row that differs; one that lacks something is untried."""
+    found: list[Finding] = []
+    try:
+        found.extend(check(golden))
+    except (AssetMissing, MissingPackage) as error:
+        found.append(Untried(name, "golden values", error.message))
+    except Exception as error:  # a card that cannot run a kernel raises anything: the row says so, the others go on
+        reason = f"failed: {type(error).__name__}: {str(error).strip() or 'no message'}"
+        found.append(Agreement(name, "golden values", float("nan"), 0.0, note=" ".join(reason.split())[:400]))
+    return found
+
+
+def prepared_device(name: str, threads: int) -> str:
+    """Return the device of this name, or of the best device for an empty name, with `threads` CPU threads from now on.
+
+    Raises:
+        InvalidRequest: torch does not know the device, or cannot use it.
+    """
+    torch.set_num_threads(threads)
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, device=name).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InvalidRequest(f"--device {name} cannot be used: {reason}; `evalsvc doctor` lists the devices") from None
+    return name
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """Return what a reader of the findings must know of the machine: versions, device, processor."""
+    kind = torch.device(device)
+    name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else platform.machine()
+    return {
+        "evalsvc": __version__,
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := installed(name))},
+        "cuda": torch.version.cuda,
+        "device": f"{device} ({name})",
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+    }
