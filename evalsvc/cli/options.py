@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,3 +76,15 @@ def require_folders(files: Mapping[str, Path | None]) -> None:
 def hand_on(settings: Settings) -> None:
     """To the runner, which reads its settings where every worker process finds them."""
     os.environ.update(settings.environment())
+
+
+@contextmanager
+def handed_on(settings: Settings) -> Iterator[None]:
+    """`hand_on` for the length of a block; the environment is as before afterwards."""
+    before = dict(os.environ)
+    hand_on(settings)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, hand_on, require_folders
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, handed_on, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json, warn
 from evalsvc.config import Settings
@@ -83,12 +83,16 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, Any]]:
 
     device = prepared_device(settings.device, settings.threads)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder, show_bars() as bars:
-        hand_on(replace(settings, data_dir=folder, assets=str(settings.assets_path), device=device))
+    with (
+        tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder,
+        handed_on(replace(settings, data_dir=folder, assets=str(settings.assets_path), device=device)),
+        show_bars() as bars,
+    ):
         findings = verify_machine(Golden(device), lambda name, done, total: bars.show("machine", done, total, name))
     about = describe_machine(device) | {"versions": present_versions()}
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    return findings, about | {"at": at, "seconds": round(time.monotonic() - started, 1)}
+    about |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+    about |= {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(time.process_time(), 1)}
+    return findings, about
 
 
 def _keep(data_folder: Path, document: dict[str, Any]) -> None:

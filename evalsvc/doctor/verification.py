@@ -66,7 +66,7 @@ def last_verification(data_folder: Path) -> Verification | None:
         OSError: the file cannot be read.
     """
     path = data_folder / FILE
-    if not path.exists():
+    if not path.is_file():
         return None
     with path.open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)

@@ -37,7 +37,7 @@ def _product(
 ) -> Agreement:
     device = torch.device(golden.device)
     with full_precision(device):
-        found = compute(first.to(device), second.to(device)).cpu()
+        found = compute(first.to(device), second.to(device)).double().cpu()
     expected = compute(first.double(), second.double())
     note = f"{INNER} products a sum; TF32 would differ by 1e-2"
     return Agreement.of_arrays(quantity, "float64 on the CPU", found, expected, FULL, note)
