@@ -12,7 +12,7 @@ import typer
 
 from evalsvc.cli.terminal import say_json
 from evalsvc.client import Client
-from evalsvc.config import Settings
+from evalsvc.config import Settings, setting_help
 from evalsvc.errors import InvalidRequest
 
 FAILED = 1
@@ -79,9 +79,11 @@ def hand_on(settings: Settings) -> None:
 
 
 @contextmanager
-def handed_on(settings: Settings) -> Iterator[None]:
-    """`hand_on` for the length of a block; the environment is as before afterwards."""
+def only_settings(settings: Settings) -> Iterator[None]:
+    """Have the runner read these settings and no others of the environment, which is as before after the block."""
     before = dict(os.environ)
+    for variable, _, _ in setting_help():
+        os.environ.pop(variable, None)
     hand_on(settings)
     try:
         yield

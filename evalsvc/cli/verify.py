@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, handed_on, require_folders
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, only_settings, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json, warn
 from evalsvc.config import Settings
@@ -75,7 +75,8 @@ def verify_machine(
 def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, Any]]:
     """Return the findings, and what is to be known of the machine.
 
-    Cached statistics of other evaluations would hide what is wrong, so the tasks have a data folder of their own.
+    The tasks have a data folder of their own, since cached statistics of other evaluations would hide what is wrong.
+    They have no other settings, since EVALSVC_ROOTS or a batch size says nothing about the machine.
     """
     import evalsvc.worker  # noqa: F401  # first: it says how to install PyTorch, which the others need
     from evalsvc.verify.golden_files import Golden
@@ -85,7 +86,9 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, Any]]:
     started = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder,
-        handed_on(replace(settings, data_dir=folder, assets=str(settings.assets_path), device=device)),
+        only_settings(
+            Settings(data_dir=folder, assets=str(settings.assets_path), device=device, threads=settings.threads)
+        ),
         show_bars() as bars,
     ):
         findings = verify_machine(Golden(device), lambda name, done, total: bars.show("machine", done, total, name))

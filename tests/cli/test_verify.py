@@ -1,14 +1,17 @@
 """`evalsvc verify`: the command, its outputs and exit codes. What is compared is tested in tests/verify."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from console import Command
 
 from evalsvc.cli.verify import exit_code, headline
+from evalsvc.config import Settings
 from evalsvc.verify import arithmetic, machine
 from evalsvc.verify.agreement import Agreement, Untried
+from evalsvc.verify.golden_files import Golden
 
 RIGHT = Agreement.of_numbers("fid", "a program", 1.0, 1.0, 0.0)
 WRONG = Agreement.of_numbers("kid", "a program", 1.0, 2.0, 0.0)
@@ -45,7 +48,7 @@ class TestMachine:
         assert document["versions"].keys() == {"evalsvc", "torch"}
         assert document["findings"][0]["verdict"] == "ok"
         line = next(line for line in command("doctor").out.splitlines() if line.split()[:1] == ["verify"])
-        assert line.split()[1:5] == ["ok", "1", "rows", "on"]
+        assert line.split()[1:5] == ["ok", "1", "rows", "agree"]
 
     def test_differs(self, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         """JSON on stdout has nothing beside it; afterwards the doctor's exit code is 1."""
@@ -64,6 +67,22 @@ class TestMachine:
         result = command("verify", "machine", "--device", "cpu")
         assert result.code == 0
         assert "warning: the result is not kept for `evalsvc doctor`" in result.err
+
+    def test_settings_of_the_service_say_nothing_of_the_machine(
+        self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A service that reads below its roots alone does not read what comes with evalsvc."""
+        monkeypatch.setenv("EVALSVC_ROOTS", str(tmp_path))
+        seen: list[str] = []
+
+        def look(golden: Golden) -> list[Agreement]:
+            seen.append(Settings.load().roots)
+            return [RIGHT]
+
+        monkeypatch.setattr(machine, "checks", lambda golden: [("roots", look)])
+        assert command("verify", "machine", "--device", "cpu").code == 0
+        assert seen == ["/"]
+        assert os.environ["EVALSVC_ROOTS"] == str(tmp_path)
 
     def test_a_device_that_is_not_there(self, command: Command) -> None:
         result = command("verify", "machine", "--device", "cuda:99")

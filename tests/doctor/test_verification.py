@@ -33,7 +33,10 @@ def test_agreed(tmp_path: Path) -> None:
     keep_verification(tmp_path, RESULT)
     found = line(tmp_path)
     assert (found.ok, found.do) == (True, "")
-    assert found.found == "1 rows on cuda (NVIDIA H100), 2026-01-01T00:00:00+00:00"
+    assert found.found == "1 rows agree on cuda (NVIDIA H100), 2026-01-01T00:00:00+00:00"
+    untried = {"quantity": "features of Inception", "verdict": "not tried"}
+    keep_verification(tmp_path, RESULT | {"findings": [*RESULT["findings"], untried]})
+    assert line(tmp_path).found.startswith("1 rows agree, 1 not tried, on cuda")
 
 
 def test_differed(tmp_path: Path) -> None:

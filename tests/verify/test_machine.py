@@ -103,7 +103,7 @@ def test_it_takes_two_minutes_at_most(process: tuple[subprocess.CompletedProcess
 def test_the_doctor_knows_of_it(process: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     check = check_verification(Settings(data_dir=str(process[1])))
     assert check.ok
-    assert check.found.startswith("51 rows on cpu (")
+    assert check.found.startswith("51 rows agree on cpu (")
 
 
 def test_nothing_is_left_but_the_result(process: tuple[subprocess.CompletedProcess[str], Path]) -> None:
