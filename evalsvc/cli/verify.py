@@ -175,7 +175,7 @@ def headline(findings: Sequence[Finding]) -> str:
     wrong = [finding.quantity for finding in tried if not finding.agrees]
     untried = f"; {len(findings) - len(tried)} could not be tried" if len(tried) < len(findings) else ""
     if wrong:
-        return f"{len(wrong)} of {len(tried)} differ: {', '.join(wrong)}{untried}"
+        return f"{len(wrong)} of {len(tried)} differ: {'; '.join(wrong)}{untried}"
     return f"all {len(tried)} agree{untried}" if tried else f"nothing was computed a second time{untried}"
 
 

@@ -121,7 +121,7 @@ def check_verification(settings: Settings) -> Check:
         return Check("verify", False, "not run", do, needed=False)
     where = f"on {last.device}, {last.at}"
     if last.differing or not last.agrees:
-        found = f"{', '.join(last.differing) or 'nothing agreed'} {where}"
+        found = f"{'; '.join(last.differing) or 'nothing agreed'} {where}"
         do = f"numbers of this machine are not to be trusted; correct the installation, then {do}"
         return Check("verify", False, found, do, needed=not settings.scheduler)
     if last.versions != present_versions():
