@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evalsvc.access_tokens import PREFIX as PREFIX_OF_TOKENS
-from evalsvc.access_tokens import TOKEN
-from evalsvc.errors import InvalidRequest, near_misses, os_reason
+from evalsvc.errors import InvalidRequest, near_misses
+from evalsvc.secret_files import check_token, read_database_url, read_token
 
 PREFIX = "EVALSVC_"
 
@@ -45,6 +44,10 @@ class Settings:
     data_dir: str = _setting("", "Folder of the database, spooled checkpoints and artifacts [~/.local/share/evalsvc]")
     database_url: str = _setting(
         "", "SQLAlchemy URL of the store; postgresql://… works too [SQLite in the data folder]", secret=True
+    )
+    database_url_file: str = _setting(
+        "",
+        "File that holds the URL of the store, such as a container's secret; used if EVALSVC_DATABASE_URL is not set",
     )
     host: str = _setting("127.0.0.1", "Address that the service listens on")
     port: int = _setting(8321, "Port that the service listens on; 0 takes a free one")
@@ -149,8 +152,12 @@ class Settings:
 
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL, with psycopg 3 as PostgreSQL's driver."""
-        url = self.database_url or f"sqlite:///{self.data_path / 'evalsvc.db'}"
+        """The SQLAlchemy URL, with psycopg 3 as PostgreSQL's driver.
+
+        Raises:
+            InvalidRequest: the file that should hold the URL cannot be read, or holds something else.
+        """
+        url = self.database_url or self._url_of_file() or f"sqlite:///{self.data_path / 'evalsvc.db'}"
         for scheme in ("postgresql://", "postgres://"):
             if url.startswith(scheme):
                 return "postgresql+psycopg://" + url.removeprefix(scheme)
@@ -212,7 +219,8 @@ class Settings:
         """The data folder, and files with keys, tokens or the database: no suite or checkpoint is read from there."""
         database = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", self.database)
         beside = [database[2] + ending for ending in ("", "-wal", "-shm")] if database else []
-        files = (Path(name).expanduser() for name in (self.https_key, self.tls_key, self.token_file, *beside) if name)
+        keys = (self.https_key, self.tls_key, self.token_file, self.database_url_file)
+        files = (Path(name).expanduser() for name in (*keys, *beside) if name)
         return (
             self.data_path,
             *(file for file in files if ".." in file.parts or not file.is_relative_to(self.data_path)),
@@ -265,8 +273,13 @@ class Settings:
             InvalidRequest: what is set is no token, or others may read the file.
         """
         if self.token or not self.token_file:
-            return _check_token(self.token, "EVALSVC_TOKEN") if self.token else None
-        return _read_token(Path(self.token_file).expanduser())
+            return check_token(self.token, "EVALSVC_TOKEN") if self.token else None
+        return read_token(Path(self.token_file).expanduser(), "EVALSVC_TOKEN_FILE")
+
+    def _url_of_file(self) -> str:
+        if not self.database_url_file:
+            return ""
+        return read_database_url(Path(self.database_url_file).expanduser(), "EVALSVC_DATABASE_URL_FILE")
 
     def environment(self) -> dict[str, str]:
         """The variables that reproduce these settings in a child process, but for secrets, which none needs."""
@@ -358,29 +371,6 @@ def _network(text: str) -> Network:
             f"EVALSVC_TRUSTED_PROXIES has {text!r}, which is no address or network ({error}); give e.g. 127.0.0.1 or "
             "10.1.0.0/16"
         ) from None
-
-
-def _read_token(path: Path) -> str:
-    try:
-        mode, text = path.stat().st_mode, path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else "it is no text"
-        raise InvalidRequest(f"EVALSVC_TOKEN_FILE {path} cannot be read: {reason}") from None
-    if mode & 0o077:
-        raise InvalidRequest(
-            f"EVALSVC_TOKEN_FILE {path} may be read by others (mode {mode & 0o777:o}); run: chmod 600 {path}"
-        )
-    return _check_token(text.strip(), f"EVALSVC_TOKEN_FILE {path}")
-
-
-def _check_token(text: str, where: str) -> str:
-    if not TOKEN.fullmatch(text):
-        # What it is instead may be another secret.
-        raise InvalidRequest(
-            f"{where} holds no token of evalsvc, which begins with {PREFIX_OF_TOKENS} and has "
-            f"{len(PREFIX_OF_TOKENS) + 43} characters; found {len(text)}; evalsvc token create NAME makes one"
-        )
-    return text
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

@@ -23,6 +23,7 @@ PACKAGE = Path(evalsvc.__file__).parent
 
 FLOORS = (
     ("errors", "access_tokens", "precision", "miniature"),
+    ("secret_files",),
     ("config", "files"),
     ("spec",),
     ("log", "checkpoints", "metrics", "client"),

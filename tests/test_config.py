@@ -162,6 +162,54 @@ def test_a_variable_that_holds_no_token_is_not_shown() -> None:
     assert "hunter2" not in error.value.message
 
 
+def test_the_url_of_the_database_may_come_from_a_file(tmp_path: Path) -> None:
+    """A container gets secrets as files that all of its users may read; the variable itself wins."""
+    file = tmp_path / "database_url"
+    file.write_text("postgresql://me:hunter2@h/d\n")
+    file.chmod(0o444)
+    settings = Settings.load({"EVALSVC_DATABASE_URL_FILE": str(file)})
+    assert settings.database == "postgresql+psycopg://me:hunter2@h/d"
+    assert "hunter2" not in repr(settings) + str(settings.environment())
+    assert file in settings.private_paths, "no checkpoint or suite is read from it"
+    assert Settings(database_url="sqlite:///a.db", database_url_file=str(file)).database == "sqlite:///a.db"
+
+
+def test_a_file_that_names_sqlite_makes_that_file_private(tmp_path: Path) -> None:
+    file = tmp_path / "database_url"
+    file.write_text("sqlite:////keys/a.db")
+    private = Settings(database_url_file=str(file)).private_paths
+    assert {Path("/keys/a.db"), Path("/keys/a.db-wal"), Path("/keys/a.db-shm")} <= set(private)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "EVALSVC_DATABASE_URL_FILE /.*/database_url cannot be read: no such file"),
+        (b"", "holds no URL of a database on one line"),
+        (b"hunter2", "holds no URL of a database on one line, such as postgresql://USER:PASSWORD@HOST/NAME"),
+        (b"postgresql://me:hunter2@h/d\npostgresql://h/e\n", "on one line"),
+        (b"postgresql://me:hunter2 @h/d", "on one line"),
+        (
+            b"postgresql://me:hunter2@h/" + 4096 * b"d",
+            "has more than 4096 bytes; give a file that holds the secret alone",
+        ),
+        (b"\xff\xfehunter2", "cannot be read: it is no text"),
+    ],
+)
+def test_files_without_a_url_are_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "database_url"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InvalidRequest, match=words) as error:
+        _ = Settings(database_url_file=str(file)).database
+    assert "hunter2" not in error.value.message
+
+
+def test_a_folder_in_the_place_of_a_secret_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be read: is a directory"):
+        _ = Settings(database_url_file=str(tmp_path)).database
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
