@@ -1,7 +1,8 @@
 """Logs: one line for each thing that happened, for people or as JSON, with what it is about beside it.
 
-A line about a shard has the ids of its evaluation, of itself and of the attempt, and on a worker the worker's; a line
-that a request causes has the request's. Secrets that a message quotes are blotted out, whoever wrote it.
+A line about a shard has the ids of its evaluation, of itself and of the attempt, and on a worker the worker's. A line
+that a request causes has the request's id, the client's address, and the name of the token that the client showed.
+Secrets that a message quotes are blotted out, whoever wrote it.
 """
 
 from __future__ import annotations

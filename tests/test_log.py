@@ -1,5 +1,6 @@
 """Logs can be read by machines, say what they are about, and hold no secrets."""
 
+import asyncio
 import io
 import json
 import logging
@@ -15,8 +16,10 @@ from app_in_process import App, app_in_process
 from service_process import ServiceProcess
 
 from evalsvc.access_tokens import new_token
+from evalsvc.api.middleware.request_ids import RequestIds
 from evalsvc.errors import InvalidRequest
 from evalsvc.log import about, configure_logs, is_configured, without_secrets
+from evalsvc.store.tokens import create_token
 
 log = logging.getLogger("evalsvc.test")
 
@@ -185,6 +188,71 @@ def test_a_request_has_a_name(logging_as: Configure, app: App) -> None:
         (made.headers["x-request-id"], "/v1/nothing", 404),
     ]
     assert "secret" not in stream.getvalue()
+
+
+def test_a_request_says_who_asked(logging_as: Configure, app: App) -> None:
+    """By the name of the token, never by its text, in every line of the request; a token that is refused has none."""
+    with app.store.transaction() as session:
+        token = create_token(session, "trainer", "read")
+    stream = logging_as()
+    app.http.get("/v1/runs", headers={"Authorization": f"Bearer {token}"})
+    app.http.post("/v1/prune", headers={"Authorization": f"Bearer {token}"})
+    app.http.get("/v1/runs", headers={"Authorization": f"Bearer {new_token()}"})
+    app.http.get("/healthz", headers={"Authorization": f"Bearer {token}"})
+    requests = [line for line in lines(stream) if "request" in line]
+    assert [(line["path"], line["status"], line.get("token"), line["client"]) for line in requests] == [
+        ("/v1/runs", 200, "trainer", "127.0.0.1"),
+        ("/v1/prune", 403, "trainer", "127.0.0.1"),
+        ("/v1/runs", 401, None, "127.0.0.1"),
+        ("/healthz", 200, None, "127.0.0.1"),
+    ]
+    assert token not in stream.getvalue()
+
+
+def test_a_line_from_within_a_request_says_who_asked(
+    logging_as: Configure, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread that answers too."""
+
+    def told(session: object) -> list[object]:
+        log.warning("told")
+        return []
+
+    with app.store.transaction() as session:
+        token = create_token(session, "trainer", "read")
+    monkeypatch.setattr("evalsvc.api.routes.runs.runs_view", told)
+    stream = logging_as(level="warning")
+    assert app.http.get("/v1/runs", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+    [line] = lines(stream)
+    assert (line["message"], line["token"], line["client"]) == ("told", "trainer", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("evil\nline", None),
+        ("f" * 4000, None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_what_is_logged_as_an_address(logging_as: Configure, host: str | None, shown: str | None) -> None:
+    """A proxy that is trusted passes on what its client wrote."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        pass
+
+    stream = logging_as()
+    client = None if host is None else (host, 1)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": client}
+    asyncio.run(RequestIds(app)(scope, None, send))  # type: ignore[arg-type]
+    assert [line.get("client") for line in lines(stream)] == [shown]
 
 
 def test_names_that_are_not_taken_over(app: App) -> None:

@@ -23,6 +23,7 @@ from evalsvc.api.middleware.known_tokens import KnownTokens, find_token
 from evalsvc.api.middleware.rates import Rates, address_key
 from evalsvc.config import Settings
 from evalsvc.errors import DatabaseUnusable, EvalsvcError, Forbidden, InvalidRequest, RateLimited, Unauthorized
+from evalsvc.log import note
 from evalsvc.store.tables import Token
 
 SCOPES: Mapping[tuple[str, str], TokenScope] = {
@@ -134,6 +135,7 @@ class Access:
             check_browser(scope["method"], headers, self._settings)
             return None
         token = find_token(tokens, headers.get("authorization"), self.tokens.now())
+        note(token=token.name)
         if not self._settings.read_only:
             self.tokens.note_use(token, store)
         return token

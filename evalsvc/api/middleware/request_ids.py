@@ -1,4 +1,4 @@
-"""A name for every request: in the answer, and in each line of the log that it causes."""
+"""A name for every request: in the answer, and with the client's address in each line of the log that it causes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ HEADER = "X-Request-ID"
 GIVEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What is taken over from a client or a proxy; anything else gets a name of our own in its place."""
 
+ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}(%[A-Za-z0-9._-]{1,16})?")
+"""Addresses that are logged. A trusted proxy passes on whatever its client wrote as X-Forwarded-For."""
+
 _KEY = "evalsvc.request_id"
 
 
@@ -37,7 +40,7 @@ class RequestIds:
         is_name = GIVEN.fullmatch(given) and not TOKEN.search(given)
         request_id = scope[_KEY] = given if is_name else uuid.uuid4().hex
         # Not taken back: the server logs a bug after this is left, and each request has a context of its own.
-        note(request=request_id)
+        note(request=request_id, **_client(scope))
         begun, status = time.perf_counter(), 500
 
         async def send_named(message: Message) -> None:
@@ -54,6 +57,12 @@ class RequestIds:
             fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
             # Without the query: addresses are where people put what should not be in a log.
             log.info("%s %s: %d", scope["method"], scope["path"], status, extra={"fields": fields})
+
+
+def _client(scope: Scope) -> dict[str, str]:
+    """Return the field of the client's address, which is the proxy's unless EVALSVC_TRUSTED_PROXIES names the proxy."""
+    host = str((scope.get("client") or ("",))[0])
+    return {"client": host} if ADDRESS.fullmatch(host) else {}
 
 
 def request_id_of(scope: Scope) -> str:
