@@ -1,23 +1,35 @@
-"""The service's own metrics, for Prometheus: what waits, what was done, who asked, and how long it took."""
+"""The service's own metrics, for Prometheus: the queue, ended attempts, requests, disks and the process."""
 
 from __future__ import annotations
 
+import platform
+import shutil
 import time
 from collections import Counter as Sums
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evalsvc import __version__
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
+from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError
 from evalsvc.store.queue.totals import SECONDS, Depths, kinds_of, read_depths, read_totals
 from evalsvc.store.tables import AttemptTotal
@@ -51,8 +63,10 @@ FAMILIES: Mapping[str, Family] = {
     "evalsvc_queue_oldest_seconds": Family(
         "gauge", "Age of the oldest evaluation that has a queued shard; 0 if no shard is queued."
     ),
-    "evalsvc_workers": Family("gauge", "Live worker processes."),
-    "evalsvc_coordinator_up": Family("gauge", "1 if the coordinator dispatches shards, else 0."),
+    "evalsvc_workers": Family("gauge", "Live worker processes. Not shown by a service that only reads."),
+    "evalsvc_coordinator_up": Family(
+        "gauge", "1 if the coordinator dispatches shards, else 0. Not shown by a service that only reads."
+    ),
     "evalsvc_database_up": Family("gauge", "1 if the database answers, else 0."),
     "evalsvc_attempts": Family("counter", "Attempts of shards that ended.", ("kind", "stage", "outcome")),
     "evalsvc_attempt_seconds": Family("histogram", "Duration of the attempts that succeeded.", ("stage",)),
@@ -64,8 +78,26 @@ FAMILIES: Mapping[str, Family] = {
         "histogram", "Duration of HTTP requests, event streams excluded.", ("method", "route")
     ),
     "evalsvc_event_streams": Family("gauge", "Open event streams."),
+    "evalsvc_disk_free_bytes": Family("gauge", "Free bytes of the disk of a folder of the service.", ("folder",)),
+    "evalsvc_disk_total_bytes": Family("gauge", "Size in bytes of the disk of a folder of the service.", ("folder",)),
+    "evalsvc_build_info": Family("gauge", "Always 1; the labels are the versions in use.", ("version", "python")),
+    # The rest are those of prometheus_client, which reads them from /proc: none are shown on other systems than Linux.
+    "process_virtual_memory_bytes": Family("gauge", "Virtual memory size in bytes."),
+    "process_resident_memory_bytes": Family("gauge", "Resident memory size in bytes."),
+    "process_start_time_seconds": Family("gauge", "Start time of the process since unix epoch in seconds."),
+    "process_cpu_seconds": Family("counter", "Total user and system CPU time spent in seconds."),
+    "process_max_fds": Family("gauge", "Maximum number of open file descriptors."),
+    "process_open_fds": Family("gauge", "Number of open file descriptors."),
 }
 """Every metric of the service by name. Prometheus shows a counter with the suffix `_total`."""
+
+
+@dataclass(frozen=True)
+class DiskUsage:
+    """Bytes of a disk. `free` counts what this user may still write."""
+
+    total: int
+    free: int
 
 
 class Requests:
@@ -131,9 +163,12 @@ class _ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         coordinator = self._state.coordinator
-        yield _gauge("evalsvc_workers", coordinator.workers())
-        yield _gauge("evalsvc_coordinator_up", int(coordinator.alive()))
+        if not self._state.settings.read_only:  # there the coordinator is never started, and 0 would be an alarm
+            yield _gauge("evalsvc_workers", coordinator.workers())
+            yield _gauge("evalsvc_coordinator_up", int(coordinator.alive()))
         yield _gauge("evalsvc_event_streams", self._streams)
+        yield from _disks(self._state.settings)
+        yield _build_info()
         live = coordinator.live()
         try:
             with self._state.reading() as session:
@@ -151,6 +186,32 @@ class _ServiceCollector(Collector):
             if task in kinds:
                 speeds[kinds[task]] += what.per_second or 0.0  # type: ignore[assignment]
         yield _labelled("evalsvc_units_per_second", speeds.items())
+
+
+def _disks(settings: Settings) -> Iterator[Metric]:
+    """Yield free and total bytes of the disks of the data folder and the spool, which may be one disk."""
+    spool, _ = settings.kept_paths
+    usages = {"data": _usage(settings.data_path), "spool": _usage(spool)}
+    known = {folder: usage for folder, usage in usages.items() if usage is not None}
+    yield _labelled("evalsvc_disk_free_bytes", [(folder, usage.free) for folder, usage in known.items()])
+    yield _labelled("evalsvc_disk_total_bytes", [(folder, usage.total) for folder, usage in known.items()])
+
+
+def _usage(folder: Path) -> DiskUsage | None:
+    """Return the usage of the disk that a folder is on, or will be on once it is made; None: the disk is away."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        usage = shutil.disk_usage(there)
+    except OSError:
+        return None
+    return DiskUsage(usage.total, usage.free)
+
+
+def _build_info() -> GaugeMetricFamily:
+    name = "evalsvc_build_info"
+    family = GaugeMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
+    family.add_metric([__version__, platform.python_version()], 1)
+    return family
 
 
 def _depths(depths: Depths) -> Iterator[Metric]:
@@ -217,5 +278,6 @@ def get_metrics(request: Request, state: CurrentState) -> Response:
     app = request.app
     registry = CollectorRegistry()
     registry.register(_ServiceCollector(state, len(app.state.followers)))
+    ProcessCollector(registry=registry)
     content = generate_latest(registry) + generate_latest(app.state.requests.registry)
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,9 +1,11 @@
 """The service's own metrics: right, the same after a restart, and cheap."""
 
+import platform
 import statistics
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from app_in_process import App, app_in_process, refused
@@ -11,7 +13,8 @@ from long_queue import fill_queue
 from prometheus_client.parser import text_string_to_metric_families
 from queue_steps import enter, evaluate_whole, metric, next_shard, store_result, submission, suite
 
-from evalsvc.api.routes.prometheus import FAMILIES
+from evalsvc import __version__
+from evalsvc.api.routes.prometheus import FAMILIES, DiskUsage
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.queue.shards import give_up
 from evalsvc.store.queue.totals import SECONDS, count_attempt, read_depths, read_totals
@@ -190,6 +193,56 @@ def test_every_metric_is_in_the_table_with_its_labels(app: App) -> None:
     for name, family in families.items():
         labels: set[str] = set().union(*(sample.labels for sample in family.samples)) - {"le"}
         assert labels == set(FAMILIES[name].labels), name
+
+
+def test_versions_in_use(app: App) -> None:
+    assert value(app, "build_info", version=__version__, python=platform.python_version()) == 1
+
+
+def test_memory_and_files_of_the_process(app: App) -> None:
+    found = scraped(app)
+    process = psutil.Process()
+    assert found["process_start_time_seconds", ()] == pytest.approx(process.create_time(), abs=2)
+    assert found["process_resident_memory_bytes", ()] == pytest.approx(process.memory_info().rss, rel=0.5)
+    assert 0 < found["process_open_fds", ()] < found["process_max_fds", ()]
+
+
+def test_the_disks_of_the_service(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spool may be a link to another disk, and is not there before the first checkpoint is spooled."""
+    other = tmp_path / "other"
+    other.mkdir()
+    sizes = {app.settings.data_path: (1000, 600, 400), other: (9000, 8999, 1)}
+    usages = {folder.resolve(): usage for folder, usage in sizes.items()}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: DiskUsage(*usages[path.resolve()][::2]))
+    assert disks(app) == {"data": (400, 1000), "spool": (400, 1000)}
+    (app.settings.data_path / "spool").symlink_to(other)
+    assert disks(app) == {"data": (400, 1000), "spool": (1, 9000)}
+
+
+def test_a_disk_that_is_away_hides_nothing_else(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("shutil.disk_usage", away)
+    assert disks(app) == {}
+    assert value(app, "database_up") == 1
+
+
+def disks(app: App) -> dict[str, tuple[float, float | None]]:
+    """Free and total bytes by folder."""
+    found = scraped(app)
+    return {
+        labels[0][1]: (number, found.get(("evalsvc_disk_total_bytes", labels)))
+        for (name, labels), number in found.items()
+        if name == "evalsvc_disk_free_bytes"
+    }
+
+
+def test_a_service_that_only_reads_has_no_workers_to_miss(tmp_path: Path) -> None:
+    """It showed no coordinator and no workers, which an alert takes for an outage."""
+    with app_in_process(tmp_path / "data", read_only=1) as app:
+        assert {value(app, name) for name in ("coordinator_up", "workers")} == {None}
+        assert value(app, "database_up") == 1
 
 
 def test_a_scrape_of_a_large_queue_is_cheap(app: App) -> None:
