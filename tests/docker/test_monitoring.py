@@ -124,6 +124,9 @@ SITUATIONS = {
         {"evalsvc_queue_oldest_seconds": "0+60x600", "evalsvc_evaluations state=queued": "1+1x600"},
         {385: set(), 395: {"EvalsvcQueueGrows"}},
     ),
+    "a long queue of short waits": Situation(
+        {"evalsvc_queue_oldest_seconds": "20000x600", "evalsvc_evaluations state=queued": "1+1x600"}, {420: set()}
+    ),
     "a long queue shrinks": Situation(
         {"evalsvc_queue_oldest_seconds": "0+60x600", "evalsvc_evaluations state=queued": "900-1x600"}, {420: set()}
     ),
