@@ -1,6 +1,5 @@
 """The recipes for many machines: what they start exists, under the options and settings that they give."""
 
-import configparser
 import os
 import re
 import shlex
@@ -11,7 +10,6 @@ from typing import Any
 
 import dask
 import pytest
-import yaml
 from doc_blocks import DOCS, read_blocks
 from doc_commands import check_command, commands
 from ports import free_port
@@ -46,33 +44,6 @@ def test_there_is_something_to_check() -> None:
 
 def test_variables_are_settings() -> None:
     assert set(re.findall(r"EVALSVC_[A-Z_]+[A-Z]", PAGE.read_text())) <= VARIABLES
-
-
-def test_the_systemd_unit_starts_a_worker_and_waits_for_it() -> None:
-    [text] = blocks("ini")
-    unit = configparser.ConfigParser()
-    unit.read_string(text)
-    command = shlex.split(unit["Service"]["ExecStart"])
-    assert Path(command[0]).name == "evalsvc"
-    check_command(command[1:])
-    assert unit["Service"]["Restart"] == "always"
-    assert unit["Service"]["TimeoutStopSec"] == "30min"
-
-
-def test_the_deployment_starts_a_worker_and_waits_for_it() -> None:
-    [text] = blocks("yaml")
-    document = yaml.safe_load(text)
-    assert (document["apiVersion"], document["kind"]) == ("apps/v1", "Deployment")
-    template = document["spec"]["template"]
-    assert document["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
-    assert template["spec"]["restartPolicy"] == "Always", "the only policy of a Deployment"
-    assert template["spec"]["terminationGracePeriodSeconds"] >= 600
-    [container] = template["spec"]["containers"]
-    assert container["command"][0] == "evalsvc"
-    check_command(container["command"][1:])
-    assert {item["name"] for item in container["env"]} <= VARIABLES
-    volumes = {volume["name"] for volume in template["spec"]["volumes"]}
-    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
 
 @pytest.fixture
