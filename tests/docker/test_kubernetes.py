@@ -1,0 +1,286 @@
+"""The manifests build, follow Kubernetes' schemas, fit together, and name commands, settings and routes that exist."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from doc_blocks import DOCS, ROOT, find_block
+from doc_commands import check_command
+from machines import Command
+from programs import find_program, output_of
+
+from evalsvc.access_tokens import TOKEN
+from evalsvc.api.middleware.access import OPEN
+from evalsvc.api.server import DRAIN_SECONDS
+from evalsvc.cluster.certificates import write_certificates
+from evalsvc.config import Settings, setting_help
+from evalsvc.service.coordinator import STOP_PATIENCE
+
+FOLDER = ROOT / "docker" / "k8s"
+PAGE = DOCS / "how-to" / "kubernetes.md"
+
+OLDEST, NEWEST = "1.29", "1.37"
+"""Versions of Kubernetes whose schemas the manifests follow."""
+
+Object = dict[str, Any]
+Build = Callable[[str], list[Object]]
+
+
+@pytest.fixture(scope="session")
+def kubectl(child_process: None) -> str:
+    return find_program("kubectl", "kubectl")
+
+
+@pytest.fixture(scope="session")
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the manifests with the secrets that an operator adds, and the overlay that the page shows."""
+    folder = tmp_path_factory.mktemp("kubernetes") / "k8s"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("certificates", "database_url"))
+    write_certificates(folder / "base" / "certificates")
+    (folder / "postgresql" / "database_url").write_text("postgresql://evalsvc:secret@db.example/evalsvc\n")
+    (folder / "mine").mkdir()
+    (folder / "mine" / "kustomization.yaml").write_text(find_block(PAGE, "yaml", "../postgresql"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build(kubectl: str, manifests: Path) -> Build:
+    """Builds an overlay: its objects."""
+    built: dict[str, list[Object]] = {}
+
+    def once(overlay: str) -> list[Object]:
+        if overlay not in built:
+            built[overlay] = list(yaml.safe_load_all(output_of(kubectl, "kustomize", manifests / overlay)))
+        return built[overlay]
+
+    return once
+
+
+OVERLAYS = pytest.mark.parametrize("overlay", ["base", "cpu", "mine"])
+
+
+def named(objects: list[Object], kind: str) -> dict[str, Object]:
+    return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """The pod templates of the Deployments by name."""
+    return {name: item["spec"]["template"] for name, item in named(objects, "Deployment").items()}
+
+
+def containers(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    for pod in pods(objects).values():
+        for item in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
+            yield item["name"], item
+
+
+def variables(container: Object, objects: list[Object]) -> dict[str, str]:
+    """The variables of a container, with those of its ConfigMaps."""
+    maps = named(objects, "ConfigMap")
+    shared = [maps[source["configMapRef"]["name"]]["data"] for source in container.get("envFrom", [])]
+    return {name: text for data in shared for name, text in data.items()} | {
+        item["name"]: item["value"] for item in container.get("env", [])
+    }
+
+
+@pytest.mark.parametrize(("overlay", "version"), [("mine", OLDEST), ("mine", NEWEST), ("cpu", NEWEST)])
+def test_objects_follow_the_schemas(build: Build, overlay: str, version: str) -> None:
+    for item in build(overlay):
+        assert kubernetes_validate.validate(item, version, strict=True) == version
+
+
+def test_an_object_that_does_not_follow_its_schema_is_found(build: Build) -> None:
+    """The checker takes what it does not know for right unless it is strict."""
+    [service, *_] = named(build("base"), "Service").values()
+    wrong = service | {"spec": service["spec"] | {"publishNotReadyAdresses": True}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="publishNotReadyAdresses"):
+        kubernetes_validate.validate(wrong, NEWEST, strict=True)
+
+
+@OVERLAYS
+def test_pods_are_restricted(build: Build, overlay: str) -> None:
+    """What the level `restricted` of Kubernetes' pod security asks for, which the namespace enforces; and more."""
+    [namespace] = named(build(overlay), "Namespace").values()
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for pod in pods(build(overlay)).values():
+        spec, context = pod["spec"], pod["spec"]["securityContext"]
+        assert (context["runAsNonRoot"], context["runAsUser"], context["runAsGroup"]) == (True, 10001, 10001)
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert (spec["enableServiceLinks"], spec["automountServiceAccountToken"]) == (False, False)
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"secret", "persistentVolumeClaim", "emptyDir"}
+    for name, container in containers(build(overlay)):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, name
+        assert container["resources"]["limits"]["memory"], name
+
+
+@OVERLAYS
+def test_what_is_named_is_there(build: Build, overlay: str) -> None:
+    objects = build(overlay)
+    for pod in pods(objects).values():
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= set(volumes)
+        for volume in volumes.values():
+            if claim := volume.get("persistentVolumeClaim"):
+                assert claim["claimName"] in named(objects, "PersistentVolumeClaim")
+            if secret := volume.get("secret"):
+                assert secret["secretName"] in named(objects, "Secret")
+
+
+@OVERLAYS
+def test_services_and_policies_select_pods(build: Build, overlay: str) -> None:
+    objects = build(overlay)
+    labels = [pod["metadata"]["labels"] for pod in pods(objects).values()]
+    selectors = [item["spec"]["selector"] for item in named(objects, "Service").values()]
+    selectors += [item["spec"]["podSelector"]["matchLabels"] for item in named(objects, "NetworkPolicy").values()]
+    for selector in selectors:
+        assert any(selector.items() <= found.items() for found in labels), selector
+    everyone = named(objects, "NetworkPolicy")["evalsvc"]["spec"]["podSelector"]["matchLabels"]
+    assert all(everyone.items() <= found.items() for found in labels), "no pod is without a policy"
+
+
+@OVERLAYS
+def test_only_one_service_and_one_scheduler_run_at_a_time(build: Build, overlay: str) -> None:
+    for name in ("evalsvc-api", "evalsvc-scheduler"):
+        spec = named(build(overlay), "Deployment")[name]["spec"]
+        assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+
+
+@OVERLAYS
+def test_commands_and_settings_exist(build: Build, overlay: str) -> None:
+    settings = {variable: default for variable, default, _ in setting_help()}
+    for name, container in containers(build(overlay)):
+        assert set(variables(container, build(overlay))) <= set(settings), name
+        if "command" not in container:
+            check_command(container["args"])
+    [script] = [container["args"][0] for name, container in containers(build(overlay)) if name == "first-token"]
+    [command] = re.findall(r"^ *evalsvc (.*) > ", script, re.MULTILINE)
+    check_command(command.split())
+
+
+@OVERLAYS
+def test_addresses_and_ports_are_those_of_the_services(build: Build, overlay: str) -> None:
+    objects = build(overlay)
+    ports = {name: item["spec"]["ports"][0] for name, item in named(objects, "Service").items()}
+    assert {name: port["port"] for name, port in ports.items()} == {
+        "evalsvc": Settings().port,
+        "evalsvc-scheduler": 8786,
+    }
+    for name, container in containers(objects):
+        for word in container.get("args", []):
+            if word.startswith("tls://"):
+                assert word == f"tls://evalsvc-scheduler:{ports['evalsvc-scheduler']['port']}", name
+        for port in container.get("ports", []):
+            assert str(port["containerPort"]) == container["args"][container["args"].index("--port") + 1]
+
+
+@OVERLAYS
+def test_probes_ask_routes_that_need_no_token(build: Build, overlay: str) -> None:
+    probes = {
+        kind: probe["httpGet"]["path"]
+        for _, container in containers(build(overlay))
+        for kind, probe in container.items()
+        if kind.endswith("Probe") and "httpGet" in probe
+    }
+    assert probes == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    assert set(probes.values()) <= set(OPEN)
+
+
+@OVERLAYS
+def test_a_pod_has_the_time_that_its_end_takes(build: Build, overlay: str) -> None:
+    objects = build(overlay)
+    [api] = [container for name, container in containers(objects) if name == "api"]
+    needed = float(variables(api, objects)["EVALSVC_GRACE"]) + STOP_PATIENCE + DRAIN_SECONDS
+    grace = {name: pod["spec"]["terminationGracePeriodSeconds"] for name, pod in pods(objects).items()}
+    assert grace["evalsvc-api"] > needed
+    assert grace["evalsvc-worker"] > needed
+
+
+def test_devices_of_the_workers(build: Build) -> None:
+    found = {}
+    for overlay in ("base", "cpu"):
+        [worker] = [container for name, container in containers(build(overlay)) if name == "worker"]
+        devices = variables(worker, build(overlay))["EVALSVC_DEVICES"]
+        found[overlay] = (worker["image"], worker["resources"]["limits"].get("nvidia.com/gpu"), devices)
+    assert found == {"base": ("evalsvc-worker", 1, "all"), "cpu": ("evalsvc-worker:cpu", None, "cpu")}
+
+
+def test_a_missing_certificate_is_named(kubectl: str, manifests: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(manifests, tmp_path / "k8s")
+    (copied / "base" / "certificates" / "key.pem").unlink()
+    done = subprocess.run([kubectl, "kustomize", copied / "cpu"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "certificates/key.pem" in done.stderr
+
+
+def test_secrets_are_never_committed(short_process: None) -> None:
+    secrets = ["base/certificates/key.pem", "postgresql/database_url"]
+    ignored = subprocess.run(
+        ["git", "check-ignore", *secrets], cwd=FOLDER, capture_output=True, text=True, check=False
+    ).stdout
+    assert ignored.split() == secrets
+
+
+def test_the_first_token_is_made_once(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child_process: None
+) -> None:
+    """A pod that starts again must not make another token, also where the operator has emptied the file."""
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    [container] = [container for name, container in containers(build("base")) if name == "first-token"]
+    script = container["args"][0].replace("/data/", f"{tmp_path}/")
+    evalsvc = f'evalsvc() {{ "{sys.executable}" -m evalsvc.cli "$@"; }}\n'
+
+    def start_pod() -> str:
+        output_of(*container["command"], evalsvc + script)
+        return (tmp_path / "first-token").read_text()
+
+    token = start_pod()
+    assert TOKEN.fullmatch(token.strip())
+    assert (tmp_path / "first-token").stat().st_mode & 0o777 == 0o600
+    assert start_pod() == token
+    (tmp_path / "first-token").write_text("")
+    assert start_pod() == ""
+
+
+SERVICE_LINKS = {
+    "EVALSVC_SERVICE_HOST": "10.0.0.1",
+    "EVALSVC_SERVICE_PORT": "8321",
+    "EVALSVC_SERVICE_PORT_HTTP": "8321",
+    "EVALSVC_PORT": "tcp://10.0.0.1:8321",
+    "EVALSVC_PORT_8321_TCP": "tcp://10.0.0.1:8321",
+    "EVALSVC_PORT_8321_TCP_PROTO": "tcp",
+    "EVALSVC_PORT_8321_TCP_PORT": "8321",
+    "EVALSVC_PORT_8321_TCP_ADDR": "10.0.0.1",
+    "EVALSVC_SCHEDULER_SERVICE_HOST": "10.0.0.2",
+    "EVALSVC_SCHEDULER_SERVICE_PORT": "8786",
+    "EVALSVC_SCHEDULER_PORT": "tcp://10.0.0.2:8786",
+    "EVALSVC_SCHEDULER_PORT_8786_TCP": "tcp://10.0.0.2:8786",
+}
+"""What Kubernetes sets for the Services `evalsvc` and `evalsvc-scheduler` in pods of their namespace that have no
+`enableServiceLinks: false`."""
+
+
+def test_a_service_starts_with_the_variables_of_kubernetes(child_process: None, tmp_path: Path) -> None:
+    """EVALSVC_PORT is a setting, and an address there: the service listens on its own port and warns of nothing."""
+    host = f"127.{os.getpid() % 250 + 2}.{os.getpid() // 250 % 250}.7"  # the port is the default, and may be in use
+    options = ["serve", "--host", host, "--data-dir", str(tmp_path / "data"), "--devices", "cpu"]
+    service = Command(tmp_path / "log", options, **SERVICE_LINKS)
+    try:
+        assert service.wait_for_text(r"listens on (http://\S+)") == f"http://{host}:8321"
+        assert (tmp_path / "log").read_text().splitlines() == [f"evalsvc listens on http://{host}:8321"]
+    finally:
+        service.stop()
