@@ -22,9 +22,9 @@ from typing import IO
 import httpx
 
 from evalsvc.checkpoints.reference import hash_files, identify
-from evalsvc.data.files import missing_package
 from evalsvc.errors import AssetCorrupt, AssetMissing, CheckpointError, DataDirectoryUnusable, UnknownName, os_reason
 from evalsvc.files.atomic import replacing, write_whole
+from evalsvc.installation import missing_package
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and with how many there will be, where that is known."""

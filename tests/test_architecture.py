@@ -24,7 +24,7 @@ PACKAGE = Path(evalsvc.__file__).parent
 FLOORS = (
     ("errors", "access_tokens", "precision", "miniature"),
     ("secret_files",),
-    ("config", "files"),
+    ("config", "files", "installation"),
     ("spec",),
     ("log", "checkpoints", "metrics", "client"),
     ("cluster", "data", "models"),

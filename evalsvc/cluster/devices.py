@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evalsvc.config import Settings
-from evalsvc.errors import InvalidRequest, MissingPackage
+from evalsvc.errors import InvalidRequest
+from evalsvc.installation import missing_package
 
 DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
@@ -123,7 +124,7 @@ def _cards_of_torch() -> tuple[str, int]:
     except ValueError:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     if "No module named 'torch'" in reason:
-        raise MissingPackage("workers on this machine need torch; run: pip install 'evalsvc[worker]'")
+        raise missing_package("torch", "a worker on this machine")
     raise InvalidRequest(
         f"torch cannot say which CUDA cards it sees: {reason}; see evalsvc doctor, or give --devices cpu"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.checkpoints.reference import Identity, identify
-from evalsvc.errors import CheckpointGone, InvalidData, MissingPackage, json_reason, os_reason
+from evalsvc.errors import CheckpointGone, InvalidData, json_reason, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
 
 CACHED_FILES = 4
@@ -70,7 +70,3 @@ def check_text(where: str, text: Any, key: str = "text") -> str:
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise InvalidData(f"{where}: `{key}` holds half of a surrogate pair, which is no character; write it as UTF-8")
     return text
-
-
-def missing_package(name: str, purpose: str) -> MissingPackage:
-    return MissingPackage(f"{purpose} needs the package {name!r}; run: pip install 'evalsvc[worker]'")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.data.files import CACHED_FILES, identify_file, missing_package
+from evalsvc.data.files import CACHED_FILES, identify_file
 from evalsvc.errors import EvalsvcError, InvalidData, os_reason
 from evalsvc.files.opened import Allow, anywhere, open_file
+from evalsvc.installation import missing_package
 from evalsvc.spec.layout import TextBlock, VocabularyLayout
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.data.captions import Caption, read_captions
-from evalsvc.data.files import CACHED_FILES, check_text, identify_file, missing_package, parse_object, read_lines
+from evalsvc.data.files import CACHED_FILES, check_text, identify_file, parse_object, read_lines
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer
 from evalsvc.errors import CheckpointGone, InvalidData, show_name
 from evalsvc.files.opened import Allow, anywhere, open_file
+from evalsvc.installation import missing_package
 
 if TYPE_CHECKING:
     import numpy

@@ -19,6 +19,7 @@ from evalsvc.cluster.devices import device_list
 from evalsvc.config import OPEN_ROOTS, Settings
 from evalsvc.doctor.verification import last_verification, present_versions
 from evalsvc.errors import AssetCorrupt, AssetMissing, DatabaseUnusable, EvalsvcError, MissingPackage, UnknownName
+from evalsvc.installation import pip_install
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
 from evalsvc.store.session import Store, translated
@@ -87,7 +88,7 @@ def _check_torch(settings: Settings) -> Iterator[Check]:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        do = "workers on this machine need it; run: pip install 'evalsvc[worker]'"
+        do = f"workers on this machine need it; run: {pip_install('worker')}"
         yield Check("torch", False, f"not there ({error})", do, needed)
         return
     version: str = torch.__version__
@@ -103,7 +104,7 @@ def check_lm_eval(settings: Settings) -> Check:
     try:
         version = metadata.version("lm-eval")
     except metadata.PackageNotFoundError:
-        do = "workers on this machine need it for benchmarks; run: pip install 'evalsvc[worker]'"
+        do = f"workers on this machine need it for benchmarks; run: {pip_install('worker')}"
         return Check("lm-eval", False, "not there", do, needed)
     ok = _numbers(version)[:2] == LM_EVAL[:2] and _numbers(version) >= LM_EVAL
     do = f"another version builds other prompts; run: pip install 'lm-eval>={_dotted(LM_EVAL)},<0.5'"

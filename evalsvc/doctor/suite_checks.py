@@ -13,6 +13,7 @@ from evalsvc.assets import locate_asset
 from evalsvc.config import Settings
 from evalsvc.doctor.checks import ASSET_PARAMETERS, check_lm_eval, data_files, paths_of
 from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
+from evalsvc.installation import missing_package
 from evalsvc.spec import catalog
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.new_suite import PLACEHOLDER
@@ -102,14 +103,14 @@ def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator
     if settings.scheduler:
         return
     if tasks and find_spec("torch") is None:
-        yield "tasks need the package 'torch'; run: pip install 'evalsvc[worker]'"
+        yield missing_package("torch", "a task").message
     if any(task.parameters.get("benchmarks") for task in tasks):
         check = check_lm_eval(settings)
         if not check.ok:
             yield f"benchmarks need the package 'lm-eval', which is {check.found}; {check.do}"
     for name in TRANSFORMERS_PARAMETERS:
         if any(task.parameters.get(name) for task in tasks) and find_spec("transformers") is None:
-            yield f"the parameter {name!r} needs the package 'transformers'; run: pip install 'evalsvc[features]'"
+            yield missing_package("transformers", f"the parameter {name!r}", "features").message
 
 
 def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], list[str]]:

@@ -5,7 +5,7 @@ A *benchmark* is what lm-eval calls a task (`arc_easy`); the word *task* is take
 
 from importlib.util import find_spec
 
-from evalsvc.data.files import missing_package
+from evalsvc.installation import missing_package
 
 if find_spec("lm_eval") is None:
     raise missing_package("lm-eval", "a benchmark")

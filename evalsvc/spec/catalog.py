@@ -15,7 +15,8 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from evalsvc.errors import MissingPackage, UnknownName
+from evalsvc.errors import UnknownName
+from evalsvc.installation import missing_package
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "decoders": {
@@ -82,10 +83,8 @@ def load(group: str, name: str) -> Any:
         if (error.name or "").partition(".")[0] == "evalsvc":
             raise
         missing = str(error.name).partition(".")[0]
-        raise MissingPackage(
-            f"{group.removesuffix('s')} {name!r} needs the package {missing!r}; "
-            f"run: pip install 'evalsvc[{EXTRAS.get(missing, 'worker')}]'"
-        ) from None
+        purpose = f"{group.removesuffix('s')} {name!r}"
+        raise missing_package(missing, purpose, EXTRAS.get(missing, "worker")) from None
 
 
 def _targets(group: str) -> dict[str, str]:

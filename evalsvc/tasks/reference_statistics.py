@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalsvc.data.files import missing_package
 from evalsvc.errors import Conflict, DataDirectoryUnusable, InvalidData, InvalidRequest, UnknownName, os_reason
 from evalsvc.files.atomic import replacing
+from evalsvc.installation import missing_package
 from evalsvc.spec.names import NAME
 from evalsvc.spec.protocol import digest
 

@@ -66,7 +66,7 @@ class Untried:
     quantity: str
     program: str
     reason: str
-    """Why, and what to do: `torch-fidelity is not installed; pip install 'evalsvc[reference]'`."""
+    """Why, and what to do: a package that is not installed, and the command that installs it."""
 
     verdict = "not tried"
 

@@ -1,5 +1,6 @@
 """Which devices a machine has, and what is said of those that it has not."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from evalsvc.cluster import devices
 from evalsvc.cluster.devices import check_devices, device_list, worker_environment
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, MissingPackage
+from evalsvc.installation import pip_install
 
 
 def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,10 @@ def test_devices_that_are_not_there_are_named_at_the_start(
             r"torch 2\.13\.0\+cpu sees 0 CUDA cards",
         ),
         ("raise OSError('libcuda.so.1 is broken')", "which CUDA cards it sees: OSError: libcuda.so.1 is broken; see"),
-        ("raise ModuleNotFoundError(\"No module named 'torch'\")", r"need torch; run: pip install 'evalsvc\[worker\]'"),
+        (
+            "raise ModuleNotFoundError(\"No module named 'torch'\")",
+            re.escape(f"a worker on this machine needs the package 'torch'; run: {pip_install('worker')}"),
+        ),
     ],
 )
 def test_a_card_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, words: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from evalsvc.config import Settings
 from evalsvc.doctor.checks import Check, assets_of, data_files, run_checks
 from evalsvc.errors import InvalidSuite, UnknownName
+from evalsvc.installation import pip_install
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.session import open_store
 from evalsvc.store.tokens import create_token
@@ -199,7 +200,7 @@ def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     found = check("torch", tmp_path)
     assert (found.ok, found.needed) == (False, True)
-    assert "pip install 'evalsvc[worker]'" in found.do
+    assert pip_install("worker") in found.do
     assert not check("torch", tmp_path, scheduler="tls://10.0.0.1:8786").needed
 
 
@@ -216,7 +217,7 @@ def test_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    assert "pip install 'evalsvc[worker]'" in check("lm-eval", tmp_path).do
+    assert pip_install("worker") in check("lm-eval", tmp_path).do
     assert not check("lm-eval", tmp_path, scheduler="tls://10.0.0.1:8786").needed
 
 

@@ -10,6 +10,7 @@ import pytest
 from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import SuiteReport, check_suite_file
 from evalsvc.errors import InvalidSuite
+from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
 
 PAIRS = str(ROOT / "heldout_pairs.jsonl")
@@ -85,8 +86,8 @@ def test_packages_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(sys.modules[module], "find_spec", lambda name: None)
     task = {"kind": "text_to_image", "samples": 4, "decoder": PAIRS, "clip": "clip-vit-b-32"}
     found = problems(tmp_path, task)
-    assert "'torch'; run: pip install 'evalsvc[worker]'" in found
-    assert "the parameter 'clip' needs the package 'transformers'; run: pip install 'evalsvc[features]'" in found
+    assert f"a task needs the package 'torch'; run: {pip_install('worker')}" in found
+    assert f"the parameter 'clip' needs the package 'transformers'; run: {pip_install('features')}" in found
     assert "pip install" not in problems(tmp_path, task, scheduler="tls://10.0.0.1:8786")
 
 

@@ -12,6 +12,7 @@ from worker_stages import count_loads, ignore, refused, run_stage
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import Cancelled
+from evalsvc.installation import pip_install
 from evalsvc.messages import ShardRequest, ShardResult, Stage
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.tasks.task import Context, Plan, Task, TaskResult, Work
@@ -136,4 +137,4 @@ def test_the_interrupt_key_gets_through(faulty: Callable[..., ShardResult]) -> N
 def test_a_worker_without_its_packages_says_how_to_install_them() -> None:
     script = "import sys; sys.modules['torch'] = None; import evalsvc.worker.shard"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "MissingPackage: evaluating needs the package 'torch'; run: pip install 'evalsvc[worker]'" in done.stderr
+    assert f"MissingPackage: evaluating needs the package 'torch'; run: {pip_install('worker')}" in done.stderr

@@ -20,6 +20,7 @@ from evalsvc.checkpoints.remote.source import (
 )
 from evalsvc.checkpoints.remote.uri import RemoteUri
 from evalsvc.errors import CheckpointNotAllowed, EvalsvcError, MissingPackage, SourceUnreachable
+from evalsvc.installation import missing_package
 
 EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "hf": ("huggingface_hub", "hf")}
 """The package of a scheme, and the extra of evalsvc that installs it."""
@@ -119,9 +120,13 @@ def _new_filesystem(scheme: str) -> Any:
     try:
         return fsspec.filesystem(scheme, skip_instance_cache=True, **OPTIONS.get(scheme, {}))
     except ImportError:
-        package, extra = EXTRAS.get(scheme, ("fsspec's", ""))
-        command = f"pip install 'evalsvc[{extra}]'" if extra else "pip install the one that fsspec names for it"
-        raise MissingPackage(f"checkpoints under {scheme}:// need the package {package}; run: {command}") from None
+        if scheme in EXTRAS:
+            package, extra = EXTRAS[scheme]
+            raise missing_package(package, f"a checkpoint under {scheme}://", extra) from None
+        raise MissingPackage(
+            f"a checkpoint under {scheme}:// needs a package that is not installed; install the one that fsspec names "
+            "for this scheme"
+        ) from None
     except ValueError:
         raise CheckpointNotAllowed(f"the scheme {scheme!r} of EVALSVC_SCHEMES is none that fsspec knows") from None
 

@@ -1,6 +1,7 @@
 """From a posted address to a file here: complete and the posted one, or an error that says which of the many."""
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from evalsvc.errors import (
     NotACheckpoint,
     SourceUnreachable,
 )
+from evalsvc.installation import pip_install
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
@@ -171,7 +173,7 @@ def test_a_package_that_is_not_installed(scheme: str, package: str, monkeypatch:
         raise ImportError(package)
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    with pytest.raises(MissingPackage, match=rf"need the package {package}; run: pip install 'evalsvc\[{scheme}\]'"):
+    with pytest.raises(MissingPackage, match=re.escape(f"needs the package {package!r}; run: {pip_install(scheme)}")):
         identify_remote(f"{scheme}://place/a/x.pt", Settings(schemes=scheme))
 
 

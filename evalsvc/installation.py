@@ -1,0 +1,131 @@
+"""How evalsvc was installed, and the pip command that adds an extra to this installation."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+from evalsvc.errors import MissingPackage
+
+NAME = "evalsvc"
+"""Name of the distribution."""
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What pip installed evalsvc from."""
+
+    folder: Path | None = None
+    """Folder of the source, if pip was given a folder."""
+    is_editable: bool = False
+    """Whether the code runs from `folder` itself, and not from a copy."""
+    url: str = ""
+    """Address as pip takes it, such as `git+https://host/evalsvc@COMMIT`; empty for a folder and for an index."""
+    commit: str = ""
+    """Commit that pip resolved the address to; empty if the address is not one of a repository."""
+
+    def requirement(self, extra: str = "") -> str:
+        """Return what follows `pip install`, quoted for a shell, for evalsvc with an extra."""
+        extras = f"[{extra}]" if extra else ""
+        if self.folder is not None:
+            option = "-e " if self.is_editable else ""
+            return option + shlex.quote(f"{self.folder}{extras}")
+        return shlex.quote(f"{NAME}{extras} @ {self.url}" if self.url else NAME + extras)
+
+    def __str__(self) -> str:
+        if self.folder is not None:
+            return f"{'checkout' if self.is_editable else 'copy of'} {self.folder}"
+        return self.url or "package index"
+
+
+def pip_install(extra: str) -> str:
+    """Return the command that installs evalsvc with an extra, for the way in which evalsvc was installed."""
+    return f"pip install {find_origin().requirement(extra)}"
+
+
+def missing_package(package: str, purpose: str, extra: str = "worker") -> MissingPackage:
+    """Return the error to raise for a package that is not installed.
+
+    Args:
+        package: name of the missing package.
+        purpose: what needs the package, such as `text data`.
+        extra: extra of evalsvc that installs the package.
+    """
+    return MissingPackage(f"{purpose} needs the package {package!r}; run: {pip_install(extra)}")
+
+
+def newer_version() -> str:
+    """Return in words how to get a newer evalsvc, for the way in which evalsvc was installed."""
+    origin = find_origin()
+    if origin.folder is not None:
+        return f"update {origin.folder}, then run: pip install {origin.requirement()}"
+    if origin.url:
+        return f"install a newer one than {origin.url}"
+    return f"run: pip install --upgrade {NAME}"
+
+
+def find_origin(package: Path = PACKAGE) -> Origin:
+    """Return what the running evalsvc was installed from.
+
+    Code in a folder with a pyproject.toml is a checkout, even if another evalsvc is installed. For other code, pip's
+    record counts.
+
+    Args:
+        package: folder of the package.
+    """
+    if (package.parent / "pyproject.toml").is_file():
+        return Origin(package.parent, is_editable=True)
+    return recorded_origin(_record())
+
+
+def recorded_origin(record: str | None) -> Origin:
+    """Read an installer's record of where a package came from.
+
+    Args:
+        record: text of `direct_url.json`, as PEP 610 defines it; None for a package from an index.
+
+    Returns:
+        The origin, with passwords and query parameters removed. A record that cannot be read counts as an index.
+    """
+    try:
+        content = json.loads(record or "{}")
+        return _from_document(content) if content else Origin()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return Origin()
+
+
+def _record() -> str | None:
+    try:
+        return metadata.distribution(NAME).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _from_document(content: Mapping[str, Any]) -> Origin:
+    if "dir_info" in content:
+        folder = Path(url2pathname(urlsplit(content["url"]).path))
+        return Origin(folder, is_editable=bool(content["dir_info"].get("editable")))
+    url = _without_secrets(content["url"])
+    subdirectory = f"#subdirectory={content['subdirectory']}" if content.get("subdirectory") else ""
+    if "vcs_info" in content:
+        commit = str(content["vcs_info"]["commit_id"])
+        return Origin(url=f"{content['vcs_info']['vcs']}+{url}@{commit}{subdirectory}", commit=commit)
+    return Origin(url=url + subdirectory)
+
+
+def _without_secrets(url: str) -> str:
+    """Remove the password and the query, which may hold a token; `git@` of SSH stays."""
+    parts = urlsplit(url)
+    user = re.match(r"([^:@/]+)@", parts.netloc) if "ssh" in parts.scheme else None
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, f"{user[1]}@{host}" if user else host, parts.path, "", ""))
