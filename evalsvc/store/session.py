@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseUnusable, SchemaVersionMismatch
+from evalsvc.installation import missing_package, newer_version
 from evalsvc.store.data_folder import make_data_folder, unwritable
 from evalsvc.store.events import note_events
 from evalsvc.store.ids import start_beyond_floors
@@ -133,7 +134,7 @@ class Store:
         if found == expected:
             return
         if found is not None and not _is_known(found):
-            do = "a newer evalsvc made it: start that one (pip install --upgrade evalsvc)"
+            do = f"a newer evalsvc made it: start that one ({newer_version()})"
         else:
             do = "back it up and start `evalsvc serve --migrate`, or start the evalsvc that made it"
         raise SchemaVersionMismatch(
@@ -226,7 +227,9 @@ def _create_engine(url: str) -> Engine:
         if parsed.get_backend_name() != "sqlite":
             arguments = connect_arguments(url)
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=arguments, **POOL)
-    except (ArgumentError, ImportError, ValueError):  # the last one of a port that is no number
+    except (ArgumentError, ImportError, ValueError) as error:  # the last one of a port that is no number
+        if isinstance(error, ImportError) and url.startswith("postgresql+psycopg:"):
+            raise missing_package("psycopg", "a PostgreSQL database", "postgresql") from None
         raise DatabaseUnusable(
             f"EVALSVC_DATABASE_URL ({shown_url(url)}) is no database URL; use sqlite:////folder/file.db or "
             "postgresql://USER:PASSWORD@HOST:PORT/NAME, with %40 for an @ in the password, and %2F, %3A, %3F for / : ?"

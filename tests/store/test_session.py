@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -14,8 +15,9 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from migrated import FIRST_ROWS, insert_rows
 
-from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, ItemsLost, SchemaVersionMismatch
+from evalsvc.errors import DatabaseUnusable, DataDirectoryUnusable, ItemsLost, MissingPackage, SchemaVersionMismatch
 from evalsvc.files.items import keep_items, pack_items
+from evalsvc.installation import pip_install
 from evalsvc.store import session as session_module
 from evalsvc.store.queue.shards import take
 from evalsvc.store.results import read_task_items
@@ -282,6 +284,12 @@ def test_another_schema_version_is_refused(store: Store) -> None:
             SchemaVersionMismatch, match=rf"version 9999, this evalsvc needs {head}; a newer .*pip install"
         ):
             open_store(store.url, migrate)
+
+
+def test_a_missing_driver_of_postgresql_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingPackage, match=re.escape(f"'psycopg'; run: {pip_install('postgresql')}")):
+        Store("postgresql+psycopg://evalsvc@db.example/evalsvc")
 
 
 def test_an_unwritable_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
