@@ -15,8 +15,12 @@ INTRODUCTION = f"""\
 # Command line
 
 `evalsvc --help` lists the commands, `evalsvc COMMAND --help` shows one command, and `evalsvc --version` shows the
-version. Options that are [settings](settings.md) also have an environment variable. An option or argument that is
-*repeatable* takes several values: repeat the option, or give several arguments.
+version. `evalsvc --version --verbose` shows what a bug report needs, and no secrets: the commit, Python, torch and the
+cards, the kind and schema of the database, the settings that differ from their defaults, and the versions of all
+packages that evalsvc computes with.
+
+Options that are [settings](settings.md) also have an environment variable. An option or argument that is *repeatable*
+takes several values: repeat the option, or give several arguments.
 
 An [error](errors.md) is one line on standard error that ends with the error's code in brackets; the exit code is then
 {WRONG_USE}. Ctrl-C ends a command with the exit code {INTERRUPTED}."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,8 @@ from evalsvc.cli.options import FAILED, Model, Suites, Threads, hand_on, require
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
-from evalsvc.config import PREFIX, SECRETS, Settings, setting_sources, shown_url
+from evalsvc.config import PREFIX, Settings, setting_sources
+from evalsvc.doctor.bug_report import shown_setting
 from evalsvc.doctor.checks import run_checks
 from evalsvc.doctor.layout.checkup import Checkup, Question, examine
 from evalsvc.doctor.layout.report import (
@@ -87,21 +87,12 @@ def _print_settings(settings: Settings, given: set[str]) -> None:
     rows = [
         [
             PREFIX + name.upper(),
-            _shown_setting(name, derived.get(name, getattr(settings, name))),
+            shown_setting(name, derived.get(name, getattr(settings, name))),
             "option" if name in given else source,
         ]
         for name, source in setting_sources().items()
     ]
     print_table(["setting", "value", "from"], rows)
-
-
-def _shown_setting(name: str, value: object) -> str:
-    """Of a secret, that it is set; of the database's address, all but what lets somebody in."""
-    if name == "database_url":
-        return shown_url(str(value))
-    if name in SECRETS and value:
-        return "set"
-    return re.sub(r"//[^/@]*@", "//", str(value))
 
 
 @doctor_app.command(name="layout")

@@ -11,7 +11,7 @@ from evalsvc import __version__
 from evalsvc.cli.lazy_group import Entry, LazyGroup
 from evalsvc.cli.terminal import complain, say, warn
 from evalsvc.config import unknown_variables
-from evalsvc.errors import EvalsvcError
+from evalsvc.errors import EvalsvcError, InvalidRequest
 
 COMMANDS = {
     "serve": Entry("evalsvc.cli.serve", "Run the service and its workers on this machine."),
@@ -138,16 +138,35 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    # `--verbose` is eager, so its value is there, wherever it stands.
+    is_verbose = context.params.get("verbose", False)
+    if is_verbose and not wanted:
+        raise InvalidRequest("--verbose says more about --version; give both: evalsvc --version --verbose")
+    if not wanted:
+        return
+    if is_verbose:
+        from evalsvc.doctor.bug_report import report_lines
+
+        for line in report_lines():
+            say(line)
+    else:
         say(f"evalsvc {__version__}")
-        raise typer.Exit
+    raise typer.Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_show_version, help="Show the version and exit.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            is_eager=True,
+            help="With --version, show what a bug report needs: versions, cards, database, settings; no secrets.",
+        ),
     ] = False,
 ) -> None:
     for warning in unknown_variables():

@@ -3,7 +3,7 @@
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -48,6 +48,20 @@ def test_version(command: Command) -> None:
     from evalsvc import __version__
 
     assert command("--version").out == f"evalsvc {__version__}\n"
+
+
+@pytest.mark.usefixtures("short_process")
+@pytest.mark.parametrize("options", [("--version", "--verbose"), ("--verbose", "--version")])
+def test_version_in_full(command: Command, options: Sequence[str]) -> None:
+    lines = command(*options).out.splitlines()
+    assert lines[0] == command("--version").out.strip()
+    assert {"commit", "python", "torch", "card", "database"} <= {line.partition(":")[0] for line in lines}
+
+
+def test_verbose_alone_is_refused(command: Command) -> None:
+    result = command("--verbose", "metrics")
+    assert (result.code, result.out) == (2, "")
+    assert "evalsvc --version --verbose" in result.err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

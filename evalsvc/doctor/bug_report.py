@@ -1,0 +1,145 @@
+"""What a bug report needs to say about an installation: versions, machine, cards, database and settings.
+
+No line holds a secret: settings that are secrets are shown as `set`, and the database only by its kind and its schema.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+
+from evalsvc import __version__
+from evalsvc.config import PREFIX, SECRETS, Settings, shown_url
+from evalsvc.errors import EvalsvcError
+from evalsvc.installation import NAME, Origin, find_origin
+
+TOOLS = re.compile(r"extra == ['\"](test|docs|all)['\"]")
+"""Marker of packages that nothing is computed with; `all` repeats the other extras."""
+
+PATIENCE = 10.0
+"""Seconds that another program may take."""
+
+ASK_CARDS = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+
+
+def report_lines() -> Iterator[str]:
+    """Yield the lines of the report. Neither torch nor a package of the service's is imported without need."""
+    origin = find_origin()
+    yield f"evalsvc {__version__}"
+    yield f"installed from: {origin}"
+    yield f"commit: {_commit(origin) or 'not known'}"
+    yield f"python: {platform.python_implementation()} {platform.python_version()} ({sys.executable})"
+    yield f"platform: {platform.platform()}, {os.cpu_count()} cores"
+    yield f"torch: {_torch()}"
+    yield from (f"card: {card}" for card in _cards())
+    yield from _settings_lines()
+    yield from _package_lines()
+
+
+def shown_setting(name: str, value: object) -> str:
+    """Return a setting's value for people to read: of a secret, that it is set; of an address, no user or password."""
+    if name == "database_url":
+        return shown_url(str(value))
+    if name in SECRETS and value:
+        return "set"
+    return re.sub(r"//[^/@]*@", "//", str(value))
+
+
+def _commit(origin: Origin) -> str:
+    """Return the commit that was installed; the commit of a checkout with changed files ends with `-dirty`."""
+    if origin.folder is None or not (origin.folder / ".git").exists():
+        return origin.commit
+    return _output("git", "-C", str(origin.folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _torch() -> str:
+    """Describe torch by the file in which torch says for what it was built, since importing torch takes seconds."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return "not installed"
+    try:
+        version = runpy.run_path(str(Path(found.origin).with_name("version.py")))
+    except Exception as error:  # any release may write that file in another way
+        return f"installed, and its version cannot be read ({type(error).__name__})"
+    built = [f"{kind.upper()} {version[kind]}" for kind in ("cuda", "hip") if version.get(kind)]
+    return f"{version.get('__version__', 'of no version')} ({', '.join(built) or 'CPU only'})"
+
+
+def _cards() -> list[str]:
+    """Return name, memory and driver of every card, as the driver's own program says."""
+    return _output(*ASK_CARDS).splitlines() or ["none that nvidia-smi shows"]
+
+
+def _settings_lines() -> Iterator[str]:
+    try:
+        settings = Settings.load()
+    except EvalsvcError as error:
+        yield f"settings: cannot be read: {error.message}"
+        return
+    yield f"database: {_database(settings)}"
+    for item in fields(settings):
+        if (value := getattr(settings, item.name)) != item.default:
+            # The address of a database has more of a site in it than a report needs.
+            shown = "set" if item.name in SECRETS else shown_setting(item.name, value)
+            yield f"setting: {PREFIX}{item.name.upper()}={shown}"
+
+
+def _database(settings: Settings) -> str:
+    """Return the kind of the database and its schema version. An SQLite file that is not there is not made."""
+    kind = re.split(r"[:+]", settings.database)[0]
+    if kind == "sqlite" and not Path(settings.database.removeprefix("sqlite:///")).exists():
+        return f"{kind}, not made yet"
+    # Takes half a second, which an installation without a database does not need.
+    from evalsvc.store.session import Store
+
+    try:
+        store = Store(settings.database)
+        try:
+            return f"{kind}, schema {store.schema_version() or 'none'}"
+        finally:
+            store.close()
+    except EvalsvcError as error:
+        return f"{kind}, cannot be read [{error.code}]"
+
+
+def _package_lines() -> Iterator[str]:
+    """Yield a line for every package that evalsvc computes with, those of its extras included."""
+    versions = {name: _version(name) for name in _required()}
+    yield from (f"package: {name} {version}" for name, version in versions.items() if version)
+    if missing := [name for name, version in versions.items() if not version]:
+        yield f"packages that are not installed: {', '.join(missing)}"
+
+
+def _required() -> list[str]:
+    """Return the names of the packages in evalsvc's own metadata, without the tools of its developers, sorted."""
+    try:
+        required: Sequence[str] = metadata.requires(NAME) or ()
+    except metadata.PackageNotFoundError:
+        return []
+    names = {found[0] for text in required if not TOOLS.search(text) and (found := re.match(r"[\w.-]+", text))}
+    return sorted(names - {NAME})
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    """Return what a program prints; empty if it is missing, fails, or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,151 @@
+"""What `evalsvc --version --verbose` says, and what stays out of it."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from evalsvc import __version__
+from evalsvc.config import SECRETS, Settings
+from evalsvc.doctor import bug_report
+from evalsvc.doctor.bug_report import report_lines
+from evalsvc.installation import PACKAGE, Origin, find_origin
+from evalsvc.store.session import open_store
+
+SECRET = "s3cret"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH, so that neither git nor nvidia-smi is found."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def report(name: str = "") -> list[str]:
+    """The values of the lines that begin with `name: `, or all lines."""
+    lines = list(report_lines())
+    return [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")] if name else lines
+
+
+@pytest.mark.usefixtures("short_process")
+def test_it_names_the_commit_of_the_checkout() -> None:
+    lines = report()
+    assert lines[0] == f"evalsvc {__version__}"
+    assert lines[1] == f"installed from: checkout {PACKAGE.parent}"
+    [commit] = report("commit")
+    git = ["git", "-C", str(PACKAGE.parent), "rev-parse", "HEAD"]
+    head = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    assert commit.removesuffix("-dirty") == (head or "not known")
+
+
+@pytest.mark.usefixtures("programs")
+def test_it_names_the_commit_of_a_repositorys_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = Origin(url="git+https://git.example/evalsvc@0123abc", commit="0123abc")
+    monkeypatch.setattr(bug_report, "find_origin", lambda: origin)
+    assert report("commit") == ["0123abc"]
+    assert report("installed from") == ["git+https://git.example/evalsvc@0123abc"]
+
+
+@pytest.mark.usefixtures("short_process")
+def test_cards_are_those_that_the_drivers_program_shows(programs: Path) -> None:
+    program = programs / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB, 570.86.15'\n")
+    program.chmod(0o755)
+    assert report("card") == ["NVIDIA H100 80GB HBM3, 81559 MiB, 570.86.15"]
+    program.write_text("#!/bin/sh\necho 'no device'\nexit 9\n")
+    assert report("card") == ["none that nvidia-smi shows"]
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_program_that_is_missing_is_no_error() -> None:
+    assert find_origin().folder is not None
+    assert report("commit") == ["not known"]
+    assert report("card") == ["none that nvidia-smi shows"]
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("__version__ = '2.13.0+cu130'\ncuda = '13.0'\nhip = None\n", "2.13.0+cu130 (CUDA 13.0)"),
+        ("__version__ = '2.13.0'\ncuda = None\nhip = '6.4'\n", "2.13.0 (HIP 6.4)"),
+        ("__version__ = '2.13.0+cpu'\ncuda = None\n", "2.13.0+cpu (CPU only)"),
+        ("this is no Python", "installed, and its version cannot be read (SyntaxError)"),
+    ],
+)
+def test_torch_is_described_without_importing_it(
+    text: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('torch was imported')")
+    (package / "version.py").write_text(text)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert report("torch") == [shown]
+
+
+@pytest.mark.usefixtures("programs")
+def test_settings_are_shown_and_secrets_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(f"EVALSVC_{name.upper()}", SECRET)
+    monkeypatch.setenv("EVALSVC_DATABASE_URL", f"postgresql://evalsvc:{SECRET}@127.0.0.1:9/evalsvc?password={SECRET}")
+    monkeypatch.setenv("EVALSVC_SCHEDULER", f"tls://me:{SECRET}@host:8786")
+    monkeypatch.setenv("EVALSVC_DATA_DIR", str(tmp_path))
+    lines = report()
+    settings = {line.partition("=")[0] for line in lines if line.startswith("setting: ")}
+    given = {*SECRETS, "scheduler", "data_dir"}
+    assert settings == {f"setting: EVALSVC_{name.upper()}" for name in given}
+    assert {"setting: EVALSVC_SCHEDULER=tls://host:8786", "setting: EVALSVC_TOKEN=set"} <= set(lines)
+    assert "database: postgresql, cannot be read [database_unusable]" in lines
+    assert SECRET not in "\n".join(lines)
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_setting_that_cannot_be_read_ends_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALSVC_GRACE", "soon")
+    assert report("settings") == ["cannot be read: EVALSVC_GRACE is 'soon'; it must be a number"]
+    assert report("package")
+
+
+@pytest.mark.usefixtures("programs")
+def test_the_schema_of_a_database_is_read_and_no_database_is_made() -> None:
+    settings = Settings.load()
+    assert report("database") == ["sqlite, not made yet"]
+    assert not settings.data_path.exists()
+    store = open_store(settings.database, migrate=False)
+    version = store.schema_version()
+    store.close()
+    assert report("database") == [f"sqlite, schema {version}"]
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_damaged_database_ends_no_report() -> None:
+    settings = Settings.load()
+    settings.data_path.mkdir(parents=True)
+    (settings.data_path / "evalsvc.db").write_bytes(b"no database" * 1000)
+    assert report("database") == ["sqlite, cannot be read [database_unusable]"]
+
+
+@pytest.mark.usefixtures("programs")
+def test_packages_are_those_that_evalsvc_computes_with() -> None:
+    packages = dict(line.split(" ") for line in report("package"))
+    assert packages["sqlalchemy"] == metadata.version("sqlalchemy")
+    assert packages["torch"] == metadata.version("torch")
+    assert not {"evalsvc", "pytest", "ruff", "zensical"} & set(packages)
+
+
+@pytest.mark.usefixtures("short_process")
+def test_it_imports_neither_torch_nor_the_service() -> None:
+    code = (
+        "import sys\nfrom evalsvc.doctor.bug_report import report_lines\nprint(*report_lines(), sep='\\n')\n"
+        "print('heavy:', sorted({'torch', 'numpy', 'fastapi', 'sqlalchemy', 'distributed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert "heavy: []" in done.stdout
