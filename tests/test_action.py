@@ -1,0 +1,251 @@
+"""`action.yml`: its shell steps run as on a runner, with inputs that a stranger may have written."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from app_in_process import app_on_port
+from composite_action import ActionRun, run_action
+
+from evalsvc.miniature import ROOT as MINIATURE
+
+ROOT = Path(__file__).parents[1]
+ACTION = ROOT / "action.yml"
+
+Act = Callable[..., ActionRun]
+"""Runs the action with inputs by keyword."""
+
+FAKE = f"""#!{sys.executable}
+import json, os, pathlib, sys
+arguments = sys.argv[1:]
+with open("calls", "a") as calls:
+    calls.write(json.dumps([pathlib.Path(sys.argv[0]).name, *arguments]) + "\\n")
+for name in sys.argv[0].endswith("evalsvc") and arguments or ():
+    if name.startswith("--json="):
+        pathlib.Path(name.removeprefix("--json=")).write_text("{{}}")
+print(pathlib.Path("printed").read_text() if os.path.exists("printed") else "token")
+print(*arguments, file=sys.stderr)
+sys.exit(int(os.environ.get("CODE", "0")))
+"""
+"""Stands for `evalsvc` and `python`: writes down its arguments, and prints the file `printed`."""
+
+
+def act(folder: Path, programs: Path, **environment: str) -> Act:
+    """Return what runs the action in `folder` with the programs of another folder before all others."""
+    base = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), **environment}
+
+    def run(**inputs: str) -> ActionRun:
+        return run_action(ACTION, {"extras": "", **inputs}, base, folder)
+
+    return run
+
+
+def write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, child_process: None) -> Act:
+    """The action with programs that only write down how they were called."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("evalsvc", "python"):
+        write_program(programs / name, FAKE)
+    work = tmp_path / "work"
+    work.mkdir()
+    return act(work, programs)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the `evalsvc` and `python` of this checkout."""
+    folder = tmp_path_factory.mktemp("bin")
+    run = f"exec {shlex.quote(sys.executable)}"
+    write_program(folder / "python", f'#!/bin/sh\n{run} "$@"\n')
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    write_program(folder / "evalsvc", f'#!/bin/sh\nPYTHONPATH={shlex.quote(path)} {run} -m evalsvc.cli "$@"\n')
+    return folder
+
+
+def calls(folder: Path, program: str = "evalsvc") -> list[list[str]]:
+    """The arguments of each call of a program."""
+    file = folder / "work" / "calls"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [arguments for name, *arguments in lines if name == program and arguments[:1] != ["-c"]]
+
+
+# Hostile inputs
+
+TEXT_INPUTS = ("suite", "checkpoint", "baseline", "rules", "layout", "model", "device", "service")
+HOSTILE = (
+    "; touch pwned",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "' ; touch pwned ; '",
+    '" ; touch pwned ; "',
+    "&& touch pwned",
+    "| touch pwned",
+    "> pwned",
+    "${{ github.token }}",
+    "*",
+    "--help",
+    "--output=pwned",
+    "a b\tc",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_an_input_is_an_argument_and_never_a_program(fake: Act, tmp_path: Path, text: str) -> None:
+    done = fake(**dict.fromkeys(TEXT_INPUTS, text))
+    if "\t" in text:
+        assert (done.code, calls(tmp_path)) == (2, [])
+        return
+    assert done.code == 0, done.log
+    evaluated, gated = calls(tmp_path)
+    assert evaluated[:2] == ["run", f"--checkpoint={text}"]
+    assert evaluated[3:] == [f"--model={text}", f"--layout={text}", f"--device={text}", "--", text]
+    assert gated[:4] == ["gate", f"--baseline={text}", f"--rules={text}", f"--url={text}"]
+    assert not list((tmp_path / "work").rglob("pwned"))
+
+
+@pytest.mark.parametrize("name", [*(name for name in TEXT_INPUTS if name != "model"), "candidate", "token", "timeout"])
+@pytest.mark.parametrize("text", ["a\n::error::b", "a\r::add-mask::b", "a\x1b[2Jb"])
+def test_a_line_break_in_an_input_is_refused(fake: Act, tmp_path: Path, name: str, text: str) -> None:
+    """With one, a text could begin a line that the runner obeys."""
+    done = fake(**{"suite": "loss", "checkpoint": "a.pt", name: text})
+    assert (done.code, done.commands, calls(tmp_path)) == (2, ["error"], [])
+    assert f"input {name} has a line break" in done.log
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({}, "give the input checkpoint, or candidate"),
+        ({"checkpoint": "a.pt"}, "give the input suite"),
+        ({"candidate": "mine"}, "must be RUN@STEP"),
+        ({"candidate": "mine@$(touch pwned)"}, "must be RUN@STEP"),
+        ({"candidate": "mine@4", "timeout": "1; touch pwned"}, "a whole number of seconds"),
+        ({"candidate": "mine@4", "extras": "worker] ; touch pwned"}, "names separated by commas"),
+        ({"candidate": "mine@4", "extras": "-r/etc/passwd"}, "names separated by commas"),
+    ],
+)
+def test_inputs_that_cannot_be_meant_are_refused(fake: Act, tmp_path: Path, inputs: dict[str, str], words: str) -> None:
+    done = fake(**inputs)
+    assert (done.code, done.commands, calls(tmp_path)) == (2, ["error"], [])
+    assert words in done.log
+    assert not list((tmp_path / "work").rglob("pwned"))
+
+
+PRINTED = "::add-mask::a\n  ::error::b\n::set-env name=PATH::c\n```\n<script>\n::error title=loss/image::worse by 0.1\n"
+
+
+def test_what_evalsvc_prints_is_not_obeyed(fake: Act, tmp_path: Path) -> None:
+    """A suite or checkpoint of a stranger may have names that look like the runner's commands."""
+    (tmp_path / "work" / "printed").write_text(PRINTED)
+    done = fake(suite="loss", checkpoint="a.pt")
+    assert done.commands == ["stop-commands"]
+    assert all(line.startswith("    ") for line in done.summary.splitlines()[2:]), "no text ends a block of code"
+    done = fake(candidate="mine@4", baseline="mine@3")
+    assert [name for name in done.commands if name not in ("stop-commands", "error")] == []
+    assert done.log.endswith("::error title=loss/image::worse by 0.1\n"), "the gate's own marks are obeyed"
+
+
+def test_the_token_is_no_argument(fake: Act, tmp_path: Path) -> None:
+    done = fake(candidate="mine@4:ema", checkpoint="a.pt", suite="loss", token="s3cret", baseline="mine@3")
+    assert done.code == 0, done.log
+    assert "s3cret" not in done.log + json.dumps(calls(tmp_path))
+
+
+# What it does
+
+
+@pytest.mark.parametrize(
+    ("extras", "installed"),
+    [("", []), ("none", [str(ROOT)]), ("worker", [f"{ROOT}[worker]"]), ("worker,s3", [f"{ROOT}[worker,s3]"])],
+)
+def test_it_installs_the_evalsvc_of_the_action(fake: Act, tmp_path: Path, extras: str, installed: list[str]) -> None:
+    fake(suite="loss", checkpoint="a.pt", extras=extras)
+    assert [arguments[-1:] for arguments in calls(tmp_path, "python")] == [installed] * bool(installed)
+
+
+def test_a_checkpoint_is_posted_to_a_service_and_gated_there(fake: Act, tmp_path: Path) -> None:
+    place = {"candidate": "mine@4:ema", "service": "https://host:8321"}
+    assert fake(checkpoint="a.pt", suite="loss", baseline="mine@3", **place).code == 0
+    posted, gated = calls(tmp_path)
+    options = ["--suite=loss", "--url=https://host:8321"]
+    assert posted == ["submit", "--wait", *options, "--variant=ema", "--", "mine", "4", "a.pt"]
+    assert gated[:2] == ["gate", "--baseline=mine@3"]
+    assert {*options, "--timeout=3600"} <= set(gated)
+    assert gated[-2:] == ["--", "mine@4:ema"]
+
+
+@pytest.mark.parametrize("code", [2, 1, 0])
+def test_an_evaluation_that_fails_is_the_end(tmp_path: Path, child_process: None, code: int) -> None:
+    """But for exit code 1 with a baseline: what a failed task did not measure is reported as missing by the gate."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    write_program(programs / "evalsvc", FAKE)
+    work = tmp_path / "work"
+    work.mkdir()
+    run = act(work, programs, CODE=str(code))
+    assert run(suite="loss", checkpoint="a.pt").code == code
+    done = run(suite="loss", checkpoint="a.pt", baseline="b.json")
+    assert done.code == code
+    assert [arguments[0] for arguments in calls(tmp_path)] == ["run", "run"] + ["gate"] * (code < 2)
+
+
+SUITE = f"tasks: [{{kind: loss, name: captions, data: {MINIATURE / 'heldout_pairs.jsonl'}}}]"
+
+
+def test_the_miniature_is_evaluated_and_gated(tmp_path: Path, programs: Path, child_process: None) -> None:
+    """Its last checkpoint is worse at special tokens than the one before."""
+    run = act(tmp_path, programs, OMP_NUM_THREADS="1")
+    suite = tmp_path / "it's a folder" / "captions.yaml"
+    suite.parent.mkdir()
+    suite.write_text(SUITE)
+    checkpoints = MINIATURE / "runs" / "pretrained" / "checkpoints"
+    given = {"suite": "it's a folder/captions.yaml", "layout": str(MINIATURE / "runs" / "layout.yaml"), "device": "cpu"}
+    before = run(checkpoint=str(checkpoints / "epoch_4.pt"), **given)
+    assert before.code == 0, before.log
+    assert "captions/image" in before.summary
+    assert before.outputs["exit-code"] == ""
+    result = Path(before.outputs["folder"]) / "candidate.json"
+    after = run(checkpoint=str(checkpoints / "epoch_5.pt"), baseline=str(result), **given)
+    assert (after.code, after.outputs["exit-code"]) == (1, "1"), after.log
+    assert after.summary.startswith("### Gate: regression: ")
+    assert after.commands[:2] == ["stop-commands"] * 2
+    assert set(after.commands[2:]) == {"error", "notice"}
+    report = json.loads((Path(after.outputs["folder"]) / "gate.json").read_text())
+    worse = [item["metric"] for item in report["comparisons"] if item["verdict"] == "worse"]
+    assert set(worse) == {"captions/special", "captions/special_perplexity"}
+    assert (Path(after.outputs["folder"]) / "gate.xml").is_file()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
+    with app_on_port(tmp_path_factory.mktemp("service")) as (url, state):
+        yield url, state
+
+
+def test_a_service_is_asked(tmp_path: Path, programs: Path, service: tuple[str, Any], child_process: None) -> None:
+    url, state = service
+    state.coordinator.working = True
+    httpx.put(f"{url}/v1/suites/captions", json=yaml.safe_load(SUITE)).raise_for_status()
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    run = act(tmp_path, programs)
+    for step in (3, 4):
+        done = run(candidate=f"mine@{step}", checkpoint="a.pt", suite="captions", service=url)
+        assert done.code == 0, done.log
+    done = run(candidate="mine@4", baseline="mine@3", suite="captions", service=url)
+    assert done.outputs["exit-code"] == str(done.code)
+    assert done.summary.startswith("### Gate: ")
+    done = run(candidate="mine@4", baseline="mine@99", service=url)
+    assert (done.code, done.outputs["exit-code"]) == (3, "3"), done.log
