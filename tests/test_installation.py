@@ -89,9 +89,10 @@ def test_the_message_names_package_purpose_and_command() -> None:
 
 def test_no_message_spells_the_command_by_itself() -> None:
     """It would be wrong for an installation from a checkout or an address."""
+    named = [path for path in PACKAGE.rglob("*.py") if f"{NAME}[" in path.read_text()]
     spelled = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
-        for path in PACKAGE.rglob("*.py")
+        for path in named
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and f"{NAME}[" in node.value
     ]

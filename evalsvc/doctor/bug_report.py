@@ -56,7 +56,8 @@ def shown_setting(name: str, value: object) -> str:
 
 def _commit(origin: Origin) -> str:
     """Return the commit that was installed; the commit of a checkout with changed files ends with `-dirty`."""
-    if origin.folder is None or not (origin.folder / ".git").exists():
+    # A copy of a folder says nothing of the commit that the folder had then.
+    if origin.folder is None or not origin.is_editable or not (origin.folder / ".git").exists():
         return origin.commit
     return _output("git", "-C", str(origin.folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 

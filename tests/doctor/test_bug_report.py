@@ -53,6 +53,13 @@ def test_it_names_the_commit_of_a_repositorys_address(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("short_process")
+def test_the_commit_of_a_copy_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder may have moved on since it was copied."""
+    monkeypatch.setattr(bug_report, "find_origin", lambda: Origin(PACKAGE.parent))
+    assert report("commit") == ["not known"]
+
+
+@pytest.mark.usefixtures("short_process")
 def test_cards_are_those_that_the_drivers_program_shows(programs: Path) -> None:
     program = programs / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB, 570.86.15'\n")
@@ -102,7 +109,8 @@ def test_settings_are_shown_and_secrets_are_not(tmp_path: Path, monkeypatch: pyt
     settings = {line.partition("=")[0] for line in lines if line.startswith("setting: ")}
     given = {*SECRETS, "scheduler", "data_dir"}
     assert settings == {f"setting: EVALSVC_{name.upper()}" for name in given}
-    assert {"setting: EVALSVC_SCHEDULER=tls://host:8786", "setting: EVALSVC_TOKEN=set"} <= set(lines)
+    shown = {"SCHEDULER=tls://host:8786", "TOKEN=set", "DATABASE_URL=set"}
+    assert {f"setting: EVALSVC_{line}" for line in shown} <= set(lines)
     assert "database: postgresql, cannot be read [database_unusable]" in lines
     assert SECRET not in "\n".join(lines)
 
