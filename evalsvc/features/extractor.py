@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -26,6 +26,8 @@ class FeatureExtractor(ABC):
     resizes: ClassVar[tuple[str, ...]]
     """How images may come to the network's size, the usual way first. Each makes different features."""
 
+    program: Mapping[str, str] = {}
+    """Entries of a protocol that name the published program behind the features; empty for evalsvc's own code."""
     digest: str
     """Identity of the weights, and of what else the features depend on."""
     taps: tuple[int, ...]

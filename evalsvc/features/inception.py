@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsvc.checkpoints.weights import some, tensor_digest
-from evalsvc.errors import CheckpointMismatch, NonFinite
+from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.errors import CheckpointMismatch
 from evalsvc.features.extractor import FeatureExtractor
-from evalsvc.features.inception_weights import CLASSIFIER, read_inception, trunk
+from evalsvc.features.inception_weights import CLASSIFIER, read_inception, require_finite, trunk
 from evalsvc.models import private
-
-Resize = Literal["pil-bicubic", "tf1-bilinear"]
 
 SIZE = 299
 TAPS = (64, 2048)
@@ -48,9 +46,7 @@ class Inception(FeatureExtractor):
             NonFinite: NaN or infinity in them.
             CheckpointMismatch: their shapes are another network's.
         """
-        broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-        if broken:
-            raise NonFinite(f"the Inception weights hold NaN or infinity in {some(broken)}; pull them again")
+        require_finite(tensors)
         self.digest = tensor_digest(trunk(tensors))
         """Of the tensors before folding, under torch-fidelity's names: the same for every file that they come in."""
         self._whole_digest = tensor_digest(tensors) if CLASSIFIER in tensors else self.digest

@@ -13,14 +13,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.weights import is_plain, listed, read_weights
-from evalsvc.errors import CheckpointMismatch, NotACheckpoint, UnsafeCheckpoint
+from evalsvc.checkpoints.weights import is_plain, listed, read_weights, some
+from evalsvc.errors import CheckpointMismatch, NonFinite, NotACheckpoint, UnsafeCheckpoint
 
 PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 """Of each convolution, under torch-fidelity's names."""
@@ -38,7 +38,25 @@ def read_inception(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError where the file cannot be read, or tensors are missing or no plain numbers.
     """
     is_program = path.is_file() and zipfile.is_zipfile(path) and _entry(path, "constants.pkl") is not None
-    tensors = _read_program(path) if is_program else read_weights(path).tensors
+    return _checked(_read_program(path, path) if is_program else read_weights(path).tensors, path)
+
+
+def read_inception_program(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a TorchScript file from its content; messages name `path`. Raises what `read_inception` does.
+
+    Return what `read_inception` returns, without running the program.
+    """
+    return _checked(_read_program(BytesIO(content), path), path)
+
+
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise NonFinite for NaN or infinity in the network's tensors."""
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise NonFinite(f"the Inception weights hold NaN or infinity in {some(broken)}; pull them again")
+
+
+def _checked(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     names = [f"{name}.{part}" for name in NVIDIA_NAMES.values() for part in PARTS]
     problems = listed("missing", [name for name in names if name not in tensors])
     problems += listed(
@@ -128,14 +146,14 @@ NVIDIA_NAMES: dict[str, str] = {
 # TorchScript
 
 
-def _entry(path: Path, name: str) -> str | None:
-    with zipfile.ZipFile(path) as archive:
+def _entry(file: Path | IO[bytes], name: str) -> str | None:
+    with zipfile.ZipFile(file) as archive:
         return next((entry for entry in archive.namelist() if entry.partition("/")[2] == name), None)
 
 
-def _read_program(path: Path) -> dict[str, Tensor]:
+def _read_program(file: Path | IO[bytes], path: Path) -> dict[str, Tensor]:
     """NVIDIA's names (`…layers.mixed.conv.weight`, `.beta`, `.mean`, `.var`) to torch-fidelity's."""
-    found = _program_tensors(path)
+    found = _program_tensors(file, path)
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
         _, _, inner = name.rpartition("layers.")
@@ -151,11 +169,11 @@ def _read_program(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _program_tensors(path: Path) -> dict[str, Tensor]:
+def _program_tensors(file: Path | IO[bytes], path: Path) -> dict[str, Tensor]:
     """Every tensor that is an attribute of the program's modules, by its dotted name."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entry = _entry(path, "data.pkl")
+        with zipfile.ZipFile(file) as archive:
+            entry = _entry(file, "data.pkl")
             if entry is None or archive.getinfo(entry).file_size > MAX_PROGRAM:
                 raise NotACheckpoint(f"{path} is a zip file with constants.pkl and without a usable data.pkl")
             root = _Unpickler(archive, entry.partition("/")[0]).load()

@@ -24,9 +24,11 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "vqgan": "evalsvc.decoders.vqgan:VQGAN",
     },
     "features": {
+        "clean-fid": "evalsvc.features.clean_fid:CleanFID",
         "clip": "evalsvc.features.clip:CLIP",
         "dinov2": "evalsvc.features.dinov2:DINOv2",
         "inception": "evalsvc.features.inception:Inception",
+        "torch-fidelity": "evalsvc.features.torch_fidelity:TorchFidelity",
     },
     "metrics": {
         "clip_score": "evalsvc.metrics.clip_score:CLIP_SCORE",
@@ -57,7 +59,14 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
 }
 
-EXTRAS = {"transformers": "features"}
+EXTRAS = {
+    "clean-fid": "reference",
+    "cleanfid": "reference",
+    "scipy": "reference",
+    "torch-fidelity": "reference",
+    "torch_fidelity": "reference",
+    "transformers": "features",
+}
 """Packages that come with another extra than `worker`."""
 
 

@@ -13,7 +13,13 @@ from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.installation import pip_install
 from evalsvc.spec import catalog
 
-FOLDERS = {"inception": "inception_path", "clip": "clip_folder", "dinov2": "dinov2_folder"}
+FOLDERS = {
+    "clean-fid": "inception_path",
+    "clip": "clip_folder",
+    "dinov2": "dinov2_folder",
+    "inception": "inception_path",
+    "torch-fidelity": "inception_path",
+}
 """By kind, the fixture with weights of it. A new kind needs a line, and is tested with that."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nvidia_program import nvidia_program, small_tensors
 from smoke_images import pixel_digest, read_smoke_images, torch_fidelity_weights
 from torch import Tensor, nn
 
@@ -244,42 +245,6 @@ class TestLogits:
         """By its shape: it lies outside the layers."""
         found = read_inception(nvidia_program(small_tensors(), tmp_path / "inception.pt", classifier))
         assert torch.equal(found[CLASSIFIER], classifier)
-
-
-def small_tensors() -> dict[str, Tensor]:
-    """The right names with a few numbers each: enough for what reads files."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 1, 1, 1), (2,), (2,), (2,), (2,)]
-    tensors = {}
-    for name in NVIDIA_NAMES.values():
-        for part, shape in zip(PARTS, shapes, strict=True):
-            tensors[f"{name}.{part}"] = torch.rand(shape, generator=generator)
-        tensors[f"{name}.bn.weight"] = torch.ones(2)
-    return tensors
-
-
-class Plain(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def nvidia_program(tensors: dict[str, Tensor], path: Path, classifier: Tensor | None = None) -> Path:
-    """A TorchScript file with the tensors where NVIDIA's has them."""
-    root = Plain()
-    parts = {"conv.weight": "weight", "bn.bias": "beta", "bn.running_mean": "mean", "bn.running_var": "var"}
-    for theirs, ours in NVIDIA_NAMES.items():
-        module: nn.Module = root
-        for name in ("layers", *theirs.split(".")):
-            if not hasattr(module, name):
-                module.add_module(name, Plain())
-            module = getattr(module, name)
-        for part, attribute in parts.items():
-            module.register_buffer(attribute, tensors[f"{ours}.{part}"])
-    if classifier is not None:
-        root.add_module("output", Plain())
-        root.output.register_buffer("weight", classifier)
-    torch.jit.save(torch.jit.script(root), str(path))
-    return path
 
 
 class TestFiles:

@@ -13,12 +13,12 @@ from evalsvc.data.images import ImageSource
 from evalsvc.decoders import to_uint8
 from evalsvc.errors import NonFinite
 from evalsvc.features import FeatureExtractor
-from evalsvc.features.inception import Resize
 from evalsvc.files.arrays import pack_array, unpack_array
 from evalsvc.metrics.image_metric import Estimate
 from evalsvc.metrics.paired_frechet import paired_frechet_shares
 from evalsvc.metrics.reconstruction import CodebookUse, codebook_use, psnr, ssim
 from evalsvc.metrics.second_order import counted_once
+from evalsvc.spec.images import Resize
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.task import Context
 

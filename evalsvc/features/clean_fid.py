@@ -1,0 +1,121 @@
+"""FID's Inception network as clean-fid runs it: its own resizing, before NVIDIA's program or the same tensors.
+
+clean-fid runs NVIDIA's TorchScript file of 2015-12-05. A TorchScript file is a program, so evalsvc runs that one file
+alone, known by its SHA-256. From any other file with the network's tensors, the tensors are put into torch-fidelity's
+layers. Protocols say which of the two it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from cleanfid.resize import build_resizer
+from torch import Tensor, nn
+
+from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.features import torch_fidelity
+from evalsvc.features.extractor import FeatureExtractor
+from evalsvc.features.inception import TAPS
+from evalsvc.features.inception_weights import read_inception, read_inception_program, require_finite, trunk
+from evalsvc.spec.images import INCEPTION_TORCHSCRIPT
+
+RELEASE = f"clean-fid {version('clean-fid')}"
+
+MAX_BYTES = 200_000_000
+"""A larger file is not NVIDIA's, which has 96 MB."""
+
+ZIP = b"PK\x03\x04"
+
+STEM = 4
+"""Layers of torch-fidelity's network up to the first 64 features."""
+
+Network = Callable[[Tensor, bool], dict[int, Tensor]]
+"""From [B, 3, 299, 299] float32, about -1 to 1, to features by tap; the flag says whether the last tap is wanted."""
+
+
+class CleanFID(FeatureExtractor):
+    """Images to features in clean-fid's mode `clean`."""
+
+    kind: ClassVar[str] = "clean-fid"
+    resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic",)
+
+    def __init__(
+        self, network: Network, taps: tuple[int, ...], digest: str, network_name: str, *, device: str = "cpu"
+    ) -> None:
+        """`network` is on `device`, and `network_name` is what protocols call the network. See `from_path`."""
+        self._network = network
+        self._resize = build_resizer("clean")
+        self.program = {"program": RELEASE, "network": network_name}
+        self.digest = digest
+        self.taps = taps
+        self.device = torch.device(device)
+        self.images_at_once = torch_fidelity.images_at_once(self.device)
+
+    @classmethod
+    def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
+        """From NVIDIA's TorchScript file, or from the tensors in any other of the network's published files."""
+        program = read_published_program(path)
+        if program is None:
+            tensors = read_inception(path)
+            network, taps = _Layers(tensors, device), TAPS
+            return cls(network, taps, _digest(tensors), f"{torch_fidelity.RELEASE}, its layers", device=device)
+        tensors = read_inception_program(program, path)
+        require_finite(tensors)
+        network_name = f"TorchScript {hashlib.sha256(program).hexdigest()}"
+        return cls(_program(program, device), TAPS[-1:], _digest(tensors), network_name, device=device)
+
+    def extract(
+        self,
+        images: Tensor,  # [B, 3, H, W] uint8
+        resize: str,
+        taps: Collection[int],
+    ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
+        """Pillow resizes on the CPU, one channel of one image at a time."""
+        arrays = [self._resize(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().to(self.device)
+        return self._network((pixels - 128) / 128, TAPS[-1] in taps)
+
+
+def read_published_program(path: Path) -> bytes | None:
+    """Return the content of NVIDIA's TorchScript file if `path` is that file, else None."""
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return None
+    with path.open("rb") as file:
+        start = file.read(len(ZIP))
+        content = start + file.read(MAX_BYTES) if start == ZIP else b""
+    return content if hashlib.sha256(content).hexdigest() == INCEPTION_TORCHSCRIPT else None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return tensor_digest(trunk(tensors))
+
+
+def _program(content: bytes, device: str) -> Network:
+    """Load NVIDIA's program from its content, which the caller has checked."""
+    load: Any = torch.jit.load
+    with warnings.catch_warnings():
+        # torch deprecates TorchScript, in which the network is published.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        layers = load(BytesIO(content), map_location=device).eval().layers
+    return lambda pixels, deep: {TAPS[-1]: layers(pixels).view(len(pixels), TAPS[-1])}
+
+
+class _Layers:
+    """torch-fidelity's layers, behind its resizing."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], device: str) -> None:
+        *layers, _ = torch_fidelity.build_network(tensors).to(device).children()  # the last is the classifier
+        self._stem, self._trunk = nn.Sequential(*layers[:STEM]), nn.Sequential(*layers[STEM:])
+
+    def __call__(self, pixels: Tensor, deep: bool) -> dict[int, Tensor]:
+        stem = self._stem(pixels)
+        features = {TAPS[0]: stem.mean((2, 3))}
+        return features | {TAPS[-1]: self._trunk(stem).flatten(1)} if deep else features

@@ -1,0 +1,83 @@
+"""FID's Inception network as torch-fidelity has it: its layers, unfolded, and its own resizing.
+
+The weights are those of the asset `inception`. torch-fidelity reads weights by unpickling whatever a file holds, so the
+file is read by evalsvc, and torch-fidelity gets the tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.errors import CheckpointMismatch
+from evalsvc.features.extractor import FeatureExtractor
+from evalsvc.features.inception import LOGITS, TAPS
+from evalsvc.features.inception_weights import CLASSIFIER, CLASSIFIER_SHAPE, read_inception, require_finite, trunk
+
+RELEASE = f"torch-fidelity {version('torch-fidelity')}"
+
+
+class TorchFidelity(FeatureExtractor):
+    """Images to features by torch-fidelity's own extractor `inception-v3-compat`."""
+
+    kind: ClassVar[str] = "torch-fidelity"
+    resizes: ClassVar[tuple[str, ...]] = ("tf1-bilinear",)
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, device: str = "cpu") -> None:
+        """`tensors` are those of `read_inception`. Raises NonFinite and CheckpointMismatch, as `build_network`."""
+        self._network = build_network(tensors).to(device)
+        self.program = {"program": RELEASE}
+        self.digest = tensor_digest(trunk(tensors))
+        self.taps = TAPS
+        self.device = torch.device(device)
+        self.images_at_once = images_at_once(self.device)
+
+    @classmethod
+    def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
+        """From any of the network's published files; see `inception_weights.py`."""
+        return cls(read_inception(path), device=device)
+
+    def extract(
+        self,
+        images: Tensor,  # [B, 3, H, W] uint8
+        resize: str,
+        taps: Collection[int],
+    ) -> dict[int, Tensor]:  # by tap, [B, tap] float32
+        """The network resizes; without the last tap it stops behind the stem."""
+        wanted = sorted(taps)
+        self._network.features_list = [str(tap) for tap in wanted]
+        return dict(zip(wanted, self._network(images.to(self.device)), strict=True))
+
+
+def build_network(tensors: Mapping[str, Tensor]) -> Any:
+    """Return torch-fidelity's network of 2015-12-05 in eval mode, with these tensors, on the CPU.
+
+    The classifier, which no feature depends on, is made of zeros.
+
+    Raises:
+        NonFinite: NaN or infinity in the tensors.
+        CheckpointMismatch: the shapes of the tensors are another network's.
+    """
+    require_finite(tensors)
+    weights = {**tensors, CLASSIFIER: torch.zeros(CLASSIFIER_SHAPE), "fc.bias": torch.zeros(LOGITS)}
+    # The class takes weights from a file alone; this one lies in memory, and torch has just written it.
+    file = BytesIO()
+    torch.save(weights, file)
+    file.seek(0)
+    try:
+        return FeatureExtractorInceptionV3("evalsvc", [str(TAPS[0])], feature_extractor_weights_path=file)
+    except RuntimeError as error:
+        raise CheckpointMismatch(f"the weights are of another network than FID's Inception: {error}") from None
+
+
+def images_at_once(device: torch.device) -> int:
+    """Return how many images go through the unfolded network together."""
+    return 8 if device.type == "cpu" else 64
