@@ -105,8 +105,11 @@ class ImageMetric:
     estimate: Callable[[FeatureSets], Estimate]
     biased: bool = True
     """Whether its expectation moves with the number of sampled images, which then is part of the protocol."""
+    program: str = ""
+    """Name and release of the published program that computes the value; empty for evalsvc's own estimators."""
 
     @property
     def estimator(self) -> str:
         """What a protocol says of it."""
-        return f"{self.name}/{self.version}"
+        own = f"{self.name}/{self.version}"
+        return f"{own} by {self.program}" if self.program else own

@@ -191,7 +191,11 @@ def recall(sets: FeatureSets) -> Estimate:
 
     Source: as `precision`; B. Efron, C. Stein, Annals of Statistics 9, 1981, for the jackknife.
     """
-    found = _shared(sets)
+    return recall_of(_shared(sets))
+
+
+def recall_of(found: Neighbourhoods) -> Estimate:
+    """Compute `recall` from neighbourhoods that are known."""
     return _share_of_real(found, found.recalled, found.recalled_without)
 
 

@@ -2,7 +2,7 @@
 
 Nothing is imported until it is asked for, so listing needs neither torch nor the component's packages.
 Installed packages add to it by entry points of the groups `evalsvc.decoders`, `evalsvc.features`, `evalsvc.metrics`,
-`evalsvc.models` and `evalsvc.tasks`.
+`evalsvc.models`, `evalsvc.programs` and `evalsvc.tasks`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "models": {
         "open_lm": "evalsvc.models.loading:load_model",
+    },
+    "programs": {
+        "clean-fid": "evalsvc.metrics.clean_fid:CLEAN_FID",
+        "torch-fidelity": "evalsvc.metrics.torch_fidelity:TORCH_FIDELITY",
     },
     "tasks": {
         "alignment": "evalsvc.tasks.alignment.spec:Alignment",

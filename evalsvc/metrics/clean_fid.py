@@ -1,0 +1,96 @@
+"""clean-fid's own estimators: FID and KID by the functions that its program calls."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
+
+import numpy as np
+from cleanfid import fid
+from scipy import linalg
+
+from evalsvc.errors import InvalidData, MissingPackage
+from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.metrics.reference_program import (
+    SUBSET_SIZE,
+    SUBSETS,
+    ReferenceProgram,
+    Statistics,
+    frechet_metrics,
+    kid_estimate,
+    subset_size,
+)
+
+RELEASE = f"clean-fid {version('clean-fid')}"
+
+SPREAD_SUBSETS = 20
+"""Further subsets, of which the spread is measured: the program tells no spread of its own."""
+
+SEEDS = 2**32
+"""NumPy's global generator takes no greater seed."""
+
+if "disp" not in inspect.signature(linalg.sqrtm).parameters:
+    raise MissingPackage(
+        f"{RELEASE} calls `scipy.linalg.sqrtm` with an argument that scipy {version('scipy')} does not have; run: pip "
+        "install 'scipy<1.18'"
+    )
+
+
+def frechet_distance(samples: Statistics, real: Statistics) -> float:
+    """Compute clean-fid's distance.
+
+    Raises:
+        InvalidData: the matrix root is not real, which the program refuses too.
+    """
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        # Of scipy: the argument `disp` of sqrtm is about to go.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return float(fid.frechet_distance(*samples, *real))
+        except ValueError as error:
+            raise InvalidData(f"{RELEASE} finds no distance of these features: {error}; sample more images") from None
+
+
+def kid(sets: FeatureSets) -> Estimate:
+    """Compute clean-fid's KID, with a standard error as of `kid_estimate`.
+
+    The program draws from NumPy's global generator, which is seeded here and gets its state back.
+
+    Raises:
+        InvalidData: the reference's features are not known, or a side has fewer than two images.
+    """
+    samples, real, size = sets.samples, sets.real(), subset_size(sets)
+    with _seeded(sets.seed):
+        value = fid.kernel_distance(samples, real, num_subsets=SUBSETS, max_subset_size=SUBSET_SIZE)
+        single = [
+            fid.kernel_distance(samples, real, num_subsets=1, max_subset_size=size) for _ in range(SPREAD_SUBSETS)
+        ]
+    return kid_estimate(sets, value, float(np.std(single, ddof=1)))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed NumPy's global generator, and give it back as it was."""
+    before = np.random.get_state()
+    np.random.seed(seed % SEEDS)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+CLEAN_FID = ReferenceProgram(
+    RELEASE,
+    frechet_distance,
+    {
+        **frechet_metrics(RELEASE, frechet_distance),
+        "kid": ImageMetric(
+            "kid", "inception/2048", "features", "distance", "lower", 2, 1, kid, biased=False, program=RELEASE
+        ),
+    },
+)
+"""Source: G. Parmar et al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation, arXiv 2104.11222."""

@@ -1,0 +1,129 @@
+"""torch-fidelity's own estimators: FID, KID, precision and recall by the functions that its program calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.metrics.prdc import GROUPS, Neighbourhoods, neighbourhoods, recall_of
+from evalsvc.metrics.reference_program import (
+    SUBSETS,
+    ReferenceProgram,
+    Rows,
+    Statistics,
+    frechet_metrics,
+    kid_estimate,
+    subset_size,
+)
+from evalsvc.metrics.shares import share_stderr
+
+RELEASE = f"torch-fidelity {version('torch-fidelity')}"
+
+NEIGHBOURS = 3
+"""torch-fidelity's default."""
+
+SEEDS = 2**32
+"""NumPy's older generators, which the program draws with, take no greater seed."""
+
+
+def frechet_distance(samples: Statistics, real: Statistics) -> float:
+    """Compute torch-fidelity's distance. Means of different types, as of imported statistics, become float64."""
+    (mean1, cov1), (mean2, cov2) = samples, real
+    kind = np.result_type(mean1, mean2)
+    sides = ({"mu": mean.astype(kind), "sigma": cov} for mean, cov in ((mean1, cov1), (mean2, cov2)))
+    return float(fid_statistics_to_metric(*sides, verbose=False)[KEY_METRIC_FID])
+
+
+def kid(sets: FeatureSets) -> Estimate:
+    """Compute torch-fidelity's KID, with a standard error as of `kid_estimate`.
+
+    Raises:
+        InvalidData: the reference's features are not known, or a side has fewer than two images.
+    """
+    size = subset_size(sets)
+    seed = sets.seed % SEEDS
+    sides = (_tensor(sets.samples), _tensor(sets.real()))
+    found = kid_features_to_metric(*sides, kid_subsets=SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False)
+    return kid_estimate(sets, found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD])
+
+
+def precision(sets: FeatureSets) -> Estimate:
+    """Compute torch-fidelity's precision: the share of samples within the third neighbour's reach of a real image.
+
+    The error is that of a share; see `share_stderr`. Raises InvalidData as `recall`.
+    """
+    value, n = _shared(sets).precision, len(sets.samples)
+    return Estimate(value, share_stderr(round(value * n), n), n, None, {"k": NEIGHBOURS})
+
+
+def recall(sets: FeatureSets) -> Estimate:
+    """Compute torch-fidelity's recall: the share of real images within the third neighbour's reach of a sample.
+
+    The error is that of evalsvc's recall with as many neighbours; see `prdc.recall`.
+
+    Raises:
+        InvalidData: no more than three images on a side, or the reference's features are not known.
+    """
+    found = _shared(sets)
+    own = recall_of(found.neighbourhoods)
+    return Estimate(found.recall, own.stderr, own.n, None, {"k": NEIGHBOURS, "own_value": own.value}, groups=GROUPS)
+
+
+@dataclass(frozen=True, eq=False)
+class _PrecisionAndRecall:
+    """What one call of the program finds, and evalsvc's neighbourhoods of the same features."""
+
+    precision: float
+    recall: float
+    neighbourhoods: Neighbourhoods
+
+
+_found: WeakKeyDictionary[FeatureSets, _PrecisionAndRecall] = WeakKeyDictionary()
+
+
+def _shared(sets: FeatureSets) -> _PrecisionAndRecall:
+    """Return both of one pair of sets, computed by the first metric that asks, and forgotten with the sets."""
+    if sets not in _found:
+        own = neighbourhoods(sets, NEIGHBOURS)
+        # In parts, which are the blocks that the whole is made of too: a quarter of the memory for 40,000 images.
+        found = prc_features_to_metric(
+            _tensor(sets.samples), _tensor(sets.real()), prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False
+        )
+        _found[sets] = _PrecisionAndRecall(found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL], own)
+    return _found[sets]
+
+
+def _tensor(rows: Rows) -> Tensor:
+    return torch.from_numpy(np.require(rows, requirements="W"))
+
+
+def _share(name: str, estimate: Callable[[FeatureSets], Estimate], **more: Any) -> ImageMetric:
+    return ImageMetric(
+        name, "inception/2048", "features", "fraction", "higher", GROUPS, 1, estimate, program=RELEASE, **more
+    )
+
+
+TORCH_FIDELITY = ReferenceProgram(
+    RELEASE,
+    frechet_distance,
+    {
+        **frechet_metrics(RELEASE, frechet_distance),
+        "kid": ImageMetric(
+            "kid", "inception/2048", "features", "distance", "lower", 2, 1, kid, biased=False, program=RELEASE
+        ),
+        "precision": _share("precision", precision, biased=False),
+        "recall": _share("recall", recall),
+    },
+)
+"""Source: A. Obukhov et al., github.com/toshas/torch-fidelity."""
