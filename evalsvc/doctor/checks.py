@@ -20,6 +20,7 @@ from evalsvc.config import OPEN_ROOTS, Settings
 from evalsvc.doctor.verification import last_verification, present_versions
 from evalsvc.errors import AssetCorrupt, AssetMissing, DatabaseUnusable, EvalsvcError, MissingPackage, UnknownName
 from evalsvc.installation import pip_install
+from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.paths import Readable, local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, TaskSpec, load_suite, suite_files
 from evalsvc.store.session import Store, translated
@@ -220,7 +221,7 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
     except EvalsvcError as error:
         return Check(title, False, error.message, f"correct {path}", needed)
     files = [file for file in data_files(suite, settings) if not file.exists()]
-    pulls = [asset for asset in assets_of(suite) if not _check_asset(asset, settings).ok]
+    pulls = [asset for asset in assets_of(suite, settings) if not _check_asset(asset, settings).ok]
     if files or pulls:
         found = "missing: " + ", ".join([*map(str, files), *(f"asset {asset}" for asset in pulls)])
         do = []
@@ -233,10 +234,19 @@ def _check_suite(name: str, path: Path, settings: Settings, needed: bool) -> Che
     return Check(title, True, f"{len(suite.tasks)} tasks, all data there")
 
 
-def assets_of(suite: Suite) -> list[str]:
+def assets_of(suite: Suite, settings: Settings) -> list[str]:
     """The assets that the tasks of a suite name, each once."""
     named = (task.parameters.get(parameter) for task in suite.tasks for parameter in ASSET_PARAMETERS)
-    return list(dict.fromkeys(name for name in named if isinstance(name, str) and name in ASSETS))
+    assets = (asset_behind(name, settings) for name in named if isinstance(name, str))
+    return list(dict.fromkeys(name for name in assets if name in ASSETS))
+
+
+def asset_behind(name: str, settings: Settings) -> str:
+    """Return the asset that a parameter's value means: of a program's the first that was pulled, or else the last."""
+    if name not in PROGRAMS:
+        return name
+    assets = PROGRAMS[name].assets
+    return next((asset for asset in assets if _check_asset(asset, settings).ok), assets[-1])
 
 
 def data_files(suite: Suite, settings: Settings) -> list[Path]:

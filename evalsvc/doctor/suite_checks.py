@@ -11,11 +11,12 @@ from typing import Any
 
 from evalsvc.assets import locate_asset
 from evalsvc.config import Settings
-from evalsvc.doctor.checks import ASSET_PARAMETERS, check_lm_eval, data_files, paths_of
+from evalsvc.doctor.checks import ASSET_PARAMETERS, asset_behind, check_lm_eval, data_files, paths_of
 from evalsvc.errors import EvalsvcError, InvalidSuite, os_reason
 from evalsvc.installation import missing_package
 from evalsvc.spec import catalog
 from evalsvc.spec.benchmark import BenchmarkSpec
+from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.new_suite import PLACEHOLDER
 from evalsvc.spec.paths import Readable, local_data, require_readable
 from evalsvc.spec.suite import Suite, TaskSpec, examine_suite
@@ -85,7 +86,7 @@ def _missing_assets(task: TaskSpec, settings: Settings) -> Iterator[str]:
         name = task.parameters.get(parameter)
         if isinstance(name, str) and "/" not in name:
             try:
-                locate_asset(name, settings.assets_path)
+                locate_asset(asset_behind(name, settings), settings.assets_path)
             except EvalsvcError as error:
                 yield f"{parameter}: {error.message}"
     reference = task.parameters.get("reference")
@@ -111,6 +112,10 @@ def _missing_packages(tasks: Sequence[TaskSpec], settings: Settings) -> Iterator
     for name in TRANSFORMERS_PARAMETERS:
         if any(task.parameters.get(name) for task in tasks) and find_spec("transformers") is None:
             yield missing_package("transformers", f"the parameter {name!r}", "features").message
+    for name, program in PROGRAMS.items():
+        missing = [module for module in program.modules if find_spec(module) is None]
+        if missing and any(task.parameters.get("extractor") == name for task in tasks):
+            yield missing_package(missing[0], f"the extractor {name!r}", "reference").message
 
 
 def _check_benchmarks(task: TaskSpec, settings: Settings) -> tuple[list[str], list[str]]:

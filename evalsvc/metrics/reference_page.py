@@ -30,7 +30,9 @@ ABOUT: Mapping[Kind, str] = {
         "Metrics are called `<task>/fid` and so on. An item is a sampled image. Errors are over sampled images; the "
         "real images are taken as given, so an error says nothing of another choice of them. Two checkpoints draw "
         "from the same prompts with the same noise, and are compared image by image where the value is a sum over "
-        "sampled images to first order."
+        "sampled images to first order. With `extractor: torch-fidelity` or `clean-fid` that program computes `fid`, "
+        "`fid64` and `kid`, and torch-fidelity also `precision` and `recall` (of 3 neighbours); the protocol names the "
+        "program and its release, and standard errors stay evalsvc's."
     ),
     "reconstruction": (
         "Metrics are called `<task>/psnr` and so on. An item is an image, on its way through the image tokenizer "

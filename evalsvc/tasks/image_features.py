@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalsvc.errors import DataChanged
+from evalsvc.errors import AssetMissing, DataChanged
 from evalsvc.features import FeatureExtractor
 from evalsvc.files.arrays import pack_array, unpack_array
+from evalsvc.spec.images import PROGRAMS
 from evalsvc.tasks.task import Context
 
 ACTIVATION_BYTES = 13 << 20
@@ -26,8 +28,27 @@ SCORE = "clip_score"
 class ExtractorSpec:
     kind: str
     name: str
-    """An asset, or the path of a file or folder."""
+    """An asset, the path of a file or folder, or one of PROGRAMS."""
     resize: str
+
+
+def open_extractor(context: Context, spec: ExtractorSpec) -> FeatureExtractor:
+    """Load the extractor; a program's from the first of its assets that was pulled.
+
+    Raises AssetMissing and what `load_extractor` raises.
+    """
+    if spec.name not in PROGRAMS:
+        return context.extractor(spec.name, spec.kind)
+    *preferred, last = PROGRAMS[spec.name].assets
+    for asset in preferred:
+        with suppress(AssetMissing):
+            return context.extractor(asset, spec.name)
+    return context.extractor(last, spec.name)
+
+
+def identity_of(extractor: FeatureExtractor, tap: int, resize: str) -> dict[str, str]:
+    """Return what a protocol says of an extractor's features."""
+    return {"extractor": extractor.digest_of(tap), "resize": resize, **extractor.program}
 
 
 class FeaturePass:
@@ -38,7 +59,7 @@ class FeaturePass:
         self.keys = tuple(sorted(keys))
         kinds = {kind_of(key) for key in keys}
         self._specs = {spec.kind: spec for spec in specs if spec.kind in kinds}
-        self._extractors = {spec.kind: context.extractor(spec.name, spec.kind) for spec in self._specs.values()}
+        self._extractors = {spec.kind: open_extractor(context, spec) for spec in self._specs.values()}
 
     def lacks(self, key: str) -> str | None:
         """Why the extractor cannot give these features; None: it can."""
@@ -52,14 +73,15 @@ class FeaturePass:
     def identity(self, key: str) -> dict[str, str]:
         """What a protocol says of these features."""
         kind = kind_of(key)
-        return {"extractor": self._extractors[kind].digest_of(self._tap(key)), "resize": self._specs[kind].resize}
+        return identity_of(self._extractors[kind], self._tap(key), self._specs[kind].resize)
 
     def require_planned(self, planned: Mapping[str, Mapping[str, str]]) -> None:
         """Raises DataChanged unless the extractors are those of the plan."""
         for key in self.keys:
             if self.identity(key) != planned[key]:
                 raise DataChanged(
-                    f"the weights behind {key} have changed since this evaluation was planned; evaluate again"
+                    f"the weights or the program behind {key} have changed since this evaluation was planned, or "
+                    "another worker has others; give all workers the same, and evaluate again"
                 )
 
     def bytes(self) -> int:

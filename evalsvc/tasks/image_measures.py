@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evalsvc.metrics.image_metric import Estimate, FeatureSets, ImageMetric
+from evalsvc.metrics.reference_program import ReferenceProgram
 from evalsvc.spec import catalog
 from evalsvc.tasks.image_features import SCORE, ExtractorSpec, FeaturePass, kind_of
 from evalsvc.tasks.image_reference import ReferenceSpec, lacks
@@ -53,9 +54,20 @@ class Given:
         return FeaturePass(context, self.extractors, [metric.features]).lacks(metric.features)
 
 
-def load_metrics(names: Sequence[str] | None = None) -> list[ImageMetric]:
-    """Those of the catalog [all]."""
-    return [catalog.load("metrics", name) for name in (catalog.names("metrics") if names is None else names)]
+def load_metrics(names: Sequence[str] | None = None, program: str | None = None) -> list[ImageMetric]:
+    """Return those of the catalog [all], as `program` computes them where the program does.
+
+    Raises MissingPackage where the program is not installed.
+    """
+    own = {} if program is None else load_program(program).metrics
+    chosen = catalog.names("metrics") if names is None else names
+    return [own[name] if name in own else catalog.load("metrics", name) for name in chosen]
+
+
+def load_program(name: str) -> ReferenceProgram:
+    """Return a program of the catalog. Raises MissingPackage where it is not installed."""
+    program: ReferenceProgram = catalog.load("programs", name)
+    return program
 
 
 def measure(
@@ -63,10 +75,11 @@ def measure(
     features: Mapping[str, np.ndarray[Any, Any]],  # by key, [n, d]
     reference: Mapping[str, TapStatistics],  # by key
     seed: int,
+    program: str | None = None,
 ) -> Iterator[tuple[ImageMetric, Estimate]]:
-    """The metrics for which there are enough images by now."""
+    """The metrics for which there are enough images by now, as `load_metrics` gives them."""
     sets = {key: _sets(rows, reference.get(key), seed) for key, rows in features.items()}
-    for metric in load_metrics(names):
+    for metric in load_metrics(names, program):
         if len(features[metric.features]) >= metric.min_images:
             yield metric, metric.estimate(sets[metric.features])
 

@@ -10,7 +10,7 @@ from evalsvc.data.images import ImageSource
 from evalsvc.errors import DataChanged
 from evalsvc.metrics.frechet import Moments
 from evalsvc.spec.images import Fit
-from evalsvc.spec.protocol import canonical_json
+from evalsvc.spec.protocol import canonical_json, digest
 from evalsvc.tasks.image_features import FeaturePass, FeatureRows, join_features
 from evalsvc.tasks.reference_statistics import (
     ReferenceStatistics,
@@ -142,9 +142,10 @@ def _known(context: Context, identity: Mapping[str, Any], key: str, features: Ma
 
 def _key(identity: Mapping[str, Any], key: str, features: Mapping[str, str]) -> str:
     fit = identity["fit"]
+    program = {name: value for name, value in features.items() if name not in ("extractor", "resize")}
     return reference_key(
         data=f"{identity['images']}/{identity['n']}",
-        extractor=features["extractor"],
+        extractor=digest({**program, "extractor": features["extractor"]}) if program else features["extractor"],
         tap=key,
         resize=features["resize"],
         crop=canonical_json(fit),

@@ -73,9 +73,11 @@ def test_assets_that_a_suite_names(tmp_path: Path) -> None:
         {"decoder": "movqgan-67M", "extractor": "inception", "name": "inception"},
         {"decoder": "/my/decoder.ckpt", "extractor": "inception"},
         {"data": "movqgan-270M"},
+        {"extractor": "clean-fid"},
     ]
     suite = Suite("mine", "", tuple(TaskSpec("any", str(index), task) for index, task in enumerate(tasks)))
-    assert assets_of(suite) == ["movqgan-67M", "inception"]
+    settings = Settings(data_dir=str(tmp_path / "data"))
+    assert assets_of(suite, settings) == ["movqgan-67M", "inception"]
 
 
 def needed(tmp_path: Path, *benchmarks: dict[str, Any], **parameters: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """What `evalsvc suites check` finds, all of it at the first try."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from evalsvc.assets import ASSETS
 from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import SuiteReport, check_suite_file
 from evalsvc.errors import InvalidSuite
 from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
+from evalsvc.spec.images import PROGRAMS
 
 PAIRS = str(ROOT / "heldout_pairs.jsonl")
 
@@ -78,6 +81,27 @@ def test_assets_and_statistics_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "data" / "statistics").mkdir(parents=True)
     (tmp_path / "data" / "statistics" / "coco.npz").touch()
     assert "reference" not in problems(tmp_path, task).replace("reference import", "")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_published_program_as_extractor(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's name is that of no asset; any of the assets that can hold the network's weights will do."""
+    task = {"kind": "text_to_image", "samples": 4, "decoder": PAIRS, "extractor": name}
+    assert problems(tmp_path, task).startswith("task 'text_to_image': extractor: the asset inception (feature")
+    for asset in PROGRAMS[name].assets:
+        folder = tmp_path / asset
+        folder.mkdir()
+        (folder / ASSETS[asset].file).write_bytes(b"weights")
+        record = {"name": asset, "source": "", "source_sha256": "", "sha256": "", "size": 7}
+        (folder / f"{ASSETS[asset].file}.json").write_text(json.dumps(record))
+        assert problems(tmp_path, task, assets=str(folder)) == ""
+    there = importlib.util.find_spec
+    lacking = PROGRAMS[name].modules[0]
+    monkeypatch.setattr(
+        "evalsvc.doctor.suite_checks.find_spec", lambda module: None if module == lacking else there(module)
+    )
+    found = problems(tmp_path, task, assets=str(folder))
+    assert found == f"the extractor {name!r} needs the package {lacking!r}; run: pip install 'evalsvc[reference]'"
 
 
 def test_packages_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

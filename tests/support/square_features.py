@@ -1,7 +1,7 @@
 """An extractor of means of 8x8 squares: 64 features without an asset, in no time."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from torch import Tensor
@@ -13,6 +13,7 @@ from evalsvc.worker.context import ShardContext
 class SquareFeatures:
     digest = "squares"
     images_at_once = 8
+    program: ClassVar[dict[str, str]] = {}
 
     def __init__(self, taps: tuple[int, ...]) -> None:
         self.taps = taps

@@ -17,8 +17,8 @@ from evalsvc.files.arrays import pack_array, unpack_array
 from evalsvc.metrics.image_metric import Estimate
 from evalsvc.metrics.paired_frechet import paired_frechet_shares
 from evalsvc.metrics.reconstruction import CodebookUse, codebook_use, psnr, ssim
+from evalsvc.metrics.reference_program import ReferenceProgram, statistics_of, with_value
 from evalsvc.metrics.second_order import counted_once
-from evalsvc.spec.images import Resize
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.task import Context
 
@@ -31,7 +31,7 @@ def reconstruct(
     source: ImageSource,
     images: Sequence[int],
     extractor: FeatureExtractor | None,
-    resize: Resize,
+    resize: str,
     taps: Sequence[int],
 ) -> dict[str, Any]:
     """Encode and decode `images` and compare.
@@ -75,17 +75,20 @@ def joined_use(counts: Sequence[Mapping[str, Any]]) -> CodebookUse:
     return codebook_use(torch.from_numpy(np.sum([unpack_array(part) for part in counts], axis=0)))
 
 
-def paired_distance(features: Sequence[Mapping[str, Any]]) -> Estimate:
+def paired_distance(features: Sequence[Mapping[str, Any]], program: ReferenceProgram | None = None) -> Estimate:
     """Compute the Fréchet distance between the two sides of all shards, with a share of each image.
 
-    The value is too large by about C/n; see `paired_frechet_shares` and `counted_once` for its error.
+    The value is too large by about C/n; see `paired_frechet_shares` and `counted_once` for its error. With `program`
+    the value is the program's; the error is evalsvc's.
 
     Raises:
         InvalidData: no more images than features.
     """
     originals, others = (np.concatenate([unpack_array(part[side]) for part in features]) for side in SIDES)
-    found = paired_frechet_shares(originals, others)
-    return Estimate.of_images(counted_once(found, originals.shape[1]))
+    found = Estimate.of_images(counted_once(paired_frechet_shares(originals, others), originals.shape[1]))
+    if program is None:
+        return found
+    return with_value(found, program.distance(statistics_of(others), statistics_of(originals)))
 
 
 def _require_finite(decoded: Tensor, path: str, names: Sequence[str]) -> None:

@@ -6,12 +6,12 @@ No sampled image can be nearer to real ones than its decoder lets it. The checkp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evalsvc.spec.bounds import MAX_SIDE, Images, ShardSize
-from evalsvc.spec.images import Crop, Filter
+from evalsvc.spec.images import Crop, Filter, Resize, check_resize, fill_in_resize
 from evalsvc.spec.paths import AssetName, DataPath
 from evalsvc.tasks.task import Task
 
@@ -42,13 +42,23 @@ class Reconstruction(Task):
     filter: Filter = "lanczos"
     """Filter of the resampling to `size`."""
     extractor: AssetName | None = "inception"
-    """Feature extractor of the Fréchet distances: the name of an asset or the path of its file; `null` leaves the
-    distances out."""
-    resize: Literal["pil-bicubic", "tf1-bilinear"] = "pil-bicubic"
-    """Way in which images come to the extractor's size: clean-fid's or torch-fidelity's. FIDs of the two ways are
-    different metrics."""
+    """Feature extractor of the Fréchet distances: the name of an asset, the path of its file, or a published program,
+    `clean-fid` or `torch-fidelity`, whose own code then computes the distances; `null` leaves the distances out."""
+    resize: Resize = "pil-bicubic"
+    """Way in which images come to the extractor's size: clean-fid's or torch-fidelity's [a program's own]. FIDs of the
+    two ways are different metrics."""
     taps: tuple[Literal[64, 2048], ...] | None = Field(default=None, max_length=2)
     """Numbers of features, of `fid64` and `fid` [those that there are enough images for]; each needs more images than
     features."""
     shard_size: ShardSize = 256
     """Number of images in a shard; moves no number."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, content: Any) -> Any:
+        return fill_in_resize(content) if isinstance(content, Mapping) else content
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_resize(self.extractor, self.resize)
+        return self

@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evalsvc.data.images import ImageSource
-from evalsvc.errors import InvalidData
+from evalsvc.errors import DataChanged, InvalidData
+from evalsvc.features import FeatureExtractor
 from evalsvc.metrics.ratio import ratio_of_sums
+from evalsvc.metrics.reference_program import ReferenceProgram
+from evalsvc.spec.images import program_of
 from evalsvc.spec.protocol import MetricValue, Protocol, number_to_json
 from evalsvc.tasks.image_codes import ImageCoder
-from evalsvc.tasks.image_measures import rounded
+from evalsvc.tasks.image_features import ExtractorSpec, identity_of, open_extractor
+from evalsvc.tasks.image_measures import load_program, rounded
 from evalsvc.tasks.reconstruction.round_trip import joined_use, paired_distance, reconstruct
 from evalsvc.tasks.reconstruction.spec import Reconstruction
 from evalsvc.tasks.suspicions import left_out
@@ -36,6 +40,9 @@ class ReconstructionWork(Work[Reconstruction]):
         source = context.images(self.task.images)
         count = self._count(source)
         taps = self._taps(source, count)
+        extractor = self._extractor(context) if taps else None
+        if extractor is not None:
+            taps = self._given(taps, extractor)
         coder = self._coder(context)
         protocol = {"task": self.task.kind, "estimator": ESTIMATOR, "images": source.digest(range(count))}
         common = {
@@ -43,9 +50,9 @@ class ReconstructionWork(Work[Reconstruction]):
             "features": {},
             "taps": taps,
         }
-        if self.task.extractor is not None and taps:
-            digest = context.extractor(self.task.extractor).digest
-            common["features"] = {"extractor": digest, "resize": self.task.resize}
+        if extractor is not None and taps:
+            common["features"] = identity_of(extractor, taps[0], self.task.resize)
+            self._program()  # a worker without it is to say so now, not after the last shard
         shards = []
         for start, stop in cut(count, self.task.shard_size):
             digest = source.digest(range(start, stop))
@@ -61,7 +68,12 @@ class ReconstructionWork(Work[Reconstruction]):
         coder = self._coder(context)
         images = range(min(shard["start"], len(source)), min(shard["stop"], len(source)))
         coder.require_planned(source, images, shard["images"], shard["protocol"]["decoder"])
-        extractor = context.extractor(self.task.extractor) if self.task.extractor and shard["taps"] else None
+        extractor = self._extractor(context) if shard["taps"] else None
+        if extractor is not None and identity_of(extractor, shard["taps"][0], self.task.resize) != shard["features"]:
+            raise DataChanged(
+                "the feature extractor has changed since this evaluation was planned, or another worker has another; "
+                "give all workers the same, and evaluate again"
+            )
         return reconstruct(context, coder, source, images, extractor, self.task.resize, shard["taps"])
 
     def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
@@ -76,7 +88,7 @@ class ReconstructionWork(Work[Reconstruction]):
         metrics = [
             *_pixel_metrics(self.task.name, columns, Protocol(content)),
             *_code_metrics(self.task.name, outputs, Protocol(content)),
-            *_frechet_metrics(self.task.name, shards[0]["taps"], outputs, Protocol({**content, **features}), items),
+            *self._frechet_metrics(shards[0]["taps"], outputs, {**content, **features}, items),
         ]
         taps = list(shards[0]["taps"])
         warnings = self._left_out(taps, len(items))
@@ -88,6 +100,8 @@ class ReconstructionWork(Work[Reconstruction]):
             return []
         reasons = {
             FRECHET[tap]: f"more than {tap:,} images are needed, {count:,} are there"
+            if count <= tap
+            else f"{self.task.extractor} gives no features {tap}"
             for tap in sorted(FRECHET)
             if tap not in taps
         }
@@ -115,6 +129,52 @@ class ReconstructionWork(Work[Reconstruction]):
                 )
         return sorted(set(self.task.taps))
 
+    def _given(self, taps: Sequence[int], extractor: FeatureExtractor) -> list[int]:
+        """Return those of `taps` that the extractor gives. Raises InvalidData where the task names another."""
+        lacking = [tap for tap in taps if tap not in extractor.taps]
+        if lacking and self.task.taps is not None:
+            raise InvalidData(
+                f"the extractor {self.task.extractor} gives no features {lacking[0]}, but "
+                f"{', '.join(map(str, extractor.taps))}; leave {lacking[0]} out of `taps`"
+            )
+        return [tap for tap in taps if tap in extractor.taps]
+
+    def _extractor(self, context: Context) -> FeatureExtractor | None:
+        if self.task.extractor is None:
+            return None
+        return open_extractor(context, ExtractorSpec("inception", self.task.extractor, self.task.resize))
+
+    def _program(self) -> ReferenceProgram | None:
+        name = program_of(self.task.extractor)
+        return None if name is None else load_program(name)
+
+    def _frechet_metrics(
+        self,
+        taps: Sequence[int],
+        outputs: Sequence[Mapping[str, Any]],
+        protocol: Mapping[str, Any],
+        items: Sequence[dict[str, Any]],
+    ) -> Iterator[MetricValue]:
+        """The distances; puts the images' shares into `items`, by which two checkpoints or decoders are compared."""
+        program = self._program()
+        for tap in taps:
+            name = FRECHET[tap]
+            found = paired_distance([output["features"][str(tap)] for output in outputs], program)
+            shares = rounded(found)
+            for item, share in zip(items, shares or (), strict=False):
+                item[name] = share
+            estimator = {} if program is None else {"estimator": program.metrics[name].estimator}
+            yield MetricValue(
+                f"{self.task.name}/{name}",
+                found.value,
+                found.stderr,
+                found.n,
+                "distance",
+                "lower",
+                Protocol({**protocol, **estimator}),
+                items=() if shares is None else (name,),
+            )
+
     def _coder(self, context: Context) -> ImageCoder:
         decoder = context.decoder(self.task.decoder, self.task.decoder_config, self.task.decoder_ema)
         return ImageCoder(decoder, self.task.size, self.task.crop, self.task.filter)
@@ -133,22 +193,3 @@ def _code_metrics(task: str, outputs: Sequence[Mapping[str, Any]], protocol: Pro
     use, n = joined_use([output["code_counts"] for output in outputs]), sum(len(output["psnr"]) for output in outputs)
     yield MetricValue(f"{task}/codebook_use", use.fraction, None, n, "fraction", "none", protocol)
     yield MetricValue(f"{task}/codebook_perplexity", use.perplexity, None, n, "perplexity", "none", protocol)
-
-
-def _frechet_metrics(
-    task: str,
-    taps: Sequence[int],
-    outputs: Sequence[Mapping[str, Any]],
-    protocol: Protocol,
-    items: Sequence[dict[str, Any]],
-) -> Iterator[MetricValue]:
-    """The distances; puts the images' shares into `items`, by which two checkpoints or decoders are compared."""
-    for tap in taps:
-        name, found = FRECHET[tap], paired_distance([output["features"][str(tap)] for output in outputs])
-        shares = rounded(found)
-        for item, share in zip(items, shares or (), strict=False):
-            item[name] = share
-        keys = () if shares is None else (name,)
-        yield MetricValue(
-            f"{task}/{name}", found.value, found.stderr, found.n, "distance", "lower", protocol, items=keys
-        )

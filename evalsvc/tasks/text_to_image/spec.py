@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec import catalog
 from evalsvc.spec.bounds import MAX_BATCH, MAX_ID, MAX_SIDE, Images, Seed, ShardSize, Word
-from evalsvc.spec.images import Crop, Filter, Fit, Selection
+from evalsvc.spec.images import Crop, Filter, Fit, Resize, Selection, check_resize, fill_in_resize
 from evalsvc.spec.looks import Until
 from evalsvc.spec.paths import AssetName, DataPath
 from evalsvc.spec.sampling import SamplingParams
@@ -97,10 +97,11 @@ class TextToImage(Task):
     rotary_inv_freq_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type to which training rounded the rotary frequencies; `auto` takes it from the run's configuration."""
     extractor: AssetName = "inception"
-    """Inception network of FID: the name of an asset or the path of its file."""
-    resize: Literal["pil-bicubic", "tf1-bilinear"] = "pil-bicubic"
-    """Way in which images come to Inception's size: clean-fid's or torch-fidelity's. FIDs of the two ways are different
-    metrics."""
+    """Inception network of FID: the name of an asset, the path of its file, or a published program, `clean-fid` or
+    `torch-fidelity`, whose own code then resizes images, extracts features and computes the metrics that it has."""
+    resize: Resize = "pil-bicubic"
+    """Way in which images come to Inception's size: clean-fid's or torch-fidelity's [a program's own]. FIDs of the two
+    ways are different metrics."""
     clip: AssetName | None = None
     """CLIP, for `clip_score` and `cmmd`: the name of an asset or the path of its folder [neither metric is
     measured]."""
@@ -120,13 +121,15 @@ class TextToImage(Task):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, content: Any) -> Any:
-        """What the recipe fixes and the suite leaves out."""
-        if isinstance(content, Mapping) and isinstance(content.get("protocol"), str):
+        """What the recipe fixes and the suite leaves out, and how a program resizes."""
+        if not isinstance(content, Mapping):
+            return content
+        if isinstance(content.get("protocol"), str):
             try:
-                return {**find_protocol(content["protocol"]).fields, **content}
+                content = {**find_protocol(content["protocol"]).fields, **content}
             except UnknownName as error:
                 raise ValueError(error.message) from None
-        return content
+        return fill_in_resize(content)
 
     @field_validator("top_p")
     @classmethod
@@ -152,6 +155,7 @@ class TextToImage(Task):
             raise ValueError("`reference_of: captions` needs `captions`, and a folder or file of images as `reference`")
         if len(set(self.scales)) < len(self.scales):
             raise ValueError(f"guidance_scale is {list(self.scales)}, with a scale twice; name each once")
+        check_resize(self.extractor, self.resize)
         try:
             for scale in self.scales:
                 self.params(scale)

@@ -11,7 +11,7 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.image_metric import ImageMetric
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import share_stderr
-from evalsvc.spec.images import Fit
+from evalsvc.spec.images import Fit, program_of
 from evalsvc.spec.layout import VocabularyLayout
 from evalsvc.spec.looks import schedule
 from evalsvc.spec.protocol import MetricValue, Protocol
@@ -181,6 +181,10 @@ class TextToImageWork(Work[TextToImage]):
         images = prompts.images() if self.task.reference_of == "captions" else None
         return ReferenceSpec(self.task.reference, fit, images)
 
+    @property
+    def _program(self) -> str | None:
+        return program_of(self.task.extractor)
+
     def _features(self, context: Context, keys: Collection[str]) -> FeaturePass:
         return FeaturePass(context, self._extractors(), keys)
 
@@ -197,7 +201,7 @@ class TextToImageWork(Work[TextToImage]):
     ) -> tuple[list[ImageMetric], dict[str, str], list[str]]:
         """The metrics that are measured, why the others are not, and which of those were to be expected."""
         given = Given(self._extractors(), reference, self.task.captions is not None, count)
-        found = {metric: given.lacks(context, metric) for metric in load_metrics(self.task.metrics)}
+        found = {metric: given.lacks(context, metric) for metric in load_metrics(self.task.metrics, self._program)}
         lacking = {metric.name: reason for metric, reason in found.items() if reason is not None}
         if self.task.metrics is not None and lacking:
             name, reason = next(iter(lacking.items()))
@@ -231,7 +235,8 @@ class TextToImageWork(Work[TextToImage]):
         images = self._images_protocol(scale, parts[0])
         # Items of several scales share their index, so what is compared has the scale in its name.
         suffix = "" if len(self.task.scales) == 1 else f"@{scale:g}"
-        for metric, estimate in measure(planned["metrics"], join_features(parts), reference, self.task.seed):
+        features = join_features(parts)
+        for metric, estimate in measure(planned["metrics"], features, reference, self.task.seed, self._program):
             key, shares = f"{metric.name}{suffix}", rounded(estimate)
             for item, share in zip(items, shares or (), strict=False):
                 item[key] = share

@@ -11,7 +11,7 @@ from metric_items import value_of_items
 from miniature_run import DECODER
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from square_features import offer_squares
+from square_features import SquareFeatures, offer_squares
 from torch import Tensor
 
 from evalsvc.checkpoints.reference import CheckpointRef
@@ -273,3 +273,50 @@ def test_in_a_suite(tmp_path: Path) -> None:
     built = build_task(spec)
     paths = built.images, built.decoder, built.decoder_config
     assert paths == (str(tmp_path / "images"), "movqgan-67M", "movqgan-67M")
+
+
+def test_a_published_program_computes_the_distance(
+    digits: Path, inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reconstructions and originals; the error is that of the pairs, as evalsvc's own distance has it."""
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
+    context = ShardContext(
+        CheckpointRef(str(tmp_path / "of no use.pt")),
+        Settings.load(device="cpu", threads=1, data_dir=str(tmp_path / "data")),
+        lambda done: None,
+    )
+    ours, theirs = (
+        evaluate(work_on(digits, extractor=extractor, taps=[64], **given), context)
+        for extractor, given in (("inception", {"resize": "tf1-bilinear"}), ("torch-fidelity", {}))
+    )
+    own, found = values(ours)["fid64"], values(theirs)["fid64"]
+    assert found.value == pytest.approx(own.value, rel=1e-4)
+    assert found.value != own.value
+    assert found.stderr == pytest.approx(own.stderr, rel=1e-3)
+    assert found.value == pytest.approx(value_of_items(found.to_json(), theirs.items), rel=1e-4)
+    added = {"estimator": "fid64/1 by torch-fidelity 0.4.0", "program": "torch-fidelity 0.4.0"}
+    assert found.protocol.content == {**own.protocol.content, **added}
+    assert values(theirs)["psnr"].protocol.id == values(ours)["psnr"].protocol.id, "it has no part in pixels"
+
+
+def test_taps_that_the_extractor_does_not_give(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's program tells the last features alone."""
+    monkeypatch.setattr(ShardContext, "extractor", lambda *_: SquareFeatures((2048,)))
+    result = evaluate(work_on(digits), context_of(tmp_path))
+    assert {warning.message.partition(":")[0] for warning in result.warnings} == {
+        "fid is left out",
+        "fid64 is left out",
+    }
+    assert any("squares gives no features 64" in warning.message for warning in result.warnings)
+    with pytest.raises(InvalidData, match="squares gives no features 64, but 2048; leave 64 out of `taps`"):
+        work_on(digits, taps=[64]).plan(context_of(tmp_path))
+
+
+def test_an_extractor_that_another_worker_does_not_have_is_noticed(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, context = work_on(digits), context_of(tmp_path)
+    [shard] = work.plan(context).shards
+    monkeypatch.setattr(SquareFeatures, "program", {"program": "another release"})
+    with pytest.raises(DataChanged, match="the feature extractor has changed"):
+        work.run(context, shard)
