@@ -237,6 +237,22 @@ class TestLocalFile:
             pull("decoder", tmp_path / "assets", mine)
         assert files(tmp_path / "assets") == []
 
+    def test_exchanged_while_it_is_copied(self, asset: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was hashed is what must be kept."""
+        mine = tmp_path / "mine.ckpt"
+        mine.write_bytes(CONTENT)
+        monkeypatch.setattr(assets.shutil, "copyfile", lambda _, target: Path(target).write_bytes(b"something else"))
+        with pytest.raises(AssetCorrupt, match=r"mine\.ckpt changed while it was copied; pull decoder again"):
+            pull("decoder", tmp_path / "assets", mine)
+        assert files(tmp_path / "assets") == []
+
+    def test_of_programs_only_nvidias_own_file(self, tmp_path: Path) -> None:
+        """Its tensors alone would not do: the file is run."""
+        mine = tmp_path / "inception-2015-12-05.pt"
+        mine.write_bytes(CONTENT)
+        with pytest.raises(AssetCorrupt, match="inception-torchscript must have f58cb9b6"):
+            pull("inception-torchscript", tmp_path / "assets", mine)
+
     def test_nowhere(self, asset: Asset, tmp_path: Path) -> None:
         with pytest.raises(AssetMissing, match=r"nowhere\.ckpt: there is no such file"):
             pull("decoder", tmp_path, tmp_path / "nowhere.ckpt")

@@ -68,7 +68,8 @@ class FeaturePass:
         if not tap or int(tap) in extractor.taps:
             return None
         taps = ", ".join(map(str, extractor.taps))
-        return f"{kind} gives no features {tap}, but {taps}{extractor.advice([int(tap)])}"
+        shown = kind if self._specs[kind].name not in PROGRAMS else self._specs[kind].name
+        return f"{shown} gives no features {tap}, but {taps}{extractor.advice([int(tap)])}"
 
     def identity(self, key: str) -> dict[str, str]:
         """What a protocol says of these features."""

@@ -1,17 +1,20 @@
 """torch-fidelity's extractor on the weights that evalsvc pulls and reads."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from nvidia_program import small_tensors
-from smoke_images import read_smoke_images, torch_fidelity_weights
+from smoke_images import pixel_digest, read_smoke_images, torch_fidelity_weights
 from torch import Tensor
 
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnsafeCheckpoint
 from evalsvc.features import load_extractor
 from evalsvc.features.torch_fidelity import TorchFidelity
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "fid" / "coco_smoke.json"
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -36,6 +39,20 @@ def test_is_torch_fidelitys_own_and_near_evalsvcs(inception_path: Path, shared: 
     )
     assert found.digest == ours.digest
     assert found.program == {"program": "torch-fidelity 0.4.0"}
+
+
+def test_finds_what_its_whole_program_found(inception_path: Path, shared: Path) -> None:
+    """`calculate_metrics` on the PNG files of the 85 images and of their blurred copies, with its 64 features."""
+    from evalsvc.metrics.reference_program import statistics_of
+    from evalsvc.metrics.torch_fidelity import TORCH_FIDELITY
+
+    golden = json.loads(GOLDEN.read_text())
+    pictures = read_smoke_images(shared / "golden" / "coco_smoke" / "images")
+    assert pixel_digest(*pictures) == golden["pixels"], f"Pillow makes other images now; see {GOLDEN.parent}"
+    extractor = load_extractor("torch-fidelity", inception_path)
+    features = [extractor.features(images, "tf1-bilinear", (64,))[64].numpy() for images in pictures]
+    found = TORCH_FIDELITY.distance(*(statistics_of(rows) for rows in features))
+    assert found == pytest.approx(golden["torch-fidelity/64"], rel=1e-9)
 
 
 def test_what_a_file_of_weights_wants_to_run_is_not_run(tmp_path: Path) -> None:

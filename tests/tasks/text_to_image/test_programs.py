@@ -1,25 +1,34 @@
 """Published programs in the place of evalsvc's Inception: the bundled run's images measured by each."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from miniature_run import DECODER, pretrained
+from nvidia_program import nvidia_program, small_tensors
 from safetensors.torch import load_file, save_file
 from task_runs import run_task
 
+from evalsvc.assets import ASSETS
+from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.compare.contrast import compare_results
 from evalsvc.compare.gate import Outcome, compare
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.result import Result
+from evalsvc.config import Settings
 from evalsvc.errors import InvalidSuite
+from evalsvc.features import clean_fid
 from evalsvc.metrics.definitions.text_to_image import TEXT_TO_IMAGE
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
 from evalsvc.spec.images import PROGRAMS
 from evalsvc.spec.suite import build_task, parse_suite
+from evalsvc.tasks.image_features import ExtractorSpec, FeaturePass
 from evalsvc.tasks.image_measures import load_metrics
+from evalsvc.worker.context import ShardContext
 
 TASK: Mapping[str, Any] = {
     "kind": "text_to_image",
@@ -123,3 +132,25 @@ def test_what_a_program_does_not_measure_is_measured_by_evalsvc(program: str) ->
         described = next(found for found in TEXT_TO_IMAGE if name in found.names)
         assert (metrics[name].features, metrics[name].unit) == (ours.features, described.unit)
         assert (metrics[name].min_images, metrics[name].biased) == (ours.min_images, ours.biased)
+
+
+def put_asset(folder: Path, name: str, content: bytes) -> None:
+    """Put a file in an asset's place, as if it had been pulled."""
+    path = folder / ASSETS[name].file
+    path.write_bytes(content)
+    record = {"name": name, "source": "", "source_sha256": "", "sha256": "", "size": len(content)}
+    path.with_name(f"{path.name}.json").write_text(json.dumps(record))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_nvidias_program_is_preferred_where_it_was_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other asset is not even opened."""
+    content = nvidia_program(small_tensors(), tmp_path / "program.pt").read_bytes()
+    monkeypatch.setattr(clean_fid, "INCEPTION_TORCHSCRIPT", hashlib.sha256(content).hexdigest())
+    put_asset(tmp_path, "inception-torchscript", content)
+    put_asset(tmp_path, "inception", b"no weights")
+    settings = Settings(device="cpu", threads=1, data_dir=str(tmp_path / "data"), assets=str(tmp_path))
+    context = ShardContext(CheckpointRef(str(tmp_path / "of no use.pt")), settings, lambda done: None)
+    features = FeaturePass(context, [ExtractorSpec("inception", "clean-fid", "pil-bicubic")], ["inception/2048"])
+    assert features.identity("inception/2048")["network"].startswith("TorchScript ")
+    assert features.lacks("inception/64") == "clean-fid gives no features 64, but 2048"
