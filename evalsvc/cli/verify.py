@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, only_settings, require_folders
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, connect, only_settings, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json, warn
+from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.config import Settings
 from evalsvc.doctor.verification import keep_verification, present_versions
 from evalsvc.errors import InvalidRequest, os_reason
+from evalsvc.spec.suite import find_suite
 from evalsvc.verify.agreement import COLUMNS, Agreement, Finding, table_row, to_json
+
+if TYPE_CHECKING:
+    from evalsvc.verify.recorded import RecordedTask
 
 UNTRIED = 2
 """Exit code: nothing could be computed a second time."""
@@ -115,7 +121,10 @@ def verify_checkpoint(
         str | None, typer.Option(help="The weights to evaluate here, without a service.", show_default="none")
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="With --checkpoint: the suite to evaluate.", show_default="none")
+        str | None,
+        typer.Option(
+            help="The suite: a name, or with --checkpoint also a file.", show_default="all that were evaluated"
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -143,12 +152,55 @@ def verify_checkpoint(
         raise InvalidRequest(f"verify needs either RUN@STEP or --checkpoint FILE, and {found}; give one of them")
     if checkpoint is not None and suite is None:
         raise InvalidRequest("--checkpoint evaluates here; say with what: --suite NAME")
-    findings = _verify_checkpoint()
+    settings = Settings.load(suites=suites, device=device, threads=threads)
+    _check_new(output)
+    if checkpoint is None or suite is None:
+        reader = partial(_read_recorded, str(name), suite, url, settings)
+    else:
+        reader = partial(_read_unrecorded, checkpoint, suite, inline_model(model), inline_layout(layout), settings)
+    findings = _verify_checkpoint(reader, settings, tuple(metric or ()), n, output)
     raise typer.Exit(_report(findings, {}, json_file))
 
 
-def _verify_checkpoint() -> list[Finding]:
-    raise InvalidRequest("verify of a checkpoint is not there yet")
+def _verify_checkpoint(
+    read_tasks: Callable[[], Sequence[RecordedTask]],
+    settings: Settings,
+    metrics: tuple[str, ...],
+    n: int,
+    output: Path | None,
+) -> list[Finding]:
+    # PyTorch takes seconds, for which neither `--help` nor a mistyped option waits, and is not on every machine.
+    from evalsvc.verify.recorded import VerifyRequest, verify_tasks
+
+    tasks = read_tasks()
+    with show_bars() as bars:
+
+        def report(task: str, done: int) -> None:
+            bars.show(task, min(done, n), n, "compared")
+
+        return verify_tasks(tasks, VerifyRequest(settings, metrics, n, output, report))
+
+
+def _read_recorded(name: str, suite: str | None, url: str | None, settings: Settings) -> Sequence[RecordedTask]:
+    from evalsvc.verify.recorded import read_recorded
+
+    with connect(url) as client:
+        return read_recorded(client, name, settings, suite)
+
+
+def _read_unrecorded(
+    checkpoint: str, suite: str, model: Any, layout: Any, settings: Settings
+) -> Sequence[RecordedTask]:
+    from evalsvc.verify.recorded import unrecorded
+
+    return unrecorded(find_suite(suite, settings.suites_path), checkpoint_reference(checkpoint, model, layout))
+
+
+def _check_new(output: Path | None) -> None:
+    """Raise InvalidRequest before minutes of work where the folder of the compared files is in use."""
+    require_folders({"--output": output})
+    if output is not None and output.exists():
+        raise InvalidRequest(f"--output {output} is there already; name a new folder")
 
 
 def _check_output(json_file: Path | None) -> None:

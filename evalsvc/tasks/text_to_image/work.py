@@ -126,6 +126,11 @@ class TextToImageWork(Work[TextToImage]):
         warnings = list(self._suspicions(shards[0], metrics, notes, called))
         return TaskResult(metrics, items, notes | called, artifacts, warnings)
 
+    def real_images(self, context: Context) -> ReferenceSpec | None:
+        """Return which real images samples are compared with, and how they become squares; None: the task has none."""
+        decoder = self._decoder(context)
+        return self._reference(self._size(decoder), self._prompts(context, context.layout(), decoder))
+
     def _suspicions(
         self,
         planned: Mapping[str, Any],

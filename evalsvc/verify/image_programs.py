@@ -1,0 +1,237 @@
+"""Image metrics of two folders of PNG files by torch-fidelity and by clean-fid, called as their manuals say.
+
+Neither program downloads anything: both get FID's Inception network from a file that evalsvc has just written.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evalsvc.verify.image_folders import ImageFolders
+
+TAPS = {"fid64": 64, "fid": 2048, "kid": 2048, "precision": 2048, "recall": 2048}
+"""The metrics that other programs compute, with the number of Inception's features that each is computed from."""
+
+SEED = 2020
+"""torch-fidelity's default seed of the subsets that KID is computed on."""
+KID_IMAGES = 1000
+"""Images of each folder that KID is computed on, at most: the subset size of torch-fidelity and clean-fid."""
+NEIGHBOURS = 5
+"""Of precision and recall, as in `metrics/prdc.py`; torch-fidelity's default is 3."""
+BATCH = 32
+
+Rows = NDArray[np.float32]
+Choice = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a program gets."""
+
+    folders: ImageFolders
+    sampled: int
+    """PNG files in `folders.sampled`."""
+    real: int
+    """PNG files in `folders.real`."""
+    weights: Path
+    """A file that `write_weights` wrote."""
+    device: torch.device
+
+    @property
+    def kid_images(self) -> int:
+        """Images of each folder that KID is computed on."""
+        return min(self.sampled, self.real, KID_IMAGES)
+
+    def kid_choice(self) -> tuple[Choice, Choice]:
+        """Return which sampled and which real images KID is computed on, as torch-fidelity draws them by SEED."""
+        random = np.random.RandomState(SEED)  # draws the first subset before the second
+        sampled = random.choice(self.sampled, self.kid_images, replace=False)
+        return sampled, random.choice(self.real, self.kid_images, replace=False)
+
+
+@dataclass(frozen=True)
+class ImageProgram:
+    """A program that computes image metrics of folders."""
+
+    package: str
+    """Name on the package index."""
+    modules: tuple[str, ...]
+    """Python modules that have to be installed."""
+    resize: str
+    """How the program brings images to Inception's size, by evalsvc's name."""
+    metrics: tuple[str, ...]
+    """Names of TAPS that the program computes."""
+    run: Callable[[Measured, Collection[str]], dict[str, float]]
+    network: str = ""
+    """What a reader must know of the network that the program runs here; empty: the network is the program's own."""
+
+    @property
+    def installed(self) -> bool:
+        return all(find_spec(module) is not None for module in self.modules)
+
+    @property
+    def title(self) -> str:
+        """Name, and version where the program is installed."""
+        return f"{self.package} {metadata.version(self.package)}" if self.installed else self.package
+
+    def measure(self, images: Measured, metrics: Collection[str]) -> dict[str, float]:
+        """Compute some of `self.metrics`. Raises whatever the program raises."""
+        where = torch.cuda.device(images.device) if images.device.type == "cuda" else nullcontext()
+        with where, _without_warnings():
+            return self.run(images, metrics)
+
+
+def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write the tensors of `read_inception` as the file that torch-fidelity unpickles, with whatever it would load.
+
+    The classifier is of zeros where the tensors have none: no distance depends on it.
+    """
+    counts = {
+        name.replace("running_mean", "num_batches_tracked"): torch.tensor(0)
+        for name in tensors
+        if name.endswith("running_mean")
+    }
+    classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    torch.save({**classifier, **counts, **tensors}, path)
+
+
+def run_torch_fidelity(images: Measured, metrics: Collection[str]) -> dict[str, float]:
+    """Call torch_fidelity.calculate_metrics, once for the metrics of each tap."""
+    from torch_fidelity import calculate_metrics
+
+    keys = {
+        "fid64": "frechet_inception_distance",
+        "fid": "frechet_inception_distance",
+        "kid": "kernel_inception_distance_mean",
+        "precision": "precision",
+        "recall": "recall",
+    }
+    found: dict[str, float] = {}
+    for tap in sorted({TAPS[name] for name in metrics}):
+        asked = {name for name in metrics if TAPS[name] == tap}
+        result = calculate_metrics(
+            input1=str(images.folders.sampled),
+            input2=str(images.folders.real),
+            fid=not asked.isdisjoint({"fid", "fid64"}),
+            kid="kid" in asked,
+            prc=not asked.isdisjoint({"precision", "recall"}),
+            # By default, precision and recall are computed from VGG's features, whose weights would be downloaded.
+            feature_extractor="inception-v3-compat",
+            feature_extractor_weights_path=str(images.weights),
+            **{f"feature_layer_{metric}": str(tap) for metric in ("fid", "kid", "prc")},
+            kid_subsets=1,
+            kid_subset_size=images.kid_images,
+            prc_neighborhood=NEIGHBOURS,
+            rng_seed=SEED,
+            cuda=images.device.type == "cuda",
+            batch_size=BATCH,
+            cache=False,
+            save_cpu_ram=True,  # reads in this process, and starts none
+            verbose=False,
+        )
+        found |= {name: float(result[keys[name]]) for name in asked}
+    return found
+
+
+def run_clean_fid(images: Measured, metrics: Collection[str]) -> dict[str, float]:
+    """Call cleanfid.fid.compute_fid in its mode `clean`, and kernel_distance on the features that passed by."""
+    from cleanfid import fid
+
+    found: dict[str, float] = {}
+    for tap in sorted({TAPS[name] for name in metrics}):
+        asked = {name for name in metrics if TAPS[name] == tap}
+        network = _Layers(images.weights, tap, images.device)
+        distance = fid.compute_fid(
+            str(images.folders.sampled),
+            str(images.folders.real),
+            mode="clean",
+            custom_feat_extractor=network,
+            use_dataparallel=False,
+            device=images.device,
+            batch_size=BATCH,
+            num_workers=0,
+            verbose=False,
+        )
+        found |= {name: float(distance) for name in asked & {"fid64", "fid"}}
+        if "kid" in asked:
+            rows = np.concatenate(network.seen)
+            sampled, real = images.kid_choice()
+            # Of as many images as there are, the order that clean-fid draws moves nothing but the last digits.
+            with _kept_numpy_state():
+                kernel = fid.kernel_distance(
+                    rows[: images.sampled][sampled], rows[images.sampled :][real], 1, KID_IMAGES
+                )
+            found["kid"] = float(kernel)
+    return found
+
+
+@dataclass
+class _Layers:
+    """torch-fidelity's layers as the network that clean-fid calls; keeps the features of all images.
+
+    clean-fid's own network is a TorchScript program of the same tensors, which has no tap of 64 features.
+    """
+
+    weights: Path
+    tap: int
+    device: torch.device
+    seen: list[Rows] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        network = FeatureExtractorInceptionV3("layers", [str(self.tap)], str(self.weights)).to(self.device)
+        layers = dict(network.named_children())
+        last = list(layers).index({64: "MaxPool_1", 2048: "AvgPool"}[self.tap])
+        self._layers = nn.Sequential(*list(layers.values())[: last + 1])
+
+    def __call__(
+        self,
+        images: Tensor,  # [B, 3, 299, 299] float32, 0 … 255
+    ) -> Tensor:  # [B, tap]
+        features: Tensor = self._layers((images - 128) / 128).mean((2, 3))
+        self.seen.append(features.cpu().numpy())
+        return features
+
+
+PROGRAMS = (
+    ImageProgram("torch-fidelity", ("torch_fidelity",), "tf1-bilinear", tuple(TAPS), run_torch_fidelity),
+    ImageProgram(
+        "clean-fid",
+        ("cleanfid", "scipy", "torch_fidelity"),
+        "pil-bicubic",
+        ("fid64", "fid", "kid"),
+        run_clean_fid,
+        "clean-fid's files, resizing and estimator around torch-fidelity's layers",
+    ),
+)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence what the programs' own calls are warned of, which no user can change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _kept_numpy_state() -> Iterator[None]:
+    """Leave numpy's global random state, which clean-fid draws from, as it was."""
+    state: Any = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

@@ -1,0 +1,229 @@
+"""Images that are made again as recorded, written as PNG files, and measured by evalsvc and by other programs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evalsvc.checkpoints.weights import tensor_digest
+from evalsvc.data.images import ImageSource, fit_pixels
+from evalsvc.decoders import to_uint8
+from evalsvc.errors import DataChanged, InvalidData
+from evalsvc.features import FeatureExtractor
+from evalsvc.features.inception_weights import read_inception, trunk
+from evalsvc.spec.images import Fit
+from evalsvc.spec.suite import build_task
+from evalsvc.tasks.image_codes import ImageCoder
+from evalsvc.tasks.image_reference import ReferenceSpec
+from evalsvc.tasks.reconstruction.spec import Reconstruction
+from evalsvc.tasks.text_to_image.spec import TextToImage
+from evalsvc.tasks.text_to_image.work import TextToImageWork
+from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.image_folders import image_folders
+from evalsvc.verify.image_metrics import OwnMetrics, compare_programs
+from evalsvc.verify.image_programs import PROGRAMS, TAPS, Measured, write_weights
+from evalsvc.verify.recorded import RecordedTask, VerifyRequest, opened_context
+from evalsvc.verify.sampled_again import RecordedCodes, compare_codes, sample_again, scale_of
+from evalsvc.worker.context import ShardContext
+
+MAX_IMAGES = 10_000
+"""Sampled images, at most: their PNG files are in memory until the last one is sampled."""
+
+READ_AT_ONCE = 32
+
+INCEPTION = "inception"
+"""Asset of evalsvc's own network, where the task itself is measured by another program."""
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """Two sets of images and what is known of them."""
+
+    of: str
+    """How findings call the images: `256 images of coco`."""
+    sampled: Iterable[Tensor]  # uint8 [3, size, size]
+    real: Iterable[Tensor]  # uint8 [3, size, size]
+    size: int
+    recorded: Mapping[str, float] = field(default_factory=dict)
+    """Recorded values by names of TAPS."""
+    incomparable: str = ""
+    """Why metrics of these images cannot be held to the recorded values; empty: they can."""
+
+
+def verify_samples(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
+    """Sample images of a text_to_image task again, and measure them with evalsvc and with other programs.
+
+    Raises InvalidData where the task compares with no real images, and what the task itself raises.
+    """
+    spec: TextToImage = build_task(task.spec)
+    metrics, findings = choose_metrics(task, request, spec.metrics)
+    with opened_context(task, request) as context:
+        reference = TextToImageWork(spec).real_images(context)
+        if reference is None or reference.imported:
+            raise InvalidData(f"{spec.name} compares with no real images; give `reference` a folder or file of images")
+        for scale in spec.scales if metrics else ():
+            recorded = RecordedCodes.of(task, scale)
+            found, sets = _sampled_sets(context, task, spec, scale, recorded, reference, request.n)
+            findings += [*found, *_measure(context, spec, metrics, sets, request.output)]
+    return findings
+
+
+def verify_reconstructions(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
+    """Encode and decode images of a reconstruction task again, and measure them with evalsvc and with other programs.
+
+    Raises InvalidData, AssetMissing and NonFinite, as the task does.
+    """
+    spec: Reconstruction = build_task(task.spec)
+    distances = ["fid64" if tap == 64 else "fid" for tap in spec.taps or (64, 2048)]
+    metrics, findings = choose_metrics(task, request, distances)
+    with opened_context(task, request) as context:
+        source = context.images(spec.images)
+        total = min(spec.samples or len(source), len(source))
+        n = min(request.n, total)
+        decoder = context.decoder(spec.decoder, spec.decoder_config, spec.decoder_ema)
+        coder = ImageCoder(decoder, spec.size, spec.crop, spec.filter)
+        sets = ImageSets(
+            f"{n:,} images of {spec.name}",
+            _decoded(context, coder, source, n),
+            _fitted(source, range(n), coder.fit),
+            coder.fit.size,
+            _recorded_values(task),
+            "" if n == total else _too_few(total),
+        )
+        return [*findings, *(_measure(context, spec, metrics, sets, request.output) if metrics else ())]
+
+
+def choose_metrics(
+    task: RecordedTask, request: VerifyRequest, named: Sequence[str] | None
+) -> tuple[list[str], list[Finding]]:
+    """Return which metrics of TAPS are computed a second time, and what is said of others that were asked for.
+
+    Those asked for; else the recorded ones; else, where nothing is recorded, those that the task names [all].
+    """
+    asked = [name.partition("/")[2] for name in task.asked(request.metrics)]
+    default = list(_recorded_values(task)) if task.metrics else list(TAPS if named is None else named)
+    chosen = [name for name in TAPS if name in (asked or default)]
+    others = [name for name in asked if name not in TAPS]
+    if not asked and not chosen:
+        others = [metric.name.partition("/")[2] for metric in task.metrics] or default
+    reason = f"no other program computes it here; those that programs compute are {', '.join(TAPS)}"
+    return chosen, [Untried(f"{name} of {task.spec.name}", "", reason) for name in others]
+
+
+def _sampled_sets(
+    context: ShardContext,
+    task: RecordedTask,
+    spec: TextToImage,
+    scale: float,
+    recorded: RecordedCodes | None,
+    reference: ReferenceSpec,
+    n: int,
+) -> tuple[list[Finding], ImageSets]:
+    """Sample again, and return whether the codes are as recorded, and the images with as many real ones.
+
+    Where all images of the task are sampled, all real ones are taken, as the task does.
+    """
+    samples = sample_again(context, spec, scale, min(n, MAX_IMAGES, len(recorded.codes) if recorded else n))
+    total = len(recorded.codes) if recorded else samples.total
+    of = f"{len(samples.files):,} images of {spec.name}" + (f" at guidance {scale:g}" if len(spec.scales) > 1 else "")
+    findings: list[Finding] = [] if recorded is None else [compare_codes(samples, recorded, of)]
+    whole = len(samples.files) == total
+    incomparable = "" if whole else _too_few(total)
+    if recorded is not None and list(samples.codes) != list(recorded.codes[: len(samples.codes)]):
+        incomparable = "the images are others than those recorded, see their codes"
+    source = context.images(reference.name)
+    real = reference.indices(source)
+    fit = spec.fit(samples.side)
+    sets = ImageSets(
+        of,
+        (torch.from_numpy(fit_pixels(_pixels(file), fit)) for file in samples.files),
+        _fitted(source, real if whole else real[: len(samples.files)], reference.fit),
+        fit.size,
+        _recorded_values(task, scale),
+        incomparable,
+    )
+    return findings, sets
+
+
+def _measure(
+    context: ShardContext,
+    spec: TextToImage | Reconstruction,
+    metrics: Sequence[str],
+    sets: ImageSets,
+    output: Path | None,
+) -> list[Finding]:
+    """Write the images as PNG files, and measure these."""
+    name = spec.extractor
+    if name is None or name in {program.package for program in PROGRAMS}:
+        name = INCEPTION
+    with image_folders(sets.size) as folders:
+        sampled, real = folders.write(sets.sampled, sets.real)
+        if output is not None:
+            folders.keep(next(folder for index in count() if not (folder := output / str(index)).exists()))
+        extractor = context.extractor(name)
+        weights = folders.path / "inception.pth"
+        _write_network(context.asset(name), extractor, weights)
+        images = Measured(folders, sampled, real, weights, torch.device(context.device))
+        own = OwnMetrics(images, extractor)
+        findings = list(compare_programs(images, own, metrics, sets.of))
+        return [*findings, *_compare_recorded(own, spec, metrics, sets)]
+
+
+def _compare_recorded(
+    own: OwnMetrics, spec: TextToImage | Reconstruction, metrics: Sequence[str], sets: ImageSets
+) -> Iterator[Finding]:
+    """Hold what the PNG files give, by the task's own estimators, to the recorded values."""
+    seed = spec.seed if isinstance(spec, TextToImage) else 0
+    for name in metrics:
+        quantity, program = f"{name} of {sets.of}", "recorded value"
+        if name in sets.recorded and sets.incomparable:
+            yield Untried(quantity, program, sets.incomparable)
+        elif name in sets.recorded:
+            value = own.sides(spec.resize, TAPS[name]).estimate(name, seed)
+            tolerance = own.measure(name, spec.resize).tolerance
+            note = "PNG files hold the pixels that were measured: the decoder's, rounded to 8 bits"
+            yield Agreement.of_numbers(quantity, program, value, sets.recorded[name], tolerance, note)
+
+
+def _write_network(asset: Path, extractor: FeatureExtractor, path: Path) -> None:
+    tensors = read_inception(asset)
+    if tensor_digest(trunk(tensors)) != extractor.digest:
+        raise DataChanged(f"{asset} changed while it was read; verify again")
+    write_weights(tensors, path)
+
+
+def _decoded(context: ShardContext, coder: ImageCoder, source: ImageSource, n: int) -> Iterator[Tensor]:
+    grid = coder.decoder.grid(coder.fit.size, coder.fit.size)
+    for _, codes in coder.batches(context, source, range(n)):
+        yield from to_uint8(coder.decoder.decode(codes, grid)).cpu()
+
+
+def _fitted(source: ImageSource, indices: Sequence[int], fit: Fit) -> Iterator[Tensor]:
+    for batch in source.batches(indices, fit, READ_AT_ONCE):
+        yield from batch
+
+
+def _pixels(file: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(file), formats=("PNG",)) as image:
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _recorded_values(task: RecordedTask, scale: float | None = None) -> dict[str, float]:
+    """Return the recorded values of metrics of TAPS [of one guidance scale]."""
+    return {
+        name: metric.value
+        for metric in task.metrics
+        if (name := metric.name.partition("/")[2]) in TAPS and scale in (None, scale_of(metric.protocol))
+    }
+
+
+def _too_few(total: int) -> str:
+    return f"the recorded value is of all {total:,} images; --n {total} makes them all again"

@@ -1,0 +1,219 @@
+"""Which numbers of a checkpoint were recorded and by which protocol, and what computes them a second time."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.checkpoints.remote.fetch import fetched, locate_checkpoint
+from evalsvc.client import Client
+from evalsvc.config import Settings
+from evalsvc.errors import EvalsvcError, InvalidData, InvalidRequest, UnknownName
+from evalsvc.spec.names import parse_checkpoint
+from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
+from evalsvc.verify.agreement import Finding, Untried
+from evalsvc.worker.context import ShardContext
+
+VERIFIERS: Mapping[str, str] = {
+    "reconstruction": "evalsvc.verify.images:verify_reconstructions",
+    "text_to_image": "evalsvc.verify.images:verify_samples",
+}
+"""Kinds of tasks, with the function that computes their metrics a second time, as `module:function`.
+
+The function gets a RecordedTask and a VerifyRequest, and returns a list of findings."""
+
+
+@dataclass(frozen=True)
+class RecordedMetric:
+    """A value of a service's history."""
+
+    name: str
+    value: float
+    n: int
+    """Items that the value rests on."""
+    protocol: Mapping[str, Any]
+    """What moves the value."""
+
+
+@dataclass(frozen=True)
+class RecordedTask:
+    """A task of a suite, and what is recorded of it; nothing is, where the task was not evaluated by a service."""
+
+    checkpoint: CheckpointRef
+    spec: TaskSpec
+    metrics: Sequence[RecordedMetric] = ()
+    items: Sequence[Mapping[str, Any]] = ()
+    """Results per item, as the task made them."""
+    provenance: Mapping[str, Any] | None = None
+    """Device, versions and shards of the evaluation."""
+
+    def asked(self, metrics: Sequence[str]) -> list[str]:
+        """Return those of `metrics`, such as `coco/fid`, that are this task's."""
+        recorded = {metric.name for metric in self.metrics}
+        first = {self.spec.name, *self._benchmarks()}
+        return [name for name in metrics if name in recorded or name.partition("/")[0] in first]
+
+    def _benchmarks(self) -> list[str]:
+        benchmarks = self.spec.parameters.get("benchmarks")
+        return [name for name in benchmarks if isinstance(name, str)] if isinstance(benchmarks, (list, tuple)) else []
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What is to be computed a second time, and how."""
+
+    settings: Settings
+    metrics: tuple[str, ...] = ()
+    """Names such as `coco/fid`; empty: all that another program computes."""
+    n: int = 256
+    """Images or documents, at most."""
+    output: Path | None = None
+    """A new folder for the files that are compared; None: they are removed."""
+    report: Callable[[str, int], None] = lambda task, done: None
+    """Gets a task's name, and how many images or documents are done."""
+
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class _Metric(BaseModel):
+    name: str
+    value: float
+    n: int
+    protocol: str
+    task: str
+
+
+class _Tasks(BaseModel):
+    tasks: list[dict[str, Any]]
+
+
+class _Checkpoint(BaseModel):
+    id: int
+    sha256: str | None
+
+
+class _Result(BaseModel):
+    """What is read of a service's answer to `Client.results`."""
+
+    checkpoint: _Checkpoint
+    suite: _Tasks
+    metrics: list[_Metric]
+    protocols: dict[str, dict[str, Any]]
+    items: dict[str, list[dict[str, Any]]]
+    provenance: dict[str, dict[str, Any]]
+
+
+class _Posted(BaseModel):
+    """What is read of a service's answer to `Client.checkpoint`."""
+
+    uri: str
+    model: dict[str, Any] | None
+    layout: dict[str, Any] | None
+    parents: list[Any]
+
+
+def read_recorded(client: Client, name: str, settings: Settings, suite: str | None = None) -> list[RecordedTask]:
+    """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one; the weights are opened here.
+
+    Raises:
+        UnknownName: the service has no such checkpoint, or no evaluation of it.
+        InvalidData: the service's answer is none of this version.
+        InvalidRequest: the checkpoint is virtual, so that its weights lie in several files.
+        CheckpointError: the weights are not to be found on this machine, or not allowed.
+    """
+    run, step, variant = parse_checkpoint(name)
+    overview = client.results(run, step, variant=variant, suite=suite)
+    suites = [evaluation["suite"] for evaluation in overview["evaluations"]]
+    tasks: list[RecordedTask] = []
+    for each in suites:
+        result = _parse(_Result, client.results(run, step, variant=variant, suite=each))
+        checkpoint = _locate(client, name, result.checkpoint, settings)
+        tasks += _tasks_of(result, parse_suite({"tasks": result.suite.tasks}, "recorded"), checkpoint)
+    return tasks
+
+
+def unrecorded(suite: Suite, checkpoint: CheckpointRef) -> list[RecordedTask]:
+    """Return the tasks of a suite for weights that no service has evaluated."""
+    return [RecordedTask(checkpoint, spec) for spec in suite.tasks]
+
+
+def verify_tasks(tasks: Sequence[RecordedTask], request: VerifyRequest) -> list[Finding]:
+    """Compute what was asked for a second time. What cannot be computed here is a finding that says why.
+
+    Raises:
+        UnknownName: a metric is none of these tasks'.
+    """
+    known = [metric.name for task in tasks for metric in task.metrics] or [f"{task.spec.name}/…" for task in tasks]
+    for name in request.metrics:
+        if not any(task.asked([name]) for task in tasks):
+            raise UnknownName.among("metric", name, known)
+    return [
+        finding
+        for task in tasks
+        if not request.metrics or task.asked(request.metrics)
+        for finding in _verify(task, request)
+    ]
+
+
+@contextmanager
+def opened_context(task: RecordedTask, request: VerifyRequest) -> Iterator[ShardContext]:
+    """Open the checkpoint as a worker does, with the settings of the request."""
+
+    def report(done: int) -> None:
+        request.report(task.spec.name, done)
+
+    with fetched([task.checkpoint], request.settings, report) as [checkpoint]:
+        yield ShardContext(checkpoint, request.settings, report)
+
+
+def _verify(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
+    if (target := VERIFIERS.get(task.spec.kind)) is None:
+        reason = f"no other program that computes a task of kind {task.spec.kind} is known here"
+        return [Untried(task.spec.name, "", reason)]
+    module, _, function = target.partition(":")
+    try:
+        findings: list[Finding] = getattr(importlib.import_module(module), function)(task, request)
+    except EvalsvcError as error:
+        return [Untried(task.spec.name, "", error.message)]
+    return findings
+
+
+def _tasks_of(result: _Result, suite: Suite, checkpoint: CheckpointRef) -> Iterator[RecordedTask]:
+    for spec in suite.tasks:
+        metrics = [
+            RecordedMetric(metric.name, metric.value, metric.n, result.protocols.get(metric.protocol, {}))
+            for metric in result.metrics
+            if metric.task == spec.name
+        ]
+        items, provenance = result.items.get(spec.name, []), result.provenance.get(spec.name)
+        yield RecordedTask(checkpoint, spec, metrics, items, provenance)
+
+
+def _locate(client: Client, name: str, checkpoint: _Checkpoint, settings: Settings) -> CheckpointRef:
+    posted = _parse(_Posted, client.checkpoint(checkpoint.id))
+    if posted.parents:
+        raise InvalidRequest(
+            f"{name} is computed from other checkpoints ({posted.uri}); write their files into the expression, and "
+            "verify by --checkpoint EXPRESSION --suite SUITE"
+        )
+    path, identity = locate_checkpoint(posted.uri, settings)
+    known = identity if identity.etag is not None else None
+    return CheckpointRef(path, known, checkpoint.sha256, posted.model, posted.layout, label=name)
+
+
+def _parse(kind: type[Answer], document: Mapping[str, Any]) -> Answer:
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InvalidData(
+            f"the service's answer is none of this version of evalsvc ({where}); install the service's version"
+        ) from None

@@ -1,0 +1,113 @@
+"""What a service recorded of a checkpoint, and who computes it a second time."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.client import Client
+from evalsvc.config import Settings
+from evalsvc.errors import CheckpointNotFound, InvalidData, InvalidRequest, InvalidSuite, UnknownName
+from evalsvc.spec import catalog
+from evalsvc.spec.suite import TaskSpec
+from evalsvc.verify import recorded
+from evalsvc.verify.agreement import Finding, Untried
+from evalsvc.verify.recorded import RecordedTask, VerifyRequest, read_recorded, verify_tasks
+
+TASK = {"kind": "alignment", "name": "pairs", "data": "/data/pairs.jsonl"}
+
+RESULT: Mapping[str, Any] = {
+    "checkpoint": {"id": 7, "path": "/elsewhere", "sha256": "ab" * 32},
+    "suite": {"name": "mine", "digest": "00", "tasks": [TASK]},
+    "evaluations": [{"id": 1, "suite": "mine", "state": "succeeded"}],
+    "metrics": [
+        {"name": "pairs/cka", "value": 0.5, "n": 3, "protocol": "f00", "task": "pairs", "stderr": None},
+        {"name": "pairs/nan", "value": "NaN", "n": 3, "protocol": "f00", "task": "pairs", "stderr": None},
+    ],
+    "protocols": {"f00": {"task": "alignment"}},
+    "items": {"pairs": [{"index": 0}]},
+    "provenance": {"pairs": {"device": "cpu"}},
+}
+
+
+def answered(weights: Path, result: Mapping[str, Any] = RESULT, **posted: Any) -> Client:
+    """A client of a service that answers like this."""
+    checkpoint = {"uri": str(weights), "model": None, "layout": {"rows": 4}, "parents": [], **posted}
+    answers = {"/v1/runs/run/results/3": result, "/v1/checkpoints/7": checkpoint}
+    return Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=answers[request.url.path])))
+
+
+def test_a_service_says_what_was_measured(weights: Path) -> None:
+    [task] = read_recorded(answered(weights), "run@3", Settings.load())
+    assert (task.checkpoint.path, task.checkpoint.label) == (str(weights), "run@3")
+    assert task.checkpoint.sha256 == "ab" * 32, "other weights in the file's place are not to be verified"
+    assert task.spec.parameters["data"] == "/data/pairs.jsonl"
+    assert [(metric.name, str(metric.value)) for metric in task.metrics] == [("pairs/cka", "0.5"), ("pairs/nan", "nan")]
+    assert task.metrics[0].protocol == {"task": "alignment"}
+    assert (list(task.items), task.provenance) == ([{"index": 0}], {"device": "cpu"})
+
+
+def test_weights_of_another_machine_are_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointNotFound, match="no such file"):
+        read_recorded(answered(tmp_path / "gone.pt"), "run@3", Settings.load())
+
+
+def test_a_virtual_checkpoint_is_refused_with_the_way_out(weights: Path) -> None:
+    with pytest.raises(InvalidRequest, match="--checkpoint EXPRESSION"):
+        read_recorded(answered(weights, parents=[{"name": "run@0"}]), "run@3", Settings.load())
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"metrics": [{"name": "pairs/cka"}]}, InvalidData),
+        ({"items": {"pairs": "none"}}, InvalidData),
+        ({"suite": {"tasks": [{**TASK, "name": "../pairs"}]}}, InvalidSuite),
+        ({"suite": {"tasks": [{**TASK, "made_up": 1}]}}, InvalidSuite),
+    ],
+)
+def test_a_strange_answer_is_refused(weights: Path, change: Mapping[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        read_recorded(answered(weights, {**RESULT, **change}), "run@3", Settings.load())
+
+
+def request(*metrics: str) -> VerifyRequest:
+    return VerifyRequest(Settings.load(), metrics)
+
+
+LANGUAGE = RecordedTask(CheckpointRef("none"), TaskSpec("language", "core", {"benchmarks": ("arc_easy",)}))
+PLAIN = RecordedTask(CheckpointRef("none"), TaskSpec("no_such_kind", "pairs", {}))
+
+
+def test_a_metric_goes_to_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark's metrics have its name, and not the task's."""
+    monkeypatch.setattr(recorded, "VERIFIERS", {})
+    assert [finding.quantity for finding in verify_tasks([LANGUAGE, PLAIN], request("arc_easy/acc"))] == ["core"]
+    assert [finding.quantity for finding in verify_tasks([LANGUAGE, PLAIN], request("pairs/x"))] == ["pairs"]
+    assert len(verify_tasks([LANGUAGE, PLAIN], request())) == 2
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(UnknownName, match=r"pairs/…"):
+        verify_tasks([PLAIN], request("pears/x"))
+
+
+def fail(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
+    raise InvalidData("the captions are gone")
+
+
+def test_what_cannot_be_computed_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "VERIFIERS", {"no_such_kind": f"{__name__}:fail"})
+    assert verify_tasks([PLAIN], request()) == [Untried("pairs", "", "the captions are gone")]
+    assert verify_tasks([replace(PLAIN, spec=LANGUAGE.spec)], request())[0].verdict == "not tried"
+
+
+def test_every_verifier_is_of_a_task_and_is_there() -> None:
+    for kind, target in recorded.VERIFIERS.items():
+        assert kind in catalog.names("tasks")
+        module, _, name = target.partition(":")
+        assert callable(getattr(__import__(module, fromlist=[name]), name))
