@@ -30,7 +30,6 @@ KID_IMAGES = 1000
 """Images of each folder that KID is computed on, at most: the subset size of torch-fidelity and clean-fid."""
 NEIGHBOURS = 5
 """Of precision and recall, as in `metrics/prdc.py`; torch-fidelity's default is 3."""
-BATCH = 32
 
 Rows = NDArray[np.float32]
 Choice = NDArray[np.int64]
@@ -48,6 +47,11 @@ class Measured:
     weights: Path
     """A file that `write_weights` wrote."""
     device: torch.device
+
+    @property
+    def batch(self) -> int:
+        """Images that go through a program's network together: of 299² pixels, few fit into a CPU's caches."""
+        return 4 if self.device.type == "cpu" else 64
 
     @property
     def kid_images(self) -> int:
@@ -136,7 +140,7 @@ def run_torch_fidelity(images: Measured, metrics: Collection[str]) -> dict[str, 
             prc_neighborhood=NEIGHBOURS,
             rng_seed=SEED,
             cuda=images.device.type == "cuda",
-            batch_size=BATCH,
+            batch_size=images.batch,
             cache=False,
             save_cpu_ram=True,  # reads in this process, and starts none
             verbose=False,
@@ -160,7 +164,7 @@ def run_clean_fid(images: Measured, metrics: Collection[str]) -> dict[str, float
             custom_feat_extractor=network,
             use_dataparallel=False,
             device=images.device,
-            batch_size=BATCH,
+            batch_size=images.batch,
             num_workers=0,
             verbose=False,
         )

@@ -43,6 +43,11 @@ INCEPTION = "inception"
 """Asset of evalsvc's own network, where the task itself is measured by another program."""
 
 
+OTHERS = tuple(program.package for program in PROGRAMS)
+
+DISTANCES = ("fid64", "fid")
+
+
 @dataclass(frozen=True)
 class ImageSets:
     """Two sets of images and what is known of them."""
@@ -162,7 +167,7 @@ def _measure(
 ) -> list[Finding]:
     """Write the images as PNG files, and measure these."""
     name = spec.extractor
-    if name is None or name in {program.package for program in PROGRAMS}:
+    if name is None or name in OTHERS:
         name = INCEPTION
     with image_folders(sets.size) as folders:
         sampled, real = folders.write(sets.sampled, sets.real)
@@ -183,11 +188,15 @@ def _compare_recorded(
     """Hold what the PNG files give, by the task's own estimators, to the recorded values."""
     seed = spec.seed if isinstance(spec, TextToImage) else 0
     for name in metrics:
+        if name not in sets.recorded:
+            continue
         quantity, program = f"{name} of {sets.of}", "recorded value"
-        if name in sets.recorded and sets.incomparable:
-            yield Untried(quantity, program, sets.incomparable)
-        elif name in sets.recorded:
-            value = own.sides(spec.resize, TAPS[name]).estimate(name, seed)
+        foreign = spec.extractor in OTHERS and name not in DISTANCES
+        if reason := f"recorded by {spec.extractor}'s own estimator" if foreign else sets.incomparable:
+            yield Untried(quantity, program, reason)
+        else:
+            sides = own.sides(spec.resize, TAPS[name])
+            value = sides.frechet().value if name in DISTANCES else sides.estimate(name, seed)
             tolerance = own.measure(name, spec.resize).tolerance
             note = "PNG files hold the pixels that were measured: the decoder's, rounded to 8 bits"
             yield Agreement.of_numbers(quantity, program, value, sets.recorded[name], tolerance, note)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ValidationError
 
 from evalsvc.tasks.text_to_image.spec import TextToImage
 from evalsvc.tasks.text_to_image.work import TextToImageWork
@@ -47,11 +47,10 @@ class RecordedCodes:
         """Read the results per item; None where no images are recorded."""
         items = [item for item in task.items if item.get("guidance_scale") == scale]
         protocols = [metric.protocol for metric in task.metrics if scale_of(metric.protocol) == scale]
-        if not items or task.provenance is None:
+        if not items:
             return None
-        shards = [shard for shard in task.provenance.get("shards", ()) if "sampling" in shard]
-        machine = _machine(shards[0]) if shards else {}
-        return cls([str(item.get("codes")) for item in items], protocols[0] if protocols else {}, machine)
+        codes = [str(item.get("codes")) for item in items]
+        return cls(codes, protocols[0] if protocols else {}, _machine(task.provenance))
 
 
 def sample_again(context: ShardContext, spec: TextToImage, scale: float, n: int) -> Samples:
@@ -68,14 +67,14 @@ def sample_again(context: ShardContext, spec: TextToImage, scale: float, n: int)
         if shard["start"] < n:
             stop = min(shard["stop"], n)
             outputs.append(work.run(context, {**shard, "stop": stop, "units": stop - shard["start"]}))
-    provenance = {**context.to_provenance(), "versions": {"torch": str(torch.__version__)}, "host": platform.node()}
+    provenance = {**context.to_provenance(), "versions": {"torch": str(torch.__version__)}}
     return Samples(
         [item["codes"] for output in outputs for item in output["items"]],
         [kept["png"] for output in outputs for kept in output["kept"]],
         sum(shard["units"] for shard in shards),
         outputs[0]["protocol"]["size"],
         outputs[0]["protocol"],
-        _machine(provenance),
+        _machine({"shards": [provenance]}),
     )
 
 
@@ -104,18 +103,41 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _machine(shard: Mapping[str, Any]) -> dict[str, str]:
-    """Return what moves codes by rounding, from the provenance of a shard that sampled."""
-    sampling, versions = shard.get("sampling") or {}, shard.get("versions") or {}
-    batches = [str(shape.get("batch")) for shape in sampling.get("batches") or ()]
-    found = {
-        "device": shard.get("device_name") or shard.get("device"),
-        "torch": versions.get("torch"),
-        "threads": shard.get("threads"),
-        "batch": ", ".join(dict.fromkeys(batches)),
-        "sampling path": sampling.get("path"),
-    }
-    return {name: str(value) for name, value in found.items() if value}
+class _Batch(BaseModel):
+    batch: int
+
+
+class _Sampling(BaseModel):
+    batches: list[_Batch] = []
+    path: str | None = None
+
+
+class _Shard(BaseModel):
+    """What is read of the provenance of a shard that sampled."""
+
+    device: str | None = None
+    device_name: str | None = None
+    threads: int | None = None
+    versions: dict[str, str] = {}
+    sampling: _Sampling
+
+
+def _machine(provenance: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what moves codes by rounding, from the provenance of a task; empty where that says nothing of it."""
+    for entry in (provenance or {}).get("shards") or ():
+        try:
+            shard = _Shard.model_validate(entry)
+        except ValidationError:  # of a shard that did not sample, or of another version
+            continue
+        found = {
+            "device": shard.device_name or shard.device,
+            "torch": shard.versions.get("torch"),
+            "threads": shard.threads,
+            "batch": ", ".join(dict.fromkeys(str(shape.batch) for shape in shard.sampling.batches)),
+            "sampling path": shard.sampling.path,
+        }
+        return {name: str(value) for name, value in found.items() if value}
+    return {}
 
 
 def scale_of(protocol: Mapping[str, Any]) -> Any:

@@ -69,5 +69,10 @@ def test_nothing_explains_equal_codes_away() -> None:
     assert compare_codes(again(["c0"]), recorded(device_name="Another card"), "1 image").verdict == "ok"
 
 
+def test_strange_provenance_explains_nothing() -> None:
+    """It comes from a service, which may be of another version."""
+    assert recorded(sampling={"batches": "none"}).machine == {}
+
+
 def test_without_items_nothing_is_recorded() -> None:
     assert RecordedCodes.of(RecordedTask(CheckpointRef("none"), TaskSpec("text_to_image", "digits", {})), 1.0) is None
