@@ -1,6 +1,7 @@
 """`evalsvc demo`: the whole service on the miniature run that comes with it.
 
-Starts a service in a folder of its own, posts every checkpoint of both runs, waits, and shows the history.
+Starts a service in a folder of its own, posts every checkpoint of both runs, waits, and shows the history. At the end
+other programs compute a FID of the last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +27,13 @@ from evalsvc.assets import locate_asset
 from evalsvc.cli.options import FAILED
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import complain, one_line, print_table, say
+from evalsvc.cli.verify import exit_code, headline
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InternalError
 from evalsvc.miniature import ROOT
+from evalsvc.verify.agreement import COLUMNS as COLUMNS_OF_FINDINGS
+from evalsvc.verify.agreement import table_row
 
 commands = typer.Typer()
 
@@ -46,6 +51,12 @@ COLUMNS = {
     "agreement": "digits/agreement",
 }
 """What the table shows, and of which metric."""
+
+VERIFIED = "digits/fid64"
+"""The metric that other programs compute at the end."""
+
+VERIFIED_ON = 80
+"""Images that it is computed on: more than 64, and few enough for some seconds."""
 
 ANSWER_WIDTH = 60
 """Characters of a completion that the demo shows."""
@@ -81,6 +92,8 @@ def demo(
 ) -> None:
     """Evaluate the miniature run that comes with evalsvc, end to end: losses, images, FID, what is left of its English.
 
+    Computes a FID of the last checkpoint a second time by torch-fidelity and clean-fid, where both are installed.
+
     Needs the asset `inception`: evalsvc assets pull inception.
     """
     with tempfile.TemporaryDirectory(prefix="evalsvc-demo-") as temporary:
@@ -97,6 +110,7 @@ def demo(
                 )
             _print_rows(read_table(client))
             _print_answers(read_answers(client))
+            failures = failures or verify_last(client, devices)
             for failure in failures:
                 complain(failure)
             if not leave and not failures:
@@ -196,6 +210,30 @@ def read_answers(client: Client) -> list[Answers]:
     prompts = dict.fromkeys(prompt for prompt, _ in texts)
     asked = [(prompt, run) for prompt in prompts for run in RUNS if (prompt, run) in texts]
     return [Answers(prompt, run, texts[prompt, run]) for prompt, run in asked]
+
+
+def verify_last(client: Client, devices: str) -> list[str]:
+    """Compute VERIFIED of the last checkpoint a second time, on fewer images, and print what is found.
+
+    Returns a line if something differs. Where the other programs are missing, says what to run instead.
+    """
+    step = max(step for run, step, _ in checkpoints() if run == RUNS[0])
+    name = f"{RUNS[0]}@{step}"
+    if not all(find_spec(module) for module in ("torch_fidelity", "cleanfid", "scipy")):
+        command = f"evalsvc verify {name} --metric {VERIFIED}"
+        say(f"to have other programs compute the FID: pip install 'evalsvc[reference]', then {command}")
+        return []
+    # PyTorch takes seconds, which the demo has for the workers alone until here.
+    from evalsvc.verify.recorded import VerifyRequest, read_recorded, verify_tasks
+
+    say(f"evalsvc verify {name} --metric {VERIFIED} --n {VERIFIED_ON}")
+    device = devices.partition(",")[0]
+    settings = Settings.load(device=None if device == "all" else device)
+    request = VerifyRequest(settings, (VERIFIED,), VERIFIED_ON)
+    findings = verify_tasks(read_recorded(client, name, settings, SUITE), request)
+    print_table(COLUMNS_OF_FINDINGS, [table_row(finding) for finding in findings])
+    say(headline(findings))
+    return [f"{name}: {headline(findings)}"] if exit_code(findings) == FAILED else []
 
 
 def _steps(folder: Path) -> Sequence[tuple[int, Path]]:

@@ -59,10 +59,12 @@ def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytes
 
 @pytest.mark.usefixtures("child_process")
 def test_a_checkpoint_goes_from_post_to_table(
-    inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inception_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The service once looked for the weights in the demo's own folder, and every image task failed."""
+    monkeypatch.setenv("EVALSVC_ASSETS", str(inception_path.parent))
     [last] = [file for run, step, file in demo.checkpoints() if (run, step) == ("pretrained", 3000)]
+    monkeypatch.setattr(demo, "VERIFIED_ON", 20)
     # As step 0, so that it is its own base.
     monkeypatch.setattr(demo, "checkpoints", lambda: [("pretrained", 0, last)])
     monkeypatch.setattr(demo, "RUNS", ("pretrained",))
@@ -73,6 +75,10 @@ def test_a_checkpoint_goes_from_post_to_table(
         assert (0, "pretrained step 0") in seen
         [row] = demo.read_table(client)
         answers = demo.read_answers(client)
+        assert demo.verify_last(client, "cpu,cpu") == []
+    printed = capsys.readouterr().out
+    assert printed.startswith("evalsvc verify pretrained@0 --metric digits/fid64 --n 20\n")
+    assert "all 3 agree; 1 could not be tried" in printed
     assert (row.run, row.step) == ("pretrained", 0)
     assert set(row.cells) == set(demo.COLUMNS)
     assert number(row, "agreement") > 0.8
@@ -84,6 +90,17 @@ def test_a_checkpoint_goes_from_post_to_table(
 
 def number(row: demo.Row, column: str) -> float:
     return float(row.cells[column].split()[0])
+
+
+def test_without_the_other_programs_the_demo_says_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda module: None)
+    with Client() as client:
+        assert demo.verify_last(client, "cpu,cpu") == []
+    printed = capsys.readouterr().out
+    assert "pip install 'evalsvc[reference]'" in printed
+    assert "evalsvc verify pretrained@3000 --metric digits/fid64" in printed
 
 
 def test_missing_weights_are_said_before_anything_starts(tmp_path: Path) -> None:
