@@ -100,8 +100,18 @@ class _Checkpoint(BaseModel):
     sha256: str | None
 
 
+class _Evaluation(BaseModel):
+    suite: str
+
+
+class _Overview(BaseModel):
+    """What is read of the results of all suites together."""
+
+    evaluations: list[_Evaluation]
+
+
 class _Result(BaseModel):
-    """What is read of a service's answer to `Client.results`."""
+    """What is read of the results of one suite."""
 
     checkpoint: _Checkpoint
     suite: _Tasks
@@ -130,11 +140,10 @@ def read_recorded(client: Client, name: str, settings: Settings, suite: str | No
         CheckpointError: the weights are not to be found on this machine, or not allowed.
     """
     run, step, variant = parse_checkpoint(name)
-    overview = client.results(run, step, variant=variant, suite=suite)
-    suites = [evaluation["suite"] for evaluation in overview["evaluations"]]
+    overview = _parse(_Overview, client.results(run, step, variant=variant, suite=suite))
     tasks: list[RecordedTask] = []
-    for each in suites:
-        result = _parse(_Result, client.results(run, step, variant=variant, suite=each))
+    for evaluation in overview.evaluations:
+        result = _parse(_Result, client.results(run, step, variant=variant, suite=evaluation.suite))
         checkpoint = _locate(client, name, result.checkpoint, settings)
         tasks += _tasks_of(result, parse_suite({"tasks": result.suite.tasks}, "recorded"), checkpoint)
     return tasks

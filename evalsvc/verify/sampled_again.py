@@ -124,7 +124,8 @@ class _Shard(BaseModel):
 
 def _machine(provenance: Mapping[str, Any] | None) -> dict[str, str]:
     """Return what moves codes by rounding, from the provenance of a task; empty where that says nothing of it."""
-    for entry in (provenance or {}).get("shards") or ():
+    shards = (provenance or {}).get("shards")
+    for entry in shards if isinstance(shards, (list, tuple)) else ():
         try:
             shard = _Shard.model_validate(entry)
         except ValidationError:  # of a shard that did not sample, or of another version

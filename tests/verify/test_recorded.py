@@ -66,6 +66,7 @@ def test_a_virtual_checkpoint_is_refused_with_the_way_out(weights: Path) -> None
     [
         ({"metrics": [{"name": "pairs/cka"}]}, InvalidData),
         ({"items": {"pairs": "none"}}, InvalidData),
+        ({"evaluations": {}}, InvalidData),
         ({"suite": {"tasks": [{**TASK, "name": "../pairs"}]}}, InvalidSuite),
         ({"suite": {"tasks": [{**TASK, "made_up": 1}]}}, InvalidSuite),
     ],

@@ -16,15 +16,16 @@ SHARD = {
     "sampling": {"batches": [{"batch": 64}, {"batch": 64}], "path": "graphs"},
 }
 
+ITEMS = [{"id": str(n), "codes": f"c{n}", "guidance_scale": scale} for scale in (1.0, 3.0) for n in range(4)]
+
 
 def recorded(scale: float = 1.0, **shard: Any) -> RecordedCodes:
-    items = [{"id": str(n), "codes": f"c{n}", "guidance_scale": each} for each in (1.0, 3.0) for n in range(4)]
     protocol = {"sampling": {"guidance_scale": scale}, "prompts": "p"}
     task = RecordedTask(
         CheckpointRef("none"),
         TaskSpec("text_to_image", "digits", {}),
         [RecordedMetric("digits/fid64", 1.0, 4, protocol)],
-        items,
+        ITEMS,
         {"shards": [{"device": "cpu"}, {**SHARD, **shard}]},
     )
     found = RecordedCodes.of(task, scale)
@@ -72,6 +73,10 @@ def test_nothing_explains_equal_codes_away() -> None:
 def test_strange_provenance_explains_nothing() -> None:
     """It comes from a service, which may be of another version."""
     assert recorded(sampling={"batches": "none"}).machine == {}
+    task = RecordedTask(CheckpointRef("none"), TaskSpec("text_to_image", "digits", {}), (), ITEMS, {"shards": 5})
+    found = RecordedCodes.of(task, 1.0)
+    assert found is not None
+    assert found.machine == {}
 
 
 def test_without_items_nothing_is_recorded() -> None:
