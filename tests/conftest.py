@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ FULL = {
     "migrated_postgresql",
     "shared",
     "inception_path",
+    "reference_models",
+    "real_open_lm",
     "many_cases",
 }
 """Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
@@ -104,6 +107,24 @@ def inception_path() -> Path:
         if "inception" in os.environ.get("TESTS_REQUIRE", "").split(","):
             pytest.fail(error.message)
         pytest.skip(error.message)
+
+
+@pytest.fixture(scope="session")
+def reference_models() -> None:
+    """For tests that compute with models of transformers or diffusers: importing those takes seconds each."""
+
+
+@pytest.fixture(scope="session")
+def real_open_lm() -> None:
+    """open_lm itself, which is on no package index: see docs/how-to/verify-open-lm.md.
+
+    Where TESTS_REQUIRE names `open_lm`, a test that needs it fails without it.
+    """
+    if find_spec("open_lm") is None:
+        reason = "needs the package open_lm"
+        if "open_lm" in os.environ.get("TESTS_REQUIRE", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,11 @@ class TextTokenizer:
         with translated(self.path):
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
+    def to_json(self) -> str:
+        """Return the content of a `tokenizer.json`, for other libraries that read one."""
+        with translated(self.path):
+            return str(self._tokenizer.to_str())
+
     def require_fits(self, text: TextBlock) -> None:
         """Raise InvalidData unless this can be the tokenizer that the model was trained with.
 

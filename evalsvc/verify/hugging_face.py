@@ -1,0 +1,204 @@
+"""open_lm models as models of transformers: the same weights under the arithmetic of other people's classes.
+
+Three classes cover what a class of transformers can compute without change: Llama (RMS norms), StableLM (layer norms)
+and GPT-NeoX (layer norms and a feed-forward layer without gate). Weights that a class has and open_lm has not are
+written as their neutral values: a bias of zeros, a gain of ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evalsvc.errors import UnsupportedModel
+from evalsvc.models import Transformer
+from evalsvc.spec.model_config import ModelConfig
+
+Tensors = dict[str, Tensor]
+
+
+def write_hugging_face(
+    ours: Transformer,
+    rows: Sequence[int] | None = None,
+) -> Any:
+    """Return `ours` as a transformers.PreTrainedModel in float32 on the CPU, in eval mode.
+
+    `rows` are the rows of the table that the model gets, in this order [all of them]. A norm of the embeddings is
+    computed once and written into the embedding table, since the norm of a row depends on nothing else. Models without
+    positions (`none`, and `head_rotary`, which turns queries and keys of a head by one and the same angle) turn by
+    frequencies of zero.
+
+    Raises:
+        ModuleNotFoundError: transformers is not installed.
+        UnsupportedModel: no class computes this model; says why.
+    """
+    config = ours.config
+    family = _require_family(config)
+    tensors = {name: tensor.float().cpu() for name, tensor in ours.state_dict().items()}
+    chosen = slice(None) if rows is None else torch.tensor(list(rows))
+    embedding, output = _embeddings(config, tensors)[chosen], tensors["output.weight"][chosen]
+    model, weights = family(config, tensors, embedding, output)
+    model.load_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, strict=True)
+    turns = config.positional_embedding_type in ("rotary", "llama_rotary")
+    frequencies = ours.positions.inv_freq.cpu()
+    model.base_model.rotary_emb.inv_freq.copy_(frequencies if turns else torch.zeros_like(frequencies))
+    return model.requires_grad_(False).eval()
+
+
+Family = Callable[[ModelConfig, Mapping[str, Tensor], Tensor, Tensor], tuple[Any, Tensors]]
+"""From a configuration, open_lm's tensors, embedding and output table to a model without values, and its values."""
+
+
+def _require_family(config: ModelConfig) -> Family:
+    if config.qk_norm:
+        raise UnsupportedModel("no class of transformers norms queries and keys over all heads together (qk_norm)")
+    if config.attention_dim != config.hidden_dim:
+        raise UnsupportedModel(
+            f"{config.n_heads} heads do not divide hidden_dim {config.hidden_dim}, as classes of transformers demand"
+        )
+    rms = config.model_norm == "rms_norm"
+    families = {"gelu": None if rms else _gpt_neox, "gemma_geglu": _llama if rms else None}
+    family = families.get(config.ffn_type, _llama if rms else _stablelm)
+    if family is None:
+        raise UnsupportedModel(
+            f"no class of transformers has {config.model_norm} together with a feed-forward layer {config.ffn_type}"
+        )
+    return family
+
+
+def _llama(
+    config: ModelConfig, tensors: Mapping[str, Tensor], embedding: Tensor, output: Tensor
+) -> tuple[Any, Tensors]:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    biased = config.ffn_type == "gemma_geglu"
+    shape = _shape(config, len(embedding)) | {
+        "num_key_value_heads": config.n_heads,
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": "gelu" if biased else "silu",
+        "mlp_bias": biased,
+    }
+    return LlamaForCausalLM(LlamaConfig(**shape)), _llama_weights(config, tensors, embedding, output)
+
+
+def _stablelm(
+    config: ModelConfig, tensors: Mapping[str, Tensor], embedding: Tensor, output: Tensor
+) -> tuple[Any, Tensors]:
+    from transformers import StableLmConfig, StableLmForCausalLM
+
+    shape = _shape(config, len(embedding)) | {
+        "num_key_value_heads": config.n_heads,
+        "layer_norm_eps": config.norm_eps,
+        "partial_rotary_factor": 1.0,
+    }
+    return StableLmForCausalLM(StableLmConfig(**shape)), _llama_weights(config, tensors, embedding, output)
+
+
+def _gpt_neox(
+    config: ModelConfig, tensors: Mapping[str, Tensor], embedding: Tensor, output: Tensor
+) -> tuple[Any, Tensors]:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    shape = _shape(config, len(embedding)) | {
+        "layer_norm_eps": config.norm_eps,
+        "hidden_act": "gelu",
+        "rotary_pct": 1.0,
+        "use_parallel_residual": False,
+        "attention_bias": False,
+    }
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(**shape))
+    head = next(name for name in model.state_dict() if name in ("embed_out.weight", "lm_head.weight"))
+    weights = {"gpt_neox.embed_in.weight": embedding, head: output}
+    weights |= _norm(config, tensors, "norm", "gpt_neox.final_layer_norm")
+    for layer in range(config.n_layers):
+        source, target = f"layers.{layer}", f"gpt_neox.layers.{layer}"
+        by_head = torch.stack(_queries_keys_values(config, tensors, source), dim=1)  # [H, 3, head_dim, D]
+        widened, narrowed = (tensors[f"{source}.feed_forward.{place}.weight"] for place in (0, 2))
+        weights |= {
+            f"{target}.attention.query_key_value.weight": by_head.flatten(0, 2),
+            f"{target}.attention.dense.weight": tensors[f"{source}.attention.out_proj.weight"],
+            f"{target}.mlp.dense_h_to_4h.weight": widened,
+            f"{target}.mlp.dense_h_to_4h.bias": torch.zeros(len(widened)),
+            f"{target}.mlp.dense_4h_to_h.weight": narrowed,
+            f"{target}.mlp.dense_4h_to_h.bias": torch.zeros(len(narrowed)),
+        }
+        weights |= _layer_norms(config, tensors, source, target)
+    return model, weights
+
+
+def _shape(config: ModelConfig, rows: int) -> dict[str, Any]:
+    """Return what the configurations of all classes have in common; the tables are never tied."""
+    return {
+        "vocab_size": rows,
+        "hidden_size": config.hidden_dim,
+        "intermediate_size": config.ffn_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "max_position_embeddings": config.seq_len,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def _llama_weights(config: ModelConfig, tensors: Mapping[str, Tensor], embedding: Tensor, output: Tensor) -> Tensors:
+    """Return the values under the names that Llama and StableLM share."""
+    weights = {"model.embed_tokens.weight": embedding, "lm_head.weight": output}
+    weights |= _norm(config, tensors, "norm", "model.norm")
+    for layer in range(config.n_layers):
+        source, target = f"layers.{layer}", f"model.layers.{layer}"
+        parts = zip("qkv", _queries_keys_values(config, tensors, source), strict=True)
+        weights |= {f"{target}.self_attn.{name}_proj.weight": part.flatten(0, 1) for name, part in parts}
+        weights[f"{target}.self_attn.o_proj.weight"] = tensors[f"{source}.attention.out_proj.weight"]
+        weights |= _gated_feed_forward(config, tensors, f"{source}.feed_forward", f"{target}.mlp")
+        weights |= _layer_norms(config, tensors, source, target)
+    return weights
+
+
+def _gated_feed_forward(config: ModelConfig, tensors: Mapping[str, Tensor], source: str, target: str) -> Tensors:
+    if config.ffn_type == "gemma_geglu":
+        names = [f"{part}_proj.{kind}" for part in ("gate", "up", "down") for kind in ("weight", "bias")]
+        return {f"{target}.{name}": tensors[f"{source}.{name}"] for name in names}
+    gate, up = tensors[f"{source}.w12.weight"].chunk(2)
+    parts = {"gate": gate, "up": up, "down": tensors[f"{source}.w3.weight"]}
+    return {f"{target}.{name}_proj.weight": part for name, part in parts.items()}
+
+
+def _layer_norms(config: ModelConfig, tensors: Mapping[str, Tensor], source: str, target: str) -> Tensors:
+    before = _norm(config, tensors, f"{source}.attention_norm", f"{target}.input_layernorm")
+    return before | _norm(config, tensors, f"{source}.ffn_norm", f"{target}.post_attention_layernorm")
+
+
+def _norm(config: ModelConfig, tensors: Mapping[str, Tensor], source: str, target: str) -> Tensors:
+    gain, bias = _gain_and_bias(config, tensors, source)
+    return {f"{target}.weight": gain} | ({} if config.model_norm == "rms_norm" else {f"{target}.bias": bias})
+
+
+def _gain_and_bias(config: ModelConfig, tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    width = config.hidden_dim
+    return tensors.get(f"{name}.weight", torch.ones(width)), tensors.get(f"{name}.bias", torch.zeros(width))
+
+
+def _embeddings(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Tensor:  # [V, D]
+    table = tensors["tok_embeddings.weight"]
+    if not config.post_embed_norm:
+        return table
+    gain, bias = _gain_and_bias(config, tensors, "post_embed_norm")
+    if config.model_norm == "rms_norm":
+        return functional.rms_norm(table, gain.shape, gain, config.norm_eps)
+    return functional.layer_norm(table, gain.shape, gain, bias, config.norm_eps)
+
+
+def _queries_keys_values(config: ModelConfig, tensors: Mapping[str, Tensor], source: str) -> tuple[Tensor, ...]:
+    """Return three projections [H, head_dim, D] whose rotation turns dimension j with j + head_dim / 2."""
+    heads = tensors[f"{source}.attention.in_proj.weight"].view(3, config.n_heads, config.head_dim, -1)
+    queries, keys, values = heads.unbind()
+    if config.positional_embedding_type == "llama_rotary":
+        # There dimension 2j turns with 2j + 1. Scores are sums over dimensions: their order is free.
+        order = torch.arange(config.head_dim).view(-1, 2).T.flatten()
+        queries, keys = queries[:, order], keys[:, order]
+    return queries, keys, values
