@@ -1,0 +1,219 @@
+"""Benchmarks by lm-eval itself: its `evaluate` with its own model, HFLM, on the same weights and documents.
+
+Requests, answers and metrics are computed a second time. Both sides compute in float32, evalsvc on the device of the
+context, HFLM on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lm_eval.evaluator import evaluate
+
+from evalsvc.errors import MissingPackage, UnsupportedModel
+from evalsvc.language.benchmarks import Benchmark, Loaded
+from evalsvc.language.building import FEWSHOT_SEED
+from evalsvc.language.encoding import Scored, TextEncoding
+from evalsvc.language.hub import offline, one_line, quiet
+from evalsvc.language.lm import Answer, Generation, OpenLM
+from evalsvc.language.results import results
+from evalsvc.language.scoring import IdCounts, Scope, named, unit
+from evalsvc.tasks.language.spec import BenchmarkTask
+from evalsvc.tasks.language.work import BenchmarkWork
+from evalsvc.tasks.task import Context, work_of
+from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.hflm import build_hflm, hflm_program, whole_tokens
+from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
+
+TIES = 50
+"""One of so many generated texts may differ: where two ids are equally likely, rounding decides."""
+
+
+def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: Mapping[str, float], n: int) -> list[Finding]:
+    """Compare the first `n` documents of each benchmark that a task asks.
+
+    `recorded` are values by the names of metrics. They are compared with lm-eval's where `n` is as large as the
+    benchmark and the task computes in float32; where it is not, evalsvc computes its values over the same documents
+    again.
+
+    Raises what loading benchmarks and checkpoint raises, and NonFinite.
+    """
+    work = work_of(task)
+    assert isinstance(work, BenchmarkWork), "tasks that ask benchmarks are done by it"
+    if not task.benchmarks:
+        return []
+    ours = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
+    encoding, loaded = work.encoding(context), work.load(context)
+    scopes = IdCounts.of(encoding.layout).scopes
+    try:
+        theirs = {scope: build_hflm(ours, encoding, within=scope.within) for scope in scopes}
+    except (MissingPackage, UnsupportedModel) as error:
+        return [Untried(f"{task.name}: benchmarks", hflm_program(), error.message)]
+    lm = OpenLM(ours, encoding, batch_tokens=context.batch_tokens, report=context.report)
+    values = recorded if task.dtype == "float32" else {}
+    findings: list[Finding] = []
+    for benchmark in loaded.benchmarks:
+        asked = _first(benchmark, n)
+        complete = len(asked.documents) == len(benchmark.documents)
+        findings += _compare(asked, lm, theirs, values if complete else {}, context)
+    return findings
+
+
+def _first(benchmark: Benchmark, n: int) -> Benchmark:
+    documents = benchmark.documents[:n]
+    return replace(benchmark, documents=documents, instances=benchmark.instances[: documents[-1].requests.stop])
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What evalsvc makes of a benchmark."""
+
+    benchmark: Benchmark
+    answers: list[Answer | Generation]
+    """To each request."""
+    values: Mapping[str, float]
+    """Metrics by name."""
+    rounding: Rounding
+
+    @property
+    def tokens(self) -> list[int]:
+        """How many tokens each request scores; 1 where it generates."""
+        return [answer.tokens if isinstance(answer, Answer) else 1 for answer in self.answers]
+
+
+def _compare(
+    benchmark: Benchmark,
+    lm: OpenLM,
+    theirs: Mapping[Scope, Any],
+    recorded: Mapping[str, float],
+    context: Context,
+) -> Iterator[Finding]:
+    if reason := _unaskable(benchmark, lm.encoding):
+        yield Untried(benchmark.name, hflm_program(), reason)
+        return
+    answers = lm.answers(benchmark.instances, benchmark.describe)
+    if any(isinstance(answer, Answer) and answer.continuation_cut for answer in answers):
+        reason = "a continuation is longer than the model's input, where HFLM stops; raise `max_length`"
+        yield Untried(benchmark.name, hflm_program(), reason)
+        return
+    ids = IdCounts.of(lm.encoding.layout)
+    found = results(Loaded((benchmark,), ()), [[answer] for answer in answers], ids, {})
+    values = {metric.name: metric.value for metric in found.metrics}
+    ours = Ours(benchmark, answers, values, _rounding(benchmark, lm))
+    for scope, model in theirs.items():
+        context.report(0)
+        try:
+            reply = _ask(benchmark, model)
+        except Exception as error:  # whatever stops another program
+            said = f"{type(error).__name__}: {one_line(error)}"
+            yield Untried(f"{benchmark.name}{scope.suffix}", hflm_program(), f"lm-eval stopped with {said}")
+            continue
+        if not scope.within:
+            yield _compare_requests(ours, reply)
+        yield _compare_answers(ours, scope, reply)
+        yield from _compare_metrics(ours, scope, reply, recorded)
+
+
+def _unaskable(benchmark: Benchmark, encoding: TextEncoding) -> str:
+    """Say why lm-eval cannot be asked the same; empty where it can."""
+    kinds = {instance.request_type for instance in benchmark.instances}
+    if benchmark.sampled and benchmark.num_fewshot:
+        return "lm-eval draws other solved examples for a sample of the documents; use `limit`"
+    if "generate_until" in kinds:
+        if encoding.end not in whole_tokens(encoding):
+            return "HFLM generates to an end of text only, and none of the tokenizer's added tokens is `end_of_text`"
+        if any(instance.args[1].get("do_sample") for instance in benchmark.instances):
+            return "its texts are drawn at random"
+    return ""
+
+
+def _rounding(benchmark: Benchmark, lm: OpenLM) -> Rounding:
+    """Measure rounding on the first texts that are asked about, with their right or wrong continuations."""
+    encoded = lm.encoding.encode_all(benchmark.instances[:MEASURED], benchmark.describe)
+    sequences = [
+        [*one.requests[0].context, *one.requests[0].continuation] if isinstance(one, Scored) else list(one.ids)
+        for one in encoded
+    ]
+    return measure_rounding(lm.model, [sequence for sequence in sequences if len(sequence) > 1])
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What lm-eval says of a benchmark."""
+
+    requests: list[tuple[Any, ...]]
+    """The arguments of every request, document by document."""
+    responses: list[Any]
+    """The model's response to each."""
+    values: dict[tuple[str, str], float]
+    """By metric and filter."""
+
+
+def _ask(benchmark: Benchmark, model: Any) -> Reply:
+    task = copy(benchmark.task)
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    indices = [document.index for document in benchmark.documents]
+    first = indices == list(range(len(indices)))
+    some = {"limit": len(indices)} if first else {"samples": {benchmark.name: indices}}
+    with quiet(), offline():
+        said = evaluate(model, {"tasks": {benchmark.name: task}, "groups": {}}, bootstrap_iters=0, **some)
+    samples = said["samples"][benchmark.name]
+    documents = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    values = {
+        (metric, filtered): float(value)
+        for name, value in said["results"][benchmark.name].items()
+        for metric, comma, filtered in [name.partition(",")]
+        if comma and not metric.endswith("_stderr")
+    }
+    return Reply(
+        [tuple(arguments) for sample in documents for arguments in sample["arguments"]],
+        [responses[0] for sample in documents for responses in sample["resps"]],
+        values,
+    )
+
+
+def _compare_requests(ours: Ours, reply: Reply) -> Agreement:
+    mine = [tuple(instance.args) for instance in ours.benchmark.instances]
+    differing = sum(one != other for one, other in zip(mine, reply.requests, strict=False))
+    differing += abs(len(mine) - len(reply.requests))
+    quantity = f"{ours.benchmark.name}: requests that differ, of {len(mine)}"
+    return Agreement(quantity, hflm_program(), differing, 0, note="as lm-eval builds them from the documents")
+
+
+def _compare_answers(ours: Ours, scope: Scope, reply: Reply) -> Agreement:
+    program, name, count = hflm_program(), f"{ours.benchmark.name}{scope.suffix}", len(ours.answers)
+    asked = zip(ours.answers, ours.benchmark.instances, strict=True)
+    mine = [scope.response(answer, instance.request_type) for answer, instance in asked]
+    if any(isinstance(answer, Generation) for answer in ours.answers):
+        differing = sum(one != other for one, other in zip(mine, reply.responses, strict=False))
+        note = "where two ids are equally likely, rounding decides"
+        return Agreement(f"{name}: texts that differ, of {count}", program, differing, count // TIES, note=note)
+    quantity = f"{name}: log-likelihood per token of {count} requests"
+    sides = [
+        [_logprob(one) / length for one, length in zip(side, ours.tokens, strict=False)]
+        for side in (mine, reply.responses)
+    ]
+    return Agreement.of_arrays(quantity, program, sides[0], sides[1], ours.rounding.loss_tolerance, NOTE)
+
+
+def _logprob(response: Any) -> float:
+    return float(response[0] if isinstance(response, tuple | list) else response)
+
+
+def _compare_metrics(ours: Ours, scope: Scope, reply: Reply, recorded: Mapping[str, float]) -> Iterator[Finding]:
+    count = len(ours.benchmark.documents)
+    for (metric, filtered), value in reply.values.items():
+        name = f"{ours.benchmark.name}/{named(metric, filtered, scope.suffix)}"
+        if name not in ours.values:
+            continue
+        note = "recorded" if name in recorded else f"both over {count} documents"
+        if unit(metric) == "fraction":
+            tolerance, why = 1.001 / count, "in one document two answers may be equally likely, where rounding decides"
+        else:
+            tolerance = abs(value) * ours.rounding.loss_tolerance * sum(ours.tokens) / len(ours.tokens)
+            why = "rounding adds up over tokens"
+        mine = recorded.get(name, ours.values[name])
+        yield Agreement.of_numbers(name, hflm_program(), mine, value, tolerance, f"{note}; {why}")

@@ -1,0 +1,157 @@
+"""Benchmarks against lm-eval's own evaluation by HFLM, and what is found where a side differs."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmark_files import write_benchmark
+from miniature_run import LAYOUT, pretrained
+
+from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
+from evalsvc.miniature import ROOT
+from evalsvc.tasks.forgetting.spec import Forgetting
+from evalsvc.tasks.language.spec import Language
+from evalsvc.verify import hflm
+from evalsvc.verify.agreement import Agreement, Finding, Untried, all_agree
+from evalsvc.verify.language import verify_benchmarks
+from evalsvc.worker.context import ShardContext
+
+pytestmark = pytest.mark.usefixtures("reference_models", "one_thread")
+
+CLOZE = {"benchmarks": ["cloze"], "include_path": [str(ROOT)]}
+
+
+def context(checkpoint: CheckpointRef | None = None) -> ShardContext:
+    return ShardContext(checkpoint or pretrained(0), Settings.load(threads=1), lambda done: None)
+
+
+def language(**fields: Any) -> Language:
+    return Language.model_validate({"name": "language", **CLOZE, **fields})
+
+
+def by_quantity(findings: Sequence[Finding]) -> dict[str, Finding]:
+    return {finding.quantity: finding for finding in findings}
+
+
+def test_a_benchmark_is_lm_evals() -> None:
+    """Requests, answers and accuracy; over all ids, and within the text ids by a model that has no others."""
+    found = verify_benchmarks(context(), language(limit=24), {}, 256)
+    assert all_agree(found)
+    assert [finding.quantity for finding in found] == [
+        "cloze: requests that differ, of 96",
+        "cloze: log-likelihood per token of 96 requests",
+        "cloze/acc",
+        "cloze_within: log-likelihood per token of 96 requests",
+        "cloze/acc_within",
+    ]
+    accuracy = by_quantity(found)["cloze/acc"]
+    assert isinstance(accuracy, Agreement)
+    assert accuracy.ours == accuracy.theirs
+    assert accuracy.theirs is not None
+    assert 0.5 < accuracy.theirs < 1
+    assert accuracy.note.startswith("both over 24 documents")
+
+
+def test_text_rows_may_lie_behind_others() -> None:
+    """The same weights with the image rows first: each side finds the rows of the text by itself."""
+    turned = {**LAYOUT, "text": {**LAYOUT["text"], "offset": 71}, "image": {"offset": 0, "size": 64}}
+    turned["special"] = {name: row - 512 for name, row in LAYOUT["special"].items()}
+    moved = CheckpointRef(pretrained(0).path, layout=turned, label="moved")
+    found = verify_benchmarks(context(moved), language(limit=3), {}, 3)
+    assert all_agree(found)
+
+
+def test_what_was_recorded_is_compared_where_all_documents_are() -> None:
+    """The task `forgetting` asks benchmarks, too; half of the documents say nothing of a recorded value."""
+    task = Forgetting.model_validate({"name": "forgetting", **CLOZE, "limit": 4})
+    recorded = {"cloze/acc": 0.0, "cloze/acc_within": 0.25}
+    whole = by_quantity(verify_benchmarks(context(), task, recorded, 4))
+    wrong = whole["cloze/acc"]
+    assert isinstance(wrong, Agreement)
+    assert (wrong.verdict, wrong.ours, wrong.note.partition(";")[0]) == ("WRONG", 0.0, "recorded")
+    assert all_agree(verify_benchmarks(context(), task, recorded, 2))
+    other_type = task.model_copy(update={"dtype": "bfloat16"})
+    assert all_agree(verify_benchmarks(context(), other_type, recorded, 4))
+
+
+def test_arithmetic_that_differs_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HFLM has another weight than ours: the log-likelihoods are wrong, whether the accuracy moves or not."""
+    write = hflm.write_hugging_face
+
+    def perturbed(*arguments: Any) -> Any:
+        model = write(*arguments)
+        with torch.no_grad():
+            model.model.layers[0].self_attn.o_proj.weight[3, 5] += 1e-2
+        return model
+
+    monkeypatch.setattr(hflm, "write_hugging_face", perturbed)
+    found = by_quantity(verify_benchmarks(context(), language(limit=4), {}, 4))
+    assert found["cloze: requests that differ, of 16"].verdict == "ok"
+    assert found["cloze: log-likelihood per token of 16 requests"].verdict == "WRONG"
+
+
+def test_solved_examples_are_drawn_as_lm_eval_draws_them() -> None:
+    """At random, one document after the other; what a sample by strata is asked, lm-eval would draw otherwise."""
+    found = verify_benchmarks(context(), language(limit=4, num_fewshot=1), {}, 3)
+    assert by_quantity(found)["cloze: requests that differ, of 12"].verdict == "ok"
+    [sampled] = verify_benchmarks(context(), language(sample=4, num_fewshot=1), {}, 4)
+    assert isinstance(sampled, Untried)
+    assert "draws other solved examples for a sample" in sampled.reason
+    named = language(benchmarks=[{"name": "cloze", "samples": [7, 2]}])
+    assert all_agree(verify_benchmarks(context(), named, {}, 4))
+
+
+def test_generated_texts_are_hflms(tmp_path: Path) -> None:
+    rows = [{"question": word, "answer": "a"} for word in ("The first", "An expression", "If the object")]
+    changes: dict[str, Any] = {
+        "output_type": "generate_until",
+        "doc_to_text": "question",
+        "doc_to_target": "answer",
+        "doc_to_choice": None,
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    write_benchmark(tmp_path, "goes_on", rows, **changes)
+    fields = {"benchmarks": ["goes_on"], "include_path": [str(tmp_path)], "end_of_text": 511}
+    [untried] = verify_benchmarks(context(), language(**fields), {}, 3)
+    assert isinstance(untried, Untried)
+    assert "none of the tokenizer's added tokens is `end_of_text`" in untried.reason
+    tokenizer = json.loads((ROOT / "tokenizer.json").read_text())
+    [end] = [token for token, number in tokenizer["model"]["vocab"].items() if number == 511]
+    added = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    tokenizer["added_tokens"] = [{"id": 511, "content": end, **added}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    fields["tokenizer"] = str(tmp_path / "tokenizer.json")
+    found = by_quantity(verify_benchmarks(context(), language(**fields), {}, 3))
+    assert found["goes_on: texts that differ, of 3"].verdict == "ok"
+    assert found["goes_on/exact_match"].verdict == "ok"
+
+
+def test_a_model_that_no_class_computes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = context()
+    model = found.model(dtype="float32", rotary_inv_freq_dtype="auto")
+    monkeypatch.setattr(model, "config", model.config.model_copy(update={"qk_norm": True}))
+    [finding] = verify_benchmarks(found, language(limit=2), {}, 2)
+    assert isinstance(finding, Untried)
+    assert "norms queries and keys over all heads together (qk_norm)" in finding.reason
+
+
+def test_without_the_packages_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hflm, "find_spec", lambda name: None)
+    [finding] = verify_benchmarks(context(), language(limit=2), {}, 2)
+    assert isinstance(finding, Untried)
+    assert finding.reason == "transformers and accelerate not installed; run: pip install 'evalsvc[reference]'"
+
+
+def test_where_lm_eval_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("out of\nluck")
+
+    monkeypatch.setattr("evalsvc.verify.language.evaluate", stop)
+    for finding in verify_benchmarks(context(), language(limit=2), {}, 2):
+        assert isinstance(finding, Untried)
+        assert finding.reason == "lm-eval stopped with RuntimeError: out of luck"
