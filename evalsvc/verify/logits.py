@@ -1,0 +1,162 @@
+"""Logits and losses by the real open_lm, on a checkpoint's own tensors.
+
+    verify_logits    a file and token ids
+    verify_losses    a task `loss` of a suite, and the values that were recorded
+
+Both sides compute in float32, evalsvc on the device of the context, open_lm on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.weights import read_weights
+from evalsvc.errors import CheckpointMismatch, MissingPackage
+from evalsvc.models import Transformer
+from evalsvc.models.loading import load_model
+from evalsvc.spec.model_config import ModelConfig
+from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.loss.teacher_forcing import COLUMNS, sequence_sums
+from evalsvc.tasks.task import Context
+from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.loss_sequences import LossSequences, loss_sequences
+from evalsvc.verify.losses import Sums, loss_sums, loss_values
+from evalsvc.verify.open_lm_reference import build_open_lm, open_lm_program
+from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
+
+
+def verify_logits(
+    path: Path,
+    config: ModelConfig,
+    sequences: Sequence[Sequence[int]],
+    *,
+    device: str = "cpu",
+    rotary_inv_freq_dtype: str = "auto",
+) -> list[Finding]:
+    """Compare the logits of a checkpoint file, sequence by sequence, all positions and all ids.
+
+    Raises what `load_model` raises.
+    """
+    quantity, program = f"logits of {len(sequences)} sequences", open_lm_program()
+    ours = load_model(path, config, device=device, rotary_inv_freq_dtype=rotary_inv_freq_dtype)
+    try:
+        theirs = build_open_lm(config, read_weights(path).tensors, ours.rotary_inv_freq_dtype)
+    except (MissingPackage, CheckpointMismatch) as error:
+        return [Untried(quantity, program, error.message)]
+    return [_compare_logits(quantity, program, ours, theirs, sequences, measure_rounding(ours, sequences))]
+
+
+def verify_losses(context: Context, task: Loss, recorded: Mapping[str, float], n: int) -> list[Finding]:
+    """Compare the losses of the first `n` sequences of a task's data, and its metrics.
+
+    `recorded` are values by the names of metrics. They are compared with open_lm's where `n` is as large as the data
+    and the task computes in float32; where it is not, evalsvc computes its values over the same sequences again.
+
+    Raises what reading the data and the checkpoint raises, and NonFinite.
+    """
+    program = open_lm_program()
+    ours = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
+    try:
+        with _tensors(context, ours) as tensors:
+            theirs = build_open_lm(ours.config, tensors, ours.rotary_inv_freq_dtype)
+    except (MissingPackage, CheckpointMismatch) as error:
+        return [Untried(f"{task.name}: losses", program, error.message)]
+    findings: list[Finding] = []
+    for part in loss_sequences(context, task, n):
+        rounding = measure_rounding(ours, part.ids)
+        first = part.ids[:MEASURED]
+        name = f"{task.name}/general_text" if part.general else task.name
+        quantity = f"{name}: logits of {len(first)} sequences"
+        findings.append(_compare_logits(quantity, program, ours, theirs, first, rounding))
+        findings += _compare_losses(context, task, part, ours, theirs, recorded, rounding)
+    return findings
+
+
+@contextmanager
+def _tensors(context: Context, ours: Transformer) -> Iterator[Mapping[str, Tensor]]:
+    """The tensors of the checkpoint's file; of a virtual checkpoint those that evalsvc has made of its parents'."""
+    if context.checkpoint.virtual is not None:
+        yield {name: tensor.float().cpu() for name, tensor in ours.state_dict().items()}
+        return
+    with opened(context.checkpoint) as checkpoint:
+        yield read_weights(Path(checkpoint.path)).tensors
+
+
+@torch.inference_mode()
+def _compare_logits(
+    quantity: str,
+    program: str,
+    ours: Transformer,
+    theirs: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    rounding: Rounding,
+) -> Agreement:
+    device = ours.tok_embeddings.weight.device
+    worst = 0.0
+    for sequence in sequences:
+        ids = torch.tensor([sequence])
+        gap = (ours(ids.to(device)).cpu().double() - theirs(ids)[0].double()).abs().max()
+        worst = float("nan") if gap.isnan() else max(worst, float(gap))
+    return Agreement(quantity, program, worst, rounding.logit_tolerance, note=NOTE)
+
+
+def _compare_losses(
+    context: Context,
+    task: Loss,
+    part: LossSequences,
+    ours: Transformer,
+    theirs: nn.Module,
+    recorded: Mapping[str, float],
+    rounding: Rounding,
+) -> Iterator[Finding]:
+    program, count = open_lm_program(), len(part.ids)
+    names = [f"sequence {index}" for index in range(count)]
+    mine, other = sequence_sums(context, ours, context.layout(), part.ids, names), _sums(context, theirs, part.ids)
+    name = f"{task.name}/general_text" if part.general else task.name
+    per_token = [_per_token(sums) for sums in (mine, other)]
+    yield Agreement.of_arrays(
+        f"{name}: mean losses of each of {count} sequences",
+        program,
+        per_token[0],
+        per_token[1],
+        rounding.loss_tolerance,
+        "nats per token, by type of the token, over all ids and within the type's",
+    )
+    values, wanted = loss_values(task.name, mine), loss_values(task.name, other)
+    if part.general:
+        values, wanted = _general(task.name, values), _general(task.name, wanted)
+    use_recorded = part.complete and task.dtype == "float32"
+    for metric, value in wanted.items():
+        given = recorded.get(metric) if use_recorded else None
+        note = "recorded" if given is not None else f"both over {count} sequences"
+        # A probability changes by itself times the change of its logarithm.
+        tolerance = rounding.loss_tolerance * (value if metric.endswith("/image_mass") else 1)
+        yield Agreement.of_numbers(metric, program, values[metric] if given is None else given, value, tolerance, note)
+
+
+@torch.inference_mode()
+def _sums(context: Context, theirs: nn.Module, sequences: Sequence[Sequence[int]]) -> Sums:
+    layout, rows = context.layout(), []
+    for sequence in sequences:
+        rows.append(loss_sums(theirs(torch.tensor([sequence]))[0][0], sequence, layout))
+        context.report(len(rows))
+    return {name: [row[name] for row in rows] for name in COLUMNS}
+
+
+def _per_token(sums: Sums) -> Tensor:  # [sequences, 6]
+    columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in sums.items()}
+    kinds = {name: name.partition("_")[2] for name in COLUMNS if not name.startswith("n_")}
+    kinds["image_mass"] = "text"
+    return torch.stack([columns[name] / columns[f"n_{kind}"].clamp_min(1) for name, kind in kinds.items()], dim=1)
+
+
+def _general(task: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of general text, which are named otherwise than those of the data."""
+    names = {f"{task}/text": f"{task}/general_text", f"{task}/text_within": f"{task}/general_text_within"}
+    return {names[name]: value for name, value in values.items() if name in names}

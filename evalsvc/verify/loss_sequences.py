@@ -1,0 +1,59 @@
+"""The token sequences that a task `loss` reads, in the order of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from evalsvc.data.tokens import Record, TokenData, read_pairs, read_tokens
+from evalsvc.tasks.image_codes import ImageCoder
+from evalsvc.tasks.loss.spec import Loss
+from evalsvc.tasks.task import Context
+
+GENERAL_TEXT = "general_text"
+
+
+@dataclass(frozen=True)
+class LossSequences:
+    """The first sequences of a part of a loss task's data."""
+
+    general: bool
+    """Whether the part is the task's `general_text`."""
+    ids: list[list[int]]
+    """Rows of the model's table, at least two a sequence: the first id of a sequence is not predicted."""
+    complete: bool
+    """Whether these are all sequences that the task's metrics are over."""
+
+
+def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequences]:
+    """Read at most `n` sequences of each part of a task's data; images are encoded by the task's decoder.
+
+    Raises what reading the data raises.
+    """
+    path, tokenizer = context.dataset(task.data), _tokenizer(context, task)
+    if task.images is None:
+        data = read_tokens(path, tokenizer, task.bos, context.readable)
+        yield _part(context, data, data.records[: task.limit], n)
+    else:
+        pairs = read_pairs(path, context.images(task.images), tokenizer, task.bos, context.readable)
+        assert task.decoder is not None, "images come with a decoder"
+        decoder = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
+        coder = ImageCoder(decoder, task.size, task.crop, task.filter)
+        codes = coder.encode(context, pairs.source, pairs.images[: task.limit][:n])
+        records = pairs.texts.records[: task.limit]
+        coded = [replace(record, image_codes=row) for record, row in zip(records, codes, strict=False)]
+        yield _part(context, pairs.texts, [*coded, *records[len(coded) :]], n)
+    if task.general_text is not None:
+        data = read_tokens(context.dataset(task.general_text), tokenizer, task.bos, context.readable)
+        texts = data.texts(task.general_text_limit, GENERAL_TEXT)
+        yield replace(_part(context, data, texts, n), general=True)
+
+
+def _tokenizer(context: Context, task: Loss) -> str | None:
+    return context.layout().text.tokenizer if task.tokenizer is None else context.dataset(task.tokenizer)
+
+
+def _part(context: Context, data: TokenData, records: Sequence[Record], n: int) -> LossSequences:
+    layout = context.layout()
+    ids = [layout.sequence(record.text_ids, record.image_codes).ids for record in records[:n]]
+    return LossSequences(False, [row for row in ids if len(row) > 1], n >= len(records))
