@@ -296,6 +296,7 @@ class VQAutoencoder(ImageDecoder):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         network = config.ddconfig
+        self.config = config
         self.codebook_size = config.n_embed
         self.downsampling = network.downsampling
         self.resolution = network.resolution

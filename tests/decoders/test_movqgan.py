@@ -1,6 +1,5 @@
 """Held to the authors' own numbers, to a plain version of the same function, and to diffusers' VQModel."""
 
-import re
 from pathlib import Path
 
 import plain_autoencoder
@@ -13,6 +12,7 @@ from torch import Tensor
 from evalsvc.decoders import ImageDecoder, load_decoder, to_uint8
 from evalsvc.decoders.config import REGISTERED
 from evalsvc.decoders.movqgan import MoVQGAN
+from evalsvc.verify.decoding import write_diffusers
 
 GOLDEN = [("flat_file", False), ("lightning_file", False), ("lightning_file", True)]
 
@@ -96,43 +96,8 @@ def full_size() -> ImageDecoder:
 
 @pytest.fixture(scope="module")
 def diffusers_model(full_size: ImageDecoder) -> torch.nn.Module:
-    from diffusers import VQModel
-
-    model = VQModel(
-        down_block_types=["DownEncoderBlock2D"] * 3 + ["AttnDownEncoderBlock2D"],
-        up_block_types=["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 3,
-        block_out_channels=[128, 256, 256, 512],
-        layers_per_block=2,
-        latent_channels=4,
-        vq_embed_dim=4,
-        num_vq_embeddings=16384,
-        norm_type="spatial",
-        sample_size=32,
-    )
-    states = {in_diffusers(name): tensor for name, tensor in full_size.state_dict().items()}
-    wanted = model.state_dict()
-    model.load_state_dict({name: tensor.reshape(wanted[name].shape) for name, tensor in states.items()})
-    return model.eval()
-
-
-def in_diffusers(name: str) -> str:
-    """diffusers' name of an authors' parameter of a network with four levels."""
-    name = re.sub(r"\bup\.(\d)", lambda found: f"up_blocks.{3 - int(found[1])}", name)
-    for pattern, replacement in (
-        (r"\bdown\.(\d)", r"down_blocks.\1"),
-        (r"\bmid\.block_([12])", lambda found: f"mid_block.resnets.{int(found[1]) - 1}"),
-        (r"\bmid\.attn_1", "mid_block.attentions.0"),
-        (r"\.block\.", ".resnets."),
-        (r"\.attn\.", ".attentions."),
-        (r"(down|up)sample\.conv", r"\1samplers.0.conv"),
-        (r"(attentions\.\d)\.norm\b", r"\1.group_norm" if name.startswith("encoder") else r"\1.spatial_norm"),
-        (r"(attentions\.\d)\.([qkv])\b", r"\1.to_\2"),
-        (r"proj_out", "to_out.0"),
-        (r"nin_shortcut", "conv_shortcut"),
-        (r"^(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
-    ):
-        name = re.sub(pattern, replacement, name)
-    return name
+    model: torch.nn.Module = write_diffusers(full_size)
+    return model
 
 
 @pytest.mark.parametrize(("dtype", "side", "error"), [(torch.float32, 8, 1e-4), (torch.float64, 4, 1e-10)])

@@ -1,0 +1,186 @@
+"""Image decoders by diffusers: VQModel with the same weights, in float32 on the CPU."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evalsvc.decoders import ImageDecoder, to_uint8
+from evalsvc.decoders.blocks import VQAutoencoder
+from evalsvc.decoders.config import GROUPS, AutoencoderConfig
+from evalsvc.decoders.movqgan import MoVQGAN
+from evalsvc.errors import MissingPackage, UnsupportedModel
+from evalsvc.tasks.task import Context
+from evalsvc.verify.agreement import Agreement, Finding, Untried
+
+DECODED = 16
+"""Images that are decoded a second time, at most: a full-size decoder needs a second for one on a CPU."""
+
+SEED = 0
+
+PIXEL_TOLERANCE = 1e-4
+NOTE = f"of pixels from -1 to 1; {PIXEL_TOLERANCE} is an eightieth of the step between two levels of an 8-bit image"
+
+
+TIES = 0.025
+TIES_NOTE = "rounding to 8 bits parts values that lie on two sides of a tie between two levels"
+
+
+class DecoderTask(Protocol):
+    """What the tasks that use an image decoder say of it."""
+
+    name: str
+
+    @property
+    def decoder(self) -> str | None: ...
+    @property
+    def decoder_config(self) -> str | None: ...
+    @property
+    def decoder_ema(self) -> bool: ...
+    @property
+    def size(self) -> int | None: ...
+
+
+def verify_task_decoder(context: Context, task: DecoderTask, n: int, codes: Tensor | None = None) -> list[Finding]:
+    """Compare the decoder of a task, on `codes` [B, N] of its images, else on at most `n` images of random codes.
+
+    Raises what loading the decoder raises.
+    """
+    if task.decoder is None:
+        return []
+    decoder = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
+    side = task.size or decoder.resolution
+    return verify_decoder(decoder, random_codes(decoder, side, n) if codes is None else codes[:n], side, task.name)
+
+
+def random_codes(decoder: ImageDecoder, side: int, n: int) -> Tensor:  # [B, N] int64
+    """Draw the codes of at most `n` images of `side` pixels, each code with equal probability: all of them occur."""
+    height, width = decoder.grid(side, side)
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randint(decoder.codebook_size, (min(n, DECODED), height * width), generator=generator)
+
+
+def verify_decoder(
+    decoder: ImageDecoder,
+    codes: Tensor,  # [B, N] int64
+    side: int,
+    name: str = "decoder",
+) -> list[Finding]:
+    """Compare the images of codes, and the codes of these images."""
+    codes, program = codes[:DECODED].cpu(), diffusers_program()
+    try:
+        theirs = write_diffusers(decoder)
+    except (MissingPackage, UnsupportedModel) as error:
+        return [Untried(f"{name}: decoded images", program, error.message)]
+    grid = decoder.grid(side, side)
+    images = decoder.decode(codes, grid).cpu()
+    wanted = _decode(theirs, codes, grid)
+    differing = float((to_uint8(images) != to_uint8(wanted)).double().mean())
+    count = len(codes)
+    return [
+        Agreement.of_arrays(f"{name}: {count} decoded images", program, images, wanted, PIXEL_TOLERANCE, NOTE),
+        Agreement(f"{name}: share of 8-bit values that differ", program, differing, TIES, note=TIES_NOTE),
+        _compare_encoding(decoder, theirs, images.clamp(-1, 1), f"{name}: latents of {count} images"),
+    ]
+
+
+@torch.no_grad()
+def _decode(theirs: Any, codes: Tensor, grid: tuple[int, int]) -> Tensor:  # [B, 3, H, W]
+    decoded = []
+    for row in codes:
+        entries = theirs.quantize.get_codebook_entry(row, (1, *grid, theirs.config.vq_embed_dim))
+        decoded.append(theirs.decode(entries, force_not_quantize=True).sample)
+    return torch.cat(decoded)
+
+
+@torch.no_grad()
+def _compare_encoding(decoder: ImageDecoder, theirs: Any, images: Tensor, quantity: str) -> Agreement:
+    like = next(decoder.parameters())
+    latents = torch.cat([decoder.latents(image[None].to(like)) for image in images]).cpu()
+    wanted = torch.cat([theirs.encode(image[None]).latents for image in images])
+    tolerance = PIXEL_TOLERANCE * max(1.0, float(wanted.abs().max()))
+    note = f"{PIXEL_TOLERANCE} of the largest latent"
+    return Agreement.of_arrays(quantity, diffusers_program(), latents, wanted, tolerance, note)
+
+
+def diffusers_program() -> str:
+    """Return the name of the program with its version, as findings have it."""
+    try:
+        return f"diffusers {version('diffusers')} (VQModel)"
+    except PackageNotFoundError:
+        return "diffusers (VQModel)"
+
+
+def write_diffusers(decoder: ImageDecoder) -> Any:
+    """Return `decoder` as a diffusers.VQModel in float32 on the CPU, in eval mode.
+
+    Raises:
+        MissingPackage: diffusers is not installed.
+        UnsupportedModel: VQModel does not compute this network.
+    """
+    if find_spec("diffusers") is None:
+        raise MissingPackage("diffusers is not installed; run: pip install 'evalsvc[reference]'")
+    if not isinstance(decoder, VQAutoencoder):
+        raise UnsupportedModel(f"VQModel of diffusers is no {type(decoder).__name__}")
+    from diffusers import VQModel
+
+    kind: Any = VQModel
+    config, spatial = decoder.config, isinstance(decoder, MoVQGAN)
+    network = config.ddconfig
+    _require_supported(config, spatial)
+    model = kind(
+        down_block_types=[f"{'Attn' * attends}DownEncoderBlock2D" for attends in network.attends],
+        up_block_types=[f"{'Attn' * attends}UpDecoderBlock2D" for attends in reversed(network.attends)],
+        block_out_channels=network.widths,
+        layers_per_block=network.num_res_blocks,
+        latent_channels=network.z_channels,
+        vq_embed_dim=config.embed_dim,
+        num_vq_embeddings=config.n_embed,
+        norm_num_groups=GROUPS,
+        norm_type="spatial" if spatial else "group",
+        sample_size=network.resolution,
+    )
+    levels, shapes = len(network.widths), model.state_dict()
+    tensors = {_name(name, levels, spatial): tensor.float().cpu() for name, tensor in decoder.state_dict().items()}
+    # Projections of attention are 1x1 convolutions of the authors, and linear layers there.
+    model.load_state_dict({name: tensor.reshape(shapes[name].shape) for name, tensor in tensors.items()})
+    return model.requires_grad_(False).eval()
+
+
+def _require_supported(config: AutoencoderConfig, spatial: bool) -> None:
+    network = config.ddconfig
+    unsupported = {
+        "spatial norms where embed_dim is not z_channels": spatial and config.embed_dim != network.z_channels,
+        "ch_mult that does not begin with 1": network.ch_mult[0] != 1,
+        "resamp_with_conv false": not network.resamp_with_conv,
+        "add_conv": spatial and network.add_conv,
+    }
+    if found := [name for name, applies in unsupported.items() if applies]:
+        raise UnsupportedModel(f"VQModel of diffusers has no {' or '.join(found)}")
+
+
+def _name(name: str, levels: int, spatial: bool) -> str:
+    """Return diffusers' name of one of the authors' parameters."""
+    name = re.sub(r"\bup\.(\d+)", lambda found: f"up_blocks.{levels - 1 - int(found[1])}", name)
+    modulated = spatial and name.startswith("decoder")
+    for pattern, replacement in (
+        (r"\bdown\.(\d+)", r"down_blocks.\1"),
+        (r"\bmid\.block_1", "mid_block.resnets.0"),
+        (r"\bmid\.block_2", "mid_block.resnets.1"),
+        (r"\bmid\.attn_1", "mid_block.attentions.0"),
+        (r"\.block\.", ".resnets."),
+        (r"\.attn\.", ".attentions."),
+        (r"(down|up)sample\.conv", r"\1samplers.0.conv"),
+        (r"(attentions\.\d+)\.norm\b", r"\1.spatial_norm" if modulated else r"\1.group_norm"),
+        (r"(attentions\.\d+)\.([qkv])\b", r"\1.to_\2"),
+        (r"proj_out", "to_out.0"),
+        (r"nin_shortcut", "conv_shortcut"),
+        (r"^(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return name
