@@ -1,12 +1,17 @@
-"""lm-eval's own model, HFLM, around an open_lm model that is written for transformers."""
+"""lm-eval's own model, HFLM, with a checkpoint's weights: in a class of transformers, or in the real open_lm."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from evalsvc.errors import MissingPackage
 from evalsvc.language.encoding import TextEncoding
@@ -21,16 +26,25 @@ NEEDED = ("transformers", "accelerate")
 BATCH = 16
 
 
-def hflm_program() -> str:
-    """Return the name of the program with its version, as findings have it."""
+@dataclass(frozen=True)
+class Hflm:
+    """lm-eval's HFLM with a model."""
+
+    model: Any
+    program: str
+    """What findings call it: lm-eval and the program that computes the logits, with their versions."""
+
+
+def hflm_program(package: str = "transformers") -> str:
+    """Return the name of the program with its version, as findings have it; `package` computes the logits."""
     try:
-        return f"lm-eval {version('lm_eval')} (HFLM, transformers {version('transformers')})"
+        return f"lm-eval {version('lm_eval')} (HFLM, {package} {version(package)})"
     except PackageNotFoundError:
-        return "lm-eval (HFLM)"
+        return f"lm-eval (HFLM, {package})"
 
 
-def build_hflm(ours: Transformer, encoding: TextEncoding, *, within: bool = False) -> Any:
-    """Return an HFLM with the weights of `ours`, in float32 on the CPU, which reads text as `encoding` does.
+def build_hflm(ours: Transformer, encoding: TextEncoding, *, within: bool = False) -> Hflm:
+    """Return an HFLM with the weights of `ours` in a class of transformers; text is read as `encoding` does.
 
     The rows of the table are brought into the order of the tokenizer's ids, text first. With `within` the model has the
     text rows alone, so that its probabilities are those within the text ids.
@@ -39,15 +53,63 @@ def build_hflm(ours: Transformer, encoding: TextEncoding, *, within: bool = Fals
         MissingPackage: transformers or accelerate is not installed.
         UnsupportedModel: no class of transformers computes the model.
     """
+    _require_packages()
+    model = write_hugging_face(ours, text_first(encoding.layout, within))
+    return Hflm(_around(model, encoding), hflm_program())
+
+
+def build_hflm_of_open_lm(reference: nn.Module, encoding: TextEncoding, *, within: bool = False) -> Hflm:
+    """Return an HFLM around a model of the package open_lm itself, with the ids of `build_hflm`; it generates no text.
+
+    Raises:
+        MissingPackage: transformers or accelerate is not installed.
+    """
+    _require_packages()
+    model = OpenLmLogits(reference, text_first(encoding.layout, within))
+    return Hflm(_around(model, encoding), hflm_program("open_lm"))
+
+
+class OpenLmLogits(nn.Module):
+    """open_lm's model with what HFLM asks of a model that scores texts."""
+
+    rows: Tensor  # [V] int64
+
+    def __init__(self, reference: nn.Module, rows: Sequence[int]) -> None:
+        """`rows` are the rows of the table that the ids 0, 1, … stand for."""
+        from transformers import PretrainedConfig
+
+        super().__init__()
+        self.reference = reference
+        self.config = PretrainedConfig()
+        self.register_buffer("rows", torch.tensor(list(rows)))
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    def tie_weights(self) -> None:
+        """Do nothing: open_lm's model has tied its tables."""
+
+    def forward(
+        self,
+        ids: Tensor,  # [B, T] int64
+    ) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.reference(self.rows[ids])[0][..., self.rows])
+
+
+def _require_packages() -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise MissingPackage(f"{' and '.join(missing)} not installed; run: pip install 'evalsvc[reference]'")
+
+
+def _around(model: Any, encoding: TextEncoding) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    model = write_hugging_face(ours, text_first(encoding.layout, within))
     prefix = encoding.end if encoding.bos is None else encoding.bos
     with quiet():  # it warns of every model that is not a path
         return HFLM(
             model,
+            backend="causal",
             tokenizer=_tokenizer(encoding),
             max_length=encoding.max_length,
             batch_size=BATCH,

@@ -13,7 +13,7 @@ from typing import Any
 
 from lm_eval.evaluator import evaluate
 
-from evalsvc.errors import MissingPackage, UnsupportedModel
+from evalsvc.errors import CheckpointMismatch, MissingPackage, UnsupportedModel
 from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.building import FEWSHOT_SEED
 from evalsvc.language.encoding import Scored, TextEncoding
@@ -21,11 +21,13 @@ from evalsvc.language.hub import offline, one_line, quiet
 from evalsvc.language.lm import Answer, Generation, OpenLM
 from evalsvc.language.results import results
 from evalsvc.language.scoring import IdCounts, Scope, named, unit
+from evalsvc.models import Transformer
 from evalsvc.tasks.language.spec import BenchmarkTask
 from evalsvc.tasks.language.work import BenchmarkWork
 from evalsvc.tasks.task import Context, work_of
 from evalsvc.verify.agreement import Agreement, Finding, Untried
-from evalsvc.verify.hflm import build_hflm, hflm_program, whole_tokens
+from evalsvc.verify.hflm import Hflm, build_hflm, build_hflm_of_open_lm, hflm_program, whole_tokens
+from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
 
 TIES = 50
@@ -47,10 +49,9 @@ def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: Mapping[s
         return []
     ours = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     encoding, loaded = work.encoding(context), work.load(context)
-    scopes = IdCounts.of(encoding.layout).scopes
     try:
-        theirs = {scope: build_hflm(ours, encoding, within=scope.within) for scope in scopes}
-    except (MissingPackage, UnsupportedModel) as error:
+        theirs = _models(context, ours, encoding)
+    except (CheckpointMismatch, MissingPackage, UnsupportedModel) as error:
         return [Untried(f"{task.name}: benchmarks", hflm_program(), error.message)]
     lm = OpenLM(ours, encoding, batch_tokens=context.batch_tokens, report=context.report)
     values = recorded if task.dtype == "float32" else {}
@@ -60,6 +61,20 @@ def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: Mapping[s
         complete = len(asked.documents) == len(benchmark.documents)
         findings += _compare(asked, lm, theirs, values if complete else {}, context)
     return findings
+
+
+def _models(context: Context, ours: Transformer, encoding: TextEncoding) -> dict[Scope, Hflm]:
+    """Return HFLM over all ids and within the text ids: of transformers where a class computes it, else of open_lm."""
+    scopes = IdCounts.of(encoding.layout).scopes
+    try:
+        return {scope: build_hflm(ours, encoding, within=scope.within) for scope in scopes}
+    except UnsupportedModel as error:
+        try:
+            with checkpoint_tensors(context, ours) as tensors:
+                reference = build_open_lm(ours.config, tensors, ours.rotary_inv_freq_dtype)
+        except MissingPackage as missing:
+            raise UnsupportedModel(f"{error.message}; for open_lm's own model: {missing.message}") from missing
+    return {scope: build_hflm_of_open_lm(reference, encoding, within=scope.within) for scope in scopes}
 
 
 def _first(benchmark: Benchmark, n: int) -> Benchmark:
@@ -77,6 +92,8 @@ class Ours:
     values: Mapping[str, float]
     """Metrics by name."""
     rounding: Rounding
+    program: str
+    """What answers the second time."""
 
     @property
     def tokens(self) -> list[int]:
@@ -87,29 +104,30 @@ class Ours:
 def _compare(
     benchmark: Benchmark,
     lm: OpenLM,
-    theirs: Mapping[Scope, Any],
+    theirs: Mapping[Scope, Hflm],
     recorded: Mapping[str, float],
     context: Context,
 ) -> Iterator[Finding]:
+    program = next(iter(theirs.values())).program
     if reason := _unaskable(benchmark, lm.encoding):
-        yield Untried(benchmark.name, hflm_program(), reason)
+        yield Untried(benchmark.name, program, reason)
         return
     answers = lm.answers(benchmark.instances, benchmark.describe)
     if any(isinstance(answer, Answer) and answer.continuation_cut for answer in answers):
         reason = "a continuation is longer than the model's input, where HFLM stops; raise `max_length`"
-        yield Untried(benchmark.name, hflm_program(), reason)
+        yield Untried(benchmark.name, program, reason)
         return
     ids = IdCounts.of(lm.encoding.layout)
     found = results(Loaded((benchmark,), ()), [[answer] for answer in answers], ids, {})
     values = {metric.name: metric.value for metric in found.metrics}
-    ours = Ours(benchmark, answers, values, _rounding(benchmark, lm))
-    for scope, model in theirs.items():
+    ours = Ours(benchmark, answers, values, _rounding(benchmark, lm), program)
+    for scope, other in theirs.items():
         context.report(0)
         try:
-            reply = _ask(benchmark, model)
+            reply = _ask(benchmark, other.model)
         except Exception as error:  # whatever stops another program
             said = f"{type(error).__name__}: {one_line(error)}"
-            yield Untried(f"{benchmark.name}{scope.suffix}", hflm_program(), f"lm-eval stopped with {said}")
+            yield Untried(f"{benchmark.name}{scope.suffix}", program, f"lm-eval stopped with {said}")
             continue
         if not scope.within:
             yield _compare_requests(ours, reply)
@@ -180,11 +198,11 @@ def _compare_requests(ours: Ours, reply: Reply) -> Agreement:
     differing = sum(one != other for one, other in zip(mine, reply.requests, strict=False))
     differing += abs(len(mine) - len(reply.requests))
     quantity = f"{ours.benchmark.name}: requests that differ, of {len(mine)}"
-    return Agreement(quantity, hflm_program(), differing, 0, note="as lm-eval builds them from the documents")
+    return Agreement(quantity, ours.program, differing, 0, note="as lm-eval builds them from the documents")
 
 
 def _compare_answers(ours: Ours, scope: Scope, reply: Reply) -> Agreement:
-    program, name, count = hflm_program(), f"{ours.benchmark.name}{scope.suffix}", len(ours.answers)
+    program, name, count = ours.program, f"{ours.benchmark.name}{scope.suffix}", len(ours.answers)
     asked = zip(ours.answers, ours.benchmark.instances, strict=True)
     mine = [scope.response(answer, instance.request_type) for answer, instance in asked]
     if any(isinstance(answer, Generation) for answer in ours.answers):
@@ -216,4 +234,4 @@ def _compare_metrics(ours: Ours, scope: Scope, reply: Reply, recorded: Mapping[s
             tolerance = abs(value) * ours.rounding.loss_tolerance * sum(ours.tokens) / len(ours.tokens)
             why = "rounding adds up over tokens"
         mine = recorded.get(name, ours.values[name])
-        yield Agreement.of_numbers(name, hflm_program(), mine, value, tolerance, f"{note}; {why}")
+        yield Agreement.of_numbers(name, ours.program, mine, value, tolerance, f"{note}; {why}")

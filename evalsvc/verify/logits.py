@@ -9,13 +9,11 @@ Both sides compute in float32, evalsvc on the device of the context, open_lm on 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointMismatch, MissingPackage
 from evalsvc.models import Transformer
@@ -27,7 +25,7 @@ from evalsvc.tasks.task import Context
 from evalsvc.verify.agreement import Agreement, Finding, Untried
 from evalsvc.verify.loss_sequences import LossSequences, loss_sequences
 from evalsvc.verify.losses import Sums, loss_sums, loss_values
-from evalsvc.verify.open_lm_reference import build_open_lm, open_lm_program
+from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors, open_lm_program
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
 
 
@@ -63,7 +61,7 @@ def verify_losses(context: Context, task: Loss, recorded: Mapping[str, float], n
     program = open_lm_program()
     ours = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     try:
-        with _tensors(context, ours) as tensors:
+        with checkpoint_tensors(context, ours) as tensors:
             theirs = build_open_lm(ours.config, tensors, ours.rotary_inv_freq_dtype)
     except (MissingPackage, CheckpointMismatch) as error:
         return [Untried(f"{task.name}: losses", program, error.message)]
@@ -76,16 +74,6 @@ def verify_losses(context: Context, task: Loss, recorded: Mapping[str, float], n
         findings.append(_compare_logits(quantity, program, ours, theirs, first, rounding))
         findings += _compare_losses(context, task, part, ours, theirs, recorded, rounding)
     return findings
-
-
-@contextmanager
-def _tensors(context: Context, ours: Transformer) -> Iterator[Mapping[str, Tensor]]:
-    """The tensors of the checkpoint's file; of a virtual checkpoint those that evalsvc has made of its parents'."""
-    if context.checkpoint.virtual is not None:
-        yield {name: tensor.float().cpu() for name, tensor in ours.state_dict().items()}
-        return
-    with opened(context.checkpoint) as checkpoint:
-        yield read_weights(Path(checkpoint.path)).tensors
 
 
 @torch.inference_mode()

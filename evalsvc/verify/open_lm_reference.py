@@ -11,15 +11,18 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from evalsvc.checkpoints.weights import listed
+from evalsvc.checkpoints.opening import opened
+from evalsvc.checkpoints.weights import listed, read_weights
 from evalsvc.errors import CheckpointMismatch, MissingPackage
-from evalsvc.models.open_lm import INV_FREQ_DTYPES
+from evalsvc.models.open_lm import INV_FREQ_DTYPES, Transformer
 from evalsvc.spec.model_config import ModelConfig
+from evalsvc.tasks.task import Context
 
 INSTALL = "pip install --no-deps xformers 'open_lm @ git+https://github.com/mlfoundations/open_lm'"
 
@@ -58,6 +61,16 @@ def build_open_lm(config: ModelConfig, tensors: Mapping[str, Tensor], rotary_inv
         if hasattr(module, "inv_freq"):
             _turn_by(module, INV_FREQ_DTYPES[rotary_inv_freq_dtype])
     return reference
+
+
+@contextmanager
+def checkpoint_tensors(context: Context, ours: Transformer) -> Iterator[Mapping[str, Tensor]]:
+    """Give the tensors of the checkpoint's file; for a virtual checkpoint, those that evalsvc has combined."""
+    if context.checkpoint.virtual is not None:
+        yield {name: tensor.float().cpu() for name, tensor in ours.state_dict().items()}
+        return
+    with opened(context.checkpoint) as checkpoint:
+        yield read_weights(Path(checkpoint.path)).tensors
 
 
 def _params(config: ModelConfig, model: Any, norms: Any, attention: Any) -> Any:

@@ -48,4 +48,4 @@ def open_lm(shared: Path, model: Transformer, max_length: int = 512, bos: int | 
 
 def hflm(shared: Path, model: Transformer, max_length: int = 512, bos: bool = True) -> HFLM:
     """The same weights under lm-eval's own model."""
-    return build_hflm(model, open_lm(shared, model, max_length, BOS if bos else None).encoding)
+    return build_hflm(model, open_lm(shared, model, max_length, BOS if bos else None).encoding).model

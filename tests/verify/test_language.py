@@ -1,6 +1,7 @@
 """Benchmarks against lm-eval's own evaluation by HFLM, and what is found where a side differs."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from miniature_run import LAYOUT, pretrained
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.miniature import ROOT
+from evalsvc.models import Transformer
+from evalsvc.spec.model_config import ModelConfig
 from evalsvc.tasks.forgetting.spec import Forgetting
 from evalsvc.tasks.language.spec import Language
 from evalsvc.verify import hflm
@@ -131,13 +134,32 @@ def test_generated_texts_are_hflms(tmp_path: Path) -> None:
     assert found["goes_on/exact_match"].verdict == "ok"
 
 
-def test_a_model_that_no_class_computes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = context()
-    model = found.model(dtype="float32", rotary_inv_freq_dtype="auto")
-    monkeypatch.setattr(model, "config", model.config.model_copy(update={"qk_norm": True}))
-    [finding] = verify_benchmarks(found, language(limit=2), {}, 2)
+@pytest.fixture
+def with_qk_norm(tmp_path: Path) -> CheckpointRef:
+    """A model that no class of transformers computes, with random weights and the miniature's layout."""
+    shape = json.loads((ROOT / "runs" / "pretrained" / "open_lm_miniature.json").read_text())
+    shape |= {"qk_norm": True, "model_norm": "gain_only_layer_norm"}
+    torch.manual_seed(0)
+    torch.save(Transformer(ModelConfig(**shape)).state_dict(), tmp_path / "random.pt")
+    return CheckpointRef(str(tmp_path / "random.pt"), model=shape, layout=LAYOUT, label="with qk_norm")
+
+
+def test_a_model_that_no_class_computes_is_told(with_qk_norm: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("open_lm", "open_lm.attention"):
+        monkeypatch.setitem(sys.modules, name, None)
+    [finding] = verify_benchmarks(context(with_qk_norm), language(limit=2), {}, 2)
     assert isinstance(finding, Untried)
-    assert "norms queries and keys over all heads together (qk_norm)" in finding.reason
+    assert (
+        "norms queries and keys over all heads together (qk_norm); for open_lm's own model: open_lm" in finding.reason
+    )
+
+
+@pytest.mark.usefixtures("real_open_lm")
+def test_open_lm_itself_answers_where_no_class_does(with_qk_norm: CheckpointRef) -> None:
+    found = verify_benchmarks(context(with_qk_norm), language(limit=8), {}, 8)
+    assert all_agree(found)
+    assert len(found) == 5
+    assert {"HFLM, open_lm" in finding.program for finding in found} == {True}
 
 
 def test_without_the_packages_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
