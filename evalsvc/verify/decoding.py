@@ -15,8 +15,10 @@ from evalsvc.decoders.blocks import VQAutoencoder
 from evalsvc.decoders.config import GROUPS, AutoencoderConfig
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.errors import MissingPackage, UnsupportedModel
+from evalsvc.spec.suite import build_task
 from evalsvc.tasks.task import Context
 from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.recorded import RecordedTask, VerifyRequest, opened_context
 
 DECODED = 16
 """Images that are decoded a second time, at most: a full-size decoder needs a second for one on a CPU."""
@@ -46,8 +48,16 @@ class DecoderTask(Protocol):
     def size(self) -> int | None: ...
 
 
-def verify_task_decoder(context: Context, task: DecoderTask, n: int, codes: Tensor | None = None) -> list[Finding]:
-    """Compare the decoder of a task, on `codes` [B, N] of its images, else on at most `n` images of random codes.
+def verify_decoder_of(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
+    """Compare the image decoder of a task, unless single metrics were asked for. Raises what loading it raises."""
+    if request.metrics:
+        return []
+    with opened_context(task, request) as context:
+        return verify_task_decoder(context, build_task(task.spec), request.n)
+
+
+def verify_task_decoder(context: Context, task: DecoderTask, n: int) -> list[Finding]:
+    """Compare the decoder of a task on at most `n` images of random codes.
 
     Raises what loading the decoder raises.
     """
@@ -55,7 +65,7 @@ def verify_task_decoder(context: Context, task: DecoderTask, n: int, codes: Tens
         return []
     decoder = context.decoder(task.decoder, task.decoder_config, task.decoder_ema)
     side = task.size or decoder.resolution
-    return verify_decoder(decoder, random_codes(decoder, side, n) if codes is None else codes[:n], side, task.name)
+    return verify_decoder(decoder, random_codes(decoder, side, n), side, task.name)
 
 
 def random_codes(decoder: ImageDecoder, side: int, n: int) -> Tensor:  # [B, N] int64

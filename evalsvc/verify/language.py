@@ -22,24 +22,25 @@ from evalsvc.language.lm import Answer, Generation, OpenLM
 from evalsvc.language.results import results
 from evalsvc.language.scoring import IdCounts, Scope, named, unit
 from evalsvc.models import Transformer
+from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.language.spec import BenchmarkTask
 from evalsvc.tasks.language.work import BenchmarkWork
 from evalsvc.tasks.task import Context, work_of
 from evalsvc.verify.agreement import Agreement, Finding, Untried
 from evalsvc.verify.hflm import Hflm, build_hflm, build_hflm_of_open_lm, hflm_program, whole_tokens
 from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors
+from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
 
 TIES = 50
 """One of so many generated texts may differ: where two ids are equally likely, rounding decides."""
 
 
-def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: Mapping[str, float], n: int) -> list[Finding]:
+def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: RecordedValues, n: int) -> list[Finding]:
     """Compare the first `n` documents of each benchmark that a task asks.
 
-    `recorded` are values by the names of metrics. They are compared with lm-eval's where `n` is as large as the
-    benchmark and the task computes in float32; where it is not, evalsvc computes its values over the same documents
-    again.
+    The recorded values are compared with lm-eval's where `n` is as large as the benchmark and the task computes in
+    float32; where it is not, evalsvc computes its values over the same documents again.
 
     Raises what loading benchmarks and checkpoint raises, and NonFinite.
     """
@@ -54,12 +55,12 @@ def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: Mapping[s
     except (CheckpointMismatch, MissingPackage, UnsupportedModel) as error:
         return [Untried(f"{task.name}: benchmarks", hflm_program(), error.message)]
     lm = OpenLM(ours, encoding, batch_tokens=context.batch_tokens, report=context.report)
-    values = recorded if task.dtype == "float32" else {}
+    protocol = {**work.protocol(context.rotary()), **encoding.identity()}
     findings: list[Finding] = []
     for benchmark in loaded.benchmarks:
         asked = _first(benchmark, n)
-        complete = len(asked.documents) == len(benchmark.documents)
-        findings += _compare(asked, lm, theirs, values if complete else {}, context)
+        values = recorded.over(len(asked.documents), len(benchmark.documents))
+        findings += _compare(asked, lm, theirs, values, protocol)
     return findings
 
 
@@ -89,8 +90,8 @@ class Ours:
     benchmark: Benchmark
     answers: list[Answer | Generation]
     """To each request."""
-    values: Mapping[str, float]
-    """Metrics by name."""
+    metrics: Mapping[str, MetricValue]
+    """By name."""
     rounding: Rounding
     program: str
     """What answers the second time."""
@@ -105,8 +106,8 @@ def _compare(
     benchmark: Benchmark,
     lm: OpenLM,
     theirs: Mapping[Scope, Hflm],
-    recorded: Mapping[str, float],
-    context: Context,
+    recorded: RecordedValues,
+    protocol: Mapping[str, Any],
 ) -> Iterator[Finding]:
     program = next(iter(theirs.values())).program
     if reason := _unaskable(benchmark, lm.encoding):
@@ -118,11 +119,11 @@ def _compare(
         yield Untried(benchmark.name, program, reason)
         return
     ids = IdCounts.of(lm.encoding.layout)
-    found = results(Loaded((benchmark,), ()), [[answer] for answer in answers], ids, {})
-    values = {metric.name: metric.value for metric in found.metrics}
-    ours = Ours(benchmark, answers, values, _rounding(benchmark, lm), program)
+    found = results(Loaded((benchmark,), ()), [[answer] for answer in answers], ids, protocol)
+    metrics = {metric.name: metric for metric in found.metrics}
+    ours = Ours(benchmark, answers, metrics, _rounding(benchmark, lm), program)
     for scope, other in theirs.items():
-        context.report(0)
+        lm.report(0)
         try:
             reply = _ask(benchmark, other.model)
         except Exception as error:  # whatever stops another program
@@ -221,17 +222,16 @@ def _logprob(response: Any) -> float:
     return float(response[0] if isinstance(response, tuple | list) else response)
 
 
-def _compare_metrics(ours: Ours, scope: Scope, reply: Reply, recorded: Mapping[str, float]) -> Iterator[Finding]:
-    count = len(ours.benchmark.documents)
+def _compare_metrics(ours: Ours, scope: Scope, reply: Reply, recorded: RecordedValues) -> Iterator[Finding]:
     for (metric, filtered), value in reply.values.items():
         name = f"{ours.benchmark.name}/{named(metric, filtered, scope.suffix)}"
-        if name not in ours.values:
+        if (mine := ours.metrics.get(name)) is None:
             continue
-        note = "recorded" if name in recorded else f"both over {count} documents"
         if unit(metric) == "fraction":
-            tolerance, why = 1.001 / count, "in one document two answers may be equally likely, where rounding decides"
+            tolerance = 1.001 / len(ours.benchmark.documents)
+            why = "in one document two answers may be equally likely, where rounding decides"
         else:
             tolerance = abs(value) * ours.rounding.loss_tolerance * sum(ours.tokens) / len(ours.tokens)
             why = "rounding adds up over tokens"
-        mine = recorded.get(name, ours.values[name])
-        yield Agreement.of_numbers(name, ours.program, mine, value, tolerance, f"{note}; {why}")
+        now = Agreement.of_numbers(name, ours.program, mine.value, value, tolerance, why)
+        yield from recorded.compare(now, mine.protocol.content)

@@ -26,6 +26,7 @@ from evalsvc.verify.agreement import Agreement, Finding, Untried
 from evalsvc.verify.loss_sequences import LossSequences, loss_sequences
 from evalsvc.verify.losses import Sums, loss_sums, loss_values
 from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors, open_lm_program
+from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
 
 
@@ -50,11 +51,11 @@ def verify_logits(
     return [_compare_logits(quantity, program, ours, theirs, sequences, measure_rounding(ours, sequences))]
 
 
-def verify_losses(context: Context, task: Loss, recorded: Mapping[str, float], n: int) -> list[Finding]:
+def verify_losses(context: Context, task: Loss, recorded: RecordedValues, n: int) -> list[Finding]:
     """Compare the losses of the first `n` sequences of a task's data, and its metrics.
 
-    `recorded` are values by the names of metrics. They are compared with open_lm's where `n` is as large as the data
-    and the task computes in float32; where it is not, evalsvc computes its values over the same sequences again.
+    The recorded values are compared with open_lm's where `n` is as large as the data and the task computes in float32;
+    where it is not, evalsvc computes its values over the same sequences again.
 
     Raises what reading the data and the checkpoint raises, and NonFinite.
     """
@@ -67,8 +68,8 @@ def verify_losses(context: Context, task: Loss, recorded: Mapping[str, float], n
         return [Untried(f"{task.name}: losses", program, error.message)]
     findings: list[Finding] = []
     for part in loss_sequences(context, task, n):
-        rounding = measure_rounding(ours, part.ids)
-        first = part.ids[:MEASURED]
+        first = [ids for ids in part.ids if len(ids) > 1][:MEASURED]
+        rounding = measure_rounding(ours, first)
         name = f"{task.name}/general_text" if part.general else task.name
         quantity = f"{name}: logits of {len(first)} sequences"
         findings.append(_compare_logits(quantity, program, ours, theirs, first, rounding))
@@ -100,7 +101,7 @@ def _compare_losses(
     part: LossSequences,
     ours: Transformer,
     theirs: nn.Module,
-    recorded: Mapping[str, float],
+    recorded: RecordedValues,
     rounding: Rounding,
 ) -> Iterator[Finding]:
     program, count = open_lm_program(), len(part.ids)
@@ -119,13 +120,12 @@ def _compare_losses(
     values, wanted = loss_values(task.name, mine), loss_values(task.name, other)
     if part.general:
         values, wanted = _general(task.name, values), _general(task.name, wanted)
-    use_recorded = part.complete and task.dtype == "float32"
+    values_then = recorded.over(count, part.total)
     for metric, value in wanted.items():
-        given = recorded.get(metric) if use_recorded else None
-        note = "recorded" if given is not None else f"both over {count} sequences"
         # A probability changes by itself times the change of its logarithm.
         tolerance = rounding.loss_tolerance * (value if metric.endswith("/image_mass") else 1)
-        yield Agreement.of_numbers(metric, program, values[metric] if given is None else given, value, tolerance, note)
+        now = Agreement.of_numbers(metric, program, values[metric], value, tolerance)
+        yield from values_then.compare(now, part.protocol)
 
 
 @torch.inference_mode()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from evalsvc.data.tokens import Record, TokenData, read_pairs, read_tokens
 from evalsvc.tasks.image_codes import ImageCoder
 from evalsvc.tasks.loss.spec import Loss
-from evalsvc.tasks.task import Context
-
-GENERAL_TEXT = "general_text"
+from evalsvc.tasks.loss.work import DATA, GENERAL_TEXT
+from evalsvc.tasks.task import Context, work_of
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,11 @@ class LossSequences:
     general: bool
     """Whether the part is the task's `general_text`."""
     ids: list[list[int]]
-    """Rows of the model's table, at least two a sequence: the first id of a sequence is not predicted."""
-    complete: bool
-    """Whether these are all sequences that the task's metrics are over."""
+    """Rows of the model's table; the first of a sequence is not predicted."""
+    total: int
+    """How many sequences the task's metrics are over."""
+    protocol: Mapping[str, Any]
+    """Of the part's metrics."""
 
 
 def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequences]:
@@ -31,9 +33,11 @@ def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequenc
     Raises what reading the data raises.
     """
     path, tokenizer = context.dataset(task.data), _tokenizer(context, task)
+    shards = work_of(task).plan(context).shards
+    protocols = {shard["part"]: shard["protocol"] for shard in shards}
     if task.images is None:
         data = read_tokens(path, tokenizer, task.bos, context.readable)
-        yield _part(context, data, data.records[: task.limit], n)
+        yield _part(context, data, data.records[: task.limit], n, protocols[DATA])
     else:
         pairs = read_pairs(path, context.images(task.images), tokenizer, task.bos, context.readable)
         assert task.decoder is not None, "images come with a decoder"
@@ -42,18 +46,20 @@ def loss_sequences(context: Context, task: Loss, n: int) -> Iterator[LossSequenc
         codes = coder.encode(context, pairs.source, pairs.images[: task.limit][:n])
         records = pairs.texts.records[: task.limit]
         coded = [replace(record, image_codes=row) for record, row in zip(records, codes, strict=False)]
-        yield _part(context, pairs.texts, [*coded, *records[len(coded) :]], n)
+        yield _part(context, pairs.texts, [*coded, *records[len(coded) :]], n, protocols[DATA])
     if task.general_text is not None:
         data = read_tokens(context.dataset(task.general_text), tokenizer, task.bos, context.readable)
         texts = data.texts(task.general_text_limit, GENERAL_TEXT)
-        yield replace(_part(context, data, texts, n), general=True)
+        yield replace(_part(context, data, texts, n, protocols[GENERAL_TEXT]), general=True)
 
 
 def _tokenizer(context: Context, task: Loss) -> str | None:
     return context.layout().text.tokenizer if task.tokenizer is None else context.dataset(task.tokenizer)
 
 
-def _part(context: Context, data: TokenData, records: Sequence[Record], n: int) -> LossSequences:
+def _part(
+    context: Context, data: TokenData, records: Sequence[Record], n: int, protocol: Mapping[str, Any]
+) -> LossSequences:
     layout = context.layout()
     ids = [layout.sequence(record.text_ids, record.image_codes).ids for record in records[:n]]
-    return LossSequences(False, [row for row in ids if len(row) > 1], n >= len(records))
+    return LossSequences(False, ids, len(records), protocol)

@@ -21,13 +21,18 @@ from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
 from evalsvc.verify.agreement import Finding, Untried
 from evalsvc.worker.context import ShardContext
 
-VERIFIERS: Mapping[str, str] = {
-    "reconstruction": "evalsvc.verify.images:verify_reconstructions",
-    "text_to_image": "evalsvc.verify.images:verify_samples",
-}
-"""Kinds of tasks, with the function that computes their metrics a second time, as `module:function`.
+DECODER = "evalsvc.verify.decoding:verify_decoder_of"
 
-The function gets a RecordedTask and a VerifyRequest, and returns a list of findings."""
+VERIFIERS: Mapping[str, Sequence[str]] = {
+    "forgetting": ("evalsvc.verify.text:verify_benchmark_task",),
+    "language": ("evalsvc.verify.text:verify_benchmark_task",),
+    "loss": ("evalsvc.verify.text:verify_loss_task",),
+    "reconstruction": ("evalsvc.verify.images:verify_reconstructions", DECODER),
+    "text_to_image": ("evalsvc.verify.images:verify_samples", DECODER),
+}
+"""Kinds of tasks, with the functions that compute their numbers a second time, as `module:function`.
+
+A function gets a RecordedTask and a VerifyRequest, and returns a list of findings."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,11 @@ class RecordedTask:
 
     def _benchmarks(self) -> list[str]:
         benchmarks = self.spec.parameters.get("benchmarks")
-        return [name for name in benchmarks if isinstance(name, str)] if isinstance(benchmarks, (list, tuple)) else []
+        names = [
+            entry.get("name") if isinstance(entry, Mapping) else entry
+            for entry in (benchmarks if isinstance(benchmarks, (list, tuple)) else ())
+        ]
+        return [name for name in names if isinstance(name, str)]
 
 
 @dataclass(frozen=True)
@@ -184,9 +193,13 @@ def opened_context(task: RecordedTask, request: VerifyRequest) -> Iterator[Shard
 
 
 def _verify(task: RecordedTask, request: VerifyRequest) -> list[Finding]:
-    if (target := VERIFIERS.get(task.spec.kind)) is None:
+    if (targets := VERIFIERS.get(task.spec.kind)) is None:
         reason = f"no other program that computes a task of kind {task.spec.kind} is known here"
         return [Untried(task.spec.name, "", reason)]
+    return [finding for target in targets for finding in _findings(target, task, request)]
+
+
+def _findings(target: str, task: RecordedTask, request: VerifyRequest) -> list[Finding]:
     module, _, function = target.partition(":")
     try:
         findings: list[Finding] = getattr(importlib.import_module(module), function)(task, request)

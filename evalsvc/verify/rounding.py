@@ -20,7 +20,7 @@ LEAST = 1e-6
 MEASURED = 4
 """Sequences that rounding is measured on."""
 
-NOTE = f"the tolerance is {FACTOR} times the rounding of float32, measured here against float64"
+NOTE = f"tolerance: {FACTOR} times the rounding of float32, measured against float64"
 
 
 @dataclass(frozen=True)

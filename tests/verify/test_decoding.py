@@ -5,12 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from miniature_run import pretrained
 from tiny_decoders import random_decoder, tiny_config
 
+from evalsvc.config import Settings
 from evalsvc.decoders import ImageDecoder, load_decoder
 from evalsvc.miniature import ROOT
+from evalsvc.spec.suite import find_suite
 from evalsvc.verify.agreement import Agreement, Finding, Untried, all_agree
-from evalsvc.verify.decoding import random_codes, verify_decoder
+from evalsvc.verify.decoding import random_codes, verify_decoder, verify_decoder_of
+from evalsvc.verify.recorded import RecordedTask, VerifyRequest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "movqgan"
 
@@ -69,6 +73,16 @@ def test_arithmetic_that_differs_is_wrong(parameter: str, wrong: list[str], monk
     with torch.no_grad():
         decoder.get_parameter(parameter).flatten()[0] += 1
     assert [finding.verdict for finding in verify(decoder)] == wrong
+
+
+def test_the_decoder_of_a_recorded_task_is_verified() -> None:
+    """Where no single metric was asked for: the decoder has none."""
+    [digits] = [task for task in find_suite("miniature", None).tasks if task.name == "digits"]
+    task, settings = RecordedTask(pretrained(5), digits), Settings.load(threads=1)
+    found = verify_decoder_of(task, VerifyRequest(settings, n=3))
+    assert found[0].quantity == "digits: 3 decoded images"
+    assert all_agree(found)
+    assert verify_decoder_of(task, VerifyRequest(settings, ("digits/fid64",))) == []
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,16 @@ from evalsvc.config import Settings
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer
 from evalsvc.spec.model_config import ModelConfig
-from evalsvc.tasks.forgetting.spec import Forgetting
 from evalsvc.tasks.language.spec import Language
 from evalsvc.verify import hflm
 from evalsvc.verify.agreement import Agreement, Finding, Untried, all_agree
 from evalsvc.verify.language import verify_benchmarks
+from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.worker.context import ShardContext
 
 pytestmark = pytest.mark.usefixtures("reference_models", "one_thread")
+
+NOTHING = RecordedValues({})
 
 CLOZE = {"benchmarks": ["cloze"], "include_path": [str(ROOT)]}
 
@@ -42,7 +44,7 @@ def by_quantity(findings: Sequence[Finding]) -> dict[str, Finding]:
 
 def test_a_benchmark_is_lm_evals() -> None:
     """Requests, answers and accuracy; over all ids, and within the text ids by a model that has no others."""
-    found = verify_benchmarks(context(), language(limit=24), {}, 256)
+    found = verify_benchmarks(context(), language(limit=24), NOTHING, 256)
     assert all_agree(found)
     assert [finding.quantity for finding in found] == [
         "cloze: requests that differ, of 96",
@@ -56,7 +58,7 @@ def test_a_benchmark_is_lm_evals() -> None:
     assert accuracy.ours == accuracy.theirs
     assert accuracy.theirs is not None
     assert 0.5 < accuracy.theirs < 1
-    assert accuracy.note.startswith("both over 24 documents")
+    assert accuracy.note.startswith("computed here; ")
 
 
 def test_text_rows_may_lie_behind_others() -> None:
@@ -64,21 +66,8 @@ def test_text_rows_may_lie_behind_others() -> None:
     turned = {**LAYOUT, "text": {**LAYOUT["text"], "offset": 71}, "image": {"offset": 0, "size": 64}}
     turned["special"] = {name: row - 512 for name, row in LAYOUT["special"].items()}
     moved = CheckpointRef(pretrained(0).path, layout=turned, label="moved")
-    found = verify_benchmarks(context(moved), language(limit=3), {}, 3)
+    found = verify_benchmarks(context(moved), language(limit=3), NOTHING, 3)
     assert all_agree(found)
-
-
-def test_what_was_recorded_is_compared_where_all_documents_are() -> None:
-    """The task `forgetting` asks benchmarks, too; half of the documents say nothing of a recorded value."""
-    task = Forgetting.model_validate({"name": "forgetting", **CLOZE, "limit": 4})
-    recorded = {"cloze/acc": 0.0, "cloze/acc_within": 0.25}
-    whole = by_quantity(verify_benchmarks(context(), task, recorded, 4))
-    wrong = whole["cloze/acc"]
-    assert isinstance(wrong, Agreement)
-    assert (wrong.verdict, wrong.ours, wrong.note.partition(";")[0]) == ("WRONG", 0.0, "recorded")
-    assert all_agree(verify_benchmarks(context(), task, recorded, 2))
-    other_type = task.model_copy(update={"dtype": "bfloat16"})
-    assert all_agree(verify_benchmarks(context(), other_type, recorded, 4))
 
 
 def test_arithmetic_that_differs_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,20 +81,20 @@ def test_arithmetic_that_differs_is_wrong(monkeypatch: pytest.MonkeyPatch) -> No
         return model
 
     monkeypatch.setattr(hflm, "write_hugging_face", perturbed)
-    found = by_quantity(verify_benchmarks(context(), language(limit=4), {}, 4))
+    found = by_quantity(verify_benchmarks(context(), language(limit=4), NOTHING, 4))
     assert found["cloze: requests that differ, of 16"].verdict == "ok"
     assert found["cloze: log-likelihood per token of 16 requests"].verdict == "WRONG"
 
 
 def test_solved_examples_are_drawn_as_lm_eval_draws_them() -> None:
     """At random, one document after the other; what a sample by strata is asked, lm-eval would draw otherwise."""
-    found = verify_benchmarks(context(), language(limit=4, num_fewshot=1), {}, 3)
+    found = verify_benchmarks(context(), language(limit=4, num_fewshot=1), NOTHING, 3)
     assert by_quantity(found)["cloze: requests that differ, of 12"].verdict == "ok"
-    [sampled] = verify_benchmarks(context(), language(sample=4, num_fewshot=1), {}, 4)
+    [sampled] = verify_benchmarks(context(), language(sample=4, num_fewshot=1), NOTHING, 4)
     assert isinstance(sampled, Untried)
     assert "draws other solved examples for a sample" in sampled.reason
     named = language(benchmarks=[{"name": "cloze", "samples": [7, 2]}])
-    assert all_agree(verify_benchmarks(context(), named, {}, 4))
+    assert all_agree(verify_benchmarks(context(), named, NOTHING, 4))
 
 
 def test_generated_texts_are_hflms(tmp_path: Path) -> None:
@@ -120,7 +109,7 @@ def test_generated_texts_are_hflms(tmp_path: Path) -> None:
     }
     write_benchmark(tmp_path, "goes_on", rows, **changes)
     fields = {"benchmarks": ["goes_on"], "include_path": [str(tmp_path)], "end_of_text": 511}
-    [untried] = verify_benchmarks(context(), language(**fields), {}, 3)
+    [untried] = verify_benchmarks(context(), language(**fields), NOTHING, 3)
     assert isinstance(untried, Untried)
     assert "none of the tokenizer's added tokens is `end_of_text`" in untried.reason
     tokenizer = json.loads((ROOT / "tokenizer.json").read_text())
@@ -129,7 +118,7 @@ def test_generated_texts_are_hflms(tmp_path: Path) -> None:
     tokenizer["added_tokens"] = [{"id": 511, "content": end, **added}]
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     fields["tokenizer"] = str(tmp_path / "tokenizer.json")
-    found = by_quantity(verify_benchmarks(context(), language(**fields), {}, 3))
+    found = by_quantity(verify_benchmarks(context(), language(**fields), NOTHING, 3))
     assert found["goes_on: texts that differ, of 3"].verdict == "ok"
     assert found["goes_on/exact_match"].verdict == "ok"
 
@@ -147,7 +136,7 @@ def with_qk_norm(tmp_path: Path) -> CheckpointRef:
 def test_a_model_that_no_class_computes_is_told(with_qk_norm: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("open_lm", "open_lm.attention"):
         monkeypatch.setitem(sys.modules, name, None)
-    [finding] = verify_benchmarks(context(with_qk_norm), language(limit=2), {}, 2)
+    [finding] = verify_benchmarks(context(with_qk_norm), language(limit=2), NOTHING, 2)
     assert isinstance(finding, Untried)
     assert (
         "norms queries and keys over all heads together (qk_norm); for open_lm's own model: open_lm" in finding.reason
@@ -156,7 +145,7 @@ def test_a_model_that_no_class_computes_is_told(with_qk_norm: CheckpointRef, mon
 
 @pytest.mark.usefixtures("real_open_lm")
 def test_open_lm_itself_answers_where_no_class_does(with_qk_norm: CheckpointRef) -> None:
-    found = verify_benchmarks(context(with_qk_norm), language(limit=8), {}, 8)
+    found = verify_benchmarks(context(with_qk_norm), language(limit=8), NOTHING, 8)
     assert all_agree(found)
     assert len(found) == 5
     assert {"HFLM, open_lm" in finding.program for finding in found} == {True}
@@ -164,7 +153,7 @@ def test_open_lm_itself_answers_where_no_class_does(with_qk_norm: CheckpointRef)
 
 def test_without_the_packages_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hflm, "find_spec", lambda name: None)
-    [finding] = verify_benchmarks(context(), language(limit=2), {}, 2)
+    [finding] = verify_benchmarks(context(), language(limit=2), NOTHING, 2)
     assert isinstance(finding, Untried)
     assert finding.reason == "transformers and accelerate not installed; run: pip install 'evalsvc[reference]'"
 
@@ -174,6 +163,6 @@ def test_where_lm_eval_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("out of\nluck")
 
     monkeypatch.setattr("evalsvc.verify.language.evaluate", stop)
-    for finding in verify_benchmarks(context(), language(limit=2), {}, 2):
+    for finding in verify_benchmarks(context(), language(limit=2), NOTHING, 2):
         assert isinstance(finding, Untried)
         assert finding.reason == "lm-eval stopped with RuntimeError: out of luck"

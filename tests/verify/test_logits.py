@@ -8,7 +8,7 @@ import pytest
 import torch
 from miniature_run import pretrained
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.config import Settings
@@ -19,15 +19,18 @@ from evalsvc.spec.model_config import resolve_config
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.verify import logits
 from evalsvc.verify.agreement import Agreement, Finding, Untried, all_agree
-from evalsvc.verify.hugging_face import write_hugging_face
 from evalsvc.verify.logits import verify_logits, verify_losses
 from evalsvc.verify.open_lm_reference import build_open_lm
+from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.worker.context import ShardContext
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "open_lm"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+NOTHING = RecordedValues({})
 
 
 def checkpoint(case: str) -> Path:
@@ -98,13 +101,13 @@ class TestRealOpenLm:
             build_open_lm(resolve_config(None, file), tensors, "float32")
 
     def test_losses_of_the_miniature_are_open_lms(self) -> None:
-        assert all_agree(verify_losses(context(), task(), {}, 8))
+        assert all_agree(verify_losses(context(), task(), NOTHING, 8))
 
 
 def test_without_open_lm_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("open_lm", "open_lm.attention"):
         monkeypatch.setitem(sys.modules, name, None)
-    for finding in (*verify(CASES[0]), *verify_losses(context(), task(), {}, 2)):
+    for finding in (*verify(CASES[0]), *verify_losses(context(), task(), NOTHING, 2)):
         assert isinstance(finding, Untried)
         assert "open_lm cannot be imported: open_lm is not installed; run: pip install --no-deps" in finding.reason
 
@@ -117,53 +120,6 @@ def task(**fields: Any) -> Loss:
     folder = ROOT
     data = {"data": str(folder / "heldout_pairs.jsonl"), "general_text": str(folder / "heldout_text.jsonl")}
     return Loss.model_validate({"name": "pairs", **data, **fields})
-
-
-class StableLm(nn.Module):
-    """The miniature as a model of transformers, called as open_lm's models are."""
-
-    def __init__(self, tensors: Any) -> None:
-        super().__init__()
-        ours = load_model(pretrained(3).path)
-        ours.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
-        self.model = write_hugging_face(ours)
-
-    def forward(self, ids: Tensor) -> tuple[Tensor]:
-        return (self.model(ids).logits,)
-
-
-@pytest.fixture
-def reference(reference_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logits, "build_open_lm", lambda config, tensors, dtype: StableLm(tensors))
-
-
-METRICS = ["text", "image", "special", "total", "text_within", "image_within", "image_mass"]
-
-
-@pytest.mark.usefixtures("reference")
-def test_losses_of_all_sequences_are_compared_with_what_was_recorded() -> None:
-    """By another implementation than ours in open_lm's place; a recorded value that is wrong is named."""
-    context_, few = context(), task(limit=6, general_text_limit=3)
-    now = verify_losses(context_, few, {}, 6)
-    assert all_agree(now)
-    names = [finding.quantity for finding in now]
-    assert names[:2] == ["pairs: logits of 4 sequences", "pairs: mean losses of each of 6 sequences"]
-    assert names[2:9] == [f"pairs/{name}" for name in METRICS]
-    assert names[-2:] == ["pairs/general_text", "pairs/general_text_within"]
-    recorded = {finding.quantity: finding.ours for finding in now if isinstance(finding, Agreement) and finding.ours}
-    wrong = recorded | {"pairs/image": recorded["pairs/image"] + 1e-3}
-    found = {finding.quantity: finding for finding in verify_losses(context_, few, wrong, 6)}
-    assert [name for name, finding in found.items() if finding.verdict != "ok"] == ["pairs/image"]
-    assert isinstance(found["pairs/image"], Agreement)
-    assert (found["pairs/image"].ours, found["pairs/image"].note) == (wrong["pairs/image"], "recorded")
-
-
-@pytest.mark.usefixtures("reference")
-@pytest.mark.parametrize(("n", "fields"), [(2, {}), (9, {"dtype": "bfloat16"})])
-def test_other_sequences_or_another_type_are_not_compared_with_what_was_recorded(n: int, fields: Any) -> None:
-    found = verify_losses(context(), task(limit=3, general_text=None, **fields), {"pairs/text": 9.0}, n)
-    assert all_agree(found)
-    assert all("recorded" not in finding.note for finding in found if isinstance(finding, Agreement))
 
 
 def test_a_broken_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

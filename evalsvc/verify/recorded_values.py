@@ -1,0 +1,58 @@
+"""Recorded values of metrics, held to those of another program where both are of the same data and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evalsvc.spec.protocol import canonical_json
+from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.recorded import RecordedMetric
+
+
+@dataclass(frozen=True)
+class RecordedValues:
+    """Recorded values by the names of metrics."""
+
+    metrics: Mapping[str, RecordedMetric]
+    unfit: str = ""
+    """Why none of them can be held to what is computed here; empty: they can."""
+
+    @classmethod
+    def of(cls, metrics: Iterable[RecordedMetric], dtype: str = "float32") -> RecordedValues:
+        """Take the values of a task that computes in `dtype`; what is computed a second time is float32."""
+        unfit = "" if dtype == "float32" else f"the recorded value was computed in {dtype}, this in float32"
+        return cls({metric.name: metric for metric in metrics}, unfit)
+
+    def over(self, n: int, total: int) -> RecordedValues:
+        """Return the values for what is computed over `n` of the `total` sequences or documents."""
+        if n == total or self.unfit:
+            return self
+        return replace(self, unfit=f"over {n:,} of {total:,}; --n {total} compares the recorded value")
+
+    def compare(self, now: Agreement, protocol: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield `now`, which compares the values that are computed here, with the recorded value in place of ours.
+
+        Where the recorded value has another protocol than `protocol`, that is a finding of its own.
+        """
+        metric = self.metrics.get(now.quantity)
+        if metric is None or self.unfit:
+            yield replace(now, note=_joined("computed here", metric and self.unfit, now.note))
+        elif differing := _differing(metric.protocol, protocol):
+            yield replace(now, note=_joined("computed here", now.note))
+            reason = f"recorded by another protocol, with another {', '.join(differing)}; evaluate again"
+            yield Untried(f"{now.quantity} as recorded", now.program, reason)
+        else:
+            assert now.theirs is not None, "numbers are compared"
+            note = _joined("recorded", now.note)
+            yield Agreement.of_numbers(now.quantity, now.program, metric.value, now.theirs, now.tolerance, note)
+
+
+def _differing(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    keys = sorted({*recorded, *now})
+    return [key for key in keys if canonical_json(recorded.get(key)) != canonical_json(now.get(key))]
+
+
+def _joined(*parts: str | None) -> str:
+    return "; ".join(part for part in parts if part)
