@@ -38,7 +38,7 @@ class RecordedValues:
         """
         metric = self.metrics.get(now.quantity)
         if metric is None or self.unfit:
-            yield replace(now, note=_joined("computed here", metric and self.unfit, now.note))
+            yield replace(now, note=_joined("computed here", self.unfit if metric else "", now.note))
         elif differing := _differing(metric.protocol, protocol):
             yield replace(now, note=_joined("computed here", now.note))
             reason = f"recorded by another protocol, with another {', '.join(differing)}; evaluate again"
@@ -54,5 +54,5 @@ def _differing(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     return [key for key in keys if canonical_json(recorded.get(key)) != canonical_json(now.get(key))]
 
 
-def _joined(*parts: str | None) -> str:
+def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
