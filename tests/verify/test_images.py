@@ -13,6 +13,7 @@ from evalsvc.config import Settings
 from evalsvc.features import inception
 from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import Suite, parse_suite
+from evalsvc.verify import recorded
 from evalsvc.verify.agreement import Finding, Untried
 from evalsvc.verify.recorded import RecordedMetric, RecordedTask, VerifyRequest, unrecorded, verify_tasks
 from evalsvc.worker import context
@@ -50,6 +51,12 @@ def digits(suite: Suite) -> RecordedTask:
     ]
     [task] = unrecorded(chosen, pretrained(5))
     return replace(task, metrics=metrics, items=result["items"]["digits"], provenance=result["provenance"]["digits"])
+
+
+@pytest.fixture(autouse=True)
+def _images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder is verified in test_decoding.py: importing what verifies it takes seconds."""
+    monkeypatch.setattr(recorded, "VERIFIERS", {kind: targets[:1] for kind, targets in recorded.VERIFIERS.items()})
 
 
 def verify(task: RecordedTask, n: int, *metrics: str, output: Path | None = None) -> list[Finding]:
