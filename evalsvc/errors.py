@@ -10,6 +10,8 @@ EvalsvcError
 │   ├── UnknownName                  unknown_name
 │   ├── Conflict                     conflict
 │   ├── WrongState                   wrong_state
+│   ├── BackupUnusable               backup_unusable
+│   ├── TargetNotEmpty               target_not_empty
 │   ├── NotComparable                not_comparable
 │   ├── Unauthorized                 unauthorized
 │   ├── Forbidden                    forbidden
@@ -157,6 +159,18 @@ class WrongState(InputError):
     """
 
     code = "wrong_state"
+
+
+class BackupUnusable(InputError):
+    """The file is no backup, or is truncated or changed. Nothing of it was restored. Use another backup."""
+
+    code = "backup_unusable"
+
+
+class TargetNotEmpty(InputError):
+    """The database or the data folder that a backup is to be restored into is not empty. Choose a new one."""
+
+    code = "target_not_empty"
 
 
 class NotComparable(InputError):

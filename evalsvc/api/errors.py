@@ -26,6 +26,8 @@ STATUS: dict[type[EvalsvcError], int] = {
     errors.UnknownName: 404,
     errors.Conflict: 409,
     errors.WrongState: 409,
+    errors.BackupUnusable: 422,
+    errors.TargetNotEmpty: 409,
     errors.NotComparable: 409,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,

@@ -98,6 +98,14 @@ COMMANDS = {
     "assets": Entry("evalsvc.cli.assets", "Weights of other people's networks, which some suites need."),
     "benchmarks": Entry("evalsvc.cli.benchmarks", "lm-eval's benchmarks, which the task `language` asks."),
     "reference": Entry("evalsvc.cli.reference", "Statistics of real images, which FID compares with."),
+    "backup": Entry(
+        "evalsvc.cli.backup",
+        "Write the database and the data folder to one file, consistent with each other, while the service runs.",
+    ),
+    "restore": Entry(
+        "evalsvc.cli.backup",
+        "Restore a backup into an empty database, SQLite or PostgreSQL, and a new data folder.",
+    ),
     "token": Entry(
         "evalsvc.cli.token",
         "Make, list and revoke the tokens of a service, on its database; it need not run, and heeds what "

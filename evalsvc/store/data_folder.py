@@ -12,6 +12,9 @@ from evalsvc.files.atomic import write_whole
 OWNER = "database.json"
 """File of the folder: `{"id": …, "url": …}` of its database."""
 
+RESTORING = "restore.unfinished"
+"""File of a folder that a restore is writing to, or was when it was killed."""
+
 
 def make_data_folder(folder: Path) -> None:
     """Make the data folder, for the service's own user; one that is there stays as somebody set it up.
@@ -36,15 +39,38 @@ def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
         url: of the database, for the message that another one gets.
 
     Raises:
-        DataDirectoryUnusable: it belongs to another one, or cannot be written.
+        DataDirectoryUnusable: it belongs to another one, has an unfinished restore, or cannot be written.
     """
+    if (folder / RESTORING).exists():
+        raise DataDirectoryUnusable(
+            f"the folder {folder} has a restore that did not end; run the same `evalsvc restore` again, which begins "
+            "anew, or choose another folder with --data-dir (EVALSVC_DATA_DIR)"
+        )
+    if not require_owner(folder, database_id, url):
+        write_owner(folder, database_id, url)
+
+
+def write_owner(folder: Path, database_id: str, url: str) -> None:
+    """Have the folder belong to this database, whoever it belonged to.
+
+    Raises:
+        DataDirectoryUnusable: the folder cannot be written.
+    """
+    path = folder / OWNER
+    try:
+        content = json.dumps({"id": database_id, "url": shown_url(url)}).encode()
+        write_whole(path, content, durable=False, mode=0o666)
+    except OSError as error:
+        raise unwritable(str(path), error) from None
+
+
+def require_owner(folder: Path, database_id: str, url: str) -> bool:
+    """Raise DataDirectoryUnusable if the folder belongs to another database. Returns whether it belongs to this one."""
     path = folder / OWNER
     try:
         owner = json.loads(path.read_bytes()) if path.exists() else None
         if owner is None:
-            content = json.dumps({"id": database_id, "url": shown_url(url)}).encode()
-            write_whole(path, content, durable=False, mode=0o666)
-            return
+            return False
     except OSError as error:
         raise unwritable(str(path), error) from None
     except ValueError:
@@ -52,10 +78,11 @@ def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
     found = owner if isinstance(owner, dict) else {}
     if found.get("id") != database_id:
         raise DataDirectoryUnusable(
-            f"the folder {folder} has the artifacts of another database, {found.get('url', f'see {path}')}, and this "
-            "one would remove them; choose another folder with --data-dir (EVALSVC_DATA_DIR), or, if that database is "
-            f"gone for good, remove {path}"
+            f"the folder {folder} has the artifacts of another database, {found.get('url', f'see {path}')}, and "
+            f"{shown_url(url)} would remove them; choose another folder with --data-dir (EVALSVC_DATA_DIR), or, if "
+            f"that database is gone for good, remove {path}"
         )
+    return True
 
 
 def unwritable(what: str, error: OSError) -> DataDirectoryUnusable:

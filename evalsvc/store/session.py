@@ -133,7 +133,7 @@ class Store:
         found, expected = self.schema_version(), _head()
         if found == expected:
             return
-        if found is not None and not _is_known(found):
+        if found is not None and not is_known_revision(found):
             do = f"a newer evalsvc made it: start that one ({newer_version()})"
         else:
             do = "back it up and start `evalsvc serve --migrate`, or start the evalsvc that made it"
@@ -151,7 +151,7 @@ class Store:
             DataDirectoryUnusable: a file in the data folder cannot be written.
         """
         found = self.schema_version()
-        if found is not None and not _is_known(found):
+        if found is not None and not is_known_revision(found):
             self.check_schema()
         try:
             with translated(self.url):
@@ -210,7 +210,8 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory(str(_migrations()))
 
 
-def _is_known(revision: str) -> bool:
+def is_known_revision(revision: str) -> bool:
+    """Tell whether this program has the migration, which may be an older one than it needs."""
     return revision in {item.revision for item in _scripts().walk_revisions()}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evalsvc.errors import DataDirectoryUnusable
-from evalsvc.store.data_folder import OWNER, claim_data_folder, make_data_folder
+from evalsvc.store.data_folder import OWNER, RESTORING, claim_data_folder, make_data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
 from evalsvc.store.session import Store
 
@@ -27,6 +27,13 @@ def test_another_database_is_refused_before_it_removes_what_it_does_not_name(tmp
     claim_data_folder(tmp_path, "b" * 32, "postgresql://user:secret@host/second")
     assert json.loads((tmp_path / OWNER).read_text())["id"] == "b" * 32
     assert "secret" not in (tmp_path / OWNER).read_text()
+
+
+def test_a_folder_with_half_a_restore_is_nobodys(tmp_path: Path) -> None:
+    claim_data_folder(tmp_path, "a" * 32, "sqlite:///x")
+    (tmp_path / RESTORING).touch()
+    with pytest.raises(DataDirectoryUnusable, match="has a restore that did not end; run the same `evalsvc restore`"):
+        claim_data_folder(tmp_path, "a" * 32, "sqlite:///x")
 
 
 @pytest.mark.parametrize("content", ["torn", "", "[]", "{}"])

@@ -1,0 +1,101 @@
+"""Which files of the data folder the rows of a database name, asked of the columns that its schema has.
+
+`store.named_files` asks the newest schema for files to keep; a backup is also made of a database of an older schema.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from evalsvc.checkpoints.reference import spool_path
+from evalsvc.files.artifacts import artifact_path
+from evalsvc.files.outputs import OutputFile, output_path, unpack
+from evalsvc.store.backup.rows import STREAMED, Columns
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+_OUTPUTS = (
+    "SELECT shards.output FROM shards JOIN tasks ON tasks.id = shards.task_id "
+    "JOIN evaluations ON evaluations.id = tasks.evaluation_id "
+    "JOIN checkpoints ON checkpoints.id = evaluations.checkpoint_id "
+    "WHERE shards.stage = 'run' AND shards.output IS NOT NULL AND checkpoints.replaced_at IS NULL"
+)
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file or, of a spooled checkpoint, perhaps a folder."""
+
+    name: str
+    """Name of the member in the archive; of a spooled checkpoint, the folder of its members."""
+    place: Path
+    """Path relative to the data folder."""
+
+
+def content_place(section: str, sha256: str) -> Path:
+    """Return where the artifact or the results per item with a digest lie in the data folder."""
+    return artifact_path(Path(section), sha256)
+
+
+def named_files(connection: Connection, schema: Mapping[str, Columns], *, spool: bool) -> Iterator[NamedFile]:
+    """Yield the files that the database names, with ready copies of checkpoints if `spool` is set.
+
+    Raises:
+        ValueError: a row names a file that cannot be: it is no digest, or leads out of its folder.
+    """
+    kept = " WHERE pruned_at IS NULL" if "pruned_at" in schema["artifacts"].kinds else ""
+    for sha256 in connection.scalars(text(f"SELECT DISTINCT sha256 FROM artifacts{kept}"), execution_options=STREAMED):
+        yield _content("artifacts", sha256)
+    if "items_sha256" in schema["tasks"].kinds:
+        query = "SELECT DISTINCT items_sha256 FROM tasks WHERE items_sha256 IS NOT NULL"
+        for sha256 in connection.scalars(text(query), execution_options=STREAMED):
+            yield _content("items", sha256)
+    for packed in connection.scalars(text(_OUTPUTS), execution_options=STREAMED):
+        output = unpack(bytes(packed))
+        if isinstance(output, OutputFile):
+            yield _output(output)
+    if spool:
+        ready = text("SELECT id, path FROM checkpoints WHERE spool_state = 'ready'")
+        for row in connection.execute(ready, execution_options=STREAMED):
+            yield NamedFile(f"spool/{row.id}", spool_path(Path(), row.id, row.path))
+
+
+def require_safe_row(table: str, row: Mapping[str, Any]) -> None:
+    """Raise ValueError if a row that comes from elsewhere names a file outside of the data folder.
+
+    The service deletes what the rows of a deleted run name, so a path in the place of a digest would delete any file.
+    """
+    if table == "artifacts":
+        _content("artifacts", str(row["sha256"]))
+    if table == "tasks" and row.get("items_sha256") is not None:
+        _content("items", row["items_sha256"])
+    if table == "shards" and row["output"] is not None:
+        try:
+            output = unpack(row["output"])
+        except Exception as error:  # MessagePack's own errors, and those of an `OutputFile` with other fields
+            raise ValueError(f"a row of shards has an output that cannot be read ({type(error).__name__})") from None
+        if isinstance(output, OutputFile):
+            _output(output)
+    if table == "checkpoints" and row["spool_state"] is not None and Path(row["path"]).name in ("", ".."):
+        raise ValueError("a row of checkpoints has a spooled copy without a name")
+
+
+def _content(section: str, sha256: str) -> NamedFile:
+    if not DIGEST.fullmatch(sha256):
+        raise ValueError(f"a row of {section} names {sha256!r}, which is no SHA-256")
+    return NamedFile(f"{section}/{sha256}", content_place(section, sha256))
+
+
+def _output(output: OutputFile) -> NamedFile:
+    """Return the file of an output, whose fields may be anything that MessagePack has."""
+    numbers = (output.task, output.shard, output.attempt)
+    if not all(type(number) is int and 0 <= number < 10**18 for number in numbers):
+        raise ValueError("a row of shards names an output whose numbers are none")
+    place = output_path(Path("outputs"), *numbers)
+    return NamedFile(str(place), place)

@@ -1,0 +1,67 @@
+"""`evalsvc backup` and `evalsvc restore`: what they print, and how they end."""
+
+from pathlib import Path
+
+from console import Command
+from migrated import copy_migrated
+from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission, suite
+
+from evalsvc.files.artifacts import artifact_path, keep_content
+from evalsvc.store.session import Store, open_store
+
+
+def filled(folder: Path) -> Store:
+    """A database with one evaluation and its artifact."""
+    folder.mkdir()
+    copy_migrated(folder / "evalsvc.db")
+    store = open_store(f"sqlite:///{folder / 'evalsvc.db'}", migrate=False)
+    enter(store, submission(1), suite())
+    evaluate_whole(store, metric(1.0), artifacts=[kept_artifact(keep_content(folder / "artifacts", b"grid"))])
+    return store
+
+
+def test_there_and_back(command: Command, tmp_path: Path) -> None:
+    filled(tmp_path / "data").close()
+    made = command("backup", "b.tar", "--data-dir", "data")
+    assert made.code == 0, made.err
+    assert made.out.startswith(f"b.tar: {(tmp_path / 'b.tar').stat().st_size:,} bytes, ")
+    assert made.out.endswith(" rows and 1 files\n")
+    again = command("backup", "b.tar", "--data-dir", "data")
+    assert (again.code, again.out) == (2, "")
+    assert "b.tar is there already; choose another name, or add --force" in again.err
+    assert command("backup", "b.tar", "--data-dir", "data", "--force", "--no-spool").code == 0
+
+    url = f"sqlite:///{tmp_path / 'other' / 'name.db'}"
+    restored = command("restore", "b.tar", "--data-dir", "restored", "--database-url", url)
+    assert restored.code == 0, restored.err
+    assert restored.out.startswith("restored ")
+    assert "rows and 1 files, backed up 20" in restored.out
+    assert restored.out.endswith("data folder: restored\n")
+    assert (tmp_path / "restored" / "database.json").is_file()
+    assert not (tmp_path / "restored" / "evalsvc.db").exists()
+    refused = command("restore", "b.tar", "--data-dir", "restored", "--database-url", url)
+    assert refused.code == 2
+    assert refused.err.strip().endswith("[target_not_empty]")
+
+
+def test_what_was_lost_is_said_twice(command: Command, tmp_path: Path) -> None:
+    """When it can still be looked for, and when somebody may miss it."""
+    filled(tmp_path / "data").close()
+    [path] = (tmp_path / "data" / "artifacts").glob("*/*")
+    assert path == artifact_path(tmp_path / "data" / "artifacts", path.name)
+    path.unlink()
+    warning = f"warning: 1 files that the database names were missing or damaged already: artifacts/{path.name}\n"
+    assert command("backup", "b.tar", "--data-dir", "data").err == warning
+    assert command("restore", "b.tar", "--data-dir", "restored").err == warning
+
+
+def test_half_a_backup(command: Command, tmp_path: Path) -> None:
+    filled(tmp_path / "data").close()
+    command("backup", "b.tar", "--data-dir", "data")
+    content = (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(content[: len(content) // 2])
+    refused = command("restore", "b.tar", "--data-dir", "restored")
+    assert refused.code == 2
+    assert refused.err.startswith("error: b.tar is not a whole backup: it ends")
+    assert refused.err.endswith("nothing was restored; use another backup [backup_unusable]\n")
+    assert not (tmp_path / "restored").exists()

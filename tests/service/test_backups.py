@@ -1,0 +1,79 @@
+"""A backup of a service that evaluates, restored on the other kind of database, and served there."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filled_store import files_of, rows_of
+from machines import wait_for
+from service_process import CHECKPOINT, ServiceProcess
+
+from evalsvc.store.session import Store
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("child_process")]
+
+STEPS = (1, 2, 3)
+
+
+def run_cli(*arguments: str) -> str:
+    """Run `evalsvc` to its end. Returns what it printed."""
+    command = [sys.executable, "-m", "evalsvc.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def documents(service: ServiceProcess) -> dict[str, Any]:
+    """What the service answers of its runs, with the content of every artifact."""
+    answers = {
+        path: service.request("GET", path)
+        for path in ("/v1/runs", "/v1/runs/run/metrics", "/v1/runs/run/artifacts", "/v1/suites/steps")
+    }
+    answers |= {f"evaluation {step}": service.evaluation(step) for step in STEPS}
+    artifacts = answers["/v1/runs/run/artifacts"]["artifacts"]
+    answers |= {str(item["id"]): service.ask("GET", f"/v1/artifacts/{item['id']}").content for item in artifacts}
+    assert len(artifacts) == len(STEPS)
+    return answers
+
+
+@pytest.mark.parametrize("source", ["sqlite", "postgresql"])
+def test_a_backup_of_a_busy_service(
+    source: str, serve: Callable[..., ServiceProcess], empty_postgresql: str, tmp_path: Path
+) -> None:
+    """Of the moment: what was unfinished is finished where it is restored. Of the end: every answer is the same."""
+    lite = f"sqlite:///{tmp_path / 'lite' / 'evalsvc.db'}"
+    urls = [lite, empty_postgresql] if source == "sqlite" else [empty_postgresql, lite]
+    service = serve("--database-url", urls[0])
+    parameters = {"shards": 4, "steps": 2, "seconds": 0.1, "size": 100_000, "leaves": True}
+    service.put_suite("steps", {"kind": "steps", "log": str(tmp_path / "steps.log"), **parameters})
+    for step in STEPS:
+        service.post("run", step, CHECKPOINT, ["steps"], spool="copy")
+    place = ("--data-dir", str(service.data_dir), "--database-url", urls[0])
+    wait_for(lambda: any((service.data_dir / "outputs").glob("*/*")), "an output that waits for its merge")
+    run_cli("backup", str(tmp_path / "early.tar"), *place)
+    for step in STEPS:
+        assert service.wait(step)["state"] == "succeeded"
+    before = documents(service)
+    run_cli("backup", str(tmp_path / "late.tar"), *place)
+    service.stop()
+
+    stores = [Store(url) for url in urls]
+    restored = tmp_path / "restored"
+    run_cli("restore", str(tmp_path / "late.tar"), "--data-dir", str(restored), "--database-url", urls[1])
+    rows = [{name: found for name, found in rows_of(store).items() if name != "terms"} for store in stores]
+    assert rows[0] == rows[1]
+    assert files_of(restored) == files_of(service.data_dir)
+    elsewhere = serve("--database-url", urls[1], name="restored")
+    assert documents(elsewhere) == before
+    elsewhere.stop()
+    for store in stores:
+        store.close()
+
+    finished = tmp_path / "early"
+    run_cli("restore", str(tmp_path / "early.tar"), "--data-dir", str(finished))
+    early = serve(name="early")
+    assert [early.wait(step)["state"] for step in STEPS] == ["succeeded"] * len(STEPS)
+    assert early.history("run") == {("steps/total", step): 8 for step in STEPS}

@@ -1,0 +1,150 @@
+"""A database and a data folder with something of everything that a backup must bring back, and what they hold."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from history_reference import Point, imported
+from queue_steps import (
+    cancel,
+    dispatched,
+    enter,
+    enter_virtual,
+    evaluate_whole,
+    kept_artifact,
+    metric,
+    plan,
+    store_result,
+    submission,
+    suite,
+)
+
+from evalsvc.config import Settings
+from evalsvc.files.artifacts import keep_content
+from evalsvc.files.items import keep_items, pack_items
+from evalsvc.files.outputs import keep_output
+from evalsvc.messages import ShardResult
+from evalsvc.store.backup.restoring import FILES
+from evalsvc.store.data_folder import claim_data_folder
+from evalsvc.store.history.imports import import_values
+from evalsvc.store.lock import CoordinatorLock, database_id
+from evalsvc.store.runs.deletion import delete_run
+from evalsvc.store.session import Store
+from evalsvc.store.tables import Artifact, Base, Checkpoint, Suite, now
+from evalsvc.store.tokens import create_token, revoke_token
+
+Rows = dict[str, list[tuple[Any, ...]]]
+
+
+def settings_of(store: Store, folder: Path) -> Settings:
+    return Settings(data_dir=str(folder), database_url=store.url)
+
+
+def fill(store: Store, folder: Path) -> Settings:
+    """Enter runs, results, files, tokens and all else through the functions of the service."""
+    settings = settings_of(store, folder)
+    lock = CoordinatorLock(store.url)
+    lock.begin_term(store)
+    claim_data_folder(folder, database_id(store), store.url)
+    _evaluate(store, settings)
+    _leave_unfinished(store, settings)
+    _enter_the_rest(store)
+    _spool(store, folder)
+    _keep_statistics(settings.statistics_path)
+    return settings
+
+
+def _evaluate(store: Store, settings: Settings) -> None:
+    for step, content in enumerate((b"grid\0", b"grid\0", b"\x89PNG" * 300)):
+        artifact = kept_artifact(keep_content(settings.artifacts_path, content), "größe 🙂\n.png")
+        artifact |= {
+            "size": len(content),
+            "details": {"prompt": "🐈 \x01", "none": None, "deep": [{"z": 1, "a": [0.1]}]},
+        }
+        items = [{"index": index, "loss": math.pi * index, "text": os.urandom(800).hex()} for index in range(100)]
+        packed = keep_items(settings.items_path, pack_items(items[: 100 if step else 3]))
+        enter(store, submission(step, run="run-a", tags={"lr": 1e-4}), suite())
+        evaluate_whole(store, metric(0.1 + step), artifacts=[artifact], items=packed)
+    with store.transaction() as session:
+        session.execute(sa.update(Artifact).where(Artifact.id == 1).values(pruned_at=now()))
+    enter_virtual(store, "mean", "avg(run-a@0, run-a@1)", suite())
+    evaluate_whole(store, metric(5e-324))
+    enter(store, submission(1, run="gone"), suite())
+    with store.transaction() as session:
+        delete_run(session, "gone", cancel=True)
+
+
+def _leave_unfinished(store: Store, settings: Settings) -> None:
+    """An evaluation with outputs in files and in rows, one that runs, and one that was cancelled."""
+    enter(store, submission(3, run="run-b"), suite())
+    store_result(store, dispatched(store, "plan"), plan(3))
+    for large in (True, False):
+        run = dispatched(store, "run")
+        output = {"features": b"\xff\0" * (100_000 if large else 3), "sum": 0.1}
+        place = {"task": run.task_id, "shard": run.shard_id, "attempt": run.attempt}
+        store_result(store, run, ShardResult(keep_output(settings.outputs_path, output, **place)))
+    dispatched(store, "run")
+    [evaluation] = enter(store, submission(4, run="run-b"), suite())
+    cancel(store, evaluation)
+
+
+def _enter_the_rest(store: Store) -> None:
+    points = [Point(step, value, None, None) for step, value in enumerate((math.nan, math.inf, -math.inf, -0.0, 1e308))]
+    with store.transaction() as session:
+        import_values(
+            session,
+            "imported",
+            "elsewhere",
+            [imported("lower/x", [*points, Point(2**63 - 1, 0.1, 0.2, 5)])],
+            replace=False,
+        )
+        create_token(session, "trainer", "submit", 30.5)
+        create_token(session, "old", "admin", None)
+        session.add(Suite(name="given", content={"tasks": []}, digest="d" * 64))
+    with store.transaction() as session:
+        revoke_token(session, "old")
+
+
+def _spool(store: Store, folder: Path) -> None:
+    """Copies of two checkpoints, of which one is a folder."""
+    with store.transaction() as session:
+        for checkpoint in session.scalars(sa.select(Checkpoint).where(Checkpoint.id.in_((1, 2)))):
+            checkpoint.spool, checkpoint.spool_state = "copy", "ready"
+            place = folder / "spool" / str(checkpoint.id) / Path(checkpoint.path).name
+            files = [place] if checkpoint.id == 1 else [place / "a" / "b.distcp", place / "größe .metadata"]
+            for file in files:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(os.urandom(1000))
+                os.utime(file, ns=(10**18 + 7, 10**18 + 7))
+
+
+def _keep_statistics(folder: Path) -> None:
+    answers = folder / "answers" / ("a" * 64) / f"{'b' * 64}.json"
+    answers.parent.mkdir(parents=True)
+    answers.write_text("{}")
+    (folder / "coco.npz").write_bytes(b"PK" * 100)
+
+
+def rows_of(store: Store) -> Rows:
+    """Every row of every table, but for the identity of the database, which a restored one has of its own."""
+    rows: Rows = {}
+    with store.reading() as session:
+        for table in Base.metadata.sorted_tables:
+            columns = [column for column in table.c if column.name != "database_id"]
+            found = session.execute(sa.select(*columns).order_by(*table.primary_key.columns))
+            rows[table.name] = [tuple(row) for row in found]
+    return rows
+
+
+def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Content of each file that a backup has, and the time of change where it is kept."""
+    files = [path for name in FILES for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    return {
+        str(path.relative_to(folder)): (
+            path.read_bytes(),
+            path.stat().st_mtime_ns if path.is_relative_to(folder / "spool") else 0,
+        )
+        for path in files
+    }
