@@ -30,6 +30,7 @@ from evalsvc.errors import InternalError, InvalidRequest, PortInUse, os_reason
 from evalsvc.service.coordinator import STOP_PATIENCE, Coordinator
 from evalsvc.store.data_folder import claim_data_folder, make_data_folder
 from evalsvc.store.lock import CoordinatorLock, database_id
+from evalsvc.store.named_files import may_begin_folder
 from evalsvc.store.session import Store, open_store, translated
 from evalsvc.store.tokens import has_tokens
 
@@ -51,9 +52,16 @@ answer; with uvicorn's own 5 s that is any client which asks every few seconds, 
 
 
 def serve(
-    settings: Settings, announce: Callable[[str], None], *, migrate: bool = False, insecure: bool = False
+    settings: Settings,
+    announce: Callable[[str], None],
+    *,
+    migrate: bool = False,
+    insecure: bool = False,
+    new_data_folder: bool = False,
 ) -> None:
     """Serve until a signal; `announce` gets the address once the service answers.
+
+    `new_data_folder` has a database with runs begin an empty data folder, where its own one is lost.
 
     Raises:
         PortInUse, DataDirectoryUnusable, DatabaseUnusable, DatabaseInUse, SchemaVersionMismatch, InvalidSuite,
@@ -66,7 +74,7 @@ def serve(
     with listen(settings.host, settings.port) as listener:
         make_data_folder(settings.data_path)
         with _coordinator_lock(settings) as lock:
-            _check_database(settings, migrate, insecure)
+            _check_database(settings, migrate, insecure, new_data_folder)
             app = create_app(settings, partial(Coordinator, lock=lock), insecure=insecure)
             _run(settings, app, listener, announce)
 
@@ -85,19 +93,20 @@ def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
         lock.release()
 
 
-def _check_database(settings: Settings, migrate: bool, insecure: bool) -> None:
+def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
     store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
     try:
         with translated(store.url):
             with store.reading() as session:
                 any_tokens = has_tokens(session)
+                may_begin = new_data_folder or may_begin_folder(session, settings.artifacts_path, settings.items_path)
             identity = None if settings.read_only else database_id(store)
     finally:
         store.close()
     check_address(settings, any_tokens, insecure)
     warn_of_roots(settings, any_tokens)
     if identity is not None:
-        claim_data_folder(settings.data_path, identity, store.url)
+        claim_data_folder(settings.data_path, identity, store.url, may_begin=may_begin)
 
 
 def _run(settings: Settings, app: FastAPI, listener: socket.socket, announce: Callable[[str], None]) -> None:

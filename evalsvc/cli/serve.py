@@ -46,6 +46,12 @@ def serve(
         bool, typer.Option("--read-only", help="Answer reads alone, beside the service that has the database.")
     ] = False,
     migrate: Annotated[bool, typer.Option("--migrate", help="Bring an older database to this version first.")] = False,
+    new_data_folder: Annotated[
+        bool,
+        typer.Option(
+            "--new-data-folder", help="Begin an empty data folder though the database has runs: its own one is lost."
+        ),
+    ] = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on an address that others reach though there is no token.")
     ] = False,
@@ -75,4 +81,4 @@ def serve(
     def announce(url: str) -> None:
         say(f"evalsvc listens on {url}")
 
-    serve_settings(settings, announce, migrate=migrate, insecure=insecure)
+    serve_settings(settings, announce, migrate=migrate, insecure=insecure, new_data_folder=new_data_folder)

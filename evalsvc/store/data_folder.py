@@ -31,23 +31,33 @@ def make_data_folder(folder: Path) -> None:
         raise unwritable(f"the folder {folder}", error) from None
 
 
-def claim_data_folder(folder: Path, database_id: str, url: str) -> None:
+def claim_data_folder(folder: Path, database_id: str, url: str, *, may_begin: bool = True) -> None:
     """Have the folder belong to this database; of one that belongs to another, what that names would be removed.
 
     Args:
         database_id: as `store.lock.database_id` says.
         url: of the database, for the message that another one gets.
+        may_begin: whether the database may begin to use a folder that is nobody's.
 
     Raises:
-        DataDirectoryUnusable: it belongs to another one, has an unfinished restore, or cannot be written.
+        DataDirectoryUnusable: it belongs to another one, has an unfinished restore, is nobody's where `may_begin` is
+            not set, or cannot be written.
     """
     if (folder / RESTORING).exists():
         raise DataDirectoryUnusable(
             f"the folder {folder} has a restore that did not end; run the same `evalsvc restore` again, which begins "
             "anew, or choose another folder with --data-dir (EVALSVC_DATA_DIR)"
         )
-    if not require_owner(folder, database_id, url):
-        write_owner(folder, database_id, url)
+    if require_owner(folder, database_id, url):
+        return
+    if not may_begin:
+        raise DataDirectoryUnusable(
+            f"the database {shown_url(url)} has runs, and the folder {folder} is not its data folder: there is no "
+            f"{OWNER}, and none of the files that the database names; give its folder with --data-dir "
+            "(EVALSVC_DATA_DIR), or restore both with `evalsvc restore`; if that folder is lost for good, add "
+            "--new-data-folder: metrics stay, artifacts and results per item that were files are gone"
+        )
+    write_owner(folder, database_id, url)
 
 
 def write_owner(folder: Path, database_id: str, url: str) -> None:

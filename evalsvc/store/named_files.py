@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.outputs import OutputFile
-from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Shard, Task
+from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Shard, Task, Term
 
 Named = Callable[[Collection[str]], Collection[str]]
 """Of some digests, those that the database names."""
@@ -47,3 +49,27 @@ def named_items(session: Session, digests: Collection[str] | None = None) -> set
     """The digests of the files, of all or of these, that hold results per item; all others are orphans."""
     named = Task.items_sha256.is_not(None) if digests is None else Task.items_sha256.in_(digests)
     return {sha256 for sha256 in session.scalars(select(Task.items_sha256).where(named)) if sha256 is not None}
+
+
+SAMPLED = 20
+"""How many of the newest files of a kind are looked for."""
+
+
+def may_begin_folder(session: Session, artifacts: Path, items: Path) -> bool:
+    """Tell whether the database may begin to use a data folder that is nobody's: one with these subfolders.
+
+    A database that has runs and was served before has a data folder somewhere. It may take over another one only if
+    that has files that it names.
+    """
+    identity = session.scalar(select(Term.database_id))
+    if identity is None or session.scalar(select(Run.id).limit(1)) is None:
+        return True
+    named = (
+        (artifacts, select(Artifact.sha256).where(Artifact.pruned_at.is_(None)).order_by(Artifact.id.desc())),
+        (items, select(Task.items_sha256).where(Task.items_sha256.is_not(None)).order_by(Task.id.desc())),
+    )
+    return any(
+        artifact_path(folder, str(sha256)).is_file()
+        for folder, query in named
+        for sha256 in session.scalars(query.limit(SAMPLED))
+    )

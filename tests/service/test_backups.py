@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from filled_store import files_of, rows_of
 from machines import wait_for
 from service_process import CHECKPOINT, ServiceProcess
@@ -77,3 +78,25 @@ def test_a_backup_of_a_busy_service(
     early = serve(name="early")
     assert [early.wait(step)["state"] for step in STEPS] == ["succeeded"] * len(STEPS)
     assert early.history("run") == {("steps/total", step): 8 for step in STEPS}
+
+
+def test_a_restored_database_needs_its_data_folder(
+    serve: Callable[..., ServiceProcess], tmp_path: Path, empty_postgresql: str
+) -> None:
+    """Neither an empty folder nor another one is taken, until somebody says that its own is lost."""
+    service = serve("--database-url", empty_postgresql)
+    service.wait(service.begin_steps(tmp_path / "steps.log", shards=1, steps=1))
+    service.stop()
+    store = Store(empty_postgresql)
+    with store.transaction() as session:
+        assert session.scalar(sa.text("SELECT count(*) FROM runs")) == 1
+    store.close()
+    command = [sys.executable, "-m", "evalsvc.cli", "serve", "--port", "0", "--database-url", empty_postgresql]
+    refused = subprocess.run(
+        [*command, "--data-dir", str(tmp_path / "empty")], capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 2
+    assert f"the folder {tmp_path / 'empty'} is not its data folder" in refused.stderr
+    assert refused.stderr.strip().endswith("[data_directory_unusable]")
+    begun = serve("--database-url", empty_postgresql, "--new-data-folder", name="empty")
+    assert begun.history("run") == {("steps/total", 1): 1}

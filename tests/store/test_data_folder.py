@@ -29,6 +29,17 @@ def test_another_database_is_refused_before_it_removes_what_it_does_not_name(tmp
     assert "secret" not in (tmp_path / OWNER).read_text()
 
 
+def test_a_database_that_has_a_folder_begins_no_other_one(tmp_path: Path) -> None:
+    """A restored database on an empty folder served, and answered that all of its artifacts were lost."""
+    with pytest.raises(
+        DataDirectoryUnusable, match=r"sqlite:///x has runs, and the folder .* --data-dir .* `evalsvc restore`"
+    ):
+        claim_data_folder(tmp_path, "a" * 32, "sqlite:///x", may_begin=False)
+    assert list(tmp_path.iterdir()) == []
+    claim_data_folder(tmp_path, "a" * 32, "sqlite:///x")
+    claim_data_folder(tmp_path, "a" * 32, "sqlite:///x", may_begin=False)
+
+
 def test_a_folder_with_half_a_restore_is_nobodys(tmp_path: Path) -> None:
     claim_data_folder(tmp_path, "a" * 32, "sqlite:///x")
     (tmp_path / RESTORING).touch()

@@ -72,7 +72,7 @@ def test_the_restored_database_goes_on(store: Store, target: Store, tmp_path: Pa
     assert enter(target, submission(1, run="new"), suite()) == [deleted + 1]
     assert dispatched(target, "plan")
     assert database_id(target) != database_id(store)
-    claim_data_folder(folder, database_id(target), target.url)
+    claim_data_folder(folder, database_id(target), target.url, may_begin=False)
     with pytest.raises(DataDirectoryUnusable, match="of another database"):
         claim_data_folder(folder, database_id(store), store.url)
 
@@ -179,7 +179,7 @@ def test_a_restore_that_was_killed_is_marked_and_begins_anew(
     with pytest.raises(DataDirectoryUnusable, match="a restore that did not end; run the same `evalsvc restore` again"):
         claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url)
     restore_backup(settings, good_backup)
-    claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url)
+    claim_data_folder(settings.data_path, database_id(empty_target), empty_target.url, may_begin=False)
 
 
 @pytest.mark.usefixtures("child_process")
