@@ -26,6 +26,7 @@ FULL = {
     "reference_models",
     "real_open_lm",
     "many_cases",
+    "whole_databases",
 }
 """Fixtures of what is slow to start or may be missing: a test that uses one runs under `make test-all` only."""
 
@@ -69,6 +70,11 @@ def child_process() -> None:
 @pytest.fixture(scope="session")
 def many_cases() -> None:
     """For tests that prove something by the number of their cases: thousands of requests or meetings, 100,000 draws."""
+
+
+@pytest.fixture(scope="session")
+def whole_databases() -> None:
+    """For tests that fill, back up or restore a database with something of everything: each takes a second."""
 
 
 @pytest.fixture(scope="session")

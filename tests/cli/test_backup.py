@@ -31,7 +31,8 @@ def test_there_and_back(command: Command, tmp_path: Path) -> None:
     assert "b.tar is there already; choose another name, or add --force" in again.err
     assert command("backup", "b.tar", "--data-dir", "data", "--force", "--no-spool").code == 0
 
-    url = f"sqlite:///{tmp_path / 'other' / 'name.db'}"
+    copy_migrated(tmp_path / "name.db")
+    url = f"sqlite:///{tmp_path / 'name.db'}"
     restored = command("restore", "b.tar", "--data-dir", "restored", "--database-url", url)
     assert restored.code == 0, restored.err
     assert restored.out.startswith("restored ")
@@ -52,11 +53,14 @@ def test_what_was_lost_is_said_twice(command: Command, tmp_path: Path) -> None:
     path.unlink()
     warning = f"warning: 1 files that the database names were missing or damaged already: artifacts/{path.name}\n"
     assert command("backup", "b.tar", "--data-dir", "data").err == warning
+    (tmp_path / "restored").mkdir()
+    copy_migrated(tmp_path / "restored" / "evalsvc.db")
     assert command("restore", "b.tar", "--data-dir", "restored").err == warning
 
 
 def test_half_a_backup(command: Command, tmp_path: Path) -> None:
-    filled(tmp_path / "data").close()
+    (tmp_path / "data").mkdir()
+    copy_migrated(tmp_path / "data" / "evalsvc.db")
     command("backup", "b.tar", "--data-dir", "data")
     content = (tmp_path / "b.tar").read_bytes()
     (tmp_path / "b.tar").write_bytes(content[: len(content) // 2])

@@ -30,7 +30,7 @@ from evalsvc.store.backup.members import STATISTICS_PATH
 from evalsvc.store.backup.named import named_files
 from evalsvc.store.backup.pinned_files import PinnedFiles, pinned_files
 from evalsvc.store.backup.rows import CHUNK, MAX_CHUNK, Columns, chunks_of, dump_rows, largest_ids, read_schema
-from evalsvc.store.data_folder import require_owner
+from evalsvc.store.data_folder import OWNER, require_owner
 from evalsvc.store.session import Store, is_known_revision, translated
 
 SNAPSHOTS = 20
@@ -182,11 +182,15 @@ def _snapshot(store: Store) -> Iterator[Connection]:
 
 
 def _require_own_folder(connection: Connection, schema: dict[str, Columns], settings: Settings, url: str) -> None:
-    """Raise DataDirectoryUnusable if the data folder is another database's."""
-    if "terms" in schema and "database_id" in schema["terms"].kinds:
-        database_id = connection.scalar(text("SELECT database_id FROM terms"))
-        if database_id is not None:
-            require_owner(settings.data_path, database_id, url)
+    """Raise DataDirectoryUnusable if the data folder is not the database's own, so that its files would be missed."""
+    if "terms" not in schema or "database_id" not in schema["terms"].kinds:
+        return
+    identity = connection.scalar(text("SELECT database_id FROM terms"))
+    if identity is not None and not require_owner(settings.data_path, identity, url):
+        raise DataDirectoryUnusable(
+            f"the folder {settings.data_path} is not the data folder of the database {shown_url(url)}: it has no "
+            f"{OWNER}; say with --data-dir (EVALSVC_DATA_DIR) where that is"
+        )
 
 
 def _write_table(archive: ArchiveWriter, connection: Connection, name: str, columns: Columns) -> TableRows:

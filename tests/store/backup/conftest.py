@@ -13,7 +13,7 @@ from evalsvc.store.session import Store
 
 
 @pytest.fixture(scope="session")
-def good_backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good_backup(whole_databases: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backup file, not to be changed."""
     folder = tmp_path_factory.mktemp("backed-up")
     store = migrated_store(folder / "evalsvc.db")

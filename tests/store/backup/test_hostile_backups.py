@@ -17,8 +17,6 @@ from evalsvc.files.outputs import EXTENSION
 from evalsvc.store.backup.restoring import restore_backup
 from evalsvc.store.session import Store
 
-pytestmark = pytest.mark.usefixtures("many_cases")
-
 Refused = Callable[[Path, str], None]
 
 

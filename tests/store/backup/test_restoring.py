@@ -32,6 +32,8 @@ from evalsvc.store.runs.deletion import delete_run
 from evalsvc.store.session import Store, alembic_config
 from evalsvc.store.tables import Artifact, Evaluation, Run, Term
 
+pytestmark = pytest.mark.usefixtures("whole_databases")
+
 
 @pytest.fixture(params=["sqlite", pytest.param("empty_postgresql", id="postgresql")])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
@@ -61,7 +63,7 @@ def test_every_row_and_every_file_is_back(store: Store, target: Store, tmp_path:
 
 def test_the_restored_database_goes_on(store: Store, target: Store, tmp_path: Path) -> None:
     """No id is given a second time, also where its row was deleted; and the restored database is another one."""
-    database_id(store)
+    claim_data_folder(tmp_path, database_id(store), store.url)
     enter(store, submission(1, run="kept"), suite())
     [deleted] = enter(store, submission(1, run="deleted"), suite())
     with store.transaction() as session:
@@ -74,7 +76,7 @@ def test_the_restored_database_goes_on(store: Store, target: Store, tmp_path: Pa
     assert database_id(target) != database_id(store)
     claim_data_folder(folder, database_id(target), target.url, may_begin=False)
     with pytest.raises(DataDirectoryUnusable, match="of another database"):
-        claim_data_folder(folder, database_id(store), store.url)
+        claim_data_folder(tmp_path, database_id(target), target.url)
 
 
 def test_a_backup_of_an_older_schema_is_brought_to_this_one(tmp_path: Path, store: Store) -> None:

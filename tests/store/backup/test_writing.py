@@ -31,7 +31,7 @@ from evalsvc.files.artifacts import artifact_path, drop_contents, keep_content, 
 from evalsvc.files.items import pack_items
 from evalsvc.store.backup import pinned_files as pinning
 from evalsvc.store.backup import writing
-from evalsvc.store.backup.pinned_files import FOLDER, PinnedFiles, pinned_files
+from evalsvc.store.backup.pinned_files import FOLDER, PinnedFiles
 from evalsvc.store.backup.restoring import restore_backup
 from evalsvc.store.backup.writing import write_backup
 from evalsvc.store.data_folder import OWNER, claim_data_folder
@@ -40,6 +40,8 @@ from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.runs.deletion import delete_run
 from evalsvc.store.session import Store, alembic_config
 from evalsvc.store.tables import Artifact, Base, MetricValue, Task, now
+
+pytestmark = pytest.mark.usefixtures("whole_databases")
 
 
 def settings_with_folder(store: Store, folder: Path) -> Settings:
@@ -107,6 +109,9 @@ def test_the_folder_of_another_database(tmp_path: Path) -> None:
     database_id(store)
     (tmp_path / OWNER).write_text('{"id": "another", "url": "sqlite:////other"}')
     with pytest.raises(DataDirectoryUnusable, match="has the artifacts of another database, sqlite:////other"):
+        write_backup(settings_of(store, tmp_path), tmp_path / "backup.tar")
+    (tmp_path / OWNER).unlink()
+    with pytest.raises(DataDirectoryUnusable, match=r"is not the data folder of the database .* has no database.json"):
         write_backup(settings_of(store, tmp_path), tmp_path / "backup.tar")
     assert not (tmp_path / "backup.tar").exists()
     assert not (tmp_path / FOLDER).exists()
@@ -202,19 +207,6 @@ def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest
     store.close()
 
 
-def test_one_backup_at_a_time(tmp_path: Path) -> None:
-    """What a killed backup has left behind is removed by the next one."""
-    left = tmp_path / FOLDER / "artifacts" / "x"
-    left.parent.mkdir(parents=True)
-    left.touch()
-    with pinned_files(tmp_path) as pinned:
-        assert pinned.pin([]) == set()
-        assert not left.exists()
-        with pytest.raises(DataDirectoryUnusable, match="another backup of the data folder is being made"):
-            pinned_files(tmp_path).__enter__()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_no_space_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = migrated_store(tmp_path / "evalsvc.db")
     settings = settings_with_folder(store, tmp_path / "data")
@@ -288,7 +280,6 @@ def at_work(store: Store, settings: Settings) -> Iterator[Callable[[], int]]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.usefixtures("many_cases")
 def test_backups_under_load_are_of_one_moment(store: Store, tmp_path: Path) -> None:
     """Each backup, restored, has a value, an artifact and results per item of every evaluation that it says is over."""
     settings = settings_with_folder(store, tmp_path / "data")
