@@ -1,0 +1,159 @@
+"""Both images, really built and run: by compose.yaml, with PostgreSQL, on read-only roots and as their own user."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from images import Image
+from machines import wait_for
+from sqlalchemy import make_url
+from stack import Stack, resolved, running
+
+from evalsvc.miniature import ROOT as MINIATURE
+
+COMPOSE = Path(__file__).parents[2] / "docker" / "compose.yaml"
+USER = 10001
+
+# Of the first test, which builds an image; on a busy machine.
+pytestmark = pytest.mark.timeout(1800)
+
+LARGEST_API_MB = 650
+"""Of the image of the service with its base. torch for CPUs alone has more."""
+
+READY = """
+import http.client, json, pathlib
+service = http.client.HTTPConnection("127.0.0.1", 8321, timeout=30)
+service.request("GET", "/readyz")
+answer = service.getresponse()
+print(json.dumps([answer.status, json.loads(answer.read())]))
+"""
+
+
+def test_the_image_of_the_service_has_neither_torch_nor_weights(api_image: Image) -> None:
+    print(f"the image of the service has {api_image.megabytes:.0f} MB, its base included")
+    assert api_image.megabytes < LARGEST_API_MB
+    names = {path.name for path in api_image.packages.iterdir()}
+    assert names.isdisjoint({"torch", "numpy", "lm_eval", "pip"})
+    package = api_image.packages / "evalsvc"
+    assert list(package.rglob("*.pt")) == []
+    for needed in ("migrations/versions", "suites/miniature.yaml", "api", "miniature/captions.jsonl"):
+        assert (package / needed).exists(), needed
+
+
+def test_the_image_of_the_service_says_what_it_is(api_image: Image) -> None:
+    config = api_image.config
+    assert config["User"] == f"{USER}:{USER}"
+    assert (config["Entrypoint"], config["Cmd"]) == (["evalsvc"], ["serve"])
+    labels = {name.rpartition(".")[2]: text for name, text in config["Labels"].items()}
+    assert labels["title"] == "evalsvc-api"
+    assert labels["revision"] == "0123abc"
+    for folder in ("data", "data/spool", "certificates", "credentials", "runs"):
+        found = (api_image.root / folder).stat()
+        assert (found.st_uid, found.st_gid) == (USER, USER), folder
+    writable = [path for path in (api_image.root / "opt").rglob("*") if path.lstat().st_uid != 0]
+    assert writable == [], "a process of the user must not change the program"
+
+
+@contextmanager
+def services(folder: Path, images: dict[str, Image], database: str, runs: Path) -> Iterator[Stack]:
+    """Those of compose.yaml, with a PostgreSQL of the tests in the place of its own."""
+    folder.mkdir()
+    address = make_url(database)
+    socket_folder = Path(str(address.query["host"]))
+    secrets = folder / "secrets"
+    secrets.mkdir(mode=0o700)
+    url = address.update_query_dict({"host": "/run/postgresql"}).set(drivername="postgresql")
+    (secrets / "database_url").write_text(url.render_as_string(hide_password=False))
+    document = resolved(COMPOSE, "gpu", "client", EVALSVC_CHECKPOINTS=str(runs), EVALSVC_DEVICES="cpu")
+    document["secrets"]["database_url"]["file"] = str(secrets / "database_url")
+    name = ".s.PGSQL.5432"
+    with running(Stack(folder, document, images, {f"/run/postgresql/{name}": str(socket_folder / name)})) as stack:
+        yield stack
+
+
+def test_the_service_runs_from_its_image(api_image: Image, empty_postgresql: str, tmp_path: Path) -> None:
+    """With certificates and a token that it makes, on a read-only root; workers join it from another machine."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    with services(tmp_path / "stack", {"evalsvc-api": api_image}, empty_postgresql, runs) as stack:
+        stack.up("api")
+        stack.wait_until_healthy("api")
+        certificates = stack.volume("certificates")
+        with worker_of_another_machine(stack, certificates):
+            wait_for(lambda: ready(stack)[0] == 200, f"the service is ready; last: {ready(stack)}")
+            assert ready(stack) == [200, {"status": "ok"}], "without a token no more is said"
+            shown = stack.run("client", "status")
+            print(shown)
+        process = dict(line.split(":\t", 1) for line in stack.shell("api", "cat /proc/1/status").splitlines())
+        assert process["Uid"].split() == process["Gid"].split() == 4 * [str(USER)]
+        assert {int(process[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+        assert process["NoNewPrivs"] == "1"
+        assert "Read-only file system" in stack.shell("api", "touch /opt/evalsvc/bin/planted")
+        assert "Read-only file system" in stack.shell("api", "touch /certificates/planted")
+        assert "No such file" in stack.shell("api", "ls /credentials/token"), "the service has no token to lose"
+        key, token = certificates / "key.pem", stack.volume("credentials") / "token"
+        assert {stat.S_IMODE(file.stat().st_mode) for file in (key, token)} == {0o600}
+        before = key.read_bytes(), token.read_bytes()
+        assert (stack.stop("api"), stack.stop("scheduler")) == (0, 0)
+        for name in ("certificates", "token"):
+            stack.forget(name)
+        stack.up("api")
+        stack.wait_until_healthy("api")
+        assert (key.read_bytes(), token.read_bytes()) == before, "what is made at the first start stays"
+
+
+def ready(stack: Stack) -> list[object]:
+    """Status and body of /readyz."""
+    answer: list[object] = json.loads(stack.python("api", READY))
+    return answer
+
+
+@contextmanager
+def worker_of_another_machine(stack: Stack, certificates: Path) -> Iterator[None]:
+    """`evalsvc worker` of the tests' own installation, in the network of the containers."""
+    files = {f"EVALSVC_TLS_{name.upper()}": str(certificates / f"{name}.pem") for name in ("ca", "cert", "key")}
+    command = [sys.executable, "-m", "evalsvc.cli", "worker", "tls://127.0.0.1:8786", "--devices", "cpu"]
+    process = subprocess.Popen([*stack.in_network, *command], env=os.environ | files)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.mark.long
+def test_the_worker_of_its_image_evaluates_the_miniature(
+    api_image: Image, worker_image: Image, empty_postgresql: str, inception_path: Path, tmp_path: Path
+) -> None:
+    """Its losses are those that README.md shows of the same checkpoint."""
+    print(f"the image of the worker has {worker_image.megabytes:.0f} MB with torch for CPUs, its base included")
+    images = {"evalsvc-api": api_image, "evalsvc-worker": worker_image}
+    runs = tmp_path / "runs"
+    shutil.copytree(MINIATURE / "runs", runs)
+    with services(tmp_path / "stack", images, empty_postgresql, runs) as stack:
+        stack.up("api")
+        stack.up("worker")
+        stack.wait_until_healthy("api")
+        assets = stack.volume("worker-data") / "assets"
+        shutil.copytree(inception_path.parent, assets)
+        wait_for(lambda: ready(stack)[0] == 200, "the service is ready")
+        file = ["pretrained", "0", "/runs/pretrained/checkpoints/epoch_0.pt"]
+        how = ["--suite", "miniature", "--layout", "/runs/layout.yaml", "--spool", "copy", "--wait"]
+        print(stack.run("client", "submit", *file, *how, seconds=1200))
+        document = json.loads(stack.run("client", "history", "pretrained", "--format", "json"))
+        values = {series["metric"]: series["value"][-1] for series in document["series"]}
+        assert values["pairs/image"] == pytest.approx(9.399, abs=0.0005)
+        assert values["pairs/text"] == pytest.approx(5.173, abs=0.0005)
+        assert values["digits/fid64"] == pytest.approx(1.167, abs=0.05), "sums of other machines differ a little"
+        assert "Read-only file system" in stack.shell("worker", "touch /opt/evalsvc/bin/planted")
+        assert "Read-only file system" in stack.shell("worker", "touch /data/spool/planted")
+        compiles = "from evalsvc.models import can_compile; print(can_compile('cpu'))"
+        assert stack.python("worker", compiles).strip() == "True", "what is compiled can be loaded"
+        assert (stack.stop("worker"), stack.stop("api")) == (0, 0)
