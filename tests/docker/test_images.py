@@ -18,7 +18,7 @@ from stack import Stack, resolved, running
 
 from evalsvc.miniature import ROOT as MINIATURE
 
-COMPOSE = Path(__file__).parents[2] / "docker" / "compose.yaml"
+DOCKER = Path(__file__).parents[2] / "docker"
 USER = 10001
 
 # Of the first test, which builds an image; on a busy machine.
@@ -71,7 +71,7 @@ def services(folder: Path, images: dict[str, Image], database: str, runs: Path) 
     secrets.mkdir(mode=0o700)
     url = address.update_query_dict({"host": "/run/postgresql"}).set(drivername="postgresql")
     (secrets / "database_url").write_text(url.render_as_string(hide_password=False))
-    document = resolved(COMPOSE, "gpu", "client", EVALSVC_CHECKPOINTS=str(runs), EVALSVC_DEVICES="cpu")
+    document = resolved(DOCKER / "compose.yaml", "gpu", "client", EVALSVC_CHECKPOINTS=str(runs), EVALSVC_DEVICES="cpu")
     document["secrets"]["database_url"]["file"] = str(secrets / "database_url")
     name = ".s.PGSQL.5432"
     with running(Stack(folder, document, images, {f"/run/postgresql/{name}": str(socket_folder / name)})) as stack:
@@ -102,8 +102,7 @@ def test_the_service_runs_from_its_image(api_image: Image, empty_postgresql: str
         assert {stat.S_IMODE(file.stat().st_mode) for file in (key, token)} == {0o600}
         before = key.read_bytes(), token.read_bytes()
         assert (stack.stop("api"), stack.stop("scheduler")) == (0, 0)
-        for name in ("certificates", "token"):
-            stack.forget(name)
+        assert [stack.end(name) for name in ("certificates", "token")] == [0, 0]
         stack.up("api")
         stack.wait_until_healthy("api")
         assert (key.read_bytes(), token.read_bytes()) == before, "what is made at the first start stays"
@@ -141,19 +140,45 @@ def test_the_worker_of_its_image_evaluates_the_miniature(
         stack.up("api")
         stack.up("worker")
         stack.wait_until_healthy("api")
-        assets = stack.volume("worker-data") / "assets"
-        shutil.copytree(inception_path.parent, assets)
+        have_assets(stack, inception_path)
         wait_for(lambda: ready(stack)[0] == 200, "the service is ready")
         file = ["pretrained", "0", "/runs/pretrained/checkpoints/epoch_0.pt"]
-        how = ["--suite", "miniature", "--layout", "/runs/layout.yaml", "--spool", "copy", "--wait"]
+        layout = f"/{(api_image.packages / 'evalsvc/miniature/runs/layout.yaml').relative_to(api_image.root)}"
+        how = ["--suite", "miniature", "--layout", layout, "--spool", "copy", "--wait"]
         print(stack.run("client", "submit", *file, *how, seconds=1200))
         document = json.loads(stack.run("client", "history", "pretrained", "--format", "json"))
         values = {series["metric"]: series["value"][-1] for series in document["series"]}
         assert values["pairs/image"] == pytest.approx(9.399, abs=0.0005)
         assert values["pairs/text"] == pytest.approx(5.173, abs=0.0005)
-        assert values["digits/fid64"] == pytest.approx(1.167, abs=0.05), "sums of other machines differ a little"
+        assert values["digits/fid64"] == pytest.approx(1.167, abs=0.01), "sums of other machines differ a little"
         assert "Read-only file system" in stack.shell("worker", "touch /opt/evalsvc/bin/planted")
         assert "Read-only file system" in stack.shell("worker", "touch /data/spool/planted")
         compiles = "from evalsvc.models import can_compile; print(can_compile('cpu'))"
         assert stack.python("worker", compiles).strip() == "True", "what is compiled can be loaded"
         assert (stack.stop("worker"), stack.stop("api")) == (0, 0)
+
+
+@pytest.mark.long
+def test_the_demo_shows_the_history_of_both_runs(
+    api_image: Image, worker_image: Image, inception_path: Path, tmp_path: Path
+) -> None:
+    """compose.cpu.yaml as it is, but that FID's network is there already: nothing is reached from here."""
+    images = {"evalsvc-api": api_image, "evalsvc-worker:cpu": worker_image}
+    document = resolved(DOCKER / "compose.cpu.yaml", "demo")
+    with running(Stack(tmp_path, document, images)) as stack:
+        stack.up("worker")
+        have_assets(stack, inception_path)
+        stack.up("demo")
+        assert stack.end("demo", seconds=1500) == 0, stack.log("demo")
+        shown = stack.log("demo")
+        print(shown)
+        last_losses = [line.split() for line in shown.splitlines() if "pairs/image" in line]
+        assert last_losses, shown
+
+
+def have_assets(stack: Stack, inception_path: Path) -> None:
+    """Put FID's network into the data folder of the worker, as `evalsvc assets pull inception` would."""
+    folder = stack.volume("worker-data") / "assets"
+    shutil.copytree(inception_path.parent, folder)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, USER, USER)

@@ -91,9 +91,9 @@ class Stack:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
-    def forget(self, name: str) -> None:
-        """Have a service that has ended run again, the next time that something depends on it."""
-        self._processes.pop(name).wait(timeout=PATIENCE)
+    def end(self, name: str, seconds: float = PATIENCE) -> int:
+        """The exit code of a service that ends by itself; it runs again the next time that something depends on it."""
+        return self._processes.pop(name).wait(timeout=seconds)
 
     @property
     def in_network(self) -> list[str]:
