@@ -21,8 +21,8 @@ from evalsvc.miniature import ROOT as MINIATURE
 DOCKER = Path(__file__).parents[2] / "docker"
 USER = 10001
 
-# Of the first test, which builds an image; on a busy machine.
-pytestmark = pytest.mark.timeout(1800)
+# Of the first test of each image, which builds it; on a busy machine.
+pytestmark = pytest.mark.timeout(3600)
 
 LARGEST_API_MB = 650
 """Of the image of the service with its base. torch for CPUs alone has more."""
@@ -169,7 +169,7 @@ def test_the_demo_shows_the_history_of_both_runs(
         stack.up("worker")
         have_assets(stack, inception_path)
         stack.up("demo")
-        assert stack.end("demo", seconds=1500) == 0, stack.log("demo")
+        assert stack.end("demo", seconds=2400) == 0, stack.log("demo")
         shown = stack.log("demo")
         print(shown)
         last_losses = [line.split() for line in shown.splitlines() if "pairs/image" in line]

@@ -82,6 +82,7 @@ class Builder:
         """Delete all that was built."""
         self._buildah("rm", "--all")
         self._buildah("rmi", "--all", "--force")
+        shutil.rmtree(self._folder)
 
     def _need_base(self) -> None:
         if self._has_base:
