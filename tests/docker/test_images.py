@@ -71,7 +71,7 @@ def services(folder: Path, images: dict[str, Image], database: str, runs: Path) 
     secrets.mkdir(mode=0o700)
     url = address.update_query_dict({"host": "/run/postgresql"}).set(drivername="postgresql")
     (secrets / "database_url").write_text(url.render_as_string(hide_password=False))
-    document = resolved(DOCKER / "compose.yaml", "gpu", "client", EVALSVC_CHECKPOINTS=str(runs), EVALSVC_DEVICES="cpu")
+    document = resolved(DOCKER / "compose.yaml", "gpu", "client", CHECKPOINTS=str(runs), EVALSVC_DEVICES="cpu")
     document["secrets"]["database_url"]["file"] = str(secrets / "database_url")
     name = ".s.PGSQL.5432"
     with running(Stack(folder, document, images, {f"/run/postgresql/{name}": str(socket_folder / name)})) as stack:
