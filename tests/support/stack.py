@@ -110,10 +110,9 @@ class Stack:
         """What the health check of the file, or else of the image, says now."""
         service, image = self._services[name], self._image(name)
         test = service.get("healthcheck", {}).get("test") or image.config["Healthcheck"]["Test"]
-        assert test[0] == "CMD", test
-        return (
-            subprocess.run(self._crun("exec", name, *test[1:]), capture_output=True, timeout=PATIENCE).returncode == 0
-        )
+        command = {"CMD": test[1:], "CMD-SHELL": ["sh", "-c", *test[1:]]}[test[0]]
+        done = subprocess.run(self._crun("exec", name, *command), capture_output=True, timeout=PATIENCE)
+        return done.returncode == 0
 
     def wait_until_healthy(self, name: str) -> None:
         def healthy() -> bool:
@@ -135,14 +134,17 @@ class Stack:
         return process.returncode
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs: of each container the first process, with which the others end."""
         for name, process in self._processes.items():
-            if process.poll() is None:
-                # The first process of a container, with which the others end.
+
+            def ended(name: str = name, process: subprocess.Popen[bytes] = process) -> bool:
+                # One that begins just now cannot be killed yet.
                 subprocess.run(self._crun("kill", name, "KILL"), capture_output=True, check=False)
+                return process.poll() is not None
+
+            wait_for(ended, f"{name} has ended", PATIENCE)
         self._network.kill()
-        for process in (*self._processes.values(), self._network):
-            process.wait(timeout=60)
+        self._network.wait()
 
     def _is_ours(self, name: str) -> bool:
         return self._services[name]["image"] in self._images
