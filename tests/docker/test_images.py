@@ -172,8 +172,13 @@ def test_the_demo_shows_the_history_of_both_runs(
         assert stack.end("demo", seconds=2400) == 0, stack.log("demo")
         shown = stack.log("demo")
         print(shown)
-        last_losses = [line.split() for line in shown.splitlines() if "pairs/image" in line]
-        assert last_losses, shown
+        assert losses(shown) == pytest.approx([1.760, 1.775], abs=0.0006), "README.md's, of each run at its last step"
+
+
+def losses(shown: str) -> list[float]:
+    """Those of images at step 3,000, out of the tables of `evalsvc history`."""
+    rows = (line.split() for line in shown.splitlines())
+    return [float(row[4]) for row in rows if row[:1] == ["pairs/image"] and row[3] == "3000"]
 
 
 def have_assets(stack: Stack, inception_path: Path) -> None:
