@@ -74,20 +74,18 @@ class Stack:
         """The output of a service that is run for one command, as `docker compose run --rm`."""
         container = f"{name}-{time.monotonic_ns()}"
         bundle = self._bundle(name, container, list(command) or None)
-        done = subprocess.run(
-            self._crun("run", "--bundle", str(bundle), container), capture_output=True, timeout=seconds
-        )
+        done = self._crun("run", "--bundle", str(bundle), container, seconds=seconds)
         assert done.returncode == 0, f"{command}: {done.stdout.decode()}\n{done.stderr.decode()}"
         return done.stdout.decode()
 
     def shell(self, name: str, script: str) -> str:
         """The output of a script within a running service, and its errors."""
-        done = subprocess.run(self._crun("exec", name, "sh", "-c", script), capture_output=True, timeout=PATIENCE)
+        done = self._crun("exec", name, "sh", "-c", script)
         return (done.stdout + done.stderr).decode()
 
     def python(self, name: str, program: str) -> str:
         """What a program of Python prints within a running service."""
-        done = subprocess.run(self._crun("exec", name, "python", "-c", program), capture_output=True, timeout=PATIENCE)
+        done = self._crun("exec", name, "python", "-c", program)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
@@ -111,7 +109,7 @@ class Stack:
         service, image = self._services[name], self._image(name)
         test = service.get("healthcheck", {}).get("test") or image.config["Healthcheck"]["Test"]
         command = {"CMD": test[1:], "CMD-SHELL": ["sh", "-c", *test[1:]]}[test[0]]
-        done = subprocess.run(self._crun("exec", name, *command), capture_output=True, timeout=PATIENCE)
+        done = self._crun("exec", name, *command)
         return done.returncode == 0
 
     def wait_until_healthy(self, name: str) -> None:
@@ -124,11 +122,11 @@ class Stack:
     def stop(self, name: str) -> int:
         """As `docker compose stop`, with the service's own time; the exit code, -9 if it was killed."""
         process = self._processes.pop(name)
-        subprocess.run(self._crun("kill", name, "TERM"), capture_output=True, check=False)
+        self._crun("kill", name, "TERM")
         try:
             process.wait(timeout=seconds_of(self._services[name].get("stop_grace_period", "10s")))
         except subprocess.TimeoutExpired:
-            subprocess.run(self._crun("kill", name, "KILL"), capture_output=True, check=False)
+            self._crun("kill", name, "KILL")
             process.wait(timeout=60)
             return -signal.SIGKILL
         return process.returncode
@@ -139,7 +137,7 @@ class Stack:
 
             def ended(name: str = name, process: subprocess.Popen[bytes] = process) -> bool:
                 # One that begins just now cannot be killed yet.
-                subprocess.run(self._crun("kill", name, "KILL"), capture_output=True, check=False)
+                self._crun("kill", name, "KILL")
                 return process.poll() is not None
 
             wait_for(ended, f"{name} has ended", PATIENCE)
@@ -164,10 +162,18 @@ class Stack:
     def _start(self, name: str) -> None:
         bundle = self._bundle(name, name, self._services[name].get("command"))
         with (self._folder / f"{name}.log").open("wb") as log:
-            command = self._crun("run", "--bundle", str(bundle), name)
-            self._processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            command = self._command("run", "--bundle", str(bundle), name)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+            assert process.stdin is not None
+            process.stdin.close()
+            self._processes[name] = process
 
-    def _crun(self, *arguments: str) -> list[str]:
+    def _crun(self, *arguments: str, seconds: float = PATIENCE) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(self._command(*arguments), input=b"", capture_output=True, timeout=seconds, check=False)
+
+    def _command(self, *arguments: str) -> list[str]:
+        """crun with these arguments. It gives its standard streams to the user of the container: none may be
+        /dev/null, which everybody has."""
         command = ["crun", f"--root={self._folder / 'crun'}", "--cgroup-manager=disabled", *arguments]
         return ["unshare", "--mount", "sh", "-c", f'{OWN_CGROUPS} && exec "$@"', "sh", *command]
 
