@@ -31,6 +31,7 @@ from evalsvc.cli.verify import exit_code, headline
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InternalError
+from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
 from evalsvc.verify.agreement import COLUMNS as COLUMNS_OF_FINDINGS
 from evalsvc.verify.agreement import table_row
@@ -221,7 +222,7 @@ def verify_last(client: Client, devices: str) -> list[str]:
     name = f"{RUNS[0]}@{step}"
     if not all(find_spec(module) for module in ("torch_fidelity", "cleanfid", "scipy")):
         command = f"evalsvc verify {name} --metric {VERIFIED}"
-        say(f"to have other programs compute the FID: pip install 'evalsvc[reference]', then {command}")
+        say(f"to have other programs compute the FID: {pip_install('reference')}, then {command}")
         return []
     # PyTorch takes seconds, which the demo has for the workers alone until here.
     from evalsvc.verify.recorded import VerifyRequest, read_recorded, verify_tasks

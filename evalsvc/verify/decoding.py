@@ -15,6 +15,7 @@ from evalsvc.decoders.blocks import VQAutoencoder
 from evalsvc.decoders.config import GROUPS, AutoencoderConfig
 from evalsvc.decoders.movqgan import MoVQGAN
 from evalsvc.errors import MissingPackage, UnsupportedModel
+from evalsvc.installation import missing_package
 from evalsvc.spec.suite import build_task
 from evalsvc.tasks.task import Context
 from evalsvc.verify.agreement import Agreement, Finding, Untried
@@ -134,7 +135,7 @@ def write_diffusers(decoder: ImageDecoder) -> Any:
         UnsupportedModel: VQModel does not compute this network.
     """
     if find_spec("diffusers") is None:
-        raise MissingPackage("diffusers is not installed; run: pip install 'evalsvc[reference]'")
+        raise missing_package("diffusers", "verifying a decoder", "reference")
     if not isinstance(decoder, VQAutoencoder):
         raise UnsupportedModel(f"VQModel of diffusers is no {type(decoder).__name__}")
     from diffusers import VQModel

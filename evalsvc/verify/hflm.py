@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evalsvc.errors import MissingPackage
+from evalsvc.installation import missing_package
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.hub import quiet
 from evalsvc.models import Transformer
@@ -98,8 +98,9 @@ class OpenLmLogits(nn.Module):
 
 
 def _require_packages() -> None:
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise MissingPackage(f"{' and '.join(missing)} not installed; run: pip install 'evalsvc[reference]'")
+    for name in NEEDED:
+        if find_spec(name) is None:
+            raise missing_package(name, "lm-eval's HFLM", "reference")
 
 
 def _around(model: Any, encoding: TextEncoding) -> Any:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from evalsvc.features import FeatureExtractor
+from evalsvc.installation import pip_install
 from evalsvc.metrics.frechet import EPSILON, Moments, frechet_distance
 from evalsvc.metrics.image_metric import FeatureSets
 from evalsvc.spec import catalog
@@ -20,10 +21,8 @@ ROUNDING = 5e-7
 """By how much features of two programs differ, relative to their length: four units of float32's rounding."""
 
 KID_ROUNDING = 5e-6
-"""By how much sums of kernels in float32 move KID, relative to the largest kernel: sums over a million pairs, of which a
-difference is taken. An estimator that counts pairs of an image with itself is off by ten times as much."""
-
-CURE = "pip install 'evalsvc[reference]'"
+"""By how much sums of kernels in float32 move KID, relative to the largest kernel: sums over a million pairs, of which
+a difference is taken. An estimator that counts pairs of an image with itself is off by ten times as much."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def compare_programs(images: Measured, own: OwnMetrics, metrics: Sequence[str], 
 def _measure(program: ImageProgram, images: Measured, metrics: Sequence[str]) -> dict[str, float] | str:
     """Return a program's values, or why there are none."""
     if not program.installed:
-        return f"{program.package} is not installed; {CURE}"
+        return f"{program.package} is not installed; run: {pip_install('reference')}"
     try:
         return program.measure(images, metrics)
     except Exception as error:  # whatever another program's code raises; the rest of the table is worth having

@@ -10,6 +10,7 @@ from tiny_decoders import random_decoder, tiny_config
 
 from evalsvc.config import Settings
 from evalsvc.decoders import ImageDecoder, load_decoder
+from evalsvc.installation import missing_package
 from evalsvc.miniature import ROOT
 from evalsvc.spec.suite import find_suite
 from evalsvc.verify.agreement import Agreement, Finding, Untried, all_agree
@@ -104,4 +105,4 @@ def test_without_diffusers_the_command_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("evalsvc.verify.decoding.find_spec", lambda name: None)
     [finding] = verify(random_decoder(tiny_config("vqgan"), "vqgan"))
     assert isinstance(finding, Untried)
-    assert finding.reason == "diffusers is not installed; run: pip install 'evalsvc[reference]'"
+    assert finding.reason == missing_package("diffusers", "verifying a decoder", "reference").message

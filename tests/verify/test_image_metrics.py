@@ -8,6 +8,7 @@ import pytest
 import torch
 from square_features import SquareFeatures
 
+from evalsvc.installation import pip_install
 from evalsvc.verify import image_metrics
 from evalsvc.verify.agreement import Agreement, Untried
 from evalsvc.verify.image_folders import ImageFolders
@@ -69,7 +70,7 @@ def test_a_program_that_is_missing_or_fails_spoils_no_table(tmp_path: Path, monk
     absent = ImageProgram("no-such-program", ("no_such_module",), "tf1-bilinear", ("fid64",), fails)
     found = compare(absent, tmp_path, monkeypatch)
     assert isinstance(found, Untried)
-    assert found.reason == "no-such-program is not installed; pip install 'evalsvc[reference]'"
+    assert found.reason == f"no-such-program is not installed; run: {pip_install('reference')}"
     broken = ImageProgram("pytest", ("pytest",), "tf1-bilinear", ("fid64",), fails)
     found = compare(broken, tmp_path / "again", monkeypatch)
     assert isinstance(found, Untried)

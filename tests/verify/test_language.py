@@ -13,6 +13,7 @@ from miniature_run import LAYOUT, pretrained
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
+from evalsvc.installation import missing_package
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer
 from evalsvc.spec.model_config import ModelConfig
@@ -155,7 +156,7 @@ def test_without_the_packages_the_command_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hflm, "find_spec", lambda name: None)
     [finding] = verify_benchmarks(context(), language(limit=2), NOTHING, 2)
     assert isinstance(finding, Untried)
-    assert finding.reason == "transformers and accelerate not installed; run: pip install 'evalsvc[reference]'"
+    assert finding.reason == missing_package("transformers", "lm-eval's HFLM", "reference").message
 
 
 def test_where_lm_eval_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
