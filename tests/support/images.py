@@ -109,6 +109,12 @@ def output_of(*command: str, environment: Mapping[str, str] | None = None) -> st
     return done.stdout.strip()
 
 
+def cache_folder() -> Path:
+    """Where the base is kept from one session to the next."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "evalsvc" / "containers"
+
+
 def debian(cache: Path) -> Path:
     """A small system with the libraries that the tests' Python needs, of this machine's own release; made once."""
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
@@ -185,8 +191,7 @@ def torch_index() -> str:
 @contextmanager
 def built_images(folder: Path) -> Iterator[Builder]:
     """A builder whose images are deleted afterwards."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    builder = Builder(folder, Path(home) / "evalsvc" / "containers")
+    builder = Builder(folder, cache_folder())
     try:
         yield builder
     finally:
