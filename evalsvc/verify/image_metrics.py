@@ -21,8 +21,8 @@ ROUNDING = 5e-7
 """By how much features of two programs differ, relative to their length: four units of float32's rounding."""
 
 KID_ROUNDING = 5e-6
-"""By how much sums of kernels in float32 move KID, relative to the largest kernel: sums over a million pairs, of which
-a difference is taken. An estimator that counts pairs of an image with itself is off by ten times as much."""
+"""By how much sums of kernels in float32 move KID, relative to the largest kernel. Up to a million are added up,
+and KID is a small difference of such sums."""
 
 
 @dataclass(frozen=True)
