@@ -302,7 +302,7 @@ class TestPage:
         }
 
     def test_the_commands_of_the_workflow_are_ours(self) -> None:
-        example = find_block(self.PAGE, "yaml", "actions/checkout")
+        example = find_block(self.PAGE, "yaml", "cache/restore")
         steps = yaml.safe_load(example)["jobs"]["gate"]["steps"]
         commands = [shlex.split(step["run"])[1:] for step in steps if step.get("run", "").startswith("evalsvc ")]
         assert [command[0] for command in commands] == ["assets", "run", "run", "gate"]

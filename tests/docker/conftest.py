@@ -1,26 +1,24 @@
 """What the tests of containers need: programs that a machine may lack, and images, which are built once."""
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from images import Builder, Image, built_images, torch_index
+from programs import find_program, lacking
 
 
 @pytest.fixture(scope="session")
 def hadolint(short_process: None) -> str:
     """The checker of Dockerfiles, of the extra `test`. Where TESTS_REQUIRE names it, a test fails without it."""
-    return program("hadolint", "hadolint", "hadolint, of the extra `test`")
+    return find_program("hadolint", "the extra `test`")
 
 
 @pytest.fixture(scope="session")
 def compose(short_process: None) -> str:
     """Debian's docker-compose, which reads files without an engine; required by the name `compose`."""
-    return program("compose", "docker-compose", "docker-compose, version 2, of Debian's package of this name")
+    return find_program("docker-compose", "Debian's package of this name, version 2", "compose")
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +27,7 @@ def buildah(child_process: None, compose: str) -> None:
     if os.geteuid() != 0:
         lacking("buildah", "needs root, to build images")
     for name in ("buildah", "crun", "mmdebstrap", "ip"):
-        program("buildah", name, f"{name}, of Debian's packages buildah, netavark, crun, mmdebstrap and iproute2")
+        find_program(name, "Debian's packages buildah, netavark, crun, mmdebstrap and iproute2", "buildah")
     made = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, text=True, check=False)
     if made.returncode != 0:
         lacking("buildah", f"needs a root that may make namespaces: {made.stderr.strip()}")
@@ -51,15 +49,3 @@ def api_image(builder: Builder) -> Image:
 def worker_image(builder: Builder) -> Image:
     """With torch for CPUs."""
     return builder.build("worker", TORCH_INDEX=torch_index())
-
-
-def program(requirement: str, name: str, shown: str) -> str:
-    """The path of a program, also of one that is installed next to the tests' Python."""
-    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return shutil.which(name, path=folders) or lacking(requirement, f"needs {shown}")
-
-
-def lacking(requirement: str, reason: str) -> str:
-    if requirement in os.environ.get("TESTS_REQUIRE", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason)

@@ -36,7 +36,7 @@ Build = Callable[[str], list[Object]]
 
 @pytest.fixture(scope="session")
 def kubectl(child_process: None) -> str:
-    return find_program("kubectl", "kubectl")
+    return find_program("kubectl", "Debian's package of this name")
 
 
 @pytest.fixture(scope="session")

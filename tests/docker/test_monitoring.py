@@ -157,7 +157,7 @@ SITUATIONS = {
 
 @pytest.fixture
 def promtool(child_process: None) -> str:
-    return find_program("promtool", "prometheus")
+    return find_program("promtool", "Debian's package prometheus")
 
 
 def series_of(changes: Series) -> list[dict[str, str]]:

@@ -29,7 +29,7 @@ SECONDS = {"s": 1, "min": 60}
 
 @pytest.fixture
 def systemd_analyze(child_process: None) -> str:
-    return find_program("systemd-analyze", "systemd")
+    return find_program("systemd-analyze", "Debian's package systemd")
 
 
 @pytest.fixture

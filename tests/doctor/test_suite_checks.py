@@ -101,7 +101,7 @@ def test_a_published_program_as_extractor(tmp_path: Path, name: str, monkeypatch
         "evalsvc.doctor.suite_checks.find_spec", lambda module: None if module == lacking else there(module)
     )
     found = problems(tmp_path, task, assets=str(folder))
-    assert found == f"the extractor {name!r} needs the package {lacking!r}; run: pip install 'evalsvc[reference]'"
+    assert found == f"the extractor {name!r} needs the package {lacking!r}; run: {pip_install('reference')}"
 
 
 def test_packages_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,26 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 
-def find_program(name: str, package: str) -> str:
-    """Return the path of a program; skip the test where it is missing, or fail where TESTS_REQUIRE names it.
+def find_program(name: str, origin: str, requirement: str | None = None) -> str:
+    """Return the path of a program, also of one that is installed next to the tests' Python, or say what is lacking.
 
     Args:
-        package: Debian's package that has the program, for the reason.
+        origin: what brings the program, for the reason.
+        requirement: see `lacking`; the name of the program unless given.
     """
-    if path := shutil.which(name):
-        return path
-    reason = f"needs {name} (Debian: apt-get install {package})"
-    if name in os.environ.get("TESTS_REQUIRE", "").split(","):
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return shutil.which(name, path=folders) or lacking(requirement or name, f"needs {name}, of {origin}")
+
+
+def lacking(requirement: str, reason: str) -> str:
+    """Skip the test, or fail it where TESTS_REQUIRE names the requirement."""
+    if requirement in os.environ.get("TESTS_REQUIRE", "").split(","):
         pytest.fail(reason)
     pytest.skip(reason)
 
