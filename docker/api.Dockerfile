@@ -15,8 +15,8 @@ RUN mkdir migrations \
     && /opt/tools/bin/pip --python /opt/evalsvc/bin/python uninstall --yes evalsvc
 COPY migrations migrations
 COPY evalsvc evalsvc
-# The weights of the bundled runs are for workers.
-RUN rm -r evalsvc/miniature/runs/*/checkpoints \
+# The weights of the bundled runs and of the golden cases are for workers.
+RUN rm -r evalsvc/miniature/runs/*/checkpoints evalsvc/verify/golden \
     && /opt/tools/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM ${BASE_IMAGE}
