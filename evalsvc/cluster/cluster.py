@@ -8,7 +8,6 @@ result is ever computed again.
 from __future__ import annotations
 
 import logging
-import pickle
 import threading
 import time
 import uuid
@@ -26,8 +25,6 @@ from evalsvc.cluster.nanny import (
     DEATH_TOPIC,
     PROGRESS_TOPIC,
     RESOURCES,
-    RESULT_TOPIC,
-    SENT_AHEAD,
     WorkerDrains,
     WorkerNanny,
     cancel_name,
@@ -112,7 +109,6 @@ class Cluster:
 
     def _forget(self) -> None:
         self._futures: dict[str, Future] = {}
-        self._results: dict[str, bytes | None] = {}
         self._released: list[Future] = []
         self._events: dict[str, Event] = {}
         self._places: dict[str, str] = {}
@@ -150,7 +146,6 @@ class Cluster:
             self._client = own_client(self._cluster)
         self._connection = connection(self._client)
         self._client.subscribe_topic(PROGRESS_TOPIC, self._progress)
-        self._client.subscribe_topic(RESULT_TOPIC, self._result)
         self._client.subscribe_topic(DEATH_TOPIC, self._death)
         self._client.subscribe_topic(SCHEDULER_TOPIC, self._silence)
 
@@ -222,7 +217,6 @@ class Cluster:
         place = {} if worker is None else {"workers": [worker], "allow_other_workers": False}
         if worker is not None:
             self._sent[key] = worker
-        self._results[key] = None
         future = self._client.submit(
             execute,
             target,
@@ -240,7 +234,7 @@ class Cluster:
 
     def release(self, key: str) -> None:
         """Forget a call whose outcome is stored, so that its worker is free; Dask is told by `release_futures`."""
-        for known in (self._places, self._sent, self._events, self._missing, self._results):
+        for known in (self._places, self._sent, self._events, self._missing):
             known.pop(key, None)
         if future := self._futures.pop(key, None):
             self._released.append(future)
@@ -303,7 +297,7 @@ class Cluster:
     def _done(self, future: Future) -> None:
         key = str(future.key).removesuffix(self._suffix)
         try:
-            outcome = _outcome(key, future, self._results.get(key))
+            outcome = _outcome(key, future)
         except Exception:  # the scheduler went away while it was asked; without an outcome the call would never end
             log.exception("what became of %s cannot be told", key)
             outcome = Outcome(key, "lost")
@@ -332,11 +326,6 @@ class Cluster:
         if (key := self._own(message["key"])) is not None:
             self._places[key] = message["worker"]
             self._on_progress(key, message["done"])
-
-    def _result(self, event: tuple[float, dict[str, Any]]) -> None:
-        _time, message = event
-        if (key := self._own(message["key"])) is not None and key in self._results:
-            self._results[key] = message["result"]
 
     def _own(self, name: str) -> str | None:
         """The key of a call of this service; None for one of another service on the same scheduler."""
@@ -407,14 +396,11 @@ def _local_cluster(settings: Settings) -> SpecCluster:
     )
 
 
-def _outcome(key: str, future: Future, sent: bytes | None) -> Outcome:
-    """What became of a call; `sent` is its result where that came on RESULT_TOPIC."""
+def _outcome(key: str, future: Future) -> Outcome:
+    """What became of a call."""
     if future.status == "finished":
         try:
-            value = future.result(timeout=30) if sent is None else pickle.loads(sent)
-            if isinstance(value, str) and value == SENT_AHEAD:
-                raise ValueError("what was sent ahead did not come")
-            return Outcome(key, "result", value)
+            return Outcome(key, "result", future.result(timeout=30))
         except CancelledError:
             return Outcome(key, "lost")
         except Exception:

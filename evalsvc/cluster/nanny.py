@@ -10,7 +10,6 @@ import asyncio
 import importlib
 import logging
 import os
-import pickle
 import signal
 import threading
 import time
@@ -31,16 +30,6 @@ from evalsvc.log import about, configure_logs, ids_in, is_configured
 log = logging.getLogger(__name__)
 
 PROGRESS_TOPIC = "evalsvc-progress"
-
-RESULT_TOPIC = "evalsvc-result"
-"""Messages `{"key": …, "result": pickle}` with small results, sent before Dask says that there is one: to fetch it then
-takes four more messages, and longer than to store it."""
-
-SENT_AHEAD = "sent on evalsvc-result"
-"""What Dask has in the place of such a result."""
-
-SMALL_RESULT = 8192
-"""Bytes of a pickle up to which a result goes this way; the scheduler keeps its last thousand messages."""
 
 DEATH_TOPIC = "evalsvc-death"
 """Messages `{"worker": address, "cause": text}` of nannies whose worker process has died."""
@@ -78,23 +67,9 @@ def execute(target: str, key: str, request: Any) -> Any:
         log.info("begun")
         begun = time.monotonic()
         try:
-            result = getattr(importlib.import_module(module), name)(request, Report(key))
-            return SENT_AHEAD if _send_ahead(key, result) else result
+            return getattr(importlib.import_module(module), name)(request, Report(key))
         finally:
             log.info("ended after %.3f s", time.monotonic() - begun)
-
-
-def _send_ahead(key: str, result: Any) -> bool:
-    """Send a small result on RESULT_TOPIC; False where it is not small, or no pickle, which is left to Dask."""
-    large: list[pickle.PickleBuffer] = []
-    try:
-        pickled = pickle.dumps(result, pickle.HIGHEST_PROTOCOL, buffer_callback=large.append)
-    except Exception:
-        return False
-    if large or len(pickled) > SMALL_RESULT:
-        return False
-    get_worker().log_event(RESULT_TOPIC, {"key": key, "result": pickled})
-    return True
 
 
 class Report:
