@@ -6,20 +6,15 @@ at a time. Who holds several takes them in the order of their ids, so that no tw
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, bindparam, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from evalsvc.store.tables import Base, Evaluation
-
-_EVALUATIONS = Base.metadata.tables["evaluations"]
-
-# Put together once: it is executed twice for every shard.
-_HOLD = select(_EVALUATIONS.c.state).where(_EVALUATIONS.c.id == bindparam("evaluation")).with_for_update()
+from evalsvc.store.tables import Evaluation
 
 
 def hold(session: Session, evaluation_id: int) -> str | None:
     """The state of an evaluation, which nobody else changes until the transaction ends; None where it is gone."""
-    return session.scalar(_HOLD, {"evaluation": evaluation_id})
+    return session.scalar(select(Evaluation.state).where(Evaluation.id == evaluation_id).with_for_update())
 
 
 def hold_all(session: Session, which: ColumnElement[bool]) -> None:

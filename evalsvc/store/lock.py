@@ -26,7 +26,7 @@ from evalsvc.config import shown_url
 from evalsvc.errors import DatabaseInUse
 from evalsvc.store.data_folder import unwritable
 from evalsvc.store.session import Store, connect_arguments, database_unusable
-from evalsvc.store.tables import Base, Term, now
+from evalsvc.store.tables import Term, now
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ KEY = int.from_bytes(b"evalsvc", "big")
 
 POLL = 0.1
 """Seconds between two tries to get the lock."""
-
-
-# Put together once, of the table alone: it is executed in every transaction.
-_NEWEST_TERM = select(Base.metadata.tables["terms"].c.number).with_for_update(read=True)
 
 
 class CoordinatorLock:
@@ -95,7 +91,7 @@ class CoordinatorLock:
 
     def require_term(self, session: Session) -> None:
         # The row's lock lets no other term begin before this transaction has ended.
-        newest = session.scalar(_NEWEST_TERM)
+        newest = session.scalar(select(Term.number).with_for_update(read=True))
         if self._term is None or newest != self._term:
             self._term = None
             raise DatabaseInUse(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.expression import Step
@@ -41,17 +41,15 @@ def find_checkpoint(session: Session, checkpoint_id: int) -> Checkpoint:
     return checkpoint
 
 
-# Put together once: it is executed for every shard.
-_CURRENT = select(Checkpoint).where(
-    Checkpoint.run_id == bindparam("run"),
-    Checkpoint.step == bindparam("step"),
-    Checkpoint.variant == bindparam("variant"),
-    Checkpoint.replaced_at.is_(None),
-)
-
-
 def current_checkpoint(session: Session, run_id: int, step: int, variant: str) -> Checkpoint | None:
-    return session.scalar(_CURRENT, {"run": run_id, "step": step, "variant": variant})
+    return session.scalar(
+        select(Checkpoint).where(
+            Checkpoint.run_id == run_id,
+            Checkpoint.step == step,
+            Checkpoint.variant == variant,
+            Checkpoint.replaced_at.is_(None),
+        )
+    )
 
 
 def find_step(session: Session, run: Run, step: int, variant: str) -> Checkpoint:

@@ -112,9 +112,5 @@ def stored(value: float | str) -> dict[str, Any]:
 
 def insert(session: Session, table: type[Any]) -> Any:
     """An INSERT that may say ON CONFLICT."""
-    return insert_of(session.get_bind().dialect.name, table)
-
-
-def insert_of(dialect: str, table: Any) -> Any:
-    """The two dialects spell it alike, but in classes of their own."""
-    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    # The two dialects spell it alike, but in classes of their own.
+    return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)

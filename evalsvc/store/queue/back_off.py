@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from random import uniform
 
-from sqlalchemy import bindparam, or_
+from sqlalchemy import ColumnElement, or_
 
 from evalsvc.store.tables import Shard, now
 
@@ -22,15 +22,8 @@ def wait_until(failures: int) -> datetime:
     return now() + timedelta(seconds=seconds * uniform(1, 1 + JITTER))
 
 
-IS_DUE = or_(
-    Shard.not_before.is_(None),
-    Shard.not_before <= bindparam("now"),
-    Shard.not_before > bindparam("longest_wait_from_now"),
-)
-"""Whether a shard need not wait (any more), with `due_now` as parameters."""
-
-
-def due_now() -> dict[str, datetime]:
-    """A clock that was set back makes none wait longer than LONGEST."""
+def is_due() -> ColumnElement[bool]:
+    """The condition that a shard need not wait now. A clock that was set back makes none wait longer than LONGEST."""
     time = now()
-    return {"now": time, "longest_wait_from_now": time + timedelta(seconds=LONGEST * (1 + JITTER))}
+    longest_wait_from_now = time + timedelta(seconds=LONGEST * (1 + JITTER))
+    return or_(Shard.not_before.is_(None), Shard.not_before <= time, Shard.not_before > longest_wait_from_now)

@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
 from sqlalchemy.orm import Session, joinedload
 
-from evalsvc.store.queue.back_off import IS_DUE, due_now
+from evalsvc.store.queue.back_off import is_due
 from evalsvc.store.runs.base import awaiting_parents, runs_awaiting_base
 from evalsvc.store.tables import Checkpoint, Evaluation, Shard, Task
 
@@ -37,7 +37,7 @@ def next_shard(session: Session, worker_state: WorkerState) -> Shard | None:
     passed: set[int] = set()
     while rows := _first_of_each_run(session, worker_state.loaded, passed):
         best = min(rows, key=lambda row: _rank(row, worker_state))
-        shard = session.scalar(_FIRST_SHARD, {"evaluation": best.evaluation_id, **due_now()})
+        shard = _first_shard(session, best.evaluation_id)
         if shard is not None:
             return shard
         # A worker still has its only shard, from before a retry; or all of them wait to be tried again.
@@ -61,55 +61,17 @@ def _first_of_each_run(session: Session, loaded: frozenset[int], passed: Collect
     What was begun is looked up first, by its shards: it is little. Of what only waits nothing but the evaluation and
     its checkpoint is read, since a join with the shards of all would take seconds where a database plans it badly.
     """
-    running = session.scalars(_RUNNING_WITH_WAITING_SHARDS, due_now()).all()
-    found = {
-        "running": running,
-        "passed": list(passed),
-        "loaded": list(loaded),
-        "held_up": list(runs_awaiting_base(session)),
-    }
-    return list(session.execute(_FIRST_OF_EACH_RUN, found).all())
-
-
-# Statements are put together once: that takes longer than to execute them, and they are executed for every shard.
-
-_WAITING = and_(Shard.state == "queued", IS_DUE, Task.state.in_(("queued", "running")))
-"""Of a shard with its task: it may be dispatched, for all that its checkpoint says."""
-
-_RUNNING_WITH_WAITING_SHARDS = select(Evaluation.id).where(
-    Evaluation.state == "running",
-    select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, _WAITING).exists(),
-)
-
-# The ids alone are put in order: with all that is read of the first one, a thousand shards are a large table.
-_FIRST_SHARD = (
-    select(Shard)
-    .options(
-        joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint).joinedload(Checkpoint.run)
-    )
-    .where(
-        Shard.id
-        == select(Shard.id)
-        .join(Task)
-        .where(Task.evaluation_id == bindparam("evaluation"), _WAITING)
-        .order_by(Task.index, Shard.stage == "run", Shard.id)
-        .limit(1)
-        .correlate(None)
-        .scalar_subquery()
-    )
-)
-
-
-def _ranked() -> Select[Any]:
+    waiting_shard = select(Shard.id).join(Task).where(Task.evaluation_id == Evaluation.id, _is_waiting()).exists()
+    running = session.scalars(select(Evaluation.id).where(Evaluation.state == "running", waiting_shard)).all()
     begun = Evaluation.started_at.is_not(None)
     within = (
         Evaluation.priority.desc(),
-        case((and_(begun, Checkpoint.id.in_(bindparam("loaded", expanding=True))), 0), (begun, 1), else_=2),
+        case((and_(begun, Checkpoint.id.in_(loaded)), 0), (begun, 1), else_=2),
         Evaluation.started_at,
         Checkpoint.step.desc(),
         Evaluation.id,
     )
-    return (
+    ranked = (
         select(
             Evaluation.id.label("evaluation_id"),
             Checkpoint.id.label("checkpoint_id"),
@@ -120,13 +82,32 @@ def _ranked() -> Select[Any]:
         )
         .join(Checkpoint)
         .where(
-            or_(Evaluation.state == "queued", Evaluation.id.in_(bindparam("running", expanding=True))),
-            Evaluation.id.not_in(bindparam("passed", expanding=True)),
+            or_(Evaluation.state == "queued", Evaluation.id.in_(running)),
+            Evaluation.id.not_in(passed),
             Checkpoint.spool_state.is_distinct_from("copying"),
             Checkpoint.id.not_in(awaiting_parents()),
-            Checkpoint.run_id.not_in(bindparam("held_up", expanding=True)),
+            Checkpoint.run_id.not_in(runs_awaiting_base(session)),
         )
+    ).subquery()
+    return list(session.execute(select(ranked).where(ranked.c.place == 1)).all())
+
+
+def _first_shard(session: Session, evaluation_id: int) -> Shard | None:
+    """The shard of an evaluation that comes first; None where none may be dispatched."""
+    # The ids alone are put in order: with all that is read of the first one, a thousand shards are a large table.
+    first = (
+        select(Shard.id)
+        .join(Task)
+        .where(Task.evaluation_id == evaluation_id, _is_waiting())
+        .order_by(Task.index, Shard.stage == "run", Shard.id)
+        .limit(1)
+    )
+    to_checkpoint = joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint)
+    return session.scalar(
+        select(Shard).options(to_checkpoint.joinedload(Checkpoint.run)).where(Shard.id == first.scalar_subquery())
     )
 
 
-_FIRST_OF_EACH_RUN = select(places := _ranked().subquery()).where(places.c.place == 1)
+def _is_waiting() -> ColumnElement[bool]:
+    """The condition on a shard with its task that it may be dispatched, for all that its checkpoint says."""
+    return and_(Shard.state == "queued", is_due(), Task.state.in_(("queued", "running")))

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-
-from sqlalchemy import bindparam, select
-from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Identity, Virtual
 from evalsvc.store.lookup import checkpoint_label, step_of
-from evalsvc.store.tables import Checkpoint, checkpoint_parents
-
-_HAVE_PARENTS = select(checkpoint_parents.c.checkpoint_id).where(
-    checkpoint_parents.c.checkpoint_id.in_(bindparam("checkpoints", expanding=True))
-)
+from evalsvc.store.tables import Checkpoint
 
 
 def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint], Path]) -> CheckpointRef:
@@ -41,11 +33,3 @@ def checkpoint_reference(checkpoint: Checkpoint, spooled: Callable[[Checkpoint],
         layout=checkpoint.layout,
         label=checkpoint_label(checkpoint),
     )
-
-
-def note_files(session: Session, checkpoints: Sequence[Checkpoint]) -> None:
-    """Have those that are no virtual ones know it, of whose parents each would ask for itself."""
-    virtual = set(session.scalars(_HAVE_PARENTS, {"checkpoints": [checkpoint.id for checkpoint in checkpoints]}))
-    for checkpoint in checkpoints:
-        if checkpoint.id not in virtual:
-            set_committed_value(checkpoint, "parents", [])

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, joinedload
-from sqlalchemy.orm.attributes import set_committed_value
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import is_transient
@@ -27,7 +26,7 @@ from evalsvc.store.hold import hold, hold_all
 from evalsvc.store.lookup import step_of
 from evalsvc.store.queue.back_off import wait_until
 from evalsvc.store.queue.order import WorkerState, next_shard
-from evalsvc.store.queue.references import checkpoint_reference, note_files
+from evalsvc.store.queue.references import checkpoint_reference
 from evalsvc.store.queue.totals import count_attempt
 from evalsvc.store.runs.base import find_base, is_first
 from evalsvc.store.runs.posting import record_digest
@@ -35,57 +34,11 @@ from evalsvc.store.tables import (
     OVER,
     Artifact,
     Attempt,
-    Base,
     Checkpoint,
     Evaluation,
     Shard,
     Task,
     now,
-)
-
-# What happens for every shard is written down once: to put a statement together takes longer than to execute it.
-
-_SHARDS, _ATTEMPTS = Base.metadata.tables["shards"], Base.metadata.tables["attempts"]
-
-# The update takes the row's lock, so what it finds holds until the transaction ends.
-_FENCE = (
-    update(_SHARDS)
-    .where(
-        _SHARDS.c.id == bindparam("of_shard"), _SHARDS.c.attempt == bindparam("current"), _SHARDS.c.state == "running"
-    )
-    .values(attempt=_SHARDS.c.attempt)
-)
-
-_BEHIND_FENCE = (
-    select(Shard)
-    .where(Shard.id == bindparam("of_shard"))
-    .options(joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint))
-)
-
-_OPEN_ATTEMPT = insert(_ATTEMPTS)
-
-_DISPATCH = (
-    update(_SHARDS).where(_SHARDS.c.id == bindparam("of_shard")).values(attempt=bindparam("number"), state="running")
-)
-
-_CLOSE_ATTEMPT = (
-    update(_ATTEMPTS)
-    .where(_ATTEMPTS.c.shard_id == bindparam("of_shard"), _ATTEMPTS.c.number == bindparam("current"))
-    .values(finished_at=bindparam("finished"), outcome=bindparam("came_to"))
-    .returning(_ATTEMPTS.c.started_at)
-)
-
-
-_UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)
-
-_STILL_TO_RUN = (
-    select(_SHARDS.c.id)
-    .where(
-        _SHARDS.c.task_id == bindparam("task"),
-        _SHARDS.c.stage == "run",
-        _SHARDS.c.state.not_in(("succeeded", "skipped")),
-    )
-    .limit(1)
 )
 
 
@@ -119,23 +72,21 @@ def take(
     if hold(session, evaluation.id) != evaluation.state:
         return None
     checkpoint, base = evaluation.checkpoint, find_base(session, evaluation.checkpoint)
-    note_files(session, [checkpoint] if base is None else [checkpoint, base])
     request = replace(
         _request(task, shard, checkpoint_reference(checkpoint, spooled)),
         base=None if base is None else checkpoint_reference(base, spooled),
         is_first=shard.stage == "merge" and is_first(session, checkpoint, base),
     )
-    attempt = shard.attempt + 1
-    session.execute(_OPEN_ATTEMPT, {"shard_id": shard.id, "number": attempt, "started_at": now()})
-    session.execute(_DISPATCH, {"of_shard": shard.id, "number": attempt})
-    for name, value in (("attempt", attempt), ("state", "running")):
-        set_committed_value(shard, name, value)
-    task.state = "running"
+    shard.attempt += 1
+    shard.state = task.state = "running"
+    session.add(Attempt(shard_id=shard.id, number=shard.attempt))
     begins = evaluation.state == "queued"
     if begins:
         evaluation.state = "running"
         evaluation.started_at = evaluation.started_at or now()
-    return Assignment(evaluation.id, task.id, shard.id, attempt, request, checkpoint.id, checkpoint.run_id, begins)
+    return Assignment(
+        evaluation.id, task.id, shard.id, shard.attempt, request, checkpoint.id, checkpoint.run_id, begins
+    )
 
 
 def finish(session: Session, assignment: Assignment, result: ShardResult, max_attempts: int = 1) -> bool:
@@ -288,12 +239,15 @@ def advance(session: Session, task: Task) -> None:
 
 def _only_waits(session: Session, task: Task) -> bool:
     """Whether shards are still to run and nothing looks at them before: found without reading all for each of them."""
-    return task.looks is False and session.scalar(_STILL_TO_RUN, {"task": task.id}) is not None
+    if task.looks is not False:
+        return False
+    still_to_run = (Shard.task_id == task.id, Shard.stage == "run", Shard.state.not_in(("succeeded", "skipped")))
+    return session.scalar(select(Shard.id).where(*still_to_run).limit(1)) is not None
 
 
 def is_queued(session: Session) -> bool:
     """Whether there is anything to dispatch, or may be in a while: an evaluation that is not over."""
-    return session.scalar(_UNFINISHED) is not None
+    return session.scalar(select(Evaluation.id).where(Evaluation.state.in_(("queued", "running"))).limit(1)) is not None
 
 
 def fail_task(task: Task, error: ShardError) -> None:
@@ -347,11 +301,15 @@ def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest
 
 
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:
+    """The shard of an attempt, which nobody else changes until the transaction ends; None unless the attempt is current
+    and running."""
     hold(session, assignment.evaluation_id)
-    key = {"of_shard": assignment.shard_id, "current": assignment.attempt}
-    if session.execute(_FENCE, key).rowcount != 1:  # type: ignore[attr-defined]
-        return None
-    return session.scalar(_BEHIND_FENCE, {"of_shard": assignment.shard_id})
+    return session.scalar(
+        select(Shard)
+        .where(Shard.id == assignment.shard_id, Shard.attempt == assignment.attempt, Shard.state == "running")
+        .options(joinedload(Shard.task).joinedload(Task.evaluation).joinedload(Evaluation.checkpoint))
+        .with_for_update(of=Shard)
+    )
 
 
 def _is_stored(session: Session, assignment: Assignment) -> bool:
@@ -366,12 +324,11 @@ def _waiting(task: Task) -> str:
 
 def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "") -> None:
     """`code`: that of the error which ended it."""
-    finished = now()
-    key = {"of_shard": shard.id, "current": shard.attempt}
-    started = session.scalar(_CLOSE_ATTEMPT, key | {"finished": finished, "came_to": outcome})
-    if started is not None:
+    attempt = session.get(Attempt, (shard.id, shard.attempt))
+    if attempt is not None:
+        attempt.finished_at, attempt.outcome = now(), outcome
         units = (shard.payload or {}).get("units", 0) if shard.stage == "run" and outcome == "succeeded" else 0
-        seconds = (finished - started).total_seconds()
+        seconds = (attempt.finished_at - attempt.started_at).total_seconds()
         way = {"kind": shard.task.kind, "stage": shard.stage, "outcome": outcome, "code": code}
         count_attempt(session, **way, seconds=seconds, units=units)
 

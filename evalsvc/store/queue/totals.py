@@ -9,13 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from evalsvc.store.history.values import insert_of
+from evalsvc.store.history.values import insert
 from evalsvc.store.tables import AttemptTotal, Evaluation, Shard, Task, now
 
 SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
@@ -30,17 +28,12 @@ def count_attempt(
     seconds = max(0.0, seconds)
     way = {"kind": kind, "stage": stage, "outcome": outcome, "code": code, "bucket": bisect_left(SECONDS, seconds)}
     row = way | {"attempts": 1, "seconds": seconds, "units": units}
-    session.execute(_adding(session.get_bind().dialect.name), row)
-
-
-@lru_cache
-def _adding(dialect: str) -> Any:
-    """The statement that adds to what was counted; put together once, since it is executed for every attempt."""
-    statement = insert_of(dialect, AttemptTotal.__table__)
-    added = ("attempts", "seconds", "units")
-    return statement.on_conflict_do_update(
-        index_elements=["kind", "stage", "outcome", "code", "bucket"],
-        set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in added},
+    statement = insert(session, AttemptTotal).values(row)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(way),
+            set_={name: getattr(AttemptTotal, name) + statement.excluded[name] for name in row.keys() - way.keys()},
+        )
     )
 
 

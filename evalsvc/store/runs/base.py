@@ -8,7 +8,7 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from evalsvc.store.lookup import current_checkpoint, find_run, find_step, place_of
-from evalsvc.store.tables import Base, Checkpoint, Run, checkpoint_parents
+from evalsvc.store.tables import Checkpoint, Run, checkpoint_parents
 
 FIRST_STEP = 0
 """The step of the default base."""
@@ -87,19 +87,16 @@ def awaiting_parents() -> Select[tuple[int]]:
     )
 
 
-# Put together once: they are executed for every shard. Mostly nothing is copied, which is cheaper to ask of ids alone.
-_CHECKPOINTS = Base.metadata.tables["checkpoints"]
-_ANY_COPYING = select(_CHECKPOINTS.c.id).where(_CHECKPOINTS.c.spool_state == "copying").limit(1)
-_COPYING = select(Checkpoint).where(
-    or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())), Checkpoint.replaced_at.is_(None)
-)
-
-
 def runs_awaiting_base(session: Session) -> set[int]:
     """Runs whose base is being copied to the spool: a shard begun now would lose its base once the copy is ready."""
-    if session.scalar(_ANY_COPYING) is None:
+    copying = session.scalars(
+        select(Checkpoint).where(
+            or_(Checkpoint.spool_state == "copying", Checkpoint.id.in_(awaiting_parents())),
+            Checkpoint.replaced_at.is_(None),
+        )
+    ).all()
+    if not copying:
         return set()
-    copying = session.scalars(_COPYING).all()
     default = {item.run_id for item in copying if item.step == FIRST_STEP and item.run.base is None}
     places = [place_of(item) for item in copying]
     return default | {run_id for run_id, base in _named(session).items() if base in places}
