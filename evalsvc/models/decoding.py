@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from evalsvc.models import private
 from evalsvc.models.graphs import Graphs
 from evalsvc.models.kv_cache import KVCache
-from evalsvc.models.open_lm import GemmaGeGLU, RMSNorm, SwiGLU, Transformer, rms_norm, rotate_halves, rotate_pairs
+from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_rms, silu_gated, turn
+from evalsvc.models.open_lm import Transformer
 from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_linear, plain_linear
 
 DecodePath = Literal["plain", "packed", "compiled", "graph"]
@@ -47,21 +48,10 @@ def rounded_slots(slots: int, path: DecodePath) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerWeights:
-    """The four products of a layer; `activation` stands between the last two."""
-
-    into_attention: Linear
-    out_of_attention: Linear
-    into_feed_forward: Linear
-    out_of_feed_forward: Linear
-    activation: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
 class LaidOut:
     """All products of a step."""
 
-    layers: tuple[LayerWeights, ...]
+    layers: tuple[Products, ...]
     head: Linear
 
 
@@ -96,22 +86,18 @@ def lay_out(model: Transformer, layout: WeightLayout) -> LaidOut:
 
 
 def _make(model: Transformer, layout: WeightLayout) -> LaidOut:
-    layers = tuple(_layer(layer, layout) for layer in model.layers)
+    layers = tuple(_products(cast(Block, layer), layout) for layer in model.layers)
     return LaidOut(layers, layout.linear(model.output.weight[_index(layout.image_ids, model)].detach()))
 
 
-def _layer(layer: nn.Module, layout: WeightLayout) -> LayerWeights:
-    attention, feed_forward = cast(Any, layer.attention), layer.feed_forward
-    linear = layout.linear
-    attended = linear(attention.in_proj.weight), linear(attention.out_proj.weight)
-    if isinstance(feed_forward, SwiGLU):
-        return LayerWeights(*attended, linear(feed_forward.w12.weight), linear(feed_forward.w3.weight), silu_gated)
-    if isinstance(feed_forward, GemmaGeGLU):
-        gate, up, down = feed_forward.gate_proj, feed_forward.up_proj, feed_forward.down_proj
-        into = linear(torch.cat((gate.weight, up.weight)), torch.cat((gate.bias, up.bias)))
-        return LayerWeights(*attended, into, linear(down.weight, down.bias), gelu_gated)
-    first, last = cast(Any, feed_forward)[0], cast(Any, feed_forward)[2]
-    return LayerWeights(*attended, linear(first.weight), linear(last.weight), gelu)
+def _products(layer: Block, layout: WeightLayout) -> Products:
+    linear, attention, feed_forward = layout.linear, layer.attention, layer.feed_forward
+    return Products(
+        linear(attention.in_proj.weight),
+        linear(attention.out_proj.weight),
+        linear(*feed_forward.parameters_into()),
+        linear(*feed_forward.parameters_out()),
+    )
 
 
 def _index(image_ids: Sequence[int], model: Transformer) -> slice | Tensor:
@@ -122,35 +108,6 @@ def _index(image_ids: Sequence[int], model: Transformer) -> slice | Tensor:
 
 
 # what lies between the products
-
-
-def silu_gated(inner: Tensor) -> Tensor:  # [R, 2·F] → [R, F]
-    gate, up = inner.chunk(2, dim=-1)
-    return functional.silu(gate) * up
-
-
-def gelu(inner: Tensor) -> Tensor:  # [R, F]
-    return functional.gelu(inner)
-
-
-def gelu_gated(inner: Tensor) -> Tensor:  # [R, 2·F] → [R, F]
-    gate, up = inner.chunk(2, dim=-1)
-    return functional.gelu(gate) * up
-
-
-def turned_heads(
-    queries: Tensor,  # [R, H·head_dim]
-    keys: Tensor,
-    values: Tensor,
-    cos: Tensor,  # [R or 1, 1, 1, 1 or H, head_dim or half of it]
-    sin: Tensor,
-    head_dim: int,
-    interleaved: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # each [R, H, head_dim]
-    """`Attention.split` for one token a row, after the norms."""
-    both = torch.stack((queries, keys), dim=1).view(len(queries), 1, 2, -1, head_dim)  # [R, 1, 2, H, head_dim]
-    both = (rotate_pairs if interleaved else rotate_halves)(both, (cos, sin)).to(values.dtype)
-    return both[:, 0, 0], both[:, 0, 1], values.view(len(values), -1, head_dim)
 
 
 def blocked_attention(
@@ -166,24 +123,6 @@ def blocked_attention(
     weights = (scores * queries.shape[-1] ** -0.5 + bias[:, None, :span].to(wide)).softmax(-1)
     mixed: Tensor = (weights[:, :, None, :, None] * values[:, :, :, :span].to(wide)).sum(3)
     return mixed.flatten(1)
-
-
-@dataclass(frozen=True, eq=False)
-class Kernels:
-    """The functions above as they are, or compiled."""
-
-    add_rms: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-    turned_heads: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    attention: Callable[[int, int, int], Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]]
-    activation: Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]
-
-
-def add_rms(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    x = x + delta
-    return x, rms_norm(x, weight, eps)
-
-
-EAGER = Kernels(add_rms, turned_heads, lambda rows, heads, head_dim: blocked_attention, lambda activation: activation)
 
 
 @functools.cache
@@ -214,7 +153,7 @@ def compiled_attention(rows: int, heads: int, head_dim: int) -> Callable[[Tensor
 
 @functools.cache
 def compiled_kernels() -> Kernels:
-    return Kernels(compiled(add_rms), compiled(turned_heads), compiled_attention, compiled)
+    return Kernels(compiled(add_rms), compiled(turn), compiled)
 
 
 @functools.cache
@@ -292,12 +231,12 @@ class StraightCache:
 class BlockedCache:
     """Blocks of 16 slots for keys and of 16 dimensions for values, so that both sums run along whole registers."""
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, kernels: Kernels) -> None:
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
         layers, rows, heads, capacity, head_dim = shape
         self.width = BLOCK if head_dim % BLOCK == 0 else head_dim
         self.keys = torch.zeros(layers, rows, heads, capacity // BLOCK, head_dim, BLOCK, dtype=dtype)
         self.values = torch.zeros(layers, rows, heads, head_dim // self.width, capacity, self.width, dtype=dtype)
-        self.attention = kernels.attention(rows, heads, head_dim)
+        self.attention = compiled_attention(rows, heads, head_dim)
 
     def load(self, rows: slice, prefix: KVCache) -> None:
         length = prefix.length
@@ -340,9 +279,7 @@ class DecodeStep:
         shape = (config.n_layers, layout.rows, config.n_heads, capacity, config.head_dim)
         dtype = cache_dtype or weight.dtype
         self.cache: DecodeCache = (
-            BlockedCache(shape, dtype, self.kernels)
-            if path == "compiled"
-            else StraightCache(shape, dtype, weight.device)
+            BlockedCache(shape, dtype) if path == "compiled" else StraightCache(shape, dtype, weight.device)
         )
         self.bias = torch.zeros(layout.rows, capacity, dtype=dtype, device=weight.device)
         self.graphs = Graphs(layout.rows, weight.device) if path == "graph" else None
@@ -381,18 +318,10 @@ class DecodeStep:
         positions: Tensor,  # [R] int64
         slot: Slot,
     ) -> Tensor:  # [R, codes] float32
-        model = self.model
-        x: Tensor = model.post_embed_norm(model.tok_embeddings(ids))  # [R, D]
-        rotation = model.positions.turn(positions[:, None], x)
-        delta: Tensor | None = None
-        for index, (layer, weights) in enumerate(zip(model.layers, self.weights.layers, strict=True)):
-            x, normed = self._add_norm(x, delta, cast(nn.Module, layer.attention_norm))
-            heads = self._heads(weights.into_attention(normed), layer.attention, rotation)
-            mixed = self.cache.attend(index, *heads, slot, self.bias)
-            x, normed = self._add_norm(x, weights.out_of_attention(mixed.to(x.dtype)), cast(nn.Module, layer.ffn_norm))
-            activation = self.kernels.activation(weights.activation)
-            delta = weights.out_of_feed_forward(activation(weights.into_feed_forward(normed)))
-        return self.head(self._add_norm(x, delta, model.norm)[1])
+        def mix(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            return self.cache.attend(layer, queries, keys, values, slot, self.bias)
+
+        return self.head(self.model.mixed(ids, positions, mix, self.weights.layers, self.kernels))
 
     def head(
         self,
@@ -404,22 +333,3 @@ class DecodeStep:
         """`__call__` as a `graphs.Step`."""
         self.bias.index_fill_(1, slot, 0)
         return self.logits(ids, positions, Slot(slot, span))
-
-    def _add_norm(self, x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-        if delta is not None and isinstance(norm, RMSNorm):
-            return self.kernels.add_rms(x, delta, norm.weight, norm.eps)
-        x = x if delta is None else x + delta
-        return x, norm(x)
-
-    def _heads(
-        self,
-        projected: Tensor,  # [R, 3·H·head_dim]
-        attention: Any,
-        rotation: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # each [R, H, head_dim]
-        if rotation is None:
-            queries, keys, values = attention.split(projected[:, None], None)
-            return queries[:, :, 0], keys[:, :, 0], values[:, :, 0]
-        queries, keys, values = projected.chunk(3, dim=-1)
-        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-        return self.kernels.turned_heads(queries, keys, values, *rotation, attention.head_dim, attention.interleaved)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evalsvc.checkpoints.weights import DTYPES, Weights, copied, is_finite, is_plain, listed, read_weights
 from evalsvc.errors import CheckpointMismatch, NonFinite, UnknownName
+from evalsvc.models.layer import LayerNorm, RMSNorm
 from evalsvc.models.open_lm import INV_FREQ_DTYPES, Transformer, inv_freq_table
 from evalsvc.spec.model_config import ModelConfig, registered_models, resolve_config
 
@@ -234,9 +235,10 @@ def find_nonfinite(
     model: Transformer,
     ids: Tensor,  # [B, T] int64
 ) -> str:
-    """Name the first module, in the order of the forward pass, whose output has NaN or infinity for `ids`.
+    """Name the first part, in the order of the forward pass, that computes NaN or infinity for `ids`.
 
-    Named as in the model ("layers.2.attention"); "output" is the head; "" when everything is finite.
+    Named as in the model ("layers.2.attention"); "output" is the head; "" when everything is finite. What a sum of two
+    finite parts makes is the next norm's.
     """
     first: list[str] = []
 
@@ -246,8 +248,9 @@ def find_nonfinite(
 
     with ExitStack() as hooks, torch.no_grad():
         for name, module in model.named_modules():
-            if _is_stage(name):
-                hooks.enter_context(module.register_forward_hook(partial(note, name)))
+            if isinstance(module, (nn.Embedding, nn.Linear, LayerNorm, RMSNorm)):
+                part = ".".join(name.split(".")[:3])  # of a layer: attention, feed_forward or a norm
+                hooks.enter_context(module.register_forward_hook(partial(note, part)))
         note("output", model, None, model(ids))
     return first[0] if first else ""
 
@@ -262,10 +265,3 @@ def nonfinite_cause(
     dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
     advice = "the run has diverged by this step" if dtype == "float32" else f"or {dtype} is too narrow: try float32"
     return f"{where}; {advice}"
-
-
-def _is_stage(name: str) -> bool:
-    """Embedding, norms and the parts of a layer: fine enough to say where, coarse enough to be known by name."""
-    if name.startswith("layers."):
-        return 2 <= len(name.split(".")) <= 3
-    return name in ("tok_embeddings", "post_embed_norm", "norm")

@@ -6,8 +6,9 @@ remembered between calls lives in the KVCache that the caller passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,12 @@ from torch.nn import functional
 
 from evalsvc.errors import InternalError, InvalidData, UnknownName
 from evalsvc.models.kv_cache import KVCache
+from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products, Rotation, add_norm, build_norm
 from evalsvc.models.packing import product
 from evalsvc.spec.model_config import ModelConfig
 
 ROTARY_THETA = 10_000.0
 INV_FREQ_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, broadcastable to [B, T, 2 (query, key), H, head_dim]
-
-Mix = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""From a layer's number and its queries, keys and values to the mixed values, each [B, H, T, head_dim]."""
 
 
 class Transformer(nn.Module):
@@ -101,25 +98,34 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.require_room(batch, new)
         bias = attention_bias(mask, batch, new, past, self.tok_embeddings.weight)
-        hidden = self.mixed(ids, positions, partial(attend, bias, cache), past)
+        self.positions.require_rows(past + new - 1 if positions is None else positions)
+        if positions is None:
+            positions = torch.arange(past, past + new, device=ids.device)[None]
+        hidden = self.mixed(ids, positions, partial(attend, bias, cache))
         if cache is not None:
             cache.advance(new)
         return hidden
 
     def mixed(
         self,
-        ids: Tensor,  # [B, T] int64
-        positions: Tensor | None,  # [B, T] int64
+        ids: Tensor,  # [B, T] int64, or [R]
+        positions: Tensor,  # [B or 1, T] int64, or [R]
         mix: Mix,
-        past: int = 0,
+        products: Sequence[Products] | None = None,
+        kernels: Kernels = EAGER,
     ) -> Tensor:  # [B, T, D]
-        """`hidden` with any attention: who sees whom is for `mix` to say. Raises InvalidData as `hidden` does."""
-        x = self.post_embed_norm(self.tok_embeddings(ids))
-        rotation = self.positions(positions, past, ids.shape[1], x)
-        for layer in self.layers:
-            x = layer(x, rotation, mix)
-        normed: Tensor = self.norm(x)
-        return normed
+        """`hidden` with any attention: which token attends to which is for `mix` to say.
+
+        `products`: those of each layer, where its parameters are laid out in another way. Nothing in here makes a GPU
+        wait: that positions are within the table is for the caller to see to, see `Positions.require_rows`.
+        """
+        x, delta = self.post_embed_norm(self.tok_embeddings(ids)), None
+        rotation = self.positions(positions, x)
+        layers = cast(Iterable[Block], self.layers)
+        products = products or [layer.products() for layer in layers]
+        for layer, own in zip(layers, products, strict=True):
+            x, delta = layer(x, delta, rotation, mix, own, kernels)
+        return add_norm(x, delta, self.norm, kernels)[1]
 
     def head(
         self,
@@ -144,83 +150,16 @@ class Transformer(nn.Module):
         )
 
 
-class Linear(nn.Linear):
-    """torch's, with the faster product where there is one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias)
-
-
-class Block(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.attention = Attention(config, layer)
-        self.feed_forward = build_feed_forward(config)
-        self.attention_norm = build_norm(config, config.hidden_dim)
-        self.ffn_norm = build_norm(config, config.hidden_dim)
-
-    def forward(
-        self,
-        x: Tensor,  # [B, T, D]
-        rotation: Rotation | None,
-        mix: Mix,
-    ) -> Tensor:  # [B, T, D]
-        x = x + self.attention(self.attention_norm(x), rotation, mix)
-        out: Tensor = x + self.feed_forward(self.ffn_norm(x))
-        return out
-
-
-class Attention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        width = config.attention_dim
-        self.layer = layer
-        self.head_dim = config.head_dim
-        self.interleaved = config.positional_embedding_type == "llama_rotary"
-        self.in_proj = Linear(config.hidden_dim, 3 * width, bias=False)
-        self.out_proj = Linear(width, config.hidden_dim, bias=False)
-        self.q_norm = build_norm(config, width) if config.qk_norm else nn.Identity()
-        self.k_norm = build_norm(config, width) if config.qk_norm else nn.Identity()
-
-    def forward(
-        self,
-        x: Tensor,  # [B, T, D]
-        rotation: Rotation | None,
-        mix: Mix,
-    ) -> Tensor:  # [B, T, D]
-        queries, keys, values = self.split(self.in_proj(x), rotation)
-        mixed = mix(self.layer, queries, keys, values)
-        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2).to(values.dtype))
-        return projected
-
-    def split(
-        self,
-        projected: Tensor,  # [B, T, 3·H·head_dim], of `in_proj`
-        rotation: Rotation | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # each [B, H, T, head_dim]
-        """Queries and keys, normed and turned to their positions, and values."""
-        queries, keys, values = projected.chunk(3, dim=-1)
-        # The norms see all heads at once, before the split.
-        both = self._heads(torch.stack((self.q_norm(queries), self.k_norm(keys)), dim=2))
-        if rotation is not None:
-            both = rotate_pairs(both, rotation) if self.interleaved else rotate_halves(both, rotation)
-        # A norm may have returned float32 under autocast.
-        queries, keys = both.to(values.dtype).transpose(1, 3).unbind(2)
-        return queries, keys, self._heads(values).transpose(1, 2)
-
-    def _heads(self, x: Tensor) -> Tensor:  # [..., H·head_dim] → [..., H, head_dim]
-        return x.view(*x.shape[:-1], -1, self.head_dim)
-
-
 def attend(
     bias: Tensor | None,  # [B or 1, 1, T, S]
     cache: KVCache | None,
     layer: int,
-    queries: Tensor,  # [B, H, T, head_dim]
+    queries: Tensor,  # [B, T, H, head_dim]
     keys: Tensor,
     values: Tensor,
-) -> Tensor:  # [B, H, T, head_dim]
+) -> Tensor:  # [B, T, H·head_dim]
     """New tokens among themselves and after those in `cache`, which then holds them too."""
+    queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
     if cache is not None:
         keys, values = cache.write(layer, keys, values)
         queries = queries.to(keys.dtype)
@@ -228,7 +167,8 @@ def attend(
     # token sees everything before it and needs no mask; the rest comes with a bias.
     causal = bias is None and queries.shape[2] > 1
     bias = bias if bias is None else bias.to(queries.dtype)
-    return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
+    mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, is_causal=causal)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def attention_bias(
@@ -280,35 +220,21 @@ class Positions(nn.Module):
 
     def forward(
         self,
-        positions: Tensor | None,  # [B, T] int64
-        past: int,
-        new: int,
+        positions: Tensor,  # [...] int64
         like: Tensor,
     ) -> Rotation | None:
-        """Cosines and sines for the T new tokens; None where the model has no rotation.
+        """Cosines and sines for tokens at these positions; None where the model has no rotation.
 
         Angles are computed in float32 (float64 in a float64 model) and only then rounded to the model's dtype.
         """
-        if self.kind == "llama_rotary":
-            self.require_rows(past + new - 1 if positions is None else int(positions.max()))
-        if positions is None:
-            positions = torch.arange(past, past + new, device=like.device)[None]
-        return self.turn(positions, like)
-
-    def turn(
-        self,
-        positions: Tensor,  # [B or 1, T] int64
-        like: Tensor,
-    ) -> Rotation | None:
-        """`forward` for positions that are known to be in the table: nothing that makes a GPU wait."""
         if self.kind == "none":
             return None
         if self.kind == "head_rotary":
             # open_lm's first rotary turned the heads against each other, whatever the position: no position at all.
             # Done all the same, so that cached keys and bf16 rounding are open_lm's.
-            steps = torch.arange(self.n_heads, device=like.device)[None, None, None, :]  # [1, 1, 1, H]
+            steps = torch.arange(self.n_heads, device=like.device).repeat(2)  # [2·H], of queries and keys
         else:
-            steps = positions[:, :, None, None]  # [B or 1, T, 1, 1]
+            steps = positions[..., None]  # [..., 1]
         dtype = torch.promote_types(like.dtype, torch.float32)
         angles = steps[..., None].to(dtype) * self.inv_freq.to(dtype)
         if self.kind == "llama_rotary":
@@ -316,9 +242,15 @@ class Positions(nn.Module):
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
-    def require_rows(self, last: int) -> None:
-        """Raises InvalidData if position `last` is beyond the table, which llama_rotary alone has."""
-        if self.kind == "llama_rotary" and last >= self.rows:
+    def require_rows(self, last: int | Tensor) -> None:
+        """Raise InvalidData if `last`, or one of several positions, is beyond the table, which llama_rotary alone has.
+
+        Of a tensor on a GPU this waits for the GPU.
+        """
+        if self.kind != "llama_rotary":
+            return
+        last = int(last.max()) if isinstance(last, Tensor) else last
+        if last >= self.rows:
             raise InvalidData(
                 f"position {last} is beyond llama_rotary's {self.rows} positions (twice the model's seq_len "
                 f"{self.rows // 2}); use shorter sequences"
@@ -330,26 +262,6 @@ def inv_freq_table(head_dim: int) -> Tensor:  # [head_dim / 2] float32
     # Not on the default device: models are built on `meta`, and no file brings the values that would be lost there.
     exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
     return 1.0 / ROTARY_THETA**exponents
-
-
-def rotate_halves(
-    x: Tensor,  # [B, T, 2, H, head_dim]
-    rotation: Rotation,
-) -> Tensor:
-    """NeoX style: dimension j turns with j + head_dim/2."""
-    cos, sin = rotation[0].to(x.dtype), rotation[1].to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def rotate_pairs(
-    x: Tensor,  # [B, T, 2, H, head_dim]
-    rotation: Rotation,  # [..., head_dim / 2] float32
-) -> Tensor:
-    """Llama style: dimension 2j turns with 2j + 1, in float32 whatever the dtype of `x`."""
-    cos, sin = rotation
-    even, odd = x[..., ::2].to(cos.dtype), x[..., 1::2].to(cos.dtype)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
 def trained_inv_freq_dtype(config: ModelConfig) -> str:
@@ -369,101 +281,3 @@ def trained_inv_freq_dtype(config: ModelConfig) -> str:
     autocast = {"amp": "float16", "amp_bf16": "bfloat16", "amp_bfloat16": "bfloat16"}.get(config.precision or "")
     keys_are_float32 = config.qk_norm and "lp_" not in config.model_norm
     return "float32" if autocast is None or keys_are_float32 else autocast
-
-
-class LayerNorm(nn.Module):
-    """Layer norm with or without gain and bias.
-
-    `low_precision` stays in autocast's dtype, where torch's own layer norm would return float32.
-    """
-
-    def __init__(self, width: int, eps: float, *, gain: bool, bias: bool, low_precision: bool) -> None:
-        super().__init__()
-        self.shape = (width,)
-        self.eps = eps
-        self.low_precision = low_precision
-        self.weight = nn.Parameter(torch.ones(width)) if gain else None
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        weight: Tensor | None = self.weight
-        bias: Tensor | None = self.bias
-        if not self.low_precision or not torch.is_autocast_enabled(device):
-            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
-        if device != "cpu":  # open_lm asks for CUDA's autocast only, so on a CPU nothing is cast
-            dtype = torch.get_autocast_dtype(device)
-            x, weight, bias = x.to(dtype), _cast(weight, dtype), _cast(bias, dtype)
-        with torch.autocast(device, enabled=False):
-            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
-
-
-def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype)
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
-
-
-def rms_norm(
-    x: Tensor,  # [..., D]
-    weight: Tensor,  # [D]
-    eps: float,
-) -> Tensor:
-    """x over its root mean square, in float32 at least (Zhang, Sennrich, 2019)."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return normed.to(x.dtype) * weight
-
-
-def build_norm(config: ModelConfig, width: int) -> LayerNorm | RMSNorm:
-    kind = config.model_norm
-    if kind == "rms_norm":
-        return RMSNorm(width, config.norm_eps)
-    return LayerNorm(
-        width,
-        config.norm_eps,
-        gain=kind != "no_wb_layer_norm",
-        bias=kind in ("default_layer_norm", "lp_layer_norm"),
-        low_precision="lp_" in kind,
-    )
-
-
-class SwiGLU(nn.Module):
-    def __init__(self, dim: int, inner: int) -> None:
-        super().__init__()
-        self.w12 = Linear(dim, 2 * inner, bias=False)
-        self.w3 = Linear(inner, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.w12(x).chunk(2, dim=-1)
-        out: Tensor = self.w3(functional.silu(gate) * up)
-        return out
-
-
-class GemmaGeGLU(nn.Module):
-    """open_lm's version: with biases, and exact GELU where Gemma itself has the tanh approximation."""
-
-    def __init__(self, dim: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = Linear(dim, inner)
-        self.up_proj = Linear(dim, inner)
-        self.down_proj = Linear(inner, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(functional.gelu(self.gate_proj(x)) * self.up_proj(x))
-        return out
-
-
-def build_feed_forward(config: ModelConfig) -> nn.Module:
-    dim, inner = config.hidden_dim, config.ffn_dim
-    if config.ffn_type == "gelu":
-        return nn.Sequential(Linear(dim, inner, bias=False), nn.GELU(), Linear(inner, dim, bias=False))
-    return GemmaGeGLU(dim, inner) if config.ffn_type == "gemma_geglu" else SwiGLU(dim, inner)

@@ -65,20 +65,20 @@ def tree_hidden(
     ids, positions, places = (
         torch.from_numpy(part).to(weight.device) for part in (trie.ids[own], trie.positions[own], batch.places(kept))
     )
+    model.positions.require_rows(positions)
     groups, results = _attended(trie, batch, weight)
     found = Carried()
 
     def mix(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        queries, keys, values = (part[0].transpose(0, 1) for part in (queries, keys, values))  # [N, H, head_dim]
         if carried.keys:
             keys, values = torch.cat((carried.keys[layer], keys)), torch.cat((carried.values[layer], values))
         if len(kept):
             found.keys.append(keys[places])
             found.values.append(values[places])
         mixed = torch.cat([group.mix(queries, keys, values) for group in groups])
-        return mixed[results].transpose(0, 1)[None]
+        return mixed[results].flatten(1)
 
-    return model.mixed(ids[None], positions[None], mix)[0], found
+    return model.mixed(ids, positions, mix), found
 
 
 @dataclass(frozen=True, eq=False)

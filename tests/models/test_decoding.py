@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from evalsvc.models import DecodePath, DecodeStep, Transformer, WeightLayout
-from evalsvc.models.decoding import EAGER, BlockedCache, Slot, StraightCache, blocked_attention
+from evalsvc.models.decoding import BlockedCache, Slot, StraightCache, blocked_attention
+from evalsvc.models.layer import EAGER
 from evalsvc.spec.model_config import ModelConfig
 
 ROWS, PADDED, NEW = 3, 5, 40
@@ -70,6 +71,12 @@ def part(prefix: Any, index: int) -> Any:
     return cache
 
 
+def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a compiled step by the functions that would be compiled."""
+    monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
+    monkeypatch.setattr("evalsvc.models.decoding.compiled_attention", lambda rows, heads, head_dim: blocked_attention)
+
+
 ARCHITECTURES: list[dict[str, Any]] = [
     {},
     {"positional_embedding_type": "head_rotary", "qk_norm": True, "model_norm": "gain_only_lp_layer_norm"},
@@ -89,13 +96,13 @@ def test_a_step_equals_the_whole_pass(path: DecodePath, changes: dict[str, Any])
 def test_blocks_equal_the_whole_pass_before_they_are_compiled(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
+    leave_uncompiled(monkeypatch)
     model = small_model(**changes)
     torch.testing.assert_close(stepped_logits(model, "compiled"), expected_logits(model), rtol=0, atol=1e-5)
 
 
 def test_a_cache_of_another_dtype_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
+    leave_uncompiled(monkeypatch)
     model = small_model(torch.float32)
     exact = expected_logits(model)
     for path in ("packed", "compiled"):
@@ -104,11 +111,12 @@ def test_a_cache_of_another_dtype_is_near(monkeypatch: pytest.MonkeyPatch) -> No
         assert not torch.equal(found, exact)
 
 
-def test_blocked_attention_equals_sdpa() -> None:
+def test_blocked_attention_equals_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, over spans that end within a block, and with garbage behind them."""
+    leave_uncompiled(monkeypatch)
     shape, generator = (1, 2, 3, 48, 32), torch.Generator().manual_seed(0)
     straight = StraightCache(shape, torch.float64, torch.device("cpu"))
-    blocked = BlockedCache(shape, torch.float64, EAGER)
+    blocked = BlockedCache(shape, torch.float64)
     bias = torch.full((2, 48), float("-inf"), dtype=torch.float64)
     for slot in range(40):
         queries, keys, values = torch.randn(3, 2, 3, 32, dtype=torch.float64, generator=generator)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from evalsvc.errors import Cancelled, InvalidRequest, NonFinite, UnknownName
 from evalsvc.models import DecodeStep, Transformer, packed_bytes
-from evalsvc.models.decoding import EAGER, DecodeCache, StraightCache
+from evalsvc.models.decoding import DecodeCache, StraightCache, blocked_attention
+from evalsvc.models.layer import EAGER
 from evalsvc.sampling import Prompt, SamplerSpec, SamplingParams, cache_bytes, generate
 from evalsvc.sampling.sampler import FINITE_CHECK_STEPS, chosen_path, runnable_path
 from evalsvc.spec.model_config import ModelConfig, resolve_config
@@ -88,6 +89,7 @@ def test_every_path_equals_the_slow_reference(kind: str, path: str, monkeypatch:
     """In float64; with guidance, over bucket and block borders. `blocked` is the compiled path, uncompiled."""
     if path == "blocked":
         monkeypatch.setattr("evalsvc.models.decoding.compiled_kernels", lambda: EAGER)
+        monkeypatch.setattr("evalsvc.models.decoding.compiled_attention", lambda *shape: blocked_attention)
         monkeypatch.setattr("evalsvc.sampling.sampler.can_compile", lambda device: True)
         monkeypatch.setattr("evalsvc.sampling.logits.compiled", lambda function: function)
         path = "compiled"
