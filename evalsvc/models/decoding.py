@@ -107,9 +107,6 @@ def _index(image_ids: Sequence[int], model: Transformer) -> slice | Tensor:
     return torch.tensor(list(image_ids), device=model.output.weight.device)
 
 
-# what lies between the products
-
-
 def blocked_attention(
     queries: Tensor,  # [R, H, head_dim]
     keys: Tensor,  # [R, H, S / BLOCK, head_dim, BLOCK]
