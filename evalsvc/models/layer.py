@@ -7,6 +7,7 @@ laid out in another way (`Products`), and the functions between the products, wh
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -129,26 +130,26 @@ class Linear(nn.Linear):
         return product(x, self.weight, self.bias)
 
 
-class FeedForward(nn.Module):
+class FeedForward(nn.Module, ABC):
     """Two linear products with an activation between them."""
 
     activation: Activation
 
+    @abstractmethod
     def into(self, x: Tensor) -> Tensor:  # [..., D] → [..., N]
         """Compute what the activation takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def out(self, x: Tensor) -> Tensor:  # [..., F] → [..., D]
         """Compute the result from what the activation gives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters_into(self) -> tuple[Tensor, Tensor | None]:  # [N, D], [N]
         """Weight and bias of `into` as one product."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters_out(self) -> tuple[Tensor, Tensor | None]:  # [D, F], [D]
         """Weight and bias of `out`."""
-        raise NotImplementedError
 
 
 class SwiGLU(FeedForward):
