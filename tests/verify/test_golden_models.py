@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalsvc.models import open_lm
+from evalsvc.models import layer
 from evalsvc.verify.agreement import Finding
 from evalsvc.verify.golden_files import GOLDEN, Golden
 from evalsvc.verify.golden_models import verify_case, verify_miniature
@@ -54,7 +54,7 @@ def other_eps(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps / 10) * weight
 
 
-def unturned(x: Tensor, rotation: object) -> Tensor:
+def unturned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x
 
 
@@ -62,7 +62,7 @@ def unturned(x: Tensor, rotation: object) -> Tensor:
 def test_wrong_arithmetic_is_found(
     function: str, other: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch, wrong: Wrong
 ) -> None:
-    monkeypatch.setattr(open_lm, function, other)
+    monkeypatch.setattr(layer, function, other)
     assert wrong(list(verify_case(Golden("cpu"), SMALLEST))) == BOTH_OF_SMALLEST
 
 
