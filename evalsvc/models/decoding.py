@@ -1,7 +1,7 @@
 """The step that draws one token of every row: the model laid out once for it, and only for it.
 
 `DecodeStep.begin` takes what the prompts left in a KVCache; each call then computes one new token of every row. The
-arithmetic is `Transformer.hidden`'s; what differs is where weights, keys and values lie and how many kernels run:
+arithmetic is `Transformer.mixed`'s; what differs is where weights, keys and values lie and how many kernels run:
 
 - plain: the model's own weights, and SDPA over the live slots.
 - packed: weights in oneDNN's layout.
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsvc.models import private
 from evalsvc.models.graphs import Graphs
 from evalsvc.models.kv_cache import KVCache
-from evalsvc.models.layer import EAGER, Block, Kernels, Products, add_rms, silu_gated, turn
+from evalsvc.models.layer import EAGER, Block, Kernels, Products, RMSNorm, add_norm, rms_norm, silu_gated, turn
 from evalsvc.models.open_lm import Transformer
 from evalsvc.models.packing import Linear, WeightFormat, int8_linear, packed_linear, plain_linear
 
@@ -150,7 +150,20 @@ def compiled_attention(rows: int, heads: int, head_dim: int) -> Callable[[Tensor
 
 @functools.cache
 def compiled_kernels() -> Kernels:
-    return Kernels(compiled(add_rms), compiled(turn), compiled)
+    return Kernels(compiled_add_norm, compiled(turn), compiled)
+
+
+def compiled_add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """`add_norm`, in one kernel where the norm has none of its own."""
+    if delta is None or not isinstance(norm, RMSNorm):
+        return add_norm(x, delta, norm)
+    added: tuple[Tensor, Tensor] = compiled(add_rms)(x, delta, norm.weight, norm.eps)
+    return added
+
+
+def add_rms(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    x = x + delta
+    return x, rms_norm(x, weight, eps)
 
 
 @functools.cache

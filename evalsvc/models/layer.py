@@ -45,7 +45,8 @@ class Products:
 class Kernels:
     """The functions between the products, as they are (`EAGER`) or compiled."""
 
-    add_rms: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    add_norm: Callable[[Tensor, Tensor | None, nn.Module], tuple[Tensor, Tensor]]
+    """From two summands, of which the second may be missing, and a norm to their sum and its norm."""
     turn: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     activation: Callable[[Activation], Activation]
     """From an activation to the version of it that is called."""
@@ -81,10 +82,10 @@ class Block(nn.Module):
         What comes in is `x` + `delta`, and what is returned are two summands too: a norm adds them, in one kernel where
         that is compiled.
         """
-        x, normed = add_norm(x, delta, self.attention_norm, kernels)
+        x, normed = kernels.add_norm(x, delta, self.attention_norm)
         queries, keys, values = self.attention.heads(products.into_attention(normed), rotation, kernels)
         mixed = mix(self.layer, queries, keys, values).to(values.dtype)
-        x, normed = add_norm(x, products.out_of_attention(mixed), self.ffn_norm, kernels)
+        x, normed = kernels.add_norm(x, products.out_of_attention(mixed), self.ffn_norm)
         activation = kernels.activation(self.feed_forward.activation)
         return x, products.out_of_feed_forward(activation(products.into_feed_forward(normed)))
 
@@ -268,17 +269,10 @@ def rotate_pairs(
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
-def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module, kernels: Kernels) -> tuple[Tensor, Tensor]:
+def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """`x` + `delta`, and the norm of the sum."""
-    if delta is not None and isinstance(norm, RMSNorm):
-        return kernels.add_rms(x, delta, norm.weight, norm.eps)
     x = x if delta is None else x + delta
     return x, norm(x)
-
-
-def add_rms(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    x = x + delta
-    return x, rms_norm(x, weight, eps)
 
 
 class LayerNorm(nn.Module):
@@ -346,4 +340,4 @@ def build_norm(config: ModelConfig, width: int) -> LayerNorm | RMSNorm:
     )
 
 
-EAGER = Kernels(add_rms, turn, lambda activation: activation)
+EAGER = Kernels(add_norm, turn, lambda activation: activation)

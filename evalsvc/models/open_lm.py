@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from evalsvc.errors import InternalError, InvalidData, UnknownName
 from evalsvc.models.kv_cache import KVCache
-from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products, Rotation, add_norm, build_norm
+from evalsvc.models.layer import EAGER, Block, Kernels, Mix, Products, Rotation, build_norm
 from evalsvc.models.packing import product
 from evalsvc.spec.model_config import ModelConfig
 
@@ -125,7 +125,7 @@ class Transformer(nn.Module):
         products = products or [layer.products() for layer in layers]
         for layer, own in zip(layers, products, strict=True):
             x, delta = layer(x, delta, rotation, mix, own, kernels)
-        return add_norm(x, delta, self.norm, kernels)[1]
+        return kernels.add_norm(x, delta, self.norm)[1]
 
     def head(
         self,

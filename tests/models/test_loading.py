@@ -349,12 +349,24 @@ def test_find_nonfinite(plain: Path, parameter: str, stage: str) -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_find_nonfinite_where_a_sum_overflows() -> None:
+def small_model(**fields: Any) -> Transformer:
+    shape = {"hidden_dim": 8, "n_layers": 2, "n_heads": 2, "seq_len": 8, "vocab_size": 8}
+    model = Transformer(ModelConfig(**shape, post_embed_norm=False, weight_tying=False, **fields))
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("norm", ["layers.0.attention_norm", "layers.0.ffn_norm", "layers.1.attention_norm", "norm"])
+def test_find_nonfinite_in_a_norm_of_a_sum(norm: str) -> None:
+    model = small_model(model_norm="rms_norm")
+    model.get_parameter(f"{norm}.weight")[:] = float("nan")
+    assert find_nonfinite(model, torch.zeros(1, 2, dtype=torch.int64)) == norm
+
+
+@pytest.mark.parametrize("model_norm", ["default_layer_norm", "rms_norm"])
+def test_find_nonfinite_where_a_sum_overflows(model_norm: str) -> None:
     """Both parts of a layer are finite and their sum is not: half precision does that."""
-    fields = {"hidden_dim": 8, "n_layers": 2, "n_heads": 2, "seq_len": 8, "vocab_size": 8}
-    model = Transformer(ModelConfig(**fields, post_embed_norm=False, weight_tying=False, ffn_type="gemma_geglu"))
-    model = model.requires_grad_(False)
-    model.tok_embeddings.weight[:] = 3e38
-    model.layers[0].feed_forward.down_proj.bias[:] = 3e38
+    model = small_model(model_norm=model_norm, ffn_type="gemma_geglu").half()
+    model.tok_embeddings.weight[:] = 6e4
+    model.layers[0].feed_forward.down_proj.bias[:] = 6e4
     model.layers[0].feed_forward.down_proj.weight[:] = 0
-    assert find_nonfinite(model, torch.zeros(1, 2, dtype=torch.int64)) in ("layers.0", "layers.0.attention_norm")
+    assert find_nonfinite(model, torch.zeros(1, 2, dtype=torch.int64)) == "layers.1.attention_norm"
