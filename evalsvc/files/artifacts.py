@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evalsvc.errors import ArtifactNotWritten, os_reason
 from evalsvc.files.atomic import PARTIAL, write_whole
@@ -34,10 +33,10 @@ class Artifact:
     """A file name, unique within its task."""
     media_type: str
     content: bytes
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
     """What it was made from, JSON-able: prompt, seed, sampling parameters."""
 
-    def to_message(self) -> dict[str, Any]:
+    def to_message(self) -> dict[str, object]:
         """As it travels from a worker to the service."""
         return {
             "kind": self.kind,

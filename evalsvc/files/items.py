@@ -25,7 +25,7 @@ LARGE = 64 * 1024
 
 FORMAT = "evalsvc-items/1"
 
-Item = Mapping[str, Any]
+Item = Mapping[str, object]
 
 Shape = tuple[str, ...]
 
@@ -102,12 +102,12 @@ class ItemTable:
         rest = iter(values)
         return [next(rest) if has[shape] else None for shape in self._shape_of]
 
-    def where(self, name: str, value: Any) -> ItemTable:
+    def where(self, name: str, value: object) -> ItemTable:
         """The items whose `name` is `value`."""
         pairs = zip(self.rows(), self.column(name), strict=True)
         return ItemTable.of(row for row, found in pairs if found == value)
 
-    def rows(self, names: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    def rows(self, names: Collection[str] | None = None) -> Iterator[dict[str, object]]:
         """The objects, equal to those that the table was made of, or only these of their keys."""
         shapes = [[key for key in shape if names is None or key in names] for shape in self._shapes]
         columns = {key: iter(self._values(key)) for shape in shapes for key in shape}

@@ -43,10 +43,10 @@ class UnigramLoss:
 
 
 def unigram_loss(
-    ids: NDArray[Any],  # [N]
-    owners: NDArray[Any],  # [N], ascending
+    ids: NDArray[np.integer],  # [N]
+    owners: NDArray[np.integer],  # [N], ascending
     size: int,
-    places: NDArray[Any] | None = None,  # [N]
+    places: NDArray[np.integer] | None = None,  # [N]
     groups: Sequence[int] | None = None,  # [S]
 ) -> UnigramLoss | None:
     """Compute the loss of ids under their frequencies in the other groups; None with fewer than two groups.
@@ -105,16 +105,16 @@ def unigram_loss(
 class _Part:
     """Some ids, all of the groups that they are of; every array [M]."""
 
-    ids: NDArray[Any]
-    owners: NDArray[Any]
-    groups: NDArray[Any]
+    ids: NDArray[np.integer]
+    owners: NDArray[np.integer]
+    groups: NDArray[np.integer]
     """Counted in the order of the data from 0, without gaps; groups alternate between two halves."""
-    places: NDArray[Any] | None
+    places: NDArray[np.integer] | None
 
     def of_half(self, half: int) -> _Part:
         return self.chosen(self.groups % 2 == half)
 
-    def chosen(self, rows: NDArray[Any] | slice) -> _Part:
+    def chosen(self, rows: NDArray[np.integer] | slice) -> _Part:
         places = None if self.places is None else self.places[rows]
         return _Part(self.ids[rows], self.owners[rows], self.groups[rows], places)
 
@@ -126,7 +126,11 @@ class _Data(_Part):
 
     @classmethod
     def of(
-        cls, ids: NDArray[Any], owners: NDArray[Any], places: NDArray[Any] | None, groups: Sequence[int] | None
+        cls,
+        ids: NDArray[np.integer],
+        owners: NDArray[np.integer],
+        places: NDArray[np.integer] | None,
+        groups: Sequence[int] | None,
     ) -> _Data:
         """Sort the ids by group."""
         if not len(ids):
@@ -166,7 +170,7 @@ class _Level:
             np.add.at(self.cells[half], cells, 1)
             np.add.at(self.at[half], at, 1)
 
-    def others(self, part: _Part, halves: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def others(self, part: _Part, halves: Sequence[int]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Count each id, and all ids where it stands, in the groups of these halves without the id's own; [M] each."""
         cells, at = self._where(part)
         own_n = _count_within(part.groups, at)
@@ -176,7 +180,7 @@ class _Level:
         n = sum(self.at[half][at] for half in halves) - own_n
         return c, n
 
-    def _where(self, part: _Part) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _where(self, part: _Part) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         if not self.by_place:
             return part.ids, np.zeros(len(part.ids), np.int64)
         assert part.places is not None
@@ -184,17 +188,17 @@ class _Level:
         return at * self.width + part.ids, at
 
 
-def _count_within(groups: NDArray[Any], cells: NDArray[Any]) -> NDArray[Any]:
+def _count_within(groups: NDArray[np.integer], cells: NDArray[np.integer]) -> NDArray[np.integer]:
     """Count how often the cell of each id occurs in the id's group, [M]."""
     if not len(cells):
         return np.zeros(0, np.int64)
     width = int(cells.max()) + 1
     keys = (groups - groups[0]).astype(np.int64) * width + cells
     if int(groups[-1] - groups[0] + 1) * width <= TABLE * len(keys):
-        in_table: NDArray[Any] = np.bincount(keys)[keys]
+        in_table: NDArray[np.integer] = np.bincount(keys)[keys]
         return in_table
     _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    found: NDArray[Any] = counts[place]
+    found: NDArray[np.integer] = counts[place]
     return found
 
 
@@ -212,7 +216,7 @@ def _fit(data: _Data, levels: Sequence[_Level], half: int, size: int) -> list[fl
     return found
 
 
-def _best(c: NDArray[Any], n: NDArray[Any], p: Any) -> float:
+def _best(c: NDArray[np.integer], n: NDArray[np.integer], p: NDArray[np.float64] | float) -> float:
     """Return the concentration of the smallest loss of ids that occur c of n times, around the probabilities p."""
     losses = [float(np.mean(np.log(n + a) - np.log(c + a * p))) for a in CONCENTRATIONS]
     return CONCENTRATIONS[int(np.argmin(losses))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -132,7 +132,7 @@ class Linearised:
 
 
 def frechet_shares(
-    features: NDArray[Any],  # [n, d]
+    features: NDArray[np.floating],  # [n, d]
     reference: Gaussian,
 ) -> Linearised:
     """Compute the distance of `features` to `reference` and every row's share: a jackknife from one decomposition.
@@ -324,7 +324,7 @@ def distance_of_parts(gap: Array, first: Normal, second: Normal, cross: float) -
     return max(0.0, float(gap @ gap) + trace + other_trace - 2 * cross)
 
 
-def _require_same_size(first: NDArray[Any], second: NDArray[Any]) -> None:
+def _require_same_size(first: NDArray[np.floating], second: NDArray[np.floating]) -> None:
     if first.shape != second.shape:
         raise InvalidData(
             f"features of {len(first)} and of {len(second)} dimensions cannot be compared; use the same tap for both"

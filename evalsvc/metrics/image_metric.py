@@ -40,7 +40,7 @@ class Estimate:
     def of_images(
         cls,
         per_image: ArrayLike,  # [n]
-        **details: Any,
+        **details: object,
     ) -> Estimate:
         """Take the mean of independent numbers, one an image.
 

@@ -77,7 +77,7 @@ def linear_mean(
     return Linear(ratio, {item: scale * (one - ratio * count) for item, one, count in rows})
 
 
-def linear_of(metric: MetricValue, items: Iterable[Mapping[str, Any]]) -> Linear | None:
+def linear_of(metric: MetricValue, items: Iterable[Mapping[str, object]]) -> Linear | None:
     """Return a metric as its `items` say that it is made of the task's items; None where it is made of none."""
     if not metric.items:
         return None
@@ -94,7 +94,7 @@ def linear_of(metric: MetricValue, items: Iterable[Mapping[str, Any]]) -> Linear
     return Linear(metric.value, {item: metric.value * part for item, part in found.parts.items()})
 
 
-def keep_shares(name: str, value: Linear, items: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+def keep_shares(name: str, value: Linear, items: Iterable[dict[str, object]]) -> tuple[str, ...]:
     """Put the share of each item into it, under the metric's name; return `MetricValue.items`, empty without a part."""
     shares = value.shares()
     for item in items:

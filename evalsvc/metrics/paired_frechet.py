@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,8 @@ from evalsvc.metrics.frechet import (
 
 
 def paired_frechet_shares(
-    first: NDArray[Any],  # [n, d]
-    second: NDArray[Any],  # [n, d], row by row of the same images
+    first: NDArray[np.floating],  # [n, d]
+    second: NDArray[np.floating],  # [n, d], row by row of the same images
 ) -> Linearised:
     """Compute the distance between `first` and `second`, and every pair's share: a jackknife over pairs of rows.
 
@@ -57,7 +56,7 @@ def paired_frechet_shares(
     axes, n = CommonAxes.of(one, other), len(first)
     pairing = _Pairing(n, one.mean - other.mean, axes)
 
-    def pairs(rows: Any) -> _Pairs:
+    def pairs(rows: NDArray[np.integer] | slice) -> _Pairs:
         return _Pairs.of(first[rows] - one.mean, second[rows] - other.mean, axes)
 
     starts = range(0, n, ROWS_AT_ONCE)

@@ -246,7 +246,7 @@ def _radii(rows: Rows, neighbours: int) -> Rows:
     return radii
 
 
-def _details(found: Neighbourhoods) -> dict[str, Any]:
+def _details(found: Neighbourhoods) -> dict[str, int]:
     return {"k": found.neighbours, "real_balls": len(found.covered), "sampled_balls": found.sampled_balls}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -116,7 +116,7 @@ def _walk(document: object) -> Iterator[tuple[str, int, object]]:
             waiting.append((_place(where, str(index)), item) for index, item in enumerate(value))
 
 
-def _entries(where: str, mapping: Mapping[Any, object]) -> Iterator[tuple[str, object]]:
+def _entries(where: str, mapping: Mapping[object, object]) -> Iterator[tuple[str, object]]:
     for key, value in mapping.items():
         yield where, key
         yield _place(where, str(key)), value

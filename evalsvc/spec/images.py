@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Crop = Literal["center", "center-torchvision", "none"]
 Filter = Literal["lanczos", "bicubic"]
@@ -46,7 +46,7 @@ def program_of(extractor: str | None) -> str | None:
     return extractor if extractor in PROGRAMS else None
 
 
-def fill_in_resize(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def fill_in_resize(content: Mapping[str, object]) -> Mapping[str, object]:
     """Return the parameters of a task with the `resize` of the program that `extractor` names, unless one is given."""
     extractor = content.get("extractor")
     if "resize" in content or not isinstance(extractor, str) or extractor not in PROGRAMS:
@@ -77,5 +77,5 @@ class Fit:
     filter: Filter = "lanczos"
     """Of the resampling, with antialiasing, in uint8: Pillow's."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)

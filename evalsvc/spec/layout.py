@@ -107,7 +107,7 @@ class VocabularyLayout(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_template(cls, content: Any) -> Any:
+    def _default_template(cls, content: object) -> Any:
         if isinstance(content, Mapping) and content.get("template") is None:
             return {**content, "template": (TEXT,) if content.get("image") is None else (TEXT, IMAGE)}
         return content
@@ -401,7 +401,9 @@ PRESETS: Mapping[str, Callable[..., VocabularyLayout]] = {
 _SIZES = ("text_size", "codebook_size", "rows")
 
 
-def parse_layout(spec: str | Mapping[str, Any], base: Path | None = None, allow: Allow = anywhere) -> VocabularyLayout:
+def parse_layout(
+    spec: str | Mapping[str, object], base: Path | None = None, allow: Allow = anywhere
+) -> VocabularyLayout:
     """A layout from a preset's name, the path of a YAML or JSON file, or a mapping.
 
     A mapping holds the fields of `VocabularyLayout`, or `preset` with `text_size`, `codebook_size`, `rows` and any
@@ -432,13 +434,13 @@ class _Source:
     """Out of a file, whose values are not quoted."""
 
 
-def _parse_mapping(spec: Any, source: _Source) -> VocabularyLayout:
+def _parse_mapping(spec: object, source: _Source) -> VocabularyLayout:
     if not isinstance(spec, Mapping):
         raise InvalidLayout(f"a layout is a preset's name, a path or a mapping, found {type(spec).__name__}")
     return _from_preset(spec, source) if "preset" in spec else _from_mapping(spec, source)
 
 
-def _from_preset(spec: Mapping[str, Any], source: _Source) -> VocabularyLayout:
+def _from_preset(spec: Mapping[str, object], source: _Source) -> VocabularyLayout:
     name = str(spec["preset"])
     where = "layout" if source.file else f"layout {name!r}"
     check_keys(where, spec, ("preset", *_SIZES, *VocabularyLayout.model_fields), InvalidLayout)
@@ -454,18 +456,18 @@ def _from_preset(spec: Mapping[str, Any], source: _Source) -> VocabularyLayout:
     overrides = {key: value for key, value in spec.items() if key not in ("preset", *_SIZES)}
     fields = PRESETS[name](**sizes).to_json()
     for block in ("text", "image"):
-        if isinstance(overrides.get(block), Mapping):
-            overrides[block] = fields[block] | overrides[block]
+        if isinstance(given := overrides.get(block), Mapping):
+            overrides[block] = {**fields[block], **given}
     return _from_mapping(fields | overrides, source)
 
 
-def _from_mapping(spec: Mapping[str, Any], source: _Source) -> VocabularyLayout:
+def _from_mapping(spec: Mapping[str, object], source: _Source) -> VocabularyLayout:
     content = dict(spec)
     check_keys("layout", content, VocabularyLayout.model_fields, InvalidLayout)
     for block, model in (("text", TextBlock), ("image", ImageBlock)):
-        if isinstance(content.get(block), Mapping):
-            content[block] = dict(content[block])
-            check_keys(f"layout, {block}", content[block], model.model_fields, InvalidLayout)
+        if isinstance(given := content.get(block), Mapping):
+            content[block] = dict(given)
+            check_keys(f"layout, {block}", given, model.model_fields, InvalidLayout)
     text, image = content.get("text"), content.get("image")
     if isinstance(text, dict) and isinstance(text.get("tokenizer"), str):
         text["tokenizer"] = str(_resolve_path(text["tokenizer"], source.base, "text.tokenizer"))
@@ -483,14 +485,14 @@ def _resolve_path(path: str, base: Path | None, what: str) -> Path:
     return Path(path) if base is None else (base / path).resolve()
 
 
-def _read_layout(path: Path, allow: Allow) -> Any:
+def _read_layout(path: Path, allow: Allow) -> object:
     try:
         return read_yaml(_read_file(path, "layout file", allow))
     except YamlError as error:
         raise InvalidLayout(f"the layout file {path} is not valid YAML: {error}") from None
 
 
-def _read_map(path: Path, allow: Allow) -> Any:
+def _read_map(path: Path, allow: Allow) -> list[int]:
     try:
         content = json.loads(_read_file(path, "image.map", allow))
     except (ValueError, RecursionError) as error:

@@ -118,7 +118,7 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "open_lm_7b": (4096, 32, 32),
     "llama2_7b": (4096, 32, 32, 4096, 32000),
 }
-_FIXED: dict[str, dict[str, Any]] = {
+_FIXED: dict[str, dict[str, object]] = {
     "open_lm_1b_old": {
         "positional_embedding_type": "head_rotary",
         "model_norm": "default_layer_norm",
@@ -153,7 +153,7 @@ def _registered(name: str) -> dict[str, Any]:
     return shape | {"vocab_size": vocab_size, "post_embed_norm": False, "weight_tying": False} | _FIXED.get(name, {})
 
 
-def read_model_spec(model: str | Mapping[str, Any], base: Path | None = None) -> dict[str, Any]:
+def read_model_spec(model: str | Mapping[str, object], base: Path | None = None) -> dict[str, object]:
     """The open_lm fields that `model` stands for: a registered name, a JSON file, or the fields themselves.
 
     A relative path is taken from `base`. Hugging Face configurations of both open_lm wrappers are translated. Only
@@ -162,7 +162,7 @@ def read_model_spec(model: str | Mapping[str, Any], base: Path | None = None) ->
     """
     if isinstance(model, str):
         fields, source = _read_named(model, base)
-        shown: Mapping[str, Any] = {}
+        shown: Mapping[str, object] = {}
     else:
         fields, source = _open_lm_fields(model, "the given model configuration", ()), "the given model configuration"
         shown = model
@@ -170,7 +170,7 @@ def read_model_spec(model: str | Mapping[str, Any], base: Path | None = None) ->
     return fields
 
 
-def resolve_config(model: str | Mapping[str, Any] | None, checkpoint: Path) -> ModelConfig:
+def resolve_config(model: str | Mapping[str, object] | None, checkpoint: Path) -> ModelConfig:
     """The complete configuration of the model in `checkpoint` (a file or a Hugging Face folder).
 
     None looks beside the checkpoint, see `config_beside`. In every case a `params.txt` of the run (same folder or one
@@ -192,7 +192,7 @@ def resolve_config(model: str | Mapping[str, Any] | None, checkpoint: Path) -> M
     return _validated(_with_training_flags(fields, checkpoint), source, shown)
 
 
-def require_one_model(models: Mapping[str, Mapping[str, Any]]) -> None:
+def require_one_model(models: Mapping[str, Mapping[str, object]]) -> None:
     """Raise CheckpointMismatch where two of `models`, by their checkpoints' names, differ in a field that both have."""
     (first, ours), *others = models.items()
     for name, theirs in others:
@@ -204,7 +204,7 @@ def require_one_model(models: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
-def config_beside(checkpoint: Path) -> dict[str, Any] | None:
+def config_beside(checkpoint: Path) -> dict[str, object] | None:
     """The configuration found beside `checkpoint`, complete and as plain JSON values; None when there is none.
 
     Looks for, in this order: a Hugging Face `config.json` in its folder; `params.txt` in its folder or one above, with
@@ -218,7 +218,7 @@ def config_beside(checkpoint: Path) -> dict[str, Any] | None:
     return _validated(_with_training_flags(fields, checkpoint), source).model_dump(mode="json")
 
 
-def _read_named(model: str, base: Path | None) -> tuple[dict[str, Any], str]:
+def _read_named(model: str, base: Path | None) -> tuple[dict[str, object], str]:
     registered = registered_models()
     if model in registered:
         return registered[model], f"model {model!r}"
@@ -232,7 +232,7 @@ def _read_named(model: str, base: Path | None) -> tuple[dict[str, Any], str]:
     raise UnknownName.among("model", model, registered, hint="or give the path of a model JSON")
 
 
-def _find_beside(checkpoint: Path) -> tuple[dict[str, Any], str] | None:
+def _find_beside(checkpoint: Path) -> tuple[dict[str, object], str] | None:
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     hf_config = folder / "config.json"
     if hf_config.is_file() and _describes_open_lm(fields := _read_json(hf_config)):
@@ -260,7 +260,7 @@ def _stem(name: str) -> str:
     return name.rsplit("/", 1)[-1].removesuffix(".json")
 
 
-def _by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, Any], str] | None:
+def _by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:
     """The model that open_lm recorded as `stem`: it keeps only the name of the JSON, never its folder."""
     name = _stem(stem)
     if "mamba" in name:
@@ -273,7 +273,7 @@ def _by_stem(stem: str, folders: tuple[Path, ...]) -> tuple[dict[str, Any], str]
     return (registered[name], f"model {name!r}") if name in registered else None
 
 
-def _only_json(folders: tuple[Path, ...]) -> tuple[dict[str, Any], str] | None:
+def _only_json(folders: tuple[Path, ...]) -> tuple[dict[str, object], str] | None:
     for folder in folders:
         found = [(path, fields) for path, fields in _json_files(folder) if "hidden_dim" in fields]
         if len(found) > 1:
@@ -285,7 +285,7 @@ def _only_json(folders: tuple[Path, ...]) -> tuple[dict[str, Any], str] | None:
     return None
 
 
-def _json_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _json_files(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
     """The JSON objects in `folder`; files that are none are somebody else's and are passed over.
 
     Raises:
@@ -311,7 +311,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+def _read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, object]:
     if not _is_file(path):
         raise InvalidModelConfig(f"{path} is not a file; give the path of a model JSON")
     if path.stat().st_size > limit:
@@ -331,12 +331,12 @@ _MAMBA = "{source} is a mamba model; evalsvc evaluates open_lm's attention model
 _MOE = "{source} is a mixture of experts ({found}); evalsvc evaluates dense open_lm models only"
 
 
-def _describes_open_lm(fields: Mapping[str, Any]) -> bool:
+def _describes_open_lm(fields: Mapping[str, object]) -> bool:
     flat = fields.get("model_type") == "openlm" or ("dim" in fields and "n_layers" in fields)
     return flat or "hidden_dim" in fields or isinstance(fields.get("params_args_dict"), Mapping)
 
 
-def _open_lm_fields(fields: Mapping[str, Any], source: str, folders: tuple[Path, ...]) -> dict[str, Any]:
+def _open_lm_fields(fields: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
     """open_lm's own names for what `fields` says, from any of the three formats."""
     args = fields.get("params_args_dict")
     if isinstance(args, Mapping):
@@ -348,7 +348,7 @@ def _open_lm_fields(fields: Mapping[str, Any], source: str, folders: tuple[Path,
     return dict(fields)
 
 
-def _from_params_dataclass(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _from_params_dataclass(fields: Mapping[str, object]) -> dict[str, object]:
     """The flat format of open_lm/hf: field names and defaults of open_lm's Params."""
     defaults = {"dim": 512, "n_layers": 8, "n_heads": 8, "vocab_size": -1, "seq_len": 2048}
     translated = defaults | {"post_embed_norm": False, "weight_tying": False} | dict(fields)
@@ -358,7 +358,7 @@ def _from_params_dataclass(fields: Mapping[str, Any]) -> dict[str, Any]:
     return translated
 
 
-def _from_arguments(args: Mapping[str, Any], source: str, folders: tuple[Path, ...]) -> dict[str, Any]:
+def _from_arguments(args: Mapping[str, object], source: str, folders: tuple[Path, ...]) -> dict[str, object]:
     """The format of utils/transformers: the command line, with the model by name."""
     name = args.get("model")
     found = _by_stem(name, folders) if isinstance(name, str) else None
@@ -375,14 +375,14 @@ def _params_file(checkpoint: Path) -> Path | None:
     return next((path for path in (folder / "params.txt", folder.parent / "params.txt") if path.is_file()), None)
 
 
-def _with_training_flags(fields: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+def _with_training_flags(fields: dict[str, object], checkpoint: Path) -> dict[str, object]:
     params = _params_file(checkpoint)
     if params is None:
         return fields
     return _training_flags(_read_params(params)) | fields
 
 
-def _training_flags(args: Mapping[str, Any]) -> dict[str, Any]:
+def _training_flags(args: Mapping[str, object]) -> dict[str, object]:
     """What a run's command line says about its model; keys without a value are left out."""
     names = ("model_norm", "qk_norm", "positional_embedding_type", "ffn_type", "moe_freq", "precision")
     flags = {name: args[name] for name in names if args.get(name) is not None}
@@ -392,7 +392,7 @@ def _training_flags(args: Mapping[str, Any]) -> dict[str, Any]:
     return flags
 
 
-def _read_params(path: Path) -> dict[str, Any]:
+def _read_params(path: Path) -> dict[str, object]:
     """`params.txt`: one `key: value` a line, each value Python's str() of the argument."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise InvalidModelConfig(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes, which no params.txt is")
@@ -409,7 +409,7 @@ def _python_value(text: Any) -> Any:
     return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 20 else text
 
 
-def _validated(fields: Mapping[str, Any], source: str, shown: Mapping[str, Any] | None = None) -> ModelConfig:
+def _validated(fields: Mapping[str, object], source: str, shown: Mapping[str, object] | None = None) -> ModelConfig:
     """The configuration that `fields` are. Raises InvalidModelConfig, which quotes the values that are `shown`: those
     that came with the request, and none of a file's."""
     if fields.get("ffn_type") == "moe" or fields.get("moe_freq") not in (None, 0):
@@ -425,7 +425,7 @@ def _validated(fields: Mapping[str, Any], source: str, shown: Mapping[str, Any] 
 
 
 def _problem(
-    fields: Mapping[str, Any], shown: Mapping[str, Any], location: tuple[int | str, ...], kind: str, message: str
+    fields: Mapping[str, object], shown: Mapping[str, object], location: tuple[int | str, ...], kind: str, message: str
 ) -> str:
     name = str(location[0]) if location else ""
     if kind == "missing":

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
-from typing import Any
 
 import yaml
 
@@ -52,7 +51,7 @@ def new_suite(kinds: Sequence[str], *, brief: bool = False) -> str:
 
 def _new_task(kind: str, name: str, *, brief: bool) -> str:
     """Return the YAML of one task, as an item of the list `tasks`."""
-    example: Mapping[str, Any] = getattr(catalog.load("tasks", kind), "example", {})
+    example: Mapping[str, object] = getattr(catalog.load("tasks", kind), "example", {})
     lines, defaults = [f"  - kind: {kind}"], ["    # ── Defaults: nothing below has to be changed ──"]
     for parameter in task_parameters(kind):
         if parameter.name == TASK_NAME:
@@ -65,7 +64,7 @@ def _new_task(kind: str, name: str, *, brief: bool) -> str:
     return "\n".join(lines if brief else lines + defaults) + "\n"
 
 
-def inline_yaml(value: Any) -> str:
+def inline_yaml(value: object) -> str:
     """Return a JSON value as YAML on one line, with quotes where YAML needs them."""
     if isinstance(value, list):
         return f"[{', '.join(map(inline_yaml, value))}]"
@@ -100,7 +99,7 @@ def _default_of(key: Parameter) -> str:
     return "; required" if key.required else f"; default {inline_yaml(key.default)}"
 
 
-def _setting(name: str, value: Any) -> Iterator[str]:
+def _setting(name: str, value: object) -> Iterator[str]:
     text: str = yaml.dump({name: value}, Dumper=_Indented, sort_keys=False, allow_unicode=True, width=WIDTH)
     return (f"    {line}" for line in text.splitlines())
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import islice, permutations
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from evalsvc.errors import InvalidData
 from evalsvc.spec.visible_text import check_visible
@@ -18,12 +18,12 @@ Direction = Literal["lower", "higher", "none"]
 """Which way is better. `none` is a description, such as a count or a probability mass."""
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """JSON with one spelling per value: sorted keys, no white space, no NaN (ValueError)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """SHA-256 of the canonical JSON of `value`, 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
@@ -36,7 +36,7 @@ class Protocol:
     number (device, batch shape, shards) is provenance and does not belong here.
     """
 
-    content: Mapping[str, Any]
+    content: Mapping[str, object]
 
     @property
     def id(self) -> str:
@@ -82,7 +82,7 @@ class MetricValue:
             except ValueError as error:
                 raise InvalidData(f"the {field} of a metric, {error}") from None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """JSON-able; NaN and infinities as strings, the protocol as its id."""
         return {
             "name": self.name,
@@ -100,7 +100,7 @@ class MetricValue:
         }
 
 
-def plain_json(value: Any) -> Any:
+def plain_json(value: object) -> Any:
     """`value` as every JSON and every database can hold it.
 
     NaN and infinities become strings, tuples lists, and NUL characters, which PostgreSQL keeps in no text, U+FFFD.
@@ -131,24 +131,28 @@ def number_to_json(value: float | None) -> float | str | None:
 ABSENT = object()
 
 
-def differences(one: Any, other: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
+Differences: TypeAlias = dict[str, tuple[object, object]]
+"""What differs between two protocols, by dotted key."""
+
+
+def differences(one: object, other: object, where: str = "") -> Differences:
     """What differs between two JSON-able values, by dotted key; `ABSENT` where one side has none."""
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
         # True equals 1 for Python, and 1 equals 1.0; of a protocol they are different values.
         return {} if _spelling(one) == _spelling(other) else {where: (one, other)}
-    found: dict[str, tuple[Any, Any]] = {}
+    found: Differences = {}
     for key in {**one, **other}:
         dotted = f"{where}.{key}" if where else str(key)
         found |= differences(one.get(key, ABSENT), other.get(key, ABSENT), dotted)
     return found
 
 
-def _spelling(value: Any) -> Any:
+def _spelling(value: object) -> object:
     """What only equal values share. A file that somebody wrote may hold NaN, which the canonical form refuses."""
     return value if value is ABSENT else json.dumps(value, sort_keys=True)
 
 
-def differences_to_json(found: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
+def differences_to_json(found: Mapping[str, tuple[object, object]]) -> dict[str, dict[str, object]]:
     """`{key: {"a": …, "b": …}}`; a side that lacks the field is left out."""
     return {
         key: {side: value for side, value in zip("ab", values, strict=True) if value is not ABSENT}
@@ -156,17 +160,17 @@ def differences_to_json(found: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[
     }
 
 
-def differences_from_json(found: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
+def differences_from_json(found: Mapping[str, Mapping[str, object]]) -> Differences:
     """What `differences_to_json` was given."""
     return {key: (sides.get("a", ABSENT), sides.get("b", ABSENT)) for key, sides in found.items()}
 
 
-def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> str:
+def describe_differences(found: Mapping[str, tuple[object, object]]) -> str:
     """For people: `sampling.seed 0 → 1, limit (none) → 64`."""
     return ", ".join(f"{key} {short_json(old)} → {short_json(new)}" for key, (old, new) in found.items())
 
 
-def distinguishing(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def distinguishing(contents: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
     """Return the fields that tell several protocols of one metric apart, by the protocols' ids and by dotted key.
 
     `contents` are the protocols by id. Every field stands as its own protocol has it. Of two protocols of another
@@ -177,7 +181,7 @@ def distinguishing(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
     if len(contents) < 2:
         return {identity: {} for identity in contents}
     leaves = {identity: _fields(content) for identity, content in contents.items()}
-    values: dict[_Path, set[str]] = {}
+    values: dict[_Path, set[object]] = {}
     for fields in leaves.values():
         for path, value in fields.items():
             values.setdefault(path, set()).add(_spelling(value))
@@ -197,14 +201,14 @@ def distinguishing(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
 
 
 def tell_apart(
-    places: Iterable[tuple[str, str]], contents: Mapping[str, Mapping[str, Any]]
-) -> dict[tuple[str, str], dict[str, Any]]:
+    places: Iterable[tuple[str, str]], contents: Mapping[str, Mapping[str, object]]
+) -> dict[tuple[str, str], dict[str, object]]:
     """Return the fields that tell the protocols of each metric apart, by metric and id of the protocol.
 
     `places` are names of metrics with the ids of their protocols, `contents` the protocols by id; one that is not
     there is told by its id. A metric with one protocol has no such fields. See `distinguishing`.
     """
-    ids: dict[str, dict[str, Mapping[str, Any]]] = {}
+    ids: dict[str, dict[str, Mapping[str, object]]] = {}
     for metric, identity in places:
         ids.setdefault(metric, {})[identity] = contents.get(identity, {})
     return {
@@ -225,12 +229,12 @@ FIELDS = 1_000
 """A protocol with more fields, which somebody has imported, is told apart by its id alone."""
 
 
-def _fields(content: Mapping[str, Any]) -> dict[_Path, Any]:
+def _fields(content: Mapping[str, object]) -> dict[_Path, object]:
     found = dict(islice(_leaves(content), FIELDS + 1))
     return found if len(found) <= FIELDS else {}
 
 
-def _leaves(content: Mapping[str, Any], path: _Path = ()) -> Iterator[tuple[_Path, Any]]:
+def _leaves(content: Mapping[str, object], path: _Path = ()) -> Iterator[tuple[_Path, object]]:
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*path, key))
@@ -248,24 +252,24 @@ def _told_by_presence(forms: Set[frozenset[_Path]]) -> set[_Path]:
     return told
 
 
-def describe_fields(found: Mapping[str, Any]) -> str:
+def describe_fields(found: Mapping[str, object]) -> str:
     """For people: `sampling.guidance_scale=3.0`."""
     return ", ".join(f"{key}={short_json(value)}" for key, value in found.items())
 
 
-def labelled(metric: str, differs: Mapping[str, Any]) -> str:
+def labelled(metric: str, differs: Mapping[str, object]) -> str:
     """Return the metric's name for people, with what tells its protocol apart: `coco/fid (limit=64)`."""
     return f"{metric} ({describe_fields(differs)})" if differs else metric
 
 
-def labels(metrics: Iterable[Mapping[str, Any]], contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def labels(metrics: Iterable[Mapping[str, Any]], contents: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Return the names of metrics, as `MetricValue.to_json` writes them, for people; see `tell_apart`."""
     places = [(metric["name"], metric["protocol"]) for metric in metrics]
     differs = tell_apart(places, contents)
     return [labelled(place[0], differs[place]) for place in places]
 
 
-def short_json(value: Any) -> str:
+def short_json(value: object) -> str:
     """As JSON; of long values, such as digests, the beginning."""
     text = "(none)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:16] + "…"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from evalsvc.errors import InvalidRequest
 
@@ -53,7 +52,7 @@ class SamplingParams:
         """Whether the unconditional prompt is run as well."""
         return self.guidance_scale != 1.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For the protocol: two params with equal content draw equal codes from equal logits."""
         return asdict(self)
 

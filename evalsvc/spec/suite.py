@@ -56,13 +56,13 @@ class Suite:
         """Identity: the digest of the tasks. Name and description do not move a number."""
         return digest([[task.kind, task.name, dict(task.parameters)] for task in self.tasks])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         tasks = [{"kind": task.kind, "name": task.name, **task.parameters} for task in self.tasks]
         return {"name": self.name, "description": self.description, "tasks": tasks}
 
 
 def parse_suite(
-    content: str | bytes | Mapping[str, Any],
+    content: str | bytes | Mapping[str, object],
     name: str,
     base: Path | None = None,
     allowed: Callable[[str], object] | None = None,
@@ -83,7 +83,7 @@ def parse_suite(
 
 
 def examine_suite(
-    content: str | bytes | Mapping[str, Any],
+    content: str | bytes | Mapping[str, object],
     name: str,
     base: Path | None = None,
     allowed: Callable[[str], object] | None = None,
@@ -116,14 +116,14 @@ def examine_suite(
     return specs, errors
 
 
-def _read_mapping(content: str | bytes | Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _read_mapping(content: str | bytes | Mapping[str, object], name: str) -> Mapping[str, object]:
     mapping = _read_yaml(content, name) if isinstance(content, (str, bytes)) else content
     if not isinstance(mapping, Mapping):
         raise InvalidSuite(f"suite {name!r} is {type(mapping).__name__}; it must be a mapping with a list `tasks`")
     return mapping
 
 
-def _listed_tasks(name: str, mapping: Mapping[str, Any]) -> list[Any]:
+def _listed_tasks(name: str, mapping: Mapping[str, object]) -> list[Any]:
     """Return the tasks of a suite, none of which is looked at."""
     if not NAME.fullmatch(name):
         raise InvalidSuite(
@@ -144,7 +144,7 @@ def _listed_tasks(name: str, mapping: Mapping[str, Any]) -> list[Any]:
     return tasks
 
 
-def _assembled(name: str, mapping: Mapping[str, Any], specs: Sequence[TaskSpec]) -> Suite:
+def _assembled(name: str, mapping: Mapping[str, object], specs: Sequence[TaskSpec]) -> Suite:
     if (twice := first_repeated(spec.name for spec in specs)) is not None:
         raise InvalidSuite(f"suite {name!r} has two tasks named {twice!r}; give one of them another `name`")
     description = mapping.get("description")
@@ -195,7 +195,7 @@ def find_suite(name: str, folder: Path | None) -> Suite:
     return load_suite(files[name])
 
 
-def _task_class(suite: str, index: int, content: Any) -> Any:
+def _task_class(suite: str, index: int, content: Any) -> type[BaseModel]:
     """Return the class of a task's parameters.
 
     Raises:
@@ -210,10 +210,11 @@ def _task_class(suite: str, index: int, content: Any) -> Any:
     kind = content["kind"]
     if not isinstance(kind, str):
         raise InvalidSuite(f"{where}: the kind is {shortened(kind)}; it is one of: {', '.join(catalog.names('tasks'))}")
-    return catalog.load("tasks", kind)
+    found: type[BaseModel] = catalog.load("tasks", kind)
+    return found
 
 
-def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]) -> TaskSpec:
+def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, object]) -> TaskSpec:
     task_class = _task_class(suite, index, content)
     where, kind = f"suite {suite!r}, task {index + 1}", content["kind"]
     parameters = {str(key): value for key, value in content.items() if key != "kind"}
@@ -224,7 +225,7 @@ def _parse_task(suite: str, index: int, content: Any, context: Mapping[str, Any]
         )
     check_keys(f"{where} ({kind})", parameters, task_class.model_fields)
     try:
-        task: BaseModel = task_class.model_validate(parameters, context=dict(context))
+        task = task_class.model_validate(parameters, context=dict(context))
     except ValidationError as error:
         raise InvalidSuite(f"{where} ({kind}): {validation_message(error)}") from None
     return TaskSpec(kind, name, task.model_dump(mode="json", exclude={"name"}))
@@ -246,7 +247,7 @@ def validation_message(error: ValidationError, *, quoting: bool = True) -> str:
 
 
 def check_keys(
-    where: str, mapping: Mapping[str, Any], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
+    where: str, mapping: Mapping[str, object], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
 ) -> None:
     """Raise `error` for a key of `mapping` that is not one of `known`, with its near misses."""
     for unknown in _unknown_keys(where, mapping, known, error):
@@ -254,7 +255,7 @@ def check_keys(
 
 
 def _unknown_keys(
-    where: str, mapping: Mapping[str, Any], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
+    where: str, mapping: Mapping[str, object], known: Iterable[str], error: type[EvalsvcError] = InvalidSuite
 ) -> Iterator[EvalsvcError]:
     for key in mapping:
         if key not in known:

@@ -317,7 +317,7 @@ class TextToImageWork(Work[TextToImage]):
                 planned["captions"],
                 prompts=fid.n,
                 reference=planned["reference"].get("n"),
-                extractor=fid.protocol.content["extractor"],
+                extractor=str(fid.protocol.content["extractor"]),
             )
         )
         label = {"fid_deviates": deviations} if deviations else {"fid_is": f"FID-30K, {self.task.protocol}"}
