@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import pickletools
-import re
 import stat
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +22,15 @@ import safetensors
 import torch
 from torch import Tensor
 
-from evalsvc.checkpoints.pickle_safety import require_backed, safe_globals
+from evalsvc.checkpoints import torch_file
 from evalsvc.checkpoints.reference import sharded, weights_among
 from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.checkpoints.torch_archive import LEGACY_PICKLES, MAX_BESIDE_DATA, require_plain_archive, require_shallow
 from evalsvc.errors import (
     CheckpointError,
     CheckpointMismatch,
     CheckpointNotFound,
     NonFinite,
     NotACheckpoint,
-    UnsafeCheckpoint,
     first_few,
     os_reason,
 )
@@ -51,7 +45,8 @@ SHOWN = 5  # names of each kind in a message
 MAX_INDEX = 50_000_000  # bytes
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile and Hugging Face, in any order
 OPTIMIZER_KEYS = ("optimizer", "optimizer_states", "scaler")
-PICKLE_INSTRUCTIONS = frozenset(ord(instruction.code) for instruction in pickletools.opcodes)
+VIEWS = 4
+"""How often a file's bytes may be seen as tensors: tied weights are saved under two names, and each may be cast."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +95,8 @@ def _read_file(path: Path) -> Weights:
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
     """The function that reads a file which begins with `head`."""
-    if head.startswith(b"PK\x03\x04"):
-        return _read_torch_zip
-    if head.startswith(b"\x80"):
-        return _read_legacy_torch
+    if head.startswith((torch_file.ZIP, b"\x80")):
+        return _read_torch
     if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
         return _read_safetensors
     if head.lstrip().startswith(b"{"):
@@ -120,52 +113,8 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
 # torch.save
 
 
-def _read_torch_zip(path: Path) -> Weights:
-    require_plain_archive(path)
-    return _from_torch_object(path, _torch_load(path, mmap=True))
-
-
-def _read_legacy_torch(path: Path) -> Weights:
-    with path.open("rb") as file:
-        require_shallow(path, file.read(MAX_BESIDE_DATA + 1), LEGACY_PICKLES)
-    return _from_torch_object(path, _torch_load(path, mmap=False))
-
-
-def _torch_load(path: Path, *, mmap: bool) -> Any:
-    try:
-        with torch.serialization.safe_globals(safe_globals()), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
-            raise UnsafeCheckpoint(
-                f"{path} wants to run {wanted[1]} when it is opened, so it was not opened; save only tensors and plain "
-                "values: torch.save({'state_dict': model.state_dict()}, ...)"
-            ) from error
-        operand = re.search(r"Unsupported operand (\d+)", str(error))
-        if operand and int(operand[1]) in PICKLE_INSTRUCTIONS:
-            raise UnsafeCheckpoint(
-                f"{path} holds the pickle instruction {operand[1]}, which files that run code need and files of "
-                "tensors do not, so it was not opened; write it by torch.save and its default protocol"
-            ) from error
-        raise _broken_pickle(path, error) from error
-    except UnsafeCheckpoint as error:
-        raise UnsafeCheckpoint(
-            f"{path} {error.message}, so it was not opened; save only tensors and plain values: "
-            "torch.save({'state_dict': model.state_dict()}, ...)"
-        ) from error
-    except OSError:
-        raise
-    except Exception as error:  # a hostile or cut-off pickle makes the unpickler stumble in any way it likes
-        raise _broken_pickle(path, error) from error
-
-
-def _broken_pickle(path: Path, error: Exception) -> NotACheckpoint:
-    # Its words may quote the file.
-    return NotACheckpoint(f"{path} is damaged or no torch.save file ({type(error).__name__}); copy or write it again")
-
-
-def _from_torch_object(path: Path, content: Any) -> Weights:
+def _read_torch(path: Path) -> Weights:
+    content = torch_file.load(path)
     if not isinstance(content, dict):
         raise NotACheckpoint(f"{path} holds a {type(content).__name__}; a checkpoint is a dictionary of tensors")
     content = _plain_dict(content)
@@ -259,12 +208,35 @@ def _weights(path: Path, kind: str, tensors: Mapping[Any, Any], metadata: dict[s
         raise NotACheckpoint(
             f"{path} ({kind}) holds {found}; expected tensors by name, alone or under `state_dict` or `av_model_sd`"
         )
-    require_backed(path, tensors)
+    _require_backed(path, tensors)
     # Without what a pickle may have put beside the values, methods of its own included.
     tensors = {name: Tensor.detach(tensor) for name, tensor in tensors.items()}
     step = _whole_number(metadata.get("step", metadata.get("global_step")))
     epoch = _whole_number(metadata.get("epoch"))
     return Weights(strip_prefixes(tensors, path), step=step, epoch=epoch, format=kind, metadata=metadata)
+
+
+def _require_backed(path: Path, tensors: Mapping[object, Tensor]) -> None:
+    """Raise NotACheckpoint where tensors are larger than what stands behind them in the file.
+
+    A tensor of stride 0 is as large as its shape says once it is copied, and costs a file nothing.
+    """
+    total = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            continue  # whoever needs values refuses these
+        claimed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+        total += claimed
+        if claimed > stored:
+            raise NotACheckpoint(
+                f"{path}: {str(name)[:80]} is {list(tensor.shape)}, {claimed:,} bytes, of which the file has "
+                f"{stored:,}; save it contiguous"
+            )
+    size = path.stat().st_size
+    if total > VIEWS * size + (1 << 20):
+        raise NotACheckpoint(
+            f"{path} announces {total:,} bytes of tensors and has {size:,}; save each tensor with values of its own"
+        )
 
 
 def _whole_number(value: Any) -> int | None:

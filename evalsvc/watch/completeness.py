@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from evalsvc.checkpoints.pickle_outline import read_outline
 from evalsvc.checkpoints.reference import FOLDER_FILES
 from evalsvc.checkpoints.safetensors_file import read_header
+from evalsvc.checkpoints.torch_file import read_outline
 from evalsvc.errors import EvalsvcError, NotACheckpoint, os_reason
 from evalsvc.spec.names import NAME
 from evalsvc.watch.local_folder import Candidate

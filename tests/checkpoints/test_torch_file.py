@@ -1,10 +1,14 @@
-"""Files that want to run code, and small files that want a large memory: refused, by whichever way they come."""
+"""Files of torch.save: hostile ones are refused however they come, and outlines are read without torch."""
 
 import builtins
+import codecs
 import os
+import pickle
+import struct
 import tarfile
 import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +19,13 @@ import hostile_files
 import numpy as np
 import pytest
 import torch
-from hostile_files import archive, calling, entry, patched, safetensors, tensor_pickle
+from hostile_files import archive, calling, patched, tensor_pickle
 from safetensors.torch import save_file
 
-from evalsvc.checkpoints.pickle_safety import require_backed
-from evalsvc.checkpoints.torch_archive import MAX_BESIDE_DATA
+from evalsvc.checkpoints.torch_file import MAX_BESIDE_DATA, OTHER, read_outline
 from evalsvc.checkpoints.weights import read_weights
 from evalsvc.errors import CheckpointError, NotACheckpoint, UnsafeCheckpoint
+from evalsvc.miniature import ROOT
 
 
 def refused(path: Path, error: type[CheckpointError], *words: str) -> None:
@@ -57,6 +61,14 @@ FLOAT64 = b"cnumpy\ndtype\n(U\x02f8K\x00K\x01tR"
 POINTERS = b"cnumpy\ndtype\n(U\x02V8K\x00K\x01tR(K\x03U\x01|NNNK\x08K\x01K\x3ftb"
 """A numpy.dtype whose state says that its eight bytes are a pointer to an object; SCALAR gives them a value."""
 SCALAR = b"\x80\x02cnumpy.core.multiarray\nscalar\n"
+
+
+def encoding(name: str) -> bytes:
+    """A pickle of a bytes object that is written by an encoding; that of names takes the square of a text's length."""
+    written = b"X" + struct.pack("<I", len(name)) + name.encode()
+    return pickle.dumps({"a": b"\xe9"}, protocol=2).replace(b"X\x06\x00\x00\x00latin1", written)
+
+
 NESTED_GLOBAL = b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n."
 
 
@@ -80,6 +92,10 @@ NESTED_GLOBAL = b"\x80\x02ctorch\nFloatStorage.from_file.__globals__\n."
         (SCALAR + b"U\x02f8U\x08AAAAAAAA\x86R.", UnsafeCheckpoint, "a numpy value of other things than its bytes"),
         (SCALAR + FLOAT64 + b"U\x04AAAA\x86R.", UnsafeCheckpoint, "a numpy value of other things than its bytes"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", UnsafeCheckpoint, "multiarray._reconstruct"),
+        (calling(bytearray, b"x"), UnsafeCheckpoint, "wants to run __builtin__.bytearray"),  # of any length
+        (encoding("punycode"), UnsafeCheckpoint, "wants to run _codecs.encode on other things than bytes"),
+        (calling(tuple, [codecs.encode]), UnsafeCheckpoint, "wants to run __builtin__.tuple"),
+        (b"\x80\x02c_codecs\nencode\n\x85.", UnsafeCheckpoint, "wants to run _codecs.encode on other things"),
         (b"\x80\x02.", NotACheckpoint, "damaged or no torch.save file"),
         (b"\x80\x02X\xff\xff\xff\x7fabc.", NotACheckpoint, "damaged or no torch.save file"),
     ],
@@ -161,6 +177,39 @@ def large_pickle(path: Path) -> None:
     path.write_bytes(b"\x80\x02(" + 17 * text + b"l.")
 
 
+def two_directories(path: Path) -> None:
+    """zipfile reads the catalogue in front of the end record, torch the one at the place that the record names."""
+    archive(path, tensor_pickle((4,), (1,), 4), bytes(16))
+    read_by_torch = path.read_bytes()[:-22]
+    begin = read_by_torch.find(b"PK\1\2")
+    archive(path, b"\x80\x02}.", bytes(16))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, len(content) - 6, begin)
+    catalogue = entry = content.find(b"PK\1\2")
+    while entry >= 0:  # zipfile adds how far the catalogue is from where the record says
+        (place,) = struct.unpack_from("<I", content, entry + 42)
+        struct.pack_into("<I", content, entry + 42, place + begin - catalogue)
+        entry = content.find(b"PK\1\2", entry + 1)
+    path.write_bytes(read_by_torch + content)
+
+
+def renamed(path: Path, name: str) -> None:
+    """Two entries that could be the pickle: torch takes either."""
+    archive(path, b"\x80\x02}.", data=bytes(4))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(name, tensor_pickle((1,), (1,), 1))
+
+
+def followed(path: Path) -> None:
+    """A second end record in the comment of the first."""
+    archive(path, b"\x80\x02}.", bytes(4))
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = path.read_bytes()[-22:]
+
+
+DOUBLED = b"\x80\x02}K\x01\x85" + 60 * b"q\x01h\x01\x86" + b"K\x01s."
+"""As the key of a dictionary it would be hashed 2**60 values long."""
+
 TUPLES = b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s."
 """As the key of a dictionary they would be hashed by recursion in C, which ends the process."""
 
@@ -188,6 +237,11 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative": (lambda path: archive(path, tensor_pickle((4,), (-1,), 4), bytes(16)), DAMAGED),
     "tuples": (lambda path: archive(path, TUPLES), DEEP),
     "legacy tuples": (lambda path: path.write_bytes(LEGACY + TUPLES), DEEP),
+    "doubled tuples": (lambda path: archive(path, DOUBLED), "holds a tuple of more than 10,000 values"),
+    "two directories": (two_directories, "has its zip directory in another place than it says"),
+    "case": (lambda path: renamed(path, "x/Data.pkl"), "has two entries of one name"),
+    "folders": (lambda path: renamed(path, "y/data.pkl"), "has entries in two folders"),
+    "comment": (followed, "has its zip directory in another place"),
     "header": (announcing_header, "announces a safetensors header of 1,000,000,000 bytes"),
 }
 
@@ -223,7 +277,7 @@ def test_memory_is_measured() -> None:
 
 @pytest.mark.parametrize("kind", ["memo", "marks", "pairs"])
 def test_depth_is_followed_through_every_instruction(tmp_path: Path, kind: str) -> None:
-    grow = {"memo": b"q\x01h\x01\x86", "marks": b"q\x010(h\x01t", "pairs": b"K\x01K\x02\x87"}[kind]
+    grow = {"memo": b"q\x01h\x01\x85", "marks": b"q\x01(h\x01t", "pairs": b"K\x01K\x02\x87"}[kind]
     archive(tmp_path / "x.pt", b"\x80\x02)" + 200 * grow + b".")
     refused(tmp_path / "x.pt", NotACheckpoint, "holds tuples in tuples, more than 100 deep")
 
@@ -247,11 +301,11 @@ def test_tied_weights_are_no_bomb(tmp_path: Path) -> None:
     assert len(read_weights(tmp_path / "x.pt").tensors) == 2, "views need not be contiguous"
 
 
-def test_sparse_and_unbacked_tensors_are_for_the_next_check() -> None:
-    sparse = torch.sparse_coo_tensor(
-        torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (10**12,), check_invariants=True
-    )
-    require_backed(Path(__file__), {"a": sparse, "b": torch.empty(10**12, device="meta")})
+def test_sparse_and_unbacked_tensors_are_for_the_next_check(tmp_path: Path) -> None:
+    place = torch.zeros(1, 1, dtype=torch.int64)
+    sparse = torch.sparse_coo_tensor(place, torch.ones(1), (10**12,), check_invariants=True)
+    torch.save({"a": sparse, "b": torch.empty(10**12, device="meta")}, tmp_path / "x.pt")
+    assert len(read_weights(tmp_path / "x.pt").tensors) == 2
 
 
 def damaged(content: bytes, chance: Random) -> bytes:
@@ -295,28 +349,53 @@ def test_random_damage_is_told_and_never_crashes(tmp_path: Path) -> None:
     assert 100 < refusals < 200
 
 
-# safetensors
+# outlines
 
 
-@pytest.mark.parametrize(
-    ("header", "words"),
-    [
-        (b"{" + b" " * 26_000_000, "announces a safetensors header of 26,000,001 bytes, which no model has"),
-        ({"a": entry(0, 32)}, "its tensors end at byte"),
-        ({"a": entry(0, 16), "b": entry(8, 16)}, "is damaged"),
-        ({"a": entry(-16, 0, [4])}, "is damaged"),
-        ({"a": entry(0, 16, [2**63, 2])}, "is damaged"),
-        (b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, NaN]}}', "damaged"),
-        (b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 1e999]}}', "damaged"),
-        (
-            b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, '
-            b'"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}',
-            "damaged",
-        ),
-        (b"{" + b'"a":{' * 100_000, "damaged safetensors header"),
-        (b'{"a": [1, 2]}', "damaged safetensors header"),
-    ],
-)
-def test_headers(tmp_path: Path, header: Any, words: str) -> None:
-    safetensors(tmp_path / "x", header)
-    refused(tmp_path / "x", NotACheckpoint, words)
+@pytest.mark.parametrize("name", ["epoch_1.pt", "ema_0.9_1_1.pt", "optimizer_1.pt", "stats_1.pt"])
+def test_agrees_with_torch_on_what_open_lm_writes(open_lm_case: Path, name: str) -> None:
+    path = open_lm_case / "checkpoints" / name
+    content = torch.load(path, weights_only=False)
+    found = read_outline(path)
+    assert list(found) == list(content)
+    plain = {key: value for key, value in found.items() if value is not OTHER}
+    assert plain == {key: content[key] for key in plain}
+    kinds = (int, float, str)
+    assert {key for key, value in content.items() if type(value) in kinds} == set(plain)
+
+
+def test_the_miniature_says_its_steps() -> None:
+    folder = ROOT / "runs" / "pretrained" / "checkpoints"
+    assert [read_outline(folder / f"epoch_{epoch}.pt")["step"] for epoch in range(6)] == [0, 10, 20, 80, 300, 3000]
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (time.sleep, (1000,))
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_nothing_is_carried_out_in_any_protocol(tmp_path: Path, protocol: int) -> None:
+    content = {"state_dict": OrderedDict(a=[1, (2, 3)]), "bad": Hostile(), "step": 70_000, "large": 2**80, "text": "é"}
+    archive(tmp_path / "x.pt", pickle.dumps(content, protocol))
+    expected = {"state_dict": OTHER, "bad": OTHER, "step": 70_000, "large": 2**80, "text": "é"}
+    assert read_outline(tmp_path / "x.pt") == expected
+
+
+def test_an_inner_dictionary_is_not_taken_for_the_file(tmp_path: Path) -> None:
+    """A `step` deep inside the optimizer's state is not the training's."""
+    torch.save({"optimizer": {"state": {"step": 5}}, "epoch": 1}, tmp_path / "x.pt")
+    assert read_outline(tmp_path / "x.pt") == {"optimizer": OTHER, "epoch": 1}
+
+
+def test_a_torn_file_is_refused(tmp_path: Path) -> None:
+    whole = (ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_1.pt").read_bytes()
+    torn = tmp_path / "epoch_1.pt"
+    torn.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(NotACheckpoint, match="cut off"):
+        read_outline(torn)
+
+
+def test_what_is_no_dictionary_says_nothing(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "x.pt")
+    assert read_outline(tmp_path / "x.pt") == {}

@@ -1,0 +1,356 @@
+"""Files of torch.save: checked before torch reads them, loaded without running code, or only asked what they say.
+
+`torch.load(weights_only=True)` keeps code from running. It does not keep a small file from asking for much memory or
+time: by entries that unpack, by a catalogue without end, by tuples that double, by an array of any length. So the bytes
+of the pickle are checked first, and the archive must leave no doubt which bytes these are. torch and numpy are imported
+where a file is loaded: the watcher reads outlines without them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Literal
+
+from evalsvc.errors import NotACheckpoint, UnsafeCheckpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ZIP = b"PK\x03\x04"
+
+MAX_DIRECTORY = 16 << 20
+"""Bytes of a zip's catalogue; 100,000 tensors need half of that."""
+
+MAX_BESIDE_DATA = 16 << 20
+"""Bytes of all that is not a tensor's values: the pickle, which is read with Python objects for every byte."""
+
+MAX_DEPTH, MAX_TUPLE = 100, 10_000
+"""Tuples in tuples, whose hashing is a recursion in C that ends the process, and values that hashing one reads."""
+
+LEGACY_PICKLES = 5
+"""Pickles at the start of a file before torch 1.6: magic number, version, machine, content, keys of the storages."""
+
+OPCODES = {instruction.code: instruction for instruction in pickletools.opcodes}
+
+INSTRUCTIONS = re.compile(
+    r"PROTO|STOP|MARK|GLOBAL|NEWOBJ|REDUCE|BUILD|BINPERSID|APPENDS?|SETITEMS?|TUPLE[123]?|EMPTY_(TUPLE|LIST|DICT|SET)"
+    r"|NONE|NEW(FALSE|TRUE)|BININT[12]?|BINFLOAT|BINUNICODE|SHORT_BINSTRING|LONG1|(LONG_)?BIN(PUT|GET)"
+)
+"""What torch's unpickler follows."""
+
+NAMES = re.compile(
+    r"collections\.(OrderedDict|Counter)|(__builtin__|builtins)\.(set|complex)|_codecs\.encode"
+    r"|torch\.(Size|device|Tensor|nn\.parameter\.Parameter|serialization\._get_layout|_tensor\._rebuild_from_type_v2)"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|sparse_tensor"
+    r"|meta_tensor_no_storage)|torch\.(storage\.)?[A-Z]\w*Storage|torch\.(bool|u?int\d+|b?float\d+\w*|complex\d+)"
+    r"|numpy\.(dtype|(core|_core)\.multiarray\.scalar)"
+)
+"""What a pickle may name: what torch.save writes for tensors and plain values, and numpy's scalars."""
+
+KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
+"""numpy's plain numbers, as it pickles them."""
+
+ADVICE = "so it was not opened; save only tensors and plain values: torch.save({'state_dict': model.state_dict()}, ...)"
+
+
+def load(path: Path) -> object:
+    """Load what torch.save wrote; tensors are views of the mapped file, or copies from a file before torch 1.6.
+
+    Raises:
+        UnsafeCheckpoint: the file names other things than tensors and plain values.
+        NotACheckpoint: the file is damaged, or is larger or deeper in memory than a checkpoint is.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        is_archive = file.read(len(ZIP)) == ZIP
+    if is_archive:
+        _require_safe(path, _archive_pickle(path))
+    else:
+        with path.open("rb") as file:
+            _require_safe(path, file.read(MAX_BESIDE_DATA + 1), LEGACY_PICKLES)
+    import torch
+
+    allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+        (PlainDtype, "numpy.dtype"),
+        (_plain_scalar, "numpy.core.multiarray.scalar"),
+        (_plain_scalar, "numpy._core.multiarray.scalar"),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
+            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    except UnsafeCheckpoint as error:
+        raise UnsafeCheckpoint(f"{path} {error.message}, {ADVICE}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a hostile or cut-off file makes torch stumble in any way; its words may quote the file
+        raise _damaged(path, error) from error
+    return content
+
+
+def read_outline(path: Path) -> dict[str, object]:
+    """Return the keys of the dictionary in an archive, with their values where these are numbers or texts, else OTHER.
+
+    Nothing in the file is carried out. An archive that holds no dictionary has no keys.
+
+    Raises:
+        NotACheckpoint: it is cut off, or no file of torch.save since 1.6.
+        OSError: it cannot be read.
+    """
+    content = _archive_pickle(path)
+    try:
+        found = _follow(path, io.BytesIO(content))
+    except (ValueError, IndexError, KeyError) as error:
+        raise NotACheckpoint(f"{path} is damaged: its pickle breaks off; copy or write it again") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _damaged(path: Path, error: Exception) -> NotACheckpoint:
+    return NotACheckpoint(f"{path} is damaged or no torch.save file ({type(error).__name__}); copy or write it again")
+
+
+# the archive
+
+
+def _archive_pickle(path: Path) -> bytes:
+    """Return the pickle in a zip file, which must be what torch.save writes: stored, each byte of one entry alone."""
+    size = path.stat().st_size
+    _require_plain_directory(path, size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise _cut_off(path) from error
+    names = [entry.filename.partition("/")[2] for entry in entries]
+    if "constants.pkl" in names:
+        raise NotACheckpoint(f"{path} is a TorchScript program; save the model's state_dict() with torch.save instead")
+    if "data.pkl" not in names:
+        raise NotACheckpoint(f"{path} is a zip file that torch.save did not write (it has no data.pkl)")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise NotACheckpoint(
+            f"{path} is a compressed zip, which torch.save never writes; save it again with torch.save"
+        )
+    _require_own_bytes(path, size, entries)
+    other = sum(entry.file_size for entry, name in zip(entries, names, strict=True) if not name.startswith("data/"))
+    if other > MAX_BESIDE_DATA:
+        raise NotACheckpoint(f"{path} holds {other:,} bytes that are no tensor; save only tensors and plain values")
+    return _stored(path, entries[names.index("data.pkl")])
+
+
+def _require_plain_directory(path: Path, size: int) -> None:
+    """Raise NotACheckpoint unless the catalogue is small and ends where its one end record begins.
+
+    zipfile makes an object of every entry, and searches for a catalogue that is not where the record says it is, which
+    torch does not: the two would read different files.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, size - 98))
+        tail = file.read()
+    if len(tail) < 22 or tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
+        raise _cut_off(path)
+    end, (length, begin) = size - 22, struct.unpack_from("<II", tail, len(tail) - 10)
+    if len(tail) == 98 and tail[56:60] == b"PK\6\7":  # the locator of a record with longer fields
+        end = size - 98
+        if tail[:4] != b"PK\6\6" or struct.unpack_from("<Q", tail, 64) != (end,):
+            raise _cut_off(path)
+        length, begin = struct.unpack_from("<QQ", tail, 40)
+    if length > MAX_DIRECTORY:
+        raise NotACheckpoint(f"{path} announces a zip directory of {length:,} bytes, which no checkpoint needs")
+    if begin + length != end:
+        raise NotACheckpoint(f"{path} has its zip directory in another place than it says; write it again")
+
+
+def _cut_off(path: Path) -> NotACheckpoint:
+    return NotACheckpoint(f"{path} is cut off: its zip directory is missing; copy or write it again")
+
+
+def _require_own_bytes(path: Path, size: int, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise NotACheckpoint where a name or a byte could be that of two entries.
+
+    `entries` are in the order of their places. torch looks a name up in the folder of any one entry, and without regard
+    to case.
+    """
+    if len({entry.filename.lower() for entry in entries}) != len(entries):
+        raise NotACheckpoint(f"{path} has two entries of one name, which torch.save never writes; write it again")
+    if len({entry.filename.partition("/")[0] for entry in entries}) > 1:
+        raise NotACheckpoint(f"{path} has entries in two folders, which torch.save never writes; write it again")
+    ends = [entry.header_offset for entry in entries[1:]] + [size]
+    for entry, end in zip(entries, ends, strict=True):
+        if entry.file_size != entry.compress_size or entry.header_offset + 30 + entry.file_size > end:
+            raise NotACheckpoint(
+                f"{path}: its entry {entry.filename[:80]!r} announces {entry.file_size:,} bytes and does not have them "
+                "to itself; copy or write it again"
+            )
+
+
+def _stored(path: Path, entry: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of an entry that is not compressed, whatever its checksum: torch need not have written one."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset + 26)
+        lengths = file.read(4)
+        skipped = sum(struct.unpack("<HH", lengths)) if len(lengths) == 4 else 0
+        file.seek(entry.header_offset + 30 + skipped)
+        return file.read(entry.file_size)
+
+
+# the pickle
+
+
+class _Other:
+    """A value on the stack of which nothing needs to be known."""
+
+
+OTHER: Final = _Other()
+"""Stands for every value that is no plain number or text."""
+_MARK: Final = _Other()
+_ENCODE: Final = _Other()
+"""Stands for `_codecs.encode`, by which pickles hold bytes; with most encodings its time grows as length squared."""
+
+
+class _Tuple:
+    """A tuple on the stack."""
+
+    def __init__(self, items: Sequence[object]) -> None:
+        inner = [item for item in items if isinstance(item, _Tuple)]
+        self.second = items[1] if len(items) > 1 else OTHER
+        self.depth: int = 1 + max((item.depth for item in inner), default=0)
+        self.size: int = 1 + len(items) + sum(item.size for item in inner)
+
+
+def _require_safe(path: Path, content: bytes, pickles: int = 1) -> None:
+    """Raise UnsafeCheckpoint or NotACheckpoint unless the first `pickles` in `content` hold what a checkpoint needs."""
+    stream = io.BytesIO(content)
+    try:
+        for _ in range(pickles):
+            _follow(path, stream, strictly=True)
+    except (ValueError, IndexError, KeyError) as error:
+        if len(content) > MAX_BESIDE_DATA:  # the content was cut
+            raise NotACheckpoint(
+                f"{path} begins with a pickle of more than {MAX_BESIDE_DATA:,} bytes or none; save only tensors and "
+                "plain values, by torch.save"
+            ) from error
+        raise _damaged(path, error) from error
+
+
+def _follow(path: Path, stream: IO[bytes], *, strictly: bool = False) -> object:
+    """Follow the instructions of a pickle on a stack that has plain values, dictionaries of these, tuples and OTHER.
+
+    With `strictly`, refuse instructions and names that files of tensors do not need, before their operands are read.
+    Return what the pickle leaves behind.
+
+    Raises:
+        NotACheckpoint: tuples that take too long to hash.
+        UnsafeCheckpoint: see `strictly`.
+        ValueError, IndexError, KeyError: the pickle breaks off or makes no sense.
+    """
+    stack: list[object] = []
+    memo: dict[object, object] = {}
+    while True:
+        instruction = OPCODES[stream.read(1).decode("latin-1")]
+        name = instruction.name
+        if strictly and not INSTRUCTIONS.fullmatch(name):
+            raise UnsafeCheckpoint(
+                f"{path} holds the pickle instruction {ord(instruction.code)}, which files that run code need and "
+                "files of tensors do not, so it was not opened; write it by torch.save and its default protocol"
+            )
+        argument = None if instruction.arg is None else instruction.arg.reader(stream)
+        if name == "STOP":
+            return stack.pop()
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "MARK":
+            stack.append(_MARK)
+        else:
+            taken = _taken(stack, instruction)
+            if strictly:
+                _require_harmless(path, name, argument, taken)
+            stack += _results(path, instruction, argument, taken)
+
+
+def _taken(stack: list[object], instruction: pickletools.OpcodeInfo) -> list[object]:
+    """Take the operands of an instruction from the stack, without its mark."""
+    wanted, taken = instruction.stack_before, []
+    if pickletools.markobject in wanted:
+        while (value := stack.pop()) is not _MARK:
+            taken.append(value)
+        wanted = wanted[: wanted.index(pickletools.markobject)]
+    taken += [stack.pop() for _ in wanted]
+    return taken[::-1]
+
+
+def _require_harmless(path: Path, name: str, argument: object, taken: Sequence[object]) -> None:
+    """Raise UnsafeCheckpoint for a name that no checkpoint needs, and for any use of `encode` but on bytes."""
+    wanted = str(argument).replace(" ", ".") if name == "GLOBAL" else ""
+    if wanted and not NAMES.fullmatch(wanted):
+        raise UnsafeCheckpoint(f"{path} wants to run {wanted} when it is opened, {ADVICE}")
+    if any(value is _ENCODE for value in taken):
+        arguments = taken[1] if name == "REDUCE" else None
+        if not isinstance(arguments, _Tuple) or arguments.second != "latin1":
+            raise UnsafeCheckpoint(f"{path} wants to run _codecs.encode on other things than bytes, {ADVICE}")
+
+
+def _results(
+    path: Path, instruction: pickletools.OpcodeInfo, argument: object, taken: Sequence[object]
+) -> Sequence[object]:
+    """Return what an instruction leaves on the stack."""
+    name = instruction.name
+    if name == "EMPTY_DICT":
+        return [{}]
+    if name in ("SETITEM", "SETITEMS"):
+        if isinstance(target := taken[0], dict):
+            for key, value in zip(taken[1::2], taken[2::2], strict=True):
+                if isinstance(key, str):
+                    target[key] = value if isinstance(value, int | float | str) else OTHER
+        return taken[:1]
+    if name.startswith("TUPLE"):
+        found = _Tuple(taken)
+        if found.depth > MAX_DEPTH:
+            raise NotACheckpoint(f"{path} holds tuples in tuples, more than {MAX_DEPTH} deep, which no checkpoint does")
+        if found.size > MAX_TUPLE:
+            raise NotACheckpoint(f"{path} holds a tuple of more than {MAX_TUPLE:,} values, which no checkpoint does")
+        return [found]
+    if name in ("GLOBAL", "INST", "PERSID") or taken or not isinstance(argument, int | float | str):
+        return [_ENCODE if argument == "_codecs encode" else OTHER for _ in instruction.stack_after]
+    return [argument for _ in instruction.stack_after]
+
+
+# numpy's scalars, which a training loop's learning rate or metric often is
+
+
+class PlainDtype:
+    """Stands for numpy.dtype while a file is read: plain numbers only, and no state but the order of bytes.
+
+    numpy's own takes the layout of its memory from the pickle, pointers to objects included.
+    """
+
+    def __init__(self, kind: object, _align: object = False, _copy: object = True) -> None:
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise UnsafeCheckpoint(f"wants to make numpy values of kind {str(kind)[:40]!r}, which are no plain numbers")
+        self.kind = kind
+        self.order: Literal["<", ">", "|", "="] = "="
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (_, ("<" | ">" | "|" | "=") as order, *_):
+                self.order = order
+            case _:
+                raise UnsafeCheckpoint("wants to change the layout of numpy's numbers")
+
+
+def _plain_scalar(dtype: object, data: object) -> np.generic:
+    """Stand for numpy's function that makes a scalar of its bytes."""
+    import numpy as np
+
+    plain = np.dtype(dtype.kind).newbyteorder(dtype.order) if type(dtype) is PlainDtype else None
+    if plain is None or not isinstance(data, bytes) or len(data) != plain.itemsize:
+        raise UnsafeCheckpoint("wants to make a numpy value of other things than its bytes")
+    scalar: np.generic = np.frombuffer(data, plain)[0]
+    return scalar
