@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,6 @@ from evalsvc.errors import (
     CheckpointNotAllowed,
     CheckpointNotFound,
     EvalsvcError,
-    InvalidRequest,
     NotACheckpoint,
     ShardedCheckpoint,
     os_reason,
@@ -287,52 +285,6 @@ def check_sha256(reference: CheckpointRef, found: str, parents: Mapping[str, str
             f"{reference.label}: {reference.path} has sha256 {found}, expected {reference.sha256}; "
             "post it again with replace=true"
         )
-
-
-def spool_path(data_path: Path, checkpoint_id: int, path: str) -> Path:
-    """Where a spooled checkpoint lies; it keeps its name, which messages show."""
-    return data_path / "spool" / str(checkpoint_id) / Path(path).name
-
-
-def spool_link(source: Path, target: Path) -> None:
-    """Keep a checkpoint alive by hard links: instant, and it costs no space while the original exists.
-
-    Raises:
-        InvalidRequest: the spool lies on another file system.
-    """
-    try:
-        if source.is_dir():
-            shutil.copytree(source, target, copy_function=os.link)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(source, target)
-    except (OSError, shutil.Error) as error:
-        discard(target)
-        raise InvalidRequest(
-            f"spool=link cannot link {source} to {target} ({_reason(error)}); "
-            "links work on one file system only: use spool=copy, or move EVALSVC_DATA_DIR"
-        ) from None
-
-
-def spool_copy(source: Path, target: Path) -> None:
-    """Copy a checkpoint, keeping its modification time; complete under its name or not there at all."""
-    partial = target.with_name(target.name + ".partial")
-    discard(partial)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, partial)
-    else:
-        shutil.copy2(source, partial)
-    partial.rename(target)
-
-
-def discard(path: Path) -> None:
-    """Delete a spooled checkpoint; nothing there is fine."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()
 
 
 def files_of(path: Path, limit: int | None = None) -> list[Path]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import aliased
 
-from evalsvc.checkpoints.reference import CheckpointRef, Identity, discard, spool_copy, spool_path, verify
+from evalsvc.checkpoints.kept import copy_files, spool_path, spooled
+from evalsvc.checkpoints.reference import CheckpointRef, Identity, verify
 from evalsvc.checkpoints.remote.fetch import fetch_posted
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, SourceUnreachable, os_reason
@@ -70,23 +73,21 @@ class Spooler:
         self._copier.shutdown(wait=False, cancel_futures=True)
 
     def _copy(self, checkpoint: Checkpoint) -> None:
-        source, target = checkpoint.path, self.path(checkpoint)
+        copy = spooled(self._data_path, checkpoint.id)
         error: ShardError | None = None
         try:
-            discard(target)
-            if checkpoint.etag is None:
-                self._copy_file(checkpoint, target)
-            else:
-                self._fetch(checkpoint, target)
+            shutil.rmtree(copy.folder, ignore_errors=True)  # whatever is there is not known to be complete
+            copy.fill(partial(self._copy_file if checkpoint.etag is None else self._fetch, checkpoint))
         except _Closing:
             return  # the copy stays asked for, and begins anew after a restart
         except EvalsvcError as failure:
             error = ShardError(failure.code, failure.message)
         except OSError as failure:
             reason = os_reason(failure)
-            error = ShardError("checkpoint_gone", f"{source} could not be copied to the spool: {reason}; post it again")
+            message = f"{checkpoint.path} could not be copied to the spool: {reason}; post it again"
+            error = ShardError("checkpoint_gone", message)
         if error is not None:
-            discard(target)
+            copy.remove()
         while not self._store_state(checkpoint, error):
             if self._closing.wait(STORE_AGAIN_SECONDS):
                 return
@@ -100,7 +101,7 @@ class Spooler:
                 state = "ready" if error is None else "failed"
                 stated = update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state=state)
                 if session.execute(stated).rowcount == 0:  # type: ignore[attr-defined] # its run was deleted meanwhile
-                    discard(self.path(checkpoint).parent)
+                    spooled(self._data_path, checkpoint.id).remove()
                 if error is not None:
                     fail_checkpoint(session, checkpoint.id, error)
         except Exception as problem:  # in a thread that nobody looks at: its checkpoint would wait for ever
@@ -108,33 +109,32 @@ class Spooler:
             return False
         return True
 
-    def _copy_file(self, checkpoint: Checkpoint, target: Path) -> None:
-        source = checkpoint.path
+    def _copy_file(self, checkpoint: Checkpoint, folder: Path) -> None:
+        source, target = checkpoint.path, folder / Path(checkpoint.path).name
         identity = Identity(checkpoint.size, checkpoint.mtime_ns)
-        spool_copy(Path(source), target)
+        copy_files(Path(source), target)
         verify(CheckpointRef(path=str(target), identity=identity, label=f"the spooled copy of {source}"))
         verify(CheckpointRef(path=source, identity=identity, label=f"checkpoint {checkpoint.id}"))
 
-    def _fetch(self, checkpoint: Checkpoint, target: Path) -> None:
-        """Fetch what lies elsewhere; a store that does not answer is asked again, each time a little later."""
+    def _fetch(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """Fetch a checkpoint from its store; one that does not answer is asked again, each time a little later."""
         reference = CheckpointRef(
             path=checkpoint.path,
             identity=Identity(checkpoint.size, checkpoint.mtime_ns, checkpoint.etag),
             sha256=checkpoint.sha256,
             label=f"checkpoint {checkpoint.id}",
         )
-        partial = target.with_name(target.name + ".partial")
+        target = folder / Path(checkpoint.path).name
         for delay in (*RETRY_SECONDS, None):
             try:
-                fetch_posted(reference, partial, self._settings, self._stop_if_closing)
-                break
+                fetch_posted(reference, target, self._settings, self._stop_if_closing)
+                return
             except SourceUnreachable as error:
                 if delay is None:
                     raise
                 log.warning("%s; trying again in %s s", error, delay)
                 if self._closing.wait(delay):
                     raise
-        partial.rename(target)
 
     def _stop_if_closing(self, _done: int) -> None:
         if self._closing.is_set():
@@ -170,5 +170,5 @@ class Spooler:
                 if session.scalar(done.where(Checkpoint.id == checkpoint.id)) is None:
                     continue
                 session.execute(update(Checkpoint).where(Checkpoint.id == checkpoint.id).values(spool_state="released"))
-            discard(self.path(checkpoint).parent)
+            spooled(self._data_path, checkpoint.id).remove()
             log.info("spooled copy of checkpoint %s released", checkpoint.id)

@@ -9,13 +9,10 @@ from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Identity,
     check_sha256,
-    discard,
     hash_files,
     identify,
     local_path,
     locate,
-    spool_copy,
-    spool_link,
     verify,
 )
 from evalsvc.errors import (
@@ -23,7 +20,6 @@ from evalsvc.errors import (
     CheckpointGone,
     CheckpointNotAllowed,
     CheckpointNotFound,
-    InvalidRequest,
 )
 
 
@@ -214,39 +210,3 @@ def test_check_sha256() -> None:
     check_sha256(CheckpointRef("/a.pt", sha256="f" * 64), "f" * 64)
     with pytest.raises(CheckpointChanged, match=r"has sha256 ff.*, expected 00.*; post it again"):
         check_sha256(CheckpointRef("/a.pt", sha256="0" * 64), "f" * 64)
-
-
-@pytest.mark.parametrize("spool", [spool_link, spool_copy])
-def test_a_spooled_checkpoint_outlives_the_original(file: Path, folder: Path, tmp_path: Path, spool: object) -> None:
-    assert callable(spool)
-    for source, kept in ((file, tmp_path / "spool" / "1" / "a.pt"), (folder, tmp_path / "spool" / "2")):
-        before, digest = identify(source), hash_files(source)
-        spool(source, kept)
-        discard(source)
-        assert not source.exists()
-        assert identify(kept) == before, "a spooled checkpoint must still be the posted one"
-        assert hash_files(kept) == digest
-        discard(kept)
-        assert not kept.exists()
-        discard(kept)
-
-
-def test_a_link_that_cannot_be_made_says_what_to_do(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(source: object, target: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(InvalidRequest, match=r"invalid cross-device link.*use spool=copy"):
-        spool_link(file, tmp_path / "spool" / "a.pt")
-
-
-def test_a_copy_that_broke_off_is_started_anew(file: Path, tmp_path: Path) -> None:
-    target = tmp_path / "spool" / "a.pt"
-    target.parent.mkdir()
-    partial = target.with_name("a.pt.partial")
-    partial.write_bytes(b"half")
-    spool_copy(file, target)
-    assert target.read_bytes() == b"weights"
-    assert not partial.exists()

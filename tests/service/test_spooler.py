@@ -140,6 +140,9 @@ def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
     source.write_bytes(b"weights")
     enter(store, submission(path=str(source), identity=identify(source), spool="copy"), suite())
     away = [True, True]
+    left = tmp_path / "spool" / "1" / "epoch_1.pt.partial"  # by a service that ended while it copied
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
 
     class Away(Store):
         @contextmanager
@@ -161,4 +164,7 @@ def test_a_copy_is_known_although_the_database_was_away_when_it_was_made(
         time.sleep(0.02)
     spooler._store.close()
     assert away == []
+    assert [path.relative_to(tmp_path / "spool") for path in (tmp_path / "spool").rglob("*.pt*")] == [
+        Path("1/epoch_1.pt")
+    ]
     assert "that checkpoint 1 is copied could not be stored, trying again" in caplog.text

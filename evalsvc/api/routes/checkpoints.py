@@ -18,15 +18,13 @@ from evalsvc.api.schemas import CheckpointInput, Id
 from evalsvc.api.state import CurrentState
 from evalsvc.checkpoints.expression import canonical, default_variant, require_parts
 from evalsvc.checkpoints.expression_parser import is_expression
+from evalsvc.checkpoints.kept import link_into, spool_path, spooled
 from evalsvc.checkpoints.opening import opened
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Identity,
-    discard,
     locate,
     require_inside,
-    spool_link,
-    spool_path,
     verify,
 )
 from evalsvc.checkpoints.remote.beside import config_beside_remote
@@ -122,10 +120,7 @@ def _enter(session: Session, settings: Settings, submission: Submission, names: 
 
 
 def _link(settings: Settings, checkpoint: Checkpoint) -> None:
-    target = spool_path(settings.data_path, checkpoint.id, checkpoint.path)
-    # A post that was rolled back may have left its link under an id that is now given anew.
-    discard(target)
-    spool_link(Path(checkpoint.path), target)
+    link_into(spooled(settings.data_path, checkpoint.id), Path(checkpoint.path))
     checkpoint.spool_state = "ready"
 
 

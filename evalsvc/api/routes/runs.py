@@ -14,7 +14,8 @@ from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
 from evalsvc.api.state import CurrentState, State
-from evalsvc.checkpoints.reference import discard, spool_path, verify
+from evalsvc.checkpoints.kept import spool_path, spooled
+from evalsvc.checkpoints.reference import verify
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
@@ -176,8 +177,8 @@ def delete_run(
 def _drop_files(deleted: deletion.Deleted, state: State) -> int:
     """Remove what only the deleted run needed. What is left by a service that dies meanwhile is swept at its start."""
     settings = state.settings
-    for checkpoint, path in deleted.spooled:
-        discard(spool_path(settings.data_path, checkpoint, path).parent)
+    for checkpoint, _ in deleted.spooled:
+        spooled(settings.data_path, checkpoint).remove()
     for task in deleted.tasks:
         drop_outputs(settings.outputs_path, task)
     artifacts, items = (asked_anew(state.reading, named) for named in (named_artifacts, named_items))

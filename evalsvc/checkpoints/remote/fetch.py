@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from evalsvc.checkpoints.kept import Cache, Copy, NoRoom
 from evalsvc.checkpoints.reference import (
     CheckpointRef,
     Identity,
@@ -22,7 +23,6 @@ from evalsvc.checkpoints.reference import (
     parents_of,
     weights_among,
 )
-from evalsvc.checkpoints.remote.cache import Cache, Entry, NoRoom
 from evalsvc.checkpoints.remote.http import HttpSource
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import Listing, RemoteFile
@@ -107,15 +107,15 @@ def fetched(
         yield references
         return
     cache = Cache(settings.cache_path, settings.cache_bytes)
-    entries = {key: cache.entry(leaf.path, _identity(leaf)) for key, leaf in wanted.items()}
+    copies = {key: cache.copy(leaf.path, _identity(leaf)) for key, leaf in wanted.items()}
     _require_bound(list(wanted.values()), settings)
     try:
-        with _all_held(cache, wanted, entries, settings, report) as places:
+        with _all_held(cache, wanted, copies, settings, report) as places:
             yield [_placed(reference, places) for reference in references]
     except CheckpointChanged:
         # What this machine keeps of it is not what was posted, or no longer: the next attempt fetches it anew.
-        for entry in entries.values():
-            cache.drop(entry)
+        for copy in copies.values():
+            cache.drop(copy)
         raise
 
 
@@ -123,7 +123,7 @@ def fetched(
 def _all_held(
     cache: Cache,
     wanted: Mapping[str, CheckpointRef],
-    entries: Mapping[str, Entry],
+    copies: Mapping[str, Copy],
     settings: Settings,
     report: Report,
 ) -> Iterator[Mapping[str, Path]]:
@@ -134,7 +134,7 @@ def _all_held(
                 places = {}
                 for key, leaf in wanted.items():
                     fetch = _fetcher(leaf, settings, report)
-                    folder = stack.enter_context(cache.held(entries[key], fetch, lambda: report(0)))
+                    folder = stack.enter_context(cache.held(copies[key], fetch, lambda: report(0)))
                     places[key] = folder / name_of(leaf.path)
             except NoRoom:
                 stack.close()

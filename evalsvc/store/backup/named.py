@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from evalsvc.checkpoints.reference import spool_path
+from evalsvc.checkpoints.kept import spool_path
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.outputs import OutputFile, output_path, unpack
 from evalsvc.store.backup.rows import STREAMED, Columns

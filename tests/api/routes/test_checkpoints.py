@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from app_in_process import App, refused
 
-from evalsvc.checkpoints.reference import spool_path
+from evalsvc.checkpoints.kept import spool_path
 
 MODEL = {
     "hidden_dim": 8,

@@ -1,7 +1,8 @@
-"""The cache stays below its bound whatever happens, keeps what is in use, and never shows half a checkpoint."""
+"""Copies are complete or not there; the spool outlives its original, and the cache stays below its bound."""
 
 import fcntl
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import IO
 
 import pytest
 
-from evalsvc.checkpoints.reference import Identity
-from evalsvc.checkpoints.remote.cache import Cache, Entry, NoRoom
-from evalsvc.errors import CacheFull, CheckpointChanged
+from evalsvc.checkpoints.kept import Cache, Copy, NoRoom, copy_files, link_into, spool_path, spooled
+from evalsvc.checkpoints.reference import Identity, hash_files, identify
+from evalsvc.errors import CacheFull, CheckpointChanged, InvalidRequest
 
 
 def nothing() -> None:
@@ -26,8 +27,8 @@ def refuse(folder: Path) -> None:
     raise AssertionError("it is there already")
 
 
-def put(cache: Cache, name: str, size: int) -> Entry:
-    entry = cache.entry(name, Identity(size, 0, "1"))
+def put(cache: Cache, name: str, size: int) -> Copy:
+    entry = cache.copy(name, Identity(size, 0, "1"))
     with cache.held(entry, writer(size), nothing):  # type: ignore[arg-type]
         pass
     return entry
@@ -49,7 +50,7 @@ def test_a_second_use_fetches_nothing(cache: Cache) -> None:
 
 
 def test_another_content_at_the_same_address_is_another_entry(cache: Cache) -> None:
-    one, two = (cache.entry("a", Identity(1, 0, etag)) for etag in ("1", "2"))
+    one, two = (cache.copy("a", Identity(1, 0, etag)) for etag in ("1", "2"))
     assert one != two
 
 
@@ -67,7 +68,7 @@ def test_the_least_recently_used_goes_first(cache: Cache) -> None:
 
 
 def test_what_is_in_use_stays(cache: Cache, tmp_path: Path) -> None:
-    entry = cache.entry("a", Identity(60, 0, "1"))
+    entry = cache.copy("a", Identity(60, 0, "1"))
     with cache.held(entry, writer(60), nothing):  # type: ignore[arg-type]
         with pytest.raises(NoRoom):
             put(cache, "b", 60)
@@ -91,13 +92,13 @@ def test_what_is_being_fetched_counts_in_full(cache: Cache) -> None:
             put(cache, "b", 60)
         (folder / "x.pt").write_bytes(b"x" * 60)
 
-    with cache.held(cache.entry("a", Identity(60, 0, "1")), fetch, nothing):
+    with cache.held(cache.copy("a", Identity(60, 0, "1")), fetch, nothing):
         pass
 
 
-def broken_off(cache: Cache, error: Exception) -> Entry:
+def broken_off(cache: Cache, error: Exception) -> Copy:
     """An entry whose fetch ended half way."""
-    entry = cache.entry("a", Identity(60, 0, "1"))
+    entry = cache.copy("a", Identity(60, 0, "1"))
 
     def fetch(folder: Path) -> None:
         (folder / "x.pt").write_bytes(b"half")
@@ -130,16 +131,16 @@ def test_what_is_not_the_posted_content_is_not_kept(cache: Cache) -> None:
 
 
 @pytest.fixture
-def fetching(cache: Cache) -> Iterator[tuple[Entry, IO[str]]]:
+def fetching(cache: Cache) -> Iterator[tuple[Copy, IO[str]]]:
     """An entry that another process is fetching, and the file that it has locked meanwhile."""
-    entry = cache.entry("a", Identity(60, 0, "1"))
+    entry = cache.copy("a", Identity(60, 0, "1"))
     entry.lock.parent.mkdir()
     with entry.lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield entry, file
 
 
-def test_of_several_processes_one_fetches(cache: Cache, fetching: tuple[Entry, IO[str]]) -> None:
+def test_of_several_processes_one_fetches(cache: Cache, fetching: tuple[Copy, IO[str]]) -> None:
     entry, file = fetching
 
     def finish() -> None:
@@ -150,7 +151,7 @@ def test_of_several_processes_one_fetches(cache: Cache, fetching: tuple[Entry, I
         assert folder == entry.folder
 
 
-def test_a_cancelled_wait_ends(cache: Cache, fetching: tuple[Entry, IO[str]]) -> None:
+def test_a_cancelled_wait_ends(cache: Cache, fetching: tuple[Copy, IO[str]]) -> None:
     """A worker that waits for another one's fetch must still hear that its evaluation was cancelled."""
 
     def cancelled() -> None:
@@ -168,7 +169,7 @@ def test_many_at_once_stay_below_the_bound(tmp_path: Path) -> None:
     def use(number: int) -> None:
         for turn in range(12):
             name = f"{(number + turn) % 5}"
-            entry = cache.entry(name, Identity(30, 0, "1"))
+            entry = cache.copy(name, Identity(30, 0, "1"))
             try:
                 with cache.held(entry, writer(30), nothing) as folder:  # type: ignore[arg-type]
                     if (folder / "x.pt").read_bytes() != b"x" * 30:
@@ -192,3 +193,52 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "file" / "cache", 100)
     with pytest.raises(CacheFull, match=r"cannot be made .*; move EVALSVC_CACHE"):
         put(cache, "a", 1)
+
+
+# the spool
+
+
+@pytest.fixture(params=["file", "folder"])
+def original(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path: Path = tmp_path / "run" / "epoch_1"
+    inside = path / "sub" if request.param == "folder" else path.parent
+    inside.mkdir(parents=True)
+    (inside / path.name).write_bytes(b"weights")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["link", "copy"])
+def test_a_spooled_checkpoint_outlives_the_original(original: Path, tmp_path: Path, kind: str) -> None:
+    before, digest, copy = identify(original), hash_files(original), spooled(tmp_path, 7)
+    path = spool_path(tmp_path, 7, str(original))
+    if kind == "link":
+        link_into(copy, original)
+    else:
+        copy.fill(lambda folder: copy_files(original, folder / path.name))
+    shutil.rmtree(original.parent)
+    assert identify(path) == before, "a spooled checkpoint must still be the posted one"
+    assert hash_files(path) == digest
+    for _ in range(2):
+        copy.remove()
+        assert list(copy.folder.parent.iterdir()) == []
+
+
+def test_a_link_that_cannot_be_made_says_what_to_do(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(InvalidRequest, match=r"invalid cross-device link.*use spool=copy"):
+        link_into(spooled(tmp_path, 1), original)
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_copy_that_broke_off_is_started_anew(original: Path, tmp_path: Path) -> None:
+    copy = spooled(tmp_path, 1)
+    (copy.partial / original.name).mkdir(parents=True)
+    (copy.partial / original.name / "half").write_bytes(b"half")
+    copy.fill(lambda folder: copy_files(original, folder / original.name))
+    assert identify(copy.folder / original.name) == identify(original)
+    assert not copy.partial.exists()
