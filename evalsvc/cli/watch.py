@@ -17,7 +17,7 @@ from evalsvc.cli.terminal import say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
-from evalsvc.watch.completeness import Classifier, Rules
+from evalsvc.watch.completeness import Classifier
 from evalsvc.watch.local_folder import LocalFolder
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import StepPattern
@@ -69,7 +69,8 @@ def watch(
         )
     settings = Settings.load()
     place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
-    rules = Rules(
+    classifier = Classifier(
+        Memory.of(settings.data_path, str(place), run),
         settle=settle,
         marker=marker,
         step_pattern=None if step_pattern is None else StepPattern(step_pattern),
@@ -87,7 +88,6 @@ def watch(
         replace=replace,
     )
     with connect(url) as client:
-        classifier = Classifier(rules, Memory.of(settings.data_path, str(place), run))
         watcher = Watcher(place, client, posting, classifier, say, partial(say, err=True))
         if not once:
             watcher.watch(every)

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from evalsvc.checkpoints.reference import FOLDER_FILES
+from evalsvc.checkpoints.reference import FOLDER_FILES, sharded
 from evalsvc.checkpoints.safetensors_file import read_header
-from evalsvc.checkpoints.torch_file import read_outline
+from evalsvc.checkpoints.torch_file import ZIP, read_outline
 from evalsvc.errors import EvalsvcError, NotACheckpoint, os_reason
 from evalsvc.spec.names import NAME
 from evalsvc.watch.local_folder import Candidate
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.naming import Named, StepPattern, is_checkpoint_name, read_averaged_name, read_name
 
-ZIP, SAFETENSORS = b"PK\x03\x04", b"{"
-
 NO_STEP = (
     "does not say its step, by name or content; give --steps-per-epoch N where its name has the epoch, or "
     "--step-pattern 'REGEX' with a group for the step"
 )
 
-
-@dataclass(frozen=True)
-class Rules:
-    """How checkpoints are told from other files."""
-
-    settle: float = 10.0
-    """Seconds in which a file must not have changed."""
-    marker: str | None = None
-    """Name of a file that says that another one is complete, with `{}` for that one's name."""
-    step_pattern: StepPattern | None = None
-    """Where given, what it matches is a checkpoint, and nothing else."""
-    steps_per_epoch: int | None = None
-    averaged: bool = True
-    """Post averaged weights too."""
+Outline = Mapping[str, object]
+"""What a file of torch.save says of itself; empty for other formats."""
 
 
 @dataclass(frozen=True)
@@ -52,40 +39,55 @@ class Verdict:
 
 @dataclass
 class Classifier:
-    rules: Rules
+    """Tells checkpoints from other files, and complete ones from those that are still written."""
+
     memory: Memory
+    settle: float = 10.0
+    """Seconds in which a file must not have changed."""
+    marker: str | None = None
+    """Name of a file that says that another one is complete, with `{}` for that one's name."""
+    step_pattern: StepPattern | None = None
+    """Where given, what it matches is a checkpoint, and nothing else."""
+    steps_per_epoch: int | None = None
+    averaged: bool = True
+    """Post averaged weights too."""
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By uri: how it looked, and since when by the clock."""
 
     def classify(self, candidate: Candidate) -> Verdict:
-        """What `candidate` is now.
+        """Return what `candidate` is now.
 
         Raises:
             InvalidRequest: the step pattern matches what is no number.
         """
-        named = Named()
-        if self.rules.step_pattern is not None:
-            matched = self.rules.step_pattern.read(candidate.name)
-            if matched is None:
-                return Verdict("no checkpoint")
-            named = matched
-        elif not is_checkpoint_name(candidate.name):
+        named = None if self.step_pattern is None else self.step_pattern.read(candidate.name)
+        if named is None and (self.step_pattern is not None or not is_checkpoint_name(candidate.name)):
             return Verdict("no checkpoint")
         if not self._is_settled(candidate):
             return Verdict("waits")
         if candidate.size == 0:
             return Verdict("waits", "is empty; it is posted once it is written")
         if candidate.problem is not None:
-            return Verdict("waits", candidate.problem)
+            return Verdict("waits", f"is not complete: {candidate.problem}")
         try:
-            outline = None if candidate.path is None else read_complete(candidate.path)
+            outline: Outline = {} if candidate.path is None else read_complete(candidate.path)
         except EvalsvcError as error:
             return Verdict("waits", f"is not complete: {error.message}")
         except OSError as error:
             return Verdict("waits", f"cannot be read: {os_reason(error)}")
-        return self._placed(candidate, named, outline)
+        if "av_model_sd" in outline:
+            return self._placed_average(candidate, named or Named())
+        if "epoch" in outline and "state_dict" not in outline:
+            return Verdict("no checkpoint")  # optimizer_N.pt or stats_N.pt by another name
+        named = named or read_name(candidate.name)
+        step = named.step
+        if step is None and named.epoch is not None:
+            step = self._step_of_epoch(candidate, named.epoch, outline)
+        if step is None:
+            step = _step_in(outline)
+        return Verdict("no checkpoint", NO_STEP) if step is None else _checkpoint(step, named.variant or "raw")
 
     def _is_settled(self, candidate: Candidate) -> bool:
         """Whether its marker is there, or it has not changed for long enough, as it was seen here or by its date."""
@@ -93,33 +95,16 @@ class Classifier:
         if mark != candidate.mark:
             since = self.clock()
             self._seen[candidate.uri] = (candidate.mark, since)
-        if self.rules.marker is not None:
-            marker = self.rules.marker.replace("{}", candidate.name)
+        if self.marker is not None:
+            marker = self.marker.replace("{}", candidate.name)
             return candidate.path is not None and (candidate.path.parent / marker).exists()
-        if self.clock() - since >= self.rules.settle:
+        if self.clock() - since >= self.settle:
             return True
-        return candidate.modified is not None and self.wall() - candidate.modified >= self.rules.settle
-
-    def _placed(self, candidate: Candidate, named: Named, outline: dict[str, Any] | None) -> Verdict:
-        outline = outline or {}
-        if "av_model_sd" in outline:
-            return self._placed_average(candidate, named)
-        if "epoch" in outline and "state_dict" not in outline:
-            return Verdict("no checkpoint")  # optimizer_N.pt or stats_N.pt by another name
-        if named == Named():
-            named = read_name(candidate.name)
-        step = named.step
-        if step is None and named.epoch is not None:
-            step = self._step_of_epoch(candidate, named.epoch, outline)
-        if step is None:
-            step = _step_in(outline)
-        if step is None:
-            return Verdict("no checkpoint", NO_STEP)
-        return _checkpoint(step, named.variant or "raw")
+        return candidate.modified is not None and self.wall() - candidate.modified >= self.settle
 
     def _placed_average(self, candidate: Candidate, named: Named) -> Verdict:
-        """Averaged weights do not say their step: the epoch's own file does."""
-        if not self.rules.averaged:
+        """Place averaged weights, which do not say their step: the epoch's own file does."""
+        if not self.averaged:
             return Verdict("no checkpoint")
         said = read_averaged_name(candidate.name)
         step, variant = named.step, named.variant or said.variant
@@ -128,88 +113,85 @@ class Classifier:
         if step is None and said.epoch is not None:
             step = self._step_of_epoch(candidate, said.epoch, {})
         if step is None:
-            return Verdict(
-                "waits", f"waits for epoch_{said.epoch}.pt, which says its step; or give --steps-per-epoch N"
-            )
+            reason = f"waits for epoch_{said.epoch}.pt, which says its step; or give --steps-per-epoch N"
+            return Verdict("waits", reason)
         return _checkpoint(step, variant)
 
-    def _step_of_epoch(self, candidate: Candidate, epoch: int, outline: dict[str, Any]) -> int | None:
-        if self.rules.steps_per_epoch is not None:
-            return epoch * self.rules.steps_per_epoch
+    def _step_of_epoch(self, candidate: Candidate, epoch: int, outline: Outline) -> int | None:
+        if self.steps_per_epoch is not None:
+            return epoch * self.steps_per_epoch
         step = _step_in(outline)
         if step is None and candidate.path is not None:
-            step = _step_beside(candidate.path.parent, epoch)
+            step = _step_next_to(candidate.path.parent, epoch)
         if step is None:
             return self.memory.step(epoch)
         self.memory.keep_step(epoch, step)
         return step
 
 
-def read_complete(path: Path) -> dict[str, Any] | None:
-    """What the file's dictionary says of itself, where it is a file of torch.save's; None for other formats.
+def read_complete(path: Path) -> Outline:
+    """Return what a file of torch.save says of itself; nothing for other formats.
 
     Raises:
-        NotACheckpoint: it, or a file of the folder, is cut off or missing.
+        NotACheckpoint, ShardedCheckpoint: the file, or one of the folder, is cut off or missing.
         OSError: it cannot be read.
     """
     if path.is_dir():
-        _require_whole_folder(path)
-        return None
+        names = {entry.name for entry in path.iterdir()}
+        for name in whole_folder(names, lambda name: (path / name).read_bytes(), str(path)):
+            if (path / name).stat().st_size == 0:
+                raise NotACheckpoint(f"{name} is empty")
+            read_complete(path / name)
+        return {}
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(ZIP):
         return read_outline(path)
-    if head[8:9] == SAFETENSORS:
+    if head[8:9] == b"{":
         read_header(path)
     elif not head.strip(b"\0"):
         raise NotACheckpoint("it begins with zeros")
-    return None
+    return {}
 
 
-def _require_whole_folder(folder: Path) -> None:
-    names = {entry.name for entry in folder.iterdir()}
+def whole_folder(names: Collection[str], read: Callable[[str], bytes], shown: str) -> Sequence[str]:
+    """Return the weights in a Hugging Face folder with these files, which `read` reads.
+
+    Raises:
+        NotACheckpoint, ShardedCheckpoint: a file is missing or damaged, or the folder is of another kind.
+    """
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        raise NotACheckpoint(
-            "it is a torch.distributed.checkpoint folder; make one file of it: python -m "
-            f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt"
-        )
+        raise sharded(shown)
     first = next((name for name in FOLDER_FILES if name in names), None)
     if first is None:
         raise NotACheckpoint(f"it has none of {', '.join(FOLDER_FILES)} yet")
-    files = [first]
-    if first.endswith(".index.json"):
-        try:
-            files = sorted({str(name) for name in json.loads((folder / first).read_bytes())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise NotACheckpoint(f"its {first} is cut off or damaged") from None
-    if missing := [name for name in files if name not in names]:
+    if not first.endswith(".index.json"):
+        return [first]
+    try:
+        wanted = sorted({str(name) for name in json.loads(read(first))["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise NotACheckpoint(f"its {first} is cut off or damaged") from None
+    if missing := [name for name in wanted if name not in names]:
         raise NotACheckpoint(f"{', '.join(missing[:3])} is not there yet")
-    for name in files:
-        if (folder / name).stat().st_size == 0:
-            raise NotACheckpoint(f"{name} is empty")
-        read_complete(folder / name)
+    return wanted
 
 
-def _step_in(outline: dict[str, Any]) -> int | None:
+def _step_in(outline: Outline) -> int | None:
     step = outline.get("step", outline.get("global_step"))
     return step if isinstance(step, int) and step >= 0 else None
 
 
-def _step_beside(folder: Path, epoch: int) -> int | None:
-    """What the files of an epoch, as open_lm calls them, say of its step."""
+def _step_next_to(folder: Path, epoch: int) -> int | None:
+    """Return what the files of an epoch, as open_lm calls them, say of its step."""
     for name in (f"epoch_{epoch}.pt", f"stats_{epoch}.pt"):
-        try:
-            step = _step_in(read_outline(folder / name))
-        except (OSError, EvalsvcError):
-            continue
-        if step is not None:
-            return step
+        with suppress(OSError, EvalsvcError):
+            if (step := _step_in(read_outline(folder / name))) is not None:
+                return step
     return None
 
 
 def _checkpoint(step: int, variant: str) -> Verdict:
-    if not NAME.fullmatch(variant):
-        return Verdict(
-            "no checkpoint", f"its name makes {variant!r} of the variant; use --step-pattern with (?P<variant>…)"
-        )
-    return Verdict("checkpoint", step=step, variant=variant)
+    if NAME.fullmatch(variant):
+        return Verdict("checkpoint", step=step, variant=variant)
+    reason = f"its name makes {variant!r} of the variant; use --step-pattern with (?P<variant>…)"
+    return Verdict("no checkpoint", reason)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evalsvc.errors import InvalidRequest
 
 COMPANIONS = frozenset(("optimizer", "optim", "stats", "scheduler", "scaler", "rng", "random", "training"))
-"""What names begin with that lie beside checkpoints and are none."""
+"""First words of the names of files next to checkpoints that are none."""
 
 MOVING = frozenset(("latest", "last", "best", "newest", "recent"))
 """Words in the names of copies and links that lead to another checkpoint from time to time."""
@@ -43,26 +43,24 @@ class StepPattern:
             raise InvalidRequest(f"--step-pattern {pattern}: is no regular expression ({error})") from None
         if not self._pattern.groups:
             raise InvalidRequest(f"--step-pattern {pattern}: has no group for the step; write e.g. 'iter(\\d+)\\.pt'")
-        named = self._pattern.groupindex
-        self._number: str | int = next((name for name in ("step", "epoch") if name in named), 1)
 
     def read(self, name: str) -> Named | None:
-        """What is in a name that matches; None: it does not.
+        """Return what is in a name that matches; None if it does not.
 
         Raises:
             InvalidRequest: what the group matches is no number.
         """
-        match = self._pattern.search(name)
-        if match is None:
+        if (match := self._pattern.search(name)) is None:
             return None
-        if not re.fullmatch(r"\d+", match[self._number] or "", re.ASCII):
+        groups = match.groupdict()
+        kind = next((kind for kind in ("step", "epoch") if kind in groups), None)
+        number = groups[kind] if kind else match[1]
+        if not re.fullmatch(r"\d+", number or "", re.ASCII):
             raise InvalidRequest(
-                f"--step-pattern {self._pattern.pattern}: matches {match[self._number]!r} in {name}, which is no step; "
+                f"--step-pattern {self._pattern.pattern}: matches {number!r} in {name}, which is no step; "
                 "put the digits alone into the group"
             )
-        variant = match["variant"] if "variant" in self._pattern.groupindex else None
-        number = int(match[self._number])
-        return Named(epoch=number, variant=variant) if self._number == "epoch" else Named(step=number, variant=variant)
+        return Named(**{kind or "step": int(number)}, variant=groups.get("variant"))
 
 
 def is_checkpoint_name(name: str) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evalsvc.checkpoints.reference import FOLDER_FILES
 from evalsvc.checkpoints.remote.objects import ObjectSource
 from evalsvc.checkpoints.remote.source import METADATA_SECONDS, Listing, RemoteFile, weights_of_folder, within
 from evalsvc.checkpoints.remote.uri import HTTP, RemoteUri, parse_remote
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InvalidRequest
+from evalsvc.errors import InvalidRequest, NotACheckpoint, ShardedCheckpoint
+from evalsvc.watch.completeness import whole_folder
 from evalsvc.watch.local_folder import FILE_ENDINGS, INSIDE, Candidate
 
 
@@ -55,15 +54,15 @@ class RemoteFolder:
         candidate = Candidate(place.name, str(place), "", 1, None, None, is_folder=True)
         try:
             files = within(METADATA_SECONDS, place, source.files)
-            problem = _missing(source, files)
-            if problem is not None:
-                return replace(candidate, mark=str(Listing(files, is_folder=True).identity), problem=problem)
-            listing = Listing(weights_of_folder(place, files), is_folder=True)
+            by_name = {file.name: file for file in files}
+            whole_folder(by_name, lambda name: b"".join(source.read(by_name[name], 0)), str(place))
+            identity = Listing(weights_of_folder(place, files), is_folder=True).identity
         except FileNotFoundError:
-            return replace(candidate, problem="is empty")
-        whole = replace(candidate, mark=str(listing.identity), size=listing.identity.size)
-        self._whole[str(place)] = whole
-        return whole
+            return replace(candidate, problem="it is empty")
+        except (NotACheckpoint, ShardedCheckpoint) as error:
+            return replace(candidate, mark=str(Listing(files, is_folder=True).identity), problem=error.message)
+        self._whole[str(place)] = replace(candidate, mark=str(identity), size=identity.size)
+        return self._whole[str(place)]
 
 
 def _below(uri: RemoteUri, name: str) -> RemoteUri:
@@ -72,24 +71,3 @@ def _below(uri: RemoteUri, name: str) -> RemoteUri:
 
 def _file(place: RemoteUri, file: RemoteFile) -> Candidate:
     return Candidate(file.name, str(place), f"{file.size} {file.etag}", file.size, None, None, is_folder=False)
-
-
-def _missing(source: ObjectSource, files: Sequence[RemoteFile]) -> str | None:
-    """What a folder does not have yet; None: it has everything."""
-    by_name = {file.name: file for file in files}
-    if ".metadata" in by_name or any(name.endswith(".distcp") for name in by_name):
-        return "is a torch.distributed.checkpoint folder; make one file of it with dcp_to_torch"
-    first = next((name for name in FOLDER_FILES if name in by_name), None)
-    if first is None:
-        return f"has none of {', '.join(FOLDER_FILES)} yet"
-    if not first.endswith(".index.json"):
-        return None
-    try:
-        index = json.loads(b"".join(source.read(by_name[first], 0)))
-        wanted = {str(name) for name in index["weight_map"].values()}
-    except EvalsvcError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return f"its {first} is damaged"
-    missing = sorted(wanted - by_name.keys())
-    return f"{', '.join(missing[:3])} is not there yet" if missing else None

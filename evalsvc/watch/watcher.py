@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evalsvc.checkpoints.reference import Spool, hash_files
 from evalsvc.client import Client
@@ -49,8 +48,8 @@ class Posting:
     suites: Sequence[str] | None = None
     """None: those that the run's plan has due."""
     spool: Spool = "link"
-    model: Mapping[str, Any] | None = None
-    layout: Mapping[str, Any] | None = None
+    model: Mapping[str, object] | None = None
+    layout: Mapping[str, object] | None = None
     priority: int = 0
     tokens_per_step: int | None = None
     replace: bool = False
@@ -73,8 +72,8 @@ class Watcher:
         self._done: dict[str, str] = {}
         """By uri: the mark of what needs no more looking at."""
         self._said: dict[str, str] = {}
-        self._known: Mapping[tuple[int, str], Mapping[str, Any]] | None = None
-        """The service's checkpoints of the run by step and variant; None: to be asked for."""
+        self._known: dict[tuple[int, str], tuple[str, str | None]] | None = None
+        """Uri and digest of the service's checkpoints of the run by step and variant; None: to be asked for."""
         self._delay: float | None = None
         """Seconds to the next try; None: the service answers."""
         self.refused = 0
@@ -96,9 +95,9 @@ class Watcher:
         Raises:
             EvalsvcError: the service does not answer, or lets nobody in.
         """
-        settled_by = self._classifier.clock() + 2 * self._classifier.rules.settle
+        settled_by = self._classifier.clock() + 2 * self._classifier.settle
         while (waiting := self.look(patient=False)) and self._classifier.clock() < settled_by:
-            time.sleep(min(every, self._classifier.rules.settle / 2))
+            time.sleep(min(every, self._classifier.settle / 2))
         for name in waiting:
             self._complain(f"{name} is still being written, and is not posted")
 
@@ -127,7 +126,7 @@ class Watcher:
     def _new(self, waiting: list[str]) -> list[tuple[Candidate, Verdict]]:
         """What is to be posted; puts the names of what is not complete yet into `waiting`."""
         if not self._place.exists():
-            self._say_once(str(self._place), "", "is not there yet")
+            self._say_once(str(self._place), "", f"{self._place} is not there yet")
             return []
         everything = self._place.list()
         self._classifier.memory.forget_others({candidate.uri for candidate in everything})
@@ -137,7 +136,7 @@ class Watcher:
                 continue
             verdict = self._classifier.classify(candidate)
             if verdict.reason:
-                self._say_once(candidate.uri, candidate.mark, verdict.reason, candidate.name)
+                self._say_once(candidate.uri, candidate.mark, f"{candidate.name} {verdict.reason}")
             if verdict.kind == "checkpoint":
                 new.append((candidate, verdict))
             elif verdict.kind == "no checkpoint":
@@ -152,7 +151,7 @@ class Watcher:
             return  # it changed meanwhile, and is not complete after all
         if not self._is_known(candidate, verdict, sha256):
             try:
-                self._announce(candidate, self._post(candidate, verdict, sha256))
+                self._post(candidate, verdict, sha256)
                 if candidate.path is None:
                     self._classifier.memory.keep_digest(candidate, ELSEWHERE)
             except (*DOWN, Unauthorized, Forbidden):
@@ -163,9 +162,8 @@ class Watcher:
             except EvalsvcError as error:
                 if not patient:
                     raise
-                self._say_once(
-                    candidate.uri, candidate.mark, f"is not posted: {error.message}; trying again", candidate.name
-                )
+                text = f"{candidate.name} is not posted: {error.message}; trying again"
+                self._say_once(candidate.uri, candidate.mark, text)
                 return
         self._done[candidate.uri] = candidate.mark
 
@@ -190,63 +188,52 @@ class Watcher:
 
         Of one that was posted without a digest it cannot be told: posting it again does no harm.
         """
-        known = self._history().get((verdict.step, verdict.variant))
-        if known is None:
-            return False
+        uri, known = self._history().get((verdict.step, verdict.variant), (None, None))
         if sha256 is None:
-            return bool(known["uri"] == candidate.uri) and self._classifier.memory.digest(candidate) == ELSEWHERE
-        return bool(known["sha256"] == sha256)
+            return uri == candidate.uri and self._classifier.memory.digest(candidate) == ELSEWHERE
+        return known == sha256
 
-    def _history(self) -> Mapping[tuple[int, str], Mapping[str, Any]]:
+    def _history(self) -> dict[tuple[int, str], tuple[str, str | None]]:
         if self._known is None:
             try:
                 checkpoints = self._client.run(self._posting.run)["checkpoints"]
             except UnknownName:
                 checkpoints = []
-            self._known = {(item["step"], item["variant"]): item for item in checkpoints}
+            self._known = {(item["step"], item["variant"]): (item["uri"], item["sha256"]) for item in checkpoints}
         return self._known
 
-    def _post(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> Mapping[str, Any]:
-        """Post it, by a link where that can be, else by a copy."""
+    def _post(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> None:
+        """Post a checkpoint, by a link where that can be, else by a copy."""
         try:
-            return self._submit(candidate, verdict, sha256)
+            self._submit(candidate, verdict, sha256, self._spool)
         except InvalidRequest:
             if self._spool != "link":
                 raise
-            self._spool = "copy"
-        try:
-            return self._submit(candidate, verdict, sha256)
-        except InvalidRequest:
-            self._spool = "link"  # it was not for the link
-            raise
+            self._submit(candidate, verdict, sha256, "copy")
+            self._spool = "copy"  # the link was refused, and nothing else
 
-    def _submit(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> Mapping[str, Any]:
-        posting = self._posting
+    def _submit(self, candidate: Candidate, verdict: Verdict, sha256: str | None, spool: Spool) -> None:
+        posting, step = self._posting, verdict.step
         # What others have posted meanwhile is asked for again, should this be refused or lost.
-        known = self._history()
-        self._known = None
+        known, self._known = self._history(), None
         posted = self._client.submit(
             posting.run,
-            verdict.step,
+            step,
             candidate.uri,
             variant=verdict.variant,
             suites=posting.suites,
             model=posting.model,
             layout=posting.layout,
-            tokens_seen=None if posting.tokens_per_step is None else posting.tokens_per_step * verdict.step,
+            tokens_seen=None if posting.tokens_per_step is None else posting.tokens_per_step * step,
             sha256=sha256,
-            spool=self._spool,
+            spool=spool,
             priority=posting.priority,
             replace=posting.replace,
         )
-        self._known = {**known, (verdict.step, verdict.variant): posted["checkpoint"]}
-        return posted
-
-    def _announce(self, candidate: Candidate, posted: Mapping[str, Any]) -> None:
         checkpoint = posted["checkpoint"]
+        self._known = known | {(step, verdict.variant): (checkpoint["uri"], checkpoint["sha256"])}
         suites = ", ".join(item["suite"] for item in posted["evaluations"]) or "no suite is due"
-        place = f"step {checkpoint['step']} {checkpoint['variant']}"
-        self._say(f"{candidate.name}: {place} is checkpoint {checkpoint['id']}; {suites}")
+        self._say(f"{candidate.name}: step {step} {verdict.variant} is checkpoint {checkpoint['id']}; {suites}")
 
     def _wait_longer(self, error: EvalsvcError) -> None:
         if self._delay is None:
@@ -254,7 +241,7 @@ class Watcher:
         self._delay = FIRST_DELAY if self._delay is None else min(2 * self._delay, MAX_DELAY)
         self._known = None
 
-    def _say_once(self, uri: str, mark: str, reason: str, name: str = "") -> None:
-        if self._said.get(uri) != mark + reason:
-            self._said[uri] = mark + reason
-            self._complain(f"{name or uri} {reason}")
+    def _say_once(self, uri: str, mark: str, text: str) -> None:
+        if self._said.get(uri) != mark + text:
+            self._said[uri] = mark + text
+            self._complain(text)

@@ -8,7 +8,7 @@ from typing import Any
 from torch_files import save_filled
 
 from evalsvc.miniature import ROOT
-from evalsvc.watch.completeness import NO_STEP, Classifier, Rules, Verdict
+from evalsvc.watch.completeness import NO_STEP, Classifier, Verdict
 from evalsvc.watch.local_folder import LocalFolder, look_at
 from evalsvc.watch.memory import Memory
 
@@ -23,7 +23,7 @@ class Looks:
         self.now = 1000.0
         # By its date everything is new here, so only the clock settles it.
         memory = Memory(folder / "memory.json")
-        self.classifier = Classifier(Rules(**rules), memory, lambda: self.now, wall=lambda: 0.0)
+        self.classifier = Classifier(memory, clock=lambda: self.now, wall=lambda: 0.0, **rules)
 
     def first(self, name: str) -> Verdict:
         candidate = look_at(self.folder / name)
@@ -70,7 +70,7 @@ def test_old_files_need_no_waiting(tmp_path: Path) -> None:
     save_filled(tmp_path / "epoch_1.pt", {"state_dict": {}, "epoch": 1, "step": 5})
     os.utime(tmp_path / "epoch_1.pt", (0, 0))
     [old] = LocalFolder(tmp_path).list()
-    assert Classifier(Rules(), Memory(tmp_path / "memory.json")).classify(old) == checkpoint(5)
+    assert Classifier(Memory(tmp_path / "memory.json")).classify(old) == checkpoint(5)
 
 
 def test_a_name_without_a_step_is_told_what_to_do(tmp_path: Path) -> None:

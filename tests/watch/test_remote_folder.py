@@ -11,7 +11,7 @@ from app_in_process import App, app_in_process
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import CheckpointNotAllowed, InvalidRequest
-from evalsvc.watch.completeness import Classifier, Rules
+from evalsvc.watch.completeness import Classifier
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.remote_folder import RemoteFolder
 from evalsvc.watch.watcher import Posting, Watcher
@@ -37,7 +37,7 @@ class Scene:
         self.said: list[str] = []
         self.noted: list[str] = []
         client = Client("http://evalsvc", transport=app.transport)
-        classifier = Classifier(Rules(settle=0, steps_per_epoch=100), Memory(tmp_path / "memory.json"))
+        classifier = Classifier(Memory(tmp_path / "memory.json"), settle=0, steps_per_epoch=100)
         place = RemoteFolder(PLACE + "/", app.settings)
         self.watcher = Watcher(place, client, Posting("run-a"), classifier, self.said.append, self.noted.append)
 
@@ -81,8 +81,8 @@ def test_a_folder_waits_for_all_its_shards(app: App, tmp_path: Path) -> None:
     write("checkpoint-500/model.safetensors.index.json", json.dumps(index).encode())
     scene.watcher.look()
     assert scene.said == []
-    assert scene.noted[0].startswith("checkpoint-500 has none of model.safetensors.index.json")
-    assert scene.noted[1:] == ["checkpoint-500 model-2.safetensors is not there yet"]
+    assert scene.noted[0].startswith("checkpoint-500 is not complete: it has none of model.safetensors.index.json")
+    assert scene.noted[1:] == ["checkpoint-500 is not complete: model-2.safetensors is not there yet"]
     write("checkpoint-500/model-2.safetensors")
     scene.watcher.look()
     assert [line.partition(":")[0] for line in scene.said] == ["checkpoint-500"], scene.noted

@@ -16,7 +16,7 @@ from evalsvc.errors import Unauthorized
 from evalsvc.miniature import ROOT
 from evalsvc.store.tables import Checkpoint
 from evalsvc.watch import watcher as watcher_module
-from evalsvc.watch.completeness import Classifier, Rules
+from evalsvc.watch.completeness import Classifier
 from evalsvc.watch.local_folder import LocalFolder
 from evalsvc.watch.memory import Memory
 from evalsvc.watch.watcher import Posting, Watcher
@@ -40,7 +40,7 @@ class Scene:
     def watcher(self, transport: httpx.BaseTransport | None = None, settle: float = 10, **posting: Any) -> Watcher:
         client = Client("http://evalsvc", transport=transport or self.app.transport)
         # By its date everything is new here, so only the clock settles it.
-        classifier = Classifier(Rules(settle=settle), Memory(self.memory), lambda: self.now, wall=lambda: 0.0)
+        classifier = Classifier(Memory(self.memory), settle=settle, clock=lambda: self.now, wall=lambda: 0.0)
         place = LocalFolder(self.folder.parent)
         return Watcher(place, client, Posting("run-a", **posting), classifier, self.said.append, self.noted.append)
 
