@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from cleanfid.resize import build_resizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from evalsvc.checkpoints.weights import tensor_digest
 from evalsvc.features import torch_fidelity
@@ -33,9 +33,6 @@ MAX_BYTES = 200_000_000
 """A larger file is not NVIDIA's, which has 96 MB."""
 
 ZIP = b"PK\x03\x04"
-
-STEM = 4
-"""Layers of torch-fidelity's network up to the first 64 features."""
 
 Network = Callable[[Tensor, bool], dict[int, Tensor]]
 """From [B, 3, 299, 299] float32, about -1 to 1, to features by tap; the flag says whether the last tap is wanted."""
@@ -65,7 +62,7 @@ class CleanFID(FeatureExtractor):
         program = read_published_program(path)
         if program is None:
             tensors = read_inception(path)
-            network, taps = _Layers(tensors, device), TAPS
+            network, taps = torch_fidelity.Layers(tensors, device), TAPS
             return cls(network, taps, _digest(tensors), f"{torch_fidelity.RELEASE}, its layers", device=device)
         tensors = read_inception_program(program, path)
         require_finite(tensors)
@@ -106,16 +103,3 @@ def _program(content: bytes, device: str) -> Network:
         warnings.simplefilter("ignore", DeprecationWarning)
         layers = load(BytesIO(content), map_location=device).eval().layers
     return lambda pixels, deep: {TAPS[-1]: layers(pixels).view(len(pixels), TAPS[-1])}
-
-
-class _Layers:
-    """torch-fidelity's layers, behind its resizing."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], device: str) -> None:
-        *layers, _ = torch_fidelity.build_network(tensors).to(device).children()  # the last is the classifier
-        self._stem, self._trunk = nn.Sequential(*layers[:STEM]), nn.Sequential(*layers[STEM:])
-
-    def __call__(self, pixels: Tensor, deep: bool) -> dict[int, Tensor]:
-        stem = self._stem(pixels)
-        features = {TAPS[0]: stem.mean((2, 3))}
-        return features | {TAPS[-1]: self._trunk(stem).flatten(1)} if deep else features

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from evalsvc.checkpoints.weights import tensor_digest
@@ -24,6 +24,9 @@ from evalsvc.features.inception_weights import CLASSIFIER, CLASSIFIER_SHAPE, rea
 
 RELEASE = f"torch-fidelity {version('torch-fidelity')}"
 
+STEM = 4
+"""Layers of the network up to the first 64 features."""
+
 
 class TorchFidelity(FeatureExtractor):
     """Images to features by torch-fidelity's own extractor `inception-v3-compat`."""
@@ -33,7 +36,7 @@ class TorchFidelity(FeatureExtractor):
 
     def __init__(self, tensors: Mapping[str, Tensor], *, device: str = "cpu") -> None:
         """`tensors` are those of `read_inception`. Raises NonFinite and CheckpointMismatch, as `build_network`."""
-        self._network = build_network(tensors).to(device)
+        self._network: Any = build_network(tensors).to(device)
         self.program = {"program": RELEASE}
         self.digest = tensor_digest(trunk(tensors))
         self.taps = TAPS
@@ -57,25 +60,49 @@ class TorchFidelity(FeatureExtractor):
         return dict(zip(wanted, self._network(images.to(self.device)), strict=True))
 
 
-def build_network(tensors: Mapping[str, Tensor]) -> Any:
-    """Return torch-fidelity's network of 2015-12-05 in eval mode, with these tensors, on the CPU.
+class Layers:
+    """torch-fidelity's layers, behind its resizing: for programs that resize by themselves."""
 
-    The classifier, which no feature depends on, is made of zeros.
+    def __init__(self, tensors: Mapping[str, Tensor], device: str | torch.device) -> None:
+        """`tensors` are those of `read_inception`. Raises NonFinite and CheckpointMismatch, as `build_network`."""
+        *layers, _ = build_network(tensors).to(device).children()  # the last is the classifier
+        self._stem, self._trunk = nn.Sequential(*layers[:STEM]), nn.Sequential(*layers[STEM:])
+
+    def __call__(
+        self,
+        pixels: Tensor,  # [B, 3, 299, 299] float32, about -1 to 1
+        deep: bool,
+    ) -> dict[int, Tensor]:  # by tap, [B, tap]; the last tap only if `deep` is set
+        stem = self._stem(pixels)
+        features = {TAPS[0]: stem.mean((2, 3))}
+        return features | {TAPS[-1]: self._trunk(stem).flatten(1)} if deep else features
+
+
+def build_network(tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return torch-fidelity's network of 2015-12-05 in eval mode, with these tensors, on the CPU.
 
     Raises:
         NonFinite: NaN or infinity in the tensors.
         CheckpointMismatch: the shapes of the tensors are another network's.
     """
     require_finite(tensors)
-    weights = {**tensors, CLASSIFIER: torch.zeros(CLASSIFIER_SHAPE), "fc.bias": torch.zeros(LOGITS)}
     # The class takes weights from a file alone; this one lies in memory, and torch has just written it.
     file = BytesIO()
-    torch.save(weights, file)
+    write_weights(tensors, file)
     file.seek(0)
     try:
-        return FeatureExtractorInceptionV3("evalsvc", [str(TAPS[0])], feature_extractor_weights_path=file)
+        network: nn.Module = FeatureExtractorInceptionV3("evalsvc", [str(TAPS[0])], feature_extractor_weights_path=file)
     except RuntimeError as error:
         raise CheckpointMismatch(f"the weights are of another network than FID's Inception: {error}") from None
+    return network
+
+
+def write_weights(tensors: Mapping[str, Tensor], file: Path | BytesIO) -> None:
+    """Write the tensors of `read_inception` as the file that torch-fidelity unpickles, with whatever it would load.
+
+    The classifier, which no feature depends on, is made of zeros.
+    """
+    torch.save({**tensors, CLASSIFIER: torch.zeros(CLASSIFIER_SHAPE), "fc.bias": torch.zeros(LOGITS)}, file)
 
 
 def images_at_once(device: torch.device) -> int:

@@ -64,7 +64,7 @@ def kid(sets: FeatureSets) -> Estimate:
         InvalidData: the reference's features are not known, or a side has fewer than two images.
     """
     samples, real, size = sets.samples, sets.real(), subset_size(sets)
-    with _seeded(sets.seed):
+    with seeded(sets.seed):
         value = fid.kernel_distance(samples, real, num_subsets=SUBSETS, max_subset_size=SUBSET_SIZE)
         single = [
             fid.kernel_distance(samples, real, num_subsets=1, max_subset_size=size) for _ in range(SPREAD_SUBSETS)
@@ -73,7 +73,7 @@ def kid(sets: FeatureSets) -> Estimate:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed NumPy's global generator, and give it back as it was."""
     before = np.random.get_state()
     np.random.seed(seed % SEEDS)

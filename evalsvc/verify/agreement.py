@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -74,6 +75,19 @@ class Untried:
 Finding = Agreement | Untried
 
 
+def installed(package: str) -> str | None:
+    """Return the version of an installed package; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def release(package: str) -> str:
+    """Return the name of a package with its version where it is installed, as findings name a program."""
+    return " ".join(filter(None, (package, installed(package))))
+
+
 def all_agree(findings: Sequence[Finding]) -> bool:
     """Whether something was computed twice, and everything that was agrees."""
     tried = [finding for finding in findings if isinstance(finding, Agreement)]
@@ -81,7 +95,7 @@ def all_agree(findings: Sequence[Finding]) -> bool:
 
 
 COLUMNS = ("quantity", "program", "ours", "theirs", "difference", "tolerance", "", "note")
-"""Of the table that a terminal shows."""
+"""Columns of the table that a terminal shows."""
 
 
 def table_row(finding: Finding) -> list[str]:
@@ -93,12 +107,12 @@ def table_row(finding: Finding) -> list[str]:
     return [finding.quantity, finding.program, *numbers, *limits, finding.verdict, finding.note]
 
 
-def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """JSON-able: `agrees`, and `findings` with a `verdict` each. A number that is not finite is None."""
+def to_json(findings: Sequence[Finding]) -> dict[str, object]:
+    """Return JSON: `agrees`, and `findings` with a `verdict` each. A number that is not finite is None."""
     return {"agrees": all_agree(findings), "findings": [_finding_json(finding) for finding in findings]}
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def _finding_json(finding: Finding) -> dict[str, object]:
     fields = {"verdict": finding.verdict, **vars(finding)}
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from evalsvc.errors import MissingPackage, UnsupportedModel
 from evalsvc.installation import missing_package
 from evalsvc.spec.suite import build_task
 from evalsvc.tasks.task import Context
-from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.agreement import Agreement, Finding, Untried, release
 from evalsvc.verify.recorded import RecordedTask, VerifyRequest, opened_context
 
 DECODED = 16
@@ -83,7 +82,7 @@ def verify_decoder(
     name: str = "decoder",
 ) -> list[Finding]:
     """Compare the images of codes, and the codes of these images."""
-    codes, program = codes[:DECODED].cpu(), diffusers_program()
+    codes, program = codes[:DECODED].cpu(), f"{release('diffusers')} (VQModel)"
     try:
         theirs = write_diffusers(decoder)
     except (MissingPackage, UnsupportedModel) as error:
@@ -96,7 +95,7 @@ def verify_decoder(
     return [
         Agreement.of_arrays(f"{name}: {count} decoded images", program, images, wanted, PIXEL_TOLERANCE, NOTE),
         Agreement(f"{name}: share of 8-bit values that differ", program, differing, TIES, note=TIES_NOTE),
-        _compare_encoding(decoder, theirs, images.clamp(-1, 1), f"{name}: latents of {count} images"),
+        _compare_encoding(decoder, theirs, images.clamp(-1, 1), f"{name}: latents of {count} images", program),
     ]
 
 
@@ -110,21 +109,13 @@ def _decode(theirs: Any, codes: Tensor, grid: tuple[int, int]) -> Tensor:  # [B,
 
 
 @torch.no_grad()
-def _compare_encoding(decoder: ImageDecoder, theirs: Any, images: Tensor, quantity: str) -> Agreement:
+def _compare_encoding(decoder: ImageDecoder, theirs: Any, images: Tensor, quantity: str, program: str) -> Agreement:
     like = next(decoder.parameters())
     latents = torch.cat([decoder.latents(image[None].to(like)) for image in images]).cpu()
     wanted = torch.cat([theirs.encode(image[None]).latents for image in images])
     tolerance = PIXEL_TOLERANCE * max(1.0, float(wanted.abs().max()))
     note = f"{PIXEL_TOLERANCE} of the largest latent"
-    return Agreement.of_arrays(quantity, diffusers_program(), latents, wanted, tolerance, note)
-
-
-def diffusers_program() -> str:
-    """Return the name of the program with its version, as findings have it."""
-    try:
-        return f"diffusers {version('diffusers')} (VQModel)"
-    except PackageNotFoundError:
-        return "diffusers (VQModel)"
+    return Agreement.of_arrays(quantity, program, latents, wanted, tolerance, note)
 
 
 def write_diffusers(decoder: ImageDecoder) -> Any:
@@ -141,6 +132,7 @@ def write_diffusers(decoder: ImageDecoder) -> Any:
     from diffusers import VQModel
 
     kind: Any = VQModel
+
     config, spatial = decoder.config, isinstance(decoder, MoVQGAN)
     network = config.ddconfig
     _require_supported(config, spatial)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,12 @@ from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.hub import quiet
 from evalsvc.models import Transformer
 from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.verify.agreement import release
 from evalsvc.verify.hugging_face import write_hugging_face
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 NEEDED = ("transformers", "accelerate")
 """What HFLM imports besides lm-eval."""
@@ -30,17 +34,14 @@ BATCH = 16
 class Hflm:
     """lm-eval's HFLM with a model."""
 
-    model: Any
+    model: HFLM
     program: str
     """What findings call it: lm-eval and the program that computes the logits, with their versions."""
 
 
 def hflm_program(package: str = "transformers") -> str:
     """Return the name of the program with its version, as findings have it; `package` computes the logits."""
-    try:
-        return f"lm-eval {version('lm_eval')} (HFLM, {package} {version(package)})"
-    except PackageNotFoundError:
-        return f"lm-eval (HFLM, {package})"
+    return f"{release('lm-eval')} (HFLM, {release(package)})"
 
 
 def build_hflm(ours: Transformer, encoding: TextEncoding, *, within: bool = False) -> Hflm:
@@ -103,12 +104,12 @@ def _require_packages() -> None:
             raise missing_package(name, "lm-eval's HFLM", "reference")
 
 
-def _around(model: Any, encoding: TextEncoding) -> Any:
-    from lm_eval.models.huggingface import HFLM
+def _around(model: PreTrainedModel | OpenLmLogits, encoding: TextEncoding) -> HFLM:
+    from lm_eval.models import huggingface
 
     prefix = encoding.end if encoding.bos is None else encoding.bos
     with quiet():  # it warns of every model that is not a path
-        return HFLM(
+        return huggingface.HFLM(
             model,
             backend="causal",
             tokenizer=_tokenizer(encoding),
@@ -133,12 +134,12 @@ def whole_tokens(encoding: TextEncoding) -> dict[int, str]:
     return {token["id"]: token["content"] for token in content["added_tokens"]}
 
 
-def _tokenizer(encoding: TextEncoding) -> Any:
+def _tokenizer(encoding: TextEncoding) -> PreTrainedTokenizerFast:
     """Return the tokenizer for transformers. Only tokens that it keeps whole get a role, as a role makes them whole."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    kind: Any = PreTrainedTokenizerFast
+    kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast
     content = json.loads(encoding.tokenizer.to_json())
     if encoding.bos is not None:
         content["post_processor"] = _beginning_with(encoding.bos)
@@ -151,7 +152,7 @@ def _tokenizer(encoding: TextEncoding) -> Any:
     )
 
 
-def _beginning_with(token: int) -> dict[str, Any]:
+def _beginning_with(token: int) -> dict[str, object]:
     """Return the post-processor that puts a token before every text."""
     text = [{"SpecialToken": {"id": "first", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     special = {"first": {"id": "first", "ids": [token], "tokens": ["first"]}}

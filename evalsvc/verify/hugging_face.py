@@ -8,7 +8,7 @@ written as their neutral values: a bias of zeros, a gain of ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,13 +18,16 @@ from evalsvc.errors import UnsupportedModel
 from evalsvc.models import Transformer
 from evalsvc.spec.model_config import ModelConfig
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Tensors = dict[str, Tensor]
 
 
 def write_hugging_face(
     ours: Transformer,
     rows: Sequence[int] | None = None,
-) -> Any:
+) -> PreTrainedModel:
     """Return `ours` as a transformers.PreTrainedModel in float32 on the CPU, in eval mode.
 
     `rows` are the rows of the table that the model gets, in this order [all of them]. A norm of the embeddings is
@@ -45,11 +48,14 @@ def write_hugging_face(
     model.load_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, strict=True)
     turns = config.positional_embedding_type in ("rotary", "llama_rotary")
     frequencies = ours.positions.inv_freq.cpu()
-    model.base_model.rotary_emb.inv_freq.copy_(frequencies if turns else torch.zeros_like(frequencies))
-    return model.requires_grad_(False).eval()
+    base: Any = model.base_model
+    base.rotary_emb.inv_freq.copy_(frequencies if turns else torch.zeros_like(frequencies))
+    model.requires_grad_(False)
+    model.train(False)
+    return model
 
 
-Family = Callable[[ModelConfig, Mapping[str, Tensor], Tensor, Tensor], tuple[Any, Tensors]]
+Family = Callable[[ModelConfig, Mapping[str, Tensor], Tensor, Tensor], "tuple[PreTrainedModel, Tensors]"]
 """From a configuration, open_lm's tensors, embedding and output table to a model without values, and its values."""
 
 
@@ -72,7 +78,7 @@ def _require_family(config: ModelConfig) -> Family:
 
 def _llama(
     config: ModelConfig, tensors: Mapping[str, Tensor], embedding: Tensor, output: Tensor
-) -> tuple[Any, Tensors]:
+) -> tuple[PreTrainedModel, Tensors]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     biased = config.ffn_type == "gemma_geglu"
@@ -87,7 +93,7 @@ def _llama(
 
 def _stablelm(
     config: ModelConfig, tensors: Mapping[str, Tensor], embedding: Tensor, output: Tensor
-) -> tuple[Any, Tensors]:
+) -> tuple[PreTrainedModel, Tensors]:
     from transformers import StableLmConfig, StableLmForCausalLM
 
     shape = _shape(config, len(embedding)) | {
@@ -100,7 +106,7 @@ def _stablelm(
 
 def _gpt_neox(
     config: ModelConfig, tensors: Mapping[str, Tensor], embedding: Tensor, output: Tensor
-) -> tuple[Any, Tensors]:
+) -> tuple[PreTrainedModel, Tensors]:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     shape = _shape(config, len(embedding)) | {

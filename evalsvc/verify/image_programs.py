@@ -1,6 +1,6 @@
 """Image metrics of two folders of PNG files by torch-fidelity and by clean-fid, called as their manuals say.
 
-Neither program downloads anything: both get FID's Inception network from a file that evalsvc has just written.
+Neither program downloads anything: both get the tensors of FID's Inception network from evalsvc.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from evalsvc.verify.agreement import release
 from evalsvc.verify.image_folders import ImageFolders
 
 TAPS = {"fid64": 64, "fid": 2048, "kid": 2048, "precision": 2048, "recall": 2048}
@@ -44,8 +42,8 @@ class Measured:
     """PNG files in `folders.sampled`."""
     real: int
     """PNG files in `folders.real`."""
-    weights: Path
-    """A file that `write_weights` wrote."""
+    tensors: Mapping[str, Tensor]
+    """FID's Inception network, as `read_inception` reads it."""
     device: torch.device
 
     @property
@@ -88,7 +86,7 @@ class ImageProgram:
     @property
     def title(self) -> str:
         """Name, and version where the program is installed."""
-        return f"{self.package} {metadata.version(self.package)}" if self.installed else self.package
+        return release(self.package)
 
     def measure(self, images: Measured, metrics: Collection[str]) -> dict[str, float]:
         """Compute some of `self.metrics`. Raises whatever the program raises."""
@@ -97,24 +95,14 @@ class ImageProgram:
             return self.run(images, metrics)
 
 
-def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write the tensors of `read_inception` as the file that torch-fidelity unpickles, with whatever it would load.
-
-    The classifier is of zeros where the tensors have none: no distance depends on it.
-    """
-    counts = {
-        name.replace("running_mean", "num_batches_tracked"): torch.tensor(0)
-        for name in tensors
-        if name.endswith("running_mean")
-    }
-    classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
-    torch.save({**classifier, **counts, **tensors}, path)
-
-
 def run_torch_fidelity(images: Measured, metrics: Collection[str]) -> dict[str, float]:
     """Call torch_fidelity.calculate_metrics, once for the metrics of each tap."""
     from torch_fidelity import calculate_metrics
 
+    from evalsvc.features.torch_fidelity import write_weights
+
+    weights = images.folders.path / "inception.pth"
+    write_weights(images.tensors, weights)
     keys = {
         "fid64": "frechet_inception_distance",
         "fid": "frechet_inception_distance",
@@ -133,7 +121,7 @@ def run_torch_fidelity(images: Measured, metrics: Collection[str]) -> dict[str, 
             prc=not asked.isdisjoint({"precision", "recall"}),
             # By default, precision and recall are computed from VGG's features, whose weights would be downloaded.
             feature_extractor="inception-v3-compat",
-            feature_extractor_weights_path=str(images.weights),
+            feature_extractor_weights_path=str(weights),
             **{f"feature_layer_{metric}": str(tap) for metric in ("fid", "kid", "prc")},
             kid_subsets=1,
             kid_subset_size=images.kid_images,
@@ -153,10 +141,13 @@ def run_clean_fid(images: Measured, metrics: Collection[str]) -> dict[str, float
     """Call cleanfid.fid.compute_fid in its mode `clean`, and kernel_distance on the features that passed by."""
     from cleanfid import fid
 
-    found: dict[str, float] = {}
+    from evalsvc.features.torch_fidelity import Layers
+    from evalsvc.metrics.clean_fid import seeded
+
+    layers, found = Layers(images.tensors, images.device), dict[str, float]()
     for tap in sorted({TAPS[name] for name in metrics}):
         asked = {name for name in metrics if TAPS[name] == tap}
-        network = _Layers(images.weights, tap, images.device)
+        network = _Seen(layers, tap)
         distance = fid.compute_fid(
             str(images.folders.sampled),
             str(images.folders.real),
@@ -173,7 +164,7 @@ def run_clean_fid(images: Measured, metrics: Collection[str]) -> dict[str, float
             rows = np.concatenate(network.seen)
             sampled, real = images.kid_choice()
             # Of as many images as there are, the order that clean-fid draws moves nothing but the last digits.
-            with _kept_numpy_state():
+            with seeded(SEED):
                 kernel = fid.kernel_distance(
                     rows[: images.sampled][sampled], rows[images.sampled :][real], 1, KID_IMAGES
                 )
@@ -182,30 +173,21 @@ def run_clean_fid(images: Measured, metrics: Collection[str]) -> dict[str, float
 
 
 @dataclass
-class _Layers:
+class _Seen:
     """torch-fidelity's layers as the network that clean-fid calls; keeps the features of all images.
 
     clean-fid's own network is a TorchScript program of the same tensors, which has no tap of 64 features.
     """
 
-    weights: Path
+    layers: Callable[[Tensor, bool], dict[int, Tensor]]
     tap: int
-    device: torch.device
     seen: list[Rows] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        network = FeatureExtractorInceptionV3("layers", [str(self.tap)], str(self.weights)).to(self.device)
-        layers = dict(network.named_children())
-        last = list(layers).index({64: "MaxPool_1", 2048: "AvgPool"}[self.tap])
-        self._layers = nn.Sequential(*list(layers.values())[: last + 1])
 
     def __call__(
         self,
         images: Tensor,  # [B, 3, 299, 299] float32, 0 … 255
     ) -> Tensor:  # [B, tap]
-        features: Tensor = self._layers((images - 128) / 128).mean((2, 3))
+        features = self.layers((images - 128) / 128, self.tap != TAPS["fid64"])[self.tap]
         self.seen.append(features.cpu().numpy())
         return features
 
@@ -229,13 +211,3 @@ def _without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextmanager
-def _kept_numpy_state() -> Iterator[None]:
-    """Leave numpy's global random state, which clean-fid draws from, as it was."""
-    state: Any = np.random.get_state()
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

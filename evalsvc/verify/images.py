@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from evalsvc.tasks.text_to_image.work import TextToImageWork
 from evalsvc.verify.agreement import Agreement, Finding, Untried
 from evalsvc.verify.image_folders import image_folders
 from evalsvc.verify.image_metrics import OwnMetrics, compare_programs
-from evalsvc.verify.image_programs import PROGRAMS, TAPS, Measured, write_weights
+from evalsvc.verify.image_programs import PROGRAMS, TAPS, Measured
 from evalsvc.verify.recorded import RecordedTask, VerifyRequest, opened_context
 from evalsvc.verify.sampled_again import RecordedCodes, compare_codes, sample_again, scale_of
 from evalsvc.worker.context import ShardContext
@@ -174,9 +175,8 @@ def _measure(
         if output is not None:
             folders.keep(next(folder for index in count() if not (folder := output / str(index)).exists()))
         extractor = context.extractor(name)
-        weights = folders.path / "inception.pth"
-        _write_network(context.asset(name), extractor, weights)
-        images = Measured(folders, sampled, real, weights, torch.device(context.device))
+        tensors = _network(context.asset(name), extractor)
+        images = Measured(folders, sampled, real, tensors, torch.device(context.device))
         own = OwnMetrics(images, extractor)
         findings = list(compare_programs(images, own, metrics, sets.of))
         return [*findings, *_compare_recorded(own, spec, metrics, sets)]
@@ -202,11 +202,11 @@ def _compare_recorded(
             yield Agreement.of_numbers(quantity, program, value, sets.recorded[name], tolerance, note)
 
 
-def _write_network(asset: Path, extractor: FeatureExtractor, path: Path) -> None:
+def _network(asset: Path, extractor: FeatureExtractor) -> Mapping[str, Tensor]:
     tensors = read_inception(asset)
     if tensor_digest(trunk(tensors)) != extractor.digest:
         raise DataChanged(f"{asset} changed while it was read; verify again")
-    write_weights(tensors, path)
+    return tensors
 
 
 def _decoded(context: ShardContext, coder: ImageCoder, source: ImageSource, n: int) -> Iterator[Tensor]:
@@ -220,7 +220,7 @@ def _fitted(source: ImageSource, indices: Sequence[int], fit: Fit) -> Iterator[T
         yield from batch
 
 
-def _pixels(file: bytes) -> np.ndarray:
+def _pixels(file: bytes) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(file), formats=("PNG",)) as image:
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 

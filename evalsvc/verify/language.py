@@ -6,10 +6,10 @@ context, HFLM on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval.evaluator import evaluate
 
@@ -31,6 +31,9 @@ from evalsvc.verify.hflm import Hflm, build_hflm, build_hflm_of_open_lm, hflm_pr
 from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors
 from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
 
 TIES = 50
 """One of so many generated texts may differ: where two ids are equally likely, rounding decides."""
@@ -107,7 +110,7 @@ def _compare(
     lm: OpenLM,
     theirs: Mapping[Scope, Hflm],
     recorded: RecordedValues,
-    protocol: Mapping[str, Any],
+    protocol: Mapping[str, object],
 ) -> Iterator[Finding]:
     program = next(iter(theirs.values())).program
     if reason := _unaskable(benchmark, lm.encoding):
@@ -171,7 +174,7 @@ class Reply:
     """By metric and filter."""
 
 
-def _ask(benchmark: Benchmark, model: Any) -> Reply:
+def _ask(benchmark: Benchmark, model: HFLM) -> Reply:
     task = copy(benchmark.task)
     task.set_fewshot_seed(FEWSHOT_SEED)
     indices = [document.index for document in benchmark.documents]
@@ -218,8 +221,8 @@ def _compare_answers(ours: Ours, scope: Scope, reply: Reply) -> Agreement:
     return Agreement.of_arrays(quantity, program, sides[0], sides[1], ours.rounding.loss_tolerance, NOTE)
 
 
-def _logprob(response: Any) -> float:
-    return float(response[0] if isinstance(response, tuple | list) else response)
+def _logprob(response: float | Sequence[float]) -> float:
+    return float(response[0] if isinstance(response, Sequence) else response)
 
 
 def _compare_metrics(ours: Ours, scope: Scope, reply: Reply, recorded: RecordedValues) -> Iterator[Finding]:

@@ -22,10 +22,10 @@ from evalsvc.spec.model_config import ModelConfig
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.teacher_forcing import COLUMNS, sequence_sums
 from evalsvc.tasks.task import Context
-from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.agreement import Agreement, Finding, Untried, release
 from evalsvc.verify.loss_sequences import LossSequences, loss_sequences
 from evalsvc.verify.losses import Sums, loss_sums, loss_values
-from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors, open_lm_program
+from evalsvc.verify.open_lm_reference import build_open_lm, checkpoint_tensors
 from evalsvc.verify.recorded_values import RecordedValues
 from evalsvc.verify.rounding import MEASURED, NOTE, Rounding, measure_rounding
 
@@ -42,7 +42,7 @@ def verify_logits(
 
     Raises what `load_model` raises.
     """
-    quantity, program = f"logits of {len(sequences)} sequences", open_lm_program()
+    quantity, program = f"logits of {len(sequences)} sequences", release("open_lm")
     ours = load_model(path, config, device=device, rotary_inv_freq_dtype=rotary_inv_freq_dtype)
     try:
         theirs = build_open_lm(config, read_weights(path).tensors, ours.rotary_inv_freq_dtype)
@@ -59,7 +59,7 @@ def verify_losses(context: Context, task: Loss, recorded: RecordedValues, n: int
 
     Raises what reading the data and the checkpoint raises, and NonFinite.
     """
-    program = open_lm_program()
+    program = release("open_lm")
     ours = context.model(dtype="float32", rotary_inv_freq_dtype=task.rotary_inv_freq_dtype)
     try:
         with checkpoint_tensors(context, ours) as tensors:
@@ -104,7 +104,7 @@ def _compare_losses(
     recorded: RecordedValues,
     rounding: Rounding,
 ) -> Iterator[Finding]:
-    program, count = open_lm_program(), len(part.ids)
+    program, count = release("open_lm"), len(part.ids)
     names = [f"sequence {index}" for index in range(count)]
     mine, other = sequence_sums(context, ours, context.layout(), part.ids, names), _sums(context, theirs, part.ids)
     name = f"{task.name}/general_text" if part.general else task.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evalsvc.data.tokens import Record, TokenData, read_pairs, read_tokens
 from evalsvc.tasks.image_codes import ImageCoder
@@ -23,7 +22,7 @@ class LossSequences:
     """Rows of the model's table; the first of a sequence is not predicted."""
     total: int
     """How many sequences the task's metrics are over."""
-    protocol: Mapping[str, Any]
+    protocol: Mapping[str, object]
     """Of the part's metrics."""
 
 
@@ -58,7 +57,7 @@ def _tokenizer(context: Context, task: Loss) -> str | None:
 
 
 def _part(
-    context: Context, data: TokenData, records: Sequence[Record], n: int, protocol: Mapping[str, Any]
+    context: Context, data: TokenData, records: Sequence[Record], n: int, protocol: Mapping[str, object]
 ) -> LossSequences:
     layout = context.layout()
     ids = [layout.sequence(record.text_ids, record.image_codes).ids for record in records[:n]]

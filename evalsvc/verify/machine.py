@@ -9,17 +9,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 
 from evalsvc import __version__
 from evalsvc.errors import AssetMissing, InvalidRequest, MissingPackage
-from evalsvc.verify.agreement import Agreement, Finding, Untried
+from evalsvc.verify.agreement import Agreement, Finding, Untried, installed
 from evalsvc.verify.arithmetic import verify_noise, verify_products
 from evalsvc.verify.golden_files import Golden
 from evalsvc.verify.golden_images import verify_decoder, verify_inception
-from evalsvc.verify.golden_metrics import installed, verify_metrics, verify_statistics
+from evalsvc.verify.golden_metrics import verify_metrics, verify_statistics
 from evalsvc.verify.golden_models import verify_case, verify_miniature
 from evalsvc.verify.golden_sampling import verify_codes
 from evalsvc.verify.golden_tasks import verify_benchmark, verify_digits, verify_losses
@@ -90,7 +89,7 @@ def prepared_device(name: str, threads: int) -> str:
     return name
 
 
-def describe_machine(device: str) -> dict[str, Any]:
+def describe_machine(device: str) -> dict[str, object]:
     """Return what a reader of the findings must know of the machine: versions, device, processor."""
     kind = torch.device(device)
     name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else platform.machine()

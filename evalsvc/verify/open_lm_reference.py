@@ -10,7 +10,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,6 @@ from evalsvc.spec.model_config import ModelConfig
 from evalsvc.tasks.task import Context
 
 INSTALL = "pip install --no-deps xformers 'open_lm @ git+https://github.com/mlfoundations/open_lm'"
-
-
-def open_lm_program() -> str:
-    """Return the name of the program with its version, as findings have it."""
-    try:
-        return f"open_lm {version('open_lm')}"
-    except PackageNotFoundError:
-        return "open_lm"
 
 
 def build_open_lm(config: ModelConfig, tensors: Mapping[str, Tensor], rotary_inv_freq_dtype: str) -> nn.Module:

@@ -43,7 +43,7 @@ class RecordedMetric:
     value: float
     n: int
     """Items that the value rests on."""
-    protocol: Mapping[str, Any]
+    protocol: Mapping[str, object]
     """What moves the value."""
 
 
@@ -54,9 +54,9 @@ class RecordedTask:
     checkpoint: CheckpointRef
     spec: TaskSpec
     metrics: Sequence[RecordedMetric] = ()
-    items: Sequence[Mapping[str, Any]] = ()
+    items: Sequence[Mapping[str, object]] = ()
     """Results per item, as the task made them."""
-    provenance: Mapping[str, Any] | None = None
+    provenance: Mapping[str, object] | None = None
     """Device, versions and shards of the evaluation."""
 
     def asked(self, metrics: Sequence[str]) -> list[str]:
@@ -231,7 +231,7 @@ def _locate(client: Client, name: str, checkpoint: _Checkpoint, settings: Settin
     return CheckpointRef(path, known, checkpoint.sha256, posted.model, posted.layout, label=name)
 
 
-def _parse(kind: type[Answer], document: Mapping[str, Any]) -> Answer:
+def _parse(kind: type[Answer], document: Mapping[str, object]) -> Answer:
     try:
         return kind.model_validate(document)
     except ValidationError as error:

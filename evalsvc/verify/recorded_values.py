@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evalsvc.spec.protocol import canonical_json
 from evalsvc.verify.agreement import Agreement, Finding, Untried
@@ -31,7 +30,7 @@ class RecordedValues:
             return self
         return replace(self, unfit=f"over {n:,} of {total:,}; --n {total} compares the recorded value")
 
-    def compare(self, now: Agreement, protocol: Mapping[str, Any]) -> Iterator[Finding]:
+    def compare(self, now: Agreement, protocol: Mapping[str, object]) -> Iterator[Finding]:
         """Yield `now`, which compares the values that are computed here, with the recorded value in place of ours.
 
         Where the recorded value has another protocol than `protocol`, that is a finding of its own.
@@ -49,7 +48,7 @@ class RecordedValues:
             yield Agreement.of_numbers(now.quantity, now.program, metric.value, now.theirs, now.tolerance, note)
 
 
-def _differing(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differing(recorded: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     keys = sorted({*recorded, *now})
     return [key for key in keys if canonical_json(recorded.get(key)) != canonical_json(now.get(key))]
 

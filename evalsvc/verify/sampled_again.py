@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -28,7 +27,7 @@ class Samples:
     """Images that the whole task samples at this scale."""
     side: int
     """Height and width of an image."""
-    protocol: Mapping[str, Any]
+    protocol: Mapping[str, object]
     """Digests of prompts, layout and decoder."""
     machine: Mapping[str, str]
     """What may move codes by rounding: card, torch, threads, batch."""
@@ -39,7 +38,7 @@ class RecordedCodes:
     """What is recorded of the images of one guidance scale."""
 
     codes: Sequence[str]
-    protocol: Mapping[str, Any]
+    protocol: Mapping[str, object]
     machine: Mapping[str, str]
 
     @classmethod
@@ -95,7 +94,7 @@ def compare_codes(samples: Samples, recorded: RecordedCodes, of: str) -> Finding
     return Agreement.of_numbers(quantity, program, equal, len(pairs), 0, note)
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     return [
         f"{name} was {before[name]}, is {value} here"
         for name, value in now.items()
@@ -122,7 +121,7 @@ class _Shard(BaseModel):
     sampling: _Sampling
 
 
-def _machine(provenance: Mapping[str, Any] | None) -> dict[str, str]:
+def _machine(provenance: Mapping[str, object] | None) -> dict[str, str]:
     """Return what moves codes by rounding, from the provenance of a task; empty where that says nothing of it."""
     shards = (provenance or {}).get("shards")
     for entry in shards if isinstance(shards, (list, tuple)) else ():
@@ -141,7 +140,7 @@ def _machine(provenance: Mapping[str, Any] | None) -> dict[str, str]:
     return {}
 
 
-def scale_of(protocol: Mapping[str, Any]) -> Any:
+def scale_of(protocol: Mapping[str, object]) -> object:
     """Return the guidance scale in a protocol; None where there is none."""
     sampling = protocol.get("sampling")
     return sampling.get("guidance_scale") if isinstance(sampling, Mapping) else None
