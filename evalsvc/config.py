@@ -9,7 +9,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -281,13 +281,10 @@ class Settings:
             return ""
         return read_database_url(Path(self.database_url_file).expanduser(), "EVALSVC_DATABASE_URL_FILE")
 
-    def environment(self) -> dict[str, str]:
-        """The variables that reproduce these settings in a child process, but for secrets, which none needs."""
-        return {
-            PREFIX + item.name.upper(): str(value)
-            for item in fields(self)
-            if (value := getattr(self, item.name)) != item.default and not item.metadata["secret"]
-        }
+    def without_secrets(self) -> Settings:
+        """These settings for a worker process, which needs neither the database nor a token."""
+        blank: dict[str, Any] = dict.fromkeys(SECRETS, "")
+        return replace(self, **blank)
 
 
 OPEN_ROOTS = (

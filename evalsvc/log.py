@@ -77,10 +77,6 @@ def configure_logs(form: str, level: str) -> None:
     logging.getLogger("evalsvc").setLevel(level.upper())
 
 
-def is_configured() -> bool:
-    return any(isinstance(item.formatter, _Lines) for item in logging.getLogger().handlers)
-
-
 class _Lines(logging.Formatter):
     """What both forms have in common: when, how grave, what it is about."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Model, Suites, Threads, hand_on, require_folders
+from evalsvc.cli.options import FAILED, Model, Suites, Threads, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -128,9 +128,8 @@ def find_layout(
     """
     require_folders({"--output": output, "--json": report})
     settings = Settings.load(device=device, threads=threads)
-    hand_on(settings)
     question = Question(
-        checkpoint_reference(checkpoint, inline_model(model), None),
+        checkpoint_reference(checkpoint, inline_model(model), None, settings),
         str(pairs),
         text_size or (),
         codebook_size,

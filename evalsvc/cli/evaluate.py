@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, hand_on, require_folders
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, require_folders
 from evalsvc.cli.progress import print_interim, show_bars
 from evalsvc.cli.tables import print_metrics, print_warnings
 from evalsvc.cli.terminal import complain
@@ -33,7 +33,7 @@ def run_here(
         str | None, typer.Option(help="Weights to compare with, e.g. those before training.", show_default="none")
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="open_lm model of the base.", show_default="what lies beside it")
+        str | None, typer.Option(help="open_lm model of the base.", show_default="the base's folder")
     ] = None,
     base_layout: Annotated[
         str | None, typer.Option(help="Vocabulary layout of the base.", show_default="the checkpoint's")
@@ -57,8 +57,8 @@ def run_here(
     beside = None
     if base is not None:
         own_layout = read_layout if base_layout is None else inline_layout(base_layout, "--base-layout")
-        beside = checkpoint_reference(base, inline_model(base_model, "--base-model"), own_layout)
-    reference = checkpoint_reference(checkpoint, inline_model(model), read_layout, beside)
+        beside = checkpoint_reference(base, inline_model(base_model, "--base-model"), own_layout, settings)
+    reference = checkpoint_reference(checkpoint, inline_model(model), read_layout, settings, beside)
     result = _run_suite(settings, suite, reference, beside)
     _write_artifacts(result["artifacts"], output)
     if output is not None:
@@ -78,10 +78,9 @@ def _run_suite(
     # Its PyTorch takes seconds, for which neither `--help` nor a mistyped option waits, and is not on every machine.
     from evalsvc.worker.local import run_suite
 
-    hand_on(settings)
     suite = find_suite(suite_name, settings.suites_path)
     with show_bars() as bars:
-        return run_suite(suite, checkpoint, bars.show, base, print_interim)
+        return run_suite(suite, checkpoint, bars.show, base, print_interim, settings=settings)
 
 
 def _write_artifacts(artifacts: dict[str, list[dict[str, Any]]], output: Path | None) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import Layout, Model, Suites, Threads, Url, connect, hand_on, require_folders
+from evalsvc.cli.options import Layout, Model, Suites, Threads, Url, connect, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -97,7 +97,7 @@ def gate(
         read = replace(read, family=family)
     if until is not None:
         settings = Settings.load(suites=suites, device=device, threads=threads)
-        sides = [_weights(side, inline_model(model), inline_layout(layout)) for side in (candidate, baseline)]
+        sides = [_weights(side, inline_model(model), inline_layout(layout), settings) for side in (candidate, baseline)]
         report = _gate_until(settings, suite, sides, read, spending)
     else:
         with connect(url) as client:
@@ -138,10 +138,10 @@ def _print_look(look: Look) -> None:
     say(f"{metric} after {n}: {change} ({interval}), {verdict}", err=True)
 
 
-def _weights(uri: str, model: Any, layout: Any) -> CheckpointRef:
+def _weights(uri: str, model: Any, layout: Any, settings: Settings) -> CheckpointRef:
     if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
         raise InvalidRequest(f"{uri} is of the service, and --until decided samples here; give the path of its weights")
-    return checkpoint_reference(uri, model, layout)
+    return checkpoint_reference(uri, model, layout, settings)
 
 
 def _gate_until(
@@ -153,10 +153,9 @@ def _gate_until(
     if suite is None:
         raise InvalidRequest("--until decided evaluates both checkpoints here; say with what: --suite NAME")
     candidate, baseline = sides
-    hand_on(settings)
     wanted = Sides(candidate, baseline, find_suite(suite, settings.suites_path), rules.rules, spending, rules.family)
     with show_bars() as bars:
-        return run_gate_until(wanted, bars.show, _print_look)
+        return run_gate_until(wanted, settings, bars.show, _print_look)
 
 
 def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "ab"] = "wb") -> None:

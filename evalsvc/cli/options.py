@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +10,7 @@ import typer
 
 from evalsvc.cli.terminal import say_json
 from evalsvc.client import Client
-from evalsvc.config import Settings, setting_help
+from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 
 FAILED = 1
@@ -36,7 +34,7 @@ TlsKey = Annotated[Path | None, typer.Option(help="Private key for the scheduler
 Model = Annotated[
     str | None,
     typer.Option(
-        help="open_lm model: a registered name, a JSON file, or JSON.", show_default="what lies beside the checkpoint"
+        help="open_lm model: a registered name, a JSON file, or JSON.", show_default="the checkpoint's folder"
     ),
 ]
 Layout = Annotated[
@@ -71,22 +69,3 @@ def require_folders(files: Mapping[str, Path | None]) -> None:
     for option, path in files.items():
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{option} {path}: there is no folder {path.parent}; make it first")
-
-
-def hand_on(settings: Settings) -> None:
-    """To the runner, which reads its settings where every worker process finds them."""
-    os.environ.update(settings.environment())
-
-
-@contextmanager
-def only_settings(settings: Settings) -> Iterator[None]:
-    """Have the runner read these settings and no others of the environment, which is as before after the block."""
-    before = dict(os.environ)
-    for variable, _, _ in setting_help():
-        os.environ.pop(variable, None)
-    hand_on(settings)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, connect, only_settings, require_folders
+from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, connect, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json, warn
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -90,14 +90,10 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, Any]]:
 
     device = prepared_device(settings.device, settings.threads)
     started = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder,
-        only_settings(
-            Settings(data_dir=folder, assets=str(settings.assets_path), device=device, threads=settings.threads)
-        ),
-        show_bars() as bars,
-    ):
-        findings = verify_machine(Golden(device), lambda name, done, total: bars.show("machine", done, total, name))
+    with tempfile.TemporaryDirectory(prefix="evalsvc-verify-") as folder, show_bars() as bars:
+        own = Settings(data_dir=folder, assets=str(settings.assets_path), device=device, threads=settings.threads)
+        golden = Golden(device, settings=own)
+        findings = verify_machine(golden, lambda name, done, total: bars.show("machine", done, total, name))
     about = describe_machine(device) | {"versions": present_versions()}
     about |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
     about |= {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(time.process_time(), 1)}
@@ -193,7 +189,8 @@ def _read_unrecorded(
 ) -> Sequence[RecordedTask]:
     from evalsvc.verify.recorded import unrecorded
 
-    return unrecorded(find_suite(suite, settings.suites_path), checkpoint_reference(checkpoint, model, layout))
+    reference = checkpoint_reference(checkpoint, model, layout, settings)
+    return unrecorded(find_suite(suite, settings.suites_path), reference)
 
 
 def _check_new(output: Path | None) -> None:

@@ -30,21 +30,25 @@ def is_virtual(uri: str) -> bool:
     return is_expression(uri) and not os.path.exists(uri)
 
 
-def checkpoint_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None = None) -> CheckpointRef:
+def checkpoint_reference(
+    uri: str, model: Any, layout: Any, settings: Settings, base: CheckpointRef | None = None
+) -> CheckpointRef:
     """The weights in a file or folder, or an expression over such; `base` is what that means in it."""
     if is_virtual(uri):
-        return _virtual_reference(uri, model, layout, base)
-    path, identity = locate_checkpoint(absolute_uri(uri), Settings.load())
+        return _virtual_reference(uri, model, layout, settings, base)
+    path, identity = locate_checkpoint(absolute_uri(uri), settings)
     known = identity if identity.etag is not None else None
     return CheckpointRef(path=path, identity=known, model=model, layout=layout, label=uri)
 
 
-def _virtual_reference(uri: str, model: Any, layout: Any, base: CheckpointRef | None) -> CheckpointRef:
+def _virtual_reference(
+    uri: str, model: Any, layout: Any, settings: Settings, base: CheckpointRef | None
+) -> CheckpointRef:
     expression = parse_expression(uri)
     parents = {}
     for leaf in written(expression):
         if isinstance(leaf, File):
-            parents[str(leaf)] = checkpoint_reference(leaf.path, model, layout)
+            parents[str(leaf)] = checkpoint_reference(leaf.path, model, layout, settings)
         elif not isinstance(leaf, Base):
             raise InvalidRequest(
                 f"{leaf} is a checkpoint of a service, and none is asked here; give the path of its weights, or post "

@@ -1,4 +1,4 @@
-"""The devices of this machine, and the environment of the worker process on each."""
+"""The devices of this machine, and what the worker process on each of them is given."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evalsvc.config import Settings
@@ -65,18 +66,20 @@ def check_devices(devices: Sequence[str]) -> None:
             )
 
 
-def worker_environment(settings: Settings, device: str, processes: int) -> dict[str, str]:
-    """The variables of a worker process on `device`, one of `processes` that share the machine's cores.
+def worker_settings(settings: Settings, device: str, processes: int) -> Settings:
+    """The settings of a worker process on `device`, one of `processes` that share the machine's cores; no secrets."""
+    # A worker sees its own card only, whose number is 0.
+    own = "cuda:0" if device.startswith("cuda") else device
+    return replace(settings.without_secrets(), device=own, threads=settings.worker_threads(processes))
+
+
+def worker_environment(device: str) -> dict[str, str]:
+    """The variables with which a worker process sees its own card only, so that nothing of it ends up on another.
 
     Raises:
         InvalidRequest: this machine does not have the device.
     """
-    threads = str(settings.worker_threads(processes))
-    environment = settings.environment() | {"EVALSVC_DEVICE": device, "EVALSVC_THREADS": threads}
-    if device.startswith("cuda"):
-        # The process sees its own card only, so nothing of it can end up on another.
-        environment |= {"CUDA_VISIBLE_DEVICES": _card(device), "EVALSVC_DEVICE": "cuda:0"}
-    return environment
+    return {"CUDA_VISIBLE_DEVICES": _card(device)} if device.startswith("cuda") else {}
 
 
 def _visible_cards() -> list[str]:

@@ -20,12 +20,12 @@ from distributed import Event, Nanny, Worker, get_worker
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from evalsvc.cluster.devices import worker_environment
+from evalsvc.cluster.devices import worker_environment, worker_settings
 from evalsvc.cluster.private import ExitNanny, has_tasks, has_work, send_heartbeat
 from evalsvc.cluster.settings import NO_DASHBOARD
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
-from evalsvc.log import about, configure_logs, ids_in, is_configured
+from evalsvc.log import about, configure_logs, ids_in
 
 log = logging.getLogger(__name__)
 
@@ -52,22 +52,21 @@ class WorkerDrains(Exception):
 
 
 def execute(target: str, key: str, request: Any) -> Any:
-    """On a worker: import `target` and call it with the request and a `report` that raises Cancelled.
+    """On a worker: import `target` and call it with the request, a `report` that raises Cancelled, and the settings.
 
     Raises:
         WorkerDrains: it was not begun.
     """
+    worker = get_worker()
     if _draining.is_set():
-        raise WorkerDrains(get_worker().address)
-    if not is_configured():
-        settings = Settings.load()
-        configure_logs(settings.log_format, settings.log_level)
+        raise WorkerDrains(worker.address)
+    setup: WorkerSetup = worker.plugins[WorkerSetup.name]
     module, _, name = target.partition(":")
-    with about(**ids_in(key), worker=get_worker().address):
+    with about(**ids_in(key), worker=worker.address):
         log.info("begun")
         begun = time.monotonic()
         try:
-            return getattr(importlib.import_module(module), name)(request, Report(key))
+            return getattr(importlib.import_module(module), name)(request, Report(key), setup.settings)
         finally:
             log.info("ended after %.3f s", time.monotonic() - begun)
 
@@ -106,21 +105,22 @@ def cancel_name(key: str) -> str:
     return f"cancel/{key}"
 
 
-class SignalPlugin(WorkerPlugin):  # type: ignore[misc]
-    """What signals do to a worker process.
+class WorkerSetup(WorkerPlugin):  # type: ignore[misc]
+    """What a worker process gets from its nanny: the settings of its shards, its logs, and what signals do to it.
 
     A service manager, a batch system or Ctrl-C sends them to all processes at once, and the worker's parent is the one
     that decides: SIGINT is never for the worker, and SIGTERM only where it stands for itself.
     """
 
-    name = "evalsvc-signals"
+    name = "evalsvc-worker"
 
-    def __init__(self, drains: bool, grace: float) -> None:
+    def __init__(self, settings: Settings, drains: bool) -> None:
+        self.settings = settings
         self._drains = drains
-        self._grace = grace
         self._task: asyncio.Task[None] | None = None
 
     def setup(self, worker: Worker) -> None:
+        configure_logs(self.settings.log_format, self.settings.log_level)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._drains:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._begin, worker)
@@ -140,7 +140,7 @@ class SignalPlugin(WorkerPlugin):  # type: ignore[misc]
             await asyncio.sleep(DRAIN_POLL)
         done_at = time.monotonic()
         # The result is in this process until the service has stored it and lets go of it.
-        while has_tasks(worker) and time.monotonic() - done_at < self._grace:
+        while has_tasks(worker) and time.monotonic() - done_at < self.settings.grace:
             await asyncio.sleep(DRAIN_POLL)
         await worker.close(reason="drained")
 
@@ -204,9 +204,9 @@ def nanny_options(settings: Settings, device: str, processes: int, drains: bool)
         "nthreads": 1,
         "resources": RESOURCES,
         "memory_limit": 0,
-        "env": worker_environment(settings, device, processes),
+        "env": worker_environment(device),
         "silence_logs": logging.ERROR,
         **NO_DASHBOARD,
-        "plugins": (SignalPlugin(drains, settings.grace),),
+        "plugins": (WorkerSetup(worker_settings(settings, device, processes), drains),),
         "metrics": {"draining": is_draining},
     }

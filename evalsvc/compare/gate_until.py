@@ -33,6 +33,7 @@ from evalsvc.compare.gate import (
 )
 from evalsvc.compare.gate_rules import Family, Rule
 from evalsvc.compare.result import Result
+from evalsvc.config import Settings
 from evalsvc.metrics.sequential import DEFAULT_SPENDING, WIDEST, Spending, boundaries, tail_of
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.worker.local import TaskLook, result_document, walk_task
@@ -93,7 +94,7 @@ class Trial:
         return min(boundaries(level, tuple(self.fractions), self.spending)[-1], WIDEST)
 
 
-def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None]) -> Report:
+def run_gate_until(sides: Sides, settings: Settings, progress: Progress, show: Callable[[Look], None]) -> Report:
     """Sample both checkpoints task by task until every metric that the rules judge is decided, or one is worse.
 
     A metric is decided at a look when its whole interval is beyond the tolerance, to whichever side, or when no part of
@@ -115,7 +116,7 @@ def run_gate_until(sides: Sides, progress: Progress, show: Callable[[Look], None
     shared = len(sides.suite.tasks) if sides.family == "holm" else None
     for task in sides.suite.tasks:
         trial = Trial(task.name, sides.rules, sides.spending, shared)
-        for pair in _walk_both(task, sides, progress):
+        for pair in _walk_both(task, sides, settings, progress):
             both = _results(pair, sides)
             protocols |= {**both.candidate.protocols, **both.baseline.protocols}
             before = len(trial.looks)
@@ -174,7 +175,9 @@ def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:
     return None
 
 
-def _walk_both(task: TaskSpec, sides: Sides, progress: Progress) -> Iterator[tuple[TaskLook, TaskLook]]:
+def _walk_both(
+    task: TaskSpec, sides: Sides, settings: Settings, progress: Progress
+) -> Iterator[tuple[TaskLook, TaskLook]]:
     if "until" in task.parameters:  # each side would stop by its own error, at another n
         task = replace(task, parameters={**task.parameters, "until": None})
 
@@ -182,7 +185,7 @@ def _walk_both(task: TaskSpec, sides: Sides, progress: Progress) -> Iterator[tup
         def report(name: str, done: int, total: int, unit: str) -> None:
             progress(f"{name}, {side}", done, total, unit)
 
-        return walk_task(task, checkpoint, report, between=True)
+        return walk_task(task, checkpoint, settings, report, between=True)
 
     return zip(walk(sides.candidate, "candidate"), walk(sides.baseline, "baseline"), strict=False)
 

@@ -7,7 +7,7 @@ JSON, and the checkpoints that open_lm wrote are read as every other checkpoint 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from evalsvc.config import Settings
 from evalsvc.miniature import ROOT
 from evalsvc.models import Transformer, load_model
 from evalsvc.spec.layout import VocabularyLayout, parse_layout
@@ -38,6 +39,8 @@ class Golden:
     device: str
     """A device of torch, such as `cpu` or `cuda:0`."""
     folder: Path = GOLDEN
+    settings: Settings = field(default_factory=Settings.load)
+    """Settings of the tasks that are run; they say where assets are."""
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file, e.g. `sampling` or `open_lm/…/expected`."""

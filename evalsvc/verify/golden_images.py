@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evalsvc.assets import locate_asset
-from evalsvc.config import Settings
 from evalsvc.decoders import load_decoder
 from evalsvc.features import FeatureExtractor, load_extractor
 from evalsvc.verify.agreement import Agreement
@@ -52,8 +51,8 @@ def verify_inception(golden: Golden) -> Iterator[Agreement]:
     Raises:
         AssetMissing: FID's network was not pulled; the message says how.
     """
-    settings = Settings.load()
-    network = load_extractor("inception", locate_asset("inception", settings.assets_path), device=golden.device)
+    path = locate_asset("inception", golden.settings.assets_path)
+    network = load_extractor("inception", path, device=golden.device)
     images: tuple[Tensor, ...] = (load_file(Path(IMAGES))["images"][:2], drawn_image(340, 420)[None])
     expected = golden.tensors("inception")
     extract = partial(_features, network, images)

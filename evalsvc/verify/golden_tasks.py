@@ -32,7 +32,7 @@ def verify_losses(golden: Golden) -> Iterator[Agreement]:
     for name, file, checkpoint in (("pairs", "heldout_pairs", TRAINED), ("text", "heldout_text", ENGLISH)):
         expected = golden.values["losses"][name]
         task = {"kind": "loss", "name": name, "data": str(ROOT / f"{file}.jsonl"), "profile": False}
-        found, _ = _measure(task | {"limit": expected["sequences"]}, checkpoint)
+        found, _ = _measure(golden, task | {"limit": expected["sequences"]}, checkpoint)
         for kind in (kind for kind in expected if kind != "sequences"):
             quantity = f"task loss: {name}/{kind}"
             yield Agreement.of_numbers(quantity, program, found[f"{name}/{kind}"], expected[kind], LOSS, "nats")
@@ -58,7 +58,7 @@ def verify_digits(golden: Golden) -> Iterator[Agreement]:
         "batch": 32,
         "keep": 0,
     }
-    found, _ = _measure(task, TRAINED)
+    found, _ = _measure(golden, task, TRAINED)
     program = "golden, open_lm, MoVQGAN, clean-fid and torch-fidelity"
     note = f"{expected['images']} images, from weights to distance"
     yield Agreement.of_numbers(
@@ -79,7 +79,7 @@ def verify_benchmark(golden: Golden) -> Iterator[Agreement]:
         "include_path": [str(ROOT)],
         "limit": expected["questions"],
     }
-    found, items = _measure(task, ENGLISH)
+    found, items = _measure(golden, task, ENGLISH)
     program = f"{golden.program('lm-eval')} over open_lm"
     yield Agreement.of_numbers("task language: cloze/acc", program, found["cloze/acc"], expected["accuracy"], 0.0)
     scores = [[score[0] for score in item["scores"]] for item in items]
@@ -87,16 +87,15 @@ def verify_benchmark(golden: Golden) -> Iterator[Agreement]:
     yield Agreement.of_arrays("task language: log-likelihoods", program, scores, expected["scores"], LOGPROB, note)
 
 
-def _measure(task: dict[str, Any], checkpoint: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def _measure(golden: Golden, task: dict[str, Any], checkpoint: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Run one task on a checkpoint of the miniature; return its metrics by name, and its items.
 
     Raises:
         AssetMissing, InternalError: the task failed; the message is its own.
     """
     suite = parse_suite({"tasks": [task]}, "machine")
-    result = run_suite(
-        suite, CheckpointRef(str(checkpoint), layout=parse_layout(str(LAYOUT_FILE)).to_json()), lambda *_: None
-    )
+    reference = CheckpointRef(str(checkpoint), layout=parse_layout(str(LAYOUT_FILE)).to_json())
+    result = run_suite(suite, reference, lambda *_: None, settings=golden.settings)
     for error in result["errors"].values():
         kind = AssetMissing if error["code"] == AssetMissing.code else InternalError
         raise kind(error["message"])

@@ -47,7 +47,7 @@ def checks(golden: Golden) -> Iterator[tuple[str, Check]]:
 
 
 def verify_machine(golden: Golden, report: Callable[[str, int, int], None] = lambda *_: None) -> list[Finding]:
-    """Compare everything on the device of `golden`; the settings of the environment say where assets are.
+    """Compare everything on the device and with the settings of `golden`.
 
     `report` gets what is checked next, how many checks are done, and how many there are.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest, ShardResult
 from evalsvc.spec.looks import Until, stop_note
 from evalsvc.spec.suite import Suite, TaskSpec
@@ -35,15 +36,19 @@ def run_suite(
     report: Callable[[str, int, int, str], None],
     base: CheckpointRef | None = None,
     interim: Callable[[TaskLook], None] | None = None,
+    *,
+    settings: Settings | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint in this process, without a service. `base` is what it is compared with, if anything.
 
     `report` gets the task's name, the units done, the units in all, and what they are; `interim` what is known of a
-    task before its end. A task that fails is an entry of `errors`. For the result see `result_document`.
+    task before its end. A task that fails is an entry of `errors`. For the result see `result_document`. `settings`
+    None: those of the environment.
     """
+    settings = settings or Settings.load()
     ends = []
     for task in suite.tasks:
-        for look in walk_task(task, checkpoint, report, base, between=interim is not None):
+        for look in walk_task(task, checkpoint, settings, report, base, between=interim is not None):
             if look.last:
                 ends.append(look)
             elif interim is not None:
@@ -84,6 +89,7 @@ def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[Tas
 def walk_task(
     task: TaskSpec,
     checkpoint: CheckpointRef,
+    settings: Settings,
     report: Callable[[str, int, int, str], None],
     base: CheckpointRef | None = None,
     *,
@@ -93,7 +99,7 @@ def walk_task(
 
     Whoever needs no more may stop asking: a shard runs only when what follows it is asked for.
     """
-    plan = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None)
+    plan = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
     if plan.error is not None:
         yield TaskLook(task.name, plan, [], 0, 0, "", last=True)
         return
@@ -110,14 +116,14 @@ def walk_task(
 
     def merge() -> ShardResult:
         request = ShardRequest(task, "merge", checkpoint, payloads[: len(outputs)], list(outputs), base)
-        return run_shard(request, lambda done: None)
+        return run_shard(request, lambda done: None, settings)
 
     for payload in payloads:
 
         def progress(done: int, before: int = before) -> None:
             report(task.name, before + done, total, unit)
 
-        result = run_shard(ShardRequest(task, "run", checkpoint, [payload], base=base), progress)
+        result = run_shard(ShardRequest(task, "run", checkpoint, [payload], base=base), progress, settings)
         if result.error is not None:
             yield look(result, 0, last=True)
             return

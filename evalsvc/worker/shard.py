@@ -1,6 +1,6 @@
 """Read this first: how one piece of an evaluation is done.
 
-    run_shard(request) → the task's plan, run or merge → ShardResult, an error in it if there was one
+    run_shard(request, report, settings) → the task's plan, run or merge → ShardResult, an error in it if there was one
 
 The service sends every shard through `run_shard` in its worker processes, and so does `evalsvc run` in its own
 (`local.py`). A worker process does one shard at a time and keeps the last model, and that of the run's base, for the
@@ -35,15 +35,16 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]
 
 
-def run_shard(request: ShardRequest, report: Report) -> ShardResult:
+def run_shard(request: ShardRequest, report: Report, settings: Settings) -> ShardResult:
     """Plan a task, run one of its shards, merge the first or merge them all, as `request.stage` says.
+
+    `settings` are those of the process, which the command line or the worker's nanny has read once.
 
     Raises nothing but KeyboardInterrupt and SystemExit: every other exception comes back as `ShardResult.error`.
     """
     started = time.monotonic()
     context: ShardContext | None = None
     try:
-        settings = Settings.load()
         wanted = [request.checkpoint] if request.base is None else [request.checkpoint, request.base]
         with fetched(wanted, settings, report) as (checkpoint, *base):
             context = ShardContext(checkpoint, settings, report, base[0] if base else None)

@@ -1,14 +1,12 @@
 """`evalsvc verify`: the command, its outputs and exit codes. What is compared is tested in tests/verify."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from console import Command
 
 from evalsvc.cli.verify import exit_code, headline
-from evalsvc.config import Settings
 from evalsvc.verify import arithmetic, machine
 from evalsvc.verify.agreement import Agreement, Untried
 from evalsvc.verify.golden_files import Golden
@@ -76,13 +74,12 @@ class TestMachine:
         seen: list[str] = []
 
         def look(golden: Golden) -> list[Agreement]:
-            seen.append(Settings.load().roots)
+            seen.append(golden.settings.roots)
             return [RIGHT]
 
         monkeypatch.setattr(machine, "checks", lambda golden: [("roots", look)])
         assert command("verify", "machine", "--device", "cpu").code == 0
         assert seen == ["/"]
-        assert os.environ["EVALSVC_ROOTS"] == str(tmp_path)
 
     def test_a_device_that_is_not_there(self, command: Command) -> None:
         result = command("verify", "machine", "--device", "cuda:99")

@@ -30,7 +30,7 @@ from evalsvc.errors import DataDirectoryUnusable, InvalidRequest
 
 @pytest.fixture(scope="module")
 def cluster(child_process: None) -> Iterator[Watched]:
-    cluster = Watched(Settings(devices="cpu,cpu", threads=1))
+    cluster = Watched(Settings(devices="cpu,cpu", threads=1, token="evalsvc_secret", batch_tokens=7))
     cluster.start()
     yield cluster
     cluster.close()
@@ -39,11 +39,19 @@ def cluster(child_process: None) -> Iterator[Watched]:
 def test_a_result_comes_back_with_progress_on_the_way(cluster: Watched) -> None:
     assert cluster.slots() == 2
     cluster.submit("count", "cluster_jobs:count", {"steps": 12})
-    assert cluster.outcome() == Outcome("count", "result", {"device": "cpu", "threads": "1"})
+    assert cluster.outcome() == Outcome("count", "result", None)
     done = [units for key, units in cluster.progress if key == "count"]
     assert done[0] == 0
     assert done == sorted(done)
     assert done[-1] >= 5
+
+
+def test_a_worker_has_the_settings_of_the_service_and_none_of_its_secrets(cluster: Watched) -> None:
+    """By way of its nanny: its environment can be read by whoever reads its core dump or its /proc."""
+    cluster.submit("settings", "cluster_jobs:own_settings", {})
+    settings, environment = cluster.outcome().value
+    assert settings == Settings(devices="cpu,cpu", device="cpu", threads=1, batch_tokens=7)
+    assert [name for name in environment if name.startswith("EVALSVC_")] == []
 
 
 def test_the_scheduler_is_not_asked_who_is_free_for_every_call(

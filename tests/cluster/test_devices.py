@@ -18,9 +18,9 @@ def test_devices_are_listed_or_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_list("cuda:0, cpu") == ["cuda:0", "cpu"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert device_list("all") == ["cuda:0", "cuda:1"]
-    assert worker_environment(Settings(), "cuda:1", 2)["CUDA_VISIBLE_DEVICES"] == "5"
+    assert worker_environment("cuda:1")["CUDA_VISIBLE_DEVICES"] == "5"
     with pytest.raises(InvalidRequest, match="the device 'cuda:2' is not there; this machine shows 2 CUDA cards"):
-        worker_environment(Settings(), "cuda:2", 2)
+        worker_environment("cuda:2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert device_list("all") == ["cpu"]
 
@@ -47,7 +47,7 @@ def test_cards_that_the_driver_does_not_list_are_found(tmp_path: Path) -> None:
     """`all` was the CPU on WSL2, and `cuda:0` was refused."""
     assert device_list("all") == ["cuda:0", "cuda:1"]
     check_devices(["cuda:1"])
-    assert worker_environment(Settings(), "cuda:1", 2)["CUDA_VISIBLE_DEVICES"] == "1"
+    assert worker_environment("cuda:1")["CUDA_VISIBLE_DEVICES"] == "1"
     (tmp_path / "torch.py").write_text("raise OSError('asked twice')")
     assert device_list("all") == ["cuda:0", "cuda:1"], "torch takes seconds, and is asked once"
 

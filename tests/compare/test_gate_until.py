@@ -18,6 +18,7 @@ from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.gate_until import Both, Sides, Trial, judge_look, run_gate_until
 from evalsvc.compare.reports import LOOK_COLUMNS, effort, looks_table, to_json, to_markdown
 from evalsvc.compare.result import Result
+from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.metrics.sequential import DEFAULT_SPENDING, boundaries, level_of
 from evalsvc.metrics.shares import standard_error
@@ -229,9 +230,8 @@ class TestBothSides:
     def gate(self, candidate: CheckpointRef, baseline: CheckpointRef, tmp_path: Path, **parameters: Any) -> Report:
         suite = parse_suite(steps(tmp_path, **parameters), "marks")
         rules = [Rule(metric="steps/mark", relative=0.0, absolute=0.03)]
-        return run_gate_until(
-            Sides(candidate, baseline, suite, rules, "obrien-fleming"), lambda *now: None, lambda look: None
-        )
+        wanted = Sides(candidate, baseline, suite, rules, "obrien-fleming")
+        return run_gate_until(wanted, Settings.load(), lambda *now: None, lambda look: None)
 
     def test_a_worse_checkpoint_is_sampled_no_further_than_it_takes(self, weights: Weights, tmp_path: Path) -> None:
         report = self.gate(weights("worse"), weights("before"), tmp_path, drift=0.2)
@@ -265,7 +265,7 @@ class TestBothSides:
         suite = parse_suite({"tasks": [task, {**task, "name": "more"}]}, "marks")
         rules = [Rule(metric="*/mark", relative=0.0, absolute=0.03)]
         wanted = Sides(weights("after"), weights("before"), suite, rules, family="holm")
-        report = run_gate_until(wanted, lambda *now: None, lambda look: None)
+        report = run_gate_until(wanted, Settings.load(), lambda *now: None, lambda look: None)
         assert report.alarms is not None
         assert (report.alarms.family, report.alarms.metrics) == ("bonferroni", 2)
         assert report.alarms.at_most == pytest.approx(rules[0].level)

@@ -8,23 +8,28 @@ from unittest.mock import patch
 
 from distributed import Event
 
+from evalsvc.config import Settings
 
-def count(request: dict[str, Any], report: Any) -> dict[str, Any]:
+
+def count(request: dict[str, Any], report: Any, settings: Settings) -> None:
     for done in range(request["steps"]):
         time.sleep(0.05)
         report(done + 1)
-    return {"device": os.environ["EVALSVC_DEVICE"], "threads": os.environ["EVALSVC_THREADS"]}
 
 
-def echo(request: Any, report: Any) -> Any:
+def own_settings(request: Any, report: Any, settings: Settings) -> tuple[Settings, list[str]]:
+    return settings, list(os.environ)
+
+
+def echo(request: Any, report: Any, settings: Settings) -> Any:
     return request
 
 
-def die(request: dict[str, Any], report: Any) -> None:
+def die(request: dict[str, Any], report: Any, settings: Settings) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def hang(request: dict[str, Any], report: Any) -> None:
+def hang(request: dict[str, Any], report: Any, settings: Settings) -> None:
     time.sleep(600)
 
 
@@ -35,17 +40,16 @@ class Unreadable:
         return int, ("no number",)
 
 
-def unreadable(request: dict[str, Any], report: Any) -> Unreadable:
+def unreadable(request: dict[str, Any], report: Any, settings: Settings) -> Unreadable:
     return Unreadable()
 
 
-def fail(request: dict[str, Any], report: Any) -> None:
+def fail(request: dict[str, Any], report: Any, settings: Settings) -> None:
     raise ValueError("broken")
 
 
-def count_unheard(request: dict[str, Any], report: Any) -> dict[str, Any]:
+def count_unheard(request: dict[str, Any], report: Any, settings: Settings) -> None:
     """Counts while the scheduler does not say whether the call is cancelled."""
     with patch.object(Event, "is_set", side_effect=OSError("Timed out trying to connect after 5 s")) as asked:
-        found = count(request, report)
+        count(request, report, settings)
     assert asked.called
-    return found

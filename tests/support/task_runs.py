@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
@@ -27,7 +28,8 @@ def run_stage(
 ) -> Any:
     """The stage's output, or its error."""
     [spec] = parse_suite({"tasks": [task]}, "test").tasks
-    done = run_shard(ShardRequest(spec, stage, checkpoint, shards, outputs, base=base, is_first=is_first), report)
+    request = ShardRequest(spec, stage, checkpoint, shards, outputs, base=base, is_first=is_first)
+    done = run_shard(request, report, Settings.load())
     return done.output if done.error is None else done.error
 
 

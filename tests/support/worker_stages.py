@@ -9,6 +9,7 @@ import torch
 
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
+from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest, ShardResult, Stage
 from evalsvc.spec.suite import Suite
 from evalsvc.worker import models
@@ -34,9 +35,9 @@ def run_stage(checkpoint: CheckpointRef, suite: Suite, stage: Stage = "plan") ->
     """Run this stage of the suite's first task, after those before it."""
     task = suite.tasks[0]
     if stage == "plan":
-        return run_shard(ShardRequest(task, "plan", checkpoint), ignore)
+        return run_shard(ShardRequest(task, "plan", checkpoint), ignore, Settings.load())
     plan = run_stage(replace(checkpoint, identity=None), suite)
-    return run_shard(ShardRequest(task, stage, checkpoint, plan.output["shards"][:1]), ignore)
+    return run_shard(ShardRequest(task, stage, checkpoint, plan.output["shards"][:1]), ignore, Settings.load())
 
 
 def refused(result: ShardResult, code: str, *words: str) -> str:

@@ -169,7 +169,7 @@ def test_what_does_not_fit_together_is_said_by_the_plan(
     assert virtual.virtual is not None
     parents = dict(virtual.virtual.parents)
     parents["run-a@3"] = replace(parents["run-a@3"], **changes)
-    planned = run_shard(ShardRequest(suite.tasks[1], "plan", virtual_of(text, parents)), ignore)
+    planned = run_shard(ShardRequest(suite.tasks[1], "plan", virtual_of(text, parents)), ignore, Settings.load())
     assert refused(planned, code, fragment).startswith("run-v step 7: ")
 
 
@@ -177,7 +177,7 @@ def test_a_file_that_is_no_checkpoint_fails_before_the_data(suite: Suite, tmp_pa
     path = tmp_path / "notes.txt"
     path.write_text("not weights")
     request = ShardRequest(suite.tasks[1], "plan", CheckpointRef(str(path), label="run-a step 2"))
-    assert refused(run_shard(request, ignore), "not_a_checkpoint").startswith("run-a step 2: ")
+    assert refused(run_shard(request, ignore, Settings.load()), "not_a_checkpoint").startswith("run-a step 2: ")
 
 
 def test_data_of_the_datasets_folder(

@@ -68,7 +68,7 @@ def test_a_checkpoint_that_is_not_the_posted_one(
     payloads = run_stage(checkpoint, suite).output["shards"][:1]
     harm(weights)
     for reference, label in ((checkpoint, "run-a step 2: "), (virtual, "run-v step 7: run-a step 2: ")):
-        result = run_shard(ShardRequest(suite.tasks[0], stage, reference, payloads), ignore)
+        result = run_shard(ShardRequest(suite.tasks[0], stage, reference, payloads), ignore, Settings.load())
         assert refused(result, code, fragment).startswith(label)
 
 

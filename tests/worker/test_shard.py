@@ -11,6 +11,7 @@ import torch
 from worker_stages import count_loads, ignore, refused, run_stage
 
 from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
 from evalsvc.installation import pip_install
 from evalsvc.messages import ShardRequest, ShardResult, Stage
@@ -30,21 +31,13 @@ def test_a_plan_loads_no_model_and_a_merge_needs_no_checkpoint(
     assert plan.error is None
     assert loads == []
     payloads = plan.output["shards"]
-    outputs = [
-        run_shard(ShardRequest(suite.tasks[0], "run", checkpoint, [payload]), ignore).output for payload in payloads
-    ]
+    requests = [ShardRequest(suite.tasks[0], "run", checkpoint, [payload]) for payload in payloads]
+    outputs = [run_shard(request, ignore, Settings.load()).output for request in requests]
     weights.unlink()
     monkeypatch.setattr(context, "_models", ModelCache())
-    merged = run_shard(ShardRequest(suite.tasks[0], "merge", checkpoint, payloads, outputs), ignore)
+    merged = run_shard(ShardRequest(suite.tasks[0], "merge", checkpoint, payloads, outputs), ignore, Settings.load())
     assert merged.error is None
     assert set(merged.output) == {"metrics", "protocols", "items", "notes", "artifacts", "warnings"}
-
-
-def test_a_wrong_setting_is_a_result_too(
-    checkpoint: CheckpointRef, suite: Suite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EVALSVC_THREADS", "many")
-    refused(run_stage(checkpoint, suite), "invalid_request", "EVALSVC_THREADS is 'many'; it must be a whole number")
 
 
 class Panic(BaseException):
@@ -79,7 +72,8 @@ def faulty(checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> Callab
             monkeypatch.setattr(FaultyWork, "error", error, raising=False)
         monkeypatch.setattr(shard_module, "build_task", lambda spec: Faulty(name="faulty"))
         monkeypatch.setattr(shard_module, "work_of", FaultyWork)
-        return run_shard(ShardRequest(TaskSpec("faulty", "faulty", {}), stage, checkpoint, [{}]), ignore)
+        request = ShardRequest(TaskSpec("faulty", "faulty", {}), stage, checkpoint, [{}])
+        return run_shard(request, ignore, Settings.load())
 
     return run
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalsvc.checkpoints.reference import CheckpointRef
+from evalsvc.config import Settings
 from evalsvc.files.arrays import unpack_array
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
@@ -67,7 +68,7 @@ def _sample(checkpoint: str, seeds: range) -> tuple[Features, Features]:
 
 
 def _output(request: ShardRequest) -> Any:
-    result = run_shard(request, lambda done: None)
+    result = run_shard(request, lambda done: None, Settings.load())
     assert result.error is None, result.error
     return result.output
 
