@@ -5,6 +5,7 @@ import asyncio
 import inspect
 from pathlib import Path
 
+import dask
 from distributed import Client, Event, Nanny, Scheduler, Worker
 from distributed.deploy.spec import SpecCluster
 
@@ -44,7 +45,11 @@ def test_a_client_in_the_schedulers_process_knows_the_workers_and_its_connection
     ways = {"protocol": ["tcp://", "inproc://"], "host": ["127.0.0.1", None], "port": [0, None]}
     workers = {"first": {"cls": Worker, "options": {"nthreads": 1, **NO_DASHBOARD}}}
     scheduler = {"cls": Scheduler, "options": {**NO_DASHBOARD, **ways}}
-    with SpecCluster(workers=workers, scheduler=scheduler) as cluster, private.own_client(cluster) as client:
+    with (
+        dask.config.set({"distributed.comm.require-encryption": False}),  # as it is until a cluster was started here
+        SpecCluster(workers=workers, scheduler=scheduler) as cluster,
+        private.own_client(cluster) as client,
+    ):
         assert client.scheduler.address.startswith("inproc://")
         connection = private.connection(client)
         assert connection is not None
