@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from evalsvc.errors import InvalidRequest, near_misses
 from evalsvc.secret_files import check_token, read_database_url, read_token
@@ -28,13 +28,12 @@ _ADDRESS_OF_A_SERVICE = re.compile(r"EVALSVC(_[A-Z0-9_]+)?_PORT=(tcp|udp|sctp):/
 """Another one, whose name may be that of a setting, so that its value must tell."""
 
 
-def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
+T = TypeVar("T", str, int, float)
+
+
+def _setting(default: T, text: str, *, secret: bool = False) -> T:
     """`secret`: it is, or may hold, what lets somebody in: never shown, and not handed to child processes."""
     return field(default=default, repr=not secret, metadata={"help": text, "secret": secret})
-
-
-def _data_home() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "evalsvc"
 
 
 @dataclass(frozen=True)
@@ -122,24 +121,28 @@ class Settings:
     )
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    def load(cls, environ: Mapping[str, str] = os.environ, **overrides: str | float | Path | None) -> Settings:
         """Read the settings from the environment, with `overrides` on top: None means not given, a path stands for its
-        text.
+        text. The file that EVALSVC_DATABASE_URL_FILE names is read too.
 
-        A variable with the prefix that is no setting is left to `unknown_variables`.
+        A variable with the prefix that is no setting is left to `unknown_variables`. The file of a token is left to
+        `client_token`: a command that makes the token must run before there is one.
 
         Raises:
-            InvalidRequest: not a number where one is due.
+            InvalidRequest: not a number where one is due, or the file has no URL of a database.
         """
-        environ = os.environ if environ is None else environ
         values: dict[str, Any] = {
-            item.name: _parse(item.name, text, type(item.default))
+            item.name: _parse(item.name, text, item.default)
             for item in fields(cls)
             if (text := _given(environ, item.name))
         }
         given = {name: value for name, value in overrides.items() if value is not None}
         values |= {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        return cls(**values)
+        settings = cls(**values)
+        if settings.database_url or not settings.database_url_file:
+            return settings
+        file = Path(settings.database_url_file).expanduser()
+        return replace(settings, database_url=read_database_url(file, "EVALSVC_DATABASE_URL_FILE"))
 
     def worker_threads(self, processes: int = 1) -> int:
         """CPU threads of each of `processes` worker processes on this machine. One rule for service and `evalsvc run`:
@@ -148,16 +151,14 @@ class Settings:
 
     @property
     def data_path(self) -> Path:
-        return Path(self.data_dir).expanduser() if self.data_dir else _data_home()
+        if self.data_dir:
+            return Path(self.data_dir).expanduser()
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "evalsvc"
 
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL, with psycopg 3 as PostgreSQL's driver.
-
-        Raises:
-            InvalidRequest: the file that should hold the URL cannot be read, or holds something else.
-        """
-        url = self.database_url or self._url_of_file() or f"sqlite:///{self.data_path / 'evalsvc.db'}"
+        """The SQLAlchemy URL, with psycopg 3 as PostgreSQL's driver."""
+        url = self.database_url or f"sqlite:///{self.data_path / 'evalsvc.db'}"
         for scheme in ("postgresql://", "postgres://"):
             if url.startswith(scheme):
                 return "postgresql+psycopg://" + url.removeprefix(scheme)
@@ -218,9 +219,9 @@ class Settings:
     def private_paths(self) -> tuple[Path, ...]:
         """The data folder, and files with keys, tokens or the database: no suite or checkpoint is read from there."""
         database = re.fullmatch(r"sqlite(\+\w+)?:///([^?]+).*", self.database)
-        beside = [database[2] + ending for ending in ("", "-wal", "-shm")] if database else []
+        databases = [database[2] + ending for ending in ("", "-wal", "-shm")] if database else []
         keys = (self.https_key, self.tls_key, self.token_file, self.database_url_file)
-        files = (Path(name).expanduser() for name in (*keys, *beside) if name)
+        files = (Path(name).expanduser() for name in (*keys, *databases) if name)
         return (
             self.data_path,
             *(file for file in files if ".." in file.parts or not file.is_relative_to(self.data_path)),
@@ -276,14 +277,14 @@ class Settings:
             return check_token(self.token, "EVALSVC_TOKEN") if self.token else None
         return read_token(Path(self.token_file).expanduser(), "EVALSVC_TOKEN_FILE")
 
-    def _url_of_file(self) -> str:
-        if not self.database_url_file:
-            return ""
-        return read_database_url(Path(self.database_url_file).expanduser(), "EVALSVC_DATABASE_URL_FILE")
-
     def without_secrets(self) -> Settings:
-        """These settings for a worker process, which needs neither the database nor a token."""
+        """These settings for a worker process, which needs neither a token nor the database.
+
+        The path of an SQLite database stays, since no shard may read that file; see `private_paths`.
+        """
         blank: dict[str, Any] = dict.fromkeys(SECRETS, "")
+        if self.database.startswith("sqlite"):
+            del blank["database_url"]
         return replace(self, **blank)
 
 
@@ -323,15 +324,16 @@ def setting_help() -> list[tuple[str, str, str]]:
     return [(PREFIX + item.name.upper(), str(item.default), item.metadata["help"]) for item in fields(Settings)]
 
 
-def setting_sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Where the value of each setting comes from, by its name: `environment` or `default`."""
-    environ = os.environ if environ is None else environ
-    return {item.name: "environment" if _given(environ, item.name) else "default" for item in fields(Settings)}
+def setting_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Where the value of each setting comes from, by its name: `environment`, `file` or `default`."""
+    sources = {item.name: "environment" if _given(environ, item.name) else "default" for item in fields(Settings)}
+    if sources["database_url"] == "default" and sources["database_url_file"] == "environment":
+        sources["database_url"] = "file"
+    return sources
 
 
-def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Warn of each variable with the prefix that is no setting, with its near miss; what Kubernetes makes is none."""
-    environ = os.environ if environ is None else environ
     known = [item.name.upper() for item in fields(Settings)]
     unknown = [
         variable.removeprefix(PREFIX)
@@ -370,11 +372,12 @@ def _network(text: str) -> Network:
         ) from None
 
 
-def _parse(name: str, text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        variable = PREFIX + name.upper()
-        raise InvalidRequest(
-            f"{variable} is {text!r}; it must be {'a whole number' if kind is int else 'a number'}"
-        ) from None
+def _parse(name: str, text: str, default: object) -> str | int | float:
+    """Return the value that a text stands for, which has the type of the default."""
+    for kind, words in ((int, "a whole number"), (float, "a number")):
+        if isinstance(default, kind):
+            try:
+                return kind(text)
+            except ValueError:
+                raise InvalidRequest(f"{PREFIX}{name.upper()} is {text!r}; it must be {words}") from None
+    return text

@@ -13,7 +13,7 @@ from evalsvc.access_tokens import TOKEN
 from evalsvc.errors import InvalidRequest, os_reason
 
 MAX_BYTES = 4096
-"""Of a file with a secret. A larger one is something else, such as a certificate or a dump."""
+"""Size limit of a file with a secret. A larger file is something else, such as a certificate or a dump."""
 
 
 def read_token(path: Path, variable: str) -> str:

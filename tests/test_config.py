@@ -122,6 +122,8 @@ TOKEN = "evalsvc_" + "a" * 43
 def test_the_token_comes_from_the_environment_or_a_private_file(tmp_path: Path) -> None:
     """Never from an argument, which every user of the machine sees in the list of processes."""
     file = tmp_path / "token"
+    environ = {"EVALSVC_TOKEN_FILE": str(file)}
+    assert Settings.load(environ).token_file == str(file), "without the token, which a command is to make"
     file.write_text(TOKEN + "\n")
     file.chmod(0o600)
     assert Settings().client_token() is None
@@ -161,18 +163,28 @@ def test_the_url_of_the_database_may_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "database_url"
     file.write_text("postgresql://me:hunter2@h/d\n")
     file.chmod(0o444)
-    settings = Settings.load({"EVALSVC_DATABASE_URL_FILE": str(file)})
+    environ = {"EVALSVC_DATABASE_URL_FILE": str(file)}
+    settings = Settings.load(environ)
     assert settings.database == "postgresql+psycopg://me:hunter2@h/d"
     assert "hunter2" not in repr(settings)
     assert file in settings.private_paths, "no checkpoint or suite is read from it"
-    assert Settings(database_url="sqlite:///a.db", database_url_file=str(file)).database == "sqlite:///a.db"
+    file.unlink()
+    assert settings.database == "postgresql+psycopg://me:hunter2@h/d", "it is read once"
+    both = {"EVALSVC_DATABASE_URL_FILE": str(file), "EVALSVC_DATABASE_URL": "sqlite:///a.db"}
+    assert Settings.load(both).database == "sqlite:///a.db"
+    assert [setting_sources(given)["database_url"] for given in (environ, both, {})] == [
+        "file",
+        "environment",
+        "default",
+    ]
 
 
 def test_a_file_that_names_sqlite_makes_that_file_private(tmp_path: Path) -> None:
     file = tmp_path / "database_url"
     file.write_text("sqlite:////keys/a.db")
-    private = Settings(database_url_file=str(file)).private_paths
-    assert {Path("/keys/a.db"), Path("/keys/a.db-wal"), Path("/keys/a.db-shm")} <= set(private)
+    settings = Settings.load({"EVALSVC_DATABASE_URL_FILE": str(file)})
+    for own in (settings, settings.without_secrets()):
+        assert {Path("/keys/a.db"), Path("/keys/a.db-wal"), Path("/keys/a.db-shm")} <= set(own.private_paths)
 
 
 @pytest.mark.parametrize(
@@ -195,13 +207,13 @@ def test_files_without_a_url_are_refused(tmp_path: Path, content: bytes | None, 
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(InvalidRequest, match=words) as error:
-        _ = Settings(database_url_file=str(file)).database
+        Settings.load({"EVALSVC_DATABASE_URL_FILE": str(file)})
     assert "hunter2" not in error.value.message
 
 
 def test_a_folder_in_the_place_of_a_secret_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="cannot be read: is a directory"):
-        _ = Settings(database_url_file=str(tmp_path)).database
+        Settings.load({"EVALSVC_DATABASE_URL_FILE": str(tmp_path)})
 
 
 @pytest.mark.parametrize(
