@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import anyio
 from starlette.datastructures import Headers
@@ -20,14 +18,13 @@ MAX_BODY = 1_000_000
 MAX_IMPORT = 16_000_000
 """100,000 imported values with steps, errors and n are 5 MB."""
 
-LARGE_BODIES: Mapping[tuple[str, str], int] = {("POST", "/v1/runs/{run}/metrics"): MAX_IMPORT}
-"""Method and path of routes that take more bytes."""
+IMPORTS = compile_path("/v1/runs/{run}/metrics")[0]
+"""Path of the route that takes such a body, by POST."""
 
 SECONDS = 30.0
 """In which a body must be there, and one more for each `SLOWEST` bytes of it."""
 
 SLOWEST = 20_000
-
 
 MAX_DEPTH = 64
 """Levels of lists and objects in the JSON of a body."""
@@ -50,15 +47,7 @@ class BodyLimit:
 
 def max_body(method: str, path: str) -> int:
     """Bytes that the body of a request may have."""
-    for (of, pattern), limit in _PATTERNS.items():
-        if of == method and pattern.match(path):
-            return limit
-    return MAX_BODY
-
-
-_PATTERNS: dict[tuple[str, Any], int] = {
-    (method, compile_path(path)[0]): limit for (method, path), limit in LARGE_BODIES.items()
-}
+    return MAX_IMPORT if method == "POST" and IMPORTS.match(path) else MAX_BODY
 
 
 def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
@@ -95,11 +84,11 @@ def _too_large(limit: int) -> HTTPException:
 class JsonRequest(Request):
     """A request whose JSON is bounded, and of which a refusal says what is wrong with it and where."""
 
-    async def json(self) -> Any:
+    async def json(self) -> object:
         return parse_json(await self.body())
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes) -> object:
     """The content of a body.
 
     Raises:
@@ -127,9 +116,9 @@ def _unreadable(what: str) -> HTTPException:
     return HTTPException(422, f"the body {what}")
 
 
-def _is_deep(content: Any) -> bool:
+def _is_deep(content: object) -> bool:
     """Whether a content is nested too deeply; level by level, since a recursion would be as deep."""
-    level: list[Any] = [content]
+    level = [content]
     for _ in range(MAX_DEPTH + 1):
         level = [
             inner

@@ -17,7 +17,8 @@ from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Header, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
+from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic_core import to_json
 from sqlalchemy.orm import Session
 from starlette.types import Receive, Scope, Send
@@ -126,7 +127,7 @@ class Followers:
         """What a follower has not seen, until the evaluation is over."""
         until = time.monotonic() + LIFETIME
         told, next_progress = Progress(), time.monotonic()
-        yield f"retry: {RETRY_SECONDS * 1000}\n\n".encode()
+        yield format_sse_event(retry=RETRY_SECONDS * 1000)
         while not self._stopping and time.monotonic() < until:
             follower.stirred.clear()
             if follower.newest != follower.seen:
@@ -150,7 +151,7 @@ class Followers:
                 told, next_progress = follower.progress, time.monotonic() + PROGRESS_EVERY
                 yield _frame("progress", {"evaluation": follower.evaluation_id, "tasks": told})
             if not await _stirred(follower):
-                yield b": still here\n\n"
+                yield format_sse_event(comment="still here")
 
     def _read(self, question: Callable[..., T], *arguments: Any) -> T:
         with self._state.reading() as session:
@@ -181,10 +182,6 @@ class Followers:
                 follower.stirred.set()
 
 
-class EventStreamResponse(StreamingResponse):
-    media_type = "text/event-stream"
-
-
 class EventStream(Response):
     """Follows an evaluation as long as its client listens; refused where too many do."""
 
@@ -201,7 +198,7 @@ class EventStream(Response):
             return
         with self._followers.following(self._evaluation_id, self._after) as follower:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            stream = EventStreamResponse(self._followers.stream(follower), headers=headers)
+            stream = EventSourceResponse(self._followers.stream(follower), headers=headers)
             await stream(scope, receive, send)
 
 
@@ -245,24 +242,23 @@ def _data_of(event: EvaluationEvent) -> dict[str, Any]:
 
 
 def _frame(kind: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
-    head = f"event: {kind}\n" if number is None else f"id: {number}\nevent: {kind}\n"
-    # One line: JSON has no line breaks outside of strings, and none unescaped inside.
-    return head.encode() + b"data: " + to_json(data, inf_nan_mode="strings") + b"\n\n"
+    text = to_json(data, inf_nan_mode="strings").decode()
+    return format_sse_event(event=kind, data_str=text, id=None if number is None else str(number))
 
 
 _EXAMPLE = """retry: 2000
 
-id: 1
 event: state
 data: {"evaluation": 40, "at": "2026-02-03T10:11:12.131+00:00", "state": "queued"}
+id: 1
 
 event: progress
 data: {"evaluation": 40, "tasks": {"loss": {"done": 96, "total": 400, "unit": "sequences", "per_second": 12.5, \
 "seconds_left": 24.3}}}
 
-id: 5
 event: end
 data: {"evaluation": 40, "state": "succeeded"}
+id: 5
 """
 
 Seen = Annotated[int, Query(ge=0, le=MAX_ID, description="The id of the last event that you have; begin after it.")]
@@ -282,7 +278,7 @@ SeenHeader = Annotated[
     "ends. Events but `progress` have an id. A client that comes back with the last one that it has, also after "
     "the service was started anew, misses none. A stream that lasts long ends without `end`; come back likewise.",
     response_model=None,
-    response_class=EventStreamResponse,
+    response_class=Response,
     responses={
         200: {"description": "The events.", "content": {"text/event-stream": {"schema": EVENT, "example": _EXAMPLE}}},
         204: {"description": "It is over, and you have all: there is nothing to come back for."},
