@@ -96,17 +96,22 @@ def _coordinator_lock(settings: Settings) -> Iterator[CoordinatorLock | None]:
 def _check_database(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
     store = open_store(settings.database, migrate, read_only=bool(settings.read_only))
     try:
-        with translated(store.url):
-            with store.reading() as session:
-                any_tokens = has_tokens(session)
-                may_begin = new_data_folder or may_begin_folder(session, settings.artifacts_path, settings.items_path)
-            identity = None if settings.read_only else database_id(store)
+        with translated(store.url), store.reading() as session:
+            any_tokens = has_tokens(session)
+        check_address(settings, any_tokens, insecure)
+        warn_of_roots(settings, any_tokens)
+        if not settings.read_only:
+            _claim_folder(settings, store, new_data_folder)
     finally:
         store.close()
-    check_address(settings, any_tokens, insecure)
-    warn_of_roots(settings, any_tokens)
-    if identity is not None:
-        claim_data_folder(settings.data_path, identity, store.url, may_begin=may_begin)
+
+
+def _claim_folder(settings: Settings, store: Store, new_data_folder: bool) -> None:
+    with translated(store.url):
+        identity = database_id(store)
+        with store.reading() as session:
+            may_begin = new_data_folder or may_begin_folder(session, settings.artifacts_path, settings.items_path)
+    claim_data_folder(settings.data_path, identity, store.url, may_begin=may_begin)
 
 
 def _run(settings: Settings, app: FastAPI, listener: socket.socket, announce: Callable[[str], None]) -> None:

@@ -239,7 +239,7 @@ def verify_last(client: Client, devices: str) -> list[str]:
 
 
 def _steps(folder: Path) -> Sequence[tuple[int, Path]]:
-    """The files and their training steps, from the index beside them: a file's name has its epoch only."""
+    """The files and their training steps, from the index next to them: a file's name has its epoch only."""
     lines = (line.split() for line in (folder.parent / "steps.txt").read_text().splitlines())
     return [(int(step), folder / name) for name, step in lines]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Model, Suites, Threads, require_folders
+from evalsvc.cli.options import FAILED, Device, Model, Suites, Threads, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -95,31 +95,36 @@ def _print_settings(settings: Settings, given: set[str]) -> None:
     print_table(["setting", "value", "from"], rows)
 
 
+Pairs = Annotated[Path, typer.Option(help="Real pairs: `text_ids` and `image_codes` on each line, or safetensors.")]
+TextSizes = Annotated[
+    list[int] | None,
+    typer.Option(min=1, help="Rows of the text block; repeat to try several.", show_default="inferred"),
+]
+CodebookSize = Annotated[int | None, typer.Option(min=1, help="Codes of the image tokenizer.", show_default="inferred")]
+Layouts = Annotated[
+    list[str] | None,
+    typer.Option(help="A layout to try next to the presets; repeat for several.", show_default="none"),
+]
+Tokenizer = Annotated[
+    Path | None, typer.Option(help="The tokenizer.json for pairs that hold `text`.", show_default="none")
+]
+Output = Annotated[Path | None, typer.Option(help="Write the layout here, for --layout; only if it is decided.")]
+Report = Annotated[Path | None, typer.Option("--json", help="Write all that was found here.")]
+
+
 @doctor_app.command(name="layout")
 def find_layout(
     checkpoint: Annotated[str, typer.Argument(help="The weights: a path or a file:// uri.")],
-    pairs: Annotated[Path, typer.Option(help="Real pairs: `text_ids` and `image_codes` on each line, or safetensors.")],
+    pairs: Pairs,
     model: Model = None,
-    text_size: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Rows of the text block; repeat to try several.", show_default="inferred"),
-    ] = None,
-    codebook_size: Annotated[
-        int | None, typer.Option(min=1, help="Codes of the image tokenizer.", show_default="inferred")
-    ] = None,
-    layout: Annotated[
-        list[str] | None,
-        typer.Option(help="A layout to try beside the presets; repeat for several.", show_default="none"),
-    ] = None,
+    text_size: TextSizes = None,
+    codebook_size: CodebookSize = None,
+    layout: Layouts = None,
     limit: Annotated[int, typer.Option(min=2, help="Use the first so many pairs.")] = 16,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="The tokenizer.json for pairs that hold `text`.", show_default="none")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the layout here, for --layout; only if it is decided.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option("--json", help="Write all that was found here.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    tokenizer: Tokenizer = None,
+    output: Output = None,
+    report: Report = None,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Find the vocabulary layout that a checkpoint was trained with, by the losses of real pairs.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, require_folders
+from evalsvc.cli.options import FAILED, Device, Layout, Model, Suites, Threads, require_folders
 from evalsvc.cli.progress import print_interim, show_bars
 from evalsvc.cli.tables import print_metrics, print_warnings
 from evalsvc.cli.terminal import complain
@@ -42,7 +42,7 @@ def run_here(
         Path | None, typer.Option(help="Write the whole result here, as JSON, and artifacts into a folder beside it.")
     ] = None,
     suites: Suites = None,
-    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Evaluate a checkpoint here and now, without a service.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.cli.options import Layout, Model, Suites, Threads, Url, connect, require_folders
+from evalsvc.cli.options import Device, Layout, Model, Suites, Threads, Url, connect, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -66,7 +66,7 @@ def gate(
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
-    device: Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")] = None,
+    device: Device = None,
     threads: Threads = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that are not over.")] = 3600,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here, as JSON.")] = None,

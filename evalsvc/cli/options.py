@@ -26,6 +26,7 @@ Devices = Annotated[
     str | None,
     typer.Option(help="One worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"),
 ]
+Device = Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")]
 Suites = Annotated[Path | None, typer.Option(help="Folder with suites of your own, one YAML file each.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of a worker.", show_default="cores / workers")]
 TlsCa = Annotated[Path | None, typer.Option(help="Certificate authority of the scheduler.")]

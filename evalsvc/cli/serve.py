@@ -14,47 +14,52 @@ from evalsvc.log import configure_logs
 
 commands = typer.Typer()
 
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8321")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of database, spooled checkpoints and artifacts.", show_default="~/.local/share/evalsvc"),
+]
+DatabaseUrl = Annotated[str | None, typer.Option(help="SQLAlchemy URL.", show_default="SQLite in the data folder")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="An existing Dask scheduler, tls://HOST:PORT.", show_default="a cluster of its own")
+]
+HttpsCert = Annotated[Path | None, typer.Option(help="Certificate: listen by https.")]
+HttpsKey = Annotated[Path | None, typer.Option(help="Private key of --https-cert.")]
+ReadOnly = Annotated[
+    bool, typer.Option("--read-only", help="Answer reads alone, next to the service that has the database.")
+]
+Migrate = Annotated[bool, typer.Option("--migrate", help="Bring an older database to this version first.")]
+NewDataFolder = Annotated[
+    bool,
+    typer.Option(
+        "--new-data-folder", help="Begin an empty data folder though the database has runs: its own one is lost."
+    ),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Listen on an address that others reach though there is no token.")
+]
+
 
 @commands.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8321")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of database, spooled checkpoints and artifacts.", show_default="~/.local/share/evalsvc"
-        ),
-    ] = None,
-    database_url: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL.", show_default="SQLite in the data folder")
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
     suites: Suites = None,
     devices: Devices = None,
     threads: Threads = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="An existing Dask scheduler, tls://HOST:PORT.", show_default="a cluster of its own"),
-    ] = None,
+    scheduler: Scheduler = None,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
-    https_cert: Annotated[Path | None, typer.Option(help="Certificate: listen by https.")] = None,
-    https_key: Annotated[Path | None, typer.Option(help="Private key of --https-cert.")] = None,
-    read_only: Annotated[
-        bool, typer.Option("--read-only", help="Answer reads alone, beside the service that has the database.")
-    ] = False,
-    migrate: Annotated[bool, typer.Option("--migrate", help="Bring an older database to this version first.")] = False,
-    new_data_folder: Annotated[
-        bool,
-        typer.Option(
-            "--new-data-folder", help="Begin an empty data folder though the database has runs: its own one is lost."
-        ),
-    ] = False,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen on an address that others reach though there is no token.")
-    ] = False,
+    https_cert: HttpsCert = None,
+    https_key: HttpsKey = None,
+    read_only: ReadOnly = False,
+    migrate: Migrate = False,
+    new_data_folder: NewDataFolder = False,
+    insecure: Insecure = False,
 ) -> None:
     """Run the service and its workers on this machine."""
     settings = Settings.load(
@@ -73,6 +78,10 @@ def serve(
         https_key=https_key,
         read_only=1 if read_only else None,
     )
+    _serve(settings, migrate, insecure, new_data_folder)
+
+
+def _serve(settings: Settings, migrate: bool, insecure: bool, new_data_folder: bool) -> None:
     drop_secrets()
     configure_logs(settings.log_format, settings.log_level)
     # FastAPI, SQLAlchemy and Dask take two seconds, for which `--help` and completion do not wait.

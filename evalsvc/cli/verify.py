@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evalsvc.cli.options import FAILED, Layout, Model, Suites, Threads, Url, connect, require_folders
+from evalsvc.cli.options import FAILED, Device, Layout, Model, Suites, Threads, Url, connect, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json, warn
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
@@ -53,7 +53,22 @@ verify_app = typer.Typer(
 commands.add_typer(verify_app, name="verify")
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the findings here, as JSON; - is stdout.")]
-Device = Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")]
+Name = Annotated[
+    str | None, typer.Argument(metavar="[RUN@STEP]", help="A checkpoint of the service, as RUN@STEP[:VARIANT].")
+]
+Checkpoint = Annotated[
+    str | None, typer.Option(help="The weights to evaluate here, without a service.", show_default="none")
+]
+Suite = Annotated[
+    str | None,
+    typer.Option(help="The suite: a name, or with --checkpoint also a file.", show_default="all that were evaluated"),
+]
+Metrics = Annotated[
+    list[str] | None, typer.Option(help="Verify this metric, such as coco/fid; repeat for several.", show_default="all")
+]
+Output = Annotated[
+    Path | None, typer.Option(help="Keep the files that are compared in this folder.", show_default="none")
+]
 
 
 @verify_app.command(name="machine")
@@ -110,29 +125,15 @@ def _keep(data_folder: Path, document: dict[str, Any]) -> None:
 
 @verify_app.command(name=CHECKPOINT)
 def verify_checkpoint(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[RUN@STEP]", help="A checkpoint of the service, as RUN@STEP[:VARIANT].")
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="The weights to evaluate here, without a service.", show_default="none")
-    ] = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            help="The suite: a name, or with --checkpoint also a file.", show_default="all that were evaluated"
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="Verify this metric, such as coco/fid; repeat for several.", show_default="all"),
-    ] = None,
+    name: Name = None,
+    checkpoint: Checkpoint = None,
+    suite: Suite = None,
+    metric: Metrics = None,
     n: Annotated[int, typer.Option("--n", min=2, help="Compute the second time on so many images or documents.")] = 256,
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Keep the files that are compared in this folder.", show_default="none")
-    ] = None,
+    output: Output = None,
     device: Device = None,
     threads: Threads = None,
     json_file: Json = None,

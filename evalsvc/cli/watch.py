@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from functools import partial
@@ -27,31 +28,38 @@ from evalsvc.watch.watcher import Posting, Watcher
 commands = typer.Typer()
 
 
+Settle = Annotated[float, typer.Option(min=0, help="Seconds without a change after which a file is whole.")]
+Marker = Annotated[
+    str | None, typer.Option(help="Instead: the file that says so, e.g. '{}.done'.", show_default="none")
+]
+StepsPerEpoch = Annotated[
+    int | None, typer.Option(min=1, help="Steps in an epoch of the name.", show_default="what the file says")
+]
+Pattern = Annotated[
+    str | None, typer.Option(help="Regular expression with a group for the step; nothing else is a checkpoint.")
+]
+TokensPerStep = Annotated[int | None, typer.Option(min=1, help="Tokens of a step, for tokens_seen.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace another file at a step and variant.")]
+
+
 @commands.command()
 def watch(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Where checkpoints appear: a folder, or s3://….")],
     run: Annotated[str, typer.Option(help="The training run.")],
     suite: Suite = None,
     once: Annotated[bool, typer.Option("--once", help="Post what is there and end.")] = False,
-    settle: Annotated[float, typer.Option(min=0, help="Seconds without a change after which a file is whole.")] = 10,
-    marker: Annotated[
-        str | None, typer.Option(help="Instead: the file that says so, e.g. '{}.done'.", show_default="none")
-    ] = None,
+    settle: Settle = 10,
+    marker: Marker = None,
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 5,
-    steps_per_epoch: Annotated[
-        int | None, typer.Option(min=1, help="Steps in an epoch of the name.", show_default="what the file says")
-    ] = None,
-    step_pattern: Annotated[
-        str | None,
-        typer.Option(help="Regular expression with a group for the step; nothing else is a checkpoint."),
-    ] = None,
-    tokens_per_step: Annotated[int | None, typer.Option(min=1, help="Tokens of a step, for tokens_seen.")] = None,
+    steps_per_epoch: StepsPerEpoch = None,
+    step_pattern: Pattern = None,
+    tokens_per_step: TokensPerStep = None,
     averaged: Annotated[bool, typer.Option(help="Post averaged weights too, each as a variant.")] = True,
     spool: Annotated[Spool, typer.Option(help="Keep the weights until they are evaluated.")] = "link",
     model: Model = None,
     layout: Layout = None,
     priority: Annotated[int, typer.Option(help="Higher first.")] = 0,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace another file at a step and variant.")] = False,
+    replace: Replace = False,
     url: Url = None,
 ) -> None:
     """Post every checkpoint that appears in a folder, once, with a line for each.
@@ -59,34 +67,36 @@ def watch(
     Ends by Ctrl-C or SIGTERM, and goes on where it was when it is started again. With --once the exit code is 1 when
     the service refused one.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+    _check_marker(marker, folder)
+    settings = Settings.load()
+    place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
+    pattern = None if step_pattern is None else StepPattern(step_pattern)
+    memory = Memory.of(settings.data_path, str(place), run)
+    classifier = Classifier(memory, settle, marker, pattern, steps_per_epoch, averaged)
+    posting = Posting(run, suite or None, spool, inline_model(model), inline_layout(layout))
+    posting = dataclasses.replace(posting, priority=priority, tokens_per_step=tokens_per_step, replace=replace)
+    _watch(place, posting, classifier, every, once, url)
+
+
+def _check_marker(marker: str | None, folder: str) -> None:
     if marker is not None and "{}" not in marker:
         raise InvalidRequest(f"--marker {marker}: has no {{}} for the checkpoint's name; write e.g. '{{}}.done'")
     if marker is not None and is_remote(folder):
         raise InvalidRequest(
             f"--marker is given for {folder}; a store shows an object when it is whole, so leave it out"
         )
-    settings = Settings.load()
-    place = RemoteFolder(folder, settings) if is_remote(folder) else LocalFolder(Path(absolute_uri(folder)))
-    classifier = Classifier(
-        Memory.of(settings.data_path, str(place), run),
-        settle=settle,
-        marker=marker,
-        step_pattern=None if step_pattern is None else StepPattern(step_pattern),
-        steps_per_epoch=steps_per_epoch,
-        averaged=averaged,
-    )
-    posting = Posting(
-        run=run,
-        suites=suite or None,
-        spool=spool,
-        model=inline_model(model),
-        layout=inline_layout(layout),
-        priority=priority,
-        tokens_per_step=tokens_per_step,
-        replace=replace,
-    )
+
+
+def _watch(
+    place: LocalFolder | RemoteFolder,
+    posting: Posting,
+    classifier: Classifier,
+    every: float,
+    once: bool,
+    url: str | None,
+) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     with connect(url) as client:
         watcher = Watcher(place, client, posting, classifier, say, partial(say, err=True))
         if not once:

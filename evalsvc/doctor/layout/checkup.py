@@ -35,7 +35,7 @@ class Question:
     limit: int = 16
     """Use the first so many pairs."""
     own: Mapping[str, VocabularyLayout] = field(default_factory=dict)
-    """Layouts to try beside the presets, by name."""
+    """Layouts to try next to the presets, by name."""
     tokenizer: str | None = None
     """The `tokenizer.json` for pairs that hold `text`."""
 

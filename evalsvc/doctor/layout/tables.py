@@ -1,4 +1,4 @@
-"""What the model's tables say of a candidate, apart from any loss: printed beside the verdict and no part of it."""
+"""What the model's tables say of a candidate, apart from any loss: printed next to the verdict and no part of it."""
 
 from __future__ import annotations
 
