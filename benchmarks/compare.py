@@ -38,7 +38,7 @@ from evalsvc.compare.contrast import compare_results
 from evalsvc.compare.source import Service, read_result
 from evalsvc.config import Settings
 from evalsvc.files.items import keep_items, pack_items
-from evalsvc.messages import ShardResult
+from evalsvc.messages import KeptResult, PlanResult, ShardOutput, ShardResult
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.protocol import MetricValue, Protocol
@@ -129,18 +129,17 @@ def fill(settings: Settings, results: Sequence[tuple[list[dict[str, Any]], list[
     store = open_store(settings.database, migrate=False)
     for step, (items, metrics) in zip(CHECKPOINTS, results, strict=True):
         uri = f"/pretrained/epoch_{step}.pt"
-        output = {
-            "metrics": metrics,
-            "protocols": {metric["protocol"]: {"id": metric["protocol"]} for metric in metrics},
-            "items": keep_items(settings.items_path, pack_items(items)),
+        protocols = {metric["protocol"]: {"id": metric["protocol"]} for metric in metrics}
+        stages: dict[str, ShardOutput] = {
+            "plan": PlanResult([{"units": len(items)}], len(items), "questions"),
+            "run": b"\x80",
+            "merge": KeptResult(metrics, protocols, keep_items(settings.items_path, pack_items(items))),
         }
-        stages = {"plan": {"shards": [{"units": len(items)}], "total": len(items), "unit": "questions"}, "run": {}}
         with store.transaction() as session:
             posted = Submission("pretrained", step, uri, uri, Identity(1, 1))
             submit(session, posted, [suite], find=lambda name: suite)
             while assignment := take(session, lambda checkpoint: Path(checkpoint.path)):
-                stage = assignment.request.stage
-                finish(session, assignment, ShardResult(output if stage == "merge" else stages[stage]))
+                finish(session, assignment, ShardResult(stages[assignment.request.stage]))
     store.close()
 
 

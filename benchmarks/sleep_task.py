@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.task import Context, Plan, Task, TaskResult, Work
+from evalsvc.tasks.task import Context, Plan, Shard, Task, TaskResult, Work
 
 
 class Sleep(Task):
@@ -21,16 +22,23 @@ class Sleep(Task):
     """Of each shard."""
 
 
-class SleepWork(Work[Sleep]):
+@dataclass(frozen=True)
+class Slept:
+    """What a shard leaves."""
+
+    shards: int = 1
+
+
+class SleepWork(Work[Sleep, Shard, Slept]):
     """Sleep, and count the shards."""
 
-    def plan(self, context: Context) -> Plan:
-        return Plan([{"index": index, "units": 1} for index in range(self.task.shards)], "shards")
+    def plan(self, context: Context) -> Plan[Shard]:
+        return Plan([Shard(units=1)] * self.task.shards, "shards")
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> int:
+    def run(self, context: Context, shard: Shard) -> Slept:
         time.sleep(self.task.seconds)
-        return 1
+        return Slept()
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        total, protocol = sum(outputs), Protocol({"task": self.task.kind, "version": 1})
+    def merge(self, context: Context, shards: Sequence[Shard], outputs: Sequence[Slept]) -> TaskResult:
+        total, protocol = sum(output.shards for output in outputs), Protocol({"task": self.task.kind, "version": 1})
         return TaskResult([MetricValue(f"{self.task.name}/total", total, None, total, "shards", "none", protocol)])

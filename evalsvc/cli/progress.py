@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evalsvc.cli.tables import error_bar, shown_number
 from evalsvc.cli.terminal import say
+from evalsvc.messages import LookResult
 from evalsvc.spec.protocol import labels
 from evalsvc.spec.visible_text import visible_line
 
@@ -49,7 +50,9 @@ def show_bars() -> Iterator[Bars]:
 
 def print_interim(look: TaskLook) -> None:
     """What a task has found so far, on stderr."""
-    _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", look.result.output)
+    if isinstance(look.result.output, LookResult):
+        when = f"{look.task} after {look.units:,} of {look.total:,} {look.unit}"
+        _say_so_far(when, look.result.output.metrics, look.result.output.protocols)
 
 
 def print_news() -> Callable[[Mapping[str, Any]], None]:
@@ -68,17 +71,17 @@ def print_news() -> Callable[[Mapping[str, Any]], None]:
                 say(f"{again}: {error['message']} [{error['code']}]", err=True)
             if interim and (look := (evaluation["id"], task["name"], interim["done"])) not in said:
                 said.add(look)
-                _say_so_far(f"{task['name']} after {interim['done']:,} {task['progress']['unit']}", interim)
+                where = f"{task['name']} after {interim['done']:,} {task['progress']['unit']}"
+                _say_so_far(where, interim["metrics"], interim["protocols"])
 
     return report
 
 
-def _say_so_far(when: str, output: Mapping[str, Any]) -> None:
+def _say_so_far(when: str, metrics: Sequence[Mapping[str, Any]], protocols: Mapping[str, Mapping[str, Any]]) -> None:
     """Of metrics with an error, which says how far they may be from the end."""
-    metrics = output["metrics"]
     values = [
         f"{label.partition('/')[2]} {shown_number(metric['value'])} {error_bar(metric['stderr'])}"
-        for label, metric in zip(labels(metrics, output["protocols"]), metrics, strict=True)
+        for label, metric in zip(labels(metrics, protocols), metrics, strict=True)
         if isinstance(metric["stderr"], float)
     ]
     if values:

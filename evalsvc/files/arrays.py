@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-if TYPE_CHECKING:
-    import numpy
+import numpy
+from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
+
+Scalar = TypeVar("Scalar", bound=numpy.generic)
 
 
-def pack_array(values: numpy.ndarray[Any, Any]) -> dict[str, Any]:
+def pack_array(values: NDArray[Any]) -> dict[str, Any]:
     """`{"dtype", "shape", "data"}`: the numbers of `values` as they are, row by row, lowest byte first."""
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return {"dtype": values.dtype.name, "shape": list(values.shape), "data": little.tobytes()}
 
 
-def unpack_array(packed: Mapping[str, Any]) -> numpy.ndarray[Any, Any]:
+def unpack_array(packed: Mapping[str, Any]) -> NDArray[Any]:
     """What `pack_array` was given. It is read-only: it lies in the message's own memory."""
-    import numpy  # here: the service passes packed arrays on without it
-
     dtype = numpy.dtype(packed["dtype"]).newbyteorder("<")
     return numpy.frombuffer(packed["data"], dtype=dtype).reshape(packed["shape"])
+
+
+Array: TypeAlias = Annotated[NDArray[Scalar], PlainValidator(unpack_array), PlainSerializer(pack_array)]
+"""Type of a dataclass's field that holds an array, such as `Array[np.float32]`."""

@@ -36,15 +36,24 @@ class Artifact:
     details: Mapping[str, object] = field(default_factory=dict)
     """What it was made from, JSON-able: prompt, seed, sampling parameters."""
 
-    def to_message(self) -> dict[str, object]:
-        """As it travels from a worker to the service."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "media_type": self.media_type,
-            "content": self.content,
-            "details": dict(self.details),
-        }
+
+@dataclass(frozen=True)
+class KeptArtifact:
+    """An artifact whose content is in the data folder."""
+
+    kind: str
+    name: str
+    media_type: str
+    details: Mapping[str, object]
+    sha256: str
+    """Of the content, which is also its place; see `artifact_path`."""
+    size: int
+
+
+def keep_artifact(folder: Path, artifact: Artifact) -> KeptArtifact:
+    """Keep the content of an artifact. Raises ArtifactNotWritten."""
+    sha256, size = keep_content(folder, artifact.content), len(artifact.content)
+    return KeptArtifact(artifact.kind, artifact.name, artifact.media_type, dict(artifact.details), sha256, size)
 
 
 naming = threading.Lock()

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import msgpack
 
@@ -26,6 +26,9 @@ LARGE = 64 * 1024
 
 EXTENSION = 1
 """MessagePack's type of an `OutputFile` in the place of an output."""
+
+_EXTENSIONS = {bytes([first]) for first in (*range(0xC7, 0xCA), *range(0xD4, 0xD9))}
+"""First bytes of every extension in MessagePack."""
 
 
 @dataclass(frozen=True)
@@ -50,40 +53,45 @@ def output_path(folder: Path, task: int, shard: int, attempt: int) -> Path:
     return folder / str(task) / f"{shard}-{attempt}"
 
 
-def pack(value: Any) -> bytes:
-    """A JSON-able value with bytes in it, or an `OutputFile` in its place.
+KeptOutput: TypeAlias = bytes | OutputFile
+"""The packed output of a shard, or the file that holds it."""
 
-    Raises:
-        TypeError, ValueError, OverflowError: it is no such value.
-    """
-    packed: bytes = msgpack.packb(value, default=_pack_file)
+
+def to_column(kept: KeptOutput) -> bytes:
+    """What a row holds: the output's own bytes, or an extension of MessagePack that names its file."""
+    if isinstance(kept, bytes):
+        return kept
+    fields = [kept.task, kept.shard, kept.attempt, kept.sha256, kept.size]
+    packed: bytes = msgpack.packb(msgpack.ExtType(EXTENSION, msgpack.packb(fields)))
     return packed
 
 
-def unpack(content: bytes) -> Any:
-    return msgpack.unpackb(content, strict_map_key=False, ext_hook=_unpack_file)
+def from_column(content: bytes) -> KeptOutput:
+    """The output that a row holds, still packed, or the file that the row names.
+
+    Raises:
+        ValueError: the row names a file by other fields than an `OutputFile` has.
+    """
+    # An output is a map, so that no output begins like an extension.
+    if content[:1] not in _EXTENSIONS:
+        return content
+    try:
+        code, fields = msgpack.unpackb(content)
+        if code == EXTENSION:
+            return OutputFile(*msgpack.unpackb(fields))
+    except Exception as error:  # MessagePack has several
+        raise ValueError(f"it names no file of an output ({type(error).__name__})") from None
+    return content
 
 
-def _pack_file(value: Any) -> msgpack.ExtType:
-    if not isinstance(value, OutputFile):
-        raise TypeError(f"{type(value).__name__} cannot be packed")
-    fields = [value.task, value.shard, value.attempt, value.sha256, value.size]
-    return msgpack.ExtType(EXTENSION, msgpack.packb(fields))
-
-
-def _unpack_file(code: int, content: bytes) -> Any:
-    return OutputFile(*msgpack.unpackb(content)) if code == EXTENSION else msgpack.ExtType(code, content)
-
-
-def keep_output(folder: Path, output: Any, *, task: int, shard: int, attempt: int) -> Any:
-    """What the row is to hold: the output itself, or the `OutputFile` that it was written to, whole or not at all.
+def keep_output(folder: Path, content: bytes, *, task: int, shard: int, attempt: int) -> KeptOutput:
+    """What the row is to hold: the packed output, or the `OutputFile` that it was written to, whole or not at all.
 
     Raises:
         ArtifactNotWritten: no space, no permission.
     """
-    content = pack(output)
     if len(content) < LARGE:
-        return output
+        return content
     file = OutputFile(task, shard, attempt, hashlib.sha256(content).hexdigest(), len(content))
     try:
         write_whole(file.path(folder), content)
@@ -95,22 +103,20 @@ def keep_output(folder: Path, output: Any, *, task: int, shard: int, attempt: in
     return file
 
 
-def read_output(folder: Path, kept: Any) -> Any:
-    """The output that a row holds or names.
+def read_output(folder: Path, file: OutputFile) -> bytes:
+    """The packed output that a row names.
 
     Raises:
         OutputLost: the file is gone or is not what was written.
     """
-    if not isinstance(kept, OutputFile):
-        return kept
-    path = kept.path(folder)
+    path = file.path(folder)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise OutputLost(f"{path}: {os_reason(error)}") from None
-    if (len(content), hashlib.sha256(content).hexdigest()) != (kept.size, kept.sha256):
-        raise OutputLost(f"{path}: not the {kept.size:,} bytes that were written")
-    return unpack(content)
+    if (len(content), hashlib.sha256(content).hexdigest()) != (file.size, file.sha256):
+        raise OutputLost(f"{path}: not the {file.size:,} bytes that were written")
+    return content
 
 
 def drop_output(folder: Path, task: int, shard: int, attempt: int) -> None:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from evalsvc.files.outputs import OutputFile
+from evalsvc.messages import units_of
 from evalsvc.store.queue.shards import Assignment
 
 
@@ -35,7 +36,7 @@ class InFlight:
     @property
     def units(self) -> int:
         request = self.assignment.request
-        return int(request.shards[0]["units"]) if request.stage == "run" else 0
+        return units_of(request.shards[0]) if request.stage == "run" else 0
 
 
 @dataclass

@@ -4,15 +4,14 @@ the merge, and removed when nothing names it any more."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from evalsvc.config import Settings
 from evalsvc.errors import ArtifactNotWritten
-from evalsvc.files.artifacts import drop_orphans, keep_content
+from evalsvc.files.artifacts import drop_orphans, keep_artifact
 from evalsvc.files.items import keep_items, pack_items, sweep_items
 from evalsvc.files.outputs import (
+    KeptOutput,
     OutputFile,
     OutputLost,
     drop_output,
@@ -21,7 +20,7 @@ from evalsvc.files.outputs import (
     read_output,
     sweep_outputs,
 )
-from evalsvc.messages import ShardError, ShardRequest, ShardResult
+from evalsvc.messages import KeptResult, MergeResult, ShardError, ShardOutput, ShardRequest, ShardResult
 from evalsvc.store.named_files import named_artifacts, named_items, named_outputs
 from evalsvc.store.queue.shards import Assignment
 from evalsvc.store.session import Store
@@ -53,10 +52,7 @@ class ShardFiles:
         if result.error is not None:
             return result
         try:
-            if assignment.request.stage == "run":
-                output = self._keep_output(assignment, result.output)
-            else:
-                output = self._keep_items(self._keep_artifacts(result.output))
+            output = self._keep(assignment, result.output)
         except ArtifactNotWritten as error:
             return ShardResult(error=ShardError(error.code, error.message), provenance=result.provenance)
         return replace(result, output=output)
@@ -67,9 +63,12 @@ class ShardFiles:
         Raises:
             OutputsLost: some cannot be read; it names all of them.
         """
-        outputs: list[Any] = []
+        outputs: list[KeptOutput] = []
         lost: dict[OutputFile, OutputLost] = {}
         for kept in request.outputs:
+            if isinstance(kept, bytes):
+                outputs.append(kept)
+                continue
             try:
                 outputs.append(read_output(self._outputs, kept))
             except OutputLost as error:
@@ -95,25 +94,17 @@ class ShardFiles:
         if swept:
             log.info("%d files that nothing names were removed", swept)
 
-    def _keep_output(self, assignment: Assignment, output: Any) -> Any:
-        place = {"task": assignment.task_id, "shard": assignment.shard_id, "attempt": assignment.attempt}
-        return keep_output(self._outputs, output, **place)
-
-    def _keep_artifacts(self, output: Any) -> Any:
-        """The output with the digests of its artifacts' contents in their place."""
-        artifacts: list[Mapping[str, Any]] | None = output.get("artifacts") if isinstance(output, dict) else None
-        if not artifacts:
-            return output
-        kept = []
-        for artifact in artifacts:
-            content = artifact["content"]
-            sha256 = keep_content(self._artifacts, content)
-            rest = {key: value for key, value in artifact.items() if key != "content"}
-            kept.append(rest | {"sha256": sha256, "size": len(content)})
-        return output | {"artifacts": kept}
-
-    def _keep_items(self, output: Any) -> Any:
-        """The output with its results per item packed, or with the digest of their file."""
-        if not isinstance(output, dict) or "items" not in output:
-            return output
-        return output | {"items": keep_items(self._items, pack_items(output["items"]))}
+    def _keep(self, assignment: Assignment, output: ShardOutput | None) -> ShardOutput | None:
+        if isinstance(output, bytes):
+            place = {"task": assignment.task_id, "shard": assignment.shard_id, "attempt": assignment.attempt}
+            return keep_output(self._outputs, output, **place)
+        if isinstance(output, MergeResult):
+            return KeptResult(
+                output.metrics,
+                output.protocols,
+                keep_items(self._items, pack_items(output.items)),
+                output.notes,
+                [keep_artifact(self._artifacts, artifact) for artifact in output.artifacts],
+                output.warnings,
+            )
+        return output

@@ -8,12 +8,13 @@ that comes back with the last number that it saw misses none, whatever was resta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, inspect, select, update
 from sqlalchemy.orm import InstanceState, Session
 
+from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.tables import OVER, Evaluation, EvaluationEvent, Shard, Task, now
 
 PAGE = 100
@@ -118,7 +119,7 @@ def _events_of(connection: Connection, item: object) -> list[dict[str, Any]]:
         return []
     query = select(Task.evaluation_id, Task.name, Task.index).where(Task.id == item.task_id)
     evaluation, name, index = connection.execute(query).one()
-    found = {"done": (item.payload or {})["done"], **item.output}
+    found = {"done": (item.payload or {})["done"], **asdict(from_row(LOOK, item.output))}
     return [_event(evaluation, "interim", name, data=found, index=index)]
 
 

@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from evalsvc.access_tokens import TokenScope
-from evalsvc.files.outputs import pack, unpack
+from evalsvc.files.outputs import KeptOutput, from_column, to_column
 
 OVER = ("succeeded", "partly_failed", "failed", "cancelled")
 """States that end an evaluation; `queued` and `running` come before. Tasks and shards are never `partly_failed`."""
@@ -56,17 +56,17 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Packed(TypeDecorator[Any]):
-    """Any JSON-able value with bytes in it, or the `OutputFile` that holds one."""
+class Packed(TypeDecorator[KeptOutput]):
+    """What came of a shard, as MessagePack, or the `OutputFile` that holds it."""
 
     impl = LargeBinary
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> bytes | None:
-        return None if value is None else pack(value)
+    def process_bind_param(self, value: KeptOutput | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else to_column(value)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return None if value is None else unpack(value)
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> KeptOutput | None:
+        return None if value is None else from_column(value)
 
 
 def now() -> datetime:
@@ -279,7 +279,8 @@ class Shard(Base):
     payload: Mapped[dict[str, Any] | None]
     units: Mapped[int | None]
     """Units of work that it did, once it succeeded."""
-    output: Mapped[Any | None] = mapped_column(Packed)
+    output: Mapped[KeptOutput | None] = mapped_column(Packed)
+    """Of a run as its task packed it; of other stages see `queue.stage_results`."""
     provenance: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.store.lookup import place_of, step_of
+from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.runs.base import base_view, is_named_base
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow
@@ -247,7 +248,11 @@ def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, A
         .where(Shard.task_id.in_(task_ids), Shard.stage == "look", Shard.state == "succeeded")
         .order_by(Shard.index)
     )
-    return {task: {"done": payload["done"], **output} for task, payload, output in rows if output is not None}
+    return {
+        task: {"done": payload["done"], **asdict(from_row(LOOK, output))}
+        for task, payload, output in rows
+        if output is not None
+    }
 
 
 def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import Artifact
+from evalsvc.files.codec import Codec, generic_arguments
 from evalsvc.files.opened import Allow
 from evalsvc.spec.bounds import MAX_SHARDS
 from evalsvc.spec.layout import VocabularyLayout
@@ -50,11 +51,26 @@ def cut(count: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Shard:
+    """A part of a task that is done, and done again, by itself. A subclass adds what `run` and `merge` need to know.
+
+    It must be a frozen dataclass of JSON-able fields. Where a task has several kinds of shards, each has a field `part`
+    with a `Literal` of its own.
+    """
+
+    units: int
+    """How much work the shard is, in the unit of the plan."""
+
+
+ShardKind = TypeVar("ShardKind")
+"""The task's subclass of `Shard`, or a union of several."""
+
+
+@dataclass(frozen=True)
+class Plan(Generic[ShardKind]):
     """How a task is cut."""
 
-    shards: Sequence[Mapping[str, Any]]
-    """One JSON-able payload per shard; `run` gets it back. Its key `units` says how much work the shard is."""
+    shards: Sequence[ShardKind]
     unit: str
     """What progress counts, in the plural: `sequences`, `images`."""
     looks: Sequence[tuple[int, int]] = ()
@@ -69,7 +85,8 @@ class Plan:
     @property
     def total(self) -> int:
         """Units of work in all shards together."""
-        return sum(int(shard["units"]) for shard in self.shards)
+        units: list[int] = [shard.units if isinstance(shard, Shard) else shard["units"] for shard in self.shards]  # type: ignore[index]
+        return sum(units)
 
 
 @dataclass(frozen=True)
@@ -198,27 +215,50 @@ class Task(BaseModel):
 Parameters = TypeVar("Parameters", bound=Task)
 
 
-class Work(ABC, Generic[Parameters]):
-    """How a task is planned, run in shards and merged."""
+Output = TypeVar("Output")
+"""The frozen dataclass of what a shard leaves for the merge, or a union of several."""
+
+
+class Work(ABC, Generic[Parameters, ShardKind, Output]):
+    """How a task is planned, run in shards and merged.
+
+    A subclass names its types: `class LossWork(Work[Loss, LossShard, LossOutput])`. Shards are stored as JSON and
+    outputs as MessagePack between the stages, each of which may run on another machine.
+    """
+
+    shard_codec: ClassVar[Codec[Any]]
+    output_codec: ClassVar[Codec[Any]]
+
+    def __init_subclass__(cls) -> None:
+        """Raise TypeError where the types are missing, or cannot travel from one stage to the next."""
+        super().__init_subclass__()
+        arguments = generic_arguments(cls, Work)
+        if len(arguments) != 3:
+            raise TypeError(
+                f"{cls.__qualname__} does not name its types; write `class {cls.__name__}(Work[Parameters, Shard, "
+                "Output])` with the class of the task's parameters and two frozen dataclasses"
+            )
+        if not any(isinstance(argument, TypeVar) for argument in arguments):
+            cls.shard_codec, cls.output_codec = Codec(arguments[1]), Codec(arguments[2])
 
     def __init__(self, task: Parameters) -> None:
         self.task = task
 
     @abstractmethod
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[ShardKind]:
         """Read and check the data, cut it into shards. Needs no weights."""
 
     @abstractmethod
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Do one shard; the output, JSON-able but for bytes, goes to `merge`."""
+    def run(self, context: Context, shard: ShardKind) -> Output:
+        """Do one shard; the output goes to `merge`."""
 
     @abstractmethod
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(self, context: Context, shards: Sequence[ShardKind], outputs: Sequence[Output]) -> TaskResult:
         """Metrics from the outputs of all shards, given in the order of the plan; or of the first, at a look."""
 
 
-def work_of(task: Parameters) -> Work[Parameters]:
+def work_of(task: Parameters) -> Work[Parameters, Any, Any]:
     """Import the class that does the work of a task, and give it the task's parameters."""
     module, _, name = task.work.partition(":")
-    work: Work[Parameters] = getattr(importlib.import_module(module), name)(task)
+    work: Work[Parameters, Any, Any] = getattr(importlib.import_module(module), name)(task)
     return work

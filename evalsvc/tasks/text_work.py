@@ -10,13 +10,13 @@ from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer, tokenizer_dige
 from evalsvc.errors import InvalidData
 from evalsvc.models import Transformer
 from evalsvc.spec.layout import TextBlock
-from evalsvc.tasks.task import Context, Work
+from evalsvc.tasks.task import Context, Output, ShardKind, Work
 from evalsvc.tasks.text_task import TextTask
 
 TextParameters = TypeVar("TextParameters", bound=TextTask)
 
 
-class TextWork(Work[TextParameters], Generic[TextParameters]):
+class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, ShardKind, Output]):
     """The work of a task that puts text to a model."""
 
     def model(self, context: Context) -> Transformer:

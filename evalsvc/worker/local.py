@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
-from evalsvc.messages import ShardRequest, ShardResult
-from evalsvc.spec.looks import Until, stop_note
+from evalsvc.messages import MergeResult, PlanResult, ShardRequest, ShardResult, units_of
+from evalsvc.spec.looks import stop_note
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.worker.shard import run_shard
 
@@ -69,14 +69,15 @@ def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[Tas
         found, task = look.result, look.task
         if found.error is not None:
             result["errors"][task] = found.error.to_json()
-        else:
-            result["metrics"] += [{**metric, "task": task} for metric in found.output["metrics"]]
-            result["protocols"] |= found.output["protocols"]
-            result["items"][task] = found.output["items"]
-            result["artifacts"][task] = found.output["artifacts"]
-            if found.output["warnings"]:
-                result["warnings"][task] = found.output["warnings"]
-        notes = found.output["notes"] if found.output else {}
+        notes: Mapping[str, Any] = {}
+        if isinstance(found.output, MergeResult):
+            result["metrics"] += [{**metric, "task": task} for metric in found.output.metrics]
+            result["protocols"] |= found.output.protocols
+            result["items"][task] = found.output.items
+            result["artifacts"][task] = [asdict(artifact) for artifact in found.output.artifacts]
+            if found.output.warnings:
+                result["warnings"][task] = found.output.warnings
+            notes = found.output.notes
         result["provenance"][task] = {**found.provenance, "shards": look.shards, "notes": notes}
         sha256 = found.provenance.get("checkpoint_sha256") or sha256
     return {
@@ -100,14 +101,13 @@ def walk_task(
     Whoever needs no more may stop asking: a shard runs only when what follows it is asked for.
     """
     plan = run_shard(ShardRequest(task, "plan", checkpoint, base=base), lambda done: None, settings)
-    if plan.error is not None:
+    if not isinstance(plan.output, PlanResult):
         yield TaskLook(task.name, plan, [], 0, 0, "", last=True)
         return
-    payloads, total, unit = plan.output["shards"], plan.output["total"], plan.output["unit"]
-    until = None if plan.output["until"] is None else Until(**plan.output["until"])
-    looks = dict(plan.output["looks"])
+    payloads, total, unit, until = plan.output.shards, plan.output.total, plan.output.unit, plan.output.until
+    looks = dict(plan.output.looks)
     sample = max(looks.values(), default=total)
-    outputs: list[Any] = []
+    outputs: list[bytes] = []
     provenance: list[Mapping[str, Any]] = []
     before = 0
 
@@ -124,21 +124,21 @@ def walk_task(
             report(task.name, before + done, total, unit)
 
         result = run_shard(ShardRequest(task, "run", checkpoint, [payload], base=base), progress, settings)
-        if result.error is not None:
+        if not isinstance(result.output, bytes):
             yield look(result, 0, last=True)
             return
         outputs.append(result.output)
         provenance.append(result.provenance)
-        before += payload["units"]
+        before += units_of(payload)
         units = looks.get(len(outputs))
         if units is None or len(outputs) == len(payloads) or not (between or until):
             continue
         merged = merge()
-        if merged.error is not None:  # too little for a result so far
+        if not isinstance(merged.output, MergeResult):  # too little for a result so far
             continue
-        if until and (reason := until.reached(merged.output["metrics"])):
-            merged.output["notes"]["stopped"] = stop_note(reason, units, sample, unit)
-            yield look(merged, units, last=True)
+        if until and (reason := until.reached(merged.output.metrics)):
+            stopped = {**merged.output.notes, "stopped": stop_note(reason, units, sample, unit)}
+            yield look(replace(merged, output=replace(merged.output, notes=stopped)), units, last=True)
             return
         if between:
             yield look(merged, units, last=False)

@@ -24,10 +24,9 @@ from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InternalError, OutOfMemory
 from evalsvc.messages import ShardError, ShardRequest, ShardResult
 from evalsvc.sampling.memory import is_out_of_memory
-from evalsvc.spec.protocol import plain_json
 from evalsvc.spec.suite import build_task
-from evalsvc.tasks.suspicions import few_warnings
-from evalsvc.tasks.task import TaskResult, Work, work_of
+from evalsvc.tasks.stages import run_stage
+from evalsvc.tasks.task import work_of
 from evalsvc.worker.context import Report, ShardContext
 
 log = logging.getLogger(__name__)
@@ -49,41 +48,15 @@ def run_shard(request: ShardRequest, report: Report, settings: Settings) -> Shar
         with fetched(wanted, settings, report) as (checkpoint, *base):
             context = ShardContext(checkpoint, settings, report, base[0] if base else None)
             context.is_first |= request.is_first
-            output = _run_stage(work_of(build_task(request.task)), request, context)
+            if request.stage == "plan":
+                # A file that is no checkpoint shall say so before the suite's data are looked at.
+                context.inspect_checkpoint()
+            output = run_stage(work_of(build_task(request.task)), request, context)
         return ShardResult(output, None, _provenance(context, started))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic in a library's Rust is no Exception, and would end the worker
         return ShardResult(None, _shard_error(error), _provenance(context, started))
-
-
-def _run_stage(work: Work[Any], request: ShardRequest, context: ShardContext) -> Any:
-    if request.stage == "plan":
-        # A file that is no checkpoint shall say so before the suite's data are looked at.
-        context.inspect_checkpoint()
-        plan = work.plan(context)
-        return {
-            "shards": [dict(shard) for shard in plan.shards],
-            "total": plan.total,
-            "unit": plan.unit,
-            "looks": [list(look) for look in plan.looks],
-            "until": None if plan.until is None else plan.until.model_dump(),
-        }
-    if request.stage == "run":
-        return work.run(context, request.shards[0])
-    output = _merge_output(work.merge(context, request.shards, request.outputs))
-    return output if request.stage == "merge" else {key: output[key] for key in ("metrics", "protocols")}
-
-
-def _merge_output(result: TaskResult) -> dict[str, Any]:
-    return {
-        "metrics": [metric.to_json() for metric in result.metrics],
-        "protocols": {metric.protocol.id: dict(metric.protocol.content) for metric in result.metrics},
-        "items": plain_json(list(result.items)),
-        "artifacts": [artifact.to_message() for artifact in result.artifacts],
-        "notes": plain_json(result.notes),
-        "warnings": plain_json([warning.to_json() for warning in few_warnings(result.warnings)]),
-    }
 
 
 def _shard_error(error: BaseException) -> ShardError:

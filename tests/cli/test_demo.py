@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from queue_steps import metric, next_shard, plan, result, store_result
+from queue_steps import metric, next_shard, plan, ran, result, store_result
 
 from evalsvc.cli import demo
 from evalsvc.client import Client
 from evalsvc.errors import AssetMissing
 from evalsvc.installation import pip_install
-from evalsvc.messages import ShardResult
 
 
 def test_every_checkpoint_has_its_step() -> None:
@@ -47,7 +46,7 @@ def test_what_is_posted_is_waited_for_and_shown(service: Any, monkeypatch: pytes
                 task = assignment.request.task
                 metrics = [metric(1.5, name) for name in MEASURED.get(task.name, ())]
                 items = [COMPLETION] if task.kind == "completions" else []
-                stages = {"plan": plan(1), "run": ShardResult(output={}), "merge": result(*metrics, items=items)}
+                stages = {"plan": plan(1), "run": ran(), "merge": result(*metrics, items=items)}
                 assert store_result(service.store, assignment, stages[assignment.request.stage])
 
         assert demo.wait_all(client, evaluations, work) == []

@@ -303,7 +303,7 @@ class TestRun:
         told: list[TaskLook] = []
         suite = parse_suite(steps(tmp_path), "marks")
         result = run_suite(suite, weights("after"), lambda *now: None, interim=told.append)
-        seen = [(look.units, look.result.output["metrics"][1]["n"]) for look in told]
+        seen = [(look.units, look.result.output.metrics[1]["n"]) for look in told]
         assert seen == [(256, 256), (512, 512), (1024, 1024)]
         assert [metric["n"] for metric in result["metrics"]] == [2048, 2048]
 

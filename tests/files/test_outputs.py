@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from evalsvc.errors import ArtifactNotWritten
@@ -13,17 +14,17 @@ from evalsvc.files.outputs import (
     OutputLost,
     drop_output,
     drop_outputs,
+    from_column,
     keep_output,
-    pack,
     read_output,
     sweep_outputs,
-    unpack,
+    to_column,
 )
 
-OUTPUT = {"features": bytes(range(256)) * 1000, "n": [1, 2.5, None]}
+OUTPUT: bytes = msgpack.packb({"features": bytes(range(256)) * 1000, "n": [1, 2.5, None]})
 
 
-def keep(folder: Path, output: object = OUTPUT, shard: int = 7, attempt: int = 2) -> OutputFile:
+def keep(folder: Path, output: bytes = OUTPUT, shard: int = 7, attempt: int = 2) -> OutputFile:
     file = keep_output(folder, output, task=3, shard=shard, attempt=attempt)
     assert isinstance(file, OutputFile)
     return file
@@ -37,15 +38,21 @@ def test_a_large_output_is_a_file_of_its_attempt(tmp_path: Path) -> None:
     file = keep(tmp_path)
     assert files(tmp_path) == ["3/7-2"]
     assert read_output(tmp_path, file) == OUTPUT
-    assert unpack(pack(file)) == file
+    assert from_column(to_column(file)) == file
     keep(tmp_path, attempt=3)
     assert files(tmp_path) == ["3/7-2", "3/7-3"]
 
 
-@pytest.mark.parametrize("output", [None, {"sum": 1.5}, {"bytes": b"0" * (LARGE - 100)}])
-def test_a_small_one_stays_in_its_row(tmp_path: Path, output: object) -> None:
+@pytest.mark.parametrize(
+    "value", [None, {}, {"sum": 1.5}, dict.fromkeys("abcdefghijklmnopq"), {"bytes": bytes(60_000)}]
+)
+def test_a_small_one_stays_in_its_row(tmp_path: Path, value: object) -> None:
+    """Its bytes are those that the task packed, and none of them is taken for the name of a file."""
+    output: bytes = msgpack.packb(value)
+    assert len(output) < LARGE
     assert keep_output(tmp_path, output, task=3, shard=7, attempt=2) is output
-    assert read_output(tmp_path, output) is output
+    assert to_column(output) is output
+    assert from_column(output) is output
     assert files(tmp_path) == []
 
 
@@ -59,7 +66,7 @@ def test_what_is_gone_or_changed_is_lost(tmp_path: Path, content: bytes | None) 
         path.write_bytes(content)
     with pytest.raises(OutputLost, match="3/7-2: "):
         read_output(tmp_path, file)
-    path.write_bytes(pack(OUTPUT)[:-1] + b"\0")
+    path.write_bytes(OUTPUT[:-1] + b"\0")
     with pytest.raises(OutputLost, match="not the 256,0"):
         read_output(tmp_path, file)
 
@@ -76,9 +83,12 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert files(tmp_path) == []
 
 
-def test_what_is_no_output_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="set cannot be packed"):
-        keep_output(tmp_path, {"a": {1, 2}}, task=3, shard=7, attempt=2)
+@pytest.mark.parametrize(
+    "content", [b"\xc7", b"\xd4\x01\x01", msgpack.packb(msgpack.ExtType(1, msgpack.packb([1, 2])))]
+)
+def test_a_row_that_names_no_file_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="names no file of an output"):
+        from_column(content)
 
 
 def test_what_nothing_names_is_removed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 from benchmark_files import questions, write_benchmark
 from safetensors.torch import load_file, save_file
 from square_features import offer_squares
+from task_stages import do_all
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
@@ -160,8 +161,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     def run(kind: str, epoch: int = 2, **parameters: Any) -> TaskResult:
         work = work_of(catalog.load("tasks", kind)(name="some", **parameters))
         context = ShardContext(checkpoint(epoch), settings, lambda done: None, checkpoint(0))
-        plan = work.plan(context)
-        return work.merge(context, plan.shards, [work.run(context, shard) for shard in plan.shards])
+        return do_all(work, context)
 
     return run
 

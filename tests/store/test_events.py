@@ -15,6 +15,7 @@ from queue_steps import (
     evaluate_whole,
     metric,
     plan,
+    ran,
     result,
     retry,
     store_result,
@@ -78,7 +79,7 @@ def test_what_happened_between_two_looks_is_told(store: Store) -> None:
 def test_an_interim_result_is_told_whole(store: Store) -> None:
     """Its shard loses it when the task ends, and a follower that comes back later must still be told."""
     (evaluation,) = enter(store, submission(), suite())
-    for outcome in (plan(2, looks=[1]), ShardResult(output={"sum": 1}), result(metric(1.25))):
+    for outcome in (plan(2, looks=[1]), ran(sum=1), result(metric(1.25))):
         assert store_result(store, dispatched(store), outcome)
     evaluate_whole(store, metric(1.5))
     page = page_of(store, evaluation)

@@ -5,7 +5,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from queue_steps import dispatched, enter, evaluate_whole, metric, next_shard, plan, store_result, submission, suite
+from queue_steps import (
+    dispatched,
+    enter,
+    evaluate_whole,
+    metric,
+    next_shard,
+    plan,
+    ran,
+    store_result,
+    submission,
+    suite,
+)
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
@@ -43,7 +54,7 @@ def test_evaluation_that_waits(store: Store) -> None:
 def test_progress_is_what_is_finished_and_what_runs(store: Store) -> None:
     (number,) = enter(store, submission(), suite())
     assert store_result(store, dispatched(store), plan(shards=4))
-    assert store_result(store, dispatched(store), ShardResult(output={}))
+    assert store_result(store, dispatched(store), ran())
     next_shard(store)
     (task,) = view(store, number, task1=Speed(5, 2.5))["tasks"]
     assert task["progress"] == {"done": 15, "total": 40, "unit": "sequences", "per_second": 2.5, "seconds_left": 10.0}

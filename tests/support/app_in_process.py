@@ -10,13 +10,13 @@ import httpx
 import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from migrated import copy_migrated
-from queue_steps import metric, result
+from queue_steps import metric, ran, result
 
 from evalsvc.api.app import create_app
 from evalsvc.api.server import listen
 from evalsvc.cluster.cluster import Member
 from evalsvc.config import Settings
-from evalsvc.messages import ShardError, ShardResult
+from evalsvc.messages import LookResult, PlanResult, ShardError, ShardOutput, ShardResult
 from evalsvc.service.coordinator import Coordinator
 from evalsvc.service.in_flight import AtWork
 from evalsvc.store.queue.shards import finish, take
@@ -38,7 +38,7 @@ class InlineCoordinator(Coordinator):
         self.living = True
         self.leaving = False
         self.replaced = False
-        self.looks: list[list[int]] = []
+        self.looks: list[tuple[int, int]] = []
 
     def start(self) -> None:
         pass
@@ -82,13 +82,12 @@ class InlineCoordinator(Coordinator):
             assignment = take(session, lambda checkpoint: Path(checkpoint.path))
             if assignment is None:
                 return False
-            outputs: dict[str, Any] = {
-                "plan": {"shards": [{"units": 4}, {"units": 4}], "total": 8, "unit": "sequences"},
-                "run": {},
-                "look": {"metrics": [metric(1.25).to_json()], "protocols": {}},
+            outputs: dict[str, ShardOutput | None] = {
+                "plan": PlanResult([{"units": 4}, {"units": 4}], 8, "sequences", self.looks),
+                "run": ran().output,
+                "look": LookResult([metric(1.25).to_json()], {}),
                 "merge": result(metric(1.5), metric(float("nan"), "loss/image")).output,
             }
-            outputs["plan"]["looks"] = self.looks
             stage = assignment.request.stage
             failed = self.error if stage == "run" else None
             return finish(session, assignment, ShardResult(None if failed else outputs[stage], failed, {"seconds": 1}))

@@ -2,9 +2,11 @@
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import sqlalchemy as sa
 from history_reference import Point, imported
 from queue_steps import (
@@ -59,10 +61,8 @@ def fill(store: Store, folder: Path) -> Settings:
 def _evaluate(store: Store, settings: Settings) -> None:
     for step, content in enumerate((b"grid\0", b"grid\0", b"\x89PNG" * 300)):
         artifact = kept_artifact(keep_content(settings.artifacts_path, content), "größe 🙂\n.png")
-        artifact |= {
-            "size": len(content),
-            "details": {"prompt": "🐈 \x01", "none": None, "deep": [{"z": 1, "a": [0.1]}]},
-        }
+        details = {"prompt": "🐈 \x01", "none": None, "deep": [{"z": 1, "a": [0.1]}]}
+        artifact = replace(artifact, size=len(content), details=details)
         items = [{"index": index, "loss": math.pi * index, "text": os.urandom(800).hex()} for index in range(100)]
         packed = keep_items(settings.items_path, pack_items(items[: 100 if step else 3]))
         enter(store, submission(step, run="run-a", tags={"lr": 1e-4}), suite())
@@ -82,7 +82,7 @@ def _leave_unfinished(store: Store, settings: Settings) -> None:
     store_result(store, dispatched(store, "plan"), plan(3))
     for large in (True, False):
         run = dispatched(store, "run")
-        output = {"features": b"\xff\0" * (100_000 if large else 3), "sum": 0.1}
+        output = msgpack.packb({"features": b"\xff\0" * (100_000 if large else 3), "sum": 0.1})
         place = {"task": run.task_id, "shard": run.shard_id, "attempt": run.attempt}
         store_result(store, run, ShardResult(keep_output(settings.outputs_path, output, **place)))
     dispatched(store, "run")

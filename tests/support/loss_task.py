@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgpack
+from task_stages import do_all
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
@@ -42,11 +42,7 @@ def context_of(
 
 
 def evaluate(loss: Loss, checkpoint: CheckpointRef, batch_tokens: int = 8192) -> TaskResult:
-    context = context_of(checkpoint, batch_tokens)
-    work = LossWork(loss)
-    plan = work.plan(context)
-    outputs = [msgpack.unpackb(msgpack.packb(work.run(context, shard))) for shard in plan.shards]
-    return work.merge(context, plan.shards, outputs)
+    return do_all(LossWork(loss), context_of(checkpoint, batch_tokens))
 
 
 def values(result: TaskResult) -> dict[str, MetricValue]:

@@ -6,11 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgpack
 from sqlalchemy.orm import Session
 
 from evalsvc.checkpoints.expression import canonical
 from evalsvc.checkpoints.reference import Identity
-from evalsvc.messages import ShardError, ShardResult
+from evalsvc.files.artifacts import KeptArtifact
+from evalsvc.files.items import pack_items
+from evalsvc.messages import KeptResult, LookResult, PlanResult, ShardDocument, ShardError, ShardResult
+from evalsvc.spec.looks import Until
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.lookup import find_evaluation
@@ -73,32 +77,33 @@ def metric(value: float, name: str = "loss/text", limit: int = 1, **fields: Any)
     return MetricValue(name, value, **(defaults | fields))
 
 
-def result(*metrics: MetricValue, **found: Any) -> ShardResult:
-    """What a merge brings back: metrics, and `items`, `warnings` or `artifacts`."""
-    measured = {
-        "metrics": [item.to_json() for item in metrics],
-        "protocols": {item.protocol.id: dict(item.protocol.content) for item in metrics},
-    }
-    return ShardResult({"items": [], "warnings": [], **measured, **found}, provenance={"device": "cpu"})
+def ran(**output: Any) -> ShardResult:
+    """What a run shard brings back: an output with these fields."""
+    return ShardResult(msgpack.packb(output))
 
 
-def kept_artifact(sha256: str, name: str = "grid.png") -> dict[str, Any]:
+def looked(*metrics: MetricValue) -> LookResult:
+    """What a look brings back."""
+    protocols = {item.protocol.id: dict(item.protocol.content) for item in metrics}
+    return LookResult([item.to_json() for item in metrics], protocols)
+
+
+def result(*metrics: MetricValue, items: Sequence[Mapping[str, Any]] | bytes | str = (), **found: Any) -> ShardResult:
+    """What is kept of a merge: metrics, and `items`, `notes`, `warnings` or `artifacts`."""
+    packed = items if isinstance(items, (bytes, str)) else pack_items(items)
+    return ShardResult(KeptResult(**vars(looked(*metrics)), items=packed, **found), provenance={"device": "cpu"})
+
+
+def kept_artifact(sha256: str, name: str = "grid.png") -> KeptArtifact:
     """An artifact of a merge whose content is kept already."""
-    return {"kind": "grid", "name": name, "media_type": "image/png", "sha256": sha256, "size": 3, "details": {}}
+    return KeptArtifact("grid", name, "image/png", {}, sha256, 3)
 
 
 def plan(shards: int, looks: Sequence[int] = (), until: Mapping[str, Any] | None = None) -> ShardResult:
     """What the planning of a task brings back: so many shards of 10 units, looked at after so many of them."""
-    payloads = [{"index": index, "units": 10} for index in range(shards)]
-    return ShardResult(
-        output={
-            "shards": payloads,
-            "total": 10 * shards,
-            "unit": "sequences",
-            "looks": [[look, 10 * look] for look in looks],
-            "until": until,
-        }
-    )
+    payloads: list[ShardDocument] = [{"index": index, "units": 10} for index in range(shards)]
+    stop = None if until is None else Until(**until)
+    return ShardResult(PlanResult(payloads, 10 * shards, "sequences", [(look, 10 * look) for look in looks], stop))
 
 
 def next_shard(store: Store, worker_state: WorkerState | None = None) -> Assignment | None:
@@ -122,7 +127,7 @@ def store_result(store: Store, assignment: Assignment, outcome: ShardResult) -> 
 def evaluate_whole(store: Store, *metrics: MetricValue, shards: int = 1, **found: Any) -> None:
     """Run everything that waits, each merge bringing back `metrics` and `found`, as `result` has it."""
     while assignment := next_shard(store):
-        stages = {"plan": plan(shards), "run": ShardResult(output={"sum": 1}), "merge": result(*metrics, **found)}
+        stages = {"plan": plan(shards), "run": ran(sum=1), "merge": result(*metrics, **found)}
         assert store_result(store, assignment, stages[assignment.request.stage])
 
 

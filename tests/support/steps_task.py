@@ -3,7 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.shares import standard_error
 from evalsvc.spec.looks import Until, schedule
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.task import Context, Plan, Task, TaskResult, Work
+from evalsvc.tasks.task import Context, Plan, Shard, Task, TaskResult, Work
 
 
 class Steps(Task):
@@ -43,35 +44,50 @@ class Steps(Task):
     """How much higher the marks of a checkpoint are whose file's name has `worse` in it."""
 
 
-class StepsWork(Work[Steps]):
+@dataclass(frozen=True)
+class StepsShard(Shard):
+    """Some of the steps."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class StepsOutput:
+    """The number of steps that were taken, and ballast."""
+
+    steps: int
+    bytes: bytes
+
+
+class StepsWork(Work[Steps, StepsShard, StepsOutput]):
     """Take the steps and count them."""
 
-    def plan(self, context: Context) -> Plan:
-        shards = [{"index": index, "units": self.task.steps} for index in range(self.task.shards)]
+    def plan(self, context: Context) -> Plan[StepsShard]:
+        shards = [StepsShard(self.task.steps, index) for index in range(self.task.shards)]
         looks = schedule([self.task.steps] * self.task.shards) if self.task.looks else ()
         return Plan(shards, "steps", looks, self.task.until)
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run(self, context: Context, shard: StepsShard) -> StepsOutput:
         for step in range(self.task.steps):
             with Path(self.task.log).open("a") as stream:
-                stream.write(f"{shard['index']} {step} {os.getpid()}\n")
+                stream.write(f"{shard.index} {step} {os.getpid()}\n")
             time.sleep(self.task.seconds)
-            if shard["index"] == self.task.poison:
+            if shard.index == self.task.poison:
                 os.kill(os.getpid(), signal.SIGKILL)
             if not self.task.deaf:
                 context.report(step + 1)
-        return {"steps": self.task.steps, "bytes": bytes([shard["index"]]) * self.task.size}
+        return StepsOutput(self.task.steps, bytes([shard.index]) * self.task.size)
 
-    def marks(self, context: Context, shard: Mapping[str, Any]) -> list[float]:
+    def marks(self, context: Context, shard: StepsShard) -> list[float]:
         """What any two checkpoints have in common, what is this one's own, and its drift."""
         name = Path(context.checkpoint.path).name
-        steps = range(self.task.steps * shard["index"], self.task.steps * (shard["index"] + 1))
+        steps = range(self.task.steps * shard.index, self.task.steps * (shard.index + 1))
         drift = self.task.drift if "worse" in name else 0.0
         return [Random(step).gauss(5, 1) + Random(f"{name} {step}").gauss(drift, 0.1) for step in steps]
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        total = sum(output["steps"] for output in outputs)
-        assert [output["bytes"] for output in outputs] == [bytes([shard["index"]]) * self.task.size for shard in shards]
+    def merge(self, context: Context, shards: Sequence[StepsShard], outputs: Sequence[StepsOutput]) -> TaskResult:
+        total = sum(output.steps for output in outputs)
+        assert [output.bytes for output in outputs] == [bytes([shard.index]) * self.task.size for shard in shards]
         protocol = Protocol({"task": self.task.kind, "version": 1})
         metrics = [MetricValue(f"{self.task.name}/total", total, None, total, "steps", "none", protocol)]
         items: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
 """A small checkpoint, and single stages of a suite on it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.checkpoints.reference import CheckpointRef, Virtual
 from evalsvc.config import Settings
-from evalsvc.messages import ShardRequest, ShardResult, Stage
+from evalsvc.messages import PlanResult, ShardDocument, ShardRequest, ShardResult, Stage
 from evalsvc.spec.suite import Suite
 from evalsvc.worker import models
 from evalsvc.worker.shard import run_shard
@@ -36,8 +36,14 @@ def run_stage(checkpoint: CheckpointRef, suite: Suite, stage: Stage = "plan") ->
     task = suite.tasks[0]
     if stage == "plan":
         return run_shard(ShardRequest(task, "plan", checkpoint), ignore, Settings.load())
-    plan = run_stage(replace(checkpoint, identity=None), suite)
-    return run_shard(ShardRequest(task, stage, checkpoint, plan.output["shards"][:1]), ignore, Settings.load())
+    return run_shard(ShardRequest(task, stage, checkpoint, planned(checkpoint, suite)[:1]), ignore, Settings.load())
+
+
+def planned(checkpoint: CheckpointRef, suite: Suite) -> Sequence[ShardDocument]:
+    """The shards of the suite's first task."""
+    plan = run_stage(replace(checkpoint, identity=None), suite).output
+    assert isinstance(plan, PlanResult)
+    return plan.shards
 
 
 def refused(result: ShardResult, code: str, *words: str) -> str:

@@ -141,9 +141,9 @@ def test_the_loss_of_a_model_of_text_alone_is_that_within_text(tmp_path: Path, o
 @pytest.mark.parametrize("is_first", [True, False])
 def test_the_first_step_is_told_by_the_service(is_first: bool) -> None:
     task = {**PAIRS, "general_text": TEXT, "general_text_limit": 5}
-    shards = run_stage("plan", pretrained(5), **task)["shards"]
+    shards = run_stage("plan", pretrained(5), **task).shards
     outputs = [run_stage("run", pretrained(5), None, [shard], **task) for shard in shards]
-    warnings = run_stage("merge", pretrained(5), None, shards, outputs, is_first=is_first, **task)["warnings"]
+    warnings = run_stage("merge", pretrained(5), None, shards, outputs, is_first=is_first, **task).warnings
     assert [warning["metric"] for warning in warnings] == (["loss/general_text_within"] if is_first else [])
 
 

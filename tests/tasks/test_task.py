@@ -1,10 +1,11 @@
+import types
 from importlib import import_module
 
 import pytest
 
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec import catalog
-from evalsvc.tasks.task import Plan, Work, cut
+from evalsvc.tasks.task import Plan, Shard, Task, Work, cut
 
 
 @pytest.mark.parametrize("kind", catalog.COMPONENTS["tasks"])
@@ -21,5 +22,15 @@ def test_a_plan_has_no_more_shards_than_a_queue_takes() -> None:
     with pytest.raises(InvalidRequest, match=words):
         cut(1_000_000, 1)
     with pytest.raises(InvalidRequest, match="is cut into 10,001 shards"):
-        Plan([{"units": 1}] * 10_001, "images")
+        Plan([Shard(units=1)] * 10_001, "images")
     assert list(cut(5, 2)) == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_a_work_names_frozen_dataclasses() -> None:
+    """It is said where the class is defined, not by the first shard that cannot be sent."""
+    with pytest.raises(
+        TypeError, match=r"Untyped does not name its types; write `class Untyped\(Work\[Parameters, Shard, "
+    ):
+        type("Untyped", (Work,), {})
+    with pytest.raises(TypeError, match="is no frozen dataclass"):
+        types.new_class("Loose", (Work[Task, Shard, dict],))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from worker_stages import LAYOUT, MODEL, count_loads, ignore, refused, run_stage, turned, virtual_of
+from worker_stages import LAYOUT, MODEL, count_loads, ignore, planned, refused, run_stage, turned, virtual_of
 
 from evalsvc.checkpoints.expression import digest_of
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files, identify
@@ -65,7 +65,7 @@ def test_a_checkpoint_that_is_not_the_posted_one(
     fragment: str,
 ) -> None:
     """By itself, or as the parent of a virtual one."""
-    payloads = run_stage(checkpoint, suite).output["shards"][:1]
+    payloads = planned(checkpoint, suite)[:1]
     harm(weights)
     for reference, label in ((checkpoint, "run-a step 2: "), (virtual, "run-v step 7: run-a step 2: ")):
         result = run_shard(ShardRequest(suite.tasks[0], stage, reference, payloads), ignore, Settings.load())

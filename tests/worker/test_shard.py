@@ -1,11 +1,15 @@
 import logging
 import math
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgpack
+import numpy as np
 import pytest
 import torch
 from worker_stages import count_loads, ignore, refused, run_stage
@@ -14,9 +18,9 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
 from evalsvc.installation import pip_install
-from evalsvc.messages import ShardRequest, ShardResult, Stage
+from evalsvc.messages import MergeResult, PlanResult, ShardRequest, ShardResult, Stage
 from evalsvc.spec.suite import Suite, TaskSpec
-from evalsvc.tasks.task import Context, Plan, Task, TaskResult, Work
+from evalsvc.tasks.task import Context, Plan, Shard, Task, TaskResult, Work
 from evalsvc.worker import context
 from evalsvc.worker import shard as shard_module
 from evalsvc.worker.models import ModelCache
@@ -30,14 +34,16 @@ def test_a_plan_loads_no_model_and_a_merge_needs_no_checkpoint(
     plan = run_stage(checkpoint, suite)
     assert plan.error is None
     assert loads == []
-    payloads = plan.output["shards"]
+    assert isinstance(plan.output, PlanResult)
+    payloads = plan.output.shards
     requests = [ShardRequest(suite.tasks[0], "run", checkpoint, [payload]) for payload in payloads]
     outputs = [run_shard(request, ignore, Settings.load()).output for request in requests]
     weights.unlink()
     monkeypatch.setattr(context, "_models", ModelCache())
     merged = run_shard(ShardRequest(suite.tasks[0], "merge", checkpoint, payloads, outputs), ignore, Settings.load())
     assert merged.error is None
-    assert set(merged.output) == {"metrics", "protocols", "items", "notes", "artifacts", "warnings"}
+    assert isinstance(merged.output, MergeResult)
+    assert {metric["name"] for metric in merged.output.metrics} >= {"pairs/text", "pairs/total"}
 
 
 class Panic(BaseException):
@@ -50,29 +56,38 @@ class Faulty(Task):
     kind: ClassVar[str] = "faulty"
 
 
-class FaultyWork(Work[Faulty]):
+@dataclass(frozen=True)
+class Nothing:
+    """What a shard leaves that fails."""
+
+    number: int = 0
+
+
+class FaultyWork(Work[Faulty, Shard, Nothing]):
     error: ClassVar[BaseException]
     items: ClassVar[list[dict[str, Any]]] = []
+    output: ClassVar[Any] = None
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[Shard]:
         raise self.error
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        context.dataset(7)  # type: ignore[arg-type]
-        return {}
+    def run(self, context: Context, shard: Shard) -> Nothing:
+        if self.output is None:
+            context.dataset(7)  # type: ignore[arg-type]
+        return self.output  # type: ignore[no-any-return]
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(self, context: Context, shards: Sequence[Shard], outputs: Sequence[Nothing]) -> TaskResult:
         return TaskResult([], self.items)
 
 
 @pytest.fixture
 def faulty(checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ShardResult]:
-    def run(error: BaseException | None, stage: Stage = "plan") -> ShardResult:
+    def run(error: BaseException | None, stage: Stage = "plan", *outputs: bytes) -> ShardResult:
         if error is not None:
             monkeypatch.setattr(FaultyWork, "error", error, raising=False)
         monkeypatch.setattr(shard_module, "build_task", lambda spec: Faulty(name="faulty"))
         monkeypatch.setattr(shard_module, "work_of", FaultyWork)
-        request = ShardRequest(TaskSpec("faulty", "faulty", {}), stage, checkpoint, [{}])
+        request = ShardRequest(TaskSpec("faulty", "faulty", {}), stage, checkpoint, [{"units": 1}], outputs)
         return run_shard(request, ignore, Settings.load())
 
     return run
@@ -89,7 +104,7 @@ def faulty(checkpoint: CheckpointRef, monkeypatch: pytest.MonkeyPatch) -> Callab
         (
             RuntimeError("shape '[2]' is invalid"),
             "internal_error",
-            "RuntimeError: shape '[2]' is invalid at evalsvc/worker/shard.py:",
+            "RuntimeError: shape '[2]' is invalid at evalsvc/tasks/stages.py:",
         ),
     ],
 )
@@ -117,9 +132,36 @@ def test_items_are_what_every_json_and_database_can_hold(
 ) -> None:
     """A NaN made the result file something that other parsers refuse, and PostgreSQL refused the whole task."""
     monkeypatch.setattr(FaultyWork, "items", [{"index": 0, "nll": math.nan, "ids": (1, 2), "text": "a\0b"}])
-    assert faulty(None, "merge").output["items"] == [{"index": 0, "nll": "NaN", "ids": [1, 2], "text": "a\ufffdb"}]
+    found = faulty(None, "merge").output
+    assert isinstance(found, MergeResult)
+    assert found.items == [{"index": 0, "nll": "NaN", "ids": [1, 2], "text": "a\ufffdb"}]
     monkeypatch.setattr(FaultyWork, "items", [{"index": 0, "image": b"png"}])
     refused(faulty(None, "merge"), "internal_error", "bytes b'png' is not JSON-able")
+
+
+@pytest.mark.parametrize(
+    ("output", "mistake"),
+    [
+        ({"number": 1}, "it is a dict, not a Nothing"),
+        (Nothing("1"), "a field of it is not what its annotation says: .*Expected `int`"),
+        (Nothing(np.float32(1)), "a field of it is not what its annotation says"),
+    ],
+)
+def test_an_output_of_another_type_than_the_class_names_fails_its_shard(
+    faulty: Callable[..., ShardResult], monkeypatch: pytest.MonkeyPatch, output: Any, mistake: str
+) -> None:
+    monkeypatch.setattr(FaultyWork, "output", output)
+    message = refused(faulty(None, "run"), "internal_error")
+    assert re.match(rf"FaultyWork\.run returned what cannot travel: {mistake}", message)
+    assert message.endswith("return the dataclass that the class names in `Work[Parameters, Shard, Output]`")
+
+
+def test_outputs_of_another_version_of_a_task_are_refused(faulty: Callable[..., ShardResult]) -> None:
+    packed = msgpack.packb({"number": "many"})
+    result = faulty(None, "merge", packed)
+    refused(
+        result, "data_changed", "'faulty'", "of another version of its code (no Nothing: number: ", "evaluate again"
+    )
 
 
 def test_the_interrupt_key_gets_through(faulty: Callable[..., ShardResult]) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from evalsvc.checkpoints.kept import spool_path
 from evalsvc.files.artifacts import artifact_path
-from evalsvc.files.outputs import OutputFile, output_path, unpack
+from evalsvc.files.outputs import OutputFile, from_column, output_path
 from evalsvc.store.backup.rows import STREAMED, Columns
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -57,7 +57,7 @@ def named_files(connection: Connection, schema: Mapping[str, Columns], *, spool:
         for sha256 in connection.scalars(text(query), execution_options=STREAMED):
             yield _content("items", sha256)
     for packed in connection.scalars(text(_OUTPUTS), execution_options=STREAMED):
-        output = unpack(bytes(packed))
+        output = from_column(bytes(packed))
         if isinstance(output, OutputFile):
             yield _output(output)
     if spool:
@@ -77,7 +77,7 @@ def require_safe_row(table: str, row: Mapping[str, Any]) -> None:
         _content("items", row["items_sha256"])
     if table == "shards" and row["output"] is not None:
         try:
-            output = unpack(row["output"])
+            output = from_column(row["output"])
         except Exception as error:  # MessagePack's own errors, and those of an `OutputFile` with other fields
             raise ValueError(f"a row of shards has an output that cannot be read ({type(error).__name__})") from None
         if isinstance(output, OutputFile):

@@ -7,7 +7,7 @@ a restart, after a retry. A result is stored only by the attempt that is current
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ from sqlalchemy.orm import Session, joinedload
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import is_transient
-from evalsvc.files.items import pack_items
-from evalsvc.files.outputs import OutputFile
-from evalsvc.messages import ShardError, ShardRequest, ShardResult, Stage
-from evalsvc.spec.looks import Until, stop_note
+from evalsvc.files.outputs import KeptOutput, OutputFile
+from evalsvc.messages import (
+    PlanResult,
+    ShardError,
+    ShardRequest,
+    ShardResult,
+    Stage,
+    units_of,
+)
+from evalsvc.spec.looks import stop_note
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.store.history.values import write_values
 from evalsvc.store.hold import hold, hold_all
@@ -27,6 +33,7 @@ from evalsvc.store.lookup import step_of
 from evalsvc.store.queue.back_off import wait_until
 from evalsvc.store.queue.order import WorkerState, next_shard
 from evalsvc.store.queue.references import checkpoint_reference
+from evalsvc.store.queue.stage_results import LOOK, MERGE, PLAN, from_row, to_row
 from evalsvc.store.queue.totals import count_attempt
 from evalsvc.store.runs.base import find_base, is_first
 from evalsvc.store.runs.posting import record_digest
@@ -114,10 +121,10 @@ def finish(session: Session, assignment: Assignment, result: ShardResult, max_at
             _fail(shard, error)
     else:
         shard.state, shard.not_before = "succeeded", None
-        shard.output = result.output
+        shard.output = to_row(result.output)
         shard.error = None
         if shard.stage == "run":
-            shard.units = (shard.payload or {})["units"]
+            shard.units = units_of(shard.payload or {})
         session.flush()
         _record_digests(session, task.evaluation.checkpoint, result.provenance)
     session.flush()
@@ -226,10 +233,11 @@ def advance(session: Session, task: Task) -> None:
     plan, runs, merges = stages["plan"][0], stages["run"], stages["merge"]
     if plan.state != "succeeded":
         return
+    planned = from_row(PLAN, plan.output)
     if not runs:
-        _insert_runs(session, task, plan.output)
+        _insert_runs(session, task, planned)
     elif not merges:
-        waits = _look(session, task, plan.output, runs, stages["look"])
+        waits = _look(session, task, planned, runs, stages["look"])
         if not waits and all(shard.state in ("succeeded", "skipped") for shard in runs):
             _skip(session, [look for look in stages["look"] if look.state == "queued"])
             session.add(Shard(task_id=task.id, stage="merge", index=0))
@@ -295,9 +303,14 @@ def _request(task: Task, shard: Shard, reference: CheckpointRef) -> ShardRequest
         runs = [item for item in task.shards if item.stage == "run" and item.state != "skipped"]
         runs = sorted(runs, key=lambda item: item.index)[: (shard.payload or {}).get("shards")]
         return ShardRequest(
-            spec, stage, reference, [item.payload or {} for item in runs], [item.output for item in runs]
+            spec, stage, reference, [item.payload or {} for item in runs], [_output(item) for item in runs]
         )
     return ShardRequest(spec, stage, reference, [shard.payload] if shard.payload is not None else [])
+
+
+def _output(shard: Shard) -> KeptOutput:
+    assert shard.output is not None, "what is merged has run"
+    return shard.output
 
 
 def _fenced(session: Session, assignment: Assignment) -> Shard | None:
@@ -327,30 +340,30 @@ def _close_attempt(session: Session, shard: Shard, outcome: str, code: str = "")
     attempt = session.get(Attempt, (shard.id, shard.attempt))
     if attempt is not None:
         attempt.finished_at, attempt.outcome = now(), outcome
-        units = (shard.payload or {}).get("units", 0) if shard.stage == "run" and outcome == "succeeded" else 0
+        units = units_of(shard.payload) if shard.payload and shard.stage == "run" and outcome == "succeeded" else 0
         seconds = (attempt.finished_at - attempt.started_at).total_seconds()
         way = {"kind": shard.task.kind, "stage": shard.stage, "outcome": outcome, "code": code}
         count_attempt(session, **way, seconds=seconds, units=units)
 
 
-def _insert_runs(session: Session, task: Task, plan: Any) -> None:
-    task.total, task.unit, task.looks = plan["total"], plan["unit"], bool(plan.get("looks"))
-    for index, payload in enumerate(plan["shards"]):
+def _insert_runs(session: Session, task: Task, plan: PlanResult) -> None:
+    task.total, task.unit, task.looks = plan.total, plan.unit, bool(plan.looks)
+    for index, payload in enumerate(plan.shards):
         session.add(Shard(task_id=task.id, stage="run", index=index, payload=payload))
 
 
-def _look(session: Session, task: Task, plan: Any, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
+def _look(session: Session, task: Task, plan: PlanResult, runs: Sequence[Shard], looks: Sequence[Shard]) -> bool:
     """Look where enough shards are done, and skip the rest once a look says so; whether the merge has to wait for it.
 
     Looks decide in their order, whichever of them is done first: how many samples are used is not up to chance.
     """
-    until = None if plan.get("until") is None else Until(**plan["until"])
+    until = plan.until
     if any(shard.state == "skipped" for shard in runs):
         return False
     if until is None and all(shard.state == "succeeded" for shard in runs):
         return False
     known = {look.index: look for look in looks}
-    for index, (shards, units) in enumerate(plan.get("looks", ())):
+    for index, (shards, units) in enumerate(plan.looks):
         if shards >= len(runs) or any(shard.state != "succeeded" for shard in runs[:shards]):
             break
         look = known.get(index)
@@ -358,8 +371,10 @@ def _look(session: Session, task: Task, plan: Any, runs: Sequence[Shard], looks:
             session.add(Shard(task_id=task.id, stage="look", index=index, payload={"shards": shards, "done": units}))
         if until is not None and (look is None or look.state in ("queued", "running")):
             return True
-        if until and look and look.state == "succeeded" and (reason := until.reached((look.output or {})["metrics"])):
-            said = stop_note(reason, units, plan["looks"][-1][1], plan["unit"])
+        if until is None or look is None or look.state != "succeeded":
+            continue
+        if reason := until.reached(from_row(LOOK, look.output).metrics):
+            said = stop_note(reason, units, plan.looks[-1][1], plan.unit)
             look.payload = {**(look.payload or {}), "stopped": said}
             _skip(session, [*runs[shards:], *looks[looks.index(look) + 1 :]])
             return False
@@ -378,36 +393,29 @@ def _skip(session: Session, shards: Iterable[Shard]) -> None:
 def _store_result(
     session: Session, task: Task, merge: Shard, runs: Sequence[Shard], looks: Sequence[Shard] = ()
 ) -> None:
-    result = merge.output or {}
+    result = from_row(MERGE, merge.output)
     _skip(session, [look for look in looks if look.state in ("queued", "running")])
     used = [shard for shard in runs if shard.state == "succeeded"]
     stopped = [(look.payload or {})["stopped"] for look in looks if "stopped" in (look.payload or {})]
-    task.metrics, task.state = result["metrics"], "succeeded"
-    task.warnings = result.get("warnings") or None
-    task.items, task.items_sha256 = _kept(result["items"])
+    task.metrics, task.state = list(result.metrics), "succeeded"
+    task.warnings = list(result.warnings) or None
+    task.items, task.items_sha256 = (result.items, None) if isinstance(result.items, bytes) else (None, result.items)
     session.execute(delete(Artifact).where(Artifact.task_id == task.id))
-    session.add_all(Artifact(task_id=task.id, **artifact) for artifact in result.get("artifacts", ()))
+    session.add_all(Artifact(task_id=task.id, **asdict(artifact)) for artifact in result.artifacts)
     task.provenance = {
         **(merge.provenance or {}),
         "shards": [shard.provenance for shard in used],
-        "notes": {**result.get("notes", {}), **({"stopped": stopped[0]} if stopped else {})},
+        "notes": {**result.notes, **({"stopped": stopped[0]} if stopped else {})},
     }
-    task.total = sum((shard.payload or {})["units"] for shard in used)
+    task.total = sum(units_of(shard.payload or {}) for shard in used)
     evaluation = task.evaluation
     if evaluation.checkpoint.replaced_at is None:
-        write_values(session, evaluation, result["metrics"], result["protocols"])
+        write_values(session, evaluation, result.metrics, result.protocols)
     # The task now holds what the shards' outputs were for.
     merge.output = None
     for shard in [*runs, *looks]:
         shard.output = None
     _close_evaluation(evaluation)
-
-
-def _kept(items: Any) -> tuple[bytes | None, str | None]:
-    """The columns of a task for its results per item: packed, the digest of their file, or as the merge gave them."""
-    if isinstance(items, str):
-        return None, items
-    return items if isinstance(items, bytes) else pack_items(items), None
 
 
 def _close_evaluation(evaluation: Evaluation) -> None:

@@ -37,10 +37,10 @@ AS_IT_IS, LEARNED = "table", "learned"
 """The parts: the table of the checkpoint, and the one with trained image rows."""
 
 
-class AlignmentWork(Work[Alignment]):
+class AlignmentWork(Work[Alignment, Mapping[str, Any], Mapping[str, Any]]):
     """Measure the pairs in a table, and train image rows where the task asks for it."""
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
         """Plan a part for the table as it is, and one for the learned rows, checking every record against the layout.
 
         Raises InvalidData where the layout has no image block, there are too few pairs, or a record does not fit.

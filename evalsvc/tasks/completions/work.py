@@ -45,10 +45,10 @@ DRAWING = "completions/1"
 """In the protocol of the items: how ids are drawn."""
 
 
-class CompletionsWork(TextWork[Completions]):
+class CompletionsWork(TextWork[Completions, Mapping[str, Any], Mapping[str, Any]]):
     """Draw the completions, and have the base judge them."""
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
         """Plan one shard, and check tokenizer, layouts and prompts.
 
         Raises InvalidData where there is no tokenizer, it is not that of checkpoint and base, or a prompt is empty.

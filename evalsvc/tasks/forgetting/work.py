@@ -48,10 +48,10 @@ SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", 
 """What the page shows of the text's metrics beside the losses."""
 
 
-class ForgettingWork(BenchmarkWork[Forgetting]):
+class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, Any]]):
     """Put the same questions and texts to a checkpoint and to its base, and compare."""
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
         """Plan shards of text, and of documents for the checkpoint, for its base, and for both of `icl`'s ways.
 
         Raises InvalidRequest where the run has no base, and InvalidData where the base has another tokenizer.

@@ -21,7 +21,7 @@ from evalsvc.language.results import Results, plain_mean, require_mean
 from evalsvc.tasks.language.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.language.spec import BenchmarkTask, Language
 from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
-from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning
+from evalsvc.tasks.task import Context, Output, Plan, ShardKind, TaskResult, TaskWarning
 from evalsvc.tasks.text_work import TextWork
 
 BITS = "bits/byte"
@@ -29,7 +29,7 @@ BITS = "bits/byte"
 BenchmarkParameters = TypeVar("BenchmarkParameters", bound=BenchmarkTask)
 
 
-class BenchmarkWork(TextWork[BenchmarkParameters], Generic[BenchmarkParameters]):
+class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[BenchmarkParameters, ShardKind, Output]):
     """What the tasks that ask benchmarks do alike."""
 
     def load(self, context: Context, num_fewshot: int | None = None, fewshot: str | None = None) -> Loaded:
@@ -117,10 +117,10 @@ class BenchmarkWork(TextWork[BenchmarkParameters], Generic[BenchmarkParameters])
         }
 
 
-class LanguageWork(BenchmarkWork[Language]):
+class LanguageWork(BenchmarkWork[Language, Mapping[str, Any], Mapping[str, Any]]):
     """Plan, ask and score benchmarks."""
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
         """Load the benchmarks, encode all that they ask, and cut their documents into shards."""
         encoding, loaded = self.encoding(context), self.load(context)
         if self.task.mean:

@@ -43,10 +43,10 @@ DATA, GENERAL_TEXT = "data", "general_text"
 """Parts of a task, of which each shard belongs to one."""
 
 
-class LossWork(Work[Loss]):
+class LossWork(Work[Loss, Mapping[str, Any], Mapping[str, Any]]):
     """Plan, run and merge a loss task."""
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
         """Cut the data into contiguous ranges, every record checked against the layout. No image is encoded.
 
         Where sequences belong together, the ranges are of the data in the order of their groups, and no group is in two

@@ -28,10 +28,10 @@ FRECHET = {2048: "fid", 64: "fid64"}
 """Names of the distances, by the extractor's tap."""
 
 
-class ReconstructionWork(Work[Reconstruction]):
+class ReconstructionWork(Work[Reconstruction, Mapping[str, Any], Mapping[str, Any]]):
     """Plan, run and merge a reconstruction task."""
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
         """Cut the images into contiguous ranges, without opening any.
 
         Raises InvalidData for fewer images than asked for or than a tap needs, or a size that does not divide into

@@ -35,10 +35,10 @@ from evalsvc.tasks.text_to_image.recipes import find_protocol
 from evalsvc.tasks.text_to_image.spec import TextToImage
 
 
-class TextToImageWork(Work[TextToImage]):
+class TextToImageWork(Work[TextToImage, Mapping[str, Any], Mapping[str, Any]]):
     """Plan, run and merge a text_to_image task."""
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
         """Cut reference images, where their features are not known, and prompts into shards.
 
         Raises InvalidData where a caption does not fit the layout or lacks its label, or a metric cannot be measured,

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 from app_in_process import App, app_on_port, refused
-from queue_steps import enter, metric, next_shard, plan, result, store_result, submission, suite
+from queue_steps import enter, metric, next_shard, plan, ran, result, store_result, submission, suite
 from service_process import ServiceProcess
 
 from evalsvc.api.routes import events
@@ -163,7 +163,7 @@ def test_it_is_told_as_it_happens(service: Service, monkeypatch: pytest.MonkeyPa
         assert first["data"]["state"] == "queued"
         step(service.store, plan(2, looks=[1]))
         assert [next(told)["data"]["state"] for _ in range(2)] == ["running", "running"]
-        step(service.store, ShardResult(output={"sum": 1}))
+        step(service.store, ran(sum=1))
         step(service.store, result(metric(1.25)))
         interim = next(told)
         assert (interim["event"], interim["data"]["done"]) == ("interim", 10)
@@ -174,7 +174,7 @@ def test_it_is_told_as_it_happens(service: Service, monkeypatch: pytest.MonkeyPa
             "loss-0": {"done": 15, "total": 20, "unit": "sequences", "per_second": 2.5, "seconds_left": 2.0}
         }
         assert (progress["event"], progress["id"]) == ("progress", None)
-        step(service.store, ShardResult(output={"sum": 1}))
+        step(service.store, ran(sum=1))
         step(service.store, result(metric(1.5)))
         rest = [event for event in told if event["event"] != "progress"]
         assert [(event["event"], event["data"]["state"]) for event in rest] == [

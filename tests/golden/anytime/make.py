@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,8 +58,8 @@ def _sample(checkpoint: str, seeds: range) -> tuple[Features, Features]:
             "keep": 0,
         }
         (spec,) = parse_suite({"tasks": [task]}, "pool").tasks
-        for shard in _output(ShardRequest(spec, "plan", posted))["shards"]:
-            output = _output(ShardRequest(spec, "run", posted, [shard]))
+        for shard in _output(ShardRequest(spec, "plan", posted)).shards:
+            output = msgpack.unpackb(_output(ShardRequest(spec, "run", posted, [shard])))
             features = unpack_array(output["features"][KEY]).astype(np.float16)
             if shard["part"] == "sample":
                 drawn.append(features)

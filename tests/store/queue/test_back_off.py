@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from queue_steps import begin, dispatched, lose, next_shard, retry, state, store_result
+from queue_steps import begin, dispatched, lose, next_shard, ran, retry, state, store_result
 
 from evalsvc.messages import ShardError, ShardResult
 from evalsvc.store.lookup import find_evaluation
@@ -102,7 +102,7 @@ def test_what_succeeds_after_a_failure_leaves_no_trace_of_it(store: Store, set_c
     fail(store, begin(store, shards=1)[1][0], FULL)
     set_clock(10)
     again = dispatched(store)
-    assert store_result(store, again, ShardResult(output={"sum": 1}))
+    assert store_result(store, again, ran(sum=1))
     with store.reading() as session:
         shard = session.get_one(Shard, again.shard_id)
         assert (shard.state, shard.error, shard.not_before) == ("succeeded", None, None)

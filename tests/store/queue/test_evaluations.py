@@ -13,6 +13,7 @@ from queue_steps import (
     metric,
     next_shard,
     plan,
+    ran,
     result,
     retry,
     state,
@@ -30,7 +31,7 @@ from evalsvc.store.queue.shards import Assignment, fail_checkpoint, give_up, req
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Shard
 
-DONE = ShardResult(output={"sum": 1})
+DONE = ran(sum=1)
 BROKEN = ShardResult(error=ShardError("non_finite", "NaN"))
 
 

@@ -5,7 +5,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from queue_steps import cancel, dispatched, enter, metric, next_shard, plan, result, store_result, submission, suite
+from queue_steps import (
+    cancel,
+    dispatched,
+    enter,
+    looked,
+    metric,
+    next_shard,
+    plan,
+    ran,
+    result,
+    store_result,
+    submission,
+    suite,
+)
 from sqlalchemy import select
 
 from evalsvc.messages import ShardError, ShardResult
@@ -29,12 +42,11 @@ def begin(store: Store, shards: int = 4, until: Mapping[str, Any] | None = None)
 def run(store: Store, shards: int) -> None:
     for _ in range(shards):
         assignment = dispatched(store, "run")
-        assert store_result(store, assignment, ShardResult(output={"sum": assignment.request.shards[0]["index"]}))
+        assert store_result(store, assignment, ran(sum=assignment.request.shards[0]["index"]))
 
 
 def seen(stderr: float = 0.1) -> ShardResult:
-    whole = result(metric(1.5, stderr=stderr)).output
-    return ShardResult(output={key: whole[key] for key in ("metrics", "protocols")})
+    return ShardResult(looked(metric(1.5, stderr=stderr)))
 
 
 def task_view(store: Store, evaluation: int) -> dict[str, Any]:
@@ -59,7 +71,7 @@ def test_a_look_comes_before_the_shards_that_wait_and_shows_what_is_known_so_far
     assert task_view(store, evaluation)["interim"] is None
     run(store, 1)
     look = dispatched(store, "look")
-    assert (look.request.shards, look.request.outputs) == ([{"index": 0, "units": 10}], [{"sum": 0}])
+    assert (look.request.shards, look.request.outputs) == ([{"index": 0, "units": 10}], [ran(sum=0).output])
     store_result(store, look, seen())
     interim = task_view(store, evaluation)["interim"]
     assert (interim["done"], interim["metrics"][0]["value"]) == (10, 1.5)
@@ -80,7 +92,7 @@ def test_a_look_that_nobody_has_begun_is_not_waited_for_at_the_end(store: Store)
     begin(store, shards=3)
     runs = [dispatched(store, "run") for _ in range(3)]
     for item in runs:
-        store_result(store, item, ShardResult(output={}))
+        store_result(store, item, ran())
     store_result(store, dispatched(store, "merge"), result(metric(2.5)))
     assert {state for stage, _, state in states(store) if stage == "look"} == {"skipped"}
     assert values(store) == [[2.5]]
@@ -109,7 +121,7 @@ def test_enough_ends_the_task_and_stops_what_runs(store: Store) -> None:
     evaluation = begin(store, shards=5, until=UNTIL)
     first, second, third, fourth = (dispatched(store, "run") for _ in range(4))
     for item in (third, first, second):
-        store_result(store, item, ShardResult(output={"sum": item.request.shards[0]["index"]}))
+        store_result(store, item, ran(sum=item.request.shards[0]["index"]))
     one, two = dispatched(store, "look"), next_shard(store)
     assert two is not None
     assert (two.request.stage, two.request.shards) == ("run", [{"index": 4, "units": 10}]), "the looks go in order"
@@ -120,9 +132,9 @@ def test_enough_ends_the_task_and_stops_what_runs(store: Store) -> None:
     with store.reading() as session:
         running = [item.shard_id for item in (first, fourth, two)]
         assert unwanted(session, running) == {fourth.shard_id, two.shard_id}
-    assert not store_result(store, fourth, ShardResult(output={"sum": 3})), "its result is late"
+    assert not store_result(store, fourth, ran(sum=3)), "its result is late"
     merge = dispatched(store, "merge")
-    assert merge.request.outputs == [{"sum": 0}, {"sum": 1}]
+    assert merge.request.outputs == [ran(sum=0).output, ran(sum=1).output]
     store_result(store, merge, result(metric(2.5, stderr=0.05)))
     task = task_view(store, evaluation)
     assert task["state"] == "succeeded"
@@ -143,7 +155,7 @@ def test_a_merge_waits_for_a_look_that_may_be_enough(store: Store) -> None:
     begin(store, shards=3, until=UNTIL)
     runs = [dispatched(store, "run") for _ in range(3)]
     for item in runs:
-        store_result(store, item, ShardResult(output={}))
+        store_result(store, item, ran())
     look = dispatched(store, "look")
     assert next_shard(store) is None
     with store.transaction() as session:

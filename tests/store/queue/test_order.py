@@ -4,10 +4,9 @@ import statistics
 import time
 
 import pytest
-from queue_steps import dispatched, enter, lose, next_shard, plan, store_result, submission, suite
+from queue_steps import dispatched, enter, lose, next_shard, plan, ran, store_result, submission, suite
 from sqlalchemy import insert, select
 
-from evalsvc.messages import ShardResult
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.queue.order import WorkerState
 from evalsvc.store.queue.shards import Assignment
@@ -133,7 +132,7 @@ def test_a_shard_that_is_tried_again_comes_in_its_place(store: Store) -> None:
     lose(store, first)
     again = dispatched(store)
     assert (again.shard_id, again.attempt) == (first.shard_id, 2)
-    assert store_result(store, again, ShardResult(output={"sum": 1}))
+    assert store_result(store, again, ran(sum=1))
 
 
 @pytest.mark.usefixtures("many_cases")

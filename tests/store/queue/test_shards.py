@@ -15,6 +15,7 @@ from queue_steps import (
     metric,
     next_shard,
     plan,
+    ran,
     result,
     retry,
     state,
@@ -36,7 +37,7 @@ from evalsvc.store.queue.shards import Assignment, requeue_running, run_again
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Attempt, Checkpoint, Evaluation, Shard
 
-DONE = ShardResult(output={"sum": 1})
+DONE = ran(sum=1)
 
 
 def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
@@ -46,10 +47,10 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
         ("run", [{"index": 1, "units": 10}]),
     ]
     for index, item in enumerate(runs):
-        store_result(store, item, ShardResult(output={"sum": index}))
+        store_result(store, item, ran(sum=index))
     merge = dispatched(store)
     assert merge.request.stage == "merge"
-    assert merge.request.outputs == [{"sum": 0}, {"sum": 1}]
+    assert merge.request.outputs == [ran(sum=0).output, ran(sum=1).output]
     assert state(store, evaluation) == "running"
     store_result(store, merge, result(metric(1.5)))
     assert state(store, evaluation) == "succeeded"
@@ -64,7 +65,7 @@ def test_a_late_result_of_an_older_attempt_is_not_stored(store: Store) -> None:
     lose(store, old)
     new = dispatched(store)
     assert (new.shard_id, new.attempt) == (old.shard_id, old.attempt + 1)
-    assert store_result(store, old, ShardResult(output={"sum": 99})) is False
+    assert store_result(store, old, ran(sum=99)) is False
     assert store_result(store, new, DONE) is True
     assert store_result(store, new, DONE) is True, "a commit whose answer was lost: its file must not be dropped"
     with store.reading() as session:
@@ -158,8 +159,8 @@ def test_a_shard_waits_while_its_base_is_being_spooled(store: Store) -> None:
 
 def test_the_first_worker_s_digest_is_kept_for_the_later_ones(store: Store) -> None:
     _, [first, second] = begin(store)
-    store_result(store, first, ShardResult(output={}, provenance={"checkpoint_sha256": "a" * 64}))
-    store_result(store, second, ShardResult(output={}, provenance={"checkpoint_sha256": "b" * 64}))
+    store_result(store, first, ShardResult(b"\x80", provenance={"checkpoint_sha256": "a" * 64}))
+    store_result(store, second, ShardResult(b"\x80", provenance={"checkpoint_sha256": "b" * 64}))
     merge = dispatched(store)
     assert merge.request.checkpoint.sha256 == "a" * 64
 

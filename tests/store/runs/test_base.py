@@ -1,11 +1,10 @@
 """What a run is compared with: named, by default, replaced, and kept."""
 
 import pytest
-from queue_steps import enter, measure, metric, next_shard, plan, result, store_result, submission, suite
+from queue_steps import enter, measure, metric, next_shard, plan, ran, result, store_result, submission, suite
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
-from evalsvc.messages import ShardResult
 from evalsvc.store.lookup import find_checkpoint, find_run, get_or_create_run
 from evalsvc.store.runs import base as bases
 from evalsvc.store.runs.base import base_ids, base_view, find_base, name_base, runs_awaiting_base
@@ -139,7 +138,7 @@ def test_a_merge_is_told_whether_its_checkpoint_is_the_first(store: Store) -> No
     enter(store, submission(25), suite())
     told = []
     while assignment := next_shard(store):
-        stages = {"plan": plan(1), "run": ShardResult(output={}), "merge": result(metric(1.0))}
+        stages = {"plan": plan(1), "run": ran(), "merge": result(metric(1.0))}
         told.append((assignment.checkpoint_id, assignment.request.stage, assignment.request.is_first))
         assert store_result(store, assignment, stages[assignment.request.stage])
     assert sorted(entry for entry in told if entry[1] == "merge") == [(1, "merge", True), (2, "merge", False)]

@@ -1,10 +1,11 @@
 """A task of another package: how many letters the checkpoint's label has."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.task import Context, Plan, Task, TaskResult, Work
+from evalsvc.tasks.task import Context, Plan, Shard, Task, TaskResult, Work
 
 
 class Letters(Task):
@@ -17,14 +18,21 @@ class Letters(Task):
     """By how much the number is multiplied."""
 
 
-class LettersWork(Work[Letters]):
-    def plan(self, context: Context) -> Plan:
-        return Plan([{"units": 1}], "labels")
+@dataclass(frozen=True)
+class Counted:
+    """What a shard leaves for the merge."""
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"letters": sum(character.isalpha() for character in context.checkpoint.label)}
+    letters: int
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
-        count = self.task.times * outputs[0]["letters"]
+
+class LettersWork(Work[Letters, Shard, Counted]):
+    def plan(self, context: Context) -> Plan[Shard]:
+        return Plan([Shard(units=1)], "labels")
+
+    def run(self, context: Context, shard: Shard) -> Counted:
+        return Counted(sum(character.isalpha() for character in context.checkpoint.label))
+
+    def merge(self, context: Context, shards: Sequence[Shard], outputs: Sequence[Counted]) -> TaskResult:
+        count = self.task.times * outputs[0].letters
         name, protocol = f"{self.task.name}/count", Protocol({"task": self.task.kind, "times": self.task.times})
         return TaskResult([MetricValue(name, count, None, 1, "letters", "none", protocol)])

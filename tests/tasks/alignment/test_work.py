@@ -18,7 +18,6 @@ from miniature_run import LAYOUT, pretrained
 from task_runs import artifacts, error, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
-from evalsvc.files.outputs import pack, unpack
 from evalsvc.miniature import ROOT
 from evalsvc.models import load_model
 from evalsvc.models.image_rows import read_image_rows
@@ -253,17 +252,17 @@ def test_shards_travel_and_report_every_step() -> None:
     """Outputs go through MessagePack, and payloads through JSON; merging needs neither data nor weights."""
     task: dict[str, Any] = {"kind": "alignment", "permutations": 5, "learn": {**SHORT, "steps": 5}}
     plan = run_stage("plan", pretrained(0), data=HELD_OUT, **task)
-    assert (plan["total"], plan["unit"]) == (7, "steps")
+    assert (plan.total, plan.unit) == (7, "steps")
     outputs = []
-    for shard in json.loads(json.dumps(plan["shards"])):
+    for shard in json.loads(json.dumps(plan.shards)):
         done: list[int] = []
         output = run_stage("run", pretrained(0), None, [shard], report=done.append, data=HELD_OUT, **task)
         assert done == sorted(done)
         assert done[-1] == shard["units"]
-        outputs.append(unpack(pack(output)))
-    merged = run_stage("merge", pretrained(0), None, plan["shards"], outputs, data="/nowhere.jsonl", **task)
+        outputs.append(output)
+    merged = run_stage("merge", pretrained(0), None, plan.shards, outputs, data="/nowhere.jsonl", **task)
     direct = evaluate(pretrained(0), learn=task["learn"], permutations=5)
-    assert merged["metrics"] == [{k: v for k, v in metric.items() if k != "task"} for metric in direct["metrics"]]
+    assert merged.metrics == [{k: v for k, v in metric.items() if k != "task"} for metric in direct["metrics"]]
 
 
 def test_data_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None:
@@ -274,7 +273,7 @@ def test_data_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None:
     plan = run_stage("plan", pretrained(0), **task)
     for path in (training, data):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-        found = run_stage("run", pretrained(0), None, plan["shards"][1:], **task)
+        found = run_stage("run", pretrained(0), None, plan.shards[1:], **task)
         assert found.code == "data_changed"
         assert str(path) in found.message
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from benchmark_files import questions, write_benchmark
 from metric_items import value_of_items
@@ -123,7 +124,7 @@ def test_the_base_beside_itself_has_forgotten_nothing(benchmarks: dict[str, Any]
             assert (metric["value"], metric["stderr"] == 0) == (0, metric["unit"] != "fraction"), name
     assert by_name["forgetting/top1_agreement"]["value"] == 1
     plan = stage("plan", FIRST, of=same, **benchmarks)
-    assert {shard["part"] for shard in plan["shards"]} == {"checkpoint"}
+    assert {shard["part"] for shard in plan.shards} == {"checkpoint"}
 
 
 def test_what_is_left_to_be_read(benchmarks: dict[str, Any]) -> None:
@@ -197,17 +198,17 @@ def test_texts_that_are_too_short_say_nothing_about_late_tokens() -> None:
 
 def test_the_bases_answers_are_kept(benchmarks: dict[str, Any], data_dir: Path) -> None:
     """They are the same for every checkpoint of a run, and half of the work."""
-    [shard] = [shard for shard in stage("plan", FIRST, **benchmarks)["shards"] if shard["part"] == "base"]
+    [shard] = [shard for shard in stage("plan", FIRST, **benchmarks).shards if shard["part"] == "base"]
     answers = stage("run", FIRST, shard, **benchmarks)
     folder = data_dir / "statistics"
     [file] = (folder / FOLDER).rglob("*.json")
     content = json.loads(file.read_bytes().partition(b"\n")[2])
-    assert len(content["answers"]) == len(answers["answers"])
+    assert len(content["answers"]) == len(msgpack.unpackb(answers)["answers"])
     # Whoever finds them does not compute them: what was put there comes back, also for another checkpoint.
     keep_answers(folder, content["key"], dict.fromkeys(content["answers"], "kept"))
-    assert set(stage("run", FIRST, shard, of=LAST, **benchmarks)["answers"]) == {"kept"}
+    assert set(msgpack.unpackb(stage("run", FIRST, shard, of=LAST, **benchmarks))["answers"]) == {"kept"}
     # Another base, or another way to run it, is another folder.
-    other = stage("plan", SECOND, of=LAST, **benchmarks)["shards"]
+    other = stage("plan", SECOND, of=LAST, **benchmarks).shards
     stage("run", SECOND, next(shard for shard in other if shard["part"] == "base"), of=LAST, **benchmarks)
     stage("run", FIRST, shard, of=LAST, dtype="bfloat16", **benchmarks)
     assert len(list((folder / FOLDER).iterdir())) == 3
@@ -248,7 +249,7 @@ def test_a_run_without_a_base_is_told_how_to_get_one() -> None:
 def test_a_base_that_became_another_is_noticed(benchmarks: dict[str, Any], part: str) -> None:
     """Half of the shards against one base and half against another would be a number of neither."""
     given = {"text": TEXT, "text_limit": 3, **benchmarks}
-    shard = next(shard for shard in stage("plan", FIRST, **given)["shards"] if shard["part"] == part)
+    shard = next(shard for shard in stage("plan", FIRST, **given).shards if shard["part"] == part)
     found = stage("run", LAST, shard, **given)
     assert found.code == "data_changed"
     assert "the base, run 'pretrained' epoch 5, is another file than when this evaluation was planned" in found.message
@@ -257,7 +258,7 @@ def test_a_base_that_became_another_is_noticed(benchmarks: dict[str, Any], part:
 def test_text_that_became_another_is_noticed(tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text('{"text_ids": [1, 2, 3]}\n')
-    [shard] = stage("plan", FIRST, text=str(text))["shards"]
+    [shard] = stage("plan", FIRST, text=str(text)).shards
     text.write_text('{"text_ids": [1, 2, 4]}\n')
     found = stage("run", FIRST, shard, text=str(text))
     assert (found.code, "has changed since this evaluation was planned" in found.message) == ("data_changed", True)

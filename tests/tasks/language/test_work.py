@@ -158,7 +158,7 @@ def test_what_is_wrong_is_named(folder: Path, benchmark: str, parameters: dict[s
 def test_data_that_change_in_between_are_noticed(folder: Path) -> None:
     """A shard that runs, or a merge that counts, after somebody has corrected a question."""
     task = language(folder, "numbers", shard_size=20)
-    shards = run_stage("plan", CHECKPOINT, **task)["shards"]
+    shards = run_stage("plan", CHECKPOINT, **task).shards
     outputs = [run_stage("run", CHECKPOINT, None, [shard], **task) for shard in shards]
     write_rows(folder / "numbers.jsonl", questions(30, first=1))
     for stage, of, results in (("run", shards[:1], []), ("merge", shards, outputs)):
@@ -169,7 +169,7 @@ def test_data_that_change_in_between_are_noticed(folder: Path) -> None:
     copied = folder / "tokenizer.json"
     copied.write_text(content)
     task = language(folder, "numbers", tokenizer=str(copied))
-    shards = run_stage("plan", CHECKPOINT, **task)["shards"]
+    shards = run_stage("plan", CHECKPOINT, **task).shards
     copied.write_text(content + "\n")
     assert run_stage("run", CHECKPOINT, None, shards, **task).code == "data_changed"
 
@@ -177,7 +177,7 @@ def test_data_that_change_in_between_are_noticed(folder: Path) -> None:
 def test_the_merge_needs_no_checkpoint(folder: Path) -> None:
     """The training loop may have deleted it by then."""
     task = language(folder, "numbers", mean=["acc"])
-    shards = run_stage("plan", CHECKPOINT, **task)["shards"]
+    shards = run_stage("plan", CHECKPOINT, **task).shards
     outputs = [run_stage("run", CHECKPOINT, None, [shard], **task) for shard in shards]
     gone = CheckpointRef("/nowhere/epoch_1.pt", layout=LAYOUT)
-    assert len(run_stage("merge", gone, None, shards, outputs, **task)["items"]) == 30
+    assert len(run_stage("merge", gone, None, shards, outputs, **task).items) == 30

@@ -3,7 +3,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from miniature_run import DECODER
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from square_features import SquareFeatures, offer_squares
+from task_stages import do_all
 from torch import Tensor
 
 from evalsvc.checkpoints.reference import CheckpointRef
@@ -60,13 +60,7 @@ def work_on(images: Path, **parameters: Any) -> ReconstructionWork:
 
 def evaluate(work: ReconstructionWork, context: ShardContext) -> TaskResult:
     """As between processes: messages are bytes, and the checkpoint is not there."""
-
-    def sent(message: Any) -> Any:
-        return msgpack.unpackb(msgpack.packb(message))
-
-    plan = work.plan(context)
-    shards = sent(list(plan.shards))
-    return work.merge(context, shards, [sent(work.run(context, shard)) for shard in shards])
+    return do_all(work, context)
 
 
 def values(result: TaskResult) -> dict[str, MetricValue]:

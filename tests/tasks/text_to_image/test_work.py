@@ -170,7 +170,7 @@ def test_another_tokenizer_is_another_protocol(evaluate: Evaluate, tmp_path: Pat
 def test_a_reference_that_changes_after_planning_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_squares(monkeypatch)
     task = {**TASK, "reference": reference_folder(tmp_path, 2)}
-    [shard] = [shard for shard in run_stage("plan", pretrained(5), **task)["shards"] if shard["part"] == "reference"]
+    [shard] = [shard for shard in run_stage("plan", pretrained(5), **task).shards if shard["part"] == "reference"]
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "reference" / "1.png")
     assert run_stage("run", pretrained(5), None, [shard], **task).code == "data_changed"
 
@@ -391,4 +391,4 @@ def test_results_stand_before_the_end(evaluate: Evaluate, monkeypatch: pytest.Mo
     monkeypatch.setattr(looks_module, "FEWEST_UNITS", 20)
     evaluate(looks.append, samples=40, shard_size=20, keep=0, classifier=None, metrics=["kid"])
     assert [look.units for look in looks] == [20]
-    assert [metric["n"] for look in looks for metric in look.result.output["metrics"]] == [20]
+    assert [metric["n"] for look in looks for metric in look.result.output.metrics] == [20]

@@ -1,0 +1,107 @@
+"""Frozen dataclasses as MessagePack and as JSON: how the result of a stage reaches the next one on another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+
+import msgpack
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+Value = TypeVar("Value")
+
+PART = "part"
+"""Field of the members of a union that tells them apart: a `Literal` with a default."""
+
+
+class Unreadable(ValueError):
+    """The bytes or the document are no value of the expected type."""
+
+
+class Codec(Generic[Value]):
+    """Converts values of one frozen dataclass, or of a union of several, with all that its fields hold.
+
+    Bytes stay bytes, arrays are fields of the type `files.arrays.Array`, and NaN and infinities keep their values.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        """Raise TypeError where `kind` is no frozen dataclass, and no union of some."""
+        # A task whose stages still hand each other mappings.
+        self.members: Sequence[type] = () if kind == Mapping[str, Any] else _members(kind)
+        for member in self.members:
+            if not (is_dataclass(member) and member.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+                raise TypeError(f"{member!r} is no frozen dataclass; decorate it with `@dataclass(frozen=True)`")
+        told_apart = len(self.members) > 1 and all(PART in _field_names(member) for member in self.members)
+        self._adapter: TypeAdapter[Value] = TypeAdapter(
+            Annotated[kind, Field(discriminator=PART)] if told_apart else kind
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the dataclass, or names of the union's members."""
+        return " or ".join(member.__name__ for member in self.members)
+
+    def pack(self, value: Value) -> bytes:
+        """Return a value as a MessagePack map. Raises TypeError for a value of another type."""
+        packed: bytes = msgpack.packb(self._plain(value))
+        return packed
+
+    def unpack(self, content: bytes) -> Value:
+        """Return the value that `pack` was given; arrays lie in the memory of the message. Raises Unreadable."""
+        try:
+            return self._adapter.validate_python(msgpack.unpackb(content, strict_map_key=False))
+        except ValidationError as error:
+            raise self._unreadable(error) from None
+        except (ValueError, msgpack.UnpackException) as error:
+            raise Unreadable(f"no MessagePack: {error}") from None
+
+    def to_json(self, value: Value) -> dict[str, JsonValue]:
+        """Return a value as a JSON document. Raises TypeError for a value of another type."""
+        return self._plain(value)
+
+    def from_json(self, document: Mapping[str, JsonValue]) -> Value:
+        """Return the value that `to_json` was given. Raises Unreadable."""
+        try:
+            return self._adapter.validate_python(document)
+        except ValidationError as error:
+            raise self._unreadable(error) from None
+
+    def _plain(self, value: Value) -> dict[str, JsonValue]:
+        if self.members and type(value) not in self.members:
+            raise TypeError(f"it is a {type(value).__name__}, not a {self.name}")
+        try:
+            document: dict[str, JsonValue] = self._adapter.dump_python(value, warnings="error")
+        except PydanticSerializationError as error:
+            # Its first line says no more than that there were warnings.
+            reason = str(error).partition("\n")[2].strip()
+            raise TypeError(f"a field of it is not what its annotation says: {reason or error}") from None
+        return document
+
+    def _unreadable(self, error: ValidationError) -> Unreadable:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        return Unreadable(f"no {self.name}: {where}: {first['msg']}")
+
+
+def generic_arguments(cls: type, generic: type) -> tuple[Any, ...]:
+    """Return what a subclass of a generic class has in the place of the latter's type variables; empty for nothing."""
+    for base in vars(cls).get("__orig_bases__", cls.__bases__):
+        origin = get_origin(base) or base
+        if origin is generic:
+            return get_args(base)
+        if isinstance(origin, type) and issubclass(origin, generic):
+            named = dict(zip(getattr(origin, "__parameters__", ()), get_args(base), strict=False))
+            return tuple(named.get(argument, argument) for argument in generic_arguments(origin, generic))
+    return ()
+
+
+def _members(kind: Any) -> Sequence[type]:
+    """The members of a union, or the type itself."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _field_names(member: type) -> set[str]:
+    return {field.name for field in fields(member)}

@@ -1,0 +1,117 @@
+"""Dataclasses between stages: what comes out is what went in, and anything else is refused by its name."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+import msgpack
+import numpy as np
+import pytest
+
+from evalsvc.files.arrays import Array
+from evalsvc.files.codec import Codec, Unreadable, generic_arguments
+
+
+@dataclass(frozen=True)
+class Inner:
+    value: float
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sampled:
+    features: Array[np.float32]
+    inner: Inner
+    images: Sequence[bytes]
+    open: Mapping[str, Any] = field(default_factory=dict)
+    error: float | None = None
+    part: Literal["sampled"] = "sampled"
+
+
+@dataclass(frozen=True)
+class Counted:
+    count: int
+    part: Literal["counted"] = "counted"
+
+
+@dataclass
+class Thawed:
+    count: int
+
+
+SAMPLED = Sampled(
+    np.arange(6, dtype=np.float32).reshape(2, 3), Inner(math.inf, ("a",)), [b"\0\xff"], {"a": [1, 0.5]}, 0.1
+)
+
+
+@pytest.mark.parametrize("kind", [Sampled, Sampled | Counted])
+def test_what_comes_out_is_what_went_in(kind: Any) -> None:
+    codec: Codec[Any] = Codec(kind)
+    found = codec.unpack(codec.pack(SAMPLED))
+    assert np.array_equal(found.features, SAMPLED.features)
+    assert found.features.dtype == np.float32
+    assert (found.inner, found.images, found.open, found.error) == (
+        Inner(math.inf, ("a",)),
+        [b"\0\xff"],
+        {"a": [1, 0.5]},
+        0.1,
+    )
+
+
+def test_a_union_is_told_apart_by_its_part() -> None:
+    codec: Codec[Sampled | Counted] = Codec(Sampled | Counted)
+    assert codec.from_json(codec.to_json(Counted(3))) == Counted(3)
+    with pytest.raises(Unreadable, match=r"no Sampled or Counted: .*does not match any of the expected tags"):
+        codec.from_json({"count": 3, "part": "other"})
+
+
+@pytest.mark.parametrize("value", [{"count": 1}, Inner(1.0), None, Counted(1.5), Counted("1")])  # type: ignore[arg-type]
+def test_a_value_of_another_type_is_not_packed(value: Any) -> None:
+    codec: Codec[Counted] = Codec(Counted)
+    with pytest.raises(TypeError, match=r"it is a \w+, not a Counted|not what its annotation says"):
+        codec.pack(value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xc1", b"\x81\xa5count", msgpack.packb({"count": "x"}), msgpack.packb([1]), msgpack.packb({})]
+)
+def test_other_bytes_are_unreadable(content: bytes) -> None:
+    codec: Codec[Counted] = Codec(Counted)
+    with pytest.raises(Unreadable, match=r"no MessagePack|no Counted"):
+        codec.unpack(content)
+
+
+@pytest.mark.parametrize("kind", [dict, int, Thawed, Counted | Thawed, list[Counted]])
+def test_nothing_but_frozen_dataclasses_travels(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"is no frozen dataclass; decorate it with `@dataclass\(frozen=True\)`"):
+        Codec(kind)
+
+
+One, Other = TypeVar("One"), TypeVar("Other")
+
+
+class Base(Generic[One, Other]):
+    pass
+
+
+class Turned(Base[Other, One], Generic[One, Other]):
+    pass
+
+
+class Named(Turned[int, str]):
+    pass
+
+
+class Last(Named):
+    pass
+
+
+class Bare(Base):  # type: ignore[type-arg]
+    pass
+
+
+def test_the_arguments_of_a_generic_class_are_found_through_its_subclasses() -> None:
+    assert generic_arguments(Last, Base) == generic_arguments(Named, Base) == (str, int)
+    assert generic_arguments(Turned, Base) == (Other, One)
+    assert generic_arguments(Bare, Base) == ()

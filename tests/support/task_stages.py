@@ -1,0 +1,24 @@
+"""A task done stage by stage, with its shards and outputs as they come over the wire."""
+
+import json
+from typing import Any
+
+from evalsvc.tasks.stages import AnyWork
+from evalsvc.tasks.task import Context, TaskResult
+
+
+def sent_shards(work: AnyWork, context: Context) -> list[Any]:
+    """The shards of the plan, each from its JSON."""
+    codec = work.shard_codec
+    return [codec.from_json(json.loads(json.dumps(codec.to_json(shard)))) for shard in work.plan(context).shards]
+
+
+def sent_output(work: AnyWork, context: Context, shard: Any) -> Any:
+    """The output of a shard, from its bytes."""
+    return work.output_codec.unpack(work.output_codec.pack(work.run(context, shard)))
+
+
+def do_all(work: AnyWork, context: Context) -> TaskResult:
+    """Plan, run every shard, and merge."""
+    shards = sent_shards(work, context)
+    return work.merge(context, shards, [sent_output(work, context, shard) for shard in shards])
