@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from evalsvc.data.tokens import Record, TokenData, read_pairs, read_tokens
 from evalsvc.tasks.image_codes import ImageCoder
+from evalsvc.tasks.loss.shards import DATA, GENERAL_TEXT
 from evalsvc.tasks.loss.spec import Loss
-from evalsvc.tasks.loss.work import DATA, GENERAL_TEXT
 from evalsvc.tasks.task import Context, work_of
 
 

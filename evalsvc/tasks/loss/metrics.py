@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from evalsvc.errors import InternalError
 from evalsvc.metrics.ratio import Ratio, perplexity, ratio_of_sums
@@ -115,7 +114,7 @@ def loss_items(
     data: Mapping[str, Sequence[float]],
     general: Mapping[str, Sequence[float]] | None,
     groups: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
-) -> list[dict[str, Any]]:
+) -> list[dict[str, float]]:
     """A row per sequence of the data; general text has its numbers in the rows of the same index, under its name.
 
     `groups` are those of the data and of general text; a row has its group where there is any of several sequences.
@@ -134,11 +133,11 @@ def loss_items(
     return items
 
 
-def _data_items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def _data_items(sums: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     """Sums and counts of each sequence; what is zero for want of such tokens is left out."""
     items = []
     for index in range(len(sums["n_text"])):
-        item: dict[str, Any] = {"index": index}
+        item: dict[str, float] = {"index": index}
         for kind in (*TYPES, "total"):
             if count := int(sums[f"n_{kind}"][index]):
                 item |= {f"n_{kind}": count, f"nll_{kind}": sums[f"nll_{kind}"][index]}

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ from evalsvc.errors import InternalError, InvalidData
 from evalsvc.files.artifacts import Artifact
 from evalsvc.metrics.ratio import Moments, Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
-from evalsvc.tasks.loss.yardsticks import TOLERANCE
+from evalsvc.tasks.loss.yardsticks import TOLERANCE, Unigrams
 
 Grid = tuple[int, int]
 """Rows and columns of an image's codes, which come row by row."""
@@ -81,8 +81,8 @@ def find_grid(counts: set[int], columns: int | None, path: str) -> tuple[Grid | 
     return (count // columns, columns), None
 
 
-def add_up(outputs: Sequence[Mapping[str, Any]]) -> Profile:
-    """The profile of all shards from `ProfileSums.to_json` of each."""
+def add_up(outputs: Sequence[Mapping[str, Sequence[Sequence[float]]]]) -> Profile:
+    """The profile of all shards from `ProfileSums.columns` of each."""
     parts = {group: [output[group] for output in outputs if group in output] for group in GROUPS}
     return {group: _bins(group, some) for group, some in parts.items() if some}
 
@@ -134,10 +134,15 @@ def profile_metrics(
             yield one.loss.as_metric(name, "nats/token", "lower", Protocol(shaped), math.log(ids))
 
 
-def profile_artifacts(profile: Profile, grid: Grid | None, more: Mapping[str, Any]) -> list[Artifact]:
-    """The profile as JSON in columns, a group each, and the grid of losses to look at. `more` stands beside it."""
+def profile_artifacts(
+    profile: Profile, grid: Grid | None, ids: Mapping[str, int], unigrams: Mapping[str, Unigrams]
+) -> list[Artifact]:
+    """The profile as JSON in columns, a group each, and the grid of losses to look at."""
     groups = {group: _columns(bins, exact=group != "image_cell") for group, bins in profile.items()}
-    content = {"version": 2, "unit": "nats/token", "grid": grid, **_in_order(more), **groups}
+    losses = {kind: {name: asdict(loss) for name, loss in found.items()} for kind, found in unigrams.items()}
+    # A plan that was in PostgreSQL has its keys in another order, and the digest is to be the same.
+    more = json.loads(json.dumps({"choices": dict(ids), "unigrams": losses}, sort_keys=True))
+    content = {"version": 2, "unit": "nats/token", "grid": grid, **more, **groups}
     details = {"groups": list(groups), "grid": grid}
     text = json.dumps(content, allow_nan=False).encode()
     found = [Artifact("loss_profile", "loss_profile.json", "application/json", text, details)]
@@ -146,12 +151,7 @@ def profile_artifacts(profile: Profile, grid: Grid | None, more: Mapping[str, An
     return found
 
 
-def _in_order(value: Any) -> Any:
-    """With sorted keys: a plan that was in PostgreSQL has them in another order, and the digest is to be the same."""
-    return {key: _in_order(value[key]) for key in sorted(value)} if isinstance(value, Mapping) else value
-
-
-def _columns(bins: Sequence[Bin | None], exact: bool) -> dict[str, list[Any]]:
+def _columns(bins: Sequence[Bin | None], exact: bool) -> dict[str, list[float | None]]:
     """Those of cells, of which there are many, with the seven digits of the float32 that they come from."""
 
     def number(value: float | None) -> float | None:

@@ -96,7 +96,7 @@ class ProfileSums:
             if len(places):
                 self._add(kind, len(ids), owners[own], places, values[own], units)
 
-    def to_json(self) -> dict[str, list[list[float]]]:
+    def columns(self) -> dict[str, list[list[float]]]:
         """By group of bins, the ten sums, each with a number a bin."""
         return {group: moments.T.tolist() for group, moments in self.moments.items()}
 
@@ -169,23 +169,19 @@ def sequence_sums(
     done = 0
     context.report(done)
     for batch in _batches([len(sequence) for sequence in sequences], context.batch_tokens, profile):
-        rows = [torch.tensor(sequences[index], dtype=torch.int64) for index in batch]
-        # What follows a sequence is never seen by it, so any id will do there.
-        ids = pad_sequence(rows, batch_first=True).to(context.device)  # [B, T]
-        lengths = torch.tensor([len(row) for row in rows], device=context.device)
+        ids, lengths = _padded([sequences[index] for index in batch], context.device)
         target_mask = _target_mask(ids, lengths, layout.pad_id)
         if bool(target_mask.any()):
             with torch.inference_mode():
                 losses = _batch_losses(model, layout, ids, target_mask)
             owners = target_mask.nonzero()[:, 0]
-            targets = ids[:, 1:][target_mask]
             bad = owners[~losses.nll.isfinite()]
             if len(bad):
                 row = int(bad[0])
                 raise _not_finite(context, model, ids[row : row + 1, : int(lengths[row])], names[batch[row]])
             if profile is not None:
                 profile.add(ids, target_mask, losses, batch)
-            columns = _columns(losses, targets, layout)
+            columns = _columns(losses, ids[:, 1:][target_mask], layout)
             sums[batch] = columns.new_zeros(len(batch), len(COLUMNS)).index_add_(0, owners, columns).cpu()
         done += len(batch)
         context.report(done)
@@ -196,6 +192,12 @@ def _batches(lengths: Sequence[int], batch_tokens: int, profile: ProfileSums | N
     for start, stop in [(0, len(lengths))] if profile is None else profile.spans(lengths):
         for batch in token_batches(lengths[start:stop], batch_tokens):
             yield [start + index for index in batch]
+
+
+def _padded(sequences: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
+    """int64 [B, T], and the lengths [B]. No sequence sees what follows it, so any id will do there."""
+    rows = [torch.tensor(sequence, dtype=torch.int64) for sequence in sequences]
+    return pad_sequence(rows, batch_first=True).to(device), torch.tensor([len(row) for row in rows], device=device)
 
 
 def _target_mask(ids: Tensor, lengths: Tensor, pad_id: int | None) -> Tensor:

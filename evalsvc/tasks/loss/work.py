@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 from evalsvc.data.tokens import PairData, Record, TokenData, read_pairs, read_tokens
 from evalsvc.errors import DataChanged, InvalidData
 from evalsvc.spec.layout import TokenSequence, VocabularyLayout
-from evalsvc.spec.protocol import MetricValue, Protocol
+from evalsvc.spec.protocol import MetricValue
 from evalsvc.tasks.image_codes import ImageCoder, require_codebook
-from evalsvc.tasks.loss.metrics import general_text_metrics, loss_items, loss_metrics, with_totals
-from evalsvc.tasks.loss.profile import (
-    Grid,
-    Profile,
-    add_up,
-    find_grid,
-    profile_artifacts,
-    profile_metrics,
-    require_identity,
+from evalsvc.tasks.loss.metrics import general_text_metrics, loss_items, loss_metrics
+from evalsvc.tasks.loss.profile import Profile, find_grid, profile_artifacts, profile_metrics
+from evalsvc.tasks.loss.shards import (
+    GENERAL_TEXT,
+    AnyShard,
+    DataShard,
+    LossOutput,
+    LossShard,
+    Part,
+    TextShard,
+    parts_of,
 )
 from evalsvc.tasks.loss.spec import Loss
 from evalsvc.tasks.loss.teacher_forcing import ProfileSums, sequence_sums
-from evalsvc.tasks.loss.yardsticks import Targets, scarce, unigram_metrics
+from evalsvc.tasks.loss.yardsticks import Targets, Unigrams, scarce, unigram_metrics
 from evalsvc.tasks.sequence_groups import at_border, group_of_each, group_order, groups_of_records
 from evalsvc.tasks.suspicions import AT_FIRST, UNTRAINED_IMAGES, cut_inputs, worse_than_guessing
 from evalsvc.tasks.task import Context, Plan, TaskResult, TaskWarning, Work
-
-Value = TypeVar("Value")
 
 ESTIMATOR = "ratio-of-sums/2"
 """In the protocol: how sums become metrics. Another version is another series; version 2 has errors over groups."""
@@ -39,14 +39,11 @@ ESTIMATOR = "ratio-of-sums/2"
 TOKENS_PER_SHARD = 1 << 18
 """Of automatic shards: seconds on a GPU, below an hour for open_lm-1b on two cores."""
 
-DATA, GENERAL_TEXT = "data", "general_text"
-"""Parts of a task, of which each shard belongs to one."""
 
-
-class LossWork(Work[Loss, Mapping[str, Any], Mapping[str, Any]]):
+class LossWork(Work[Loss, LossShard, LossOutput]):
     """Plan, run and merge a loss task."""
 
-    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
+    def plan(self, context: Context) -> Plan[LossShard]:
         """Cut the data into contiguous ranges, every record checked against the layout. No image is encoded.
 
         Where sequences belong together, the ranges are of the data in the order of their groups, and no group is in two
@@ -72,65 +69,65 @@ class LossWork(Work[Loss, Mapping[str, Any], Mapping[str, Any]]):
         protocol = self._protocol(context, layout, data, self.task.limit)
         if coder is not None and pairs is not None:
             protocol |= {**coder.identity(), "images": pairs.source.digest(pairs.images[: self.task.limit])}
-        common = {
-            "part": DATA,
-            "digest": data.digest,
-            "protocol": protocol,
-            "ids": _id_counts(layout),
-            "unigrams": unigrams,
-            "grid": grid,
-            "no_grid": no_grid,
-        }
-        shards = []
-        for part in self._ranges(lengths, groups):
-            images = {} if pairs is None else {"images": pairs.source.digest(_chosen(pairs.images, part))}
-            shards.append({**part, **common, **images})
+        whole = DataShard(
+            units=len(records),
+            start=0,
+            stop=len(records),
+            digest=data.digest,
+            protocol=protocol,
+            unigrams=unigrams,
+            ids=_id_counts(layout),
+            grid=grid,
+            no_grid=no_grid,
+        )
+        shards = list(self._ranges(whole, lengths, groups))
+        if pairs is not None:
+            shards = [replace(shard, images=pairs.source.digest(shard.chosen(pairs.images))) for shard in shards]
         return Plan([*shards, *self._plan_general(context, layout)], "sequences")
 
-    def _plan_general(self, context: Context, layout: VocabularyLayout) -> list[dict[str, Any]]:
+    def _plan_general(self, context: Context, layout: VocabularyLayout) -> Iterator[TextShard]:
         if self.task.general_text is None:
-            return []
+            return
         data, records = self._read_general(context, layout)
         groups = groups_of_records(records)
         lengths, unigrams = _survey(layout, data, records, groups)
-        common = {
-            "part": GENERAL_TEXT,
-            "digest": data.digest,
-            "protocol": self._protocol(context, layout, data, self.task.general_text_limit),
-            "unigrams": unigrams,
-        }
-        return [{**part, **common} for part in self._ranges(lengths, groups)]
+        protocol = self._protocol(context, layout, data, self.task.general_text_limit)
+        whole = TextShard(
+            units=len(records),
+            start=0,
+            stop=len(records),
+            digest=data.digest,
+            protocol=protocol,
+            unigrams=unigrams,
+        )
+        yield from self._ranges(whole, lengths, groups)
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Sums per sequence, see `teacher_forcing.COLUMNS`, and how many sequences were cut to the layout's length.
-
-        `profile` has the sums by place, see `ProfileSums`; of pairs, `empty` counts empty captions, `codes` has codes.
+    def run(self, context: Context, shard: LossShard) -> LossOutput:
+        """Sum the losses of each sequence, and encode the images where the task has some.
 
         Raises:
             DataChanged: the data, the images or the decoder are not what was planned.
             NonFinite: names the checkpoint, the record and the first part of the model that is at fault.
         """
-        layout, groups = context.layout(), shard.get("groups")
-        if shard["part"] == GENERAL_TEXT:
+        layout = context.layout()
+        if isinstance(shard, TextShard):
             data, records = self._read_general(context, layout)
             _require_planned(data, shard)
-            return self._score(context, layout, data, _chosen(records, shard), None, groups)
+            return self._score(context, layout, data, shard.chosen(records), shard)
         data, pairs = self._read(context, layout)
         _require_planned(data, shard)
-        records = _chosen(data.records, shard)
-        coder = self._coder(context, layout)
-        more: dict[str, Any] = {}
-        if coder is not None and pairs is not None:
-            images = _chosen(pairs.images, shard)
-            coder.require_planned(pairs.source, images, shard["images"], shard["protocol"]["decoder"])
-            codes = coder.encode(context, pairs.source, images)
-            records = tuple(replace(record, image_codes=row) for record, row in zip(records, codes, strict=True))
-            targets = Targets(layout.image_range)
-            for sequence in _sequences(layout, data, records):
-                targets.add(sequence.ids)
-            more = {"empty": sum(not text for text in _chosen(pairs.captions, shard)), "codes": targets.pack()}
-        grid = shard["grid"]
-        return {**self._score(context, layout, data, records, grid and (grid[0], grid[1]), groups), **more}
+        coder, records = self._coder(context, layout), shard.chosen(data.records)
+        if coder is None or pairs is None:
+            return self._score(context, layout, data, records, shard)
+        images = shard.chosen(pairs.images)
+        coder.require_planned(pairs.source, images, str(shard.images), shard.protocol["decoder"])
+        codes = coder.encode(context, pairs.source, images)
+        records = tuple(replace(record, image_codes=row) for record, row in zip(records, codes, strict=True))
+        targets = Targets(layout.image_range)
+        for sequence in _sequences(layout, data, records):
+            targets.add(sequence.ids)
+        empty = sum(not text for text in shard.chosen(pairs.captions))
+        return replace(self._score(context, layout, data, records, shard), empty=empty, codes=targets.pack())
 
     def _score(
         self,
@@ -138,41 +135,38 @@ class LossWork(Work[Loss, Mapping[str, Any], Mapping[str, Any]]):
         layout: VocabularyLayout,
         data: TokenData,
         records: Sequence[Record],
-        grid: Grid | None,
-        groups: Sequence[int] | None,
-    ) -> dict[str, Any]:
+        shard: LossShard,
+    ) -> LossOutput:
         sequences = list(_sequences(layout, data, records))
         model = context.model(dtype=self.task.dtype, rotary_inv_freq_dtype=self.task.rotary_inv_freq_dtype)
         names = [f"{data.path}, {record.where}" for record in records]
-        profile = ProfileSums(layout, grid, groups) if self.task.profile else None
+        grid = shard.grid if isinstance(shard, DataShard) else None
+        profile = ProfileSums(layout, grid, shard.groups) if self.task.profile else None
         sums = sequence_sums(context, model, layout, [sequence.ids for sequence in sequences], names, profile)
-        placed = {} if profile is None else {"profile": profile.to_json()}
-        return {"cut": sum(sequence.cut > 0 for sequence in sequences), "sums": sums, **placed}
+        cut = sum(sequence.cut > 0 for sequence in sequences)
+        return LossOutput(cut, sums, None if profile is None else profile.columns())
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(self, context: Context, shards: Sequence[LossShard], outputs: Sequence[LossOutput]) -> TaskResult:
         """Return the metrics, without data or checkpoint. Raises InternalError where losses do not add up."""
-        data, general = (_Part.of(part, shards, outputs) for part in (DATA, GENERAL_TEXT))
-        assert data is not None, "there are no data without records"
-        ids, protocol = data.shard["ids"], data.protocol
+        data, general = parts_of(shards, outputs)
+        ids, protocol = data.shard.ids, data.protocol
         found = loss_metrics(self.task.name, data.sums, ids, protocol, data.groups)
         unigrams = _unigrams(data)
         protocols = dict.fromkeys(unigrams, protocol)
+        items = loss_items(data.sums, None, (data.groups, None))
         if general is not None:
             both, groups = (general.protocol, protocol), (general.groups, data.groups)
             found += general_text_metrics(self.task.name, general.sums, data.sums, ids, both, groups)
-            unigrams[GENERAL_TEXT] = general.shard["unigrams"]["text"]
+            unigrams[GENERAL_TEXT] = general.shard.unigrams["text"]
             protocols[GENERAL_TEXT] = general.protocol
+            items = loss_items(data.sums, general.sums, (data.groups, general.groups))
         found += unigram_metrics(self.task.name, unigrams, {**ids, GENERAL_TEXT: ids["text"]}, protocols)
         artifacts = []
         if self.task.profile:
-            grid = data.shard["grid"] and tuple(data.shard["grid"])
-            found += profile_metrics(
-                self.task.name, data.profile, self.task.profile_metrics, ids["all"], protocol.content, grid
-            )
-            profile = {**data.profile, **(general.renamed_profile() if general else {})}
-            artifacts = profile_artifacts(profile, grid, {"choices": ids, "unigrams": unigrams})
-        more = (None, None) if general is None else (general.sums, general.groups)
-        items = loss_items(data.sums, more[0], (data.groups, more[1]))
+            grid, groups_of_bins = data.shard.grid, self.task.profile_metrics
+            found += profile_metrics(self.task.name, data.profile, groups_of_bins, ids["all"], protocol.content, grid)
+            profile = {**data.profile, **(_renamed_profile(general) if general else {})}
+            artifacts = profile_artifacts(profile, grid, ids, unigrams)
         notes = {**_notes(data, general), **({"unigrams": said} if (said := scarce(unigrams)) else {})}
         warnings = [*self._suspicions(context, found), *self._cut(data, general)]
         return TaskResult(found, items, notes, artifacts, warnings)
@@ -183,29 +177,25 @@ class LossWork(Work[Loss, Mapping[str, Any], Mapping[str, Any]]):
             text = [f"{self.task.name}/text_within", f"{self.task.name}/general_text_within"]
             yield from worse_than_guessing(metrics, text, AT_FIRST)
 
-    def _cut(self, data: _Part, general: _Part | None) -> Iterator[TaskWarning]:
+    def _cut(self, data: Part[DataShard], general: Part[TextShard] | None) -> Iterator[TaskWarning]:
         remedy = "give a layout with a greater `length`, or shorter texts"
-        yield from cut_inputs(f"{self.task.name}/total", "sequences", data.cut, len(data.sums["n_text"]), remedy)
+        yield from cut_inputs(f"{self.task.name}/total", "sequences", data.cut, data.count, remedy)
         if general is not None:
-            total = len(general.sums["n_text"])
-            yield from cut_inputs(f"{self.task.name}/general_text", "general texts", general.cut, total, remedy)
+            name = f"{self.task.name}/general_text"
+            yield from cut_inputs(name, "general texts", general.cut, general.count, remedy)
 
-    def _ranges(self, lengths: Sequence[int], groups: Sequence[int] | None) -> Iterator[dict[str, Any]]:
-        """What each shard says of its records, for records with so many tokens in these groups.
-
-        `start` and `stop` are places in the data, or where there are groups, in the order of these; then `order` has
-        the records' indices, and `groups` the group of each.
-        """
+    def _ranges(self, whole: AnyShard, lengths: Sequence[int], groups: Sequence[int] | None) -> Iterator[AnyShard]:
+        """Cut all records, with so many tokens and in these groups, into shards of about equal size."""
         count = min(self.task.shards or math.ceil(sum(lengths) / TOKENS_PER_SHARD), len(lengths))
         bounds = [len(lengths) * index // count for index in range(count + 1)]
         if groups is None:
-            yield from ({"start": start, "stop": stop, "units": stop - start} for start, stop in pairwise(bounds))
+            yield from (replace(whole, start=start, stop=stop, units=stop - start) for start, stop in pairwise(bounds))
             return
         order = group_order(groups)
         labels = [groups[index] for index in order]
         for start, stop in pairwise(dict.fromkeys(at_border(labels, bound) for bound in bounds)):
-            ordered = {"order": order[start:stop], "groups": labels[start:stop]}
-            yield {"start": start, "stop": stop, "units": stop - start, **ordered}
+            ordered = replace(whole, order=order[start:stop], groups=labels[start:stop])
+            yield replace(ordered, start=start, stop=stop, units=stop - start)
 
     def _read(self, context: Context, layout: VocabularyLayout) -> tuple[TokenData, PairData | None]:
         path = context.dataset(self.task.data)
@@ -254,16 +244,9 @@ def _sequences(layout: VocabularyLayout, data: TokenData, records: Sequence[Reco
             raise InvalidData(f"{data.path}, {record.where} {error.message}") from None
 
 
-def _chosen(values: Sequence[Value], shard: Mapping[str, Any]) -> Sequence[Value]:
-    """Those of the shard's records, in its order."""
-    if "order" in shard:
-        return [values[index] for index in shard["order"]]
-    return values[int(shard["start"]) : int(shard["stop"])]
-
-
 def _survey(
     layout: VocabularyLayout, data: TokenData, records: Sequence[Record], groups: Sequence[int] | None
-) -> tuple[list[int], dict[str, dict[str, Any]]]:
+) -> tuple[list[int], dict[str, Unigrams]]:
     """The length of each record's sequence, and the unigram losses of all their targets by type."""
     lengths = []
     targets = {"text": Targets(layout.text_ids), "image": Targets(layout.image_range)}
@@ -276,85 +259,43 @@ def _survey(
     return lengths, {kind: some.unigrams(kind == "image", groups) for kind, some in targets.items()}
 
 
-def _require_planned(data: TokenData, shard: Mapping[str, Any]) -> None:
-    if data.digest != shard["digest"]:
+def _require_planned(data: TokenData, shard: LossShard) -> None:
+    if data.digest != shard.digest:
         raise DataChanged.since_planned(data.path)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The data, or the general text: what came of all of its shards."""
-
-    shard: Mapping[str, Any]
-    """The first."""
-    outputs: Sequence[Mapping[str, Any]]
-    sums: Mapping[str, Sequence[float]]
-    """Per sequence, in the order of the data."""
-    groups: Sequence[int] | None
-    """Of each sequence, in the order of the data; None: every sequence is independent."""
-    profile: Profile
-
-    @classmethod
-    def of(cls, part: str, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> _Part | None:
-        """None: the task has no such part. Raises InternalError where its losses do not add up."""
-        own = [(shard, output) for shard, output in zip(shards, outputs, strict=True) if shard["part"] == part]
-        if not own:
-            return None
-        some = [output for _, output in own]
-        columns = {name: [v for output in some for v in output["sums"][name]] for name in some[0]["sums"]}
-        groups = None
-        if "order" in own[0][0]:
-            order = [index for shard, _ in own for index in shard["order"]]
-            columns = {name: _in_data_order(values, order) for name, values in columns.items()}
-            groups = _in_data_order([group for shard, _ in own for group in shard["groups"]], order)
-        sums = with_totals(columns)
-        profile = add_up([output["profile"] for output in some if "profile" in output])
-        require_identity(profile, sums)
-        return cls(own[0][0], some, sums, groups, profile)
-
-    @property
-    def cut(self) -> int:
-        return sum(output["cut"] for output in self.outputs)
-
-    @property
-    def protocol(self) -> Protocol:
-        return Protocol(self.shard["protocol"])
-
-    def renamed_profile(self) -> Profile:
-        return {group.replace("text", self.shard["part"]): bins for group, bins in self.profile.items()}
+def _renamed_profile(general: Part[TextShard]) -> Profile:
+    return {group.replace("text", GENERAL_TEXT): bins for group, bins in general.profile.items()}
 
 
-def _in_data_order(values: Sequence[Value], order: Sequence[int]) -> list[Value]:
-    """Put values that came in this order of records into that of the data."""
-    return [values[place] for place in sorted(range(len(order)), key=order.__getitem__)]
-
-
-def _unigrams(data: _Part) -> dict[str, Any]:
+def _unigrams(data: Part[DataShard]) -> dict[str, Unigrams]:
     """Those of the plan, and of the codes of images that were encoded since."""
-    unigrams = dict(data.shard["unigrams"])
-    if "codes" in data.outputs[0]:
-        targets = Targets(range(data.shard["ids"]["image"]))
-        for output in data.outputs:
-            targets.add_packed(output["codes"])
+    unigrams = dict(data.shard.unigrams)
+    codes = [output.codes for output in data.outputs if output.codes is not None]
+    if codes:
+        targets = Targets(range(data.shard.ids["image"]))
+        for packed in codes:
+            targets.add_packed(packed)
         # The codes come in the order of the shards, in which groups ascend.
         unigrams["image"] = targets.unigrams(True, None if data.groups is None else sorted(data.groups))
     return unigrams
 
 
-def _notes(data: _Part, general: _Part | None) -> dict[str, Any]:
-    notes: dict[str, Any] = {
-        "sequences": len(data.sums["n_text"]),
+def _notes(data: Part[DataShard], general: Part[TextShard] | None) -> dict[str, int | str]:
+    notes: dict[str, int | str] = {
+        "sequences": data.count,
         "sequences_cut": data.cut,
         "tokens": int(sum(data.sums["n_total"])),
     }
     if data.groups is not None:
         notes["sequence_groups"] = len(set(data.groups))
-    if "empty" in data.outputs[0]:
-        notes["captions_empty"] = sum(output["empty"] for output in data.outputs)
-    if data.shard["no_grid"]:
-        notes["image_grid"] = data.shard["no_grid"]
+    empty = [output.empty for output in data.outputs if output.empty is not None]
+    if empty:
+        notes["captions_empty"] = sum(empty)
+    if data.shard.no_grid:
+        notes["image_grid"] = data.shard.no_grid
     if general is not None:
-        notes["general_texts"] = len(general.sums["n_text"])
+        notes["general_texts"] = general.count
         if general.groups is not None:
             notes["general_text_groups"] = len(set(general.groups))
         notes["general_texts_cut"] = general.cut

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalsvc.files.arrays import pack_array, unpack_array
-from evalsvc.metrics.entropy import unigram_loss
+from evalsvc.files.arrays import Array
+from evalsvc.metrics.entropy import UnigramLoss, unigram_loss
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.protocol import MetricValue, Protocol
 
@@ -29,12 +29,26 @@ FEW_UNSEEN = 0.05
 of ids that are drawn from Zipf's law, .05 go with .08 nats, .12 with .13, .37 with .55."""
 
 
+Unigrams: TypeAlias = dict[str, UnigramLoss]
+"""`unigram`, and `unigram_by_place` where it was asked for; empty where targets are in fewer than two groups."""
+
+
+@dataclass(frozen=True)
+class PackedTargets:
+    """Targets as they travel from a worker to the merge."""
+
+    ids: Array[np.unsignedinteger]
+    """[N], of all sequences one after the other."""
+    lengths: Sequence[int]
+    firsts: Sequence[int]
+
+
 class Targets:
     """The targets of one type, sequence by sequence."""
 
     def __init__(self, block: range | None) -> None:
         self.block = block or range(0)
-        self._ids: list[NDArray[Any]] = []
+        self._ids: list[NDArray[np.int32]] = []
         """Counted from the first of the block."""
         self._firsts: list[int] = []
         """The place of each sequence's first target among its ids of this type."""
@@ -47,21 +61,18 @@ class Targets:
         self._ids.append(rows[inside][first:] - self.block.start)
         self._firsts.append(first)
 
-    def pack(self) -> dict[str, Any]:
-        """As they travel from a worker to the merge."""
+    def pack(self) -> PackedTargets:
+        """Return the targets so far."""
         ids = np.concatenate(self._ids).astype(np.min_scalar_type(max(len(self.block) - 1, 0)))
-        return {"ids": pack_array(ids), "lengths": [len(part) for part in self._ids], "firsts": self._firsts}
+        return PackedTargets(ids, [len(part) for part in self._ids], self._firsts)
 
-    def add_packed(self, packed: Mapping[str, Any]) -> None:
-        ends = np.cumsum(packed["lengths"])[:-1]
-        self._ids += [part.astype(np.int32) for part in np.split(unpack_array(packed["ids"]), ends)]
-        self._firsts += packed["firsts"]
+    def add_packed(self, packed: PackedTargets) -> None:
+        ends = np.cumsum(packed.lengths)[:-1]
+        self._ids += [part.astype(np.int32) for part in np.split(packed.ids, ends)]
+        self._firsts += packed.firsts
 
-    def unigrams(self, by_place: bool, groups: Sequence[int] | None = None) -> dict[str, Any]:
-        """`unigram` and, where asked for and not too large, `unigram_by_place`, as JSON.
-
-        See `metrics.entropy.unigram_loss`; empty where targets are in fewer than two groups.
-        """
+    def unigrams(self, by_place: bool, groups: Sequence[int] | None = None) -> Unigrams:
+        """Compute the losses, that by place where `by_place` is set and the places are not too many."""
         lengths, size = [len(part) for part in self._ids], len(self.block)
         ids, owners = np.concatenate(self._ids), np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         found = {"unigram": unigram_loss(ids, owners, size, groups=groups)}
@@ -70,11 +81,11 @@ class Targets:
             places = np.concatenate([np.arange(first, first + length, dtype=np.int32) for first, length in pairs])
             if (int(places.max()) + 1) * (int(ids.max()) + 1) <= MAX_COUNTS:
                 found["unigram_by_place"] = unigram_loss(ids, owners, size, places, groups)
-        return {name: asdict(loss) for name, loss in found.items() if loss is not None}
+        return {name: loss for name, loss in found.items() if loss is not None}
 
 
 def unigram_metrics(
-    task: str, unigrams: Mapping[str, Mapping[str, Any]], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
+    task: str, unigrams: Mapping[str, Unigrams], ids: Mapping[str, int], protocols: Mapping[str, Protocol]
 ) -> Iterator[MetricValue]:
     """`<task>/text_unigram`, `<task>/image_unigram_by_place`, …: the losses of `Targets.unigrams` by kind.
 
@@ -83,19 +94,19 @@ def unigram_metrics(
     for kind, found in unigrams.items():
         content = {**protocols[kind].content, "estimator": ESTIMATOR}
         for name, loss in found.items():
-            ratio = Ratio(loss["loss"], loss["stderr"], loss["sequences"], loss["groups"])
+            ratio = Ratio(loss.loss, loss.stderr, loss.sequences, loss.groups)
             metric_name, baseline = f"{task}/{kind}_{name}", math.log(ids[kind])
             yield ratio.as_metric(metric_name, "nats/token", "none", Protocol(content), baseline)
 
 
-def scarce(unigrams: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def scarce(unigrams: Mapping[str, Unigrams]) -> dict[str, str]:
     """Say of which unigram losses the data are too few to come near the entropy, by the metric's name."""
     return {
-        f"{kind}_{name}": f"{loss['unseen']:.0%} of the ids occur in no other sequence, or group of them: the loss is "
+        f"{kind}_{name}": f"{loss.unseen:.0%} of the ids occur in no other sequence, or group of them: the loss is "
         "what frequencies learned from these data reach, and the entropy is well below; more data bring both together"
         for kind, found in unigrams.items()
         for name, loss in found.items()
-        if loss["unseen"] > FEW_UNSEEN
+        if loss.unseen > FEW_UNSEEN
     }
 
 

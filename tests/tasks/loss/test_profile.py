@@ -14,6 +14,7 @@ from PIL import Image
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import InternalError, InvalidData
+from evalsvc.metrics.entropy import UnigramLoss
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.token_loss import TokenLosses
 from evalsvc.miniature import ROOT
@@ -192,7 +193,7 @@ def test_groups_are_whole_however_few_are_held(tokens: int, most: int, monkeypat
     for group, (_, _, losses) in zip(groups, made, strict=True):
         for cell, loss in enumerate(losses[-16:].tolist()):
             by_cell[cell][group] = by_cell[cell].get(group, 0.0) + loss
-    for one, totals in zip(add_up([sums.to_json()])["image_cell"], by_cell, strict=True):
+    for one, totals in zip(add_up([sums.columns()])["image_cell"], by_cell, strict=True):
         counts = [groups.count(group) for group in totals]
         expected = ratio_of_sums(list(totals.values()), counts)
         assert one is not None
@@ -207,7 +208,7 @@ def test_a_profile_that_does_not_add_up_is_a_bug() -> None:
     summed = ProfileSums(layout, (4, 4))
     for ids, mask, losses in made:
         summed.add(ids, mask, TokenLosses(losses, losses / 2, losses))
-    profile = add_up([summed.to_json()])
+    profile = add_up([summed.columns()])
     total = math.fsum(float(losses[-16:].double().sum()) for _, _, losses in made)
     sums = {"nll_image": [total], "within_image": [total / 2], "n_image": [640]}
     images = {group: bins for group, bins in profile.items() if group.startswith("image")}
@@ -281,7 +282,7 @@ def test_the_largest_artifact_is_bounded_and_the_papers_is_small() -> None:
         mask = torch.ones(2, ids.shape[1] - 1, dtype=torch.bool)
         losses = torch.rand(int(mask.sum()), generator=torch.Generator().manual_seed(0))
         sums.add(ids, mask, TokenLosses(losses, losses, losses))
-        profile, loss_map = profile_artifacts(add_up([sums.to_json()]), (side, side), {})
+        profile, loss_map = profile_artifacts(add_up([sums.columns()]), (side, side), {}, {})
         sizes.append(len(profile.content))
         assert len(json.loads(profile.content)["text_position"]["start"]) == 127 + 6, "of 4,999 positions"
         assert Image.open(io.BytesIO(loss_map.content)).size == (8 * side, 8 * side)
@@ -291,9 +292,10 @@ def test_the_largest_artifact_is_bounded_and_the_papers_is_small() -> None:
 
 def test_a_profile_has_one_digest_in_whatever_order_the_database_keeps_keys() -> None:
     """PostgreSQL sorts the keys of JSON by their length, and the same evaluation left another file than on SQLite."""
-    more = {"choices": {"text": 3, "image": 5}, "entropies": {"text": {"value": 1.0, "n": 2}, "image": None}}
-    other = {"entropies": {"image": None, "text": {"n": 2, "value": 1.0}}, "choices": {"image": 5, "text": 3}}
-    [one], [same] = (profile_artifacts({}, None, said) for said in (more, other))
+    loss = UnigramLoss(1.0, None, 2, None, 9, 3, 0.0)
+    ids, unigrams = {"text": 3, "image": 5}, {"text": {"unigram": loss, "unigram_by_place": loss}, "image": {}}
+    others = {"image": 5, "text": 3}, {"image": {}, "text": {"unigram_by_place": loss, "unigram": loss}}
+    [one], [same] = (profile_artifacts({}, None, *said) for said in ((ids, unigrams), others))
     assert one.content == same.content
 
 
@@ -303,7 +305,7 @@ def test_the_map_shows_the_grid() -> None:
     ids = torch.tensor([layout.sequence([7], [3] * 6).ids])
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     sums.add(ids, torch.ones(1, 6, dtype=torch.bool), TokenLosses(losses, losses, losses))
-    [_, loss_map] = profile_artifacts(add_up([sums.to_json()]), (2, 3), {})
+    [_, loss_map] = profile_artifacts(add_up([sums.columns()]), (2, 3), {}, {})
     assert (loss_map.kind, loss_map.media_type) == ("loss_map", "image/png")
     assert loss_map.details == {"grid": (2, 3), "black": 1.0, "white": 6.0, "unit": "nats/token"}
     shown = Image.open(io.BytesIO(loss_map.content))

@@ -154,7 +154,7 @@ def test_ids_outside_the_layout_fail_the_plan(checkpoint: CheckpointRef, tmp_pat
 
 def test_shards_cover_the_data_in_order(checkpoint: CheckpointRef, data: Path) -> None:
     plan = LossWork(Loss(name="x", data=str(data), shards=3)).plan(context_of(checkpoint))
-    shards = [(shard["start"], shard["stop"], shard["units"]) for shard in plan.shards]
+    shards = [(shard.start, shard.stop, shard.units) for shard in plan.shards]
     assert shards == [(0, 1, 1), (1, 3, 2), (3, 5, 2)]
     assert plan.unit == "sequences"
 
@@ -172,11 +172,11 @@ def test_sequences_that_belong_together_are_one_in_every_error(
     general = [{"text_ids": [3, 4, 5]}, {"text_ids": [9, 9]}, {"text_ids": [3, 4, 5]}]
     data, text = (str(write(tmp_path / name, found)) for name, found in (("d.jsonl", records), ("t.jsonl", general)))
     loss = Loss(name="x", data=data, general_text=text, shards=shards)
-    parts = [shard for shard in LossWork(loss).plan(context_of(checkpoint)).shards if shard["part"] == "data"]
-    assert sorted(index for shard in parts for index in shard["order"]) == list(range(10))
-    assert len({group for shard in parts for group in set(shard["groups"])}) == 7
-    assert sum(len(set(shard["groups"])) for shard in parts) == 7, "no group is in two shards"
-    assert sum(shard["units"] for shard in parts) == 10
+    parts = [shard for shard in LossWork(loss).plan(context_of(checkpoint)).shards if shard.part == "data"]
+    assert sorted(index for shard in parts for index in shard.order) == list(range(10))
+    assert len({group for shard in parts for group in set(shard.groups)}) == 7
+    assert sum(len(set(shard.groups)) for shard in parts) == 7, "no group is in two shards"
+    assert sum(shard.units for shard in parts) == 10
     assert len(parts) == min(shards, 7)
 
     result = evaluate(loss, checkpoint)
@@ -209,7 +209,7 @@ def test_changed_data_are_noticed_by_the_shard(checkpoint: CheckpointRef, data: 
 
 
 def protocol(loss: Loss, checkpoint: CheckpointRef) -> Any:
-    return LossWork(loss).plan(context_of(checkpoint)).shards[0]["protocol"]
+    return LossWork(loss).plan(context_of(checkpoint)).shards[0].protocol
 
 
 def test_the_protocol_has_what_moves_the_numbers_and_nothing_else(checkpoint: CheckpointRef, data: Path) -> None:

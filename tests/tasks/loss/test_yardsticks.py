@@ -13,7 +13,7 @@ from miniature_run import DECODER, pretrained
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.errors import DataChanged, InvalidData
-from evalsvc.metrics.entropy import unigram_loss
+from evalsvc.metrics.entropy import UnigramLoss, unigram_loss
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.miniature import ROOT
 from evalsvc.tasks.loss import yardsticks as loss_yardsticks
@@ -28,12 +28,12 @@ GENERAL: list[dict[str, Any]] = [
 ]
 
 
-def unigram(rows: list[list[int]], size: int, groups: list[int] | None = None) -> dict[str, Any]:
+def unigram(rows: list[list[int]], size: int, groups: list[int] | None = None) -> UnigramLoss:
     """The loss of these ids by their frequencies, which has tests of its own."""
     owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     found = unigram_loss(np.array([one for row in rows for one in row]), owners, size, None, groups)
     assert found is not None
-    return asdict(found)
+    return found
 
 
 def test_unigrams_are_of_what_is_predicted(checkpoint: CheckpointRef, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_unigrams_are_of_what_is_predicted(checkpoint: CheckpointRef, tmp_path: 
     codes = [record.get("image_codes", []) for record in RECORDS]
     for kind, rows, size in (("text", text, 80), ("image", codes, 16)):
         found = profile[kind]["unigram"]
-        assert found == unigram(rows, size)
+        assert found == asdict(unigram(rows, size))
         metric = values(result)[f"{kind}_unigram"]
         assert (metric.value, metric.stderr, metric.groups) == (found["loss"], found["stderr"], None)
         assert metric.n == sum(f"n_{kind}" in item for item in result.items)
@@ -60,7 +60,7 @@ def test_where_ids_are_rare_the_notes_say_so(checkpoint: CheckpointRef, tmp_path
     many = [{"text_ids": [1, 2], "image_codes": codes} for codes in ([3, 1, 2, 3], [3, 2, 1, 3], [1, 2, 3, 3])]
     path = write(tmp_path / "many.jsonl", many)
     assert "unigrams" not in evaluate(Loss(name="x", data=str(path)), checkpoint).notes
-    assert scarce({"text": {"unigram": {"unseen": 0.05}}}) == {}
+    assert scarce({"text": {"unigram": UnigramLoss(1.0, None, 9, None, 99, 9, unseen=0.05)}}) == {}
 
 
 def test_one_image_predicts_no_other_of_its_captions(checkpoint: CheckpointRef, tmp_path: Path) -> None:
@@ -72,9 +72,11 @@ def test_one_image_predicts_no_other_of_its_captions(checkpoint: CheckpointRef, 
     for shards in (1, 3):
         result = evaluate(Loss(name="x", data=str(path), shards=shards), checkpoint)
         expected = unigram([rows[image] for image in order], 16, [0, 1, 2, 1, 0, 0])
-        assert json.loads(result.artifacts[0].content)["unigrams"]["image"]["unigram"] == pytest.approx(expected)
+        assert json.loads(result.artifacts[0].content)["unigrams"]["image"]["unigram"] == pytest.approx(
+            asdict(expected)
+        )
         metric = values(result)["image_unigram"]
-        assert (metric.value, metric.n, metric.groups) == (pytest.approx(expected["loss"]), 6, 3)
+        assert (metric.value, metric.n, metric.groups) == (pytest.approx(expected.loss), 6, 3)
 
 
 def test_a_model_of_the_frequencies_at_a_place_reaches_less(checkpoint: CheckpointRef, tmp_path: Path) -> None:
@@ -89,8 +91,8 @@ def test_a_model_of_the_frequencies_at_a_place_reaches_less(checkpoint: Checkpoi
     owners, places = np.repeat(np.arange(len(codes)), 64), np.tile(np.arange(64), len(codes))
     by_place = unigram_loss(np.concatenate(codes), owners, 64, places)
     assert by_place is not None
-    assert found["unigram_by_place"] == asdict(by_place)
-    assert by_place.loss < found["unigram"]["loss"] - 0.3
+    assert found["unigram_by_place"] == by_place
+    assert by_place.loss < found["unigram"].loss - 0.3
 
 
 def test_a_table_that_is_too_large_gives_no_loss_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +117,7 @@ def test_targets_survive_the_way_to_the_merge(size: int) -> None:
             shard.add(ids)
         joined.add_packed(shard.pack())
     assert joined.unigrams(by_place=True) == whole.unigrams(by_place=True)
-    assert joined.unigrams(by_place=True)["unigram"]["ids"] == 4
+    assert joined.unigrams(by_place=True)["unigram"].ids == 4
 
 
 def test_images_that_are_encoded_have_the_unigrams_of_their_codes() -> None:
@@ -195,7 +197,7 @@ def test_bad_general_text_is_named(checkpoint: CheckpointRef, tmp_path: Path) ->
         work.plan(context)
     write(text, GENERAL)
     plan = work.plan(context)
-    assert [shard["part"] for shard in plan.shards] == ["data", "general_text"]
+    assert [shard.part for shard in plan.shards] == ["data", "general_text"]
     assert plan.total == 8
     write(text, GENERAL[::-1])
     work.run(context, plan.shards[0])
