@@ -6,10 +6,10 @@ A caption is the mean of its ids' rows, an image that of its codes' rows: bags o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from evalsvc.metrics.contrastive import (
 from evalsvc.metrics.row_geometry import Nearest, nearest_rows, subspace_overlap
 from evalsvc.models import Transformer
 from evalsvc.spec.layout import VocabularyLayout
+from evalsvc.tasks.alignment.shards import OverlapParts, TableMeasures
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
@@ -121,11 +122,11 @@ def measure(
     task: Alignment,
     scale: float | None = None,
     report: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Return everything that `alignment` says of a table and batches of pairs, JSON-able.
+) -> tuple[TableMeasures, NearTokens]:
+    """Measure a table on batches of pairs, and find the text tokens that are nearest to image tokens.
 
-    `columns` has numbers by pair, in the order of `places`; their means are those of `contrastive`. `loss_fitted` is at
-    the temperature that makes it smallest, `loss` at the factor `scale`. `report` is called between steps.
+    `loss_fitted` is at the temperature that makes it smallest, `loss` at the factor `scale`. `report` is called between
+    steps.
     """
     found = []
     for part in parts:
@@ -138,21 +139,23 @@ def measure(
     columns["neighbours"] = near.neighbours
     tested = {"pairs": [one.pairs for one in found], **near.hits}
     tests = {name: permutation_test(one, task.permutations, task.seed, report) for name, one in tested.items()}
-    return {
-        "places": [place for part in parts for place in part.places],
-        "columns": columns,
-        "chance": {name: sum(values) / len(values) for name, values in _joined(map(_chances, found)).items()},
-        "hit_chance": {name: near.chance(name) for name in near.hits},
-        "floor": float(torch.cat([one.right.sum(1).double().log() for one in found]).mean()),
-        "fitted_scale": fitted,
-        "tests": {name: asdict(test) for name, test in tests.items()},
-        "nearest": near.to_json(),
-        **_overlap(tables, near.codes),
-    }
+    overlap = subspace_overlap(tables.image[torch.tensor(near.codes, device=tables.image.device)], tables.candidates)
+    measures = TableMeasures(
+        places=[place for part in parts for place in part.places],
+        columns=columns,
+        chance={name: sum(values) / len(values) for name, values in _joined(map(_chances, found)).items()},
+        hit_chance={name: near.chance(name) for name in near.hits},
+        floor=float(torch.cat([one.right.sum(1).double().log() for one in found]).mean()),
+        fitted_scale=fitted,
+        tests=tests,
+        overlap=OverlapParts(inside=overlap.inside.tolist(), whole=overlap.whole.tolist()),
+        overlap_chance=overlap.directions / tables.image.shape[1],
+    )
+    return measures, near
 
 
 @dataclass(frozen=True)
-class _NearTokens:
+class NearTokens:
     """The nearest text tokens of image tokens, and how often they are named in captions."""
 
     codes: list[int]
@@ -170,14 +173,8 @@ class _NearTokens:
         """The share of hits, the mean over all ways to put the texts of a batch to its images."""
         return sum(float(one.sum()) / len(one) for one in self.hits[name]) / sum(self.neighbours)
 
-    def to_json(self) -> dict[str, Any]:
-        nearest = {
-            name: {"ids": one.rows.tolist(), "cosines": one.cosines.tolist()} for name, one in self.nearest.items()
-        }
-        return {"codes": self.codes, "images": self.images, **nearest}
 
-
-def _near_tokens(tables: Tables, parts: Sequence[TokenPairs], count: int, report: Callable[[], None]) -> _NearTokens:
+def _near_tokens(tables: Tables, parts: Sequence[TokenPairs], count: int, report: Callable[[], None]) -> NearTokens:
     counts = Counter(code for part in parts for codes in part.codes for code in set(codes))
     codes = sorted(counts, key=lambda code: (-counts[code], code))
     queries = tables.image[torch.tensor(codes, device=tables.image.device)]
@@ -188,13 +185,7 @@ def _near_tokens(tables: Tables, parts: Sequence[TokenPairs], count: int, report
         hits[name] = [_hits(part, by_code) for part in parts]
     each = nearest[name].rows.shape[1]
     neighbours = [float(each * len(set(own))) for part in parts for own in part.codes]
-    return _NearTokens(codes, [counts[code] for code in codes], nearest, hits, neighbours)
-
-
-def _overlap(tables: Tables, codes: Sequence[int]) -> dict[str, Any]:
-    found = subspace_overlap(tables.image[torch.tensor(codes, device=tables.image.device)], tables.candidates)
-    parts = {"inside": found.inside.tolist(), "whole": found.whole.tolist()}
-    return {"overlap": parts, "overlap_chance": found.directions / tables.image.shape[1]}
+    return NearTokens(codes, [counts[code] for code in codes], nearest, hits, neighbours)
 
 
 def _columns(one: Similarities, fitted: float, scale: float | None) -> dict[str, list[float]]:
@@ -218,7 +209,7 @@ def _chances(one: Similarities) -> dict[str, list[float]]:
     return {f"at_{k}": hits_at(nothing, one.right, k).tolist() for k in RANKS}
 
 
-def _joined(parts: Any) -> dict[str, list[float]]:
+def _joined(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
     """Columns of several batches, one after the other."""
     every = list(parts)
     return {name: [value for part in every for value in part[name]] for name in every[0]}
@@ -235,17 +226,16 @@ def _hits(part: TokenPairs, nearest: Mapping[int, Sequence[int]]) -> Tensor:
     return wanted @ there.T
 
 
-def nearest_page(
-    nearest: Mapping[str, Any], layout: VocabularyLayout, tokenizer: TextTokenizer | None
-) -> Iterator[str]:
+def nearest_page(near: NearTokens, layout: VocabularyLayout, tokenizer: TextTokenizer | None) -> Iterator[str]:
     """Lines to read: of the most frequent codes the nearest text tokens, with their cosines."""
-    codes = nearest["codes"]
+    codes = near.codes
     yield f"nearest text tokens of the {min(SHOWN, len(codes))} most frequent of {len(codes)} image tokens"
     yield "by the cosine of the rows, and of the rows less the mean of their kind (centred)"
-    for row, (code, count) in enumerate(zip(codes[:SHOWN], nearest["images"], strict=False)):
+    for row, (code, count) in enumerate(zip(codes[:SHOWN], near.images, strict=False)):
         yield f"\n‹image {code}›  in {count} images"
         for name, label in (("neighbour_hits", "rows"), ("neighbour_hits_centred", "centred")):
-            found = zip(nearest[name]["ids"][row], nearest[name]["cosines"][row], strict=True)
+            nearest = near.nearest[name]
+            found = zip(nearest.rows[row].tolist(), nearest.cosines[row].tolist(), strict=True)
             shown = (f"{_shown(word, layout, tokenizer)} {cosine:.2f}" for word, cosine in found)
             yield f"  {label:<8}" + "  ".join(shown)
 

@@ -8,8 +8,8 @@ Generation" (arXiv 2311.16201), section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.alignment.learned import Learned, learn
 from evalsvc.tasks.alignment.pair_measures import Tables, measure, nearest_page, tables_of
 from evalsvc.tasks.alignment.results import HALF, part_result, training_protocol
+from evalsvc.tasks.alignment.shards import AlignmentOutput, AlignmentShard, LearnedOutput, TableOutput
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs, batches, halves, pairs_of
 from evalsvc.tasks.task import Context, Plan, TaskResult, Work
@@ -33,14 +34,11 @@ from evalsvc.tasks.task import Context, Plan, TaskResult, Work
 ESTIMATOR = "alignment/2"
 """In the protocol: how rows become metrics. Another version is another series."""
 
-AS_IT_IS, LEARNED = "table", "learned"
-"""The parts: the table of the checkpoint, and the one with trained image rows."""
 
-
-class AlignmentWork(Work[Alignment, Mapping[str, Any], Mapping[str, Any]]):
+class AlignmentWork(Work[Alignment, AlignmentShard, AlignmentOutput]):
     """Measure the pairs in a table, and train image rows where the task asks for it."""
 
-    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
+    def plan(self, context: Context) -> Plan[AlignmentShard]:
         """Plan a part for the table as it is, and one for the learned rows, checking every record against the layout.
 
         Raises InvalidData where the layout has no image block, there are too few pairs, or a record does not fit.
@@ -55,60 +53,64 @@ class AlignmentWork(Work[Alignment, Mapping[str, Any], Mapping[str, Any]]):
         records = pairs_of(data, layout, self.task.limit)
         pairs = records.one_per_image()
         tokenizer = self._tokenizer(context, layout)
-        common = {
-            "digest": data.digest,
-            # Text rows that stand for a token: tables are padded.
-            "candidates": layout.text.size if tokenizer is None else tokenizer.size,
-            "records": min(len(data.records), self.task.limit or len(data.records)),
-            "complete": len(records),
-            "pairs": len(pairs),
-        }
-        shards = [{"part": AS_IT_IS, "units": 1, **common, "protocol": self._protocol(layout, data, len(pairs))}]
+        table = AlignmentShard(
+            part="table",
+            units=1,
+            digest=data.digest,
+            candidates=layout.text.size if tokenizer is None else tokenizer.size,
+            records=min(len(data.records), self.task.limit or len(data.records)),
+            complete=len(records),
+            pairs=len(pairs),
+            protocol=self._protocol(layout, data, len(pairs)),
+        )
+        shards = [table]
         if self.task.learn is not None:
             training, left, digest = self._split(context, layout, data, pairs)
             how = {
                 "data": digest,
-                "candidates": common["candidates"],
+                "candidates": table.candidates,
                 **self.task.learn.model_dump(include={"steps", "rate", "seed"}),
                 "batch": min(self.task.learn.batch, len(training)),
             }
             protocol = {**self._protocol(layout, data, len(left)), "learned": how}
-            shards.append({"part": LEARNED, "units": self.task.learn.steps + 1, **common, "protocol": protocol})
+            shards.append(replace(table, part="learned", units=self.task.learn.steps + 1, protocol=protocol))
         return Plan(shards, "steps")
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what `pair_measures.measure` finds, and the artifacts; of the learned part also the losses by step.
+    def run(self, context: Context, shard: AlignmentShard) -> AlignmentOutput:
+        """Measure the table; of the learned part, train its image rows before.
 
         Raises DataChanged for other data than planned, and NonFinite where training diverges.
         """
         layout = context.layout()
         data = self._read(context, layout, self.task.data)
-        if data.digest != shard["digest"]:
+        if data.digest != shard.digest:
             raise DataChanged.since_planned(data.path)
         pairs = pairs_of(data, layout, self.task.limit).one_per_image()
-        if shard["part"] == LEARNED:
+        if shard.part == "learned":
             return self._learn(context, shard, data, pairs)
         found = self._measure(context, self._tables(context, shard), pairs, None, done=0)
         context.report(1)
         return found
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(
+        self, context: Context, shards: Sequence[AlignmentShard], outputs: Sequence[AlignmentOutput]
+    ) -> TaskResult:
         """The metrics. Needs neither data nor checkpoint: either may be gone by now."""
         first = shards[0]
-        notes: dict[str, Any] = {
-            "records_without_a_pair": first["records"] - first["complete"],
-            "images_again": first["complete"] - first["pairs"],
+        notes: dict[str, object] = {
+            "records_without_a_pair": first.records - first.complete,
+            "images_again": first.complete - first.pairs,
         }
         metrics: list[MetricValue] = []
         items: dict[int, dict[str, Any]] = {}
         artifacts: list[Artifact] = []
         for shard, output in zip(shards, outputs, strict=True):
-            found = part_result(self.task, "" if shard["part"] == AS_IT_IS else "learned_", shard, output)
+            found = part_result(self.task, shard, output)
             for item in found.items:
                 items.setdefault(item["index"], {}).update(item)
             metrics += found.metrics
             artifacts += found.artifacts
-            notes[shard["part"]] = found.notes
+            notes[shard.part] = found.notes
         return TaskResult(metrics, [items[index] for index in sorted(items)], notes, artifacts)
 
     def _read(self, context: Context, layout: VocabularyLayout, path: str) -> TokenData:
@@ -155,23 +157,23 @@ class AlignmentWork(Work[Alignment, Mapping[str, Any], Mapping[str, Any]]):
             **({"batches_seed": self.task.seed} if pairs > self.task.batch else {}),
         }
 
-    def _tables(self, context: Context, shard: Mapping[str, Any]) -> Tables:
+    def _tables(self, context: Context, shard: AlignmentShard) -> Tables:
         model = context.model(dtype=self.task.dtype, rotary_inv_freq_dtype="auto")
-        return tables_of(model, context.layout(), self.task.table == "output", shard["candidates"])
+        return tables_of(model, context.layout(), self.task.table == "output", shard.candidates)
 
     def _measure(
         self, context: Context, tables: Tables, pairs: TokenPairs, scale: float | None, done: int
-    ) -> dict[str, Any]:
+    ) -> TableOutput:
         parts = batches(pairs, self.task.batch, self.task.seed)
-        found = measure(tables, parts, self.task, scale, lambda: context.report(done))
+        found, near = measure(tables, parts, self.task, scale, lambda: context.report(done))
         layout = context.layout()
-        page = nearest_page(found.pop("nearest"), layout, self._tokenizer(context, layout))
-        return {**found, "nearest_tokens": "\n".join(page) + "\n"}
+        page = nearest_page(near, layout, self._tokenizer(context, layout))
+        return TableOutput(**vars(found), nearest_tokens="\n".join(page) + "\n")
 
-    def _learn(self, context: Context, shard: Mapping[str, Any], data: TokenData, pairs: TokenPairs) -> dict[str, Any]:
+    def _learn(self, context: Context, shard: AlignmentShard, data: TokenData, pairs: TokenPairs) -> LearnedOutput:
         assert self.task.learn is not None, "nothing is trained without it"
         training, left, digest = self._split(context, context.layout(), data, pairs)
-        if digest != shard["protocol"]["learned"]["data"]:
+        if digest != shard.protocol["learned"]["data"]:
             raise DataChanged.since_planned(str(self.task.learn.data))
         try:
             learned = learn(self._tables(context, shard), training, self.task.learn, context.report)
@@ -179,19 +181,19 @@ class AlignmentWork(Work[Alignment, Mapping[str, Any], Mapping[str, Any]]):
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
         found = self._measure(context, learned.tables, left, learned.scale, done=self.task.learn.steps)
         context.report(self.task.learn.steps + 1)
-        return {
-            **found,
-            "training_pairs": len(training),
-            "pairs_in_both": training.common(left),
-            "trained_codes": len(learned.trained),
-            "scale": learned.scale,
-            "plateau": asdict(plateau(learned.losses)),
-            "losses": learned.losses,
-            "scales": learned.scales,
-            "image_rows": self._image_rows(context, shard, learned).to_bytes(),
-        }
+        return LearnedOutput(
+            **vars(found),
+            training_pairs=len(training),
+            pairs_in_both=training.common(left),
+            trained_codes=len(learned.trained),
+            scale=learned.scale,
+            plateau=plateau(learned.losses),
+            losses=learned.losses,
+            scales=learned.scales,
+            image_rows=self._image_rows(context, shard, learned).to_bytes(),
+        )
 
-    def _image_rows(self, context: Context, shard: Mapping[str, Any], learned: Learned) -> ImageRows:
+    def _image_rows(self, context: Context, shard: AlignmentShard, learned: Learned) -> ImageRows:
         layout, values = context.layout(), learned.tables.image
         assert layout.image_ids, "the plan asked for images"
         assert layout.rows, "it is resolved"
@@ -204,6 +206,6 @@ class AlignmentWork(Work[Alignment, Mapping[str, Any], Mapping[str, Any]]):
             "norm": "trained rows have the text rows' root mean square length, by one factor for all",
             "length": repr(learned.length),
             "checkpoint": context.digest(),
-            "protocol": Protocol(training_protocol(shard["protocol"])).id,
+            "protocol": Protocol(training_protocol(shard.protocol)).id,
         }
         return ImageRows(values, torch.tensor(layout.image_ids), trained, TABLES[self.task.table], layout.rows, about)

@@ -1,7 +1,6 @@
 """What a table knows of pairs, against the definitions one pair at a time."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch.nn import functional
 
 from evalsvc.metrics.contrastive import clip_loss, fit_scale
 from evalsvc.tasks.alignment.pair_measures import Tables, bag_means, measure, similarities
+from evalsvc.tasks.alignment.shards import TableMeasures
 from evalsvc.tasks.alignment.spec import Alignment
 from evalsvc.tasks.alignment.token_pairs import TokenPairs
 
@@ -54,14 +54,14 @@ def test_equal_captions_have_equal_similarities_to_the_last_bit() -> None:
             assert torch.equal(found.pairs[:, i], found.pairs[:, j])
 
 
-def named(found: dict[str, Any], column: str) -> float:
-    values = found["columns"][column]
+def named(found: TableMeasures, column: str) -> float:
+    values = found.columns[column]
     return float(sum(values) / len(values))
 
 
 def test_every_number_is_its_definition() -> None:
     own, some = tables(), pairs(30)
-    found = measure(own, [some], TASK, scale=7.0)
+    found, _ = measure(own, [some], TASK, scale=7.0)
     matrix = slow_similarity(own, some)
     targets = torch.arange(30)
     loss = (functional.cross_entropy(7 * matrix, targets) + functional.cross_entropy(7 * matrix.T, targets)) / 2
@@ -77,16 +77,16 @@ def test_every_number_is_its_definition() -> None:
     nearest = [max(range(30), key=lambda i, row=row: float(row[i])) for row in matrix.T]  # type: ignore[misc]
     assert named(found, "text_to_image_at_1") == sum(bags[j] == bags[i] for j, i in enumerate(nearest)) / 30
     copies = [bags.count(bag) for bag in bags]
-    assert found["floor"] == pytest.approx(sum(map(math.log, copies)) / 30)
-    assert found["chance"]["at_1"] == pytest.approx(sum(copies) / 900)
+    assert found.floor == pytest.approx(sum(map(math.log, copies)) / 30)
+    assert found.chance["at_1"] == pytest.approx(sum(copies) / 900)
     ways = [1 - math.comb(30 - count, 5) / math.comb(30, 5) for count in copies]
-    assert found["chance"]["at_5"] == pytest.approx(sum(ways) / 30)
+    assert found.chance["at_5"] == pytest.approx(sum(ways) / 30)
 
 
 def test_hits_are_counted_image_by_image() -> None:
     """Of each distinct code the three nearest text tokens, and which of them stand in a caption."""
     own, some = tables(), pairs(30)
-    found = measure(own, [some], TASK)
+    found, _ = measure(own, [some], TASK)
     unit = functional.normalize(own.image, dim=1) @ functional.normalize(own.text[:20], dim=1).T
     near = {code: set(unit[code].topk(3).indices.tolist()) for code in range(9)}
     for name, of_text in (("own", lambda i: [some.texts[i]]), ("any", lambda i: some.texts)):
@@ -94,19 +94,19 @@ def test_hits_are_counted_image_by_image() -> None:
         for i, codes in enumerate(some.codes):
             total += sum(word in near[code] for text in of_text(i) for code in set(codes) for word in set(text))
         if name == "own":
-            assert sum(found["columns"]["neighbour_hits"]) == total > 0
+            assert sum(found.columns["neighbour_hits"]) == total > 0
         else:
             at_most = sum(3 * len(set(codes)) for codes in some.codes)
-            assert sum(found["columns"]["neighbours"]) == at_most
-            assert found["hit_chance"]["neighbour_hits"] == pytest.approx(total / 30 / at_most)
+            assert sum(found.columns["neighbours"]) == at_most
+            assert found.hit_chance["neighbour_hits"] == pytest.approx(total / 30 / at_most)
 
 
 def test_padding_rows_are_nearest_to_nothing() -> None:
     """Rows that no token has are near to much in tables where they were never trained."""
     own = tables()
     own.text[20:] = own.image[0]
-    near = measure(own, [pairs(20)], TASK)["nearest"]["neighbour_hits"]
-    assert max(word for words in near["ids"] for word in words) < 20
+    _, near = measure(own, [pairs(20)], TASK)
+    assert int(near.nearest["neighbour_hits"].rows.max()) < 20
 
 
 def test_a_table_that_knows_is_told_from_one_that_does_not() -> None:
@@ -116,20 +116,20 @@ def test_a_table_that_knows_is_told_from_one_that_does_not() -> None:
     codes = [(row % 9, (row + 1) % 9, row % 9) for row in range(150)]
     texts = [(code[0], code[1]) for code in codes]
     some = TokenPairs(tuple(range(150)), tuple(texts), tuple(codes))
-    good = measure(Tables(text, text[:9].clone(), 20), [some], TASK)
-    bad = measure(Tables(text, text[10:19].clone(), 20), [some], TASK)
-    assert good["tests"]["pairs"]["p"] == good["tests"]["neighbour_hits"]["p"] == 1 / 50
+    good, _ = measure(Tables(text, text[:9].clone(), 20), [some], TASK)
+    bad, _ = measure(Tables(text, text[10:19].clone(), 20), [some], TASK)
+    assert good.tests["pairs"].p == good.tests["neighbour_hits"].p == 1 / 50
     assert named(good, "image_to_text_at_1") == 1
-    assert named(good, "loss_fitted") == pytest.approx(good["floor"], abs=0.2)
-    assert named(bad, "loss_fitted") > good["floor"] + 1
+    assert named(good, "loss_fitted") == pytest.approx(good.floor, abs=0.2)
+    assert named(bad, "loss_fitted") > good.floor + 1
     assert named(bad, "loss_fitted") <= math.log(150)
-    assert sum(good["columns"]["neighbour_hits"]) > 3 * sum(bad["columns"]["neighbour_hits"])
+    assert sum(good.columns["neighbour_hits"]) > 3 * sum(bad.columns["neighbour_hits"])
 
 
 def test_batches_are_measured_apart_and_fitted_together() -> None:
     own, first, second = tables(), pairs(20, seed=1), pairs(20, seed=2)
-    found = measure(own, [first, second], TASK, scale=5.0)
-    alone = [measure(own, [part], TASK, scale=5.0) for part in (first, second)]
+    found, _ = measure(own, [first, second], TASK, scale=5.0)
+    alone = [measure(own, [part], TASK, scale=5.0)[0] for part in (first, second)]
     for column in ("loss", "cosine_excess", "image_to_text_at_5", "text_to_image_at_10", "cosine_image"):
-        assert found["columns"][column] == pytest.approx(alone[0]["columns"][column] + alone[1]["columns"][column])
-    assert found["fitted_scale"] == pytest.approx(fit_scale([slow_similarity(own, part) for part in (first, second)]))
+        assert found.columns[column] == pytest.approx(alone[0].columns[column] + alone[1].columns[column])
+    assert found.fitted_scale == pytest.approx(fit_scale([slow_similarity(own, part) for part in (first, second)]))
