@@ -6,13 +6,13 @@ import dis
 import logging
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import datasets
 import numpy
@@ -23,7 +23,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
 from evalsvc.errors import AssetMissing, EvalsvcError, InvalidData, InvalidSuite, MissingPackage
-from evalsvc.language.definitions import Definition, Rules, local_files, read_definition
+from evalsvc.language.definitions import Config, Definition, Rules, local_files, mapping_of, read_definition, text_of
 from evalsvc.language.expansion import Leaf
 from evalsvc.language.hub import Rows, Source, one_line, require_named
 from evalsvc.language.private import example_pool, metric_functions
@@ -40,6 +40,9 @@ PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "bert_score
 
 _UNDEFINED = re.compile(r"'[A-Za-z_]\w*' is undefined")
 """Jinja's message on a name that stands in the template; its other messages may quote the row."""
+
+EVALUATED = ("test_split", "validation_split")
+"""Keys of the split that is evaluated, the first that is given."""
 
 Load = Callable[[Source], Rows]
 """Where the rows of a dataset on the hub come from: `hub.cached` or `hub.fetch`."""
@@ -176,60 +179,57 @@ def require_metrics(name: str, task: Task) -> None:
         _require_imports(name, function)
 
 
-def _with_shots(config: dict[str, Any], changes: Changes) -> dict[str, Any]:
+def _with_shots(config: Config, changes: Changes) -> Config:
     """`config` with its solved examples settled."""
-    if not (config.get("test_split") or config.get("validation_split") or changes.data):
+    if not (text_of(config, *EVALUATED) or changes.data):
         raise InvalidData(f"benchmark {config['task']!r} names no `test_split` and no `validation_split`; give one")
-    own = config.get("fewshot_config") or {}
+    own = mapping_of(config, "fewshot_config")
     shots = config.get("num_fewshot") if changes.num_fewshot is None else changes.num_fewshot
     if changes.data is not None:
-        config = config | _splits_of_one_file(config)
+        config = {**config, **_splits_of_one_file(config)}
         own = {key: value for key, value in own.items() if key != "split"}
     if not shots:
         # lm-eval reads the whole split of the examples for nothing, which may be the largest by far.
-        return config | {
-            "num_fewshot": 0,
-            "fewshot_split": None,
-            "fewshot_config": {**own, "split": None, "samples": []},
-        }
+        none = {"num_fewshot": 0, "fewshot_split": None, "fewshot_config": {**own, "split": None, "samples": []}}
+        return {**config, **none}
     if changes.fewshot == "first":
         own = {**own, "sampler": "first_n"}
-    evaluated = config.get("test_split") or config.get("validation_split")
+    evaluated = text_of(config, *EVALUATED)
     if _split_of_shots(config, own) == evaluated:
         own = {**own, "split": evaluated}
-        config = config | {"test_split": evaluated}
-    return config | {"num_fewshot": shots, "fewshot_config": own}
+        config = {**config, "test_split": evaluated}
+    return {**config, "num_fewshot": shots, "fewshot_config": own}
 
 
-def _splits_of_one_file(config: Mapping[str, Any]) -> dict[str, Any]:
+def _splits_of_one_file(config: Config) -> Config:
     """All rows are evaluated, and solved examples come from among them."""
-    evaluated = config.get("test_split") or config.get("validation_split") or "test"
+    evaluated = text_of(config, *EVALUATED) or "test"
     return {"test_split": evaluated, "validation_split": None, "training_split": None, "fewshot_split": None}
 
 
-def _split_of_shots(config: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
+def _split_of_shots(config: Config, own: Config) -> str | None:
     """The split that lm-eval draws examples from; None: they are written out in the definition."""
-    named = own.get("split") or config.get("fewshot_split")
+    named = text_of(own, "split") or text_of(config, "fewshot_split")
     if named or own.get("samples") is not None:
         return named
-    return config.get("training_split") or config.get("validation_split") or config.get("test_split")
+    return text_of(config, "training_split", "validation_split", "test_split")
 
 
-def _splits(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _splits(config: Config) -> tuple[str, ...]:
     """The splits that are used: the one that is evaluated, and the one that solved examples come from."""
-    evaluated = config.get("test_split") or config.get("validation_split")
-    shots = _split_of_shots(config, config["fewshot_config"]) if config["num_fewshot"] else None
+    evaluated = text_of(config, *EVALUATED)
+    shots = _split_of_shots(config, mapping_of(config, "fewshot_config")) if config["num_fewshot"] else None
     return tuple(dict.fromkeys(split for split in (evaluated, shots) if split))
 
 
-def _with_rows(name: str, config: dict[str, Any], rows: Rows) -> dict[str, Any]:
+def _with_rows(name: str, config: Config, rows: Rows) -> Config:
     """`config` with its rows in place of where they come from, so that lm-eval has nothing to fetch."""
     _check_splits(name, config, rows)
     given = datasets.DatasetDict(rows)
-    return config | {"custom_dataset": lambda **_: given, "dataset_kwargs": None}
+    return {**config, "custom_dataset": lambda **_: given, "dataset_kwargs": None}
 
 
-def _rows(name: str, config: Mapping[str, Any], trusted: bool, rules: Rules, load: Load) -> Rows:
+def _rows(name: str, config: Config, trusted: bool, rules: Rules, load: Load) -> Rows:
     """The rows that a definition names; a trusted one may name them by all means that `datasets` has."""
     local = local_files(config)
     if local is not None and (
@@ -241,10 +241,10 @@ def _rows(name: str, config: Mapping[str, Any], trusted: bool, rules: Rules, loa
             split: read_rows([Path(rules.resolve(each)) for each in names], rules.allow)
             for split, names in local.items()
         }
-    path = config.get("dataset_path")
-    if not isinstance(path, str) or not path:
+    path = text_of(config, "dataset_path")
+    if path is None:
         raise InvalidData(f"benchmark {name!r} has no `dataset_path`; give one in its YAML, or `data` in the suite")
-    source = Source(path, config.get("dataset_name"), config.get("dataset_kwargs") or {}, _splits(config))
+    source = Source(path, text_of(config, "dataset_name"), mapping_of(config, "dataset_kwargs"), _splits(config))
     with blamed(name, "its `dataset_kwargs`"):
         if not trusted:
             require_named(source)
@@ -255,7 +255,7 @@ def _is_path(name: str) -> bool:
     return name.startswith(("/", DATASETS)) and not set(name) & set("*?[]")
 
 
-def _check_splits(name: str, config: Mapping[str, Any], rows: Rows) -> None:
+def _check_splits(name: str, config: Config, rows: Rows) -> None:
     for split in _splits(config):
         if split not in rows:
             there = ", ".join(map(repr, rows))
@@ -264,14 +264,14 @@ def _check_splits(name: str, config: Mapping[str, Any], rows: Rows) -> None:
             raise InvalidData(f"benchmark {name!r}: the split {split!r} of its data is empty")
 
 
-def _construct(name: str, config: dict[str, Any]) -> Task:
+def _construct(name: str, config: Config) -> Task:
     with blamed(name, "document 0"):
         task: Task = next(iter(TaskManager(include_defaults=False).load([config])["tasks"].values()))
     task.set_fewshot_seed(FEWSHOT_SEED)
     return task
 
 
-def _build_class(name: str, config: dict[str, Any], changes: Changes) -> Task:
+def _build_class(name: str, config: Config, changes: Changes) -> Task:
     """A benchmark that is a Python class of lm-eval's: it sees to its data itself."""
     if changes.data is not None:
         raise InvalidSuite(f"benchmark {name!r} is a program that finds its own data; take `data` away")
@@ -298,7 +298,7 @@ def _check_pool(name: str, task: Task) -> None:
         )
 
 
-def _require_imports(name: str, function: Any) -> None:
+def _require_imports(name: str, function: object) -> None:
     """Raise MissingPackage for a package that the function imports when it is called."""
     code = getattr(function, "__code__", None)
     for instruction in dis.get_instructions(code) if code is not None else ():

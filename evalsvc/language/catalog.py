@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from evalsvc.data.files import read_bytes
 from evalsvc.errors import EvalsvcError, InvalidData, UnknownName, near_misses
@@ -199,7 +199,7 @@ def _words(text: bytes) -> list[str]:
     return [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
 
 
-def _value(text: bytes) -> Any:
+def _value(text: bytes) -> object:
     plain = _PLAIN.fullmatch(text)
     if plain and plain[2].lower() not in _WORDS:
         return plain[2].decode()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalsvc.data.files import read_bytes
 from evalsvc.errors import EvalsvcError, InvalidData
@@ -31,6 +30,9 @@ MAX_INCLUDES = 100
 MAX_DEPTH = 20
 """Of groups in groups."""
 
+Config = Mapping[str, object]
+"""Keys of benchmark files with their values, as lm-eval knows the keys. Its own files may say anything."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -48,8 +50,8 @@ class Rules:
 class Definition:
     """A benchmark or group, as its YAML file and the included ones say together."""
 
-    config: dict[str, Any]
-    """Keys as lm-eval knows them; paths of local data files are absolute."""
+    config: Config
+    """Paths of local data files are absolute."""
     trusted: bool
     """Whether functions may be called that it names. If not, it keeps to `schema`."""
     unsafe: bool = False
@@ -71,11 +73,22 @@ def read_definition(path: Path, rules: Rules, *, functions: bool, closed: bool =
     return Definition(_read_closed(path, rules, []), trusted=False)
 
 
-def local_files(config: Mapping[str, Any]) -> dict[str, list[str]] | None:
+def text_of(config: Config, *keys: str) -> str | None:
+    """Return the first text under the keys; None where there is none."""
+    return next((value for value in map(config.get, keys) if isinstance(value, str) and value), None)
+
+
+def mapping_of(config: Config, key: str) -> dict[str, object]:
+    """Return the mapping under a key; an empty one where there is none."""
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def local_files(config: Config) -> dict[str, list[str]] | None:
     """Return the names of a definition's local data files by split; None where a dataset of the hub has the rows."""
     if config.get("dataset_path") not in BUILDERS:
         return None
-    files = (config.get("dataset_kwargs") or {}).get("data_files")
+    files = mapping_of(config, "dataset_kwargs").get("data_files")
     return by_split(files) if files else {}
 
 
@@ -93,7 +106,7 @@ def named_files(names: Iterable[str], include_path: Sequence[Path], rules: Rules
                 yield from (Path(rules.resolve(name)) for names in files.values() for name in names)
 
 
-def _read_closed(path: Path, rules: Rules, files: list[Path]) -> dict[str, Any]:
+def _read_closed(path: Path, rules: Rules, files: list[Path]) -> dict[str, object]:
     _add_file(path, files)
     try:
         content = read_yaml(read_bytes(path, anywhere if _is_shipped(path) else rules.allow, MAX_FILE))
@@ -107,10 +120,10 @@ def _read_closed(path: Path, rules: Rules, files: list[Path]) -> dict[str, Any]:
     if _is_shipped(path):
         content = _without_scripts(content)
     own = check_benchmark_file(f"the benchmark file {path}", content)
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for include in _list(own.pop("include", None) or []):
-        merged |= _read_closed((path.parent / include).resolve(), rules, files)
-    return merged | (own if _is_shipped(path) else _anchored(own, merged.get("dataset_path"), path))
+        merged |= _read_closed((path.parent / str(include)).resolve(), rules, files)
+    return {**merged, **(own if _is_shipped(path) else _anchored(own, merged.get("dataset_path"), path))}
 
 
 def _read_trusted(path: Path, functions: bool, files: list[Path]) -> Definition:
@@ -125,7 +138,7 @@ def _read_trusted(path: Path, functions: bool, files: list[Path]) -> Definition:
     except Exception as error:  # what a `!function` imports may raise anything
         raise InvalidData(f"the benchmark file {path} cannot be used: {' '.join(str(error).split())}") from error
     unsafe = bool(own.get("unsafe_code")) or any(path.is_relative_to(shipped_folder() / name) for name in RUNS_CODE)
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for include in _list(own.pop("include", [])):
         inherited = _read_trusted((path.parent / str(include)).resolve(), functions, files)
         unsafe = unsafe or inherited.unsafe
@@ -133,7 +146,7 @@ def _read_trusted(path: Path, functions: bool, files: list[Path]) -> Definition:
         merged |= {key: value for key, value in inherited.config.items() if key != "task_list"}
     if not _is_shipped(path):
         own = _anchored(own, merged.get("dataset_path"), path)
-    return Definition(merged | own, trusted=True, unsafe=unsafe)
+    return Definition({**merged, **own}, trusted=True, unsafe=unsafe)
 
 
 def _add_file(path: Path, files: list[Path]) -> None:
@@ -148,22 +161,21 @@ def _is_shipped(path: Path) -> bool:
     return path.is_relative_to(shipped_folder())
 
 
-def _without_scripts(content: dict[str, Any]) -> dict[str, Any]:
+def _without_scripts(content: Config) -> Config:
     """Leave out what lm-eval's files say for versions of `datasets` that ran scripts."""
-    options = content.get("dataset_kwargs")
-    if not isinstance(options, dict):
-        return content
-    return {**content, "dataset_kwargs": {key: options[key] for key in options if key != "trust_remote_code"}}
+    options = mapping_of(content, "dataset_kwargs")
+    kept = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    return {**content, "dataset_kwargs": kept} if options else content
 
 
-def _anchored(config: dict[str, Any], inherited: Any, path: Path) -> dict[str, Any]:
+def _anchored(config: Config, inherited: object, path: Path) -> Config:
     """Let relative data files start at the YAML file that names them; lm-eval's start where the process does.
 
     `inherited` is the `dataset_path` that holds where `config` has none. The files of a dataset on the hub are its own.
     """
     dataset = config.get("dataset_path", inherited)
-    options = config.get("dataset_kwargs")
-    if dataset in BUILDERS and isinstance(options, dict) and "data_files" in options:
+    options = mapping_of(config, "dataset_kwargs")
+    if dataset in BUILDERS and "data_files" in options:
         config = {**config, "dataset_kwargs": {**options, "data_files": _absolute(options["data_files"], path)}}
     if isinstance(members := config.get("task"), list):
         local = [_anchored(each, dataset, path) if isinstance(each, dict) else each for each in members]
@@ -171,7 +183,7 @@ def _anchored(config: dict[str, Any], inherited: Any, path: Path) -> dict[str, A
     return config
 
 
-def _absolute(names: Any, path: Path) -> Any:
+def _absolute(names: object, path: Path) -> object:
     if isinstance(names, dict):
         return {split: _absolute(value, path) for split, value in names.items()}
     if isinstance(names, list):
@@ -184,5 +196,5 @@ def _absolute(names: Any, path: Path) -> Any:
     return names if not isinstance(names, str) or names.startswith("datasets:") else str(path.parent / names)
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]

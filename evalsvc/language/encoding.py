@@ -5,7 +5,7 @@ Ids are those of the tokenizer until a `Request` is made of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,19 @@ class Prompted:
 
 
 @dataclass(frozen=True)
+class EncodingIdentity:
+    """What of an encoding is part of the protocol: two encodings with the same ask a model the same."""
+
+    tokenizer: str
+    """Digest of the tokenizer."""
+    bos: int | None
+    end_of_text: int | None
+    max_length: int
+    layout: str
+    """Digest of the layout."""
+
+
+@dataclass(frozen=True)
 class TextEncoding:
     """A tokenizer, the rows of a model's table that its ids have, and what is put around them.
 
@@ -103,15 +116,10 @@ class TextEncoding:
         """Whether the table has anything but text, so that scores within the text ids are scores of their own."""
         return self.layout.rows != self.layout.text.size
 
-    def identity(self) -> dict[str, Any]:
-        """For the protocol: two encodings with equal content ask a model the same."""
-        return {
-            "tokenizer": self.tokenizer.digest,
-            "bos": self.bos,
-            "end_of_text": self.end,
-            "max_length": self.max_length,
-            "layout": self.layout.digest,
-        }
+    @property
+    def identity(self) -> EncodingIdentity:
+        """What of the encoding moves what a model is asked."""
+        return EncodingIdentity(self.tokenizer.digest, self.bos, self.end, self.max_length, self.layout.digest)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the tokenizer, `bos` first. A text that begins with it gets no second one, as in HFLM."""
@@ -157,7 +165,7 @@ class TextEncoding:
         requests = (Request(*map(self._rows, make_disjoint_window(pair))) for pair in pairs)
         return Scored(tuple(requests), cut=False)
 
-    def prompted(self, context: Sequence[int], options: dict[str, Any]) -> Prompted:
+    def prompted(self, context: Sequence[int], options: Mapping[str, object]) -> Prompted:
         """A generation after ids of the tokenizer. What leaves no room for it is cut from the left."""
         wanted = dict(normalize_gen_kwargs(options, MAX_GEN_TOKS))
         max_tokens, until = int(wanted.pop("max_gen_toks")), wanted.pop("until")

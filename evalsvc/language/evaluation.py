@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +41,7 @@ def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> l
     count = sum(len(benchmark.documents) for benchmark in loaded.benchmarks)
     common = {
         "digest": _digest(loaded),
-        "encoding": encoding.identity(),
+        "encoding": asdict(encoding.identity),
         "ids": IdCounts.of(encoding.layout).to_json(),
     }
     bounds = pairwise([*range(0, count, shard_size), count])
@@ -73,7 +73,7 @@ def asked_documents(loaded: Loaded, shard: Mapping[str, Any], encoding: TextEnco
         DataChanged: the benchmarks or the tokenizer are not what was planned.
     """
     require_planned(loaded, shard)
-    if encoding.identity() != shard["encoding"]:
+    if asdict(encoding.identity) != shard["encoding"]:
         raise DataChanged.since_planned(f"the tokenizer {encoding.tokenizer.path} or the layout")
     asked = list(_asked(loaded, shard["start"], shard["stop"]))
     instances = [benchmark.instances[position] for benchmark, position in asked]
@@ -129,7 +129,7 @@ _encodable: set[str] = set()
 
 
 def _require_encodable(benchmark: Benchmark, encoding: TextEncoding) -> None:
-    key = digest([benchmark.digest, encoding.identity()])
+    key = digest([benchmark.digest, asdict(encoding.identity)])
     if key not in _encodable:
         deque(encoding.encode_all(benchmark.instances, benchmark.describe), maxlen=0)
         _encodable.add(key)

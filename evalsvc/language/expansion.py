@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 from lm_eval.config.group import GroupConfig
 
 from evalsvc.errors import InvalidData
 from evalsvc.language.catalog import Entry, Registry
-from evalsvc.language.definitions import MAX_DEPTH, Rules, read_definition
+from evalsvc.language.definitions import MAX_DEPTH, Config, Rules, read_definition
 
 MAX_MEMBERS = 8192
 """Members of a group, those of its tags included."""
@@ -27,7 +26,7 @@ class Leaf:
     name: str
     path: Path | None
     """Its YAML file; None: a group's file has all of it."""
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Config = field(default_factory=dict)
     """What the groups around it say in place of the file."""
     closed: bool = False
     """Whether a group of a submitter's changes the file, which then has to keep to `schema`, lm-eval's own too."""
@@ -42,7 +41,7 @@ class Leaf:
 class Branch:
     """A group."""
 
-    config: Mapping[str, Any]
+    config: Config
     """As lm-eval's GroupConfig takes it."""
     members: tuple[Leaf | Branch, ...]
 
@@ -68,7 +67,7 @@ def expand(name: str, registry: Registry, rules: Rules) -> tuple[Leaf | Branch, 
 class _Within:
     """What the groups around a member make of it."""
 
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Config = field(default_factory=dict)
     trusted: bool = True
     """Whether all of them are lm-eval's, or the operator's."""
     unsafe: bool = False
@@ -78,7 +77,7 @@ class _Within:
         """Whether a submitter changes more than the number of shots."""
         return not self.trusted and bool(self.overrides.keys() - {"num_fewshot"})
 
-    def changed(self, overrides: Mapping[str, Any], *, outer_wins: bool = False) -> _Within:
+    def changed(self, overrides: Config, *, outer_wins: bool = False) -> _Within:
         merged = {**overrides, **self.overrides} if outer_wins else {**self.overrides, **overrides}
         return replace(self, overrides=merged, unsafe=self.unsafe or bool(overrides.get("unsafe_code")))
 
@@ -105,7 +104,7 @@ class _Expansion:
         )
         return (self.branch(entry.name, definition.config, inner, depth),)
 
-    def branch(self, name: str, config: Mapping[str, Any], within: _Within, depth: int) -> Branch:
+    def branch(self, name: str, config: Config, within: _Within, depth: int) -> Branch:
         if name in self.opened or depth > MAX_DEPTH:
             raise InvalidData(f"the group {name!r} is a member of itself, or a member twice; list it once")
         self.opened.add(name)
@@ -119,7 +118,7 @@ class _Expansion:
                 raise InvalidData(f"the group {name!r} has more than {MAX_MEMBERS:,} members; make several of it")
         return Branch(own, tuple(members))
 
-    def member(self, group: str, item: Any, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
+    def member(self, group: str, item: object, within: _Within, depth: int) -> tuple[Leaf | Branch, ...]:
         content = item if isinstance(item, dict) else {"task": item}
         key = "group" if "group" in content else "task"
         name = content.get(key)

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from lm_eval.api.instance import Instance
 
 from evalsvc.language.benchmarks import Benchmark
 from evalsvc.language.questions import question_text, right_options
+from evalsvc.metrics.item_numbers import Item
 
-Item = Mapping[str, Any]
+Kind = Literal["lost", "gained"]
+"""`lost`: only the base is right, `gained`: only the checkpoint."""
 
 
-def flips(benchmark: Benchmark, key: str, base: Sequence[Item], own: Sequence[Item]) -> Iterator[dict[str, Any]]:
-    """A JSON-able row for each document whose value under `key` or `key_within` differs between two results' items.
+@dataclass(frozen=True)
+class Flip:
+    """A document on which two models are right and wrong in turn."""
 
-    In the order of the data: `benchmark`, `index`, `flip` and `flip_within` (`lost`: only the base is right, `gained`:
-    only the other; None: over these ids both are alike), `question`, the `options` where there are some, those that are
-    `right`, and the answers `base`, `checkpoint`, `base_within`, `checkpoint_within`.
-    """
+    benchmark: str
+    index: int
+    flip: Kind | None
+    """Over all ids; None: both models are alike there."""
+    flip_within: Kind | None
+    question: str
+    options: Sequence[str] | None
+    """None: it is no multiple choice."""
+    right: Sequence[str]
+    """Right answers; empty where only the benchmark's own code knows."""
+    base: str
+    checkpoint: str
+    base_within: str
+    checkpoint_within: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields, without `options` where there are none."""
+        return {name: value for name, value in vars(self).items() if value is not None or name != "options"}
+
+
+def flips(benchmark: Benchmark, key: str, base: Sequence[Item], own: Sequence[Item]) -> Iterator[Flip]:
+    """Yield the documents whose value under `key` or `key_within` differs between two results, in the data's order."""
     before, after = (
         {item["index"]: item for item in items if item["benchmark"] == benchmark.name} for items in (base, own)
     )
@@ -28,22 +50,16 @@ def flips(benchmark: Benchmark, key: str, base: Sequence[Item], own: Sequence[It
         old, new = before.get(document.index), after.get(document.index)
         if old is None or new is None:
             continue
-        flipped = {name: _flip(old, new, key + end) for name, end in (("flip", ""), ("flip_within", "_within"))}
-        if any(flipped.values()):
+        kinds = _flip(old, new, key), _flip(old, new, f"{key}_within")
+        if any(kinds):
             asked = benchmark.instances[document.requests]
-            yield {
-                "benchmark": benchmark.name,
-                "index": document.index,
-                **flipped,
-                **_question(benchmark, asked),
-                "base": _answer(benchmark, asked, old, within=False),
-                "checkpoint": _answer(benchmark, asked, new, within=False),
-                "base_within": _answer(benchmark, asked, old, within=True),
-                "checkpoint_within": _answer(benchmark, asked, new, within=True),
-            }
+            options = _options(benchmark, asked) if benchmark.output_type == "multiple_choice" else None
+            answers = [_answer(asked, options, item, within) for within in (False, True) for item in (old, new)]
+            question, right = question_text(benchmark.task, asked[0].doc), _right(benchmark, asked, options)
+            yield Flip(benchmark.name, document.index, *kinds, question, options, right, *answers)
 
 
-def _flip(old: Item, new: Item, key: str) -> str | None:
+def _flip(old: Item, new: Item, key: str) -> Kind | None:
     """A model that is all text has no numbers within text: they are the same."""
     before, after = (item.get(key, item.get(key.replace("_within", ""))) for item in (old, new))
     if before is None or after is None or before == after:
@@ -51,16 +67,14 @@ def _flip(old: Item, new: Item, key: str) -> str | None:
     return "lost" if after < before else "gained"
 
 
-def _question(benchmark: Benchmark, asked: Sequence[Instance]) -> dict[str, Any]:
+def _right(benchmark: Benchmark, asked: Sequence[Instance], options: Sequence[str] | None) -> list[str]:
     task, row = benchmark.task, asked[0].doc
-    question = question_text(task, row)
-    if benchmark.output_type == "multiple_choice":
-        options, golds = _options(benchmark, asked), right_options(task, row)
-        return {"question": question, "options": options, "right": [options[gold] for gold in golds or []]}
+    if options is not None:
+        return [options[gold] for gold in right_options(task, row) or []]
     if benchmark.output_type == "loglikelihood":
-        return {"question": question, "right": [asked[0].args[1].strip()]}
+        return [asked[0].args[1].strip()]
     target = task.doc_to_target(row)
-    return {"question": question, "right": [str(each) for each in (target if isinstance(target, list) else [target])]}
+    return [str(each) for each in (target if isinstance(target, list) else [target])]
 
 
 def _options(benchmark: Benchmark, asked: Sequence[Instance]) -> list[str]:
@@ -68,14 +82,13 @@ def _options(benchmark: Benchmark, asked: Sequence[Instance]) -> list[str]:
     return [str(choice) for choice in choices(asked[0].doc)] if choices else [each.args[1].strip() for each in asked]
 
 
-def _answer(benchmark: Benchmark, asked: Sequence[Instance], item: Item, *, within: bool) -> str:
+def _answer(asked: Sequence[Instance], options: Sequence[str] | None, item: Item, within: bool) -> str:
     if "scores" not in item:
         texts = item.get("text_within", item["text"]) if within else item["text"]
         return str(texts[0]).strip()
     # A row of scores is logprob and greedy, over all ids and then, where there are others, within text.
     scores = [row[-2:] if within else row[:2] for row in item["scores"]]
-    if benchmark.output_type == "multiple_choice":
-        options = _options(benchmark, asked)
+    if options is not None:
         chosen = [logprob for logprob, _ in scores[: len(options)]]
         return options[chosen.index(max(chosen))]
     logprob, greedy = scores[0]

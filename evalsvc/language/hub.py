@@ -21,7 +21,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 import httpx
@@ -54,12 +53,12 @@ class Source:
     path: str
     name: str | None
     """Of the configuration; None: the dataset's only one, or its default."""
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     splits: tuple[str, ...]
     """What is used of it."""
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """`options`, less what `datasets` 4 and later refuse (scripts) and what would not be kept (streaming)."""
         return {key: value for key, value in self.options.items() if key not in ("trust_remote_code", "streaming")}
 
@@ -176,7 +175,7 @@ def _guard_sockets() -> None:
     sys.addaudithook(_refuse_network)
 
 
-def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+def _refuse_network(event: str, arguments: tuple[object, ...]) -> None:
     if event in ("socket.connect", "socket.getaddrinfo") and getattr(_this_thread, "offline", False):
         if event == "socket.connect" and isinstance(arguments[1], (str, bytes)):
             return  # a socket of this machine

@@ -108,14 +108,14 @@ class OpenLM(TemplateLM):  # type: ignore[misc]
         return [answer.text for answer in self.answers(requests) if isinstance(answer, Generation)]
 
     def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: object
     ) -> list[tuple[float, bool]]:
         """Of contexts and continuations in ids of the tokenizer."""
         scored = {index: self.encoding.scored(*ids) for index, (_, *ids) in enumerate(requests)}
         answers = self._score(scored, "request {}".format)
         return [(answers[index].score.logprob, answers[index].score.greedy) for index in range(len(requests))]
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
         return self.encoding.tokenizer.encode(string) if add_special_tokens is False else self.encoding.encode(string)
 
     @property

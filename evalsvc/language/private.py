@@ -71,12 +71,12 @@ def hub_offline(wanted: bool) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def metric_functions(task: Task) -> Mapping[str, Any]:
+def metric_functions(task: Task) -> Mapping[str, object]:
     """Return the function of each metric, None where a metric has none; empty for a benchmark that is a program."""
     return getattr(task, "_metric_fn_list", {})
 
 
-def metric_options(task: Task) -> Mapping[str, Any]:
+def metric_options(task: Task) -> Mapping[str, object]:
     """Return the options of each metric's function; empty for a benchmark that is a program."""
     return getattr(task, "_metric_fn_kwargs", {})
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
@@ -96,7 +95,7 @@ def is_plain(task: Task) -> bool:
     return type(task) is ConfigurableTask and not callable(task.config.process_results)
 
 
-def right_options(task: Task, row: Any) -> list[int] | None:
+def right_options(task: Task, row: object) -> list[int] | None:
     """Which options of a multiple choice are right, by their place; None where only the benchmark's own code knows."""
     if task.OUTPUT_TYPE != "multiple_choice" or not is_plain(task):
         return None
@@ -105,7 +104,7 @@ def right_options(task: Task, row: Any) -> list[int] | None:
     return [choices.index(each) if isinstance(each, str) else int(each) for each in golds]
 
 
-def question_text(task: Task, row: Any) -> str:
+def question_text(task: Task, row: object) -> str:
     """What a document asks, without its options and without solved examples.
 
     Where the options are contexts of one continuation, that is the continuation.
@@ -125,19 +124,19 @@ def _drawn(name: str, task: Task, asked: Mapping[int, Sequence[Instance]]) -> li
     return drawing_order(strata(right, lengths), f"{DESIGN}/{name}")
 
 
-def _length(task: Task, row: Any) -> int:
+def _length(task: Task, row: object) -> int:
     """Of a question in characters. Contexts that are options differ in a few characters only."""
     if isinstance(task, ConfigurableTask) and task.multiple_input:
         return len(task.doc_to_choice(row)[0])
     return len(question_text(task, row))
 
 
-def _right_options(task: ConfigurableTask, row: Any) -> int:
+def _right_options(task: ConfigurableTask, row: object) -> int:
     gold = _right(task, row)
     return len(set(gold)) if isinstance(gold, list) else 1
 
 
-def _chosen(name: str, rows: Any, total: int, selection: Selection) -> Iterator[tuple[int, Any]]:
+def _chosen(name: str, rows: Sequence[object], total: int, selection: Selection) -> Iterator[tuple[int, object]]:
     samples = selection.samples
     if samples is None:
         yield from zip(range(min(selection.limit or total, total)), rows, strict=False)
@@ -150,7 +149,7 @@ def _chosen(name: str, rows: Any, total: int, selection: Selection) -> Iterator[
         yield index, rows[index]
 
 
-def _requests(name: str, task: Task, index: int, row: Any) -> list[Instance]:
+def _requests(name: str, task: Task, index: int, row: object) -> list[Instance]:
     """As lm-eval's `build_all_requests` makes them, which names no document and calls the n-th sample document n."""
     context = task.fewshot_context(
         row,
@@ -190,7 +189,7 @@ def _check_answers(name: str, task: Task, index: int, made: Sequence[Instance]) 
             _check_gold(where, _gold(task, made[0].doc), task.doc_to_choice(made[0].doc))
 
 
-def _check_choices(where: str, choices: Any) -> None:
+def _check_choices(where: str, choices: object) -> None:
     if not isinstance(choices, list) or not choices:
         raise InvalidData(f"{where} has {_kind(choices)} as its options; they must be a list of texts")
     for number, choice in enumerate(choices):
@@ -200,7 +199,7 @@ def _check_choices(where: str, choices: Any) -> None:
             )
 
 
-def _check_gold(where: str, gold: Any, choices: Sequence[str]) -> None:
+def _check_gold(where: str, gold: object, choices: Sequence[str]) -> None:
     for each in gold if isinstance(gold, list) and gold else [gold]:
         right = each in choices if isinstance(each, str) else type(each) is int and 0 <= each < len(choices)
         if not right:
@@ -210,7 +209,7 @@ def _check_gold(where: str, gold: Any, choices: Sequence[str]) -> None:
             )
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     """Say what a value of a row is and nothing of what it holds: a submitter may not be allowed to read the row."""
     if isinstance(value, str):
         return f"a text of {len(value)} characters"
@@ -219,19 +218,20 @@ def _kind(value: Any) -> str:
     return "a number" if isinstance(value, (int, float)) else type(value).__name__
 
 
-def _gold(task: ConfigurableTask, row: Any) -> Any:
+def _gold(task: ConfigurableTask, row: object) -> int | str | list[int | str]:
     # Of a question with one continuation and several contexts, `doc_to_text` is the index of the right context.
-    return task.doc_to_text(row) if task.multiple_input else task.doc_to_target(row)
+    gold: int | str | list[int | str] = task.doc_to_text(row) if task.multiple_input else task.doc_to_target(row)
+    return gold
 
 
-def _right(task: Task, row: Any) -> Any:
+def _right(task: Task, row: object) -> object:
     """What an answer is compared with; all of the document where the benchmark's own code compares."""
     if not isinstance(task, ConfigurableTask) or callable(task.config.process_results):
         return row
     return _gold(task, row)
 
 
-def _scoring(task: Task) -> dict[str, Any]:
+def _scoring(task: Task) -> dict[str, object]:
     config = task.config
     return {
         "version": str(task.VERSION),
@@ -250,7 +250,7 @@ def _scoring(task: Task) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """`value` as JSON that is the same on every machine: functions by their names, what is no text by its type."""
     if value is None or isinstance(value, (bool, int, str)):
         return value

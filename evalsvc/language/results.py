@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.group import Group
@@ -17,7 +16,8 @@ from evalsvc.language.benchmarks import Benchmark, Loaded
 from evalsvc.language.documents import DESIGN, ERROR
 from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_names
-from evalsvc.language.scoring import SCORE, IdCounts, Scope, ScoredBenchmark, is_choice, named, unit
+from evalsvc.language.row_forms import RowForm
+from evalsvc.language.scoring import SCORE, IdCounts, Item, Scope, ScoredBenchmark, is_choice, named, unit
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.ratio import Ratio, mean_of
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
@@ -31,16 +31,35 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
+class Notes:
+    """What a reader of the results should know."""
+
+    documents: int
+    contexts_cut: Mapping[str, int]
+    """By benchmark, how many documents have a context that has lost its beginning."""
+    continuations_cut: Mapping[str, int]
+    """By benchmark, how many documents have a continuation that has."""
+    metrics_left_out: Sequence[str]
+    """Metrics whose aggregation gives no number."""
+    rows: Mapping[str, RowForm]
+    """By benchmark, whose columns its local file has where there is a choice."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the notes for the provenance, without `rows` where there are none."""
+        return {name: value for name, value in vars(self).items() if value or name != "rows"}
+
+
+@dataclass(frozen=True)
 class Results:
     metrics: list[MetricValue]
-    items: list[dict[str, Any]]
+    items: list[Item]
     """One a document: `benchmark`, `index`, its value of each metric and what else metrics are made of; `scores` of
     its requests as [logprob, greedy, logprob_within, greedy_within], or `text` and `text_within` of its generations."""
-    notes: dict[str, Any]
+    notes: Notes
 
 
 def results(
-    loaded: Loaded, answers: Sequence[Sequence[Answer | Generation]], ids: IdCounts, protocol: Mapping[str, Any]
+    loaded: Loaded, answers: Sequence[Sequence[Answer | Generation]], ids: IdCounts, protocol: Mapping[str, object]
 ) -> Results:
     """Metrics and items of all benchmarks and groups. `answers` are those to all instances, benchmark by benchmark.
 
@@ -49,28 +68,27 @@ def results(
     Raises:
         InvalidData: names the benchmark whose own code fails on an answer.
     """
-    metrics: list[MetricValue] = []
-    items: list[dict[str, Any]] = []
-    notes: dict[str, Any] = {"documents": 0, "contexts_cut": {}, "continuations_cut": {}, "metrics_left_out": []}
     scored: dict[str, ScoredBenchmark] = {}
     place = 0
     for benchmark in loaded.benchmarks:
         part = answers[place : place + len(benchmark.instances)]
         place += len(part)
-        scores = ScoredBenchmark(benchmark, part, ids, Protocol(_protocol(benchmark, protocol)))
-        scored[benchmark.name] = scores
-        metrics += scores.metrics
-        items += scores.items
-        notes["documents"] += len(scores.items)
-        notes["metrics_left_out"] += scores.left_out
-        for note, lost in (("contexts_cut", "cut"), ("continuations_cut", "continuation_cut")):
-            if cut := scores.documents_cut(lost):
-                notes[note][benchmark.name] = cut
+        scored[benchmark.name] = ScoredBenchmark(benchmark, part, ids, Protocol(_protocol(benchmark, protocol)))
+    metrics = [metric for scores in scored.values() for metric in scores.metrics]
     for group in loaded.groups:
         members = [scored[task.task_name] for task in group.get_all_tasks()]
         metrics += [metric for scope in ids.scopes for metric in _group_metrics(group, members, scope)]
-    forms = {benchmark.name: benchmark.form for benchmark in loaded.benchmarks if benchmark.form is not None}
-    return Results(metrics, items, notes | ({"rows": forms} if forms else {}))
+    return Results(metrics, [item for scores in scored.values() for item in scores.items], _notes(scored))
+
+
+def _notes(scored: Mapping[str, ScoredBenchmark]) -> Notes:
+    contexts, continuations = (
+        {name: cut for name, scores in scored.items() if (cut := scores.documents_cut(part))}
+        for part in ("cut", "continuation_cut")
+    )
+    left_out = [metric for scores in scored.values() for metric in scores.left_out]
+    forms = {name: form for name, scores in scored.items() if (form := scores.benchmark.form) is not None}
+    return Notes(sum(len(scores.items) for scores in scored.values()), contexts, continuations, left_out, forms)
 
 
 def plain_mean(task: str, wanted: Sequence[str], loaded: Loaded, found: Results) -> list[MetricValue]:
@@ -123,7 +141,7 @@ def _metric_names(member: Benchmark | Group) -> set[str]:
     return names | ({"acc_token"} if is_choice(member) else set())
 
 
-def _mean(name: str, metrics: Sequence[MetricValue], items: Sequence[dict[str, Any]]) -> list[MetricValue]:
+def _mean(name: str, metrics: Sequence[MetricValue], items: Sequence[Item]) -> list[MetricValue]:
     mean = mean_of([Ratio(metric.value, metric.stderr, metric.n) for metric in metrics])
     if mean is None:
         return []
@@ -148,7 +166,7 @@ def _mean(name: str, metrics: Sequence[MetricValue], items: Sequence[dict[str, A
 
 
 def _shared(
-    name: str, value: float, members: Sequence[tuple[float, Linear | None]], items: Iterable[dict[str, Any]]
+    name: str, value: float, members: Sequence[tuple[float, Linear | None]], items: Iterable[Item]
 ) -> tuple[str, ...]:
     """Put each document's share of a weighted sum into the items, under the metric's name; return `MetricValue.items`.
 
@@ -162,7 +180,7 @@ def _shared(
     return keep_shares(name, combined(value, known), items)
 
 
-def _protocol(benchmark: Benchmark, common: Mapping[str, Any]) -> dict[str, Any]:
+def _protocol(benchmark: Benchmark, common: Mapping[str, object]) -> dict[str, object]:
     indices = [document.index for document in benchmark.documents]
     first, sampled = indices == list(range(len(indices))), benchmark.sampled
     drawn = {"documents": len(indices), "of": benchmark.total, "design": DESIGN, "error": ERROR}
@@ -220,7 +238,7 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
         )
 
 
-def _weights(table: Mapping[str, Mapping[str, Any]], members: Iterable[str], by_size: bool) -> dict[str, float]:
+def _weights(table: Mapping[str, Mapping[str, float | str]], members: Iterable[str], by_size: bool) -> dict[str, float]:
     """Return what each member counts for in lm-eval's mean over a group; `table` is what lm-eval is given."""
     sizes = {name: float(table[name]["sample_len"]) if by_size else 1.0 for name in members}
     total = math.fsum(sizes.values())
@@ -236,12 +254,12 @@ def _weighted_stderr(members: Mapping[str, MetricValue], sizes: Mapping[str, int
 
 def _lm_eval_table(
     found: Mapping[str, Mapping[tuple[str, str], MetricValue]], sizes: Mapping[str, int], attribute: str
-) -> dict[str, Any]:
+) -> dict[str, dict[str, float | str]]:
     """Metrics as lm-eval hands them to its groups; what a member has no number for is left out of its row.
 
     A member that is a sample weighs as much as what it was drawn from (`sizes`): small ones are sampled more.
     """
-    table: dict[str, Any] = {}
+    table: dict[str, dict[str, float | str]] = {}
     for name, own in found.items():
         row = table[name] = {"sample_len": sizes.get(name, max((metric.n for metric in own.values()), default=0))}
         for (metric, filtered), value in own.items():
@@ -251,7 +269,7 @@ def _lm_eval_table(
     return table
 
 
-def _group_protocol(group: Group, members: Mapping[str, str]) -> dict[str, Any]:
+def _group_protocol(group: Group, members: Mapping[str, str]) -> dict[str, object]:
     how = [[each.metric, each.weight_by_size, each.filter_list] for each in group.aggregate_metric_list or []]
     return {"task": "language", "estimator": ESTIMATOR, "group": group.name, "aggregate": how, "members": dict(members)}
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from jinja2 import TemplateSyntaxError, UndefinedError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from evalsvc.errors import InvalidData, first_few, show_name
 from evalsvc.files.opened import Allow
 from evalsvc.language.catalog import Registry
-from evalsvc.language.definitions import Rules, read_definition
+from evalsvc.language.definitions import Config, Rules, read_definition
 from evalsvc.language.rows import read_rows
 from evalsvc.spec.paths import PACKAGE
 
@@ -57,7 +57,7 @@ def find_form(name: str, data: Path, registry: Registry, allow: Allow) -> RowFor
 
 
 def explain_columns(
-    name: str, config: Mapping[str, Any], data: Path, form: RowForm | None, error: InvalidData, allow: Allow
+    name: str, config: Config, data: Path, form: RowForm | None, error: InvalidData, allow: Allow
 ) -> InvalidData:
     """Return the error that names file, row and columns in place of `error`, where a row lacks a column.
 
@@ -92,7 +92,7 @@ def _listed(columns: Sequence[str]) -> str:
     return first_few([show_name(column) for column in columns], COLUMNS_SHOWN) or "no columns"
 
 
-def _columns(config: Mapping[str, Any]) -> frozenset[str]:
+def _columns(config: Config) -> frozenset[str]:
     """Return the columns that a definition names, each by its plain name or within a template."""
     return frozenset(column for key in _TEMPLATES for column in _named(config.get(key)))
 

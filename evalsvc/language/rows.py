@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pandas
@@ -52,7 +51,7 @@ def plain_rows(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.select_columns([name for name, feature in rows.features.items() if _is_plain(feature)])
 
 
-def _is_plain(feature: Any) -> bool:
+def _is_plain(feature: object) -> bool:
     if isinstance(feature, datasets.Value):
         return feature.dtype in _PLAIN
     if isinstance(feature, dict):
@@ -87,7 +86,7 @@ def _read(path: Path, identity: Identity, allow: Allow) -> datasets.Dataset:
         raise _no_columns(path) from None
 
 
-def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, object]]]:
     """Each object and where it is: those of a JSON list, else one a line."""
     content = read_bytes(path, allow) if path.suffix.lower() == ".json" else b""
     if content.lstrip()[:1] != b"[":
@@ -104,9 +103,9 @@ def _json_rows(path: Path, allow: Allow) -> Iterator[tuple[str, dict[str, Any]]]
         yield f"row {number}", row
 
 
-def _like_the_first(path: Path, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _like_the_first(path: Path, rows: Iterator[tuple[str, dict[str, object]]]) -> Iterator[dict[str, object]]:
     """The rows, which must have the same keys, with values of the same kind."""
-    first, seen = "", dict[str, Any]()
+    first, seen = "", dict[str, object]()
     for where, row in rows:
         first = first or where
         seen = seen or dict.fromkeys(row)
@@ -115,11 +114,11 @@ def _like_the_first(path: Path, rows: Iterator[tuple[str, dict[str, Any]]]) -> I
             has, lacks = ("has", "has not") if key in row else ("has no", "has")
             shown = f"`{_shown(key)}`"
             raise InvalidData(f"{path}, {where} {has} {shown}, which {first} {lacks}; give all rows the same keys")
-        seen = _merge(seen, row, f"{path}, {where}", "")
+        seen = _merge_fields(seen, row, f"{path}, {where}", "")
         yield row
 
 
-def _merge(seen: Any, value: Any, where: str, key: str) -> Any:
+def _merge(seen: object, value: object, where: str, key: str) -> object:
     """What is known of a column after one more value. Missing values and empty lists say nothing of their kind."""
     if value is None:
         return seen
@@ -128,16 +127,18 @@ def _merge(seen: Any, value: Any, where: str, key: str) -> Any:
     if isinstance(value, str):
         check_text(where, value, key)
     if isinstance(value, list):
-        item = seen[0] if seen else None
+        item = seen[0] if isinstance(seen, list) and seen else None
         for each in value:
             item = _merge(item, each, where, f"{key}[]")
         return [item]
     if isinstance(value, dict):
-        fields = dict(seen or {})
-        for name, each in value.items():
-            fields[name] = _merge(fields.get(name), each, where, f"{key}.{_shown(name)}" if key else _shown(name))
-        return fields
+        return _merge_fields(seen if isinstance(seen, dict) else {}, value, where, f"{key}.")
     return value
+
+
+def _merge_fields(seen: dict[str, object], row: dict[str, object], where: str, above: str) -> dict[str, object]:
+    """Return what is known of the columns of an object after one more; `above` is what their names begin with."""
+    return seen | {name: _merge(seen.get(name), each, where, f"{above}{_shown(name)}") for name, each in row.items()}
 
 
 def _shown(key: str) -> str:
@@ -151,7 +152,7 @@ def _no_columns(path: Path) -> InvalidData:
     )
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, (int, float)):

@@ -8,7 +8,7 @@ explains the keys: https://github.com/EleutherAI/lm-evaluation-harness/blob/main
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -170,7 +170,7 @@ class BenchmarkFile(_Closed):
     metadata: dict[Name, JsonValue] | None = None
 
 
-def by_split(files: Any) -> dict[str, list[str]]:
+def by_split(files: object) -> dict[str, list[str]]:
     """Return the names in `data_files` by the split that they are for."""
     splits = files if isinstance(files, dict) else {"train": files}
     return {
@@ -179,7 +179,7 @@ def by_split(files: Any) -> dict[str, list[str]]:
     }
 
 
-def check_benchmark_file(where: str, content: Any) -> dict[str, Any]:
+def check_benchmark_file(where: str, content: object) -> dict[str, object]:
     """Return what a benchmark file says, as plain values of the kinds that are listed above.
 
     `where` is how messages call the file.

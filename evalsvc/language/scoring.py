@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from lm_eval.api import metrics as lm_metrics
 from lm_eval.api.instance import Instance
@@ -31,6 +30,13 @@ from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 
 SCORE = "score"
 """The unit of what lm-eval does not say the unit of."""
+
+
+Response = str | float | tuple[float, bool]
+"""A generated text; the log-probability of a text; that of a continuation, and whether greedy decoding gives it."""
+
+Item = dict[str, object]
+"""What is found for one document: `benchmark`, `index`, what each metric is made of, and `scores` or `text`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Scope:
     def logprob(self, answer: Answer) -> float:
         return answer.score.logprob_within if self.within else answer.score.logprob
 
-    def response(self, answer: Answer | Generation, request_type: str) -> Any:
+    def response(self, answer: Answer | Generation, request_type: str) -> Response:
         """As lm-eval's models give it."""
         if isinstance(answer, Generation):
             return answer.text_within if self.within else answer.text
@@ -95,8 +101,13 @@ class ScoredBenchmark:
     _linear: dict[str, Linear | None] = field(default_factory=dict, init=False)
 
     @cached_property
+    def _numbers(self) -> list[dict[str, float]]:
+        """What metrics are made of, by key; one mapping for each document, which `metrics` fills."""
+        return [{} for _ in self.benchmark.documents]
+
+    @cached_property
     def metrics(self) -> list[MetricValue]:
-        """All metrics; `items` is filled on the way."""
+        """All metrics."""
         found = [metric for scope in self.ids.scopes for metric in self.own[scope].values()]
         names = {metric.name for metric in found}
         return found + [metric for metric in self._added() if metric.name not in names]
@@ -108,10 +119,12 @@ class ScoredBenchmark:
             return {scope: dict(self._of_scope(scope)) for scope in self.ids.scopes}
 
     @cached_property
-    def items(self) -> list[dict[str, Any]]:
+    def items(self) -> list[Item]:
+        """A row for each document."""
+        _ = self.metrics  # whose computation fills the numbers
         return [
-            {"benchmark": self.benchmark.name, "index": document.index, **self._shown(position)}
-            for position, document in enumerate(self.benchmark.documents)
+            {"benchmark": self.benchmark.name, "index": document.index, **self._shown(position), **numbers}
+            for position, (document, numbers) in enumerate(zip(self.benchmark.documents, self._numbers, strict=True))
         ]
 
     def linear(self, metric: MetricValue) -> Linear | None:
@@ -122,19 +135,19 @@ class ScoredBenchmark:
 
     def documents_cut(self, part: str) -> int:
         """How many have a request that lost a part: `cut` of its context, `continuation_cut` of its continuation."""
-        documents = ([one for many in self._of(position) for one in many] for position in range(len(self.items)))
+        documents = ([one for many in self._of(position) for one in many] for position in range(len(self._numbers)))
         return sum(any(getattr(one, part, False) for one in answers) for answers in documents)
 
     def _of(self, position: int) -> Sequence[Sequence[Answer | Generation]]:
         """The answers to the requests of a document."""
         return self.answers[self.benchmark.documents[position].requests]
 
-    def _shown(self, position: int) -> dict[str, Any]:
+    def _shown(self, position: int) -> Item:
         several = len(self.ids.scopes) > 1
         found = [one for many in self._of(position) for one in many]
         scores = [one for one in found if isinstance(one, Answer)]
         texts = [one for one in found if isinstance(one, Generation)]
-        shown: dict[str, Any] = {}
+        shown: Item = {}
         if scores:
             shown["scores"] = [
                 [number for scope in self.ids.scopes for number in (scope.logprob(one), int(scope.greedy(one)))]
@@ -161,7 +174,7 @@ class ScoredBenchmark:
             value = self._value(name, found.ratio, unit(metric), direction, self._baseline(metric), keys)
             yield (metric, filtered), value
 
-    def _columns(self, scope: Scope) -> dict[tuple[str, str], dict[int, Any]]:
+    def _columns(self, scope: Scope) -> dict[tuple[str, str], dict[int, object]]:
         """What lm-eval makes of each document, by metric and filter and by the document's position."""
         task = copy(self.benchmark.task)
         instances = [
@@ -169,7 +182,7 @@ class ScoredBenchmark:
             for instance, many in zip(self.benchmark.instances, self.answers, strict=True)
         ]
         filter_responses(task, instances)
-        columns: dict[tuple[str, str], dict[int, Any]] = {}
+        columns: dict[tuple[str, str], dict[int, object]] = {}
         for name in instances[0].filtered_resps:
             for position, document in enumerate(self.benchmark.documents):
                 asked = sorted(instances[document.requests], key=lambda instance: instance.idx)
@@ -178,11 +191,11 @@ class ScoredBenchmark:
                     columns.setdefault((metric, name), {})[position] = value
         return columns
 
-    def _responses(self, scope: Scope, instance: Instance, many: Sequence[Answer | Generation]) -> list[Any]:
+    def _responses(self, scope: Scope, instance: Instance, many: Sequence[Answer | Generation]) -> list[Response]:
         responses = [scope.response(one, instance.request_type) for one in many]
         return responses * (instance.repeats or 1) if len(many) == 1 else responses
 
-    def _keep(self, name: str, found: Estimate, column: Mapping[int, Any], scope: Scope) -> tuple[str, ...]:
+    def _keep(self, name: str, found: Estimate, column: Mapping[int, object], scope: Scope) -> tuple[str, ...]:
         """Put what the metric is made of into the items, and return the keys that paired comparisons need."""
         name = name.replace("/", "_")  # a key with a slash is a share of a metric of several benchmarks
         keys: dict[str, tuple[str, ...]] = {
@@ -193,7 +206,7 @@ class ScoredBenchmark:
         }
         for position, numbers in zip(column, found.numbers, strict=False):
             pairs = zip(keys[found.kind], numbers, strict=True)
-            self.items[position].update({key: _plain(each) for key, each in pairs if _is_finite(each)})
+            self._numbers[position].update({key: _plain(each) for key, each in pairs if _is_finite(each)})
         return keys.get(found.kind, ())
 
     def _baseline(self, metric: str) -> float | None:
@@ -208,7 +221,7 @@ class ScoredBenchmark:
         yield from self._image_mass()
 
     def _of_right_answers(self) -> Iterator[MetricValue]:
-        found = [self._right(position) for position in range(len(self.items))]
+        found = [self._right(position) for position in range(len(self._numbers))]
         right = [golds for golds in found if golds is not None]
         if len(right) < len(found):
             return
@@ -232,8 +245,8 @@ class ScoredBenchmark:
         for position, golds in enumerate(right):
             options = self._options(position)
             means = [scope.logprob(one) / one.tokens for one in options]
-            self.items[position][name] = float(max(range(len(means)), key=means.__getitem__) in golds)
-        values = [item[name] for item in self.items]
+            self._numbers[position][name] = float(max(range(len(means)), key=means.__getitem__) in golds)
+        values = [numbers[name] for numbers in self._numbers]
         accuracy = Ratio(statistics.fmean(values), standard_error(values), len(values))
         return self._value(name, accuracy, "fraction", "higher", self.benchmark.chance, (name,))
 
@@ -243,9 +256,9 @@ class ScoredBenchmark:
         for position, golds in enumerate(right):
             answer = self._options(position)[golds[0]]
             continuation = self._asked(position)[golds[0]].args[1]
-            self.items[position] |= {bits: -scope.logprob(answer) / LN2, bytes_: len(continuation.encode())}
+            self._numbers[position] |= {bits: -scope.logprob(answer) / LN2, bytes_: len(continuation.encode())}
             tokens += answer.tokens
-        sums, counts = ([item[key] for item in self.items] for key in (bits, bytes_))
+        sums, counts = ([numbers[key] for numbers in self._numbers] for key in (bits, bytes_))
         ratio = ratio_of_sums(sums, counts)
         assert ratio is not None, "a continuation has a byte at least"
         baseline = tokens * math.log2(scope.ids) / sum(counts)
@@ -262,14 +275,14 @@ class ScoredBenchmark:
         """Probability of image ids where a token of a continuation is due; of right and wrong options alike."""
         if not self.ids.image:
             return
-        for position, item in enumerate(self.items):
+        for position, numbers in enumerate(self._numbers):
             found = [one for many in self._of(position) for one in many if isinstance(one, Answer)]
             if found:
-                item["image_mass"] = sum(one.score.image_mass for one in found)
-                item["tokens"] = sum(one.tokens for one in found)
-        there = [item for item in self.items if "tokens" in item]
+                numbers["image_mass"] = sum(one.score.image_mass for one in found)
+                numbers["tokens"] = sum(one.tokens for one in found)
+        there = [numbers for numbers in self._numbers if "tokens" in numbers]
         keys = ("image_mass", "tokens")
-        mass = ratio_of_sums(*([item[key] for item in there] for key in keys))
+        mass = ratio_of_sums(*([numbers[key] for numbers in there] for key in keys))
         if mass is not None:
             yield self._value("image_mass", mass, "probability", "none", self.ids.image / self.ids.all, keys)
 
@@ -283,7 +296,7 @@ class ScoredBenchmark:
         keys: tuple[str, ...],
     ) -> MetricValue:
         """Return the metric with the error that a sample of the benchmark has."""
-        name, factor = f"{self.benchmark.name}/{name}", finite_factor(len(self.items), self._drawn_from)
+        name, factor = f"{self.benchmark.name}/{name}", finite_factor(len(self._numbers), self._drawn_from)
         stderr = None if ratio.stderr is None else factor * ratio.stderr
         found = (ratio.value, stderr, ratio.n, unit, direction, self.protocol, baseline, keys)
         return MetricValue(name, *found, drawn_from=self._drawn_from)
@@ -315,9 +328,9 @@ def is_choice(benchmark: Benchmark) -> bool:
     return benchmark.output_type == "multiple_choice" and is_plain(benchmark.task)
 
 
-def _plain(value: Any) -> float | int:
+def _plain(value: float) -> float:
     return value if type(value) is int else float(value)
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: float) -> bool:
     return is_number(value) and math.isfinite(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.evaluator import evaluate
@@ -58,7 +58,7 @@ def verify_benchmarks(context: Context, task: BenchmarkTask, recorded: RecordedV
     except (CheckpointMismatch, MissingPackage, UnsupportedModel) as error:
         return [Untried(f"{task.name}: benchmarks", hflm_program(), error.message)]
     lm = OpenLM(ours, encoding, batch_tokens=context.batch_tokens, report=context.report)
-    protocol = {**work.protocol(context.rotary()), **encoding.identity()}
+    protocol = {**work.protocol(context.rotary()), **asdict(encoding.identity)}
     findings: list[Finding] = []
     for benchmark in loaded.benchmarks:
         asked = _first(benchmark, n)

@@ -34,7 +34,7 @@ def test_a_multiple_choice(tmp_path: Path) -> None:
     benchmark = load(tmp_path, num_fewshot=2, fewshot_split="test")
     base = [item(n, 1.0, 1.0, scores=scores(n % 3, n % 3)) for n in range(6)]
     own = [*base[:1], item(1, 0.0, 1.0, scores=scores(2, 1)), *base[2:]]
-    assert list(flips(benchmark, "acc", base, own)) == [
+    assert [flip.to_json() for flip in flips(benchmark, "acc", base, own)] == [
         {
             "benchmark": "a",
             "index": 1,
@@ -49,22 +49,22 @@ def test_a_multiple_choice(tmp_path: Path) -> None:
             "checkpoint_within": "2",
         }
     ]
-    assert [flip["flip"] for flip in flips(benchmark, "acc", own, base)] == ["gained"]
+    assert [flip.flip for flip in flips(benchmark, "acc", own, base)] == ["gained"]
     within = [*base[:4], item(4, 1.0, 0.0, scores=scores(1, 0)), *base[5:]]
-    assert [(flip["flip"], flip["flip_within"]) for flip in flips(benchmark, "acc", base, within)] == [(None, "lost")]
+    assert [(flip.flip, flip.flip_within) for flip in flips(benchmark, "acc", base, within)] == [(None, "lost")]
 
 
 def test_of_equal_options_the_first_is_the_answer(tmp_path: Path) -> None:
     """As lm-eval decides it; else the page shows an answer that was not counted."""
     base, own = [item(0, 1.0, None, scores=scores(0))], [item(0, 0.0, None, scores=[[-2, 0], [-1, 0], [-1, 0]])]
     [flip] = flips(load(tmp_path), "acc", base, own)
-    assert (flip["base"], flip["checkpoint"], flip["checkpoint_within"]) == ("0", "1", "1")
+    assert (flip.base, flip.checkpoint, flip.checkpoint_within) == ("0", "1", "1")
 
 
 def test_a_base_that_is_all_text(tmp_path: Path) -> None:
     base, own = [item(0, 1.0, None, scores=scores(0))], [item(0, 0.0, 1.0, scores=scores(1, 0))]
     [flip] = flips(load(tmp_path), "acc", base, own)
-    assert (flip["flip"], flip["flip_within"], flip["base_within"]) == ("lost", None, "0")
+    assert (flip.flip, flip.flip_within, flip.base_within) == ("lost", None, "0")
 
 
 def test_contexts_as_options(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_contexts_as_options(tmp_path: Path) -> None:
     benchmark = load(tmp_path, doc_to_text="gold", doc_to_choice="choices", doc_to_target="{{question}}")
     base, own = ([item(1, acc, None, scores=scores(chosen))] for acc, chosen in ((1.0, 1), (0.0, 0)))
     [flip] = flips(benchmark, "acc", base, own)
-    assert (flip["question"], flip["right"]) == ("what is 1?", ["2"])
-    assert (flip["base"], flip["checkpoint"]) == ("2", "1")
+    assert (flip.question, flip.right) == ("what is 1?", ["2"])
+    assert (flip.base, flip.checkpoint) == ("2", "1")
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_a_continuation(tmp_path: Path, scored: Sequence[float], answer: str) ->
     benchmark = load(tmp_path, output_type="loglikelihood", doc_to_choice=None, doc_to_target=" {{choices[gold]}}")
     base, own = [item(1, 0.5, None, scores=[[-1, 0]])], [item(1, float(scored[1]), None, scores=[list(scored)])]
     [flip] = flips(benchmark, "acc", base, own)
-    assert (flip["right"], flip["checkpoint"]) == (["2"], answer)
-    assert "options" not in flip
+    assert (flip.right, flip.checkpoint) == (["2"], answer)
+    assert "options" not in flip.to_json()
 
 
 def test_a_text_that_was_drawn(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_text_that_was_drawn(tmp_path: Path) -> None:
     base = [item(2, 1.0, 1.0, text=[" 4\n"], text_within=["4"])]
     own = [item(2, 0.0, 0.0, text=["‹image 3›"], text_within=["five"])]
     [flip] = flips(benchmark, "acc", base, own)
-    assert (flip["right"], flip["base"], flip["checkpoint"], flip["checkpoint_within"]) == (
+    assert (flip.right, flip.base, flip.checkpoint, flip.checkpoint_within) == (
         ["4"],
         "4",
         "‹image 3›",

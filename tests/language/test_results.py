@@ -185,8 +185,8 @@ def test_every_metric_that_is_made_of_items_can_be_made_of_them(lm: OpenLM, fold
     unmade = {metric.name.removesuffix("_within") for metric in found.metrics} - {metric.name for metric in made}
     assert {name for name in unmade if f"{name}_within" not in {metric.name for metric in made}} == {"cloze/mcc"}
     bypass = [f"free/bypass{suffix},{name}" for suffix in ("", "_within") for name in ("first-word", "all")]
-    assert found.notes["metrics_left_out"] == bypass
-    assert found.notes["documents"] == len(found.items) == 40 + 12 + 12 + 20 + 8 + 6
+    assert found.notes.metrics_left_out == bypass
+    assert found.notes.documents == len(found.items) == 40 + 12 + 12 + 20 + 8 + 6
 
 
 def test_what_is_added_is_what_it_says(lm: OpenLM, folder: Path) -> None:

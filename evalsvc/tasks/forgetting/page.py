@@ -7,10 +7,10 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 from evalsvc.files.artifacts import Artifact
 from evalsvc.files.csv_cells import plain_cell
+from evalsvc.language.flips import Flip
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import MIN_ITEMS, Interval
 from evalsvc.spec.protocol import MetricValue
@@ -31,12 +31,12 @@ class Flipped:
     """Questions of one benchmark whose answers have flipped; see `language.flips`."""
 
     benchmark: str
-    found: Sequence[Mapping[str, Any]]
+    found: Sequence[Flip]
     keep: int
     """How many of them, at most."""
 
     @property
-    def kept(self) -> Sequence[Mapping[str, Any]]:
+    def kept(self) -> Sequence[Flip]:
         return self.found[: self.keep]
 
     @property
@@ -71,7 +71,9 @@ class Report:
             Artifact("forgetting", "forgetting.txt", "text/plain; charset=utf-8", _encoded(page), details),
             Artifact("table", "forgetting.csv", "text/csv; charset=utf-8", _encoded(_csv(self.rows)), details),
         ]
-        lines = "".join(json.dumps(flip, ensure_ascii=False) + "\n" for part in self.flipped for flip in part.kept)
+        lines = "".join(
+            json.dumps(flip.to_json(), ensure_ascii=False) + "\n" for part in self.flipped for flip in part.kept
+        )
         if lines:
             left_out = {part.benchmark: part.left_out for part in self.flipped if part.left_out}
             kind = "flipped", "flipped.jsonl", "application/jsonl; charset=utf-8"
@@ -159,31 +161,32 @@ def _text(report: Report, rows: Sequence[Row]) -> Iterator[str]:
 def _flipped(flipped: Flipped) -> Iterator[str]:
     yield from _heading(f"Flipped: {flipped.benchmark}")
     for kind in ("lost", "gained"):
-        over_all = [flip for flip in flipped.found if flip["flip"] == kind]
-        within = [flip for flip in flipped.found if flip["flip_within"] == kind and flip["flip"] is None]
+        over_all = [flip for flip in flipped.found if flip.flip == kind]
+        within = [flip for flip in flipped.found if flip.flip_within == kind and flip.flip is None]
         yield from _shown(f"{kind}, over all ids", over_all)
         yield from _shown(f"{kind}, with text ids only", within)
     if flipped.left_out:
         yield f"flipped.jsonl has the first {len(flipped.kept)}; {flipped.left_out} more are left out."
 
 
-def _shown(what: str, flips: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _shown(what: str, flips: Sequence[Flip]) -> Iterator[str]:
     if flips:
         yield f"{what}: {len(flips)}" + (f", of which the first {SHOWN}" if len(flips) > SHOWN else "")
     for flip in flips[:SHOWN]:
         yield from _flip(flip)
 
 
-def _flip(flip: Mapping[str, Any]) -> Iterator[str]:
-    answers = [*flip["right"], *(flip[f"{who}{ids}"] for who in ("base", "checkpoint") for ids in ("", "_within"))]
+def _flip(flip: Flip) -> Iterator[str]:
+    sides = {"base": (flip.base, flip.base_within), "checkpoint": (flip.checkpoint, flip.checkpoint_within)}
+    answers = [*flip.right, *(answer for side in sides.values() for answer in side)]
     common = _common([_line(answer) for answer in answers])
-    yield f"{flip['index']:>7}  {_end(flip['question'])}"
-    yield f"         right       {_from(' | '.join(flip['right']) or 'only the benchmark itself knows', common)}"
-    for who in ("base", "checkpoint"):
-        yield f"         {who:<10}  {_from(flip[who], common)}"
+    yield f"{flip.index:>7}  {_end(flip.question)}"
+    yield f"         right       {_from(' | '.join(flip.right) or 'only the benchmark itself knows', common)}"
+    for who, (answer, within) in sides.items():
+        yield f"         {who:<10}  {_from(answer, common)}"
         # What is said with text ids only is worth a line where it decides something.
-        if flip["flip"] != flip["flip_within"] and flip[f"{who}_within"] != flip[who]:
-            yield f"         … text ids  {_from(flip[f'{who}_within'], common)}"
+        if flip.flip != flip.flip_within and within != answer:
+            yield f"         … text ids  {_from(within, common)}"
 
 
 # cells

@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 TABLE = Path(__file__).parents[2] / "text_tasks" / "random_baselines.json"
 
@@ -27,14 +26,15 @@ class Baseline:
 
 def random_baseline(benchmark: str, options: float) -> Baseline:
     """`options` is the mean of right options / options of the questions that were asked; 0 where there are none."""
-    table = _table()
-    row = table["rows"].get(benchmark)
+    version, rows = _table()
+    row = rows.get(benchmark)
     if row is None or abs(row["options"] - options) > SAME:
         return Baseline(options, None)
-    return Baseline(row["baseline"], table["version"])
+    return Baseline(row["baseline"], version)
 
 
 @cache
-def _table() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(TABLE.read_text())
-    return content
+def _table() -> tuple[int, dict[str, dict[str, float]]]:
+    """Return the version of the table and the rows by benchmark, with their `baseline` and `options`."""
+    content = json.loads(TABLE.read_text())
+    return content["version"], content["rows"]

@@ -169,10 +169,10 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
         rows = benchmark_rows(own, base)
         retained = text_retained(self.task.name, rows, own, base, compared)
         add_retention(differences, rows, own, base, compared)
-        notes = {**own.notes, "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance}}
+        notes = {**own.notes.to_json(), "text_retained": {"counted": retained.counted, "at_chance": retained.at_chance}}
         if "few" in found:
             differences.add_icl(found.get("zero", own), found["few"], content)
-            notes["icl_contexts_cut"] = found["few"].notes["contexts_cut"]
+            notes["icl_contexts_cut"] = found["few"].notes.contexts_cut
         above = [*centred(self.task.name, rows, own, content), *retained.metrics]
         report.rows += rows
         report.parts += benchmark_parts(own, base)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -91,8 +92,9 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
             bits = [metric.name for metric in found.metrics if metric.unit == BITS]
             yield from worse_than_guessing(found.metrics, bits, AT_FIRST)
         sizes = Counter(item["benchmark"] for item in found.items)
-        for note, what in (("contexts_cut", "contexts"), ("continuations_cut", "continuations")):
-            for name, cut in found.notes[note].items():
+        notes = found.notes
+        for lost, what in ((notes.contexts_cut, "contexts"), (notes.continuations_cut, "continuations")):
+            for name, cut in lost.items():
                 remedy = "raise `max_length` if the model bears it, or lower `num_fewshot`"
                 yield from cut_inputs(name, f"documents' {what}", cut, sizes[name], remedy)
 
@@ -112,7 +114,7 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
             "evalsvc": __version__,
             "checkpoint": context.digest(),
             "model": context.model_config().model_dump(mode="json"),
-            "encoding": encoding.identity(),
+            "encoding": asdict(encoding.identity),
             **self.protocol(context.rotary()),
         }
 
@@ -138,4 +140,4 @@ class LanguageWork(BenchmarkWork[Language, Mapping[str, Any], Mapping[str, Any]]
         found = merge_answers(loaded, shards, outputs, self.protocol(shards[0]["rotary"]))
         means = plain_mean(self.task.name, self.task.mean, loaded, found) if self.task.mean else []
         warnings = list(self.suspicions(context, found))
-        return TaskResult([*found.metrics, *means], found.items, found.notes, warnings=warnings)
+        return TaskResult([*found.metrics, *means], found.items, found.notes.to_json(), warnings=warnings)

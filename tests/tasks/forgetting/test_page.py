@@ -4,12 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from benchmark_results import results, with_bits
 
 from evalsvc.files.artifacts import Artifact
+from evalsvc.language.flips import Flip, Kind
 from evalsvc.tasks.forgetting.page import SHOWN, WIDTH, Flipped, Report
 from evalsvc.tasks.forgetting.retention import text_retained
 from evalsvc.tasks.forgetting.rows import Pairs, Row, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
@@ -17,10 +18,9 @@ from evalsvc.tasks.forgetting.rows import Pairs, Row, benchmark_parts, benchmark
 RIGHT, HALF = [1.0] * 40, [1.0, 0.0] * 20
 
 
-def flip(index: int, kind: str | None = "lost", within: str | None = "lost", **more: Any) -> dict[str, Any]:
-    answers = {"base": "yes", "checkpoint": "no", "base_within": "yes", "checkpoint_within": "no"}
-    asked = {"question": f"is it {index}?", "options": ["yes", "no"], "right": ["yes"]}
-    return {"benchmark": "a", "index": index, "flip": kind, "flip_within": within, **asked, **answers, **more}
+def flip(index: int, kind: Kind | None = "lost", within: Kind | None = "lost", **more: Any) -> Flip:
+    asked = Flip("a", index, kind, within, f"is it {index}?", ["yes", "no"], ["yes"], "yes", "no", "yes", "no")
+    return replace(asked, **more)
 
 
 def report(*flipped: Flipped) -> Report:
@@ -91,7 +91,9 @@ def test_what_is_not_shown_is_counted() -> None:
     assert "flipped.jsonl has the first 10; 12 more are left out." in lines[start:]
     assert sum("is it" in line for line in lines[start:]) == SHOWN + 2
     artifact = artifacts(made)["flipped.jsonl"]
-    assert [json.loads(line) for line in artifact.content.decode().splitlines()] == found[:10]
+    assert [json.loads(line) for line in artifact.content.decode().splitlines()] == [
+        each.to_json() for each in found[:10]
+    ]
     assert artifact.details["left_out"] == {"a": 12}
 
 
