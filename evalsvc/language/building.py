@@ -181,30 +181,26 @@ def require_metrics(name: str, task: Task) -> None:
 
 def _with_shots(config: Config, changes: Changes) -> Config:
     """`config` with its solved examples settled."""
-    if not (text_of(config, *EVALUATED) or changes.data):
-        raise InvalidData(f"benchmark {config['task']!r} names no `test_split` and no `validation_split`; give one")
+    evaluated = text_of(config, *EVALUATED)
     own = mapping_of(config, "fewshot_config")
     shots = config.get("num_fewshot") if changes.num_fewshot is None else changes.num_fewshot
-    if changes.data is not None:
-        config = {**config, **_splits_of_one_file(config)}
+    if changes.data is not None:  # all rows are evaluated, and solved examples come from among them
+        evaluated = evaluated or "test"
+        others = dict.fromkeys(("validation_split", "training_split", "fewshot_split"))
+        config = {**config, **others, "test_split": evaluated}
         own = {key: value for key, value in own.items() if key != "split"}
+    if evaluated is None:
+        raise InvalidData(f"benchmark {config['task']!r} names no `test_split` and no `validation_split`; give one")
     if not shots:
         # lm-eval reads the whole split of the examples for nothing, which may be the largest by far.
         none = {"num_fewshot": 0, "fewshot_split": None, "fewshot_config": {**own, "split": None, "samples": []}}
         return {**config, **none}
     if changes.fewshot == "first":
         own = {**own, "sampler": "first_n"}
-    evaluated = text_of(config, *EVALUATED)
     if _split_of_shots(config, own) == evaluated:
         own = {**own, "split": evaluated}
         config = {**config, "test_split": evaluated}
     return {**config, "num_fewshot": shots, "fewshot_config": own}
-
-
-def _splits_of_one_file(config: Config) -> Config:
-    """All rows are evaluated, and solved examples come from among them."""
-    evaluated = text_of(config, *EVALUATED) or "test"
-    return {"test_split": evaluated, "validation_split": None, "training_split": None, "fewshot_split": None}
 
 
 def _split_of_shots(config: Config, own: Config) -> str | None:
