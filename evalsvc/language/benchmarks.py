@@ -25,12 +25,11 @@ from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite
 from evalsvc.language.building import Changes, Fewshot, build_task, define, seeded
 from evalsvc.language.catalog import Registry
 from evalsvc.language.definitions import Definition, Rules, local_files
-from evalsvc.language.documents import Selection
 from evalsvc.language.expansion import Branch, Leaf, expand
 from evalsvc.language.hub import Rows, Source, cached, fetch, offline, online, quiet
 from evalsvc.language.private import sandbox
-from evalsvc.language.questions import Document, ask, chance_level, question_digest
-from evalsvc.language.row_forms import TEXT_TASKS, RowForm, explain_columns, find_form
+from evalsvc.language.questions import Document, Selection, ask, chance_level, question_digest
+from evalsvc.language.rows import TEXT_TASKS, RowForm, explain_columns, find_form
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.paths import DATASETS
 

@@ -13,10 +13,10 @@ from lm_eval.api.group import Group
 
 from evalsvc.errors import InvalidSuite
 from evalsvc.language.benchmarks import Benchmark, Loaded
-from evalsvc.language.documents import DESIGN, ERROR
 from evalsvc.language.lm import Answer, Generation
 from evalsvc.language.private import filter_names
-from evalsvc.language.row_forms import RowForm
+from evalsvc.language.questions import DESIGN, ERROR
+from evalsvc.language.rows import RowForm
 from evalsvc.language.scoring import SCORE, IdCounts, Item, Scope, ScoredBenchmark, is_choice, named, unit
 from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_of
 from evalsvc.metrics.ratio import Ratio, mean_of
@@ -150,19 +150,10 @@ def _mean(name: str, metrics: Sequence[MetricValue], items: Sequence[Item]) -> l
     chances = [each.baseline for each in metrics if each.baseline is not None]
     direction: Direction = directions.pop() if len(directions) == 1 else "none"
     members = [(1 / len(metrics), linear_of(metric, items)) for metric in metrics]
-    return [
-        MetricValue(
-            name,
-            mean.value,
-            mean.stderr,
-            mean.n,
-            units.pop() if len(units) == 1 else SCORE,
-            direction,
-            Protocol(content),
-            statistics.fmean(chances) if len(chances) == len(metrics) else None,
-            () if direction == "none" else _shared(name, mean.value, members, items),
-        )
-    ]
+    unit_of_all = units.pop() if len(units) == 1 else SCORE
+    baseline = statistics.fmean(chances) if len(chances) == len(metrics) else None
+    keys = () if direction == "none" else _shared(name, mean.value, members, items)
+    return [mean.as_metric(name, unit_of_all, direction, Protocol(content), baseline, keys)]
 
 
 def _shared(
@@ -225,17 +216,10 @@ def _group_metrics(group: Group, members: Sequence[ScoredBenchmark], scope: Scop
         direction = directions.pop() if len(directions) == 1 else "none"
         weights = _weights(values, members_have, by_size[metric])
         parts = [(weight, scored[name].linear(members_have[name])) for name, weight in weights.items()]
-        yield MetricValue(
-            name,
-            value,
-            None if stderr == "N/A" else float(stderr),
-            int(n),
-            unit(metric),
-            direction,
-            protocol,
-            float(chance[key]) if known else None,
-            () if direction == "none" else _shared(name, value, parts, items),
-        )
+        keys = () if direction == "none" else _shared(name, value, parts, items)
+        aggregate = Ratio(value, None if stderr == "N/A" else float(stderr), int(n))
+        baseline = float(chance[key]) if known else None
+        yield aggregate.as_metric(name, unit(metric), direction, protocol, baseline, keys)
 
 
 def _weights(table: Mapping[str, Mapping[str, float | str]], members: Iterable[str], by_size: bool) -> dict[str, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evalsvc.language.documents import Selection, drawing_order, strata
+from evalsvc.language.questions import Selection, drawing_order, strata
 from evalsvc.metrics.item_shares import finite_factor
 from evalsvc.metrics.shares import standard_error
 
