@@ -202,7 +202,7 @@ def stage_seconds(lm: OpenLM, requests: Sequence[Instance]) -> tuple[dict[str, f
     parts: list[tuple[torch.Tensor, ...]] = []
 
     def tokenize() -> None:
-        found = lm.encoding.encode_all(requests, str)
+        found = lm.encoding.encode_all(requests)
         encoded.extend(request for one in found if isinstance(one, Scored) for request in one.requests)
 
     def forward() -> None:

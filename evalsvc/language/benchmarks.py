@@ -72,11 +72,6 @@ class Benchmark:
         """Of the benchmark's definition, by its author."""
         return str(self.task.VERSION)
 
-    def describe(self, position: int) -> str:
-        """How messages name the request `instances[position]`."""
-        instance = self.instances[position]
-        return f"benchmark {self.name!r}, document {instance.doc_id}, request {instance.idx}"
-
 
 @dataclass(frozen=True)
 class Loaded:

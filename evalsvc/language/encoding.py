@@ -5,7 +5,7 @@ Ids are those of the tokenizer until a `Request` is made of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,11 @@ MAX_GEN_TOKS = 256
 
 NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "early_stopping": False, "min_p": 0}
 """Options of a generation that say nothing at these values, and have no meaning here at others."""
+
+
+def request_name(instance: Instance) -> str:
+    """Return what messages call a request."""
+    return f"benchmark {instance.task_name!r}, document {instance.doc_id}, request {instance.idx}"
 
 
 @dataclass(frozen=True)
@@ -126,19 +131,19 @@ class TextEncoding:
         ids = self.tokenizer.encode(text)
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
-    def encode_all(self, instances: Sequence[Instance], name: Callable[[int], str]) -> Iterator[Scored | Prompted]:
-        """Every request of `instances`; `name` says what messages call the one at an index.
+    def encode_all(self, instances: Sequence[Instance]) -> Iterator[Scored | Prompted]:
+        """Yield every request of `instances`, encoded.
 
         Raises:
             InvalidData: names the request: nothing of its continuation is left as ids of its own, or its options for
                 a generation are not understood.
         """
         contexts = _Contexts(self)
-        for index, instance in enumerate(instances):
+        for instance in instances:
             try:
                 yield contexts.request(instance)
             except (InvalidData, InvalidRequest) as error:
-                raise InvalidData(f"{name(index)}: {error.message}") from None
+                raise InvalidData(f"{request_name(instance)}: {error.message}") from None
 
     def scored(self, context: Sequence[int], continuation: Sequence[int]) -> Scored:
         """A request of ids of the tokenizer. What is too long is cut from the left, the continuation too if it must be.

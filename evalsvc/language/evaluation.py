@@ -10,25 +10,48 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise
 
 from lm_eval.api.instance import Instance
 
 from evalsvc.errors import DataChanged
 from evalsvc.language.benchmarks import Benchmark, Loaded
-from evalsvc.language.encoding import TextEncoding
-from evalsvc.language.lm import OpenLM, from_message, to_message
+from evalsvc.language.encoding import EncodingIdentity, TextEncoding
+from evalsvc.language.lm import AnswerRow, OpenLM, from_row, to_row
 from evalsvc.language.results import Results, results
 from evalsvc.language.scoring import IdCounts
 from evalsvc.spec.protocol import canonical_json, digest
 
 
-def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> list[dict[str, Any]]:
-    """One payload a shard of `shard_size` documents: its range `start`, `stop`, `units` (documents), the `digest` of
-    the benchmarks, and what the numbers depend on beside them: `encoding` and `ids`.
+@dataclass(frozen=True)
+class DocumentRange:
+    """A range of the documents of all benchmarks, and what the numbers depend on."""
+
+    start: int
+    stop: int
+    digest: str
+    """Digest of what the benchmarks ask."""
+    encoding: EncodingIdentity
+    ids: IdCounts
+
+    @property
+    def units(self) -> int:
+        """Number of documents."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class DocumentAnswers:
+    """What a model answers to a range of documents."""
+
+    answers: Sequence[Sequence[AnswerRow]]
+    """The answers to each request: one, or several where a random draw is repeated."""
+
+
+def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> list[DocumentRange]:
+    """Cut the documents of all benchmarks into ranges of `shard_size`.
 
     Every request is encoded, so that what cannot be asked is told before anything is scored.
 
@@ -39,87 +62,67 @@ def plan_documents(loaded: Loaded, encoding: TextEncoding, shard_size: int) -> l
     for benchmark in loaded.benchmarks:
         _require_encodable(benchmark, encoding)
     count = sum(len(benchmark.documents) for benchmark in loaded.benchmarks)
-    common = {
-        "digest": _digest(loaded),
-        "encoding": asdict(encoding.identity),
-        "ids": IdCounts.of(encoding.layout).to_json(),
-    }
     bounds = pairwise([*range(0, count, shard_size), count])
-    return [{"start": start, "stop": stop, "units": stop - start, **common} for start, stop in bounds]
+    common = _digest(loaded), encoding.identity, IdCounts.of(encoding.layout)
+    return [DocumentRange(start, stop, *common) for start, stop in bounds]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The requests of a shard, document by document."""
+def asked_documents(loaded: Loaded, planned: DocumentRange, encoding: TextEncoding) -> list[tuple[str, Instance]]:
+    """Return the requests of a range of `plan_documents`, document by document, each after its digest.
 
-    instances: Sequence[Instance]
-    names: Sequence[str]
-    """What messages call each."""
-    digests: Sequence[str]
-    """Of each request all that its answer depends on beside model and encoding: requests with the same get the same."""
-
-    def some(self, places: Sequence[int]) -> Asked:
-        return Asked(
-            [self.instances[place] for place in places],
-            [self.names[place] for place in places],
-            [self.digests[place] for place in places],
-        )
-
-
-def asked_documents(loaded: Loaded, shard: Mapping[str, Any], encoding: TextEncoding) -> Asked:
-    """What a shard of `plan_documents` asks.
+    The digest is of all that an answer depends on beside model and encoding: requests with the same get the same.
 
     Raises:
         DataChanged: the benchmarks or the tokenizer are not what was planned.
     """
-    require_planned(loaded, shard)
-    if asdict(encoding.identity) != shard["encoding"]:
+    require_planned(loaded, planned)
+    if encoding.identity != planned.encoding:
         raise DataChanged.since_planned(f"the tokenizer {encoding.tokenizer.path} or the layout")
-    asked = list(_asked(loaded, shard["start"], shard["stop"]))
-    instances = [benchmark.instances[position] for benchmark, position in asked]
-    names = [benchmark.describe(position) for benchmark, position in asked]
-    return Asked(instances, names, [_request_digest(instance) for instance in instances])
+    documents = [(benchmark, document) for benchmark in loaded.benchmarks for document in benchmark.documents]
+    return [
+        (_request_digest(instance), instance)
+        for benchmark, document in documents[planned.start : planned.stop]
+        for instance in benchmark.instances[document.requests]
+    ]
 
 
-def answer_requests(lm: OpenLM, asked: Asked, report: Callable[[int], None]) -> dict[str, Any]:
-    """The model's answers by the requests' digests, JSON-able; what is asked twice is answered once. `report` gets the
-    requests done, of `len(asked.digests)`.
+def answer_requests(
+    lm: OpenLM, asked: Mapping[str, Instance], report: Callable[[int], None]
+) -> dict[str, list[AnswerRow]]:
+    """Return the model's answers by the requests' digests. `report` gets the requests done, of `len(asked)`.
 
     Raises:
         NonFinite: names benchmark, document and the first part of the model that is at fault.
     """
-    place = {each: index for index, each in reversed(list(enumerate(asked.digests)))}
-    copies = [index for index in sorted(place.values()) for _ in range(_draws(asked.instances[index]))]
-    lm.report = lambda done: report(done * len(asked.digests) // max(len(copies), 1))
-    answers = iter(lm.answers([asked.instances[index] for index in copies], lambda index: asked.names[copies[index]]))
+    copies = [instance for instance in asked.values() for _ in range(_draws(instance))]
+    lm.report = lambda done: report(done * len(asked) // max(len(copies), 1))
+    answers = iter(lm.answers(copies))
     return {
-        asked.digests[index]: to_message([next(answers) for _ in range(_draws(asked.instances[index]))])
-        for index in sorted(place.values())
+        request: [to_row(answer) for answer in islice(answers, _draws(instance))] for request, instance in asked.items()
     }
 
 
 def merge_answers(
     loaded: Loaded,
-    shards: Sequence[Mapping[str, Any]],
-    outputs: Sequence[Mapping[str, Any]],
-    protocol: Mapping[str, Any],
+    planned: Sequence[DocumentRange],
+    outputs: Sequence[DocumentAnswers],
+    protocol: Mapping[str, object],
 ) -> Results:
-    """Metrics and items of all shards, in the order of the plan. `protocol` is what the task adds to it.
+    """Metrics and items of all ranges, in the order of the plan. `protocol` is what the task adds to it.
 
     Raises:
         DataChanged: the benchmarks are not what was planned.
         InvalidData: a benchmark's own code fails on an answer.
     """
-    for shard in shards:
-        require_planned(loaded, shard)
-    answers = [from_message(message) for output in outputs for message in output["answers"]]
-    common = {**protocol, **shards[0]["encoding"]}
-    return results(loaded, answers, IdCounts(**shards[0]["ids"]), common)
+    for part in planned:
+        require_planned(loaded, part)
+    answers = [[from_row(row) for row in rows] for output in outputs for rows in output.answers]
+    return results(loaded, answers, planned[0].ids, {**protocol, **asdict(planned[0].encoding)})
 
 
-def require_planned(loaded: Loaded, shard: Mapping[str, Any]) -> None:
+def require_planned(loaded: Loaded, planned: DocumentRange) -> None:
     """Raise DataChanged unless the benchmarks are what was planned."""
-    if _digest(loaded) != shard["digest"]:
+    if _digest(loaded) != planned.digest:
         names = ", ".join(benchmark.name for benchmark in loaded.benchmarks)
         raise DataChanged.since_planned(f"what {names} ask", "YAML, data or lm-eval")
 
@@ -131,19 +134,12 @@ _encodable: set[str] = set()
 def _require_encodable(benchmark: Benchmark, encoding: TextEncoding) -> None:
     key = digest([benchmark.digest, asdict(encoding.identity)])
     if key not in _encodable:
-        deque(encoding.encode_all(benchmark.instances, benchmark.describe), maxlen=0)
+        deque(encoding.encode_all(benchmark.instances), maxlen=0)
         _encodable.add(key)
 
 
 def _digest(loaded: Loaded) -> str:
     return digest([[benchmark.name, benchmark.digest] for benchmark in loaded.benchmarks])
-
-
-def _asked(loaded: Loaded, start: int, stop: int) -> Iterator[tuple[Benchmark, int]]:
-    """The requests of a range of documents: benchmark, and place among its instances."""
-    documents = [(benchmark, document) for benchmark in loaded.benchmarks for document in benchmark.documents]
-    for benchmark, document in documents[start:stop]:
-        yield from ((benchmark, position) for position in range(document.requests.start, document.requests.stop))
 
 
 def _request_digest(instance: Instance) -> str:

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import groupby, takewhile
-from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import postprocess_generated_text
 
 from evalsvc.data.tokenizer import render
-from evalsvc.language.encoding import Prompted, Scored, TextEncoding
+from evalsvc.language.encoding import Prompted, Scored, TextEncoding, request_name
 from evalsvc.models import Transformer
 from evalsvc.sampling import Continuation, complete
 from evalsvc.scoring import Score, score
@@ -54,6 +53,10 @@ class Generation:
     cut: bool
 
 
+AnswerRow = tuple[float, bool, float, bool, float, int, bool, bool] | tuple[str, str, bool]
+"""An answer as it travels: a score and the other fields of `Answer`, or the fields of `Generation`."""
+
+
 class OpenLM(TemplateLM):  # type: ignore[misc]
     """A model of evalsvc as a model of lm-eval."""
 
@@ -73,10 +76,8 @@ class OpenLM(TemplateLM):  # type: ignore[misc]
         self.batch_tokens = batch_tokens
         self.report = report
 
-    def answers(
-        self, instances: Sequence[Instance], name: Callable[[int], str] | None = None
-    ) -> list[Answer | Generation]:
-        """The answer to each request, in their order. `name` says what messages call the one at an index.
+    def answers(self, instances: Sequence[Instance]) -> list[Answer | Generation]:
+        """The answer to each request, in their order.
 
         A generation that draws its ids at random draws others each time that its instance is given.
 
@@ -84,11 +85,10 @@ class OpenLM(TemplateLM):  # type: ignore[misc]
             InvalidData: names the request: see `TextEncoding.encode_all`; where llama_rotary's table ends.
             NonFinite: names the request and the first part of the model that is at fault.
         """
-        names = name or (lambda index: _name(instances[index]))
-        encoded = list(self.encoding.encode_all(instances, names))
+        encoded = list(self.encoding.encode_all(instances))
         scored = {index: one for index, one in enumerate(encoded) if isinstance(one, Scored)}
         prompted = {index: one for index, one in enumerate(encoded) if isinstance(one, Prompted)}
-        found: dict[int, Answer | Generation] = dict(self._score(scored, names))
+        found: dict[int, Answer | Generation] = dict(self._score(scored, lambda index: request_name(instances[index])))
         found |= self._generate(prompted, _noise_ids(instances), len(scored))
         return [found[index] for index in range(len(instances))]
 
@@ -228,11 +228,11 @@ def _sum(scores: Sequence[Score]) -> Score:
     if len(scores) == 1:
         return scores[0]
     return Score(
-        sum(score.logprob for score in scores),
+        sum((score.logprob for score in scores), 0.0),
         all(score.greedy for score in scores),
-        sum(score.logprob_within for score in scores),
+        sum((score.logprob_within for score in scores), 0.0),
         all(score.greedy_within for score in scores),
-        sum(score.image_mass for score in scores),
+        sum((score.image_mass for score in scores), 0.0),
     )
 
 
@@ -247,15 +247,15 @@ def _noise_ids(instances: Sequence[Instance]) -> list[str]:
     return ids
 
 
-def _name(instance: Instance) -> str:
-    return f"benchmark {instance.task_name!r}, document {instance.doc_id}, request {instance.idx}"
+def to_row(answer: Answer | Generation) -> AnswerRow:
+    """Return an answer as the row that travels."""
+    if isinstance(answer, Generation):
+        return answer.text, answer.text_within, answer.cut
+    found = answer.score
+    score = found.logprob, found.greedy, found.logprob_within, found.greedy_within, found.image_mass
+    return *score, answer.tokens, answer.cut, answer.continuation_cut
 
 
-def to_message(answers: Sequence[Answer | Generation]) -> list[list[Any]]:
-    """JSON-able; floats are kept to the last bit."""
-    return [[*astuple(one.score), *astuple(one)[1:]] if isinstance(one, Answer) else [*astuple(one)] for one in answers]
-
-
-def from_message(message: Sequence[Sequence[Any]]) -> list[Answer | Generation]:
-    """What `to_message` was given."""
-    return [Generation(*one) if isinstance(one[0], str) else Answer(Score(*one[:-3]), *one[-3:]) for one in message]
+def from_row(row: AnswerRow) -> Answer | Generation:
+    """Return the answer that `to_row` was given."""
+    return Generation(*row) if len(row) == 3 else Answer(Score(*row[:5]), *row[5:])

@@ -51,9 +51,6 @@ class IdCounts:
     def of(cls, layout: VocabularyLayout) -> IdCounts:
         return cls(layout.rows or 0, layout.text.size, layout.image.size if layout.image else 0)
 
-    def to_json(self) -> dict[str, int]:
-        return {"all": self.all, "text": self.text, "image": self.image}
-
     @property
     def scopes(self) -> tuple[Scope, ...]:
         everything = Scope("", self.all)

@@ -116,7 +116,7 @@ def _compare(
     if reason := _unaskable(benchmark, lm.encoding):
         yield Untried(benchmark.name, program, reason)
         return
-    answers = lm.answers(benchmark.instances, benchmark.describe)
+    answers = lm.answers(benchmark.instances)
     if any(isinstance(answer, Answer) and answer.continuation_cut for answer in answers):
         reason = "a continuation is longer than the model's input, where HFLM stops; raise `max_length`"
         yield Untried(benchmark.name, program, reason)
@@ -154,7 +154,7 @@ def _unaskable(benchmark: Benchmark, encoding: TextEncoding) -> str:
 
 def _rounding(benchmark: Benchmark, lm: OpenLM) -> Rounding:
     """Measure rounding on the first texts that are asked about, with their right or wrong continuations."""
-    encoded = lm.encoding.encode_all(benchmark.instances[:MEASURED], benchmark.describe)
+    encoded = lm.encoding.encode_all(benchmark.instances[:MEASURED])
     sequences = [
         [*one.requests[0].context, *one.requests[0].continuation] if isinstance(one, Scored) else list(one.ids)
         for one in encoded

@@ -11,6 +11,7 @@ from lm_eval.tasks import TaskManager
 from evalsvc.errors import AssetMissing, InvalidData, InvalidSuite, MissingPackage
 from evalsvc.language.benchmarks import Benchmark, Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
+from evalsvc.language.encoding import request_name
 from evalsvc.spec.benchmark import BenchmarkSpec
 
 
@@ -77,7 +78,7 @@ def test_what_is_known_of_a_benchmark(tmp_path: Path) -> None:
     assert benchmark.chance == pytest.approx(1 / 3)
     assert benchmark.total == 5
     assert [(each.index, each.requests) for each in benchmark.documents] == [(0, slice(0, 3)), (1, slice(3, 6))]
-    assert benchmark.describe(4) == "benchmark 'a', document 1, request 1"
+    assert request_name(benchmark.instances[4]) == "benchmark 'a', document 1, request 1"
     assert benchmark.instances[4].arguments == ("Question: what is 1?\nAnswer:", " 2")
 
 

@@ -19,7 +19,7 @@ from evalsvc.data.tokenizer import read_tokenizer
 from evalsvc.errors import InvalidData, InvalidSuite
 from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.encoding import TextEncoding
-from evalsvc.language.lm import Answer, Generation, OpenLM, from_message, to_message
+from evalsvc.language.lm import Answer, Generation, OpenLM, from_row, to_row
 from evalsvc.language.results import Results, plain_mean, require_mean, results
 from evalsvc.language.scoring import IdCounts
 from evalsvc.metrics.distance import distance
@@ -119,7 +119,7 @@ def load(folder: Path, *names: str, sample: int | None = None) -> Loaded:
 def answered(lm: OpenLM, loaded: Loaded) -> Results:
     asked = [instance for benchmark in loaded.benchmarks for instance in benchmark.instances]
     # There and back, as answers travel from the worker to the merge.
-    answers = [from_message(json.loads(json.dumps(to_message([answer])))) for answer in lm.answers(asked)]
+    answers = [[from_row(json.loads(json.dumps(to_row(answer))))] for answer in lm.answers(asked)]
     return results(loaded, answers, IdCounts.of(lm.encoding.layout), {"dtype": "float32"})
 
 
@@ -358,4 +358,4 @@ def test_messages_keep_every_bit() -> None:
         Generation("a\0b", "", False),
     ]
     for answer in answers:
-        assert from_message(json.loads(json.dumps(to_message([answer])))) == [answer]
+        assert from_row(json.loads(json.dumps(to_row(answer)))) == answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -16,10 +16,6 @@ from evalsvc.models import Transformer
 from evalsvc.models.loading import nonfinite_cause
 from evalsvc.scoring.packing import token_batches
 from evalsvc.spec.layout import VocabularyLayout
-
-COLUMNS = ("nll", "within", "image_mass", "base_nll", "base_within", "kl", "kl_within", "top1")
-"""Per target: the checkpoint's loss over all ids and within text ids, its probability of all image ids, the base's two
-losses, both divergences from the base, and whether both have the same likeliest id. Losses and divergences in nats."""
 
 OWN, BASE = 0, 1
 
@@ -52,15 +48,45 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Numbers of each text, in the given order."""
+class TargetSums:
+    """Numbers of the targets, summed over a text; losses and divergences in nats."""
 
-    counts: list[int]
-    """Targets."""
-    sums: dict[str, list[float]]
-    """`COLUMNS`, summed over a text's targets."""
-    late: list[tuple[float, float] | None]
+    nll: float
+    """The checkpoint's loss over all ids."""
+    within: float
+    """The checkpoint's loss within the text ids."""
+    image_mass: float
+    """The checkpoint's probability of all image ids."""
+    base_nll: float
+    base_within: float
+    kl: float
+    """Divergence from the base over all ids."""
+    kl_within: float
+    top1: float
+    """1 where both models have the same likeliest id."""
+
+
+COLUMNS = tuple(field.name for field in fields(TargetSums))
+
+
+@dataclass(frozen=True)
+class ComparedText:
+    """What two models make of one text."""
+
+    tokens: int
+    """Number of targets."""
+    sums: TargetSums
+    late: tuple[float, float] | None
     """Loss at the later of two positions less that at the earlier one, of both models; None where a text is shorter."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models make of several texts."""
+
+    texts: Sequence[ComparedText]
+    cut: int
+    """How many texts were cut."""
 
 
 def passages(
@@ -98,15 +124,16 @@ def compare(
     done = 0
     report(done)
     for batch in token_batches([max(map(len, passage.inputs)) for passage in some], batch_tokens):
-        rows = [some[index] for index in batch]
-        columns = torch.split(_columns(own, base, rows), [len(row.targets) for row in rows])
-        for index, row, part in zip(batch, rows, columns, strict=True):
+        chosen = [some[index] for index in batch]
+        columns = torch.split(_columns(own, base, chosen), [len(passage.targets) for passage in chosen])
+        for index, passage, part in zip(batch, chosen, columns, strict=True):
             sums[index] = part.sum(0)
-            late[index] = _late(part, row, positions)
+            late[index] = _late(part, passage, positions)
         done += len(batch)
         report(done)
-    by_name = {name: column.tolist() for name, column in zip(COLUMNS, sums.unbind(1), strict=True)}
-    return Comparison([len(passage.targets) for passage in some], by_name, late)
+    rows = zip(some, sums.tolist(), late, strict=True)
+    texts = [ComparedText(len(passage.targets), TargetSums(*row), pair) for passage, row, pair in rows]
+    return Comparison(texts, sum(passage.cut for passage in some))
 
 
 def same_rows(one: VocabularyLayout, other: VocabularyLayout) -> bool:

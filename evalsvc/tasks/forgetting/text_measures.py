@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
 from evalsvc.tasks.forgetting.rows import NATS, Pairs, Parts, Row, corrected, loss_row, parts_of
+from evalsvc.tasks.forgetting.shards import TextShard
+from evalsvc.tasks.forgetting.text_comparison import ComparedText, Comparison
 
 TEXT = "text"
 """What rows call it."""
@@ -21,9 +22,9 @@ GROUP = "text_group"
 @dataclass(frozen=True)
 class TextMeasures:
     metrics: list[MetricValue]
-    items: list[dict[str, Any]]
+    items: list[dict[str, object]]
     """The numbers of each text."""
-    notes: dict[str, Any]
+    notes: Mapping[str, object]
     rows: list[Row]
     """The losses over all ids and within text, against the base's."""
     parts: list[Parts]
@@ -31,87 +32,70 @@ class TextMeasures:
 
 
 def measure_text(
-    task: str,
-    icl_positions: Sequence[int],
-    shards: Sequence[Mapping[str, Any]],
-    outputs: Sequence[Mapping[str, Any]],  # `text_comparison.Comparison`, and how many texts were `cut`
+    task: str, icl_positions: Sequence[int], shards: Sequence[TextShard], outputs: Sequence[Comparison]
 ) -> TextMeasures:
     """Of all shards of the text, in their order; `task` is the first half of the metrics' names."""
-    counts = [count for output in outputs for count in output["counts"]]
-    groups = [group for shard in shards for group in shard["groups"]] if "groups" in shards[0] else None
-    late = [pair for output in outputs for pair in output["late"]]
-    sums = {name: [value for output in outputs for value in output["sums"][name]] for name in outputs[0]["sums"]}
-    items = [
-        _item(task, index, count, {name: sums[name][index] for name in sums}, late[index])
-        for index, count in enumerate(counts)
-    ]
-    for item, group in zip(items, groups or (), strict=False):
-        item[GROUP] = group
-    notes: dict[str, Any] = {
-        "texts": len(items),
-        "texts_cut": sum(output["cut"] for output in outputs),
-        "tokens": sum(counts),
+    texts = [text for output in outputs for text in output.texts]
+    groups = None if shards[0].groups is None else [group for shard in shards for group in shard.groups or ()]
+    numbers = [_numbers(text, None if groups is None else groups[index]) for index, text in enumerate(texts)]
+    notes: dict[str, object] = {
+        "texts": len(texts),
+        "texts_cut": sum(output.cut for output in outputs),
+        "tokens": sum(text.tokens for text in texts),
     }
-    if not any("icl_loss" in item for item in items):
+    if all(text.late is None for text in texts):
         notes["icl_loss"] = f"none of the texts has {icl_positions[1]} tokens"
-    shard = shards[0]
-    everything, within = (
-        _pairs(sums, counts, base, own, groups) for base, own in (("base_nll", "nll"), ("base_within", "within"))
-    )
-    rows = [loss_row(TEXT, "loss", "all", NATS, everything)]
-    parts = []
-    if shard["within"]:
+    there = [index for index, text in enumerate(texts) if text.tokens]
+    sums, weights = [texts[index].sums for index in there], [texts[index].tokens for index in there]
+    common = weights, there, None if groups is None else [groups[index] for index in there]
+    everything = Pairs([one.base_nll for one in sums], [one.nll for one in sums], *common)
+    within = Pairs([one.base_within for one in sums], [one.within for one in sums], *common)
+    rows, parts = [loss_row(TEXT, "loss", "all", NATS, everything)], []
+    if shards[0].within:
         rows.append(loss_row(TEXT, "loss", "text", NATS, within))
-        mass = sum(sums["image_mass"]) / sum(counts)
+        mass = sum(text.sums.image_mass for text in texts) / sum(weights)
         parts = [parts_of(TEXT, NATS, everything, within, (None, mass))]
-    return TextMeasures(_metrics(task, icl_positions, shard, items), items, notes, corrected(rows), parts)
+    items: list[dict[str, object]] = [{"benchmark": task, "index": index, **row} for index, row in enumerate(numbers)]
+    metrics = _metrics(task, icl_positions, shards[0], numbers)
+    return TextMeasures(metrics, items, notes, corrected(rows), parts)
 
 
-def _pairs(
-    sums: Mapping[str, Sequence[float]], counts: Sequence[int], base: str, own: str, groups: Sequence[int] | None
-) -> Pairs:
-    """Return the losses of the texts that have targets."""
-    there = [index for index, count in enumerate(counts) if count]
-    chosen = None if groups is None else [groups[i] for i in there]
-    old, new = ([sums[side][i] for i in there] for side in (base, own))
-    return Pairs(old, new, [counts[i] for i in there], there, chosen)
-
-
-def _item(task: str, index: int, count: int, sums: Mapping[str, float], late: Sequence[float] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"benchmark": task, "index": index}
-    if count:
-        row |= {name: sums[name] for name in ("nll", "within", "image_mass", "kl", "kl_within", "top1")}
-        row |= {f"{name}_change": sums[name] - sums[f"base_{name}"] for name in ("nll", "within")}
-        row["tokens"] = count
-    if late is not None:
-        own, base = late
+def _numbers(text: ComparedText, group: int | None) -> dict[str, float]:
+    """Return the numbers of a text that metrics are made of, by the keys of its item."""
+    row: dict[str, float] = {}
+    if text.tokens:
+        sums = text.sums
+        row = {name: number for name, number in vars(sums).items() if not name.startswith("base_")}
+        row |= {"nll_change": sums.nll - sums.base_nll, "within_change": sums.within - sums.base_within}
+        row["tokens"] = text.tokens
+    if text.late is not None:
+        own, base = text.late
         row |= {"icl_loss": own, "icl_loss_change": own - base}
-    return row
+    return row if group is None else row | {GROUP: group}
 
 
 def _metrics(
-    task: str, icl_positions: Sequence[int], shard: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    task: str, icl_positions: Sequence[int], shard: TextShard, rows: Sequence[Mapping[str, float]]
 ) -> list[MetricValue]:
     """Every metric that has texts to rest on; those within text where there is anything else."""
-    own = shard["protocol"]
-    compared = {**own, "base": shard["base"], "base_layout": shard["base_layout"], **shard["base_rotary"]}
+    own, ids = shard.protocol, shard.ids
+    compared = {**own, **shard.base.protocol()}
     positions = {"positions": list(icl_positions)}
-    ids = shard["rows"]
     wanted: dict[str, _Wanted] = {
-        "loss": _Wanted(("nll", "tokens"), own, baseline=math.log(ids["all"])),
-        "loss_within": _Wanted(("within", "tokens"), own, baseline=math.log(ids["text"])),
+        "loss": _Wanted(("nll", "tokens"), own, baseline=math.log(ids.all)),
+        "loss_within": _Wanted(("within", "tokens"), own, baseline=math.log(ids.text)),
         "loss_change": _Wanted(("nll_change", "tokens"), compared),
         "loss_within_change": _Wanted(("within_change", "tokens"), compared),
         "kl": _Wanted(("kl", "tokens"), compared),
         "kl_within": _Wanted(("kl_within", "tokens"), compared),
         "top1_agreement": _Wanted(("top1", "tokens"), compared, "fraction", "higher"),
-        "image_mass": _Wanted(("image_mass", "tokens"), own, "probability", "none", ids["image"] / ids["all"]),
+        "image_mass": _Wanted(("image_mass", "tokens"), own, "probability", "none", ids.image / ids.all),
         "icl_loss": _Wanted(("icl_loss",), {**own, **positions}),
         "icl_loss_change": _Wanted(("icl_loss_change",), {**compared, **positions}),
     }
-    if not shard["within"]:
+    if not shard.within:
         wanted = {name: one for name, one in wanted.items() if "within" not in name}
-    if not ids["image"]:
+    if not ids.image:
         del wanted["image_mass"]
     values = (one.value(f"{task}/{name}", rows) for name, one in wanted.items())
     return [value for value in values if value is not None]
@@ -123,12 +107,12 @@ class _Wanted:
 
     items: tuple[str, ...]
     """As `MetricValue.items`."""
-    protocol: Mapping[str, Any]
+    protocol: Mapping[str, object]
     unit: str = NATS
     direction: Direction = "lower"
     baseline: float | None = None
 
-    def value(self, name: str, rows: Sequence[Mapping[str, Any]]) -> MetricValue | None:
+    def value(self, name: str, rows: Sequence[Mapping[str, float]]) -> MetricValue | None:
         key, *weight = self.items
         some = [row for row in rows if key in row]
         weights = [row[weight[0]] if weight else 1 for row in some]

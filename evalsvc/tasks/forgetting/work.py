@@ -6,20 +6,23 @@ Every number comes over all ids and within the text ids: a model that expects an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+
+from pydantic import JsonValue
 
 from evalsvc.data.tokens import Record, TokenData, read_tokens
 from evalsvc.errors import DataChanged, InvalidData, InvalidRequest, InvalidSuite
 from evalsvc.language.benchmarks import Loaded
 from evalsvc.language.encoding import TextEncoding
-from evalsvc.language.evaluation import merge_answers, plan_documents
+from evalsvc.language.evaluation import DocumentAnswers, plan_documents
 from evalsvc.language.flips import flips
 from evalsvc.language.results import Results
+from evalsvc.language.scoring import IdCounts
 from evalsvc.metrics.intervals import Interval, value_interval
-from evalsvc.metrics.item_numbers import item_numbers
+from evalsvc.metrics.item_numbers import Item, item_numbers
 from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.spec.protocol import MetricValue
@@ -27,8 +30,9 @@ from evalsvc.tasks.forgetting.base_comparison import Differences
 from evalsvc.tasks.forgetting.page import Flipped, Report
 from evalsvc.tasks.forgetting.retention import add_retention, centred, text_retained
 from evalsvc.tasks.forgetting.rows import Row, benchmark_parts, benchmark_rows, recovered
+from evalsvc.tasks.forgetting.shards import Base, ForgettingShard, Part, PartShard, TextShard
 from evalsvc.tasks.forgetting.spec import Forgetting
-from evalsvc.tasks.forgetting.text_comparison import Passage, Side, compare, passages
+from evalsvc.tasks.forgetting.text_comparison import Comparison, Passage, Side, compare, passages
 from evalsvc.tasks.forgetting.text_measures import measure_text
 from evalsvc.tasks.language.work import BenchmarkWork
 from evalsvc.tasks.sequence_groups import groups_of_records
@@ -48,54 +52,63 @@ SHOWN_OF_TEXT = ("kl", "kl_within", "top1_agreement", "image_mass", "icl_loss", 
 """What the page shows of the text's metrics beside the losses."""
 
 
-class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, Any]]):
+class ForgettingWork(BenchmarkWork[Forgetting, ForgettingShard, DocumentAnswers | Comparison]):
     """Put the same questions and texts to a checkpoint and to its base, and compare."""
 
-    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
+    def plan(self, context: Context) -> Plan[ForgettingShard]:
         """Plan shards of text, and of documents for the checkpoint, for its base, and for both of `icl`'s ways.
 
         Raises InvalidRequest where the run has no base, and InvalidData where the base has another tokenizer.
         """
         base = self._base(context)
         self.require_same_text(context, base, tokenized=bool(self.task.benchmarks))
-        common = {"base": base.digest(), "same": _is_same(context, base), "base_layout": base.layout().digest}
-        common["base_rotary"] = base_rotary(base)
-        shards = [*self._plan_text(context, base), *self._plan_benchmarks(context, base, bool(common["same"]))]
-        return Plan([{**shard, **common} for shard in shards], "documents")
+        is_base = _is_same(context, base)
+        shards: list[ForgettingShard] = [
+            *self._plan_text(context, base, is_base),
+            *self._plan_benchmarks(context, base, is_base),
+        ]
+        return Plan(shards, "documents")
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run(self, context: Context, shard: ForgettingShard) -> DocumentAnswers | Comparison:
         """Return answers to documents, or sums per text; see `language.evaluation` and `text_comparison`.
 
         Raises DataChanged where base, text or benchmarks are not what was planned, and NonFinite.
         """
-        if shard["part"] == "text":
+        if isinstance(shard, TextShard):
             return self._compare_text(context, shard)
-        loaded = self._loaded(context, shard["part"])
-        if shard["part"] != "base":
+        loaded = self._loaded(context, shard.part)
+        if shard.part != "base":
             return self.answer(context, loaded, shard, context.report)
-        base = self._planned_base(context, shard)
+        base = self._planned_base(context, shard.base)
         answers = self.answer(base, loaded, shard, context.report, _for_base(self.encoding(context), base))
         context.provenance.update(base.provenance)
         return answers
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(
+        self,
+        context: Context,
+        shards: Sequence[ForgettingShard],
+        outputs: Sequence[DocumentAnswers | Comparison],
+    ) -> TaskResult:
         """Metrics, items, and what is to be read. Needs the benchmarks' data, but neither checkpoint, base nor text.
 
         An item is a document of a benchmark as in the task `language`, or a row of what compares: that of the index i
         has the i-th text and the i-th document of each benchmark.
         """
-        parts: dict[str, _Part] = {}
-        for shard, output in zip(shards, outputs, strict=True):
-            part = parts.setdefault(shard["part"], _Part([], []))
-            part.shards.append(shard)
-            part.outputs.append(output)
         label = context.base.checkpoint.label if context.base else None
         report = Report(label, context.checkpoint.label)
-        results = [TaskResult([], notes={"base": label, "base_sha256": shards[0]["base"]})]
+        results = [TaskResult([], notes={"base": label, "base_sha256": shards[0].base.sha256})]
         if self.task.benchmarks:
-            results.append(self._merge_benchmarks(context, parts, report))
+            answered = [
+                (shard, output)
+                for shard, output in zip(shards, outputs, strict=True)
+                if isinstance(shard, PartShard) and isinstance(output, DocumentAnswers)
+            ]
+            results.append(self._merge_benchmarks(context, answered, report))
         if self.task.text is not None:
-            results.append(self._merge_text(context, parts["text"], report))
+            texts = [shard for shard in shards if isinstance(shard, TextShard)]
+            compared = [output for output in outputs if isinstance(output, Comparison)]
+            results.append(self._merge_text(context, texts, compared, report))
         return replace(_joined(self.task.name, results), artifacts=report.artifacts())
 
     # the base
@@ -108,9 +121,9 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
             )
         return context.base
 
-    def _planned_base(self, context: Context, shard: Mapping[str, Any]) -> Context:
+    def _planned_base(self, context: Context, planned: Base) -> Context:
         base = self._base(context)
-        if base.digest() != shard["base"]:
+        if base.digest() != planned.sha256:
             raise DataChanged(
                 f"the base, {base.checkpoint.label}, is another file than when this evaluation was planned; evaluate "
                 "again"
@@ -119,15 +132,15 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
 
     # benchmarks
 
-    def _plan_benchmarks(self, context: Context, base: Context, same: bool) -> list[dict[str, Any]]:
+    def _plan_benchmarks(self, context: Context, base: Context, is_base: bool) -> Iterator[PartShard]:
         if not self.task.benchmarks:
-            return []
+            return
         encoding, loaded = self.encoding(context), self.load(context)
         names = [benchmark.name for benchmark in loaded.benchmarks] + [group.name for group in loaded.groups]
         if self.task.name in names:
             raise InvalidSuite(f"task {self.task.name!r} has the name of a benchmark; give it another `name`")
-        wanted = {"checkpoint": (loaded, encoding)}
-        if not same:
+        wanted: dict[Part, tuple[Loaded, TextEncoding]] = {"checkpoint": (loaded, encoding)}
+        if not is_base:
             wanted["base"] = (loaded, _for_base(encoding, base))
         if self.task.icl:
             wanted["few"] = (self._loaded(context, "few"), encoding)
@@ -135,14 +148,12 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
             known = {benchmark.name: benchmark.digest for benchmark in loaded.benchmarks}
             if any(known[benchmark.name] != benchmark.digest for benchmark in zero.benchmarks):
                 wanted["zero"] = (zero, encoding)
-        rotary = {part: dict((base if part == "base" else context).rotary()) for part in wanted}
-        return [
-            {"part": part, **shard, "rotary": rotary[part]}
-            for part, (what, how) in wanted.items()
-            for shard in plan_documents(what, how, self.task.shard_size)
-        ]
+        for part, (what, how) in wanted.items():
+            rotary = (base if part == "base" else context).rotary()
+            for documents in plan_documents(what, how, self.task.shard_size):
+                yield PartShard(documents.units, documents, rotary, part, _planned(base))
 
-    def _loaded(self, context: Context, part: str) -> Loaded:
+    def _loaded(self, context: Context, part: Part) -> Loaded:
         """The benchmarks of a part, built once per process."""
         if part in ("checkpoint", "base"):
             return self.load(context)
@@ -150,20 +161,18 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
         some = ForgettingWork(self.task.model_copy(update={"benchmarks": tuple(wanted)}))
         return some.load(context, FEW_SHOTS if part == "few" else 0, "first")
 
-    def _merge_benchmarks(self, context: Context, parts: Mapping[str, _Part], report: Report) -> TaskResult:
+    def _merge_benchmarks(
+        self, context: Context, answered: Sequence[tuple[PartShard, DocumentAnswers]], report: Report
+    ) -> TaskResult:
         """The checkpoint's results, what compares them with the base's, and the headlines; puts them into `report`."""
-        found = {
-            name: merge_answers(
-                self._loaded(context, name), part.shards, part.outputs, self.protocol(part.shards[0]["rotary"])
-            )
-            for name, part in parts.items()
-            if name != "text"
-        }
+        found: dict[Part, Results] = {}
+        for part in dict.fromkeys(shard.part for shard, _ in answered):
+            shards, outputs = zip(*(pair for pair in answered if pair[0].part == part), strict=True)
+            found[part] = self.merged(self._loaded(context, part), shards, outputs)
         own = found["checkpoint"]
         base = found.get("base", own)
-        shard = parts["checkpoint"].shards[0]
         content = {"task": self.task.kind, "comparison": ESTIMATOR}
-        compared = {**content, "base": shard["base"], "base_layout": shard["base_layout"], **shard["base_rotary"]}
+        compared = {**content, **answered[0][0].base.protocol()}
         differences = Differences(self.task.name)
         differences.add_changes(own, base, compared)
         rows = benchmark_rows(own, base)
@@ -181,11 +190,11 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
         report.flipped += self._flipped(self.load(context), rows, own, base)
         items = [{"benchmark": self.task.name, "index": index, **row} for index, row in differences.numbers.items()]
         metrics = [*own.metrics, *differences.metrics, *above]
-        warnings = [*self.suspicions(context, own), *self._cut_shots(notes)]
+        warnings = [*self.suspicions(context, own), *self._cut_shots(found.get("few"))]
         return TaskResult(metrics, [*own.items, *items], notes, warnings=warnings)
 
-    def _cut_shots(self, notes: Mapping[str, Any]) -> Iterator[TaskWarning]:
-        for name, cut in notes.get("icl_contexts_cut", {}).items():
+    def _cut_shots(self, few: Results | None) -> Iterator[TaskWarning]:
+        for name, cut in few.notes.contexts_cut.items() if few else ():
             remedy = "raise `max_length` if the model bears it, or leave the benchmark out of `icl`"
             yield from cut_inputs(name, f"contexts with {FEW_SHOTS} solved examples", cut, None, remedy)
 
@@ -199,8 +208,10 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
 
     # text
 
-    def _merge_text(self, context: Context, part: _Part, report: Report) -> TaskResult:
-        found = measure_text(self.task.name, self.task.icl_positions, part.shards, part.outputs)
+    def _merge_text(
+        self, context: Context, shards: Sequence[TextShard], outputs: Sequence[Comparison], report: Report
+    ) -> TaskResult:
+        found = measure_text(self.task.name, self.task.icl_positions, shards, outputs)
         report.rows += found.rows
         report.parts += found.parts
         report.of_text += [
@@ -209,15 +220,16 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
             if metric.name.rpartition("/")[2] in SHOWN_OF_TEXT
         ]
         remedy = "raise `max_length` if the model bears it, or give shorter texts"
-        cut = cut_inputs(f"{self.task.name}/loss", "texts", found.notes["texts_cut"], found.notes["texts"], remedy)
+        lost = sum(output.cut for output in outputs)
+        cut = cut_inputs(f"{self.task.name}/loss", "texts", lost, len(found.items), remedy)
         # Where there is nothing but text, its loss within text is the loss.
-        loss = f"{self.task.name}/loss_within" if part.shards[0]["within"] else f"{self.task.name}/loss"
+        loss = f"{self.task.name}/loss_within" if shards[0].within else f"{self.task.name}/loss"
         warnings = [*worse_than_guessing(found.metrics, [loss] if context.is_first else [], AT_FIRST), *cut]
         return TaskResult(found.metrics, found.items, found.notes, warnings=warnings)
 
-    def _plan_text(self, context: Context, base: Context) -> list[dict[str, Any]]:
+    def _plan_text(self, context: Context, base: Context, is_base: bool) -> Iterator[TextShard]:
         if self.task.text is None:
-            return []
+            return
         layout, max_length = context.layout(), self.task.max_length or context.model_config().seq_len
         data, records = self._read(context)
         some = _passages(context, base, data, records, max_length)
@@ -227,23 +239,24 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
             raise InvalidData(f"{data.path}: no text has two tokens, and the first is not predicted")
         count = min(self.task.text_shards or math.ceil(tokens / TOKENS_PER_SHARD), len(some))
         bounds = [len(some) * index // count for index in range(count + 1)]
-        common = {
-            "part": "text",
-            "digest": data.digest,
-            "max_length": max_length,
-            "rows": {"all": layout.rows, "text": layout.text.size, "image": layout.image.size if layout.image else 0},
-            "within": any(one.rows != one.text.size for one in (layout, base.layout())),
-            "protocol": {
-                **self._text_protocol(context, base, data, max_length),
-                # The error then counts these, not the texts.
-                **({} if groups is None else {"groups": len(set(groups))}),
-            },
-        }
-        shards = []
+        within = any(one.rows != one.text.size for one in (layout, base.layout()))
+        protocol = self._text_protocol(context, base, data, max_length)
+        # The error then counts the groups, not the texts.
+        protocol |= {} if groups is None else {"groups": len(set(groups))}
         for start, stop in pairwise(bounds):
-            named = {} if groups is None else {"groups": groups[start:stop]}
-            shards.append({"start": start, "stop": stop, "units": stop - start, **named, **common})
-        return shards
+            yield TextShard(
+                units=stop - start,
+                start=start,
+                stop=stop,
+                digest=data.digest,
+                max_length=max_length,
+                ids=IdCounts.of(layout),
+                within=within,
+                groups=None if groups is None else groups[start:stop],
+                protocol=protocol,
+                base=_planned(base),
+                is_base=is_base,
+            )
 
     def _read(self, context: Context) -> tuple[TokenData, Sequence[Record]]:
         """The text, and the records of it that are used."""
@@ -252,10 +265,10 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
         data = read_tokens(context.dataset(self.task.text), tokenizer, self.task.bos, context.readable)
         return data, data.texts(self.task.text_limit, "text")
 
-    def _text_protocol(self, context: Context, base: Context, data: TokenData, max_length: int) -> dict[str, Any]:
+    def _text_protocol(self, context: Context, base: Context, data: TokenData, max_length: int) -> dict[str, JsonValue]:
         layout, other = context.layout().digest, base.layout().digest
         limit = self.task.text_limit
-        tokenized = {"tokenizer": data.tokenizer_digest, "bos": self.task.bos}
+        tokenized: dict[str, JsonValue] = {"tokenizer": data.tokenizer_digest, "bos": self.task.bos}
         return {
             "task": self.task.kind,
             "estimator": ESTIMATOR,
@@ -270,31 +283,26 @@ class ForgettingWork(BenchmarkWork[Forgetting, Mapping[str, Any], Mapping[str, A
             **self.protocol(context.rotary()),
         }
 
-    def _compare_text(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        base = self._planned_base(context, shard)
+    def _compare_text(self, context: Context, shard: TextShard) -> Comparison:
+        base = self._planned_base(context, shard.base)
         data, records = self._read(context)
-        if data.digest != shard["digest"]:
+        if data.digest != shard.digest:
             raise DataChanged.since_planned(data.path)
-        some = _passages(context, base, data, records[shard["start"] : shard["stop"]], shard["max_length"])
-        models = (context,) if shard["same"] else (context, base)
+        some = _passages(context, base, data, records[shard.start : shard.stop], shard.max_length)
+        models = (context,) if shard.is_base else (context, base)
         sides = [Side(one.checkpoint.label, self.model(one), one.layout(), one.device) for one in models]
-        found = compare(sides[0], sides[-1], some, self.task.icl_positions, context.batch_tokens, context.report)
-        return {**asdict(found), "cut": sum(passage.cut for passage in some)}
+        return compare(sides[0], sides[-1], some, self.task.icl_positions, context.batch_tokens, context.report)
 
 
-def _interval(metric: MetricValue, items: Sequence[Mapping[str, Any]]) -> Interval | None:
+def _interval(metric: MetricValue, items: Sequence[Item]) -> Interval | None:
     """Return the interval of a metric that is made of `items`."""
     numbers = item_numbers(items, metric.name, metric.items, metric.grouped_by)
     ratio = Ratio(metric.value, metric.stderr, metric.n, metric.groups)
     return value_interval(ratio, metric.unit, items=spread_of(numbers))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Shards of one kind, and their outputs."""
-
-    shards: list[Mapping[str, Any]]
-    outputs: list[Any]
+def _planned(base: Context) -> Base:
+    return Base(base.digest(), base.layout().digest, base_rotary(base))
 
 
 def _is_same(context: Context, base: Context) -> bool:

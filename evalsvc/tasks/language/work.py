@@ -7,27 +7,49 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from lm_eval.api.instance import Instance
+from pydantic import TypeAdapter
 
 from evalsvc import __version__
 from evalsvc.errors import NonFinite
 from evalsvc.language.benchmarks import Loaded, LoadOptions, load_benchmarks
 from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import TextEncoding
-from evalsvc.language.evaluation import Asked, answer_requests, asked_documents, merge_answers, plan_documents
-from evalsvc.language.lm import OpenLM
+from evalsvc.language.evaluation import (
+    DocumentAnswers,
+    DocumentRange,
+    answer_requests,
+    asked_documents,
+    merge_answers,
+    plan_documents,
+)
+from evalsvc.language.lm import AnswerRow, OpenLM
 from evalsvc.language.results import Results, plain_mean, require_mean
 from evalsvc.tasks.language.kept_answers import find_answers, keep_answers
 from evalsvc.tasks.language.spec import BenchmarkTask, Language
 from evalsvc.tasks.suspicions import AT_FIRST, cut_inputs, worse_than_guessing
-from evalsvc.tasks.task import Context, Output, Plan, ShardKind, TaskResult, TaskWarning
+from evalsvc.tasks.task import Context, Output, Plan, Shard, ShardKind, TaskResult, TaskWarning
 from evalsvc.tasks.text_work import TextWork
 
 BITS = "bits/byte"
 
+KEPT: TypeAdapter[dict[str, list[AnswerRow]]] = TypeAdapter(dict[str, list[AnswerRow]])
+"""Kept answers, by the digest of the question."""
+
 BenchmarkParameters = TypeVar("BenchmarkParameters", bound=BenchmarkTask)
+
+
+@dataclass(frozen=True)
+class QuestionShard(Shard):
+    """Documents that a checkpoint is asked about."""
+
+    documents: DocumentRange
+    rotary: Mapping[str, str]
+    """See `Context.rotary`."""
 
 
 class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[BenchmarkParameters, ShardKind, Output]):
@@ -60,11 +82,11 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         self,
         context: Context,
         loaded: Loaded,
-        shard: Mapping[str, Any],
+        shard: QuestionShard,
         report: Callable[[int], None],
         encoding: TextEncoding | None = None,
-    ) -> dict[str, Any]:
-        """What the checkpoint of `context` answers to a shard of `plan_documents`; `report` gets the documents done.
+    ) -> DocumentAnswers:
+        """What the checkpoint of `context` answers to a shard; `report` gets the documents done.
 
         `encoding` is what the shard was planned with [the checkpoint's own]. What the checkpoint has answered on this
         machine before is not asked again; the provenance says how much that was.
@@ -74,17 +96,24 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
             NonFinite: names the checkpoint, the benchmark and the document.
         """
         encoding = encoding or self.encoding(context)
-        asked = asked_documents(loaded, shard, encoding)
+        asked = asked_documents(loaded, shard.documents, encoding)
         folder, key = context.statistics_folder(), self._kept_under(context, encoding)
-        found = find_answers(folder, key)
-        new = [place for place, digest in enumerate(asked.digests) if digest not in found]
-        context.provenance["answers_reused"] = len(asked.digests) - len(new)
+        found = KEPT.validate_python(find_answers(folder, key))
+        new: dict[str, Instance] = {}
+        for digest, instance in asked:
+            if digest not in found:
+                new.setdefault(digest, instance)
+        context.provenance["answers_reused"] = sum(digest in found for digest, _ in asked)
         if new:
-            answers = self._ask(context, encoding, asked.some(new), shard["units"], report)
+            answers = self._ask(context, encoding, new, shard.units, report)
             keep_answers(folder, key, answers)
             found |= answers
-        report(shard["units"])
-        return {"answers": [found[digest] for digest in asked.digests]}
+        report(shard.units)
+        return DocumentAnswers([found[digest] for digest, _ in asked])
+
+    def merged(self, loaded: Loaded, shards: Sequence[QuestionShard], outputs: Sequence[DocumentAnswers]) -> Results:
+        """Return the metrics and items of all shards. Raises what `merge_answers` raises."""
+        return merge_answers(loaded, [shard.documents for shard in shards], outputs, self.protocol(shards[0].rotary))
 
     def suspicions(self, context: Context, found: Results) -> Iterator[TaskWarning]:
         """Warnings of the checkpoint's own results: contexts that were cut, and text that no base has forgotten."""
@@ -99,16 +128,21 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
                 yield from cut_inputs(name, f"documents' {what}", cut, sizes[name], remedy)
 
     def _ask(
-        self, context: Context, encoding: TextEncoding, asked: Asked, units: int, report: Callable[[int], None]
-    ) -> dict[str, Any]:
+        self,
+        context: Context,
+        encoding: TextEncoding,
+        asked: Mapping[str, Instance],
+        units: int,
+        report: Callable[[int], None],
+    ) -> dict[str, list[AnswerRow]]:
         model = self.model(context)
         lm = OpenLM(model, encoding, batch_tokens=context.batch_tokens)
         try:
-            return answer_requests(lm, asked, lambda done: report(done * units // len(asked.digests)))
+            return answer_requests(lm, asked, lambda done: report(done * units // len(asked)))
         except NonFinite as error:
             raise NonFinite(f"{context.checkpoint.label}: {error.message}") from None
 
-    def _kept_under(self, context: Context, encoding: TextEncoding) -> dict[str, Any]:
+    def _kept_under(self, context: Context, encoding: TextEncoding) -> dict[str, object]:
         """All that an answer depends on beside what is asked."""
         return {
             "evalsvc": __version__,
@@ -119,25 +153,26 @@ class BenchmarkWork(TextWork[BenchmarkParameters, ShardKind, Output], Generic[Be
         }
 
 
-class LanguageWork(BenchmarkWork[Language, Mapping[str, Any], Mapping[str, Any]]):
+class LanguageWork(BenchmarkWork[Language, QuestionShard, DocumentAnswers]):
     """Plan, ask and score benchmarks."""
 
-    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
+    def plan(self, context: Context) -> Plan[QuestionShard]:
         """Load the benchmarks, encode all that they ask, and cut their documents into shards."""
         encoding, loaded = self.encoding(context), self.load(context)
         if self.task.mean:
             require_mean(self.task.mean, loaded)
-        shards = plan_documents(loaded, encoding, self.task.shard_size)
-        rotary = dict(context.rotary())
-        return Plan([{**shard, "rotary": rotary} for shard in shards], "documents")
+        planned, rotary = plan_documents(loaded, encoding, self.task.shard_size), context.rotary()
+        return Plan([QuestionShard(part.units, part, rotary) for part in planned], "documents")
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run(self, context: Context, shard: QuestionShard) -> DocumentAnswers:
         return self.answer(context, self.load(context), shard, context.report)
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(
+        self, context: Context, shards: Sequence[QuestionShard], outputs: Sequence[DocumentAnswers]
+    ) -> TaskResult:
         """Metrics and items. Needs the benchmarks' data, but neither checkpoint nor tokenizer."""
         loaded = self.load(context)
-        found = merge_answers(loaded, shards, outputs, self.protocol(shards[0]["rotary"]))
+        found = self.merged(loaded, shards, outputs)
         means = plain_mean(self.task.name, self.task.mean, loaded, found) if self.task.mean else []
         warnings = list(self.suspicions(context, found))
         return TaskResult([*found.metrics, *means], found.items, found.notes.to_json(), warnings=warnings)

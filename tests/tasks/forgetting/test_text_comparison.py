@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +99,25 @@ def test_equals_the_definition(
     special = "template" in layout and "template" in base_layout
     for index, text in enumerate(TEXTS):
         expected = slow(own, base, text)
-        assert found.counts[index] == (len(text) if special else max(len(text) - 1, 0))
-        for name, column in found.sums.items():
-            assert column[index] == pytest.approx(sum(expected.get(name, [])), rel=1e-4, abs=1e-5), name
+        compared = found.texts[index]
+        assert compared.tokens == (len(text) if special else max(len(text) - 1, 0))
+        for name, total in asdict(compared.sums).items():
+            assert total == pytest.approx(sum(expected.get(name, [])), rel=1e-4, abs=1e-5), name
         if len(text) < POSITIONS[1]:
-            assert found.late[index] is None
+            assert compared.late is None
             continue
         early, late = (position - 1 - (not special) for position in POSITIONS)
         both = [expected[name][late] - expected[name][early] for name in ("nll", "base_nll")]
-        assert found.late[index] == pytest.approx(both, abs=1e-5)
+        assert compared.late == pytest.approx(both, abs=1e-5)
 
 
 def test_a_model_is_not_away_from_itself(files: tuple[Path, Path]) -> None:
     own = side(files[0], WIDENED)
     found = found_of(own, own)
-    assert found.sums["kl"] == found.sums["kl_within"] == [0.0] * len(TEXTS)
-    assert found.sums["nll"] == found.sums["base_nll"]
-    assert found.sums["top1"] == found.counts
+    for text in found.texts:
+        assert text.sums.kl == text.sums.kl_within == 0
+        assert text.sums.nll == text.sums.base_nll
+        assert text.sums.top1 == text.tokens
 
 
 def test_what_is_too_long_is_cut_for_both(files: tuple[Path, Path]) -> None:
