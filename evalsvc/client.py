@@ -7,7 +7,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -21,6 +21,10 @@ from evalsvc.errors import (
     leaves,
     os_reason,
 )
+from evalsvc.spec import documents
+from evalsvc.spec.documents.reading import read
+
+D = TypeVar("D", bound=documents.Document)
 
 DEFAULT_URL = "http://127.0.0.1:8321"
 
@@ -247,10 +251,9 @@ class Client:
         """How the service is: what is missing, its workers, the queue, what runs and what failed last."""
         return self._ask("GET", "/v1/status")
 
-    def runs(self) -> list[dict[str, Any]]:
+    def runs(self) -> list[documents.RunSummary]:
         """Return all runs."""
-        runs: list[dict[str, Any]] = self._ask("GET", "/v1/runs")["runs"]
-        return runs
+        return self._get(documents.Runs, "/v1/runs").runs
 
     def run(self, run: str) -> dict[str, Any]:
         """Return a run with its checkpoints, its plan and its base."""
@@ -417,6 +420,28 @@ class Client:
                 yield from _parse_events(response.iter_lines())
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
+
+    def _get(self, kind: type[D], path: str, *, query: Sequence[tuple[str, str]] = ()) -> D:
+        return self._fetch(kind, "GET", path, query=query)
+
+    def _fetch(
+        self,
+        kind: type[D],
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        text: str | None = None,
+    ) -> D:
+        """Return the document that the service answers with."""
+        try:
+            return read(kind, self._ask(method, path, body, query=query, text=text))
+        except ValueError as problem:
+            raise ServiceUnreachable(
+                f"what answers at {self._shown} is no evalsvc of this version ({method} {path}: {problem}); "
+                "check --url (EVALSVC_URL), or install the version of the service"
+            ) from None
 
     def _ask(
         self,

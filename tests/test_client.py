@@ -46,7 +46,7 @@ def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
     assert (series["x"], series["value"]) == ([100], [1.5])
     assert client.history("run-a", variant="raw")["names"] == client.history("run-a")["names"]
     assert client.protocol(series["protocol"]) == {"limit": 1}
-    assert client.runs()[0]["name"] == "run-a"
+    assert client.runs()[0].name == "run-a"
     assert client.artifacts("run-a", kind="grid", step=25) == []
     assert client.run("run-a")["checkpoints"][0]["step"] == 25
     assert client.checkpoint(posted["checkpoint"]["id"])["in_use"] is False

@@ -149,8 +149,6 @@ PLAN = has(
 
 BASE = has(**_PLACE, named=FLAG, checkpoint=or_null(ID))
 
-RUNS = has(runs=array(has(name=TEXT, checkpoints=COUNT, last_step=or_null(COUNT), values=COUNT, created_at=TIME)))
-
 RUN = has(
     name=TEXT,
     created_at=TIME,

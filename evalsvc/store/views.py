@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from evalsvc.spec import documents
+from evalsvc.spec.documents.document import hints_of
 from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.runs.base import base_view, is_named_base
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow
+
+D = TypeVar("D", bound=documents.Document)
+
+
+def document_of(kind: type[D], row: object, **given: object) -> D:
+    """Return the document of a row: every field that is not given is the row's attribute of the same name."""
+    own = {name: getattr(row, name) for name in hints_of(kind) if name not in given}
+    moments = {name: shown_time(value) for name, value in own.items() if isinstance(value, datetime)}
+    return kind(**own | moments | given)
 
 
 @dataclass(frozen=True)
@@ -185,30 +196,33 @@ def plan_view(run: Run) -> dict[str, Any]:
     return run.plan or {"suites": [], "when_behind": "all"}
 
 
-def runs_view(session: Session) -> list[dict[str, Any]]:
-    """Every run, by name, with how much there is of it."""
-    checkpoints = select(
-        Checkpoint.run_id, func.count().label("checkpoints"), func.max(Checkpoint.step).label("last_step")
-    ).where(Checkpoint.replaced_at.is_(None))
-    posted = checkpoints.group_by(Checkpoint.run_id).subquery()
-    values = select(Series.run_id, func.count().label("values")).join(MetricValue, MetricValue.series_id == Series.id)
-    measured = values.group_by(Series.run_id).subquery()
+def runs_view(session: Session) -> documents.Runs:
+    """Return every run, by name, with how much there is of it."""
+    posted = (
+        select(Checkpoint.run_id, func.count().label("checkpoints"), func.max(Checkpoint.step).label("last_step"))
+        .where(Checkpoint.replaced_at.is_(None))
+        .group_by(Checkpoint.run_id)
+        .subquery()
+    )
+    measured = (
+        select(Series.run_id, func.count().label("number"))
+        .join(MetricValue, MetricValue.series_id == Series.id)
+        .group_by(Series.run_id)
+        .subquery()
+    )
     rows = session.execute(
-        select(Run.name, Run.created_at, posted.c.checkpoints, posted.c.last_step, measured.c["values"])
+        select(
+            Run.name,
+            Run.created_at,
+            posted.c.last_step,
+            func.coalesce(posted.c.checkpoints, 0).label("checkpoints"),
+            func.coalesce(measured.c.number, 0).label("values"),
+        )
         .outerjoin(posted, posted.c.run_id == Run.id)
         .outerjoin(measured, measured.c.run_id == Run.id)
         .order_by(Run.name)
     )
-    return [
-        {
-            "name": name,
-            "checkpoints": count or 0,
-            "last_step": last_step,
-            "values": values or 0,
-            "created_at": shown_time(created_at),
-        }
-        for name, created_at, count, last_step, values in rows
-    ]
+    return documents.Runs(runs=[document_of(documents.RunSummary, row) for row in rows])
 
 
 def _task(session: Session, task: Task, shards: dict[str, int], live: LiveTask | None) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import Path, Query
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.json_answer import JsonAnswer, answer, document
 from evalsvc.api.json_schema import FIELDS
-from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, RESULT, RUN, RUNS
+from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, RESULT, RUN
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
@@ -19,6 +19,7 @@ from evalsvc.checkpoints.reference import verify
 from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
+from evalsvc.spec import documents
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.history.reading import read_protocol
 from evalsvc.store.lookup import find_run, get_or_create_run
@@ -31,18 +32,6 @@ from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.views import plan_view, run_view, runs_view
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
-
-_RUNS = {
-    "runs": [
-        {
-            "name": "t2i-1b",
-            "checkpoints": 9,
-            "last_step": 4000,
-            "values": 180,
-            "created_at": "2026-02-03T10:11:12.131+00:00",
-        }
-    ]
-}
 
 _PLAN = {"suites": [{"suite": "loss", "every": 500, "first": None, "last": None}], "when_behind": "newest"}
 
@@ -121,11 +110,11 @@ _COMPLETIONS = {
 @router.get(
     "/runs",
     summary="Every run",
-    responses=answer(200, "The runs by name.", RUNS, _RUNS),
+    responses=document(200, "The runs by name.", documents.Runs),
 )
 def list_runs(state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
-        return JsonAnswer({"runs": runs_view(session)})
+        return JsonAnswer(runs_view(session))
 
 
 @router.get(

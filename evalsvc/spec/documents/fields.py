@@ -1,0 +1,26 @@
+"""Types that fields of several documents have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from evalsvc.spec.documents.document import Example
+
+Id = Annotated[int, Example(17, minimum=1)]
+Count = Annotated[int, Example(9, minimum=0)]
+Text = Annotated[str, Example("…")]
+Time = Annotated[str, Example("2026-02-03T10:11:12.131+00:00", format="date-time")]
+"""A moment in UTC as ISO 8601, to the millisecond."""
+RunName = Annotated[str, Example("t2i-1b-pretrained")]
+Step = Annotated[int, Example(2500, minimum=0)]
+Variant = Annotated[str, Example("raw")]
+Digest = Annotated[str, Example("9f86d0…")]
+"""A SHA-256 in hexadecimal digits."""
+
+Word = Literal["NaN", "Infinity", "-Infinity"]
+"""A number that JSON has no words for."""
+Number = Annotated[float | Word, Example(6.31)]
+
+State = Literal["queued", "running", "succeeded", "partly_failed", "failed", "cancelled"]
+Direction = Literal["lower", "higher", "none"]
+"""Where better values of a metric are."""
