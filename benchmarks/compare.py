@@ -34,13 +34,15 @@ from side_by_side import interleaved, machine, medians, print_last_line, ratios
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.client import Client
-from evalsvc.compare.contrast import compare_results
+from evalsvc.compare.comparison import compare_results
 from evalsvc.compare.source import Service, read_result
 from evalsvc.config import Settings
 from evalsvc.files.items import keep_items, pack_items
 from evalsvc.messages import KeptResult, PlanResult, ShardOutput, ShardResult
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.metrics.shares import standard_error
+from evalsvc.spec.documents import Comparison
+from evalsvc.spec.documents.reading import content_of, read
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.store.queue.shards import finish, take
@@ -169,17 +171,16 @@ def measure(settings: Settings, name: str, repetitions: int) -> Measured:
         ours = client.compare(A, B)
         cold = time.perf_counter() - started
         sides = {OURS: lambda: client.compare(A, B), PEER: lambda: by_the_client(client)}
-        theirs = json.loads(json.dumps(sides[PEER]()))
-        if ours != theirs:
+        if ours != read(Comparison, json.loads(json.dumps(content_of(sides[PEER]())))):
             raise AssertionError("the two sides do not give the same numbers")
-        first = ours["contrasts"][0]["metric"]
+        first = ours.contrasts[0].metric
         one = interleaved({"one": lambda: client.compare(A, B, [first])}, repetitions)["one"]
         return Measured(name, cold, interleaved(sides, repetitions), one)
 
 
-def by_the_client(client: Client) -> dict[str, Any]:
+def by_the_client(client: Client) -> Comparison:
     a, b = (read_result(name, Service(client)) for name in (A, B))
-    return compare_results(a, b).to_json()
+    return compare_results(a, b)
 
 
 @contextmanager

@@ -280,13 +280,15 @@ class Client:
         body = {"step": step, "variant": variant, **({} if of is None else {"run": of})}
         return self._ask("PUT", f"/v1/runs/{_part(run)}/base", body)
 
-    def results(self, run: str, step: int, *, variant: str = "raw", suite: str | None = None) -> dict[str, Any]:
-        """What is known of a checkpoint, as `evalsvc run --output` writes it: of its suites' newest evaluations.
+    def results(
+        self, run: str, step: int, *, variant: str = "raw", suite: str | None = None
+    ) -> documents.CheckpointResult:
+        """Return what is known of a checkpoint, by the newest evaluation of each suite.
 
         `state` is `succeeded` once all of them are. Of several suites, those of one, where `suite` names it.
         """
         query = _query(variant=variant, suite=suite or None)
-        return self._ask("GET", f"/v1/runs/{_part(run)}/results/{step}", query=query)
+        return self._get(documents.CheckpointResult, f"/v1/runs/{_part(run)}/results/{step}", query=query)
 
     def items(
         self,
@@ -315,15 +317,15 @@ class Client:
         force: bool = False,
         flipped: int = 0,
         family: str = "none",
-    ) -> dict[str, Any]:
-        """How far the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT, are apart: `{"contrasts": […]}`.
+    ) -> documents.Comparison:
+        """Return how far the checkpoints `a` and `b`, each RUN@STEP or RUN@STEP:VARIANT, are apart.
 
         `family` is `none` for verdicts that hold each by itself, or `holm` for verdicts on all metrics together.
         `expected_by_chance` metrics would be better, worse or different if nothing had changed.
         """
         of = {"metric": metrics, "task": tasks, "suite": suite}
         query = _query(a=a, b=b, **of, level=level, force=force, flipped=flipped, family=family)
-        return self._ask("GET", "/v1/compare", query=query)
+        return self._get(documents.Comparison, "/v1/compare", query=query)
 
     def compare_runs(
         self,
@@ -336,15 +338,16 @@ class Client:
         level: float = 0.95,
         band: str = "pointwise",
         force: bool = False,
-    ) -> dict[str, Any]:
-        """How far two runs are apart along their steps, or a run from its base, and where that is within the noise.
+    ) -> documents.RunComparison:
+        """Return how far two runs are apart along their steps, or a run from its base, and where that is within noise.
 
         `band` is `pointwise`, or `simultaneous` for intervals that hold at all steps at once; what is said of several
         steps, such as `apart_from` and `sign_changes`, always rests on the latter.
-        `pandas.DataFrame({name: curve[name] for name in ("x", "difference", "low", "high")})` is a curve to be drawn.
+        `pandas.DataFrame({"x": curve.x, "difference": curve.difference, "low": curve.low, "high": curve.high})` is a
+        curve to be drawn.
         """
         query = _query(a=a, b=b, metric=metrics, task=tasks, suite=suite, level=level, band=band, force=force)
-        return self._ask("GET", "/v1/compare/curves", query=query)
+        return self._get(documents.RunComparison, "/v1/compare/curves", query=query)
 
     def table(
         self, runs: Sequence[str] = (), metrics: Sequence[str] = (), *, variant: str | None = None

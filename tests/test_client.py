@@ -86,10 +86,10 @@ def test_suites_and_plans(client: Client) -> None:
 
 def test_base_results_items_and_completions(app: App, client: Client, weights: Path) -> None:
     number = client.submit("run-a", 25, str(weights), suites=["loss"])["evaluations"][0]["id"]
-    assert client.results("run-a", 25)["state"] == "queued"
+    assert client.results("run-a", 25).state == "queued"
     app.coordinator.work()
     document = client.results("run-a", 25, variant="raw", suite="loss")
-    assert (document["state"], document["metrics"][0]["value"]) == ("succeeded", 1.5)
+    assert (document.state, document.metrics[0].value) == ("succeeded", 1.5)
     assert client.items(number, task="text")["items"] == {"text": []}
     assert client.completions("run-a", variant=None, prompt=None) == []
     assert client.set_base("run-b", 25, of="run-a")["checkpoint"] == 1
@@ -102,13 +102,13 @@ def test_comparisons_and_tables_for_notebooks(app: App, client: Client) -> None:
     for run, seed in (("run-a", 1), ("run-b", 2)):
         for step in (0, 10):
             put(app.store, run, step, seed, 0.9 - 0.04 * step * seed)
-    (one,) = client.compare("run-a@0", "run-b@0:raw", ["arc/acc"], tasks=["language-0"], flipped=1)["contrasts"]
-    assert (one["metric"], one["n"], one["answers"]["tests"]) == ("arc/acc", 40, 1)
+    (one,) = client.compare("run-a@0", "run-b@0:raw", ["arc/acc"], tasks=["language-0"], flipped=1).contrasts
+    assert (one.metric, one.n, one.answers and one.answers.tests) == ("arc/acc", 40, 1)
     with pytest.raises(UnknownName, match="did you mean 'arc/acc'"):
         client.compare("run-a@0", "run-b@0", ["arc/akk"])
     found = client.compare_runs("run-a", "run-b", ["*/acc"], band="simultaneous")
-    assert [curve["metric"] for curve in found["curves"]] == ["arc/acc", "piqa/acc"]
-    assert client.compare_runs("run-b")["a"] == "run-b@0"
+    assert [curve.metric for curve in found.curves] == ["arc/acc", "piqa/acc"]
+    assert client.compare_runs("run-b").a == "run-b@0"
     frame = DataFrame(client.table(["run-a"], ["arc/*"], variant="raw"))
     assert frame.groupby("metric")["step"].agg(list).to_dict() == {"arc/acc": [0, 10], "arc/bits_per_byte": [0, 10]}
     assert frame["value"].dtype == "float64"

@@ -16,6 +16,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidModelConfig
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.model_config import read_model_spec
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
@@ -126,7 +127,7 @@ def test_evalsvc_run_says_the_same(bad: Path, monkeypatch: pytest.MonkeyPatch) -
             found = {"code": error.code, "message": error.message}
         else:
             reference = CheckpointRef(path, model=SHAPE, label=name)
-            found = run_suite(suite, reference, lambda *_: None)["errors"]["loss"]
+            found = content_of(run_suite(suite, reference, lambda *_: None))["errors"]["loss"]
         assert found["code"] == code, found
         assert words in found["message"]
     assert not (bad / "it-ran").exists()

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
 
-from evalsvc.compare.contrast import Family, Options, compare_results
-from evalsvc.compare.difference_curves import APART, Band, difference_curves
-from evalsvc.compare.result import Measured, Result, distance_between
+from evalsvc.compare.comparison import Options, compare_results
+from evalsvc.compare.contrast import APART, distance_between
+from evalsvc.compare.difference_curves import difference_curves
+from evalsvc.compare.result import Measured, Result
 from evalsvc.language.results import Results, plain_mean
 from evalsvc.metrics.entropy import unigram_loss
 from evalsvc.metrics.ratio import Ratio
+from evalsvc.spec.documents.comparisons import Band, Family
 from evalsvc.spec.protocol import MetricValue, Protocol
 from evalsvc.tasks.forgetting.base_comparison import Differences
 from evalsvc.tasks.forgetting.retention import add_retention, text_retained
 from evalsvc.tasks.forgetting.rows import Pairs, benchmark_rows, corrected, loss_row
 from simulated.cells import Cell, Draw, Generator, Simulation
-from simulated.data import PROTOCOL, SHAPES, Array, Shape, mean, metric, result
+from simulated.data import PROTOCOL, SHAPES, Array, Shape, document, mean, metric, result
 from simulated.gates import changed
 from simulated.means import ALPHA, MIN_ITEMS, TOO_FEW, of_difference, of_value
 
@@ -70,9 +73,9 @@ def curve(n: int, correlation: float, band: Band, asked: str) -> Simulation:
             gaps = correlation * gaps + math.sqrt(1 - correlation**2) * random.standard_normal(n)
             base = 3 + random.standard_normal(n)
             steps.append((step, result("a", metric("t/x", base)), result("b", metric("t/x", base + gaps))))
-        [found] = difference_curves("a", "b", steps, Options(), band)["curves"]
-        apart = any(verdict in APART for verdict in found["verdict"])
-        return Draw(alarm=apart if asked == "apart" else bool(found["sign_changes"]))
+        [found] = difference_curves("a", "b", steps, Options(), band).curves
+        apart = any(verdict in APART for verdict in found.verdict)
+        return Draw(alarm=apart if asked == "apart" else bool(found.sign_changes))
 
     return draw
 
@@ -107,12 +110,7 @@ def retained_answers(random: Generator, n: int, base: float, left: float) -> tup
 
 
 def as_result(name: str, metrics: Sequence[MetricValue], items: Sequence[dict[str, Any]]) -> Result:
-    document = {
-        "metrics": [{**value.to_json(), "task": "t"} for value in metrics],
-        "protocols": {value.protocol.id: dict(value.protocol.content) for value in metrics},
-        "items": {"t": list(items)},
-    }
-    return Result(name, document)
+    return Result(name, replace(document(metrics), items={"t": list(items)}))
 
 
 def of_results(name: str, a: Result, b: Result, truth: float) -> Draw:

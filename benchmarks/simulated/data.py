@@ -13,6 +13,7 @@ from evalsvc.compare.result import Result
 from evalsvc.files.items import ItemTable
 from evalsvc.metrics.item_numbers import Numbers
 from evalsvc.metrics.ratio import Ratio, ratio_of_sums
+from evalsvc.spec.documents import ResultDocument, TaskMetric
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 Array = NDArray[np.float64]
@@ -112,6 +113,12 @@ def result(name: str, *metrics: tuple[MetricValue, Mapping[str, Sequence[Any]]])
     n = len(next(iter(columns.values())))
     columns = {"index": list(range(n)), **columns}
     table = ItemTable([tuple(columns)], [0] * n, columns)
-    values = [{**value.to_json(), "task": "t"} for value, _ in metrics]
-    protocols = {value.protocol.id: dict(value.protocol.content) for value, _ in metrics}
-    return Result(name, {"metrics": values, "protocols": protocols}, {"t": lambda: table})
+    return Result(name, document([value for value, _ in metrics]), {"t": lambda: table})
+
+
+def document(metrics: Sequence[MetricValue]) -> ResultDocument:
+    """The document of a result of one task, `t`, without items."""
+    return ResultDocument(
+        metrics=[TaskMetric(**value.to_json(), task="t") for value in metrics],
+        protocols={value.protocol.id: dict(value.protocol.content) for value in metrics},
+    )

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.compare.gate import Outcome, Report, compare
 from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
+from evalsvc.spec.documents import ResultDocument
 from evalsvc.spec.protocol import Protocol
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.local import run_suite
@@ -87,33 +88,35 @@ def prepare(folder: Path) -> None:
         torch.save(perturbed(checkpoints / f"{TRAINED}.pt", relative), checkpoints / f"{name}.pt")
 
 
-def sample(work: tuple[Path, Sampling]) -> tuple[Sampling, dict[str, Any]]:
+def sample(work: tuple[Path, Sampling]) -> tuple[Sampling, ResultDocument]:
     """The result's document, in a process of the pool."""
     folder, sampling = work
     torch.set_num_threads(1)
     path = folder / "runs" / "pretrained" / "checkpoints" / f"{sampling.checkpoint}.pt"
     reference = CheckpointRef(str(path), layout=str(ROOT / "runs" / "layout.yaml"), label=sampling.checkpoint)
     document = run_suite(sampling.suite, reference, lambda *_: None)
-    if document["errors"]:
-        raise RuntimeError(f"{sampling}: {document['errors']}")
-    return sampling, without_seed({key: document[key] for key in ("metrics", "protocols", "items")})
+    if document.errors:
+        raise RuntimeError(f"{sampling}: {document.errors}")
+    return sampling, without_seed(document)
 
 
-def without_seed(document: dict[str, Any]) -> dict[str, Any]:
+def without_seed(document: ResultDocument) -> ResultDocument:
     """The document as if every seed were one: the gate refuses to compare other seeds, since their noise differs.
 
     That difference is what is to be seen here. Prompts are the same, so the items still pair, by prompt.
     """
-    contents: dict[str, Mapping[str, Any]] = {}
+    contents: dict[str, dict[str, object]] = {}
     ids: dict[str, str] = {}
-    for identity, content in document["protocols"].items():
-        plain = Protocol({**content, "sampling": {**content["sampling"], "seed": None}})
-        ids[identity], contents[plain.id] = plain.id, plain.content
-    metrics = [{**metric, "protocol": ids[metric["protocol"]]} for metric in document["metrics"]]
-    return {**document, "metrics": metrics, "protocols": contents}
+    for identity, content in document.protocols.items():
+        sampled = content["sampling"]
+        assert isinstance(sampled, dict), "a protocol of samples says how they are drawn"
+        plain = Protocol({**content, "sampling": {**sampled, "seed": None}})
+        ids[identity], contents[plain.id] = plain.id, dict(plain.content)
+    metrics = [replace(metric, protocol=ids[metric.protocol]) for metric in document.metrics]
+    return ResultDocument(metrics=metrics, protocols=contents, items=document.items)
 
 
-def gate(candidate: dict[str, Any], baseline: dict[str, Any]) -> Report:
+def gate(candidate: ResultDocument, baseline: ResultDocument) -> Report:
     """By the default rules."""
     return compare(Result("candidate", candidate), Result("baseline", baseline))
 

@@ -169,20 +169,6 @@ RUN = has(
 
 DELETED = has(run=TEXT, **alike(COUNT, "checkpoints", "evaluations", "values", "artifacts", "freed_bytes"))
 
-RESULT = has(
-    checkpoint=has(path=TEXT, label=TEXT, sha256=or_null(TEXT), id=ID, **_PLACE),
-    suite=has(name=TEXT, digest=or_null(TEXT), tasks=array(has(kind=TEXT, name=TEXT))),
-    state=STATE,
-    evaluations=array(EVALUATION_SUMMARY),
-    metrics=array({**METRIC, "required": [*METRIC["required"], "task"]}),
-    protocols=by_name(FIELDS),
-    items=by_name(array(FIELDS)),
-    artifacts=by_name(array(ARTIFACT)),
-    errors=by_name(ERROR),
-    warnings=by_name(array(WARNING)),
-    provenance=by_name(FIELDS),
-)
-
 COMPLETIONS = has(run=TEXT, steps=array(has(step=COUNT, variant=TEXT, task=TEXT, completions=array(FIELDS))))
 
 SUITE = has(
@@ -202,77 +188,6 @@ SUITES = has(
             ]
         }
     )
-)
-
-BASIS = one_of("paired", "unpaired", "none")
-
-_SIDE = has(
-    value=NUMBER,
-    **alike(or_null(NUMBER), "stderr", "low", "high"),
-    **alike(or_null(COUNT), "n", "groups"),
-    protocol=TEXT,
-)
-
-_OF_METRIC = {**alike(TEXT, "metric", "task", "unit"), "direction": DIRECTION}
-
-COMPARISON = has(
-    a=TEXT,
-    b=TEXT,
-    level=FINITE,
-    family=one_of("none", "holm"),
-    judged=COUNT,
-    expected_by_chance=or_null(FINITE),
-    forced=FLAG,
-    contrasts=array(
-        has(
-            **_OF_METRIC,
-            verdict=TEXT,
-            **alike(or_null(_SIDE), "a", "b"),
-            **alike(or_null(NUMBER), "difference", "stderr"),
-            interval=or_null(has(low=NUMBER, high=NUMBER, level=FINITE)),
-            **alike(or_null(FINITE), "p", "p_holm"),
-            basis=BASIS,
-            no_error=TEXT,
-            **alike(or_null(COUNT), "n", "groups"),
-            **alike(COUNT, "n_only_a", "n_only_b"),
-            **alike(FIELDS, "differing", "differs"),
-            answers=or_null(FIELDS),
-        )
-    ),
-    warnings=has(a=array(WARNING), b=array(WARNING)),
-)
-
-_BAND = one_of("pointwise", "simultaneous")
-
-_CROSSINGS = ("first_indistinguishable", "indistinguishable_from", "first_apart", "apart_from")
-"""Where curves have a step, or none."""
-
-CURVES = has(
-    a=TEXT,
-    b=TEXT,
-    x=TEXT,
-    level=FINITE,
-    band=_BAND,
-    crossings_rest_on=has(**alike(_BAND, *_CROSSINGS, "sign_changes")),
-    forced=FLAG,
-    curves=array(
-        has(
-            **_OF_METRIC,
-            protocol=or_null(TEXT),
-            differs=FIELDS,
-            step_level=FINITE,
-            simultaneous_level=FINITE,
-            x=array(COUNT),
-            **alike(array(or_null(NUMBER)), "a", "b", "difference", "stderr", "low", "high"),
-            verdict=array(TEXT),
-            basis=array(BASIS),
-            **alike(array(or_null(COUNT)), "n", "groups"),
-            **alike(array(COUNT), "n_only_a", "n_only_b"),
-            **alike(or_null(COUNT), *_CROSSINGS),
-            sign_changes=array(array(COUNT)),
-        )
-    ),
-    refused=by_name(TEXT),
 )
 
 HEALTH = has(status=TEXT, version=TEXT)

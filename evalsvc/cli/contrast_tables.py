@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from evalsvc.cli.tables import error_bar, explain_groups, print_warnings, say_curve, shown_items, shown_number
 from evalsvc.cli.terminal import print_table, say, write_rows
+from evalsvc.spec.documents.comparisons import (
+    ComparedSide,
+    Comparison,
+    DifferenceCurve,
+    MetricDifference,
+    RunComparison,
+)
+from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.protocol import describe_differences, describe_fields, differences_from_json, labelled
 
 CONTRAST_WORDS = {
@@ -18,33 +25,32 @@ CONTRAST_WORDS = {
 """What a table calls these verdicts; the others are words already."""
 
 
-def print_contrasts(document: Mapping[str, Any]) -> None:
-    """A comparison of two checkpoints, a line per metric; of the columns at the end, those that a line needs."""
-    say(f"A: {document['a']}\nB: {document['b']}")
-    interval = f"{100 * document['level']:.4g} % interval"
+def print_contrasts(comparison: Comparison) -> None:
+    """Print a comparison of two checkpoints, a line per metric; of the columns at the end, those that a line needs."""
+    say(f"A: {comparison.a}\nB: {comparison.b}")
+    interval = f"{100 * comparison.level:.4g} % interval"
     columns = ["B is", "metric", "A", "B", "B − A", interval, "basis", "n"]
-    together = document.get("family") == "holm"
+    together = comparison.family == "holm"
     p_values = "p (Holm, all metrics)" if together else "p (Holm)"
     optional = ["left out", "only A / B right", p_values, "protocols differ in", "why there is no interval"]
-    rows = [_contrast_row(contrast, together) for contrast in document["contrasts"]]
+    rows = [_contrast_row(contrast, together) for contrast in comparison.contrasts]
     if rows:
         print_table([*columns, *optional], rows, optional)
-        explain_groups(document["contrasts"])
-        _explain_verdicts(document)
+        explain_groups(map(vars, comparison.contrasts))
+        _explain_verdicts(comparison)
     else:
         say("neither has any metrics")
-    for side in "ab":
-        # A service of an older version has none.
-        print_warnings(document.get("warnings", {}).get(side, ()), f"{side.upper()}, ")
+    print_warnings(map(vars, comparison.warnings.a), "A, ")
+    print_warnings(map(vars, comparison.warnings.b), "B, ")
 
 
-def _explain_verdicts(document: Mapping[str, Any]) -> None:
+def _explain_verdicts(comparison: Comparison) -> None:
     """Say how many of the verdicts chance alone would give; a service of an older version does not know."""
-    judged, expected = document.get("judged", 0), document.get("expected_by_chance")
+    judged, expected = comparison.judged, comparison.expected_by_chance
     if not judged:
         return
     metrics = "1 metric has a verdict" if judged == 1 else f"{judged:,} metrics have a verdict"
-    level = f"{document['level']:.4g}"
+    level = f"{comparison.level:.4g}"
     if expected is None:
         say(
             f"{metrics}, judged together by Holm's method: if nothing had changed, none would be better, worse or "
@@ -57,126 +63,134 @@ def _explain_verdicts(document: Mapping[str, Any]) -> None:
     )
 
 
-def _contrast_row(contrast: Mapping[str, Any], together: bool) -> list[str]:
-    forced = " (forced)" if contrast["differing"] and contrast["difference"] is not None else ""
-    interval, answers = contrast["interval"], contrast["answers"]
+def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
+    forced = " (forced)" if contrast.differing and contrast.difference is not None else ""
+    interval, answers = contrast.interval, contrast.answers
     return [
-        CONTRAST_WORDS.get(contrast["verdict"], contrast["verdict"]) + forced,
-        labelled(contrast["metric"], contrast["differs"]),
-        _side(contrast["a"]),
-        _side(contrast["b"]),
-        _change(contrast["difference"]),
-        f"{_change(interval['low'])} … {_change(interval['high'])}" if interval else "",
-        contrast["basis"],
-        shown_items(contrast),
+        CONTRAST_WORDS.get(contrast.verdict, contrast.verdict) + forced,
+        labelled(contrast.metric, contrast.differs),
+        _side(contrast.a),
+        _side(contrast.b),
+        _change(contrast.difference),
+        f"{_change(interval.low)} … {_change(interval.high)}" if interval else "",
+        contrast.basis,
+        shown_items(vars(contrast)),
         _left_out(contrast),
-        f"{answers['only_a']:,} / {answers['only_b']:,}" if answers else "",
-        _p_values(contrast["p"], contrast["p_holm"]) if together else _p_values(**_exact(answers)),
-        describe_differences(differences_from_json(contrast["differing"])),
-        contrast["no_error"],
+        f"{answers.only_a:,} / {answers.only_b:,}" if answers else "",
+        _p_values(contrast, together),
+        describe_differences(differences_from_json(contrast.differing)),
+        contrast.no_error,
     ]
 
 
-def _exact(answers: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """McNemar's p, and that corrected over the benchmarks of the metric."""
-    return {"p": None, "holm": None} if answers is None else {"p": answers["p"], "holm": answers["holm"]}
+def _p_values(contrast: MetricDifference, together: bool) -> str:
+    """The p-value with the corrected one: over all metrics, or McNemar's over the benchmarks of the metric."""
+    answers = contrast.answers
+    p, holm = (contrast.p, contrast.p_holm) if together else (answers and answers.p, answers and answers.holm)
+    return "" if p is None or holm is None else f"{p:.2g} ({holm:.2g})"
 
 
-def _p_values(p: float | None, holm: float | None) -> str:
-    return "" if p is None else f"{p:.2g} ({holm:.2g})"
-
-
-def _left_out(contrast: Mapping[str, Any]) -> str:
+def _left_out(contrast: MetricDifference) -> str:
     """How many items of each side the other lacks, which the difference leaves out."""
-    counts = {side.upper(): contrast.get(f"n_only_{side}", 0) for side in "ab"}
+    counts = {"A": contrast.n_only_a, "B": contrast.n_only_b}
     return ", ".join(f"{count:,} only {side} has" for side, count in counts.items() if count)
 
 
-def _side(side: Mapping[str, Any] | None) -> str:
+def _side(side: ComparedSide | None) -> str:
     """The value with its interval; with its standard error where it has none."""
     if side is None:
         return ""
-    value = shown_number(side["value"])
-    # A service of an older version knows no interval of one side.
-    if (low := side.get("low")) is None:
-        return f"{value} {error_bar(side['stderr'])}".rstrip()
-    return f"{value} [{low:.4g}, {float(side['high']):.4g}]"
+    value = shown_number(side.value)
+    if side.low is None or side.high is None:
+        return f"{value} {_error_bar(side.stderr)}".rstrip()
+    return f"{value} [{float(side.low):.4g}, {float(side.high):.4g}]"
 
 
-def _change(value: float | str | None) -> str:
+def _error_bar(stderr: Number | None) -> str:
+    return error_bar(None if stderr is None else float(stderr))
+
+
+def _change(value: Number | None) -> str:
     return f"{value:+.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def write_contrasts_csv(document: Mapping[str, Any]) -> None:
-    """A comparison, a line per metric."""
-    rows = []
-    for contrast in document["contrasts"]:
-        plain = dict(contrast)
-        for name in "ab":
-            side = plain.pop(name) or {}
-            plain |= {key: side.get(field) for key, field in ((name, "value"), (f"{name}_stderr", "stderr"))}
-            plain |= {f"{name}_{field}": side.get(field) for field in ("low", "high", "n", "groups", "protocol")}
-        interval = plain.pop("interval") or {}
-        plain |= {"low": interval.get("low"), "high": interval.get("high")}
-        answers = plain.pop("answers") or {}
-        plain |= {name: answers.get(name) for name in ("only_a", "only_b", "holm")}
-        differing = describe_differences(differences_from_json(contrast["differing"]))
-        rows.append(plain | {"differing": differing, "differs": describe_fields(contrast["differs"])})
-    write_rows(rows)
+def write_contrasts_csv(comparison: Comparison) -> None:
+    """Print a comparison as CSV, a line per metric."""
+    write_rows([_contrast_line(contrast) for contrast in comparison.contrasts])
 
 
-def print_difference_curves(document: Mapping[str, Any]) -> None:
-    """Two runs along their steps: a table per metric, and where the difference enters and leaves the noise."""
-    say(f"A: {document['a']}\nB: {document['b']}")
-    for curve in document["curves"]:
-        say_curve(curve)
-        band = f"{100 * document['level']:.4g} % interval, {document['band']}"
-        columns = [document["x"], "A", "B", "B − A", band, "basis", "B is"]
-        print_table(columns, [_step_row(row) for row in _curve_rows(curve)])
+def _contrast_line(contrast: MetricDifference) -> dict[str, object]:
+    line: dict[str, object] = {
+        name: value for name, value in vars(contrast).items() if name not in ("a", "b", "interval", "answers")
+    }
+    for name, side in (("a", contrast.a), ("b", contrast.b)):
+        line |= {key: side and getattr(side, field) for key, field in ((name, "value"), (f"{name}_stderr", "stderr"))}
+        line |= {f"{name}_{field}": side and getattr(side, field) for field in SIDE_COLUMNS}
+    line |= {end: contrast.interval and getattr(contrast.interval, end) for end in ("low", "high")}
+    line |= {name: contrast.answers and getattr(contrast.answers, name) for name in ("only_a", "only_b", "holm")}
+    differing = describe_differences(differences_from_json(contrast.differing))
+    return line | {"differing": differing, "differs": describe_fields(contrast.differs)}
+
+
+SIDE_COLUMNS = ("low", "high", "n", "groups", "protocol")
+"""Of the fields of a side, those that CSV has after the value and its standard error."""
+
+
+def print_difference_curves(comparison: RunComparison) -> None:
+    """Print two runs along their steps: a table per metric, and where the difference enters and leaves the noise."""
+    say(f"A: {comparison.a}\nB: {comparison.b}")
+    for curve in comparison.curves:
+        say_curve(vars(curve))
+        band = f"{100 * comparison.level:.4g} % interval, {comparison.band}"
+        columns = [comparison.x, "A", "B", "B − A", band, "basis", "B is"]
+        print_table(columns, [_step_row(curve, place) for place in range(len(curve.x))])
         for line in _crossing_lines(curve):
             say(line)
         say()
-    for metric, reason in document["refused"].items():
+    for metric, reason in comparison.refused.items():
         say(f"{metric} is left out where its protocols differ: {reason}")
-    if not document["curves"] and not document["refused"]:
+    if not comparison.curves and not comparison.refused:
         say("they have no metric in common at any step")
 
 
-def _step_row(row: Mapping[str, Any]) -> list[str]:
-    sides = (f"{shown_number(row[side])} {error_bar(row[side + '_stderr'])}".rstrip() for side in "ab")
-    interval = "" if row["low"] is None else f"{_change(row['low'])} … {_change(row['high'])}"
-    verdict = CONTRAST_WORDS.get(row["verdict"], row["verdict"])
-    return [str(row["x"]), *sides, _change(row["difference"]), interval, row["basis"], verdict]
+def _step_row(curve: DifferenceCurve, place: int) -> list[str]:
+    low, high = curve.low[place], curve.high[place]
+    return [
+        str(curve.x[place]),
+        f"{shown_number(curve.a[place])} {_error_bar(curve.a_stderr[place])}".rstrip(),
+        f"{shown_number(curve.b[place])} {_error_bar(curve.b_stderr[place])}".rstrip(),
+        _change(curve.difference[place]),
+        "" if low is None else f"{_change(low)} … {_change(high)}",
+        curve.basis[place],
+        CONTRAST_WORDS.get(curve.verdict[place], curve.verdict[place]),
+    ]
 
 
-def _crossing_lines(curve: Mapping[str, Any]) -> Iterator[str]:
-    for name, what in (("indistinguishable", "the interval covers zero"), ("apart", "the difference is beyond noise")):
-        first, always = curve[f"first_{name}"], curve[f"{name}_from"]
+def _crossing_lines(curve: DifferenceCurve) -> Iterator[str]:
+    for first, always, what in (
+        (curve.first_indistinguishable, curve.indistinguishable_from, "the interval covers zero"),
+        (curve.first_apart, curve.apart_from, "the difference is beyond noise"),
+    ):
         yield f"{what} at no step" if first is None else f"{what} first at step {first}"
         if always is not None:
             yield f"simultaneous band: {what} from step {always} on always"
-    for before, after in curve["sign_changes"]:
+    for before, after in curve.sign_changes:
         yield f"simultaneous band: the difference changes its sign between steps {before} and {after}"
 
 
-def _curve_rows(curve: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per step, of the columns."""
-    columns = {name: values for name, values in curve.items() if isinstance(values, list) and name != "sign_changes"}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def write_difference_curves_csv(document: Mapping[str, Any]) -> None:
-    """Two runs along their steps, a line per metric and step."""
+def write_difference_curves_csv(comparison: RunComparison) -> None:
+    """Print two runs along their steps as CSV, a line per metric and step."""
     said = ("metric", "task", "unit", "direction", "protocol", "step_level")
-    write_rows(
-        [
-            {
-                **{name: curve[name] for name in said},
-                "differs": describe_fields(curve["differs"]),
-                document["x"]: row.pop("x"),
-                **row,
-            }
-            for curve in document["curves"]
-            for row in _curve_rows(curve)
-        ]
-    )
+    rows: list[dict[str, object]] = []
+    for curve in comparison.curves:
+        about = {name: getattr(curve, name) for name in said} | {"differs": describe_fields(curve.differs)}
+        for place, step in enumerate(curve.x):
+            rows.append(about | {comparison.x: step} | {name: getattr(curve, name)[place] for name in STEP_COLUMNS})
+    write_rows(rows)
+
+
+STEP_COLUMNS = (
+    *("a", "a_stderr", "b", "b_stderr", "difference", "stderr", "low", "high"),
+    *("verdict", "basis", "n", "groups", "n_only_a", "n_only_b"),
+)
+"""The columns of a curve along its steps."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,9 +18,21 @@ from evalsvc.cli.terminal import complain
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.documents import ResultFile
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import find_suite
 
 commands = typer.Typer()
+
+
+Base = Annotated[
+    str | None, typer.Option(help="Weights to compare with, e.g. those before training.", show_default="none")
+]
+BaseModel = Annotated[str | None, typer.Option(help="open_lm model of the base.", show_default="the base's folder")]
+BaseLayout = Annotated[str | None, typer.Option(help="Vocabulary layout of the base.", show_default="the checkpoint's")]
+Output = Annotated[
+    Path | None, typer.Option(help="Write the whole result here, as JSON, and artifacts into a folder beside it.")
+]
 
 
 @commands.command(name="run")
@@ -29,18 +43,10 @@ def run_here(
     ],
     model: Model = None,
     layout: Layout = None,
-    base: Annotated[
-        str | None, typer.Option(help="Weights to compare with, e.g. those before training.", show_default="none")
-    ] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="open_lm model of the base.", show_default="the base's folder")
-    ] = None,
-    base_layout: Annotated[
-        str | None, typer.Option(help="Vocabulary layout of the base.", show_default="the checkpoint's")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the whole result here, as JSON, and artifacts into a folder beside it.")
-    ] = None,
+    base: Base = None,
+    base_model: BaseModel = None,
+    base_layout: BaseLayout = None,
+    output: Output = None,
     suites: Suites = None,
     device: Device = None,
     threads: Threads = None,
@@ -59,22 +65,19 @@ def run_here(
         own_layout = read_layout if base_layout is None else inline_layout(base_layout, "--base-layout")
         beside = checkpoint_reference(base, inline_model(base_model, "--base-model"), own_layout, settings)
     reference = checkpoint_reference(checkpoint, inline_model(model), read_layout, settings, beside)
-    result = _run_suite(settings, suite, reference, beside)
-    _write_artifacts(result["artifacts"], output)
-    if output is not None:
-        output.write_text(json.dumps(result, indent=2) + "\n")
-    print_metrics(result["metrics"], result["protocols"])
-    for warnings in result["warnings"].values():
-        print_warnings(warnings)
-    for task, error in (result.get("errors") or {}).items():
-        complain(f"{task}: {error['message']} [{error['code']}]")
-    if result.get("errors"):
+    result = _write_result(_run_suite(settings, suite, reference, beside), output)
+    print_metrics([vars(metric) for metric in result.metrics], result.protocols)
+    for warnings in result.warnings.values():
+        print_warnings(map(vars, warnings))
+    for task, error in result.errors.items():
+        complain(f"{task}: {error.message} [{error.code}]")
+    if result.errors:
         raise typer.Exit(FAILED)
 
 
 def _run_suite(
     settings: Settings, suite_name: str, checkpoint: CheckpointRef, base: CheckpointRef | None
-) -> dict[str, Any]:
+) -> ResultFile:
     # Its PyTorch takes seconds, for which neither `--help` nor a mistyped option waits, and is not on every machine.
     from evalsvc.worker.local import run_suite
 
@@ -83,13 +86,28 @@ def _run_suite(
         return run_suite(suite, checkpoint, bars.show, base, print_interim, settings=settings)
 
 
-def _write_artifacts(artifacts: dict[str, list[dict[str, Any]]], output: Path | None) -> None:
-    """Put the contents into files beside the result, which then has their paths in their place."""
-    for task, left in artifacts.items():
-        for artifact in left:
-            content = artifact.pop("content")
-            if output is not None:
-                path = output.with_suffix("") / task / artifact["name"]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-                artifact["path"] = str(path)
+def _write_result(result: ResultFile, output: Path | None) -> ResultFile:
+    """Return the result without the contents of artifacts, and write it, with them in files next to it."""
+    artifacts = {
+        task: [
+            _write_artifact(artifact, None if output is None else output.with_suffix("") / task) for artifact in left
+        ]
+        for task, left in result.artifacts.items()
+    }
+    written = replace(result, artifacts=artifacts)
+    if output is not None:
+        output.write_text(json.dumps(content_of(written), indent=2) + "\n")
+    return written
+
+
+def _write_artifact(artifact: Mapping[str, object], folder: Path | None) -> dict[str, object]:
+    """Return the artifact with the path of its content in place of the content; without a folder, with neither."""
+    written = {key: value for key, value in artifact.items() if key != "content"}
+    content = artifact["content"]
+    if folder is None:
+        return written
+    assert isinstance(content, bytes), "a task gives the content of its artifacts"
+    path = folder / str(artifact["name"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return written | {"path": str(path)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,53 +30,63 @@ Spending = Literal["obrien-fleming", "pocock"]
 """That of `metrics.sequential`, which needs NumPy."""
 
 
+Candidate = Annotated[
+    str,
+    typer.Argument(
+        help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service; with --until, weights."
+    ),
+]
+RulesFile = Annotated[
+    Path | None,
+    typer.Option(help="YAML file: how much worse which metric may be.", show_default="all that have a better side"),
+]
+OfSuite = Annotated[
+    str | None,
+    typer.Option(
+        help="Of RUN@STEP, only this suite's values; with --until, what is evaluated.", show_default="all suites"
+    ),
+]
+UntilDecided = Annotated[
+    Literal["decided"] | None,
+    typer.Option(help="Sample both checkpoints here, side by side, until it is decided.", show_default="no"),
+]
+OfFamily = Annotated[
+    Family | None,
+    typer.Option(
+        help="Whether a rule's level is that of each metric (none) or of all metrics together (holm).",
+        show_default="what the file of rules says, else none",
+    ),
+]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that are not over.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the report here, as JSON.")]
+JunitFile = Annotated[Path | None, typer.Option(help="Write the report here, as JUnit XML.")]
+MarkdownFile = Annotated[Path | None, typer.Option(help="Append the report to this file, e.g. $GITHUB_STEP_SUMMARY.")]
+Annotations = Annotated[
+    bool, typer.Option("--annotations", help="Print GitHub's commands that mark what is worse or missing.")
+]
+
+
 @commands.command()
 def gate(
-    candidate: Annotated[
-        str,
-        typer.Argument(
-            help="The file of a result (run --output), or RUN@STEP[:VARIANT] of the service; with --until, weights."
-        ),
-    ],
+    candidate: Candidate,
     baseline: Annotated[str, typer.Option(help="What it is compared with, given likewise.")],
-    rules: Annotated[
-        Path | None,
-        typer.Option(help="YAML file: how much worse which metric may be.", show_default="all that have a better side"),
-    ] = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            help="Of RUN@STEP, only this suite's values; with --until, what is evaluated.", show_default="all suites"
-        ),
-    ] = None,
-    until: Annotated[
-        Literal["decided"] | None,
-        typer.Option(help="Sample both checkpoints here, side by side, until it is decided.", show_default="no"),
-    ] = None,
+    rules: RulesFile = None,
+    suite: OfSuite = None,
+    until: UntilDecided = None,
     spending: Annotated[
         Spending, typer.Option(help="With --until: how the error is spent over the looks.")
     ] = "obrien-fleming",
-    family: Annotated[
-        Family | None,
-        typer.Option(
-            help="Whether a rule's level is that of each metric (none) or of all metrics together (holm).",
-            show_default="what the file of rules says, else none",
-        ),
-    ] = None,
+    family: OfFamily = None,
     model: Model = None,
     layout: Layout = None,
     suites: Suites = None,
     device: Device = None,
     threads: Threads = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for evaluations that are not over.")] = 3600,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here, as JSON.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write the report here, as JUnit XML.")] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="Append the report to this file, e.g. $GITHUB_STEP_SUMMARY.")
-    ] = None,
-    annotations: Annotated[
-        bool, typer.Option("--annotations", help="Print GitHub's commands that mark what is worse or missing.")
-    ] = False,
+    timeout: Timeout = 3600,
+    json_file: JsonFile = None,
+    junit: JunitFile = None,
+    markdown: MarkdownFile = None,
+    annotations: Annotations = False,
     url: Url = None,
 ) -> None:
     """Pass or fail a checkpoint by its distance from a baseline, e.g. in CI.
@@ -89,20 +99,35 @@ def gate(
     noise, looked at eight times at most, and no further than it takes to decide every metric that the rules judge, or
     to find one worse.
     """
-    if until is None and (model or layout or suites or device or threads):
-        raise InvalidRequest("--model, --layout, --suites, --device, --threads are for --until decided; leave them out")
     require_folders({"--json": json_file, "--junit": junit, "--markdown": markdown})
-    read = read_rules(rules)
+    chosen = read_rules(rules)
     if family is not None:
-        read = replace(read, family=family)
-    if until is not None:
-        settings = Settings.load(suites=suites, device=device, threads=threads)
-        sides = [_weights(side, inline_model(model), inline_layout(layout), settings) for side in (candidate, baseline)]
-        report = _gate_until(settings, suite, sides, read, spending)
+        chosen = replace(chosen, family=family)
+    here = _Here(suite, model, layout, suites, device, threads)
+    if until is None:
+        report = _gate_measured(candidate, baseline, chosen, here, timeout, url)
     else:
-        with connect(url) as client:
-            service = Service(client, suite, timeout, _print_states())
-            report = run_gate(candidate, baseline, read.rules, service, read.family)
+        report = _gate_until(candidate, baseline, chosen, here, spending)
+    _print_report(report, annotations)
+    _write("--json", json_file, gate_reports.to_json(report).encode())
+    _write("--junit", junit, gate_reports.to_junit(report))
+    _write("--markdown", markdown, gate_reports.to_markdown(report).encode(), mode="ab")
+    raise typer.Exit(int(report.outcome))
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What `--until decided` samples with; of a gate of results, `suite` alone."""
+
+    suite: str | None
+    model: str | None
+    layout: str | None
+    suites: Path | None
+    device: str | None
+    threads: int | None
+
+
+def _print_report(report: Report, annotations: bool) -> None:
     if report.looks:
         print_table(gate_reports.LOOK_COLUMNS, gate_reports.looks_table(report))
     if report.comparisons:
@@ -113,10 +138,6 @@ def gate(
         if line:
             say(line)
     say(gate_reports.headline(report))
-    _write("--json", json_file, gate_reports.to_json(report).encode())
-    _write("--junit", junit, gate_reports.to_junit(report))
-    _write("--markdown", markdown, gate_reports.to_markdown(report).encode(), mode="ab")
-    raise typer.Exit(int(report.outcome))
 
 
 def _print_states() -> Callable[[Mapping[str, Any]], None]:
@@ -138,24 +159,35 @@ def _print_look(look: Look) -> None:
     say(f"{metric} after {n}: {change} ({interval}), {verdict}", err=True)
 
 
-def _weights(uri: str, model: Any, layout: Any, settings: Settings) -> CheckpointRef:
-    if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
-        raise InvalidRequest(f"{uri} is of the service, and --until decided samples here; give the path of its weights")
-    return checkpoint_reference(uri, model, layout, settings)
+def _gate_measured(candidate: str, baseline: str, rules: Rules, here: _Here, timeout: float, url: str | None) -> Report:
+    """Judge two results by files or by the service."""
+    if here.model or here.layout or here.suites or here.device or here.threads:
+        raise InvalidRequest("--model, --layout, --suites, --device, --threads are for --until decided; leave them out")
+    with connect(url) as client:
+        service = Service(client, here.suite, timeout, _print_states())
+        return run_gate(candidate, baseline, rules.rules, service, rules.family)
 
 
-def _gate_until(
-    settings: Settings, suite: str | None, sides: Sequence[CheckpointRef], rules: Rules, spending: Spending
-) -> Report:
+def _gate_until(candidate: str, baseline: str, rules: Rules, here: _Here, spending: Spending) -> Report:
+    """Judge two checkpoints that are sampled in this process."""
     # It samples with PyTorch, which neither another gate nor `--help` needs.
     from evalsvc.compare.gate_until import Sides, run_gate_until
 
-    if suite is None:
+    settings = Settings.load(suites=here.suites, device=here.device, threads=here.threads)
+    ours, theirs = (_weights(side, here, settings) for side in (candidate, baseline))
+    if here.suite is None:
         raise InvalidRequest("--until decided evaluates both checkpoints here; say with what: --suite NAME")
-    candidate, baseline = sides
-    wanted = Sides(candidate, baseline, find_suite(suite, settings.suites_path), rules.rules, spending, rules.family)
+    suite = find_suite(here.suite, settings.suites_path)
     with show_bars() as bars:
-        return run_gate_until(wanted, settings, bars.show, _print_look)
+        return run_gate_until(
+            Sides(ours, theirs, suite, rules.rules, spending, rules.family), settings, bars.show, _print_look
+        )
+
+
+def _weights(uri: str, here: _Here, settings: Settings) -> CheckpointRef:
+    if CHECKPOINT.fullmatch(uri) and not Path(uri).exists():
+        raise InvalidRequest(f"{uri} is of the service, and --until decided samples here; give the path of its weights")
+    return checkpoint_reference(uri, inline_model(here.model), inline_layout(here.layout), settings)
 
 
 def _write(option: str, path: Path | None, content: bytes, mode: Literal["wb", "ab"] = "wb") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -12,6 +12,8 @@ from evalsvc.cli.terminal import say_json
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.documents import Document
+from evalsvc.spec.documents.reading import content_of
 
 FAILED = 1
 """Exit code: the evaluation failed."""
@@ -22,11 +24,11 @@ Format = Literal["table", "csv", "json"]
 
 Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8321")]
 Suite = Annotated[list[str] | None, typer.Option(help="Suite; repeat for several.", show_default="the run's plan")]
+Device = Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")]
 Devices = Annotated[
     str | None,
     typer.Option(help="One worker process each: all, or a list such as cuda:0,cuda:1.", show_default="all"),
 ]
-Device = Annotated[str | None, typer.Option(help="Such as cuda:0 or cpu.", show_default="cuda, else cpu")]
 Suites = Annotated[Path | None, typer.Option(help="Folder with suites of your own, one YAML file each.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of a worker.", show_default="cores / workers")]
 TlsCa = Annotated[Path | None, typer.Option(help="Certificate authority of the scheduler.")]
@@ -50,15 +52,18 @@ def connect(url: str | None) -> Client:
     return Client(settings.url, token=settings.client_token(), ca=settings.https_ca or None)
 
 
+Answer = TypeVar("Answer")
+
+
 def print_document(
     format: Format,  # noqa: A002
-    document: dict[str, Any],
-    table: Callable[[Mapping[str, Any]], None],
-    csv: Callable[[Mapping[str, Any]], None],
+    document: Answer,
+    table: Callable[[Answer], None],
+    csv: Callable[[Answer], None],
 ) -> None:
     """Print what the service answered."""
     if format == "json":
-        say_json(document)
+        say_json(content_of(document) if isinstance(document, Document) else document)
     elif format == "csv":
         csv(document)
     else:

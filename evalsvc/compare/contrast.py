@@ -1,404 +1,182 @@
-"""How far two checkpoints are apart: metric by metric, with an interval of the difference and what it says.
+"""How far two values are apart: with which error, on which basis, and what that says.
 
-A pure function over two results, the same for files and in the service; which of them is the better one is not
-presumed, as it is by the gate. Metrics that were measured by different protocols are refused, with the fields that
-differ, unless they are forced side by side. Of a metric that is right or wrong on each item there are also the counts
-of McNemar's test, and the items on which the two differ.
-
-Each verdict holds at its own level. Of many verdicts some are wrong by chance alone: `Contrasts` counts how many that
-would be if nothing had changed, and the family `holm` judges all metrics together, so that with the probability `level`
-none is wrong in that case.
+Comparisons of checkpoints, the gate, curves of differences and the forgetting task ask this module. `contrast_results`
+matches the metrics of two results by their protocols; `apart` compares two values, paired over the items that both are
+made of. The arithmetic is in `metrics.distance`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from evalsvc.compare.result import Measured, Metric, Result, distance_between, nearest, paired_numbers, task_of
-from evalsvc.errors import NotComparable, UnknownName
-from evalsvc.metrics.distance import Basis, Distance, distance, judge
-from evalsvc.metrics.intervals import LEVEL, Interval, Spread, require_level, value_interval
-from evalsvc.metrics.item_numbers import Numbers, aligned
-from evalsvc.metrics.mcnemar import McNemar, holm
-from evalsvc.spec.protocol import (
-    Direction,
-    describe_differences,
-    differences_from_json,
-    differences_to_json,
-    plain_json,
-    tell_apart,
-)
+from evalsvc.compare.result import Measured, Result, task_of
+from evalsvc.metrics.distance import Distance, distance
+from evalsvc.metrics.item_numbers import Numbers
+from evalsvc.metrics.ratio import Ratio
+from evalsvc.spec.documents.comparisons import Verdict
+from evalsvc.spec.documents.results import ResultDocument, TaskMetric
+from evalsvc.spec.protocol import differences
 
-Verdict = Literal[
-    "better",
-    "worse",
-    "different",
-    "indistinguishable",
-    "no_error_known",
-    "other_protocol",
-    "only_a",
-    "only_b",
-]
-"""Of B, against A. `different`: of a metric that has no better side. `other_protocol`: not compared."""
+_NO_RESULT = Result("", ResultDocument(metrics=[]))
 
-Family = Literal["none", "holm"]
-"""What verdicts hold for: each metric by itself, or by Holm's method all metrics of a comparison together."""
+APART = ("better", "worse", "different")
+"""Verdicts of a difference that has left the noise."""
 
-
-@dataclass(frozen=True)
-class Options:
-    """What is compared, and how."""
-
-    metrics: tuple[str, ...] = ()
-    """Names, or patterns such as `coco/*`; none: all."""
-    tasks: tuple[str, ...] = ()
-    """Only what these tasks measured; none: all."""
-    level: float = LEVEL
-    """How often the interval of a difference holds the truth, each by itself."""
-    force: bool = False
-    """Compare what was measured by different protocols, too; unpaired."""
-    flipped: int = 0
-    """How many of the items that only one of the two gets right are named, of each side."""
-    family: Family = "none"
-    """What verdicts hold for: `none`, each metric by itself; `holm`, all metrics of the comparison together."""
-
-    def wants(self, name: str) -> bool:
-        return not self.metrics or any(name == metric or fnmatchcase(name, metric) for metric in self.metrics)
-
-    def of_tasks(self, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-        """Those that the tasks measured."""
-        return {key: one for key, one in metrics.items() if not self.tasks or task_of(one) in self.tasks}
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A metric whose number is 1 (right) or 0 (wrong) on each item, by who is right."""
-
-    counts: McNemar
-    p: float
-    """Two-sided and exact, that a and b are as often right alone: McNemar's test."""
-    holm: float
-    """Corrected for looking at `tests` benchmarks, by Holm's method."""
-    tests: int
-    """Of this comparison, the metrics that share the second half of their name (`acc`) and have such a p."""
-    only_a: tuple[Any, ...]
-    """`index` of items that a alone gets right, as many as were asked for; `counts` has all."""
-    only_b: tuple[Any, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        flipped = {"only_a": list(self.only_a), "only_b": list(self.only_b)}
-        return {**asdict(self.counts), "p": self.p, "holm": self.holm, "tests": self.tests, "flipped": flipped}
-
-
-@dataclass(frozen=True)
-class Side:
-    """A metric of one of the two."""
-
-    value: float
-    stderr: float | None
-    low: float | None
-    """The lower end of the interval of `value`; None where there is none, see `metrics.intervals.value_interval`."""
-    high: float | None
-    n: int
-    groups: int | None
-    """Independent groups of the `n` items; None where every item is one."""
-    protocol: str
-
-    @classmethod
-    def of(cls, measured: Measured, level: float, items: Spread | None = None) -> Side:
-        metric, estimate = measured.metric, measured.estimate
-        interval = value_interval(estimate, metric["unit"], level, items)
-        low, high = (None, None) if interval is None else (interval.low, interval.high)
-        return cls(estimate.value, estimate.stderr, low, high, estimate.n, estimate.groups, metric["protocol"])
+Differences = Mapping[str, tuple[Any, Any]]
+"""The fields in which two protocols differ, by dotted key; see `protocol.differences`."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One metric of both, under one protocol."""
+    """One metric of two results, or of the only one that has the metric."""
 
-    metric: str
-    task: str
-    unit: str
-    direction: Direction
-    verdict: Verdict
-    a: Side | None = None
-    b: Side | None = None
-    difference: float | None = None
-    """b − a; where items are paired, over the items that both have."""
-    stderr: float | None = None
-    """Of the difference."""
-    interval: Interval | None = None
-    """Of the difference; None where too few items, or items without any spread, leave none."""
-    p: float | None = None
-    """The two-sided p-value of no difference, by which `verdict` is found: McNemar's exact one where items are right or
-    wrong, else 1 − the level of the widest interval that leaves out zero. None where nothing is known of the error."""
-    p_holm: float | None = None
-    """`p`, corrected by Holm's method over all metrics of the comparison that have one."""
-    basis: Basis = "none"
-    """Where `stderr` comes from."""
-    no_error: str = ""
-    """Why there is no interval of the difference; an empty string where there is one, or where nothing is compared."""
-    n: int | None = None
-    """Items that are paired; else those of the smaller side."""
-    groups: int | None = None
-    """Independent groups of the `n` items; None where every item is one."""
-    n_only_a: int = 0
-    """Items that b lacks, which are in no pair: `difference` leaves them out, and the value of a has them."""
-    n_only_b: int = 0
-    """Items that a lacks, likewise."""
+    a: Measured | None
+    b: Measured | None
     distance: Distance | None = None
-    """What `interval`, `p` and `verdict` are from, so that they can be had at another level; not in the JSON."""
-    differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    """The fields in which the protocols differ, by dotted key; see `protocol.differences`. Not empty where the verdict
-    is `other_protocol`, or where it was forced."""
-    answers: Answers | None = None
-    """Of a paired metric whose items are right or wrong."""
-    differs: Mapping[str, Any] = field(default_factory=dict)
-    """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
+    """How far b is from a; None where one side lacks the metric, or where the protocols differ and `force` is off."""
+    differing: Differences = field(default_factory=dict)
+    """The fields in which the protocols of the two sides differ; empty where both have one protocol."""
 
     @property
-    def protocol(self) -> str:
-        """The id of the protocol; where the protocols of the two sides differ, that of A."""
+    def measured(self) -> Measured:
+        """The side whose name, unit and direction count: a where a has the metric, else b."""
         side = self.a or self.b
-        return "" if side is None else side.protocol
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able; of `differing`, a side that lacks the field is left out."""
-        fields = differences_to_json(self.differing)
-        answers = None if self.answers is None else self.answers.to_json()
-        plain: dict[str, Any] = plain_json({**asdict(replace(self, answers=None, distance=None)), "differing": fields})
-        del plain["distance"]
-        return plain | {"answers": answers}
-
-
-@dataclass(frozen=True)
-class Contrasts:
-    """Two results, side by side."""
-
-    a: str
-    b: str
-    options: Options
-    contrasts: tuple[Contrast, ...]
-    """In the order of A's metrics, then what only B has."""
-    warnings: Mapping[str, Sequence[Mapping[str, str]]]
-    """What is suspicious about the results of the compared tasks, by side, `a` and `b`."""
+        assert side is not None, "one side has the metric"
+        return side
 
     @property
-    def judged(self) -> int:
-        """How many metrics have a verdict that chance could have given."""
-        return sum(contrast.p is not None for contrast in self.contrasts)
+    def metric(self) -> TaskMetric:
+        """The metric of `measured`."""
+        return self.measured.metric
 
-    @property
-    def expected_by_chance(self) -> float | None:
-        """How many metrics would be better, worse or different by chance alone if nothing had changed; None for a
-        family, of which with the probability `level` none would.
+    def without_items(self) -> Contrast:
+        """Return the contrast without its results, which hold all results per item."""
+        a, b = (side and Measured(side.metric, _NO_RESULT) for side in (self.a, self.b))
+        return replace(self, a=a, b=b)
 
-        (1 − level) · `judged`, however the metrics depend on each other; exact tests give fewer.
+    def worse(self, higher_is_better: bool) -> float:
+        """Return how much worse b is than a, 0 if both are equal; NaN is as bad as a value gets.
+
+        NaN where the two are not compared.
         """
-        return (1 - self.options.level) * self.judged if self.options.family == "none" else None
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able; NaN and infinities are strings."""
-        return {
-            "a": self.a,
-            "b": self.b,
-            "level": self.options.level,
-            "family": self.options.family,
-            "judged": self.judged,
-            "expected_by_chance": self.expected_by_chance,
-            "forced": self.options.force,
-            "contrasts": [contrast.to_json() for contrast in self.contrasts],
-            "warnings": {side: list(found) for side, found in self.warnings.items()},
-        }
-
-
-def require_comparable(document: Mapping[str, Any], *, all_of_it: bool = True) -> None:
-    """NotComparable where `Contrasts.to_json` has metrics that were measured by different protocols, with the fields.
-
-    Without `all_of_it`, only where nothing else can be compared.
-    """
-    refused = [one for one in document["contrasts"] if one["verdict"] == "other_protocol"]
-    compared = any(one["a"] and one["b"] and one["verdict"] != "other_protocol" for one in document["contrasts"])
-    if refused and (all_of_it or not compared):
-        found = "; ".join(
-            f"{one['metric']}: {describe_differences(differences_from_json(one['differing']))}" for one in refused
+        if self.a is None or self.b is None or self.distance is None:
+            return math.nan
+        sign = -1.0 if higher_is_better else 1.0
+        old, new = (
+            math.inf if math.isnan(side.estimate.value) else sign * side.estimate.value for side in (self.a, self.b)
         )
-        raise NotComparable(
-            f"{document['a']} and {document['b']} were measured by different protocols: {found}; evaluate one of the "
-            "two again, or compare them all the same: --force (force=true)"
-        )
+        if old == new or math.isinf(old) or math.isinf(new):
+            return 0.0 if old == new else new - old
+        return sign * self.distance.value
+
+    def verdict(self, level: float) -> Verdict:
+        """Return what the difference says of b at a level; each verdict holds by itself."""
+        if self.a is None or self.b is None:
+            return "only_b" if self.a is None else "only_a"
+        if self.distance is None:
+            return "other_protocol"
+        direction = self.metric.direction
+        if math.isfinite(self.distance.value):
+            return self.distance.verdict(level, direction) or "no_error_known"
+        # An infinity is no matter of chance.
+        if direction == "none":
+            return "different"
+        worse = self.worse(direction == "higher")
+        return "worse" if worse > 0 else "better" if worse < 0 else "no_error_known"
 
 
-def compare_results(a: Result, b: Result, options: Options = Options()) -> Contrasts:
-    """Every metric of both that the options want.
+def apart(
+    a: Ratio,
+    b: Ratio,
+    pairs: tuple[Numbers, Numbers] | None = None,
+    *,
+    unit: str = "",
+    drawn_from: int | None = None,
+) -> Distance:
+    """Return how far the value b is from a; `pairs` are the items of both sides. See `metrics.distance.distance`."""
+    return distance(a, b, pairs, unit=unit, drawn_from=drawn_from)
+
+
+def distance_between(a: Measured, b: Measured) -> Distance:
+    """Return how far a metric of b is from that of a, paired over the items that both have.
 
     Raises:
-        UnknownName: neither has a metric, or a task, of a name that is asked for.
-        InvalidRequest: the level is not between 0 and 1.
-        ItemsLost: results per item that the service once had are gone.
+        ItemsLost: the service has lost a table of results per item.
     """
-    require_known([a, b], options, f"{a.name} or {b.name}")
-    contrasts = tuple(_judged_together([*contrast_all(a, b, options)], options))
-    tasks = {contrast.task for contrast in contrasts}
-    warnings = {side: [*_warnings(result, tasks)] for side, result in (("a", a), ("b", b))}
-    return Contrasts(a.name, b.name, options, contrasts, warnings)
+    return apart(a.estimate, b.estimate, paired_numbers(a, b), unit=a.metric.unit, drawn_from=a.metric.drawn_from)
 
 
-def _warnings(result: Result, tasks: Collection[str]) -> Iterator[Mapping[str, str]]:
-    for task, warnings in result.warnings.items():
-        if task in tasks:
-            yield from warnings
+def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
+    """Return the numbers of both sides, item by item; None where the sides are not made of the same keys.
+
+    Raises:
+        ItemsLost: the service has lost a table of results per item.
+    """
+    keys = a.metric.items
+    if not keys or keys != b.metric.items or a.metric.grouped_by != b.metric.grouped_by:
+        return None
+    return a.result.numbers(a.metric), b.result.numbers(b.metric)
 
 
-def contrast_all(a: Result, b: Result, options: Options) -> Iterator[Contrast]:
-    """The contrasts of `compare_results`, of two results that may have nothing of what is asked for."""
-    names = {**a.values, **b.values}
-    found = [contrast for name in names if options.wants(name) for contrast in _contrast_name(name, a, b, options)]
-    contents = {**b.protocols, **a.protocols}
-    differs = tell_apart([(contrast.metric, contrast.protocol) for contrast in found], contents)
-    return _corrected([replace(one, differs=differs[one.metric, one.protocol]) for one in found])
+def contrast_results(
+    a: Result,
+    b: Result,
+    wants: Callable[[str], bool] = lambda name: True,
+    tasks: Sequence[str] = (),
+    *,
+    force: bool = False,
+) -> Iterator[Contrast]:
+    """Yield a contrast for each metric and protocol of either result: in the order of a, then what only b has.
+
+    Values pair by their protocol. A protocol that b lacks is held against the nearest one that a lacks, each of those
+    once, and named as another protocol; with `force`, such values are compared, unpaired. `wants` chooses metrics by
+    their names, `tasks` by what measured them (none: all).
+
+    Raises:
+        ItemsLost: the service has lost a table of results per item.
+    """
+    for name in {**a.values, **b.values}:
+        if not wants(name):
+            continue
+        ours, theirs = (
+            {
+                protocol: Measured(metric, side)
+                for protocol, metric in side.values.get(name, {}).items()
+                if not tasks or task_of(metric) in tasks
+            }
+            for side in (a, b)
+        )
+        yield from _contrast_protocols(ours, theirs, force)
 
 
-def judged_at(contrast: Contrast, level: float) -> Contrast:
-    """The contrast with the interval of the difference at another level, and the verdict at that level."""
-    if contrast.p is None or contrast.distance is None:
-        return contrast
-    verdict = contrast.distance.verdict(level, contrast.direction) or contrast.verdict
-    return replace(contrast, interval=contrast.distance.interval(level), verdict=verdict)
-
-
-def require_known(results: Iterable[Result], options: Options, whose: str) -> None:
-    """Raise unless each metric and task that is asked for is in one of the results, and the level is one."""
-    require_level(options.level)
-    metrics = [metric for result in results for values in result.values.values() for metric in values.values()]
-    names = dict.fromkeys(metric["name"] for metric in metrics)
-    for wanted in options.metrics:
-        if not any(Options((wanted,)).wants(name) for name in names):
-            raise UnknownName.among(f"metric of {whose}", wanted, names)
-    tasks = {task_of(metric) for metric in metrics}
-    for task in options.tasks:
-        if task not in tasks:
-            raise UnknownName.among(f"task of {whose}", task, tasks)
-
-
-def _contrast_name(name: str, a: Result, b: Result, options: Options) -> Iterator[Contrast]:
-    """One contrast per protocol; those that only one side has are matched with the nearest of the other."""
-    ours, theirs = (options.of_tasks(side.values.get(name, {})) for side in (a, b))
-    for protocol, metric in ours.items():
+def _contrast_protocols(ours: Mapping[str, Measured], theirs: dict[str, Measured], force: bool) -> Iterator[Contrast]:
+    """Contrast the values of one metric, which are given by protocol; `theirs` is used up."""
+    for protocol, before in ours.items():
         if protocol in theirs:
-            yield _compare(Measured(metric, a), Measured(theirs.pop(protocol), b), options)
+            after = theirs.pop(protocol)
+            yield Contrast(before, after, distance_between(before, after))
             continue
         strange = [other for identity, other in theirs.items() if identity not in ours]
         if not strange:
-            yield _contrast(metric, "only_a", a=Side.of(Measured(metric, a), options.level))
+            yield Contrast(before, None)
             continue
-        stranger, differing = nearest(metric, strange, a, b)
-        del theirs[stranger["protocol"]]
-        differing = differing or {"protocol": (metric["protocol"], stranger["protocol"])}
-        yield _compare_strangers(Measured(metric, a), Measured(stranger, b), differing, options)
-    for metric in theirs.values():
-        yield _contrast(metric, "only_b", b=Side.of(Measured(metric, b), options.level))
+        after, differing = _nearest(before, strange)
+        del theirs[after.metric.protocol]
+        forced = apart(before.estimate, after.estimate, unit=before.metric.unit) if force else None
+        yield Contrast(before, after, forced, differing)
+    for after in theirs.values():
+        yield Contrast(None, after)
 
 
-def _judged_together(contrasts: Sequence[Contrast], options: Options) -> Iterator[Contrast]:
-    """With p-values corrected over all contrasts that have one, and the verdicts of these where the options say so."""
-    corrected = iter(holm([contrast.p for contrast in contrasts if contrast.p is not None]))
-    for contrast in contrasts:
-        if contrast.p is None or contrast.difference is None:
-            yield contrast
-            continue
-        p = next(corrected)
-        verdict: Verdict = contrast.verdict
-        if options.family == "holm":
-            verdict = judge(contrast.difference, p, options.level, contrast.direction)
-        yield replace(contrast, p_holm=p, verdict=verdict)
+def _nearest(before: Measured, others: Sequence[Measured]) -> tuple[Measured, Differences]:
+    """Return the value whose protocol differs least from that of `before`, and the fields that differ.
 
-
-def _corrected(contrasts: Sequence[Contrast]) -> Iterator[Contrast]:
-    """With p-values corrected over the benchmarks of each metric."""
-    families: dict[str, list[Answers]] = {}
-    for contrast in contrasts:
-        if contrast.answers is not None:
-            families.setdefault(contrast.metric.partition("/")[2], []).append(contrast.answers)
-    corrected = {name: iter(holm([one.p for one in family])) for name, family in families.items()}
-    for contrast in contrasts:
-        if contrast.answers is None:
-            yield contrast
-            continue
-        name = contrast.metric.partition("/")[2]
-        answers = replace(contrast.answers, holm=next(corrected[name]), tests=len(families[name]))
-        yield replace(contrast, answers=answers)
-
-
-def _compare(a: Measured, b: Measured, options: Options) -> Contrast:
-    found = distance_between(a, b)
-    pairs = None if found.flips is None else paired_numbers(a, b)
-    answers = None if pairs is None or found.flips is None else _answers(found.flips.counts, *pairs, options.flipped)
-    return _judged(a, b, found, options, answers=answers)
-
-
-def _answers(counts: McNemar, a: Numbers, b: Numbers, flipped: int) -> Answers:
-    """Of numbers that are 1 or 0 on every item that both have. Holm's p is known once the others are."""
-    a, b = aligned(a, b)
-    rows = list(zip(a.items, a.columns[0], b.columns[0], strict=True))
-    only_a = [index for (_, index), x, y in rows if x > y]
-    only_b = [index for (_, index), x, y in rows if y > x]
-    return Answers(counts, counts.p, counts.p, 1, tuple(only_a[:flipped]), tuple(only_b[:flipped]))
-
-
-def _compare_strangers(a: Measured, b: Measured, differing: Mapping[str, Any], options: Options) -> Contrast:
-    if not options.force:
-        sides = {name: Side.of(side, options.level) for name, side in (("a", a), ("b", b))}
-        return _contrast(a.metric, "other_protocol", **sides, differing=differing)
-    found = distance(a.estimate, b.estimate, unit=a.metric["unit"])
-    return _judged(a, b, found, options, differing=differing)
-
-
-def _judged(a: Measured, b: Measured, found: Distance, options: Options, **more: Any) -> Contrast:
-    return _contrast(
-        a.metric,
-        _verdict(a.estimate.value, b.estimate.value, found, options.level, a.metric["direction"]),
-        # What is not compared is not worth reading all of its items.
-        a=Side.of(a, options.level, a.spread),
-        b=Side.of(b, options.level, b.spread),
-        difference=found.value,
-        stderr=found.stderr,
-        interval=found.interval(options.level),
-        p=found.p_value(),
-        basis=found.basis,
-        no_error=found.why_no_error("A", "B"),
-        n=found.n,
-        groups=found.groups,
-        n_only_a=found.n_only_a,
-        n_only_b=found.n_only_b,
-        distance=found,
-        **more,
-    )
-
-
-def _verdict(a: float, b: float, found: Distance, level: float, direction: Direction) -> Verdict:
-    if math.isfinite(found.value):
-        return found.verdict(level, direction) or "no_error_known"
-    # NaN is as bad as it gets, and an infinity is no matter of chance.
-    if direction == "none":
-        return "different"
-    worst = math.inf if direction == "lower" else -math.inf
-    a, b = (worst if math.isnan(value) else value for value in (a, b))
-    if a == b:
-        return "no_error_known"
-    return "worse" if (b > a) == (direction == "lower") else "better"
-
-
-def _contrast(metric: Metric, verdict: Verdict, **found: Any) -> Contrast:
-    return Contrast(
-        metric=metric["name"],
-        task=task_of(metric),
-        unit=metric["unit"],
-        direction=metric["direction"],
-        verdict=verdict,
-        **found,
-    )
+    Files may lack the contents of protocols; the field that differs is then the protocol itself.
+    """
+    content = before.result.protocol(before.metric.protocol)
+    found = [(other, differences(content, other.result.protocol(other.metric.protocol))) for other in others]
+    after, differing = min(found, key=lambda pair: len(pair[1]))
+    return after, differing or {"protocol": (before.metric.protocol, after.metric.protocol)}

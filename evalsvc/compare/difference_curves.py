@@ -16,159 +16,128 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
 
-from evalsvc.compare.contrast import Contrast, Options, contrast_all, judged_at, require_known
+from evalsvc.compare.comparison import Options, other_protocols, require_known
+from evalsvc.compare.contrast import APART, Contrast, contrast_results
 from evalsvc.compare.result import Result, task_of
-from evalsvc.errors import NotComparable
+from evalsvc.spec.documents.comparisons import (
+    Band,
+    CrossingBands,
+    Crossings,
+    DifferenceCurve,
+    RunComparison,
+    Verdict,
+)
+from evalsvc.spec.documents.results import TaskMetric
 from evalsvc.spec.protocol import describe_differences, number_to_json, plain_json, tell_apart
 
-Band = Literal["pointwise", "simultaneous"]
-
-APART = ("better", "worse", "different")
-"""Verdicts of a difference that has left the noise."""
-
-SIMULTANEOUS_CROSSINGS = ("indistinguishable_from", "apart_from", "sign_changes")
-"""The crossings that are about several steps, and rest on the simultaneous band."""
+Place = tuple[str, str]
+"""A metric and the id of its protocol, or those of both sides where they differ."""
 
 
-@dataclass(frozen=True)
-class Crossings:
-    """Steps at which a difference enters or leaves the noise; None where it never does."""
+@dataclass
+class _Along:
+    """What the steps of two runs have in common."""
 
-    first_indistinguishable: int | None
-    """The first step at which the difference is indistinguishable from zero, in the band that is shown."""
-    indistinguishable_from: int | None
-    """The step from which on the difference always is, in the simultaneous band; None where that is the last step
-    alone, of which "always" says nothing."""
-    first_apart: int | None
-    """The first step at which the difference is beyond the noise, in the band that is shown."""
-    apart_from: int | None
-    """The step from which on the difference always is, in the simultaneous band; None where that is the last step."""
-    sign_changes: tuple[tuple[int, int], ...]
-    """Each (last step beyond noise on one side of zero, first on the other), in the simultaneous band: in between the
-    difference was zero, whether or not there was a step to see it."""
+    curves: dict[Place, list[tuple[int, Contrast]]] = field(default_factory=dict)
+    metrics: dict[tuple[str, str], TaskMetric] = field(default_factory=dict)
+    """One of each name and task, on either side."""
+    contents: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    """Protocols by id."""
+    refused: dict[str, str] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class DifferenceCurve:
-    """One metric under one protocol, b − a along the steps that both have."""
-
-    steps: tuple[int, ...]
-    contrasts: tuple[Contrast, ...]
-    """One a step, with the interval of the band."""
-    step_level: float
-    """Of the interval at each step."""
-    simultaneous_level: float
-    """Of an interval at each step of the simultaneous band, on which `SIMULTANEOUS_CROSSINGS` rest."""
-    crossings: Crossings
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """The metric and the id of its protocol, or those of both sides where they differ."""
-        first = self.contrasts[0]
-        if first.differing and first.b is not None:
-            return first.metric, f"{first.protocol} → {first.b.protocol}"
-        return first.metric, first.protocol
-
-    def to_json(self, differs: Mapping[str, Any]) -> dict[str, Any]:
-        """Columns along the steps; NaN and infinities are strings. `differs` tells the curve from others of the
-        metric."""
-        first, rows = self.contrasts[0], self.contrasts
-        sides = {
-            name: [side and number_to_json(getattr(side, field)) for side in side_of]
-            for letter, side_of in (("a", [row.a for row in rows]), ("b", [row.b for row in rows]))
-            for name, field in ((letter, "value"), (f"{letter}_stderr", "stderr"))
-        }
-        return {
-            "metric": first.metric,
-            "task": first.task,
-            "unit": first.unit,
-            "direction": first.direction,
-            "protocol": None if first.differing or first.a is None else first.a.protocol,
-            "differs": plain_json(differs),
-            "step_level": self.step_level,
-            "simultaneous_level": self.simultaneous_level,
-            "x": list(self.steps),
-            **sides,
-            "difference": [number_to_json(row.difference) for row in rows],
-            "stderr": [number_to_json(row.stderr) for row in rows],
-            "low": [row.interval and number_to_json(row.interval.low) for row in rows],
-            "high": [row.interval and number_to_json(row.interval.high) for row in rows],
-            "verdict": [row.verdict for row in rows],
-            "basis": [row.basis for row in rows],
-            "n": [row.n for row in rows],
-            "groups": [row.groups for row in rows],
-            "n_only_a": [row.n_only_a for row in rows],
-            "n_only_b": [row.n_only_b for row in rows],
-            **asdict(self.crossings),
-        }
+    def add(self, step: int, before: Result, after: Result, options: Options) -> None:
+        """Add the contrasts of one step; the results per item of the step are not kept."""
+        for metric in (*before.document.metrics, *after.document.metrics):
+            self.metrics.setdefault((metric.name, task_of(metric)), metric)
+        self.contents |= {**before.document.protocols, **after.document.protocols}
+        for contrast in contrast_results(before, after, options.wants, options.tasks, force=options.force):
+            if contrast.distance is not None:
+                self.curves.setdefault(_place(contrast), []).append((step, contrast.without_items()))
+            elif contrast.differing:
+                reason = f"at step {step} {describe_differences(contrast.differing)}"
+                self.refused.setdefault(contrast.metric.name, reason)
 
 
 def difference_curves(
     a: str, b: str, pairs: Iterable[tuple[int, Result, Result]], options: Options, band: Band = "pointwise"
-) -> dict[str, Any]:
-    """The curves of b − a over (step, result of a, result of b), by step: `{"a", "b", "x", "level", "band",
-    "crossings_rest_on", "forced", "curves", "refused"}`.
+) -> RunComparison:
+    """Compare two runs at the steps of `pairs`, which are (step, result of a, result of b).
 
-    `a` and `b` say what is compared. `crossings_rest_on` has the band of each field of `Crossings`. A metric of which
-    the protocols differ at some step has no curve there: `refused` has the reason by metric. A step where a side lacks
-    a metric is left out of its curve.
+    A metric that was measured by different protocols at a step is left out there, and `refused` has the fields.
 
     Raises:
-        UnknownName: at no step is there a metric or task of a name that is asked for.
+        NotComparable: no metric was measured by one protocol on both sides at any step.
+        UnknownName: a metric or a task that is asked for is on neither side.
         InvalidRequest: the level is not between 0 and 1.
-        NotComparable: of nothing that is asked for are the protocols alike, and nothing was forced.
+        ItemsLost: results per item that the service once had are gone.
     """
-    found: dict[tuple[str, ...], list[tuple[int, Contrast]]] = {}
-    refused: dict[str, str] = {}
-    seen: dict[tuple[str, str], Result] = {}
-    contents: dict[str, Mapping[str, Any]] = {}
+    along = _Along()
     for step, before, after in pairs:
-        # Of a result is kept what its metrics are called; the values and the results per item go with it.
-        for metric in (*before.document["metrics"], *after.document["metrics"]):
-            if (key := (metric["name"], task_of(metric))) not in seen:
-                seen[key] = Result("", {"metrics": [metric]})
-        contents |= {**before.protocols, **after.protocols}
-        for contrast in contrast_all(before, after, options):
-            if contrast.verdict == "other_protocol":
-                refused.setdefault(contrast.metric, f"at step {step} {describe_differences(contrast.differing)}")
-            elif contrast.a is not None and contrast.b is not None:
-                protocols = (contrast.metric, contrast.a.protocol, contrast.b.protocol)
-                found.setdefault(protocols, []).append((step, contrast))
-    require_known(seen.values(), options, f"{a} or {b}")
-    if refused and not found:
-        reasons = "; ".join(f"{metric}: {reason}" for metric, reason in refused.items())
-        raise NotComparable(
-            f"{a} and {b} were measured by different protocols: {reasons}; evaluate one of the two again, or compare "
-            "them all the same: --force (force=true)"
-        )
-    curves = [_curve(rows, options.level, band) for rows in found.values()]
-    differs = tell_apart([curve.place for curve in curves], contents)
-    return {
-        "a": a,
-        "b": b,
-        "x": "step",
-        "level": options.level,
-        "band": band,
-        "crossings_rest_on": {
-            name: "simultaneous" if name in SIMULTANEOUS_CROSSINGS else band for name in Crossings.__dataclass_fields__
-        },
-        "forced": options.force,
-        "curves": [curve.to_json(differs[curve.place]) for curve in curves],
-        "refused": refused,
-    }
+        along.add(step, before, after, options)
+    require_known(list(along.metrics.values()), options, f"{a} or {b}")
+    if along.refused and not along.curves:
+        raise other_protocols(a, b, along.refused.items())
+    differs = tell_apart(along.curves, along.contents)
+    return RunComparison(
+        a=a,
+        b=b,
+        x="step",
+        level=options.level,
+        band=band,
+        crossings_rest_on=CrossingBands(first_indistinguishable=band, first_apart=band),
+        forced=options.force,
+        curves=[_curve(rows, options.level, band, plain_json(differs[place])) for place, rows in along.curves.items()],
+        refused=along.refused,
+    )
 
 
-def _curve(rows: Sequence[tuple[int, Contrast]], level: float, band: Band) -> DifferenceCurve:
-    looks = sum(contrast.p is not None for _, contrast in rows)
-    steps, pointwise = tuple(step for step, _ in rows), tuple(contrast for _, contrast in rows)
-    simultaneous_level = level_of_looks(level, looks)
-    simultaneous = tuple(judged_at(contrast, simultaneous_level) for contrast in pointwise)
-    shown, step_level = (simultaneous, simultaneous_level) if band == "simultaneous" else (pointwise, level)
-    return DifferenceCurve(steps, shown, step_level, simultaneous_level, crossings(steps, shown, simultaneous))
+def _place(contrast: Contrast) -> Place:
+    """Return what the curve of the contrast is known by."""
+    ids = [side.metric.protocol for side in (contrast.a, contrast.b) if side is not None]
+    return contrast.metric.name, " → ".join(dict.fromkeys(ids))
+
+
+def _curve(
+    rows: Sequence[tuple[int, Contrast]], level: float, band: Band, differs: dict[str, object]
+) -> DifferenceCurve:
+    steps, contrasts = [step for step, _ in rows], [contrast for _, contrast in rows]
+    found = [contrast.distance for contrast in contrasts if contrast.distance is not None]
+    simultaneous_level = level_of_looks(level, sum(one.p_value() is not None for one in found))
+    simultaneous = [contrast.verdict(simultaneous_level) for contrast in contrasts]
+    step_level, shown = level, [contrast.verdict(level) for contrast in contrasts]
+    if band == "simultaneous":
+        step_level, shown = simultaneous_level, simultaneous
+    intervals = [one.interval(step_level) for one in found]
+    first = contrasts[0].metric
+    return DifferenceCurve(
+        metric=first.name,
+        task=task_of(first),
+        unit=first.unit,
+        direction=first.direction,
+        protocol=None if contrasts[0].differing else first.protocol,
+        differs=differs,
+        step_level=step_level,
+        simultaneous_level=simultaneous_level,
+        x=steps,
+        a=[contrast.a.metric.value for contrast in contrasts if contrast.a],
+        a_stderr=[contrast.a.metric.stderr for contrast in contrasts if contrast.a],
+        b=[contrast.b.metric.value for contrast in contrasts if contrast.b],
+        b_stderr=[contrast.b.metric.stderr for contrast in contrasts if contrast.b],
+        difference=[number_to_json(one.value) for one in found],
+        stderr=[number_to_json(one.stderr) for one in found],
+        low=[None if interval is None else number_to_json(interval.low) for interval in intervals],
+        high=[None if interval is None else number_to_json(interval.high) for interval in intervals],
+        verdict=shown,
+        basis=[one.basis for one in found],
+        n=[one.n for one in found],
+        groups=[one.groups for one in found],
+        n_only_a=[one.n_only_a for one in found],
+        n_only_b=[one.n_only_b for one in found],
+        **vars(crossings(steps, shown, simultaneous, [one.value for one in found])),
+    )
 
 
 def level_of_looks(level: float, looks: int) -> float:
@@ -176,29 +145,27 @@ def level_of_looks(level: float, looks: int) -> float:
     return 1 - (1 - level) / max(looks, 1)
 
 
-def crossings(steps: Sequence[int], shown: Sequence[Contrast], simultaneous: Sequence[Contrast]) -> Crossings:
+def crossings(
+    steps: Sequence[int], shown: Sequence[Verdict], simultaneous: Sequence[Verdict], differences: Sequence[float]
+) -> Crossings:
     """Return where the verdicts change, in the order of `steps`. A step without a verdict is on neither side.
 
-    `shown` are the contrasts judged at the level of the band that is shown, `simultaneous` the same ones at that of the
+    `shown` are the verdicts at the level of the band that is shown, `simultaneous` those at the level of the
     simultaneous band.
     """
     sides = [
-        (step, contrast.difference > 0)
-        for step, contrast in zip(steps, simultaneous, strict=True)
-        if contrast.verdict in APART and contrast.difference is not None and math.isfinite(contrast.difference)
+        (step, difference > 0)
+        for step, verdict, difference in zip(steps, simultaneous, differences, strict=True)
+        if verdict in APART and math.isfinite(difference)
     ]
-    changes = tuple((step, later) for (step, side), (later, other) in pairwise(sides) if side != other)
+    changes = [[step, later] for (step, side), (later, other) in pairwise(sides) if side != other]
     return Crossings(
-        _first(steps, [_is_within(contrast) for contrast in shown]),
-        _from(steps, [_is_within(contrast) for contrast in simultaneous]),
-        _first(steps, [contrast.verdict in APART for contrast in shown]),
-        _from(steps, [contrast.verdict in APART for contrast in simultaneous]),
-        changes,
+        first_indistinguishable=_first(steps, [verdict == "indistinguishable" for verdict in shown]),
+        indistinguishable_from=_from(steps, [verdict == "indistinguishable" for verdict in simultaneous]),
+        first_apart=_first(steps, [verdict in APART for verdict in shown]),
+        apart_from=_from(steps, [verdict in APART for verdict in simultaneous]),
+        sign_changes=changes,
     )
-
-
-def _is_within(contrast: Contrast) -> bool:
-    return contrast.verdict == "indistinguishable"
 
 
 def _first(steps: Sequence[int], holds: Sequence[bool]) -> int | None:

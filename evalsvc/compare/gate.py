@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Literal
 
+from evalsvc.compare.contrast import Contrast, contrast_results
 from evalsvc.compare.gate_rules import EVERYTHING, Family, Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
-from evalsvc.compare.result import Measured, Metric, Result, distance_between, nearest, task_of
+from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
 from evalsvc.metrics.distance import Basis
@@ -50,7 +51,7 @@ class Comparison:
     baseline: float | None = None
     candidate: float | None = None
     difference: Difference | None = None
-    differs: Mapping[str, Any] = field(default_factory=dict)
+    differs: Mapping[str, object] = field(default_factory=dict)
     """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
 
     @property
@@ -87,7 +88,7 @@ class Look:
     """The chance that all looks at this metric together call it worse though it did not change; either end of all its
     intervals together misses with this chance."""
     verdict: Verdict | Literal["undecided"]
-    differs: Mapping[str, Any] = field(default_factory=dict)
+    differs: Mapping[str, object] = field(default_factory=dict)
     """The fields that tell this protocol apart from the others of the metric, where several rows are of one metric."""
 
     @property
@@ -204,7 +205,7 @@ def run_gate(candidate: str, baseline: str, rules: Sequence[Rule], service: Serv
 
 def without_baseline(candidate: str, baseline: Result) -> Report:
     """The report on a baseline that has no values."""
-    reasons = "".join(f"; {task}: {error['message']}" for task, error in baseline.errors.items())
+    reasons = "".join(f"; {task}: {error.message}" for task, error in baseline.document.errors.items())
     return _failed(candidate, baseline.name, Outcome.NO_BASELINE, f"{baseline.name} has no values{reasons}")
 
 
@@ -213,15 +214,6 @@ def _failed(candidate: str, baseline: str, outcome: Outcome, problem: str) -> Re
 
 
 # comparison
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A metric that both sides have under one protocol, to be judged."""
-
-    metric: Metric
-    """That of the baseline."""
-    gap: Gap
 
 
 @dataclass(frozen=True)
@@ -252,42 +244,60 @@ def compare(
     """
     for rule in rules:
         _require_sides(rule, baseline)
-    found: list[Comparison | Measurement] = []
-    for name in {**baseline.values, **candidate.values}:
-        first = next((rule for rule in rules if rule.matches(name)), None)
-        if first and (_has_side(first, name, baseline) or _has_side(first, name, candidate)):
-            found += _compare_name(name, first, candidate, baseline)
-    comparisons, levels = _judge_all(found, family, stage)
+    contrasts = list(_ruled(candidate, baseline, rules))
+    comparisons, levels = _judge_all(contrasts, candidate, family, stage)
     problems = [problem for rule in rules for problem in _unmatched(rule, candidate, baseline)]
     if not problems and all(comparison.verdict in ("new", "ignored") for comparison in comparisons):
         problems.append("nothing was compared: no value of the baseline that the rules ask for is in the candidate")
-    told_apart = tell_comparisons_apart(comparisons, {**candidate.protocols, **baseline.protocols})
+    contents = {**candidate.document.protocols, **baseline.document.protocols}
+    told_apart = tell_comparisons_apart(comparisons, contents)
     return Report(candidate.name, baseline.name, told_apart, tuple(problems), alarms=Alarms.of(levels, family))
 
 
+def _ruled(candidate: Result, baseline: Result, rules: Sequence[Rule]) -> Iterator[tuple[Rule, Contrast]]:
+    """Yield what the rules ask for, each with the first rule that matches the metric.
+
+    A value that only the candidate has is new only where the baseline's values of the metric all have theirs.
+    """
+
+    def rule_for(name: str) -> Rule | None:
+        return next((rule for rule in rules if rule.matches(name)), None)
+
+    def wants(name: str) -> bool:
+        rule = rule_for(name)
+        return rule is not None and (_has_side(rule, name, baseline) or _has_side(rule, name, candidate))
+
+    refused: set[str] = set()
+    for contrast in contrast_results(baseline, candidate, wants):
+        name = contrast.metric.name
+        if contrast.a is not None and contrast.distance is None:
+            refused.add(name)
+        if (rule := rule_for(name)) and (contrast.a or name not in refused):
+            yield rule, contrast
+
+
 def _judge_all(
-    found: Sequence[Comparison | Measurement], family: Family, stage: Stage
+    contrasts: Sequence[tuple[Rule, Contrast]], candidate: Result, family: Family, stage: Stage
 ) -> tuple[list[Comparison], list[float]]:
-    """All comparisons, in their order, and the levels of those that chance can decide."""
-    gaps = [item.gap for item in found if isinstance(item, Measurement)]
+    """Return all comparisons, in their order, and the levels of those that chance can decide."""
+    gaps = [Gap(rule, contrast, contrast.distance) for rule, contrast in contrasts if contrast.distance is not None]
     levels = [stage.level(gap.rule, len(gaps)) for gap in gaps]
     chosen = tails(gaps, [stage.tail(gap.rule, len(gaps)) for gap in gaps], family)
     judged = iter(zip(gaps, chosen, chosen if family == "holm" else levels, strict=True))
     comparisons = []
-    for item in found:
-        if isinstance(item, Measurement):
-            gap, tail, level = next(judged)
-            verdict, reason, difference = judge(gap, tail, level, last=stage.last)
-            values = {"baseline": gap.baseline, "candidate": gap.candidate, "difference": difference}
-            comparisons.append(_comparison(item.metric, verdict, reason, gap.rule.direction, **values))
-        else:
-            comparisons.append(item)
+    for rule, contrast in contrasts:
+        if contrast.distance is None:
+            comparisons.append(_not_compared(rule, contrast, candidate))
+            continue
+        gap, tail, level = next(judged)
+        verdict, reason, difference = judge(gap, tail, level, last=stage.last)
+        comparisons.append(_comparison(contrast, verdict, reason, rule.direction, difference))
     known = [level for gap, level in zip(gaps, levels, strict=True) if gap.has_noise]
     return comparisons, [level / len(known) if family == "holm" else level for level in known]
 
 
 def tell_comparisons_apart(
-    comparisons: Sequence[Comparison], contents: Mapping[str, Mapping[str, Any]]
+    comparisons: Sequence[Comparison], contents: Mapping[str, Mapping[str, object]]
 ) -> tuple[Comparison, ...]:
     """Return the comparisons with `differs`; `contents` are the protocols by id."""
     differs = tell_apart([(one.metric, one.protocol) for one in comparisons], contents)
@@ -307,7 +317,7 @@ def _require_sides(rule: Rule, baseline: Result) -> None:
 def _has_side(rule: Rule, name: str, result: Result) -> bool:
     """Whether better can be told from worse."""
     return rule.direction is not None or any(
-        metric["direction"] != "none" for metric in result.values.get(name, {}).values()
+        metric.direction != "none" for metric in result.values.get(name, {}).values()
     )
 
 
@@ -321,55 +331,37 @@ def _unmatched(rule: Rule, candidate: Result, baseline: Result) -> Iterator[str]
         yield f"a rule matches nothing: {UnknownName.among('metric', rule.metric, baseline.values).message}"
 
 
-def _compare_name(name: str, rule: Rule, candidate: Result, baseline: Result) -> Iterator[Comparison | Measurement]:
-    """One comparison per protocol under which the baseline has the metric, and per protocol that is new."""
-    theirs, ours = baseline.values.get(name, {}), candidate.values.get(name, {})
-    strange = [metric for protocol, metric in ours.items() if protocol not in theirs]
-    for protocol, before in theirs.items():
-        if protocol in ours:
-            yield _measurement(rule, Measured(before, baseline), Measured(ours[protocol], candidate))
-        elif strange:
-            yield _refuse(before, strange, candidate, baseline)
-        else:
-            yield _miss(rule, before, candidate)
-    if all(protocol in ours for protocol in theirs):
-        for metric in strange:
-            yield _comparison(metric, "new", "the baseline has no such value", candidate=float(metric["value"]))
-
-
-def _measurement(rule: Rule, before: Measured, after: Measured) -> Measurement:
-    higher = (rule.direction or before.metric["direction"]) == "higher"
-    gap = Gap(rule, before.estimate.value, after.estimate.value, higher, distance_between(before, after))
-    return Measurement(before.metric, gap)
-
-
-def _refuse(before: Metric, strange: Sequence[Metric], candidate: Result, baseline: Result) -> Comparison:
-    """Name what differs from the nearest of the candidate's protocols."""
-    after, differing = nearest(before, strange, baseline, candidate)
-    fields = describe_differences(differing) or f"{before['protocol']} → {after['protocol']}"
-    reason = f"measured by another protocol and not comparable: {fields}; evaluate one of the two again"
-    return _comparison(
-        before, "other_protocol", reason, baseline=float(before["value"]), candidate=float(after["value"])
-    )
-
-
-def _miss(rule: Rule, before: Metric, candidate: Result) -> Comparison:
-    error = candidate.error(task_of(before))
-    reason = f"the candidate's task {task_of(before)} failed: {error}" if error else "not in the candidate"
-    verdict: Verdict = "missing" if rule.missing == "fail" else "ignored"
-    return _comparison(before, verdict, reason, rule.direction, baseline=float(before["value"]))
+def _not_compared(rule: Rule, contrast: Contrast, candidate: Result) -> Comparison:
+    """Report a metric that one side lacks, or that the sides have under different protocols."""
+    if contrast.a is None:
+        return _comparison(contrast, "new", "the baseline has no such value")
+    if contrast.b is not None:
+        fields = describe_differences(contrast.differing)
+        reason = f"measured by another protocol and not comparable: {fields}; evaluate one of the two again"
+        return _comparison(contrast, "other_protocol", reason)
+    task = task_of(contrast.metric)
+    error = candidate.error(task)
+    reason = f"the candidate's task {task} failed: {error}" if error else "not in the candidate"
+    return _comparison(contrast, "missing" if rule.missing == "fail" else "ignored", reason, rule.direction)
 
 
 def _comparison(
-    metric: Metric, verdict: Verdict, reason: str, direction: str | None = None, **values: Any
+    contrast: Contrast,
+    verdict: Verdict,
+    reason: str,
+    direction: str | None = None,
+    difference: Difference | None = None,
 ) -> Comparison:
+    metric = contrast.metric
     return Comparison(
-        metric=metric["name"],
+        metric=metric.name,
         task=task_of(metric),
         verdict=verdict,
         reason=reason,
-        protocol=metric["protocol"],
-        unit=metric["unit"],
-        direction=direction or metric["direction"],
-        **values,
+        protocol=metric.protocol,
+        unit=metric.unit,
+        direction=direction or metric.direction,
+        baseline=None if contrast.a is None else contrast.a.estimate.value,
+        candidate=None if contrast.b is None else contrast.b.estimate.value,
+        difference=difference,
     )

@@ -17,7 +17,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.compare.gate import (
@@ -112,13 +111,13 @@ def run_gate_until(sides: Sides, settings: Settings, progress: Progress, show: C
     looks: list[Look] = []
     samples: list[Samples] = []
     ends: list[tuple[TaskLook, TaskLook]] = []
-    protocols: dict[str, Mapping[str, Any]] = {}
+    protocols: dict[str, Mapping[str, object]] = {}
     shared = len(sides.suite.tasks) if sides.family == "holm" else None
     for task in sides.suite.tasks:
         trial = Trial(task.name, sides.rules, sides.spending, shared)
         for pair in _walk_both(task, sides, settings, progress):
             both = _results(pair, sides)
-            protocols |= {**both.candidate.protocols, **both.baseline.protocols}
+            protocols |= {**both.candidate.document.protocols, **both.baseline.document.protocols}
             before = len(trial.looks)
             found = judge_look(trial, both)
             for look in trial.looks[before:]:

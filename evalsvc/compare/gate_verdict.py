@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+from evalsvc.compare.contrast import Contrast
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.metrics.distance import Basis, Distance
 from evalsvc.metrics.intervals import MIN_ITEMS
@@ -66,27 +68,29 @@ class Difference:
 
 @dataclass(frozen=True)
 class Gap:
-    """One metric as both sides measured it, and the rule for it."""
+    """How far the candidate's value of a metric is from the baseline's, and the rule for the metric."""
 
     rule: Rule
-    baseline: float
-    candidate: float
-    higher_is_better: bool
+    contrast: Contrast
+    """The baseline is a, the candidate is b."""
     found: Distance
+    """The distance of the contrast, which both sides have."""
 
     @property
+    def higher_is_better(self) -> bool:
+        """Which way is better, by the rule or else by the metric."""
+        return (self.rule.direction or self.contrast.metric.direction) == "higher"
+
+    @cached_property
     def worse(self) -> float:
         """How much worse the candidate is, 0 if both are equal; NaN is as bad as it gets."""
-        sign = -1.0 if self.higher_is_better else 1.0
-        old, new = (math.inf if math.isnan(value) else sign * value for value in (self.baseline, self.candidate))
-        if old == new or math.isinf(old) or math.isinf(new):
-            return 0.0 if old == new else new - old
-        return sign * self.found.value
+        return self.contrast.worse(self.higher_is_better)
 
     @property
     def tolerance(self) -> float:
         """How much worse the rule tolerates, in the metric's unit."""
-        relative = self.rule.relative * abs(self.baseline) if math.isfinite(self.baseline) else 0.0
+        baseline = self.contrast.measured.estimate.value
+        relative = self.rule.relative * abs(baseline) if math.isfinite(baseline) else 0.0
         return max(self.rule.absolute, relative)
 
     @property

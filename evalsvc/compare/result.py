@@ -1,82 +1,64 @@
-"""The result of a checkpoint, as `evalsvc run --output` writes it or the service keeps it, and how two of them pair."""
+"""The result of a checkpoint, as `evalsvc run --output` writes it or the service keeps it, and its results per item."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from evalsvc.errors import InvalidData
 from evalsvc.files.items import ItemTable
-from evalsvc.metrics.distance import Distance, distance
 from evalsvc.metrics.intervals import Spread
 from evalsvc.metrics.item_numbers import Numbers, groups_of, is_share
 from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio
-from evalsvc.spec.protocol import differences
+from evalsvc.spec.documents.results import ResultDocument, TaskMetric
 
-Metric = Mapping[str, Any]
-"""As `MetricValue.to_json` writes it, with its `task`."""
-
-Differences = dict[str, tuple[Any, Any]]
-"""As `protocol.differences` finds them."""
+Item = tuple[object, object]
+"""`benchmark` and `index` of a result per item, by which the items of two results match."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `evalsvc run --output` wrote, or the service's document of the same form."""
+    """The result of a checkpoint, read from a file or from the service."""
 
     name: str
-    document: Mapping[str, Any]
+    document: ResultDocument
     tables: Mapping[str, Callable[[], ItemTable]] = field(default_factory=dict)
     """Results per item by task, read when they are needed, of a document that does not have them."""
     _numbers: dict[tuple[str | None, ...], Numbers] = field(default_factory=dict, init=False, repr=False)
     _read_tables: dict[str, ItemTable] = field(default_factory=dict, init=False, repr=False)
-    _items: dict[tuple[str, str | None], tuple[list[int], list[tuple[Any, Any]]]] = field(
+    _items: dict[tuple[str, str | None], tuple[list[int], list[Item]]] = field(
         default_factory=dict, init=False, repr=False
     )
 
     @cached_property
-    def values(self) -> dict[str, dict[str, Metric]]:
+    def values(self) -> dict[str, dict[str, TaskMetric]]:
         """The metrics by name and by protocol id."""
-        found: dict[str, dict[str, Metric]] = {}
-        for metric in self.document["metrics"]:
-            found.setdefault(metric["name"], {})[metric["protocol"]] = metric
+        found: dict[str, dict[str, TaskMetric]] = {}
+        for metric in self.document.metrics:
+            found.setdefault(metric.name, {})[metric.protocol] = metric
         return found
-
-    @property
-    def errors(self) -> Mapping[str, Any]:
-        """By task."""
-        return self.document.get("errors") or {}
-
-    @property
-    def warnings(self) -> Mapping[str, Sequence[Mapping[str, str]]]:
-        """What is suspicious, by task; results of older versions say nothing."""
-        return self.document.get("warnings") or {}
 
     def error(self, task: str) -> str | None:
         """Why the task failed. Where several suites have a task of this name, theirs begin with the suite's."""
-        found = (error for name, error in self.errors.items() if name.rpartition("/")[2] == task.rpartition("/")[2])
-        return next((str(error["message"]) for error in found), None)
+        errors = self.document.errors.items()
+        found = (error for name, error in errors if name.rpartition("/")[2] == task.rpartition("/")[2])
+        return next((error.message for error in found), None)
 
-    @property
-    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
-        """The contents of protocols by id; of a file, perhaps not of all."""
-        return self.document.get("protocols") or {}
+    def protocol(self, identity: str) -> Mapping[str, object]:
+        """Return the content of a protocol; empty where a file does not have it."""
+        return self.document.protocols.get(identity, {})
 
-    def protocol(self, identity: str) -> Mapping[str, Any]:
-        return self.protocols.get(identity, {})
-
-    def numbers(self, metric: Metric) -> Numbers:
+    def numbers(self, metric: TaskMetric) -> Numbers:
         """What the metric is made of, as its `items` say; `item_numbers` of the task's table.
 
         Raises:
             ItemsLost: the service has lost the table.
             InvalidData: the table of a file has values that are no numbers.
         """
-        task, keys, grouped_by = task_of(metric), tuple(metric["items"]), metric.get("grouped_by")
-        benchmark = None if is_share(keys) else metric["name"].partition("/")[0]
+        task, keys, grouped_by = task_of(metric), tuple(metric.items), metric.grouped_by
+        benchmark = None if is_share(keys) else metric.name.partition("/")[0]
         place = (task, benchmark, grouped_by, *keys)
         if place not in self._numbers:
             self._numbers[place] = self._read_numbers(task, benchmark, keys, grouped_by)
@@ -85,8 +67,7 @@ class Result:
     def _table(self, task: str) -> ItemTable:
         if task not in self._read_tables:
             read = self.tables.get(task)
-            items = (self.document.get("items") or {}).get(task) or ()
-            self._read_tables[task] = ItemTable.of(items) if read is None else read()
+            self._read_tables[task] = ItemTable.of(self.document.items.get(task, ())) if read is None else read()
         return self._read_tables[task]
 
     def _read_numbers(self, task: str, benchmark: str | None, keys: Sequence[str], grouped_by: str | None) -> Numbers:
@@ -111,7 +92,7 @@ class Result:
                 "numbers; write the result anew by `evalsvc run SUITE --output FILE`"
             ) from None
 
-    def _of_benchmark(self, task: str, benchmark: str | None) -> tuple[list[int], list[tuple[Any, Any]]]:
+    def _of_benchmark(self, task: str, benchmark: str | None) -> tuple[list[int], list[Item]]:
         """Return which rows of the table may be the metric's, and the items that they are."""
         if (task, benchmark) not in self._items:
             table = self._table(task)
@@ -130,34 +111,24 @@ MANY = 2000
 however skewed or unequal the items are within reason, so that they are not read for it."""
 
 
-def task_of(metric: Metric) -> str:
+def task_of(metric: TaskMetric) -> str:
     """The task that measured it."""
-    return str(metric.get("task") or metric["name"].partition("/")[0])
-
-
-def nearest(metric: Metric, others: Sequence[Metric], mine: Result, theirs: Result) -> tuple[Metric, Differences]:
-    """Return that of the other result's metrics whose protocol differs least from the metric's own, and in what.
-
-    Of files without the contents of protocols nothing differs.
-    """
-    content = mine.protocol(metric["protocol"])
-    found = ((other, differences(content, theirs.protocol(other["protocol"]))) for other in others)
-    return min(found, key=lambda pair: len(pair[1]))
+    return metric.task or metric.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
 class Measured:
     """A metric together with the result that it is of, so that its items are looked up on no other side."""
 
-    metric: Metric
+    metric: TaskMetric
     result: Result
 
     @property
     def estimate(self) -> Ratio:
         """The value with its standard error and n; NaN and infinities are strings in JSON."""
-        metric, stderr = self.metric, self.metric["stderr"]
-        error = None if stderr is None else float(stderr)
-        return Ratio(float(metric["value"]), error, metric["n"], metric.get("groups"))
+        metric = self.metric
+        error = None if metric.stderr is None else float(metric.stderr)
+        return Ratio(float(metric.value), error, metric.n, metric.groups)
 
     @property
     def spread(self) -> Spread | None:
@@ -166,32 +137,10 @@ class Measured:
         Raises:
             ItemsLost: the service has lost the table of results per item.
         """
-        few = self.metric.get("items") and self.estimate.independent < MANY
+        few = self.metric.items and self.estimate.independent < MANY
         return spread_of(self.result.numbers(self.metric)) if few else None
 
 
-def paired_numbers(a: Measured, b: Measured) -> tuple[Numbers, Numbers] | None:
-    """Return what a metric of both sides is made of, item by item, where both are made of the same keys; else None.
-
-    Raises:
-        ItemsLost: the service has lost a table of results per item.
-    """
-    keys = a.metric.get("items") or ()
-    if not keys or keys != b.metric.get("items") or a.metric.get("grouped_by") != b.metric.get("grouped_by"):
-        return None
-    return a.result.numbers(a.metric), b.result.numbers(b.metric)
-
-
-def distance_between(a: Measured, b: Measured) -> Distance:
-    """Say how far a metric of b is from that of a, paired over the items that both have; see `distance`.
-
-    Raises:
-        ItemsLost: the service has lost a table of results per item.
-    """
-    unit, drawn_from = a.metric["unit"], a.metric.get("drawn_from")
-    return distance(a.estimate, b.estimate, paired_numbers(a, b), unit=unit, drawn_from=drawn_from)
-
-
-def _hashable(name: Any) -> Any:
+def _hashable(name: object) -> str | int | float | None:
     """Return the name of a group as it is, or its text where a file has put something else in its place."""
     return name if isinstance(name, str | int | float | None) else str(name)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from evalsvc.client import OVER, Client
 from evalsvc.compare.result import Result
 from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName, os_reason
+from evalsvc.spec.documents import ResultDocument
+from evalsvc.spec.documents.reading import read
 from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
-from evalsvc.spec.protocol import Direction
+
+MAX_BYTES = 1 << 30
+"""Bytes of the file of a result; 100,000 items with all their scores have a hundredth of that."""
+
+MAX_KEYS = 2
+"""Numbers of an item that a metric is made of: those of a mean, or of a ratio of sums."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
     run, step, variant = parse_checkpoint(name)
     while True:
         document = service.client.results(run, step, variant=variant, suite=service.suite)
-        pending = [evaluation["id"] for evaluation in document["evaluations"] if evaluation["state"] not in OVER]
+        pending = [evaluation.id for evaluation in document.evaluations if evaluation.state not in OVER]
         if deadline is None or not pending:
             return Result(name, document)
         for evaluation in pending:
@@ -59,9 +64,10 @@ def read_result(name: str, service: Service, deadline: float | None = None) -> R
                 raise DeadlineExceeded(f"{name}: {error.message}; try again, or raise --timeout") from None
 
 
-def _read_file(path: Path) -> Mapping[str, Any]:
+def _read_file(path: Path) -> ResultDocument:
     try:
-        document = json.loads(path.read_bytes())
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise UnknownName(
             f"there is no file {path}; write one by `evalsvc run SUITE --output {path}`, or name a checkpoint of the "
@@ -69,66 +75,29 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         ) from None
     except OSError as error:
         raise InvalidData(f"{path} cannot be read: {os_reason(error)}") from None
+    if len(content) > MAX_BYTES:
+        raise InvalidData(f"{path} has more than {MAX_BYTES:,} bytes; a result of `evalsvc run --output` has fewer")
+    try:
+        document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InvalidData(f"{path} is not JSON: {' '.join(str(error).split())}") from None
     try:
-        _Document.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = first["msg"].removeprefix("Value error, ")
+        found = read(ResultDocument, document)
+        _check(found)
+    except (ValueError, OverflowError) as error:
         raise InvalidData(
-            f"{path} is no result of `evalsvc run --output`: {place}: {message[:1].lower()}{message[1:]}, found "
-            f"{repr(first['input'])[:80]}; write the file anew by `evalsvc run SUITE --output {path}`"
+            f"{path} is no result of `evalsvc run --output`: {error}; write the file anew by `evalsvc run SUITE "
+            f"--output {path}`"
         ) from None
-    found: Mapping[str, Any] = document
     return found
 
 
-def _check_number(value: float | str) -> float | str:
-    float(value)
-    return value
-
-
-_Number = Annotated[float | str, AfterValidator(_check_number)]
-"""A number, or the word for one that JSON cannot write."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Metric(_Strict):
-    """A metric in the file of a result, as far as comparisons read it."""
-
-    name: str
-    value: _Number
-    stderr: _Number | None
-    n: int = Field(ge=0)
-    unit: str
-    direction: Direction
-    protocol: str
-    items: list[str] = Field(default=[], max_length=2)
-    task: str | None = None
-
-
-class _Row(_Strict):
-    """What a result per item is matched by."""
-
-    index: int | str | None = None
-    benchmark: str | None = None
-
-
-class _Error(_Strict):
-    """Why a task has no values."""
-
-    message: str
-
-
-class _Document(_Strict):
-    """The file of a result, as far as comparisons read it."""
-
-    metrics: list[_Metric]
-    protocols: dict[str, dict[str, Any]] | None = None
-    items: dict[str, list[_Row]] | None = None
-    errors: dict[str, _Error] | None = None
+def _check(document: ResultDocument) -> None:
+    """Raise ValueError for what the types of the document's fields do not say."""
+    for metric in document.metrics:
+        if metric.n < 0 or len(metric.items) > MAX_KEYS:
+            raise ValueError(f"metrics: {metric.name[:80]!r} has n {metric.n} and {len(metric.items)} items")
+    for task, rows in document.items.items():
+        for row in rows:
+            if not isinstance(row.get("index"), int | str | None) or not isinstance(row.get("benchmark"), str | None):
+                raise ValueError(f"items: {task[:80]!r} has {repr(row)[:80]}, whose index or benchmark is no name")

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import islice, permutations
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 from evalsvc.errors import InvalidData
+from evalsvc.spec.documents.fields import Number
 from evalsvc.spec.visible_text import check_visible
 
 Direction = Literal["lower", "higher", "none"]
@@ -121,7 +122,19 @@ def plain_json(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} {value!r:.80} is not JSON-able")
 
 
-def number_to_json(value: float | None) -> float | str | None:
+@overload
+def number_to_json(value: float) -> Number: ...
+
+
+@overload
+def number_to_json(value: None) -> None: ...
+
+
+@overload
+def number_to_json(value: float | None) -> Number | None: ...
+
+
+def number_to_json(value: float | None) -> Number | None:
     """A finite number as itself, the others as `"NaN"`, `"Infinity"`, `"-Infinity"`: JSON has no words for them."""
     if value is None or math.isfinite(value):
         return value

@@ -56,9 +56,11 @@ class Suite:
         """Identity: the digest of the tasks. Name and description do not move a number."""
         return digest([[task.kind, task.name, dict(task.parameters)] for task in self.tasks])
 
+    def tasks_to_json(self) -> list[dict[str, object]]:
+        return [{"kind": task.kind, "name": task.name, **task.parameters} for task in self.tasks]
+
     def to_json(self) -> dict[str, object]:
-        tasks = [{"kind": task.kind, "name": task.name, **task.parameters} for task in self.tasks]
-        return {"name": self.name, "description": self.description, "tasks": tasks}
+        return {"name": self.name, "description": self.description, "tasks": self.tasks_to_json()}
 
 
 def parse_suite(

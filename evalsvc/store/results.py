@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from sqlalchemy.orm import Session, selectinload
 
 from evalsvc.errors import UnknownName
 from evalsvc.files.items import ItemTable, read_items
+from evalsvc.spec import documents
+from evalsvc.spec.documents.document import hints_of
+from evalsvc.spec.documents.fields import State
 from evalsvc.store.edit_distance import common_prefix, edit_distance
 from evalsvc.store.lookup import checkpoint_label, find_run, find_step, place_of
 from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
-from evalsvc.store.views import artifact_view, evaluation_summary, protocols_view
+from evalsvc.store.views import artifact_view, document_of, protocols_view
 
-WORST_FIRST = ("running", "queued", "failed", "partly_failed", "cancelled", "succeeded")
+WORST_FIRST: tuple[State, ...] = ("running", "queued", "failed", "partly_failed", "cancelled", "succeeded")
 """States of evaluations. Whoever waits for several waits until none of the first two is among them."""
 
-Values = tuple[dict[str, Any], dict[str, Callable[[], ItemTable]]]
-"""The metrics of a result with their protocols, and its warnings; and, by task, what reads its results per item."""
+Values = tuple[documents.CheckpointResult, Mapping[str, Callable[[], ItemTable]]]
+"""A result without its results per item and artifacts; and, by task, what reads its results per item."""
 
 STEPS_AT_ONCE = 100
 """Checkpoints whose evaluations are read by one query, and that are in memory at once."""
@@ -30,12 +34,11 @@ STEPS_AT_ONCE = 100
 
 def read_results(
     session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None
-) -> dict[str, Any]:
-    """What is known of a checkpoint: the document that `run_suite` makes, of its suites' newest evaluations.
+) -> documents.CheckpointResult:
+    """Return what is known of a checkpoint, by the newest evaluation of each suite.
 
     Several suites are put together. A task whose name two of them share is called `<suite>/<task>`; every metric says
-    whose it is by `task`. Artifacts are references, and `state` is the worst of the evaluations'. `folder` has the
-    files of results per item.
+    whose it is by `task`. `folder` has the files of results per item.
 
     Raises:
         UnknownName: there is no such run, step or variant, or no evaluation of it (by the suite).
@@ -44,25 +47,12 @@ def read_results(
     checkpoint = find_step(session, find_run(session, run), step, variant)
     evaluations = _newest_by_suite(checkpoint, suite)
     tasks = _tasks_by_name(evaluations)
-    metrics = _metrics(tasks)
-    states = {evaluation.state for evaluation in evaluations}
-    return {
-        "checkpoint": _checkpoint(checkpoint),
-        "suite": _suite(evaluations),
-        "state": next(state for state in WORST_FIRST if state in states),
-        "evaluations": [evaluation_summary(evaluation) for evaluation in evaluations],
-        "metrics": metrics,
-        "protocols": protocols_view(session, metrics),
-        "items": {name: list(read().rows()) for name, read in _tables(folder, tasks).items()},
-        "artifacts": _artifacts(session, tasks),
-        "errors": {name: error for name, task in tasks.items() if (error := _error(task))},
-        "warnings": _warnings(tasks),
-        "provenance": {name: task.provenance for name, task in tasks.items() if task.provenance is not None},
-    }
+    items = {name: list(read().rows()) for name, read in _tables(folder, tasks).items()}
+    return replace(_document(session, checkpoint, evaluations, {}), items=items, artifacts=_artifacts(session, tasks))
 
 
 def read_values(session: Session, folder: Path, run: str, step: int, variant: str, suite: str | None = None) -> Values:
-    """Of what `read_results` gives, the metrics with their protocols; and, by task, what reads its results per item.
+    """Return what `read_results` returns, without results per item and artifacts; and what reads the former, by task.
 
     Raises:
         UnknownName: as `read_results`.
@@ -81,7 +71,7 @@ def read_values_along(
         UnknownName: there is no such run, or at one of the steps no evaluation (by the suite).
     """
     row = find_run(session, run)
-    protocols: dict[str, Any] = {}
+    protocols: dict[str, dict[str, object]] = {}
     for start in range(0, len(steps), STEPS_AT_ONCE):
         piece = steps[start : start + STEPS_AT_ONCE]
         current = (Checkpoint.run_id == row.id, Checkpoint.variant == variant, Checkpoint.replaced_at.is_(None))
@@ -93,16 +83,46 @@ def read_values_along(
 
 
 def _values(
-    session: Session, folder: Path, checkpoint: Checkpoint, suite: str | None, protocols: dict[str, Any]
+    session: Session, folder: Path, checkpoint: Checkpoint, suite: str | None, protocols: dict[str, dict[str, object]]
 ) -> Values:
-    """`protocols` has those that are known, and gets those that are read."""
-    tasks = _tasks_by_name(_newest_by_suite(checkpoint, suite))
+    evaluations = _newest_by_suite(checkpoint, suite)
+    return _document(session, checkpoint, evaluations, protocols), _tables(folder, _tasks_by_name(evaluations))
+
+
+def _document(
+    session: Session,
+    checkpoint: Checkpoint,
+    evaluations: Sequence[Evaluation],
+    protocols: dict[str, dict[str, object]],
+) -> documents.CheckpointResult:
+    """Return the result without results per item and artifacts.
+
+    `protocols` has the contents that are known, and gets those that are read.
+    """
+    tasks = _tasks_by_name(evaluations)
     metrics = _metrics(tasks)
-    used = {metric["protocol"] for metric in metrics}
+    used = {metric.protocol for metric in metrics}
     if not used <= protocols.keys():
-        protocols |= protocols_view(session, metrics)
-    content = {identity: protocols[identity] for identity in used}
-    return {"metrics": metrics, "protocols": content, "warnings": _warnings(tasks)}, _tables(folder, tasks)
+        protocols |= protocols_view(session, used)
+    states = {evaluation.state for evaluation in evaluations}
+    return documents.CheckpointResult(
+        checkpoint=document_of(
+            documents.StoredCheckpoint, checkpoint, label=checkpoint_label(checkpoint), **place_of(checkpoint)
+        ),
+        suite=_suite(evaluations),
+        state=next(state for state in WORST_FIRST if state in states),
+        evaluations=[document_of(documents.EvaluationSummary, evaluation) for evaluation in evaluations],
+        metrics=metrics,
+        protocols={identity: protocols[identity] for identity in used},
+        artifacts={},
+        errors={name: documents.Error(**error) for name, task in tasks.items() if (error := _error(task))},
+        warnings={
+            name: [documents.TaskWarning(**warning) for warning in task.warnings]
+            for name, task in tasks.items()
+            if task.warnings
+        },
+        provenance={name: task.provenance for name, task in tasks.items() if task.provenance is not None},
+    )
 
 
 def evaluated_steps(session: Session, run: str, variant: str, suite: str | None = None) -> list[int]:
@@ -198,44 +218,32 @@ def _read_table(folder: Path, task: Task) -> ItemTable:
     return read_items(folder, kept, f"task {task.name!r} of evaluation {task.evaluation_id}")
 
 
-def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "path": checkpoint.path,
-        "label": checkpoint_label(checkpoint),
-        "sha256": checkpoint.sha256,
-        "id": checkpoint.id,
-        **place_of(checkpoint),
-    }
-
-
-def _suite(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+def _suite(evaluations: Sequence[Evaluation]) -> documents.ResultSuite:
     tasks = [task for evaluation in evaluations for task in evaluation.tasks]
-    return {
-        "name": ", ".join(evaluation.suite for evaluation in evaluations),
-        "digest": evaluations[0].suite_digest if len(evaluations) == 1 else None,
-        "tasks": [{"kind": task.kind, "name": task.name, **task.parameters} for task in tasks],
-    }
+    return documents.ResultSuite(
+        name=", ".join(evaluation.suite for evaluation in evaluations),
+        digest=evaluations[0].suite_digest if len(evaluations) == 1 else None,
+        tasks=[{"kind": task.kind, "name": task.name, **task.parameters} for task in tasks],
+    )
 
 
-def _metrics(tasks: Mapping[str, Task]) -> list[dict[str, Any]]:
-    """Every metric with its task; of one that two tasks give under one protocol, the newer value."""
+def _metrics(tasks: Mapping[str, Task]) -> list[documents.TaskMetric]:
+    """Return every metric with its task; of one that two tasks give under one protocol, the newer value."""
+    known = set(hints_of(documents.TaskMetric))
     found = {}
     for name, task in tasks.items():
         for metric in task.metrics or []:
-            found[metric["name"], metric["protocol"]] = {**metric, "task": name}
+            fields = {key: value for key, value in metric.items() if key in known}
+            found[metric["name"], metric["protocol"]] = documents.TaskMetric(**fields | {"task": name})
     return list(found.values())
 
 
-def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[dict[str, Any]]]:
+def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[documents.Artifact]]:
     names = {task.id: name for name, task in tasks.items()}
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name, task in tasks.items() if task.metrics is not None}
+    found: dict[str, list[documents.Artifact]] = {name: [] for name, task in tasks.items() if task.metrics is not None}
     for artifact in session.scalars(select(Artifact).where(Artifact.task_id.in_(names)).order_by(Artifact.id)):
-        found.setdefault(names[artifact.task_id], []).append(artifact_view(artifact))
+        found.setdefault(names[artifact.task_id], []).append(documents.Artifact(**artifact_view(artifact)))
     return found
-
-
-def _warnings(tasks: Mapping[str, Task]) -> dict[str, list[Any]]:
-    return {name: task.warnings for name, task in tasks.items() if task.warnings}
 
 
 def _error(task: Task) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -107,9 +107,8 @@ def _parent(parent: Checkpoint) -> dict[str, Any]:
     }
 
 
-def protocols_view(session: Session, metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The contents of the protocols of some metrics, by id."""
-    ids = {metric["protocol"] for metric in metrics}
+def protocols_view(session: Session, ids: Collection[str]) -> dict[str, dict[str, object]]:
+    """Return the contents of protocols by id."""
     rows = session.scalars(select(ProtocolRow).where(ProtocolRow.id.in_(ids))) if ids else ()
     return {row.id: row.content for row in rows}
 
@@ -235,7 +234,7 @@ def _task(session: Session, task: Task, shards: dict[str, int], live: LiveTask |
         "error": task.error,
         "warnings": task.warnings or [],
         "metrics": task.metrics,
-        "protocols": protocols_view(session, task.metrics or []),
+        "protocols": protocols_view(session, {metric["protocol"] for metric in task.metrics or []}),
         "provenance": task.provenance,
         "shards": shards,
     }

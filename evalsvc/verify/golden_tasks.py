@@ -96,8 +96,8 @@ def _measure(golden: Golden, task: dict[str, Any], checkpoint: Path) -> tuple[di
     suite = parse_suite({"tasks": [task]}, "machine")
     reference = CheckpointRef(str(checkpoint), layout=parse_layout(str(LAYOUT_FILE)).to_json())
     result = run_suite(suite, reference, lambda *_: None, settings=golden.settings)
-    for error in result["errors"].values():
-        kind = AssetMissing if error["code"] == AssetMissing.code else InternalError
-        raise kind(error["message"])
-    [items] = result["items"].values()
-    return {metric["name"]: metric["value"] for metric in result["metrics"]}, items
+    for error in result.errors.values():
+        kind = AssetMissing if error.code == AssetMissing.code else InternalError
+        raise kind(error.message)
+    [items] = result.items.values()
+    return {metric.name: float(metric.value) for metric in result.metrics}, items

@@ -16,6 +16,7 @@ from evalsvc.checkpoints.remote.fetch import fetched, locate_checkpoint
 from evalsvc.client import Client
 from evalsvc.config import Settings
 from evalsvc.errors import EvalsvcError, InvalidData, InvalidRequest, UnknownName
+from evalsvc.spec.documents import CheckpointResult, StoredCheckpoint
 from evalsvc.spec.names import parse_checkpoint
 from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
 from evalsvc.verify.agreement import Finding, Untried
@@ -92,44 +93,6 @@ class VerifyRequest:
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
-class _Metric(BaseModel):
-    name: str
-    value: float
-    n: int
-    protocol: str
-    task: str
-
-
-class _Tasks(BaseModel):
-    tasks: list[dict[str, Any]]
-
-
-class _Checkpoint(BaseModel):
-    id: int
-    sha256: str | None
-
-
-class _Evaluation(BaseModel):
-    suite: str
-
-
-class _Overview(BaseModel):
-    """What is read of the results of all suites together."""
-
-    evaluations: list[_Evaluation]
-
-
-class _Result(BaseModel):
-    """What is read of the results of one suite."""
-
-    checkpoint: _Checkpoint
-    suite: _Tasks
-    metrics: list[_Metric]
-    protocols: dict[str, dict[str, Any]]
-    items: dict[str, list[dict[str, Any]]]
-    provenance: dict[str, dict[str, Any]]
-
-
 class _Posted(BaseModel):
     """What is read of a service's answer to `Client.checkpoint`."""
 
@@ -149,10 +112,10 @@ def read_recorded(client: Client, name: str, settings: Settings, suite: str | No
         CheckpointError: the weights are not to be found on this machine, or not allowed.
     """
     run, step, variant = parse_checkpoint(name)
-    overview = _parse(_Overview, client.results(run, step, variant=variant, suite=suite))
+    overview = client.results(run, step, variant=variant, suite=suite)
     tasks: list[RecordedTask] = []
     for evaluation in overview.evaluations:
-        result = _parse(_Result, client.results(run, step, variant=variant, suite=evaluation.suite))
+        result = client.results(run, step, variant=variant, suite=evaluation.suite)
         checkpoint = _locate(client, name, result.checkpoint, settings)
         tasks += _tasks_of(result, parse_suite({"tasks": result.suite.tasks}, "recorded"), checkpoint)
     return tasks
@@ -208,10 +171,10 @@ def _findings(target: str, task: RecordedTask, request: VerifyRequest) -> list[F
     return findings
 
 
-def _tasks_of(result: _Result, suite: Suite, checkpoint: CheckpointRef) -> Iterator[RecordedTask]:
+def _tasks_of(result: CheckpointResult, suite: Suite, checkpoint: CheckpointRef) -> Iterator[RecordedTask]:
     for spec in suite.tasks:
         metrics = [
-            RecordedMetric(metric.name, metric.value, metric.n, result.protocols.get(metric.protocol, {}))
+            RecordedMetric(metric.name, float(metric.value), metric.n, result.protocols.get(metric.protocol, {}))
             for metric in result.metrics
             if metric.task == spec.name
         ]
@@ -219,7 +182,7 @@ def _tasks_of(result: _Result, suite: Suite, checkpoint: CheckpointRef) -> Itera
         yield RecordedTask(checkpoint, spec, metrics, items, provenance)
 
 
-def _locate(client: Client, name: str, checkpoint: _Checkpoint, settings: Settings) -> CheckpointRef:
+def _locate(client: Client, name: str, checkpoint: StoredCheckpoint, settings: Settings) -> CheckpointRef:
     posted = _parse(_Posted, client.checkpoint(checkpoint.id))
     if posted.parents:
         raise InvalidRequest(

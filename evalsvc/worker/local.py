@@ -9,6 +9,7 @@ from typing import Any
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.messages import MergeResult, PlanResult, ShardRequest, ShardResult, units_of
+from evalsvc.spec.documents.results import Error, ResultCheckpoint, ResultFile, ResultSuite, TaskMetric, TaskWarning
 from evalsvc.spec.looks import stop_note
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.worker.shard import run_shard
@@ -38,7 +39,7 @@ def run_suite(
     interim: Callable[[TaskLook], None] | None = None,
     *,
     settings: Settings | None = None,
-) -> dict[str, Any]:
+) -> ResultFile:
     """Evaluate a checkpoint in this process, without a service. `base` is what it is compared with, if anything.
 
     `report` gets the task's name, the units done, the units in all, and what they are; `interim` what is known of a
@@ -56,35 +57,36 @@ def run_suite(
     return result_document(suite, checkpoint, ends)
 
 
-def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> dict[str, Any]:
-    """What these looks, one a task, say of a checkpoint.
+def result_document(suite: Suite, checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> ResultFile:
+    """Return what these looks, one a task, say of a checkpoint. Artifacts have their `content`, as bytes."""
+    measured = {look.task: look.result.output for look in looks if isinstance(look.result.output, MergeResult)}
+    errors = {look.task: look.result.error for look in looks if look.result.error is not None}
+    return ResultFile(
+        checkpoint=ResultCheckpoint(path=checkpoint.path, label=checkpoint.label, sha256=_sha256(checkpoint, looks)),
+        suite=ResultSuite(name=suite.name, digest=suite.digest, tasks=suite.tasks_to_json()),
+        metrics=[TaskMetric(**metric, task=task) for task, found in measured.items() for metric in found.metrics],
+        protocols={key: dict(content) for found in measured.values() for key, content in found.protocols.items()},
+        items={task: list(found.items) for task, found in measured.items()},
+        artifacts={task: [asdict(artifact) for artifact in found.artifacts] for task, found in measured.items()},
+        errors={task: Error(**error.to_json()) for task, error in errors.items()},
+        warnings={
+            task: [TaskWarning(**warning) for warning in found.warnings]
+            for task, found in measured.items()
+            if found.warnings
+        },
+        provenance={look.task: _provenance(look) for look in looks},
+    )
 
-    JSON-able but for the contents of artifacts, with the keys `checkpoint`, `suite`, `metrics` (each with its `task`),
-    `protocols`, and, by task, `items`, `artifacts`, `errors`, `warnings` and `provenance`.
-    """
-    by_task: dict[str, Any] = {"items": {}, "artifacts": {}, "errors": {}, "warnings": {}, "provenance": {}}
-    result: dict[str, Any] = {"metrics": [], "protocols": {}, **by_task}
-    sha256 = checkpoint.sha256
-    for look in looks:
-        found, task = look.result, look.task
-        if found.error is not None:
-            result["errors"][task] = found.error.to_json()
-        notes: Mapping[str, Any] = {}
-        if isinstance(found.output, MergeResult):
-            result["metrics"] += [{**metric, "task": task} for metric in found.output.metrics]
-            result["protocols"] |= found.output.protocols
-            result["items"][task] = found.output.items
-            result["artifacts"][task] = [asdict(artifact) for artifact in found.output.artifacts]
-            if found.output.warnings:
-                result["warnings"][task] = found.output.warnings
-            notes = found.output.notes
-        result["provenance"][task] = {**found.provenance, "shards": look.shards, "notes": notes}
-        sha256 = found.provenance.get("checkpoint_sha256") or sha256
-    return {
-        "checkpoint": {"path": checkpoint.path, "label": checkpoint.label, "sha256": sha256},
-        "suite": {"name": suite.name, "digest": suite.digest, "tasks": suite.to_json()["tasks"]},
-        **result,
-    }
+
+def _provenance(look: TaskLook) -> dict[str, object]:
+    notes = look.result.output.notes if isinstance(look.result.output, MergeResult) else {}
+    return {**look.result.provenance, "shards": look.shards, "notes": notes}
+
+
+def _sha256(checkpoint: CheckpointRef, looks: Sequence[TaskLook]) -> str | None:
+    """Return the digest of the weights that were loaded last, else the one that was given."""
+    found = [look.result.provenance.get("checkpoint_sha256") for look in looks]
+    return next((sha256 for sha256 in reversed(found) if sha256), checkpoint.sha256)
 
 
 def walk_task(

@@ -6,13 +6,16 @@ import pytest
 from gate_documents import result, value
 
 from evalsvc.cli.contrast_tables import print_contrasts, print_difference_curves
-from evalsvc.compare.contrast import Options, compare_results
+from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.difference_curves import difference_curves
+from evalsvc.spec.documents import Comparison
+from evalsvc.spec.documents.reading import read
 
 
 def test_a_comparison_says_whose_result_is_suspicious(capsys: pytest.CaptureFixture[str]) -> None:
     warning = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences were cut"}
-    print_contrasts({"a": "x@1", "b": "x@2", "level": 0.95, "contrasts": [], "warnings": {"a": [], "b": [warning]}})
+    found = {"a": "x@1", "b": "x@2", "level": 0.95, "contrasts": [], "warnings": {"a": [], "b": [warning]}}
+    print_contrasts(read(Comparison, found))
     assert capsys.readouterr().err == "warning: B, loss/total: 9 sequences were cut\n"
 
 
@@ -25,7 +28,7 @@ def test_a_comparison_says_which_items_it_leaves_out_and_how_many_verdicts_are_c
         rows = [{"index": index, "x": math.sin(index + 9 * name)} for index in indices]
         metrics = [value("t/x", 0.0, 0.1, n=len(rows), items=("x",)), value("t/y", 0.0)]
         sides.append(result(*metrics, name=str(name), items={"t": rows}))
-    print_contrasts(compare_results(*sides).to_json())
+    print_contrasts(compare_results(*sides))
     shown = capsys.readouterr().out
     (first, second) = (line for line in shown.splitlines() if "t/x" in line or "t/y" in line)
     assert "3 only A has, 1 only B has" in first
@@ -39,7 +42,7 @@ def test_right_answers_and_verdicts_on_all_metrics_together(capsys: pytest.Captu
         items = {"t": [{"index": index, "x": float(index % 3 == right)} for index in range(21)]}
         metrics = [value("t/x", 1 / 3, 0.1, n=21, direction="higher", items=("x",)), value("t/y", 0.0)]
         sides.append(result(*metrics, items=items))
-    print_contrasts(compare_results(*sides, Options(family="holm")).to_json())
+    print_contrasts(compare_results(*sides, Options(family="holm")))
     shown = capsys.readouterr().out
     for words in ("only A / B right", "7 / 7", "p (Holm, all metrics)", "2 metrics have a verdict, judged together by"):
         assert words in shown

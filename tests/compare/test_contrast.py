@@ -8,20 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from gate_documents import document, result, value
+from gate_documents import document, read_document, result, value
 from paired_items import numbers
 
-from evalsvc.compare.contrast import Contrast, Options, compare_results, require_comparable
+from evalsvc.compare.comparison import Options, compare_results, require_comparable
 from evalsvc.compare.result import Result
 from evalsvc.errors import InvalidRequest, NotComparable, UnknownName
 from evalsvc.metrics.intervals import MIN_ITEMS, value_interval
 from evalsvc.metrics.paired import spread_of
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import standard_error
+from evalsvc.spec.documents import MetricDifference, TaskWarning
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 
-def contrast(before: MetricValue, after: MetricValue, **options: Any) -> Contrast:
+def contrast(before: MetricValue, after: MetricValue, **options: Any) -> MetricDifference:
     (found,) = compare_results(result(before, name="a"), result(after, name="b"), Options(**options)).contrasts
     return found
 
@@ -51,7 +53,7 @@ class TestVerdict:
         assert (paired.verdict, paired.basis, paired.n) == ("worse", "paired", 3_000)
         assert paired.difference == pytest.approx(0.06)
         assert paired.stderr == pytest.approx(0.1 * math.sqrt(2 * 0.01), rel=0.05)
-        apart = [Result(side.name, {**side.document, "items": {}}) for side in (a, b)]
+        apart = [Result(side.name, replace(side.document, items={})) for side in (a, b)]
         (unpaired,) = compare_results(*apart).contrasts
         assert (unpaired.verdict, unpaired.basis) == ("indistinguishable", "unpaired")
         assert unpaired.stderr == pytest.approx(0.1 * math.sqrt(2))
@@ -104,7 +106,9 @@ def test_flipped_items_are_among_those_that_both_have() -> None:
         sides.append(result(metric, name=name, items={"t": [{"index": index, "x": x} for index, x in rights.items()]}))
     (found,) = compare_results(*sides, Options(flipped=9)).contrasts
     assert found.answers is not None
-    assert (found.answers.only_a, found.answers.only_b, found.answers.counts.n) == ((2,), (1,), 3)
+    answers = found.answers
+    assert (answers.flipped.only_a, answers.flipped.only_b) == ([2], [1])
+    assert answers.both + answers.only_a + answers.only_b + answers.neither == 3
     assert (found.n_only_a, found.n_only_b) == (1, 1)
 
 
@@ -132,11 +136,11 @@ class TestFamilies:
     def test_it_is_said_how_many_verdicts_are_chance(self) -> None:
         """Forty metrics of an unchanged checkpoint have a better or worse one among them in 87 of 100 comparisons."""
         a, b = self.many([0.0] * 40)
-        found = compare_results(a, b).to_json()
-        assert (found["family"], found["judged"]) == ("none", 40)
-        assert found["expected_by_chance"] == pytest.approx(2.0)
+        found = compare_results(a, b)
+        assert (found.family, found.judged) == ("none", 40)
+        assert found.expected_by_chance == pytest.approx(2.0)
         assert compare_results(a, b, Options(level=0.9)).expected_by_chance == pytest.approx(4.0)
-        assert compare_results(a, b, Options(family="holm")).to_json()["expected_by_chance"] is None
+        assert compare_results(a, b, Options(family="holm")).expected_by_chance is None
 
     def test_holm_judges_all_metrics_together(self) -> None:
         """2.2, 2.6 and 4 standard errors: beyond an interval of 95 % each by itself, and one of them among 40."""
@@ -167,15 +171,16 @@ class TestProtocol:
         with pytest.raises(
             NotComparable, match=r"coco/fid: sampling.guidance_scale 1.5 → 3.0, limit \(none\) → 64; evalua"
         ):
-            require_comparable(found.to_json())
+            require_comparable(found)
 
     def test_forced_it_is_unpaired_and_marked(self) -> None:
         items = {"coco": [{"index": index, "fid": 1.0} for index in range(100)]}
         sides = [result(self.guided(scale, scale), items=items) for scale in (1.5, 3.0)]
         found = compare_results(*sides, Options(force=True))
-        require_comparable(found.to_json())
+        require_comparable(found)
         (one,) = found.contrasts
-        assert (one.verdict, one.basis, one.differing) == ("worse", "unpaired", {"sampling.guidance_scale": (1.5, 3.0)})
+        assert (one.verdict, one.basis) == ("worse", "unpaired")
+        assert one.differing == {"sampling.guidance_scale": {"a": 1.5, "b": 3.0}}
 
     def test_each_protocol_finds_its_own(self) -> None:
         a = result(self.guided(1.0), self.guided(3.0))
@@ -193,13 +198,12 @@ class TestProtocol:
             ("only_b", {"sampling.guidance_scale": 5.0, "limit": 8}),
             ("indistinguishable", {}),
         ]
-        assert found.contrasts[0].differing == {"sampling.guidance_scale": (1.0, 7.0)}
-        assert [one["differs"] for one in found.to_json()["contrasts"]] == [one.differs for one in found.contrasts]
+        assert found.contrasts[0].differing == {"sampling.guidance_scale": {"a": 1.0, "b": 7.0}}
 
     def test_files_without_contents(self) -> None:
-        sides = [Result("x", document(self.guided(scale)) | {"protocols": {}}) for scale in (1.0, 2.0)]
+        sides = [read_document("x", document(self.guided(scale)) | {"protocols": {}}) for scale in (1.0, 2.0)]
         with pytest.raises(NotComparable, match=f'coco/fid: protocol "{self.guided(1.0).protocol.id}" → "'):
-            require_comparable(compare_results(*sides).to_json())
+            require_comparable(compare_results(*sides))
 
 
 def test_names_and_patterns_choose_metrics() -> None:
@@ -213,7 +217,7 @@ def test_names_and_patterns_choose_metrics() -> None:
 
 def test_json_has_no_number_that_is_none() -> None:
     a, b = result(value("a/b", math.nan)), result(value("a/b", 1.0, protocol=Protocol({"limit": math.pi})))
-    text = json.dumps(compare_results(a, b).to_json())
+    text = json.dumps(content_of(compare_results(a, b)))
     (one,) = json.loads(text, parse_constant=lambda word: pytest.fail(word))["contrasts"]
     assert (one["a"]["value"], one["b"]["value"], one["interval"]) == ("NaN", 1.0, None)
     assert one["differing"]["limit"] == {"b": math.pi}
@@ -235,7 +239,7 @@ class TestAnswers:
         ]
         return result(*metrics, name=name, items={"text": items}, task="text")
 
-    def both(self, pairs: dict[str, tuple[Sequence[float], Sequence[float]]], **options: Any) -> list[Contrast]:
+    def both(self, pairs: dict[str, tuple[Sequence[float], Sequence[float]]], **options: Any) -> list[MetricDifference]:
         a, b = (self.asked(name, {key: pair[place] for key, pair in pairs.items()}) for place, name in enumerate("ab"))
         return list(compare_results(a, b, Options(**options)).contrasts)
 
@@ -245,7 +249,7 @@ class TestAnswers:
         b = [0, 0] + [1] * 8 + [1] * 5 + [0] * 4
         (one,) = self.both({"arc": (a, b)}, flipped=3)
         assert one.answers is not None
-        assert one.answers.to_json() == {
+        assert content_of(one.answers) == {
             "both": 5,
             "only_a": 2,
             "only_b": 8,
@@ -255,7 +259,7 @@ class TestAnswers:
             "tests": 1,
             "flipped": {"only_a": [0, 10], "only_b": [20, 30, 40]},
         }
-        assert self.both({"arc": (a, b)})[0].answers.only_b == (), "none was asked for"  # type: ignore[union-attr]
+        assert self.both({"arc": (a, b)})[0].answers.flipped.only_b == [], "none was asked for"  # type: ignore[union-attr]
 
     def test_p_is_corrected_over_the_benchmarks_of_a_metric(self) -> None:
         pairs: dict[str, tuple[Sequence[float], Sequence[float]]] = {
@@ -273,7 +277,8 @@ class TestAnswers:
 
 
 def test_only_what_a_task_measured() -> None:
-    a = Result("a", {"metrics": [value(f"{task}/x", 1.0).to_json() | {"task": task} for task in ("loss", "text")]})
+    metrics = [value(f"{task}/x", 1.0).to_json() | {"task": task} for task in ("loss", "text")]
+    a = read_document("a", {"metrics": metrics})
     assert [one.metric for one in compare_results(a, a, Options(tasks=("text",))).contrasts] == ["text/x"]
     with pytest.raises(UnknownName, match="no task of a or a is named 'txt'; did you mean 'text'"):
         compare_results(a, a, Options(tasks=("txt",)))
@@ -284,5 +289,7 @@ def test_a_comparison_says_what_is_suspicious_about_either_side() -> None:
     sides = [result(value("pairs/text", number), name=name) for name, number in (("a", 1.0), ("b", 9.0))]
     warning = {"code": "worse_than_guessing", "metric": "pairs/image_within", "message": "9 is above 4.16"}
     other = {"code": "inputs_cut", "metric": "coco", "message": "9 captions were cut"}
-    after = Result("b", {**sides[1].document, "warnings": {"pairs": [warning], "coco": [other]}})
-    assert compare_results(sides[0], after).to_json()["warnings"] == {"a": [], "b": [warning]}
+    warnings = {"pairs": [TaskWarning(**warning)], "coco": [TaskWarning(**other)]}
+    after = Result("b", replace(sides[1].document, warnings=warnings))
+    found = compare_results(sides[0], after).warnings
+    assert (found.a, found.b) == ([], [TaskWarning(**warning)])

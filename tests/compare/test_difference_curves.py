@@ -2,52 +2,66 @@
 
 import math
 import random
+from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 import pytest
 from gate_documents import result, value
 
-from evalsvc.compare.contrast import Contrast, Options, compare_results
-from evalsvc.compare.difference_curves import Crossings, crossings, difference_curves, level_of_looks
+from evalsvc.compare.comparison import Options, compare_results
+from evalsvc.compare.difference_curves import crossings, difference_curves, level_of_looks
 from evalsvc.compare.result import Result
 from evalsvc.errors import NotComparable, UnknownName
 from evalsvc.metrics.shares import standard_error
+from evalsvc.spec.documents.comparisons import Crossings, Verdict
 from evalsvc.spec.protocol import MetricValue, Protocol
 
-IN, OUT, BACK, UNKNOWN = "indistinguishable", "worse", "better", "no_error_known"
+IN: Verdict = "indistinguishable"
+OUT: Verdict = "worse"
+BACK: Verdict = "better"
+UNKNOWN: Verdict = "no_error_known"
 
 
-def contrast(verdict: Any) -> Contrast:
-    """Of a metric of which lower is better."""
-    return Contrast("t/x", "t", "", "lower", verdict, difference={IN: 0.5, OUT: 1.5, BACK: -1.5}.get(verdict))
+def crossed(shown: Sequence[Verdict], simultaneous: Sequence[Verdict]) -> Crossings:
+    """Every ten steps, of a metric of which lower is better."""
+    differences = [{IN: 0.5, OUT: 1.5, BACK: -1.5}.get(verdict, math.nan) for verdict in simultaneous]
+    return crossings(range(0, 10 * len(shown), 10), shown, simultaneous, differences)
+
+
+def at(
+    first_in: int | None, always_in: int | None, first_out: int | None, always_out: int | None, *changes: list[int]
+) -> Crossings:
+    return Crossings(
+        first_indistinguishable=first_in,
+        indistinguishable_from=always_in,
+        first_apart=first_out,
+        apart_from=always_out,
+        sign_changes=list(changes),
+    )
 
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
-        ([OUT, OUT, IN, OUT, IN, IN], Crossings(20, 40, 0, None, ())),
-        ([IN, OUT, IN, OUT, OUT], Crossings(0, None, 10, 30, ())),
-        ([OUT, BACK, IN, OUT, OUT], Crossings(20, None, 0, 30, ((0, 10), (10, 30)))),
-        ([IN, IN], Crossings(0, 0, None, None, ())),
-        ([OUT, OUT], Crossings(None, None, 0, 0, ())),
-        ([IN, UNKNOWN], Crossings(0, None, None, None, ())),
-        ([IN, OUT], Crossings(0, None, 10, None, ())),
-        ([OUT, IN], Crossings(10, None, 0, None, ())),
-        ([IN], Crossings(0, None, None, None, ())),
-        ([], Crossings(None, None, None, None, ())),
+        ([OUT, OUT, IN, OUT, IN, IN], at(20, 40, 0, None)),
+        ([IN, OUT, IN, OUT, OUT], at(0, None, 10, 30)),
+        ([OUT, BACK, IN, OUT, OUT], at(20, None, 0, 30, [0, 10], [10, 30])),
+        ([IN, IN], at(0, 0, None, None)),
+        ([OUT, OUT], at(None, None, 0, 0)),
+        ([IN, UNKNOWN], at(0, None, None, None)),
+        ([IN, OUT], at(0, None, 10, None)),
+        ([OUT, IN], at(10, None, 0, None)),
+        ([IN], at(0, None, None, None)),
+        ([], at(None, None, None, None)),
     ],
 )
-def test_where_it_enters_and_leaves_the_noise(verdicts: list[Any], expected: Crossings) -> None:
+def test_where_it_enters_and_leaves_the_noise(verdicts: list[Verdict], expected: Crossings) -> None:
     """The last step alone is not for good."""
-    contrasts = [contrast(one) for one in verdicts]
-    assert crossings([10 * index for index in range(len(verdicts))], contrasts, contrasts) == expected
+    assert crossed(verdicts, verdicts) == expected
 
 
 def test_what_is_said_of_several_steps_rests_on_the_simultaneous_band() -> None:
-    shown = [contrast(one) for one in (OUT, BACK, OUT, OUT)]
-    simultaneous = [contrast(one) for one in (OUT, IN, IN, IN)]
-    assert crossings([0, 10, 20, 30], shown, simultaneous) == Crossings(None, 10, 0, None, ())
+    assert crossed([OUT, BACK, OUT, OUT], [OUT, IN, IN, IN]) == at(None, 10, 0, None)
 
 
 def side(name: str, numbers: list[float]) -> Result:
@@ -70,13 +84,13 @@ def runs(gaps: dict[int, float], n: int = 100, noise: float = 0.1) -> list[tuple
 def test_the_gap_of_two_runs_closes() -> None:
     """The shape of the paper's figure 4: far apart at first, then within the noise; 0.01 is one standard error."""
     found = difference_curves("a", "b", runs({0: 2.0, 10: 0.5, 20: -0.015, 40: 0.03, 80: 0.005, 300: -0.01}), Options())
-    (curve,) = found["curves"]
-    assert curve["x"] == [0, 10, 20, 40, 80, 300]
-    assert curve["difference"] == pytest.approx([2.0, 0.5, -0.015, 0.03, 0.005, -0.01])
-    assert curve["stderr"] == pytest.approx([0.01] * 6)
+    (curve,) = found.curves
+    assert curve.x == [0, 10, 20, 40, 80, 300]
+    assert curve.difference == pytest.approx([2.0, 0.5, -0.015, 0.03, 0.005, -0.01])
+    assert curve.stderr == pytest.approx([0.01] * 6)
     # Student's quantile with 99 degrees of freedom, and a little more for the skewness of the items.
-    assert curve["high"][2] == pytest.approx(-0.015 + 1.984 * 0.01, rel=0.15)
-    assert curve["verdict"] == [
+    assert curve.high[2] == pytest.approx(-0.015 + 1.984 * 0.01, rel=0.15)
+    assert curve.verdict == [
         "worse",
         "worse",
         "indistinguishable",
@@ -84,59 +98,61 @@ def test_the_gap_of_two_runs_closes() -> None:
         "indistinguishable",
         "indistinguishable",
     ]
-    assert {name: curve[name] for name in curve if name.startswith("first") or name.endswith("from")} == {
+    assert {
+        name: value for name, value in vars(curve).items() if name.startswith("first") or name.endswith("from")
+    } == {
         "first_indistinguishable": 20,
         "indistinguishable_from": 80,
         "first_apart": 0,
         "apart_from": None,
     }
-    assert (found["band"], curve["step_level"], curve["basis"]) == ("pointwise", 0.95, ["paired"] * 6)
+    assert (found.band, curve.step_level, curve.basis) == ("pointwise", 0.95, ["paired"] * 6)
 
 
 def test_each_step_is_what_compare_says_of_it() -> None:
     pairs = runs({0: 0.3, 5: 0.01})
-    (curve,) = difference_curves("a", "b", pairs, Options())["curves"]
+    (curve,) = difference_curves("a", "b", pairs, Options()).curves
     for place, (_, a, b) in enumerate(pairs):
         (contrast,) = compare_results(a, b).contrasts
         assert contrast.interval is not None
-        assert (curve["difference"][place], curve["stderr"][place]) == (contrast.difference, contrast.stderr)
-        assert (curve["low"][place], curve["high"][place]) == (contrast.interval.low, contrast.interval.high)
+        assert (curve.difference[place], curve.stderr[place]) == (contrast.difference, contrast.stderr)
+        assert (curve.low[place], curve.high[place]) == (contrast.interval.low, contrast.interval.high)
 
 
 def test_many_looks_ask_for_more() -> None:
     """0.024 is 2.4 standard errors: beyond a pointwise interval, and nothing among six looks."""
     gaps = dict.fromkeys(range(6), 0.024)
-    (pointwise,) = difference_curves("a", "b", runs(gaps), Options())["curves"]
-    (simultaneous,) = difference_curves("a", "b", runs(gaps), Options(), "simultaneous")["curves"]
-    assert (pointwise["first_indistinguishable"], pointwise["first_apart"]) == (None, 0)
-    assert (pointwise["indistinguishable_from"], pointwise["apart_from"]) == (0, None), "in the simultaneous band"
-    assert (simultaneous["indistinguishable_from"], simultaneous["first_apart"]) == (0, None)
-    assert simultaneous["step_level"] == pytest.approx(1 - 0.05 / 6)
-    assert simultaneous["high"][0] - simultaneous["difference"][0] > 1.3 * (pointwise["high"][0] - 0.024)
-    assert simultaneous["simultaneous_level"] == pointwise["simultaneous_level"] == simultaneous["step_level"]
+    (pointwise,) = difference_curves("a", "b", runs(gaps), Options()).curves
+    (simultaneous,) = difference_curves("a", "b", runs(gaps), Options(), "simultaneous").curves
+    assert (pointwise.first_indistinguishable, pointwise.first_apart) == (None, 0)
+    assert (pointwise.indistinguishable_from, pointwise.apart_from) == (0, None), "in the simultaneous band"
+    assert (simultaneous.indistinguishable_from, simultaneous.first_apart) == (0, None)
+    assert simultaneous.step_level == pytest.approx(1 - 0.05 / 6)
+    assert simultaneous.high[0] - simultaneous.difference[0] > 1.3 * (pointwise.high[0] - 0.024)
+    assert simultaneous.simultaneous_level == pointwise.simultaneous_level == simultaneous.step_level
     assert level_of_looks(0.9, 0) == pytest.approx(0.9)
 
 
 def test_the_document_says_which_band_each_crossing_rests_on() -> None:
     bands = {"first_indistinguishable", "first_apart"}, {"indistinguishable_from", "apart_from", "sign_changes"}
     for band in ("pointwise", "simultaneous"):
-        found = difference_curves("a", "b", runs({0: 1.0, 1: 1.0}), Options(), band)["crossings_rest_on"]  # type: ignore[arg-type]
+        found = vars(difference_curves("a", "b", runs({0: 1.0, 1: 1.0}), Options(), band).crossings_rest_on)  # type: ignore[arg-type]
         assert found == dict.fromkeys(bands[0], band) | dict.fromkeys(bands[1], "simultaneous")
 
 
 def test_a_step_that_lacks_the_metric_is_left_out() -> None:
     pairs = runs({0: 1.0, 10: 1.0})
     pairs.insert(1, (5, result(value("other/x", 1.0)), pairs[0][2]))
-    (curve,) = difference_curves("a", "b", pairs, Options(("pairs/text",)))["curves"]
-    assert curve["x"] == [0, 10]
+    (curve,) = difference_curves("a", "b", pairs, Options(("pairs/text",))).curves
+    assert curve.x == [0, 10]
 
 
 def test_a_value_that_is_no_number_is_apart_and_not_hidden() -> None:
     pairs = runs({0: 0.0})
     pairs.append((10, pairs[0][1], side("b", [math.nan] * 100)))
-    (curve,) = difference_curves("a", "b", pairs, Options())["curves"]
-    assert curve["b"][1] == curve["difference"][1] == "NaN"
-    assert (curve["verdict"][1], curve["low"][1], curve["first_apart"]) == ("worse", None, 10)
+    (curve,) = difference_curves("a", "b", pairs, Options()).curves
+    assert curve.b[1] == curve.difference[1] == "NaN"
+    assert (curve.verdict[1], curve.low[1], curve.first_apart) == ("worse", None, 10)
 
 
 class TestRefusal:
@@ -147,26 +163,26 @@ class TestRefusal:
         alike = value("coco/kid", 1.0)
         pairs = [(0, result(self.measured(0), alike), result(self.measured(1), alike))]
         found = difference_curves("a", "b", pairs, Options())
-        assert [curve["metric"] for curve in found["curves"]] == ["coco/kid"]
-        assert found["refused"] == {"coco/fid": "at step 0 seed 0 → 1"}
+        assert [curve.metric for curve in found.curves] == ["coco/kid"]
+        assert found.refused == {"coco/fid": "at step 0 seed 0 → 1"}
         with pytest.raises(NotComparable, match=r"a and b were measured .*: coco/fid: at step 0 seed 0 → 1; evaluate"):
             difference_curves("a", "b", pairs, Options(("coco/fid",)))
-        (forced,) = difference_curves("a", "b", pairs, Options(("coco/fid",), force=True))["curves"]
-        assert (forced["protocol"], forced["basis"]) == (None, ["unpaired"])
+        (forced,) = difference_curves("a", "b", pairs, Options(("coco/fid",), force=True)).curves
+        assert (forced.protocol, forced.basis) == (None, ["unpaired"])
 
     def test_two_protocols_are_two_curves(self) -> None:
         both = result(self.measured(0), self.measured(1, 2.0))
         found = difference_curves("a", "b", [(0, both, both)], Options())
-        assert [curve["a"] for curve in found["curves"]] == [[1.0], [2.0]]
-        assert [curve["differs"] for curve in found["curves"]] == [{"seed": 0}, {"seed": 1}]
+        assert [curve.a for curve in found.curves] == [[1.0], [2.0]]
+        assert [curve.differs for curve in found.curves] == [{"seed": 0}, {"seed": 1}]
         alone = result(self.measured(0))
-        assert difference_curves("a", "b", [(0, alone, alone)], Options())["curves"][0]["differs"] == {}
+        assert difference_curves("a", "b", [(0, alone, alone)], Options()).curves[0].differs == {}
 
     def test_forced_curves_of_one_metric_have_names_of_their_own(self) -> None:
         sides = [result(self.measured(seed)) for seed in (0, 1, 2)]
         pairs = [(0, sides[0], sides[1]), (5, sides[0], sides[2])]
         found = difference_curves("a", "b", pairs, Options(force=True))
-        names = [curve["differs"]["protocol"] for curve in found["curves"]]
+        names = [curve.differs["protocol"] for curve in found.curves]
         ids = [self.measured(seed).protocol.id for seed in (0, 1, 2)]
         assert names == [f"{ids[0]} → {ids[1]}", f"{ids[0]} → {ids[2]}"]
 

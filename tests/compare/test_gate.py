@@ -13,13 +13,12 @@ import typer.main
 import yaml
 from app_in_process import App, app_in_process
 from doc_blocks import DOCS, find_block
-from gate_documents import document, result, value
+from gate_documents import document, read_document, result, value
 
 from evalsvc.cli import app
 from evalsvc.client import Client
 from evalsvc.compare.gate import Comparison, Outcome, Report, compare, run_gate
 from evalsvc.compare.gate_rules import EVERYTHING, Rule, read_rules
-from evalsvc.compare.result import Result
 from evalsvc.compare.source import Service
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.messages import ShardError
@@ -183,9 +182,11 @@ class TestProtocol:
         ]
 
     def test_a_file_without_protocols(self) -> None:
-        sides = [Result("x", document(metric) | {"protocols": {}}) for metric in (self.guided(1.0), self.guided(2.0))]
+        sides = [
+            read_document("x", document(metric) | {"protocols": {}}) for metric in (self.guided(1.0), self.guided(2.0))
+        ]
         (one,) = compare(*sides).comparisons
-        assert f"{self.guided(2.0).protocol.id} → {self.guided(1.0).protocol.id};" in one.reason
+        assert f'protocol "{self.guided(2.0).protocol.id}" → "{self.guided(1.0).protocol.id}";' in one.reason
 
     def test_one_of_several_is_missing(self) -> None:
         found = report([self.guided(1.0)], [self.guided(1.0), self.guided(3.0)])
@@ -271,7 +272,7 @@ class TestService:
     @pytest.mark.parametrize(("candidate", "baseline"), [("run-a@100", "run-a@0"), ("run-a@0", "run-a@100")])
     def test_time_out(self, app: App, client: Client, candidate: str, baseline: str) -> None:
         """Of either side."""
-        while client.results("run-a", 100)["state"] != "succeeded":
+        while client.results("run-a", 100).state != "succeeded":
             app.coordinator.step()
         found = run_gate(candidate, baseline, EVERYTHING, Service(client, timeout=0, every=0.01))
         assert found.outcome == Outcome.TIME_OUT

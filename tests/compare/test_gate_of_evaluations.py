@@ -1,16 +1,19 @@
 """The gate on the real thing: losses of the last checkpoint of the miniature, and of one that something happened to."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from gate_documents import read_document
 from metric_items import value_of_items
 
 from evalsvc.checkpoints.reference import CheckpointRef, identify
 from evalsvc.compare.gate import Outcome, compare
 from evalsvc.compare.result import Result
 from evalsvc.miniature import ROOT
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker import context
@@ -36,8 +39,9 @@ def measure(suite: Suite, weights: Path) -> Result:
     model = json.loads((ROOT / "runs" / "pretrained" / "open_lm_miniature.json").read_text())
     checkpoint = CheckpointRef(str(weights), identify(weights), model=model, layout=layout, label=weights.name)
     found = run_suite(suite, checkpoint, lambda *_: None)
-    assert found["errors"] == {}
-    return Result(weights.name, json.loads(json.dumps({**found, "artifacts": {}})))
+    assert found.errors == {}
+    content = json.dumps(content_of(replace(found, artifacts={})))
+    return read_document(weights.name, json.loads(content))
 
 
 def test_noise_on_one_layer_is_caught(suite: Suite, tmp_path: Path) -> None:
@@ -61,9 +65,10 @@ def test_noise_on_one_layer_is_caught(suite: Suite, tmp_path: Path) -> None:
 
 def test_every_value_is_made_of_its_items(suite: Suite) -> None:
     measured = measure(suite, ROOT / "runs" / "pretrained" / "checkpoints" / "epoch_5.pt")
-    made = [metric for metric in measured.document["metrics"] if metric["items"]]
+    made = [metric for metric in measured.document.metrics if metric.items]
     losses = [f"pairs/{name}" for name in ("text", "image", "special", "total", "text_within", "image_within")]
     perplexities = [f"{name}_perplexity" for name in losses]
-    assert {metric["name"] for metric in made} == {*losses, *perplexities, "pairs/image_mass"}
+    assert {metric.name for metric in made} == {*losses, *perplexities, "pairs/image_mass"}
     for metric in made:
-        assert metric["value"] == pytest.approx(value_of_items(metric, measured.document["items"]["pairs"]), rel=1e-12)
+        expected = value_of_items(vars(metric), measured.document.items["pairs"])
+        assert metric.value == pytest.approx(expected, rel=1e-12)

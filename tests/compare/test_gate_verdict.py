@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from paired_items import numbers
+from gate_documents import result, value
 
+from evalsvc.compare.contrast import contrast_results
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, judge, tails
 from evalsvc.metrics import mcnemar
-from evalsvc.metrics.distance import distance
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.student import critical_value
 
@@ -22,19 +22,31 @@ PLAIN = Rule(metric="t/x")
 """No tolerance of its own."""
 
 
+def of_sides(rule: Rule, higher: bool, before: Ratio, after: Ratio, items: Sequence[Sequence[float]] = ()) -> Gap:
+    """A metric of two results, with the items of both where it is made of items."""
+    made = {"items": ("x",)} if items else {}
+    direction = "higher" if higher else "lower"
+    rows = [[{"index": index, "x": number} for index, number in enumerate(side)] for side in items] or [[], []]
+    sides = [
+        result(value("t/x", side.value, side.stderr, n=side.n, direction=direction, **made), items={"t": of_side})
+        for side, of_side in zip((before, after), rows, strict=True)
+    ]
+    [contrast] = contrast_results(*sides)
+    assert contrast.distance is not None
+    return Gap(rule, contrast, contrast.distance)
+
+
 def gap(differences: Sequence[float], rule: Rule = NORMAL, higher: bool = False, start: float = 10.0) -> Gap:
     """A metric of items, a mean whose candidate is so far from the baseline item by item."""
-    before = [start] * len(differences)
-    after = [start + difference for difference in differences]
-    sides = [Ratio(math.fsum(side) / len(side), 1.0, len(side)) for side in (before, after)]
-    return Gap(rule, sides[0].value, sides[1].value, higher, distance(*sides, (numbers(before), numbers(after))))
+    items = [[start] * len(differences), [start + difference for difference in differences]]
+    before, after = (Ratio(math.fsum(side) / len(side), 1.0, len(side)) for side in items)
+    return of_sides(rule, higher, before, after, items)
 
 
 def apart(difference: float, rule: Rule, stderr: float | None = 0.01, n: int = 100, higher: bool = False) -> Gap:
     """A metric of two samples, of equal errors whose common one is `stderr`."""
     error = None if stderr is None else stderr / math.sqrt(2)
-    sides = [Ratio(value, error, n) for value in (1.0, 1.0 + difference)]
-    return Gap(rule, sides[0].value, sides[1].value, higher, distance(*sides))
+    return of_sides(rule, higher, Ratio(1.0, error, n), Ratio(1.0 + difference, error, n))
 
 
 def answers(both: int, lost: int, gained: int, rule: Rule, neither: int = 0) -> Gap:
@@ -44,8 +56,8 @@ def answers(both: int, lost: int, gained: int, rule: Rule, neither: int = 0) -> 
         [mark for mark, count in zip(marks, counts, strict=True) for _ in range(count)]
         for marks in ((1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0))
     ]
-    ratios = [Ratio(math.fsum(side) / len(side), 0.01, len(side)) for side in sides]
-    return Gap(rule, ratios[0].value, ratios[1].value, True, distance(*ratios, (numbers(sides[0]), numbers(sides[1]))))
+    before, after = (Ratio(math.fsum(side) / len(side), 0.01, len(side)) for side in sides)
+    return of_sides(rule, True, before, after, sides)
 
 
 def said(of: Gap, **more: Any) -> tuple[str, str, Difference]:
@@ -204,7 +216,7 @@ class TestHolm:
     def test_of_equal_levels_it_is_that_of_corrected_p_values(self, seed: int) -> None:
         random = np.random.default_rng(seed)
         rule = Rule(metric="x", standard_errors=1.5, relative=0)
-        gaps = [apart(0.01 * shift, rule) for shift in random.normal(1, 2, size=12)]
+        gaps = [apart(0.01 * shift, rule) for shift in random.normal(1, 2, size=12).tolist()]
         chosen = tails(gaps, [rule.level] * len(gaps), "holm")
         corrected = mcnemar.holm([metric.chance() for metric in gaps])
         for metric, tail, p in zip(gaps, chosen, corrected, strict=True):

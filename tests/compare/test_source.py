@@ -11,7 +11,7 @@ from compared_runs import put
 from gate_documents import document, value
 
 from evalsvc.client import Client
-from evalsvc.compare.contrast import compare_results
+from evalsvc.compare.comparison import compare_results
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidData, UnknownName
 
@@ -34,9 +34,9 @@ def test_a_file_and_a_checkpoint_of_the_service(app: App, service: Service, tmp_
     file.write_text(json.dumps(put(app.store, "run-a", 0, 1, 0.7)))
     put(app.store, "run-b", 25, 2, 0.4)
     ours, stored, other = (read_result(name, service) for name in (str(file), "run-a@0", "run-b@25"))
-    (first, second) = (compare_results(side, other).to_json()["contrasts"] for side in (ours, stored))
+    (first, second) = (compare_results(side, other).contrasts for side in (ours, stored))
     assert first == second
-    assert {one["basis"] for one in first} == {"paired"}
+    assert {one.basis for one in first} == {"paired"}
     assert {one.verdict for one in compare_results(ours, stored).contrasts} == {"indistinguishable"}
 
 

@@ -11,6 +11,7 @@ from evalsvc.config import Settings
 from evalsvc.doctor.suite_checks import check_suite_file
 from evalsvc.miniature import ROOT
 from evalsvc.spec import catalog
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.new_suite import PLACEHOLDER, new_suite
 from evalsvc.spec.suite import load_suite
 from evalsvc.worker.local import run_suite
@@ -50,7 +51,7 @@ def run_new_suite(kind: str, folder: Path) -> None:
         text = text.replace(f"{PLACEHOLDER}{name}\n", f"{_part_of(ROOT / source, folder)}\n")
     path.write_text(text)
     assert check_suite_file(path, Settings.load()).problems == []
-    result = run_suite(load_suite(path), pretrained(5), lambda *_: None, pretrained(0))
+    result = content_of(run_suite(load_suite(path), pretrained(5), lambda *_: None, pretrained(0)))
     assert result["errors"] == {}
     assert METRICS[kind] in [metric["name"] for metric in result["metrics"]]
     if kind in ("forgetting", "language"):

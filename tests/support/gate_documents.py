@@ -7,6 +7,8 @@ from typing import Any
 from lxml import etree
 
 from evalsvc.compare.result import Result
+from evalsvc.spec.documents import ResultDocument
+from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import MetricValue, Protocol
 
 SCHEMA = Path(__file__).parents[1] / "golden" / "junit" / "junit-10.xsd"
@@ -35,7 +37,12 @@ def document(
 
 
 def result(*metrics: MetricValue, name: str = "candidate", **more: Any) -> Result:
-    return Result(name, document(*metrics, **more))
+    return read_document(name, document(*metrics, **more))
+
+
+def read_document(name: str, content: Mapping[str, Any]) -> Result:
+    """The result that a document, as JSON has it, is read as."""
+    return Result(name, read(ResultDocument, content))
 
 
 def read_junit(content: bytes) -> Any:

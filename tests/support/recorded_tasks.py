@@ -12,10 +12,10 @@ def evaluated(checkpoint: CheckpointRef, base: CheckpointRef | None = None, **ta
     """Evaluate a task, and return it with its values and their protocols."""
     suite = parse_suite({"tasks": [task]}, "test")
     result = run_suite(suite, checkpoint, lambda *_: None, base)
-    assert result["errors"] == {}
+    assert result.errors == {}
     metrics = [
-        RecordedMetric(metric["name"], metric["value"], metric["n"], result["protocols"][metric["protocol"]])
-        for metric in result["metrics"]
+        RecordedMetric(metric.name, float(metric.value), metric.n, result.protocols[metric.protocol])
+        for metric in result.metrics
     ]
-    [spec], [items] = suite.tasks, result["items"].values()
+    [spec], [items] = suite.tasks, result.items.values()
     return RecordedTask(checkpoint, spec, metrics, items)

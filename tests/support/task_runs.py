@@ -6,13 +6,15 @@ from typing import Any
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import parse_suite
 from evalsvc.worker.local import run_suite
 from evalsvc.worker.shard import run_shard
 
 
 def run_task(checkpoint: CheckpointRef, base: CheckpointRef | None = None, **task: Any) -> dict[str, Any]:
-    return run_suite(parse_suite({"tasks": [task]}, "test"), checkpoint, lambda *_: None, base)
+    """As `evalsvc run --output` writes it, but with the contents of artifacts."""
+    return content_of(run_suite(parse_suite({"tasks": [task]}, "test"), checkpoint, lambda *_: None, base))
 
 
 def run_stage(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from evalsvc.config import Settings
 from evalsvc.features import inception
 from evalsvc.miniature import ROOT
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.verify import recorded
 from evalsvc.verify.agreement import Finding, Untried
@@ -43,7 +44,7 @@ def digits(suite: Suite) -> RecordedTask:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALSVC_THREADS", "1")
         chosen = Suite(suite.name, "", suite.tasks[:1])
-        result: Mapping[str, Any] = run_suite(chosen, pretrained(5), lambda *_: None)
+        result: Mapping[str, Any] = content_of(run_suite(chosen, pretrained(5), lambda *_: None))
     assert result["errors"] == {}
     metrics = [
         RecordedMetric(metric["name"], metric["value"], metric["n"], result["protocols"][metric["protocol"]])

@@ -11,7 +11,14 @@ import pytest
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.client import Client
 from evalsvc.config import Settings
-from evalsvc.errors import CheckpointNotFound, InvalidData, InvalidRequest, InvalidSuite, UnknownName
+from evalsvc.errors import (
+    CheckpointNotFound,
+    InvalidData,
+    InvalidRequest,
+    InvalidSuite,
+    ServiceUnreachable,
+    UnknownName,
+)
 from evalsvc.spec import catalog
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.verify import recorded
@@ -20,16 +27,30 @@ from evalsvc.verify.recorded import RecordedTask, VerifyRequest, read_recorded, 
 
 TASK = {"kind": "alignment", "name": "pairs", "data": "/data/pairs.jsonl"}
 
+SUITE = {"name": "mine", "digest": "00", "tasks": [TASK]}
+
+MEASURED = {"n": 3, "protocol": "f00", "task": "pairs", "stderr": None, "unit": "", "direction": "higher"}
+
 RESULT: Mapping[str, Any] = {
-    "checkpoint": {"id": 7, "path": "/elsewhere", "sha256": "ab" * 32},
-    "suite": {"name": "mine", "digest": "00", "tasks": [TASK]},
+    "checkpoint": {
+        "id": 7,
+        "path": "/elsewhere",
+        "sha256": "ab" * 32,
+        "label": "run 'run' step 3",
+        "run": "run",
+        "step": 3,
+        "variant": "raw",
+    },
+    "state": "succeeded",
+    "suite": SUITE,
     "evaluations": [{"id": 1, "suite": "mine", "state": "succeeded"}],
     "metrics": [
-        {"name": "pairs/cka", "value": 0.5, "n": 3, "protocol": "f00", "task": "pairs", "stderr": None},
-        {"name": "pairs/nan", "value": "NaN", "n": 3, "protocol": "f00", "task": "pairs", "stderr": None},
+        {**MEASURED, "name": "pairs/cka", "value": 0.5},
+        {**MEASURED, "name": "pairs/nan", "value": "NaN"},
     ],
     "protocols": {"f00": {"task": "alignment"}},
     "items": {"pairs": [{"index": 0}]},
+    "artifacts": {},
     "provenance": {"pairs": {"device": "cpu"}},
 }
 
@@ -64,11 +85,11 @@ def test_a_virtual_checkpoint_is_refused_with_the_way_out(weights: Path) -> None
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"metrics": [{"name": "pairs/cka"}]}, InvalidData),
-        ({"items": {"pairs": "none"}}, InvalidData),
-        ({"evaluations": {}}, InvalidData),
-        ({"suite": {"tasks": [{**TASK, "name": "../pairs"}]}}, InvalidSuite),
-        ({"suite": {"tasks": [{**TASK, "made_up": 1}]}}, InvalidSuite),
+        ({"metrics": [{"name": "pairs/cka"}]}, ServiceUnreachable),
+        ({"items": {"pairs": "none"}}, ServiceUnreachable),
+        ({"evaluations": {}}, ServiceUnreachable),
+        ({"suite": {**SUITE, "tasks": [{**TASK, "name": "../pairs"}]}}, InvalidSuite),
+        ({"suite": {**SUITE, "tasks": [{**TASK, "made_up": 1}]}}, InvalidSuite),
     ],
 )
 def test_a_strange_answer_is_refused(weights: Path, change: Mapping[str, Any], error: type[Exception]) -> None:

@@ -13,6 +13,7 @@ from evalsvc.checkpoints.reference import CheckpointRef, hash_files
 from evalsvc.config import Settings
 from evalsvc.messages import ShardRequest
 from evalsvc.miniature import ROOT
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.model_config import config_beside
 from evalsvc.spec.suite import Suite, parse_suite
 from evalsvc.worker.context import ShardContext
@@ -67,7 +68,9 @@ def test_rotary_frequencies_of_the_file_are_in_protocol_and_provenance(
     plain = replace(plain, model=config_beside(Path(plain.path)))
     own, saved = turned(plain, tmp_path / "turned.pt")
     suite = parse_suite({"tasks": [{"kind": kind, "name": "task", **MINIATURE[kind]}]}, "small")
-    results = [run_suite(suite, one, ignored, base) for one, base in ((plain, plain), (own, plain), (plain, own))]
+    results = [
+        content_of(run_suite(suite, one, ignored, base)) for one, base in ((plain, plain), (own, plain), (plain, own))
+    ]
     before, after, of_base = (contents(result) for result in results)
     uses_model = kind != "alignment"
     for name, content in before.items():
@@ -144,7 +147,7 @@ def test_what_was_posted_wrongly_names_the_checkpoint(
 ) -> None:
     (tmp_path / "text.jsonl").write_text('{"text_ids": [1, 2, 3]}\n')
     suite = parse_suite({"tasks": [{"kind": "loss", "data": "text.jsonl"}]}, "text", tmp_path)
-    result = run_suite(suite, replace(checkpoint, **changes), lambda *now: None)
+    result = content_of(run_suite(suite, replace(checkpoint, **changes), lambda *now: None))
     error = result["errors"]["loss"]
     assert error["code"] == code
     assert fragment in error["message"]

@@ -11,125 +11,21 @@ from fastapi import Query
 from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, answer
-from evalsvc.api.response_schemas import COMPARISON, CURVES
+from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CompareQuery, CurvesQuery
 from evalsvc.api.state import CurrentState
-from evalsvc.compare.contrast import Options, compare_results, require_comparable
+from evalsvc.compare.comparison import Options, compare_results, require_comparable
 from evalsvc.compare.difference_curves import difference_curves
 from evalsvc.compare.result import Result
 from evalsvc.errors import UnknownName
+from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name, parse_checkpoint, parse_run
 from evalsvc.store.lookup import find_run, find_step
 from evalsvc.store.results import evaluated_steps, read_values, read_values_along
 from evalsvc.store.runs.base import find_base
 
 router = router_of(prefix="/v1", tags=["comparison"], responses=PROBLEMS)
-
-_SIDE = {
-    "value": 0.431,
-    "stderr": 0.0102,
-    "low": 0.411,
-    "high": 0.451,
-    "n": 2376,
-    "groups": None,
-    "protocol": "9a3f0c1d2e4b5a69",
-}
-
-_COMPARISON = {
-    "a": "pretrained@0",
-    "b": "pretrained@3000",
-    "level": 0.95,
-    "family": "none",
-    "judged": 1,
-    "expected_by_chance": 0.05,
-    "forced": False,
-    "contrasts": [
-        {
-            "metric": "arc_easy/acc",
-            "task": "language",
-            "unit": "fraction",
-            "direction": "higher",
-            "verdict": "worse",
-            "a": _SIDE,
-            "b": {**_SIDE, "value": 0.252, "stderr": 0.0089, "low": 0.235, "high": 0.27},
-            "difference": -0.179,
-            "stderr": 0.0121,
-            "interval": {"low": -0.203, "high": -0.155, "level": 0.95},
-            "p": 3.4e-43,
-            "p_holm": 3.4e-43,
-            "basis": "paired",
-            "no_error": "",
-            "n": 2376,
-            "groups": None,
-            "n_only_a": 0,
-            "n_only_b": 0,
-            "differing": {},
-            "differs": {},
-            "answers": {
-                "both": 321,
-                "only_a": 703,
-                "only_b": 278,
-                "neither": 1074,
-                "p": 3.4e-43,
-                "holm": 2.0e-42,
-                "tests": 6,
-                "flipped": {"only_a": [0, 3], "only_b": [7, 12]},
-            },
-        }
-    ],
-    "warnings": {"a": [], "b": [{"code": "inputs_cut", "metric": "arc_easy", "message": "12 of 2,376 …"}]},
-}
-
-_CURVES = {
-    "a": "pretrained",
-    "b": "random-init",
-    "x": "step",
-    "level": 0.95,
-    "band": "pointwise",
-    "crossings_rest_on": {
-        "first_indistinguishable": "pointwise",
-        "indistinguishable_from": "simultaneous",
-        "first_apart": "pointwise",
-        "apart_from": "simultaneous",
-        "sign_changes": "simultaneous",
-    },
-    "forced": False,
-    "curves": [
-        {
-            "metric": "pairs/text",
-            "task": "pairs",
-            "unit": "nats/token",
-            "direction": "lower",
-            "protocol": "9a3f0c1d2e4b5a69",
-            "differs": {},
-            "step_level": 0.95,
-            "simultaneous_level": 0.983,
-            "x": [0, 80, 160],
-            "a": [5.17, 0.53, 0.52],
-            "a_stderr": [0.03, 0.01, 0.01],
-            "b": [6.97, 0.54, 0.52],
-            "b_stderr": [0.02, 0.01, 0.01],
-            "difference": [1.79, 0.01, 0.002],
-            "stderr": [0.03, 0.008, 0.008],
-            "low": [1.73, -0.006, -0.014],
-            "high": [1.85, 0.026, 0.018],
-            "verdict": ["worse", "indistinguishable", "indistinguishable"],
-            "basis": ["paired", "paired", "paired"],
-            "n": [360, 360, 360],
-            "groups": [None, None, None],
-            "n_only_a": [0, 0, 0],
-            "n_only_b": [0, 0, 0],
-            "first_indistinguishable": 80,
-            "indistinguishable_from": 80,
-            "first_apart": 0,
-            "apart_from": None,
-            "sign_changes": [],
-        }
-    ],
-    "refused": {},
-}
 
 
 @router.get(
@@ -143,7 +39,7 @@ _CURVES = {
     "test, and p corrected by Holm over the benchmarks that have the metric, `tests` of them; `flipped` names as many "
     "of the items that only one side gets right. What was measured by different protocols has the verdict "
     "`other_protocol` and the fields that differ; where nothing else is left, that is an error.",
-    responses=answer(200, "The metrics of a in their order, then what only b has.", COMPARISON, _COMPARISON),
+    responses=document(200, "The metrics of a in their order, then what only b has.", documents.Comparison),
 )
 def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState) -> JsonAnswer:
     chosen = tuple(query.metric), tuple(query.task)
@@ -152,9 +48,9 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
     with state.reading() as session:
         read = partial(_result, session, state.settings.items_path, query.suite)
         a, b = (read(name, *names[name]) for name in (query.a, query.b))
-        document = compare_results(a, b, options).to_json()
-    require_comparable(document, all_of_it=False)
-    return JsonAnswer(document)
+        comparison = compare_results(a, b, options)
+    require_comparable(comparison, all_of_it=False)
+    return JsonAnswer(comparison)
 
 
 @router.get(
@@ -167,7 +63,7 @@ def get_comparison(query: Annotated[CompareQuery, Query()], state: CurrentState)
     "difference went from one side of zero to the other. Each interval of the band that is shown has the level "
     "`step_level`. What is said of several steps rests on the simultaneous band (`crossings_rest_on`), whose intervals "
     "have the level `simultaneous_level`.",
-    responses=answer(200, "A curve per metric and protocol, in columns along the steps.", CURVES, _CURVES),
+    responses=document(200, "A curve per metric and protocol, in columns along the steps.", documents.RunComparison),
 )
 def get_curves(query: Annotated[CurvesQuery, Query()], state: CurrentState) -> JsonAnswer:
     options = Options(tuple(query.metric), tuple(query.task), query.level, query.force)
@@ -184,17 +80,15 @@ Pairs = Iterator[tuple[int, Result, Result]]
 
 
 def _result(session: Session, folder: Path, suite: str | None, name: str, run: str, step: int, variant: str) -> Result:
-    document, tables = read_values(session, folder, run, step, variant, suite)
-    return Result(name, document, tables)
+    return Result(name, *read_values(session, folder, run, step, variant, suite))
 
 
 def _results_along(
     session: Session, folder: Path, run: str, steps: Sequence[int], variant: str, suite: str | None
 ) -> Iterator[Result]:
-    for step, (document, tables) in zip(
-        steps, read_values_along(session, folder, run, steps, variant, suite), strict=True
-    ):
-        yield Result(f"{run}@{step}:{variant}", document, tables)
+    along = read_values_along(session, folder, run, steps, variant, suite)
+    for step, (found, tables) in zip(steps, along, strict=True):
+        yield Result(f"{run}@{step}:{variant}", found, tables)
 
 
 def _in_step(session: Session, folder: Path, a: str, b: str, suite: str | None) -> Pairs:

@@ -9,7 +9,7 @@ from fastapi import Path, Query
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, answer, document
 from evalsvc.api.json_schema import FIELDS
-from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, RESULT, RUN
+from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, RUN
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
@@ -45,44 +45,6 @@ _DELETED = {
 }
 
 _BASE = {"run": "text-1b", "step": 240_000, "variant": "raw", "named": True, "checkpoint": 3}
-
-_RESULTS = {
-    "checkpoint": {
-        "path": "/checkpoints/t2i-1b/epoch_25.pt",
-        "label": "run 't2i-1b' step 2500",
-        "sha256": "9f86…",
-        "id": 17,
-        "run": "t2i-1b",
-        "step": 2500,
-        "variant": "raw",
-    },
-    "suite": {"name": "loss", "digest": "4f0c…", "tasks": [{"kind": "loss", "name": "loss"}]},
-    "state": "succeeded",
-    "evaluations": [{"id": 40, "suite": "loss", "state": "succeeded"}],
-    "metrics": [
-        {
-            "name": "loss/image",
-            "value": 6.31,
-            "stderr": 0.02,
-            "n": 400,
-            "unit": "nats/token",
-            "direction": "lower",
-            "protocol": "9a3f0c1d2e4b5a69",
-            "baseline": 9.704,
-            "items": ["nll_image", "n_image"],
-            "groups": 80,
-            "grouped_by": "image",
-            "drawn_from": None,
-            "task": "loss",
-        }
-    ],
-    "protocols": {"9a3f0c1d2e4b5a69": {"task": "loss"}},
-    "items": {"loss": [{"index": 0, "n_image": 1024, "nll_image": 6460.1}]},
-    "artifacts": {"loss": []},
-    "errors": {},
-    "warnings": {},
-    "provenance": {"loss": {"device": "cuda:0"}},
-}
 
 _COMPLETIONS = {
     "run": "t2i-1b-pretrained",
@@ -220,7 +182,7 @@ def put_base(run: Name, body: BaseInput, state: CurrentState) -> JsonAnswer:
     summary="All that is known of a checkpoint, in one document",
     description="As `evalsvc run --output` writes it: metrics, protocols, results per item, artifacts as references. "
     "Of every suite that evaluated the checkpoint, the newest evaluation; `state` is the worst of theirs.",
-    responses=answer(200, "The result.", RESULT, _RESULTS),
+    responses=document(200, "The result.", documents.CheckpointResult),
 )
 def get_results(
     run: Name,

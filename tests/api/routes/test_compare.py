@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from app_in_process import App, refused
 from compared_runs import items, put
+from gate_documents import read_document
+from pydantic import TypeAdapter
 from queue_steps import enter, evaluate_whole, metric, submission, suite
 
-from evalsvc.api.response_schemas import COMPARISON, CURVES
-from evalsvc.compare.contrast import Options, compare_results
+from evalsvc.compare.comparison import Options, compare_results
 from evalsvc.compare.result import Result
 from evalsvc.files.artifacts import artifact_path
 from evalsvc.files.items import LARGE, keep_items, pack_items
+from evalsvc.spec.documents import DifferenceCurve, MetricDifference
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Task
 
@@ -22,7 +25,7 @@ from evalsvc.store.tables import Task
 def files(app: App) -> dict[str, Result]:
     """Two checkpoints in the service, and what the files of their results would be."""
     documents = {"run-a@0": put(app.store, "run-a", 0, 1, 0.7), "run-b@25": put(app.store, "run-b", 25, 2, 0.4)}
-    return {name: Result(name, json.loads(json.dumps(found))) for name, found in documents.items()}
+    return {name: read_document(name, json.loads(json.dumps(found))) for name, found in documents.items()}
 
 
 def compare(app: App, **query: Any) -> Any:
@@ -39,7 +42,7 @@ def test_the_numbers_are_those_of_the_files(app: App, files: dict[str, Result]) 
     ]
     for query, options in asked:
         found = compare(app, **query)
-        assert found == compare_results(files["run-a@0"], files["run-b@25"], options).to_json()
+        assert found == content_of(compare_results(files["run-a@0"], files["run-b@25"], options))
         assert {one["basis"] for one in found["contrasts"]} == {"paired"}
 
 
@@ -78,8 +81,8 @@ def test_large_items_are_read_from_their_file_and_missed_aloud(app: App) -> None
 
 
 def test_the_schemas_promise_the_basis_of_every_row() -> None:
-    for schema, rows in ((COMPARISON, "contrasts"), (CURVES, "curves")):
-        assert "basis" in schema["properties"][rows]["items"]["required"]
+    for kind in (MetricDifference, DifferenceCurve):
+        assert "basis" in TypeAdapter(kind).json_schema(mode="serialization")["required"]
 
 
 def _digest(app: App, task: int) -> str:

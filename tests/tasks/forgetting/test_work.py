@@ -13,12 +13,13 @@ from typing import Any
 import msgpack
 import pytest
 from benchmark_files import questions, write_benchmark
+from gate_documents import read_document
 from metric_items import value_of_items
 from miniature_run import LAYOUT, pretrained
 from task_runs import artifacts, error, metrics, notes, run_stage, run_task
 
 from evalsvc.checkpoints.reference import CheckpointRef, hash_files
-from evalsvc.compare.result import Measured, Result, distance_between
+from evalsvc.compare.contrast import contrast_results
 from evalsvc.miniature import ROOT
 from evalsvc.tasks.language.kept_answers import FOLDER, keep_answers
 
@@ -101,13 +102,11 @@ def test_all_that_is_left_pairs_with_another_checkpoint(benchmarks: dict[str, An
     """Metrics that compare with the base would otherwise be compared by errors that leave out what both share."""
     given = {"text": TEXT, "text_limit": 12, "icl_positions": (5, 60), "icl": True, **benchmarks}
     results = [evaluate(checkpoint, FIRST, **given) for checkpoint in (SECOND, LAST)]
-    sides = [Result(name, result) for result, name in zip(results, "ab", strict=True)]
+    sides = [read_document(name, result) for result, name in zip(results, "ab", strict=True)]
     found = {}
-    for name, metric in metrics(results[0]).items():
-        if name in metrics(results[1]):
-            other = metrics(results[1])[name]
-            a, b = (Measured(each, side) for each, side in zip((metric, other), sides, strict=True))
-            found[name] = distance_between(a, b)
+    for contrast in contrast_results(*sides):
+        if contrast.distance is not None:
+            found[contrast.metric.name] = contrast.distance
     names = ("kl", "top1_agreement", "centred", "sums_lost", "more_gained_within", "sums_acc_change")
     assert {f"forgetting/{name}" for name in names} <= found.keys()
     assert {name for name, each in found.items() if each.basis != "paired"} == set()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gate_documents import read_document
 from miniature_run import DECODER, pretrained
 from nvidia_program import nvidia_program, small_tensors
 from safetensors.torch import load_file, save_file
@@ -14,10 +15,9 @@ from task_runs import run_task
 
 from evalsvc.assets import ASSETS
 from evalsvc.checkpoints.reference import CheckpointRef
-from evalsvc.compare.contrast import compare_results
+from evalsvc.compare.comparison import compare_results
 from evalsvc.compare.gate import Outcome, compare
 from evalsvc.compare.gate_rules import Rule
-from evalsvc.compare.result import Result
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidSuite
 from evalsvc.features import clean_fid
@@ -97,7 +97,7 @@ def test_a_program_has_its_own_features_of_the_real_images(results: dict[str, di
 
 
 def test_numbers_of_different_programs_are_neither_compared_nor_gated(results: dict[str, dict[str, Any]]) -> None:
-    a, b = (Result(name, results[name]) for name in ("ours", "torch-fidelity"))
+    a, b = (read_document(name, results[name]) for name in ("ours", "torch-fidelity"))
     [contrast] = compare_results(a, b).contrasts
     assert (contrast.verdict, contrast.difference) == ("other_protocol", None)
     report = compare(a, b, [Rule(metric="digits/fid64")])
