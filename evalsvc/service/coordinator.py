@@ -403,8 +403,8 @@ class Coordinator:
             return
         self._prune_at = time.monotonic() + PRUNE_EVERY
         pruned = prune(self._settings, self._store.transaction, self._store.reading)
-        if pruned["artifacts"]:
-            log.info("%d artifacts were pruned, %d bytes freed", pruned["artifacts"], pruned["freed_bytes"])
+        if pruned.artifacts:
+            log.info("%d artifacts were pruned, %d bytes freed", pruned.artifacts, pruned.freed_bytes)
 
     def _count(self, item: InFlight, outcome: Outcome) -> None:
         task = item.assignment.task_id

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from evalsvc.config import Settings
 from evalsvc.files.artifacts import drop_contents
+from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.store.named_files import asked_anew, named_artifacts
 from evalsvc.store.runs.pruning import find_prunable, mark_pruned
@@ -22,7 +22,7 @@ Transaction = Callable[[], AbstractContextManager[Session]]
 
 def prune(
     settings: Settings, writing: Transaction, reading: Transaction, *, run: str | None = None, dry_run: bool = False
-) -> dict[str, Any]:
+) -> documents.Pruned:
     """Prune what the rules do not keep, of all runs or of one; says how much that was, or with `dry_run` would be.
 
     A service that dies meanwhile has lost nothing: contents that are left over are swept when it starts.
@@ -39,10 +39,10 @@ def prune(
     freed = 0
     if not dry_run:
         freed = drop_contents(settings.artifacts_path, found.contents, asked_anew(reading, named_artifacts))
-    return {
-        "artifacts": len(found.ids),
-        "bytes": sum(found.contents.values()),
-        "freed_bytes": freed,
-        "runs": found.by_run,
-        "dry_run": dry_run,
-    }
+    return documents.Pruned(
+        artifacts=len(found.ids),
+        bytes=sum(found.contents.values()),
+        freed_bytes=freed,
+        runs=found.by_run,
+        dry_run=dry_run,
+    )

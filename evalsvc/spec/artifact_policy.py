@@ -23,7 +23,7 @@ class Retention:
     best: str | None = None
     """The steps at which this metric is best, in each of its series."""
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, float | str]:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

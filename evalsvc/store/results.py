@@ -242,7 +242,7 @@ def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[do
     names = {task.id: name for name, task in tasks.items()}
     found: dict[str, list[documents.Artifact]] = {name: [] for name, task in tasks.items() if task.metrics is not None}
     for artifact in session.scalars(select(Artifact).where(Artifact.task_id.in_(names)).order_by(Artifact.id)):
-        found.setdefault(names[artifact.task_id], []).append(documents.Artifact(**artifact_view(artifact)))
+        found.setdefault(names[artifact.task_id], []).append(artifact_view(artifact))
     return found
 
 

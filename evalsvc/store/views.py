@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.spec import documents
-from evalsvc.spec.documents.document import hints_of
+from evalsvc.spec.documents.document import Document, hints_of
+from evalsvc.spec.documents.reading import read, value_of
 from evalsvc.store.lookup import place_of, step_of
 from evalsvc.store.queue.stage_results import LOOK, from_row
 from evalsvc.store.runs.base import base_view, is_named_base
 from evalsvc.store.tables import OVER, Artifact, Checkpoint, Evaluation, MetricValue, Run, Series, Shard, Task, now
 from evalsvc.store.tables import Protocol as ProtocolRow
 
-D = TypeVar("D", bound=documents.Document)
+D = TypeVar("D", bound=Document)
 
 
 def document_of(kind: type[D], row: object, **given: object) -> D:
-    """Return the document of a row: every field that is not given is the row's attribute of the same name."""
-    own = {name: getattr(row, name) for name in hints_of(kind) if name not in given}
-    moments = {name: shown_time(value) for name, value in own.items() if isinstance(value, datetime)}
-    return kind(**own | moments | given)
+    """Return the document of a row: every field that is not given is the row's attribute of the same name.
+
+    Moments become text, and JSON columns the documents that the fields have.
+    """
+    own = {name: value_of(kind, name, shown(getattr(row, name))) for name in hints_of(kind) if name not in given}
+    return kind(**own | given)
+
+
+def shown(value: object) -> object:
+    """Return a column's value as documents have it."""
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
 
 
 @dataclass(frozen=True)
@@ -38,50 +47,47 @@ class LiveTask:
     """Units per second since the coordinator first saw the task; None before the first."""
 
 
-def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, LiveTask]) -> dict[str, Any]:
-    """An evaluation with its tasks: progress, results, errors. `live` is keyed by task id."""
-    tasks = evaluation.tasks
-    counts = _count_shards(session, [task.id for task in tasks])
-    unfinished = [task.id for task in tasks if task.state not in OVER]
-    interim, retries = _interim(session, unfinished), _retries(session, unfinished)
-    return {
-        "id": evaluation.id,
-        "checkpoint": evaluation.checkpoint_id,
+def evaluation_view(session: Session, evaluation: Evaluation, live: Mapping[int, LiveTask]) -> documents.Evaluation:
+    """Return an evaluation with its tasks: progress, results, errors. `live` is keyed by task id."""
+    ids = [task.id for task in evaluation.tasks]
+    unfinished = [task.id for task in evaluation.tasks if task.state not in OVER]
+    counts, interim, retries = _count_shards(session, ids), _interim(session, unfinished), _retries(session, unfinished)
+    tasks = [
+        document_of(
+            documents.Task,
+            task,
+            progress=_progress(task, counts[task.id].pop("units"), live.get(task.id)),
+            warnings=value_of(documents.Task, "warnings", task.warnings or []),
+            protocols=protocols_view(session, {metric["protocol"] for metric in task.metrics or []}),
+            shards=documents.ShardCounts(**counts[task.id]),
+            interim=interim.get(task.id),
+            retry=retries.get(task.id),
+        )
+        for task in evaluation.tasks
+    ]
+    return document_of(
+        documents.Evaluation,
+        evaluation,
         **place_of(evaluation.checkpoint),
-        "suite": {"name": evaluation.suite, "digest": evaluation.suite_digest},
-        "state": evaluation.state,
-        "priority": evaluation.priority,
-        "created_at": shown_time(evaluation.created_at),
-        "started_at": shown_time(evaluation.started_at),
-        "finished_at": shown_time(evaluation.finished_at),
-        "error": evaluation.error,
-        "tasks": [
-            _task(session, task, counts[task.id], live.get(task.id))
-            | {"interim": interim.get(task.id), "retry": retries.get(task.id)}
-            for task in tasks
-        ],
-    }
+        checkpoint=evaluation.checkpoint_id,
+        suite=documents.SuiteVersion(name=evaluation.suite, digest=evaluation.suite_digest),
+        tasks=tasks,
+    )
 
 
-def checkpoint_view(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
-    """A checkpoint as it was posted, whether its file is still needed, what it is made of, and its evaluations."""
-    return {
-        "id": checkpoint.id,
+def checkpoint_view(session: Session, checkpoint: Checkpoint) -> documents.Checkpoint:
+    """Return a checkpoint as it was posted, whether its file is still needed, its parents, and its evaluations."""
+    return document_of(
+        documents.Checkpoint,
+        checkpoint,
         **place_of(checkpoint),
-        "uri": checkpoint.uri,
-        "sha256": checkpoint.sha256,
-        "model": checkpoint.model,
-        "layout": checkpoint.layout,
-        "tokens_seen": checkpoint.tokens_seen,
-        "tags": checkpoint.tags,
-        "spool": checkpoint.spool,
-        "spool_state": checkpoint.spool_state,
-        "in_use": in_use(session, checkpoint),
-        "created_at": shown_time(checkpoint.created_at),
-        "replaced_at": shown_time(checkpoint.replaced_at),
-        "parents": [_parent(parent) for parent in checkpoint.parents],
-        "evaluations": [evaluation_summary(evaluation) for evaluation in checkpoint.evaluations],
-    }
+        in_use=in_use(session, checkpoint),
+        parents=[
+            document_of(documents.Parent, parent, name=str(step_of(parent)), checkpoint=parent.id)
+            for parent in checkpoint.parents
+        ],
+        evaluations=[evaluation_summary(evaluation) for evaluation in checkpoint.evaluations],
+    )
 
 
 def in_use(session: Session, checkpoint: Checkpoint) -> bool:
@@ -97,53 +103,31 @@ def in_use(session: Session, checkpoint: Checkpoint) -> bool:
     return waiting or checkpoint.spool_state == "copying" or is_named_base(session, checkpoint)
 
 
-def _parent(parent: Checkpoint) -> dict[str, Any]:
-    """What a virtual checkpoint is made of, as it was when that was posted."""
-    return {
-        "name": str(step_of(parent)),
-        "checkpoint": parent.id,
-        "sha256": parent.sha256,
-        "replaced_at": shown_time(parent.replaced_at),
-    }
-
-
 def protocols_view(session: Session, ids: Collection[str]) -> dict[str, dict[str, object]]:
     """Return the contents of protocols by id."""
     rows = session.scalars(select(ProtocolRow).where(ProtocolRow.id.in_(ids))) if ids else ()
     return {row.id: row.content for row in rows}
 
 
-def evaluation_summary(evaluation: Evaluation) -> dict[str, Any]:
-    return {"id": evaluation.id, "suite": evaluation.suite, "state": evaluation.state}
+def evaluation_summary(evaluation: Evaluation) -> documents.EvaluationSummary:
+    return document_of(documents.EvaluationSummary, evaluation)
 
 
-def artifact_view(artifact: Artifact) -> dict[str, Any]:
-    """An artifact; its content is at `/v1/artifacts/{id}`."""
+def artifact_view(artifact: Artifact) -> documents.Artifact:
     evaluation = artifact.task.evaluation
-    return {
-        "id": artifact.id,
-        "evaluation": evaluation.id,
-        **place_of(evaluation.checkpoint),
-        "task": artifact.task.name,
-        "kind": artifact.kind,
-        "name": artifact.name,
-        "media_type": artifact.media_type,
-        "size": artifact.size,
-        "sha256": artifact.sha256,
-        "details": artifact.details,
-        "pruned_at": shown_time(artifact.pruned_at),
-    }
+    place = place_of(evaluation.checkpoint)
+    return document_of(documents.Artifact, artifact, **place, evaluation=evaluation.id, task=artifact.task.name)
 
 
-def evaluation_artifacts(session: Session, evaluation_id: int) -> list[dict[str, Any]]:
+def evaluation_artifacts(session: Session, evaluation_id: int) -> documents.Artifacts:
     """An evaluation's artifacts, in the order in which its tasks gave them."""
     rows = session.scalars(
         select(Artifact).join(Task).where(Task.evaluation_id == evaluation_id).order_by(Task.index, Artifact.id)
     )
-    return [artifact_view(artifact) for artifact in rows]
+    return documents.Artifacts(artifacts=[artifact_view(artifact) for artifact in rows])
 
 
-def run_artifacts(session: Session, run: Run, kind: str | None, step: int | None) -> list[dict[str, Any]]:
+def run_artifacts(session: Session, run: Run, kind: str | None, step: int | None) -> documents.Artifacts:
     """The artifacts of a run's current checkpoints, by step; of an evaluation that was repeated, all."""
     query = (
         select(Artifact)
@@ -157,42 +141,33 @@ def run_artifacts(session: Session, run: Run, kind: str | None, step: int | None
         query = query.where(Artifact.kind == kind)
     if step is not None:
         query = query.where(Checkpoint.step == step)
-    return [artifact_view(artifact) for artifact in session.scalars(query)]
+    return documents.Artifacts(artifacts=[artifact_view(artifact) for artifact in session.scalars(query)])
 
 
-def run_view(session: Session, run: Run) -> dict[str, Any]:
-    """A run with its plan, its base, and its current checkpoints by step, and how far their evaluations are."""
+def run_view(session: Session, run: Run) -> documents.Run:
+    """Return a run with its plan, its base, its current checkpoints by step, and the states of their evaluations."""
     current = (Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
     checkpoints = session.scalars(
         select(Checkpoint).where(*current).order_by(Checkpoint.step, Checkpoint.variant)
     ).all()
-    evaluations: dict[int, list[dict[str, Any]]] = {checkpoint.id: [] for checkpoint in checkpoints}
+    evaluations: dict[int, list[documents.EvaluationSummary]] = {checkpoint.id: [] for checkpoint in checkpoints}
     for evaluation in session.scalars(select(Evaluation).join(Checkpoint).where(*current).order_by(Evaluation.id)):
         evaluations[evaluation.checkpoint_id].append(evaluation_summary(evaluation))
-    return {
-        "name": run.name,
-        "created_at": shown_time(run.created_at),
-        "plan": plan_view(run),
-        "base": base_view(session, run),
-        "checkpoints": [
-            {
-                "id": checkpoint.id,
-                "step": checkpoint.step,
-                "variant": checkpoint.variant,
-                "uri": checkpoint.uri,
-                "sha256": checkpoint.sha256,
-                "tokens_seen": checkpoint.tokens_seen,
-                "created_at": shown_time(checkpoint.created_at),
-                "evaluations": evaluations[checkpoint.id],
-            }
+    return document_of(
+        documents.Run,
+        run,
+        plan=plan_view(run),
+        base=base_view(session, run),
+        checkpoints=[
+            document_of(documents.RunCheckpoint, checkpoint, evaluations=evaluations[checkpoint.id])
             for checkpoint in checkpoints
         ],
-    }
+    )
 
 
-def plan_view(run: Run) -> dict[str, Any]:
-    """A run's plan; a run without one evaluates what is asked for and nothing else."""
-    return run.plan or {"suites": [], "when_behind": "all"}
+def plan_view(run: Run) -> documents.Plan:
+    """Return a run's plan; a run without one evaluates what is asked for and nothing else."""
+    return read(documents.Plan, run.plan or {"suites": [], "when_behind": "all"})
 
 
 def runs_view(session: Session) -> documents.Runs:
@@ -224,23 +199,7 @@ def runs_view(session: Session) -> documents.Runs:
     return documents.Runs(runs=[document_of(documents.RunSummary, row) for row in rows])
 
 
-def _task(session: Session, task: Task, shards: dict[str, int], live: LiveTask | None) -> dict[str, Any]:
-    units = shards.pop("units")
-    return {
-        "name": task.name,
-        "kind": task.kind,
-        "state": task.state,
-        "progress": _progress(task, units, live),
-        "error": task.error,
-        "warnings": task.warnings or [],
-        "metrics": task.metrics,
-        "protocols": protocols_view(session, {metric["protocol"] for metric in task.metrics or []}),
-        "provenance": task.provenance,
-        "shards": shards,
-    }
-
-
-def _progress(task: Task, finished: int, live: LiveTask | None) -> dict[str, Any]:
+def _progress(task: Task, finished: int, live: LiveTask | None) -> documents.Progress:
     running = live if task.state == "running" else None
     done = finished + (running.done if running else 0)
     if task.state == "succeeded" and task.total is not None:
@@ -248,38 +207,38 @@ def _progress(task: Task, finished: int, live: LiveTask | None) -> dict[str, Any
     return progress_view(done, task.total, task.unit, running.per_second if running else None)
 
 
-def progress_view(done: int, total: int | None, unit: str | None, speed: float | None) -> dict[str, Any]:
-    """How far a task is, in units and never in shards: `total` is None until it is planned."""
+def progress_view(done: int, total: int | None, unit: str | None, speed: float | None) -> documents.Progress:
+    """Return how far a task is, in units and never in shards: `total` is None until the task is planned."""
     left = (total - done) / speed if speed and total is not None else None
-    return {"done": done, "total": total, "unit": unit, "per_second": speed, "seconds_left": left}
+    return documents.Progress(done=done, total=total, unit=unit, per_second=speed, seconds_left=left)
 
 
-def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Of each task that goes on: what its newest look found, and on how many units. It never enters the history."""
+def _interim(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Interim]:
+    """Return, by task that goes on, what its newest look found, and on how many units."""
     rows = session.execute(
         select(Shard.task_id, Shard.payload, Shard.output)
         .where(Shard.task_id.in_(task_ids), Shard.stage == "look", Shard.state == "succeeded")
         .order_by(Shard.index)
     )
-    return {
-        task: {"done": payload["done"], **asdict(from_row(LOOK, output))}
-        for task, payload, output in rows
-        if output is not None
-    }
+    looks = {task: (payload["done"], from_row(LOOK, output)) for task, payload, output in rows if output is not None}
+    return {task: read(documents.Interim, {"done": done, **asdict(look)}) for task, (done, look) in looks.items()}
 
 
-def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Of each task with shards that failed by what may pass, and wait: how many, and the one that is tried first."""
+def _retries(session: Session, task_ids: Iterable[int]) -> dict[int, documents.Retry]:
+    """Return, by task, how many of its shards wait to be tried again, and the one that is tried first."""
     rows = session.execute(
         select(Shard.task_id, Shard.not_before, Shard.error)
         .where(Shard.task_id.in_(task_ids), Shard.state == "queued", Shard.not_before > now())
         .order_by(Shard.not_before)
-    )
-    found: dict[int, dict[str, Any]] = {}
-    for task, not_before, error in rows:
-        first = found.setdefault(task, {"shards": 0, "at": shown_time(not_before), "error": error})
-        first["shards"] += 1
-    return found
+    ).all()
+    waiting = Counter(row.task_id for row in rows)
+    # The first of a task is the last that is entered.
+    return {
+        row.task_id: read(
+            documents.Retry, {"shards": waiting[row.task_id], "at": shown(row.not_before), "error": row.error}
+        )
+        for row in reversed(rows)
+    }
 
 
 def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, int]]:
@@ -301,8 +260,3 @@ def _count_shards(session: Session, task_ids: Iterable[int]) -> dict[int, dict[s
         count["attempts"] += attempts
         count["units"] += units or 0
     return counts
-
-
-def shown_time(value: datetime | None) -> str | None:
-    """A moment as documents have it."""
-    return None if value is None else value.isoformat(timespec="milliseconds")

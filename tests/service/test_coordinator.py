@@ -409,9 +409,10 @@ def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copie
     assert laboratory.succeeds(evaluation)
     assert laboratory.history()[0]["n"] == [512]
     with laboratory.store.reading() as session:
-        (task,) = evaluation_view(session, find_evaluation(session, evaluation), {})["tasks"]
-    assert task["provenance"]["notes"]["stopped"].startswith("after 512 of 6,144 steps: the standard error of mark, 0.")
-    assert task["shards"]["succeeded"] == 2
+        (task,) = evaluation_view(session, find_evaluation(session, evaluation), {}).tasks
+    stopped = str(task.provenance)
+    assert "'stopped': 'after 512 of 6,144 steps: the standard error of mark, 0." in stopped
+    assert task.shards.succeeded == 2
     assert len({shard for shard, _ in laboratory.steps()}) < 24
     laboratory.wait_until(lambda _: coordinator.live() == {})
     time.sleep(5 * TICK)

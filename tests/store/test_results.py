@@ -83,9 +83,9 @@ def test_what_is_suspicious_is_stored_and_told_wherever_the_result_is(store: Sto
     evaluate_whole(store, metric(1.5), warnings=[WARNING])
     assert results(store)["warnings"] == {"loss-0": [WARNING], "steps-0": [WARNING]}
     with store.reading() as session:
-        [task] = evaluation_view(session, find_evaluation(session, number), {})["tasks"]
+        [task] = evaluation_view(session, find_evaluation(session, number), {}).tasks
         page = read_events(session, number, 0)
-    assert task["warnings"] == [WARNING]
+    assert [content_of(warning) for warning in task.warnings] == [WARNING]
     assert page is not None
     assert [event.data for event in page.events if event.state == "succeeded"] == [{"warnings": [WARNING]}, None]
     with store.transaction() as session:

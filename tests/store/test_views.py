@@ -19,6 +19,8 @@ from queue_steps import (
 )
 
 from evalsvc.messages import ShardError, ShardResult
+from evalsvc.spec.documents import Checkpoint, Evaluation
+from evalsvc.spec.documents.reading import content_of, read
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run
 from evalsvc.store.queue.shards import finish
 from evalsvc.store.session import Store
@@ -33,10 +35,13 @@ class Speed:
 
 
 def view(store: Store, evaluation: int, **live: Speed) -> dict[str, Any]:
+    """Return the evaluation's document as JSON that the client reads."""
     with store.reading() as session:
         by_id = {int(name.removeprefix("task")): speed for name, speed in live.items()}
-        document = evaluation_view(session, find_evaluation(session, evaluation), by_id)
+        found = evaluation_view(session, find_evaluation(session, evaluation), by_id)
+    document = content_of(found)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert read(Evaluation, document) == found
     return document
 
 
@@ -136,9 +141,9 @@ def test_checkpoint(store: Store) -> None:
     enter(store, submission(tags={"lr": "1"}, tokens_seen=2**40), suite(), suite("other", limit=2))
     with store.reading() as session:
         document = checkpoint_view(session, find_checkpoint(session, 1))
-    assert json.loads(json.dumps(document)) == document
-    assert [item["suite"] for item in document["evaluations"]] == ["quick", "other"]
-    assert document["tokens_seen"] == 2**40
+    assert read(Checkpoint, json.loads(json.dumps(content_of(document)))) == document
+    assert [item.suite for item in document.evaluations] == ["quick", "other"]
+    assert document.tokens_seen == 2**40
 
 
 def test_run_leaves_replaced_checkpoints_out(store: Store) -> None:
@@ -148,7 +153,7 @@ def test_run_leaves_replaced_checkpoints_out(store: Store) -> None:
     evaluate_whole(store, metric(1.0), metric(2.0, "loss/image"))
     with store.reading() as session:
         document = run_view(session, find_run(session, "run-a"))
-        (run,) = runs_view(session)
-    assert [item["step"] for item in document["checkpoints"]] == [0, 25]
-    assert document["checkpoints"][1]["uri"] == "/checkpoints/new.pt"
-    assert (run["checkpoints"], run["last_step"], run["values"]) == (2, 25, 4)
+        (run,) = runs_view(session).runs
+    assert [item.step for item in document.checkpoints] == [0, 25]
+    assert document.checkpoints[1].uri == "/checkpoints/new.pt"
+    assert (run.checkpoints, run.last_step, run.values) == (2, 25, 4)

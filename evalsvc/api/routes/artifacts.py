@@ -11,15 +11,14 @@ from fastapi import Query
 from fastapi.responses import Response
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, answer
-from evalsvc.api.json_schema import ANYTHING
-from evalsvc.api.response_schemas import ARTIFACTS, PRUNED, RETENTION
+from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Id, Name, RetentionInput
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import ArtifactPruned, UnknownName
 from evalsvc.files.artifacts import DamagedContent, artifact_path, read_content
 from evalsvc.service.pruner import prune
+from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import parse_retention
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.store.lookup import find_evaluation, find_run, get_or_create_run
@@ -34,53 +33,22 @@ _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?")
 
 router = router_of(prefix="/v1", tags=["artifacts"], responses=PROBLEMS)
 
-_EXAMPLE = {
-    "artifacts": [
-        {
-            "id": 7,
-            "evaluation": 40,
-            "run": "t2i-1b-pretrained",
-            "step": 2500,
-            "variant": "raw",
-            "task": "coco",
-            "kind": "grid",
-            "name": "grid.png",
-            "media_type": "image/png",
-            "size": 40213,
-            "sha256": "9f86d0…",
-            "details": {"guidance_scale": 1.0, "seed": 0},
-            "pruned_at": None,
-        }
-    ]
-}
-
-
-_RETENTION = {"run": "t2i-1b-pretrained", "keep": {"last": 10, "every": 1000, "best": "coco/fid"}, "from": "run"}
-
-_PRUNED = {
-    "artifacts": 120,
-    "bytes": 40_213_000,
-    "freed_bytes": 38_000_000,
-    "runs": {"t2i-1b-pretrained": 120},
-    "dry_run": False,
-}
-
 
 @router.get(
     "/evaluations/{evaluation_id}/artifacts",
     summary="What an evaluation left to be looked at",
-    responses=answer(200, "Descriptions; the content is at /v1/artifacts/{id}.", ARTIFACTS, _EXAMPLE),
+    responses=document(200, "Descriptions; the content is at /v1/artifacts/{id}.", documents.Artifacts),
 )
 def list_evaluation_artifacts(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         find_evaluation(session, evaluation_id)
-        return JsonAnswer({"artifacts": evaluation_artifacts(session, evaluation_id)})
+        return JsonAnswer(evaluation_artifacts(session, evaluation_id))
 
 
 @router.get(
     "/runs/{run}/artifacts",
     summary="A run's artifacts, by step",
-    responses=answer(200, "Descriptions; the content is at /v1/artifacts/{id}.", ARTIFACTS, _EXAMPLE),
+    responses=document(200, "Descriptions; the content is at /v1/artifacts/{id}.", documents.Artifacts),
 )
 def list_run_artifacts(
     run: Name,
@@ -89,13 +57,13 @@ def list_run_artifacts(
     step: Annotated[int | None, Query(ge=0, le=MAX_STEP)] = None,
 ) -> JsonAnswer:
     with state.reading() as session:
-        return JsonAnswer({"artifacts": run_artifacts(session, find_run(session, run), kind, step)})
+        return JsonAnswer(run_artifacts(session, find_run(session, run), kind, step))
 
 
 @router.get(
     "/runs/{run}/retention",
     summary="Which artifacts of a run are kept",
-    responses=answer(200, "The rule, and whose it is: the run's own, or the service's.", RETENTION, _RETENTION),
+    responses=document(200, "The rule, and whose it is: the run's own, or the service's.", documents.Retention),
 )
 def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -109,7 +77,7 @@ def get_retention(run: Name, state: CurrentState) -> JsonAnswer:
     "`POST /v1/prune`. Without `keep`, the rule is the service's own (`EVALSVC_RETENTION`). Metrics and "
     "results per item always stay. `best` is a metric that some run has values of; as long as this run has none, all "
     "of its artifacts are kept.",
-    responses=answer(200, "The rule.", RETENTION, _RETENTION),
+    responses=document(200, "The rule.", documents.Retention),
 )
 def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
@@ -124,7 +92,7 @@ def put_retention(run: Name, body: RetentionInput, state: CurrentState) -> JsonA
     "/prune",
     summary="Prune artifacts by the rules now",
     description="The service does it by itself every hour. A content that several artifacts have goes with the last.",
-    responses=answer(200, "How much was, or would be, pruned.", PRUNED, _PRUNED),
+    responses=document(200, "How much was, or would be, pruned.", documents.Pruned),
 )
 def post_prune(
     state: CurrentState,
@@ -139,9 +107,7 @@ def post_prune(
     summary="The content of an artifact",
     response_model=None,
     response_class=Response,
-    responses={
-        200: {"description": "As it was left, of the type that it has.", "content": {"*/*": {"schema": ANYTHING}}}
-    },
+    responses={200: {"description": "As it was left, of the type that it has.", "content": {"*/*": {"schema": {}}}}},
 )
 def get_artifact(artifact_id: Id, state: CurrentState) -> Response:
     with state.reading() as session:

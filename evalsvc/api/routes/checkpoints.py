@@ -10,8 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEM_CONTENT, PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, answer
-from evalsvc.api.response_schemas import CHECKPOINT, POSTED
+from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import CheckpointInput, Id
@@ -31,6 +30,7 @@ from evalsvc.checkpoints.remote.beside import config_beside_remote
 from evalsvc.checkpoints.remote.fetch import locate_checkpoint
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidLayout, InvalidRequest
+from evalsvc.spec import documents
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import config_beside, read_model_spec, require_one_model
 from evalsvc.spec.paths import local_data
@@ -50,29 +50,6 @@ UNREACHABLE: dict[int | str, dict[str, Any]] = {
 
 router = router_of(prefix="/v1/checkpoints", tags=["checkpoints"], responses=PROBLEMS)
 
-_EXAMPLE = {
-    "checkpoint": {
-        "id": 17,
-        "run": "t2i-1b-pretrained",
-        "step": 2500,
-        "variant": "raw",
-        "uri": "/checkpoints/t2i-1b-pretrained/checkpoints/epoch_25.pt",
-        "sha256": None,
-        "model": None,
-        "layout": None,
-        "tokens_seen": 2_621_440_000,
-        "tags": {"lr": "3e-4"},
-        "spool": "none",
-        "spool_state": None,
-        "in_use": True,
-        "created_at": "2026-02-03T10:11:12.131+00:00",
-        "replaced_at": None,
-        "parents": [],
-        "evaluations": [{"id": 40, "suite": "loss", "state": "queued"}],
-    },
-    "evaluations": [{"id": 40, "suite": "loss", "state": "queued"}],
-}
-
 
 @router.post(
     "",
@@ -82,8 +59,8 @@ _EXAMPLE = {
     "step and variant is a conflict unless `replace` is true.\n\nA `uri` such as `avg(run@1000..2000/100)`, "
     "`lerp(run@0, run@5000, 0.3)` or `graft(run@5000, base, layers=0-11)` posts a virtual checkpoint: its weights are "
     "computed from those of other checkpoints when it is evaluated.",
-    responses=answer(201, "The checkpoint and one evaluation per suite.", POSTED, _EXAMPLE)
-    | answer(200, "It was there already: the same checkpoint, the same evaluations.", POSTED, _EXAMPLE)
+    responses=document(201, "The checkpoint and one evaluation per suite.", documents.Posted)
+    | document(200, "It was there already: the same checkpoint, the same evaluations.", documents.Posted)
     | UNREACHABLE,
 )
 def post_checkpoint(body: CheckpointInput, state: CurrentState) -> JsonAnswer:
@@ -92,10 +69,10 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
         submission = submission or _virtual_submission(session, body, state.settings)
         submitted = _enter(session, state.settings, submission, body.suites)
-        content = {
-            "checkpoint": checkpoint_view(session, submitted.checkpoint),
-            "evaluations": [evaluation_summary(evaluation) for evaluation in submitted.evaluations],
-        }
+        content = documents.Posted(
+            checkpoint=checkpoint_view(session, submitted.checkpoint),
+            evaluations=[evaluation_summary(evaluation) for evaluation in submitted.evaluations],
+        )
     state.coordinator.wake()
     return JsonAnswer(content, 201 if submitted.created else 200)
 
@@ -103,7 +80,7 @@ def post_checkpoint(body: CheckpointInput, state: CurrentState) -> JsonAnswer:
 @router.get(
     "/{checkpoint_id}",
     summary="A checkpoint, whether its file is still needed, and its evaluations",
-    responses=answer(200, "As it was posted.", CHECKPOINT),
+    responses=document(200, "As it was posted.", documents.Checkpoint),
 )
 def get_checkpoint(checkpoint_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:

@@ -11,14 +11,15 @@ from sqlalchemy.orm import Session
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, answer, or_csv
-from evalsvc.api.response_schemas import EVALUATION, ITEMS
+from evalsvc.api.json_answer import JsonAnswer, answer, document, or_csv
+from evalsvc.api.response_schemas import ITEMS
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
+from evalsvc.spec import documents
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
@@ -27,50 +28,6 @@ from evalsvc.store.tables import Evaluation
 from evalsvc.store.views import evaluation_view
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
-
-_EXAMPLE = {
-    "id": 40,
-    "checkpoint": 17,
-    "run": "t2i-1b-pretrained",
-    "step": 2500,
-    "variant": "raw",
-    "suite": {"name": "loss", "digest": "4f0c…"},
-    "state": "running",
-    "priority": 0,
-    "created_at": "2026-02-03T10:11:12.131+00:00",
-    "started_at": "2026-02-03T10:11:12.642+00:00",
-    "finished_at": None,
-    "error": None,
-    "tasks": [
-        {
-            "name": "loss",
-            "kind": "loss",
-            "state": "running",
-            "progress": {"done": 96, "total": 400, "unit": "sequences", "per_second": 12.5, "seconds_left": 24.3},
-            "error": None,
-            "warnings": [],
-            "metrics": None,
-            "protocols": {},
-            "provenance": None,
-            "shards": {
-                "total": 8,
-                "succeeded": 1,
-                "running": 2,
-                "queued": 5,
-                "failed": 0,
-                "cancelled": 0,
-                "skipped": 0,
-                "attempts": 3,
-            },
-            "interim": None,
-            "retry": {
-                "shards": 1,
-                "at": "2026-02-03T10:11:30.131+00:00",
-                "error": {"code": "out_of_memory", "message": "the worker ran out of memory; …"},
-            },
-        }
-    ],
-}
 
 _ITEMS = {
     "evaluation": 40,
@@ -85,8 +42,8 @@ _ITEMS = {
     summary="Evaluate a posted checkpoint with a suite",
     description="While an evaluation with this suite is not over, it is answered with 200; afterwards a new one "
     "measures again.",
-    responses=answer(201, "A new evaluation.", EVALUATION, _EXAMPLE)
-    | answer(200, "The one that is not over.", EVALUATION, _EXAMPLE),
+    responses=document(201, "A new evaluation.", documents.Evaluation)
+    | document(200, "The one that is not over.", documents.Evaluation),
 )
 def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
@@ -108,7 +65,7 @@ def post_evaluation(body: EvaluationInput, state: CurrentState) -> JsonAnswer:
     "replaced at every look and removed at the end, and never enters the history. `retry` says how many of its shards "
     "failed by what may pass and wait to be tried again, from when on, and what the first of them failed by. "
     "`warnings` say what is suspicious about a task's result: numbers that cannot be right, or rest on too little.",
-    responses=answer(200, "Its state, progress and results.", EVALUATION, _EXAMPLE),
+    responses=document(200, "Its state, progress and results.", documents.Evaluation),
 )
 def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -155,7 +112,7 @@ def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id:
     status_code=202,
     summary="Cancel an evaluation",
     description="What waits is not begun, what runs is told to stop; finished shards keep their results.",
-    responses=answer(202, "Cancelled; running shards stop soon.", EVALUATION, _EXAMPLE),
+    responses=document(202, "Cancelled; running shards stop soon.", documents.Evaluation),
 )
 def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     return _changed(state, evaluation_id, cancel_evaluation)
@@ -166,7 +123,7 @@ def post_cancel(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     status_code=202,
     summary="Try again what failed or was cancelled",
     description="Finished shards keep their results and do not run again.",
-    responses=answer(202, "Queued again.", EVALUATION, _EXAMPLE),
+    responses=document(202, "Queued again.", documents.Evaluation),
 )
 def post_retry(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     return _changed(state, evaluation_id, retry_evaluation)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fastapi.responses import JSONResponse
 
 from evalsvc import __version__
 from evalsvc.api.errors import PROBLEM_CONTENT, problem
-from evalsvc.api.json_answer import JsonAnswer, answer
+from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.middleware.access import MaySee
-from evalsvc.api.response_schemas import HEALTH, READY
 from evalsvc.api.routing import router_of
 from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import EvalsvcError, NotReady
+from evalsvc.spec import documents
 
 router = router_of(tags=["health"])
 
@@ -19,28 +19,32 @@ router = router_of(tags=["health"])
 @router.get(
     "/healthz",
     summary="The service answers",
-    responses=answer(200, "It does.", HEALTH, {"status": "ok", "version": "0.1.0"}),
+    responses=document(200, "It does.", documents.Health),
 )
 async def healthz() -> JsonAnswer:
-    return JsonAnswer({"status": "ok", "version": __version__})
+    return JsonAnswer(documents.Health(status="ok", version=__version__))
 
 
 @router.get(
     "/readyz",
     summary="The service can evaluate: database, schema and workers are there",
     response_model=None,
-    responses=answer(200, "It can.", READY, {"status": "ok", "database": "ok", "schema": "ok", "workers": 2})
+    responses=document(200, "It can.", documents.Ready, documents.ReadOnlyReady, documents.Alive)
     | {503: {"description": "`detail` says which part is missing.", "content": PROBLEM_CONTENT}},
 )
-async def readyz(state: CurrentState, may_see: MaySee) -> Any:
+async def readyz(state: CurrentState, may_see: MaySee) -> JSONResponse:
     missing = await state.threads.run("probe", missing_parts, state)
     if missing:
         shown = missing if may_see else ["a request with a token is told what is missing"]
         return problem(503, NotReady.code, "not ready: " + "; ".join(shown))
     if not may_see:
-        return JsonAnswer({"status": "ok"})
-    ready = {"status": "ok", "database": "ok", "schema": "ok", "workers": state.coordinator.workers()}
-    return JsonAnswer(ready | ({"read_only": True} if state.settings.read_only else {}))
+        return JsonAnswer(documents.Alive(status="ok"))
+    workers = state.coordinator.workers()
+    if state.settings.read_only:
+        return JsonAnswer(
+            documents.ReadOnlyReady(status="ok", database="ok", schema="ok", workers=workers, read_only=True)
+        )
+    return JsonAnswer(documents.Ready(status="ok", database="ok", schema="ok", workers=workers))
 
 
 def missing_parts(state: State) -> list[str]:

@@ -9,7 +9,7 @@ from fastapi import Path, Query
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, answer, document
 from evalsvc.api.json_schema import FIELDS
-from evalsvc.api.response_schemas import BASE, COMPLETIONS, DELETED, PLAN, RUN
+from evalsvc.api.response_schemas import COMPLETIONS
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
@@ -29,22 +29,9 @@ from evalsvc.store.results import read_completions, read_results
 from evalsvc.store.runs import deletion
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.renaming import rename_run
-from evalsvc.store.views import plan_view, run_view, runs_view
+from evalsvc.store.views import document_of, plan_view, run_view, runs_view
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
-
-_PLAN = {"suites": [{"suite": "loss", "every": 500, "first": None, "last": None}], "when_behind": "newest"}
-
-_DELETED = {
-    "run": "t2i-1b-broken",
-    "checkpoints": 9,
-    "evaluations": 18,
-    "values": 180,
-    "artifacts": 27,
-    "freed_bytes": 40_213_000,
-}
-
-_BASE = {"run": "text-1b", "step": 240_000, "variant": "raw", "named": True, "checkpoint": 3}
 
 _COMPLETIONS = {
     "run": "t2i-1b-pretrained",
@@ -82,7 +69,7 @@ def list_runs(state: CurrentState) -> JsonAnswer:
 @router.get(
     "/runs/{run}",
     summary="A run: its checkpoints, how far their evaluations are, and its plan",
-    responses=answer(200, "The run; its checkpoints by step.", RUN),
+    responses=document(200, "The run; its checkpoints by step.", documents.Run),
 )
 def get_run(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -94,7 +81,7 @@ def get_run(run: Name, state: CurrentState) -> JsonAnswer:
     summary="Give a run another name",
     description="Wherever it is named: in its history, in the expressions of virtual checkpoints, and as the base of "
     "other runs. Nothing is measured again.",
-    responses=answer(200, "The run under its new name.", RUN),
+    responses=document(200, "The run under its new name.", documents.Run),
 )
 def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
@@ -108,7 +95,7 @@ def patch_run(run: Name, body: RunInput, state: CurrentState) -> JsonAnswer:
     description="Its checkpoints, evaluations, history, artifacts and spooled files; the files that were posted stay "
     "where they are. There is no way back. Evaluations that wait or run are in the way unless `cancel` is true, and so "
     "are other runs whose base or virtual checkpoints need it.",
-    responses=answer(200, "How much is gone.", DELETED, _DELETED),
+    responses=document(200, "How much is gone.", documents.Deleted),
     operation_id="delete_run__v1_runs__run__delete",  # by which generated clients call this route
 )
 def delete_run(
@@ -122,7 +109,7 @@ def delete_run(
     with state.writing() as session:
         deleted = deletion.delete_run(session, run, cancel)
     state.coordinator.wake()  # attempts that run are told to stop
-    return JsonAnswer({**deleted.to_json(), "freed_bytes": _drop_files(deleted, state)})
+    return JsonAnswer(document_of(documents.Deleted, deleted, freed_bytes=_drop_files(deleted, state)))
 
 
 def _drop_files(deleted: deletion.Deleted, state: State) -> int:
@@ -137,7 +124,7 @@ def _drop_files(deleted: deletion.Deleted, state: State) -> int:
     return freed + drop_contents(settings.items_path, deleted.item_contents, items)
 
 
-@router.get("/runs/{run}/plan", summary="A run's plan", responses=answer(200, "The plan.", PLAN, _PLAN))
+@router.get("/runs/{run}/plan", summary="A run's plan", responses=document(200, "The plan.", documents.Plan))
 def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         return JsonAnswer(plan_view(find_run(session, run)))
@@ -147,7 +134,7 @@ def get_plan(run: Name, state: CurrentState) -> JsonAnswer:
     "/runs/{run}/plan",
     summary="Say which suites a run's checkpoints get",
     description="It may come before the run's first checkpoint. It holds for what is posted from now on.",
-    responses=answer(200, "The plan.", PLAN, _PLAN),
+    responses=document(200, "The plan.", documents.Plan),
 )
 def put_plan(run: Name, body: PlanInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:
@@ -164,7 +151,7 @@ def put_plan(run: Name, body: PlanInput, state: CurrentState) -> JsonAnswer:
     description="Any checkpoint of any run; until it is said, the run's own step 0. It may come before the run's first "
     "checkpoint, and holds for what is evaluated from now on. Its weights must stay: those that were posted with "
     "`spool` are kept, and of others `in_use` stays true.",
-    responses=answer(200, "The base, and the checkpoint that it is now.", BASE, _BASE),
+    responses=document(200, "The base, and the checkpoint that it is now.", documents.Base),
 )
 def put_base(run: Name, body: BaseInput, state: CurrentState) -> JsonAnswer:
     with state.writing() as session:

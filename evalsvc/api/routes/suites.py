@@ -12,28 +12,22 @@ from fastapi import Query, Request
 from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, answer
-from evalsvc.api.response_schemas import SUITE, SUITE_INPUT, SUITES
+from evalsvc.api.json_answer import JsonAnswer, document
+from evalsvc.api.response_schemas import SUITE_INPUT
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.config import Settings
 from evalsvc.errors import Conflict, EvalsvcError, InvalidSuite, UnknownName
+from evalsvc.spec import documents
 from evalsvc.spec.paths import local_data
 from evalsvc.spec.suite import SHIPPED_SUITES, Suite, load_suite, parse_suite, suite_files
 from evalsvc.store.suites import kept_suite, kept_suites, put_suite
+from evalsvc.store.views import document_of
 
 router = router_of(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
 
 _INPUT = {"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}
-
-_SUITE = {
-    "name": "mine",
-    "description": "",
-    "tasks": [{"kind": "loss", "name": "loss", "data": "datasets:heldout_text.jsonl"}],
-    "digest": "4f0c…",
-    "source": "put",
-}
 
 Source = Literal["put", "folder", "shipped"]
 
@@ -76,23 +70,20 @@ def _find_entry(session: Session, settings: Settings, name: str) -> Entry:
 @router.get(
     "",
     summary="Every suite that can be named",
-    responses=answer(
-        200,
-        "The suites by name. A broken one carries its error and disturbs no other.",
-        SUITES,
-        {"suites": [{"name": "loss", "source": "shipped", "description": "…", "digest": "4f0c…", "tasks": ["loss"]}]},
+    responses=document(
+        200, "The suites by name. A broken one carries its error and disturbs no other.", documents.Suites
     ),
 )
 def list_suites(state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
         entries = suite_entries(session, state.settings)
-        return JsonAnswer({"suites": [_summary(name, entry) for name, entry in sorted(entries.items())]})
+        return JsonAnswer(documents.Suites(suites=[_summary(name, entry) for name, entry in sorted(entries.items())]))
 
 
 @router.get(
     "/{name}",
     summary="A suite with its tasks and all their parameters",
-    responses=answer(200, "The suite.", SUITE, _SUITE | {"source": "shipped"}),
+    responses=document(200, "The suite.", documents.Suite),
 )
 def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:
@@ -107,7 +98,8 @@ def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
     description="The body is the suite as YAML or JSON. Evaluations that have begun keep the suite they began with. "
     "The name of a suite that comes with evalsvc is refused, unless `replace_shipped` is set.",
     status_code=201,
-    responses=answer(201, "The name is new.", SUITE, _SUITE) | answer(200, "The name was there.", SUITE, _SUITE),
+    responses=document(201, "The name is new.", documents.Suite)
+    | document(200, "The name was there.", documents.Suite),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -163,15 +155,15 @@ def _content(body: bytes, name: str, content_type: str) -> Any:
     return body
 
 
-def _summary(name: str, entry: Entry) -> dict[str, Any]:
-    said = {"name": name, "source": entry.source}
+def _summary(name: str, entry: Entry) -> documents.SuiteSummary | documents.BrokenSuite:
     try:
         suite = entry.load()
     except EvalsvcError as error:
-        return said | {"error": {"code": error.code, "message": error.message}}
+        problem = documents.Error(code=error.code, message=error.message)
+        return documents.BrokenSuite(name=name, source=entry.source, error=problem)
     tasks = [task.name for task in suite.tasks]
-    return said | {"description": suite.description, "digest": suite.digest, "tasks": tasks}
+    return document_of(documents.SuiteSummary, suite, source=entry.source, tasks=tasks)
 
 
-def _view(suite: Suite, source: Source) -> dict[str, Any]:
-    return {**suite.to_json(), "digest": suite.digest, "source": source}
+def _view(suite: Suite, source: Source) -> documents.Suite:
+    return document_of(documents.Suite, suite, tasks=suite.tasks_to_json(), source=source)

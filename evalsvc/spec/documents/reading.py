@@ -49,6 +49,18 @@ def content_of(document: Document) -> dict[str, Any]:
     return {json_name(name): _plain(value) if name in nested else value for name, value in vars(document).items()}
 
 
+def value_of(kind: type[Document], field: str, content: object) -> object:
+    """Return the value of a document's field that `content`, JSON or documents, holds.
+
+    Fields that hold no documents are not checked.
+
+    Raises:
+        ValueError: the content is no such document; the message names the field.
+    """
+    hints: object = kind
+    return _inside(field, _reader_of(hints_of(kind)[field]), content) if field in _nested(hints) else content
+
+
 def _plain(value: object) -> object:
     if isinstance(value, Document):
         return content_of(value)
@@ -152,6 +164,8 @@ def _document_reader(kind: type[Document]) -> Reader:
     required = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
 
     def read_document(content: object) -> object:
+        if isinstance(content, kind):
+            return content
         if not isinstance(content, dict):
             raise ValueError(f"an object is expected, found {_shown(content)}")
         values = {}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Protocol
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from evalsvc.spec import documents
 from evalsvc.store.lookup import place_of
 from evalsvc.store.tables import OVER, Checkpoint, Evaluation, Run, Shard, Task, now
-from evalsvc.store.views import LiveTask, evaluation_view, shown_time
+from evalsvc.store.views import LiveTask, document_of, evaluation_view
 
 SHOWN_RUNNING, SHOWN_FAILED, SHOWN_WARNED = 20, 5, 5
 """How many evaluations or tasks are named."""
@@ -22,8 +23,19 @@ WINDOW = timedelta(hours=1)
 OPEN = ("queued", "running")
 
 
-def queue_view(session: Session) -> dict[str, Any]:
-    """What is not over, in sum and by run, and when it will be at the pace of the last hour's work."""
+class AtWork(Protocol):
+    """The shard that a worker runs, as the coordinator knows it."""
+
+    @property
+    def task_id(self) -> int: ...
+    @property
+    def stage(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+def queue_view(session: Session) -> documents.Queue:
+    """Return what is not over, in sum and by run, and when it will be at the pace of the last hour's work."""
     rows = session.execute(
         select(
             Run.name, Evaluation.state, func.count().label("number"), func.min(Evaluation.created_at).label("oldest")
@@ -35,24 +47,28 @@ def queue_view(session: Session) -> dict[str, Any]:
         .order_by(Run.name)
     ).all()
     moment = now()
-    runs: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        run = runs.setdefault(row.name, {"run": row.name, "queued": 0, "running": 0, "oldest_seconds": None})
-        run[row.state] = row.number
-        if row.state == "queued":
-            run["oldest_seconds"] = _seconds(row.oldest, moment)
+    counts = {(row.name, row.state): row.number for row in rows}
+    ages = {row.name: _seconds(row.oldest, moment) for row in rows if row.state == "queued"}
+    queued, running = (sum(row.number for row in rows if row.state == state) for state in OPEN)
     finished = finished_lately(session, moment)
-    left = sum(run["queued"] + run["running"] for run in runs.values())
-    ages = [run["oldest_seconds"] for run in runs.values() if run["oldest_seconds"] is not None]
-    return {
-        "queued": sum(run["queued"] for run in runs.values()),
-        "running": sum(run["running"] for run in runs.values()),
-        "oldest_seconds": max(ages, default=None),
-        "shards": _shards(session),
-        "finished_last_hour": finished,
-        "seconds_left": left * _busy_seconds(session, moment) / finished if left and finished else None,
-        "runs": list(runs.values()),
-    }
+    left = queued + running
+    return documents.Queue(
+        queued=queued,
+        running=running,
+        oldest_seconds=max(ages.values(), default=None),
+        shards=_shards(session),
+        finished_last_hour=finished,
+        seconds_left=left * _busy_seconds(session, moment) / finished if left and finished else None,
+        runs=[
+            documents.RunQueue(
+                run=name,
+                queued=counts.get((name, "queued"), 0),
+                running=counts.get((name, "running"), 0),
+                oldest_seconds=ages.get(name),
+            )
+            for name in dict.fromkeys(row.name for row in rows)
+        ],
+    )
 
 
 def finished_lately(session: Session, moment: datetime) -> int:
@@ -81,22 +97,23 @@ def _busy_seconds(session: Session, moment: datetime) -> float:
     return busy.total_seconds()
 
 
-def running_view(session: Session, live: Mapping[int, LiveTask]) -> list[dict[str, Any]]:
-    """The evaluations that run, the oldest first, with the progress of the tasks in them that do."""
+def running_view(session: Session, live: Mapping[int, LiveTask]) -> list[documents.RunningEvaluation]:
+    """Return the evaluations that run, the oldest first, with the progress of their tasks that run."""
     query = select(Evaluation).where(Evaluation.state == "running").order_by(Evaluation.started_at, Evaluation.id)
-    found = []
-    for evaluation in session.scalars(query.limit(SHOWN_RUNNING)):
-        view = evaluation_view(session, evaluation, live)
-        names = ("id", "run", "step", "variant", "started_at")
-        tasks = [
-            {"name": task["name"], "progress": task["progress"]} for task in view["tasks"] if task["state"] == "running"
-        ]
-        found.append({name: view[name] for name in names} | {"suite": view["suite"]["name"], "tasks": tasks})
-    return found
+    views = [evaluation_view(session, evaluation, live) for evaluation in session.scalars(query.limit(SHOWN_RUNNING))]
+    return [
+        document_of(
+            documents.RunningEvaluation,
+            view,
+            suite=view.suite.name,
+            tasks=[document_of(documents.RunningTask, task) for task in view.tasks if task.state == "running"],
+        )
+        for view in views
+    ]
 
 
-def failed_view(session: Session) -> list[dict[str, Any]]:
-    """The evaluations that failed last, the newest first, and why."""
+def failed_view(session: Session) -> list[documents.FailedEvaluation]:
+    """Return the evaluations that failed last, the newest first, and why."""
     query = (
         select(Evaluation)
         .where(Evaluation.state.in_(("failed", "partly_failed")))
@@ -104,23 +121,16 @@ def failed_view(session: Session) -> list[dict[str, Any]]:
         .limit(SHOWN_FAILED)
     )
     return [
-        {
-            "id": evaluation.id,
-            **place_of(evaluation.checkpoint),
-            "suite": evaluation.suite,
-            "state": evaluation.state,
-            "finished_at": shown_time(evaluation.finished_at),
-            "error": evaluation.error,
-        }
+        document_of(documents.FailedEvaluation, evaluation, **place_of(evaluation.checkpoint))
         for evaluation in session.scalars(query)
     ]
 
 
-def warned_view(session: Session) -> list[dict[str, Any]]:
-    """The tasks that ended last with a suspicion about their result, the newest first."""
+def warned_view(session: Session) -> list[documents.WarnedTask]:
+    """Return the tasks that ended last with a suspicion about their result, the newest first."""
     query = (
-        select(Task.name, Task.warnings, Evaluation.id, Evaluation.suite, Checkpoint.step, Checkpoint.variant)
-        .add_columns(Run.name.label("run"))
+        select(Task.name.label("task"), Task.warnings, Evaluation.id, Evaluation.suite)
+        .add_columns(Run.name.label("run"), Checkpoint.step, Checkpoint.variant)
         .join(Evaluation, Evaluation.id == Task.evaluation_id)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .join(Run, Run.id == Checkpoint.run_id)
@@ -128,26 +138,29 @@ def warned_view(session: Session) -> list[dict[str, Any]]:
         .order_by(Task.id.desc())
         .limit(SHOWN_WARNED)
     )
-    names = ("id", "run", "step", "variant", "suite", "warnings")
-    return [{**{name: getattr(row, name) for name in names}, "task": row.name} for row in session.execute(query)]
+    return [document_of(documents.WarnedTask, row) for row in session.execute(query)]
 
 
-def places_of(session: Session, task_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Of tasks: whose they are, to be shown."""
-    rows = session.execute(
-        select(Task.id, Task.name, Task.evaluation_id, Run.name.label("run"), Checkpoint.step)
+def work_view(session: Session, at_work: Mapping[str, AtWork]) -> dict[str, documents.Work]:
+    """Return what workers run, by the worker's address."""
+    ids = sorted({work.task_id for work in at_work.values()})
+    query = (
+        select(Task.id, Task.name.label("task"), Task.evaluation_id.label("evaluation"))
+        .add_columns(Run.name.label("run"), Checkpoint.step)
         .join(Evaluation, Evaluation.id == Task.evaluation_id)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .join(Run, Run.id == Checkpoint.run_id)
-        .where(Task.id.in_(sorted(set(task_ids))))
+        .where(Task.id.in_(ids))
     )
+    tasks = {row.id: row for row in session.execute(query)}
     return {
-        row.id: {"evaluation": row.evaluation_id, "run": row.run, "step": row.step, "task": row.name} for row in rows
+        address: document_of(documents.Work, tasks[work.task_id], stage=work.stage, seconds=work.seconds)
+        for address, work in at_work.items()
+        if work.task_id in tasks
     }
 
 
-def _shards(session: Session) -> dict[str, int]:
-    """Of the evaluations that are not over."""
+def _shards(session: Session) -> documents.OpenShards:
     rows = session.execute(
         select(Shard.state, func.count().label("number"))
         .join(Task)
@@ -155,10 +168,9 @@ def _shards(session: Session) -> dict[str, int]:
         .where(Evaluation.state.in_(OPEN), Shard.state.in_(OPEN))
         .group_by(Shard.state)
     )
-    return dict.fromkeys(OPEN, 0) | {row.state: row.number for row in rows}
+    return documents.OpenShards(**dict.fromkeys(OPEN, 0) | {row.state: row.number for row in rows})
 
 
-def _seconds(since: Any, moment: datetime) -> float:
+def _seconds(since: datetime, moment: datetime) -> float:
     """How old something is; nothing is younger than now, whatever a clock says."""
-    age: float = (moment - since).total_seconds()
-    return max(0.0, round(age, 1))
+    return max(0.0, round((moment - since).total_seconds(), 1))

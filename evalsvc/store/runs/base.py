@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
+from evalsvc.spec import documents
 from evalsvc.store.lookup import current_checkpoint, find_run, find_step, place_of
 from evalsvc.store.tables import Checkpoint, Run, checkpoint_parents
 
@@ -51,11 +52,11 @@ def is_first(session: Session, checkpoint: Checkpoint, base: Checkpoint | None) 
     return session.scalar(earlier.limit(1)) is None or is_named_base(session, checkpoint)
 
 
-def base_view(session: Session, run: Run) -> dict[str, Any]:
-    """A run's base, whether it was named, and the checkpoint that it is now: None where nothing is there."""
+def base_view(session: Session, run: Run) -> documents.Base:
+    """Return a run's base, whether it was named, and the checkpoint that the base is now."""
     base = run.base or {"run": run.name, "step": FIRST_STEP, "variant": "raw"}
     found = _current(session, base)
-    return {**base, "named": run.base is not None, "checkpoint": None if found is None else found.id}
+    return documents.Base(**base, named=run.base is not None, checkpoint=None if found is None else found.id)
 
 
 def is_named_base(session: Session, checkpoint: Checkpoint) -> bool:

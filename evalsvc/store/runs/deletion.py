@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import Delete, Select, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from evalsvc.errors import Conflict, WrongState, first_few
@@ -49,10 +48,6 @@ class Deleted:
     item_contents: Sequence[str]
     """Digests. Other rows may name the same content."""
 
-    def to_json(self) -> dict[str, Any]:
-        names = ("run", "checkpoints", "evaluations", "values", "artifacts")
-        return {name: getattr(self, name) for name in names}
-
 
 def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
     """Delete a run: its checkpoints, their evaluations with all results, its history and its plan.
@@ -65,65 +60,69 @@ def delete_run(session: Session, name: str, cancel: bool) -> Deleted:
         Conflict: another run has it as its base, or has virtual checkpoints that are made of its checkpoints.
     """
     run = find_run(session, name)
-    checkpoints = select(Checkpoint.id).where(Checkpoint.run_id == run.id)
-    evaluations = select(Evaluation.id).where(Evaluation.checkpoint_id.in_(checkpoints))
-    tasks = select(Task.id).where(Task.evaluation_id.in_(evaluations))
-    shards = select(Shard.id).where(Shard.task_id.in_(tasks))
+    rows = _Rows(run.id)
     # From here on nobody stores a result for this run.
-    hold_all(session, Evaluation.id.in_(evaluations))
+    hold_all(session, Evaluation.id.in_(rows.evaluations))
     if not cancel:
-        _require_over(session, name, evaluations)
+        _require_over(session, name, rows.evaluations)
     _require_unused(session, run)
     raise_floors(session)
-    return _delete(session, run, checkpoints, evaluations, tasks, shards)
+    deleted = _counted(session, name, rows)
+    for statement in _statements(rows):
+        session.execute(statement, execution_options={"synchronize_session": False})
+    session.expunge_all()
+    return deleted
 
 
-def _delete(
-    session: Session,
-    run: Run,
-    checkpoints: Select[int],
-    evaluations: Select[int],
-    tasks: Select[int],
-    shards: Select[int],
-) -> Deleted:
-    series = select(Series.id).where(Series.run_id == run.id)
-    contents = select(Artifact.sha256).where(Artifact.task_id.in_(tasks)).distinct()
-    items = select(Task.items_sha256).where(Task.id.in_(tasks), Task.items_sha256.is_not(None)).distinct()
-    found = Deleted(
-        run=run.name,
-        checkpoints=_count(session, checkpoints),
-        evaluations=_count(session, evaluations),
-        values=session.scalar(select(func.count()).where(MetricValue.series_id.in_(series))) or 0,
-        artifacts=session.scalar(select(func.count()).where(Artifact.task_id.in_(tasks))) or 0,
-        spooled=[
-            (row.id, row.path)
-            for row in session.execute(
-                select(Checkpoint.id, Checkpoint.path).where(
-                    Checkpoint.id.in_(checkpoints), Checkpoint.spool_state.is_not(None)
-                )
-            )
-        ],
-        tasks=session.scalars(tasks).all(),
+class _Rows:
+    """The ids of a run's rows, as queries."""
+
+    def __init__(self, run_id: int) -> None:
+        self.run_id = run_id
+        self.checkpoints = select(Checkpoint.id).where(Checkpoint.run_id == run_id)
+        self.evaluations = select(Evaluation.id).where(Evaluation.checkpoint_id.in_(self.checkpoints))
+        self.tasks = select(Task.id).where(Task.evaluation_id.in_(self.evaluations))
+        self.shards = select(Shard.id).where(Shard.task_id.in_(self.tasks))
+        self.series = select(Series.id).where(Series.run_id == run_id)
+
+
+def _counted(session: Session, name: str, rows: _Rows) -> Deleted:
+    spooled = select(Checkpoint.id, Checkpoint.path).where(
+        Checkpoint.id.in_(rows.checkpoints), Checkpoint.spool_state.is_not(None)
+    )
+    contents = select(Artifact.sha256).where(Artifact.task_id.in_(rows.tasks)).distinct()
+    items = select(Task.items_sha256).where(Task.id.in_(rows.tasks), Task.items_sha256.is_not(None)).distinct()
+    return Deleted(
+        run=name,
+        checkpoints=_count(session, rows.checkpoints),
+        evaluations=_count(session, rows.evaluations),
+        values=_count(session, select(MetricValue.step).where(MetricValue.series_id.in_(rows.series))),
+        artifacts=_count(session, select(Artifact.id).where(Artifact.task_id.in_(rows.tasks))),
+        spooled=[(row.id, row.path) for row in session.execute(spooled)],
+        tasks=session.scalars(rows.tasks).all(),
         artifact_contents=session.scalars(contents).all(),
         item_contents=[sha256 for sha256 in session.scalars(items) if sha256 is not None],
     )
-    links = or_(checkpoint_parents.c.checkpoint_id.in_(checkpoints), checkpoint_parents.c.parent_id.in_(checkpoints))
-    for statement in (
-        delete(Attempt).where(Attempt.shard_id.in_(shards)),
-        delete(Shard).where(Shard.task_id.in_(tasks)),
-        delete(Artifact).where(Artifact.task_id.in_(tasks)),
-        delete(MetricValue).where(MetricValue.series_id.in_(series)),
-        delete(Series).where(Series.run_id == run.id),
-        delete(Import).where(Import.run_id == run.id),
-        delete(Task).where(Task.evaluation_id.in_(evaluations)),
-        delete(Evaluation).where(Evaluation.checkpoint_id.in_(checkpoints)),
-        delete(checkpoint_parents).where(links),
-        delete(Checkpoint).where(Checkpoint.run_id == run.id),
-        delete(Run).where(Run.id == run.id),
-    ):
-        session.execute(statement, execution_options={"synchronize_session": False})
-    session.expunge_all()
-    return found
+
+
+def _statements(rows: _Rows) -> Sequence[Delete]:
+    """Return what removes the rows, those first that name others."""
+    links = checkpoint_parents.c
+    return (
+        delete(Attempt).where(Attempt.shard_id.in_(rows.shards)),
+        delete(Shard).where(Shard.task_id.in_(rows.tasks)),
+        delete(Artifact).where(Artifact.task_id.in_(rows.tasks)),
+        delete(MetricValue).where(MetricValue.series_id.in_(rows.series)),
+        delete(Series).where(Series.run_id == rows.run_id),
+        delete(Import).where(Import.run_id == rows.run_id),
+        delete(Task).where(Task.evaluation_id.in_(rows.evaluations)),
+        delete(Evaluation).where(Evaluation.checkpoint_id.in_(rows.checkpoints)),
+        delete(checkpoint_parents).where(
+            or_(links.checkpoint_id.in_(rows.checkpoints), links.parent_id.in_(rows.checkpoints))
+        ),
+        delete(Checkpoint).where(Checkpoint.run_id == rows.run_id),
+        delete(Run).where(Run.id == rows.run_id),
+    )
 
 
 def _require_over(session: Session, name: str, evaluations: Select[int]) -> None:

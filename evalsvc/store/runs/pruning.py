@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec import documents
 from evalsvc.spec.artifact_policy import Retention, retention_of
 from evalsvc.store.history.series import matches
 from evalsvc.store.history.summary import read_summary
@@ -40,10 +41,11 @@ def rule_of(run: Run, default: Retention | None) -> Retention | None:
     return default if run.retention is None else retention_of(run.retention)
 
 
-def retention_view(run: Run, default: Retention | None) -> dict[str, Any]:
+def retention_view(run: Run, default: Retention | None) -> documents.Retention:
     rule = rule_of(run, default)
-    source = "run" if run.retention is not None else "service"
-    return {"run": run.name, "keep": rule and rule.to_json(), "from": rule and source}
+    if rule is None:
+        return documents.Retention(run=run.name, keep=None, from_=None)
+    return documents.Retention(run=run.name, keep=rule.to_json(), from_="service" if run.retention is None else "run")
 
 
 def find_prunable(session: Session, default: Retention | None, run: str | None = None) -> Pruned:

@@ -48,7 +48,7 @@ def test_values_come_in_any_order_and_are_marked(store: Store) -> None:
     assert (found["x"], found["value"], found["import"]) == ([10, 20, 30], [1.5, "-Infinity", "NaN"], [1, 1, 1])
     assert found["imports"]["1"]["source"] == "spreadsheet"
     with store.reading() as session:
-        assert runs_view(session)[0]["values"] == 3
+        assert runs_view(session).runs[0].values == 3
         [run] = find_series(session, [], [], None)
         cells = [row for page in cut_pages(session, run) for row in read_page(session, page)]
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in cells]

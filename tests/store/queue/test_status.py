@@ -18,6 +18,8 @@ from queue_steps import (
 )
 
 from evalsvc.messages import ShardError, ShardResult
+from evalsvc.spec.documents import Error, OpenShards, Progress, RunningTask
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.store.queue.status import failed_view, queue_view, running_view, warned_view
 from evalsvc.store.session import Store
 from evalsvc.store.tables import Evaluation, now
@@ -35,10 +37,11 @@ def test_the_queue_by_run_and_its_pace(store: Store) -> None:
     dispatched(store)
     with store.reading() as session:
         found = queue_view(session)
-    assert (found["queued"], found["running"], found["finished_last_hour"]) == (2, 1, 1)
-    assert found["seconds_left"] < 60, "the evaluation took a moment; that there was none before it is no pace"
-    assert found["shards"] == {"queued": 2, "running": 1}
-    by_run = {run["run"]: (run["queued"], run["running"]) for run in found["runs"]}
+    assert (found.queued, found.running, found.finished_last_hour) == (2, 1, 1)
+    assert found.seconds_left is not None
+    assert found.seconds_left < 60, "the evaluation took a moment; that there was none before it is no pace"
+    assert found.shards == OpenShards(queued=2, running=1)
+    by_run = {run.run: (run.queued, run.running) for run in found.runs}
     assert sum(queued for queued, _ in by_run.values()) == 2
     assert set(by_run) == {"run-a", "run-b"}
 
@@ -60,9 +63,9 @@ def test_the_time_left_leaves_idle_time_out(store: Store) -> None:
                 evaluation.finished_at = None if ended is None else moment + timedelta(minutes=ended)
     with store.reading() as session:
         found = queue_view(session)
-    assert (found["queued"], found["running"], found["finished_last_hour"]) == (2, 1, 3)
+    assert (found.queued, found.running, found.finished_last_hour) == (2, 1, 3)
     busy = 2 + 6 + 2
-    assert found["seconds_left"] == pytest.approx(3 * 60 * busy / 3, abs=10)
+    assert found.seconds_left == pytest.approx(3 * 60 * busy / 3, abs=10)
 
 
 def test_nothing_is_younger_than_now(store: Store) -> None:
@@ -71,7 +74,7 @@ def test_nothing_is_younger_than_now(store: Store) -> None:
     with store.transaction() as session:
         session.execute(sa.update(Evaluation).values(created_at=now() + timedelta(hours=3)))
     with store.reading() as session:
-        assert queue_view(session)["oldest_seconds"] == 0.0
+        assert queue_view(session).oldest_seconds == 0.0
 
 
 def test_what_runs_with_its_progress(store: Store) -> None:
@@ -81,13 +84,9 @@ def test_what_runs_with_its_progress(store: Store) -> None:
     next_shard(store)
     with store.reading() as session:
         (found,) = running_view(session, {planning.task_id: LiveTask(5, 2.0)})
-    assert (found["run"], found["step"], found["suite"]) == ("run-a", 25, "quick")
-    assert found["tasks"] == [
-        {
-            "name": "loss-0",
-            "progress": {"done": 5, "total": 40, "unit": "sequences", "per_second": 2.0, "seconds_left": 17.5},
-        }
-    ]
+    assert (found.run, found.step, found.suite) == ("run-a", 25, "quick")
+    progress = Progress(done=5, total=40, unit="sequences", per_second=2.0, seconds_left=17.5)
+    assert found.tasks == [RunningTask(name="loss-0", progress=progress)]
 
 
 def test_what_failed_last_comes_first_with_its_reason(store: Store) -> None:
@@ -98,8 +97,8 @@ def test_what_failed_last_comes_first_with_its_reason(store: Store) -> None:
         assert store_result(store, assignment, ShardResult(error=error))
     with store.reading() as session:
         found = failed_view(session)
-    assert [item["step"] for item in found] == [6, 5, 4, 3, 2]
-    assert found[0]["error"] == {"code": "non_finite", "message": "NaN at step 6"}
+    assert [item.step for item in found] == [6, 5, 4, 3, 2]
+    assert found[0].error == Error(code="non_finite", message="NaN at step 6")
 
 
 def test_what_is_suspicious_comes_newest_first_and_not_without_end(store: Store) -> None:
@@ -109,8 +108,8 @@ def test_what_is_suspicious_comes_newest_first_and_not_without_end(store: Store)
         evaluate_whole(store, metric(1.0), warnings=[warning] if step != 5 else [])
     with store.reading() as session:
         found = warned_view(session)
-    assert [task["step"] for task in found] == [6, 4, 3, 2, 1]
-    assert found[0] == {
+    assert [task.step for task in found] == [6, 4, 3, 2, 1]
+    assert content_of(found[0]) == {
         "id": 7,
         "run": "run-a",
         "step": 6,

@@ -5,6 +5,7 @@ from queue_steps import enter, measure, metric, next_shard, plan, ran, result, s
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import UnknownName
+from evalsvc.spec.documents import Base
 from evalsvc.store.lookup import find_checkpoint, find_run, get_or_create_run
 from evalsvc.store.runs import base as bases
 from evalsvc.store.runs.base import base_ids, base_view, find_base, name_base, runs_awaiting_base
@@ -76,14 +77,14 @@ def test_a_base_that_does_not_exist(store: Store, of: str, step: int, variant: s
 
 def test_a_run_shows_its_base(store: Store) -> None:
     enter(store, submission(25))
-    expected = {"run": "run-a", "step": 0, "variant": "raw", "named": False, "checkpoint": None}
+    expected = Base(run="run-a", step=0, variant="raw", named=False, checkpoint=None)
     with store.reading() as session:
-        assert run_view(session, find_run(session, "run-a"))["base"] == expected
+        assert run_view(session, find_run(session, "run-a")).base == expected
     enter(store, submission(0))
     name(store, "run-a", "run-a", 25)
     with store.reading() as session:
         view = base_view(session, find_run(session, "run-a"))
-    assert view == {"run": "run-a", "step": 25, "variant": "raw", "named": True, "checkpoint": 1}
+    assert view == Base(run="run-a", step=25, variant="raw", named=True, checkpoint=1)
 
 
 def test_the_file_of_a_named_base_stays_in_use(store: Store) -> None:

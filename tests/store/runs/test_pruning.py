@@ -11,6 +11,7 @@ from queue_steps import enter, evaluate_whole, kept_artifact, metric, submission
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import InvalidRequest, UnknownName
 from evalsvc.spec.artifact_policy import Retention
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.protocol import Direction
 from evalsvc.store.lookup import find_run
 from evalsvc.store.named_files import named_artifacts
@@ -98,13 +99,13 @@ def test_a_run_may_have_its_own_rule(store: Store) -> None:
         found = find_prunable(session, Retention(last=1))
         assert found.by_run == {"run-b": 1}
         default = Retention(last=1)
-        assert retention_view(find_run(session, "run-a"), default)["from"] == "run"
-        assert retention_view(find_run(session, "run-b"), default) == {
+        assert retention_view(find_run(session, "run-a"), default).from_ == "run"
+        assert content_of(retention_view(find_run(session, "run-b"), default)) == {
             "run": "run-b",
             "keep": {"last": 1},
             "from": "service",
         }
-        assert retention_view(find_run(session, "run-b"), None)["keep"] is None
+        assert retention_view(find_run(session, "run-b"), None).keep is None
         with pytest.raises(UnknownName):
             find_prunable(session, None, "run-x")
 

@@ -43,9 +43,9 @@ def test_bases_and_expressions_name_it_anew(store: Store) -> None:
     with store.reading() as session:
         for run in ("run-z", "run-b"):
             view = base_view(session, find_run(session, run))
-            assert (view["run"], view["checkpoint"]) == ("run-z", 1)
-        (checkpoint,) = run_view(session, find_run(session, "mix"))["checkpoints"]
-        assert checkpoint["uri"] == "lerp(run-b@25, run-z@25, 0.25)"
+            assert (view.run, view.checkpoint) == ("run-z", 1)
+        (checkpoint,) = run_view(session, find_run(session, "mix")).checkpoints
+        assert checkpoint.uri == "lerp(run-b@25, run-z@25, 0.25)"
     while assignment := next_shard(store):
         virtual = assignment.request.checkpoint.virtual
         if virtual is not None:

@@ -22,6 +22,7 @@ from evalsvc.checkpoints.expression_parser import parse_expression
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.errors import Conflict, EvalsvcError, InvalidRequest, UnknownName, WrongState
 from evalsvc.messages import ShardResult
+from evalsvc.spec.documents import Parent
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, find_run, get_or_create_run
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
@@ -120,10 +121,10 @@ def test_the_digests_that_a_worker_found_are_kept(store: Store) -> None:
     assert store_result(store, dispatched(store), ShardResult(plan(1).output, provenance=found))
     with store.reading() as session:
         view = checkpoint_view(session, find_checkpoint(session, 3))
-        expected = [{"name": "run-a@0", "checkpoint": 1, "sha256": "a" * 64, "replaced_at": None}]
-        assert (view["sha256"], view["parents"][:1]) == ("c" * 64, expected)
+        expected = Parent(name="run-a@0", checkpoint=1, sha256="a" * 64, replaced_at=None)
+        assert (view.sha256, view.parents[0]) == ("c" * 64, expected)
         assert [find_checkpoint(session, number).sha256 for number in (1, 2)] == ["a" * 64, "b" * 64]
-        assert checkpoint_view(session, find_checkpoint(session, 1))["parents"] == []
+        assert checkpoint_view(session, find_checkpoint(session, 1)).parents == []
 
 
 def test_the_same_expression_again_is_the_same_checkpoint(store: Store) -> None:
@@ -147,8 +148,8 @@ def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
         assert state.error is not None
         assert "run-a@5, which it is made of, was replaced by another file; post the expr" in state.error["message"]
         assert read_history(session, "v")["series"][0]["value"] == [1.0], "it was measured, and stays"
-        parents = checkpoint_view(session, find_checkpoint(session, 3))["parents"]
-        assert [parent["replaced_at"] is None for parent in parents] == [True, False]
+        parents = checkpoint_view(session, find_checkpoint(session, 3)).parents
+        assert [parent.replaced_at is None for parent in parents] == [True, False]
     with (
         store.transaction() as session,
         pytest.raises(WrongState, match="is made of run-a@5, replaced by another file"),

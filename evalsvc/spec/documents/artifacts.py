@@ -1,0 +1,42 @@
+"""Documents of artifacts, and of which are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from evalsvc.spec.documents.document import Document, Example
+from evalsvc.spec.documents.fields import Count, RunName
+from evalsvc.spec.documents.results import Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifacts(Document):
+    """Artifacts of an evaluation or a run."""
+
+    artifacts: list[Artifact]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention(Document):
+    """Which artifacts of a run are kept."""
+
+    run: RunName
+    keep: Annotated[dict[str, float | str] | None, Example({"last": 10, "every": 1000, "best": "coco/fid"})]
+    """The rule: what any part of it keeps is kept; null: everything is kept."""
+    from_: Literal["run", "service"] | None
+    """Whose the rule is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned(Document):
+    """How much was pruned, or would be."""
+
+    artifacts: Annotated[Count, Example(120)]
+    bytes: Annotated[Count, Example(40_213_000)]
+    """Bytes of their contents."""
+    freed_bytes: Annotated[Count, Example(38_000_000)]
+    """Bytes of the contents that no other artifact has."""
+    runs: Annotated[dict[str, Count], Example({"t2i-1b-pretrained": 120})]
+    """How many of each run that loses any."""
+    dry_run: bool
