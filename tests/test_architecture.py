@@ -226,9 +226,23 @@ def test_settings_are_read_in_one_place() -> None:
     assert readers <= {"config", "cli.options", "cli.demo", "cluster.devices"}
 
 
+def test_one_module_asks_how_far_two_values_are_apart() -> None:
+    """Two ways to a difference had two errors, and a verdict of one command was none of the other."""
+    askers = {module for module, file in MODULES.items() if {"distance", "difference_of"} & arithmetic_in(file)}
+    assert askers == {"compare.contrast", "metrics.distance"}
+
+
 def test_only_the_terminal_prints() -> None:
     """What is printed otherwise is obeyed by the terminal, whoever wrote it."""
     assert {module for module, file in MODULES.items() if calls_print(file)} == {"cli.terminal"}
+
+
+def arithmetic_in(file: Path) -> set[str]:
+    """What the file imports from the arithmetic of differences."""
+    modules = ("evalsvc.metrics.distance", "evalsvc.metrics.paired")
+    nodes = ast.walk(ast.parse(file.read_text()))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module in modules]
+    return {alias.name for node in imports for alias in node.names}
 
 
 def calls_print(file: Path) -> bool:

@@ -20,7 +20,7 @@ from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
 from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
-from evalsvc.metrics.distance import Basis
+from evalsvc.spec.documents.comparisons import Basis
 from evalsvc.spec.protocol import describe_differences, labelled, tell_apart
 
 

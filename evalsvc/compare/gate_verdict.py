@@ -13,8 +13,9 @@ from typing import Literal
 
 from evalsvc.compare.contrast import Contrast
 from evalsvc.compare.gate_rules import Rule
-from evalsvc.metrics.distance import Basis, Distance
+from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import MIN_ITEMS
+from evalsvc.spec.documents.comparisons import Basis
 
 Verdict = Literal[
     "worse",

@@ -9,12 +9,10 @@ from typing import Literal
 from evalsvc.metrics.flips import Flips
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval, Spread, require_level
 from evalsvc.metrics.item_numbers import Numbers
-from evalsvc.metrics.paired import difference_of
+from evalsvc.metrics.paired import Paired, difference_of
 from evalsvc.metrics.ratio import Ratio, exp_or_infinity
+from evalsvc.spec.documents.comparisons import Basis
 from evalsvc.spec.protocol import Direction
-
-Basis = Literal["paired", "unpaired", "none"]
-"""Where the standard error of a difference comes from: shared items, the errors of both values, or nowhere."""
 
 Judgement = Literal["better", "worse", "different", "indistinguishable"]
 """Of b, against a. `different`: of a metric that has no better side."""
@@ -143,19 +141,30 @@ def distance(
     value = 0.0 if equal else b.value - a.value
     found = None if pairs is None else difference_of(*pairs, drawn_from=drawn_from)
     if found is not None and found.spread is not None and math.isfinite(value):
-        return Distance(
-            # Where no item is left out, the values themselves: theirs is the least rounding.
-            found.value if found.n_only_a or found.n_only_b else value,
-            found.spread.stderr,
-            "paired",
-            found.n,
-            groups=found.groups,
-            n_only_a=found.n_only_a,
-            n_only_b=found.n_only_b,
-            p=found.p,
-            spread=found.spread,
-            flips=found.flips,
-        )
+        # Where no item is left out, the values themselves: theirs is the least rounding. Values that are infinite on
+        # both sides, by an item that is, say nothing of the other items.
+        whole = math.isfinite(a.value) and not (found.n_only_a or found.n_only_b)
+        return _of_pairs(value if whole else found.value, found, found.spread)
+    return _of_values(value, a, b)
+
+
+def _of_pairs(value: float, found: Paired, spread: Spread) -> Distance:
+    return Distance(
+        value,
+        spread.stderr,
+        "paired",
+        found.n,
+        groups=found.groups,
+        n_only_a=found.n_only_a,
+        n_only_b=found.n_only_b,
+        p=found.p,
+        spread=spread,
+        flips=found.flips,
+    )
+
+
+def _of_values(value: float, a: Ratio, b: Ratio) -> Distance:
+    """Return the distance of two independent values; without an error where one of them has none."""
     smaller = min(a, b, key=lambda side: side.independent)
     sides: dict[Literal["a", "b"], Ratio] = {"a": a, "b": b}
     lacking = tuple(name for name, side in sides.items() if side.stderr is None or not math.isfinite(side.stderr))

@@ -20,6 +20,10 @@ ALIKE = 1e-12
 """Relative to the largest of them: differences that spread less are the same number but for rounding."""
 
 
+Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]
+"""The numbers of each item, on both sides."""
+
+
 @dataclass(frozen=True)
 class Paired:
     """b − a over the items that both have."""
@@ -71,8 +75,19 @@ def difference_of(a: Numbers, b: Numbers, *, drawn_from: int | None = None) -> P
     groups = None if in_common[0].groups is None else [in_common[0].groups[at] for at in places]
     n, (only_a, only_b) = len(pairs), (len(set(side.items)) - n_common for side in (a, b))
     found = Paired(value, None, n, None, only_a, only_b)
-    if n < 2 or not all(map(math.isfinite, parts)):
-        return found
+    known = n >= 2 and all(map(math.isfinite, parts))
+    return _with_errors(found, pairs, parts, groups, drawn_from) if known else found
+
+
+def _with_errors(
+    found: Paired,
+    pairs: Pairs,
+    parts: Sequence[float],
+    groups: Sequence[Hashable] | None,
+    drawn_from: int | None,
+) -> Paired:
+    """Return the difference with its errors, from what each item adds to it (`parts`)."""
+    n, one_key = len(pairs), len(pairs[0][0]) == 1
     weights = None if one_key else [x[1] + y[1] for x, y in pairs]
     independent, spread = _errors_of(parts, weights, groups)
     if independent < n:
@@ -127,9 +142,6 @@ def _errors_of(
     heavy = group_sums([1.0] * n if weights is None else weights, groups)
     effective = math.fsum(heavy) ** 2 / math.fsum(weight * weight for weight in heavy)
     return independent, Spread(stderr, effective - 1, bend_of(sums))
-
-
-Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]
 
 
 def _mean_difference(pairs: Pairs) -> tuple[float, list[float]]:

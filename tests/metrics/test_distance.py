@@ -62,6 +62,12 @@ class TestBasis:
     def test_equal_values_are_apart_by_nothing(self, value: float) -> None:
         assert distance(Ratio(value, None, 1), Ratio(value, None, 1)).value == 0.0
 
+    def test_an_item_that_is_infinite_on_both_sides_leaves_the_others(self) -> None:
+        """Both values are infinite, and 0 would deny what the other items say, whose error stood next to the 0."""
+        infinite = Ratio(-math.inf, None, 2)
+        found = distance(infinite, infinite, (numbers([-math.inf, 0.0]), numbers([-math.inf, 1.0])))
+        assert known(found) == (0.5, 0.5, "paired", 2, ())
+
     def test_items_that_one_side_lacks_leave_the_others_paired(self) -> None:
         """One lost item of a thousand is no reason to compare as if nothing were shared."""
         draw = random.Random(4)

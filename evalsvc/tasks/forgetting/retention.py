@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.centred import covariance_of_means, fieller_interval
@@ -14,9 +13,10 @@ from evalsvc.metrics.item_shares import Linear, combined, keep_shares, linear_me
 from evalsvc.metrics.ratio import Ratio
 from evalsvc.metrics.shares import share_stderr
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.forgetting.base_comparison import SCOPES, Differences, accuracy_of
+from evalsvc.tasks.forgetting.base_comparison import Differences
+from evalsvc.tasks.forgetting.pairs import SCOPES, Pairs, accuracy_of, accuracy_pairs
 from evalsvc.tasks.forgetting.random_baselines import Baseline
-from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE, Pairs, Row, accuracy_pairs
+from evalsvc.tasks.forgetting.rows import ABOVE_CHANCE, Row
 
 RATIO = "text_retained/2"
 """In the protocol of `text_retained`: a ratio of sums over all benchmarks. Version 1 was a mean of ratios."""
@@ -36,7 +36,7 @@ class Retained:
 
 
 def add_retention(
-    differences: Differences, rows: Sequence[Row], own: Results, base: Results, protocol: Mapping[str, Any]
+    differences: Differences, rows: Sequence[Row], own: Results, base: Results, protocol: Mapping[str, object]
 ) -> None:
     """Add metrics of each benchmark's accuracy, over all ids and within text, with what they are made of:
 
@@ -64,7 +64,7 @@ def add_retention(
             _add(differences, metric, pairs, _shares_of_retained(row, pairs))
 
 
-def centred(task: str, rows: Sequence[Row], own: Results, protocol: Mapping[str, Any]) -> Iterator[MetricValue]:
+def centred(task: str, rows: Sequence[Row], own: Results, protocol: Mapping[str, object]) -> Iterator[MetricValue]:
     """Yield `<task>/centred`: the mean over benchmarks of the checkpoint's (accuracy − chance) / (1 − chance).
 
     The base has no part in it. The documents' shares of the mean are put into the items of `own`.
@@ -98,7 +98,9 @@ def centred(task: str, rows: Sequence[Row], own: Results, protocol: Mapping[str,
         yield found.as_metric(name, "fraction", "higher", Protocol(content), 0.0, items)
 
 
-def text_retained(task: str, rows: Sequence[Row], own: Results, base: Results, protocol: Mapping[str, Any]) -> Retained:
+def text_retained(
+    task: str, rows: Sequence[Row], own: Results, base: Results, protocol: Mapping[str, object]
+) -> Retained:
     """Return `<task>/text_retained`: Σ c / Σ c_base over all benchmarks, with c = (accuracy − chance) / (1 − chance).
 
     Every benchmark with an accuracy counts, also where the base is at chance: a choice by the same answers would favour
@@ -229,7 +231,7 @@ def _all_known(value: float, members: Sequence[tuple[float, Linear | None]]) -> 
     return combined(value, known) if len(known) == len(members) else None
 
 
-def _names(row: Row, pairs: Pairs) -> list[tuple[Any, Any]]:
+def _names(row: Row, pairs: Pairs) -> list[tuple[object, object]]:
     return [(row.what, index) for index in pairs.indices]
 
 
@@ -249,7 +251,7 @@ def _accuracies(rows: Sequence[Row], own: Results, base: Results) -> Iterator[tu
             yield row, accuracy, pairs
 
 
-def _other_chances(some: Sequence[tuple[Row, MetricValue]]) -> dict[str, Any]:
+def _other_chances(some: Sequence[tuple[Row, MetricValue]]) -> dict[str, object]:
     """Return what the protocol says of chance where it is not right options / options, as the members' digests say."""
     other = {row.what: asdict(_chance(row)) for row, accuracy in some if row.chance != accuracy.baseline}
     return {"chance": other} if other else {}

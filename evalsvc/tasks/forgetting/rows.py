@@ -8,20 +8,26 @@ corrected together.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.centred import interval_of_centred, ratio_of_centred
-from evalsvc.metrics.distance import Basis, Distance, distance
+from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import LEVEL, MIN_ITEMS, Interval
-from evalsvc.metrics.item_numbers import Numbers
-from evalsvc.metrics.item_shares import finite_factor
-from evalsvc.metrics.mcnemar import McNemar, holm
-from evalsvc.metrics.ratio import Ratio, ratio_of_sums
-from evalsvc.spec.protocol import Direction, MetricValue
-from evalsvc.tasks.forgetting.base_comparison import SCOPES, accuracy_of, benchmarks_of, numbers_of
+from evalsvc.metrics.mcnemar import holm
+from evalsvc.spec.documents.comparisons import Basis
+from evalsvc.spec.protocol import Direction
+from evalsvc.tasks.forgetting.pairs import (
+    SCOPES,
+    Pairs,
+    accuracy_of,
+    accuracy_pairs,
+    benchmarks_of,
+    bits_pairs,
+    metric_named,
+)
 from evalsvc.tasks.forgetting.random_baselines import Baseline, random_baseline
 
 ALPHA = 1 - LEVEL
@@ -38,50 +44,6 @@ NATS = "nats/token"
 
 Verdict = Literal["lost", "gained", "indistinguishable", "too few"]
 """Of the checkpoint, against its base. `too few`: there are not as many independent items as a test needs."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """A number of each item, of the base and of the checkpoint; what the row is about is Σ number / Σ weight."""
-
-    base: Sequence[float]
-    own: Sequence[float]
-    weights: Sequence[float]
-    """Of both: bytes, tokens; 1 where the row is about a mean."""
-    indices: Sequence[int] = ()
-    """The index of each item in its benchmark; empty where nobody asks."""
-    groups: Sequence[Hashable] | None = None
-    """The group of each item, of which only different ones are independent; None: every item is one."""
-    drawn_from: int | None = None
-    """Of how many the items are a sample without replacement; None: they are no sample."""
-
-    @property
-    def factor(self) -> float:
-        """What the errors of a sample have as a factor; 1 without one."""
-        return finite_factor(len(self.weights), self.drawn_from)
-
-    def side(self, numbers: Sequence[float]) -> Ratio:
-        """Return the value of the base's or the checkpoint's numbers."""
-        found = ratio_of_sums(numbers, self.weights, self.groups)
-        assert found is not None, "a row has items of some weight"
-        return found if found.stderr is None else replace(found, stderr=self.factor * found.stderr)
-
-    def difference(self) -> Distance:
-        """Return checkpoint less base."""
-        sides = self._numbers(self.base), self._numbers(self.own)
-        return distance(self.side(self.base), self.side(self.own), sides, drawn_from=self.drawn_from)
-
-    def _numbers(self, numbers: Sequence[float]) -> Numbers:
-        columns = [numbers] if all(weight == 1 for weight in self.weights) else [numbers, self.weights]
-        return Numbers([(None, index) for index in range(len(numbers))], columns, self.groups)
-
-    def counts(self, higher_is_better: bool) -> McNemar:
-        """`only_a`: items on which the base is better; of those on which both are equal, `both` have a number but 0."""
-        sign = 1 if higher_is_better else -1
-        gains = [sign * ((own > base) - (own < base)) for base, own in zip(self.base, self.own, strict=True)]
-        equal = [base for base, gain in zip(self.base, gains, strict=True) if not gain]
-        both = sum(map(bool, equal))
-        return McNemar(both, gains.count(-1), gains.count(1), len(equal) - both)
 
 
 @dataclass(frozen=True)
@@ -207,7 +169,7 @@ def benchmark_parts(own: Results, base: Results) -> list[Parts]:
     """Of the bits per byte of each benchmark's right answers, where the table has more than text."""
     found = []
     for benchmark in benchmarks_of(own):
-        everything, within = (_bits_pairs(own, base, benchmark, scope) for scope in SCOPES)
+        everything, within = (bits_pairs(own, base, benchmark, scope) for scope in SCOPES)
         mass = _value(own, f"{benchmark}/image_mass")
         if everything is not None and within is not None and mass is not None:
             masses = _value(base, f"{benchmark}/image_mass") or 0.0, mass
@@ -319,7 +281,7 @@ def _interval_of_retained(row: Row, pairs: Pairs, chance: float) -> Interval | N
 
 
 def _bits(own: Results, base: Results, benchmark: str, scope: str) -> Row | None:
-    pairs = _bits_pairs(own, base, benchmark, scope)
+    pairs = bits_pairs(own, base, benchmark, scope)
     return None if pairs is None else loss_row(benchmark, "bits_per_byte", SCOPES[scope], BITS, pairs)
 
 
@@ -361,37 +323,6 @@ def _verdict(row: Row, p_corrected: float | None) -> Verdict:
     if p_corrected > ALPHA or not row.change or math.isnan(row.change):
         return "indistinguishable"
     return "gained" if (row.change > 0) == (row.direction == "higher") else "lost"
-
-
-def accuracy_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
-    """Return the benchmark's accuracy question by question; None where it is no mean over questions."""
-    metric = accuracy_of(own, benchmark, scope)
-    if metric is None or len(metric.items) != 1:
-        return None
-    return _pairs(own, base, metric, metric.items)
-
-
-def _bits_pairs(own: Results, base: Results, benchmark: str, scope: str) -> Pairs | None:
-    metric = metric_named(own, f"{benchmark}/bits_per_byte{scope}")
-    return None if metric is None else _pairs(own, base, metric, (f"bits{scope}", "bytes"))
-
-
-def _pairs(own: Results, base: Results, metric: MetricValue, keys: Sequence[str]) -> Pairs | None:
-    """Return the documents that both have; the weight is the checkpoint's, and the base's is the same."""
-    benchmark = metric.name.partition("/")[0]
-    old, new = (numbers_of(results.items, benchmark, keys) for results in (base, own))
-    common = [index for index in new if index in old]
-    key, *weight = keys
-    weights = [new[index][weight[0]] if weight else 1 for index in common]
-    if not any(weights):
-        return None
-    base_numbers, own_numbers = ([side[index][key] for index in common] for side in (old, new))
-    return Pairs(base_numbers, own_numbers, weights, common, drawn_from=metric.drawn_from)
-
-
-def metric_named(results: Results, name: str) -> MetricValue | None:
-    """Return the metric of this name, if there is one."""
-    return next((metric for metric in results.metrics if metric.name == name), None)
 
 
 def _value(results: Results, name: str) -> float | None:

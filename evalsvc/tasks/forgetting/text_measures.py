@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from evalsvc.metrics.ratio import ratio_of_sums
 from evalsvc.spec.protocol import Direction, MetricValue, Protocol
-from evalsvc.tasks.forgetting.rows import NATS, Pairs, Parts, Row, corrected, loss_row, parts_of
+from evalsvc.tasks.forgetting.pairs import Pairs
+from evalsvc.tasks.forgetting.rows import NATS, Parts, Row, corrected, loss_row, parts_of
 from evalsvc.tasks.forgetting.shards import TextShard
 from evalsvc.tasks.forgetting.text_comparison import ComparedText, Comparison
 

@@ -12,8 +12,9 @@ from benchmark_results import results, with_bits
 from evalsvc.files.artifacts import Artifact
 from evalsvc.language.flips import Flip, Kind
 from evalsvc.tasks.forgetting.page import SHOWN, WIDTH, Flipped, Report
+from evalsvc.tasks.forgetting.pairs import Pairs
 from evalsvc.tasks.forgetting.retention import text_retained
-from evalsvc.tasks.forgetting.rows import Pairs, Row, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
+from evalsvc.tasks.forgetting.rows import Row, benchmark_parts, benchmark_rows, corrected, loss_row, recovered
 
 RIGHT, HALF = [1.0] * 40, [1.0, 0.0] * 20
 

@@ -9,8 +9,8 @@ from benchmark_results import results, with_bits
 
 from evalsvc.language.results import Results
 from evalsvc.metrics.mcnemar import mcnemar
+from evalsvc.tasks.forgetting.pairs import Pairs
 from evalsvc.tasks.forgetting.rows import (
-    Pairs,
     Parts,
     Row,
     benchmark_parts,
