@@ -16,10 +16,11 @@ from evalsvc.cli.terminal import print_table, say
 from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
 from evalsvc.compare import reports as gate_reports
 from evalsvc.compare.gate import Look, Report, run_gate
-from evalsvc.compare.gate_rules import Family, Rules, read_rules
+from evalsvc.compare.gate_rules import Rules, read_rules
 from evalsvc.compare.source import Service
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
+from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.suite import find_suite
 

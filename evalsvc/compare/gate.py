@@ -15,12 +15,12 @@ from enum import IntEnum
 from typing import Literal
 
 from evalsvc.compare.contrast import Contrast, contrast_results
-from evalsvc.compare.gate_rules import EVERYTHING, Family, Rule
+from evalsvc.compare.gate_rules import EVERYTHING, Rule
 from evalsvc.compare.gate_verdict import Difference, Gap, Verdict, judge, tails
 from evalsvc.compare.result import Result, task_of
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import DeadlineExceeded, InvalidRequest, UnknownName
-from evalsvc.spec.documents.comparisons import Basis
+from evalsvc.spec.documents.comparisons import Basis, Family
 from evalsvc.spec.protocol import describe_differences, labelled, tell_apart
 
 

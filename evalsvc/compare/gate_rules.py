@@ -14,10 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.errors import InvalidRequest, UnknownName, os_reason
 from evalsvc.metrics.student import upper_tail
+from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.suite import check_keys, validation_message
-
-Family = Literal["none", "holm"]
-"""Whether the level of a rule holds for each metric (`none`) or for all metrics together (`holm`)."""
 
 
 class Rule(BaseModel):

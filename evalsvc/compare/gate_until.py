@@ -14,7 +14,7 @@ Clinical Trials (2000), section 3.8: the tails of the normal boundaries, with th
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -30,10 +30,11 @@ from evalsvc.compare.gate import (
     tell_comparisons_apart,
     without_baseline,
 )
-from evalsvc.compare.gate_rules import Family, Rule
+from evalsvc.compare.gate_rules import Rule
 from evalsvc.compare.result import Result
 from evalsvc.config import Settings
 from evalsvc.metrics.sequential import DEFAULT_SPENDING, WIDEST, Spending, boundaries, tail_of
+from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.suite import Suite, TaskSpec
 from evalsvc.worker.local import TaskLook, result_document, walk_task
 
@@ -80,6 +81,8 @@ class Trial:
     looks: list[Look] = field(default_factory=list)
     metrics: int = 0
     """The metrics of the task so far, those included that are waited for."""
+    protocols: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    """The contents of the protocols at all looks, by id."""
 
     def level(self, rule: Rule) -> float:
         """Return the chance with which all looks together may call a metric worse that did not change."""
@@ -107,40 +110,53 @@ def run_gate_until(sides: Sides, settings: Settings, progress: Progress, show: C
     Raises:
         InvalidRequest: a rule needs a `direction`.
     """
-    comparisons: list[Comparison] = []
-    looks: list[Look] = []
-    samples: list[Samples] = []
-    ends: list[tuple[TaskLook, TaskLook]] = []
-    protocols: dict[str, Mapping[str, object]] = {}
     shared = len(sides.suite.tasks) if sides.family == "holm" else None
-    for task in sides.suite.tasks:
-        trial = Trial(task.name, sides.rules, sides.spending, shared)
-        for pair in _walk_both(task, sides, settings, progress):
-            both = _results(pair, sides)
-            protocols |= {**both.candidate.document.protocols, **both.baseline.document.protocols}
-            before = len(trial.looks)
-            found = judge_look(trial, both)
-            for look in trial.looks[before:]:
-                show(look)
-            if found is not None:
-                break
-        assert found is not None, "the last look settles everything"
-        ends.append(pair)
-        comparisons += found
-        looks += trial.looks
-        if both.units:
-            samples.append(Samples(task.name, both.units, both.total, both.unit, len(trial.fractions)))
+    trials = [Trial(task.name, sides.rules, sides.spending, shared) for task in sides.suite.tasks]
+    ends = [
+        _sample_task(trial, _walk_both(task, sides, settings, progress), sides, show)
+        for trial, task in zip(trials, sides.suite.tasks, strict=True)
+    ]
     candidate, baseline = (
-        Result(ref.label, result_document(sides.suite, ref, [pair[side] for pair in ends]))
+        Result(ref.label, result_document(sides.suite, ref, [end.pair[side] for end in ends]))
         for side, ref in enumerate((sides.candidate, sides.baseline))
     )
     if not baseline.values:
         return without_baseline(candidate.name, baseline)
-    whole = compare(candidate, baseline, sides.rules)
-    told_apart = tell_comparisons_apart(comparisons, protocols)
+    comparisons = [comparison for end in ends for comparison in end.comparisons]
     levels = [one.difference.level for one in comparisons if one.difference and one.difference.level is not None]
-    alarms = Alarms.of(levels, "none" if shared is None else "bonferroni")
-    return replace(whole, comparisons=told_apart, looks=tuple(looks), samples=tuple(samples), alarms=alarms)
+    return replace(
+        compare(candidate, baseline, sides.rules),
+        comparisons=tell_comparisons_apart(comparisons, dict(ChainMap(*(trial.protocols for trial in trials)))),
+        looks=tuple(look for trial in trials for look in trial.looks),
+        samples=tuple(end.samples for end in ends if end.samples is not None),
+        alarms=Alarms.of(levels, "none" if shared is None else "bonferroni"),
+    )
+
+
+@dataclass(frozen=True)
+class _End:
+    """One task when its sampling stopped."""
+
+    pair: tuple[TaskLook, TaskLook]
+    comparisons: list[Comparison]
+    samples: Samples | None
+    """None where a side failed."""
+
+
+def _sample_task(
+    trial: Trial, pairs: Iterable[tuple[TaskLook, TaskLook]], sides: Sides, show: Callable[[Look], None]
+) -> _End:
+    for pair in pairs:
+        both = _results(pair, sides)
+        trial.protocols |= {**both.candidate.document.protocols, **both.baseline.document.protocols}
+        before = len(trial.looks)
+        found = judge_look(trial, both)
+        for look in trial.looks[before:]:
+            show(look)
+        if found is not None:
+            samples = Samples(trial.task, both.units, both.total, both.unit, len(trial.fractions))
+            return _End(pair, found, samples if both.units else None)
+    raise AssertionError("the last look settles everything")
 
 
 def judge_look(trial: Trial, both: Both) -> list[Comparison] | None:

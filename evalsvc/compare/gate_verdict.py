@@ -15,7 +15,7 @@ from evalsvc.compare.contrast import Contrast
 from evalsvc.compare.gate_rules import Rule
 from evalsvc.metrics.distance import Distance
 from evalsvc.metrics.intervals import MIN_ITEMS
-from evalsvc.spec.documents.comparisons import Basis
+from evalsvc.spec.documents.comparisons import Basis, Family
 
 Verdict = Literal[
     "worse",
@@ -136,7 +136,7 @@ class Gap:
         return self.found.p_value() if self.found.independent >= MIN_ITEMS else None
 
 
-def tails(gaps: Sequence[Gap], levels: Sequence[float], family: Literal["none", "holm"]) -> list[float]:
+def tails(gaps: Sequence[Gap], levels: Sequence[float], family: Family) -> list[float]:
     """Return with which one-sided chance each metric's bounds may miss; `levels` are those of each metric alone.
 
     `holm`: all metrics together call one of them worse that is not with a chance of the mean level at most. The metrics
