@@ -19,6 +19,12 @@ from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
 MAX_BYTES = 1 << 30
 """Bytes of the file of a result; 100,000 items with all their scores have a hundredth of that."""
 
+MAX_COUNT = 10**15
+"""Items that a value may rest on."""
+
+MAX_DEPTH = 32
+"""Objects and lists inside one another, in the content of a protocol."""
+
 MAX_KEYS = 2
 """Numbers of an item that a metric is made of: those of a mean, or of a ratio of sums."""
 
@@ -93,11 +99,25 @@ def _read_file(path: Path) -> ResultDocument:
 
 
 def _check(document: ResultDocument) -> None:
-    """Raise ValueError for what the types of the document's fields do not say."""
+    """Raise ValueError or OverflowError for what the types of the document's fields do not say."""
     for metric in document.metrics:
-        if metric.n < 0 or len(metric.items) > MAX_KEYS:
-            raise ValueError(f"metrics: {metric.name[:80]!r} has n {metric.n} and {len(metric.items)} items")
+        counts = (metric.n, metric.groups or 0, metric.drawn_from or 0)
+        if not all(0 <= count <= MAX_COUNT for count in counts) or len(metric.items) > MAX_KEYS:
+            raise ValueError(f"metrics: {metric.name[:80]!r} counts {counts} items, or is made of {metric.items}"[:200])
+        for number in (metric.value, metric.stderr, metric.baseline):
+            float(number or 0)
+    for identity, content in document.protocols.items():
+        if _is_deep(content):
+            raise ValueError(f"protocols: {identity[:80]!r} is nested deeper than {MAX_DEPTH}")
     for task, rows in document.items.items():
         for row in rows:
             if not isinstance(row.get("index"), int | str | None) or not isinstance(row.get("benchmark"), str | None):
                 raise ValueError(f"items: {task[:80]!r} has {repr(row)[:80]}, whose index or benchmark is no name")
+
+
+def _is_deep(content: object) -> bool:
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        inside = [list(value.values()) if isinstance(value, dict) else value for value in level]
+        level = [inner for values in inside if isinstance(values, list) for inner in values]
+    return bool(level)

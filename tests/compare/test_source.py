@@ -11,6 +11,7 @@ from compared_runs import put
 from gate_documents import document, value
 
 from evalsvc.client import Client
+from evalsvc.compare import source
 from evalsvc.compare.comparison import compare_results
 from evalsvc.compare.source import Service, read_result
 from evalsvc.errors import InvalidData, UnknownName
@@ -57,16 +58,32 @@ METRIC = value("a/b", 1.0).to_json()
 WRONG_FIELDS: list[dict[str, Any]] = [
     *({"name": 3}, {"value": None}, {"stderr": "small"}, {"n": None}, {"n": "many"}, {"direction": "sideways"}),
     *({"protocol": [1]}, {"unit": None}, {"items": "x"}, {"items": [1]}, {"items": ["x", "y", "z"]}, {"task": [1]}),
+    *({"n": -1}, {"n": 10**400}, {"n": True}, {"n": 3.0}, {"groups": 10**400}, {"drawn_from": 10**400}),
+    *({"value": 10**400}, {"stderr": 10**400}, {"value": "1e3"}, {"value": True}, {"name": None}),
 ]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for _ in range(depth):
+        content = {"x": content}
+    return content
+
 
 WRONG_PARTS: list[dict[str, Any]] = [
     *({"metrics": 3}, {"metrics": [{"name": "a/b"}]}, *({"metrics": [METRIC | wrong]} for wrong in WRONG_FIELDS)),
-    *({"protocols": [1]}, {"protocols": {"x": 1}}, {"errors": [1]}, {"errors": {"a": {}}}),
+    *(
+        {"protocols": [1]},
+        {"protocols": {"x": 1}},
+        {"protocols": {"x": nested(300)}},
+        {"errors": [1]},
+        {"errors": {"a": {}}},
+    ),
     *({"items": [1]}, {"items": {"a": [1]}}, {"items": {"a": [{"index": [0]}]}}),
 ]
 
 
-def test_what_is_not_a_result(service: Service, tmp_path: Path) -> None:
+def test_what_is_not_a_result(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "wrong.json"
     for text in ("", "{", "[" * 9999):
         path.write_text(text)
@@ -76,5 +93,8 @@ def test_what_is_not_a_result(service: Service, tmp_path: Path) -> None:
         path.write_text(json.dumps(content))
         with pytest.raises(InvalidData, match=r"wrong\.json is no result of `evalsvc run"):
             read_result(str(path), service)
+    monkeypatch.setattr(source, "MAX_BYTES", 64)
+    with pytest.raises(InvalidData, match=r"wrong\.json has more than 64 bytes"):
+        read_result(str(path), service)
     with pytest.raises(InvalidData, match="cannot be read: is a directory"):
         read_result(str(tmp_path), service)
