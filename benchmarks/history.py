@@ -305,9 +305,9 @@ def _evaluate(client: Client, until: float) -> int:
         posted = client.submit(
             "stored", step, str(weights), suites=["short"], layout=str(ROOT / "runs" / "layout.yaml")
         )
-        [evaluation] = posted["evaluations"]
-        if (found := client.wait(evaluation["id"], every=0.2))["state"] != OVER[0]:
-            raise RuntimeError(json.dumps(found)[:2000])
+        [evaluation] = posted.evaluations
+        if (found := client.wait(evaluation.id, every=0.2)).state != OVER[0]:
+            raise RuntimeError(str(found)[:2000])
         step += 1
     return step
 

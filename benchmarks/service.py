@@ -130,11 +130,11 @@ class Service:
         layout = str(ROOT / "runs" / "layout.yaml")
         posted = self.client.submit("sleeping", self.step, str(weights), suites=[name], layout=layout)
         self.step += 1
-        [evaluation] = posted["evaluations"]
-        done = self.client.wait(evaluation["id"], every=0.5)
-        if done["state"] != "succeeded":
+        [evaluation] = posted.evaluations
+        done = self.client.wait(evaluation.id, every=0.5)
+        if done.state != "succeeded":
             raise RuntimeError(str(done)[:2000])
-        return self._times(evaluation["id"]), self._used_since(before, begun)
+        return self._times(evaluation.id), self._used_since(before, begun)
 
     def idle(self, seconds: float) -> Use:
         """What nothing costs."""

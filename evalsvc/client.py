@@ -22,7 +22,7 @@ from evalsvc.errors import (
     os_reason,
 )
 from evalsvc.spec import documents
-from evalsvc.spec.documents.reading import read
+from evalsvc.spec.documents.reading import content_of, read
 
 D = TypeVar("D", bound=documents.Document)
 
@@ -38,7 +38,7 @@ _ERRORS = {leaf.code: leaf for leaf in leaves()}
 
 
 class Client:
-    """A running service. Every method returns the service's JSON, and raises its errors as their own classes.
+    """A running service. Every method returns a document, and raises the service's errors as their own classes.
 
     Raises (all methods):
         ServiceUnreachable: nothing answers at the address, or something else does.
@@ -88,16 +88,16 @@ class Client:
         *,
         variant: str | None = None,
         suites: Sequence[str] | None = None,
-        model: str | Mapping[str, Any] | None = None,
-        layout: str | Mapping[str, Any] | None = None,
+        model: str | Mapping[str, object] | None = None,
+        layout: str | Mapping[str, object] | None = None,
         tokens_seen: int | None = None,
         sha256: str | None = None,
         spool: str = "none",
         priority: int = 0,
         tags: Mapping[str, str] | None = None,
         replace: bool = False,
-    ) -> dict[str, Any]:
-        """Post a checkpoint: `{"checkpoint": …, "evaluations": […]}`. Posting the same again changes nothing.
+    ) -> documents.Posted:
+        """Post a checkpoint, and have it evaluated. Posting the same again changes nothing.
 
         `uri` may be an expression over checkpoints of the service, `lerp(run@0, run@5000, 0.3)`; then run and step have
         defaults: the run that is named first, and its last step in the expression.
@@ -117,29 +117,29 @@ class Client:
             "tags": tags or {},
             "replace": replace,
         }
-        return self._ask("POST", "/v1/checkpoints", {key: value for key, value in body.items() if value is not None})
+        given = {key: value for key, value in body.items() if value is not None}
+        return self._fetch(documents.Posted, "POST", "/v1/checkpoints", given)
 
-    def checkpoint(self, checkpoint: int) -> dict[str, Any]:
-        """A checkpoint; `in_use` says whether its file is still needed."""
-        return self._ask("GET", f"/v1/checkpoints/{checkpoint}")
+    def checkpoint(self, checkpoint: int) -> documents.Checkpoint:
+        """Return a checkpoint; `in_use` says whether its file is still needed."""
+        return self._get(documents.Checkpoint, f"/v1/checkpoints/{checkpoint}")
 
-    def evaluate(self, checkpoint: int, suite: str, priority: int = 0) -> dict[str, Any]:
-        """Evaluate a posted checkpoint with a suite; the evaluation."""
+    def evaluate(self, checkpoint: int, suite: str, priority: int = 0) -> documents.Evaluation:
+        """Evaluate a posted checkpoint with a suite."""
         body = {"checkpoint": checkpoint, "suite": suite, "priority": priority}
-        return self._ask("POST", "/v1/evaluations", body)
+        return self._fetch(documents.Evaluation, "POST", "/v1/evaluations", body)
 
-    def evaluation(self, evaluation: int) -> dict[str, Any]:
+    def evaluation(self, evaluation: int) -> documents.Evaluation:
         """Return an evaluation with its state, its progress and the results of its tasks."""
-        return self._ask("GET", f"/v1/evaluations/{evaluation}")
+        return self._get(documents.Evaluation, f"/v1/evaluations/{evaluation}")
 
-    def interim(self, evaluation: int) -> dict[str, Any]:
-        """What the tasks that go on have found so far, by task: `{"done", "metrics", "protocols"}`, `done` in units.
+    def interim(self, evaluation: int) -> dict[str, documents.Interim]:
+        """Return what the tasks that go on have found so far, by task.
 
-        It is replaced at every look, and none of it enters the history; a task that is over, or was not looked at yet,
-        has none.
+        The next look replaces an interim result, and none enters the history. A task that is over, or was not looked at
+        yet, has none.
         """
-        tasks = self.evaluation(evaluation)["tasks"]
-        return {task["name"]: task["interim"] for task in tasks if task["interim"] is not None}
+        return {task.name: task.interim for task in self.evaluation(evaluation).tasks if task.interim is not None}
 
     def wait(
         self,
@@ -147,9 +147,9 @@ class Client:
         *,
         every: float = 1.0,
         timeout: float | None = None,
-        report: Callable[[dict[str, Any]], None] | None = None,
-    ) -> dict[str, Any]:
-        """The evaluation once it is over, whatever came of it; `report` gets it each time it is asked for.
+        report: Callable[[documents.Evaluation], None] | None = None,
+    ) -> documents.Evaluation:
+        """Return the evaluation once it is over, succeeded or not; `report` gets the evaluation at each look.
 
         Raises:
             DeadlineExceeded: it was not over within `timeout` seconds.
@@ -159,10 +159,10 @@ class Client:
             found = self.evaluation(evaluation)
             if report is not None:
                 report(found)
-            if found["state"] in OVER:
+            if found.state in OVER:
                 return found
             if timeout is not None and time.monotonic() - begun > timeout:
-                raise DeadlineExceeded(f"evaluation {evaluation} is {found['state']} after {timeout:g} s; it goes on")
+                raise DeadlineExceeded(f"evaluation {evaluation} is {found.state} after {timeout:g} s; it goes on")
             time.sleep(every)
 
     def events(self, evaluation: int, *, after: int = 0, patience: float = 60.0) -> Iterator[dict[str, Any]]:
@@ -190,13 +190,13 @@ class Client:
                 return
             time.sleep(min(2.0, patience))
 
-    def cancel(self, evaluation: int) -> dict[str, Any]:
+    def cancel(self, evaluation: int) -> documents.Evaluation:
         """Cancel a queued or running evaluation; finished shards keep their results."""
-        return self._ask("POST", f"/v1/evaluations/{evaluation}/cancel")
+        return self._fetch(documents.Evaluation, "POST", f"/v1/evaluations/{evaluation}/cancel")
 
-    def retry(self, evaluation: int) -> dict[str, Any]:
+    def retry(self, evaluation: int) -> documents.Evaluation:
         """Queue what failed or was cancelled anew."""
-        return self._ask("POST", f"/v1/evaluations/{evaluation}/retry")
+        return self._fetch(documents.Evaluation, "POST", f"/v1/evaluations/{evaluation}/retry")
 
     def history(
         self,
@@ -247,38 +247,40 @@ class Client:
         body = {"source": source, "series": list(series), "replace": replace}
         return self._ask("POST", f"/v1/runs/{_part(run)}/metrics", body)
 
-    def status(self) -> dict[str, Any]:
-        """How the service is: what is missing, its workers, the queue, what runs and what failed last."""
-        return self._ask("GET", "/v1/status")
+    def status(self) -> documents.Status:
+        """Return the state of the service: what is missing, its workers, the queue, what runs and what failed last."""
+        return self._get(documents.Status, "/v1/status")
 
     def runs(self) -> list[documents.RunSummary]:
         """Return all runs."""
         return self._get(documents.Runs, "/v1/runs").runs
 
-    def run(self, run: str) -> dict[str, Any]:
+    def run(self, run: str) -> documents.Run:
         """Return a run with its checkpoints, its plan and its base."""
-        return self._ask("GET", f"/v1/runs/{_part(run)}")
+        return self._get(documents.Run, f"/v1/runs/{_part(run)}")
 
-    def rename_run(self, run: str, name: str) -> dict[str, Any]:
+    def rename_run(self, run: str, name: str) -> documents.Run:
         """Give a run another name, wherever it is named."""
-        return self._ask("PATCH", f"/v1/runs/{_part(run)}", {"name": name})
+        return self._fetch(documents.Run, "PATCH", f"/v1/runs/{_part(run)}", {"name": name})
 
-    def delete_run(self, run: str, *, cancel: bool = False) -> dict[str, Any]:
+    def delete_run(self, run: str, *, cancel: bool = False) -> documents.Deleted:
         """Delete a run with all that came of it, for good; `cancel`: also where evaluations wait or run."""
-        return self._ask("DELETE", f"/v1/runs/{_part(run)}", query=_query(confirm=run, cancel=cancel))
+        query = _query(confirm=run, cancel=cancel)
+        return self._fetch(documents.Deleted, "DELETE", f"/v1/runs/{_part(run)}", query=query)
 
-    def plan(self, run: str) -> dict[str, Any]:
-        """Return the suites that the checkpoints of a run get: `{"suites": [{"suite", "every"}], "when_behind"}`."""
-        return self._ask("GET", f"/v1/runs/{_part(run)}/plan")
+    def plan(self, run: str) -> documents.Plan:
+        """Return the suites that the checkpoints of a run get."""
+        return self._get(documents.Plan, f"/v1/runs/{_part(run)}/plan")
 
-    def put_plan(self, run: str, plan: Mapping[str, Any]) -> dict[str, Any]:
+    def put_plan(self, run: str, plan: documents.Plan | Mapping[str, object]) -> documents.Plan:
         """Say which suites the checkpoints of a run get: `{"suites": [{"suite", "every"}], "when_behind"}`."""
-        return self._ask("PUT", f"/v1/runs/{_part(run)}/plan", dict(plan))
+        body = content_of(plan) if isinstance(plan, documents.Plan) else plan
+        return self._fetch(documents.Plan, "PUT", f"/v1/runs/{_part(run)}/plan", body)
 
-    def set_base(self, run: str, step: int, *, of: str | None = None, variant: str = "raw") -> dict[str, Any]:
+    def set_base(self, run: str, step: int, *, of: str | None = None, variant: str = "raw") -> documents.Base:
         """Say what a run's checkpoints are compared with: a checkpoint of this run, or of the run `of`."""
         body = {"step": step, "variant": variant, **({} if of is None else {"run": of})}
-        return self._ask("PUT", f"/v1/runs/{_part(run)}/base", body)
+        return self._fetch(documents.Base, "PUT", f"/v1/runs/{_part(run)}/base", body)
 
     def results(
         self, run: str, step: int, *, variant: str = "raw", suite: str | None = None
@@ -367,44 +369,45 @@ class Client:
         steps: list[dict[str, Any]] = found["steps"]
         return steps
 
-    def suites(self) -> list[dict[str, Any]]:
+    def suites(self) -> list[documents.SuiteSummary | documents.BrokenSuite]:
         """Return all suites."""
-        suites: list[dict[str, Any]] = self._ask("GET", "/v1/suites")["suites"]
-        return suites
+        return self._get(documents.Suites, "/v1/suites").suites
 
-    def suite(self, suite: str) -> dict[str, Any]:
+    def suite(self, suite: str) -> documents.Suite:
         """Return a suite with its tasks and all their parameters."""
-        return self._ask("GET", f"/v1/suites/{_part(suite)}")
+        return self._get(documents.Suite, f"/v1/suites/{_part(suite)}")
 
     def put_suite(
-        self, suite: str, content: str | Mapping[str, Any], *, replace_shipped: bool = False
-    ) -> dict[str, Any]:
+        self, suite: str, content: str | Mapping[str, object], *, replace_shipped: bool = False
+    ) -> documents.Suite:
         """Keep a suite, given as YAML text or as a mapping.
 
         `replace_shipped`: also under the name of a suite that comes with evalsvc, for all who name it.
         """
         path = f"/v1/suites/{_part(suite)}" + ("?replace_shipped=true" if replace_shipped else "")
-        return self._ask("PUT", path, text=content) if isinstance(content, str) else self._ask("PUT", path, content)
+        if isinstance(content, str):
+            return self._fetch(documents.Suite, "PUT", path, text=content)
+        return self._fetch(documents.Suite, "PUT", path, content)
 
-    def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[dict[str, Any]]:
-        """What the evaluations of a run left to be looked at; the content is at `/v1/artifacts/{id}`."""
+    def artifacts(self, run: str, kind: str | None = None, step: int | None = None) -> list[documents.Artifact]:
+        """Return what the evaluations of a run left to be looked at; the content is at `/v1/artifacts/{id}`."""
         query = _query(kind=kind, step=step)
-        artifacts: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{_part(run)}/artifacts", query=query)["artifacts"]
-        return artifacts
+        return self._get(documents.Artifacts, f"/v1/runs/{_part(run)}/artifacts", query=query).artifacts
 
-    def retention(self, run: str) -> dict[str, Any]:
-        """Which artifacts of a run are kept: `{"keep": {"last", "every", "days", "best"} or None, "from"}`."""
-        return self._ask("GET", f"/v1/runs/{_part(run)}/retention")
+    def retention(self, run: str) -> documents.Retention:
+        """Return which artifacts of a run are kept."""
+        return self._get(documents.Retention, f"/v1/runs/{_part(run)}/retention")
 
-    def put_retention(self, run: str, keep: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Say which artifacts of a run are kept; None: those that the service's own rule keeps."""
-        return self._ask("PUT", f"/v1/runs/{_part(run)}/retention", {"keep": None if keep is None else dict(keep)})
+    def put_retention(self, run: str, keep: Mapping[str, object] | None) -> documents.Retention:
+        """Say which artifacts of a run are kept, by `last`, `every`, `days` and `best`; None: by the service's rule."""
+        body = {"keep": None if keep is None else dict(keep)}
+        return self._fetch(documents.Retention, "PUT", f"/v1/runs/{_part(run)}/retention", body)
 
-    def prune(self, run: str | None = None, *, dry_run: bool = False) -> dict[str, Any]:
-        """Prune artifacts by the rules, of all runs or of one: `{"artifacts", "bytes", "freed_bytes", "runs"}`."""
-        return self._ask("POST", "/v1/prune", query=_query(run=run, dry_run=dry_run))
+    def prune(self, run: str | None = None, *, dry_run: bool = False) -> documents.Pruned:
+        """Prune artifacts by the rules, of all runs or of one."""
+        return self._fetch(documents.Pruned, "POST", "/v1/prune", query=_query(run=run, dry_run=dry_run))
 
-    def protocol(self, protocol: str) -> dict[str, Any]:
+    def protocol(self, protocol: str) -> dict[str, object]:
         """Return what a protocol's id stands for."""
         return self._ask("GET", f"/v1/protocols/{_part(protocol)}")
 

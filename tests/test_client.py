@@ -40,60 +40,60 @@ def client(app: App) -> Iterator[Client]:
 def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
     posted = client.submit("run-a", 25, str(weights), suites=["loss"], tokens_seen=100, tags={"lr": "1"})
     app.coordinator.work()
-    finished = client.wait(posted["evaluations"][0]["id"])
-    assert finished["state"] == "succeeded"
+    finished = client.wait(posted.evaluations[0].id)
+    assert finished.state == "succeeded"
     (series,) = client.history("run-a", ["loss/text"], x="tokens")["series"]
     assert (series["x"], series["value"]) == ([100], [1.5])
     assert client.history("run-a", variant="raw")["names"] == client.history("run-a")["names"]
     assert client.protocol(series["protocol"]) == {"limit": 1}
     assert client.runs()[0].name == "run-a"
     assert client.artifacts("run-a", kind="grid", step=25) == []
-    assert client.run("run-a")["checkpoints"][0]["step"] == 25
-    assert client.checkpoint(posted["checkpoint"]["id"])["in_use"] is False
+    assert client.run("run-a").checkpoints[0].step == 25
+    assert client.checkpoint(posted.checkpoint.id).in_use is False
 
 
 def test_an_expression_has_its_place_by_itself(app: App, client: Client, weights: Path) -> None:
     for step in (10, 20):
         client.submit("run-a", step, str(weights))
-    found = client.submit(None, None, "avg(run-a@10..20)")["checkpoint"]
-    assert (found["run"], found["step"], found["uri"]) == ("run-a", 20, "avg(run-a@10, run-a@20)")
-    assert found["variant"].startswith("avg-")
+    found = client.submit(None, None, "avg(run-a@10..20)").checkpoint
+    assert (found.run, found.step, found.uri) == ("run-a", 20, "avg(run-a@10, run-a@20)")
+    assert found.variant.startswith("avg-")
     with pytest.raises(InvalidRequest, match="run is missing; step is missing"):
         client.submit(None, None, str(weights))
 
 
 def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -> None:
     app.coordinator.looks = [[1, 4], [2, 8]]
-    number = client.submit("run-a", 25, str(weights), suites=["loss"])["evaluations"][0]["id"]
+    number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
     assert client.interim(number) == {}
     for _ in ("plan", "run", "look"):
         app.coordinator.step()
     (interim,) = client.interim(number).values()
-    assert (interim["done"], interim["metrics"][0]["value"]) == (4, 1.25)
+    assert (interim.done, interim.metrics[0].value) == (4, 1.25)
     assert client.history("run-a")["series"] == []
     app.coordinator.work()
     assert client.interim(number) == {}
 
 
 def test_suites_and_plans(client: Client) -> None:
-    assert client.put_suite("mine", "tasks: [{kind: loss, data: /a.jsonl}]")["source"] == "put"
-    assert client.put_suite("other", {"tasks": [{"kind": "loss", "data": "/b.jsonl"}]})["name"] == "other"
-    assert {"mine", "other", "loss"} <= {suite["name"] for suite in client.suites()}
-    assert client.suite("mine")["tasks"][0]["data"] == "/a.jsonl"
+    assert client.put_suite("mine", "tasks: [{kind: loss, data: /a.jsonl}]").source == "put"
+    assert client.put_suite("other", {"tasks": [{"kind": "loss", "data": "/b.jsonl"}]}).name == "other"
+    assert {"mine", "other", "loss"} <= {suite.name for suite in client.suites()}
+    assert client.suite("mine").tasks[0]["data"] == "/a.jsonl"
     plan = client.put_plan("run-a", {"suites": [{"suite": "mine", "every": 5}], "when_behind": "newest"})
-    assert client.plan("run-a") == plan
+    assert client.plan("run-a") == plan == client.put_plan("run-a", plan)
 
 
 def test_base_results_items_and_completions(app: App, client: Client, weights: Path) -> None:
-    number = client.submit("run-a", 25, str(weights), suites=["loss"])["evaluations"][0]["id"]
+    number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
     assert client.results("run-a", 25).state == "queued"
     app.coordinator.work()
     document = client.results("run-a", 25, variant="raw", suite="loss")
     assert (document.state, document.metrics[0].value) == ("succeeded", 1.5)
     assert client.items(number, task="text")["items"] == {"text": []}
     assert client.completions("run-a", variant=None, prompt=None) == []
-    assert client.set_base("run-b", 25, of="run-a")["checkpoint"] == 1
-    assert client.run("run-b")["base"]["run"] == "run-a"
+    assert client.set_base("run-b", 25, of="run-a").checkpoint == 1
+    assert client.run("run-b").base.run == "run-a"
     with pytest.raises(UnknownName, match="the nearest are 25"):
         client.results("run-a", 26)
 
@@ -144,19 +144,21 @@ def test_what_is_no_number_in_a_notebook(app: App, client: Client, weights: Path
 
 def test_cancel_retry_and_evaluate(app: App, client: Client, weights: Path) -> None:
     posted = client.submit("run-a", 25, str(weights), suites=[])
-    number = client.evaluate(posted["checkpoint"]["id"], "loss", priority=1)["id"]
-    assert client.cancel(number)["state"] == "cancelled"
-    assert client.retry(number)["state"] == "queued"
+    number = client.evaluate(posted.checkpoint.id, "loss", priority=1).id
+    assert client.cancel(number).state == "cancelled"
+    assert client.retry(number).state == "queued"
     app.coordinator.error = ShardError("non_finite", "layer 3")
     app.coordinator.work()
-    assert client.wait(number)["error"]["code"] == "non_finite"
+    error = client.wait(number).error
+    assert error is not None
+    assert error.code == "non_finite"
 
 
 def test_wait_reports_and_gives_up(client: Client, weights: Path) -> None:
-    number = client.submit("run-a", 25, str(weights), suites=["loss"])["evaluations"][0]["id"]
+    number = client.submit("run-a", 25, str(weights), suites=["loss"]).evaluations[0].id
     seen: list[str] = []
     with pytest.raises(DeadlineExceeded, match=f"evaluation {number} is queued after 0 s; it goes on"):
-        client.wait(number, every=0.01, timeout=0, report=lambda document: seen.append(document["state"]))
+        client.wait(number, every=0.01, timeout=0, report=lambda document: seen.append(document.state))
     assert seen
     assert set(seen) == {"queued"}
 
@@ -194,6 +196,17 @@ def test_a_stranger_answers(response: httpx.Response) -> None:
     transport = httpx.MockTransport(lambda request: response)
     with Client(transport=transport) as client, pytest.raises(ServiceUnreachable, match="is no evalsvc"):
         client.runs()
+
+
+def test_an_answer_of_another_version() -> None:
+    """Fields that this version does not know do no harm; one that it needs and lacks is named."""
+    run = {"name": "run-a", "checkpoints": 1, "last_step": 5, "values": 0, "created_at": "2026", "colour": "red"}
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json={"runs": [run], "pages": 1}))
+    with Client(transport=transport) as client:
+        assert client.runs()[0].last_step == 5
+        del run["values"]
+        with pytest.raises(ServiceUnreachable, match=r"of this version \(GET /v1/runs: runs: values is missing\)"):
+            client.runs()
 
 
 def test_the_token_is_shown_to_the_service_and_to_nobody_else() -> None:

@@ -32,11 +32,11 @@ def keep(
         raise InvalidRequest("--default takes the run's own rule away; leave the others out")
     with connect(url) as client:
         retention = client.put_retention(run, rule or None) if rule or default else client.retention(run)
-    if retention["keep"] is None:
+    if retention.keep is None:
         say(f"run {run} keeps all artifacts")
         return
-    parts = ", ".join(f"{name} {value}" for name, value in retention["keep"].items())
-    say(f"run {run} keeps {parts} (the {retention['from']}'s rule)")
+    parts = ", ".join(f"{name} {value}" for name, value in retention.keep.items())
+    say(f"run {run} keeps {parts} (the {retention.from_}'s rule)")
 
 
 @artifacts_app.command()
@@ -48,9 +48,9 @@ def prune(
     """Remove the artifacts that the rules do not keep; the service does it by itself every hour."""
     with connect(url) as client:
         pruned = client.prune(run, dry_run=dry_run)
-    for name, count in pruned["runs"].items():
+    for name, count in pruned.runs.items():
         say(f"{name}: {count:,} artifacts")
     if dry_run:
-        say(f"{pruned['artifacts']:,} artifacts would be pruned, {pruned['bytes']:,} bytes")
+        say(f"{pruned.artifacts:,} artifacts would be pruned, {pruned.bytes:,} bytes")
     else:
-        say(f"{pruned['artifacts']:,} artifacts are pruned, {pruned['freed_bytes']:,} bytes freed")
+        say(f"{pruned.artifacts:,} artifacts are pruned, {pruned.freed_bytes:,} bytes freed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ from evalsvc.cli.terminal import complain, say
 from evalsvc.cli.weights import absolute_uri, inline_layout, inline_model
 from evalsvc.client import Client
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.documents import Evaluation, EvaluationSummary, Posted
 
 commands = typer.Typer()
 
@@ -74,7 +75,7 @@ def submit(
             replace=replace,
         )
         show_posted(posted)
-        if wait and not _wait(client, posted["evaluations"]):
+        if wait and not _wait(client, posted.evaluations):
             raise typer.Exit(FAILED)
 
 
@@ -99,12 +100,12 @@ def sweep(
             f"--points {points}: steps are whole percents, so give 2, 3, 5, 6, 11, 21, 26, 51 or 101 points"
         )
     with connect(url) as client:
-        evaluations = []
+        evaluations: list[EvaluationSummary] = []
         for step in range(0, 101, 100 // (points - 1)):
             between = f"lerp({first}, {second}, {step / 100:g})"
             posted = client.submit(run, step, between, variant=variant, suites=suite or None)
             show_posted(posted)
-            evaluations += posted["evaluations"]
+            evaluations += posted.evaluations
         if wait and not _wait(client, evaluations, show=False):
             raise typer.Exit(FAILED)
 
@@ -124,54 +125,50 @@ def base(
     if step is None and of is not None:
         raise InvalidRequest(f"--of {of} is given without a step; say which: evalsvc base {run} STEP --of {of}")
     with connect(url) as client:
-        declared = client.run(run)["base"] if step is None else client.set_base(run, step, of=of, variant=variant)
-    there = "not posted yet" if declared["checkpoint"] is None else f"checkpoint {declared['checkpoint']}"
-    say(f"base of {run}: {declared['run']} step {declared['step']} {declared['variant']} ({there})")
+        declared = client.run(run).base if step is None else client.set_base(run, step, of=of, variant=variant)
+    there = "not posted yet" if declared.checkpoint is None else f"checkpoint {declared.checkpoint}"
+    say(f"base of {run}: {declared.run} step {declared.step} {declared.variant} ({there})")
 
 
-def show_posted(posted: Mapping[str, Any]) -> None:
-    checkpoint = posted["checkpoint"]
-    made_of = f", {checkpoint['uri']}" if checkpoint["parents"] else ""
-    place = f"{checkpoint['run']} step {checkpoint['step']} {checkpoint['variant']}"
-    say(f"checkpoint {checkpoint['id']}: {place}{made_of}")
-    for evaluation in posted["evaluations"]:
-        say(f"evaluation {evaluation['id']}: {evaluation['suite']} {evaluation['state']}")
-    if not posted["evaluations"]:
+def show_posted(posted: Posted) -> None:
+    checkpoint = posted.checkpoint
+    made_of = f", {checkpoint.uri}" if checkpoint.parents else ""
+    say(f"checkpoint {checkpoint.id}: {checkpoint.run} step {checkpoint.step} {checkpoint.variant}{made_of}")
+    for evaluation in posted.evaluations:
+        say(f"evaluation {evaluation.id}: {evaluation.suite} {evaluation.state}")
+    if not posted.evaluations:
         say("no suite is due at this step by the run's plan; name one with --suite")
 
 
-def show_finished(evaluation: Mapping[str, Any]) -> None:
-    protocols = {identity: content for task in evaluation["tasks"] for identity, content in task["protocols"].items()}
-    print_metrics([metric for task in evaluation["tasks"] for metric in task["metrics"] or []], protocols)
-    for task in evaluation["tasks"]:
-        # A service of an older version has none.
-        print_warnings(task.get("warnings", ()))
-    name = f"evaluation {evaluation['id']} ({evaluation['suite']['name']})"
-    failed = [task for task in evaluation["tasks"] if task["error"]]
-    for task in failed:
-        complain(f"{name}, task {task['name']}: {task['error']['message']} [{task['error']['code']}]")
-    if evaluation["error"] and not failed:
-        complain(f"{name}: {evaluation['error']['message']} [{evaluation['error']['code']}]")
+def show_finished(evaluation: Evaluation) -> None:
+    protocols = {identity: content for task in evaluation.tasks for identity, content in task.protocols.items()}
+    print_metrics([metric for task in evaluation.tasks for metric in task.metrics or []], protocols)
+    for task in evaluation.tasks:
+        print_warnings(task.warnings)
+    name = f"evaluation {evaluation.id} ({evaluation.suite.name})"
+    failures = [(f"{name}, task {task.name}", task.error) for task in evaluation.tasks if task.error is not None]
+    if evaluation.error is not None and not failures:
+        failures = [(name, evaluation.error)]
+    for where, error in failures:
+        complain(f"{where}: {error.message} [{error.code}]")
 
 
-def _wait(client: Client, evaluations: Sequence[Mapping[str, Any]], show: bool = True) -> bool:
+def _wait(client: Client, evaluations: Sequence[EvaluationSummary], show: bool = True) -> bool:
     """Wait for evaluations with a bar per task, then show what they (or those that failed) found; did all succeed?"""
     say_news = print_news()
     with show_bars() as bars:
 
-        def report(evaluation: Mapping[str, Any]) -> None:
-            for task in evaluation["tasks"]:
-                now = task["progress"]
-                bars.show(
-                    f"{evaluation['suite']['name']}: {task['name']}", now["done"], now["total"], now["unit"] or ""
-                )
+        def report(evaluation: Evaluation) -> None:
+            for task in evaluation.tasks:
+                now = task.progress
+                bars.show(f"{evaluation.suite.name}: {task.name}", now.done, now.total, now.unit or "")
             say_news(evaluation)
 
-        finished = [client.wait(evaluation["id"], report=report) for evaluation in evaluations]
+        finished = [client.wait(evaluation.id, report=report) for evaluation in evaluations]
     for evaluation in finished:
-        if show or evaluation["state"] != "succeeded":
+        if show or evaluation.state != "succeeded":
             show_finished(evaluation)
-    return all(evaluation["state"] == "succeeded" for evaluation in finished)
+    return all(evaluation.state == "succeeded" for evaluation in finished)
 
 
 def _tags(pairs: Sequence[str]) -> dict[str, str]:

@@ -40,8 +40,8 @@ def print_contrasts(comparison: Comparison) -> None:
         _explain_verdicts(comparison)
     else:
         say("neither has any metrics")
-    print_warnings(map(vars, comparison.warnings.a), "A, ")
-    print_warnings(map(vars, comparison.warnings.b), "B, ")
+    print_warnings(comparison.warnings.a, "A, ")
+    print_warnings(comparison.warnings.b, "B, ")
 
 
 def _explain_verdicts(comparison: Comparison) -> None:

@@ -159,8 +159,8 @@ def post_all(client: Client) -> dict[int, str]:
     evaluations = {}
     for run, step, file in checkpoints():
         posted = client.submit(run, step, str(file), suites=[SUITE], layout=str(ROOT / "runs" / "layout.yaml"))
-        for evaluation in posted["evaluations"]:
-            evaluations[evaluation["id"]] = f"{run} step {step}"
+        for evaluation in posted.evaluations:
+            evaluations[evaluation.id] = f"{run} step {step}"
     return evaluations
 
 
@@ -172,12 +172,12 @@ def wait_all(client: Client, evaluations: Mapping[int, str], report: Callable[[i
         running = ""
         for evaluation, name in list(open_ones.items()):
             document = client.evaluation(evaluation)
-            if document["state"] in ("queued", "running"):
-                running = running or (name if document["state"] == "running" else "")
+            if document.state in ("queued", "running"):
+                running = running or (name if document.state == "running" else "")
                 continue
             del open_ones[evaluation]
             failures += [
-                f"{name}, {task['name']}: {task['error']['message']}" for task in document["tasks"] if task["error"]
+                f"{name}, {task.name}: {task.error.message}" for task in document.tasks if task.error is not None
             ]
         report(len(evaluations) - len(open_ones), running)
         if open_ones:
@@ -195,7 +195,7 @@ def read_table(client: Client) -> list[Row]:
                 if series["metric"] == metric:
                     for step, value, stderr in zip(series["x"], series["value"], series["stderr"], strict=True):
                         cells.setdefault(step, {})[column] = _cell(value, stderr)
-        grids = {item["step"]: f"{client.url}/v1/artifacts/{item['id']}" for item in client.artifacts(run, kind="grid")}
+        grids = {item.step: f"{client.url}/v1/artifacts/{item.id}" for item in client.artifacts(run, kind="grid")}
         rows += [Row(run, step, cells[step], grids.get(step)) for step in sorted(cells)]
     return rows
 

@@ -66,9 +66,9 @@ def run_here(
         beside = checkpoint_reference(base, inline_model(base_model, "--base-model"), own_layout, settings)
     reference = checkpoint_reference(checkpoint, inline_model(model), read_layout, settings, beside)
     result = _write_result(_run_suite(settings, suite, reference, beside), output)
-    print_metrics([vars(metric) for metric in result.metrics], result.protocols)
+    print_metrics(result.metrics, result.protocols)
     for warnings in result.warnings.values():
-        print_warnings(map(vars, warnings))
+        print_warnings(warnings)
     for task, error in result.errors.items():
         complain(f"{task}: {error.message} [{error.code}]")
     if result.errors:

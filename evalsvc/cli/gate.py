@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,7 @@ from evalsvc.compare.gate_rules import Rules, read_rules
 from evalsvc.compare.source import Service
 from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest, os_reason
+from evalsvc.spec.documents import Evaluation
 from evalsvc.spec.documents.comparisons import Family
 from evalsvc.spec.names import CHECKPOINT
 from evalsvc.spec.suite import find_suite
@@ -141,15 +142,15 @@ def _print_report(report: Report, annotations: bool) -> None:
     say(gate_reports.headline(report))
 
 
-def _print_states() -> Callable[[Mapping[str, Any]], None]:
+def _print_states() -> Callable[[Evaluation], None]:
     """Says on stderr what is waited for, and again when its state changes: a log has no room for bars."""
     said: dict[int, str] = {}
 
-    def report(evaluation: Mapping[str, Any]) -> None:
-        number, state = evaluation["id"], evaluation["state"]
+    def report(evaluation: Evaluation) -> None:
+        number, state = evaluation.id, evaluation.state
         if said.get(number) != state:
             said[number] = state
-            say(f"evaluation {number} ({evaluation['suite']['name']}) is {state}", err=True)
+            say(f"evaluation {number} ({evaluation.suite.name}) is {state}", err=True)
 
     return report
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from evalsvc.cli.tables import error_bar, shown_number
 from evalsvc.cli.terminal import say
 from evalsvc.messages import LookResult
+from evalsvc.spec.documents import Evaluation, Interim
+from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import labels
 from evalsvc.spec.visible_text import visible_line
 
@@ -25,7 +28,7 @@ class Bars:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._ids: dict[str, Any] = {}
+        self._ids: dict[str, TaskID] = {}
 
     def show(self, task: str, done: int, total: int | None, unit: str) -> None:
         if task not in self._ids:
@@ -49,40 +52,40 @@ def show_bars() -> Iterator[Bars]:
 
 
 def print_interim(look: TaskLook) -> None:
-    """What a task has found so far, on stderr."""
+    """Print what a task has found so far, on stderr."""
     if isinstance(look.result.output, LookResult):
-        when = f"{look.task} after {look.units:,} of {look.total:,} {look.unit}"
-        _say_so_far(when, look.result.output.metrics, look.result.output.protocols)
+        found = read(Interim, {"done": look.units, **asdict(look.result.output)})
+        _say_so_far(f"{look.task} after {look.units:,} of {look.total:,} {look.unit}", found)
 
 
-def print_news() -> Callable[[Mapping[str, Any]], None]:
-    """Says on stderr what the tasks of an evaluation have found so far, and why one waits to be tried again; once each
-    time."""
-    said: set[tuple[int, str, object]] = set()
+def print_news() -> Callable[[Evaluation], None]:
+    """Return what prints, on stderr and once each, what tasks have found so far and why one waits to be tried again."""
+    said: set[tuple[object, ...]] = set()
 
-    def report(evaluation: Mapping[str, Any]) -> None:
-        for task in evaluation["tasks"]:
-            retry, interim = task.get("retry"), task.get("interim")
-            if retry and (wait := (evaluation["id"], task["name"], retry["at"])) not in said:
-                said.add(wait)
-                error = retry["error"]
-                when = datetime.fromisoformat(retry["at"]).astimezone()
-                again = f"{task['name']} is tried again at {when:%H:%M:%S}"
-                say(f"{again}: {error['message']} [{error['code']}]", err=True)
-            if interim and (look := (evaluation["id"], task["name"], interim["done"])) not in said:
-                said.add(look)
-                where = f"{task['name']} after {interim['done']:,} {task['progress']['unit']}"
-                _say_so_far(where, interim["metrics"], interim["protocols"])
+    def is_new(*news: object) -> bool:
+        known = news in said
+        said.add(news)
+        return not known
+
+    def report(evaluation: Evaluation) -> None:
+        for task in evaluation.tasks:
+            retry, interim = task.retry, task.interim
+            if retry is not None and is_new(evaluation.id, task.name, retry.at):
+                when = datetime.fromisoformat(retry.at).astimezone()
+                again = f"{task.name} is tried again at {when:%H:%M:%S}"
+                say(f"{again}: {retry.error.message} [{retry.error.code}]", err=True)
+            if interim is not None and is_new(evaluation.id, task.name, interim.done):
+                _say_so_far(f"{task.name} after {interim.done:,} {task.progress.unit}", interim)
 
     return report
 
 
-def _say_so_far(when: str, metrics: Sequence[Mapping[str, Any]], protocols: Mapping[str, Mapping[str, Any]]) -> None:
-    """Of metrics with an error, which says how far they may be from the end."""
+def _say_so_far(when: str, found: Interim) -> None:
+    """Print metrics with an error, which says how far they may be from the end."""
     values = [
-        f"{label.partition('/')[2]} {shown_number(metric['value'])} {error_bar(metric['stderr'])}"
-        for label, metric in zip(labels(metrics, protocols), metrics, strict=True)
-        if isinstance(metric["stderr"], float)
+        f"{label.partition('/')[2]} {shown_number(metric.value)} {error_bar(metric.stderr)}"
+        for label, metric in zip(labels(found.metrics, found.protocols), found.metrics, strict=True)
+        if isinstance(metric.stderr, float)
     ]
     if values:
         say(f"{when}: {', '.join(values)}", err=True)

@@ -35,13 +35,13 @@ def delete_run(
 ) -> None:
     """Delete a run with its checkpoints' evaluations, history and artifacts, for good; files that were posted stay."""
     with connect(url) as client:
-        count = len(client.run(run)["checkpoints"])
+        count = len(client.run(run).checkpoints)
         if not yes:
             _ask(run, count)
         deleted = client.delete_run(run, cancel=cancel)
     say(
-        f"run {run} is deleted: {deleted['checkpoints']:,} checkpoints, {deleted['evaluations']:,} evaluations, "
-        f"{deleted['values']:,} values, {deleted['artifacts']:,} artifacts, {deleted['freed_bytes']:,} bytes of files"
+        f"run {run} is deleted: {deleted.checkpoints:,} checkpoints, {deleted.evaluations:,} evaluations, "
+        f"{deleted.values:,} values, {deleted.artifacts:,} artifacts, {deleted.freed_bytes:,} bytes of files"
     )
 
 

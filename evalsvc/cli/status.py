@@ -11,6 +11,7 @@ import typer
 from evalsvc.cli.options import FAILED, Url, connect
 from evalsvc.cli.status_screen import status_screen
 from evalsvc.cli.terminal import say, say_json
+from evalsvc.spec.documents.reading import content_of
 
 commands = typer.Typer()
 
@@ -28,9 +29,9 @@ def status(
         document = client.status()
         address = client.url
     if as_json:
-        say_json(document)
+        say_json(content_of(document))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         say("\n".join(status_screen(document, address, width)))
-    if document["status"] != "ready":
+    if document.status != "ready":
         raise typer.Exit(FAILED)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from evalsvc.spec import documents
 from evalsvc.spec.names import checkpoint_name
 
 SHOWN_RUNS = 8
@@ -14,7 +14,7 @@ NARROW = 40
 """Characters below which lines are not cut any more."""
 
 
-def status_screen(status: Mapping[str, Any], url: str, width: int | None = None) -> list[str]:
+def status_screen(status: documents.Status, url: str, width: int | None = None) -> list[str]:
     """The lines, none longer than `width`."""
     lines = list(_lines(status, url))
     if width is None:
@@ -38,94 +38,94 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
-def _lines(status: Mapping[str, Any], url: str) -> Iterator[str]:
-    ready = "ready" if status["status"] == "ready" else "NOT READY"
-    yield f"evalsvc {status['version']} at {url}: {ready}, database {status['database']}"
-    for missing in status["missing"]:
+def _lines(status: documents.Status, url: str) -> Iterator[str]:
+    ready = "ready" if status.status == "ready" else "NOT READY"
+    yield f"evalsvc {status.version} at {url}: {ready}, database {status.database}"
+    for missing in status.missing:
         yield f"  ! {_one_line(missing)}"
-    yield from _workers(status["workers"])
-    yield from _queue(status["queue"])
-    yield from _running(status["running"], status["queue"]["running"])
-    yield from _failed(status["failed"])
-    yield from _warned(status.get("warned", ()))
+    yield from _workers(status.workers)
+    yield from _queue(status.queue)
+    yield from _running(status.running, status.queue.running)
+    yield from _failed(status.failed)
+    yield from _warned(status.warned)
 
 
-def _workers(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    busy = sum(worker["runs"] is not None for worker in workers)
+def _workers(workers: Sequence[documents.Worker]) -> Iterator[str]:
+    busy = sum(worker.runs is not None for worker in workers)
     yield f"workers: {len(workers)}, {busy} at work"
     for worker in workers:
-        work = worker["runs"]
+        work = worker.runs
         what = "idle"
         if work is not None:
-            what = f"{_place(work)}, {work['task']} ({work['stage']}) for {duration(work['seconds'])}"
-        leaves = "" if worker["takes_shards"] else "; drains, or is silent"
-        yield f"  {worker['name']} on {worker['host']}: {what}{leaves}"
+            what = f"{work.run}@{work.step}, {work.task} ({work.stage}) for {duration(work.seconds)}"
+        leaves = "" if worker.takes_shards else "; drains, or is silent"
+        yield f"  {worker.name} on {worker.host}: {what}{leaves}"
 
 
-def _queue(queue: Mapping[str, Any]) -> Iterator[str]:
-    if not queue["queued"] and not queue["running"]:
-        yield f"queue: empty; {queue['finished_last_hour']:,} evaluations in the last hour"
+def _queue(queue: documents.Queue) -> Iterator[str]:
+    if not queue.queued and not queue.running:
+        yield f"queue: empty; {queue.finished_last_hour:,} evaluations in the last hour"
         return
-    oldest = "" if queue["oldest_seconds"] is None else f", the oldest for {duration(queue['oldest_seconds'])}"
-    left = "" if queue["seconds_left"] is None else f", about {duration(queue['seconds_left'])} left"
+    oldest = "" if queue.oldest_seconds is None else f", the oldest for {duration(queue.oldest_seconds)}"
+    left = "" if queue.seconds_left is None else f", about {duration(queue.seconds_left)} left"
     yield (
-        f"queue: {queue['queued']:,} evaluations wait{oldest}; {queue['running']:,} run; "
-        f"{queue['finished_last_hour']:,} in the last hour{left}"
+        f"queue: {queue.queued:,} evaluations wait{oldest}; {queue.running:,} run; "
+        f"{queue.finished_last_hour:,} in the last hour{left}"
     )
-    runs = sorted(queue["runs"], key=lambda run: (-run["queued"], -run["running"], run["run"]))
+    runs = sorted(queue.runs, key=lambda run: (-run.queued, -run.running, run.run))
     for run in runs[:SHOWN_RUNS]:
-        waits = "" if run["oldest_seconds"] is None else f" (the oldest for {duration(run['oldest_seconds'])})"
-        yield f"  {run['run']}: {run['queued']:,} wait{waits}, {run['running']:,} run"
+        waits = "" if run.oldest_seconds is None else f" (the oldest for {duration(run.oldest_seconds)})"
+        yield f"  {run.run}: {run.queued:,} wait{waits}, {run.running:,} run"
     if len(runs) > SHOWN_RUNS:
         yield f"  … and {len(runs) - SHOWN_RUNS} more runs"
 
 
-def _running(running: Sequence[Mapping[str, Any]], count: int) -> Iterator[str]:
+def _running(running: Sequence[documents.RunningEvaluation], count: int) -> Iterator[str]:
     if running:
         yield "running:"
     for evaluation in running:
-        tasks = "; ".join(_task(task) for task in evaluation["tasks"]) or "waits for a worker"
-        yield f"  evaluation {evaluation['id']}: {_place(evaluation)}, {evaluation['suite']}: {tasks}"
+        tasks = "; ".join(_task(task) for task in evaluation.tasks) or "waits for a worker"
+        yield f"  evaluation {evaluation.id}: {_place(evaluation)}, {evaluation.suite}: {tasks}"
     if count > len(running):
         yield f"  … and {count - len(running)} more"
 
 
-def _task(task: Mapping[str, Any]) -> str:
-    progress = task["progress"]
-    if progress["total"] is None:
-        return f"{task['name']} is planned"
-    speed = "" if progress["per_second"] is None else f", {progress['per_second']:.3g}/s"
-    left = "" if progress["seconds_left"] is None else f", {duration(max(0.0, progress['seconds_left']))} left"
-    return f"{task['name']} {progress['done']:,}/{progress['total']:,} {progress['unit']}{speed}{left}"
+def _task(task: documents.RunningTask) -> str:
+    progress = task.progress
+    if progress.total is None:
+        return f"{task.name} is planned"
+    speed = "" if progress.per_second is None else f", {progress.per_second:.3g}/s"
+    left = "" if progress.seconds_left is None else f", {duration(max(0.0, progress.seconds_left))} left"
+    return f"{task.name} {progress.done:,}/{progress.total:,} {progress.unit}{speed}{left}"
 
 
-def _failed(failed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _failed(failed: Sequence[documents.FailedEvaluation]) -> Iterator[str]:
     if failed:
         yield "failed last:"
     for evaluation in failed:
-        error = evaluation["error"] or {"code": "unknown", "message": "no reason was kept"}
-        when = (evaluation["finished_at"] or "")[:16].replace("T", " ")
+        error = evaluation.error or documents.Error(code="unknown", message="no reason was kept")
+        when = (evaluation.finished_at or "")[:16].replace("T", " ")
         yield (
-            f"  {when} evaluation {evaluation['id']}: {_place(evaluation)}, {evaluation['suite']}: "
-            f"[{error['code']}] {_one_line(error['message'])}"
+            f"  {when} evaluation {evaluation.id}: {_place(evaluation)}, {evaluation.suite}: "
+            f"[{error.code}] {_one_line(error.message)}"
         )
 
 
-def _warned(warned: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _warned(warned: Sequence[documents.WarnedTask]) -> Iterator[str]:
     """A line for each of the tasks that ended last with a suspicion about their result: the first suspicion."""
     if warned:
         yield "suspicious:"
     for task in warned:
-        first, *others = task["warnings"]
+        first, *others = task.warnings
         more = f" (and {len(others)} more)" if others else ""
         yield (
-            f"  evaluation {task['id']}: {_place(task)}, {task['suite']}{more}: "
-            f"{_one_line(first['metric'])}: {_one_line(first['message'])}"
+            f"  evaluation {task.id}: {_place(task)}, {task.suite}{more}: "
+            f"{_one_line(first.metric)}: {_one_line(first.message)}"
         )
 
 
-def _place(item: Mapping[str, Any]) -> str:
-    return checkpoint_name(item["run"], item["step"], item.get("variant", "raw"))
+def _place(item: documents.RunningEvaluation | documents.FailedEvaluation | documents.WarnedTask) -> str:
+    return checkpoint_name(item.run, item.step, item.variant)
 
 
 def _one_line(text: str) -> str:

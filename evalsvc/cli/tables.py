@@ -7,24 +7,25 @@ from typing import Any
 
 from evalsvc.cli.terminal import one_line, print_table, say, write_rows
 from evalsvc.compare.curves import group_counts, origins
+from evalsvc.spec.documents import Metric, TaskWarning
 from evalsvc.spec.protocol import describe_fields, labels
 
 
-def print_metrics(metrics: Sequence[Mapping[str, Any]], protocols: Mapping[str, Mapping[str, Any]]) -> None:
+def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str, object]]) -> None:
     """A line per metric; where several protocols have one, with what tells them apart. `protocols` are by id."""
     if metrics:
         rows = [
-            [label, shown_number(metric["value"]), error_bar(metric["stderr"]), shown_items(metric), metric["unit"]]
+            [label, shown_number(metric.value), error_bar(metric.stderr), shown_items(vars(metric)), metric.unit]
             for label, metric in zip(labels(metrics, protocols), metrics, strict=True)
         ]
         print_table(["metric", "value", "± stderr", "n", "unit"], rows)
-        explain_groups(metrics)
+        explain_groups(map(vars, metrics))
 
 
-def print_warnings(warnings: Iterable[Mapping[str, Any]], whose: str = "") -> None:
+def print_warnings(warnings: Iterable[TaskWarning], whose: str = "") -> None:
     """Print what is suspicious about a task's result, on stderr."""
     for warning in warnings:
-        say(f"warning: {whose}{warning['metric']}: {one_line(warning['message'])}", err=True)
+        say(f"warning: {whose}{warning.metric}: {one_line(warning.message)}", err=True)
 
 
 def print_history(document: Mapping[str, Any]) -> None:
@@ -174,8 +175,10 @@ def shown_number(value: float | str | None) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def error_bar(stderr: float | None) -> str:
-    return "" if stderr is None else f"± {stderr:.2g}"
+def error_bar(stderr: float | str | None) -> str:
+    if stderr is None:
+        return ""
+    return f"± {stderr}" if isinstance(stderr, str) else f"± {stderr:.2g}"
 
 
 def shown_items(row: Mapping[str, Any]) -> str:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalsvc.client import OVER, Client
 from evalsvc.compare.result import Result
 from evalsvc.errors import DeadlineExceeded, InvalidData, UnknownName, os_reason
-from evalsvc.spec.documents import ResultDocument
+from evalsvc.spec.documents import Evaluation, ResultDocument
 from evalsvc.spec.documents.reading import read
 from evalsvc.spec.names import CHECKPOINT, parse_checkpoint
 
@@ -38,7 +37,7 @@ class Service:
     """Only this suite's values."""
     timeout: float = 3600.0
     """Seconds to wait for evaluations that are not over, of both sides together."""
-    report: Callable[[dict[str, Any]], None] | None = None
+    report: Callable[[Evaluation], None] | None = None
     """Gets an evaluation that is waited for, each time it is looked at."""
     every: float = 5.0
     """Seconds between two looks."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, overload
 
 from evalsvc.errors import InvalidData
 from evalsvc.spec.documents.fields import Number
+from evalsvc.spec.documents.results import Metric
 from evalsvc.spec.visible_text import check_visible
 
 Direction = Literal["lower", "higher", "none"]
@@ -275,9 +276,9 @@ def labelled(metric: str, differs: Mapping[str, object]) -> str:
     return f"{metric} ({describe_fields(differs)})" if differs else metric
 
 
-def labels(metrics: Iterable[Mapping[str, Any]], contents: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return the names of metrics, as `MetricValue.to_json` writes them, for people; see `tell_apart`."""
-    places = [(metric["name"], metric["protocol"]) for metric in metrics]
+def labels(metrics: Iterable[Metric], contents: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """Return the names of metrics for people; see `tell_apart`."""
+    places = [(metric.name, metric.protocol) for metric in metrics]
     differs = tell_apart(places, contents)
     return [labelled(place[0], differs[place]) for place in places]
 

@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.checkpoints.remote.fetch import fetched, locate_checkpoint
 from evalsvc.client import Client
 from evalsvc.config import Settings
-from evalsvc.errors import EvalsvcError, InvalidData, InvalidRequest, UnknownName
+from evalsvc.errors import EvalsvcError, InvalidRequest, UnknownName
 from evalsvc.spec.documents import CheckpointResult, StoredCheckpoint
 from evalsvc.spec.names import parse_checkpoint
 from evalsvc.spec.suite import Suite, TaskSpec, parse_suite
@@ -90,24 +87,12 @@ class VerifyRequest:
     """Gets a task's name, and how many images or documents are done."""
 
 
-Answer = TypeVar("Answer", bound=BaseModel)
-
-
-class _Posted(BaseModel):
-    """What is read of a service's answer to `Client.checkpoint`."""
-
-    uri: str
-    model: dict[str, Any] | None
-    layout: dict[str, Any] | None
-    parents: list[Any]
-
-
 def read_recorded(client: Client, name: str, settings: Settings, suite: str | None = None) -> list[RecordedTask]:
     """Read the newest evaluations of RUN@STEP[:VARIANT], of all suites or of one; the weights are opened here.
 
     Raises:
         UnknownName: the service has no such checkpoint, or no evaluation of it.
-        InvalidData: the service's answer is none of this version.
+        ServiceUnreachable: the service's answer is none of this version.
         InvalidRequest: the checkpoint is virtual, so that its weights lie in several files.
         CheckpointError: the weights are not to be found on this machine, or not allowed.
     """
@@ -183,7 +168,7 @@ def _tasks_of(result: CheckpointResult, suite: Suite, checkpoint: CheckpointRef)
 
 
 def _locate(client: Client, name: str, checkpoint: StoredCheckpoint, settings: Settings) -> CheckpointRef:
-    posted = _parse(_Posted, client.checkpoint(checkpoint.id))
+    posted = client.checkpoint(checkpoint.id)
     if posted.parents:
         raise InvalidRequest(
             f"{name} is computed from other checkpoints ({posted.uri}); write their files into the expression, and "
@@ -192,13 +177,3 @@ def _locate(client: Client, name: str, checkpoint: StoredCheckpoint, settings: S
     path, identity = locate_checkpoint(posted.uri, settings)
     known = identity if identity.etag is not None else None
     return CheckpointRef(path, known, checkpoint.sha256, posted.model, posted.layout, label=name)
-
-
-def _parse(kind: type[Answer], document: Mapping[str, object]) -> Answer:
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InvalidData(
-            f"the service's answer is none of this version of evalsvc ({where}); install the service's version"
-        ) from None

@@ -196,10 +196,10 @@ class Watcher:
     def _history(self) -> dict[tuple[int, str], tuple[str, str | None]]:
         if self._known is None:
             try:
-                checkpoints = self._client.run(self._posting.run)["checkpoints"]
+                checkpoints = self._client.run(self._posting.run).checkpoints
             except UnknownName:
                 checkpoints = []
-            self._known = {(item["step"], item["variant"]): (item["uri"], item["sha256"]) for item in checkpoints}
+            self._known = {(item.step, item.variant): (item.uri, item.sha256) for item in checkpoints}
         return self._known
 
     def _post(self, candidate: Candidate, verdict: Verdict, sha256: str | None) -> None:
@@ -230,10 +230,10 @@ class Watcher:
             priority=posting.priority,
             replace=posting.replace,
         )
-        checkpoint = posted["checkpoint"]
-        self._known = known | {(step, verdict.variant): (checkpoint["uri"], checkpoint["sha256"])}
-        suites = ", ".join(item["suite"] for item in posted["evaluations"]) or "no suite is due"
-        self._say(f"{candidate.name}: step {step} {verdict.variant} is checkpoint {checkpoint['id']}; {suites}")
+        checkpoint = posted.checkpoint
+        self._known = known | {(step, verdict.variant): (checkpoint.uri, checkpoint.sha256)}
+        suites = ", ".join(item.suite for item in posted.evaluations) or "no suite is due"
+        self._say(f"{candidate.name}: step {step} {verdict.variant} is checkpoint {checkpoint.id}; {suites}")
 
     def _wait_longer(self, error: EvalsvcError) -> None:
         if self._delay is None:

@@ -1,27 +1,29 @@
 """What the command line says while it waits."""
 
-from typing import Any
-
 import pytest
+from example_documents import example
 
 from evalsvc.cli.progress import print_news
+from evalsvc.spec.documents import Error, Evaluation, Interim, Metric, Progress, Retry, Task
 
 
-def evaluation(retry: dict[str, Any] | None = None, interim: dict[str, Any] | None = None) -> dict[str, Any]:
-    task = {"name": "loss", "progress": {"unit": "sequences"}, "retry": retry, "interim": interim}
-    return {"id": 7, "tasks": [task]}
+def evaluation(retry: Retry | None = None, interim: Interim | None = None) -> Evaluation:
+    progress = example(Progress, unit="sequences")
+    task = example(Task, name="loss", progress=progress, retry=retry, interim=interim)
+    return example(Evaluation, id=7, tasks=[task])
 
 
-def waits_until(at: str) -> dict[str, Any]:
-    return {"shards": 1, "at": at, "error": {"code": "out_of_memory", "message": "the worker ran out of memory"}}
+def waits_until(at: str) -> Retry:
+    error = Error(code="out_of_memory", message="the worker ran out of memory")
+    return Retry(shards=1, at=at, error=error)
 
 
 def test_news_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     report = print_news()
-    metric = {"name": "loss/text", "value": 1.5, "stderr": 0.25, "protocol": "p1"}
+    metric = example(Metric, name="loss/text", value=1.5, stderr=0.25, protocol="p1")
     for at in ("2026-05-04T10:00:00+00:00", "2026-05-04T10:00:00+00:00", "2026-05-04T10:00:08+00:00"):
         report(evaluation(waits_until(at)))
-        report(evaluation(interim={"done": 256, "metrics": [metric], "protocols": {}}))
+        report(evaluation(interim=Interim(done=256, metrics=[metric], protocols={})))
     report(evaluation())
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" at ")[0] for line in lines if "tried again" in line] == ["loss is tried again"] * 2
@@ -31,9 +33,10 @@ def test_news_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_several_values_of_one_name_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = [
-        {"name": "coco/fid", "value": 10 * scale, "stderr": 0.5, "protocol": f"p{scale:.0f}"} for scale in (1.0, 3.0)
+        example(Metric, name="coco/fid", value=10 * scale, stderr=0.5, protocol=f"p{scale:.0f}") for scale in (1.0, 3.0)
     ]
-    protocols = {f"p{scale:.0f}": {"sampling": {"guidance_scale": scale}} for scale in (1.0, 3.0)}
-    print_news()(evaluation(interim={"done": 64, "metrics": metrics, "protocols": protocols}))
+    sampling = {"p1": {"guidance_scale": 1.0}, "p3": {"guidance_scale": 3.0}}
+    protocols: dict[str, dict[str, object]] = {name: {"sampling": fields} for name, fields in sampling.items()}
+    print_news()(evaluation(interim=Interim(done=64, metrics=metrics, protocols=protocols)))
     said = "fid (sampling.guidance_scale=1.0) 10 ± 0.5, fid (sampling.guidance_scale=3.0) 30 ± 0.5"
     assert capsys.readouterr().err == f"loss after 64 sequences: {said}\n"

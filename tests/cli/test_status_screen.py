@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from evalsvc.cli.status_screen import duration, status_screen
+from evalsvc.spec.documents import Status
+from evalsvc.spec.documents.reading import read
 
 QUEUE: dict[str, Any] = {
     "queued": 3,
@@ -48,8 +50,12 @@ STATUS: dict[str, Any] = {
 }
 
 
+def screen(status: dict[str, Any], url: str, width: int | None = None) -> list[str]:
+    return status_screen(read(Status, status), url, width)
+
+
 def test_everything_is_on_one_screen() -> None:
-    assert status_screen(STATUS, "http://127.0.0.1:8321") == [
+    assert screen(STATUS, "http://127.0.0.1:8321") == [
         "evalsvc 1.0 at http://127.0.0.1:8321: ready, database sqlite",
         "workers: 2, 1 at work",
         "  cpu#0 on 127.0.0.1: idle; drains, or is silent",
@@ -68,7 +74,7 @@ def test_everything_is_on_one_screen() -> None:
 
 @pytest.mark.parametrize("width", [60, 200])
 def test_a_line_is_a_line_of_the_terminal(width: int) -> None:
-    lines = status_screen(STATUS, "http://127.0.0.1:8321", width)
+    lines = screen(STATUS, "http://127.0.0.1:8321", width)
     assert max(map(len, lines)) <= width
     assert len(lines) == 13
     assert any(line.endswith("…") for line in lines) == (width == 60)
@@ -77,7 +83,7 @@ def test_a_line_is_a_line_of_the_terminal(width: int) -> None:
 def test_an_idle_service_that_cannot_work() -> None:
     empty = {**QUEUE, "queued": 0, "running": 0, "runs": [], "seconds_left": None}
     status = {**STATUS, "status": "not_ready", "missing": ["no live worker"], "workers": [], "queue": empty}
-    lines = status_screen({**status, "running": [], "failed": [], "warned": []}, "http://x")
+    lines = screen({**status, "running": [], "failed": [], "warned": []}, "http://x")
     assert lines == [
         "evalsvc 1.0 at http://x: NOT READY, database sqlite",
         "  ! no live worker",
@@ -88,7 +94,7 @@ def test_an_idle_service_that_cannot_work() -> None:
 
 def test_many_runs_are_counted() -> None:
     runs = [{"run": f"r{index}", "queued": index, "running": 0, "oldest_seconds": 1.0} for index in range(1, 21)]
-    lines = status_screen({**STATUS, "queue": {**QUEUE, "runs": runs}}, "http://x")
+    lines = screen({**STATUS, "queue": {**QUEUE, "runs": runs}}, "http://x")
     assert "  … and 12 more runs" in lines
     assert len(lines) < 24
 

@@ -4,37 +4,44 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from example_documents import example
 
 from evalsvc.cli.checkpoints import show_finished
 from evalsvc.cli.tables import print_metrics
+from evalsvc.spec.documents import Evaluation, Metric, Task, TaskWarning
 
 SCALES = {scale: {"data": "ab", "sampling": {"guidance_scale": scale}} for scale in (1.0, 3.0)}
 
 
 def measured(scales: Sequence[float]) -> dict[str, Any]:
     """A metric under protocols of different guidance scales, as a task has it."""
-    metrics = [
-        {"name": "coco/fid", "value": 10 * scale, "stderr": 0.5, "n": 64, "unit": "", "protocol": f"p{scale:.0f}"}
-        for scale in scales
-    ]
+    metrics = [metric("coco/fid", 64, value=10 * scale, stderr=0.5, protocol=f"p{scale:.0f}") for scale in scales]
     return {"metrics": metrics, "protocols": {f"p{scale:.0f}": SCALES[scale] for scale in scales}}
 
 
+def metric(name: str, n: int, **fields: object) -> Metric:
+    return example(Metric, name=name, n=n, unit="", **fields)
+
+
+def finished(*tasks: dict[str, Any]) -> Evaluation:
+    whole = [example(Task, **{"warnings": [], **fields}) for fields in tasks]
+    return example(Evaluation, tasks=whole)
+
+
 def test_several_values_of_one_name_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    tasks = [{"name": "coco", "error": None, **measured(scales)} for scales in ((1.0, 3.0), ())]
-    show_finished({"id": 1, "suite": {"name": "coco"}, "error": None, "tasks": tasks})
+    show_finished(finished(measured((1.0, 3.0)), measured(())))
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if "coco/fid" in line]
     assert rows == [
         "coco/fid (sampling.guidance_scale=1.0) 10 ± 0.5 64",
         "coco/fid (sampling.guidance_scale=3.0) 30 ± 0.5 64",
     ]
-    show_finished({"id": 1, "suite": {"name": "coco"}, "error": None, "tasks": [{"error": None, **measured([3.0])}]})
+    show_finished(finished(measured([3.0])))
     assert "coco/fid  " in capsys.readouterr().out, "one alone needs no label"
 
 
 def test_items_in_groups_are_told_with_what_that_means(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        {"name": f"t/{name}", "value": 1.0, "stderr": 0.1, "n": n, "unit": "", "protocol": "p", "groups": groups}
+        metric(f"t/{name}", n, value=1.0, stderr=0.1, protocol="p", groups=groups)
         for name, n, groups in (("captions", 1300, 60), ("images", 60, 60), ("old", 7, None))
     ]
     print_metrics(rows, {})
@@ -46,10 +53,14 @@ def test_items_in_groups_are_told_with_what_that_means(capsys: pytest.CaptureFix
     assert "independent groups" not in capsys.readouterr().out
 
 
+def test_a_standard_error_that_is_no_number_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_metrics([metric("t/a", 7, value="NaN", stderr="NaN", protocol="p")], {})
+    assert ["t/a", "NaN", "±", "NaN", "7"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
 def test_what_is_suspicious_is_told_with_the_metric_and_beside_the_result(capsys: pytest.CaptureFixture[str]) -> None:
-    warning = {"code": "inputs_cut", "metric": "loss/total", "message": "9 sequences\x1b[31m were cut"}
-    task = {"name": "loss", "metrics": [], "protocols": {}, "error": None, "warnings": [warning]}
-    show_finished({"id": 4, "suite": {"name": "quick"}, "error": None, "tasks": [task]})
+    warning = TaskWarning(code="inputs_cut", metric="loss/total", message="9 sequences\x1b[31m were cut")
+    show_finished(finished({"metrics": [], "protocols": {}, "warnings": [warning]}))
     told = capsys.readouterr()
     assert told.err == "warning: loss/total: 9 sequences\\x1b[31m were cut\n"
     assert told.out == ""

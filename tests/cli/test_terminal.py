@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from example_documents import example
 
 from evalsvc.cli import checkpoints, completions, progress, tables, terminal
+from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
 
 EVIL = "\x1b[2J\x07fid\u202e[b]"
 
@@ -25,14 +27,14 @@ SERIES = {
     "omitted": 0,
 }
 
-METRIC = {"name": EVIL, "value": 1.5, "stderr": 0.1, "n": 3, "unit": EVIL, "protocol": "abc"}
+METRIC = example(Metric, name=EVIL, unit=EVIL)
 
 SIDE = {"value": 1.5, "stderr": 0.1, "import": 7}
 
-POSTED = {
-    "checkpoint": {"id": 1, "uri": EVIL, "parents": [1], "run": EVIL, "step": 1, "variant": EVIL},
-    "evaluations": [{"id": 1, "suite": EVIL, "state": EVIL}],
-}
+POSTED = Posted(
+    checkpoint=example(Checkpoint, uri=EVIL, parents=[example(Parent)], run=EVIL, variant=EVIL),
+    evaluations=[example(EvaluationSummary, suite=EVIL, state=EVIL)],
+)
 
 CURVE = {"metric": EVIL, "unit": EVIL, "protocol": EVIL, "differs": {}, "series": [SERIES]}
 

@@ -13,6 +13,7 @@ from evalsvc.client import Client
 from evalsvc.errors import ArtifactPruned, InvalidRequest
 from evalsvc.files.artifacts import artifact_path, drop_contents, keep_content, naming
 from evalsvc.service.pruner import prune
+from evalsvc.spec.documents import Pruned, Retention
 from evalsvc.store.tables import Artifact
 
 
@@ -51,21 +52,16 @@ def test_pruned_artifacts_say_what_became_of_them(app: App) -> None:
     [old, shared] = evaluate(app, 50, b"old", b"shared")
     [new] = evaluate(app, 100, b"shared")
     with Client("http://evalsvc", transport=app.transport) as client:
-        assert client.retention("run-a") == {"run": "run-a", "keep": None, "from": None}
-        assert client.prune()["artifacts"] == 0
+        assert client.retention("run-a") == Retention(run="run-a", keep=None, from_=None)
+        assert client.prune().artifacts == 0
         client.put_retention("run-a", {"last": 1})
-        assert client.prune(dry_run=True) == {
-            "artifacts": 2,
-            "bytes": 9,
-            "freed_bytes": 0,
-            "runs": {"run-a": 2},
-            "dry_run": True,
-        }
+        would_be = Pruned(artifacts=2, bytes=9, freed_bytes=0, runs={"run-a": 2}, dry_run=True)
+        assert client.prune(dry_run=True) == would_be
         assert app.http.get(f"/v1/artifacts/{old}").content == b"old"
         pruned = client.prune("run-a")
-        assert (pruned["artifacts"], pruned["freed_bytes"]) == (2, 3)
-        assert client.prune()["artifacts"] == 0
-        rows = {row["id"]: row["pruned_at"] for row in client.artifacts("run-a")}
+        assert (pruned.artifacts, pruned.freed_bytes) == (2, 3)
+        assert client.prune().artifacts == 0
+        rows = {row.id: row.pruned_at for row in client.artifacts("run-a")}
     assert rows[new] is None
     assert rows[old] is not None
     for artifact in (old, shared):

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from example_documents import example
 
 from evalsvc.checkpoints.reference import CheckpointRef
 from evalsvc.client import Client
@@ -20,6 +21,8 @@ from evalsvc.errors import (
     UnknownName,
 )
 from evalsvc.spec import catalog
+from evalsvc.spec.documents import Checkpoint, Parent
+from evalsvc.spec.documents.reading import content_of
 from evalsvc.spec.suite import TaskSpec
 from evalsvc.verify import recorded
 from evalsvc.verify.agreement import Finding, Untried
@@ -57,8 +60,8 @@ RESULT: Mapping[str, Any] = {
 
 def answered(weights: Path, result: Mapping[str, Any] = RESULT, **posted: Any) -> Client:
     """A client of a service that answers like this."""
-    checkpoint = {"uri": str(weights), "model": None, "layout": {"rows": 4}, "parents": [], **posted}
-    answers = {"/v1/runs/run/results/3": result, "/v1/checkpoints/7": checkpoint}
+    checkpoint = example(Checkpoint, uri=str(weights), layout={"rows": 4}, **posted)
+    answers = {"/v1/runs/run/results/3": result, "/v1/checkpoints/7": content_of(checkpoint)}
     return Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=answers[request.url.path])))
 
 
@@ -79,7 +82,7 @@ def test_weights_of_another_machine_are_said_to_be_missing(tmp_path: Path) -> No
 
 def test_a_virtual_checkpoint_is_refused_with_the_way_out(weights: Path) -> None:
     with pytest.raises(InvalidRequest, match="--checkpoint EXPRESSION"):
-        read_recorded(answered(weights, parents=[{"name": "run@0"}]), "run@3", Settings.load())
+        read_recorded(answered(weights, parents=[example(Parent, name="run@0")]), "run@3", Settings.load())
 
 
 @pytest.mark.parametrize(

@@ -64,5 +64,5 @@ def test_the_client(app: App, weights: Path) -> None:
         client.rename_run("run-a", "run-z")
         with pytest.raises(WrongState):
             client.delete_run("run-z")
-        assert client.delete_run("run-z", cancel=True)["evaluations"] == 1
+        assert client.delete_run("run-z", cancel=True).evaluations == 1
         assert client.runs() == []

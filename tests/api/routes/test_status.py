@@ -6,14 +6,15 @@ from app_in_process import App
 
 from evalsvc.client import Client
 from evalsvc.service.in_flight import AtWork
+from evalsvc.spec.documents import Worker
 
 
 def test_an_empty_service(app: App) -> None:
     with Client("http://evalsvc", transport=app.transport) as client:
         found = client.status()
-    assert found["status"] == "ready"
-    assert found["workers"] == [{"name": "cpu#0", "host": "127.0.0.1", "takes_shards": True, "runs": None}]
-    assert (found["queue"]["queued"], found["queue"]["seconds_left"], found["queue"]["runs"]) == (0, None, [])
+    assert found.status == "ready"
+    assert found.workers == [Worker(name="cpu#0", host="127.0.0.1", takes_shards=True, runs=None)]
+    assert (found.queue.queued, found.queue.seconds_left, found.queue.runs) == (0, None, [])
     app.coordinator.processes = 0
     found = app.http.get("/v1/status").json()
     assert (found["status"], found["workers"]) == ("not_ready", [])
