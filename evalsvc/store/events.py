@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import groupby
 
 from sqlalchemy import Connection, func, insert, inspect, select, update
 from sqlalchemy.orm import InstanceState, Session
@@ -89,77 +89,82 @@ def read_progress(session: Session, task_ids: Iterable[int], evaluation_ids: Ite
     ]
 
 
-def note_events(session: Session, _context: Any) -> None:
+@dataclass(frozen=True)
+class _Change:
+    """An event that has no number yet."""
+
+    evaluation_id: int
+    kind: str
+    task: str | None = None
+    state: str | None = None
+    data: Mapping[str, object] | None = None
+    index: int = 0
+    """Place of the task in its evaluation."""
+
+    def place(self) -> tuple[int, int, int, str]:
+        """By evaluation; interim results before the state of their task, and the end of an evaluation last."""
+        if self.kind == "state":
+            return self.evaluation_id, 2 if self.state in OVER else 0, 0, ""
+        return self.evaluation_id, 1, self.index, self.kind
+
+
+def note_events(session: Session, _context: object) -> None:
     """After a flush: write down the states that it changed, and what looks found.
 
     An evaluation's end comes after what its tasks came to, and every other state of it before.
     """
     connection = session.connection()
-    found = [event for item in (*session.new, *session.dirty) for event in _events_of(connection, item)]
-    by_evaluation: dict[int, list[dict[str, Any]]] = {}
-    for event in sorted(found, key=_place):
-        by_evaluation.setdefault(event["evaluation_id"], []).append(event)
-    for evaluation, events in sorted(by_evaluation.items()):
-        _write(connection, evaluation, events)
+    found = [change for item in (*session.new, *session.dirty) for change in _changes_of(connection, item)]
+    for evaluation, changes in groupby(sorted(found, key=_Change.place), lambda change: change.evaluation_id):
+        _write(connection, evaluation, list(changes))
 
 
-def _events_of(connection: Connection, item: object) -> list[dict[str, Any]]:
+def _changes_of(connection: Connection, item: object) -> list[_Change]:
     if not isinstance(item, (Evaluation, Task, Shard)):
         return []
-    row: InstanceState[Any] = inspect(item)
+    row: InstanceState[Evaluation | Task | Shard] = inspect(item)
     is_new = not row.persistent
     if not row.attrs.state.history.has_changes() and not (is_new and isinstance(item, Evaluation)):
         return []
     if isinstance(item, Evaluation):
-        return [_event(item.id, "state", state=item.state, data=_error(item))]
+        return [_Change(item.id, "state", state=item.state, data=_error(item))]
     if isinstance(item, Task):
-        found = _findings(item)
-        return [] if is_new else [_event(item.evaluation_id, "task", item.name, item.state, found, item.index)]
+        change = _Change(item.evaluation_id, "task", item.name, item.state, _findings(item), item.index)
+        return [] if is_new else [change]
     if item.stage != "look" or item.state != "succeeded" or item.output is None:
         return []
     query = select(Task.evaluation_id, Task.name, Task.index).where(Task.id == item.task_id)
     evaluation, name, index = connection.execute(query).one()
     found = {"done": (item.payload or {})["done"], **asdict(from_row(LOOK, item.output))}
-    return [_event(evaluation, "interim", name, data=found, index=index)]
+    return [_Change(evaluation, "interim", name, data=found, index=index)]
 
 
-def _error(item: Evaluation | Task) -> dict[str, Any] | None:
+def _error(item: Evaluation | Task) -> dict[str, object] | None:
     return None if item.error is None else {"error": item.error}
 
 
-def _findings(task: Task) -> dict[str, Any] | None:
+def _findings(task: Task) -> dict[str, object] | None:
     """Why a task has failed, or what is suspicious about its result."""
     return _error(task) or ({"warnings": task.warnings} if task.state == "succeeded" and task.warnings else None)
 
 
-def _event(
-    evaluation_id: int,
-    kind: str,
-    task: str | None = None,
-    state: str | None = None,
-    data: Mapping[str, Any] | None = None,
-    index: int = 0,
-) -> dict[str, Any]:
-    event = {"evaluation_id": evaluation_id, "kind": kind, "task": task, "state": state}
-    return event | {"data": None if data is None else dict(data), "index": index}
-
-
-def _place(event: Mapping[str, Any]) -> tuple[int, int, str]:
-    """Interim results come before the state of their task."""
-    if event["kind"] == "state":
-        return (2 if event["state"] in OVER else 0), 0, ""
-    return 1, event["index"], event["kind"]
-
-
-def _write(connection: Connection, evaluation: int, events: list[dict[str, Any]]) -> None:
+def _write(connection: Connection, evaluation: int, changes: list[_Change]) -> None:
     newest = connection.execute(
         update(Evaluation)
         .where(Evaluation.id == evaluation)
-        .values(event_count=Evaluation.event_count + len(events))
+        .values(event_count=Evaluation.event_count + len(changes))
         .returning(Evaluation.event_count)
     ).scalar_one()
     rows = [
-        {name: value for name, value in event.items() if name != "index"} | {"number": number, "created_at": now()}
-        for number, event in enumerate(events, newest - len(events) + 1)
+        {
+            "evaluation_id": evaluation,
+            "number": number,
+            "kind": change.kind,
+            "task": change.task,
+            "state": change.state,
+            "data": None if change.data is None else dict(change.data),
+            "created_at": now(),
+        }
+        for number, change in enumerate(changes, newest - len(changes) + 1)
     ]
     connection.execute(insert(EvaluationEvent.__table__), rows)  # type: ignore[arg-type]

@@ -7,8 +7,6 @@ than it waits for. PostgreSQL's sequences do not go back.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import func, inspect, select
 from sqlalchemy.orm import Session
 
@@ -32,7 +30,7 @@ def raise_floors(session: Session) -> None:
     session.flush()
 
 
-def start_beyond_floors(session: Session, _context: Any, _instances: Any) -> None:
+def start_beyond_floors(session: Session, _context: object, _instances: object) -> None:
     """Before a flush: give ids to new rows where SQLite would give those of deleted ones."""
     new = [item for item in session.new if isinstance(item, KEPT_APART) and item.id is None]
     if not new or session.get_bind().dialect.name != "sqlite":
@@ -47,7 +45,7 @@ def start_beyond_floors(session: Session, _context: Any, _instances: Any) -> Non
                     row.id = number
 
 
-def _order(row: Any) -> int:
+def _order(row: object) -> int:
     """In which order rows were added to the session."""
     order: int = inspect(row).insert_order
     return order

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -28,6 +27,6 @@ def kept_suites(session: Session) -> Sequence[str]:
     return session.scalars(select(SuiteRow.name)).all()
 
 
-def kept_suite(session: Session, name: str) -> dict[str, Any]:
+def kept_suite(session: Session, name: str) -> Mapping[str, object]:
     """The content of a suite that was put, which may name a task that is no longer installed."""
     return session.get_one(SuiteRow, name).content

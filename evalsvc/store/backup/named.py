@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -66,7 +65,7 @@ def named_files(connection: Connection, schema: Mapping[str, Columns], *, spool:
             yield NamedFile(f"spool/{row.id}", spool_path(Path(), row.id, row.path))
 
 
-def require_safe_row(table: str, row: Mapping[str, Any]) -> None:
+def require_safe_row(table: str, row: Mapping[str, object]) -> None:
     """Raise ValueError if a row that comes from elsewhere names a file outside of the data folder.
 
     The service deletes what the rows of a deleted run name, so a path in the place of a digest would delete any file.
@@ -74,15 +73,15 @@ def require_safe_row(table: str, row: Mapping[str, Any]) -> None:
     if table == "artifacts":
         _content("artifacts", str(row["sha256"]))
     if table == "tasks" and row.get("items_sha256") is not None:
-        _content("items", row["items_sha256"])
-    if table == "shards" and row["output"] is not None:
+        _content("items", str(row["items_sha256"]))
+    if table == "shards" and isinstance(packed := row["output"], bytes):
         try:
-            output = from_column(row["output"])
+            output = from_column(packed)
         except Exception as error:  # MessagePack's own errors, and those of an `OutputFile` with other fields
             raise ValueError(f"a row of shards has an output that cannot be read ({type(error).__name__})") from None
         if isinstance(output, OutputFile):
             _output(output)
-    if table == "checkpoints" and row["spool_state"] is not None and Path(row["path"]).name in ("", ".."):
+    if table == "checkpoints" and row["spool_state"] is not None and Path(str(row["path"])).name in ("", ".."):
         raise ValueError("a row of checkpoints has a spooled copy without a name")
 
 

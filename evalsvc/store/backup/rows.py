@@ -84,7 +84,7 @@ def read_schema(connection: Connection) -> dict[str, Columns]:
     }
 
 
-def _kind_of(found: TypeEngine[Any]) -> Kind:
+def _kind_of(found: object) -> Kind:
     return next(kind for type_, kind in _KINDS if isinstance(found, type_))
 
 
@@ -116,7 +116,7 @@ def chunks_of(lines: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
         yield b"".join(joined), len(joined)
 
 
-def load_rows(columns: Columns, content: bytes) -> list[dict[str, Any]]:
+def load_rows(columns: Columns, content: bytes) -> list[dict[str, object]]:
     """Read lines of `dump_rows` as values to insert.
 
     Raises:
@@ -125,7 +125,7 @@ def load_rows(columns: Columns, content: bytes) -> list[dict[str, Any]]:
     return [_load_row(columns, number, line) for number, line in enumerate(content.splitlines(), 1)]
 
 
-def _load_row(columns: Columns, number: int, line: bytes) -> dict[str, Any]:
+def _load_row(columns: Columns, number: int, line: bytes) -> dict[str, object]:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -141,50 +141,53 @@ def _load_row(columns: Columns, number: int, line: bytes) -> dict[str, Any]:
     return row
 
 
-def _require(kind: type) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if type(value) is not kind:
-            raise TypeError
-        return value
-
-    return read
+def _read_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
 
 
-def _read_integer(value: Any) -> int:
-    if type(value) is not int or not -(1 << 63) <= value < 1 << 63:
+def _read_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _read_integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
         raise ValueError
     return value
 
 
-def _read_number(value: Any) -> float:
-    if type(value) not in (int, float):
+def _read_number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError
     return float(value)
 
 
-def _read_time(value: Any) -> datetime:
-    time = datetime.fromisoformat(value)
+def _read_time(value: object) -> datetime:
+    time = datetime.fromisoformat(_read_text(value))
     if time.utcoffset() is None:
         raise ValueError
     return time.astimezone(UTC)
 
 
-def _read_bytes(value: Any) -> bytes:
-    return base64.b64decode(value.encode("ascii") if isinstance(value, str) else value, validate=True)
+def _read_bytes(value: object) -> bytes:
+    return base64.b64decode(_read_text(value), validate=True)
 
 
-_WRITERS: dict[Kind, Callable[[Any], Any]] = {
+_WRITERS: dict[Kind, Callable[[Any], str]] = {
     "bytes": lambda value: base64.b64encode(value).decode(),
     "time": lambda value: value.isoformat(),
 }
 
-_READERS: dict[Kind, Callable[[Any], Any]] = {
-    "boolean": _require(bool),
+_READERS: dict[Kind, Callable[[object], object]] = {
+    "boolean": _read_flag,
     "bytes": _read_bytes,
     "integer": _read_integer,
     "json": lambda value: value,
     "number": _read_number,
-    "text": _require(str),
+    "text": _read_text,
     "time": _read_time,
 }
 
