@@ -31,5 +31,5 @@ def test_a_stopped_worker_is_given_up_and_what_it_sends_late_is_not_stored(
                 process.resume()
     assert laboratory.succeeds(evaluation)
     assert laboratory.outcomes() == {"succeeded": 8, "worker_died": 1}
-    assert laboratory.history()[0]["value"] == [64]
+    assert laboratory.history()[0].value == [64]
     laboratory.wait_until(lambda _: coordinator.workers() == 2)

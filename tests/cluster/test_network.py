@@ -114,5 +114,5 @@ def test_a_machine_that_is_cut_off_is_given_up_and_serves_again(
     far.heal()
     assert laboratory.succeeds(evaluation)
     assert laboratory.outcomes() == {"succeeded": 8, "worker_died": 1}
-    assert laboratory.history()[0]["value"] == [64]
+    assert laboratory.history()[0].value == [64]
     laboratory.wait_until(lambda _: coordinator.workers() == 2)

@@ -166,7 +166,7 @@ def test_an_evaluation_runs_on_all_workers_with_progress(laboratory: Laboratory)
     laboratory.wait_until(lambda _: coordinator.live() == {})  # a moment after the result is in the database
     assert set(laboratory.steps().values()) == {1}
     assert {worker for *_, worker in laboratory.log()} == {"inproc://0", "inproc://1"}
-    assert laboratory.history()[0]["value"] == [1, 32]
+    assert laboratory.history()[0].value == [1, 32]
     with laboratory.store.reading() as session:
         found = read_results(session, laboratory.data / "items", "run-a", 1, "raw")
     assert found["provenance"]["steps"]["notes"]["base"] == {"label": "run 'run-a' step 0", "layout": None}
@@ -210,7 +210,7 @@ def test_a_run_that_is_deleted_while_it_runs_stops_and_leaves_nothing(laboratory
     fast = laboratory.post("fast", shards=3, steps=2)
     assert laboratory.succeeds(fast)
     assert laboratory.outcomes("fast") == {"succeeded": 3}
-    assert [series["value"] for series in laboratory.history()] == [[6]]
+    assert [series.value for series in laboratory.history()] == [[6]]
     before = len(laboratory.log("slow"))
     time.sleep(0.2)
     assert len(laboratory.log("slow")) == before
@@ -407,7 +407,7 @@ def test_a_task_that_has_seen_enough_stops_and_an_idle_service_asks_for_no_copie
     until = {"stderr": 0.05, "metric": "mark"}
     evaluation = laboratory.post(shards=24, steps=256, seconds=0.001, looks=True, until=until)
     assert laboratory.succeeds(evaluation)
-    assert laboratory.history()[0]["n"] == [512]
+    assert laboratory.history()[0].n == [512]
     with laboratory.store.reading() as session:
         (task,) = evaluation_view(session, find_evaluation(session, evaluation), {}).tasks
     stopped = str(task.provenance)

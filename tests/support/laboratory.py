@@ -17,6 +17,7 @@ from evalsvc.checkpoints.reference import identify
 from evalsvc.cluster.cluster import Cluster
 from evalsvc.config import Settings
 from evalsvc.service.coordinator import ClusterFactory, Coordinator
+from evalsvc.spec.documents.history import ValueSeries
 from evalsvc.spec.suite import parse_suite
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.lookup import find_evaluation
@@ -137,10 +138,9 @@ class Laboratory:
         with self.store.reading() as session:
             return sum(session.scalars(select(Shard.failed_attempts)))
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[ValueSeries]:
         with self.store.reading() as session:
-            series: list[dict[str, Any]] = read_history(session, "run-a")["series"]
-            return series
+            return read_history(session, "run-a").series
 
     def close(self) -> None:
         for coordinator in self._coordinators:

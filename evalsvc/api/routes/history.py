@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from fastapi.responses import Response
@@ -10,12 +10,12 @@ from sqlalchemy.orm import Session
 
 from evalsvc import __version__
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.history_schemas import CONDITIONAL, HISTORY, SUMMARY
-from evalsvc.api.json_answer import JsonAnswer, rendered
+from evalsvc.api.json_answer import JsonAnswer, document, rendered
 from evalsvc.api.middleware.conditional import caching_headers, not_modified
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import HistoryQuery, Name, SummaryQuery
 from evalsvc.api.state import CurrentState
+from evalsvc.spec.documents.history import Buckets, History, Summary
 from evalsvc.store.history.axis import Window
 from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.reading import read_history
@@ -24,6 +24,10 @@ from evalsvc.store.history.version import history_tag
 from evalsvc.store.lookup import find_run
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
+
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "It is what `If-None-Match` says that you have: the `ETag` of an earlier answer."}
+}
 
 
 @router.get(
@@ -39,7 +43,7 @@ router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
     "With `limit`, a page: give its `next` as `cursor` of the following one. Values that are written meanwhile move "
     "nothing from one page to another.",
     response_model=None,
-    responses=HISTORY | CONDITIONAL,
+    responses=document(200, "Columns ordered by x.", History, Buckets) | NOT_MODIFIED,
 )
 def get_history(run: Name, query: Annotated[HistoryQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:
@@ -63,7 +67,7 @@ def _read(session: Session, run: str, query: HistoryQuery) -> bytes:
     description="`best` is the lowest or the highest finite value, by the metric's direction, and of equal ones the "
     "first; null where the metric has no direction or no finite value.",
     response_model=None,
-    responses=SUMMARY | CONDITIONAL,
+    responses=document(200, "A series per metric, variant and protocol.", Summary) | NOT_MODIFIED,
 )
 def get_summary(run: Name, query: Annotated[SummaryQuery, Query()], request: Request, state: CurrentState) -> Response:
     with state.reading() as session:

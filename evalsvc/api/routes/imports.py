@@ -10,13 +10,13 @@ from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.history_schemas import IMPORTED
-from evalsvc.api.json_answer import JsonAnswer
+from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.json_schema import WORDS
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.documents.history import ImportOutcome
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.spec.protocol import Direction, Protocol
 from evalsvc.spec.visible_text import check_visible
@@ -109,7 +109,8 @@ def _schema() -> dict[str, Any]:
     "nothing. A step that has another value, measured or imported, is a conflict, unless `replace` is set. Steps may "
     "come in any order; a later evaluation by the same protocol replaces them.",
     status_code=201,
-    responses=IMPORTED,
+    responses=document(201, "Values were entered.", ImportOutcome)
+    | document(200, "All of them were there already.", ImportOutcome),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -128,9 +129,7 @@ def post_metrics(run: Name, body: RawBody, request: Request, state: CurrentState
     _require_distinct(series)
     with state.writing() as session:
         done = import_values(session, run, given.source, series, given.replace)
-    counts = {"new": done.new, "replaced": done.replaced, "unchanged": done.unchanged}
-    content = {"run": run, "import": done.identity, "series": len(series), **counts}
-    return JsonAnswer(content, 200 if done.identity is None else 201)
+    return JsonAnswer(done, 200 if done.import_ is None else 201)
 
 
 def parse_import(body: bytes) -> ImportInput:

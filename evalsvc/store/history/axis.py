@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TypeVarTuple
 
-from sqlalchemy import ColumnElement, Select, and_, func, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, func, select
+from sqlalchemy.orm import Session
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.documents.history import Axis
 from evalsvc.store.tables import Checkpoint, MetricValue, Run, Series
 
-Axis = Literal["step", "tokens"]
+Columns = TypeVarTuple("Columns")
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class Window:
             raise InvalidRequest(f"from={self.first} lies behind to={self.last}; swap them")
 
     @property
-    def column(self) -> InstrumentedAttribute[Any]:
+    def column(self) -> SQLColumnExpression[int | None]:
         """The x of a value."""
         return MetricValue.step if self.x == "step" else Checkpoint.tokens_seen
 
-    def values(self, series: Sequence[int], *columns: Any) -> Select[Any]:
-        """A query of these columns of the values of some series in the window. Values without an x are left out."""
+    def narrow(self, query: Select[*Columns], series: Sequence[int]) -> Select[*Columns]:
+        """Narrow a query of values to those of some series in the window. Values without an x are left out."""
         chosen = MetricValue.series_id.in_(series) if len(series) != 1 else MetricValue.series_id == series[0]
-        query = select(*columns).select_from(MetricValue).where(chosen)
+        query = query.select_from(MetricValue).where(chosen)
         if self.x == "tokens":
             query = query.join(Series, Series.id == MetricValue.series_id).join(Checkpoint, _is_of_value())
             query = query.where(Checkpoint.tokens_seen.is_not(None))

@@ -8,16 +8,17 @@ All series of an answer have the same ranges, and of ranges without values there
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Select, and_, case, func, literal, or_, select
+from sqlalchemy import Select, SQLColumnExpression, and_, case, func, literal, or_, select
 from sqlalchemy.orm import Session
 
+from evalsvc.spec.documents.fields import Word
+from evalsvc.spec.documents.history import Buckets, BucketSeries, SeriesHead
 from evalsvc.store.history.axis import WHOLE, Window
-from evalsvc.store.history.reading import INT64, append_columns, number_or_word
-from evalsvc.store.history.series import choose_series, metric_names, run_series, series_heads
+from evalsvc.store.history.reading import INT64, number_or_word, read_columns
+from evalsvc.store.history.series import choose_series, known_metrics, run_series, series_heads
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import FINITE, NAN, NEGATIVE_INFINITY, POSITIVE_INFINITY, MetricValue
 
@@ -28,23 +29,6 @@ an infinity, and it is the mean that is asked for, which does not overflow."""
 SHRINK = 2.0**32
 
 
-COLUMNS = (
-    "x",
-    "last",
-    "min",
-    "max",
-    "mean",
-    "count",
-    "nan",
-    "positive_infinity",
-    "negative_infinity",
-    "imported",
-)
-"""Of a series in an answer. `x`: of the last value of the bucket, a place where there is a value. `last`: that value.
-`min`, `max`, `mean`: of the finite ones; None where there is none. `count`: of all, finite or not; the three after it
-of those that are not; and of those that were not measured here."""
-
-
 def read_buckets(
     session: Session,
     run: str,
@@ -52,8 +36,8 @@ def read_buckets(
     variant: str | None = None,
     window: Window = WHOLE,
     points: int = 500,
-) -> dict[str, Any]:
-    """What `reading.read_history` reads, in at most `points` buckets a series.
+) -> Buckets:
+    """Read what `reading.read_history` reads in at most `points` buckets a series.
 
     Raises:
         UnknownName, InvalidRequest: as `read_history`.
@@ -65,21 +49,18 @@ def read_buckets(
         window.require_tokens(session, row)
     ids = sorted(item.id for item in chosen)
     start, width = _ranges(session, window, ids, points)
-    buckets = _Buckets(session, window, ids, start, width)
+    buckets = _Query(session, window, ids, start, width).read()
     omitted = window.count_omitted(session, ids)
-    heads = series_heads(session, chosen)
-    return {
-        "run": run,
-        "x": window.x,
-        "sampled": True,
-        "start": start,
-        "width": width,
-        "series": [
-            {**head, **buckets.of(item.id), "omitted": omitted.get(item.id, 0)}
-            for item, head in zip(chosen, heads, strict=True)
-        ],
-        "names": metric_names(everything),
-    }
+    heads = zip(chosen, series_heads(session, chosen), strict=True)
+    return Buckets(
+        run=run,
+        x=window.x,
+        sampled=True,
+        start=start,
+        width=width,
+        series=[buckets.of(item.id, head, omitted.get(item.id, 0)) for item, head in heads],
+        names=known_metrics(everything),
+    )
 
 
 def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -> tuple[int, int]:
@@ -89,69 +70,103 @@ def _ranges(session: Session, window: Window, ids: Sequence[int], points: int) -
         # Each end of each series apart: the database finds it by the key. It walks all values for both in one query, or
         # for those of many series.
         column = window.column
-        pairs = [
-            [session.scalar(window.values([identity], extreme(column))) for extreme in (func.min, func.max)]
-            for identity in ids
-        ]
-        ends = [pair for pair in pairs if None not in pair]
-        start = min((first for first, _ in ends), default=0) if start is None else start
-        end = max((last for _, last in ends), default=start) if end is None else end
+        firsts, lasts = (
+            [
+                at
+                for identity in ids
+                if (at := session.scalar(window.narrow(select(extreme(column)), [identity]))) is not None
+            ]
+            for extreme in (func.min, func.max)
+        )
+        start = min(firsts, default=0) if start is None else start
+        end = max(lasts, default=start) if end is None else end
     return start, max(1, -(-(end - start + 1) // points))
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """Buckets of several series, by series and place, with what sums give of each."""
+
+    series: list[int]
+    number: list[int]
+    x: list[int]
+    count: list[int]
+    finite: list[int]
+    min: list[float | None]
+    max: list[float | None]
+    total: list[float | None]
+    imported: list[int]
+
+    def have_special(self) -> bool:
+        """Tell whether a value is large or not finite."""
+        ends = [end for end in (*self.min, *self.max) if end is not None]
+        return self.count != self.finite or not all(-LARGE < end < LARGE for end in ends)
+
+
+@dataclass(frozen=True)
 class _Buckets:
-    """The buckets of some series, in one column each, by series and place."""
+    """Buckets of several series, with all that an answer has."""
+
+    sums: _Columns
+    last: list[float | Word]
+    special: list[_Special]
+
+    def of(self, series: int, head: SeriesHead, omitted: int) -> BucketSeries:
+        """Return the buckets of one series."""
+        sums = self.sums
+        part = slice(bisect_left(sums.series, series), bisect_right(sums.series, series))
+        special = self.special[part]
+        means = zip(sums.total[part], special, sums.finite[part], sums.min[part], sums.max[part], strict=True)
+        return BucketSeries(
+            **vars(head),
+            x=sums.x[part],
+            last=self.last[part],
+            min=sums.min[part],
+            max=sums.max[part],
+            mean=[_mean(total, rest.large, finite, low, high) for total, rest, finite, low, high in means],
+            count=sums.count[part],
+            nan=[rest.nan for rest in special],
+            positive_infinity=[rest.positive_infinity for rest in special],
+            negative_infinity=[rest.negative_infinity for rest in special],
+            imported=sums.imported[part],
+            omitted=omitted,
+        )
+
+
+class _Query:
+    """The queries for the buckets of some series."""
 
     def __init__(self, session: Session, window: Window, ids: Sequence[int], start: int, width: int) -> None:
         self.session, self.window, self.ids = session, window, ids
         # One bucket of all steps that there can be is wider than the largest number that a database has.
         self.number = (window.column - start) // width if width < INT64 else window.column - window.column
-        self.columns = self._read()
 
-    def of(self, series: int) -> dict[str, list[Any]]:
-        found = self.columns["series"]
-        part = slice(bisect_left(found, series), bisect_right(found, series))
-        return {name: self.columns[name][part] for name in COLUMNS}
-
-    def _read(self) -> dict[str, list[Any]]:
+    def read(self) -> _Buckets:
+        """Read the buckets, by series and place."""
         sums = self._sums()
-        names = ["series", "number", "x", "count", "finite", "min", "max", "total", "imported"]
         if self.window.x == "tokens":
-            columns = self._rows(sums.order_by("series", "number"), names)
-            last, last_kind = self._last_along_tokens(columns)
+            found = _Columns(*read_columns(self.session, sums.order_by("series", "number")))
+            last = self._last_along_tokens(found)
         else:
             # Without the window's conditions, which hold anyway: with them, SQLite walks all values for each bucket.
             ends = sums.subquery()
             value_of = and_(MetricValue.series_id == ends.c.series, MetricValue.step == ends.c.x)
             query = select(*ends.c, MetricValue.value, MetricValue.kind).join(MetricValue, value_of)
-            columns = self._rows(query.order_by(ends.c.series, ends.c.number), [*names, "last", "last_kind"])
-            last, last_kind = columns["last"], columns["last_kind"]
-        special = self._special() if self._has_special(columns) else {}
-        keys = list(zip(columns["series"], columns["number"], strict=True))
-        rest = [special.get(key, _NOTHING) for key in keys] if special else [_NOTHING] * len(keys)
-        return columns | {
-            "last": [number_or_word(*pair) for pair in zip(last, last_kind, strict=True)] if any(last_kind) else last,
-            "mean": [
-                _mean(*row)
-                for row in zip(
-                    columns["total"],
-                    (item.large for item in rest),
-                    *(columns[name] for name in ("finite", "min", "max")),
-                    strict=True,
-                )
-            ],
-            "nan": [item.nan for item in rest],
-            "positive_infinity": [item.positive_infinity for item in rest],
-            "negative_infinity": [item.negative_infinity for item in rest],
-        }
+            *columns, values, kinds = read_columns(self.session, query.order_by(ends.c.series, ends.c.number))
+            found = _Columns(*columns)
+            pairs = zip(values, kinds, strict=True)
+            last = [number_or_word(value, kind) for value, kind in pairs] if any(kinds) else values
+        special = self._special() if found.have_special() else {}
+        keys = zip(found.series, found.number, strict=True)
+        return _Buckets(found, last, [special.get(key, _NOTHING) for key in keys])
 
-    def _sums(self) -> Select[Any]:
+    def _sums(self) -> Select[*tuple[object, ...]]:
+        """Return a query of the fields of `_Columns`."""
         value = MetricValue.value
         # Of one series alone the database need not sort by it, which is a fifth of the time.
         alone = len(self.ids) == 1
-        series: Any = literal(self.ids[0]) if alone else MetricValue.series_id
-        return self.window.values(
-            self.ids,
+        series = literal(self.ids[0]) if alone else MetricValue.series_id
+        columns: list[SQLColumnExpression[object]] = [
             series.label("series"),
             self.number.label("number"),
             func.max(self.window.column).label("x"),
@@ -161,26 +176,16 @@ class _Buckets:
             func.max(value).label("max"),
             func.sum(case((and_(value > -LARGE, value < LARGE), value))).label("total"),
             func.count(MetricValue.import_id).label("imported"),
-        ).group_by(self.number, *([] if alone else [series]))
+        ]
+        return self.window.narrow(select(*columns), self.ids).group_by(self.number, *([] if alone else [series]))
 
-    def _rows(self, query: Select[Any], names: Sequence[str]) -> dict[str, list[Any]]:
-        columns: list[list[Any]] = [[] for _ in names]
-        append_columns(self.session, query, columns)
-        return dict(zip(names, columns, strict=True))
-
-    def _last_along_tokens(self, columns: Mapping[str, list[Any]]) -> tuple[list[Any], list[Any]]:
-        """Values and kinds. Several checkpoints may have seen equally many tokens; the last step is the last value."""
-        value = (MetricValue.series_id, self.number.label("number"), MetricValue.value, MetricValue.kind)
-        query = self.window.values(self.ids, *value).order_by(self.window.column, MetricValue.step)
-        rows = self._rows(query, ("series", "number", "value", "kind"))
-        found = {(series, number): pair for series, number, *pair in zip(*rows.values(), strict=True)}
-        pairs = [found[key] for key in zip(columns["series"], columns["number"], strict=True)]
-        return [value for value, _ in pairs], [kind for _, kind in pairs]
-
-    def _has_special(self, columns: Mapping[str, list[Any]]) -> bool:
-        if columns["count"] != columns["finite"]:
-            return True
-        return bool(columns["min"]) and not -LARGE < min(columns["min"]) <= max(columns["max"]) < LARGE
+    def _last_along_tokens(self, buckets: _Columns) -> list[float | Word]:
+        """Several checkpoints may have seen equally many tokens; the value of the last step is the last."""
+        query = select(MetricValue.series_id, self.number, MetricValue.value, MetricValue.kind)
+        query = self.window.narrow(query, self.ids).order_by(self.window.column, MetricValue.step)
+        rows = zip(*read_columns(self.session, query), strict=True)
+        found = {(series, number): pair for series, number, *pair in rows}
+        return [number_or_word(*found[key]) for key in zip(buckets.series, buckets.number, strict=True)]
 
     def _special(self) -> dict[tuple[int, int], _Special]:
         """By series and number of the bucket, of those that have values that are large or not finite."""
@@ -189,7 +194,7 @@ class _Buckets:
         counts = [func.sum(case((kind == code, 1), else_=0)) for code in kinds]
         large = func.coalesce(func.sum(case((or_(value >= LARGE, value <= -LARGE), value / SHRINK))), 0.0)
         rows = self.session.execute(
-            self.window.values(self.ids, MetricValue.series_id, self.number, large, *counts)
+            self.window.narrow(select(MetricValue.series_id, self.number, large, *counts), self.ids)
             .where(or_(kind != FINITE, value >= LARGE, value <= -LARGE))
             .group_by(MetricValue.series_id, self.number)
         )
@@ -210,8 +215,8 @@ class _Special:
 _NOTHING = _Special(0.0, 0, 0, 0)
 
 
-def _mean(total: float | None, large: float, finite: int, low: float, high: float) -> float | None:
-    if not finite:
+def _mean(total: float | None, large: float, finite: int, low: float | None, high: float | None) -> float | None:
+    if low is None or high is None:  # of a bucket without finite values
         return None
     mean = (total or 0.0) / finite + large / finite * SHRINK
     # Rounding may carry it past the ends, and past the largest number to infinity.

@@ -13,8 +13,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import Conflict
+from evalsvc.spec.documents.fields import Word
+from evalsvc.spec.documents.history import ImportOutcome
 from evalsvc.spec.protocol import Protocol
-from evalsvc.store.history.reading import append_columns, number_or_word
+from evalsvc.store.history.reading import number_or_word, read_columns
 from evalsvc.store.history.values import VALUE_COLUMNS, SeriesKey, insert, series_id, stored, write_protocols
 from evalsvc.store.history.version import lock_history, touch_history
 from evalsvc.store.lookup import get_or_create_run
@@ -33,26 +35,14 @@ class Imported:
     direction: str
     protocol: Protocol
     step: Sequence[int]
-    value: Sequence[float | str]
-    """Numbers, or the words for what is none."""
+    value: Sequence[float | Word]
     stderr: Sequence[float | None]
     n: Sequence[int | None]
     variant: str = "raw"
     baseline: float | None = None
 
 
-@dataclass
-class Outcome:
-    """What an import did."""
-
-    identity: int | None = None
-    """Of the import; None where everything was there already."""
-    new: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-
-
-Entry = tuple[float | str, float | None, int | None]
+Entry = tuple[float | Word, float | None, int | None]
 """Value, standard error and n."""
 
 
@@ -66,7 +56,7 @@ class _Found:
     unchanged: int = 0
 
 
-def import_values(session: Session, run: str, source: str, given: Sequence[Imported], replace: bool) -> Outcome:
+def import_values(session: Session, run: str, source: str, given: Sequence[Imported], replace: bool) -> ImportOutcome:
     """Enter the values of several series of a run, which begins here where there is none. The same again does nothing.
 
     Raises:
@@ -82,21 +72,12 @@ def import_values(session: Session, run: str, source: str, given: Sequence[Impor
         series = session.get_one(Series, series_id(session, key, item.unit, item.direction, item.baseline))
         _require_alike(run, series, item)
         found.append(_compare(session, series.id, item))
-    outcome = Outcome(
-        new=sum(len(item.new) for item in found),
-        replaced=sum(len(item.changed) for item in found),
-        unchanged=sum(item.unchanged for item in found),
-    )
-    if outcome.replaced and not replace:
-        raise Conflict(_describe(session, run, given, found, outcome.replaced))
-    if outcome.new or outcome.replaced:
-        touch_history(session, row.id)
-        entered = Import(run_id=row.id, source=source, values=outcome.new + outcome.replaced)
-        session.add(entered)
-        session.flush()
-        outcome.identity = entered.id
-        _write(session, found, entered.id)
-    return outcome
+    new, replaced = sum(len(item.new) for item in found), sum(len(item.changed) for item in found)
+    if replaced and not replace:
+        raise Conflict(_describe(session, run, given, found, replaced))
+    identity = _write(session, row.id, source, found) if new or replaced else None
+    unchanged = sum(item.unchanged for item in found)
+    return ImportOutcome(run=run, import_=identity, series=len(given), new=new, replaced=replaced, unchanged=unchanged)
 
 
 def _require_alike(run: str, series: Series, item: Imported) -> None:
@@ -126,20 +107,20 @@ def _compare(session: Session, series: int, item: Imported) -> _Found:
 
 def _entries(session: Session, series: int, first: int, last: int) -> dict[int, Entry]:
     """What a series has, by step."""
-    columns: list[list[Any]] = [[] for _ in range(5)]
     query = select(MetricValue.step, MetricValue.value, MetricValue.kind, MetricValue.stderr, MetricValue.n)
-    append_columns(
-        session, query.where(MetricValue.series_id == series, MetricValue.step.between(first, last)), columns
-    )
-    return {
-        step: (number_or_word(value, kind), stderr, n) for step, value, kind, stderr, n in zip(*columns, strict=True)
-    }
+    query = query.where(MetricValue.series_id == series, MetricValue.step.between(first, last))
+    rows = zip(*read_columns(session, query), strict=True)
+    return {step: (number_or_word(value, kind), stderr, n) for step, value, kind, stderr, n in rows}
 
 
-def _write(session: Session, found: Sequence[_Found], identity: int) -> None:
-    """New values by a plain INSERT: one that has come between must stop this, and not be overwritten."""
-    new = [row for item in found for row in _rows(item.series, item.new, identity)]
-    changed = [row for item in found for row in _rows(item.series, item.changed, identity)]
+def _write(session: Session, run_id: int, source: str, found: Sequence[_Found]) -> int:
+    """Enter new values and replace those that changed; returns the id of the import."""
+    touch_history(session, run_id)
+    entered = Import(run_id=run_id, source=source, values=sum(len(item.new) + len(item.changed) for item in found))
+    session.add(entered)
+    session.flush()
+    new = [row for item in found for row in _rows(item.series, item.new, entered.id)]
+    changed = [row for item in found for row in _rows(item.series, item.changed, entered.id)]
     if new:
         _insert_new(session, new)
     if changed:
@@ -148,9 +129,11 @@ def _write(session: Session, found: Sequence[_Found], identity: int) -> None:
         session.connection().execute(
             statement.on_conflict_do_update(index_elements=["series_id", "step"], set_=update), changed
         )
+    return entered.id
 
 
-def _insert_new(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+def _insert_new(session: Session, rows: Sequence[dict[str, object]]) -> None:
+    """By a plain INSERT: a value that has come between must stop the import, and not be overwritten."""
     connection = session.connection()
     driver: Any = connection.dialect.dbapi
     try:
@@ -165,10 +148,10 @@ def _insert_new(session: Session, rows: Sequence[dict[str, Any]]) -> None:
         raise Conflict("another writer entered some of these values at the same moment; send them again") from None
 
 
-def _rows(series: int, entries: Mapping[int, Entry], identity: int) -> list[dict[str, Any]]:
-    origin = {"series_id": series, "evaluation_id": None, "import_id": identity}
+def _rows(series: int, entries: Mapping[int, Entry], identity: int) -> list[dict[str, object]]:
+    names = ("series_id", "step", "value", "kind", "stderr", "n", "groups", "evaluation_id", "import_id")
     return [
-        {**origin, "step": step, **stored(value), "stderr": stderr, "n": n, "groups": None}
+        dict(zip(names, (series, step, *stored(value), stderr, n, None, None, identity), strict=True))
         for step, (value, stderr, n) in entries.items()
     ]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from fnmatch import fnmatchcase
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
+from evalsvc.spec.documents.history import KnownMetric, SeriesHead
 from evalsvc.spec.protocol import tell_apart
 from evalsvc.store.tables import Protocol, Run, Series
+from evalsvc.store.views import document_of
 
 
 def run_series(session: Session, run: Run) -> Sequence[Series]:
@@ -52,33 +53,22 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def series_heads(session: Session, chosen: Sequence[Series]) -> list[dict[str, Any]]:
-    """What an answer says of each series before its values.
-
-    Where a metric was measured by several protocols, `differs` has the fields that tell them apart.
-    """
+def series_heads(session: Session, chosen: Sequence[Series]) -> list[SeriesHead]:
+    """Return what an answer says of each series before its values."""
     differs = _differing(session, chosen)
     return [
-        {
-            "metric": item.metric,
-            "variant": item.variant,
-            "protocol": item.protocol_id,
-            "unit": item.unit,
-            "direction": item.direction,
-            "baseline": item.baseline,
-            "differs": differs[item.metric, item.protocol_id],
-        }
+        document_of(SeriesHead, item, protocol=item.protocol_id, differs=differs[item.metric, item.protocol_id])
         for item in chosen
     ]
 
 
-def metric_names(everything: Iterable[Series]) -> list[dict[str, Any]]:
-    """Every metric of a run, with its unit and direction."""
-    listed = {item.metric: {"name": item.metric, "unit": item.unit, "direction": item.direction} for item in everything}
+def known_metrics(everything: Iterable[Series]) -> list[KnownMetric]:
+    """Return every metric of a run once."""
+    listed = {item.metric: document_of(KnownMetric, item, name=item.metric) for item in everything}
     return list(listed.values())
 
 
-def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, Any]]:
+def _differing(session: Session, series: Iterable[Series]) -> dict[tuple[str, str], dict[str, object]]:
     """By metric and protocol: the fields that tell the protocols of a metric apart."""
     places = dict.fromkeys((item.metric, item.protocol_id) for item in series)
     several = Counter(metric for metric, _ in places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +10,24 @@ from sqlalchemy import or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from evalsvc.spec.documents.fields import Word
 from evalsvc.store.history.version import touch_history
 from evalsvc.store.tables import (
     FINITE,
     NAN,
     NEGATIVE_INFINITY,
     POSITIVE_INFINITY,
+    Base,
     Evaluation,
     MetricValue,
     Protocol,
     Series,
 )
 
-NOT_FINITE = {"NaN": NAN, "Infinity": POSITIVE_INFINITY, "-Infinity": NEGATIVE_INFINITY}
-"""The words that JSON has for them, by `metric_values.kind`."""
+WORDS: Mapping[int, Word] = {NAN: "NaN", POSITIVE_INFINITY: "Infinity", NEGATIVE_INFINITY: "-Infinity"}
+"""How JSON has the kinds of values that are not finite."""
+
+_KINDS = {word: kind for kind, word in WORDS.items()}
 
 VALUE_COLUMNS = ("value", "kind", "stderr", "n", "groups", "evaluation_id", "import_id")
 """All of a value but its place."""
@@ -32,38 +36,19 @@ VALUE_COLUMNS = ("value", "kind", "stderr", "n", "groups", "evaluation_id", "imp
 def write_values(
     session: Session,
     evaluation: Evaluation,
-    metrics: Iterable[Mapping[str, Any]],
-    protocols: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[Mapping[str, Any]],
+    protocols: Mapping[str, Mapping[str, object]],
 ) -> None:
     """Put an evaluation's metrics (as `MetricValue.to_json` writes them) into their series at its step.
 
     A value that a later evaluation wrote stays: re-evaluation replaces, whatever the order of finishing. An imported
     value gives way to a measured one.
     """
-    checkpoint = evaluation.checkpoint
-    metrics = list(metrics)
-    if metrics:
-        touch_history(session, checkpoint.run_id)
     write_protocols(session, protocols)
-    rows = []
-    for metric in metrics:
-        key = SeriesKey(checkpoint.run_id, metric["name"], checkpoint.variant, metric["protocol"])
-        rows.append(
-            {
-                "series_id": series_id(session, key, metric["unit"], metric["direction"], metric["baseline"]),
-                "step": checkpoint.step,
-                **stored(metric["value"]),
-                "stderr": None if isinstance(metric["stderr"], str) else metric["stderr"],
-                "n": metric["n"],
-                # A worker of an older version says nothing of groups.
-                "groups": metric.get("groups"),
-                "evaluation_id": evaluation.id,
-                "import_id": None,
-            }
-        )
-    if not rows:
+    if not metrics:
         return
-    statement = insert(session, MetricValue).values(rows)
+    touch_history(session, evaluation.checkpoint.run_id)
+    statement = insert(session, MetricValue).values([_row(session, evaluation, metric) for metric in metrics])
     new = statement.excluded
     session.execute(
         statement.on_conflict_do_update(
@@ -72,6 +57,24 @@ def write_values(
             where=or_(MetricValue.evaluation_id.is_(None), new.evaluation_id >= MetricValue.evaluation_id),
         )
     )
+
+
+def _row(session: Session, evaluation: Evaluation, metric: Mapping[str, Any]) -> dict[str, object]:
+    checkpoint = evaluation.checkpoint
+    key = SeriesKey(checkpoint.run_id, metric["name"], checkpoint.variant, metric["protocol"])
+    value, kind = stored(metric["value"])
+    return {
+        "series_id": series_id(session, key, metric["unit"], metric["direction"], metric["baseline"]),
+        "step": checkpoint.step,
+        "value": value,
+        "kind": kind,
+        "stderr": None if isinstance(metric["stderr"], str) else metric["stderr"],
+        "n": metric["n"],
+        # A worker of an older version says nothing of groups.
+        "groups": metric.get("groups"),
+        "evaluation_id": evaluation.id,
+        "import_id": None,
+    }
 
 
 @dataclass(frozen=True)
@@ -96,21 +99,21 @@ def series_id(session: Session, key: SeriesKey, unit: str, direction: str, basel
     return found
 
 
-def write_protocols(session: Session, protocols: Mapping[str, Mapping[str, Any]]) -> None:
+def write_protocols(session: Session, protocols: Mapping[str, Mapping[str, object]]) -> None:
     """Keep what protocol ids stand for."""
     for protocol_id, content in protocols.items():
         new = {"id": protocol_id, "content": dict(content)}
         session.execute(insert(session, Protocol).values(new).on_conflict_do_nothing(index_elements=["id"]))
 
 
-def stored(value: float | str) -> dict[str, Any]:
-    """A number as JSON has it, as the columns that hold it."""
-    if isinstance(value, str):
-        return {"value": None, "kind": NOT_FINITE[value]}
-    return {"value": value, "kind": FINITE}
+def stored(value: float | Word) -> tuple[float | None, int]:
+    """Return a number as JSON has it as `metric_values.value` and `kind` hold it."""
+    return (None, _KINDS[value]) if isinstance(value, str) else (value, FINITE)
 
 
-def insert(session: Session, table: type[Any]) -> Any:
-    """An INSERT that may say ON CONFLICT."""
+def insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT that may say ON CONFLICT."""
     # The two dialects spell it alike, but in classes of their own.
-    return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)

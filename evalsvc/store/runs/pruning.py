@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -142,11 +142,11 @@ def _best_steps(session: Session, run: Run, rule: Retention) -> set[tuple[int, s
     if rule.best is None:
         return set()
     try:
-        series: list[Mapping[str, Any]] = read_summary(session, run.name, [rule.best])["series"]
+        series = read_summary(session, run.name, [rule.best]).series
     except UnknownName:
         log.info("nothing of run %s is pruned: it has no values of %s, whose best it is to keep", run.name, rule.best)
         return None
-    best = {(item["best"]["step"], item["variant"]) for item in series if item["best"] is not None}
+    best = {(item.best.step, item.variant) for item in series if item.best is not None}
     if not best:
         log.info("nothing of run %s is pruned: no value of %s is finite and the best", run.name, rule.best)
     return best or None

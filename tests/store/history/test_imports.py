@@ -11,8 +11,9 @@ from history_reference import Point, imported
 from queue_steps import enter, evaluate_whole, measure, metric, submission, suite
 
 from evalsvc.errors import Conflict, WrongState
+from evalsvc.spec.documents.history import ImportOutcome, ValueSeries
 from evalsvc.spec.protocol import Protocol
-from evalsvc.store.history.imports import Outcome, import_values
+from evalsvc.store.history.imports import import_values
 from evalsvc.store.history.long_table import COLUMNS, cut_pages, find_series, read_page
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.session import Store, alembic_config
@@ -22,7 +23,7 @@ from evalsvc.store.views import runs_view
 NAME, UNIT = "loss/text", "nats/token"
 
 
-def enter_values(store: Store, *values: tuple[int, float], replace: bool = False, **fields: Any) -> Outcome:
+def enter_values(store: Store, *values: tuple[int, float], replace: bool = False, **fields: Any) -> ImportOutcome:
     """Import into the series that `queue_steps.metric` measures."""
     points = [Point(step, value, 0.1, 8) for step, value in values]
     series = imported(NAME, points, **({"unit": UNIT, "direction": "lower"} | fields))
@@ -30,11 +31,14 @@ def enter_values(store: Store, *values: tuple[int, float], replace: bool = False
         return import_values(session, "run-a", "spreadsheet", [series], replace)
 
 
-def history(store: Store) -> dict[str, Any]:
+def history(store: Store) -> ValueSeries:
     with store.reading() as session:
-        found = read_history(session, "run-a")
-    [series] = found["series"]
-    return {**series, "imports": found["imports"]}
+        [series] = read_history(session, "run-a").series
+    return series
+
+
+def outcome(identity: int | None, new: int = 0, replaced: int = 0, unchanged: int = 0) -> ImportOutcome:
+    return ImportOutcome(run="run-a", import_=identity, series=1, new=new, replaced=replaced, unchanged=unchanged)
 
 
 def version(store: Store) -> int:
@@ -43,11 +47,11 @@ def version(store: Store) -> int:
 
 
 def test_values_come_in_any_order_and_are_marked(store: Store) -> None:
-    assert enter_values(store, (30, math.nan), (10, 1.5), (20, -math.inf)) == Outcome(1, new=3)
+    assert enter_values(store, (30, math.nan), (10, 1.5), (20, -math.inf)) == outcome(1, new=3)
     found = history(store)
-    assert (found["x"], found["value"], found["import"]) == ([10, 20, 30], [1.5, "-Infinity", "NaN"], [1, 1, 1])
-    assert found["imports"]["1"]["source"] == "spreadsheet"
+    assert (found.x, found.value, found.import_) == ([10, 20, 30], [1.5, "-Infinity", "NaN"], [1, 1, 1])
     with store.reading() as session:
+        assert read_history(session, "run-a").imports["1"].source == "spreadsheet"
         assert runs_view(session).runs[0].values == 3
         [run] = find_series(session, [], [], None)
         cells = [row for page in cut_pages(session, run) for row in read_page(session, page)]
@@ -60,10 +64,10 @@ def test_values_come_in_any_order_and_are_marked(store: Store) -> None:
 def test_the_same_again_changes_nothing(store: Store) -> None:
     enter_values(store, (10, 1.5), (20, math.nan))
     before = version(store)
-    assert enter_values(store, (20, math.nan), (10, 1.5)) == Outcome(None, unchanged=2)
+    assert enter_values(store, (20, math.nan), (10, 1.5)) == outcome(None, unchanged=2)
     assert version(store) == before
-    assert enter_values(store, (10, 1.5), (30, 2.0)) == Outcome(2, new=1, unchanged=1)
-    assert history(store)["import"] == [1, 1, 2]
+    assert enter_values(store, (10, 1.5), (30, 2.0)) == outcome(2, new=1, unchanged=1)
+    assert history(store).import_ == [1, 1, 2]
 
 
 def test_other_values_stand_in_the_way(store: Store) -> None:
@@ -77,21 +81,21 @@ def test_other_values_stand_in_the_way(store: Store) -> None:
         "1.0; loss/text at step 20 is 2.5, imported, and not Infinity; nothing was entered; leave them out, or send "
         "replace=true"
     )
-    assert (history(store)["x"], history(store)["value"]) == ([10, 20], [1.5, 2.5])
+    assert (history(store).x, history(store).value) == ([10, 20], [1.5, 2.5])
     with store.reading() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(Import)) == 1
 
 
 def test_a_measured_value_that_is_the_same_stays_measured(store: Store) -> None:
     measure(store, 10, 1.5)
-    assert enter_values(store, (10, 1.5)) == Outcome(None, unchanged=1)
-    assert history(store)["import"] is None
+    assert enter_values(store, (10, 1.5)) == outcome(None, unchanged=1)
+    assert history(store).import_ is None
 
 
 def test_replacing_is_asked_for_and_leaves_the_record(store: Store) -> None:
     measure(store, 10, 1.5)
-    assert enter_values(store, (10, 1.0), (20, 2.0), replace=True) == Outcome(1, new=1, replaced=1)
-    assert (history(store)["value"], history(store)["import"]) == ([1.0, 2.0], [1, 1])
+    assert enter_values(store, (10, 1.0), (20, 2.0), replace=True) == outcome(1, new=1, replaced=1)
+    assert (history(store).value, history(store).import_) == ([1.0, 2.0], [1, 1])
     with store.reading() as session:
         assert session.get_one(Evaluation, 1).tasks[0].metrics[0]["value"] == 1.5
 
@@ -101,7 +105,7 @@ def test_a_measured_value_replaces_an_imported_one_of_its_series_only(store: Sto
     enter_values(store, (10, 7.0), protocol=Protocol({"stated": "by hand"}))
     measure(store, 10, 1.5)
     with store.reading() as session:
-        found = {tuple(item["value"]): item["import"] for item in read_history(session, "run-a")["series"]}
+        found = {tuple(item.value): item.import_ for item in read_history(session, "run-a").series}
     assert found == {(1.5, 2.0): [None, 1], (7.0,): [2]}
 
 
@@ -118,7 +122,7 @@ def test_a_value_that_comes_between_is_not_overwritten(store: Store, monkeypatch
     monkeypatch.setattr("evalsvc.store.history.imports._entries", lambda *_: {})
     with pytest.raises(Conflict, match="entered some of these values at the same moment; send them again"):
         enter_values(store, (10, 2.0), (20, 2.0))
-    assert history(store)["value"] == [1.0]
+    assert history(store).value == [1.0]
 
 
 def test_a_replaced_checkpoint_takes_its_own_values_along_only(store: Store) -> None:
@@ -127,7 +131,7 @@ def test_a_replaced_checkpoint_takes_its_own_values_along_only(store: Store) -> 
     enter_values(store, (10, 1.0), replace=True)
     enter(store, submission(10, uri="/other.pt", replace=True), suite())
     with store.reading() as session:
-        found = {item["metric"]: item["value"] for item in read_history(session, "run-a")["series"]}
+        found = {item.metric: item.value for item in read_history(session, "run-a").series}
     assert found == {"loss/text": [1.0], "loss/image": []}
 
 
@@ -164,7 +168,7 @@ def test_migration_with_values(database_url: str, tmp_path: Path) -> None:
     measure(store, 10, 1.5)
     for step in ("0004", "head"):
         (command.downgrade if step == "0004" else command.upgrade)(config, step)
-    assert (history(store)["x"], history(store)["value"], history(store)["n"]) == ([10], [1.5], [8])
+    assert (history(store).x, history(store).value, history(store).n) == ([10], [1.5], [8])
     if database_url.startswith("sqlite"):
         with store.engine.connect() as connection:
             [(made,)] = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'metric_values'").all()
@@ -173,5 +177,5 @@ def test_migration_with_values(database_url: str, tmp_path: Path) -> None:
     with pytest.raises(WrongState, match="the history has 1 imported values, for which the older schema has no place"):
         command.downgrade(config, "0004")
     command.upgrade(config, "head")  # SQLite keeps the steps down that were done
-    assert history(store)["value"] == [1.5, 1.0]
+    assert history(store).value == [1.5, 1.0]
     store.close()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from history_reference import (
     MOST,
-    History,
     Point,
     along,
     best,
@@ -18,19 +17,27 @@ from history_reference import (
     within,
     write,
 )
+from history_reference import (
+    History as Values,
+)
 
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.documents.document import hints_of
+from evalsvc.spec.documents.history import BucketSeries, History, SeriesHead
+from evalsvc.spec.documents.history import Point as PointDocument
 from evalsvc.spec.protocol import number_to_json
 from evalsvc.store.history.axis import Window
-from evalsvc.store.history.buckets import COLUMNS, read_buckets
+from evalsvc.store.history.buckets import read_buckets
 from evalsvc.store.history.reading import read_history
 from evalsvc.store.history.summary import read_summary
 from evalsvc.store.session import Store
 
 SEEDS = range(4)
 
+COLUMNS = [name for name in hints_of(BucketSeries) if name not in {*hints_of(SeriesHead), "omitted"}]
 
-def ones(**steps: Iterable[int]) -> History:
+
+def ones(**steps: Iterable[int]) -> Values:
     """A history of nothing but 1, by the ends of the metrics' names."""
     return {f"lower/{name}": [Point(step, 1.0, None, 1) for step in own] for name, own in steps.items()}
 
@@ -43,7 +50,7 @@ def window_of(own: random.Random, x: Any) -> Window:
     return Window(x, first, last)
 
 
-def tokens_of(own: random.Random, history: History) -> dict[int, int]:
+def tokens_of(own: random.Random, history: Values) -> dict[int, int]:
     """Of some steps, and of several the same number."""
     steps = sorted({point.step for points in history.values() for point in points})
     return {step: own.randint(0, 60) for step in own.sample(steps, max(1, len(steps) // 2))}
@@ -63,20 +70,21 @@ def test_columns_and_buckets(store: Store, x: str) -> None:
             with store.reading() as session:
                 whole = read_history(session, run, window=window)
                 sampled = read_buckets(session, run, window=window, points=points)
-            assert [item["metric"] for item in whole["series"]] == sorted(history)
-            for item, bucketed in zip(whole["series"], sampled["series"], strict=True):
-                placed = along(history[item["metric"]], tokens)
+            assert [item.metric for item in whole.series] == sorted(history)
+            for item, bucketed in zip(whole.series, sampled.series, strict=True):
+                placed = along(history[item.metric], tokens)
                 expected = within(placed, window.first, window.last)
-                assert item["x"] == [at for at, _ in expected]
-                assert item["value"] == [number_to_json(point.value) for _, point in expected]
-                assert item["stderr"] == [point.stderr for _, point in expected]
-                assert item["n"] == [point.n for _, point in expected]
-                assert item["omitted"] == bucketed["omitted"] == len(history[item["metric"]]) - len(placed)
-                same_buckets(bucketed, buckets(expected, sampled["start"], sampled["width"]))
+                assert item.x == [at for at, _ in expected]
+                assert item.value == [number_to_json(point.value) for _, point in expected]
+                assert item.stderr == [point.stderr for _, point in expected]
+                assert item.n == [point.n for _, point in expected]
+                assert item.omitted == bucketed.omitted == len(history[item.metric]) - len(placed)
+                same_buckets(bucketed, buckets(expected, sampled.start, sampled.width))
 
 
-def same_buckets(found: dict[str, Any], expected: list[dict[str, Any]]) -> None:
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*(found[name] for name in COLUMNS), strict=True)]
+def same_buckets(found: BucketSeries, expected: list[dict[str, Any]]) -> None:
+    columns = [getattr(found, name) for name in COLUMNS]
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
     assert [row | {"mean": None} for row in rows] == [row | {"mean": None} for row in expected]
     for row, other in zip(rows, expected, strict=True):
         if other["mean"] is None:
@@ -93,13 +101,13 @@ def test_ranges_are_equal_shares_of_what_all_series_span(store: Store) -> None:
     )
     with store.reading() as session:
         found = read_buckets(session, "run-a", points=10)
-        assert (found["sampled"], found["start"], found["width"]) == (True, 10, 10)
-        assert [series["x"] for series in found["series"]] == [[11, 29], [109]]
+        assert (found.sampled, found.start, found.width) == (True, 10, 10)
+        assert [series.x for series in found.series] == [[11, 29], [109]]
         found = read_buckets(session, "run-a", window=Window("step", 0, 99), points=9)
-        assert (found["start"], found["width"]) == (0, 12)
-        assert [series["x"] for series in found["series"]] == [[11, 29], []]
+        assert (found.start, found.width) == (0, 12)
+        assert [series.x for series in found.series] == [[11, 29], []]
         found = read_buckets(session, "run-a", window=Window("step", 0, MOST), points=1)
-        assert [series["count"] for series in found["series"]] == [[3], [1]]
+        assert [series.count for series in found.series] == [[3], [1]]
 
 
 @pytest.mark.parametrize("x", ["step", "tokens"])
@@ -111,34 +119,34 @@ def test_pages_are_the_whole(store: Store, x: str) -> None:
         post_tokens(store, tokens_of(own, history) if x == "tokens" else {}, run)
         window = window_of(own, x)
         with store.reading() as session:
-            whole = read_history(session, run, window=window)["series"]
+            whole = read_history(session, run, window=window).series
             for limit in (1, 7, 1000):
                 read = partial(read_history, session, run, (), None, window, limit)
-                expected = {item["metric"]: [item[name] for name in LISTED] for item in whole if item["x"]}
+                expected = {item.metric: [getattr(item, name) for name in LISTED] for item in whole if item.x}
                 assert joined(pages(read, limit)) == expected
 
 
 LISTED = ("x", "value", "stderr", "n")
 
 
-def pages(read: Callable[[str | None], dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+def pages(read: Callable[[str | None], History], limit: int) -> list[History]:
     found = [read(None)]
-    while found[-1]["next"] is not None:
-        found.append(read(found[-1]["next"]))
+    while found[-1].next is not None:
+        found.append(read(found[-1].next))
         assert len(found) < 500, "a page gave its own cursor"
-    sizes = [sum(len(item["x"]) for item in page["series"]) for page in found]
+    sizes = [sum(len(item.x) for item in page.series) for page in found]
     assert all(size == limit for size in sizes[:-1])
     assert sizes[-1] <= limit
     return found
 
 
-def joined(found: list[dict[str, Any]]) -> dict[str, list[list[Any]]]:
+def joined(found: list[History]) -> dict[str, list[list[Any]]]:
     columns: dict[str, list[list[Any]]] = {}
     for page in found:
-        for item in page["series"]:
-            whole = columns.setdefault(item["metric"], [[] for _ in LISTED])
+        for item in page.series:
+            whole = columns.setdefault(item.metric, [[] for _ in LISTED])
             for column, name in zip(whole, LISTED, strict=True):
-                column.extend(item[name])
+                column.extend(getattr(item, name))
     return columns
 
 
@@ -153,8 +161,8 @@ def test_what_is_written_between_two_pages_moves_nothing(store: Store) -> None:
     for new in range(1, 100, 2):
         with store.reading() as session:
             page = read_history(session, "run-a", limit=3, cursor=cursor)
-        seen += [(item["metric"], x) for item in page["series"] for x in item["x"]]
-        cursor = page["next"]
+        seen += [(item.metric, x) for item in page.series for x in item.x]
+        cursor = page.next
         if cursor is None:
             break
         write(store, ones(**{"a": [new], f"new-{new}": [1]}))
@@ -167,7 +175,7 @@ def test_cursors_of_other_questions_are_refused(store: Store) -> None:
     for run in ("run-a", "run-b"):
         write(store, ones(a=range(3)), run)
     with store.reading() as session:
-        cursor = read_history(session, "run-b", limit=1)["next"]
+        cursor = read_history(session, "run-b", limit=1).next
         for wrong in (
             cursor,
             cursor[:-2],
@@ -193,27 +201,27 @@ def test_newest_and_best(store: Store) -> None:
         history["higher/none"] = [Point(1, float("inf"), None, None), Point(0, float("nan"), None, None)]
         write(store, history, f"run-{seed}")
         with store.reading() as session:
-            found = {item["metric"]: item for item in read_summary(session, f"run-{seed}")["series"]}
+            found = {item.metric: item for item in read_summary(session, f"run-{seed}").series}
         assert set(found) == set(history)
         for metric, points in history.items():
             latest = max(points, key=lambda point: point.step)
-            assert shown(found[metric]["latest"]) == latest_of(latest)
-            expected = best(points, found[metric]["direction"])
-            assert shown(found[metric]["best"]) == latest_of(expected)
-            assert found[metric]["count"] == len(points)
+            assert shown(found[metric].latest) == latest_of(latest)
+            expected = best(points, found[metric].direction)
+            assert shown(found[metric].best) == latest_of(expected)
+            assert found[metric].count == len(points)
 
 
 def latest_of(point: Point | None) -> Any:
     return point and (point.step, number_to_json(point.value), point.stderr, point.n)
 
 
-def shown(found: dict[str, Any] | None) -> Any:
-    return found and tuple(found[name] for name in ("step", "value", "stderr", "n"))
+def shown(found: PointDocument | None) -> Any:
+    return found and tuple(getattr(found, name) for name in ("step", "value", "stderr", "n"))
 
 
 def test_patterns_choose_metrics(store: Store) -> None:
     write(store, ones(arc=[0], art=[0]) | {"higher/arc": [Point(0, 1.0, None, 1)]})
     with store.reading() as session:
         for read in (read_history, read_buckets, read_summary):
-            found = read(session, "run-a", ["*/arc", "lower/art"])["series"]
-            assert [item["metric"] for item in found] == ["higher/arc", "lower/arc", "lower/art"]
+            found = read(session, "run-a", ["*/arc", "lower/art"]).series
+            assert [item.metric for item in found] == ["higher/arc", "lower/arc", "lower/art"]

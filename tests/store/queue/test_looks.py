@@ -64,7 +64,7 @@ def states(store: Store) -> list[tuple[str, int, str]]:
 
 def values(store: Store) -> list[Any]:
     with store.reading() as session:
-        return [series["value"] for series in read_history(session, "run-a")["series"]]
+        return [series.value for series in read_history(session, "run-a").series]
 
 
 def test_a_look_comes_before_the_shards_that_wait_and_shows_what_is_known_so_far(store: Store) -> None:

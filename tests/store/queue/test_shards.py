@@ -55,7 +55,7 @@ def test_an_evaluation_goes_from_plan_over_run_to_merge(store: Store) -> None:
     store_result(store, merge, result(metric(1.5)))
     assert state(store, evaluation) == "succeeded"
     with store.reading() as session:
-        assert read_history(session, "run-a")["series"][0]["value"] == [1.5]
+        assert read_history(session, "run-a").series[0].value == [1.5]
     assert next_shard(store) is None
 
 

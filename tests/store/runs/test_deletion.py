@@ -90,7 +90,7 @@ def test_nothing_else_goes(store: Store) -> None:
     assert (deleted.values, deleted.artifacts) == (1, 0)
     assert rows(store) == {name: count // 2 for name, count in before.items()}
     with store.reading() as session:
-        assert read_history(session, "run-b")["series"][0]["value"] == [1.0]
+        assert read_history(session, "run-b").series[0].value == [1.0]
         assert session.scalar(sa.select(sa.func.count()).select_from(Protocol)) == 1
 
 
@@ -132,7 +132,7 @@ def test_ids_do_not_come_back(store: Store) -> None:
     assert min(third) > max(second)
     evaluate_whole(store, metric(1.0))
     with store.reading() as session:
-        assert read_history(session, "run-a")["series"][0]["value"] == [1.0]
+        assert read_history(session, "run-a").series[0].value == [1.0]
 
 
 def test_other_runs_that_need_it_are_named(store: Store) -> None:

@@ -48,7 +48,7 @@ def test_replacing_takes_the_old_values_out_of_the_history(store: Store) -> None
     measure(store, 25, 1.0)
     enter(store, submission(identity=Identity(7, 7), replace=True), suite(), suite("slow", limit=2))
     with store.reading() as session:
-        assert read_history(session, "run-a")["series"][0]["value"] == []
+        assert read_history(session, "run-a").series[0].value == []
         states = session.execute(select(Evaluation.suite, Evaluation.state).order_by(Evaluation.id)).all()
         assert [tuple(row) for row in states] == [("quick", "succeeded"), ("quick", "queued"), ("slow", "queued")]
         assert len(session.scalars(select(Checkpoint)).all()) == 2

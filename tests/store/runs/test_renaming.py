@@ -25,7 +25,7 @@ def test_its_history_goes_with_it(store: Store) -> None:
         before = history_tag(find_run(session, "run-a"), "1", "question")
     rename(store)
     with store.reading() as session:
-        assert read_history(session, "run-z")["series"][0]["value"] == [1.0]
+        assert read_history(session, "run-z").series[0].value == [1.0]
         assert history_tag(find_run(session, "run-z"), "1", "question") != before
         with pytest.raises(UnknownName):
             find_run(session, "run-a")

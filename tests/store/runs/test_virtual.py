@@ -147,7 +147,7 @@ def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
         assert (state.state, find_evaluation(session, done).state) == ("cancelled", "succeeded")
         assert state.error is not None
         assert "run-a@5, which it is made of, was replaced by another file; post the expr" in state.error["message"]
-        assert read_history(session, "v")["series"][0]["value"] == [1.0], "it was measured, and stays"
+        assert read_history(session, "v").series[0].value == [1.0], "it was measured, and stays"
         parents = checkpoint_view(session, find_checkpoint(session, 3)).parents
         assert [parent.replaced_at is None for parent in parents] == [True, False]
     with (
@@ -161,7 +161,7 @@ def test_a_replaced_parent_makes_another_checkpoint(store: Store) -> None:
         enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite())
     enter_virtual(store, "v", "avg(run-a@0, run-a@5)", suite(), replace=True)
     with store.reading() as session:
-        assert read_history(session, "v")["series"][0]["value"] == []
+        assert read_history(session, "v").series[0].value == []
         assert resolve(store, "avg(v@30)") == ("avg(avg(run-a@0, run-a@5))", [1, 4])
 
 

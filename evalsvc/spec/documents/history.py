@@ -1,0 +1,175 @@
+"""Documents of the history: values along training, in buckets, the newest and the best, and imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from evalsvc.spec.documents.document import Document, Example
+from evalsvc.spec.documents.fields import Count, Direction, Id, Number, RunName, Step, Time, Variant
+
+MetricName = Annotated[str, Example("loss/image")]
+Unit = Annotated[str, Example("nats/token")]
+ProtocolId = Annotated[str, Example("9a3f0c1d2e4b5a69")]
+Stderr = Annotated[float | None, Example(0.02)]
+Items = Annotated[Count | None, Example(400)]
+Groups = Annotated[Count | None, Example(80)]
+Source = Annotated[str, Example("spreadsheet of 2025")]
+Steps = Annotated[list[Count], Example([0, 2500])]
+Bucketed = Annotated[list[float | None], Example([6.54, 6.31])]
+Counts = Annotated[list[Count], Example([4, 4])]
+
+Axis = Literal["step", "tokens"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesHead(Document):
+    """A series: one metric of one variant by one protocol, whose values are comparable."""
+
+    metric: MetricName
+    variant: Variant
+    protocol: ProtocolId
+    unit: Unit
+    direction: Direction
+    baseline: Annotated[Number | None, Example(9.704)]
+    """The value of a model that knows nothing."""
+    differs: Annotated[dict[str, object], Example({"sampling.guidance_scale": 3.0})]
+    """The fields that tell this protocol of the metric from the others, where the metric has several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueSeries(SeriesHead):
+    """The values of a series, in columns ordered by x."""
+
+    x: Steps
+    value: Annotated[list[Number], Example(["NaN", 6.31])]
+    stderr: Annotated[list[float | None], Example([None, 0.02])]
+    n: Annotated[list[Count | None], Example([400, 400])]
+    """Items that each value rests on."""
+    groups: Annotated[list[Count | None] | None, Example([None, 80])] = None
+    """Independent groups of the items; null where no value of the series has groups."""
+    import_: Annotated[list[Id | None] | None, Example([1, None])]
+    """Ids of the imports that values are from; null where all values were measured."""
+    omitted: Annotated[Count, Example(0)]
+    """Values without a place on the axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketSeries(SeriesHead):
+    """A series in buckets, in columns ordered by x."""
+
+    x: Annotated[list[Count], Example([1500, 3500])]
+    """Place of the last value of the bucket."""
+    last: Annotated[list[Number], Example([6.54, 6.31])]
+    """The last value of the bucket."""
+    min: Bucketed
+    max: Annotated[list[float | None], Example([9.7, 6.48])]
+    mean: Annotated[list[float | None], Example([7.21, 6.4])]
+    """Mean of the finite values; null where the bucket has none."""
+    count: Counts
+    """All values of the bucket."""
+    nan: Annotated[list[Count], Example([1, 0])]
+    positive_infinity: Annotated[list[Count], Example([0, 0])]
+    negative_infinity: Annotated[list[Count], Example([0, 0])]
+    imported: Annotated[list[Count], Example([1, 0])]
+    """Values that were not measured by this service."""
+    omitted: Annotated[Count, Example(0)]
+    """Values without a place on the axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownMetric(Document):
+    """A metric of a run."""
+
+    name: MetricName
+    unit: Unit
+    direction: Direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSource(Document):
+    """Where values that were not measured by this service are from, and when they were entered."""
+
+    source: Source
+    created_at: Time
+
+
+ImportSources = Annotated[
+    dict[str, ImportSource],
+    Example({"1": {"source": "spreadsheet of 2025", "created_at": "2026-02-03T10:11:12.131+00:00"}}),
+]
+"""By the id of the import."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class History(Document):
+    """Every value of some series of a run, or a page of them."""
+
+    run: RunName
+    x: Axis
+    series: list[ValueSeries]
+    names: list[KnownMetric]
+    """Every metric of the run."""
+    imports: ImportSources
+    next: Annotated[str | None, Example(None)]
+    """Cursor of the next page; null where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buckets(Document):
+    """Some series of a run in buckets of equal width, the same for all series."""
+
+    run: RunName
+    x: Axis
+    sampled: Literal[True]
+    start: Annotated[Count, Example(0)]
+    """The beginning of the first bucket."""
+    width: Annotated[int, Example(2000, minimum=1)]
+    """The width of every bucket."""
+    series: list[BucketSeries]
+    names: list[KnownMetric]
+    """Every metric of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point(Document):
+    """A value of a series at a step."""
+
+    step: Step
+    value: Number
+    stderr: Stderr
+    n: Items
+    groups: Groups
+    import_: Annotated[Id | None, Example(None)]
+    """Id of the import that the value is from; null where the value was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarySeries(SeriesHead):
+    """The newest and the best value of a series."""
+
+    count: Count
+    latest: Point | None
+    best: Point | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Document):
+    """The newest and the best value of every series of a run."""
+
+    run: RunName
+    series: list[SummarySeries]
+    imports: ImportSources
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOutcome(Document):
+    """What an import did."""
+
+    run: RunName
+    import_: Annotated[Id | None, Example(1)]
+    """Id of the import; null where every value was there already."""
+    series: Annotated[Count, Example(1)]
+    new: Annotated[Count, Example(3)]
+    replaced: Annotated[Count, Example(0)]
+    unchanged: Annotated[Count, Example(0)]
