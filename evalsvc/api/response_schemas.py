@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evalsvc.api.json_schema import ANYTHING, COUNT, FIELDS, ID, TEXT, Schema, array, by_name, has, one_of, or_null
+from evalsvc.api.json_schema import ANYTHING, TEXT, Schema, array, by_name, has, one_of, or_null
 
 STATE = one_of("queued", "running", "succeeded", "partly_failed", "failed", "cancelled")
 
@@ -15,10 +15,6 @@ EVENT = {
     ),
     "description": "One of the stream; `data` is JSON, an object.",
 }
-
-ITEMS = has(evaluation=ID, state=STATE, items=by_name(array(FIELDS)))
-
-COMPLETIONS = has(run=TEXT, steps=array(has(step=COUNT, variant=TEXT, task=TEXT, completions=array(FIELDS))))
 
 TABLE = has(columns=by_name(array(ANYTHING)))
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, whole: the result of a checkpoint, results per item, completions along a run."""
+"""What an evaluation found, whole: the result of a checkpoint, and results per item."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from evalsvc.files.items import ItemTable, read_items
 from evalsvc.spec import documents
 from evalsvc.spec.documents.document import hints_of
 from evalsvc.spec.documents.fields import State
-from evalsvc.store.edit_distance import common_prefix, edit_distance
 from evalsvc.store.lookup import checkpoint_label, find_run, find_step, place_of
-from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Run, Task
+from evalsvc.store.tables import Artifact, Checkpoint, Evaluation, Task
 from evalsvc.store.views import artifact_view, document_of, protocols_view
 
 WORST_FIRST: tuple[State, ...] = ("running", "queued", "failed", "partly_failed", "cancelled", "succeeded")
@@ -164,29 +163,6 @@ def read_task_items(evaluation: Evaluation, folder: Path, task: str | None = Non
     return {name: read() for name, read in _tables(folder, chosen).items()}
 
 
-def read_completions(
-    session: Session, folder: Path, run: Run, variant: str | None = None, prompt: str | None = None
-) -> dict[str, Any]:
-    """What the run's current checkpoints made of fixed prompts, by step; of each task the newest evaluation.
-
-    `prompt` chooses the prompts that it is a part of. Every completion also has `previous`, how it differs from that
-    of the step before which was drawn in the same way; see `_with_previous`. `folder` has the files of
-    results per item.
-
-    Raises:
-        UnknownName: nothing of this variant, or no such prompt, was completed; near ones are named.
-    """
-    found = _completed(session, folder, run)
-    if variant is not None:
-        variants = {row["variant"] for row in found}
-        if variant not in variants:
-            raise UnknownName.among("variant with completions", variant, variants)
-        found = [row for row in found if row["variant"] == variant]
-    if prompt is not None:
-        found = _with_prompt(found, prompt)
-    return {"run": run.name, "steps": _with_previous(found)}
-
-
 def _newest_by_suite(checkpoint: Checkpoint, suite: str | None) -> list[Evaluation]:
     """In the order in which they were asked for."""
     newest = {evaluation.suite: evaluation for evaluation in checkpoint.evaluations}
@@ -208,10 +184,11 @@ def _tasks_by_name(evaluations: Iterable[Evaluation]) -> dict[str, Task]:
 
 def _tables(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Callable[[], ItemTable]]:
     """Of the tasks that have results per item, what reads them."""
-    return {name: partial(_read_table, folder, task) for name, task in tasks.items() if task.metrics is not None}
+    return {name: partial(read_table, folder, task) for name, task in tasks.items() if task.metrics is not None}
 
 
-def _read_table(folder: Path, task: Task) -> ItemTable:
+def read_table(folder: Path, task: Task) -> ItemTable:
+    """Read the results per item of a task; raises ItemsLost."""
     kept = task.items if task.items_sha256 is None else task.items_sha256
     if kept is None:
         return ItemTable.of(())
@@ -249,60 +226,3 @@ def _artifacts(session: Session, tasks: Mapping[str, Task]) -> dict[str, list[do
 def _error(task: Task) -> dict[str, Any] | None:
     """Why a task has no metrics; a cancelled one knows it from its evaluation."""
     return task.error or (task.evaluation.error if task.state == "cancelled" else None)
-
-
-def _completed(session: Session, folder: Path, run: Run) -> list[dict[str, Any]]:
-    rows = session.execute(
-        select(Checkpoint.step, Checkpoint.variant, Task)
-        .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
-        .join(Task, Task.evaluation_id == Evaluation.id)
-        .where(Checkpoint.run_id == run.id, Checkpoint.replaced_at.is_(None))
-        .where(Task.kind == "completions", Task.state == "succeeded")
-        .order_by(Checkpoint.step, Checkpoint.variant, Evaluation.id, Task.index)
-    )
-    newest = {(step, variant, task.name): task for step, variant, task in rows}
-    return [
-        {"step": step, "variant": variant, "task": name, "completions": list(_read_table(folder, task).rows())}
-        for (step, variant, name), task in newest.items()
-    ]
-
-
-def _with_previous(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each completion beside the one before it in the run: of the same variant, task, prompt, way and protocol.
-
-    `previous` has that one's `step`, whether both are the `same` to the last id, how many ids they begin with in
-    common (`common_prefix`), and their `edit_distance` in ids. It is None where there is none before.
-    """
-    last: dict[tuple[Any, ...], tuple[int, list[int]]] = {}
-    rows = []
-    for row in found:
-        completions = []
-        for item in row["completions"]:
-            key = (row["variant"], row["task"], item["prompt"], item["way"], item.get("protocol"))
-            completions.append({**item, "previous": _change(last.get(key), item.get("ids"))})
-            if "ids" in item:
-                last[key] = row["step"], item["ids"]
-        rows.append({**row, "completions": completions})
-    return rows
-
-
-def _change(before: tuple[int, list[int]] | None, ids: list[int] | None) -> dict[str, Any] | None:
-    if before is None or ids is None:
-        return None
-    step, old = before
-    return {
-        "step": step,
-        "same": old == ids,
-        "common_prefix": common_prefix(old, ids),
-        "edit_distance": edit_distance(old, ids),
-    }
-
-
-def _with_prompt(found: Iterable[Mapping[str, Any]], prompt: str) -> list[dict[str, Any]]:
-    chosen = [
-        {**row, "completions": [item for item in row["completions"] if prompt in item["prompt"]]} for row in found
-    ]
-    if not any(row["completions"] for row in chosen):
-        known = {item["prompt"] for row in found for item in row["completions"]}
-        raise UnknownName.among("prompt", prompt, known)
-    return [row for row in chosen if row["completions"]]

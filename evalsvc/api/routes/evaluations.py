@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Query
@@ -11,8 +12,7 @@ from sqlalchemy.orm import Session
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, answer, document, or_csv
-from evalsvc.api.response_schemas import ITEMS
+from evalsvc.api.json_answer import JsonAnswer, document, or_csv
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import EvaluationInput, Id, ItemsQuery
@@ -20,20 +20,15 @@ from evalsvc.api.state import CurrentState, State
 from evalsvc.errors import UnknownName, WrongState
 from evalsvc.files.items import ItemTable
 from evalsvc.spec import documents
+from evalsvc.spec.documents.items import Items
 from evalsvc.store.lookup import find_checkpoint, find_evaluation, require_current_parents
 from evalsvc.store.queue.evaluations import cancel_evaluation, retry_evaluation
 from evalsvc.store.results import read_task_items
 from evalsvc.store.runs.posting import evaluate
 from evalsvc.store.tables import Evaluation
-from evalsvc.store.views import evaluation_view
+from evalsvc.store.views import document_of, evaluation_view
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
-
-_ITEMS = {
-    "evaluation": 40,
-    "state": "succeeded",
-    "items": {"loss": [{"index": 0, "n_text": 31, "nll_text": 74.2, "within_text": 73.9, "image_mass": 0.02}]},
-}
 
 
 @router.post(
@@ -78,12 +73,12 @@ def get_evaluation(evaluation_id: Id, state: CurrentState) -> JsonAnswer:
     description="Of the tasks that have succeeded. Paired comparisons of two checkpoints rest on them. `columns` "
     "chooses keys of the items. As CSV, the first column is the task, what an item lacks is empty, and lists are JSON.",
     response_model=None,
-    responses=or_csv(answer(200, "By task, in the order of the data.", ITEMS, _ITEMS)),
+    responses=or_csv(document(200, "By task, in the order of the data.", Items)),
 )
 def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: CurrentState) -> Response:
     with state.reading() as session:
         evaluation = find_evaluation(session, evaluation_id)
-        status = {"evaluation": evaluation.id, "state": evaluation.state}
+        empty = document_of(Items, evaluation, evaluation=evaluation.id, items={})
         tables = read_task_items(evaluation, state.settings.items_path, query.task)
     if query.benchmark is not None:
         tables = _with_benchmark(tables, query.benchmark, evaluation_id)
@@ -95,7 +90,7 @@ def list_items(evaluation_id: Id, query: Annotated[ItemsQuery, Query()], state: 
     if query.format == "csv":
         rows = ([task, *map(row.get, chosen)] for task, table in tables.items() for row in table.rows(chosen))
         return csv_response(["task", *chosen], rows, state.threads)
-    return JsonAnswer(status | {"items": {task: list(table.rows(chosen)) for task, table in tables.items()}})
+    return JsonAnswer(replace(empty, items={task: list(table.rows(chosen)) for task, table in tables.items()}))
 
 
 def _with_benchmark(tables: dict[str, ItemTable], benchmark: str, evaluation_id: int) -> dict[str, ItemTable]:

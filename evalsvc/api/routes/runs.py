@@ -9,7 +9,6 @@ from fastapi import Path, Query
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, answer, document
 from evalsvc.api.json_schema import FIELDS
-from evalsvc.api.response_schemas import COMPLETIONS
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
@@ -20,40 +19,20 @@ from evalsvc.errors import InvalidRequest
 from evalsvc.files.artifacts import drop_contents
 from evalsvc.files.outputs import drop_outputs
 from evalsvc.spec import documents
+from evalsvc.spec.documents.items import Completions
 from evalsvc.spec.names import MAX_STEP
+from evalsvc.store.completions import read_completions
 from evalsvc.store.history.reading import read_protocol
 from evalsvc.store.lookup import find_run, get_or_create_run
 from evalsvc.store.named_files import asked_anew, named_artifacts, named_items
 from evalsvc.store.queue.references import checkpoint_reference
-from evalsvc.store.results import read_completions, read_results
+from evalsvc.store.results import read_results
 from evalsvc.store.runs import deletion
 from evalsvc.store.runs.base import base_view, name_base
 from evalsvc.store.runs.renaming import rename_run
 from evalsvc.store.views import document_of, plan_view, run_view, runs_view
 
 router = router_of(prefix="/v1", tags=["runs"], responses=PROBLEMS)
-
-_COMPLETIONS = {
-    "run": "t2i-1b-pretrained",
-    "steps": [
-        {
-            "step": 2500,
-            "variant": "raw",
-            "task": "completions",
-            "completions": [
-                {
-                    "index": 0,
-                    "prompt": "cheese =>",
-                    "way": "greedy",
-                    "text": " I love cheese",
-                    "ids": [309, 2389, 12173],
-                    "base": " fromage",
-                    "previous": {"step": 2000, "same": False, "common_prefix": 1, "edit_distance": 2},
-                }
-            ],
-        }
-    ],
-}
 
 
 @router.get(
@@ -187,7 +166,7 @@ def get_results(
     summary="What a run's checkpoints made of fixed prompts, by step",
     description="From the tasks of kind `completions`; of each, the newest evaluation of a checkpoint. `previous` says "
     "how a completion differs, in ids, from that of the step before which was drawn in the same way.",
-    responses=answer(200, "By step; the base's beside the checkpoint's.", COMPLETIONS, _COMPLETIONS),
+    responses=document(200, "By step; the base's with the checkpoint's.", Completions),
 )
 def get_completions(
     run: Name,
