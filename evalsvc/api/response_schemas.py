@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evalsvc.api.json_schema import ANYTHING, TEXT, Schema, array, by_name, has, one_of, or_null
+from evalsvc.api.json_schema import TEXT, Schema, has, one_of, or_null
 
 STATE = one_of("queued", "running", "succeeded", "partly_failed", "failed", "cancelled")
 
@@ -15,8 +15,6 @@ EVENT = {
     ),
     "description": "One of the stream; `data` is JSON, an object.",
 }
-
-TABLE = has(columns=by_name(array(ANYTHING)))
 
 SUITE_INPUT: Schema = {
     "type": "object",

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Query
 from fastapi.responses import Response, StreamingResponse
 
 from evalsvc.api.csv_lines import csv_response
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import answer, or_csv
-from evalsvc.api.response_schemas import TABLE
+from evalsvc.api.json_answer import document, or_csv
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import TableQuery
 from evalsvc.api.state import CurrentState, State
+from evalsvc.spec.documents.history import Table
 from evalsvc.store.history.long_table import COLUMNS, TableRun, cut_pages, find_series, read_page
 
 router = router_of(prefix="/v1", tags=["table"], responses=PROBLEMS)
-
-_TABLE = {"columns": {"run": ["pretrained"], "step": [0], "metric": ["pairs/text"], "value": [5.17], "stderr": [0.03]}}
 
 
 @router.get(
@@ -29,7 +27,7 @@ _TABLE = {"columns": {"run": ["pretrained"], "step": [0], "metric": ["pairs/text
     description="A row per value, by run, step, variant and metric: `pandas.read_csv` of the address with "
     "`format=csv`, or `DataFrame` of the columns. NaN and infinities are words, as pandas reads them.",
     response_model=None,
-    responses=or_csv(answer(200, "Columns of equal length; as CSV, a line per value.", TABLE, _TABLE)),
+    responses=or_csv(document(200, "Columns of equal length; as CSV, a line per value.", Table)),
 )
 async def get_table(query: Annotated[TableQuery, Query()], state: CurrentState) -> Response:
     runs = await state.threads.run("read", _find, state, query)
@@ -44,7 +42,7 @@ def _find(state: State, query: TableQuery) -> list[TableRun]:
         return find_series(session, query.run, query.metric, query.variant)
 
 
-def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[Any]]:
+def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[object]]:
     """The rows, each page read in a session of its own: a client that stops reading holds no connection."""
     for run in runs:
         with state.reading() as session:
@@ -55,7 +53,7 @@ def _rows(state: State, runs: Iterable[TableRun]) -> Iterator[list[Any]]:
             yield from rows
 
 
-def _column_pieces(rows: Iterable[list[Any]]) -> Iterator[str]:
+def _column_pieces(rows: Iterable[list[object]]) -> Iterator[str]:
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     yield '{"columns":{'
     for place, (name, values) in enumerate(zip(COLUMNS, columns, strict=True)):

@@ -173,3 +173,39 @@ class ImportOutcome(Document):
     new: Annotated[Count, Example(3)]
     replaced: Annotated[Count, Example(0)]
     unchanged: Annotated[Count, Example(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableColumns(Document):
+    """Columns of equal length, with a row for each value, by run, step, variant and metric."""
+
+    run: list[RunName]
+    step: list[Step]
+    variant: list[Variant]
+    tokens: Annotated[list[Count | None], Example([2_621_440_000])]
+    """Tokens that the checkpoint had seen; null where it was posted without them."""
+    task: Annotated[list[str | None], Example(["loss"])]
+    """Task of the evaluation that measured the value; null for imported values."""
+    metric: list[MetricName]
+    value: list[Number]
+    stderr: Annotated[list[float | None], Example([0.02])]
+    n: Annotated[list[Count | None], Example([400])]
+    """Items that the value rests on."""
+    groups: Annotated[list[Count | None], Example([80])]
+    """Independent groups of the items, where they are fewer than the items or of another kind."""
+    unit: list[Unit]
+    direction: list[Direction]
+    baseline: Annotated[list[Number | None], Example([9.704])]
+    """The value of a model that knows nothing."""
+    protocol: list[ProtocolId]
+    evaluation: Annotated[list[Id | None], Example([40])]
+    """Id of the evaluation that measured the value; null for imported values."""
+    source: Annotated[list[str | None], Example([None])]
+    """Where an imported value is from; null for measured values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Document):
+    """The history of any runs as one long table."""
+
+    columns: TableColumns

@@ -6,38 +6,19 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from sqlalchemy import Executable, Row, func, select
 from sqlalchemy.orm import Session
 
 from evalsvc.errors import UnknownName
+from evalsvc.spec.documents.document import hints_of
+from evalsvc.spec.documents.history import TableColumns
 from evalsvc.store.history.reading import number_or_word
 from evalsvc.store.history.series import wanted_metrics
 from evalsvc.store.lookup import find_run
 from evalsvc.store.tables import Checkpoint, Evaluation, Import, MetricValue, Run, Series, Task
 
-COLUMNS = (
-    "run",
-    "step",
-    "variant",
-    "tokens",
-    "task",
-    "metric",
-    "value",
-    "stderr",
-    "n",
-    "groups",
-    "unit",
-    "direction",
-    "baseline",
-    "protocol",
-    "evaluation",
-    "source",
-)
-"""`tokens`: what the checkpoint had seen, where it was posted with that. `groups`: how many independent groups the n
-items are, where they are fewer than the items or of another kind. `evaluation`: the id of the one that measured
-the value, of which `task` is a task. `source`: of an imported value, which has none of the three, where it is from."""
+COLUMNS = tuple(hints_of(TableColumns))
 
 ROWS = 1000
 """Rows of a page; a step with more of them is a page of its own."""
@@ -101,8 +82,7 @@ def find_series(session: Session, runs: Sequence[str], metrics: Sequence[str], v
     by_run: dict[str, list[TableSeries]] = {}
     for row in rows:
         if row.metric in wanted and variant in (None, row.variant):
-            head: Any = row[1:]
-            by_run.setdefault(row.name, []).append(TableSeries(*head))
+            by_run.setdefault(row.name, []).append(TableSeries(*row[1:]))
     return [TableRun(name, by_run[name]) for name in sorted(by_run)]
 
 
@@ -127,17 +107,15 @@ def cut_pages(session: Session, run: TableRun) -> list[Page]:
     return pages
 
 
-def read_page(session: Session, page: Page) -> list[list[Any]]:
+def read_page(session: Session, page: Page) -> list[list[object]]:
     """The rows of COLUMNS on a page, by step, variant and metric; NaN and infinities are strings."""
     series = {item.id: item for item in page.run.series}
     values = [row for ids in _parts(list(series)) for row in session.execute(_values(ids, page))]
     tasks = _tasks(session, {row.evaluation for row in values if row.evaluation is not None})
 
-    def place(row: Row[Any]) -> tuple[Any, ...]:
-        own = series[row.series_id]
-        return row.step, own.variant, own.metric, own.id
-
-    return [_cells(page.run.name, series[row.series_id], row, tasks) for row in sorted(values, key=place)]
+    pairs = [(series[row.series_id], row) for row in values]
+    pairs.sort(key=lambda pair: (pair[1].step, pair[0].variant, pair[0].metric, pair[0].id))
+    return [_cells(page.run.name, own, row, tasks) for own, row in pairs]
 
 
 def _values(ids: Sequence[int], page: Page) -> Executable:
@@ -161,16 +139,15 @@ def _values(ids: Sequence[int], page: Page) -> Executable:
     )
 
 
-def _cells(run: str, series: TableSeries, row: Row[Any], tasks: Mapping[tuple[int, str, str], str]) -> list[Any]:
+def _cells(run: str, series: TableSeries, row: Row[*tuple[object, ...]], tasks: Mapping[object, str]) -> list[object]:
     """A row of COLUMNS."""
     task = tasks.get((row.evaluation, series.metric, series.protocol))
     value = number_or_word(row.value, row.kind)
-    before = [run, row.step, series.variant, row.tokens, task, series.metric, value, row.stderr]
-    after = [series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
-    return [*before, row.n, row.groups, *after]
+    before = [run, row.step, series.variant, row.tokens, task, series.metric, value, row.stderr, row.n, row.groups]
+    return [*before, series.unit, series.direction, series.baseline, series.protocol, row.evaluation, row.source]
 
 
-def _tasks(session: Session, evaluations: Collection[int]) -> dict[tuple[int, str, str], str]:
+def _tasks(session: Session, evaluations: Collection[int]) -> dict[object, str]:
     """Which task of an evaluation measured what, by its id, metric and protocol."""
     rows = [
         row
