@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 from fastapi.responses import StreamingResponse
 
@@ -19,7 +18,7 @@ LINES = 1000
 """In a piece of the answer."""
 
 
-def csv_response(columns: Sequence[str], rows: Iterable[Sequence[Any]], threads: Threads) -> StreamingResponse:
+def csv_response(columns: Sequence[str], rows: Iterable[Sequence[object]], threads: Threads) -> StreamingResponse:
     """A head and a line per row. What is None is empty, NaN and infinities are words, and lists and objects JSON.
     Text that a spreadsheet would take for a formula begins with an apostrophe.
 
@@ -28,20 +27,20 @@ def csv_response(columns: Sequence[str], rows: Iterable[Sequence[Any]], threads:
     return StreamingResponse(threads.stream(_pieces(columns, rows)), media_type="text/csv")
 
 
-def _pieces(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def _pieces(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     yield _lines([[plain_cell(name) for name in columns]])
     rest = iter(rows)
     while piece := [[_cell(value) for value in row] for row in islice(rest, LINES)]:
         yield _lines(piece)
 
 
-def _lines(rows: Iterable[Sequence[Any]]) -> str:
+def _lines(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     if isinstance(value, float):
         return number_to_json(value)
     if isinstance(value, (list, dict)):

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from evalsvc.api.json_schema import TEXT, Schema, has, one_of, or_null
-
-STATE = one_of("queued", "running", "succeeded", "partly_failed", "failed", "cancelled")
-
-DIRECTION = one_of("lower", "higher", "none")
-
-EVENT = {
-    **has(
-        event=one_of("state", "task", "interim", "progress", "end"),
-        data={**TEXT, "contentMediaType": "application/json"},
-    ),
-    "description": "One of the stream; `data` is JSON, an object.",
-}
+from evalsvc.api.json_schema import TEXT, Schema, has, or_null
 
 SUITE_INPUT: Schema = {
     "type": "object",

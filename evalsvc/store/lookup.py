@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -91,7 +89,7 @@ def step_of(checkpoint: Checkpoint) -> Step:
     return Step(checkpoint.run.name, checkpoint.step, checkpoint.variant)
 
 
-def place_of(checkpoint: Checkpoint) -> dict[str, Any]:
+def place_of(checkpoint: Checkpoint) -> dict[str, object]:
     """How documents name a checkpoint."""
     return {"run": checkpoint.run.name, "step": checkpoint.step, "variant": checkpoint.variant}
 

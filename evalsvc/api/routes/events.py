@@ -12,8 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar, get_args
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Header, Query, Request
@@ -24,11 +23,12 @@ from sqlalchemy.orm import Session
 from starlette.types import Receive, Scope, Send
 
 from evalsvc.api.errors import PROBLEMS, STATUS, problem
-from evalsvc.api.response_schemas import EVENT
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, Id
 from evalsvc.api.state import State
 from evalsvc.errors import EvalsvcError, InvalidRequest, RateLimited, UnknownName
+from evalsvc.spec import documents
+from evalsvc.spec.documents.events import EventKind
 from evalsvc.store.events import newest_events, read_events, read_progress
 from evalsvc.store.tables import EvaluationEvent
 from evalsvc.store.views import LiveTask, progress_view
@@ -61,7 +61,7 @@ READERS = 4
 
 router = router_of(prefix="/v1/evaluations", tags=["evaluations"], responses=PROBLEMS)
 
-Progress = dict[str, Any]
+Progress = dict[str, documents.Progress]
 """How far the tasks are, by name."""
 
 T = TypeVar("T")
@@ -104,13 +104,13 @@ class Followers:
         if self._looking is not None:
             await self._looking
 
-    async def read(self, question: Callable[..., T], *arguments: Any) -> T:
+    async def read(self, question: Callable[[Session], T]) -> T:
         """Ask the database in a thread of the followers' own.
 
         Raises:
             DatabaseUnusable.
         """
-        return await to_thread.run_sync(partial(self._read, question, *arguments), limiter=self._readers)
+        return await to_thread.run_sync(self._read, question, limiter=self._readers)
 
     @contextlib.contextmanager
     def following(self, evaluation_id: int, after: int) -> Iterator[Follower]:
@@ -132,7 +132,7 @@ class Followers:
             follower.stirred.clear()
             if follower.newest != follower.seen:
                 try:
-                    page = await self.read(read_events, follower.evaluation_id, follower.seen)
+                    page = await self.read(lambda session: read_events(session, follower.evaluation_id, follower.seen))
                 except EvalsvcError as error:
                     log.warning("a stream of events waits for the database: %s", error)
                     await asyncio.sleep(LOOK_EVERY)
@@ -153,9 +153,9 @@ class Followers:
             if not await _stirred(follower):
                 yield format_sse_event(comment="still here")
 
-    def _read(self, question: Callable[..., T], *arguments: Any) -> T:
+    def _read(self, question: Callable[[Session], T]) -> T:
         with self._state.reading() as session:
-            return question(session, *arguments)
+            return question(session)
 
     async def _look(self) -> None:
         """Look until nobody follows any more."""
@@ -173,7 +173,8 @@ class Followers:
 
     async def _look_once(self) -> None:
         ids = {follower.evaluation_id for follower in self._followers}
-        newest, progress = await self.read(_look_at, ids, dict(self._state.coordinator.live()))
+        live = dict(self._state.coordinator.live())
+        newest, progress = await self.read(lambda session: _look_at(session, ids, live))
         for follower in self._followers:
             # One that was deleted has none, and its streams find out for themselves.
             follower.newest = newest.get(follower.evaluation_id)
@@ -221,9 +222,9 @@ async def _stirred(follower: Follower) -> bool:
 
 def _look_at(
     session: Session, ids: set[int], live: Mapping[int, LiveTask]
-) -> tuple[dict[int, int], dict[int, dict[str, Any]]]:
+) -> tuple[dict[int, int], dict[int, Progress]]:
     """Of all evaluations that are followed: the newest event, and how far the tasks are that run."""
-    progress: dict[int, dict[str, Any]] = {}
+    progress: dict[int, Progress] = {}
     for task in read_progress(session, live, ids) if live else ():
         now = live[task.id]
         shown = progress_view(task.finished + now.done, task.total, task.unit, now.per_second)
@@ -231,17 +232,15 @@ def _look_at(
     return newest_events(session, ids), progress
 
 
-def _data_of(event: EvaluationEvent) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "evaluation": event.evaluation_id,
-        "at": event.created_at.isoformat(timespec="milliseconds"),
-        "task": event.task,
-        "state": event.state,
-    }
-    return {name: value for name, value in data.items() if value is not None} | (event.data or {})
+def _data_of(event: EvaluationEvent) -> dict[str, object]:
+    """Return the fields of `EventData` that the event has."""
+    at = event.created_at.isoformat(timespec="milliseconds")
+    own = {"at": at, "task": event.task, "state": event.state}
+    known = {name: value for name, value in own.items() if value is not None}
+    return {"evaluation": event.evaluation_id, **known, **(event.data or {})}
 
 
-def _frame(kind: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
+def _frame(kind: str, data: Mapping[str, object], number: int | None = None) -> bytes:
     text = to_json(data, inf_nan_mode="strings").decode()
     return format_sse_event(event=kind, data_str=text, id=None if number is None else str(number))
 
@@ -260,6 +259,16 @@ event: end
 data: {"evaluation": 40, "state": "succeeded"}
 id: 5
 """
+
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": list(get_args(EventKind))},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "description": "One of the stream; `data` is JSON, an object.",
+}
 
 Seen = Annotated[int, Query(ge=0, le=MAX_ID, description="The id of the last event that you have; begin after it.")]
 
@@ -280,7 +289,7 @@ SeenHeader = Annotated[
     response_model=None,
     response_class=Response,
     responses={
-        200: {"description": "The events.", "content": {"text/event-stream": {"schema": EVENT, "example": _EXAMPLE}}},
+        200: {"description": "The events.", "content": {"text/event-stream": {"schema": _EVENT, "example": _EXAMPLE}}},
         204: {"description": "It is over, and you have all: there is nothing to come back for."},
     },
 )
@@ -290,7 +299,7 @@ async def get_events(
     followers: Followers = request.app.state.followers
     # A browser that comes back asks the address that it was given, and says in the header what is newer.
     seen = last_event_id_header or last_event_id
-    page = await followers.read(read_events, evaluation_id, seen)
+    page = await followers.read(lambda session: read_events(session, evaluation_id, seen))
     if page is None:
         raise UnknownName(f"there is no evaluation {evaluation_id}; GET /v1/checkpoints/{{id}} lists a checkpoint's")
     if seen > page.newest:

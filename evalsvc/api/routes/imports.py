@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
-from evalsvc.api.json_schema import WORDS
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import MAX_ID, Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
 from evalsvc.errors import InvalidRequest
+from evalsvc.spec.documents.fields import Word
 from evalsvc.spec.documents.history import ImportOutcome
 from evalsvc.spec.names import MAX_STEP
 from evalsvc.spec.protocol import Direction, Protocol
@@ -24,11 +25,13 @@ from evalsvc.store.history.imports import Imported, import_values
 
 router = router_of(prefix="/v1", tags=["history"], responses=PROBLEMS)
 
+T = TypeVar("T")
+
 NAMED = 10
 """How many findings of a body are named; there may be one for each of its values."""
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: T) -> T:
     check_storable(value)
     return value
 
@@ -53,7 +56,7 @@ class ImportedSeries(_Strict):
     """`<task>/<metric>`."""
     step: Annotated[list[StepOfValue], Field(min_length=1)]
     """In any order, each once."""
-    value: list[Finite | Literal["NaN", "Infinity", "-Infinity"]]
+    value: list[Finite | Word]
     """As many as steps, as the two that follow."""
     stderr: list[Finite | None] | None = None
     n: list[SizeOfValue | None] | SizeOfValue | None = None
@@ -94,9 +97,9 @@ _EXAMPLE = {
 }
 
 
-def _schema() -> dict[str, Any]:
+def _schema() -> dict[str, object]:
     """Of the body; in one piece, since it stands where there is no place for definitions."""
-    schema = ImportInput.model_json_schema()
+    schema: dict[str, Any] = ImportInput.model_json_schema()
     definitions = schema.pop("$defs")
     schema["properties"]["series"]["items"] = definitions["ImportedSeries"]
     return schema
@@ -146,14 +149,14 @@ def parse_import(body: bytes) -> ImportInput:
         raise InvalidRequest("; ".join(findings[:NAMED]) + more) from None
 
 
-def _finding(item: Mapping[str, Any]) -> str:
+def _finding(item: ErrorDetails) -> str:
     """One finding of pydantic as `series.0.value.17: what is due, found …`."""
     place = list(item["loc"])
     if item["type"] == "json_invalid":
         return f"the body is not JSON: {item['ctx']['error']}"
     if place[2:3] == ["value"] and len(place) > 4:
         place = place[:4]
-        message = f"a value is a finite number or one of {', '.join(WORDS)}"
+        message = f"a value is a finite number or one of {', '.join(get_args(Word))}"
     elif place[2:3] == ["n"]:
         place = [part for part in place if part in place[:3] or isinstance(part, int)]
         message = "n is a whole number from 1 on, or a list of such numbers and nulls"
@@ -168,7 +171,7 @@ def _finding(item: Mapping[str, Any]) -> str:
     return f"{_dotted(place) or 'the body'}: {message}, found {shown if len(shown) <= 80 else shown[:80] + '…'}"
 
 
-def _dotted(place: Sequence[Any]) -> str:
+def _dotted(place: Sequence[int | str]) -> str:
     """The fields and places only: pydantic also names which type of several it tried."""
     return ".".join(str(part) for part in place if isinstance(part, int) or str(part).isidentifier())
 

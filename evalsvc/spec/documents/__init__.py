@@ -29,6 +29,15 @@ from evalsvc.spec.documents.evaluations import Retry as Retry
 from evalsvc.spec.documents.evaluations import ShardCounts as ShardCounts
 from evalsvc.spec.documents.evaluations import SuiteVersion as SuiteVersion
 from evalsvc.spec.documents.evaluations import Task as Task
+from evalsvc.spec.documents.events import Event as Event
+from evalsvc.spec.documents.history import Buckets as Buckets
+from evalsvc.spec.documents.history import History as History
+from evalsvc.spec.documents.history import ImportOutcome as ImportOutcome
+from evalsvc.spec.documents.history import Summary as Summary
+from evalsvc.spec.documents.history import SummarySeries as SummarySeries
+from evalsvc.spec.documents.items import Completions as Completions
+from evalsvc.spec.documents.items import Items as Items
+from evalsvc.spec.documents.items import StepCompletions as StepCompletions
 from evalsvc.spec.documents.results import Artifact as Artifact
 from evalsvc.spec.documents.results import CheckpointResult as CheckpointResult
 from evalsvc.spec.documents.results import Error as Error

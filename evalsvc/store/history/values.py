@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from evalsvc.spec.documents import Metric
 from evalsvc.spec.documents.fields import Word
+from evalsvc.spec.documents.reading import read
 from evalsvc.store.history.version import touch_history
 from evalsvc.store.tables import (
     FINITE,
@@ -36,7 +37,7 @@ VALUE_COLUMNS = ("value", "kind", "stderr", "n", "groups", "evaluation_id", "imp
 def write_values(
     session: Session,
     evaluation: Evaluation,
-    metrics: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Mapping[str, object]],
     protocols: Mapping[str, Mapping[str, object]],
 ) -> None:
     """Put an evaluation's metrics (as `MetricValue.to_json` writes them) into their series at its step.
@@ -48,7 +49,8 @@ def write_values(
     if not metrics:
         return
     touch_history(session, evaluation.checkpoint.run_id)
-    statement = insert(session, MetricValue).values([_row(session, evaluation, metric) for metric in metrics])
+    rows = [_row(session, evaluation, read(Metric, metric)) for metric in metrics]
+    statement = insert(session, MetricValue).values(rows)
     new = statement.excluded
     session.execute(
         statement.on_conflict_do_update(
@@ -59,19 +61,18 @@ def write_values(
     )
 
 
-def _row(session: Session, evaluation: Evaluation, metric: Mapping[str, Any]) -> dict[str, object]:
+def _row(session: Session, evaluation: Evaluation, metric: Metric) -> dict[str, object]:
     checkpoint = evaluation.checkpoint
-    key = SeriesKey(checkpoint.run_id, metric["name"], checkpoint.variant, metric["protocol"])
-    value, kind = stored(metric["value"])
+    key = SeriesKey(checkpoint.run_id, metric.name, checkpoint.variant, metric.protocol)
+    value, kind = stored(metric.value)
     return {
-        "series_id": series_id(session, key, metric["unit"], metric["direction"], metric["baseline"]),
+        "series_id": series_id(session, key, metric.unit, metric.direction, metric.baseline),
         "step": checkpoint.step,
         "value": value,
         "kind": kind,
-        "stderr": None if isinstance(metric["stderr"], str) else metric["stderr"],
-        "n": metric["n"],
-        # A worker of an older version says nothing of groups.
-        "groups": metric.get("groups"),
+        "stderr": None if isinstance(metric.stderr, str) else metric.stderr,
+        "n": metric.n,
+        "groups": metric.groups,
         "evaluation_id": evaluation.id,
         "import_id": None,
     }
@@ -87,7 +88,7 @@ class SeriesKey:
     protocol_id: str
 
 
-def series_id(session: Session, key: SeriesKey, unit: str, direction: str, baseline: float | None) -> int:
+def series_id(session: Session, key: SeriesKey, unit: str, direction: str, baseline: float | Word | None) -> int:
     """The id of a series; it begins here where there is none. Another writer may begin it at the same moment."""
     query = select(Series.id).filter_by(**vars(key))
     found = session.scalar(query)
