@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from evalsvc.data.files import unreadable
 from evalsvc.errors import InvalidData, UnknownName
@@ -29,7 +29,10 @@ TENSORBOARD = ("Wall time", "Step", "Value")
 VALUES_AT_ONCE = 50_000
 """In a request: 3 MB at most, of the 16 that the service takes."""
 
-Row = tuple[int, Mapping[str, Any]]
+Cells = Mapping[str, object]
+"""The cells of a line by column; text in CSV, any JSON in JSON lines."""
+
+Row = tuple[int, Cells]
 """Number of the line, and its cells."""
 
 
@@ -43,12 +46,18 @@ class Defaults:
     protocol: str = "not stated"
 
 
+@dataclass(frozen=True)
+class Head(Defaults):
+    """What tells the series of a file apart."""
+
+    metric: str = ""
+
+
 @dataclass
 class FileSeries:
     """The values of one series, in columns."""
 
-    head: Mapping[str, str]
-    """`metric`, `unit`, `direction`, `variant` and `protocol`."""
+    head: Head
     step: list[int] = field(default_factory=list)
     value: list[float | str] = field(default_factory=list)
     stderr: list[float | None] = field(default_factory=list)
@@ -56,10 +65,11 @@ class FileSeries:
     lines: dict[int, int] = field(default_factory=dict)
     """Where each step was found."""
 
-    def part(self, first: int, last: int) -> dict[str, Any]:
+    def part(self, first: int, last: int) -> dict[str, object]:
         """The values in these places, as `POST /v1/runs/{run}/metrics` takes them."""
-        names = ("step", "value", "stderr", "n")
-        return {**self.head, **{name: getattr(self, name)[first:last] for name in names}}
+        columns: dict[str, Sequence[object]] = {"step": self.step, "value": self.value}
+        columns |= {"stderr": self.stderr, "n": self.n}
+        return {**vars(self.head), **{name: column[first:last] for name, column in columns.items()}}
 
 
 def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[FileSeries]:
@@ -75,25 +85,24 @@ def read_series(path: Path, metrics: Sequence[str], defaults: Defaults) -> list[
         raise InvalidData(f"{path} has no values; give a CSV file with a head and lines, or JSON lines")
     columns = list(first[1])
     read = _form(path, columns, metrics)
-    by_head: dict[tuple[str, ...], FileSeries] = {}
+    by_head: dict[Head, FileSeries] = {}
     for line, cells in (first, *rows):
         for entry in read(line, cells):
             if not entry.get("metric"):
                 raise InvalidData(f"{path} line {line} names no metric; write one, or remove the line")
-            head = {name: str(entry.get(name) or getattr(defaults, name)) for name in vars(defaults)}
-            head = {"metric": str(entry["metric"]), **head}
-            series = by_head.setdefault(tuple(head.values()), FileSeries(head))
-            _add(path, line, series, entry)
-    known = {series.head["metric"] for series in by_head.values()}
+            given = {name: str(entry.get(name) or default) for name, default in vars(defaults).items()}
+            head = Head(metric=str(entry["metric"]), **given)
+            _add(path, line, by_head.setdefault(head, FileSeries(head)), entry)
+    known = {head.metric for head in by_head}
     for name in metrics:
         if name not in known:
             raise UnknownName.among(f"metric of {path}", name, known)
-    return [series for series in by_head.values() if not metrics or series.head["metric"] in metrics]
+    return [series for head, series in by_head.items() if not metrics or head.metric in metrics]
 
 
-def requests(series: Sequence[FileSeries]) -> Iterator[list[dict[str, Any]]]:
+def requests(series: Sequence[FileSeries]) -> Iterator[list[dict[str, object]]]:
     """The series in parts of at most VALUES_AT_ONCE values."""
-    batch: list[dict[str, Any]] = []
+    batch: list[dict[str, object]] = []
     size = 0
     for item in series:
         place = 0
@@ -118,7 +127,7 @@ def _rows(path: Path) -> Iterator[Row]:
         raise InvalidData(f"{path} is no CSV or JSON lines in UTF-8: {error}") from None
 
 
-def _csv(stream: Any) -> Iterator[Row]:
+def _csv(stream: TextIO) -> Iterator[Row]:
     reader = csv.DictReader(stream)
     for cells in reader:
         if None in cells:
@@ -126,7 +135,7 @@ def _csv(stream: Any) -> Iterator[Row]:
         yield reader.line_num, cells
 
 
-def _json_lines(path: Path, stream: Any) -> Iterator[Row]:
+def _json_lines(path: Path, stream: TextIO) -> Iterator[Row]:
     for line, text in enumerate(stream, 1):
         if not text.strip():
             continue
@@ -139,7 +148,7 @@ def _json_lines(path: Path, stream: Any) -> Iterator[Row]:
         yield line, cells
 
 
-Read = Callable[[int, Mapping[str, Any]], Iterator[Mapping[str, Any]]]
+Read = Callable[[int, Cells], Iterator[Cells]]
 """The values in a line: `step`, `metric`, `value`, and what else is known of them."""
 
 
@@ -165,7 +174,7 @@ def _wide(path: Path, step: str, metrics: Sequence[str]) -> Read:
     names: dict[str, str] = {}
     runs: set[str] = set()
 
-    def read(line: int, cells: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def read(line: int, cells: Cells) -> Iterator[Cells]:
         for column, value in cells.items():
             if column == step or column.endswith(("__MIN", "__MAX")):
                 continue
@@ -185,8 +194,8 @@ def _wide(path: Path, step: str, metrics: Sequence[str]) -> Read:
     return read
 
 
-def _add(path: Path, line: int, series: FileSeries, entry: Mapping[str, Any]) -> None:
-    where = f"{path} line {line}, {series.head['metric']}"
+def _add(path: Path, line: int, series: FileSeries, entry: Cells) -> None:
+    where = f"{path} line {line}, {series.head.metric}"
     step = _whole(where, "step", entry.get("step"))
     if step in series.lines:
         raise InvalidData(f"{where}: step {step} was there already, in line {series.lines[step]}; leave one")
@@ -201,17 +210,18 @@ def _add(path: Path, line: int, series: FileSeries, entry: Mapping[str, Any]) ->
     series.n.append(None if n in (None, "") else _whole(where, "n", n))
 
 
-def _number(where: str, name: str, cell: Any) -> float:
+def _number(where: str, name: str, cell: object) -> float:
     try:
-        if not isinstance(cell, bool):
+        if isinstance(cell, (str, int, float)) and not isinstance(cell, bool):
             return float(cell)
-    except (TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         pass
     raise InvalidData(f"{where}: {name} is {str(cell)[:40]!r}; write a number, NaN, Infinity or -Infinity")
 
 
-def _whole(where: str, name: str, cell: Any) -> int:
+def _whole(where: str, name: str, cell: object) -> int:
     number = _number(where, name, cell)
     if not number.is_integer() or number < 0:
         raise InvalidData(f"{where}: {name} is {str(cell)[:40]!r}; write a whole number of at least 0")
-    return int(cell) if not isinstance(cell, float) and str(cell).strip().isdigit() else int(number)
+    digits = str(cell).strip()  # a whole number above 2^53 is not what `float` makes of it
+    return int(digits) if digits.isdigit() else int(number)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evalsvc.cli import history_files
-from evalsvc.cli.history_files import Defaults, FileSeries, read_series, requests
+from evalsvc.cli.history_files import Defaults, FileSeries, Head, read_series, requests
 from evalsvc.errors import InvalidData, UnknownName
 
 WANDB = """\
@@ -28,17 +28,15 @@ step,metric,value,stderr,n,unit,direction,variant,protocol
 
 def read(path: Path, text: str, *metrics: str, **defaults: str) -> dict[str, FileSeries]:
     path.write_text(text)
-    return {series.head["metric"]: series for series in read_series(path, metrics, Defaults(**defaults))}
+    return {series.head.metric: series for series in read_series(path, metrics, Defaults(**defaults))}
 
 
 def test_long(tmp_path: Path) -> None:
     found = read(tmp_path / "a.csv", LONG, unit="points", protocol="by hand")
     fid, acc = found["coco/fid"], found["arc/acc"]
     assert (fid.step, fid.value, fid.stderr, fid.n) == ([30, 10], [31.5, "NaN"], [0.25, None], [30000, None])
-    head = {"unit": "points", "direction": "lower", "variant": "ema", "protocol": "cfg 3"}
-    assert fid.head == {"metric": "coco/fid", **head}
-    assert acc.head["direction"] == "none"
-    assert (acc.head["unit"], acc.head["variant"], acc.head["protocol"]) == ("fraction", "raw", "by hand")
+    assert fid.head == Head("points", "lower", "ema", "cfg 3", "coco/fid")
+    assert acc.head == Head("fraction", "none", "raw", "by hand", "arc/acc")
 
 
 def test_json_lines_are_the_same(tmp_path: Path) -> None:
