@@ -165,10 +165,10 @@ class Client:
                 raise DeadlineExceeded(f"evaluation {evaluation} is {found.state} after {timeout:g} s; it goes on")
             time.sleep(every)
 
-    def events(self, evaluation: int, *, after: int = 0, patience: float = 60.0) -> Iterator[dict[str, Any]]:
-        """What happens to an evaluation, as it happens: `{"id", "event", "data"}`; the last event is `end`.
+    def events(self, evaluation: int, *, after: int = 0, patience: float = 60.0) -> Iterator[documents.Event]:
+        """Yield what happens to an evaluation, as it happens; the last event is `end`.
 
-        The events are `state`, `task`, `interim`, `progress` and `end`. Where the service is cut off or started anew,
+        Where the service is cut off or started anew,
         it is asked again for what comes after the last event that was read. `after` is the id of one that is known.
 
         Raises:
@@ -179,9 +179,9 @@ class Client:
             try:
                 for event in self._stream(evaluation, after):
                     heard = time.monotonic()
-                    after = event["id"] or after
+                    after = event.id or after
                     yield event
-                    if event["event"] == "end":
+                    if event.event == "end":
                         return
             except (ServiceUnreachable, DatabaseUnusable, RateLimited):
                 if time.monotonic() - heard > patience:
@@ -207,45 +207,61 @@ class Client:
         x: str = "step",
         first: int | None = None,
         last: int | None = None,
-        points: int | None = None,
-    ) -> dict[str, Any]:
-        """A run's series as columns along `x` (`step` or `tokens`), from `first` to `last`.
+    ) -> documents.History:
+        """Return a run's series as columns along `x` (`step` or `tokens`), from `first` to `last`.
 
-        NaN and infinities are strings. Names may be patterns, `arc_*/acc`. With `points`, each series is in at most so
-        many buckets of equal width, with `min`, `max`, `mean` and `last` of their values.
+        NaN and infinities are strings. Names may be patterns, `arc_*/acc`.
+        """
+        query = _query(x=x, name=names, variant=variant, to=last, **{"from": first})
+        return self._get(documents.History, f"/v1/runs/{_part(run)}/metrics", query=query)
+
+    def buckets(
+        self,
+        run: str,
+        names: Sequence[str] = (),
+        *,
+        points: int,
+        variant: str | None = None,
+        x: str = "step",
+        first: int | None = None,
+        last: int | None = None,
+    ) -> documents.Buckets:
+        """Return what `history` returns with each series in at most `points` buckets of equal width.
+
+        A bucket has the `min`, `max` and `mean` of its values, and the `last` of them.
         """
         query = _query(x=x, name=names, variant=variant, points=points, to=last, **{"from": first})
-        return self._ask("GET", f"/v1/runs/{_part(run)}/metrics", query=query)
+        return self._get(documents.Buckets, f"/v1/runs/{_part(run)}/metrics", query=query)
 
     def history_pages(
         self, run: str, names: Sequence[str] = (), *, limit: int, variant: str | None = None, x: str = "step"
-    ) -> Iterator[dict[str, Any]]:
-        """What `history` gives, at most `limit` values at once: the rest of a series comes with the next page."""
+    ) -> Iterator[documents.History]:
+        """Yield what `history` returns, at most `limit` values at once: the rest of a series is on the next page."""
         cursor: str | None = None
         while True:
             query = _query(x=x, name=names, variant=variant, limit=limit, cursor=cursor)
-            page = self._ask("GET", f"/v1/runs/{_part(run)}/metrics", query=query)
+            page = self._get(documents.History, f"/v1/runs/{_part(run)}/metrics", query=query)
             yield page
-            if (cursor := page["next"]) is None:
+            if (cursor := page.next) is None:
                 return
 
-    def summary(self, run: str, names: Sequence[str] = (), *, variant: str | None = None) -> list[dict[str, Any]]:
-        """Of each series of a run its `latest` and its `best` value: `{"step", "value", "stderr", "n", "groups"}`, or
-        None."""
+    def summary(
+        self, run: str, names: Sequence[str] = (), *, variant: str | None = None
+    ) -> list[documents.SummarySeries]:
+        """Return the `latest` and the `best` value of each series of a run."""
         query = _query(name=names, variant=variant)
-        series: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{_part(run)}/summary", query=query)["series"]
-        return series
+        return self._get(documents.Summary, f"/v1/runs/{_part(run)}/summary", query=query).series
 
     def import_values(
-        self, run: str, source: str, series: Sequence[Mapping[str, Any]], *, replace: bool = False
-    ) -> dict[str, Any]:
-        """Enter values that were measured elsewhere, all or none: `{"new", "replaced", "unchanged"}` counts them.
+        self, run: str, source: str, series: Sequence[Mapping[str, object]], *, replace: bool = False
+    ) -> documents.ImportOutcome:
+        """Enter values that were measured elsewhere, all or none.
 
         A series is `{"metric", "step": […], "value": […]}`, with `stderr`, `n`, `unit`, `direction`, `variant` and
         `protocol` (in words) where they are known. `source` says where the values are from.
         """
         body = {"source": source, "series": list(series), "replace": replace}
-        return self._ask("POST", f"/v1/runs/{_part(run)}/metrics", body)
+        return self._fetch(documents.ImportOutcome, "POST", f"/v1/runs/{_part(run)}/metrics", body)
 
     def status(self) -> documents.Status:
         """Return the state of the service: what is missing, its workers, the queue, what runs and what failed last."""
@@ -299,13 +315,13 @@ class Client:
         task: str | None = None,
         benchmark: str | None = None,
         columns: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """An evaluation's results per item: `{"items": {task: […]}}`, of the tasks that have succeeded.
+    ) -> documents.Items:
+        """Return an evaluation's results per item, of the tasks that have succeeded.
 
-        `columns` chooses keys of the items. `pandas.DataFrame(found["items"][task])` is a table of them.
+        `columns` chooses keys of the items. `pandas.DataFrame(found.items[task])` is a table of them.
         """
         query = _query(task=task, benchmark=benchmark, columns=columns)
-        return self._ask("GET", f"/v1/evaluations/{evaluation}/items", query=query)
+        return self._get(documents.Items, f"/v1/evaluations/{evaluation}/items", query=query)
 
     def compare(
         self,
@@ -359,15 +375,15 @@ class Client:
         columns: dict[str, list[Any]] = found["columns"]
         return columns | {"value": list(map(float, columns["value"]))}
 
-    def completions(self, run: str, *, variant: str | None = None, prompt: str | None = None) -> list[dict[str, Any]]:
-        """What a run's checkpoints made of fixed prompts, by step: `[{"step", "variant", "task", "completions"}]`.
+    def completions(
+        self, run: str, *, variant: str | None = None, prompt: str | None = None
+    ) -> list[documents.StepCompletions]:
+        """Return what a run's checkpoints made of fixed prompts, by step.
 
         A completion's `previous` says how it differs from that of the step before.
         """
         query = _query(variant=variant, prompt=prompt)
-        found = self._ask("GET", f"/v1/runs/{_part(run)}/completions", query=query)
-        steps: list[dict[str, Any]] = found["steps"]
-        return steps
+        return self._get(documents.Completions, f"/v1/runs/{_part(run)}/completions", query=query).steps
 
     def suites(self) -> list[documents.SuiteSummary | documents.BrokenSuite]:
         """Return all suites."""
@@ -411,7 +427,7 @@ class Client:
         """Return what a protocol's id stands for."""
         return self._ask("GET", f"/v1/protocols/{_part(protocol)}")
 
-    def _stream(self, evaluation: int, after: int) -> Iterator[dict[str, Any]]:
+    def _stream(self, evaluation: int, after: int) -> Iterator[documents.Event]:
         """One stream of events, until it ends or breaks off; _Complete where there is nothing after `after`."""
         path, query = f"/v1/evaluations/{evaluation}/events", {"last_event_id": after} if after else {}
         # Silent streams say that they are there every 15 s.
@@ -423,7 +439,8 @@ class Client:
                 if not response.is_success:
                     response.read()
                     self._read(response)
-                yield from _parse_events(response.iter_lines())
+                for event in _parse_events(response.iter_lines()):
+                    yield self._document(documents.Event, event, "GET", path)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
 
@@ -441,8 +458,11 @@ class Client:
         text: str | None = None,
     ) -> D:
         """Return the document that the service answers with."""
+        return self._document(kind, self._ask(method, path, body, query=query, text=text), method, path)
+
+    def _document(self, kind: type[D], content: object, method: str, path: str) -> D:
         try:
-            return read(kind, self._ask(method, path, body, query=query, text=text))
+            return read(kind, content)
         except ValueError as problem:
             raise ServiceUnreachable(
                 f"what answers at {self._shown} is no evalsvc of this version ({method} {path}: {problem}); "
@@ -501,7 +521,7 @@ class _Complete(Exception):
     """There are no more events."""
 
 
-def _parse_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _parse_events(lines: Iterable[str]) -> Iterator[dict[str, object]]:
     """Server-sent events as this service writes them: comments, and one line for each field."""
     fields: dict[str, str] = {}
     for line in lines:

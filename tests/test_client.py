@@ -22,6 +22,7 @@ from evalsvc.errors import (
     WrongState,
 )
 from evalsvc.messages import ShardError
+from evalsvc.spec.documents.history import Point
 from evalsvc.store.tokens import create_token
 
 
@@ -42,10 +43,10 @@ def test_from_post_to_history(app: App, client: Client, weights: Path) -> None:
     app.coordinator.work()
     finished = client.wait(posted.evaluations[0].id)
     assert finished.state == "succeeded"
-    (series,) = client.history("run-a", ["loss/text"], x="tokens")["series"]
-    assert (series["x"], series["value"]) == ([100], [1.5])
-    assert client.history("run-a", variant="raw")["names"] == client.history("run-a")["names"]
-    assert client.protocol(series["protocol"]) == {"limit": 1}
+    (series,) = client.history("run-a", ["loss/text"], x="tokens").series
+    assert (series.x, series.value) == ([100], [1.5])
+    assert client.history("run-a", variant="raw").names == client.history("run-a").names
+    assert client.protocol(series.protocol) == {"limit": 1}
     assert client.runs()[0].name == "run-a"
     assert client.artifacts("run-a", kind="grid", step=25) == []
     assert client.run("run-a").checkpoints[0].step == 25
@@ -70,7 +71,7 @@ def test_what_is_known_before_the_end(app: App, client: Client, weights: Path) -
         app.coordinator.step()
     (interim,) = client.interim(number).values()
     assert (interim.done, interim.metrics[0].value) == (4, 1.25)
-    assert client.history("run-a")["series"] == []
+    assert client.history("run-a").series == []
     app.coordinator.work()
     assert client.interim(number) == {}
 
@@ -90,7 +91,7 @@ def test_base_results_items_and_completions(app: App, client: Client, weights: P
     app.coordinator.work()
     document = client.results("run-a", 25, variant="raw", suite="loss")
     assert (document.state, document.metrics[0].value) == ("succeeded", 1.5)
-    assert client.items(number, task="text")["items"] == {"text": []}
+    assert client.items(number, task="text").items == {"text": []}
     assert client.completions("run-a", variant=None, prompt=None) == []
     assert client.set_base("run-b", 25, of="run-a").checkpoint == 1
     assert client.run("run-b").base.run == "run-a"
@@ -112,7 +113,7 @@ def test_comparisons_and_tables_for_notebooks(app: App, client: Client) -> None:
     frame = DataFrame(client.table(["run-a"], ["arc/*"], variant="raw"))
     assert frame.groupby("metric")["step"].agg(list).to_dict() == {"arc/acc": [0, 10], "arc/bits_per_byte": [0, 10]}
     assert frame["value"].dtype == "float64"
-    items = DataFrame(client.items(1, task="language-0", columns=["benchmark", "acc"])["items"]["language-0"])
+    items = DataFrame(client.items(1, task="language-0", columns=["benchmark", "acc"]).items["language-0"])
     assert items.groupby("benchmark")["acc"].mean()["arc"] == frame["value"][0]
 
 
@@ -120,20 +121,21 @@ def test_a_long_history_is_imported_and_read_in_parts(client: Client) -> None:
     values = [1.5] * 98 + [1.25, "NaN"]
     series = {"metric": "lower/loss", "direction": "lower", "step": list(range(100)), "value": values}
     other = {"metric": "acc", "step": [50], "value": [0.5]}
-    assert client.import_values("run-a", "elsewhere", [series, other])["new"] == 101
-    assert client.import_values("run-a", "elsewhere", [series])["unchanged"] == 100
+    assert client.import_values("run-a", "elsewhere", [series, other]).new == 101
+    assert client.import_values("run-a", "elsewhere", [series]).unchanged == 100
     with pytest.raises(Conflict, match="send replace=true"):
         client.import_values("run-a", "elsewhere", [{**series, "unit": "", "value": [2.5] * 100}])
-    window = client.history("run-a", first=49, last=50)["series"]
-    assert [found["x"] for found in window] == [[50], [49, 50]], "it has both its ends"
-    [bucketed] = client.history("run-a", ["*/loss"], first=50, last=99, points=5)["series"]
-    assert (bucketed["x"], bucketed["min"][-1]) == ([59, 69, 79, 89, 99], 1.25)
+    window = client.history("run-a", first=49, last=50).series
+    assert [found.x for found in window] == [[50], [49, 50]], "it has both its ends"
+    [bucketed] = client.buckets("run-a", ["*/loss"], first=50, last=99, points=5).series
+    assert (bucketed.x, bucketed.min[-1]) == ([59, 69, 79, 89, 99], 1.25)
     pages = list(client.history_pages("run-a", ["lower/loss"], limit=40))
-    assert [len(page["series"][0]["x"]) for page in pages] == [40, 40, 20]
+    assert [len(page.series[0].x) for page in pages] == [40, 40, 20]
     [summary] = client.summary("run-a", ["*/loss"], variant="raw")
-    assert summary["count"] == 100
-    assert summary["latest"] == {"step": 99, "value": "NaN", "stderr": None, "n": None, "groups": None, "import": 1}
-    assert (summary["best"]["step"], summary["best"]["value"]) == (98, 1.25)
+    assert summary.count == 100
+    assert summary.latest == Point(step=99, value="NaN", stderr=None, n=None, groups=None, import_=1)
+    assert summary.best is not None
+    assert (summary.best.step, summary.best.value) == (98, 1.25)
 
 
 def test_what_is_no_number_in_a_notebook(app: App, client: Client, weights: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from evalsvc.cli.options import Url, connect
 from evalsvc.cli.terminal import one_line, say
+from evalsvc.spec.documents.items import Completion, StepCompletions
+from evalsvc.spec.documents.reading import read
 
 commands = typer.Typer()
 
@@ -36,22 +38,21 @@ def completions(
 COMPLETION_COLUMNS = ("ids", "image", "seq-rep-4", "base loss", "of ids", "kept", "edits")
 
 
-def print_completions(steps: Sequence[Mapping[str, Any]], everything: bool) -> None:
+def print_completions(steps: Sequence[StepCompletions], everything: bool) -> None:
     """Prompt by prompt, a line each: its numbers, and the text whatever characters the model wrote.
 
     `kept` and `edits` compare with the step before: how many ids both begin with, and how many must change to make one
     of the other. What no line of a prompt has is no column.
     """
     lines: dict[tuple[str, str], dict[str, tuple[Mapping[str, str], str]]] = {}
-    for row in steps:
-        for item in row["completions"]:
-            way = item["way"]
-            if way != "greedy" and not everything:
+    for step in steps:
+        for item in (read(Completion, row) for row in step.completions):
+            if item.way != "greedy" and not everything:
                 continue
-            of_prompt = lines.setdefault((row["task"], item["prompt"]), {})
-            if item["base"] is not None:
-                of_prompt[_completion_label("base", "raw", way)] = _base_numbers(item), item["base"]
-            of_prompt[_completion_label(f"step {row['step']}", row["variant"], way)] = _own_numbers(item), item["text"]
+            of_prompt = lines.setdefault((step.task, item.prompt), {})
+            if item.base is not None:
+                of_prompt[_completion_label("base", "raw", item.way)] = _base_numbers(item), item.base
+            of_prompt[_completion_label(f"step {step.step}", step.variant, item.way)] = _own_numbers(item), item.text
     for (_, prompt), completions in lines.items():
         say(prompt)
         _print_answers_to(completions)
@@ -74,29 +75,32 @@ def _print_answers_to(completions: Mapping[str, tuple[Mapping[str, str], str]]) 
         say(f"  {label:{first}}{numbers} │ {one_line(text)}".rstrip())
 
 
-def _own_numbers(item: Mapping[str, Any]) -> dict[str, str]:
+def _own_numbers(item: Completion) -> dict[str, str]:
     """The columns of a completion; empty where it has no such number."""
-    repeated, previous = item.get("seq_rep_4"), item.get("previous")
+    previous = item.previous
     return {
-        "ids": str(item.get("drawn", "")),
-        "image": str(item.get("image_ids", "")),
-        "seq-rep-4": "" if repeated is None else f"{repeated:.2f}",
-        **_judged(item.get("base_nll"), item.get("base_scored")),
-        "kept": "" if previous is None else str(previous["common_prefix"]),
-        "edits": "" if previous is None else str(previous["edit_distance"]),
+        "ids": _shown(item.drawn),
+        "image": _shown(item.image_ids),
+        "seq-rep-4": "" if item.seq_rep_4 is None else f"{item.seq_rep_4:.2f}",
+        **_judged(item.base_nll, item.base_scored),
+        "kept": _shown(None if previous is None else previous.common_prefix),
+        "edits": _shown(None if previous is None else previous.edit_distance),
     }
 
 
-def _base_numbers(item: Mapping[str, Any]) -> dict[str, str]:
-    ids = item.get("base_ids")
-    own = _judged(item.get("base_own_nll"), item.get("base_own_scored"))
-    return {"ids": "" if ids is None else str(len(ids)), **own}
+def _base_numbers(item: Completion) -> dict[str, str]:
+    ids = None if item.base_ids is None else len(item.base_ids)
+    return {"ids": _shown(ids), **_judged(item.base_own_nll, item.base_own_scored)}
+
+
+def _shown(number: int | None) -> str:
+    return "" if number is None else str(number)
 
 
 def _judged(nll: float | None, scored: int | None) -> dict[str, str]:
     """The base's loss in nats/token, and on how many ids."""
     loss = f"{nll / scored:.2f}" if nll is not None and scored else ""
-    return {"base loss": loss, "of ids": "" if scored is None else str(scored)}
+    return {"base loss": loss, "of ids": _shown(scored)}
 
 
 def _completion_label(what: str, variant: str, way: str) -> str:

@@ -140,7 +140,7 @@ def print_difference_curves(comparison: RunComparison) -> None:
     """Print two runs along their steps: a table per metric, and where the difference enters and leaves the noise."""
     say(f"A: {comparison.a}\nB: {comparison.b}")
     for curve in comparison.curves:
-        say_curve(vars(curve))
+        say_curve(curve)
         band = f"{100 * comparison.level:.4g} % interval, {comparison.band}"
         columns = [comparison.x, "A", "B", "B − A", band, "basis", "B is"]
         print_table(columns, [_step_row(curve, place) for place in range(len(curve.x))])

@@ -33,6 +33,8 @@ from evalsvc.config import Settings
 from evalsvc.errors import InternalError
 from evalsvc.installation import pip_install
 from evalsvc.miniature import ROOT
+from evalsvc.spec.documents.items import Completion
+from evalsvc.spec.documents.reading import read
 from evalsvc.verify.agreement import COLUMNS as COLUMNS_OF_FINDINGS
 from evalsvc.verify.agreement import table_row
 
@@ -190,10 +192,10 @@ def read_table(client: Client) -> list[Row]:
     rows = []
     for run in RUNS:
         cells: dict[int, dict[str, str]] = {}
-        for series in client.history(run)["series"]:
+        for series in client.history(run).series:
             for column, metric in COLUMNS.items():
-                if series["metric"] == metric:
-                    for step, value, stderr in zip(series["x"], series["value"], series["stderr"], strict=True):
+                if series.metric == metric:
+                    for step, value, stderr in zip(series.x, series.value, series.stderr, strict=True):
                         cells.setdefault(step, {})[column] = _cell(value, stderr)
         grids = {item.step: f"{client.url}/v1/artifacts/{item.id}" for item in client.artifacts(run, kind="grid")}
         rows += [Row(run, step, cells[step], grids.get(step)) for step in sorted(cells)]
@@ -204,10 +206,10 @@ def read_answers(client: Client) -> list[Answers]:
     """Prompt by prompt, the greedy completions of both runs."""
     texts: dict[tuple[str, str], dict[int, str]] = {}
     for run in RUNS:
-        for row in client.completions(run):
-            for item in row["completions"]:
-                if item["way"] == "greedy":
-                    texts.setdefault((item["prompt"], run), {})[row["step"]] = item["text"]
+        for step in client.completions(run):
+            for item in (read(Completion, row) for row in step.completions):
+                if item.way == "greedy":
+                    texts.setdefault((item.prompt, run), {})[step.step] = item.text
     prompts = dict.fromkeys(prompt for prompt, _ in texts)
     asked = [(prompt, run) for prompt in prompts for run in RUNS if (prompt, run) in texts]
     return [Answers(prompt, run, texts[prompt, run]) for prompt, run in asked]

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from evalsvc.cli.history_files import Defaults, read_series, requests
-from evalsvc.cli.options import Format, Url, connect, print_document
-from evalsvc.cli.tables import (
+from evalsvc.cli.history_tables import (
     print_curves,
     print_history,
     print_tradeoff,
@@ -17,6 +16,7 @@ from evalsvc.cli.tables import (
     write_history_csv,
     write_tradeoff_csv,
 )
+from evalsvc.cli.options import Format, Url, connect, print_document
 from evalsvc.cli.terminal import say
 from evalsvc.compare.curves import join_histories, require_comparable, tabulate
 from evalsvc.spec.protocol import Direction
@@ -87,13 +87,11 @@ def import_history(
     """
     defaults = Defaults(unit, direction, variant, protocol)
     series = read_series(file, metric or [], defaults)
-    counts = {"new": 0, "replaced": 0, "unchanged": 0}
     with connect(url) as client:
-        for part in requests(series):
-            entered = client.import_values(run, source or file.name, part, replace=replace)
-            counts = {name: count + entered[name] for name, count in counts.items()}
-    metrics = len({item.head["metric"] for item in series})
+        done = [client.import_values(run, source or file.name, part, replace=replace) for part in requests(series)]
+    new, replaced, unchanged = (sum(getattr(part, name) for part in done) for name in ("new", "replaced", "unchanged"))
+    metrics = len({item.head.metric for item in series})
     say(
-        f"{sum(counts.values()):,} values of {metrics} metrics: {counts['new']:,} entered, {counts['replaced']:,} "
-        f"replaced, {counts['unchanged']:,} there already"
+        f"{new + replaced + unchanged:,} values of {metrics} metrics: {new:,} entered, {replaced:,} replaced, "
+        f"{unchanged:,} there already"
     )

@@ -1,31 +1,34 @@
 """What the command line prints, whoever wrote it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from example_documents import example
 
-from evalsvc.cli import checkpoints, completions, progress, tables, terminal
+from evalsvc.cli import checkpoints, completions, history_tables, progress, tables, terminal
+from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
+from evalsvc.spec.documents.history import History, ImportSource
+from evalsvc.spec.documents.items import StepCompletions
 
 EVIL = "\x1b[2J\x07fid\u202e[b]"
 
-SERIES = {
-    "metric": EVIL,
-    "run": EVIL,
-    "variant": EVIL,
-    "protocol": "abc",
-    "differs": {EVIL: EVIL},
-    "x": [1],
-    "value": [1.5],
-    "stderr": [None],
-    "n": [3],
-    "unit": EVIL,
-    "direction": "lower",
-    "import": [7],
-    "omitted": 0,
-}
+SERIES = RunSeries(
+    metric=EVIL,
+    run=EVIL,
+    variant=EVIL,
+    protocol="abc",
+    differs={EVIL: EVIL},
+    x=[1],
+    value=[1.5],
+    stderr=[None],
+    n=[3],
+    unit=EVIL,
+    direction="lower",
+    baseline=None,
+    import_=[7],
+    omitted=0,
+)
 
 METRIC = example(Metric, name=EVIL, unit=EVIL)
 
@@ -36,20 +39,25 @@ POSTED = Posted(
     evaluations=[example(EvaluationSummary, suite=EVIL, state=EVIL)],
 )
 
-CURVE = {"metric": EVIL, "unit": EVIL, "protocol": EVIL, "differs": {}, "series": [SERIES]}
+CURVE = Curve(metric=EVIL, unit=EVIL, direction="lower", protocol=EVIL, differs={}, series=[SERIES])
 
+IMPORTS = {"7": ImportSource(source=EVIL, created_at="2026-02-03T10:11:12.131+00:00")}
 
-IMPORTS = {"7": {"source": EVIL}}
+HISTORY = History(run=EVIL, x="step", series=[SERIES], names=[], imports=IMPORTS, next=None)
 
-HISTORY = {"run": EVIL, "x": "step", "series": [SERIES], "imports": IMPORTS}
+CURVES = JoinedHistories(runs=[EVIL], x="step", forced=False, curves=[CURVE], refused={}, imports={EVIL: IMPORTS})
 
-TRADEOFF = {
-    "x": "step",
-    "against": EVIL,
-    "columns": [],
-    "rows": [{"run": EVIL, "variant": EVIL, "step": 1, EVIL: SIDE}],
-    "imports": {EVIL: IMPORTS},
-}
+TRADEOFF = Tradeoff(
+    x="step",
+    against=EVIL,
+    columns=[],
+    rows=[{"run": EVIL, "variant": EVIL, "step": 1, EVIL: SIDE}],
+    imports={EVIL: IMPORTS},
+)
+
+COMPLETIONS = StepCompletions(
+    step=1, variant=EVIL, task=EVIL, completions=[dict.fromkeys(("way", "prompt", "base", "text"), EVIL)]
+)
 
 
 def show_bars() -> None:
@@ -62,21 +70,15 @@ SHOWN: dict[str, Callable[[], None]] = {
     "say_json": lambda: terminal.say_json({EVIL: EVIL + "\x7f\x9b"}),
     "complain": lambda: terminal.complain(EVIL),
     "metrics": lambda: tables.print_metrics([METRIC], {}),
-    "history": lambda: tables.print_history(HISTORY),
-    "history as CSV": lambda: tables.write_history_csv(HISTORY),
-    "curves": lambda: tables.print_curves({"runs": [EVIL], "x": "step", "curves": [CURVE], "refused": {}}),
-    "tradeoff": lambda: tables.print_tradeoff(TRADEOFF),
-    "tradeoff as CSV": lambda: tables.write_tradeoff_csv(TRADEOFF),
+    "history": lambda: history_tables.print_history(HISTORY),
+    "history as CSV": lambda: history_tables.write_history_csv(HISTORY),
+    "curves": lambda: history_tables.print_curves(CURVES),
+    "tradeoff": lambda: history_tables.print_tradeoff(TRADEOFF),
+    "tradeoff as CSV": lambda: history_tables.write_tradeoff_csv(TRADEOFF),
     "posted": lambda: checkpoints.show_posted(POSTED),
-    "completions": lambda: completions.print_completions(
-        [{"step": 1, "variant": EVIL, "task": EVIL, "completions": [completion(EVIL)]}], everything=True
-    ),
+    "completions": lambda: completions.print_completions([COMPLETIONS], everything=True),
     "bars": show_bars,
 }
-
-
-def completion(text: str) -> dict[str, Any]:
-    return {"way": text, "prompt": text, "base": text, "text": text}
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -1,12 +1,13 @@
 """Several runs on one curve: only what was measured alike, unless it is forced."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from evalsvc.compare.curves import join_histories, require_comparable, tabulate
+from evalsvc.compare.curves import JoinedHistories, join_histories, require_comparable, tabulate
 from evalsvc.errors import NotComparable, UnknownName
+from evalsvc.spec.documents.history import History, ImportSource, ValueSeries
 
 CONTENTS: dict[str, dict[str, Any]] = {
     "p1": {"data": "ab", "sampling": {"guidance_scale": 1.0}},
@@ -15,31 +16,37 @@ CONTENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def history(run: str, *series: tuple[str, str], **fields: Any) -> dict[str, Any]:
+def history(run: str, *series: tuple[str, str], **fields: Any) -> History:
     """Of (metric, protocol)."""
     said: dict[str, Any] = {
         "variant": "raw",
         "unit": "",
         "direction": "lower",
+        "baseline": None,
         "x": [0, 25],
         "value": [2.0, 1.0],
+        "stderr": [None, None],
+        "n": [None, None],
+        "import_": None,
         "differs": {},
+        "omitted": 0,
     }
-    said["import"] = None
-    return {
-        "run": run,
-        "x": "step",
-        "imports": {"1": {"source": f"sheet of {run}", "created_at": "2026-02-03T10:11:12.131+00:00"}},
-        "series": [{"metric": metric, "protocol": protocol, **said, **fields} for metric, protocol in series],
-    }
+    return History(
+        run=run,
+        x="step",
+        series=[ValueSeries(metric=metric, protocol=protocol, **said | fields) for metric, protocol in series],
+        names=[],
+        imports={"1": ImportSource(source=f"sheet of {run}", created_at="2026-02-03T10:11:12.131+00:00")},
+        next=None,
+    )
 
 
-def join(*histories: Mapping[str, Any], force: bool = False) -> dict[str, Any]:
+def join(*histories: History, force: bool = False) -> JoinedHistories:
     return join_histories(histories, CONTENTS.__getitem__, force)
 
 
-def curves(joined: Mapping[str, Any]) -> list[tuple[str, str | None, list[str]]]:
-    return [(curve["metric"], curve["protocol"], [one["run"] for one in curve["series"]]) for curve in joined["curves"]]
+def curves(joined: JoinedHistories) -> list[tuple[str, str | None, list[str]]]:
+    return [(curve.metric, curve.protocol, [one.run for one in curve.series]) for curve in joined.curves]
 
 
 def test_what_has_one_protocol_is_one_curve() -> None:
@@ -51,7 +58,7 @@ def test_what_has_one_protocol_is_one_curve() -> None:
 def test_another_protocol_is_another_curve_that_says_how_it_differs() -> None:
     joined = join(history("run-a", ("coco/fid", "p1"), ("coco/fid", "p3")), history("run-b", ("coco/fid", "p1")))
     assert curves(joined) == [("coco/fid", "p1", ["run-a", "run-b"]), ("coco/fid", "p3", ["run-a"])]
-    assert [curve["differs"] for curve in joined["curves"]] == [
+    assert [curve.differs for curve in joined.curves] == [
         {"sampling.guidance_scale": 1.0},
         {"sampling.guidance_scale": 3.0},
     ]
@@ -74,34 +81,34 @@ def test_forced_they_are_on_one_curve_that_says_so() -> None:
     joined = join(history("run-a", ("coco/fid", "p1")), history("run-b", ("coco/fid", "px")), force=True)
     require_comparable(joined)
     assert curves(joined) == [("coco/fid", None, ["run-a", "run-b"])]
-    assert [one["differs"] for one in joined["curves"][0]["series"]] == [{"data": "ab"}, {"data": "cd"}]
+    assert [one.differs for one in joined.curves[0].series] == [{"data": "ab"}, {"data": "cd"}]
 
 
 def test_a_run_without_values_is_no_stranger() -> None:
-    assert join(history("run-a", ("coco/fid", "p1")), history("run-b"))["refused"] == {}
+    assert join(history("run-a", ("coco/fid", "p1")), history("run-b")).refused == {}
 
 
 def test_points_along_a_metric_are_those_of_one_checkpoint() -> None:
     """A value of step 25 beside one of step 0 would be a point that no checkpoint has."""
     later = history("run-a", ("loss/text", "p1"), x=[25, 50], value=["NaN", 4.0], stderr=[0.1, None])
-    image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], stderr=[0.2, 0.3], **{"import": [None, 1]})
+    image = history("run-a", ("loss/image", "p1"), value=[9.0, 3.0], stderr=[0.2, 0.3], import_=[None, 1])
     other = history("run-b", ("loss/image", "p1"), x=[25], value=[5.0], stderr=[None])
-    joined = join({**image, "series": image["series"] + later["series"]}, other)
+    joined = join(replace(image, series=image.series + later.series), other)
     found = tabulate(joined, "loss/image")
-    assert (found["x"], found["against"], found["columns"]) == ("step", "loss/image", ["loss/text"])
-    assert [(row["run"], row["step"], row["loss/image"], row["loss/text"]) for row in found["rows"]] == [
+    assert (found.x, found.against, found.columns) == ("step", "loss/image", ["loss/text"])
+    assert [(row["run"], row["step"], row["loss/image"], row["loss/text"]) for row in found.rows] == [
         ("run-a", 0, {"value": 9.0, "stderr": 0.2, "import": None}, None),
         ("run-a", 25, {"value": 3.0, "stderr": 0.3, "import": 1}, {"value": "NaN", "stderr": 0.1, "import": None}),
         ("run-b", 25, {"value": 5.0, "stderr": None, "import": None}, None),
     ]
-    assert found["imports"]["run-a"]["1"]["source"] == "sheet of run-a"
+    assert found.imports["run-a"]["1"].source == "sheet of run-a"
 
 
 def test_an_axis_is_measured_in_one_way() -> None:
     both = history("run-a", ("loss/image", "p1"), ("loss/image", "p3"), ("loss/text", "p1"), stderr=[0.1, 0.1])
     with pytest.raises(NotComparable, match=r"guidance_scale=1.0; sampling.guidance_scale=3.0"):
         tabulate(join(both), "loss/image")
-    assert tabulate(join(both), "loss/text")["columns"] == [
+    assert tabulate(join(both), "loss/text").columns == [
         "loss/image (sampling.guidance_scale=1.0)",
         "loss/image (sampling.guidance_scale=3.0)",
     ]

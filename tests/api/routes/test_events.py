@@ -19,6 +19,7 @@ from evalsvc.api.routes import events
 from evalsvc.api.state import State
 from evalsvc.client import Client
 from evalsvc.messages import ShardResult
+from evalsvc.spec.documents import Progress
 from evalsvc.store.queue.evaluations import cancel_evaluation
 from evalsvc.store.session import Store
 from evalsvc.store.views import LiveTask
@@ -159,25 +160,25 @@ def test_it_is_told_as_it_happens(service: Service, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(events, "PROGRESS_EVERY", 0.0)
     with Client(service.url) as client:
         told = client.events(service.evaluation)
-        assert (first := next(told)) == {"id": 1, "event": "state", "data": first["data"]}
-        assert first["data"]["state"] == "queued"
+        first = next(told)
+        assert (first.id, first.event, first.data.state) == (1, "state", "queued")
         step(service.store, plan(2, looks=[1]))
-        assert [next(told)["data"]["state"] for _ in range(2)] == ["running", "running"]
+        assert [next(told).data.state for _ in range(2)] == ["running", "running"]
         step(service.store, ran(sum=1))
         step(service.store, result(metric(1.25)))
         interim = next(told)
-        assert (interim["event"], interim["data"]["done"]) == ("interim", 10)
-        assert interim["data"]["metrics"][0]["value"] == 1.25
+        assert (interim.event, interim.data.done) == ("interim", 10)
+        assert [metric.value for metric in interim.data.metrics or []] == [1.25]
         service.state.coordinator.tasks = {1: LiveTask(5, 2.5)}
         progress = next(told)
-        assert progress["data"]["tasks"] == {
-            "loss-0": {"done": 15, "total": 20, "unit": "sequences", "per_second": 2.5, "seconds_left": 2.0}
+        assert progress.data.tasks == {
+            "loss-0": Progress(done=15, total=20, unit="sequences", per_second=2.5, seconds_left=2.0)
         }
-        assert (progress["event"], progress["id"]) == ("progress", None)
+        assert (progress.event, progress.id) == ("progress", None)
         step(service.store, ran(sum=1))
         step(service.store, result(metric(1.5)))
-        rest = [event for event in told if event["event"] != "progress"]
-        assert [(event["event"], event["data"]["state"]) for event in rest] == [
+        rest = [event for event in told if event.event != "progress"]
+        assert [(event.event, event.data.state) for event in rest] == [
             ("task", "succeeded"),
             ("state", "succeeded"),
             ("end", "succeeded"),
@@ -223,11 +224,11 @@ def test_the_client_takes_up_a_stream_that_broke_off(service: Service, monkeypat
     monkeypatch.setattr(events, "HEARTBEAT_EVERY", 0.1)
     with Client(service.url) as client:
         told = client.events(service.evaluation)
-        assert next(told)["id"] == 1
+        assert next(told).id == 1
         time.sleep(1)
         service.cancel()
-        assert [event["id"] for event in told] == [2, 3, 3]
-        assert [event["id"] for event in client.events(service.evaluation, after=2)] == [3, 3]
+        assert [event.id for event in told] == [2, 3, 3]
+        assert [event.id for event in client.events(service.evaluation, after=2)] == [3, 3]
         assert list(client.events(service.evaluation, after=3)) == []
 
 
