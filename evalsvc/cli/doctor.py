@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from evalsvc.cli.lazy_group import DefaultGroup
 from evalsvc.cli.options import FAILED, Device, Model, Suites, Threads, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say
-from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
+from evalsvc.cli.weights import checkpoint_reference, inline_model, read_layout
 from evalsvc.config import PREFIX, Settings, setting_sources
 from evalsvc.doctor.bug_report import shown_setting
 from evalsvc.doctor.checks import run_checks
@@ -32,12 +32,10 @@ from evalsvc.spec.layout import parse_layout
 SETUP = "setup"
 
 
-class SuitesOrCommand(TyperGroup):
-    """Where no command is named, `setup` is meant: `doctor`, `doctor SUITE…`, `doctor --option`."""
+class SuitesOrCommand(DefaultGroup):
+    """`doctor`, `doctor SUITE…` and `doctor --option` mean `doctor setup`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own = args and (args[0] in self.commands or args[0] == "--help")
-        return super().parse_args(ctx, args if own else [SETUP, *args])
+    default = SETUP
 
 
 commands = typer.Typer()
@@ -139,7 +137,7 @@ def find_layout(
         text_size or (),
         codebook_size,
         limit,
-        {name: parse_layout(inline_layout(name)) for name in layout or ()},
+        {name: parse_layout(read_layout(name)) for name in layout or ()},
         None if tokenizer is None else str(tokenizer),
     )
     with show_bars() as bars:

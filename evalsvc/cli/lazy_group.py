@@ -1,4 +1,4 @@
-"""A group of commands, each of which is imported when it is asked for."""
+"""Groups of commands: one whose commands are imported when they are asked for, and one with a default command."""
 
 from __future__ import annotations
 
@@ -46,3 +46,13 @@ class LazyGroup(TyperGroup):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = {name: Announced(name, entry) for name, entry in self.entries.items()}
+
+
+class DefaultGroup(TyperGroup):
+    """A group that runs its command `default` where none is named; `GROUP --help` is the help of the group."""
+
+    default: str
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_own = args[0] in self.commands or args[0] == "--help" if args else self.no_args_is_help
+        return super().parse_args(ctx, args if is_own else [self.default, *args])

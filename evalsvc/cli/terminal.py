@@ -41,7 +41,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows([_csv_cell(row.get(name)) for name in rows[0]] for row in rows)
 
 
-def _csv_cell(value: Any) -> Any:
+def _csv_cell(value: object) -> object:
     return plain_cell(visible(value) if isinstance(value, str) else value)
 
 
@@ -50,7 +50,7 @@ def say(text: str = "", *, err: bool = False) -> None:
     print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
-def say_json(document: Any) -> None:
+def say_json(document: object) -> None:
     """Print a document as JSON, which escapes all control characters but one."""
     print(json.dumps(document, indent=2).replace("\x7f", "\\u007f"), flush=True)
 

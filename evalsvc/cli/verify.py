@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from evalsvc.cli.lazy_group import DefaultGroup
 from evalsvc.cli.options import FAILED, Device, Layout, Model, Suites, Threads, Url, connect, require_folders
 from evalsvc.cli.progress import show_bars
 from evalsvc.cli.terminal import print_table, say, say_json, warn
-from evalsvc.cli.weights import checkpoint_reference, inline_layout, inline_model
+from evalsvc.cli.weights import Description, checkpoint_reference, inline_layout, inline_model
 from evalsvc.config import Settings
 from evalsvc.doctor.verification import keep_verification, present_versions
 from evalsvc.errors import InvalidRequest, os_reason
@@ -34,12 +34,10 @@ UNTRIED = 2
 CHECKPOINT = "checkpoint"
 
 
-class CheckpointOrCommand(TyperGroup):
-    """Where no command is named, `checkpoint` is meant: `verify RUN@STEP`, `verify --checkpoint FILE`."""
+class CheckpointOrCommand(DefaultGroup):
+    """`verify RUN@STEP` and `verify --checkpoint FILE` mean `verify checkpoint`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = args and (args[0] in self.commands or args[0] == "--help")
-        return super().parse_args(ctx, args if named or not args else [CHECKPOINT, *args])
+    default = CHECKPOINT
 
 
 commands = typer.Typer()
@@ -93,7 +91,7 @@ def verify_machine(
     raise typer.Exit(_report(findings, about, json_file))
 
 
-def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, Any]]:
+def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, object]]:
     """Return the findings, and what is to be known of the machine.
 
     The tasks have a data folder of their own, since cached statistics of other evaluations would hide what is wrong.
@@ -115,7 +113,7 @@ def _verify_machine(settings: Settings) -> tuple[list[Finding], dict[str, Any]]:
     return findings, about
 
 
-def _keep(data_folder: Path, document: dict[str, Any]) -> None:
+def _keep(data_folder: Path, document: Mapping[str, object]) -> None:
     """Keep the result for the doctor; where the data folder cannot be written, the result is shown all the same."""
     try:
         keep_verification(data_folder, document)
@@ -186,7 +184,7 @@ def _read_recorded(name: str, suite: str | None, url: str | None, settings: Sett
 
 
 def _read_unrecorded(
-    checkpoint: str, suite: str, model: Any, layout: Any, settings: Settings
+    checkpoint: str, suite: str, model: Description, layout: Description, settings: Settings
 ) -> Sequence[RecordedTask]:
     from evalsvc.verify.recorded import unrecorded
 
@@ -207,7 +205,7 @@ def _check_output(json_file: Path | None) -> None:
         require_folders({"--json": json_file})
 
 
-def _report(findings: Sequence[Finding], about: dict[str, Any], json_file: Path | None) -> int:
+def _report(findings: Sequence[Finding], about: Mapping[str, object], json_file: Path | None) -> int:
     """Print the findings, write them as JSON with `about`, and return the exit code."""
     document = {**about, **to_json(findings)}
     if str(json_file) == "-":
@@ -237,7 +235,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return 0 if all(finding.agrees for finding in tried) else FAILED
 
 
-def _write(path: Path | None, document: dict[str, Any]) -> None:
+def _write(path: Path | None, document: Mapping[str, object]) -> None:
     if path is None:
         return
     try:

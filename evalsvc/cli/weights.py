@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from evalsvc.checkpoints.expression import Base, File, canonical, written
 from evalsvc.checkpoints.expression_parser import is_expression, parse_expression
@@ -16,6 +16,9 @@ from evalsvc.config import Settings
 from evalsvc.errors import InvalidRequest
 from evalsvc.spec.layout import parse_layout
 from evalsvc.spec.model_config import read_model_spec
+
+Description: TypeAlias = Mapping[str, object] | None
+"""A model or a layout as the service takes it, checked; None: none is given."""
 
 
 def absolute_uri(uri: str) -> str:
@@ -31,7 +34,7 @@ def is_virtual(uri: str) -> bool:
 
 
 def checkpoint_reference(
-    uri: str, model: Any, layout: Any, settings: Settings, base: CheckpointRef | None = None
+    uri: str, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None = None
 ) -> CheckpointRef:
     """The weights in a file or folder, or an expression over such; `base` is what that means in it."""
     if is_virtual(uri):
@@ -42,7 +45,7 @@ def checkpoint_reference(
 
 
 def _virtual_reference(
-    uri: str, model: Any, layout: Any, settings: Settings, base: CheckpointRef | None
+    uri: str, model: Description, layout: Description, settings: Settings, base: CheckpointRef | None
 ) -> CheckpointRef:
     expression = parse_expression(uri)
     parents = {}
@@ -63,18 +66,25 @@ def _virtual_reference(
     return CheckpointRef(text, layout=layout, label=text, virtual=Virtual(expression, parents))
 
 
-def inline_model(text: str | None, option: str = "--model") -> Any:
-    return _inline(option, text, read_model_spec)
+def inline_model(text: str | None, option: str = "--model") -> Description:
+    """The model that an argument describes."""
+    return None if text is None else _inline(option, text, read_model_spec)
 
 
-def inline_layout(text: str | None, option: str = "--layout") -> Any:
+def inline_layout(text: str | None, option: str = "--layout") -> Description:
+    """The layout that an argument describes."""
+    return None if text is None else read_layout(text, option)
+
+
+def read_layout(text: str, option: str = "--layout") -> Mapping[str, object]:
+    """The layout that a text describes."""
     return _inline(option, text, lambda spec, base: parse_layout(spec, base).to_json())
 
 
-def _inline(option: str, text: str | None, read: Callable[[Any, Path], dict[str, Any]]) -> Any:
+def _inline(
+    option: str, text: str, read: Callable[[str | Mapping[str, object], Path], Mapping[str, object]]
+) -> Mapping[str, object]:
     """What a name, a file of this machine or JSON stands for, checked here: the service need not find the file."""
-    if text is None:
-        return None
     if not text.lstrip().startswith("{"):
         return read(text, Path.cwd())
     try:

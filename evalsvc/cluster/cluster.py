@@ -8,34 +8,32 @@ result is ever computed again.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 from distributed import Client, Event, Future, Scheduler, Security
 from distributed.deploy.spec import SpecCluster
-from distributed.scheduler import KilledWorker
 
 from evalsvc.cluster.devices import device_list
 from evalsvc.cluster.nanny import (
     DEATH_TOPIC,
     PROGRESS_TOPIC,
     RESOURCES,
-    WorkerDrains,
+    Progress,
     WorkerNanny,
     cancel_name,
     execute,
     kill_worker,
     nanny_options,
 )
-from evalsvc.cluster.private import connection, known_workers, own_client
+from evalsvc.cluster.outcomes import SILENT, Deaths, Outcome, outcome_of
+from evalsvc.cluster.private import KnownWorker, connection, known_workers, own_client
 from evalsvc.cluster.settings import NO_DASHBOARD, WIDGETS_ONLY, configure, private_folder, security_of
 from evalsvc.config import Settings
-from evalsvc.errors import Cancelled, ServiceUnreachable
+from evalsvc.errors import ServiceUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -56,27 +54,15 @@ ROSTER_AGE = 0.5
 many a shard, and the longer the more there are: with more than 50 of them it is asked less often. What is handed to one
 that went away meanwhile is lost, and queued again."""
 
-CAUSE_WAIT = 0.5
-"""Seconds that the news of a worker's death wait for their cause, which the nanny sends on another way."""
-
 SCHEDULER_TOPIC = "scheduler"
 """Dask's own: says which workers were silent for too long."""
 
-OutcomeKind: TypeAlias = Literal["result", "error", "cancelled", "worker_died", "lost", "refused"]
 
+class SchedulerEvent(TypedDict, total=False):
+    """A message of SCHEDULER_TOPIC, whose other keys depend on the action."""
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a submitted call ended."""
-
-    key: str
-    kind: OutcomeKind
-    """`error`: it raised, or could not be imported there; `cancelled`: it was asked to stop, and did; `lost`: the
-    scheduler went away, or the worker before it had begun. `refused` never leaves this file: the worker drains."""
-    value: Any = None
-    """The result, or the message of the error."""
-    cause: str = field(default="", compare=False)
-    """Why the worker died, where that is known."""
+    action: str
+    workers: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -116,9 +102,9 @@ class Cluster:
         self._heard: dict[str, tuple[float, float]] = {}
         self._missing: dict[str, float] = {}
         self._refused: set[str] = set()
-        self._roster: Mapping[str, Mapping[str, Any]] = {}
+        self._roster: Mapping[str, KnownWorker] = {}
         self._roster_until = 0.0
-        self._deaths = _Deaths(self._on_outcome)
+        self._deaths = Deaths(self._on_outcome)
 
     def start(self) -> None:
         """Start a cluster of this machine's devices, or connect to the scheduler of the settings; blocks.
@@ -199,7 +185,7 @@ class Cluster:
         """The worker processes that are there, those that take nothing too."""
         known = self._known_workers() or {}
         return [
-            Member(address, str(worker["name"]), str(worker["host"]), self._takes(address, worker, len(known)))
+            Member(address, worker.name, worker.host, self._takes(address, worker, len(known)))
             for address, worker in known.items()
         ]
 
@@ -207,7 +193,7 @@ class Cluster:
         """The address of the worker that a call was sent to; None where it is not known."""
         return self._sent.get(key)
 
-    def submit(self, key: str, target: str, request: Any, worker: str | None = None) -> None:
+    def submit(self, key: str, target: str, request: object, worker: str | None = None) -> None:
         """Run `target` (`module:function`) with `request` on the worker at an address, or on any.
 
         `key` is new for every call. The outcome is `lost` where that worker is gone, or drains, before it has begun.
@@ -259,7 +245,7 @@ class Cluster:
         if address is not None and self._client is not None:
             self._client.run(kill_worker, workers=[address], nanny=True, on_error="return")
 
-    def _known_workers(self) -> Mapping[str, Mapping[str, Any]] | None:
+    def _known_workers(self) -> Mapping[str, KnownWorker] | None:
         """All that the scheduler knows; None where it does not say."""
         client = self._client
         if client is None or not self.connected():
@@ -270,17 +256,17 @@ class Cluster:
             log.warning("the scheduler did not say which workers there are (%s: %s)", type(error).__name__, error)
             return None
 
-    def _takes(self, address: str, worker: Mapping[str, Any], workers: int) -> bool:
+    def _takes(self, address: str, worker: KnownWorker, workers: int) -> bool:
         """The scheduler's clock is another one, so that its time of a heartbeat says no more than that it is new."""
         now = time.monotonic()
         last, since = self._heard.get(address, (None, now))
-        if worker["last_seen"] != last:
-            last, since = worker["last_seen"], now
+        if worker.last_seen != last:
+            last, since = worker.last_seen, now
             self._heard[address] = (last, since)
-        drains = worker["metrics"].get("draining", False) or address in self._refused
+        drains = worker.is_draining or address in self._refused
         return not drains and now - since < SILENT_AFTER + workers / 50
 
-    def _watch(self, known: Mapping[str, Any]) -> None:
+    def _watch(self, known: Mapping[str, KnownWorker]) -> None:
         """Give up calls whose worker left before Dask had sent them there, or before their result was fetched: they
         would wait for ever, since no other worker may take them."""
         for address in set(self._heard) - set(known):
@@ -297,7 +283,7 @@ class Cluster:
     def _done(self, future: Future) -> None:
         key = str(future.key).removesuffix(self._suffix)
         try:
-            outcome = _outcome(key, future)
+            outcome = outcome_of(key, future)
         except Exception:  # the scheduler went away while it was asked; without an outcome the call would never end
             log.exception("what became of %s cannot be told", key)
             outcome = Outcome(key, "lost")
@@ -311,17 +297,17 @@ class Cluster:
         else:
             self._deaths.report(address, outcome, begun=outcome.key in self._places)
 
-    def _death(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _death(self, event: tuple[float, Mapping[str, str]]) -> None:
         _time, message = event
         self._deaths.explain(message["worker"], message["cause"])
 
-    def _silence(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _silence(self, event: tuple[float, SchedulerEvent]) -> None:
         _time, message = event
         if message.get("action") == "worker-ttl-timed-out":
             for address in message["workers"]:
                 self._deaths.explain(address, SILENT.format(ttl=self._settings.worker_ttl))
 
-    def _progress(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _progress(self, event: tuple[float, Progress]) -> None:
         _time, message = event
         if (key := self._own(message["key"])) is not None:
             self._places[key] = message["worker"]
@@ -330,46 +316,6 @@ class Cluster:
     def _own(self, name: str) -> str | None:
         """The key of a call of this service; None for one of another service on the same scheduler."""
         return name.removesuffix(self._suffix) if name.endswith(self._suffix) else None
-
-
-SILENT = "it was silent for longer than EVALSVC_WORKER_TTL, {ttl:g} s: stopped, cut off, or too busy to answer"
-
-
-class _Deaths:
-    """Brings the news of a worker's death together with their cause, which come on two ways, in any order."""
-
-    def __init__(self, on_outcome: Callable[[Outcome], None]) -> None:
-        self._on_outcome = on_outcome
-        self._lock = threading.Lock()
-        self._causes: dict[str, str] = {}
-        self._waiting: dict[str, tuple[Outcome, bool]] = {}
-
-    def report(self, address: str, outcome: Outcome, begun: bool) -> None:
-        with self._lock:
-            self._waiting[address] = (outcome, begun)
-            known = address in self._causes
-        if known:
-            self._tell(address)
-        else:
-            timer = threading.Timer(CAUSE_WAIT, self._tell, (address,))
-            timer.daemon = True
-            timer.start()
-
-    def explain(self, address: str, cause: str) -> None:
-        with self._lock:
-            self._causes.setdefault(address, cause)
-        self._tell(address)
-
-    def _tell(self, address: str) -> None:
-        with self._lock:
-            outcome, begun = self._waiting.pop(address, (None, False))
-            cause = self._causes.get(address, "")
-        if outcome is None:
-            return
-        if not begun and cause.startswith(SILENT.partition("{")[0]):
-            # It went to a worker that was already stopped, which is no fault of the call.
-            outcome = replace(outcome, kind="lost")
-        self._on_outcome(replace(outcome, cause=cause))
 
 
 def _local_cluster(settings: Settings) -> SpecCluster:
@@ -394,27 +340,3 @@ def _local_cluster(settings: Settings) -> SpecCluster:
         name="evalsvc",
         scheduler_sync_interval=WIDGETS_ONLY,
     )
-
-
-def _outcome(key: str, future: Future) -> Outcome:
-    """What became of a call."""
-    if future.status == "finished":
-        try:
-            return Outcome(key, "result", future.result(timeout=30))
-        except CancelledError:
-            return Outcome(key, "lost")
-        except Exception:
-            # The worker died while it handed over, or what it sent cannot be read. `lost` costs a shard nothing, and
-            # the second would be tried for ever.
-            log.exception("the result of %s did not arrive", key)
-            return Outcome(key, "worker_died")
-    if future.status == "error":
-        error = future.exception(timeout=30)
-        if isinstance(error, KilledWorker):
-            return Outcome(key, "worker_died")
-        if isinstance(error, Cancelled):
-            return Outcome(key, "cancelled")
-        if isinstance(error, WorkerDrains):
-            return Outcome(key, "refused")
-        return Outcome(key, "error", f"{type(error).__name__}: {error}")
-    return Outcome(key, "lost")

@@ -13,8 +13,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distributed import Event, Nanny, Worker, get_worker
 from distributed.core import Status
@@ -51,7 +52,7 @@ class WorkerDrains(Exception):
     """The worker takes no shard any more; the scheduler had not heard of it yet."""
 
 
-def execute(target: str, key: str, request: Any) -> Any:
+def execute(target: str, key: str, request: object) -> object:
     """On a worker: import `target` and call it with the request, a `report` that raises Cancelled, and the settings.
 
     Raises:
@@ -66,9 +67,20 @@ def execute(target: str, key: str, request: Any) -> Any:
         log.info("begun")
         begun = time.monotonic()
         try:
-            return getattr(importlib.import_module(module), name)(request, Report(key), setup.settings)
+            function: Callable[[object, Report, Settings], object] = getattr(importlib.import_module(module), name)
+            return function(request, Report(key), setup.settings)
         finally:
             log.info("ended after %.3f s", time.monotonic() - begun)
+
+
+class Progress(TypedDict):
+    """A message of PROGRESS_TOPIC."""
+
+    key: str
+    """Name of the call."""
+    done: int
+    worker: str
+    """Address of the worker."""
 
 
 class Report:
@@ -89,7 +101,7 @@ class Report:
 
     def _send(self, done: int) -> None:
         self._last = time.monotonic()
-        message = {"key": self._key, "done": done, "worker": self._worker.address}
+        message: Progress = {"key": self._key, "done": done, "worker": self._worker.address}
         self._worker.log_event(PROGRESS_TOPIC, message)
 
     def _is_cancelled(self) -> bool:
@@ -195,7 +207,7 @@ def oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def nanny_options(settings: Settings, device: str, processes: int, drains: bool) -> dict[str, Any]:
+def nanny_options(settings: Settings, device: str, processes: int, drains: bool) -> dict[str, object]:
     """What makes a WorkerNanny's worker serve `device`, one of `processes` on this machine.
 
     `drains`: SIGTERM means the worker; False where its parent drains it.

@@ -5,7 +5,7 @@ says what.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from distributed import Client, Nanny, Worker
 from distributed.deploy.spec import SpecCluster
@@ -43,14 +43,27 @@ def connection(client: Client) -> object:
     return client.scheduler_comm
 
 
-def known_workers(client: Client, timeout: float) -> Mapping[str, Mapping[str, Any]]:
-    """All workers that the scheduler knows, by address: `name`, `host`, `last_seen`, `metrics`, and more.
+@dataclass(frozen=True)
+class KnownWorker:
+    """A worker as its scheduler knows it."""
+
+    name: str
+    host: str
+    last_seen: float
+    """Time of the last heartbeat by the scheduler's clock."""
+    is_draining: bool
+
+
+def known_workers(client: Client, timeout: float) -> Mapping[str, KnownWorker]:
+    """All workers that the scheduler knows, by address.
 
     `Client.scheduler_info` gives what the client has heard last, which may be old.
     """
     found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=timeout)
-    workers: Mapping[str, Mapping[str, Any]] = found["workers"]
-    return workers
+    return {
+        address: KnownWorker(str(one["name"]), str(one["host"]), one["last_seen"], bool(one["metrics"].get("draining")))
+        for address, one in found["workers"].items()
+    }
 
 
 def own_client(cluster: SpecCluster) -> Client:

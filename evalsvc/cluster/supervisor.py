@@ -17,7 +17,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import FrameType
 
 from evalsvc.cluster.devices import check_devices, device_list
 from evalsvc.cluster.nanny import WorkerNanny, cause_of_death, nanny_options
@@ -87,7 +87,7 @@ class Supervisor:
         """Until a signal comes and all workers have ended. 0: they were drained; 128 + signal: they were not."""
         last = 0
 
-        def note(number: int, _frame: Any) -> None:
+        def note(number: int, _frame: FrameType | None) -> None:
             nonlocal last
             last = number
             self._signals += 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from evalsvc.assets import ASSETS, locate_asset
 from evalsvc.cluster.devices import device_list
@@ -134,7 +134,7 @@ def check_verification(settings: Settings) -> Check:
     return Check("verify", True, f"{agreed} rows agree{untried} {where}")
 
 
-def _check_devices(settings: Settings, torch: Any) -> Check:
+def _check_devices(settings: Settings, torch: ModuleType) -> Check:
     cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     there = {"cpu", *cards, *(["cuda"] if cards else [])}
     wanted = device_list(settings.devices)
@@ -275,14 +275,14 @@ def paths_of(task: TaskSpec, settings: Settings) -> Iterator[tuple[str, Path]]:
     return _located(parameters, settings, "")
 
 
-def _located(value: Any, settings: Settings, where: str) -> Iterator[tuple[str, Path]]:
+def _located(value: object, settings: Settings, where: str) -> Iterator[tuple[str, Path]]:
     """A data file in a checked suite is an absolute path or `datasets:NAME`; nothing else looks like that."""
     if isinstance(value, str) and value.startswith("datasets:"):
         yield where, settings.datasets_path / value.removeprefix("datasets:")
     elif isinstance(value, str) and value.startswith("/"):
         yield where, Path(value)
     elif isinstance(value, (Mapping, list, tuple)):
-        items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else enumerate(value)
+        items: Iterable[tuple[object, object]] = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
             yield from _located(item, settings, f"{where}.{key}" if where else str(key))
 

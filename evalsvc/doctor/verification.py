@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -53,7 +52,7 @@ def present_versions() -> dict[str, str]:
         return {"evalsvc": __version__}
 
 
-def keep_verification(data_folder: Path, document: Mapping[str, Any]) -> None:
+def keep_verification(data_folder: Path, document: Mapping[str, object]) -> None:
     """Write the result of `evalsvc verify machine` in the place of the last one. Raises OSError."""
     write_whole(data_folder / FILE, json.dumps(document, indent=1).encode())
 

@@ -19,7 +19,8 @@ from typing import TypeAlias
 
 from sqlalchemy.orm import Session
 
-from evalsvc.cluster.cluster import Cluster, Member, Outcome
+from evalsvc.cluster.cluster import Cluster, Member
+from evalsvc.cluster.outcomes import Outcome
 from evalsvc.config import Settings
 from evalsvc.errors import DatabaseInUse, InternalError
 from evalsvc.files.artifacts import naming

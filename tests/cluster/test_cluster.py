@@ -21,7 +21,8 @@ from machines import Machines, wait_for
 from watched_cluster import Watched
 
 from evalsvc.cluster.certificates import write_certificates
-from evalsvc.cluster.cluster import ROSTER_AGE, Outcome
+from evalsvc.cluster.cluster import ROSTER_AGE
+from evalsvc.cluster.outcomes import Outcome
 from evalsvc.cluster.scheduler import run_scheduler
 from evalsvc.cluster.supervisor import run_workers
 from evalsvc.config import Settings
@@ -133,7 +134,7 @@ def test_a_call_always_has_an_outcome(cluster: Watched, monkeypatch: pytest.Monk
     def unreachable(future: Future) -> Outcome:
         raise OSError("the connection broke")
 
-    monkeypatch.setattr("evalsvc.cluster.cluster._outcome", unreachable)
+    monkeypatch.setattr("evalsvc.cluster.cluster.outcome_of", unreachable)
     cluster.submit("unasked", "cluster_jobs:count", {"steps": 1})
     assert cluster.outcome() == Outcome("unasked", "lost")
 

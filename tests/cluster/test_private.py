@@ -55,7 +55,8 @@ def test_a_client_in_the_schedulers_process_knows_the_workers_and_its_connection
         assert connection is not None
         [(address, known)] = private.known_workers(client, 5).items()
         assert address == cluster.workers["first"].address
-        assert {"name", "host", "last_seen", "metrics"} <= set(known)
+        assert (known.name, known.host, known.is_draining) == ("first", "127.0.0.1", False)
+        assert known.last_seen > 0
         assert private.connection(client) is connection
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalsvc.cluster.cluster import Cluster, Member, Outcome, OutcomeKind
+from evalsvc.cluster.cluster import Cluster, Member
+from evalsvc.cluster.outcomes import Outcome, OutcomeKind
 from evalsvc.config import Settings
 from evalsvc.errors import Cancelled
 

@@ -214,9 +214,11 @@ def describe_access(document: dict[str, Any], is_open: bool) -> dict[str, Any]:
     return document
 
 
-def _described(text: str, **headers: str) -> dict[str, Any]:
-    described = {name: {"description": what, "schema": {"type": "string"}} for name, what in headers.items()}
-    return {"description": text, "content": PROBLEM_CONTENT} | ({"headers": described} if described else {})
+def _described(text: str, **headers: str) -> dict[str, object]:
+    described: dict[str, object] = {
+        name: {"description": what, "schema": {"type": "string"}} for name, what in headers.items()
+    }
+    return {"description": text, "content": PROBLEM_CONTENT, **({"headers": described} if described else {})}
 
 
 _REFUSALS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import yaml
 
@@ -73,7 +72,7 @@ def layout_yaml(found: Checkup) -> str:
     return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
 
 
-def to_json(found: Checkup) -> dict[str, Any]:
+def to_json(found: Checkup) -> dict[str, object]:
     """All of it, JSON-able."""
     verdict = found.verdict
     document = {
@@ -95,7 +94,7 @@ def to_json(found: Checkup) -> dict[str, Any]:
         "borders": [vars(border) for border in found.statistics.borders],
         "cold": found.statistics.cold,
     }
-    plain: dict[str, Any] = plain_json(document)
+    plain: dict[str, object] = plain_json(document)
     return plain
 
 
@@ -150,7 +149,7 @@ def _ranges(rows: Sequence[int], most: int = 8) -> Iterator[str]:
         yield f"and {len(runs) - most} more stretches"
 
 
-def _scored_json(found: Checkup, scored: Scored) -> dict[str, Any]:
+def _scored_json(found: Checkup, scored: Scored) -> dict[str, object]:
     candidate, tables = scored.candidate, found.tables_of(scored.candidate)
     losses = {kind: scored.loss(kind) for kind in ("text", "image", "special")} | {"image_within": scored.image_within}
     return {
@@ -168,7 +167,7 @@ def _scored_json(found: Checkup, scored: Scored) -> dict[str, Any]:
     }
 
 
-def _behind_json(rival: Behind) -> dict[str, Any]:
+def _behind_json(rival: Behind) -> dict[str, object]:
     return {
         "behind": rival.nats,
         "behind_stderr": rival.stderr,
