@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from loss import Case as Shape
 from loss import build_ours, build_theirs
@@ -135,7 +135,7 @@ class Found:
         }
 
 
-def answer(lm: TemplateLM, requests: list[Instance]) -> list[Answer]:
+def answer(lm: LM, requests: list[Instance]) -> list[Answer]:
     return lm.loglikelihood(requests, disable_tqdm=True)
 
 

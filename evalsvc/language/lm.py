@@ -1,4 +1,4 @@
-"""Our models under lm-eval: packed scoring and cached generation behind its `TemplateLM`.
+"""Our models under lm-eval: packed scoring and cached generation behind its `LM`.
 
     lm_eval.evaluator.evaluate(OpenLM(model, encoding), tasks)
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby, takewhile
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import LM
 from lm_eval.models.utils import postprocess_generated_text
 
 from evalsvc.data.tokenizer import render
@@ -57,7 +57,7 @@ AnswerRow = tuple[float, bool, float, bool, float, int, bool, bool] | tuple[str,
 """An answer as it travels: a score and the other fields of `Answer`, or the fields of `Generation`."""
 
 
-class OpenLM(TemplateLM):  # type: ignore[misc]
+class OpenLM(LM):  # type: ignore[misc]
     """A model of evalsvc as a model of lm-eval."""
 
     def __init__(
@@ -88,7 +88,7 @@ class OpenLM(TemplateLM):  # type: ignore[misc]
         encoded = list(self.encoding.encode_all(instances))
         scored = {index: one for index, one in enumerate(encoded) if isinstance(one, Scored)}
         prompted = {index: one for index, one in enumerate(encoded) if isinstance(one, Prompted)}
-        found: dict[int, Answer | Generation] = dict(self._score(scored, lambda index: request_name(instances[index])))
+        found: dict[int, Answer | Generation] = dict(self._score(scored, instances))
         found |= self._generate(prompted, _noise_ids(instances), len(scored))
         return [found[index] for index in range(len(instances))]
 
@@ -107,36 +107,9 @@ class OpenLM(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return [answer.text for answer in self.answers(requests) if isinstance(answer, Generation)]
 
-    def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: object
-    ) -> list[tuple[float, bool]]:
-        """Of contexts and continuations in ids of the tokenizer."""
-        scored = {index: self.encoding.scored(*ids) for index, (_, *ids) in enumerate(requests)}
-        answers = self._score(scored, "request {}".format)
-        return [(answers[index].score.logprob, answers[index].score.greedy) for index in range(len(requests))]
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
-        return self.encoding.tokenizer.encode(string) if add_special_tokens is False else self.encoding.encode(string)
-
-    @property
-    def eot_token_id(self) -> int:
-        return self.encoding.prefix if self.encoding.end is None else self.encoding.end
-
-    @property
-    def prefix_token_id(self) -> int:
-        return self.encoding.prefix
-
-    @property
-    def max_length(self) -> int:
-        return self.encoding.max_length
-
-    @property
-    def tokenizer_name(self) -> str:
-        return self.encoding.tokenizer.path
-
     # how it is answered
 
-    def _score(self, scored: dict[int, Scored], name: Callable[[int], str]) -> dict[int, Answer]:
+    def _score(self, scored: dict[int, Scored], instances: Sequence[Instance]) -> dict[int, Answer]:
         owners = [index for index, one in scored.items() for _ in one.requests]
         scores = score(
             self.model,
@@ -145,7 +118,7 @@ class OpenLM(TemplateLM):  # type: ignore[misc]
             self.batch_tokens,
             # Of a text in windows some may be done: it counts when the last one is.
             lambda done: self.report(done * len(scored) // max(len(owners), 1)),
-            name=lambda place: name(owners[place]),
+            name=lambda place: request_name(instances[owners[place]]),
         )
         parts = iter(scores)
         return {

@@ -18,6 +18,7 @@ from evalsvc.language.definitions import Rules
 from evalsvc.language.encoding import TextEncoding
 from evalsvc.language.lm import Answer, Generation, OpenLM
 from evalsvc.models import Transformer
+from evalsvc.scoring import score
 from evalsvc.spec.benchmark import BenchmarkSpec
 from evalsvc.spec.layout import parse_layout
 
@@ -95,14 +96,14 @@ def test_contexts_are_cut_as_hflm_cuts_them(shared: Path, model: Transformer) ->
     requests = [
         each
         for each in load(shared, "arc_easy", 40).instances
-        if len(stories.open_lm(shared, model).tok_encode(each.arguments[1])) < 60
+        if len(stories.open_lm(shared, model).encoding.encode(each.arguments[1])) < 60
     ]
     ours, theirs = stories.open_lm(shared, model, max_length=60), stories.hflm(shared, model, max_length=60)
     expected = theirs.loglikelihood(requests, disable_tqdm=True)
     assert [score.logprob for score in ours.score_requests(requests)] == pytest.approx(
         [logprob for logprob, _ in expected], **SUM
     )
-    whole = (len(ours.tok_encode("".join(each.arguments))) for each in requests)
+    whole = (len(ours.encoding.encode("".join(each.arguments))) for each in requests)
     cut = [length > 61 for length in whole]
     assert [answer.cut for answer in ours.answers(requests)] == cut
     assert any(cut)
@@ -116,8 +117,8 @@ def test_a_continuation_that_does_not_fit_is_cut_and_told(shared: Path, model: T
     assert isinstance(answer, Answer)
     assert (answer.tokens, answer.cut, answer.continuation_cut) == (8, True, True)
     ids = ours.encoding.encode("The qqqqqqqqqqqqqqq")[-9:]
-    expected = ours._loglikelihood_tokens([(("", ""), ids[:1], ids[1:])])
-    assert answer.score.logprob == pytest.approx(expected[0][0], abs=1e-5)
+    [expected] = score(model, ours.encoding.layout, ours.encoding.scored(ids[:1], ids[1:]).requests, 1024)
+    assert answer.score.logprob == pytest.approx(expected.logprob, abs=1e-5)
 
 
 def test_two_splits_of_one_text_are_two_questions(ours: OpenLM, theirs: HFLM) -> None:
