@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from evalsvc.data.tokenizer import TextTokenizer, read_tokenizer, tokenizer_digest
 from evalsvc.errors import InvalidData
@@ -67,7 +67,7 @@ class TextWork(Work[TextParameters, ShardKind, Output], Generic[TextParameters, 
                 "padding; give the task's `tokenizer`, or name a base with the checkpoint's tokenizer"
             )
 
-    def protocol(self, rotary: Mapping[str, str]) -> dict[str, Any]:
+    def protocol(self, rotary: Mapping[str, str]) -> dict[str, str]:
         """What of the parameters, and of the model's `Context.rotary`, moves a number, whatever the text."""
         return {"dtype": self.task.dtype, "rotary_inv_freq_dtype": self.task.rotary_inv_freq_dtype, **rotary}
 

@@ -10,7 +10,7 @@ images, so it is given the text that a completion begins with, up to the first i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby, product, takewhile
 from textwrap import indent
@@ -33,6 +33,7 @@ from evalsvc.tasks.completions.measures import (
     measure_metrics,
     prompt_numbers,
 )
+from evalsvc.tasks.completions.shards import CompletionsOutput, CompletionsShard, Item
 from evalsvc.tasks.completions.spec import GREEDY, Completions
 from evalsvc.tasks.suspicions import cut_inputs
 from evalsvc.tasks.task import Context, Plan, TaskResult
@@ -45,10 +46,10 @@ DRAWING = "completions/1"
 """In the protocol of the items: how ids are drawn."""
 
 
-class CompletionsWork(TextWork[Completions, Mapping[str, Any], Mapping[str, Any]]):
+class CompletionsWork(TextWork[Completions, CompletionsShard, CompletionsOutput]):
     """Draw the completions, and have the base judge them."""
 
-    def plan(self, context: Context) -> Plan[Mapping[str, Any]]:
+    def plan(self, context: Context) -> Plan[CompletionsShard]:
         """Plan one shard, and check tokenizer, layouts and prompts.
 
         Raises InvalidData where there is no tokenizer, it is not that of checkpoint and base, or a prompt is empty.
@@ -59,74 +60,79 @@ class CompletionsWork(TextWork[Completions, Mapping[str, Any], Mapping[str, Any]
         self._encode(tokenizer)
         sources = _sources(context, context.base)
         completions = len(self.task.prompts) * len(self.task.ways()) * len(sources)
-        return Plan([{"tokenizer": tokenizer.digest, "sources": sources, "units": completions}], "completions")
+        shard = CompletionsShard(units=completions, tokenizer=tokenizer.digest, sources=sources)
+        return Plan([shard], "completions")
 
-    def run(self, context: Context, shard: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return an item for each prompt and way, how many prompts were cut, and what the protocol says of them.
+    def run(self, context: Context, shard: CompletionsShard) -> CompletionsOutput:
+        """Complete every prompt in every way, by the checkpoint and by the base.
 
         Raises DataChanged where tokenizer or base are not what was planned, InvalidData where `max_tokens` leaves no
         room for a prompt, and NonFinite.
         """
-        base = context.base if "base" in shard["sources"] else None
-        if _sources(context, base) != shard["sources"]:
+        base = context.base if "base" in shard.sources else None
+        if _sources(context, base) != shard.sources:
             raise DataChanged("the run has another base since this evaluation was planned; evaluate again")
         tokenizer = self.text_tokenizer(context)
-        if tokenizer.digest != shard["tokenizer"]:
+        if tokenizer.digest != shard.tokenizer:
             raise DataChanged.since_planned(tokenizer.path)
         layout, whole = context.layout(), self._encode(tokenizer)
         max_length = self.task.max_length or self.model(context).config.seq_len
         prompts = [self._cut(ids, max_length) for ids in whole]
         own = self._complete(context, tokenizer, prompts, context.report)
-        protocol = {
-            "task": self.task.kind,
-            "estimator": ESTIMATOR,
-            "max_tokens": self.task.max_tokens,
-            "tokenizer": tokenizer.digest,
-            "bos": self.task.bos,
-            "end_of_text": self._end_of_text(tokenizer),
-            "layout": layout.digest,
-            **self.protocol(context.rotary()),
-        }
+        protocol = self._protocol(context, tokenizer)
         items = self._items(own, prompts, protocol)
         if base is not None:
             others = self._complete(base, tokenizer, prompts, partial(_report_after, context.report, len(own)))
-            self._compare(items, own, others)
-            self._judge(items, base, prompts, own, others)
-        ways = len(self.task.ways())
-        for first in range(0, len(items), ways):
-            items[first] |= prompt_numbers(items[first : first + ways])
-        return {
-            "items": items,
-            "cut": sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
-            "chance": layout.image.size / layout.rows if layout.image and layout.rows else None,
-            "base": None if base is None else base.digest(),
-            "base_layout": None if base is None else base.layout().digest,
-            "base_rotary": {} if base is None else base_rotary(base),
-            "base_text_ids": 0 if base is None else base.layout().text.size,
-            "protocol": {**protocol, "prompts": digest([self.task.prompts, prompts])},
-        }
+            items = self._judged(_compared(items, own, others), base, prompts, own, others)
+        return CompletionsOutput(
+            items=items,
+            cut=sum(len(kept) < len(ids) for kept, ids in zip(prompts, whole, strict=True)),
+            chance=layout.image.size / layout.rows if layout.image and layout.rows else None,
+            base=None if base is None else base.digest(),
+            base_layout=None if base is None else base.layout().digest,
+            base_rotary={} if base is None else base_rotary(base),
+            base_text_ids=0 if base is None else base.layout().text.size,
+            protocol={**protocol, "prompts": digest([self.task.prompts, prompts])},
+        )
 
-    def merge(self, context: Context, shards: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> TaskResult:
+    def merge(
+        self, context: Context, shards: Sequence[CompletionsShard], outputs: Sequence[CompletionsOutput]
+    ) -> TaskResult:
         """Return the share of image ids, how many greedy completions are the base's, and all of them as one text."""
-        [output] = outputs
-        items = output["items"]
-        notes = {
+        [shard], [output] = shards, outputs
+        items, ways = output.items, len(self.task.ways())
+        notes: dict[str, object] = {
             "completions": len(items),
-            "prompts_cut": output["cut"],
-            "ids_drawn": sum(item["drawn"] for item in items),
+            "prompts_cut": output.cut,
+            "ids_drawn": sum(item.drawn for item in items),
         }
         if len(self.task.prompts) < MIN_ITEMS:
             notes["errors"] = (
                 f"standard errors are over prompts, and those of {len(self.task.prompts)} prompts bear no comparison; "
                 f"give {MIN_ITEMS} or more `prompts`"
             )
-        sources = shards[0]["sources"]
-        page = "\n".join(_page(items, sources)) + "\n"
-        details = {"prompts": len(self.task.prompts), "ways": list(self.task.ways()), **sources}
+        page = "\n".join(_page(items, shard.sources)) + "\n"
+        details = {"prompts": len(self.task.prompts), "ways": list(self.task.ways()), **shard.sources}
         artifact = Artifact("completions", "completions.txt", "text/plain; charset=utf-8", page.encode(), details)
         remedy = "lower `max_tokens`, or raise `max_length` if the model bears it"
-        warnings = list(cut_inputs(self.task.name, "prompts", output["cut"], len(self.task.prompts), remedy))
-        return TaskResult(list(self._metrics(output)), items, notes, [artifact], warnings)
+        warnings = list(cut_inputs(self.task.name, "prompts", output.cut, len(self.task.prompts), remedy))
+        prompts = [prompt_numbers(items[first : first + ways]) for first in range(0, len(items), ways)]
+        rows = [item.row() for item in items]
+        for row, numbers in zip(rows[::ways], prompts, strict=True):
+            row |= numbers
+        return TaskResult(list(self._metrics(output, prompts)), rows, notes, [artifact], warnings)
+
+    def _protocol(self, context: Context, tokenizer: TextTokenizer) -> dict[str, Any]:
+        return {
+            "task": self.task.kind,
+            "estimator": ESTIMATOR,
+            "max_tokens": self.task.max_tokens,
+            "tokenizer": tokenizer.digest,
+            "bos": self.task.bos,
+            "end_of_text": self._end_of_text(tokenizer),
+            "layout": context.layout().digest,
+            **self.protocol(context.rotary()),
+        }
 
     def _encode(self, tokenizer: TextTokenizer) -> list[list[int]]:
         """The prompts as ids of the tokenizer, `bos` first."""
@@ -189,44 +195,35 @@ class CompletionsWork(TextWork[Completions, Mapping[str, Any], Mapping[str, Any]
 
     def _items(
         self, own: Sequence[Completion], prompts: Sequence[Sequence[int]], protocol: Mapping[str, Any]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Item]:
         """What the checkpoint wrote, greedy completions first, to pair with those of a task with other draws."""
         asked = product(enumerate(zip(self.task.prompts, prompts, strict=True)), enumerate(self.task.ways().items()))
         drawn = {**protocol, "estimator": DRAWING}
         end = None if protocol["end_of_text"] is None else own[0].layout.text.offset + protocol["end_of_text"]
         return [
-            {
-                "index": way_index * len(prompts) + prompt_index,
-                "prompt": prompt,
-                "way": way,
-                "protocol": Protocol({**drawn, "prompt": list(ids), "sampling": params.to_json()}).id,
-                "text": one.text,
-                "ids": one.ids,
-                "drawn": len(one.ids),
-                "image_ids": one.image_ids,
-                **measure(one.ids, end),
-                "base": None,
-                "base_ids": None,
-            }
+            Item(
+                index=way_index * len(prompts) + prompt_index,
+                prompt=prompt,
+                way=way,
+                protocol=Protocol({**drawn, "prompt": list(ids), "sampling": params.to_json()}).id,
+                text=one.text,
+                ids=one.ids,
+                drawn=len(one.ids),
+                image_ids=one.image_ids,
+                **measure(one.ids, end)._asdict(),
+            )
             for ((prompt_index, (prompt, ids)), (way_index, (way, params))), one in zip(asked, own, strict=True)
         ]
 
-    def _compare(self, items: Sequence[dict[str, Any]], own: Sequence[Completion], base: Sequence[Completion]) -> None:
-        """`same_as_base`, 0 or 1, is of the greedy ones: seeded ones differ as soon as anything has moved."""
-        for item, one, other in zip(items, own, base, strict=True):
-            item |= {"base": other.text, "base_ids": other.ids}
-            if item["way"] == GREEDY:
-                item["same_as_base"] = int(one.from_text == other.from_text)
-
-    def _judge(
+    def _judged(
         self,
-        items: Sequence[dict[str, Any]],
+        items: Sequence[Item],
         base: Context,
         prompts: Sequence[Sequence[int]],
         own: Sequence[Completion],
         others: Sequence[Completion],
-    ) -> None:
-        """Put the base's loss in nats on both completions into `items`, and on how many ids. Raises NonFinite."""
+    ) -> list[Item]:
+        """The items with the base's loss in nats on both completions, and on how many ids. Raises NonFinite."""
         rows = base.layout().text_ids
         texts = [completion.leading_text(len(rows)) for completion in chain(own, others)]
         asked = [index for index, text in enumerate(texts) if text]
@@ -238,28 +235,46 @@ class CompletionsWork(TextWork[Completions, Mapping[str, Any], Mapping[str, Any]
             raise NonFinite(f"{base.checkpoint.label}: {error.message}") from None
         losses = dict.fromkeys(range(len(texts)), 0.0)
         losses |= {index: -one.logprob_within for index, one in zip(asked, scores, strict=True)}
-        for index, item in enumerate(items):
-            for name, place in (("base", index), ("base_own", index + len(own))):
-                item |= {f"{name}_nll": losses[place], f"{name}_scored": len(texts[place])}
+        return [
+            replace(
+                item,
+                base_nll=losses[index],
+                base_scored=len(texts[index]),
+                base_own_nll=losses[index + len(own)],
+                base_own_scored=len(texts[index + len(own)]),
+            )
+            for index, item in enumerate(items)
+        ]
 
-    def _metrics(self, output: Mapping[str, Any]) -> Iterator[MetricValue]:
-        items, ways = output["items"], [params.to_json() for params in self.task.ways().values()]
-        prompts = [item["prompt"] for item in items]
-        share = ratio_of_sums([item["image_ids"] for item in items], [item["drawn"] for item in items], prompts)
-        if share is not None and output["chance"] is not None:
-            name, protocol = f"{self.task.name}/image_share", Protocol({**output["protocol"], "sampling": ways})
+    def _metrics(self, output: CompletionsOutput, prompts: Sequence[Mapping[str, float]]) -> Iterator[MetricValue]:
+        items, ways = output.items, [params.to_json() for params in self.task.ways().values()]
+        of_prompt = [item.prompt for item in items]
+        share = ratio_of_sums([item.image_ids for item in items], [item.drawn for item in items], of_prompt)
+        if share is not None and output.chance is not None:
+            name, protocol = f"{self.task.name}/image_share", Protocol({**output.protocol, "sampling": ways})
             items_of, by = ("image_ids", "drawn"), None if share.groups is None else "prompt"
-            yield share.as_metric(name, "fraction", "none", protocol, output["chance"], items_of, by)
-        same = [item["same_as_base"] for item in items if "same_as_base" in item]
+            yield share.as_metric(name, "fraction", "none", protocol, output.chance, items_of, by)
+        same = [item.same_as_base for item in items if item.same_as_base is not None]
         if (mean := ratio_of_sums(same, [1] * len(same))) is not None:
-            compared = {"base": output["base"], **output["base_rotary"]}
-            protocol = Protocol({**output["protocol"], "sampling": ways[:1], **compared})
+            compared = {"base": output.base, **output.base_rotary}
+            protocol = Protocol({**output.protocol, "sampling": ways[:1], **compared})
             name = f"{self.task.name}/same_as_base"
             yield mean.as_metric(name, "fraction", "none", protocol, items=("same_as_base",))
         groups = {GREEDY: ways[:1], **({SEEDED: ways[1:]} if ways[1:] else {})}
-        protocols = {group: {**output["protocol"], "sampling": drawn} for group, drawn in groups.items()}
-        base = {**{name: output[name] for name in ("base", "base_layout")}, **output["base_rotary"]}
-        yield from measure_metrics(self.task.name, items, protocols, base, output["base_text_ids"])
+        protocols = {group: {**output.protocol, "sampling": drawn} for group, drawn in groups.items()}
+        yield from measure_metrics(self.task.name, prompts, protocols, output.base_protocol, output.base_text_ids)
+
+
+def _compared(items: Sequence[Item], own: Sequence[Completion], base: Sequence[Completion]) -> list[Item]:
+    return [
+        replace(
+            item,
+            base=other.text,
+            base_ids=other.ids,
+            same_as_base=int(one.from_text == other.from_text) if item.is_greedy else None,
+        )
+        for item, one, other in zip(items, own, base, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -293,16 +308,16 @@ def _report_after(report: Callable[[int], None], before: int, done: int) -> None
     report(before + done)
 
 
-def _page(items: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> Iterator[str]:
+def _page(items: Sequence[Item], sources: Mapping[str, str]) -> Iterator[str]:
     """Lines to read: prompt by prompt, the base's completion above the checkpoint's."""
     yield from (f"{name:<10}  {label}" for name, label in sources.items())
-    for prompt, ways in groupby(items, lambda item: item["prompt"]):
+    for prompt, ways in groupby(items, lambda item: item.prompt):
         yield f"\n\n{prompt}"
         for item in ways:
-            if item["base"] is not None:
-                loss = describe_loss(item["base_own_nll"], item["base_own_scored"], len(item["base_ids"]))
-                yield from _completed("base", item["way"], item["base"], loss)
-            yield from _completed("checkpoint", item["way"], item["text"], describe(item))
+            if item.base is not None:
+                loss = describe_loss(item.base_own_nll or 0.0, item.base_own_scored or 0, len(item.base_ids or ()))
+                yield from _completed("base", item.way, item.base, loss)
+            yield from _completed("checkpoint", item.way, item.text, describe(item))
 
 
 def _completed(whose: str, way: str, text: str, numbers: str) -> Iterator[str]:
