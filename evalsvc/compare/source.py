@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ MAX_BYTES = 1 << 30
 
 MAX_COUNT = 10**15
 """Items that a value may rest on."""
+
+MAX_NUMBER = 1e150
+"""A finite value or standard error whose square is finite too."""
 
 MAX_DEPTH = 32
 """Objects and lists inside one another, in the content of a protocol."""
@@ -103,8 +107,11 @@ def _check(document: ResultDocument) -> None:
         counts = (metric.n, metric.groups or 0, metric.drawn_from or 0)
         if not all(0 <= count <= MAX_COUNT for count in counts) or len(metric.items) > MAX_KEYS:
             raise ValueError(f"metrics: {metric.name[:80]!r} counts {counts} items, or is made of {metric.items}"[:200])
+        # Perplexities are compared by their logarithms.
+        is_loss = metric.unit != "perplexity" or not float(metric.value) > 0
         for number in (metric.value, metric.stderr, metric.baseline):
-            float(number or 0)
+            if MAX_NUMBER < abs(float(number or 0)) < math.inf and is_loss:
+                raise ValueError(f"metrics: {metric.name[:80]!r} has the number {number:g}, whose square is none")
     for identity, content in document.protocols.items():
         if _is_deep(content):
             raise ValueError(f"protocols: {identity[:80]!r} is nested deeper than {MAX_DEPTH}")

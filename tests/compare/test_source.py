@@ -59,7 +59,7 @@ WRONG_FIELDS: list[dict[str, Any]] = [
     *({"name": 3}, {"value": None}, {"stderr": "small"}, {"n": None}, {"n": "many"}, {"direction": "sideways"}),
     *({"protocol": [1]}, {"unit": None}, {"items": "x"}, {"items": [1]}, {"items": ["x", "y", "z"]}, {"task": [1]}),
     *({"n": -1}, {"n": 10**400}, {"n": True}, {"n": 3.0}, {"groups": 10**400}, {"drawn_from": 10**400}),
-    *({"value": 10**400}, {"stderr": 10**400}, {"value": "1e3"}, {"value": True}, {"name": None}),
+    *({"value": 10**400}, {"stderr": 10**400}, {"stderr": 1e308}, {"value": "1e3"}, {"value": True}, {"name": None}),
 ]
 
 
