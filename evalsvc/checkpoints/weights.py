@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import safetensors
@@ -58,7 +58,7 @@ class Weights:
     epoch: int | None
     format: str
     """What the file was found to be, such as "open_lm epoch" or "safetensors"."""
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     """What else the file says: training loop's values, or safetensors' header."""
 
 
@@ -114,32 +114,28 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Weights]:
 
 
 def _read_torch(path: Path) -> Weights:
-    content = torch_file.load(path)
-    if not isinstance(content, dict):
-        raise NotACheckpoint(f"{path} holds a {type(content).__name__}; a checkpoint is a dictionary of tensors")
-    content = _plain_dict(content)
-    if isinstance(content.get("state_dict"), dict):
-        kind = "open_lm epoch" if "epoch" in content else "state_dict"
-        kind = "Lightning checkpoint" if "pytorch-lightning_version" in content else kind
-        return _weights(path, kind, _plain_dict(content["state_dict"]), _without(content, "state_dict"))
-    if isinstance(content.get("av_model_sd"), dict):
-        return _weights(path, "open_lm average", _plain_dict(content["av_model_sd"]), _without(content, "av_model_sd"))
+    loaded = torch_file.load(path)
+    content = _plain_dict(loaded)
+    if content is None:
+        raise NotACheckpoint(f"{path} holds a {type(loaded).__name__}; a checkpoint is a dictionary of tensors")
+    kind = "open_lm epoch" if "epoch" in content else "state_dict"
+    kind = "Lightning checkpoint" if "pytorch-lightning_version" in content else kind
+    for key, named in (("state_dict", kind), ("av_model_sd", "open_lm average")):
+        if (tensors := _plain_dict(content.get(key))) is not None:
+            # Lightning's and older open_lm files have their optimizer, as large as the weights and nobody's metadata.
+            left_out = {key, *OPTIMIZER_KEYS}
+            return _weights(path, named, tensors, {str(k): v for k, v in content.items() if k not in left_out})
     if "epoch" in content:
         _refuse_companion(path, content)
     return _weights(path, "bare state dict", content, {})
 
 
-def _plain_dict(content: dict[Any, Any]) -> dict[Any, Any]:
-    """Without attributes: those that a pickle gives an OrderedDict stand before its methods."""
-    return dict(dict.items(content))
+def _plain_dict(content: object) -> dict[object, object] | None:
+    """Without attributes: those that a pickle gives an OrderedDict stand before its methods. None: no dictionary."""
+    return dict(dict.items(content)) if isinstance(content, dict) else None
 
 
-def _without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
-    # Lightning's and older open_lm files carry their optimizer; it is as large as the weights and nobody's metadata.
-    return {name: value for name, value in content.items() if name not in (key, *OPTIMIZER_KEYS)}
-
-
-def _refuse_companion(path: Path, content: Mapping[str, Any]) -> NoReturn:
+def _refuse_companion(path: Path, content: Mapping[object, object]) -> NoReturn:
     """optimizer_N.pt and stats_N.pt lie beside epoch_N.pt and look like it."""
     kind = "the optimizer state" if "optimizer" in content else "the statistics"
     weights = path.parent / f"epoch_{content['epoch']}.pt"
@@ -201,19 +197,19 @@ def _shard_names(path: Path) -> list[str]:
 # common to all
 
 
-def _weights(path: Path, kind: str, tensors: Mapping[Any, Any], metadata: dict[str, Any]) -> Weights:
-    others = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
-    if others or not tensors:
+def _weights(path: Path, kind: str, content: Mapping[object, object], metadata: dict[str, object]) -> Weights:
+    # Without what a pickle may have put next to the values, methods of its own included.
+    tensors = {name: Tensor.detach(value) for name, value in content.items() if isinstance(value, Tensor)}
+    if len(tensors) < len(content) or not content:
+        others = [str(name) for name in content if name not in tensors]
         found = f"other things than tensors: {', '.join(others[:8])}" if others else "nothing"
         raise NotACheckpoint(
             f"{path} ({kind}) holds {found}; expected tensors by name, alone or under `state_dict` or `av_model_sd`"
         )
     _require_backed(path, tensors)
-    # Without what a pickle may have put beside the values, methods of its own included.
-    tensors = {name: Tensor.detach(tensor) for name, tensor in tensors.items()}
     step = _whole_number(metadata.get("step", metadata.get("global_step")))
     epoch = _whole_number(metadata.get("epoch"))
-    return Weights(strip_prefixes(tensors, path), step=step, epoch=epoch, format=kind, metadata=metadata)
+    return Weights(strip_prefixes(tensors.items(), path), step=step, epoch=epoch, format=kind, metadata=metadata)
 
 
 def _require_backed(path: Path, tensors: Mapping[object, Tensor]) -> None:
@@ -239,18 +235,18 @@ def _require_backed(path: Path, tensors: Mapping[object, Tensor]) -> None:
         )
 
 
-def _whole_number(value: Any) -> int | None:
+def _whole_number(value: object) -> int | None:
     """`value` as int; numpy's integers count, and safetensors' header knows strings only."""
     if isinstance(value, str) and value.isdecimal() and len(value) < 19:
         return int(value)
     return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
 
-def strip_prefixes(tensors: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
+def strip_prefixes(tensors: Iterable[tuple[object, Tensor]], path: Path) -> dict[str, Tensor]:
     """`tensors` by names without wrappers' prefixes. Raises CheckpointMismatch where two names become one."""
     stripped: dict[str, Tensor] = {}
     original: dict[str, str] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in tensors:
         name = _strip(str(key), PREFIXES)
         if name in stripped:
             raise CheckpointMismatch(

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from evalsvc.checkpoints.reference import Identity
 from evalsvc.data.files import CACHED_FILES, check_text, identify_file, parse_object, read_bytes, read_lines
@@ -36,6 +36,8 @@ from evalsvc.spec.images import Selection
 TEXT_COLUMNS = ("prompt", "caption", "text")
 ID_COLUMNS = ("id", "image_id")
 IMAGE_COLUMNS = ("image", "file_name")
+
+T = TypeVar("T", int, str)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _read_coco(path: Path, allow: Allow) -> Iterator[Caption]:
         yield Caption(f"{image_id}:{caption_id}", text, files[image_id], None, f"annotation {number}")
 
 
-def _coco_content(path: Path, allow: Allow) -> Mapping[str, Any]:
+def _coco_content(path: Path, allow: Allow) -> Mapping[str, object]:
     raw = read_bytes(path, allow)
     if not raw.strip():
         raise InvalidData(f"{path} is empty; it must be COCO's annotations: an object with `images` and `annotations`")
@@ -183,7 +185,7 @@ def _coco_content(path: Path, allow: Allow) -> Mapping[str, Any]:
     return content
 
 
-def _entries(path: Path, content: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+def _entries(path: Path, content: Mapping[str, object], key: str) -> Sequence[Mapping[str, object]]:
     if key not in content:
         raise InvalidData(f"{path} has no list `{key}`, as COCO's annotations have; {_found(content, (key,))}")
     entries = content[key]
@@ -195,7 +197,7 @@ def _entries(path: Path, content: Mapping[str, Any], key: str) -> Sequence[Mappi
     return entries
 
 
-def _whole_number(where: str, entry: Mapping[str, Any], key: str) -> int:
+def _whole_number(where: str, entry: Mapping[str, object], key: str) -> int:
     value = entry.get(key)
     if type(value) is not int:
         found = f"is {type(value).__name__}" if key in entry else "is missing"
@@ -307,18 +309,18 @@ def _read_jsonl(path: Path, allow: Allow) -> Iterator[Caption]:
         content = parse_object(where, line, "`text`")
         if "text" not in content:
             raise InvalidData(f"{where} has no `text`; {_found(content, ('text',))}")
-        identifier = _one_of(where, content, "id", (str, int), "a string or a whole number")
-        image = _one_of(where, content, "image", (str, int), "a file name or an index")
-        label = _one_of(where, content, "label", (int,), "a whole number")
+        identifier = _one_of(where, content, "id", str, "a string or a whole number")
+        image = _one_of(where, content, "image", str, "a file name or an index")
+        label = _one_of(where, content, "label", int, "a whole number")
         text = check_text(where, content["text"]).strip()
         name = str(number) if identifier is None else check_text(where, str(identifier), "id")
         yield Caption(name, text, image, label, f"line {number}")
 
 
-def _one_of(where: str, content: Mapping[str, Any], key: str, types: tuple[type, ...], must: str) -> Any:
+def _one_of(where: str, content: Mapping[str, object], key: str, kind: type[T], must: str) -> int | T | None:
     value = content.get(key)
     # A bool is an int to Python.
-    if value is None or (isinstance(value, types) and not isinstance(value, bool)):
+    if value is None or (isinstance(value, int | kind) and not isinstance(value, bool)):
         return value
     raise InvalidData(f"{where}: `{key}` is {type(value).__name__}; it must be {must}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.errors import CheckpointGone, InvalidData, json_reason, os_reason
@@ -52,7 +51,7 @@ def unreadable(path: Path, error: OSError) -> InvalidData:
     return InvalidData(f"the data file {path} cannot be read: {os_reason(error)}")
 
 
-def parse_object(where: str, line: bytes, keys: str) -> dict[str, Any]:
+def parse_object(where: str, line: bytes, keys: str) -> dict[str, object]:
     """Parse the JSON object of a line, which must have `keys`. Raises InvalidData, beginning with `where`."""
     try:
         content = json.loads(line)
@@ -63,7 +62,7 @@ def parse_object(where: str, line: bytes, keys: str) -> dict[str, Any]:
     return content
 
 
-def check_text(where: str, text: Any, key: str = "text") -> str:
+def check_text(where: str, text: object, key: str = "text") -> str:
     """`text`, a string that can be written as UTF-8."""
     if not isinstance(text, str):
         raise InvalidData(f"{where}: `{key}` is {type(text).__name__}; it must be a string")

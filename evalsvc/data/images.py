@@ -25,6 +25,7 @@ import numpy
 import PIL.Image
 import PIL.ImageOps
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -67,7 +68,7 @@ class ImageSource(ABC):
         """Return the index of an image that is asked for by name or index. Raises InvalidData, with near misses."""
 
     @abstractmethod
-    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+    def load(self, index: int, fit: Fit) -> NDArray[numpy.uint8]:
         """Load an image as uint8 [3, size, size]. Raises InvalidData for a file that is not an image to measure."""
 
     @abstractmethod
@@ -86,9 +87,9 @@ class ImageSource(ABC):
         for images in _groups(self._loaded(indices, fit, batch + threads, threads), batch):
             yield torch.from_numpy(numpy.stack(images))
 
-    def _loaded(self, indices: Sequence[int], fit: Fit, ahead: int, threads: int) -> Iterator[numpy.ndarray[Any, Any]]:
+    def _loaded(self, indices: Sequence[int], fit: Fit, ahead: int, threads: int) -> Iterator[NDArray[numpy.uint8]]:
         """The images one by one, while up to `ahead` more are being loaded."""
-        pending: deque[Future[numpy.ndarray[Any, Any]]] = deque()
+        pending: deque[Future[NDArray[numpy.uint8]]] = deque()
         executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
         try:
             for index in indices:
@@ -152,7 +153,7 @@ class _Folder(ImageSource):
             raise InvalidData(f"the folder {self.path} has no image {image!r}{hint}")
         return self._indices[image]
 
-    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+    def load(self, index: int, fit: Fit) -> NDArray[numpy.uint8]:
         return load_image(self._file(index), fit, self._allow)
 
     def content_digest(self, index: int) -> str:
@@ -224,19 +225,19 @@ class _Packed(ImageSource):
             raise InvalidData(f"{self.path} has no names, so {image!r} is none of its images; give 0…{len(self) - 1}")
         return self._checked(int(image))
 
-    def load(self, index: int, fit: Fit) -> numpy.ndarray[Any, Any]:
+    def load(self, index: int, fit: Fit) -> NDArray[numpy.uint8]:
         return fit_pixels(self._pixels(index), fit)
 
     def content_digest(self, index: int) -> str:
         pixels = self._pixels(index)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
-    def _pixels(self, index: int) -> numpy.ndarray[Any, Any]:
-        pixels: numpy.ndarray[Any, Any] = self._content.get_slice(TENSOR)[index]
+    def _pixels(self, index: int) -> NDArray[numpy.uint8]:
+        pixels: NDArray[numpy.uint8] = self._content.get_slice(TENSOR)[index]
         return pixels
 
 
-def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> numpy.ndarray[Any, Any]:
+def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> NDArray[numpy.uint8]:
     """uint8 [3, size, size] of an image file; see the module and `Fit` for what is done to it.
 
     Raises:
@@ -266,9 +267,9 @@ def load_image(path: str | Path, fit: Fit, allow: Allow = anywhere) -> numpy.nda
 
 
 def fit_pixels(
-    pixels: numpy.ndarray[Any, Any],  # uint8 [3, H, W]
+    pixels: NDArray[numpy.uint8],  # uint8 [3, H, W]
     fit: Fit,
-) -> numpy.ndarray[Any, Any]:  # uint8 [3, size, size]
+) -> NDArray[numpy.uint8]:  # uint8 [3, size, size]
     """Crop and resize an image that is in memory, as `load_image` does it to a file's."""
     if pixels.shape == (3, fit.size, fit.size):
         return pixels
@@ -302,7 +303,7 @@ def _opaque_rgb(path: Path, image: Image) -> Image:
     return image.convert("RGB")
 
 
-def _fitted(image: Image, fit: Fit) -> numpy.ndarray[Any, Any]:
+def _fitted(image: Image, fit: Fit) -> NDArray[numpy.uint8]:
     width, height = image.size
     if fit.crop != "none" and width != height:
         side = min(width, height)
@@ -318,8 +319,8 @@ def _half(margin: int, crop: Crop) -> int:
     return round(margin / 2) if crop == "center-torchvision" else margin // 2
 
 
-def _groups(images: Iterator[numpy.ndarray[Any, Any]], size: int) -> Iterator[list[numpy.ndarray[Any, Any]]]:
-    group: list[numpy.ndarray[Any, Any]] = []
+def _groups(images: Iterator[NDArray[numpy.uint8]], size: int) -> Iterator[list[NDArray[numpy.uint8]]]:
+    group: list[NDArray[numpy.uint8]] = []
     for image in images:
         group.append(image)
         if len(group) == size:

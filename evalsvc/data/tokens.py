@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evalsvc.checkpoints.reference import Identity, identify
 from evalsvc.data.captions import Caption, read_captions
@@ -32,6 +32,7 @@ from evalsvc.installation import missing_package
 
 if TYPE_CHECKING:
     import numpy
+    from numpy.typing import NDArray
 
     from evalsvc.data.images import ImageSource
 
@@ -216,7 +217,7 @@ def _parse_line(where: str, line: bytes, number: int, encode: TextEncoder) -> Re
     return Record(text_ids, image_codes, f"line {number}", _document(where, content.get("document")))
 
 
-def _document(where: str, value: Any) -> str | int | None:
+def _document(where: str, value: object) -> str | int | None:
     # A bool is an int to Python.
     if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
         return value
@@ -226,7 +227,7 @@ def _document(where: str, value: Any) -> str | int | None:
     )
 
 
-def _ids(where: str, key: str, values: Any) -> array[int] | None:
+def _ids(where: str, key: str, values: object) -> array[int] | None:
     if values is None:
         return None
     if not isinstance(values, list):
@@ -264,7 +265,7 @@ def _read_safetensors(path: Path, allow: Allow) -> Iterator[Record]:
         yield record
 
 
-def _load_tensors(path: Path, allow: Allow) -> dict[str, numpy.ndarray[Any, Any]]:
+def _load_tensors(path: Path, allow: Allow) -> dict[str, NDArray[numpy.integer]]:
     try:  # here: the service, which names data only, does without
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -273,7 +274,7 @@ def _load_tensors(path: Path, allow: Allow) -> dict[str, numpy.ndarray[Any, Any]
     try:
         file = open_file(path, "data file", allow)
         with file.stream:
-            tensors: dict[str, numpy.ndarray[Any, Any]] = load_file(file.name)
+            tensors: dict[str, NDArray[numpy.integer]] = load_file(file.name)
     except (SafetensorError, OSError, TypeError, KeyError):  # whose words quote the file
         raise InvalidData(f"{path} is not a safetensors file of integers, or is cut off; write it again") from None
     if not {"text_ids", "image_codes"} & set(tensors):
@@ -286,7 +287,7 @@ def _load_tensors(path: Path, allow: Allow) -> dict[str, numpy.ndarray[Any, Any]
     return tensors
 
 
-def _check_tensor(path: Path, name: str, tensor: numpy.ndarray[Any, Any], counts: Mapping[str, int]) -> None:
+def _check_tensor(path: Path, name: str, tensor: NDArray[numpy.integer], counts: Mapping[str, int]) -> None:
     if name not in _TENSORS:
         raise InvalidData(f"{path} has the tensor {show_name(name)}; known are {', '.join(_TENSORS)}")
     if tensor.dtype.kind not in "iu":
@@ -304,7 +305,7 @@ def _check_tensor(path: Path, name: str, tensor: numpy.ndarray[Any, Any], counts
         )
 
 
-def _array(row: numpy.ndarray[Any, Any] | None) -> array[int] | None:
+def _array(row: NDArray[numpy.integer] | None) -> array[int] | None:
     return None if row is None else array("i", row.astype("i4").tobytes())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -311,7 +311,7 @@ class VQAutoencoder(ImageDecoder):
         return GroupNorm
 
     @classmethod
-    def from_config(cls, content: Mapping[str, Any]) -> Self:
+    def from_config(cls, content: Mapping[str, object]) -> Self:
         return cls(AutoencoderConfig.parse(content))
 
     def latents(self, images: Tensor) -> Tensor:

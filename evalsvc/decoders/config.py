@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,12 +29,12 @@ _MOVQGAN_DDCONFIG = {
 }
 
 
-def _movqgan(**changes: int) -> dict[str, Any]:
+def _movqgan(**changes: int) -> dict[str, object]:
     target = "movqgan.models.vqgan.MOVQ"
     return {"target": target, "embed_dim": 4, "n_embed": 16384, "ddconfig": {**_MOVQGAN_DDCONFIG, **changes}}
 
 
-REGISTERED: dict[str, dict[str, Any]] = {
+REGISTERED: dict[str, dict[str, object]] = {
     "movqgan-67M": _movqgan(),
     "movqgan-102M": _movqgan(num_res_blocks=4),
     "movqgan-270M": _movqgan(ch=256),
@@ -65,7 +64,7 @@ class NetworkConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unsupported(cls, content: Any) -> Any:
+    def _refuse_unsupported(cls, content: object) -> object:
         if isinstance(content, Mapping):
             wrong = [key for key, value in UNSUPPORTED.items() if content.get(key, value) != value]
             if wrong:
@@ -112,7 +111,7 @@ class AutoencoderConfig(BaseModel):
     ddconfig: NetworkConfig
 
     @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> AutoencoderConfig:
+    def parse(cls, content: Mapping[str, object]) -> AutoencoderConfig:
         """From a flat mapping. Raises InvalidModelConfig."""
         try:
             return cls.model_validate(content)
@@ -120,7 +119,7 @@ class AutoencoderConfig(BaseModel):
             raise InvalidModelConfig(f"decoder configuration: {validation_message(error, quoting=False)}") from error
 
 
-def resolve_config(config: str | Path | Mapping[str, Any] | None, path: Path) -> dict[str, Any]:
+def resolve_config(config: str | Path | Mapping[str, object] | None, path: Path) -> dict[str, object]:
     """The decoder configuration for the weights at `path` as {target, embed_dim, n_embed, ddconfig, …}, unchecked.
 
     `config` is a registered name (`movqgan-67M`, …), the authors' YAML or JSON file, its content, or None for the
@@ -146,7 +145,7 @@ def resolve_config(config: str | Path | Mapping[str, Any] | None, path: Path) ->
     return _flat(_read(file), str(file))
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path) -> object:
     """The content of a YAML file; JSON is YAML."""
     try:
         if file.stat().st_size > MAX_CONFIG_BYTES:
@@ -157,7 +156,7 @@ def _read(file: Path) -> Any:
         raise InvalidModelConfig(f"{file} is no readable YAML ({reason}); give the decoder's configuration") from error
 
 
-def _flat(content: Any, source: str) -> dict[str, Any]:
+def _flat(content: object, source: str) -> dict[str, object]:
     """`content` without the authors' outer layers."""
     model = content.get("model") if isinstance(content, Mapping) else None
     if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class ImageDecoder(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, content: Mapping[str, Any]) -> Self:
+    def from_config(cls, content: Mapping[str, object]) -> Self:
         """With random weights. Raises InvalidModelConfig."""
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ CODEBOOK = "quantize.embedding.weight"
 
 def load_decoder(
     path: str | Path,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: str | Path | Mapping[str, object] | None = None,
     ema: bool = False,
     *,
     device: str = "cpu",
@@ -53,7 +52,7 @@ def load_decoder(
     return decoder.requires_grad_(False).eval()
 
 
-def _kind(path: Path, target: Any, names: Collection[str]) -> type[ImageDecoder]:
+def _kind(path: Path, target: object, names: Collection[str]) -> type[ImageDecoder]:
     known = catalog.names("decoders")
     if target is not None and not isinstance(target, str):
         raise InvalidModelConfig(f"model.target is {type(target).__name__}; it must be the dotted name of a class")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -82,14 +82,16 @@ class CLIP(FeatureExtractor):
     resizes: ClassVar[tuple[str, ...]] = ("pil-bicubic-crop",)
     images_at_once = 32
 
-    def __init__(self, network: Any, tokenizer: Tokenizer, preparation: Preparation, digest: str, device: str) -> None:
+    def __init__(
+        self, network: CLIPModel, tokenizer: Tokenizer, preparation: Preparation, digest: str, device: str
+    ) -> None:
         """`network` is a CLIPModel in eval mode on `device`; `tokenizer` cuts and pads. See `from_path`."""
-        self._network = network
+        self._network: Any = network
         self._tokenizer = tokenizer
         self._preparation = preparation
         self.digest = digest
         self.device = torch.device(device)
-        self.taps = (int(self._network.config.projection_dim),)
+        self.taps = (cast("int", network.config.projection_dim),)
 
     @classmethod
     def from_path(cls, path: Path, *, device: str = "cpu") -> Self:
@@ -173,7 +175,7 @@ def read_clip_tokenizer(path: Path, length: int) -> Tokenizer:
     return tokenizer
 
 
-def _part(content: Mapping[str, Any], name: str) -> Any:
+def _part(content: Mapping[str, object], name: str) -> object:
     """A part of the configuration; files of before 2022 have a second copy, which the library lets win."""
     first, second = content.get(name), content.get(f"{name}_dict")
     if first is None or second is None:

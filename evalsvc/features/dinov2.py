@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from pydantic import Field
@@ -58,15 +58,15 @@ class DINOv2(FeatureExtractor):
     """The whole image, as Stein et al. do; or the middle of a larger one, as `preprocessor_config.json` says."""
     images_at_once = 32
 
-    def __init__(self, network: Any, preparation: Preparation, digest: str, device: str) -> None:
+    def __init__(self, network: Dinov2Model, preparation: Preparation, digest: str, device: str) -> None:
         """`network` is a Dinov2Model in eval mode on `device`. See `from_path`."""
-        self._network = network
+        self._network: Any = network
         self._preparation = preparation
         self.digest = digest
         self.device = torch.device(device)
         self.taps = (int(self._network.config.hidden_size),)
         embeddings = self._network.embeddings
-        side = preparation.crop // int(self._network.config.patch_size)
+        side = preparation.crop // cast("int", network.config.patch_size)
         embeddings.position_embeddings = nn.Parameter(
             resample_positions(embeddings.position_embeddings, side), requires_grad=False
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -187,7 +187,7 @@ def _program_tensors(file: Path | IO[bytes], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _collect(module: Any, prefix: str, tensors: dict[str, Tensor]) -> None:
+def _collect(module: object, prefix: str, tensors: dict[str, Tensor]) -> None:
     for name, value in vars(module).items() if isinstance(module, _Module) else ():
         if isinstance(value, Tensor):
             tensors[prefix + name] = value
@@ -227,7 +227,7 @@ class _Unpickler(pickle.Unpickler):
         return torch.from_numpy(values.astype(dtype.newbyteorder("="), copy=True))
 
 
-def _rebuild(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+def _rebuild(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int], *_: object) -> Tensor:
     return torch.as_strided(storage, size, stride, offset)
 
 

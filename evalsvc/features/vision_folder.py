@@ -121,7 +121,7 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     return content
 
 
-def check_shape(kind: type[Shape], folder: Path, content: Mapping[str, Any], part: str = "") -> Shape:
+def check_shape(kind: type[Shape], folder: Path, content: object, part: str = "") -> Shape:
     """The shape in `config.json`, or in a `part` of it. Raises InvalidModelConfig, which quotes no value."""
     try:
         return kind.model_validate(content)
@@ -162,7 +162,7 @@ def read_preparation(folder: Path) -> Preparation:
     return prepared
 
 
-def _side(size: Any, key: str) -> int:
+def _side(size: Mapping[str, str] | str, key: str) -> int:
     """Files of before 2022 have a number where later ones name what it is."""
     return int(size[key] if isinstance(size, Mapping) else size)
 
@@ -224,7 +224,7 @@ def _without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def identity(digest: str, preparation: Preparation, config: Mapping[str, Any]) -> str:
+def identity(digest: str, preparation: Preparation, config: Mapping[str, object]) -> str:
     """Of all that features depend on: numbers such as that of the heads are in no tensor's shape."""
     content = {"tensors": digest, "preparation": asdict(preparation), "config": dict(config)}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()

@@ -66,9 +66,9 @@ def read_image_rows(path: str | Path) -> ImageRows:
             f"{path} holds {shapes} and the table {table!r}; image rows are values [K, D], rows [K] and trained [K], "
             "as the task `alignment` writes them"
         )
-    about = {key: str(value) for key, value in about.items()}
+    shown = {key: str(value) for key, value in about.items()}
     return ImageRows(
-        found["values"].float(), found["rows"].long(), found["trained"].bool(), str(table), int(table_rows), about
+        found["values"].float(), found["rows"].long(), found["trained"].bool(), str(table), int(table_rows), shown
     )
 
 
@@ -86,7 +86,7 @@ def put_image_rows(state_dict: Mapping[str, Tensor], path: str | Path) -> None:
     CheckpointMismatch where the state dict has no such table, or one of another shape.
     """
     given = read_image_rows(path)
-    tensors = strip_prefixes(state_dict, Path("the state dict"))
+    tensors = strip_prefixes(state_dict.items(), Path("the state dict"))
     if given.table not in tensors:
         raise CheckpointMismatch(f"the state dict has no {given.table}, which {path} is for; give open_lm's state dict")
     table, width = tensors[given.table], given.values.shape[1]
