@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import Path, Query
 
 from evalsvc.api.errors import PROBLEMS
-from evalsvc.api.json_answer import JsonAnswer, answer, document
-from evalsvc.api.json_schema import FIELDS
+from evalsvc.api.json_answer import JsonAnswer, document
 from evalsvc.api.routes.suites import find_suite
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import BaseInput, Name, PlanInput, RunInput
@@ -182,7 +181,12 @@ def get_completions(
 @router.get(
     "/protocols/{protocol_id}",
     summary="What a protocol's id stands for",
-    responses=answer(200, "What moves a number that was measured by it.", FIELDS, {"task": "loss", "version": 1}),
+    responses={
+        200: {
+            "description": "What moves a number that was measured by it.",
+            "content": {"application/json": {"schema": {"type": "object"}, "example": {"task": "loss", "version": 1}}},
+        }
+    },
 )
 def get_protocol(protocol_id: Name, state: CurrentState) -> JsonAnswer:
     with state.reading() as session:

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from evalsvc.api.errors import PROBLEMS
 from evalsvc.api.json_answer import JsonAnswer, document
-from evalsvc.api.response_schemas import SUITE_INPUT
 from evalsvc.api.routing import router_of
 from evalsvc.api.schemas import Name, RawBody, check_storable
 from evalsvc.api.state import CurrentState
@@ -28,6 +27,18 @@ from evalsvc.store.views import document_of
 router = router_of(prefix="/v1/suites", tags=["suites"], responses=PROBLEMS)
 
 _INPUT = {"tasks": [{"kind": "loss", "data": "datasets:heldout_text.jsonl"}]}
+
+_TASK = {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string"}}}
+"""A task's kind has its own parameters."""
+
+_INPUT_SCHEMA = {
+    "type": "object",
+    "required": ["tasks"],
+    "properties": {
+        "description": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "tasks": {"type": "array", "minItems": 1, "items": _TASK},
+    },
+}
 
 Source = Literal["put", "folder", "shipped"]
 
@@ -104,7 +115,7 @@ def get_suite(name: Name, state: CurrentState) -> JsonAnswer:
         "requestBody": {
             "required": True,
             "content": {
-                media_type: {"schema": SUITE_INPUT, "example": _INPUT}
+                media_type: {"schema": _INPUT_SCHEMA, "example": _INPUT}
                 for media_type in ("application/yaml", "application/json")
             },
         }
