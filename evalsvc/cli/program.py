@@ -49,6 +49,10 @@ COMMANDS = {
         "evalsvc.cli.watch",
         "Post every checkpoint that appears in a folder, once, with a line for each.",
     ),
+    "show": Entry(
+        "evalsvc.cli.runs",
+        "Show a run with its plan, base and checkpoints, or one of its checkpoints with the states of its evaluations.",
+    ),
     "rename-run": Entry(
         "evalsvc.cli.runs",
         "Give a run another name, in its history, in expressions, and where it is the base of others.",

@@ -1,4 +1,4 @@
-"""Runs get another name, or are deleted."""
+"""Runs are shown, get another name, or are deleted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,40 @@ from typing import Annotated
 
 import typer
 
+from evalsvc.cli.document_text import print_document
 from evalsvc.cli.options import Url, connect
-from evalsvc.cli.terminal import say
-from evalsvc.errors import InvalidRequest
+from evalsvc.cli.terminal import say, say_json
+from evalsvc.client import Client
+from evalsvc.errors import InvalidRequest, UnknownName
+from evalsvc.spec import documents
+from evalsvc.spec.documents.reading import content_of
+from evalsvc.spec.names import CHECKPOINT, checkpoint_name, parse_checkpoint
 
 commands = typer.Typer()
+
+
+@commands.command()
+def show(
+    name: Annotated[str, typer.Argument(help="RUN, or a checkpoint of it: RUN@STEP or RUN@STEP:VARIANT.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The whole of it, for programs.")] = False,
+    url: Url = None,
+) -> None:
+    """Show a run with its plan, base and checkpoints, or one of its checkpoints with the states of its evaluations."""
+    with connect(url) as client:
+        document = _checkpoint(client, name) if CHECKPOINT.fullmatch(name) else client.run(name)
+    if as_json:
+        say_json(content_of(document))
+    else:
+        print_document(document)
+
+
+def _checkpoint(client: Client, name: str) -> documents.Checkpoint:
+    run, step, variant = parse_checkpoint(name)
+    posted = {checkpoint_name(run, one.step, one.variant): one.id for one in client.run(run).checkpoints}
+    asked = checkpoint_name(run, step, variant)
+    if asked not in posted:
+        raise UnknownName.among("checkpoint", asked, posted)
+    return client.checkpoint(posted[asked])
 
 
 @commands.command(name="rename-run")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from example_documents import example
 
-from evalsvc.cli import checkpoints, completions, history_tables, progress, tables, terminal
+from evalsvc.cli import checkpoints, completions, document_text, history_tables, progress, tables, terminal
 from evalsvc.compare.curves import Curve, JoinedHistories, RunSeries, Tradeoff
 from evalsvc.spec.documents import Checkpoint, EvaluationSummary, Metric, Parent, Posted
 from evalsvc.spec.documents.history import History, ImportSource
@@ -35,7 +35,9 @@ METRIC = example(Metric, name=EVIL, unit=EVIL)
 SIDE = {"value": 1.5, "stderr": 0.1, "import": 7}
 
 POSTED = Posted(
-    checkpoint=example(Checkpoint, uri=EVIL, parents=[example(Parent)], run=EVIL, variant=EVIL),
+    checkpoint=example(
+        Checkpoint, uri=EVIL, tags={EVIL: EVIL}, parents=[example(Parent, name=EVIL)], run=EVIL, variant=EVIL
+    ),
     evaluations=[example(EvaluationSummary, suite=EVIL, state=EVIL)],
 )
 
@@ -75,6 +77,7 @@ SHOWN: dict[str, Callable[[], None]] = {
     "curves": lambda: history_tables.print_curves(CURVES),
     "tradeoff": lambda: history_tables.print_tradeoff(TRADEOFF),
     "tradeoff as CSV": lambda: history_tables.write_tradeoff_csv(TRADEOFF),
+    "document": lambda: document_text.print_document(POSTED.checkpoint),
     "posted": lambda: checkpoints.show_posted(POSTED),
     "completions": lambda: completions.print_completions([COMPLETIONS], everything=True),
     "bars": show_bars,
