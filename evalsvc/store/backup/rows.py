@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -135,60 +135,53 @@ def _load_row(columns: Columns, number: int, line: bytes) -> dict[str, object]:
     row = {}
     for (name, kind), value in zip(columns.kinds.items(), values, strict=True):
         try:
-            row[name] = None if value is None else _READERS[kind](value)
+            row[name] = None if value is None else _read_value(kind, value)
         except (ValueError, TypeError, OverflowError):
             raise ValueError(f"line {number}: the value of {columns.table}.{name} is not of kind {kind}") from None
     return row
 
 
-def _read_flag(value: object) -> bool:
-    if not isinstance(value, bool):
+_JSON_TYPES: Mapping[Kind, Collection[type]] = {
+    "boolean": (bool,),
+    "bytes": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "text": (str,),
+    "time": (str,),
+}
+"""Types of the values of a kind in JSON; those of the kind `json` have any."""
+
+
+def _read_value(kind: Kind, value: object) -> object:
+    """Raise ValueError, TypeError or OverflowError for a value of another kind."""
+    if kind != "json" and type(value) not in _JSON_TYPES[kind]:
         raise TypeError
+    return _READERS[kind](value) if kind in _READERS else value
+
+
+def _read_integer(value: int) -> int:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise OverflowError
     return value
 
 
-def _read_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _read_integer(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
-        raise ValueError
-    return value
-
-
-def _read_number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError
-    return float(value)
-
-
-def _read_time(value: object) -> datetime:
-    time = datetime.fromisoformat(_read_text(value))
+def _read_time(value: str) -> datetime:
+    time = datetime.fromisoformat(value)
     if time.utcoffset() is None:
         raise ValueError
     return time.astimezone(UTC)
 
 
-def _read_bytes(value: object) -> bytes:
-    return base64.b64decode(_read_text(value), validate=True)
-
-
-_WRITERS: dict[Kind, Callable[[Any], str]] = {
-    "bytes": lambda value: base64.b64encode(value).decode(),
-    "time": lambda value: value.isoformat(),
+_READERS: Mapping[Kind, Callable[[Any], object]] = {
+    "bytes": lambda value: base64.b64decode(value, validate=True),
+    "integer": _read_integer,
+    "number": float,
+    "time": _read_time,
 }
 
-_READERS: dict[Kind, Callable[[object], object]] = {
-    "boolean": _read_flag,
-    "bytes": _read_bytes,
-    "integer": _read_integer,
-    "json": lambda value: value,
-    "number": _read_number,
-    "text": _read_text,
-    "time": _read_time,
+_WRITERS: Mapping[Kind, Callable[[Any], str]] = {
+    "bytes": lambda value: base64.b64encode(value).decode(),
+    "time": lambda value: value.isoformat(),
 }
 
 
