@@ -36,7 +36,7 @@ def print_contrasts(comparison: Comparison) -> None:
     rows = [_contrast_row(contrast, together) for contrast in comparison.contrasts]
     if rows:
         print_table([*columns, *optional], rows, optional)
-        explain_groups(map(vars, comparison.contrasts))
+        explain_groups(columns, rows)
         _explain_verdicts(comparison)
     else:
         say("neither has any metrics")
@@ -74,7 +74,7 @@ def _contrast_row(contrast: MetricDifference, together: bool) -> list[str]:
         _change(contrast.difference),
         f"{_change(interval.low)} … {_change(interval.high)}" if interval else "",
         contrast.basis,
-        shown_items(vars(contrast)),
+        shown_items(contrast.n, contrast.groups),
         _left_out(contrast),
         f"{answers.only_a:,} / {answers.only_b:,}" if answers else "",
         _p_values(contrast, together),

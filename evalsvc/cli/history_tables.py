@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from evalsvc.cli.tables import error_bar, explain_groups, say_curve, shown_items, shown_number
 from evalsvc.cli.terminal import print_table, say, write_rows
@@ -14,69 +13,28 @@ from evalsvc.spec.documents.reading import read
 from evalsvc.spec.protocol import describe_fields
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A value of a series, in a line of its own."""
-
-    series: ValueSeries
-    at: int
-    value: float | Word
-    stderr: float | None
-    n: int | None
-    groups: int | None
-    import_: int | None
-    source: str | None
-    """Where an imported value is from."""
-
-    def cells(self, x: Axis) -> dict[str, object]:
-        """Return the line of a CSV file."""
-        series = self.series
-        return {
-            "metric": series.metric,
-            "variant": series.variant,
-            "protocol": series.protocol,
-            "differs": describe_fields(series.differs),
-            x: self.at,
-            "value": self.value,
-            "stderr": self.stderr,
-            "n": self.n,
-            "groups": self.groups,
-            "unit": series.unit,
-            "direction": series.direction,
-            "import": self.import_,
-            "source": self.source,
-        }
-
-
-def _values(series: ValueSeries, imports: Mapping[str, ImportSource]) -> Iterator[_Value]:
-    groups = series.groups or [None] * len(series.x)
-    columns = (series.x, series.value, series.stderr, series.n, groups, origins(series))
-    for at, value, stderr, n, group_count, origin in zip(*columns, strict=True):
-        yield _Value(series, at, value, stderr, n, group_count, origin, _source(imports, origin))
-
-
 def print_history(history: History) -> None:
     """A run's values, with what tells several protocols of a metric apart, and where imported values are from."""
-    values = [value for series in history.series for value in _values(series, history.imports)]
+    columns = ["metric", "variant", "protocol", "differs", history.x, "value", "± stderr", "n", "unit", "imported from"]
     rows = [
         [
-            value.series.metric,
-            value.series.variant,
-            value.series.protocol,
-            describe_fields(value.series.differs),
-            str(value.at),
-            shown_number(value.value),
-            error_bar(value.stderr),
-            shown_items(vars(value)),
-            value.series.unit,
-            value.source or "",
+            series.metric,
+            series.variant,
+            series.protocol,
+            describe_fields(series.differs),
+            str(at),
+            shown_number(value),
+            error_bar(stderr),
+            shown_items(n, groups),
+            series.unit,
+            _source(history.imports, origin) or "",
         ]
-        for value in values
+        for series in history.series
+        for at, value, stderr, n, groups, origin in _values(series)
     ]
     if rows:
-        columns = ["metric", "variant", "protocol", "differs", history.x, "value", "± stderr", "n", "unit"]
-        print_table([*columns, "imported from"], rows, optional=("differs", "imported from"))
-        explain_groups(map(vars, values))
+        print_table(columns, rows, optional=("differs", "imported from"))
+        explain_groups(columns, rows)
     else:
         say(f"run {history.run} has no values yet")
     _print_omitted(history.series)
@@ -107,19 +65,41 @@ def print_tradeoff(tradeoff: Tradeoff) -> None:
 
 def write_history_csv(history: History) -> None:
     """A history, a line per value."""
-    write_rows([value.cells(history.x) for series in history.series for value in _values(series, history.imports)])
+    write_rows([row for series in history.series for row in _csv_rows(series, history.x, history.imports)])
 
 
 def write_curves_csv(joined: JoinedHistories) -> None:
     """Histories of several runs, a line per value."""
-    write_rows(
-        [
-            {"run": series.run, **value.cells(joined.x)}
-            for curve in joined.curves
-            for series in curve.series
-            for value in _values(series, joined.imports[series.run])
-        ]
-    )
+    every = [series for curve in joined.curves for series in curve.series]
+    rows = [(series.run, row) for series in every for row in _csv_rows(series, joined.x, joined.imports[series.run])]
+    write_rows([{"run": run, **row} for run, row in rows])
+
+
+def _csv_rows(series: ValueSeries, x: Axis, imports: Mapping[str, ImportSource]) -> Iterator[dict[str, object]]:
+    for at, value, stderr, n, groups, origin in _values(series):
+        yield {
+            "metric": series.metric,
+            "variant": series.variant,
+            "protocol": series.protocol,
+            "differs": describe_fields(series.differs),
+            x: at,
+            "value": value,
+            "stderr": stderr,
+            "n": n,
+            "groups": groups,
+            "unit": series.unit,
+            "direction": series.direction,
+            "import": origin,
+            "source": _source(imports, origin),
+        }
+
+
+def _values(
+    series: ValueSeries,
+) -> Iterator[tuple[int, float | Word, float | None, int | None, int | None, int | None]]:
+    """Yield x, value, standard error, n, groups and import of each value."""
+    groups = series.groups or [None] * len(series.x)
+    return zip(series.x, series.value, series.stderr, series.n, groups, origins(series), strict=True)
 
 
 def write_tradeoff_csv(tradeoff: Tradeoff) -> None:

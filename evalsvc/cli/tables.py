@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from evalsvc.cli.terminal import one_line, print_table, say
 from evalsvc.compare.curves import Curve
@@ -14,13 +13,14 @@ from evalsvc.spec.protocol import describe_fields, labels
 
 def print_metrics(metrics: Sequence[Metric], protocols: Mapping[str, Mapping[str, object]]) -> None:
     """A line per metric; where several protocols have one, with what tells them apart. `protocols` are by id."""
-    if metrics:
-        rows = [
-            [label, shown_number(metric.value), error_bar(metric.stderr), shown_items(vars(metric)), metric.unit]
-            for label, metric in zip(labels(metrics, protocols), metrics, strict=True)
-        ]
-        print_table(["metric", "value", "± stderr", "n", "unit"], rows)
-        explain_groups(map(vars, metrics))
+    columns = ["metric", "value", "± stderr", "n", "unit"]
+    rows = [
+        [label, shown_number(metric.value), error_bar(metric.stderr), shown_items(metric.n, metric.groups), metric.unit]
+        for label, metric in zip(labels(metrics, protocols), metrics, strict=True)
+    ]
+    if rows:
+        print_table(columns, rows)
+        explain_groups(columns, rows)
 
 
 def print_warnings(warnings: Iterable[TaskWarning], whose: str = "") -> None:
@@ -46,18 +46,17 @@ def error_bar(stderr: float | str | None) -> str:
     return f"± {stderr}" if isinstance(stderr, str) else f"± {stderr:.2g}"
 
 
-def shown_items(row: Mapping[str, Any]) -> str:
-    """The number of items, `300 in 60` where they are in fewer independent groups; a service of an older version knows
-    of no groups."""
-    n, groups = row["n"], row.get("groups")
+def shown_items(n: int | None, groups: int | None) -> str:
+    """Return the number of items, `300 in 60` where they are in fewer independent groups."""
     if n is None:
         return ""
     return f"{n:,}" if groups is None or groups >= n else f"{n:,} in {groups:,}"
 
 
-def explain_groups(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Say what `300 in 60` means, where a row has it."""
-    grouped = next((items for row in rows if " in " in (items := shown_items(row))), None)
+def explain_groups(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Say what `300 in 60` means, where a row has it in the column `n`."""
+    place = columns.index("n")
+    grouped = next((row[place] for row in rows if " in " in row[place]), None)
     if grouped is not None:
         n, _, groups = grouped.partition(" in ")
         say(f"n: {grouped} is {n} items in {groups} independent groups, over which the standard error is taken")
